@@ -1,0 +1,1 @@
+//! The VXLAN backend of flannel: a kernel tunnel device and three tables kept in order

@@ -1,0 +1,1 @@
+//! Where flannel keeps its leases: in memory or in etcd

@@ -1,0 +1,1 @@
+//! A laboratory of network namespaces, and contract suites, for testing flannel crates
