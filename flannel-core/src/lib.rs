@@ -1,1 +1,75 @@
-//! An overlay network for container hosts: types, traits, decisions and the node loop
+//! The heart of flannel, an overlay network for container hosts.
+//!
+//! Every host leases a subnet from one network, says how it can be reached, learns the leases of all other hosts, and
+//! carries the traffic of its containers to them. This crate holds what is common to all ways of doing so: the types,
+//! the seams, the decisions, and the loop that runs a network on a host. It knows no kernel, no etcd and no clock of
+//! its own.
+//!
+//! - [`Network`] is what an orchestrator holds.
+//! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
+//! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
+//! - [`reconcile`] makes one kind of kernel object what it should be.
+//! - [`Claim`], [`LeaseSet`], [`Backoff`] and [`choose`] decide, and do nothing else.
+
+mod acquire;
+mod allocate;
+mod backend;
+mod backoff;
+mod config;
+mod event;
+mod hold;
+pub mod json;
+mod lease;
+mod lease_set;
+mod manager;
+mod network;
+mod node;
+mod peers;
+mod pool;
+pub mod reconcile;
+mod registry;
+mod status;
+mod subnet;
+
+pub use acquire::{Claim, Step};
+pub use allocate::choose;
+pub use backend::{
+    Backend, BackendAttrs, BackendError, ExternalInterface, ObjectFailure, OpenBackend, OpenRequest,
+    SyncReport, SyncRequest,
+};
+pub use backoff::{Backoff, renew_after};
+pub use config::{BackendConfig, ConfigError, NetworkConfig};
+pub use event::{NetworkEvent, Phase};
+pub use json::Json;
+pub use lease::{BackendType, Lease, LeaseAttrs, LeaseError, PublicAddrs, Revision, Term};
+pub use lease_set::{LeaseChange, LeaseSet};
+pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
+pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};
+pub use peers::{Dirty, PeerSet};
+pub use pool::SubnetPool;
+pub use registry::{
+    BadRecord, BoxError, RegistryError, RegistryEvent, Snapshot, SubnetRegistry, read_record,
+};
+pub use status::Status;
+pub use subnet::{SubnetKey, SubnetKeyError};
+
+/// Writes an error with all its causes on one line.
+///
+/// ```
+/// let error = flannel_core::RegistryError::Unavailable("etcd".into(), "connection refused".into());
+/// assert_eq!(flannel_core::chain(&error), "etcd does not answer: connection refused");
+/// ```
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        // Some libraries repeat the cause in the error; nobody needs to read it twice.
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}

@@ -1,0 +1,213 @@
+//! The seam to whatever carries the traffic.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use crate::peers::{Dirty, PeerSet};
+use crate::registry::BoxError;
+use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
+
+/// Carries traffic between hosts, for one network on one host.
+///
+/// A backend is opened before there is a lease, because what it says in [`attrs`](Self::attrs) goes into the lease.
+/// Every implementation keeps these promises:
+///
+/// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
+///    as far as the report names no failure.
+/// 2. **Idempotent.** A `sync` that finds everything in order writes nothing.
+/// 3. **The hint is a hint.** `Dirty::All` is always right; any other value names every peer that changed since the
+///    last call.
+/// 4. **Nothing early.** Before the peers are complete nothing is removed that could still be right.
+/// 5. **One failure is one failure.** An object that cannot be written delays no other one; it is in the report, is
+///    tried again with growing pauses, and the report says when.
+/// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
+/// 7. **Dropping keeps.** To drop a backend changes nothing on the host; only `remove` does.
+#[async_trait]
+pub trait Backend: Send {
+    /// Says what goes into the lease.
+    fn attrs(&self) -> BackendAttrs;
+
+    /// Returns the largest packet, in bytes, that a container may send.
+    fn mtu(&self) -> u32;
+
+    /// Makes the host ready for its own lease. Called once before the first `sync`, and again when the lease changes.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; the caller decides whether to try again.
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError>;
+
+    /// Makes the host as it should be for these peers. Blocks while the kernel works.
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport;
+
+    /// Waits until something on the host may have changed that the backend looks after, and says what. The next
+    /// `sync` looks again. May be dropped at any time without losing a change.
+    async fn drifted(&mut self) -> String;
+
+    /// Removes everything that the backend made.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if something is left.
+    fn remove(&mut self) -> Result<(), BackendError>;
+}
+
+/// What a backend says in the lease of its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendAttrs {
+    /// Its name there.
+    pub backend_type: BackendType,
+    /// What peers need to know for IPv4.
+    pub data: Option<Json>,
+    /// What peers need to know for IPv6.
+    pub v6_data: Option<Json>,
+}
+
+impl BackendAttrs {
+    /// Completes them to what the lease of a host says.
+    #[must_use]
+    pub fn at(self, public: PublicAddrs) -> LeaseAttrs {
+        LeaseAttrs {
+            public,
+            backend_type: self.backend_type,
+            backend_data: self.data,
+            backend_v6_data: self.v6_data,
+        }
+    }
+}
+
+/// What `sync` is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncRequest<'a> {
+    /// Who there is.
+    pub peers: &'a PeerSet,
+    /// Who may have changed since the last call.
+    pub dirty: &'a Dirty,
+    /// The time, for the pauses between attempts.
+    pub now: Instant,
+}
+
+/// What `sync` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncReport {
+    /// How many objects were written.
+    pub written: usize,
+    /// How many objects were removed.
+    pub removed: usize,
+    /// How many objects were not as they had been left.
+    pub drifted: usize,
+    /// What could not be done, and waits.
+    pub failed: Vec<ObjectFailure>,
+    /// Peers that this backend cannot reach, and why.
+    pub unreachable: Vec<ObjectFailure>,
+    /// How long until the first of the failed objects may be tried again.
+    pub retry_in: Option<Duration>,
+}
+
+impl SyncReport {
+    /// Adds up what two parts of a pass did.
+    pub fn merge(&mut self, other: Self) {
+        self.written += other.written;
+        self.removed += other.removed;
+        self.drifted += other.drifted;
+        self.failed.extend(other.failed);
+        self.unreachable.extend(other.unreachable);
+        self.retry_in = [self.retry_in, other.retry_in].into_iter().flatten().min();
+    }
+}
+
+/// One object that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectFailure {
+    /// The object, such as `route 10.5.3.0/24 via 10.5.3.0`.
+    pub object: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Why a backend cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// There is no such backend; the configuration must name another one.
+    #[error("unknown backend type: {0}")]
+    UnknownType(String),
+    /// An option of the backend is wrong; the configuration must be corrected.
+    #[error("error decoding {backend} backend config: {reason}")]
+    Config {
+        /// The backend.
+        backend: &'static str,
+        /// What is wrong, with the option's name.
+        reason: String,
+    },
+    /// The host lacks what the backend needs, as the text says: a capability, an address, a kernel feature.
+    #[error("{0}")]
+    Host(String),
+    /// The kernel refused; the same call may succeed later.
+    #[error("{object}")]
+    Kernel {
+        /// What was being done, to which object.
+        object: String,
+        /// The kernel's answer.
+        source: BoxError,
+    },
+}
+
+/// Opens the backend that a configuration asks for.
+///
+/// Closures of the right shape are openers.
+pub trait OpenBackend: Send {
+    /// Opens a backend, making its device if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError>;
+}
+
+impl<F> OpenBackend for F
+where
+    F: Fn(OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> + Send,
+{
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        self(request)
+    }
+}
+
+/// What a backend is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRequest<'a> {
+    /// The network.
+    pub config: &'a NetworkConfig,
+    /// The interface that carries the traffic between hosts.
+    pub external: &'a ExternalInterface,
+    /// What the host's lease said before, if there was one: to keep it the same costs the peers nothing.
+    pub before: Option<&'a LeaseAttrs>,
+}
+
+/// The interface through which hosts reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalInterface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// The addresses that peers use, which differ behind a NAT.
+    pub public: PublicAddrs,
+}
+
+impl ExternalInterface {
+    /// Returns the interface's addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}

@@ -1,0 +1,634 @@
+//! The configuration of a network: the JSON that an operator writes, read into something that is always valid.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::SubnetKey;
+use crate::json::{Json, JsonError, Object};
+use crate::pool::{SubnetPool, bits, size, with_bits};
+
+/// A valid network configuration.
+///
+/// It can only be had by [`parse`](Self::parse), so whoever holds one need not check it again.
+///
+/// ```
+/// use flannel_core::NetworkConfig;
+///
+/// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
+/// let pool = config.ipv4.unwrap();
+/// assert_eq!(pool.to_string(), "10.5.1.0 ... 10.5.255.0");
+/// assert_eq!(pool.subnet_len(), 24);
+/// assert_eq!(config.backend.name, "vxlan");
+///
+/// let error = NetworkConfig::parse(r#"{"Network": "10.5.0.0/29"}"#).unwrap_err();
+/// assert_eq!(error.field(), Some("Network"));
+/// # Ok::<(), flannel_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkConfig {
+    /// The IPv4 subnets; absent if the network has no IPv4.
+    pub ipv4: Option<SubnetPool>,
+    /// The IPv6 subnets; absent if the network has no IPv6.
+    pub ipv6: Option<SubnetPool>,
+    /// How traffic is carried.
+    pub backend: BackendConfig,
+    /// Whether firewall rules go to nftables instead of iptables.
+    pub enable_nftables: bool,
+}
+
+impl NetworkConfig {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the member and says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let object = Object::parse(text).map_err(|error| ConfigError::whole(error.to_string()))?;
+        let ipv4 = pool_of(&object, &IPV4)?;
+        let ipv6 = pool_of(&object, &IPV6)?;
+        if ipv4.is_none() && ipv6.is_none() {
+            return Err(ConfigError::whole(
+                "none defined stack: both EnableIPv4 and EnableIPv6 are false".into(),
+            ));
+        }
+        let enable_nftables = object
+            .boolean("EnableNFTables")
+            .map_err(ConfigError::json("EnableNFTables"))?;
+        let backend = BackendConfig::of(&object)?;
+        Ok(Self {
+            ipv4,
+            ipv6,
+            backend,
+            enable_nftables: enable_nftables.unwrap_or(false),
+        })
+    }
+
+    /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.
+    #[must_use]
+    pub fn offers(&self, subnet: &SubnetKey) -> bool {
+        let fits = |pool: Option<SubnetPool>, net: Option<IpNet>| match (pool, net) {
+            (Some(pool), Some(net)) => pool.offers(net),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        fits(self.ipv4, subnet.v4().map(IpNet::V4)) && fits(self.ipv6, subnet.v6().map(IpNet::V6))
+    }
+
+    /// Returns the pools of the enabled families, IPv4 first.
+    pub fn pools(&self) -> impl Iterator<Item = SubnetPool> + use<> {
+        self.ipv4.into_iter().chain(self.ipv6)
+    }
+}
+
+/// The part of the configuration that belongs to the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// The backend's name as it was written; look it up in lower case. Empty if the object has no `Type`.
+    pub name: String,
+    /// The whole object, for the backend to read.
+    pub options: Json,
+}
+
+impl BackendConfig {
+    /// Without a `Backend` flannel runs the `udp` one; with one that has no `Type`, none at all.
+    fn of(config: &Object<'_>) -> Result<Self, ConfigError> {
+        let wrong = |error: JsonError| {
+            ConfigError::of(
+                "Backend",
+                format!("error decoding Backend property of config: {error}"),
+            )
+        };
+        let Some(text) = config.raw("Backend") else {
+            return Ok(Self {
+                name: "udp".to_owned(),
+                options: Json::parse("{}").map_err(wrong)?,
+            });
+        };
+        let name = Object::parse(text)
+            .and_then(|backend| backend.string("Type"))
+            .map_err(wrong)?;
+        Ok(Self {
+            name: name.unwrap_or_default(),
+            options: Json::parse(text).map_err(wrong)?,
+        })
+    }
+}
+
+/// Why a text is not a network configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ConfigError {
+    field: Option<&'static str>,
+    reason: String,
+}
+
+impl ConfigError {
+    /// Returns the member that is wrong, or `None` if it is the text as a whole.
+    #[must_use]
+    pub fn field(&self) -> Option<&'static str> {
+        self.field
+    }
+
+    fn whole(reason: String) -> Self {
+        Self { field: None, reason }
+    }
+
+    fn of(field: &'static str, reason: String) -> Self {
+        Self {
+            field: Some(field),
+            reason,
+        }
+    }
+
+    fn json(field: &'static str) -> impl Fn(JsonError) -> Self {
+        move |error| Self::of(field, error.to_string())
+    }
+}
+
+/// What differs between the families in the configuration.
+struct Family {
+    enable: &'static str,
+    enabled_by_default: bool,
+    network: &'static str,
+    subnet_len: &'static str,
+    subnet_min: &'static str,
+    subnet_max: &'static str,
+    /// The longest prefix of a subnet: two addresses for hosts must be left.
+    longest_subnet: u8,
+    /// Used where the network leaves room for it.
+    default_subnet_len: u8,
+    parse_address: fn(&str) -> Option<IpAddr>,
+    wrong_family: &'static str,
+    name: &'static str,
+}
+
+const IPV4: Family = Family {
+    enable: "EnableIPv4",
+    enabled_by_default: true,
+    network: "Network",
+    subnet_len: "SubnetLen",
+    subnet_min: "SubnetMin",
+    subnet_max: "SubnetMax",
+    longest_subnet: 30,
+    default_subnet_len: 24,
+    parse_address: |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    wrong_family: "invalid IPv4 CIDR format",
+    name: "IPv4",
+};
+
+const IPV6: Family = Family {
+    enable: "EnableIPv6",
+    enabled_by_default: false,
+    network: "IPv6Network",
+    subnet_len: "IPv6SubnetLen",
+    subnet_min: "IPv6SubnetMin",
+    subnet_max: "IPv6SubnetMax",
+    longest_subnet: 126,
+    default_subnet_len: 64,
+    parse_address: |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+    wrong_family: "invalid IPv6 CIDR format",
+    name: "IPv6",
+};
+
+/// Reads one family. What is written is read even if the family is off, so that a typing error is found early.
+fn pool_of(config: &Object<'_>, family: &Family) -> Result<Option<SubnetPool>, ConfigError> {
+    let enabled = config
+        .boolean(family.enable)
+        .map_err(ConfigError::json(family.enable))?;
+    let network = network(config, family)?;
+    let given_len = config
+        .unsigned(family.subnet_len)
+        .map_err(ConfigError::json(family.subnet_len))?;
+    let min = bound(config, family, family.subnet_min)?;
+    let max = bound(config, family, family.subnet_max)?;
+    if !enabled.unwrap_or(family.enabled_by_default) {
+        return Ok(None);
+    }
+
+    let network = network
+        .filter(|network| network.prefix_len() > 0)
+        .ok_or_else(|| {
+            let reason = format!(
+                "please define a correct {} parameter in the flannel config",
+                family.network
+            );
+            ConfigError::of(family.network, reason)
+        })?;
+    let len = subnet_len(family, network, given_len.unwrap_or(0))?;
+    // The subnet at the start of the network stays free unless it is asked for.
+    let subnet = IpNet::new(network.addr(), len).unwrap_or(network);
+    let default_min = bits(network.addr()) + size(subnet);
+    let default_max = bits(network.addr()) + (size(network) - size(subnet));
+    let first = edge(
+        family,
+        network,
+        subnet,
+        family.subnet_min,
+        min.map_or(default_min, bits),
+    )?;
+    let last = edge(
+        family,
+        network,
+        subnet,
+        family.subnet_max,
+        max.map_or(default_max, bits),
+    )?;
+    if first > last {
+        let reason = format!(
+            "{} lies behind {}: {}",
+            family.subnet_min,
+            family.subnet_max,
+            first.addr()
+        );
+        return Err(ConfigError::of(family.subnet_min, reason));
+    }
+    Ok(Some(SubnetPool::new(network, first, last)))
+}
+
+fn network(config: &Object<'_>, family: &Family) -> Result<Option<IpNet>, ConfigError> {
+    let Some(text) = config.raw(family.network).map(bare) else {
+        return Ok(None);
+    };
+    let wrong = |what| ConfigError::of(family.network, format!("{what}: {text} ({})", family.network));
+    let (address, len) = text
+        .split_once('/')
+        .ok_or_else(|| wrong("invalid CIDR address"))?;
+    let parsed = address.parse::<IpAddr>().ok().zip(len.parse().ok());
+    let network = parsed.and_then(|(address, len)| IpNet::new(address, len).ok());
+    match (network, (family.parse_address)(address)) {
+        (Some(network), Some(_)) => Ok(Some(network.trunc())),
+        (Some(_), None) => Err(wrong(family.wrong_family)),
+        (None, _) => Err(wrong("invalid CIDR address")),
+    }
+}
+
+/// Reads the first or last subnet; the unspecified address counts as "not given", `null` does so for IPv6 only.
+fn bound(config: &Object<'_>, family: &Family, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
+    let Some(text) = config.raw(field).map(bare) else {
+        return Ok(None);
+    };
+    if text == "null" && family.name == "IPv6" {
+        return Ok(None);
+    }
+    match (family.parse_address)(text) {
+        Some(address) => Ok(Some(address).filter(|address| !address.is_unspecified())),
+        None if text.parse::<IpAddr>().is_ok() => Err(ConfigError::of(
+            field,
+            format!("invalid {} address format: {text} ({field})", family.name),
+        )),
+        None => Err(ConfigError::of(
+            field,
+            format!("invalid IP address format: {text:?} ({field})"),
+        )),
+    }
+}
+
+/// Addresses are taken as they stand between their quotes: escapes are not decoded.
+fn bare(text: &str) -> &str {
+    text.trim_matches('"')
+}
+
+fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigError> {
+    let field = family.subnet_len;
+    let len = network.prefix_len();
+    let room = family.longest_subnet - 2;
+    match u8::try_from(given) {
+        Ok(0) if len > room => {
+            let network = if family.name == "IPv4" {
+                "network"
+            } else {
+                family.network
+            };
+            let reason = format!("{network} is too small. Minimum useful network prefix is /{room}");
+            Err(ConfigError::of(family.network, reason))
+        }
+        Ok(0) if len <= family.default_subnet_len - 2 => Ok(family.default_subnet_len),
+        Ok(0) => Ok(len + 2),
+        Ok(given) if given <= family.longest_subnet => {
+            let reason = "network must be able to accommodate at least four subnets";
+            if given >= len + 2 {
+                Ok(given)
+            } else {
+                Err(ConfigError::of(field, reason.to_owned()))
+            }
+        }
+        Ok(_) | Err(_) => {
+            let longest = family.longest_subnet + 1;
+            Err(ConfigError::of(
+                field,
+                format!("SubnetLen must be less than /{longest}"),
+            ))
+        }
+    }
+}
+
+/// Checks that a subnet may start at this address.
+fn edge(
+    family: &Family,
+    network: IpNet,
+    subnet: IpNet,
+    field: &'static str,
+    start: u128,
+) -> Result<IpNet, ConfigError> {
+    let address = with_bits(IpNet::from(network.addr()), start).addr();
+    if !network.contains(&address) {
+        let reason = format!("{field} is not in the range of the {}: {address}", family.network);
+        return Err(ConfigError::of(field, reason));
+    }
+    if !start.is_multiple_of(size(subnet)) {
+        return Err(ConfigError::of(
+            field,
+            format!("{field} is not on a SubnetLen boundary: {address}"),
+        ));
+    }
+    Ok(with_bits(subnet, start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn v4(text: &str) -> (u8, String) {
+        let pool = NetworkConfig::parse(text).unwrap().ipv4.unwrap();
+        (pool.subnet_len(), pool.to_string())
+    }
+
+    fn v6(text: &str) -> (u8, String) {
+        let pool = NetworkConfig::parse(text).unwrap().ipv6.unwrap();
+        (pool.subnet_len(), pool.to_string())
+    }
+
+    fn error(text: &str) -> (Option<&'static str>, String) {
+        let error = NetworkConfig::parse(text).unwrap_err();
+        (error.field(), error.to_string())
+    }
+
+    #[test]
+    fn ranges_not_given_follow_from_the_network() {
+        for (text, len, range) in [
+            (
+                r#"{"Network":"172.30.0.0/16","SubnetLen":21}"#,
+                21,
+                "172.30.8.0 ... 172.30.248.0",
+            ),
+            (r#"{"Network":"10.1.0.0/16"}"#, 24, "10.1.1.0 ... 10.1.255.0"),
+            (r#"{"Network":"10.1.2.3/16"}"#, 24, "10.1.1.0 ... 10.1.255.0"),
+            (r#"{"Network":"10.1.0.0/23"}"#, 25, "10.1.0.128 ... 10.1.1.128"),
+            (r#"{"Network":"10.1.0.0/28"}"#, 30, "10.1.0.4 ... 10.1.0.12"),
+            (
+                r#"{"Network":"255.255.0.0/16","SubnetLen":0}"#,
+                24,
+                "255.255.1.0 ... 255.255.255.0",
+            ),
+            (
+                r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0","SubnetLen":28}"#,
+                28,
+                "10.3.5.0 ... 10.3.8.0",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.0.0","SubnetMax":"0.0.0.0"}"#,
+                24,
+                "10.1.0.0 ... 10.1.255.0",
+            ),
+            (
+                r#"{"NETWORK":"10.1.0.0/16","subnetlen":null}"#,
+                24,
+                "10.1.1.0 ... 10.1.255.0",
+            ),
+        ] {
+            assert_eq!(v4(text), (len, range.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn ipv6_follows_the_same_rules() {
+        for (rest, len, range) in [
+            (
+                r#""IPv6Network":"fc00::/48","Network":"10.1.0.0/16"}"#,
+                64,
+                "fc00:0:0:1:: ... fc00:0:0:ffff::",
+            ),
+            (
+                r#""IPv6Network":"fc00::/62","EnableIPv4":false}"#,
+                64,
+                "fc00:0:0:1:: ... fc00:0:0:3::",
+            ),
+            (
+                r#""IPv6Network":"fc00::/63","EnableIPv4":false}"#,
+                65,
+                "fc00::8000:0:0:0 ... fc00:0:0:1:8000::",
+            ),
+            (
+                r#""IPv6Network":"fc00::/124","EnableIPv4":false}"#,
+                126,
+                "fc00::4 ... fc00::c",
+            ),
+            (
+                r#""IPv6Network":"fc00::/48","IPv6SubnetMin":null,"IPv6SubnetMax":"fc00:0:0:9::","EnableIPv4":false}"#,
+                64,
+                "fc00:0:0:1:: ... fc00:0:0:9::",
+            ),
+            (
+                r#""IPv6Network":"ffff::/16","IPv6SubnetLen":64,"EnableIPv4":false}"#,
+                64,
+                "ffff:0:0:1:: ... ffff:ffff:ffff:ffff::",
+            ),
+        ] {
+            let text = format!(r#"{{"EnableIPv6":true,{rest}"#);
+            assert_eq!(v6(&text), (len, range.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_flannels_words_and_named() {
+        for (text, field, reason) in [
+            ("", None, "unexpected end of JSON input"),
+            (
+                r#"{"Network":"10.0.0.0/33"}"#,
+                Some("Network"),
+                "invalid CIDR address: 10.0.0.0/33 (Network)",
+            ),
+            (
+                r#"{"Network":null}"#,
+                Some("Network"),
+                "invalid CIDR address: null (Network)",
+            ),
+            (
+                r#"{"Network":5}"#,
+                Some("Network"),
+                "invalid CIDR address: 5 (Network)",
+            ),
+            (
+                r#"{"Network":"10.1.0.0\/16"}"#,
+                Some("Network"),
+                r"invalid CIDR address: 10.1.0.0\/16 (Network)",
+            ),
+            (
+                r#"{"Network":"010.1.0.0/16"}"#,
+                Some("Network"),
+                "invalid CIDR address: 010.1.0.0/16 (Network)",
+            ),
+            (
+                r#"{"Network":"fc00::/48"}"#,
+                Some("Network"),
+                "invalid IPv4 CIDR format: fc00::/48 (Network)",
+            ),
+            (
+                "{}",
+                Some("Network"),
+                "please define a correct Network parameter in the flannel config",
+            ),
+            (
+                r#"{"Network":"0.0.0.0/0"}"#,
+                Some("Network"),
+                "please define a correct Network parameter in the flannel config",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"abc"}"#,
+                Some("SubnetMin"),
+                r#"invalid IP address format: "abc" (SubnetMin)"#,
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":null}"#,
+                Some("SubnetMin"),
+                r#"invalid IP address format: "null" (SubnetMin)"#,
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"::1"}"#,
+                Some("SubnetMin"),
+                "invalid IPv4 address format: ::1 (SubnetMin)",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetLen":"24"}"#,
+                Some("SubnetLen"),
+                "json: cannot unmarshal string into SubnetLen, which must be a whole number, zero or more",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetLen":31}"#,
+                Some("SubnetLen"),
+                "SubnetLen must be less than /31",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetLen":999999999999}"#,
+                Some("SubnetLen"),
+                "SubnetLen must be less than /31",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetLen":17}"#,
+                Some("SubnetLen"),
+                "network must be able to accommodate at least four subnets",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/29"}"#,
+                Some("Network"),
+                "network is too small. Minimum useful network prefix is /28",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"10.2.0.0"}"#,
+                Some("SubnetMin"),
+                "SubnetMin is not in the range of the Network: 10.2.0.0",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.0.128"}"#,
+                Some("SubnetMin"),
+                "SubnetMin is not on a SubnetLen boundary: 10.1.0.128",
+            ),
+            (
+                r#"{"Network":"172.22.0.0/16","SubnetMax":"172.22.255.254"}"#,
+                Some("SubnetMax"),
+                "SubnetMax is not on a SubnetLen boundary: 172.22.255.254",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.9.0","SubnetMax":"10.1.8.0"}"#,
+                Some("SubnetMin"),
+                "SubnetMin lies behind SubnetMax: 10.1.9.0",
+            ),
+            (
+                r#"{"EnableIPv4":false}"#,
+                None,
+                "none defined stack: both EnableIPv4 and EnableIPv6 are false",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true}"#,
+                Some("IPv6Network"),
+                "please define a correct IPv6Network parameter in the flannel config",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/125"}"#,
+                Some("IPv6Network"),
+                "IPv6Network is too small. Minimum useful network prefix is /124",
+            ),
+            (
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"10.2.0.0/16"}"#,
+                Some("IPv6Network"),
+                "invalid IPv6 CIDR format: 10.2.0.0/16 (IPv6Network)",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","Backend":"vxlan"}"#,
+                Some("Backend"),
+                "error decoding Backend property of config: json: invalid type: string \"vxlan\", expected an object at line 1 column 7",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","Backend":{"Type":5}}"#,
+                Some("Backend"),
+                "error decoding Backend property of config: json: cannot unmarshal number 5 into Type, which must be a string",
+            ),
+        ] {
+            assert_eq!(error(text), (field, reason.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_backend_is_udp_if_none_is_given_and_nameless_if_it_has_no_type() {
+        for (backend, name) in [
+            ("", "udp"),
+            (r#","Backend":{}"#, ""),
+            (r#","Backend":null"#, ""),
+            (r#","backend":{"Type":"VXLAN","VNI":7}"#, "VXLAN"),
+        ] {
+            let config = NetworkConfig::parse(&format!(r#"{{"Network":"10.1.0.0/16"{backend}}}"#)).unwrap();
+            assert_eq!(config.backend.name, name, "{backend}");
+        }
+    }
+
+    #[test]
+    fn a_subnet_fits_only_with_every_enabled_family() {
+        let dual = r#"{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
+        let (dual, single) = (
+            NetworkConfig::parse(dual).unwrap(),
+            NetworkConfig::parse(r#"{"Network":"10.1.0.0/16"}"#).unwrap(),
+        );
+        let key = |text: &str| text.parse::<SubnetKey>().unwrap();
+        assert!(single.offers(&key("10.1.1.0-24")));
+        assert!(!single.offers(&key("10.1.1.0-24&fc00:0:0:1::-64")));
+        assert!(!dual.offers(&key("10.1.1.0-24")));
+        assert!(dual.offers(&key("10.1.1.0-24&fc00:0:0:1::-64")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            let _ = NetworkConfig::parse(&text);
+        }
+
+        #[test]
+        fn every_network_gives_a_range_inside_itself_or_an_error(address: u128, len in 0_u8..=128, subnet_len in 0_u64..=130, v6: bool) {
+            let text = if v6 {
+                let network = Ipv6Addr::from(address);
+                format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}/{len}","IPv6SubnetLen":{subnet_len}}}"#)
+            } else {
+                let network = Ipv4Addr::from(u32::try_from(address >> 96).unwrap());
+                format!(r#"{{"Network":"{network}/{len}","SubnetLen":{subnet_len}}}"#)
+            };
+            if let Ok(config) = NetworkConfig::parse(&text) {
+                let pool = config.pools().next().unwrap();
+                prop_assert!(pool.network().contains(&pool.first()) && pool.network().contains(&pool.last()));
+                prop_assert!(pool.first() <= pool.last());
+                prop_assert_eq!(pool.subnets().next(), Some(pool.first()));
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a network tells the program that runs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::ObjectFailure;
+use crate::registry::BadRecord;
+use crate::{Lease, NetworkConfig, SubnetKey};
+
+/// Something happened that an operator or orchestrator may want to know.
+///
+/// Each is told once, when it happens; the state it leads to is in [`Status`](crate::Status).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum NetworkEvent {
+    /// The network cannot go on yet and tries again after the pause: there is no configuration, or the registry does
+    /// not answer.
+    Waiting {
+        /// What it waits for.
+        phase: Phase,
+        /// What is in the way.
+        reason: String,
+        /// How long the next attempt is away.
+        retry_in: Duration,
+    },
+    /// The configuration was read.
+    Configured(Arc<NetworkConfig>),
+    /// The host has a lease: a first one, or another one in place of one that was lost.
+    LeaseAcquired(Lease),
+    /// The lease is good; the next renewal comes after this time.
+    RenewalIn(Duration),
+    /// The lease is a reservation, which is not renewed.
+    LeasePermanent,
+    /// The lease was renewed, for this time.
+    LeaseRenewed(Duration),
+    /// The lease could not be renewed; the next attempt comes after the pause.
+    RenewalFailed {
+        /// What went wrong.
+        reason: String,
+        /// How long the next attempt is away.
+        retry_in: Duration,
+    },
+    /// The lease is lost. Traffic goes on; the same subnet is asked for again.
+    LeaseLost(String),
+    /// All peers are known and the host was made as it should be, for the first time.
+    Ready,
+    /// A host joined the network.
+    PeerJoined(Arc<Lease>),
+    /// A host says something new about itself.
+    PeerChanged(Arc<Lease>),
+    /// A host left the network.
+    PeerLeft(SubnetKey),
+    /// A record in the registry cannot be read and is not used.
+    BadRecord(BadRecord),
+    /// Something on the host was not as it had been left, and was put right.
+    Repaired {
+        /// How many objects.
+        objects: usize,
+        /// What drew the attention to it.
+        noticed: String,
+    },
+    /// An object cannot be made as it should be; it is tried again.
+    ObjectFailed(ObjectFailure),
+    /// This backend cannot reach a peer.
+    PeerUnreachable(ObjectFailure),
+    /// The registry stopped to answer. Traffic goes on with what is known.
+    RegistrySilent(String),
+    /// The registry answers again.
+    RegistryHeard,
+    /// The receiver of the events was too slow and missed this many.
+    Missed(u64),
+}
+
+/// What a network does before it carries traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the network configuration.
+    Configuration,
+    /// Looking for the lease this host held before.
+    Recall,
+    /// Getting a lease.
+    Lease,
+}

@@ -1,0 +1,372 @@
+//! A lease: which host holds which subnet, and how to reach it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::SubnetKey;
+use crate::json::{Json, JsonError, Object};
+
+/// A lease as a registry holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The subnet that is leased.
+    pub subnet: SubnetKey,
+    /// What its holder says about itself.
+    pub attrs: LeaseAttrs,
+    /// When the registry last changed the record.
+    pub revision: Revision,
+    /// Whether it ends unless it is renewed.
+    pub term: Term,
+}
+
+impl Lease {
+    /// Tells whether the lease names the same host: the same public IPv4 address or, without one, the same IPv6.
+    #[must_use]
+    pub fn is_held_by(&self, public: &PublicAddrs) -> bool {
+        match public.v4 {
+            Some(v4) => self.attrs.public.v4 == Some(v4),
+            None => public.v6.is_some() && self.attrs.public == *public,
+        }
+    }
+}
+
+/// A registry's logical time: it grows with every change of its content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether a lease ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Term {
+    /// It runs out unless it is renewed in time.
+    Limited,
+    /// It is a reservation: it has no end and is never renewed.
+    Permanent,
+}
+
+/// What a host says about itself in its lease.
+///
+/// Its text form is the record that flannel keeps in etcd: one compact JSON object, its members in a fixed order.
+/// Reading accepts what every release of flannel has written.
+///
+/// ```
+/// use flannel_core::{BackendType, Json, LeaseAttrs, PublicAddrs};
+///
+/// let attrs = LeaseAttrs {
+///     backend_type: BackendType::VXLAN,
+///     backend_data: Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#)?),
+///     ..LeaseAttrs::new(PublicAddrs::from("192.168.64.3".parse::<std::net::Ipv4Addr>().unwrap()))
+/// };
+/// let record = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","#.to_owned()
+///     + r#""BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+/// assert_eq!(attrs.to_record(), record);
+/// assert_eq!(LeaseAttrs::from_record(&record)?, attrs);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseAttrs {
+    /// Where other hosts send this host's traffic.
+    pub public: PublicAddrs,
+    /// Which backend carries it.
+    pub backend_type: BackendType,
+    /// What the backend's peers need to know for IPv4.
+    pub backend_data: Option<Json>,
+    /// What the backend's peers need to know for IPv6.
+    pub backend_v6_data: Option<Json>,
+}
+
+impl LeaseAttrs {
+    /// Starts the record of a host whose backend has nothing to say.
+    #[must_use]
+    pub fn new(public: PublicAddrs) -> Self {
+        Self {
+            public,
+            backend_type: BackendType::UNNAMED,
+            backend_data: None,
+            backend_v6_data: None,
+        }
+    }
+
+    /// Writes the record.
+    #[must_use]
+    pub fn to_record(&self) -> String {
+        let mut record = format!(
+            r#"{{"PublicIP":"{}""#,
+            self.public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED)
+        );
+        match self.public.v6 {
+            Some(v6) => record.push_str(&format!(r#","PublicIPv6":"{v6}""#)),
+            None => record.push_str(r#","PublicIPv6":null"#),
+        }
+        if self.backend_type != BackendType::UNNAMED {
+            let name = serde_json::Value::from(self.backend_type.as_str());
+            record.push_str(&format!(r#","BackendType":{name}"#));
+        }
+        for (member, data) in [
+            ("BackendData", &self.backend_data),
+            ("BackendV6Data", &self.backend_v6_data),
+        ] {
+            if let Some(data) = data {
+                record.push_str(&format!(r#","{member}":{data}"#));
+            }
+        }
+        record.push('}');
+        escape_html(&record).into_owned()
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`] names the member that cannot be read.
+    pub fn from_record(record: &str) -> Result<Self, LeaseError> {
+        let object = Object::parse(record)?;
+        let v4 = address(&object, "PublicIP")?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let v6 = address(&object, "PublicIPv6")?.unwrap_or(Ipv6Addr::UNSPECIFIED);
+        Ok(Self {
+            public: PublicAddrs {
+                v4: (!v4.is_unspecified()).then_some(v4),
+                v6: (!v6.is_unspecified()).then_some(v6),
+            },
+            backend_type: object.string("BackendType")?.unwrap_or_default().into(),
+            backend_data: object.value("BackendData"),
+            backend_v6_data: object.value("BackendV6Data"),
+        })
+    }
+}
+
+/// Why the record of a lease cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// It is not a JSON object, or a member has the wrong type; the record's owner must write it again.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A member does not hold an address of its family; the record's owner must write it again.
+    #[error("{member} is not an address of its family: {text:?}")]
+    Address {
+        /// The member's name.
+        member: &'static str,
+        /// What it holds.
+        text: String,
+    },
+}
+
+fn address<A: std::str::FromStr>(object: &Object<'_>, member: &'static str) -> Result<Option<A>, LeaseError> {
+    let Some(text) = object.string(member)? else {
+        return Ok(None);
+    };
+    text.parse()
+        .map(Some)
+        .map_err(|_| LeaseError::Address { member, text })
+}
+
+/// Escapes what Go's encoder escapes. In JSON these characters occur inside strings only.
+fn escape_html(json: &str) -> Cow<'_, str> {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json.into();
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                escaped.push_str(&format!("\\u{:04x}", u32::from(c)))
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped.into()
+}
+
+/// The addresses under which other hosts reach a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicAddrs {
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl From<Ipv4Addr> for PublicAddrs {
+    fn from(v4: Ipv4Addr) -> Self {
+        Self {
+            v4: Some(v4),
+            v6: None,
+        }
+    }
+}
+
+impl fmt::Display for PublicAddrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6));
+        for (i, address) in addresses.enumerate() {
+            write!(f, "{}{address}", if i == 0 { "" } else { " and " })?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of a backend in a lease, such as `vxlan`. Peers compare it letter for letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendType(Cow<'static, str>);
+
+impl BackendType {
+    /// The backend that encapsulates in the kernel.
+    pub const VXLAN: Self = Self(Cow::Borrowed("vxlan"));
+    /// The backend of plain routes.
+    pub const HOST_GW: Self = Self(Cow::Borrowed("host-gw"));
+    /// What backends write that leave their name out: `udp`, `alloc` and the cloud ones.
+    pub const UNNAMED: Self = Self(Cow::Borrowed(""));
+
+    /// Returns the name; empty if the lease has none.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for BackendType {
+    /// Takes a name; well-known ones cost no memory of their own.
+    fn from(name: String) -> Self {
+        [Self::VXLAN, Self::HOST_GW, Self::UNNAMED]
+            .into_iter()
+            .find(|known| known.0 == name)
+            .unwrap_or(Self(Cow::Owned(name)))
+    }
+}
+
+impl fmt::Display for BackendType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Records as flannel v0.11 and v0.28 write them, the second kind byte for byte as this crate does.
+    const V0_11: [&str; 2] = [
+        r#"{"PublicIP":"172.27.137.240","BackendType":"vxlan","BackendData":{"VtepMAC":"ce:9c:a9:08:50:03"}}"#,
+        r#"{"PublicIP":"192.168.9.1"}"#,
+    ];
+    const V0_28: [&str; 5] = [
+        r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
+        r#"{"PublicIP":"1.2.3.4","PublicIPv6":"fd00::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}"#,
+        r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw"}"#,
+        r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#,
+        r#"{"PublicIP":"0.0.0.0","PublicIPv6":"fd00::1","BackendType":"extension","BackendData":"\u003ca \u0026 b\u003e"}"#,
+    ];
+
+    #[test]
+    fn records_of_flannel_v0_28_are_written_byte_for_byte() {
+        for record in V0_28 {
+            assert_eq!(LeaseAttrs::from_record(record).unwrap().to_record(), record);
+        }
+    }
+
+    #[test]
+    fn records_of_flannel_v0_11_are_read() {
+        let vxlan = LeaseAttrs::from_record(V0_11[0]).unwrap();
+        assert_eq!(vxlan.public, PublicAddrs::from(Ipv4Addr::new(172, 27, 137, 240)));
+        assert_eq!(vxlan.backend_type, BackendType::VXLAN);
+        assert_eq!(
+            vxlan.backend_data.unwrap().as_str(),
+            r#"{"VtepMAC":"ce:9c:a9:08:50:03"}"#
+        );
+        assert_eq!(
+            LeaseAttrs::from_record(V0_11[1]).unwrap().backend_type,
+            BackendType::UNNAMED
+        );
+    }
+
+    #[test]
+    fn names_of_members_are_found_in_any_case_and_unknown_ones_ignored() {
+        let attrs =
+            LeaseAttrs::from_record(r#"{"publicip":"1.2.3.4","x":[1],"BACKENDTYPE":"vxlan"}"#).unwrap();
+        assert_eq!(
+            (attrs.public.v4, attrs.backend_type),
+            (Some(Ipv4Addr::new(1, 2, 3, 4)), BackendType::VXLAN)
+        );
+        assert_eq!(
+            LeaseAttrs::from_record("{}").unwrap().public,
+            PublicAddrs::default()
+        );
+    }
+
+    #[test]
+    fn a_bad_member_is_named() {
+        for (record, reason) in [
+            (
+                r#"{"PublicIP":""}"#,
+                r#"PublicIP is not an address of its family: """#,
+            ),
+            (
+                r#"{"PublicIP":"::1"}"#,
+                r#"PublicIP is not an address of its family: "::1""#,
+            ),
+            (
+                r#"{"PublicIP":5}"#,
+                "json: cannot unmarshal number 5 into PublicIP, which must be a string",
+            ),
+            (
+                r#"{"PublicIPv6":"1.2.3.4"}"#,
+                r#"PublicIPv6 is not an address of its family: "1.2.3.4""#,
+            ),
+            ("", "unexpected end of JSON input"),
+        ] {
+            assert_eq!(LeaseAttrs::from_record(record).unwrap_err().to_string(), reason);
+        }
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_public_ipv4_address_or_without_one_by_its_ipv6_address() {
+        let held = |record: &str, public: PublicAddrs| {
+            let attrs = LeaseAttrs::from_record(record).unwrap();
+            let subnet = "10.5.1.0-24".parse().unwrap();
+            Lease {
+                subnet,
+                attrs,
+                revision: Revision(1),
+                term: Term::Limited,
+            }
+            .is_held_by(&public)
+        };
+        let v4 = Some(Ipv4Addr::new(1, 2, 3, 4));
+        let v6 = Some("fd00::1".parse().unwrap());
+        assert!(held(r#"{"PublicIP":"1.2.3.4"}"#, PublicAddrs { v4, v6 }));
+        assert!(held(r#"{"PublicIPv6":"fd00::1"}"#, PublicAddrs { v4: None, v6 }));
+        assert!(!held(r#"{"PublicIPv6":"fd00::2"}"#, PublicAddrs { v4: None, v6 }));
+        assert!(!held("{}", PublicAddrs::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(record: String) {
+            let _ = LeaseAttrs::from_record(&record);
+        }
+
+        #[test]
+        fn every_record_survives_being_written_and_read(v4: Option<u32>, v6: Option<u128>, name: String, data: Option<String>) {
+            let public = PublicAddrs {
+                v4: v4.map(Ipv4Addr::from).filter(|v4| !v4.is_unspecified()),
+                v6: v6.map(Ipv6Addr::from).filter(|v6| !v6.is_unspecified()),
+            };
+            let attrs = LeaseAttrs { backend_type: name.into(), ..LeaseAttrs::new(public) };
+            prop_assert_eq!(&LeaseAttrs::from_record(&attrs.to_record()).unwrap(), &attrs);
+            let data = data.map(|data| Json::parse(&serde_json::Value::from(data).to_string()).unwrap());
+            let with_data = LeaseAttrs { backend_data: data, ..attrs };
+            let read = LeaseAttrs::from_record(&with_data.to_record()).unwrap();
+            // Escapes may differ in the text of the data, never in its meaning.
+            let meaning = |attrs: &LeaseAttrs| attrs.backend_data.as_ref().map(|d| serde_json::from_str::<String>(d.as_str()).unwrap());
+            prop_assert_eq!(meaning(&read), meaning(&with_data));
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The leases of a network, folded from what a registry tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::registry::{BadRecord, RegistryEvent, Snapshot};
+use crate::{Lease, Revision, SubnetKey};
+
+/// All leases as last heard. Pure: it holds no connection and knows no time.
+///
+/// - A lease that is written again without a change of its attributes is not a change.
+/// - A record that cannot be read is set aside; a lease under the same key that could be read before stays as it was.
+/// - An event that is older than what is known is not believed; a snapshot always is.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseSet {
+    leases: BTreeMap<SubnetKey, Arc<Lease>>,
+    bad: BTreeMap<String, BadRecord>,
+    revision: Revision,
+}
+
+/// How one lease changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// It is new, or says something new.
+    Put(Arc<Lease>),
+    /// It is gone.
+    Removed(SubnetKey),
+}
+
+impl LeaseSet {
+    /// Returns the leases, in the order of their subnets.
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
+        self.leases.values()
+    }
+
+    /// Returns one lease.
+    #[must_use]
+    pub fn lease(&self, subnet: &SubnetKey) -> Option<&Arc<Lease>> {
+        self.leases.get(subnet)
+    }
+
+    /// Returns the records that cannot be read.
+    pub fn bad(&self) -> impl Iterator<Item = &BadRecord> {
+        self.bad.values()
+    }
+
+    /// Returns the subnets that nobody may take: those of all leases, and of bad records whose key can be read.
+    pub fn taken(&self) -> impl Iterator<Item = SubnetKey> {
+        self.leases
+            .keys()
+            .copied()
+            .chain(self.bad.values().filter_map(|record| record.subnet))
+    }
+
+    /// Returns the revision up to which everything was heard.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Takes in one event and tells what it changed.
+    pub fn apply(&mut self, event: RegistryEvent) -> Vec<LeaseChange> {
+        match event {
+            RegistryEvent::Snapshot(snapshot) => self.replace(snapshot),
+            RegistryEvent::Put(lease) => self.put(lease).into_iter().collect(),
+            RegistryEvent::Deleted(subnet, revision) => self.delete(subnet, revision).into_iter().collect(),
+            RegistryEvent::Bad(record) => {
+                self.bad.insert(record.key.clone(), record);
+                Vec::new()
+            }
+            RegistryEvent::BadDeleted(key) => {
+                self.bad.remove(&key);
+                Vec::new()
+            }
+            RegistryEvent::Silent(_) | RegistryEvent::Heard => Vec::new(),
+        }
+    }
+
+    fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseChange> {
+        // A snapshot is the truth also where its revision went back, as after a restore from a backup.
+        self.revision = snapshot.revision;
+        self.bad = snapshot
+            .bad
+            .into_iter()
+            .map(|record| (record.key.clone(), record))
+            .collect();
+        let unreadable: BTreeSet<_> = self.bad.values().filter_map(|record| record.subnet).collect();
+        let mut before = std::mem::take(&mut self.leases);
+        let mut changes = Vec::new();
+        for lease in snapshot.leases {
+            let known = before.remove(&lease.subnet);
+            changes.extend(self.insert(lease, known.as_deref()));
+        }
+        for (subnet, lease) in before {
+            if unreadable.contains(&subnet) {
+                self.leases.insert(subnet, lease);
+            } else {
+                changes.push(LeaseChange::Removed(subnet));
+            }
+        }
+        changes
+    }
+
+    fn put(&mut self, lease: Lease) -> Option<LeaseChange> {
+        let known = self.leases.get(&lease.subnet).cloned();
+        if known
+            .as_ref()
+            .is_some_and(|known| known.revision > lease.revision)
+        {
+            return None;
+        }
+        self.revision = self.revision.max(lease.revision);
+        self.bad.retain(|_, record| record.subnet != Some(lease.subnet));
+        self.insert(lease, known.as_deref())
+    }
+
+    fn insert(&mut self, lease: Lease, known: Option<&Lease>) -> Option<LeaseChange> {
+        let lease = Arc::new(lease);
+        let changed = known.is_none_or(|known| known.attrs != lease.attrs);
+        self.leases.insert(lease.subnet, Arc::clone(&lease));
+        changed.then_some(LeaseChange::Put(lease))
+    }
+
+    fn delete(&mut self, subnet: SubnetKey, revision: Revision) -> Option<LeaseChange> {
+        if self
+            .leases
+            .get(&subnet)
+            .is_some_and(|known| known.revision > revision)
+        {
+            return None;
+        }
+        self.revision = self.revision.max(revision);
+        self.bad.retain(|_, record| record.subnet != Some(subnet));
+        self.leases.remove(&subnet).map(|_| LeaseChange::Removed(subnet))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LeaseAttrs, Term};
+
+    fn lease(subnet: &str, public: [u8; 4], revision: u64) -> Lease {
+        Lease {
+            subnet: subnet.parse().unwrap(),
+            attrs: LeaseAttrs::new(std::net::Ipv4Addr::from(public).into()),
+            revision: Revision(revision),
+            term: Term::Limited,
+        }
+    }
+
+    fn snapshot(revision: u64, leases: Vec<Lease>) -> RegistryEvent {
+        RegistryEvent::Snapshot(Snapshot {
+            revision: Revision(revision),
+            leases,
+            bad: Vec::new(),
+        })
+    }
+
+    fn bad(key: &str) -> BadRecord {
+        BadRecord {
+            key: key.to_owned(),
+            subnet: key.parse().ok(),
+            reason: "it is garbage".to_owned(),
+        }
+    }
+
+    fn subnets(set: &LeaseSet) -> Vec<String> {
+        set.leases().map(|lease| lease.subnet.to_string()).collect()
+    }
+
+    const A: &str = "10.5.1.0-24";
+    const B: &str = "10.5.2.0-24";
+
+    #[test]
+    fn a_new_snapshot_tells_who_came_who_left_and_who_changed() {
+        let mut set = LeaseSet::default();
+        set.apply(snapshot(
+            5,
+            vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)],
+        ));
+        let changed = lease(A, [9, 9, 9, 9], 7);
+        let changes = set.apply(snapshot(8, vec![changed.clone()]));
+        assert_eq!(
+            changes,
+            [
+                LeaseChange::Put(changed.into()),
+                LeaseChange::Removed(B.parse().unwrap())
+            ]
+        );
+    }
+
+    #[test]
+    fn a_renewal_that_says_nothing_new_is_no_change() {
+        let mut set = LeaseSet::default();
+        set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3)]));
+        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 9))), []);
+        assert_eq!(set.lease(&A.parse().unwrap()).unwrap().revision, Revision(9));
+        assert_eq!(set.apply(snapshot(12, vec![lease(A, [1, 1, 1, 1], 11)])), []);
+    }
+
+    #[test]
+    fn an_event_older_than_what_is_known_is_not_believed() {
+        let mut set = LeaseSet::default();
+        set.apply(RegistryEvent::Put(lease(A, [2, 2, 2, 2], 9)));
+        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 5))), []);
+        assert_eq!(
+            set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(8))),
+            []
+        );
+        assert_eq!(subnets(&set), [A]);
+    }
+
+    #[test]
+    fn a_snapshot_from_a_restored_backup_is_believed_although_its_revision_went_back() {
+        let mut set = LeaseSet::default();
+        set.apply(snapshot(50, vec![lease(A, [1, 1, 1, 1], 50)]));
+        let changes = set.apply(snapshot(7, vec![lease(A, [3, 3, 3, 3], 6)]));
+        assert_eq!(changes.len(), 1);
+        assert_eq!(set.revision(), Revision(7));
+    }
+
+    #[test]
+    fn a_record_that_becomes_unreadable_keeps_its_last_good_lease() {
+        let mut set = LeaseSet::default();
+        set.apply(snapshot(
+            5,
+            vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)],
+        ));
+        assert_eq!(set.apply(RegistryEvent::Bad(bad(A))), []);
+        assert_eq!(set.apply(RegistryEvent::Bad(bad("garbage"))), []);
+        assert_eq!(subnets(&set), [A, B]);
+        let again = Snapshot {
+            revision: Revision(9),
+            leases: vec![lease(B, [2, 2, 2, 2], 4)],
+            bad: vec![bad(A), bad("garbage")],
+        };
+        assert_eq!(set.apply(RegistryEvent::Snapshot(again)), []);
+        assert_eq!(subnets(&set), [A, B]);
+        assert_eq!(set.bad().count(), 2);
+    }
+
+    #[test]
+    fn a_bad_record_takes_its_subnet_until_it_is_written_well_or_removed() {
+        let mut set = LeaseSet::default();
+        set.apply(RegistryEvent::Bad(bad(A)));
+        assert_eq!(set.taken().collect::<Vec<_>>(), [A.parse().unwrap()]);
+        set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 3)));
+        assert_eq!(set.bad().count(), 0);
+        set.apply(RegistryEvent::Bad(bad(A)));
+        set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(4)));
+        assert_eq!((set.bad().count(), set.taken().count()), (0, 0));
+        set.apply(RegistryEvent::Bad(bad("garbage")));
+        set.apply(RegistryEvent::BadDeleted("garbage".to_owned()));
+        assert_eq!(set.bad().count(), 0);
+    }
+}

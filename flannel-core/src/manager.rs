@@ -1,0 +1,128 @@
+//! The seam to whatever says who this host is and who its peers are.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::lease_set::LeaseChange;
+use crate::registry::{BadRecord, RegistryError};
+use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
+
+/// Gets and keeps this host's lease, and tells about the peers.
+///
+/// One manager over a [`SubnetRegistry`](crate::SubnetRegistry) serves every store; an orchestrator that gives out
+/// subnets by itself implements this trait directly. Every implementation keeps these promises:
+///
+/// 1. **One lease.** `acquire` called again with the same public addresses answers with the same subnet, as long as
+///    the configuration offers it.
+/// 2. **Attributes are published.** When `acquire` has answered, the record says what the request's attributes say.
+/// 3. **Nothing is stolen.** `acquire` never takes a subnet that overlaps the lease of another host.
+/// 4. **Keeping lasts.** `keep` goes on until the lease is lost; a store that does not answer is no loss.
+/// 5. **Peers are others.** `watch` never names the own subnet.
+/// 6. **A watch never lies.** No error removes a peer: a removal comes only from the store's own word. After
+///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are.
+#[async_trait]
+pub trait LeaseManager: Send + Sync + 'static {
+    /// Names the manager for logs and status. Holds no secret.
+    fn describe(&self) -> String;
+
+    /// Reads the configuration of the network.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::NotConfigured`], [`ManagerError::Config`] or [`ManagerError::Registry`]: try again later.
+    async fn config(&self) -> Result<NetworkConfig, ManagerError>;
+
+    /// Looks up the lease that this host held before, without changing it. A backend uses it to look to its peers as
+    /// it did.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Registry`]: try again later.
+    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError>;
+
+    /// Gets a lease, or takes over the one that this host holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::OutOfSubnets`], or [`ManagerError::Registry`]: try again later.
+    async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError>;
+
+    /// Keeps a lease. The stream ends after [`KeepEvent::Lost`]; to drop it is to stop renewing.
+    fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent>;
+
+    /// Follows the peers of the host that holds `own`. The stream never ends.
+    fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent>;
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Registry`]; the lease then ends by itself.
+    async fn release(&self, own: &Lease) -> Result<(), ManagerError>;
+}
+
+/// What a host asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseRequest<'a> {
+    /// The network.
+    pub config: &'a NetworkConfig,
+    /// What the host says about itself.
+    pub attrs: &'a LeaseAttrs,
+    /// The subnet that it would like to have: the one it had before.
+    pub previous: Option<SubnetKey>,
+}
+
+/// What happens to a lease that is being kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeepEvent {
+    /// It is good; the next renewal comes after this time.
+    Waiting(Duration),
+    /// It is a reservation, which needs no renewal.
+    Permanent,
+    /// It was renewed, for this time.
+    Renewed(Duration),
+    /// It could not be renewed; the next attempt comes after the pause.
+    Trouble {
+        /// What went wrong.
+        reason: String,
+        /// How long the next attempt is away.
+        retry_in: Duration,
+    },
+    /// It is lost.
+    Lost(String),
+}
+
+/// What happens to the peers.
+#[derive(Clone, Debug)]
+pub enum PeerEvent {
+    /// These changed.
+    Changed(Vec<LeaseChange>),
+    /// All peers have been told.
+    Complete,
+    /// These records cannot be read and are not used; the list replaces the one before.
+    Bad(Vec<BadRecord>),
+    /// The store does not answer; the peers stay as they are.
+    Silent(String),
+    /// The store answers again.
+    Heard,
+}
+
+/// Why a lease manager could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManagerError {
+    /// There is no configuration yet; somebody has to write it, as the text says.
+    #[error("{0}")]
+    NotConfigured(String),
+    /// The configuration is wrong; somebody has to correct it.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// No subnet is free; the network needs a larger range, or hosts must leave.
+    #[error("out of subnets: all of {0} are leased")]
+    OutOfSubnets(String),
+    /// The registry failed; the same call may succeed later.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}

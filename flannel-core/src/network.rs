@@ -1,0 +1,227 @@
+//! The handle of a running network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream;
+use tokio::sync::{broadcast, watch};
+
+use crate::backend::{BackendError, ExternalInterface, OpenBackend};
+use crate::event::NetworkEvent;
+use crate::manager::{LeaseManager, ManagerError};
+use crate::node::Node;
+use crate::status::Status;
+use crate::{Backoff, Lease, NetworkConfig, SubnetKey};
+
+/// What a network is made of.
+pub struct NetworkOptions {
+    /// Where the lease and the peers come from.
+    pub manager: Arc<dyn LeaseManager>,
+    /// What carries the traffic.
+    pub backend: Box<dyn OpenBackend>,
+    /// The interface through which the hosts reach each other.
+    pub external: ExternalInterface,
+    /// The subnet this host had before, if that is remembered.
+    pub previous: Option<SubnetKey>,
+    /// The pauses between attempts while starting, and while a lost lease is asked for again.
+    pub retry: Backoff,
+    /// How often everything is compared with the kernel, whether or not a change was noticed.
+    pub audit_every: Duration,
+    /// Fixes the random choices, for tests that shall run the same way each time.
+    pub seed: Option<u64>,
+}
+
+impl NetworkOptions {
+    /// Takes what every network needs and leaves the rest as most want it.
+    pub fn new(
+        manager: impl LeaseManager,
+        backend: impl OpenBackend + 'static,
+        external: ExternalInterface,
+    ) -> Self {
+        Self {
+            manager: Arc::new(manager),
+            backend: Box::new(backend),
+            external,
+            previous: None,
+            // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
+            // registry does not mind.
+            retry: Backoff {
+                first: Duration::from_secs(1),
+                longest: Duration::from_secs(30),
+            },
+            audit_every: Duration::from_secs(60),
+            seed: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for NetworkOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkOptions")
+            .field("manager", &self.manager.describe())
+            .field("external", &self.external)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A network that this host takes part in.
+///
+/// Several can live in one process: each has its own manager, backend and interface, and shares nothing. A network
+/// installs no logger, starts no thread and no runtime, and never ends the process; it runs where its
+/// [`NetworkTask`] is awaited, inside a tokio runtime with time enabled.
+#[derive(Debug)]
+pub struct Network {
+    shared: watch::Receiver<Shared>,
+    events: broadcast::Sender<NetworkEvent>,
+    stop: watch::Sender<Option<Shutdown>>,
+}
+
+/// What the loop shows to the handle.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) status: Status,
+    pub(crate) running: Option<Running>,
+    pub(crate) done: bool,
+}
+
+/// A network that carries traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Running {
+    /// The host's lease.
+    pub lease: Lease,
+    /// The largest packet, in bytes, that a container may send.
+    pub mtu: u32,
+    /// The network's configuration.
+    pub config: Arc<NetworkConfig>,
+}
+
+/// What becomes of the host when a network ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Device, routes and lease stay: traffic goes on, and the next start finds everything in place.
+    Keep,
+    /// Everything is removed and the lease is given back.
+    Remove,
+}
+
+/// Events that a slow receiver may be behind before it misses the oldest.
+const EVENT_BACKLOG: usize = 4096;
+
+impl Network {
+    /// Puts a network together. Nothing happens until the task is run.
+    #[must_use]
+    pub fn new(options: NetworkOptions) -> (Self, NetworkTask) {
+        let (shared_in, shared) = watch::channel(Shared::default());
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let (stop, stopped) = watch::channel(None);
+        let node = Node::new(options, shared_in, events.clone());
+        (Self { shared, events, stop }, NetworkTask { node, stopped })
+    }
+
+    /// Waits until all peers are known and the host carries their traffic; `None` if the network ended before.
+    pub async fn ready(&self) -> Option<Running> {
+        let mut shared = self.shared.clone();
+        // An error means that the task is gone; the state it left tells whether it was ready.
+        let _ = shared
+            .wait_for(|shared| shared.running.is_some() || shared.done)
+            .await;
+        shared.borrow().running.clone()
+    }
+
+    /// Returns the host's lease, once there is one.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.shared.borrow().status.lease.clone()
+    }
+
+    /// Returns the state of the network.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.borrow().status.clone()
+    }
+
+    /// Follows what happens from now on. The stream ends with the network.
+    pub fn events(&self) -> impl Stream<Item = NetworkEvent> + Send + Unpin + use<> {
+        let receiver = self.events.subscribe();
+        let done = self.shared.clone();
+        Box::pin(stream::unfold(receiver, move |mut receiver| {
+            let mut done = done.clone();
+            async move {
+                let event = tokio::select! {
+                    biased;
+                    event = receiver.recv() => event,
+                    _ = done.wait_for(|shared| shared.done) => return None,
+                };
+                match event {
+                    Ok(event) => Some((event, receiver)),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        Some((NetworkEvent::Missed(missed), receiver))
+                    }
+                    Err(broadcast::error::RecvError::Closed) => None,
+                }
+            }
+        }))
+    }
+
+    /// Ends the network: the task returns when it has cleaned up as asked.
+    ///
+    /// To drop the handle instead ends the network too, and keeps everything.
+    pub async fn shutdown(self, shutdown: Shutdown) {
+        let mut shared = self.shared.clone();
+        self.stop.send_replace(Some(shutdown));
+        let _ = shared.wait_for(|shared| shared.done).await;
+    }
+}
+
+/// The work of a [`Network`], to be awaited by whoever owns it.
+pub struct NetworkTask {
+    node: Node,
+    stopped: watch::Receiver<Option<Shutdown>>,
+}
+
+impl std::fmt::Debug for NetworkTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkTask").finish_non_exhaustive()
+    }
+}
+
+impl NetworkTask {
+    /// Runs the network until its handle asks it to end or is dropped.
+    ///
+    /// Once the network is ready it does not end by itself, whatever the registry or the kernel does.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`] if the network cannot start, or if something was left behind that should have been removed.
+    pub async fn run(mut self) -> Result<(), NetworkError> {
+        let asked = tokio::select! {
+            biased;
+            shutdown = self.stopped.wait_for(Option::is_some) => {
+                Ok(shutdown.ok().and_then(|shutdown| *shutdown).unwrap_or(Shutdown::Keep))
+            }
+            ended = self.node.live() => Err(ended),
+        };
+        let result = match asked {
+            Ok(Shutdown::Keep) => Ok(()),
+            Ok(Shutdown::Remove) => self.node.remove().await,
+            Err(Ok(never)) => match never {},
+            Err(Err(error)) => Err(error),
+        };
+        self.node.done();
+        result
+    }
+}
+
+/// Why a network ended by itself, or could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The backend cannot work on this host or with this configuration.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// There is no lease to be had.
+    #[error("failed to acquire lease")]
+    Lease(#[source] ManagerError),
+}

@@ -1,0 +1,422 @@
+//! The loop of one network on one host.
+//!
+//! 1. Read the configuration, waiting for it as long as it takes.
+//! 2. Open the backend: its device exists before the lease, which carries the device's address.
+//! 3. Get the lease, and make the host ready for it.
+//! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
+//!    makes the host as it should be.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+
+use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::event::{NetworkEvent, Phase};
+use crate::hold::{HoldEvent, hold};
+use crate::lease_set::LeaseChange;
+use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
+use crate::network::{NetworkError, NetworkOptions, Running, Shared};
+use crate::peers::{Dirty, PeerSet};
+use crate::registry::{BadRecord, RegistryError};
+use crate::status::Status;
+use crate::{Lease, NetworkConfig};
+
+/// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
+/// beside the 100 ms within which a change shall be put right.
+const PASS_GAP: Duration = Duration::from_millis(10);
+
+pub(crate) struct Node {
+    options: NetworkOptions,
+    random: fastrand::Rng,
+    shared: watch::Sender<Shared>,
+    events: broadcast::Sender<NetworkEvent>,
+    backend: Option<Box<dyn Backend>>,
+    own: Option<Lease>,
+    peers: PeerSet,
+    dirty: Dirty,
+    last_pass: Instant,
+    next_pass: Instant,
+    noticed: String,
+}
+
+impl Node {
+    pub(crate) fn new(
+        options: NetworkOptions,
+        shared: watch::Sender<Shared>,
+        events: broadcast::Sender<NetworkEvent>,
+    ) -> Self {
+        let random = options
+            .seed
+            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        shared.send_modify(|shared| shared.status.manager = options.manager.describe());
+        let now = Instant::now();
+        Self {
+            options,
+            random,
+            shared,
+            events,
+            backend: None,
+            own: None,
+            peers: PeerSet::default(),
+            dirty: Dirty::All,
+            last_pass: now,
+            next_pass: now,
+            noticed: String::new(),
+        }
+    }
+
+    /// Runs until an error that no waiting will cure. To drop the future between two polls loses nothing: kernel
+    /// writes happen within one.
+    pub(crate) async fn live(&mut self) -> Result<Infallible, NetworkError> {
+        let config = Arc::new(self.configuration().await?);
+        self.tell(NetworkEvent::Configured(Arc::clone(&config)));
+        let before = self.recall().await?;
+        let request = OpenRequest {
+            config: &config,
+            external: &self.options.external,
+            before: before.as_ref().map(|lease| &lease.attrs),
+        };
+        let mut backend = self.options.backend.open(request)?;
+        let own = self.acquire(&config, &*backend).await?;
+        backend.configure(&own)?;
+        self.backend = Some(backend);
+        self.follow(config, own).await
+    }
+
+    async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
+        let manager = Arc::clone(&self.options.manager);
+        self.patiently(Phase::Configuration, async || manager.config().await)
+            .await
+    }
+
+    async fn recall(&mut self) -> Result<Option<Lease>, NetworkError> {
+        let manager = Arc::clone(&self.options.manager);
+        let public = self.options.external.public;
+        self.patiently(Phase::Recall, async || manager.recall(public).await)
+            .await
+    }
+
+    async fn acquire(
+        &mut self,
+        config: &NetworkConfig,
+        backend: &dyn Backend,
+    ) -> Result<Lease, NetworkError> {
+        let manager = Arc::clone(&self.options.manager);
+        let attrs = backend.attrs().at(self.options.external.public);
+        let previous = self.options.previous;
+        let request = LeaseRequest {
+            config,
+            attrs: &attrs,
+            previous,
+        };
+        self.patiently(Phase::Lease, async || manager.acquire(request).await)
+            .await
+    }
+
+    /// Tries until it works, telling each failure with the pause that follows it.
+    async fn patiently<T>(
+        &mut self,
+        phase: Phase,
+        attempt: impl AsyncFn() -> Result<T, ManagerError>,
+    ) -> Result<T, NetworkError> {
+        for failures in 0_u32.. {
+            let error = match attempt().await {
+                Ok(value) => {
+                    self.status(|status| status.waiting_for = None);
+                    return Ok(value);
+                }
+                Err(error) if is_final(&error) => return Err(NetworkError::Lease(error)),
+                Err(error) => error,
+            };
+            let reason = crate::chain(&error);
+            let retry_in = self.options.retry.delay(failures, self.random.f64());
+            self.status(|status| status.waiting_for = Some(reason.clone()));
+            self.tell(NetworkEvent::Waiting {
+                phase,
+                reason,
+                retry_in,
+            });
+            tokio::time::sleep(retry_in).await;
+        }
+        std::future::pending().await
+    }
+
+    /// Step 4: the life of a network that has its lease.
+    async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
+        let manager = Arc::clone(&self.options.manager);
+        let seed = fastrand::Rng::with_seed(self.random.u64(..));
+        let mut holding = hold(
+            Arc::clone(&manager),
+            Arc::clone(&config),
+            own.clone(),
+            self.options.retry,
+            seed,
+        );
+        let mut peers = self.start(&config, own);
+        loop {
+            let Some(backend) = self.backend.as_mut() else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                Some(event) = peers.next() => self.on_peers(event),
+                Some(event) = holding.next() => {
+                    if let Some(moved) = self.on_lease(event) {
+                        peers = self.start(&config, moved);
+                    }
+                }
+                noticed = backend.drifted() => self.look_again(noticed),
+                () = tokio::time::sleep_until(self.next_pass) => self.pass(&config),
+            }
+        }
+    }
+
+    /// Begins to follow the peers of the host that holds `own`.
+    fn start(&mut self, config: &NetworkConfig, own: Lease) -> BoxStream<'static, PeerEvent> {
+        let subnet = own.subnet;
+        let mtu = self.backend.as_ref().map(|backend| backend.mtu());
+        self.peers = PeerSet::default();
+        self.dirty = Dirty::All;
+        self.own = Some(own.clone());
+        self.status(|status| {
+            status.lease = Some(own.clone());
+            status.lease_lost = None;
+            status.mtu = mtu;
+        });
+        tracing::debug!(%subnet, backend = config.backend.name, "following the peers");
+        self.tell(NetworkEvent::LeaseAcquired(own));
+        self.options.manager.watch(subnet)
+    }
+
+    fn on_peers(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Changed(changes) => {
+                for change in changes {
+                    self.on_peer(change);
+                }
+                let peers = self.peers.len();
+                self.status(|status| status.peers = peers);
+                self.soon();
+            }
+            PeerEvent::Complete => {
+                self.peers.complete();
+                self.dirty = Dirty::All;
+                self.soon();
+            }
+            PeerEvent::Bad(bad) => self.on_bad(bad),
+            PeerEvent::Silent(reason) => {
+                self.status(|status| status.registry_silent = Some(reason.clone()));
+                self.tell(NetworkEvent::RegistrySilent(reason));
+            }
+            PeerEvent::Heard => {
+                self.status(|status| status.registry_silent = None);
+                self.tell(NetworkEvent::RegistryHeard);
+            }
+        }
+    }
+
+    fn on_peer(&mut self, change: LeaseChange) {
+        let (subnet, event) = match &change {
+            LeaseChange::Put(lease) if self.peers.peer(&lease.subnet).is_some() => {
+                (lease.subnet, NetworkEvent::PeerChanged(Arc::clone(lease)))
+            }
+            LeaseChange::Put(lease) => (lease.subnet, NetworkEvent::PeerJoined(Arc::clone(lease))),
+            LeaseChange::Removed(subnet) => (*subnet, NetworkEvent::PeerLeft(*subnet)),
+        };
+        self.peers.apply(change);
+        self.dirty.add(subnet);
+        self.tell(event);
+    }
+
+    /// Tells each bad record once: when it was not there before, or is bad in another way.
+    fn on_bad(&mut self, bad: Vec<BadRecord>) {
+        let known = self.shared.borrow().status.bad_records.clone();
+        for record in bad.iter().filter(|record| !known.contains(record)) {
+            self.tell(NetworkEvent::BadRecord(record.clone()));
+        }
+        self.status(|status| status.bad_records = bad);
+    }
+
+    /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
+    fn on_lease(&mut self, event: HoldEvent) -> Option<Lease> {
+        match event {
+            HoldEvent::Keep(KeepEvent::Waiting(time)) => self.tell(NetworkEvent::RenewalIn(time)),
+            HoldEvent::Keep(KeepEvent::Permanent) => self.tell(NetworkEvent::LeasePermanent),
+            HoldEvent::Keep(KeepEvent::Renewed(time)) => self.tell(NetworkEvent::LeaseRenewed(time)),
+            HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
+                self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
+            }
+            HoldEvent::Keep(KeepEvent::Lost(reason)) => {
+                self.status(|status| status.lease_lost = Some(reason.clone()));
+                self.tell(NetworkEvent::LeaseLost(reason));
+            }
+            HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
+                self.tell(NetworkEvent::Waiting {
+                    phase: Phase::Lease,
+                    reason,
+                    retry_in,
+                });
+            }
+            HoldEvent::NotYet(_) => {}
+            HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
+        }
+        None
+    }
+
+    fn on_acquired_again(&mut self, lease: Lease) -> Option<Lease> {
+        if self.own.as_ref().is_some_and(|own| own.subnet == lease.subnet) {
+            self.own = Some(lease.clone());
+            self.status(|status| {
+                status.lease = Some(lease.clone());
+                status.lease_lost = None;
+            });
+            self.tell(NetworkEvent::LeaseAcquired(lease));
+            return None;
+        }
+        let configured = self.backend.as_mut().map(|backend| backend.configure(&lease));
+        if let Some(Err(error)) = configured {
+            let (object, reason) = (format!("lease {}", lease.subnet), crate::chain(&error));
+            self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        }
+        self.look_again(format!("the lease moved to {}", lease.subnet));
+        Some(lease)
+    }
+
+    fn look_again(&mut self, noticed: String) {
+        tracing::debug!(%noticed, "looking again");
+        self.noticed = noticed;
+        self.soon();
+    }
+
+    /// Brings the next pass forward, as far as the gap between passes allows.
+    fn soon(&mut self) {
+        self.next_pass = self.next_pass.min(Instant::now().max(self.last_pass + PASS_GAP));
+    }
+
+    /// Makes the host as it should be.
+    fn pass(&mut self, config: &Arc<NetworkConfig>) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
+        let started = std::time::Instant::now();
+        let request = SyncRequest {
+            peers: &self.peers,
+            dirty: &dirty,
+            now: Instant::now().into_std(),
+        };
+        let report = backend.sync(request);
+        self.last_pass = Instant::now();
+        let audit = self.options.audit_every;
+        self.next_pass = self.last_pass
+            + report
+                .retry_in
+                .unwrap_or(audit)
+                .clamp(PASS_GAP, audit.max(PASS_GAP));
+        tracing::debug!(
+            written = report.written,
+            removed = report.removed,
+            failed = report.failed.len(),
+            "pass"
+        );
+        self.report(report, started.elapsed());
+        self.become_ready(config);
+    }
+
+    fn report(&mut self, report: SyncReport, took: Duration) {
+        let noticed = std::mem::replace(&mut self.noticed, "an audit".to_owned());
+        if report.drifted > 0 {
+            self.tell(NetworkEvent::Repaired {
+                objects: report.drifted,
+                noticed,
+            });
+        }
+        let known = self.shared.borrow().status.clone();
+        for failure in report
+            .failed
+            .iter()
+            .filter(|failure| !known.failed.contains(failure))
+        {
+            self.tell(NetworkEvent::ObjectFailed(failure.clone()));
+        }
+        for failure in report
+            .unreachable
+            .iter()
+            .filter(|failure| !known.unreachable.contains(failure))
+        {
+            self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
+        }
+        self.status(|status| {
+            status.passes += 1;
+            status.repaired += report.drifted as u64;
+            status.last_pass = took;
+            status.failed = report.failed;
+            status.unreachable = report.unreachable;
+        });
+    }
+
+    fn become_ready(&mut self, config: &Arc<NetworkConfig>) {
+        let (Some(backend), Some(own)) = (&self.backend, &self.own) else {
+            return;
+        };
+        let is_new = self
+            .shared
+            .borrow()
+            .running
+            .as_ref()
+            .is_none_or(|running| running.lease.subnet != own.subnet);
+        if self.peers.is_complete() && is_new {
+            let running = Running {
+                lease: own.clone(),
+                mtu: backend.mtu(),
+                config: Arc::clone(config),
+            };
+            self.shared.send_modify(|shared| {
+                shared.status.ready = true;
+                shared.running = Some(running);
+            });
+            self.tell(NetworkEvent::Ready);
+        }
+    }
+
+    /// Removes what the network made on the host, and gives the lease back.
+    pub(crate) async fn remove(&mut self) -> Result<(), NetworkError> {
+        let removed = self.backend.take().map_or(Ok(()), |mut backend| backend.remove());
+        let Some(own) = self.own.take() else {
+            return Ok(removed?);
+        };
+        let released = self.options.manager.release(&own).await;
+        removed?;
+        match released {
+            // Somebody was faster; the lease is not ours any more either way.
+            Err(ManagerError::Registry(RegistryError::Gone(_) | RegistryError::Changed(_))) | Ok(()) => {
+                Ok(())
+            }
+            Err(error) => Err(NetworkError::Lease(error)),
+        }
+    }
+
+    /// Says that the network ended, which ends the handle's waiting.
+    pub(crate) fn done(&self) {
+        self.shared.send_modify(|shared| shared.done = true);
+    }
+
+    fn tell(&self, event: NetworkEvent) {
+        tracing::trace!(?event, "event");
+        // An error means that nobody listens, which is fine.
+        let _ = self.events.send(event);
+    }
+
+    fn status(&self, change: impl FnOnce(&mut Status)) {
+        self.shared.send_modify(|shared| change(&mut shared.status));
+    }
+}
+
+/// Tells whether no waiting will help. A store that refuses may be set right while we wait.
+fn is_final(error: &ManagerError) -> bool {
+    matches!(error, ManagerError::OutOfSubnets(_))
+}

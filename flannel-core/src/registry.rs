@@ -1,0 +1,187 @@
+//! The seam to a store of leases.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::{Lease, LeaseAttrs, Revision, SubnetKey, Term};
+
+/// The cause of an error, whatever its type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One store of leases, shared by all hosts of a network.
+///
+/// Every implementation keeps these promises; the contract suite in `flannel-testing` checks each by its number.
+///
+/// 1. **Linearizable.** Every call sees all writes that were answered before it began.
+/// 2. **Create is exclusive.** Of several `create` calls for one subnet exactly one succeeds, the others get
+///    [`RegistryError::Exists`].
+/// 3. **Writes compare.** `update`, `renew` and `delete` change a record only if its revision is still the one given;
+///    otherwise they get [`RegistryError::Changed`], or [`RegistryError::Gone`] if there is no record, and nothing is
+///    changed.
+/// 4. **Revisions grow.** Each write gives the record a larger revision than any before it.
+/// 5. **Leases end.** A record of [`Term::Limited`] that is not renewed within its time to live disappears, and
+///    watchers are told. A record of [`Term::Permanent`] stays.
+/// 6. **Renewing is silent.** `renew` changes neither the record nor its revision, and watchers see nothing.
+/// 7. **A watch is complete.** Applied in order to the state it starts from, its events give the state of the store;
+///    it may repeat, it never omits. Where it cannot tell what it missed, it says [`RegistryEvent::Snapshot`].
+/// 8. **A watch never ends.** It reconnects by itself; [`RegistryEvent::Silent`] tells that it is trying.
+/// 9. **Bad records are set aside.** A record that cannot be read never hides another one, in a list or in a watch.
+/// 10. **Cost.** A list is a number of calls that does not depend on who wrote the records; a watch is one
+///     subscription; an event costs no call.
+#[async_trait]
+pub trait SubnetRegistry: Send + Sync + 'static {
+    /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`. Holds no secret.
+    fn describe(&self) -> String;
+
+    /// Reads the text of the network configuration; `None` if nobody has written one yet.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`]; only [`Unavailable`](RegistryError::Unavailable) and
+    /// [`Refused`](RegistryError::Refused) occur.
+    async fn config(&self) -> Result<Option<String>, RegistryError>;
+
+    /// Reads all leases.
+    ///
+    /// # Errors
+    ///
+    /// As [`config`](Self::config).
+    async fn list(&self) -> Result<Snapshot, RegistryError>;
+
+    /// Writes a lease for a subnet that nobody holds, to end after `ttl` unless renewed.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Exists`] if somebody holds it;
+    /// [`RegistryError::Unknown`] if the store did not say whether it wrote.
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError>;
+
+    /// Replaces what a lease says, if its revision is still that of `lease`. A limited lease gets a new `ttl`, a
+    /// permanent one stays permanent.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError>;
+
+    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`.
+    ///
+    /// Answers with the time to live that the store granted.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Changed`] or [`RegistryError::Gone`].
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError>;
+
+    /// Removes a lease, if its revision is still that of `lease`.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError>;
+
+    /// Follows all changes after a revision, or from a snapshot if none is given. The stream never ends; dropping it
+    /// ends the subscription.
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
+}
+
+/// All leases at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The store's revision at that moment.
+    pub revision: Revision,
+    /// The leases that could be read.
+    pub leases: Vec<Lease>,
+    /// The records that could not.
+    pub bad: Vec<BadRecord>,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub enum RegistryEvent {
+    /// The whole state; what is not in it does not exist.
+    Snapshot(Snapshot),
+    /// A lease was written.
+    Put(Lease),
+    /// A lease, or a bad record with the key of one, was removed or ran out.
+    Deleted(SubnetKey, Revision),
+    /// A record was written that cannot be read.
+    Bad(BadRecord),
+    /// A bad record whose key is not that of a subnet was removed.
+    BadDeleted(String),
+    /// The store does not answer; the watch goes on trying. Nothing is known to have changed.
+    Silent(String),
+    /// The store answers again.
+    Heard,
+}
+
+/// A record that cannot be read, and is therefore not used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BadRecord {
+    /// Its key, below the one that holds all leases.
+    pub key: String,
+    /// Its subnet, if the key at least can be read: it counts as taken.
+    pub subnet: Option<SubnetKey>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for BadRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {:?}: {}", self.key, self.reason)
+    }
+}
+
+/// Reads one record as every registry does: a readable key and a readable value make a lease.
+///
+/// # Errors
+///
+/// [`BadRecord`] says which of the two cannot be read.
+pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> Result<Lease, BadRecord> {
+    let bad = |subnet, reason: String| BadRecord {
+        key: key.to_owned(),
+        subnet,
+        reason,
+    };
+    let subnet: SubnetKey = key.parse().map_err(|error| bad(None, format!("{error}")))?;
+    let value = std::str::from_utf8(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
+    let attrs = LeaseAttrs::from_record(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
+    Ok(Lease {
+        subnet,
+        attrs,
+        revision,
+        term,
+    })
+}
+
+/// Why a call to a registry failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// Another host leased this subnet first; choose another one.
+    #[error("subnet {0} is already leased")]
+    Exists(SubnetKey),
+    /// The record changed since it was read; read it again and decide anew.
+    #[error("the lease of {0} was changed by somebody else")]
+    Changed(SubnetKey),
+    /// There is no such record any more; the lease is lost.
+    #[error("the lease of {0} is gone")]
+    Gone(SubnetKey),
+    /// The store may or may not have written; read the record before trying again.
+    #[error("no answer to a write of {0}, which may have happened")]
+    Unknown(SubnetKey, #[source] BoxError),
+    /// The store did not answer and nothing was written; the same call may succeed later.
+    #[error("{0} does not answer")]
+    Unavailable(String, #[source] BoxError),
+    /// The store answered that it will not do this; a person must act.
+    #[error("{0} refuses")]
+    Refused(String, #[source] BoxError),
+}
