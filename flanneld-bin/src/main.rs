@@ -10,6 +10,7 @@ use options::{Command, Options};
 mod flags;
 mod go_syntax;
 mod options;
+mod subnet_env;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that
 /// restarts on failure takes for a success.
