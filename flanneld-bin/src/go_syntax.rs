@@ -85,6 +85,8 @@ pub(crate) fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -148,6 +150,23 @@ mod tests {
             ("\u{85}\u{2028}\u{a0}", r#""\u0085\u2028\u00a0""#),
         ] {
             assert_eq!(quote(text), quoted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_reads_as_itself_in_every_base(number: i64) {
+            let (sign, magnitude) = (if number < 0 { "-" } else { "" }, number.unsigned_abs());
+            prop_assert_eq!(parse_int(&number.to_string()), Ok(number));
+            prop_assert_eq!(parse_int(&format!("{sign}{magnitude:#x}")), Ok(number));
+            prop_assert_eq!(parse_int(&format!("{sign}{magnitude:#o}")), Ok(number));
+            prop_assert_eq!(parse_int(&format!("{sign}0{magnitude:o}")), Ok(number));
+            prop_assert_eq!(parse_int(&format!("{sign}{magnitude:#b}")), Ok(number));
+        }
+
+        #[test]
+        fn no_text_brings_the_number_reader_down(text in "[-+]?0?[xXoObB]?[0-9a-fé_]{0,20}|.*") {
+            let _ = parse_int(&text);
         }
     }
 }

@@ -261,6 +261,7 @@ mod tests {
         let directory = Directory::new();
         let (path, target) = (directory.0.join("subnet.env"), directory.0.join("target"));
         fs::write(&target, "precious").expect("target");
+        fs::set_permissions(&target, Permissions::from_mode(0o600)).expect("mode");
         symlink(&target, &path).expect("link");
         ipv4_only().write(&path).expect("written");
         assert!(fs::symlink_metadata(&path).expect("exists").is_file());

@@ -78,6 +78,8 @@ fn is_port(port: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -126,5 +128,16 @@ mod tests {
     fn a_password_in_an_endpoint_is_not_repeated() {
         let error = parse_list("http://h,https://root:secret@h:1").expect_err("has a user");
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_brings_the_reader_down_and_what_it_accepts_it_accepts_again(
+            text in "((https?|ftp)?://)?[\\[a-z0-9:.\\]@é]{0,20}/?|.*"
+        ) {
+            for endpoint in parse_list(&text).unwrap_or_default() {
+                prop_assert_eq!(parse(&endpoint), Ok(endpoint));
+            }
+        }
     }
 }
