@@ -12,6 +12,7 @@
 //! one of each. What should be and what there is are kept side by side, so a change of one object costs work for one
 //! object, and doubt costs one read.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -153,10 +154,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
     }
 
-    /// Says that no object should be.
-    pub fn forget_all(&mut self) {
-        let keys: Vec<K> = self.objects.keys().cloned().collect();
-        keys.iter().for_each(|key| self.forget(key));
+    /// Says what all objects should be.
+    pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
+        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        gone.iter().for_each(|key| self.forget(key));
+        desired.into_iter().for_each(|(key, value)| self.want(key, value));
     }
 
     /// Returns what an object should be.
@@ -182,10 +184,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.surplus.clear();
         let mut seen: BTreeMap<K, V> = BTreeMap::new();
         for (key, value) in read {
-            if seen.contains_key(&key) {
-                self.surplus.push((key, value));
-            } else {
-                seen.insert(key, value);
+            match seen.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(entry) => self.surplus.push((entry.key().clone(), value)),
             }
         }
         let mut drifted = 0;
