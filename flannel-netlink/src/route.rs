@@ -110,8 +110,9 @@ impl Route {
     }
 
     /// As [`by_gateway`](Self::by_gateway), but on the given link, whose addresses need not
-    /// cover the gateway. The link must be up, and the gateway must not be an address of this
-    /// host (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
+    /// cover the gateway. The link must be up, the gateway must not be an address of this host,
+    /// and, for IPv4, the namespace must have an address at all, such as loopback's
+    /// (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
     pub fn onlink(destination: IpNet, gateway: IpAddr, index: u32) -> Self {
         Self {
             gateway: Some(gateway),
