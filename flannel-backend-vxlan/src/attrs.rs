@@ -7,7 +7,8 @@ use flannel_netlink::Mac;
 /// Writes the backend data of a host.
 pub(crate) fn write(vni: u32, mac: Mac) -> Json {
     let text = format!(r#"{{"VNI":{vni},"VtepMAC":"{mac}"}}"#);
-    Json::parse(&text).expect("the text above is JSON: a number, and a string of hexadecimal digits and colons")
+    Json::parse(&text)
+        .expect("the text above is JSON: a number, and a string of hexadecimal digits and colons")
 }
 
 /// Reads the device's address from the backend data of a peer. Its VNI, if it says one, is not needed: a lease is
@@ -19,7 +20,11 @@ pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     // The kernel refuses such addresses in its tables, and no device has one.
     let [first, ..] = mac.0;
     let is_unicast = first & 1 == 0 && mac.0 != [0; 6];
-    if is_unicast { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
+    if is_unicast {
+        Ok(mac)
+    } else {
+        Err(AttrsError::NotAMac(text))
+    }
 }
 
 /// Why the backend data of a peer cannot be used.
@@ -41,13 +46,18 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String, String> {
-        read(Some(&Json::parse(text).unwrap())).map(|mac| mac.to_string()).map_err(|error| error.to_string())
+        read(Some(&Json::parse(text).unwrap()))
+            .map(|mac| mac.to_string())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_own_data_is_written_as_flannel_writes_it() {
         let mac = Mac([0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x44]);
-        assert_eq!(write(1, mac).as_str(), r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#);
+        assert_eq!(
+            write(1, mac).as_str(),
+            r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#
+        );
     }
 
     #[test]
@@ -68,10 +78,22 @@ mod tests {
         for (text, reason) in [
             ("{}", "its lease has no VtepMAC"),
             ("null", "its lease has no VtepMAC"),
-            (r#"{"VtepMAC":5}"#, "BackendData of its lease: json: cannot unmarshal number 5 into VtepMAC, which must be a string"),
-            (r#"{"VtepMAC":"x"}"#, r#"VtepMAC of its lease is not the address of a device: "x""#),
-            (r#"{"VtepMAC":"00:00:00:00:00:00"}"#, r#"VtepMAC of its lease is not the address of a device: "00:00:00:00:00:00""#),
-            (r#"{"VtepMAC":"ff:ff:ff:ff:ff:ff"}"#, r#"VtepMAC of its lease is not the address of a device: "ff:ff:ff:ff:ff:ff""#),
+            (
+                r#"{"VtepMAC":5}"#,
+                "BackendData of its lease: json: cannot unmarshal number 5 into VtepMAC, which must be a string",
+            ),
+            (
+                r#"{"VtepMAC":"x"}"#,
+                r#"VtepMAC of its lease is not the address of a device: "x""#,
+            ),
+            (
+                r#"{"VtepMAC":"00:00:00:00:00:00"}"#,
+                r#"VtepMAC of its lease is not the address of a device: "00:00:00:00:00:00""#,
+            ),
+            (
+                r#"{"VtepMAC":"ff:ff:ff:ff:ff:ff"}"#,
+                r#"VtepMAC of its lease is not the address of a device: "ff:ff:ff:ff:ff:ff""#,
+            ),
         ] {
             assert_eq!(parse(text), Err(reason.to_owned()));
         }

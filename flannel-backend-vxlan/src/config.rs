@@ -30,14 +30,22 @@ const LARGEST_VNI: [(bool, u64); 2] = [(false, 9_999_999), (true, 9_999)];
 impl VxlanConfig {
     /// Reads the options; unknown ones are ignored.
     pub(crate) fn parse(backend: &BackendConfig, has_ipv6: bool) -> Result<Self, BackendError> {
-        let wrong = |reason: String| BackendError::Config { backend: "VXLAN", reason };
+        let wrong = |reason: String| BackendError::Config {
+            backend: "VXLAN",
+            reason,
+        };
         let json = |error: JsonError| wrong(error.to_string());
         let options: Object<'_> = backend.options.object().map_err(json)?;
         let number = |name: &str, default: u64, largest: u64| match options.unsigned(name).map_err(json)? {
             Some(value) if value > largest => Err(wrong(format!("{name} is {value}, more than {largest}"))),
             value => Ok(value.unwrap_or(default)),
         };
-        let flag = |name: &str| options.boolean(name).map_err(json).map(|value| value.unwrap_or(false));
+        let flag = |name: &str| {
+            options
+                .boolean(name)
+                .map_err(json)
+                .map(|value| value.unwrap_or(false))
+        };
 
         let (_, largest_vni) = LARGEST_VNI[usize::from(has_ipv6)];
         let fits = "the checks above keep it in range";
@@ -67,27 +75,55 @@ mod tests {
 
     #[test]
     fn options_not_given_are_flannels_defaults() {
-        let expected =
-            VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None, direct_routing: false };
+        let expected = VxlanConfig {
+            vni: 1,
+            port: 8472,
+            gbp: false,
+            learning: false,
+            mtu: None,
+            direct_routing: false,
+        };
         assert_eq!(parse(""), Ok(expected.clone()));
-        assert_eq!(parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#), Ok(expected));
+        assert_eq!(
+            parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#),
+            Ok(expected)
+        );
     }
 
     #[test]
     fn options_are_found_in_any_case() {
-        let config = parse(r#","vni":7,"PORT":4789,"gbp":true,"learning":true,"Mtu":9000,"directrouting":true"#);
-        let expected =
-            VxlanConfig { vni: 7, port: 4789, gbp: true, learning: true, mtu: Some(9000), direct_routing: true };
+        let config =
+            parse(r#","vni":7,"PORT":4789,"gbp":true,"learning":true,"Mtu":9000,"directrouting":true"#);
+        let expected = VxlanConfig {
+            vni: 7,
+            port: 4789,
+            gbp: true,
+            learning: true,
+            mtu: Some(9000),
+            direct_routing: true,
+        };
         assert_eq!(config, Ok(expected));
     }
 
     #[test]
     fn a_wrong_option_is_named() {
         for (options, reason) in [
-            (r#","VNI":"1""#, "error decoding VXLAN backend config: json: cannot unmarshal string into VNI, which must be a whole number, zero or more"),
-            (r#","VNI":10000000"#, "error decoding VXLAN backend config: VNI is 10000000, more than 9999999"),
-            (r#","Port":65536"#, "error decoding VXLAN backend config: Port is 65536, more than 65535"),
-            (r#","GBP":1"#, "error decoding VXLAN backend config: json: cannot unmarshal number 1 into GBP, which must be true or false"),
+            (
+                r#","VNI":"1""#,
+                "error decoding VXLAN backend config: json: cannot unmarshal string into VNI, which must be a whole number, zero or more",
+            ),
+            (
+                r#","VNI":10000000"#,
+                "error decoding VXLAN backend config: VNI is 10000000, more than 9999999",
+            ),
+            (
+                r#","Port":65536"#,
+                "error decoding VXLAN backend config: Port is 65536, more than 65535",
+            ),
+            (
+                r#","GBP":1"#,
+                "error decoding VXLAN backend config: json: cannot unmarshal number 1 into GBP, which must be true or false",
+            ),
         ] {
             assert_eq!(parse(options), Err(reason.to_owned()));
         }

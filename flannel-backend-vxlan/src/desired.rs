@@ -31,14 +31,17 @@ pub(crate) struct Peer {
 impl Peer {
     /// Reads a lease; `None` if it has no subnet of this family.
     pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: Family) -> Option<Result<Self, String>> {
-        let subnet = lease.subnet.nets().find(|net| is_of(family, net.addr()))?;
+        let subnet = lease.subnet.nets().find(|net| Family::of(net.addr()) == family)?;
         Some(Self::at(subnet, lease, own, family))
     }
 
     fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::VXLAN {
-            return Err(format!("ignoring non-vxlan subnet({subnet}): type={}", attrs.backend_type));
+            return Err(format!(
+                "ignoring non-vxlan subnet({subnet}): type={}",
+                attrs.backend_type
+            ));
         }
         if lease.subnet.overlaps(own) {
             return Err(format!("its subnet overlaps the own one, {own}"));
@@ -55,13 +58,6 @@ impl Peer {
     /// The peer's own address on the overlay.
     pub(crate) fn gateway(&self) -> IpAddr {
         self.subnet.network()
-    }
-}
-
-pub(crate) fn is_of(family: Family, address: IpAddr) -> bool {
-    match family {
-        Family::V4 => address.is_ipv4(),
-        Family::V6 => address.is_ipv6(),
     }
 }
 
@@ -85,8 +81,8 @@ pub(crate) struct Desired {
 /// What the tables are to be told.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// Exactly these objects.
-    Exactly(Objects),
+    /// Exactly what [`Desired::all`] works out anew.
+    Anew,
     /// Without the objects of these peers, then with the objects of those.
     Change {
         /// As they were.
@@ -98,8 +94,16 @@ pub(crate) enum Update {
 
 impl Desired {
     /// Takes in the peers. Where only some changed, and no two want the same object, that costs work for these only.
-    pub(crate) fn update(&mut self, peers: &PeerSet, dirty: &Dirty, own: &SubnetKey, family: Family) -> Update {
-        let Dirty::Some(dirty) = dirty else { return Update::Exactly(self.all(peers, own, family)) };
+    pub(crate) fn update(
+        &mut self,
+        peers: &PeerSet,
+        dirty: &Dirty,
+        own: &SubnetKey,
+        family: Family,
+    ) -> Update {
+        let Dirty::Some(dirty) = dirty else {
+            return Update::Anew;
+        };
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for subnet in dirty {
             gone.extend(self.peers.remove(subnet));
@@ -107,15 +111,21 @@ impl Desired {
             let peer = peers.peer(subnet).and_then(|lease| self.take(lease, own, family));
             come.extend(peer);
         }
-        if self.contested { Update::Exactly(self.all(peers, own, family)) } else { Update::Change { gone, come } }
+        if self.contested {
+            Update::Anew
+        } else {
+            Update::Change { gone, come }
+        }
     }
 
-    /// Works out everything anew. To be called too where a peer that came wants what another one has.
+    /// Works out everything anew, as is due also where a peer that came wants what another one has.
     pub(crate) fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
         *self = Self::default();
         let mut objects = Objects::default();
         for lease in peers.iter() {
-            let Some(peer) = self.take(lease, own, family) else { continue };
+            let Some(peer) = self.take(lease, own, family) else {
+                continue;
+            };
             if let Some(reason) = objects.add(&peer) {
                 self.contested = true;
                 self.refuse(lease.subnet, reason);
@@ -138,7 +148,13 @@ impl Desired {
     }
 
     fn refuse(&mut self, subnet: SubnetKey, reason: String) {
-        self.unreachable.insert(subnet, ObjectFailure { object: format!("peer {subnet}"), reason });
+        self.unreachable.insert(
+            subnet,
+            ObjectFailure {
+                object: format!("peer {subnet}"),
+                reason,
+            },
+        );
     }
 
     /// Returns the number of peers that can be reached.
