@@ -9,9 +9,7 @@ use directory::DataDirectory;
 use flannel_netlink::Namespace;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
 use std::process::{Command, ExitStatus};
-use std::sync::Arc;
 use std::time::Duration;
 
 mod directory;
@@ -34,7 +32,7 @@ pub struct EtcdOptions {
     pub enable_v2: bool,
     /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback address of
     /// the caller's namespace.
-    pub inside: Option<(Arc<Namespace>, IpAddr)>,
+    pub inside: Option<(Namespace, IpAddr)>,
     /// More arguments for the program, such as `--quota-backend-bytes=…`.
     pub arguments: Vec<String>,
 }
@@ -43,7 +41,7 @@ pub struct EtcdOptions {
 #[derive(Debug)]
 pub struct Etcd {
     options: EtcdOptions,
-    namespace: Arc<Namespace>,
+    namespace: Namespace,
     client: SocketAddr,
     peer: SocketAddr,
     // Declared before the files, so that the server is gone when they are removed.
@@ -260,10 +258,10 @@ impl Etcd {
 }
 
 /// Where the server runs, and the addresses for its clients and (absent) peers.
-fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Arc<Namespace>, SocketAddr, SocketAddr)> {
+fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, SocketAddr, SocketAddr)> {
     if let Some((namespace, address)) = &options.inside {
         return Ok((
-            Arc::clone(namespace),
+            namespace.clone(),
             SocketAddr::new(*address, 2379),
             SocketAddr::new(*address, 2380),
         ));
@@ -272,11 +270,7 @@ fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Arc<Namespace>, Socket
     let address = directory::unlikely_loopback_address();
     let client = TcpListener::bind((address, 0))?;
     let peer = TcpListener::bind((address, 0))?;
-    Ok((
-        Arc::new(Namespace::current()?),
-        client.local_addr()?,
-        peer.local_addr()?,
-    ))
+    Ok((Namespace::current()?, client.local_addr()?, peer.local_addr()?))
 }
 
 /// The last lines that a server wrote which has ended with `status`.

@@ -1,10 +1,16 @@
 //! A laboratory of network namespaces, and contract suites, for testing flannel crates
 
+mod capture;
 mod ensure;
 mod etcd;
 mod process;
 mod sys;
 
+pub use capture::packet::{
+    ArpPacket, Frame, FrameContent, IcmpMessage, Ipv4Packet, Ipv6Packet, TcpSegment, Transport, UdpContent,
+    UdpDatagram, VXLAN_PORTS, VxlanPacket,
+};
+pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions};
 pub use process::{NoSuchLine, Process, output_in};

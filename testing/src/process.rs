@@ -6,9 +6,8 @@
 use crate::sys;
 use flannel_netlink::Namespace;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
@@ -156,8 +155,7 @@ pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Outp
 
 /// Starts `command` inside `namespace` from the thread that starts all programs.
 fn spawn(namespace: &Namespace, mut command: Command) -> io::Result<Child> {
-    let namespace = namespace.as_fd().try_clone_to_owned()?;
-    sys::enter_before_exec(&mut command, namespace, std::process::id());
+    sys::enter_before_exec(&mut command, namespace.clone(), std::process::id());
     let (answer, started) = mpsc::sync_channel(1);
     let gone = || io::Error::other("the thread that starts programs has ended");
     spawner()?.send(Start { command, answer }).map_err(|_| gone())?;
@@ -177,7 +175,7 @@ fn spawner() -> io::Result<mpsc::Sender<Start>> {
         return Ok(spawner.clone());
     }
     // A thread is born in its parent's namespace, and would keep a test's namespace alive for ever.
-    let home: OwnedFd = File::open("/proc/self/ns/net")?.into();
+    let home = Namespace::open("/proc/self/ns/net")?;
     let spawner = SPAWNER.get_or_init(|| {
         let (requests, queue) = mpsc::channel::<Start>();
         thread::spawn(move || {

@@ -4,24 +4,26 @@
     reason = "sockets of raw families, signals and mounts are reached through libc only"
 )]
 
+use flannel_netlink::Namespace;
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Makes the program of `command` start inside the network namespace behind `namespace`, and die with `parent`.
 ///
 /// The kernel sends SIGKILL to the program when the *thread* that forked it ends (`prctl(2)`, PR_SET_PDEATHSIG).
-pub(crate) fn enter_before_exec(command: &mut Command, namespace: OwnedFd, parent: u32) {
+pub(crate) fn enter_before_exec(command: &mut Command, namespace: Namespace, parent: u32) {
     let enter = move || {
         // SAFETY: setns, prctl and getppid are async-signal-safe, take no memory of ours, and the descriptor lives
         // as long as this closure.
         unsafe {
-            if libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) != 0
+            if libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNET) != 0
                 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0
             {
                 return Err(io::Error::last_os_error());
@@ -115,7 +117,8 @@ pub(crate) fn bind_to_link(socket: BorrowedFd<'_>, index: u32) -> io::Result<()>
     bind_raw(socket, &raw)
 }
 
-/// Receives one frame from a packet socket: its length (which may exceed `buf`) and its kind (`PACKET_OUTGOING`, …).
+/// Receives one frame from a packet socket without waiting: its length (which may exceed `buf`) and its kind
+/// (`PACKET_OUTGOING`, …).
 pub(crate) fn receive_frame(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, u8)> {
     // SAFETY: all zeroes is a valid `sockaddr_ll`.
     let mut from: libc::sockaddr_ll = unsafe { zeroed() };
@@ -126,13 +129,25 @@ pub(crate) fn receive_frame(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Resul
             socket.as_raw_fd(),
             buf.as_mut_ptr().cast(),
             buf.len(),
-            libc::MSG_TRUNC,
+            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
             (&raw mut from).cast(),
             &raw mut from_length,
         )
     };
     let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
     Ok((n, from.sll_pkttype))
+}
+
+/// Waits until `socket` can be read, has an error, or `limit` (in whole milliseconds) has passed (`poll(2)`).
+pub(crate) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
+    let mut wanted = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let limit = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: `wanted` is one valid `pollfd` during the call.
+    check(unsafe { libc::poll(&raw mut wanted, 1, limit) }).map(drop)
 }
 
 /// Counts the frames that a packet socket had no room for since the last call (`packet(7)`, PACKET_STATISTICS).

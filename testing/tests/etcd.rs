@@ -5,7 +5,6 @@ use flannel_testing::{Etcd, EtcdOptions};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
 
 #[test]
 fn a_key_survives_a_restart_on_the_same_address() {
@@ -87,11 +86,11 @@ fn a_dropped_server_leaves_neither_process_nor_files() {
 
 #[test]
 fn a_server_inside_a_namespace_is_reached_only_there() {
-    let namespace = Arc::new(Namespace::create().unwrap());
+    let namespace = Namespace::create().unwrap();
     raise_loopback(&namespace);
     let address = IpAddr::from([127, 0, 0, 1]);
     let mut options = EtcdOptions::default();
-    options.inside = Some((Arc::clone(&namespace), address));
+    options.inside = Some((namespace.clone(), address));
     let etcd = Etcd::start_with(options).unwrap();
     assert_eq!(etcd.client_url(), "http://127.0.0.1:2379");
     etcd.etcdctl(&["put", "key", "inside"]).unwrap();
