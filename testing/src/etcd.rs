@@ -26,7 +26,6 @@ const ATTEMPTS: usize = 5;
 
 /// How an [`Etcd`] is started.
 #[derive(Clone, Debug, Default)]
-#[non_exhaustive]
 pub struct EtcdOptions {
     /// Serve the v2 API too, which etcd 3.4 does only when told.
     pub enable_v2: bool,

@@ -5,6 +5,7 @@ mod ensure;
 mod etcd;
 mod process;
 mod sys;
+mod traffic;
 
 pub use capture::packet::{
     ArpPacket, Frame, FrameContent, IcmpMessage, Ipv4Packet, Ipv6Packet, TcpSegment, Transport, UdpContent,
@@ -14,3 +15,6 @@ pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions};
 pub use process::{NoSuchLine, Process, output_in};
+pub use traffic::datagrams::{DatagramReport, datagrams};
+pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
+pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};

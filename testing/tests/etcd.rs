@@ -44,8 +44,10 @@ fn a_store_that_lost_everything_starts_with_the_first_revision() {
 
 #[test]
 fn the_v2_interface_answers_only_where_it_was_asked_for() {
-    let mut options = EtcdOptions::default();
-    options.enable_v2 = true;
+    let options = EtcdOptions {
+        enable_v2: true,
+        ..EtcdOptions::default()
+    };
     let old = Etcd::start_with(options).unwrap();
     assert!(http_get(&old, "/v2/keys/").contains(" 200 OK"));
     let new = Etcd::start().unwrap();
@@ -89,8 +91,10 @@ fn a_server_inside_a_namespace_is_reached_only_there() {
     let namespace = Namespace::create().unwrap();
     raise_loopback(&namespace);
     let address = IpAddr::from([127, 0, 0, 1]);
-    let mut options = EtcdOptions::default();
-    options.inside = Some((namespace.clone(), address));
+    let options = EtcdOptions {
+        inside: Some((namespace.clone(), address)),
+        ..EtcdOptions::default()
+    };
     let etcd = Etcd::start_with(options).unwrap();
     assert_eq!(etcd.client_url(), "http://127.0.0.1:2379");
     etcd.etcdctl(&["put", "key", "inside"]).unwrap();
@@ -104,8 +108,11 @@ fn a_server_inside_a_namespace_is_reached_only_there() {
 
 #[test]
 fn the_message_of_a_server_that_cannot_start_tells_why() {
-    let mut options = EtcdOptions::default();
-    options.arguments = vec!["--heartbeat-interval=0".to_owned()];
+    let arguments = vec!["--heartbeat-interval=0".to_owned()];
+    let options = EtcdOptions {
+        arguments,
+        ..EtcdOptions::default()
+    };
     let message = Etcd::start_with(options).unwrap_err().to_string();
     assert!(message.contains("heartbeat-interval"), "{message}");
 }
