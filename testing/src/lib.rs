@@ -3,6 +3,7 @@
 mod capture;
 mod ensure;
 mod etcd;
+mod lab;
 mod process;
 mod sys;
 mod traffic;
@@ -14,6 +15,10 @@ pub use capture::packet::{
 pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions};
+pub use lab::{
+    Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
+    check_requirements, remove_name,
+};
 pub use process::{NoSuchLine, Process, output_in};
 pub use traffic::datagrams::{DatagramReport, datagrams};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};

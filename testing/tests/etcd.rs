@@ -1,6 +1,8 @@
 //! The real etcd program, started and stopped as a test of a registry needs it.
 
-use flannel_netlink::Namespace;
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
+
+use flannel_netlink::{LinkChange, Namespace, Netlink};
 use flannel_testing::{Etcd, EtcdOptions};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -126,12 +128,15 @@ fn http_get(etcd: &Etcd, path: &str) -> String {
 }
 
 fn raise_loopback(namespace: &Namespace) {
-    let mut command = std::process::Command::new("ip");
-    command.args(["link", "set", "lo", "up"]);
-    assert!(
-        flannel_testing::output_in(namespace, command)
-            .unwrap()
-            .status
-            .success()
-    );
+    let mut netlink = Netlink::open_in(namespace).unwrap();
+    let loopback = netlink.link("lo").unwrap().unwrap().index;
+    netlink
+        .change_link(
+            loopback,
+            &LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        )
+        .unwrap();
 }

@@ -89,6 +89,12 @@ impl RunningPing {
         })
     }
 
+    /// What has been seen so far. Requests whose answers are still on their way count as lost.
+    #[must_use]
+    pub fn report(&self) -> PingReport {
+        self.shared.report(self.shared.started.elapsed())
+    }
+
     /// Stops sending, waits for the answers still on their way, at most the options' `timeout`, and reports.
     #[must_use]
     pub fn stop(mut self) -> PingReport {
@@ -208,6 +214,13 @@ impl Shared {
                 self.note(&reply);
             }
         }
+    }
+
+    /// The report of a ping that ran until `stopped`.
+    fn report(&self, stopped: Duration) -> PingReport {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = self.sent.load(Ordering::Acquire);
+        state.answers.report(sent, stopped, state.last_refusal.clone())
     }
 
     fn note(&self, reply: &Reply<'_>) {
