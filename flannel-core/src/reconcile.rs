@@ -12,6 +12,7 @@
 //! one of each. What should be and what there is are kept side by side, so a change of one object costs work for one
 //! object, and doubt costs one read.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ pub trait Table {
     /// # Errors
     ///
     /// Whatever kept the table from being read whole.
+    #[expect(clippy::type_complexity, reason = "pairs of the trait's own types read best as they are")]
     fn read(&mut self) -> Result<Vec<(Self::Key, Self::Value)>, BoxError>;
 
     /// Writes changes.
@@ -182,10 +184,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.surplus.clear();
         let mut seen: BTreeMap<K, V> = BTreeMap::new();
         for (key, value) in read {
-            if seen.contains_key(&key) {
-                self.surplus.push((key, value));
-            } else {
-                seen.insert(key, value);
+            match seen.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(entry) => self.surplus.push((entry.key().clone(), value)),
             }
         }
         let mut drifted = 0;
