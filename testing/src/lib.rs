@@ -1,1 +1,3 @@
 //! A laboratory of network namespaces, and contract suites, for testing flannel crates
+
+pub mod contract;
