@@ -1,6 +1,7 @@
 //! A laboratory of network namespaces, and contract suites, for testing flannel crates
 
 mod capture;
+pub mod contract;
 mod ensure;
 mod etcd;
 mod lab;
