@@ -24,7 +24,7 @@ use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::{Dirty, PeerSet};
 use crate::registry::{BadRecord, RegistryError};
 use crate::status::Status;
-use crate::{Lease, NetworkConfig};
+use crate::{Lease, LeaseAttrs, NetworkConfig};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -82,7 +82,8 @@ impl Node {
             before: before.as_ref().map(|lease| &lease.attrs),
         };
         let mut backend = self.options.backend.open(request)?;
-        let own = self.acquire(&config, &*backend).await?;
+        let attrs = backend.attrs().at(self.options.external.public);
+        let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
         self.follow(config, own).await

@@ -9,6 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use flannel_core::{ExternalInterface, PublicAddrs};
 use tracing::{info, warn};
 
 /// What the kernel says about the interfaces of this host.
@@ -76,25 +77,6 @@ pub(crate) struct Families {
     pub(crate) v4: bool,
     /// Whether hosts reach each other over IPv6.
     pub(crate) v6: bool,
-}
-
-/// The interface that carries the traffic between hosts. A family that is not in use has no address.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct ExternalInterface {
-    /// The name of the interface.
-    pub(crate) name: String,
-    /// The number of the interface.
-    pub(crate) index: u32,
-    /// The largest packet, in bytes; never 0.
-    pub(crate) mtu: u32,
-    /// Its own IPv4 address.
-    pub(crate) v4: Option<Ipv4Addr>,
-    /// Its own IPv6 address.
-    pub(crate) v6: Option<Ipv6Addr>,
-    /// The IPv4 address that peers send to.
-    pub(crate) public_v4: Option<Ipv4Addr>,
-    /// The IPv6 address that peers send to.
-    pub(crate) public_v6: Option<Ipv6Addr>,
 }
 
 /// Why there is no external interface. Each message is one line and lists what the host has.
@@ -268,8 +250,10 @@ fn with_addresses(
         mtu: link.mtu,
         v4,
         v6,
-        public_v4: v4.map(|own| request.public_v4.unwrap_or(own)),
-        public_v6: v6.map(|own| request.public_v6.unwrap_or(own)),
+        public: PublicAddrs {
+            v4: v4.map(|own| request.public_v4.unwrap_or(own)),
+            v6: v6.map(|own| request.public_v6.unwrap_or(own)),
+        },
     })
 }
 

@@ -69,8 +69,8 @@ fn chosen(
 /// The same for IPv4, as `name own-address public-address`.
 fn summary(facts: &Facts, items: &[&str], public_ip: Option<&str>) -> Result<String, String> {
     chosen(facts, V4, items, public_ip).0.map(|chosen| {
-        let (own, public) = (chosen.v4.expect("IPv4"), chosen.public_v4.expect("IPv4"));
-        assert_eq!((chosen.v6, chosen.public_v6), (None, None), "IPv6 is not in use");
+        let (own, public) = (chosen.v4.expect("IPv4"), chosen.public.v4.expect("IPv4"));
+        assert_eq!((chosen.v6, chosen.public.v6), (None, None), "IPv6 is not in use");
         format!("{} {own} {public}", chosen.name)
     })
 }
@@ -301,8 +301,8 @@ fn two_families_need_one_interface_with_an_address_of_each() {
             format!(
                 "{} {} {}",
                 c.name,
-                c.public_v4.expect("IPv4"),
-                c.public_v6.expect("IPv6")
+                c.public.v4.expect("IPv4"),
+                c.public.v6.expect("IPv6")
             )
         })
     };
@@ -340,8 +340,8 @@ fn an_ipv6_network_asks_for_no_ipv4() {
     };
     let (chosen, logged) = chosen(&facts, v6, &[], None);
     let chosen = chosen.expect("found");
-    assert_eq!((chosen.v4, chosen.public_v4), (None, None));
-    assert_eq!(chosen.public_v6, "fd00::1".parse().ok());
+    assert_eq!((chosen.v4, chosen.public.v4), (None, None));
+    assert_eq!(chosen.public.v6, "fd00::1".parse().ok());
     assert_eq!(
         logged,
         [
