@@ -112,7 +112,7 @@ pub async fn a_call_sees_all_writes_that_were_answered_before(subject: &dyn Regi
     let mut lease = create(&*one, 1).await;
     for round in 2..6 {
         let seen = other.list().await.expect("lists");
-        assert_eq!(seen.leases, [lease.clone()]);
+        assert_eq!(seen.leases, std::slice::from_ref(&lease));
         assert!(
             seen.revision >= lease.revision,
             "a list is as new as what it holds"
@@ -164,7 +164,7 @@ pub async fn a_write_with_an_old_revision_changes_nothing(subject: &dyn Registry
         is_changed(registry.renew(stale, DAY).await.map(drop));
         is_changed(registry.delete(stale).await);
     }
-    assert_eq!(registry.list().await.expect("lists").leases, [newest.clone()]);
+    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&newest));
     registry.renew(&newest, DAY).await.expect("renews");
     registry.delete(&newest).await.expect("deletes");
 }
@@ -264,7 +264,7 @@ pub async fn an_updated_lease_lasts_for_a_new_time_to_live(subject: &dyn Registr
     let lease = registry.update(&lease, &host(2), ttl).await.expect("updates");
     assert_eq!(lease.term, Term::Limited);
     sleep(ttl / 2).await;
-    assert_eq!(registry.list().await.expect("lists").leases, [lease.clone()]);
+    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&lease));
     let mut watch = Follower::new(subject, registry.watch(Some(lease.revision)));
     watch.state.leases.insert(lease.subnet, lease);
     watch
