@@ -66,7 +66,7 @@ impl Table {
             self.rows
                 .iter()
                 .filter_map(|row| row.get(column))
-                .map(|w| w.chars().count())
+                .map(|word: &String| word.chars().count())
                 .max()
         };
         let widths: Vec<usize> = (0..columns).map(|column| width_of(column).unwrap_or(0)).collect();

@@ -12,7 +12,7 @@ use flannel_core::{
     SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager, LocalManagerOptions};
+use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -125,7 +125,7 @@ impl Daemon<'_> {
             .as_ref()
             .map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
-        let manager = LocalManager::new(registry, LocalManagerOptions::default());
+        let manager = LocalManager::new(registry);
         let backends = Backends::new(self.namespace.clone());
         let options = NetworkOptions::new(manager, backends, self.external.clone());
         Ok(NetworkOptions {
