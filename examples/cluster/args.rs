@@ -31,11 +31,7 @@ other program. Nothing outside its own namespaces is touched.
 
 /// Reads the options; `None` if help was asked for.
 pub(crate) fn read() -> Result<Option<Args>, lexopt::Error> {
-    let mut args = Args {
-        hosts: 3,
-        backend: "vxlan".to_owned(),
-        keep: false,
-    };
+    let mut args = Args { hosts: 3, backend: "vxlan".to_owned(), keep: false };
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_core::{Network, NetworkError, NetworkOptions, Running, Shutdown};
+use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
 use flannel_examples::{Progress, Table};
 use flannel_registry::{LocalManager, MemoryRegistry};
-use flannel_testing::{Host, INTERFACE, Lab, LabOptions, Pod};
+use flannel_testing::{Host, INTERFACE, Lab, LabError, LabOptions, Pod};
 use tokio::task::JoinHandle;
 
 use crate::args::Args;
@@ -30,6 +30,11 @@ pub(crate) struct Node {
     pub(crate) address: String,
     pub(crate) running: Running,
     pub(crate) pod: Pod,
+    member: Member,
+}
+
+/// A network that runs on a host.
+struct Member {
     network: Network,
     task: JoinHandle<Result<(), NetworkError>>,
 }
@@ -37,45 +42,26 @@ pub(crate) struct Node {
 impl Cluster {
     pub(crate) async fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let step = Progress::begin("hosts");
-        let lab = Lab::new(&LabOptions {
-            hosts: args.hosts,
-            named: args.keep,
-            ..LabOptions::default()
-        })?;
+        let lab = Lab::new(&LabOptions { hosts: args.hosts, named: args.keep, ..LabOptions::default() })?;
         step.done(&format!("{} network namespaces, joined by a switch", args.hosts));
 
         let step = Progress::begin("leases");
         let registry = MemoryRegistry::new();
-        registry.set_config(format!(
-            r#"{{"Network": "{NETWORK}", "Backend": {{"Type": "{}"}}}}"#,
-            args.backend
-        ));
-        let mut started = Vec::new();
-        for host in &lab.hosts {
-            started.push(join(host, registry.clone())?);
+        registry
+            .set_config(format!(r#"{{"Network": "{NETWORK}", "Backend": {{"Type": "{}"}}}}"#, args.backend));
+        let start = |host| Member::start(host, registry.clone());
+        let mut members = lab.hosts.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+        let mut running = Vec::new();
+        for member in &mut members {
+            running.push(member.ready(args.hosts - 1).await?);
         }
-        let mut joined = Vec::new();
-        for (host, (network, task)) in lab.hosts.iter().zip(started) {
-            let (running, task) = ready(host, &network, task).await?;
-            joined.push((host, network, task, running));
-        }
-        step.done("every host has a subnet and routes to all others");
+        step.done("every host has a subnet, and a route to that of every other one");
 
         let step = Progress::begin("pods");
-        let nodes = joined.into_iter().map(|(host, network, task, running)| {
-            let subnets: Vec<_> = running.lease.subnet.nets().collect();
-            let pod = host.add_pod(&subnets, running.mtu)?;
-            let address = host.ipv4().map(|address| address.to_string()).unwrap_or_default();
-            Ok(Node {
-                name: host.name.clone(),
-                address,
-                running,
-                pod,
-                network,
-                task,
-            })
-        });
-        let nodes = nodes.collect::<Result<_, Box<dyn Error>>>()?;
+        let hosts = lab.hosts.iter().zip(members).zip(running);
+        let nodes = hosts
+            .map(|((host, member), running)| Node::new(host, member, running))
+            .collect::<Result<_, _>>()?;
         step.done("one on each host");
         Ok(Self { nodes, lab })
     }
@@ -84,22 +70,10 @@ impl Cluster {
         println!("\nhosts");
         let mut table = Table::new(["host", "address", "subnet", "mtu", "pod"]);
         for node in &self.nodes {
-            let subnets: Vec<_> = node
-                .running
-                .lease
-                .subnet
-                .nets()
-                .map(|net| net.to_string())
-                .collect();
+            let subnets: Vec<_> = node.running.lease.subnet.nets().map(|net| net.to_string()).collect();
             let pods: Vec<_> = node.pod.addresses.iter().map(ToString::to_string).collect();
             let mtu = node.running.mtu.to_string();
-            table.row([
-                node.name.clone(),
-                node.address.clone(),
-                subnets.join(" "),
-                mtu,
-                pods.join(" "),
-            ]);
+            table.row([node.name.clone(), node.address.clone(), subnets.join(" "), mtu, pods.join(" ")]);
         }
         table.print();
     }
@@ -108,12 +82,8 @@ impl Cluster {
     pub(crate) fn look_around(&self) {
         let prefix = self.lab.prefix().unwrap_or_default();
         println!("All of it is up until Ctrl-C. From another terminal, for example:\n");
-        for command in [
-            "ip route",
-            "ip -d link show flannel.1",
-            "ip neigh",
-            "bridge fdb show dev flannel.1",
-        ] {
+        for command in ["ip route", "ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"]
+        {
             println!("  ip netns exec {prefix}host-1 {command}");
         }
         if let Some(address) = self.nodes.get(1).and_then(|node| node.pod.addresses.first()) {
@@ -123,49 +93,50 @@ impl Cluster {
 
     /// Ends all networks and waits for their tasks.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error>> {
-        for node in self.nodes {
-            node.network.shutdown(Shutdown::Remove).await;
-            node.task.await??;
+        for Node { member, .. } in self.nodes {
+            member.network.shutdown(Shutdown::Remove).await;
+            member.task.await??;
         }
         Ok(())
     }
 }
 
-/// Starts the network of one host.
-fn join(
-    host: &Host,
-    registry: MemoryRegistry,
-) -> Result<(Network, JoinHandle<Result<(), NetworkError>>), Box<dyn Error>> {
-    let external = external_interface(&host.namespace, INTERFACE)?;
-    let backend = OpenVxlan::new(host.namespace.clone());
-    let (network, task) = Network::new(NetworkOptions::new(
-        LocalManager::new(registry),
-        backend,
-        external,
-    ));
-    Ok((network, tokio::spawn(task.run())))
+impl Node {
+    /// Puts a pod on a host.
+    fn new(host: &Host, member: Member, running: Running) -> Result<Self, LabError> {
+        let subnets: Vec<_> = running.lease.subnet.nets().collect();
+        let pod = host.add_pod(&subnets, running.mtu)?;
+        let address = host.ipv4().map(|address| address.to_string()).unwrap_or_default();
+        Ok(Self { name: host.name.clone(), address, running, pod, member })
+    }
 }
 
-/// Waits until a host carries traffic to all others, or tells why it does not.
-async fn ready(
-    host: &Host,
-    network: &Network,
-    task: JoinHandle<Result<(), NetworkError>>,
-) -> Result<(Running, JoinHandle<Result<(), NetworkError>>), Box<dyn Error>> {
-    match tokio::time::timeout(PATIENCE, network.ready()).await {
-        Ok(Some(running)) => Ok((running, task)),
-        Ok(None) => {
-            let reason = task
-                .await?
-                .err()
-                .map(|error| flannel_core::chain(&error))
-                .unwrap_or_default();
-            Err(format!("{}: {reason}", host.name).into())
-        }
-        Err(_) => {
-            let status = network.status();
-            let reason = status.waiting_for.unwrap_or_else(|| "the other hosts".to_owned());
-            Err(format!("{} is still waiting for {reason}", host.name).into())
+impl Member {
+    /// Starts the network of one host.
+    fn start(host: &Host, registry: MemoryRegistry) -> Result<Self, BackendError> {
+        let external = external_interface(&host.namespace, INTERFACE)?;
+        let backend = OpenVxlan::new(host.namespace.clone());
+        let (network, task) =
+            Network::new(NetworkOptions::new(LocalManager::new(registry), backend, external));
+        Ok(Self { network, task: tokio::spawn(task.run()) })
+    }
+
+    /// Waits until the host carries traffic to so many others, or tells why it does not.
+    async fn ready(&mut self, others: usize) -> Result<Running, Box<dyn Error>> {
+        let all_there = async {
+            let running = self.network.ready().await?;
+            while self.network.status().peers < others {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Some(running)
+        };
+        match tokio::time::timeout(PATIENCE, all_there).await {
+            Ok(Some(running)) => Ok(running),
+            Ok(None) => match (&mut self.task).await? {
+                Err(error) => Err(flannel_core::chain(&error).into()),
+                Ok(()) => Err("a network ended before it was ready".into()),
+            },
+            Err(_) => Err(format!("a host does not get ready: {:?}", self.network.status()).into()),
         }
     }
 }

@@ -6,11 +6,7 @@
 //! 4. Send traffic between every pair of pods, and show what came of it.
 //!
 //! Namespaces without names and devices in them end with the process, however it ends.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "an example talks to the person who runs it"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
 
 mod args;
 mod cluster;
@@ -54,10 +50,7 @@ async fn main() -> ExitCode {
 /// Shows the whole thing, and tells whether every pair of pods could talk.
 async fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     flannel_testing::check_requirements()?;
-    println!(
-        "flannel on one machine: {} hosts, backend {}, registry in memory\n",
-        args.hosts, args.backend
-    );
+    println!("flannel on one machine: {} hosts, backend {}, registry in memory\n", args.hosts, args.backend);
     let cluster = Cluster::start(args).await?;
     cluster.show();
     let all_talk = traffic::show(&cluster).await?;

@@ -20,15 +20,15 @@ pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
     let nodes = &cluster.nodes;
     let pairs = nodes.len() * (nodes.len() - 1);
     let step = Progress::begin("pings");
-    let mut table =
-        Table::new(std::iter::once("").chain(nodes.iter().map(|node| node.name.as_str()))).of_numbers();
+    let heading = (1..=nodes.len()).map(|number| number.to_string());
+    let mut table = Table::new(std::iter::once("from \ to".to_owned()).chain(heading)).of_numbers();
     let mut failures = Vec::new();
     for from in nodes {
         let mut row = vec![from.name.clone()];
         for to in nodes {
             row.push(match round_trip(from, to).await? {
                 None => "-".to_owned(),
-                Some(Ok(time)) => format!("{:.3}", time.as_secs_f64() * 1_000.0),
+                Some(Ok(time)) => time.as_micros().to_string(),
                 Some(Err(error)) => {
                     failures.push(format!(
                         "{} to {}: {}",
@@ -42,20 +42,14 @@ pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
         }
         table.row(row);
     }
-    step.done(&format!(
-        "{} of {pairs} pairs of pods answer",
-        pairs - failures.len()
-    ));
-    println!("\nround trip from pod to pod, milliseconds, median of {PINGS}");
+    step.done(&format!("{} of {pairs} pairs of pods answer", pairs - failures.len()));
+    println!("\nround trip from pod to pod, microseconds, median of {PINGS} pings");
     table.print();
     failures.iter().for_each(|failure| println!("  lost: {failure}"));
     if failures.is_empty() {
         show_throughput(nodes).await?;
     }
-    println!(
-        "{} of {pairs} pairs of pods reach each other",
-        pairs - failures.len()
-    );
+    println!("{} of {pairs} pairs of pods reach each other", pairs - failures.len());
     Ok(failures.is_empty())
 }
 
@@ -82,10 +76,7 @@ async fn show_throughput(nodes: &[Node]) -> Result<(), Box<dyn Error>> {
     let (client, server) = (from.pod.namespace.clone(), to.pod.namespace.clone());
     let stream = move || throughput(&client, &server, address, STREAM, 1);
     let result = tokio::task::spawn_blocking(stream).await??;
-    println!(
-        "one TCP stream from {} to {}: {result}\n",
-        from.pod.name, to.pod.name
-    );
+    println!("one TCP stream from {} to {}: {result}\n", from.pod.name, to.pod.name);
     Ok(())
 }
 

@@ -16,9 +16,7 @@ impl Progress {
     pub fn begin(what: &str) -> Self {
         print!("  {what:<10} ");
         flush();
-        Self {
-            started: Instant::now(),
-        }
+        Self { started: Instant::now() }
     }
 
     /// Says what came of it, and how long it took.
@@ -42,10 +40,7 @@ pub struct Table {
 impl Table {
     /// Starts with the heading; words stand at the left of their columns.
     pub fn new<S: Into<String>>(heading: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            rows: vec![heading.into_iter().map(Into::into).collect()],
-            right: false,
-        }
+        Self { rows: vec![heading.into_iter().map(Into::into).collect()], right: false }
     }
 
     /// Puts the words of all columns but the first at the right, as is usual for numbers.
@@ -63,25 +58,13 @@ impl Table {
     pub fn print(&self) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width_of = |column| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|word: &String| word.chars().count())
-                .max()
+            self.rows.iter().filter_map(|row| row.get(column)).map(|word: &String| word.chars().count()).max()
         };
         let widths: Vec<usize> = (0..columns).map(|column| width_of(column).unwrap_or(0)).collect();
         for row in &self.rows {
-            let words = row
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (word, &width))| {
-                    if self.right && column > 0 {
-                        format!("{word:>width$}")
-                    } else {
-                        format!("{word:<width$}")
-                    }
-                });
+            let words = row.iter().zip(&widths).enumerate().map(|(column, (word, &width))| {
+                if self.right && column > 0 { format!("{word:>width$}") } else { format!("{word:<width$}") }
+            });
             let line = words.collect::<Vec<_>>().join("  ");
             println!("  {}", line.trim_end());
         }

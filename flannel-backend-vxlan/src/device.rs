@@ -77,27 +77,16 @@ impl DeviceSpec {
         }
         // Last, because a route can only be put on a device that is up.
         if self.address.is_some() && !link.up {
-            let up = LinkChange {
-                up: Some(true),
-                ..LinkChange::default()
-            };
-            netlink
-                .change_link(link.index, &up)
-                .map_err(|error| self.failed("set up", error))?;
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            netlink.change_link(link.index, &up).map_err(|error| self.failed("set up", error))?;
             changes += 1;
         }
-        let device = Device {
-            index: link.index,
-            mac,
-            mtu: self.mtu,
-        };
+        let device = Device { index: link.index, mac, mtu: self.mtu };
         Ok(Ensured { device, changes })
     }
 
     fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, usize), BackendError> {
-        let found = netlink
-            .link(&self.name)
-            .map_err(|error| self.failed("look up", error))?;
+        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
             let Some(difference) = self.difference(&link) else {
@@ -107,14 +96,10 @@ impl DeviceSpec {
             if self.mac.is_none() && link.vxlan().is_some() {
                 mac = link.mac.unwrap_or(mac);
             }
-            netlink
-                .delete_link(link.index)
-                .map_err(|error| self.failed("delete", error))?;
+            netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))?;
         }
         self.create(netlink, mac)?;
-        let created = netlink
-            .link(&self.name)
-            .map_err(|error| self.failed("look up", error))?;
+        let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let link = created.ok_or_else(|| self.host("it vanished right after it was created".to_owned()))?;
         Ok((link, 1))
     }
@@ -178,10 +163,7 @@ impl DeviceSpec {
     /// Finds the device under another name that has the tunnel which the kernel grants only once.
     fn same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
         let links = netlink.links().ok()?;
-        let same = |link: &Link| {
-            link.vxlan()
-                .is_some_and(|v| v.vni == self.vni && v.port == self.port)
-        };
+        let same = |link: &Link| link.vxlan().is_some_and(|v| v.vni == self.vni && v.port == self.port);
         links.into_iter().find(same).map(|link| link.name)
     }
 
@@ -192,16 +174,10 @@ impl DeviceSpec {
             txqlen: (link.txqlen != 0).then_some(0),
             ..LinkChange::default()
         };
-        let changes = [
-            change.mtu.is_some(),
-            change.mac.is_some(),
-            change.txqlen.is_some(),
-        ];
+        let changes = [change.mtu.is_some(), change.mac.is_some(), change.txqlen.is_some()];
         let changes = changes.into_iter().filter(|changed| *changed).count();
         if changes > 0 {
-            netlink
-                .change_link(link.index, &change)
-                .map_err(|error| self.failed("change", error))?;
+            netlink.change_link(link.index, &change).map_err(|error| self.failed("change", error))?;
         }
         Ok(changes)
     }
@@ -217,15 +193,8 @@ impl DeviceSpec {
         let mut changes = 0;
         // The new one first: with a device's last address go its routes.
         if !present.iter().any(|present| present.net == address.net) {
-            let flags = if address.net.addr().is_ipv6() {
-                Address::NO_DAD
-            } else {
-                0
-            };
-            let new = Address {
-                flags,
-                ..Address::new(index, address.net)
-            };
+            let flags = if address.net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
+            let new = Address { flags, ..Address::new(index, address.net) };
             netlink.add_address(&new).map_err(failed)?;
             changes += 1;
         }
@@ -251,9 +220,7 @@ impl DeviceSpec {
 
     fn failed(&self, action: &str, error: Error) -> BackendError {
         if error.is_permission() {
-            return self.host(format!(
-                "not permitted to {action} it: run as root, or with CAP_NET_ADMIN"
-            ));
+            return self.host(format!("not permitted to {action} it: run as root, or with CAP_NET_ADMIN"));
         }
         BackendError::Kernel {
             object: format!("cannot {action} the device {}", self.name),

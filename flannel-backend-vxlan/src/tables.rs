@@ -28,11 +28,7 @@ impl Kernel {
     }
 
     fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
-        self.lock()
-            .apply(writes)
-            .into_iter()
-            .map(|result| result.map_err(boxed))
-            .collect()
+        self.lock().apply(writes).into_iter().map(|result| result.map_err(boxed)).collect()
     }
 }
 
@@ -61,16 +57,9 @@ impl Table for Neighbours {
     }
 
     fn read(&mut self) -> Result<Vec<(IpAddr, Mac)>, BoxError> {
-        let read = self
-            .0
-            .kernel
-            .lock()
-            .neighbours(self.0.index, Some(self.0.family))
-            .map_err(boxed)?;
+        let read = self.0.kernel.lock().neighbours(self.0.index, Some(self.0.family)).map_err(boxed)?;
         let ours = read.into_iter().filter(Neighbour::is_permanent);
-        Ok(ours
-            .filter_map(|neighbour| Some((neighbour.address, neighbour.mac?)))
-            .collect())
+        Ok(ours.filter_map(|neighbour| Some((neighbour.address, neighbour.mac?))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
@@ -100,12 +89,8 @@ impl Table for Fdb {
 
     fn read(&mut self) -> Result<Vec<(Mac, IpAddr)>, BoxError> {
         let read = self.0.kernel.lock().fdb(self.0.index).map_err(boxed)?;
-        let ours = read
-            .into_iter()
-            .filter(|entry| entry.is_permanent() && entry.bridge.is_none());
-        Ok(ours
-            .filter_map(|entry| Some((entry.mac, entry.destination?)))
-            .collect())
+        let ours = read.into_iter().filter(|entry| entry.is_permanent() && entry.bridge.is_none());
+        Ok(ours.filter_map(|entry| Some((entry.mac, entry.destination?))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
@@ -149,18 +134,10 @@ impl OverlayRoute {
         let metric = match subnet {
             IpNet::V4(_) if others < ROUTES_WITHOUT_METRIC => 0,
             // The number of the subnet among all of its size: two subnets of one size never share it.
-            IpNet::V4(net) => net
-                .network()
-                .to_bits()
-                .unbounded_shr(u32::from(32 - net.prefix_len()))
-                .max(1),
+            IpNet::V4(net) => net.network().to_bits().unbounded_shr(u32::from(32 - net.prefix_len())).max(1),
             IpNet::V6(_) => IPV6_METRIC,
         };
-        Self {
-            gateway: Some(subnet.network()),
-            onlink: true,
-            metric,
-        }
+        Self { gateway: Some(subnet.network()), onlink: true, metric }
     }
 }
 
@@ -171,19 +148,11 @@ pub(crate) struct Routes(pub(crate) Place);
 impl Routes {
     fn route(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
         let metric = Some(route.metric).filter(|metric| *metric > 0);
-        Route {
-            gateway: route.gateway,
-            onlink: route.onlink,
-            metric,
-            ..Route::on_link(subnet, self.0.index)
-        }
+        Route { gateway: route.gateway, onlink: route.onlink, metric, ..Route::on_link(subnet, self.0.index) }
     }
 
     fn put(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
-        Route {
-            scope: Route::SCOPE_UNIVERSE,
-            ..self.route(subnet, route)
-        }
+        Route { scope: Route::SCOPE_UNIVERSE, ..self.route(subnet, route) }
     }
 
     /// Whoever made a route on our device and however: with these values the kernel compares neither its protocol
@@ -191,11 +160,7 @@ impl Routes {
     fn delete(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
         const ANY_PROTOCOL: u8 = 0;
         const ANY_SCOPE: u8 = 255;
-        Route {
-            protocol: ANY_PROTOCOL,
-            scope: ANY_SCOPE,
-            ..self.route(subnet, route)
-        }
+        Route { protocol: ANY_PROTOCOL, scope: ANY_SCOPE, ..self.route(subnet, route) }
     }
 }
 
@@ -225,9 +190,7 @@ impl Table for Routes {
         let ours = read
             .into_iter()
             .filter(|route| route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL);
-        Ok(ours
-            .map(|route| (route.destination, OverlayRoute::from(&route)))
-            .collect())
+        Ok(ours.map(|route| (route.destination, OverlayRoute::from(&route))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
@@ -238,19 +201,11 @@ impl Table for Routes {
         for change in changes {
             let start = writes.len();
             match change {
-                Change::Put {
-                    key,
-                    value,
-                    instead_of,
-                } => {
+                Change::Put { key, value, instead_of } => {
                     let new = self.put(*key, value);
                     let in_place = instead_of.is_some_and(|old| old.metric == value.metric);
                     // Where none of ours is there, a route to the same subnet is somebody else's and stays.
-                    writes.push(if in_place {
-                        Write::PutRoute(new)
-                    } else {
-                        Write::AddRoute(new)
-                    });
+                    writes.push(if in_place { Write::PutRoute(new) } else { Write::AddRoute(new) });
                     let beside = instead_of.filter(|old| old.metric != value.metric);
                     writes.extend(beside.map(|old| Write::DeleteRoute(self.delete(*key, &old))));
                 }
@@ -259,19 +214,12 @@ impl Table for Routes {
             answers.push(start..writes.len());
         }
         let mut results = self.0.kernel.apply(&writes).into_iter();
-        answers
-            .into_iter()
-            .map(|range| results.by_ref().take(range.len()).collect())
-            .collect()
+        answers.into_iter().map(|range| results.by_ref().take(range.len()).collect()).collect()
     }
 }
 
 impl From<&Route> for OverlayRoute {
     fn from(route: &Route) -> Self {
-        Self {
-            gateway: route.gateway,
-            onlink: route.onlink,
-            metric: route.metric.unwrap_or(0),
-        }
+        Self { gateway: route.gateway, onlink: route.onlink, metric: route.metric.unwrap_or(0) }
     }
 }

@@ -33,11 +33,7 @@ impl Tunnel {
     ) -> Result<Self, BackendError> {
         let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?;
         spec.mac = Some(device.mac);
-        let place = Place {
-            kernel: kernel.clone(),
-            index: device.index,
-            family: spec.family,
-        };
+        let place = Place { kernel: kernel.clone(), index: device.index, family: spec.family };
         Ok(Self {
             neighbours: Reconciler::new(Neighbours(place.clone())),
             fdb: Reconciler::new(Fdb(place.clone())),
@@ -80,13 +76,10 @@ impl Tunnel {
 
     /// Removes the device, and with it everything on it.
     pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
-        self.kernel
-            .lock()
-            .delete_link(self.device.index)
-            .map_err(|error| BackendError::Kernel {
-                object: format!("cannot delete the device {}", self.spec.name),
-                source: error.into(),
-            })
+        self.kernel.lock().delete_link(self.device.index).map_err(|error| BackendError::Kernel {
+            object: format!("cannot delete the device {}", self.spec.name),
+            source: error.into(),
+        })
     }
 
     /// One pass: device, then what is missing from the packet's last look-up to its first, then what is stale the
@@ -121,19 +114,13 @@ impl Tunnel {
 
     fn without_device(&self, mut report: SyncReport, error: &BackendError) -> SyncReport {
         let object = format!("device {}", self.spec.name);
-        report.failed.push(ObjectFailure {
-            object,
-            reason: flannel_core::chain(error),
-        });
+        report.failed.push(ObjectFailure { object, reason: flannel_core::chain(error) });
         report.retry_in = Some(DEVICE_RETRY);
         report
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
-        match self
-            .desired
-            .update(request.peers, request.dirty, own, self.spec.family)
-        {
+        match self.desired.update(request.peers, request.dirty, own, self.spec.family) {
             Update::Anew => self.want_exactly(request.peers, own),
             Update::Change { gone, come } => {
                 gone.iter().for_each(|peer| self.forget(peer));
@@ -164,9 +151,7 @@ impl Tunnel {
         let others = self.desired.len().saturating_sub(1);
         self.neighbours.tracker.want(peer.gateway(), peer.mac);
         self.fdb.tracker.want(peer.mac, peer.public);
-        self.routes
-            .tracker
-            .want(peer.subnet, OverlayRoute::to(peer.subnet, others));
+        self.routes.tracker.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
     fn forget(&mut self, peer: &Peer) {
@@ -241,11 +226,7 @@ impl Tunnel {
 
 /// Tells whether a notice says anything else than what is wanted. Our own changes come back as notices too.
 fn differs<V: PartialEq>(wanted: Option<&V>, told: Option<&V>, removed: bool) -> bool {
-    if removed {
-        wanted.is_some() && wanted == told
-    } else {
-        wanted != told
-    }
+    if removed { wanted.is_some() && wanted == told } else { wanted != told }
 }
 
 fn in_doubt<T: Table>(table: &mut Reconciler<T>, what: String) -> String {

@@ -106,17 +106,11 @@ impl Write {
             Verb::Add => false,
             Verb::Delete => is_gone(verdict.errno),
         };
-        if already {
-            Ok(())
-        } else {
-            verdict.into_result(self)
-        }
+        if already { Ok(()) } else { verdict.into_result(self) }
     }
 
     fn unanswered(&self) -> Error {
-        Error::Unanswered {
-            object: self.to_string(),
-        }
+        Error::Unanswered { object: self.to_string() }
     }
 }
 
@@ -236,8 +230,6 @@ fn not_sent(write: &Write, error: &std::io::Error) -> Error {
     Error::Kernel {
         object: write.to_string(),
         message: Some("the batch could not be sent".to_owned()),
-        source: error
-            .raw_os_error()
-            .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
+        source: error.raw_os_error().map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
     }
 }

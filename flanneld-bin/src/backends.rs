@@ -21,9 +21,7 @@ impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
-            name => Err(BackendError::UnknownType(format!(
-                "{name} (this daemon has: vxlan)"
-            ))),
+            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan)"))),
         }
     }
 }

@@ -10,11 +10,9 @@ pub(crate) fn check() -> Result<(), String> {
     if is_effective(&status, NET_ADMIN).unwrap_or(true) {
         return Ok(());
     }
-    Err(
-        "flanneld may not change the network: run it as root, or give it CAP_NET_ADMIN (in a systemd unit \
+    Err("flanneld may not change the network: run it as root, or give it CAP_NET_ADMIN (in a systemd unit \
          AmbientCapabilities=CAP_NET_ADMIN, in Docker --cap-add=NET_ADMIN)"
-            .to_owned(),
-    )
+        .to_owned())
 }
 
 /// Reads a capability from the text of `/proc/PID/status` (proc_pid_status(5)); `None` if it is not told.
@@ -30,15 +28,9 @@ mod tests {
 
     #[test]
     fn a_capability_is_read_from_the_status_of_the_process() {
-        assert_eq!(
-            is_effective("Name:\tx\nCapEff:\t000001ffffffffff\n", NET_ADMIN),
-            Some(true)
-        );
+        assert_eq!(is_effective("Name:\tx\nCapEff:\t000001ffffffffff\n", NET_ADMIN), Some(true));
         assert_eq!(is_effective("CapEff:\t0000000000001000\n", NET_ADMIN), Some(true));
-        assert_eq!(
-            is_effective("CapEff:\t0000000000002000\n", NET_ADMIN),
-            Some(false)
-        );
+        assert_eq!(is_effective("CapEff:\t0000000000002000\n", NET_ADMIN), Some(false));
         assert_eq!(is_effective("CapEff:\todd\n", NET_ADMIN), None);
         assert_eq!(is_effective("", NET_ADMIN), None);
     }

@@ -74,13 +74,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
     let previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
-    Ok(Daemon {
-        options,
-        namespace,
-        external,
-        previous,
-        notifier,
-    })
+    Ok(Daemon { options, namespace, external, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -120,18 +114,12 @@ impl Daemon<'_> {
             ..Etcd3Options::default()
         })
         .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
-        let previous = self
-            .previous
-            .as_ref()
-            .map_or_else(|| "None".to_owned(), story::subnets);
+        let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
         let manager = LocalManager::new(registry);
         let backends = Backends::new(self.namespace.clone());
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions {
-            previous: self.previous,
-            ..options
-        })
+        Ok(NetworkOptions { previous: self.previous, ..options })
     }
 
     async fn on_event(&self, network: &Network, event: &NetworkEvent) {
@@ -142,10 +130,7 @@ impl Daemon<'_> {
             self.write_subnet_file(&running);
             info!("Running backend.");
             let subnet = running.lease.subnet;
-            self.notified(
-                self.notifier
-                    .ready(&format!("holding {}", story::subnets(&subnet))),
-            );
+            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
     }
 
@@ -177,23 +162,9 @@ impl Daemon<'_> {
 }
 
 fn subnet_env(running: &Running) -> SubnetEnv {
-    let Running {
-        lease, mtu, config, ..
-    } = running;
-    let v4 = config.ipv4.and_then(|pool| {
-        if let IpNet::V4(net) = pool.network() {
-            Some(net)
-        } else {
-            None
-        }
-    });
-    let v6 = config.ipv6.and_then(|pool| {
-        if let IpNet::V6(net) = pool.network() {
-            Some(net)
-        } else {
-            None
-        }
-    });
+    let Running { lease, mtu, config, .. } = running;
+    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
+    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
     SubnetEnv {
         network: v4,
         subnet: lease.subnet.v4(),
@@ -222,10 +193,7 @@ struct Signals {
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Waits for the next one, and names it.

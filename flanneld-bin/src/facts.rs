@@ -10,27 +10,16 @@ pub(crate) fn read() -> Result<Facts, Error> {
     let links = netlink.links()?;
     let addresses = netlink.addresses(0)?;
     Ok(Facts {
-        links: links
-            .into_iter()
-            .map(|link| link_fact(link, &addresses))
-            .collect(),
+        links: links.into_iter().map(|link| link_fact(link, &addresses)).collect(),
         default_routes_v4: default_routes(&mut netlink, Family::V4)?,
         default_routes_v6: default_routes(&mut netlink, Family::V6)?,
     })
 }
 
 fn link_fact(link: Link, addresses: &[Address]) -> LinkFact {
-    let addresses = addresses
-        .iter()
-        .filter(|address| address.index == link.index)
-        .map(address_fact)
-        .collect();
-    LinkFact {
-        index: link.index,
-        name: link.name,
-        mtu: link.mtu,
-        addresses,
-    }
+    let addresses =
+        addresses.iter().filter(|address| address.index == link.index).map(address_fact).collect();
+    LinkFact { index: link.index, name: link.name, mtu: link.mtu, addresses }
 }
 
 fn address_fact(address: &Address) -> AddressFact {
@@ -47,18 +36,13 @@ fn address_fact(address: &Address) -> AddressFact {
 }
 
 fn default_routes(netlink: &mut Netlink, family: Family) -> Result<Vec<DefaultRoute>, Error> {
-    let filter = RouteFilter {
-        family: Some(family),
-        table: Some(Route::MAIN_TABLE),
-        ..RouteFilter::default()
-    };
+    let filter =
+        RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
     let mut routes = netlink.routes(&filter)?;
     routes.retain(|route| route.destination.prefix_len() == 0);
     routes.sort_by_key(|route| route.metric.unwrap_or(0));
     Ok(routes
         .into_iter()
-        .map(|route| DefaultRoute {
-            next_hops: route.index.into_iter().collect(),
-        })
+        .map(|route| DefaultRoute { next_hops: route.index.into_iter().collect() })
         .collect())
 }

@@ -27,10 +27,7 @@ fn decimal(number: u64, places: u32) -> String {
     let unit = 10_u64.pow(places);
     let (whole, fraction) = (number / unit, number % unit);
     let width = places as usize;
-    format!("{whole}.{fraction:0width$}")
-        .trim_end_matches('0')
-        .trim_end_matches('.')
-        .to_owned()
+    format!("{whole}.{fraction:0width$}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]

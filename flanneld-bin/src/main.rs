@@ -51,15 +51,8 @@ fn print(text: &str, code: ExitCode) -> ExitCode {
 fn run(options: &Options) -> ExitCode {
     log::start(options.verbosity);
     // A unit that passes a variable in braces passes an empty argument when it is not set.
-    if options
-        .ignored_arguments
-        .iter()
-        .any(|argument| !argument.is_empty())
-    {
-        warn!(
-            "ignoring the arguments after the end of the flags: {:?}",
-            options.ignored_arguments
-        );
+    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
+        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
     }
     daemon::run(options)
 }

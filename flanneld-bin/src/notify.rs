@@ -66,9 +66,7 @@ mod tests {
 
     /// The next datagram that `manager` receives.
     fn received(manager: &UnixDatagram) -> String {
-        manager
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .expect("timeout");
+        manager.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
         let mut buf = [0; 256];
         let n = manager.recv(&mut buf).expect("a datagram");
         String::from_utf8_lossy(&buf[..n]).into_owned()
@@ -100,10 +98,7 @@ mod tests {
 
     #[test]
     fn a_status_cannot_smuggle_in_another_state() {
-        assert_eq!(
-            status_line("peer said\nMAINPID=1"),
-            "STATUS=peer said MAINPID=1\n"
-        );
+        assert_eq!(status_line("peer said\nMAINPID=1"), "STATUS=peer said MAINPID=1\n");
     }
 
     #[test]
@@ -118,13 +113,7 @@ mod tests {
     #[test]
     fn a_manager_that_went_away_is_an_error_to_report() {
         let notifier = Notifier::new(Some(OsStr::new("/nonexistent/notify"))).expect("a path");
-        assert_eq!(
-            notifier.ready("up").expect_err("nobody").kind(),
-            io::ErrorKind::NotFound
-        );
-        assert!(
-            Notifier::new(Some(OsStr::new(&"x".repeat(200)))).is_err(),
-            "longer than sun_path"
-        );
+        assert_eq!(notifier.ready("up").expect_err("nobody").kind(), io::ErrorKind::NotFound);
+        assert!(Notifier::new(Some(OsStr::new(&"x".repeat(200)))).is_err(), "longer than sun_path");
     }
 }

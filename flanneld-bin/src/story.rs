@@ -8,11 +8,7 @@ use crate::go_duration::duration;
 /// Writes the line for an event.
 pub(crate) fn tell(event: &NetworkEvent) {
     match event {
-        NetworkEvent::Waiting {
-            phase,
-            reason,
-            retry_in,
-        } => waiting(*phase, reason, &duration(*retry_in)),
+        NetworkEvent::Waiting { phase, reason, retry_in } => waiting(*phase, reason, &duration(*retry_in)),
         NetworkEvent::Configured(config) => {
             info!("Found network config - Backend type: {}", config.backend.name)
         }
@@ -21,28 +17,17 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::LeasePermanent => info!("The lease is a reservation, which is not renewed"),
         NetworkEvent::LeaseRenewed(ttl) => info!("Lease renewed, new expiration in {}", duration(*ttl)),
         NetworkEvent::RenewalFailed { reason, retry_in } => {
-            error!(
-                "Error renewing lease (trying again in {}): {reason}",
-                duration(*retry_in)
-            );
+            error!("Error renewing lease (trying again in {}): {reason}", duration(*retry_in));
         }
         NetworkEvent::LeaseLost(reason) => {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
         }
         NetworkEvent::Ready => info!("All peers are known and reachable as far as this host can tell"),
         NetworkEvent::PeerJoined(lease) => {
-            info!(
-                "Subnet added: {} via {}",
-                subnets(&lease.subnet),
-                lease.attrs.public
-            );
+            info!("Subnet added: {} via {}", subnets(&lease.subnet), lease.attrs.public);
         }
         NetworkEvent::PeerChanged(lease) => {
-            info!(
-                "Subnet changed: {} via {}",
-                subnets(&lease.subnet),
-                lease.attrs.public
-            );
+            info!("Subnet changed: {} via {}", subnets(&lease.subnet), lease.attrs.public);
         }
         NetworkEvent::PeerLeft(subnet) => info!("Subnet removed: {}", subnets(subnet)),
         NetworkEvent::BadRecord(record) => warn!("Ignoring bad subnet node: {record}"),

@@ -28,18 +28,9 @@ pub(crate) fn namespace() -> (Namespace, Netlink) {
 /// A namespace with a VXLAN device that is up; returns its index.
 pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
-    let vxlan = NewVxlan {
-        vni: 1,
-        local: Some(ip("10.88.0.1")),
-        ..NewVxlan::default()
-    };
-    let device = create(
-        &mut netlink,
-        &NewLink {
-            up: true,
-            ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))
-        },
-    );
+    let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
+    let device =
+        create(&mut netlink, &NewLink { up: true, ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan)) });
     (namespace, netlink, device.index)
 }
 
@@ -54,36 +45,18 @@ pub(crate) fn namespace_with_ethernet() -> (Namespace, Netlink, u32) {
 
 /// An Ethernet link that is up; its far end, which is down, has the same name with `-far`.
 pub(crate) fn ethernet(name: &str) -> NewLink {
-    let peer = VethPeer {
-        name: format!("{name}-far"),
-        mac: None,
-        namespace: None,
-    };
-    NewLink {
-        up: true,
-        ..NewLink::new(name, NewLinkKind::Veth(peer))
-    }
+    let peer = VethPeer { name: format!("{name}-far"), mac: None, namespace: None };
+    NewLink { up: true, ..NewLink::new(name, NewLinkKind::Veth(peer)) }
 }
 
 /// Creates a link and reads it back.
 pub(crate) fn create(netlink: &mut Netlink, link: &NewLink) -> Link {
     netlink.create_link(link).unwrap();
-    netlink
-        .link(&link.name)
-        .unwrap()
-        .expect("the link that was just created")
+    netlink.link(&link.name).unwrap().expect("the link that was just created")
 }
 
 pub(crate) fn set_up(netlink: &mut Netlink, index: u32, up: bool) {
-    netlink
-        .change_link(
-            index,
-            &LinkChange {
-                up: Some(up),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(index, &LinkChange { up: Some(up), ..LinkChange::default() }).unwrap();
 }
 
 /// Asks again and again until there is an answer.
