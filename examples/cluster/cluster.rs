@@ -84,10 +84,10 @@ impl Cluster {
         println!("All of it is up until Ctrl-C. From another terminal, for example:\n");
         for command in ["ip route", "ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"]
         {
-            println!("  ip netns exec {prefix}host-1 {command}");
+            println!("  ip netns exec {prefix}-host-1 {command}");
         }
         if let Some(address) = self.nodes.get(1).and_then(|node| node.pod.addresses.first()) {
-            println!("  ip netns exec {prefix}host-1-pod-1 ping {address}");
+            println!("  ip netns exec {prefix}-host-1-pod-1 ping {address}");
         }
     }
 

@@ -12,10 +12,12 @@ mod args;
 mod cluster;
 mod traffic;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use args::Args;
 use cluster::Cluster;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -30,35 +32,43 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tokio::select! {
-        outcome = run(&args) => match outcome {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("\ncluster: {error}");
-                ExitCode::FAILURE
-            }
-        },
-        // What `run` holds is dropped, and with it everything it made.
-        _ = tokio::signal::ctrl_c() => {
-            println!("\n\nInterrupted: all hosts and pods are gone.");
-            ExitCode::from(130)
+    match run(&args).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\ncluster: {error}");
+            ExitCode::FAILURE
         }
     }
 }
 
-/// Shows the whole thing, and tells whether every pair of pods could talk.
-async fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
+/// Shows the whole thing. It succeeds if every pair of pods could talk.
+async fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     flannel_testing::check_requirements()?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupted = async || tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () };
     println!("flannel on one machine: {} hosts, backend {}, registry in memory\n", args.hosts, args.backend);
+
+    let (cluster, all_talk) = tokio::select! {
+        shown = show(args) => shown?,
+        // What was being shown is dropped, and with it everything that was made for it.
+        () = interrupted() => {
+            println!("\n\nInterrupted: all hosts and pods are gone.");
+            return Ok(ExitCode::from(130));
+        }
+    };
+    if args.keep {
+        cluster.look_around();
+        interrupted().await;
+        println!("\nAll hosts and pods are gone.");
+    }
+    cluster.stop().await?;
+    Ok(if all_talk { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn show(args: &Args) -> Result<(Cluster, bool), Box<dyn Error>> {
     let cluster = Cluster::start(args).await?;
     cluster.show();
     let all_talk = traffic::show(&cluster).await?;
-    if args.keep {
-        cluster.look_around();
-        tokio::signal::ctrl_c().await?;
-        println!();
-    }
-    cluster.stop().await?;
-    Ok(all_talk)
+    Ok((cluster, all_talk))
 }

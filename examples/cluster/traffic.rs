@@ -21,7 +21,7 @@ pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
     let pairs = nodes.len() * (nodes.len() - 1);
     let step = Progress::begin("pings");
     let heading = (1..=nodes.len()).map(|number| number.to_string());
-    let mut table = Table::new(std::iter::once("from \ to".to_owned()).chain(heading)).of_numbers();
+    let mut table = Table::new(std::iter::once("from, to".to_owned()).chain(heading)).of_numbers();
     let mut failures = Vec::new();
     for from in nodes {
         let mut row = vec![from.name.clone()];
