@@ -1,0 +1,7 @@
+//! The registry in etcd v3, on a real etcd.
+
+mod contract;
+mod members;
+mod records;
+mod server;
+mod watch;
