@@ -32,7 +32,7 @@ use keys::Keys;
 /// A registry in etcd, 3.4 or later. Clones share their connections.
 ///
 /// Nothing is connected before the first call, and a connection that breaks is made anew by itself; so etcd may come
-/// later than its users, go, and come back.
+/// later than its users, go, and come back. Connections belong to the tokio runtime that made the first call.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,6 +2,7 @@
 
 mod contract;
 mod members;
+mod proxy;
 mod records;
 mod server;
 mod watch;

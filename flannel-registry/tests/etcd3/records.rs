@@ -1,13 +1,12 @@
 //! What is in etcd is what flannel writes there, and costs what it must.
 
-use std::time::Duration;
-
 use flannel_core::{
     BackendType, Json, Lease, LeaseAttrs, RegistryError, RegistryEvent, SubnetRegistry, Term,
 };
 use flannel_registry::Etcd3Registry;
 use futures::future::join;
 
+use crate::proxy::Proxy;
 use crate::server::{DAY, PREFIX, Server, host, next, subnet, subnet_key, until, words};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,32 +240,72 @@ async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
     }
     server.etcd().restart().unwrap();
     registry.renew(&lease, DAY).await.unwrap();
-    // 10^18 seconds are more than etcd grants.
-    let too_long = registry
-        .create(
-            subnet(2),
-            &host(1),
-            Duration::from_secs(1_000_000_000_000_000_000),
-        )
-        .await;
-    assert!(
-        matches!(too_long, Err(RegistryError::Refused(..))),
-        "{too_long:?}"
-    );
+    for command in ["user add root:secret", "user grant-role root root", "auth enable"] {
+        server.ctl(&command.split(' ').collect::<Vec<_>>());
+    }
+    for error in [
+        registry.config().await.map(drop).unwrap_err(),
+        registry
+            .create(subnet(2), &host(1), DAY)
+            .await
+            .map(drop)
+            .unwrap_err(),
+        registry.delete(&lease).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, RegistryError::Refused(..)), "{error:?}");
+        assert!(
+            flannel_core::chain(&error).contains("user name is empty"),
+            "{error:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_hangs_in_a_write_leaves_it_unknown() {
+async fn a_write_whose_answer_is_lost_may_have_happened() {
     let server = Server::start();
+    let proxy = Proxy::to(server.etcd().client_address()).await;
     let mut options = server.options();
-    options.timeout = Duration::from_millis(300);
+    options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
-    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
-    server.etcd().pause().unwrap();
-    let list = registry.list().await;
-    server.etcd().resume().unwrap();
-    assert!(matches!(list, Err(RegistryError::Unavailable(..))), "{list:?}");
-    registry.renew(&lease, DAY).await.unwrap();
+    let lease = lose_the_answer(&proxy, &registry).await;
+    assert!(
+        matches!(&lease, Err(RegistryError::Unknown(taken, _)) if *taken == subnet(1)),
+        "{lease:?}"
+    );
+    let written = only(&server.registry()).await;
+    assert_eq!(written.attrs, host(1));
+    // The record hangs on its lease, so it must not have been revoked.
+    server.registry().renew(&written, DAY).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_is_lost_is_recognised_at_the_next_member() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.etcd().client_address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url(), server.url()];
+    // The first member to be asked is chosen at random.
+    let registry = loop {
+        let registry = Etcd3Registry::new(options.clone()).unwrap();
+        registry.config().await.unwrap();
+        if proxy.connections() > 0 {
+            break registry;
+        }
+    };
+    let lease = lose_the_answer(&proxy, &registry).await.unwrap();
+    assert_eq!(registry.calls().txn, 2);
+    assert_eq!(only(&server.registry()).await, lease);
+}
+
+/// Creates a lease, and loses the answer to its transaction.
+async fn lose_the_answer(proxy: &Proxy, registry: &Etcd3Registry) -> Result<Lease, RegistryError> {
+    let lose = async {
+        while registry.calls().txn == 0 {
+            tokio::task::yield_now().await;
+        }
+        proxy.become_deaf();
+    };
+    join(registry.create(subnet(1), &host(1), DAY), lose).await.0
 }
 
 async fn only(registry: &Etcd3Registry) -> Lease {

@@ -88,6 +88,34 @@ async fn an_emptied_etcd_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
+    let server = Server::start();
+    for _ in 0..2 {
+        // Each start elects a leader, which makes the store's term larger than that of a new one.
+        server.etcd().restart().unwrap();
+    }
+    let registry = server.registry();
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    next(&mut watch).await;
+
+    server.etcd().lose_everything().unwrap();
+    for third in 3..20 {
+        registry.create(subnet(third), &host(third), DAY).await.unwrap();
+    }
+    let events = until(&mut watch, |event| {
+        !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard)
+    })
+    .await;
+    assert!(
+        matches!(events.last(), Some(RegistryEvent::Snapshot(snapshot)) if snapshot.leases.len() == 17),
+        "{events:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
     let server = Server::start();
     let registry = server.registry();
