@@ -12,8 +12,9 @@
 //! Namespaces have no names and live as long as a handle to them, so however the process ends, nothing of a lab is
 //! left. Two labs never meet, although their addresses are the same.
 
+use crate::{NotInTime, eventually};
 use flannel_netlink::{
-    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, VethPeer, Write,
+    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, RouteKind, VethPeer, Write,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use names::{Name, Names};
@@ -22,6 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 mod host;
 mod names;
@@ -40,6 +42,8 @@ pub const UNDERLAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 0
 /// The name of each host's link to the underlay, and of each pod's link to its host.
 pub const INTERFACE: &str = "eth0";
 
+/// The kernel takes milliseconds, or a second when many links change at once.
+const LIMIT: Duration = Duration::from_secs(10);
 /// The switch's address ends in it, and the hosts' in smaller numbers.
 const SWITCH: u8 = 254;
 
@@ -182,6 +186,9 @@ pub enum LabError {
     /// A link that was just made is not there: somebody else works on the lab.
     #[error("link {0} has gone")]
     LinkGone(String),
+    /// A link or an address was set up and does not work.
+    #[error("lab does not come up")]
+    NotInTime(#[from] NotInTime),
 }
 
 /// Creates a namespace whose loopback is up, with settings that do not depend on the machine's.
@@ -228,11 +235,33 @@ fn connect(
     let link = NewLink { mtu: Some(mtu), ..NewLink::new(INTERFACE, NewLinkKind::Veth(peer)) };
     let index = create_up(&mut inside, link)?;
     let mut hub = Netlink::open_in(hub)?;
-    let bridge = index_of(&mut hub, bridge)?;
-    let port = index_of(&mut hub, port)?;
-    let join = LinkChange { up: Some(true), mtu: Some(mtu), master: Some(bridge), ..LinkChange::default() };
-    hub.change_link(port, &join)?;
+    let master = Some(index_of(&mut hub, bridge)?);
+    let port_index = index_of(&mut hub, port)?;
+    let join = LinkChange {
+        up: Some(true),
+        mtu: Some(mtu),
+        master,
+        ..LinkChange::default()
+    };
+    hub.change_link(port_index, &join)?;
+    for name in [port, bridge] {
+        wait_until_running(&mut hub, name)?;
+    }
+    wait_until_running(&mut inside, INTERFACE)?;
     Ok(index)
+}
+
+/// Waits until a link passes packets on. The kernel gives it its queue, and a bridge lets its port forward, some time
+/// after the carrier is there (`net/core/link_watch.c`); a packet sent before is lost, and asked for again only after
+/// a second if it was for an address.
+fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<(), LabError> {
+    let running = || match netlink.link(name) {
+        Ok(Some(link)) if link.running => Ok(()),
+        Ok(Some(_)) => Err(format!("link {name} has no carrier")),
+        Ok(None) => Err(format!("link {name} has gone")),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(eventually(LIMIT, running)?)
 }
 
 /// Creates a link that is up and answers with its index.
@@ -246,7 +275,10 @@ fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
     Ok(link.index)
 }
 
-/// Adds addresses that are not there yet, usable at once.
+/// Adds addresses that are not there yet, and waits until they can be used.
+///
+/// The kernel delivers to an IPv6 address only once its work queue has run, though it is sent from at once
+/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to a first question for a neighbour would be lost.
 fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Result<(), LabError> {
     for net in addresses {
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
@@ -254,6 +286,13 @@ fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Resu
             Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }
+    }
+    for net in addresses {
+        eventually(LIMIT, || match netlink.route_to(net.addr()) {
+            Ok(route) if route.kind == RouteKind::Local => Ok(()),
+            Ok(route) => Err(format!("{} is reached by {route}", net.addr())),
+            Err(error) => Err(error.to_string()),
+        })?;
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! A host of the lab, and the pods on it.
 
 use super::names::{Name, Names};
-use super::{LabError, add_addresses, add_default_routes, connect, create_up, index_of, new_namespace, next};
+use super::{
+    INTERFACE, LabError, add_addresses, add_default_routes, connect, create_up, index_of, new_namespace,
+    next, wait_until_running,
+};
 use flannel_netlink::{LinkChange, Namespace, Netlink, NewLink, NewLinkKind};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -84,12 +87,14 @@ impl Host {
         self.set_port(false)
     }
 
-    /// Puts the cable back.
+    /// Puts the cable back, and waits until both ends of it carry packets.
     ///
     /// # Errors
-    /// Fails when the switch has lost the port.
+    /// Fails when the switch has lost the port, or the host its interface.
     pub fn plug(&self) -> Result<(), LabError> {
-        self.set_port(true)
+        self.set_port(true)?;
+        wait_until_running(&mut Netlink::open_in(&self.switch)?, &self.port)?;
+        wait_until_running(&mut Netlink::open_in(&self.namespace)?, INTERFACE)
     }
 
     fn set_port(&self, up: bool) -> Result<(), LabError> {

@@ -19,6 +19,10 @@ mod running;
 pub use report::{PingReport, RoundTrip};
 pub use running::RunningPing;
 
+/// Room for the answers that come in one burst when a link works again: the kernel queues packets for an address that
+/// it is still asking for, and then sends them all at once.
+const BUFFER: i32 = 8 * 1024 * 1024;
+
 /// How an echo request is sent.
 #[derive(Clone, Debug)]
 pub struct PingOptions {
@@ -140,6 +144,7 @@ fn open_in(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<U
             (IpAddr::V6(_), dont) => (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, dont.into()),
         };
         sys::set_option(socket.as_fd(), level, name, value)?;
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
         if let Some(from) = options.from {
             sys::bind(socket.as_fd(), SocketAddr::new(from, 0))?;
         }
