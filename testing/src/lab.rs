@@ -237,12 +237,7 @@ fn connect(
     let mut hub = Netlink::open_in(hub)?;
     let master = Some(index_of(&mut hub, bridge)?);
     let port_index = index_of(&mut hub, port)?;
-    let join = LinkChange {
-        up: Some(true),
-        mtu: Some(mtu),
-        master,
-        ..LinkChange::default()
-    };
+    let join = LinkChange { up: Some(true), mtu: Some(mtu), master, ..LinkChange::default() };
     hub.change_link(port_index, &join)?;
     for name in [port, bridge] {
         wait_until_running(&mut hub, name)?;
