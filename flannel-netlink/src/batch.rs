@@ -262,7 +262,7 @@ mod tests {
     fn a_write_whose_answer_was_lost_is_never_taken_for_done_or_for_another() {
         let namespace = Namespace::create().expect("this test makes a network namespace: run it as root");
         let mut netlink = Netlink::open_in(&namespace).unwrap();
-        // There is no link 999, so every write fails and is answered.
+        // Nothing is written, here or elsewhere: there is no link 999, so every write fails and is answered.
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
