@@ -187,15 +187,8 @@ mod tests {
             let plain = Address::new(7, text.parse().unwrap());
             let peer = plain.net.network();
             for address in [
-                Address {
-                    flags: Address::NO_DAD | 0x200,
-                    scope: 253,
-                    ..plain.clone()
-                },
-                Address {
-                    peer: (peer != plain.net.addr()).then_some(peer),
-                    ..plain.clone()
-                },
+                Address { flags: Address::NO_DAD | 0x200, scope: 253, ..plain.clone() },
+                Address { peer: (peer != plain.net.addr()).then_some(peer), ..plain.clone() },
                 plain,
             ] {
                 let request = RouteNetlinkMessage::NewAddress(address.message());

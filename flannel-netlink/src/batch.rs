@@ -205,13 +205,7 @@ struct Answers<'a> {
 impl<'a> Answers<'a> {
     fn new(batch: &'a [Write], first: u32) -> Self {
         let outcomes = batch.iter().map(|_| None).collect();
-        Self {
-            batch,
-            first,
-            outcomes,
-            complete: false,
-            lost: false,
-        }
+        Self { batch, first, outcomes, complete: false, lost: false }
     }
 
     fn take(&mut self, datagram: &[u8]) {
@@ -226,10 +220,7 @@ impl<'a> Answers<'a> {
     fn take_message(&mut self, message: Message<'_>) -> Result<(), DecodeError> {
         let position = message.sequence.wrapping_sub(self.first) as usize;
         let Some(write) = self.batch.get(position) else {
-            tracing::trace!(
-                sequence = message.sequence,
-                "answer to an earlier request ignored"
-            );
+            tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
             return Ok(());
         };
         if message.kind == NLMSG_ERROR {
@@ -242,26 +233,17 @@ impl<'a> Answers<'a> {
     /// Silence is success, unless an answer may have been lost.
     fn into_outcomes(self) -> impl Iterator<Item = Result<(), Error>> {
         let lost = self.lost;
-        self.batch
-            .iter()
-            .zip(self.outcomes)
-            .map(move |(write, outcome)| match outcome {
-                Some(outcome) => outcome,
-                None if lost => Err(Error::Unanswered {
-                    object: write.to_string(),
-                }),
-                None => Ok(()),
-            })
+        self.batch.iter().zip(self.outcomes).map(move |(write, outcome)| match outcome {
+            Some(outcome) => outcome,
+            None if lost => Err(Error::Unanswered { object: write.to_string() }),
+            None => Ok(()),
+        })
     }
 }
 
 /// The kernel has executed nothing of a batch when `send` fails.
 fn not_sent(error: &io::Error) -> Error {
-    Error::Socket(
-        error
-            .raw_os_error()
-            .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
-    )
+    Error::Socket(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
 }
 
 #[cfg(test)]
@@ -279,11 +261,7 @@ mod tests {
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
-                Write::PutNeighbour(Neighbour::permanent(
-                    999,
-                    address,
-                    crate::Mac([2, 0, 0, 0, 0, number]),
-                ))
+                Write::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
             })
             .collect();
         // Room for a few answers only.
@@ -306,10 +284,7 @@ mod tests {
         assert!(lost > 0 && lost < writes.len(), "{lost} lost");
         sys::force_receive_buffer(netlink.descriptor(), 1 << 20).unwrap();
         assert!(
-            netlink
-                .apply(&writes)
-                .iter()
-                .all(|outcome| outcome.as_ref().is_err_and(Error::is_not_found))
+            netlink.apply(&writes).iter().all(|outcome| outcome.as_ref().is_err_and(Error::is_not_found))
         );
     }
 }

@@ -167,15 +167,9 @@ pub(crate) fn read_back<T>(
 ) -> T {
     let mut bytes = Vec::new();
     append_request(&mut bytes, request, 0, 1);
-    let whole = Messages::new(&bytes)
-        .next()
-        .expect("a message")
-        .expect("a whole message");
+    let whole = Messages::new(&bytes).next().expect("a message").expect("a whole message");
     for len in 0..whole.payload.len() {
-        let _ = read(Message {
-            payload: &whole.payload[..len],
-            ..whole
-        });
+        let _ = read(Message { payload: &whole.payload[..len], ..whole });
     }
     read(whole).expect("what was written can be read")
 }

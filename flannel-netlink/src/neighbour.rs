@@ -191,11 +191,7 @@ mod tests {
     fn a_neighbour_is_read_as_it_is_written() {
         for address in ["10.5.3.0", "fd99:30:0:3::"] {
             let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
-            let unknown = Neighbour {
-                mac: None,
-                state: NeighbourState::Failed,
-                ..known.clone()
-            };
+            let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
             for neighbour in [known, unknown] {
                 let request = RouteNetlinkMessage::NewNeighbour(neighbour.message());
                 assert_eq!(read_back(request, Neighbour::read), Some(neighbour));
@@ -207,12 +203,7 @@ mod tests {
     fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
         let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
         let mut bytes = Vec::new();
-        append_request(
-            &mut bytes,
-            RouteNetlinkMessage::NewNeighbour(neighbour.message()),
-            0,
-            1,
-        );
+        append_request(&mut bytes, RouteNetlinkMessage::NewNeighbour(neighbour.message()), 0, 1);
         let [i, ..] = 7_u32.to_le_bytes();
         #[rustfmt::skip]
         let expected = [

@@ -92,11 +92,7 @@ impl Netlink {
             check_name(&peer.name)?;
         }
         let request = RouteNetlinkMessage::NewLink(link.message());
-        self.execute(
-            format_args!("create link {}", link.name),
-            request,
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.execute(format_args!("create link {}", link.name), request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Changes a link.
@@ -118,15 +114,7 @@ impl Netlink {
 impl NewLink {
     /// A link that is down, with everything else left to the kernel.
     pub fn new(name: impl Into<String>, kind: NewLinkKind) -> Self {
-        Self {
-            name: name.into(),
-            mac: None,
-            mtu: None,
-            txqlen: None,
-            master: None,
-            up: false,
-            kind,
-        }
+        Self { name: name.into(), mac: None, mtu: None, txqlen: None, master: None, up: false, kind }
     }
 
     fn message(&self) -> LinkMessage {
@@ -149,10 +137,9 @@ impl NewLink {
 impl NewLinkKind {
     fn info(&self) -> Vec<LinkInfo> {
         match self {
-            Self::Vxlan(vxlan) => vec![
-                LinkInfo::Kind(InfoKind::Vxlan),
-                LinkInfo::Data(InfoData::Vxlan(vxlan.attributes())),
-            ],
+            Self::Vxlan(vxlan) => {
+                vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan.attributes()))]
+            }
             Self::Veth(peer) => vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),
@@ -222,11 +209,7 @@ mod tests {
 
     #[test]
     fn a_vxlan_device_is_described_down_and_with_an_explicit_queue_length() {
-        let vxlan = NewVxlan {
-            vni: 7,
-            lower: Some(2),
-            ..NewVxlan::default()
-        };
+        let vxlan = NewVxlan { vni: 7, lower: Some(2), ..NewVxlan::default() };
         let new = NewLink {
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             mtu: Some(1450),
@@ -235,19 +218,12 @@ mod tests {
         };
         let message = new.message();
         assert_eq!(message.header, Default::default(), "all zero");
-        let order: Vec<u16> = message
-            .attributes
-            .iter()
-            .map(netlink_packet_core::Nla::kind)
-            .collect();
+        let order: Vec<u16> = message.attributes.iter().map(netlink_packet_core::Nla::kind).collect();
         // IFNAME, ADDRESS, MTU, TXQLEN, LINKINFO.
         assert_eq!(order, [3, 1, 4, 13, 18]);
 
         let link = read_back(RouteNetlinkMessage::NewLink(message), Link::read);
-        assert_eq!(
-            (link.name.as_str(), link.mac, link.mtu, link.txqlen),
-            ("flannel.7", new.mac, 1450, 0)
-        );
+        assert_eq!((link.name.as_str(), link.mac, link.mtu, link.txqlen), ("flannel.7", new.mac, 1450, 0));
         assert!(!link.up);
         let vxlan = link.vxlan().expect("a vxlan device");
         assert_eq!((vxlan.vni, vxlan.lower), (7, Some(2)));
@@ -255,25 +231,12 @@ mod tests {
 
     #[test]
     fn setting_a_link_up_touches_nothing_else() {
-        let change = LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        };
+        let change = LinkChange { up: Some(true), ..LinkChange::default() };
         let message = change.message(7);
-        assert_eq!(
-            (message.header.flags, message.header.change_mask),
-            (LinkFlags::Up, LinkFlags::Up)
-        );
+        assert_eq!((message.header.flags, message.header.change_mask), (LinkFlags::Up, LinkFlags::Up));
         assert!(message.attributes.is_empty());
-        let down = LinkChange {
-            up: Some(false),
-            ..LinkChange::default()
-        }
-        .message(7);
-        assert_eq!(
-            (down.header.flags, down.header.change_mask),
-            (LinkFlags::empty(), LinkFlags::Up)
-        );
+        let down = LinkChange { up: Some(false), ..LinkChange::default() }.message(7);
+        assert_eq!((down.header.flags, down.header.change_mask), (LinkFlags::empty(), LinkFlags::Up));
     }
 
     #[test]
@@ -287,10 +250,7 @@ mod tests {
             ..LinkChange::default()
         };
         let link = read_back(RouteNetlinkMessage::NewLink(change.message(7)), Link::read);
-        assert_eq!(
-            (link.index, link.up, link.mtu, link.master),
-            (7, true, 1400, Some(9))
-        );
+        assert_eq!((link.index, link.up, link.mtu, link.master), (7, true, 1400, Some(9)));
         assert_eq!(link.address_generation, Some(AddressGeneration::None));
         assert_eq!(link.kind, LinkKind::Physical);
     }

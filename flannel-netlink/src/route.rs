@@ -116,16 +116,8 @@ impl Route {
 
     /// A route to what is on the link itself, in the main table, of protocol boot.
     pub fn attached(destination: IpNet, index: u32) -> Self {
-        let scope = if destination.addr().is_ipv4() {
-            Self::SCOPE_LINK
-        } else {
-            Self::SCOPE_UNIVERSE
-        };
-        Self {
-            index: Some(index),
-            scope,
-            ..Self::to(destination)
-        }
+        let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
+        Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
     /// The same route with a metric.
@@ -356,10 +348,7 @@ mod tests {
 
     #[test]
     fn a_route_is_read_as_it_is_written() {
-        let (v4, v6) = (
-            "10.5.3.0/24".parse().unwrap(),
-            "fd99:30:0:3::/64".parse().unwrap(),
-        );
+        let (v4, v6) = ("10.5.3.0/24".parse().unwrap(), "fd99:30:0:3::/64".parse().unwrap());
         let (gateway4, gateway6) = ("10.5.3.0".parse().unwrap(), "fd99:30:0:3::".parse().unwrap());
         for route in [
             Route::onlink(v4, gateway4, 7).with_metric(1),
@@ -367,21 +356,9 @@ mod tests {
             Route::onlink(v4, gateway6, 7),
             Route::by_gateway("0.0.0.0/0".parse().unwrap(), gateway4),
             Route::by_gateway("::/0".parse().unwrap(), gateway6),
-            Route {
-                table: 100_000,
-                protocol: 99,
-                ..Route::attached(v4, 7)
-            },
-            Route {
-                table: 255,
-                source: Some(gateway6),
-                ..Route::attached(v6, 7)
-            },
-            Route {
-                index: None,
-                kind: RouteKind::Unreachable,
-                ..Route::attached(v6, 7)
-            },
+            Route { table: 100_000, protocol: 99, ..Route::attached(v4, 7) },
+            Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
+            Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
             let request = RouteNetlinkMessage::NewRoute(route.message());
             assert_eq!(read_back(request, Route::read), Some(route));
@@ -416,30 +393,14 @@ mod tests {
     #[test]
     fn a_filter_admits_what_it_names() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
-        let exact = RouteFilter {
-            family: Some(Family::V4),
-            index: Some(7),
-            table: Some(254),
-            protocol: Some(3),
-        };
+        let exact =
+            RouteFilter { family: Some(Family::V4), index: Some(7), table: Some(254), protocol: Some(3) };
         assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
         for other in [
-            RouteFilter {
-                family: Some(Family::V6),
-                ..exact
-            },
-            RouteFilter {
-                index: Some(8),
-                ..exact
-            },
-            RouteFilter {
-                table: Some(255),
-                ..exact
-            },
-            RouteFilter {
-                protocol: Some(4),
-                ..exact
-            },
+            RouteFilter { family: Some(Family::V6), ..exact },
+            RouteFilter { index: Some(8), ..exact },
+            RouteFilter { table: Some(255), ..exact },
+            RouteFilter { protocol: Some(4), ..exact },
         ] {
             assert!(!other.admits(&route), "{other:?}");
         }

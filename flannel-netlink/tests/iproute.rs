@@ -20,12 +20,7 @@ use serde_json::Value;
 /// Runs a program of iproute2 in the namespace and reads the JSON it prints.
 fn show(namespace: &Namespace, program: &str, arguments: &str) -> Value {
     let output = namespace
-        .run(|| {
-            Command::new(program)
-                .args(["-j", "-d"])
-                .args(arguments.split(' '))
-                .output()
-        })
+        .run(|| Command::new(program).args(["-j", "-d"]).args(arguments.split(' ')).output())
         .unwrap()
         .unwrap_or_else(|error| panic!("{program}: {error}; run: apt-get install iproute2"));
     assert!(output.status.success(), "{program} {arguments}: {output:?}");
@@ -43,12 +38,8 @@ fn assert_shows(actual: &Value, expected: &Value) {
 fn a_vxlan_device_looks_to_ip_as_flannels_always_has() {
     let (namespace, mut netlink) = namespace();
     let lower = create(&mut netlink, &ethernet("eth0"));
-    let vxlan = NewVxlan {
-        vni: 1,
-        lower: Some(lower.index),
-        local: Some(ip("10.88.0.1")),
-        ..NewVxlan::default()
-    };
+    let vxlan =
+        NewVxlan { vni: 1, lower: Some(lower.index), local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
     let link = NewLink {
         mac: Some(mac("0e:2a:00:00:00:01")),
         mtu: Some(1450),
@@ -75,20 +66,10 @@ fn a_vxlan_device_looks_to_ip_as_flannels_always_has() {
 #[test]
 fn the_objects_of_a_peer_look_to_ip_as_flannels_always_have() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
-    netlink
-        .add_address(&Address::new(index, net("10.5.1.0/32")))
-        .unwrap();
+    netlink.add_address(&Address::new(index, net("10.5.1.0/32"))).unwrap();
     let writes = [
-        Write::PutNeighbour(Neighbour::permanent(
-            index,
-            ip("10.5.3.0"),
-            mac("0e:2a:00:00:00:03"),
-        )),
-        Write::PutFdb(FdbEntry::permanent(
-            index,
-            mac("0e:2a:00:00:00:03"),
-            ip("10.88.0.3"),
-        )),
+        Write::PutNeighbour(Neighbour::permanent(index, ip("10.5.3.0"), mac("0e:2a:00:00:00:03"))),
+        Write::PutFdb(FdbEntry::permanent(index, mac("0e:2a:00:00:00:03"), ip("10.88.0.3"))),
         Write::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index)),
         Write::PutRoute(Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), index)),
     ];
