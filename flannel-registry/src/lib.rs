@@ -28,8 +28,9 @@
 //! }
 //! assert_ne!(subnets[0], subnets[1]);
 //!
-//! let peers = hosts[0].watch(subnets[0]).next().await;
-//! assert!(matches!(peers, Some(PeerEvent::Changed(changes)) if changes.len() == 1));
+//! let mut peers = hosts[0].watch(subnets[0]);
+//! assert!(matches!(peers.next().await, Some(PeerEvent::Complete)), "the first host was alone");
+//! assert!(matches!(peers.next().await, Some(PeerEvent::Changed(joined)) if joined.len() == 1));
 //! # Ok(())
 //! # }
 //! ```

@@ -164,7 +164,10 @@ pub async fn a_write_with_an_old_revision_changes_nothing(subject: &dyn Registry
         is_changed(registry.renew(stale, DAY).await.map(drop));
         is_changed(registry.delete(stale).await);
     }
-    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&newest));
+    assert_eq!(
+        registry.list().await.expect("lists").leases,
+        std::slice::from_ref(&newest)
+    );
     registry.renew(&newest, DAY).await.expect("renews");
     registry.delete(&newest).await.expect("deletes");
 }
@@ -264,7 +267,10 @@ pub async fn an_updated_lease_lasts_for_a_new_time_to_live(subject: &dyn Registr
     let lease = registry.update(&lease, &host(2), ttl).await.expect("updates");
     assert_eq!(lease.term, Term::Limited);
     sleep(ttl / 2).await;
-    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&lease));
+    assert_eq!(
+        registry.list().await.expect("lists").leases,
+        std::slice::from_ref(&lease)
+    );
     let mut watch = Follower::new(subject, registry.watch(Some(lease.revision)));
     watch.state.leases.insert(lease.subnet, lease);
     watch
