@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::{Dirty, PeerSet};
 use crate::registry::{BadRecord, RegistryError};
 use crate::status::Status;
-use crate::{Lease, NetworkConfig};
+use crate::{Lease, LeaseAttrs, NetworkConfig};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -82,7 +83,8 @@ impl Node {
             before: before.as_ref().map(|lease| &lease.attrs),
         };
         let mut backend = self.options.backend.open(request)?;
-        let own = self.acquire(&config, &*backend).await?;
+        let attrs = backend.attrs().at(self.options.external.public);
+        let own = self.acquire(&config, attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
         self.follow(config, own).await
@@ -90,39 +92,31 @@ impl Node {
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        self.patiently(Phase::Configuration, async || manager.config().await)
-            .await
+        self.patiently(Phase::Configuration, || manager.config()).await
     }
 
     async fn recall(&mut self) -> Result<Option<Lease>, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
         let public = self.options.external.public;
-        self.patiently(Phase::Recall, async || manager.recall(public).await)
-            .await
+        self.patiently(Phase::Recall, || manager.recall(public)).await
     }
 
-    async fn acquire(
-        &mut self,
-        config: &NetworkConfig,
-        backend: &dyn Backend,
-    ) -> Result<Lease, NetworkError> {
+    async fn acquire(&mut self, config: &NetworkConfig, attrs: LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let attrs = backend.attrs().at(self.options.external.public);
         let previous = self.options.previous;
         let request = LeaseRequest {
             config,
             attrs: &attrs,
             previous,
         };
-        self.patiently(Phase::Lease, async || manager.acquire(request).await)
-            .await
+        self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
     /// Tries until it works, telling each failure with the pause that follows it.
-    async fn patiently<T>(
+    async fn patiently<'a, T>(
         &mut self,
         phase: Phase,
-        attempt: impl AsyncFn() -> Result<T, ManagerError>,
+        attempt: impl Fn() -> BoxFuture<'a, Result<T, ManagerError>>,
     ) -> Result<T, NetworkError> {
         for failures in 0_u32.. {
             let error = match attempt().await {

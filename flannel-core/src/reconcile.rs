@@ -48,7 +48,10 @@ pub trait Table {
     /// # Errors
     ///
     /// Whatever kept the table from being read whole.
-    #[expect(clippy::type_complexity, reason = "pairs of the trait's own types read best as they are")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "pairs of the trait's own types read best as they are"
+    )]
     fn read(&mut self) -> Result<Vec<(Self::Key, Self::Value)>, BoxError>;
 
     /// Writes changes.
