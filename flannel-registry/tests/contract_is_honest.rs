@@ -1,5 +1,11 @@
 //! The contract of registries finds a store that breaks it: for each check there is a store that fails it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may fail in its helpers too"
+)]
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
