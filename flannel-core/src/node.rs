@@ -51,9 +51,7 @@ impl Node {
         shared: watch::Sender<Shared>,
         events: broadcast::Sender<NetworkEvent>,
     ) -> Self {
-        let random = options
-            .seed
-            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         shared.send_modify(|shared| shared.status.manager = options.manager.describe());
         let now = Instant::now();
         Self {
@@ -104,11 +102,7 @@ impl Node {
     async fn acquire(&mut self, config: &NetworkConfig, attrs: LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
         let previous = self.options.previous;
-        let request = LeaseRequest {
-            config,
-            attrs: &attrs,
-            previous,
-        };
+        let request = LeaseRequest { config, attrs: &attrs, previous };
         self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
@@ -130,11 +124,7 @@ impl Node {
             let reason = crate::chain(&error);
             let retry_in = self.options.retry.delay(failures, self.random.f64());
             self.status(|status| status.waiting_for = Some(reason.clone()));
-            self.tell(NetworkEvent::Waiting {
-                phase,
-                reason,
-                retry_in,
-            });
+            self.tell(NetworkEvent::Waiting { phase, reason, retry_in });
             tokio::time::sleep(retry_in).await;
         }
         std::future::pending().await
@@ -144,13 +134,8 @@ impl Node {
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
         let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding = hold(
-            Arc::clone(&manager),
-            Arc::clone(&config),
-            own.clone(),
-            self.options.retry,
-            seed,
-        );
+        let mut holding =
+            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -249,11 +234,7 @@ impl Node {
                 self.tell(NetworkEvent::LeaseLost(reason));
             }
             HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
-                self.tell(NetworkEvent::Waiting {
-                    phase: Phase::Lease,
-                    reason,
-                    retry_in,
-                });
+                self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
@@ -298,19 +279,12 @@ impl Node {
         };
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
-        let request = SyncRequest {
-            peers: &self.peers,
-            dirty: &dirty,
-            now: Instant::now().into_std(),
-        };
+        let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
         let audit = self.options.audit_every;
-        self.next_pass = self.last_pass
-            + report
-                .retry_in
-                .unwrap_or(audit)
-                .clamp(PASS_GAP, audit.max(PASS_GAP));
+        self.next_pass =
+            self.last_pass + report.retry_in.unwrap_or(audit).clamp(PASS_GAP, audit.max(PASS_GAP));
         tracing::debug!(
             written = report.written,
             removed = report.removed,
@@ -324,24 +298,13 @@ impl Node {
     fn report(&mut self, report: SyncReport, took: Duration) {
         let noticed = std::mem::replace(&mut self.noticed, "an audit".to_owned());
         if report.drifted > 0 {
-            self.tell(NetworkEvent::Repaired {
-                objects: report.drifted,
-                noticed,
-            });
+            self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report
-            .failed
-            .iter()
-            .filter(|failure| !known.failed.contains(failure))
-        {
+        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report
-            .unreachable
-            .iter()
-            .filter(|failure| !known.unreachable.contains(failure))
-        {
+        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
         self.status(|status| {
@@ -357,18 +320,10 @@ impl Node {
         let (Some(backend), Some(own)) = (&self.backend, &self.own) else {
             return;
         };
-        let is_new = self
-            .shared
-            .borrow()
-            .running
-            .as_ref()
-            .is_none_or(|running| running.lease.subnet != own.subnet);
+        let is_new =
+            self.shared.borrow().running.as_ref().is_none_or(|running| running.lease.subnet != own.subnet);
         if self.peers.is_complete() && is_new {
-            let running = Running {
-                lease: own.clone(),
-                mtu: backend.mtu(),
-                config: Arc::clone(config),
-            };
+            let running = Running { lease: own.clone(), mtu: backend.mtu(), config: Arc::clone(config) };
             self.shared.send_modify(|shared| {
                 shared.status.ready = true;
                 shared.running = Some(running);

@@ -71,10 +71,7 @@ impl Default for LocalManagerOptions {
             // Flannel's own.
             ttl: Duration::from_secs(86_400),
             // Quick, because a registry is often back soon; then as patient as flannel, which waits a minute.
-            retry: Backoff {
-                first: Duration::from_secs(1),
-                longest: Duration::from_secs(60),
-            },
+            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
             seed: None,
         }
     }
@@ -117,25 +114,10 @@ impl<R: SubnetRegistry> LocalManager<R> {
 
     /// Manages a host's lease with options of its own.
     pub fn with_options(registry: R, options: LocalManagerOptions) -> Self {
-        let random = options
-            .seed
-            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        let state = State {
-            random,
-            known: None,
-            watched: false,
-            granted: options.ttl,
-            held: None,
-        };
-        let shared = Shared {
-            registry,
-            options,
-            state: Mutex::new(state),
-            own: watch::Sender::new(None),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let state = State { random, known: None, watched: false, granted: options.ttl, held: None };
+        let shared = Shared { registry, options, state: Mutex::new(state), own: watch::Sender::new(None) };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -158,18 +140,11 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
 
     async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
-        let mut own: Vec<_> = snapshot
-            .leases
-            .iter()
-            .filter(|lease| lease.is_held_by(&public))
-            .collect();
+        let mut own: Vec<_> = snapshot.leases.iter().filter(|lease| lease.is_held_by(&public)).collect();
         // A store may list in any order; the choice is the same each time.
         own.sort_by_key(|lease| lease.subnet);
         let own = own.first().copied().cloned();
-        self.shared.state().known = Some(Known {
-            snapshot,
-            fresh: true,
-        });
+        self.shared.state().known = Some(Known { snapshot, fresh: true });
         Ok(own)
     }
 
@@ -189,22 +164,12 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
         };
         let after = known.as_ref().map(|known| known.snapshot.revision);
         let events = self.shared.registry.watch(after);
-        peers::stream(
-            events,
-            known.map(|known| known.snapshot),
-            own,
-            self.shared.own.clone(),
-        )
+        peers::stream(events, known.map(|known| known.snapshot), own, self.shared.own.clone())
     }
 
     /// Removes the lease; one that is gone already is none to remove. A reservation stays: it is its maker's.
     async fn release(&self, own: &Lease) -> Result<(), ManagerError> {
-        let held = self
-            .shared
-            .state()
-            .held
-            .take()
-            .filter(|held| held.subnet == own.subnet);
+        let held = self.shared.state().held.take().filter(|held| held.subnet == own.subnet);
         let own = held.unwrap_or_else(|| own.clone());
         if own.term == Term::Permanent {
             return Ok(());

@@ -1,10 +1,6 @@
 //! The contract of registries finds a store that breaks it: for each check there is a store that fails it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test may fail in its helpers too"
-)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may fail in its helpers too")]
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -74,10 +70,7 @@ impl Broken {
     /// Finds the record as it is now, for stores that do not compare.
     async fn now(&self, lease: &Lease) -> Lease {
         let leases = self.inner.list().await.unwrap().leases;
-        leases
-            .into_iter()
-            .find(|now| now.subnet == lease.subnet)
-            .unwrap_or_else(|| lease.clone())
+        leases.into_iter().find(|now| now.subnet == lease.subnet).unwrap_or_else(|| lease.clone())
     }
 
     fn falsify(&self, mut lease: Lease) -> Lease {
@@ -100,11 +93,7 @@ impl SubnetRegistry for Broken {
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         let mut list = self.inner.list().await?;
-        self.count(if self.wrong == AsksForEachLease {
-            list.leases.len()
-        } else {
-            1
-        });
+        self.count(if self.wrong == AsksForEachLease { list.leases.len() } else { 1 });
         match self.wrong {
             ListsWhatItListedFirst => list = self.first_list.get_or_init(|| list).clone(),
             ListsUpToABadRecord if !list.bad.is_empty() => list.leases.truncate(1),
@@ -128,15 +117,8 @@ impl SubnetRegistry for Broken {
         if self.wrong == CreatesOverWhatIsThere {
             self.inner.remove_raw(&subnet.to_string());
         }
-        let ttl = if self.wrong == KeepsLeasesForEver {
-            Duration::MAX
-        } else {
-            ttl
-        };
-        self.inner
-            .create(subnet, attrs, ttl)
-            .await
-            .map(|lease| self.falsify(lease))
+        let ttl = if self.wrong == KeepsLeasesForEver { Duration::MAX } else { ttl };
+        self.inner.create(subnet, attrs, ttl).await.map(|lease| self.falsify(lease))
     }
 
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
@@ -147,10 +129,7 @@ impl SubnetRegistry for Broken {
             LimitsReservations if lease.term == Term::Permanent => {
                 self.inner.delete(&lease).await?;
                 let lease = self.inner.create(lease.subnet, attrs, ttl).await?;
-                return Ok(Lease {
-                    term: Term::Permanent,
-                    ..lease
-                });
+                return Ok(Lease { term: Term::Permanent, ..lease });
             }
             _ => {}
         }
@@ -217,15 +196,8 @@ impl SubnetRegistry for Broken {
             }
         };
         let mut tells = tells;
-        let events = self
-            .inner
-            .watch(after)
-            .filter(move |event| future::ready(tells(event)));
-        if self.wrong == EndsWatches {
-            events.take(3).boxed()
-        } else {
-            events.boxed()
-        }
+        let events = self.inner.watch(after).filter(move |event| future::ready(tells(event)));
+        if self.wrong == EndsWatches { events.take(3).boxed() } else { events.boxed() }
     }
 }
 

@@ -1,10 +1,6 @@
 //! A host's lease over a registry: getting it, keeping it, losing it. The clock is paused, so days pass at once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may fail in its helpers too"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in its helpers too")]
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -34,18 +30,11 @@ fn site() -> Site {
     store.set_config(CONFIG);
     let faulty = FaultyRegistry::new(store.clone());
     let manager = manager(faulty.clone());
-    Site {
-        store,
-        faulty,
-        manager,
-    }
+    Site { store, faulty, manager }
 }
 
 fn manager<R: SubnetRegistry>(registry: R) -> LocalManager<R> {
-    let options = LocalManagerOptions {
-        seed: Some(7),
-        ..LocalManagerOptions::default()
-    };
+    let options = LocalManagerOptions { seed: Some(7), ..LocalManagerOptions::default() };
     LocalManager::with_options(registry, options)
 }
 
@@ -67,11 +56,7 @@ impl Site {
     }
 
     async fn acquire_with(&self, text: &str, previous: Option<&str>) -> Result<Lease, ManagerError> {
-        let request = LeaseRequest {
-            config: &config(text),
-            attrs: &host(1),
-            previous: previous.map(key),
-        };
+        let request = LeaseRequest { config: &config(text), attrs: &host(1), previous: previous.map(key) };
         self.manager.acquire(request).await
     }
 
@@ -127,15 +112,8 @@ async fn a_host_finds_its_lease_by_its_address_and_renews_it_silently() {
     tokio::time::sleep(DAY / 2).await;
     let recalled = site.manager.recall(host(1).public).await.unwrap();
     assert_eq!(recalled, Some(before.clone()));
-    assert_eq!(
-        site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(),
-        before
-    );
-    assert_eq!(
-        site.faulty.count(Call::Update),
-        0,
-        "peers would be told for nothing"
-    );
+    assert_eq!(site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(), before);
+    assert_eq!(site.faulty.count(Call::Update), 0, "peers would be told for nothing");
     tokio::time::sleep(DAY * 3 / 4).await;
     assert_eq!(site.list().await, [before]);
 }
@@ -143,10 +121,7 @@ async fn a_host_finds_its_lease_by_its_address_and_renews_it_silently() {
 #[tokio::test(start_paused = true)]
 async fn a_host_whose_record_says_something_else_writes_it_again() {
     let site = site();
-    site.store
-        .create(key("10.5.9.0-24"), &vxlan("a"), DAY)
-        .await
-        .unwrap();
+    site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
     let lease = site.acquire().await.unwrap();
     assert_eq!((lease.subnet, lease.attrs.clone()), (key("10.5.9.0-24"), host(1)));
     assert_eq!(site.list().await, [lease]);
@@ -192,10 +167,7 @@ async fn a_full_network_is_said_to_be_full() {
     let site = site();
     site.lease("10.5.0.0-16", 2).await;
     let error = site.acquire().await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "out of subnets: all of 10.5.1.0 ... 10.5.255.0 are leased"
-    );
+    assert_eq!(error.to_string(), "out of subnets: all of 10.5.1.0 ... 10.5.255.0 are leased");
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,10 +176,7 @@ async fn a_subnet_whose_record_cannot_be_read_is_not_taken() {
     let narrow = r#"{"Network":"10.5.0.0/28"}"#;
     site.store.put_raw("10.5.0.4-30", b"garbage");
     site.store.put_raw("10.5.0.8-30", b"garbage");
-    assert_eq!(
-        site.acquire_with(narrow, None).await.unwrap().subnet,
-        key("10.5.0.12-30")
-    );
+    assert_eq!(site.acquire_with(narrow, None).await.unwrap().subnet, key("10.5.0.12-30"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,11 +190,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
     }
     let mut subnets = std::collections::BTreeSet::new();
     for (manager, attrs) in &hosts {
-        let request = LeaseRequest {
-            config: &tight,
-            attrs,
-            previous: None,
-        };
+        let request = LeaseRequest { config: &tight, attrs, previous: None };
         subnets.insert(manager.acquire(request).await.unwrap().subnet);
     }
     assert_eq!(subnets.len(), 9);
@@ -279,16 +244,9 @@ async fn a_host_that_loses_ten_races_says_so_and_may_try_again() {
         }
     }
     let manager = manager(racing);
-    let request = LeaseRequest {
-        config: &config(CONFIG),
-        attrs: &host(1),
-        previous: None,
-    };
+    let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
     let error = manager.acquire(request).await.unwrap_err();
-    assert!(
-        matches!(error, ManagerError::Registry(RegistryError::Exists(_))),
-        "{error:?}"
-    );
+    assert!(matches!(error, ManagerError::Registry(RegistryError::Exists(_))), "{error:?}");
     assert_eq!(site.faulty.count(Call::List), 10);
     assert_eq!(site.list().await.len(), 10);
 }
@@ -306,8 +264,7 @@ async fn a_create_whose_answer_is_lost_is_found_and_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_create_that_never_arrived_is_made_again_for_the_same_subnet() {
     let site = site();
-    site.faulty
-        .fail_next(Call::Create, [Fault::RequestLost, Fault::RequestLost]);
+    site.faulty.fail_next(Call::Create, [Fault::RequestLost, Fault::RequestLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(lease.subnet, key("10.5.7.0-24"));
     assert_eq!(site.list().await, [lease]);
@@ -317,10 +274,7 @@ async fn a_create_that_never_arrived_is_made_again_for_the_same_subnet() {
 async fn a_lost_answer_to_an_update_or_a_discard_changes_nothing_in_the_end() {
     for lost in [Fault::AnswerLost, Fault::RequestLost] {
         let site = site();
-        site.store
-            .create(key("10.5.9.0-24"), &vxlan("a"), DAY)
-            .await
-            .unwrap();
+        site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
         site.faulty.fail_next(Call::Update, [lost]);
         let lease = site.acquire().await.unwrap();
         assert_eq!(site.list().await, std::slice::from_ref(&lease));
@@ -349,10 +303,7 @@ async fn a_registry_that_is_silent_or_refuses_is_not_tried_again_without_a_pause
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_runs_out_between_look_and_write_is_taken_back() {
     let site = site();
-    site.store
-        .create(key("10.5.9.0-24"), &host(1), Duration::from_secs(1))
-        .await
-        .unwrap();
+    site.store.create(key("10.5.9.0-24"), &host(1), Duration::from_secs(1)).await.unwrap();
     site.manager.recall(host(1).public).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(site.acquire().await.unwrap().subnet, key("10.5.9.0-24"));
@@ -374,12 +325,7 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
         site.lease(&format!("10.5.{last}.0-24"), last).await;
         assert!(matches!(peers.next().await, Some(PeerEvent::Changed(_))));
     }
-    let expected = [
-        (Call::Config, 1),
-        (Call::List, 1),
-        (Call::Create, 1),
-        (Call::Watch, 1),
-    ];
+    let expected = [(Call::Config, 1), (Call::List, 1), (Call::Create, 1), (Call::Watch, 1)];
     assert_eq!(site.calls(), expected);
 }
 
@@ -388,10 +334,7 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
 #[tokio::test(start_paused = true)]
 async fn a_reservation_made_in_advance_is_used_and_stays_one() {
     let site = site();
-    site.store.put_raw(
-        "10.5.9.0-24",
-        br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#,
-    );
+    site.store.put_raw("10.5.9.0-24", br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#);
     let lease = site.acquire().await.unwrap();
     assert_eq!((lease.subnet, lease.term), (key("10.5.9.0-24"), Term::Permanent));
     assert_eq!(lease.attrs, host(1));
@@ -413,13 +356,7 @@ async fn a_lease_that_is_made_a_reservation_is_not_renewed_any_more_until_it_is_
     assert!(timeout(DAY * 3, keep.next()).await.is_err());
     site.store.remove_raw("10.5.9.0-24");
     assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
-    assert_eq!(
-        site.acquire_with(CONFIG, Some("10.5.9.0-24"))
-            .await
-            .unwrap()
-            .subnet,
-        own.subnet
-    );
+    assert_eq!(site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap().subnet, own.subnet);
 }
 
 #[tokio::test(start_paused = true)]
@@ -437,12 +374,7 @@ async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
 // Keeping.
 
 /// A site with a lease of 10.5.9.0-24 that is kept, and watched as a network does.
-async fn kept() -> (
-    Site,
-    Lease,
-    BoxStream<'static, KeepEvent>,
-    tokio::task::JoinHandle<()>,
-) {
+async fn kept() -> (Site, Lease, BoxStream<'static, KeepEvent>, tokio::task::JoinHandle<()>) {
     let site = site();
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
     let keep = site.manager.keep(own.clone());
@@ -461,18 +393,12 @@ async fn a_lease_is_renewed_at_a_third_of_its_time_to_live_for_ever() {
         let Some(KeepEvent::Waiting(wait)) = keep.next().await else {
             panic!("it waits");
         };
-        assert!(
-            renew_after(DAY, 1.0) <= wait && wait <= renew_after(DAY, 0.0),
-            "{wait:?}"
-        );
+        assert!(renew_after(DAY, 1.0) <= wait && wait <= renew_after(DAY, 0.0), "{wait:?}");
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
     }
     assert!(start.elapsed() > DAY * 5);
     assert_eq!(site.list().await, [own]);
-    assert_eq!(
-        (site.faulty.count(Call::Renew), site.faulty.count(Call::List)),
-        (20, 1)
-    );
+    assert_eq!((site.faulty.count(Call::Renew), site.faulty.count(Call::List)), (20, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -481,10 +407,7 @@ async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss(
     let own = site.acquire().await.unwrap();
     let mut keep = site.manager.keep(own.clone());
     keep.next().await;
-    site.faulty.fail_next(
-        Call::Renew,
-        [Fault::Unavailable, Fault::Refused, Fault::RequestLost],
-    );
+    site.faulty.fail_next(Call::Renew, [Fault::Unavailable, Fault::Refused, Fault::RequestLost]);
     let mut pauses = Vec::new();
     for _ in 0..3 {
         let Some(KeepEvent::Trouble { retry_in, reason }) = keep.next().await else {
@@ -493,10 +416,7 @@ async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss(
         assert!(!reason.is_empty());
         pauses.push(retry_in);
     }
-    assert!(
-        pauses.is_sorted() && pauses[2] < Duration::from_secs(5),
-        "{pauses:?}"
-    );
+    assert!(pauses.is_sorted() && pauses[2] < Duration::from_secs(5), "{pauses:?}");
     assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     assert_eq!(site.list().await, [own]);
@@ -518,11 +438,7 @@ async fn a_registry_that_is_silent_for_longer_than_the_lease_loses_it_only_when_
     assert_eq!(again.subnet, own.subnet);
     let mut keep = site.manager.keep(again);
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-    assert_eq!(
-        keep.next().await,
-        Some(KeepEvent::Renewed(DAY)),
-        "the old loss is forgotten"
-    );
+    assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)), "the old loss is forgotten");
 }
 
 #[tokio::test(start_paused = true)]
@@ -533,9 +449,7 @@ async fn a_key_that_somebody_deletes_is_a_lost_lease_at_once() {
     site.store.remove_raw(&own.subnet.to_string());
     assert_eq!(
         keep.next().await,
-        Some(KeepEvent::Lost(
-            "the lease of 10.5.9.0-24 was removed or ran out".to_owned()
-        ))
+        Some(KeepEvent::Lost("the lease of 10.5.9.0-24 was removed or ran out".to_owned()))
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(site.faulty.count(Call::Renew), 0);
@@ -585,10 +499,7 @@ async fn without_a_watch_the_next_renewal_finds_out_who_has_the_lease() {
         keep.next().await.unwrap()
     };
     let removed = lost(|site| assert!(site.store.remove_raw("10.5.9.0-24"))).await;
-    assert_eq!(
-        removed,
-        KeepEvent::Lost("the lease of 10.5.9.0-24 is gone".to_owned())
-    );
+    assert_eq!(removed, KeepEvent::Lost("the lease of 10.5.9.0-24 is gone".to_owned()));
     let other = |site: &Site| site.store.put_raw("10.5.9.0-24", host(2).to_record().as_bytes());
     let reason = "the lease of 10.5.9.0-24 was overwritten by 192.168.0.2";
     assert_eq!(lost(other).await, KeepEvent::Lost(reason.to_owned()));
@@ -608,13 +519,7 @@ async fn a_record_that_becomes_garbage_is_trouble_until_it_is_removed() {
     }
     site.store.remove_raw("10.5.9.0-24");
     assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
-    assert_eq!(
-        site.acquire_with(CONFIG, Some("10.5.9.0-24"))
-            .await
-            .unwrap()
-            .subnet,
-        own.subnet
-    );
+    assert_eq!(site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap().subnet, own.subnet);
 }
 
 #[tokio::test(start_paused = true)]
@@ -626,11 +531,7 @@ async fn a_record_that_another_daemon_of_this_host_writes_is_put_right_and_kept(
         }
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         // Flannel's own renewal compares nothing.
-        let theirs = site
-            .store
-            .update(&site.list().await[0], &vxlan("other"), DAY)
-            .await
-            .unwrap();
+        let theirs = site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         let now = site.list().await.remove(0);
@@ -648,18 +549,11 @@ async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
     keep.next().await;
     let start = Instant::now();
     for _ in 0..20 {
-        site.store
-            .update(&site.list().await[0], &vxlan("other"), DAY)
-            .await
-            .unwrap();
+        site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     }
-    assert!(
-        start.elapsed() > Duration::from_secs(600),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() > Duration::from_secs(600), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -668,18 +562,11 @@ async fn a_short_lease_is_tried_again_often_enough_to_live() {
     let faulty = FaultyRegistry::new(store.clone());
     let options = LocalManagerOptions {
         ttl: Duration::from_secs(10),
-        retry: Backoff {
-            first: Duration::from_secs(5),
-            longest: Duration::from_secs(60),
-        },
+        retry: Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) },
         seed: Some(1),
     };
     let manager = LocalManager::with_options(faulty.clone(), options);
-    let request = LeaseRequest {
-        config: &config(CONFIG),
-        attrs: &host(1),
-        previous: None,
-    };
+    let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
     let mut keep = manager.keep(manager.acquire(request).await.unwrap());
     keep.next().await;
     faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
@@ -695,10 +582,7 @@ async fn a_lease_is_given_back_and_one_that_is_gone_is_no_error() {
     assert_eq!(site.list().await, []);
     site.manager.release(&own).await.unwrap();
     let other = site.lease(&own.subnet.to_string(), 2).await;
-    assert!(
-        site.manager.release(&own).await.is_err(),
-        "it is another host's now"
-    );
+    assert!(site.manager.release(&own).await.is_err(), "it is another host's now");
     assert_eq!(site.list().await, [other]);
 }
 
@@ -707,10 +591,7 @@ async fn a_lease_is_given_back_and_one_that_is_gone_is_no_error() {
 #[tokio::test(start_paused = true)]
 async fn peers_are_all_others_first_all_there_are_then_each_change() {
     let site = site();
-    let (two, three) = (
-        site.lease("10.5.2.0-24", 2).await,
-        site.lease("10.5.3.0-24", 3).await,
-    );
+    let (two, three) = (site.lease("10.5.2.0-24", 2).await, site.lease("10.5.3.0-24", 3).await);
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
     let mut peers = site.manager.watch(own.subnet);
     assert_eq!(changed(peers.next().await), [put(&two), put(&three)]);
@@ -778,8 +659,7 @@ async fn bad_records_are_told_as_a_list_whenever_it_changes() {
     assert_eq!(bad(peers.next().await), ["garbage"]);
     site.store.put_raw("10.5.2.0-24", b"x");
     assert_eq!(bad(peers.next().await), ["10.5.2.0-24", "garbage"]);
-    site.store
-        .put_raw("10.5.2.0-24", two.attrs.to_record().as_bytes());
+    site.store.put_raw("10.5.2.0-24", two.attrs.to_record().as_bytes());
     site.store.remove_raw("garbage");
     assert_eq!(bad(peers.next().await), [""; 0]);
 }
@@ -790,14 +670,9 @@ async fn what_is_done_is_logged_in_flannels_words() {
     let _guard = log.install();
     let site = site();
     site.lease("10.9.1.0-24", 1).await;
-    let own = site
-        .acquire_with(r#"{"Network":"10.5.0.0/28"}"#, Some("10.7.1.0-24"))
-        .await
-        .unwrap();
+    let own = site.acquire_with(r#"{"Network":"10.5.0.0/28"}"#, Some("10.7.1.0-24")).await.unwrap();
     let subnet = own.subnet.v4().unwrap();
-    site.acquire_with(r#"{"Network":"10.5.0.0/28"}"#, None)
-        .await
-        .unwrap();
+    site.acquire_with(r#"{"Network":"10.5.0.0/28"}"#, None).await.unwrap();
     site.manager.release(&own).await.unwrap();
     site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(
@@ -816,10 +691,7 @@ async fn what_is_done_is_logged_in_flannels_words() {
 
 fn vxlan(data: &str) -> LeaseAttrs {
     let data = flannel_core::Json::parse(&format!("{{\"VtepMAC\":\"{data}\"}}")).unwrap();
-    LeaseAttrs {
-        backend_data: Some(data),
-        ..host(1)
-    }
+    LeaseAttrs { backend_data: Some(data), ..host(1) }
 }
 
 fn put(lease: &Lease) -> LeaseChange {

@@ -57,10 +57,7 @@ struct Node {
 
 fn manager(registry: &Registry) -> LocalManager<Registry> {
     let seed = Some(7);
-    let options = LocalManagerOptions {
-        seed,
-        ..LocalManagerOptions::default()
-    };
+    let options = LocalManagerOptions { seed, ..LocalManagerOptions::default() };
     LocalManager::with_options(registry.clone(), options)
 }
 
@@ -89,12 +86,7 @@ fn start_on(manager: impl LeaseManager, host: FakeBackend, last: u8, previous: O
     let (network, task) = Network::new(options);
     let events = Box::new(network.events());
     let task = tokio::spawn(task.run());
-    Node {
-        network,
-        task,
-        events,
-        host,
-    }
+    Node { network, task, events, host }
 }
 
 impl Node {
@@ -108,16 +100,11 @@ impl Node {
                 }
             }
         };
-        timeout(DAY * 7, seen)
-            .await
-            .unwrap_or_else(|_| panic!("never saw {what}"))
+        timeout(DAY * 7, seen).await.unwrap_or_else(|_| panic!("never saw {what}"))
     }
 
     async fn is_ready(&mut self) {
-        self.sees("ready", |event| {
-            matches!(event, NetworkEvent::Ready).then_some(())
-        })
-        .await;
+        self.sees("ready", |event| matches!(event, NetworkEvent::Ready).then_some(())).await;
     }
 
     /// Returns all that happens within a time.
@@ -151,10 +138,7 @@ impl Site {
 
     async fn subnets(&self) -> BTreeMap<SubnetKey, PublicAddrs> {
         let leases = self.store.list().await.unwrap().leases;
-        leases
-            .into_iter()
-            .map(|lease| (lease.subnet, lease.attrs.public))
-            .collect()
+        leases.into_iter().map(|lease| (lease.subnet, lease.attrs.public)).collect()
     }
 }
 
@@ -181,16 +165,10 @@ async fn a_network_waits_for_its_configuration_and_goes_on_when_it_is_there() {
     store.set_config(CONFIG);
     node.is_ready().await;
     let status = node.network.status();
-    assert_eq!(
-        (status.waiting_for, status.ready, status.mtu),
-        (None, true, Some(1450))
-    );
+    assert_eq!((status.waiting_for, status.ready, status.mtu), (None, true, Some(1450)));
     let running = node.network.ready().await.unwrap();
     assert_eq!(running.lease.subnet, node.subnet());
-    assert_eq!(
-        running.lease.attrs.backend_type,
-        BackendType::from("fake".to_owned())
-    );
+    assert_eq!(running.lease.attrs.backend_type, BackendType::from("fake".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,10 +178,7 @@ async fn a_registry_that_is_silent_at_the_start_is_waited_for_at_each_step() {
         site.faulty.fail_next(call, [Fault::Unavailable; 3]);
         let mut node = start(&site.faulty, 1, None);
         for _ in 0..3 {
-            node.sees("waiting", |event| {
-                matches!(event, NetworkEvent::Waiting { .. }).then_some(())
-            })
-            .await;
+            node.sees("waiting", |event| matches!(event, NetworkEvent::Waiting { .. }).then_some(())).await;
         }
         node.is_ready().await;
     }
@@ -214,23 +189,13 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let told = Arc::new(Notify::new());
-    let manager = Slow {
-        inner: manager(&site.faulty),
-        told: Arc::clone(&told),
-    };
+    let manager = Slow { inner: manager(&site.faulty), told: Arc::clone(&told) };
     let host_with_leftover = FakeBackend::new();
     host_with_leftover.leave_behind(key("10.5.3.0-24"), host(3));
     let mut node = start_on(manager, host_with_leftover, 1, None);
-    assert!(
-        timeout(MOMENT, node.network.ready()).await.is_err(),
-        "the peers are not all known yet"
-    );
+    assert!(timeout(MOMENT, node.network.ready()).await.is_err(), "the peers are not all known yet");
     let reached: Vec<SubnetKey> = node.host.peers().into_keys().collect();
-    assert_eq!(
-        reached,
-        [key("10.5.2.0-24"), key("10.5.3.0-24")],
-        "nothing is removed that may be right"
-    );
+    assert_eq!(reached, [key("10.5.2.0-24"), key("10.5.3.0-24")], "nothing is removed that may be right");
     told.notify_one();
     node.is_ready().await;
     assert_eq!(node.host.peers(), [(key("10.5.2.0-24"), host(2))].into());
@@ -308,17 +273,9 @@ async fn only_a_full_network_ends_a_network_at_the_start() {
     site.peer("10.5.0.0-16", 2);
     let node = start(&site.faulty, 1, None);
     let ended = node.task.await.unwrap();
-    assert!(
-        matches!(ended, Err(NetworkError::Lease(ManagerError::OutOfSubnets(_)))),
-        "{ended:?}"
-    );
+    assert!(matches!(ended, Err(NetworkError::Lease(ManagerError::OutOfSubnets(_)))), "{ended:?}");
     assert_eq!(node.network.ready().await, None);
-    assert!(
-        node.host
-            .calls()
-            .iter()
-            .all(|call| !matches!(call, BackendCall::Configured(_)))
-    );
+    assert!(node.host.calls().iter().all(|call| !matches!(call, BackendCall::Configured(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,12 +328,7 @@ async fn a_peer_that_says_something_new_is_changed_and_one_that_says_the_same_is
     let passes = node.host.busy_passes();
     site.peer("10.5.2.0-24", 2);
     let seen = node.within(MOMENT).await;
-    assert!(
-        !seen
-            .iter()
-            .any(|event| matches!(event, NetworkEvent::PeerChanged(_))),
-        "{seen:?}"
-    );
+    assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::PeerChanged(_))), "{seen:?}");
     assert_eq!(node.host.busy_passes(), passes);
     site.peer("10.5.2.0-24", 22);
     let changed = |event: &NetworkEvent| match event {
@@ -420,10 +372,7 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     site.faulty.go_silent();
-    node.sees("silence", |event| {
-        matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())
-    })
-    .await;
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
     site.store.remove_raw("10.5.3.0-24");
     sleep(DAY * 3).await;
     let status = node.network.status();
@@ -432,16 +381,10 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     assert!(!node.task.is_finished());
 
     site.faulty.come_back();
-    node.sees("the registry", |event| {
-        matches!(event, NetworkEvent::RegistryHeard).then_some(())
-    })
-    .await;
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
     sleep(MOMENT).await;
     assert_eq!(node.network.status().registry_silent, None);
-    assert_eq!(
-        node.host.peers().into_keys().collect::<Vec<_>>(),
-        [key("10.5.2.0-24")]
-    );
+    assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.2.0-24")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -456,10 +399,7 @@ async fn what_somebody_does_to_the_host_is_put_right() {
         NetworkEvent::Repaired { objects, noticed } => Some((*objects, noticed.clone())),
         _ => None,
     };
-    assert_eq!(
-        node.sees("a repair", repaired).await,
-        (1, "a peer was disturbed".to_owned())
-    );
+    assert_eq!(node.sees("a repair", repaired).await, (1, "a peer was disturbed".to_owned()));
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(node.host.peers().len(), 1);
     assert_eq!(node.network.status().repaired, 1);
@@ -475,15 +415,9 @@ async fn an_object_that_fails_is_told_once_tried_again_and_delays_no_other() {
     node.is_ready().await;
     site.peer("10.5.3.0-24", 3);
     let seen = node.within(MOMENT).await;
-    assert_eq!(
-        node.host.peers().into_keys().collect::<Vec<_>>(),
-        [key("10.5.3.0-24")]
-    );
+    assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.3.0-24")]);
     assert_eq!(node.network.status().failed.len(), 1);
-    let told = seen
-        .iter()
-        .filter(|event| matches!(event, NetworkEvent::ObjectFailed(_)))
-        .count();
+    let told = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
     assert_eq!(told, 0, "it was told before, when the network started");
     node.host.refuse(key("10.5.2.0-24"), false);
     sleep(MOMENT).await;
@@ -503,17 +437,11 @@ async fn a_network_renews_its_lease_for_weeks_and_tells_its_peers_nothing() {
     sleep(MOMENT).await;
     let passes = one.host.busy_passes();
     let seen = one.within(DAY * 14).await;
-    let renewals = seen
-        .iter()
-        .filter(|event| matches!(event, NetworkEvent::LeaseRenewed(_)))
-        .count();
+    let renewals = seen.iter().filter(|event| matches!(event, NetworkEvent::LeaseRenewed(_))).count();
     assert!((42..48).contains(&renewals), "{renewals}");
     assert_eq!(one.host.busy_passes(), passes);
     assert_eq!(site.subnets().await.len(), 2);
-    assert_eq!(
-        (site.faulty.count(Call::List), site.faulty.count(Call::Watch)),
-        (2, 2)
-    );
+    assert_eq!((site.faulty.count(Call::List), site.faulty.count(Call::Watch)), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -524,34 +452,17 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     node.is_ready().await;
     let (subnet, passes) = (node.subnet(), node.host.busy_passes());
     site.store.remove_raw(&subnet.to_string());
-    node.sees("the loss", |event| {
-        matches!(event, NetworkEvent::LeaseLost(_)).then_some(())
-    })
-    .await;
+    node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
     let acquired = |event: &NetworkEvent| match event {
         NetworkEvent::LeaseAcquired(lease) => Some(lease.subnet),
         _ => None,
     };
     assert_eq!(node.sees("a lease", acquired).await, subnet);
-    assert_eq!(
-        site.subnets().await[&subnet],
-        Ipv4Addr::new(192, 168, 0, 1).into()
-    );
-    assert_eq!(
-        (node.host.busy_passes(), node.host.peers().len()),
-        (passes, 1),
-        "the host was left alone"
-    );
+    assert_eq!(site.subnets().await[&subnet], Ipv4Addr::new(192, 168, 0, 1).into());
+    assert_eq!((node.host.busy_passes(), node.host.peers().len()), (passes, 1), "the host was left alone");
     assert_eq!(node.network.status().lease_lost, None);
     let configured = BackendCall::Configured(subnet);
-    assert_eq!(
-        node.host
-            .calls()
-            .iter()
-            .filter(|call| **call == configured)
-            .count(),
-        1
-    );
+    assert_eq!(node.host.calls().iter().filter(|call| **call == configured).count(), 1);
     // And it is kept from now on.
     sleep(DAY * 3).await;
     assert!(site.subnets().await.contains_key(&subnet));
@@ -571,20 +482,9 @@ async fn a_lease_that_another_host_overwrote_is_replaced_by_another_one() {
     assert!(reason.await.contains("192.168.0.66"));
     node.is_ready().await;
     assert_ne!(node.subnet(), stolen);
-    assert_eq!(
-        node.host
-            .calls()
-            .iter()
-            .filter(|call| matches!(call, BackendCall::Configured(_)))
-            .count(),
-        2
-    );
+    assert_eq!(node.host.calls().iter().filter(|call| matches!(call, BackendCall::Configured(_))).count(), 2);
     sleep(MOMENT).await;
-    assert_eq!(
-        node.host.peers(),
-        [(stolen, host(66))].into(),
-        "the other host is a peer now"
-    );
+    assert_eq!(node.host.peers(), [(stolen, host(66))].into(), "the other host is a peer now");
     assert_eq!(node.network.ready().await.unwrap().lease.subnet, node.subnet());
 }
 
@@ -599,11 +499,11 @@ async fn a_lost_lease_that_cannot_be_had_again_ends_nothing() {
     site.store.remove_raw(&subnet.to_string());
     for _ in 0..20 {
         node.sees("waiting", |event| match event {
-            NetworkEvent::Waiting {
-                phase: Phase::Lease,
-                reason,
-                ..
-            } if reason.contains("out of subnets") => Some(()),
+            NetworkEvent::Waiting { phase: Phase::Lease, reason, .. }
+                if reason.contains("out of subnets") =>
+            {
+                Some(())
+            }
             _ => None,
         })
         .await;
@@ -613,10 +513,7 @@ async fn a_lost_lease_that_cannot_be_had_again_ends_nothing() {
     assert_eq!(status.lease.unwrap().subnet, subnet, "it is still asked for");
     assert!(node.host.peers().contains_key(&key("10.5.2.0-24")));
     site.store.remove_raw("10.5.0.0-16");
-    node.sees("a lease", |event| {
-        matches!(event, NetworkEvent::LeaseAcquired(_)).then_some(())
-    })
-    .await;
+    node.sees("a lease", |event| matches!(event, NetworkEvent::LeaseAcquired(_)).then_some(())).await;
     assert_eq!(node.subnet(), subnet);
 }
 
@@ -631,14 +528,8 @@ async fn to_shut_down_and_keep_leaves_lease_and_host_as_they_are() {
     let before = (site.subnets().await, node.host.peers(), node.host.calls());
     node.network.shutdown(Shutdown::Keep).await;
     assert!(node.task.await.unwrap().is_ok());
-    assert_eq!(
-        (site.subnets().await, node.host.peers(), node.host.calls()),
-        before
-    );
-    assert!(
-        node.events.next().await.is_none(),
-        "the events end with the network"
-    );
+    assert_eq!((site.subnets().await, node.host.peers(), node.host.calls()), before);
+    assert!(node.events.next().await.is_none(), "the events end with the network");
 }
 
 #[tokio::test(start_paused = true)]
@@ -664,10 +555,7 @@ async fn to_remove_with_a_silent_registry_removes_what_is_on_the_host_and_says_w
     node.is_ready().await;
     site.faulty.go_silent();
     node.network.shutdown(Shutdown::Remove).await;
-    assert!(matches!(
-        node.task.await.unwrap(),
-        Err(NetworkError::Lease(ManagerError::Registry(_)))
-    ));
+    assert!(matches!(node.task.await.unwrap(), Err(NetworkError::Lease(ManagerError::Registry(_)))));
     assert_eq!(node.host.peers(), BTreeMap::new());
 }
 
@@ -710,10 +598,8 @@ async fn several_networks_in_one_process_know_nothing_of_each_other() {
     sleep(MOMENT).await;
     let peers: Vec<usize> = nodes.iter().map(|node| node.host.peers().len()).collect();
     assert_eq!(peers, [1, 1, 2, 2]);
-    let silent: Vec<bool> = nodes
-        .iter()
-        .map(|node| node.network.status().registry_silent.is_some())
-        .collect();
+    let silent: Vec<bool> =
+        nodes.iter().map(|node| node.network.status().registry_silent.is_some()).collect();
     assert_eq!(silent, [true, true, false, false]);
     nodes.remove(0).network.shutdown(Shutdown::Keep).await;
     assert!(nodes.iter().all(|node| !node.task.is_finished()));

@@ -76,15 +76,9 @@ impl FakeBackend {
     /// Returns how many passes there were that wrote or removed something.
     #[must_use]
     pub fn busy_passes(&self) -> usize {
-        let idle = BackendCall::Synced {
-            written: 0,
-            removed: 0,
-        };
+        let idle = BackendCall::Synced { written: 0, removed: 0 };
         let calls = self.calls();
-        calls
-            .iter()
-            .filter(|call| matches!(call, BackendCall::Synced { .. }) && **call != idle)
-            .count()
+        calls.iter().filter(|call| matches!(call, BackendCall::Synced { .. }) && **call != idle).count()
     }
 
     /// Puts a peer on the host behind the back of the backend, as an earlier run would have left it.
@@ -154,11 +148,7 @@ impl Backend for Opened {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let state = &mut *self.host.state();
-        report.drifted = state
-            .left
-            .iter()
-            .filter(|subnet| !state.peers.contains_key(subnet))
-            .count();
+        report.drifted = state.left.iter().filter(|subnet| !state.peers.contains_key(subnet)).count();
         for lease in request.peers.iter() {
             let subnet = lease.subnet;
             if state.peers.get(&subnet) == Some(&lease.attrs) {
@@ -176,9 +166,7 @@ impl Backend for Opened {
         }
         if request.peers.is_complete() {
             let before = state.peers.len();
-            state
-                .peers
-                .retain(|subnet, _| request.peers.peer(subnet).is_some());
+            state.peers.retain(|subnet, _| request.peers.peer(subnet).is_some());
             report.removed = before - state.peers.len();
         }
         state.left = state.peers.keys().copied().collect();

@@ -64,11 +64,7 @@ struct Weather {
 impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     /// Puts itself in front of a registry; nothing fails yet.
     pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            faults: Arc::default(),
-            weather: watch::Sender::new(Weather::default()),
-        }
+        Self { inner, faults: Arc::default(), weather: watch::Sender::new(Weather::default()) }
     }
 
     /// Lets the next calls of a kind fail, one after another, each in the way given.
@@ -85,11 +81,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     /// Returns how many calls were made, each kind in the order of [`Call`] with its number.
     #[must_use]
     pub fn counts(&self) -> Vec<(Call, usize)> {
-        self.faults()
-            .counts
-            .iter()
-            .map(|(call, count)| (*call, *count))
-            .collect()
+        self.faults().counts.iter().map(|(call, count)| (*call, *count)).collect()
     }
 
     /// Stops to answer: calls fail, and watches say that they hear nothing.
@@ -191,23 +183,19 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Lease, RegistryError> {
-        self.write(Call::Create, subnet, self.inner.create(subnet, attrs, ttl))
-            .await
+        self.write(Call::Create, subnet, self.inner.create(subnet, attrs, ttl)).await
     }
 
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
-        self.write(Call::Update, lease.subnet, self.inner.update(lease, attrs, ttl))
-            .await
+        self.write(Call::Update, lease.subnet, self.inner.update(lease, attrs, ttl)).await
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        self.write(Call::Renew, lease.subnet, self.inner.renew(lease, ttl))
-            .await
+        self.write(Call::Renew, lease.subnet, self.inner.renew(lease, ttl)).await
     }
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
-        self.write(Call::Delete, lease.subnet, self.inner.delete(lease))
-            .await
+        self.write(Call::Delete, lease.subnet, self.inner.delete(lease)).await
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
@@ -221,10 +209,7 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
             inner: self.inner.clone(),
             untold: VecDeque::new(),
         };
-        stream::unfold(watch, |mut watch| async {
-            watch.next().await.map(|event| (event, watch))
-        })
-        .boxed()
+        stream::unfold(watch, |mut watch| async { watch.next().await.map(|event| (event, watch)) }).boxed()
     }
 }
 

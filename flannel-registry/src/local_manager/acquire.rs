@@ -12,20 +12,11 @@ const ATTEMPTS: u32 = 10;
 
 impl<R: SubnetRegistry> Shared<R> {
     pub(super) async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
-        let LeaseRequest {
-            config,
-            attrs,
-            mut previous,
-        } = request;
+        let LeaseRequest { config, attrs, mut previous } = request;
         let (mut races_lost, mut tries) = (0, 1);
         loop {
             let leases = self.leases().await?;
-            let claim = Claim {
-                config,
-                public: attrs.public,
-                previous,
-                attempt: races_lost,
-            };
+            let claim = Claim { config, public: attrs.public, previous, attempt: races_lost };
             let step = claim.next_step(&leases, &mut |n| self.state().random.usize(..n.max(1)));
             say(&step, &claim, attrs);
             if let Step::Reuse(lease) = &step {
@@ -83,11 +74,7 @@ impl<R: SubnetRegistry> Shared<R> {
                 let lease = self.registry.create(subnet, attrs, self.options.ttl).await?;
                 self.state().granted = self.options.ttl;
                 // The space at the end is flannel's.
-                tracing::info!(
-                    "Allocated lease ({}) to current node ({}) ",
-                    name(&subnet),
-                    attrs.public
-                );
+                tracing::info!("Allocated lease ({}) to current node ({}) ", name(&subnet), attrs.public);
                 Ok(lease)
             }
             Step::OutOfSubnets => {
@@ -130,10 +117,7 @@ fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
     let ip = attrs.public;
     match step {
         Step::Reuse(lease) => {
-            tracing::info!(
-                "Found lease ({}) for current IP ({ip}), reusing",
-                name(&lease.subnet)
-            );
+            tracing::info!("Found lease ({}) for current IP ({ip}), reusing", name(&lease.subnet));
         }
         Step::Discard(lease) => tracing::info!(
             "Found lease ({}) for current IP ({ip}) but not compatible with current config, deleting",

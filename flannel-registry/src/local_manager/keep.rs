@@ -69,10 +69,7 @@ impl<R: SubnetRegistry> Keep<R> {
             untold: VecDeque::new(),
         };
         keep.wait();
-        stream::unfold(keep, |mut keep| async {
-            keep.next().await.map(|event| (event, keep))
-        })
-        .boxed()
+        stream::unfold(keep, |mut keep| async { keep.next().await.map(|event| (event, keep)) }).boxed()
     }
 
     async fn next(&mut self) -> Option<KeepEvent> {
@@ -118,15 +115,9 @@ impl<R: SubnetRegistry> Keep<R> {
         let ttl = self.shared.options.ttl;
         let registry = &self.shared.registry;
         let result = if self.overwritten {
-            registry
-                .update(&self.own, &self.own.attrs, ttl)
-                .await
-                .map(|lease| (lease, ttl))
+            registry.update(&self.own, &self.own.attrs, ttl).await.map(|lease| (lease, ttl))
         } else {
-            registry
-                .renew(&self.own, ttl)
-                .await
-                .map(|granted| (self.own.clone(), granted))
+            registry.renew(&self.own, ttl).await.map(|granted| (self.own.clone(), granted))
         };
         match result {
             Ok((lease, granted)) => {

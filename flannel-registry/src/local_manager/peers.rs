@@ -30,13 +30,7 @@ pub(super) fn stream(
     own: SubnetKey,
     news: watch::Sender<Option<OwnRecord>>,
 ) -> BoxStream<'static, PeerEvent> {
-    let mut peers = Peers {
-        own,
-        news: None,
-        leases: LeaseSet::default(),
-        complete: false,
-        bad: Vec::new(),
-    };
+    let mut peers = Peers { own, news: None, leases: LeaseSet::default(), complete: false, bad: Vec::new() };
     let first = known.map(|snapshot| peers.fold([RegistryEvent::Snapshot(snapshot)]));
     // Before here the own record is no news: the lease was acquired after that snapshot was taken.
     peers.news = Some(news);
@@ -118,12 +112,7 @@ impl Peers {
             | RegistryEvent::Heard => return,
         };
         let (lease, revision, restored) = heard;
-        news.send_replace(Some(OwnRecord {
-            subnet: self.own,
-            lease: lease.cloned(),
-            revision,
-            restored,
-        }));
+        news.send_replace(Some(OwnRecord { subnet: self.own, lease: lease.cloned(), revision, restored }));
     }
 }
 
