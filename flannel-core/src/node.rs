@@ -82,7 +82,7 @@ impl Node {
         };
         let mut backend = self.options.backend.open(request)?;
         let attrs = backend.attrs().at(self.options.external.public);
-        let own = self.acquire(&config, attrs).await?;
+        let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
         self.follow(config, own).await
@@ -99,10 +99,9 @@ impl Node {
         self.patiently(Phase::Recall, || manager.recall(public)).await
     }
 
-    async fn acquire(&mut self, config: &NetworkConfig, attrs: LeaseAttrs) -> Result<Lease, NetworkError> {
+    async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let previous = self.options.previous;
-        let request = LeaseRequest { config, attrs: &attrs, previous };
+        let request = LeaseRequest { config, attrs, previous: self.options.previous };
         self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
@@ -177,8 +176,6 @@ impl Node {
                 for change in changes {
                     self.on_peer(change);
                 }
-                let peers = self.peers.len();
-                self.status(|status| status.peers = peers);
                 self.soon();
             }
             PeerEvent::Complete => {
@@ -307,7 +304,9 @@ impl Node {
         for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
+        let peers = self.peers.len();
         self.status(|status| {
+            status.peers = peers;
             status.passes += 1;
             status.repaired += report.drifted as u64;
             status.last_pass = took;

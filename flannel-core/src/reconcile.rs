@@ -149,10 +149,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
     }
 
-    /// Says that no object should be.
-    pub fn forget_all(&mut self) {
-        let keys: Vec<K> = self.objects.keys().cloned().collect();
-        keys.iter().for_each(|key| self.forget(key));
+    /// Says what all objects should be.
+    pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
+        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        gone.iter().for_each(|key| self.forget(key));
+        desired.into_iter().for_each(|(key, value)| self.want(key, value));
     }
 
     /// Returns what an object should be.

@@ -1,1 +1,63 @@
-//! Links, addresses, routes, neighbours and forwarding entries of Linux, over netlink
+//! Links, addresses, routes, neighbours and forwarding entries of Linux, over netlink.
+//!
+//! * [`Netlink`] asks: it reads objects, changes links, and [applies](Netlink::apply) thousands
+//!   of writes in few system calls with an answer for each.
+//! * [`Monitor`] listens: it tells what anybody changed.
+//! * [`Namespace`] says where: every socket lives in one network namespace.
+//!
+//! Calls of [`Netlink`] block; the kernel answers at once. Errors say which object was refused
+//! and why. Nothing here runs another program, and nothing decides anything.
+//!
+//! ```no_run
+//! use flannel_netlink::{FdbEntry, Netlink, Neighbour, Route, Write};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut netlink = Netlink::open()?;
+//! let device = netlink.link("flannel.1")?.ok_or("no such device")?;
+//!
+//! // A peer of an overlay network: its subnet, its tunnel end, its host.
+//! let (subnet, gateway) = ("10.5.3.0/24".parse()?, "10.5.3.0".parse()?);
+//! let (mac, host) = ("0e:2a:00:00:00:03".parse()?, "192.0.2.3".parse()?);
+//! let writes = [
+//!     Write::PutNeighbour(Neighbour::permanent(device.index, gateway, mac)),
+//!     Write::PutFdb(FdbEntry::permanent(device.index, mac, host)),
+//!     Write::PutRoute(Route::onlink(subnet, gateway, device.index)),
+//! ];
+//! for outcome in netlink.apply(&writes) {
+//!     outcome?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod batch;
+mod error;
+mod family;
+mod fdb;
+mod link;
+mod mac;
+mod message;
+mod monitor;
+mod namespace;
+mod neighbour;
+mod route;
+mod socket;
+mod sys;
+mod tun;
+mod vxlan;
+
+pub use address::Address;
+pub use batch::Write;
+pub use error::Error;
+pub use family::Family;
+pub use fdb::FdbEntry;
+pub use link::{AddressGeneration, Link, LinkChange, LinkKind, NewLink, NewLinkKind, VethPeer};
+pub use mac::{Mac, MacParseError};
+pub use monitor::{Monitor, Notice};
+pub use namespace::Namespace;
+pub use neighbour::{Neighbour, NeighbourState};
+pub use route::{Route, RouteFilter, RouteKind};
+pub use socket::Netlink;
+pub use tun::{Tun, TunOptions};
+pub use vxlan::{NewVxlan, Vxlan};

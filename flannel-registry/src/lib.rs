@@ -1,6 +1,7 @@
 //! Where flannel keeps its leases, and how a host gets, keeps and watches them.
 //!
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
+//! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //!
 //! Without the feature `etcd-v3` nothing here needs HTTP, TLS or a protocol compiler.
@@ -35,10 +36,14 @@
 //! # }
 //! ```
 
+#[cfg(feature = "etcd-v3")]
+mod etcd3;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
 
+#[cfg(feature = "etcd-v3")]
+pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::MemoryRegistry;

@@ -1,0 +1,177 @@
+//! Addresses of links.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    DecodeError, ErrorContext, NLM_F_CREATE, NLM_F_EXCL, NlasIterator, parse_ip, parse_u32,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+
+use crate::batch::Write;
+use crate::error::Error;
+use crate::family::Family;
+use crate::message::Message;
+use crate::socket::Netlink;
+
+/// `sizeof(struct ifaddrmsg)`.
+const HEADER_LEN: usize = 8;
+
+// `enum` in `linux/if_addr.h`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+
+/// An address of a link.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Address {
+    /// The link's index.
+    pub index: u32,
+    /// The address itself and its prefix length.
+    pub net: IpNet,
+    /// The address at the far end of a point-to-point link, when that has one of its own.
+    pub peer: Option<IpAddr>,
+    /// How far the address is valid (`rt_scope`): 0 global, 253 link, 254 host.
+    pub scope: u8,
+    /// `IFA_F_*` flags (`linux/if_addr.h`).
+    pub flags: u32,
+}
+
+impl Address {
+    /// `IFA_F_NODAD`: an IPv6 address that is used at once, without asking the link whether
+    /// somebody else has it (RFC 4862, 5.4).
+    pub const NO_DAD: u32 = 0x02;
+    /// `IFA_F_DADFAILED`: somebody else on the link has this IPv6 address.
+    pub const DAD_FAILED: u32 = 0x08;
+    /// `IFA_F_DEPRECATED`: not to be the source of new connections.
+    pub const DEPRECATED: u32 = 0x20;
+    /// `IFA_F_TENTATIVE`: an IPv6 address that is still being checked for duplicates.
+    pub const TENTATIVE: u32 = 0x40;
+
+    /// A global address without flags.
+    pub fn new(index: u32, net: IpNet) -> Self {
+        Self { index, net, peer: None, scope: 0, flags: 0 }
+    }
+
+    /// Whether packets can be sent from the address: it is neither a duplicate, nor being
+    /// checked for one, nor deprecated.
+    pub fn is_usable(&self) -> bool {
+        self.flags & (Self::DAD_FAILED | Self::DEPRECATED | Self::TENTATIVE) == 0
+    }
+
+    /// The same message adds and deletes, so that the two cannot disagree.
+    pub(crate) fn message(&self) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header = AddressHeader {
+            family: Family::of(self.net.addr()).into(),
+            prefix_len: self.net.prefix_len(),
+            flags: AddressHeaderFlags::empty(),
+            scope: AddressScope::from(self.scope),
+            index: self.index,
+        };
+        message.attributes = vec![
+            AddressAttribute::Local(self.net.addr()),
+            AddressAttribute::Address(self.peer.unwrap_or(self.net.addr())),
+        ];
+        if self.flags != 0 {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(self.flags)));
+        }
+        message
+    }
+
+    /// Reads an address; `None` for one of a family other than IPv4 and IPv6.
+    pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
+        let header = AddressHeader::parse(message.payload)?;
+        if Family::of_message(header.family).is_none() {
+            return Ok(None);
+        }
+        let (mut local, mut address) = (None, None);
+        let mut flags = u32::from(header.flags.bits());
+        for attribute in NlasIterator::new(message.payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match attribute.kind() {
+                IFA_LOCAL => local = Some(parse_ip(value).context("IFA_LOCAL")?),
+                IFA_ADDRESS => address = Some(parse_ip(value).context("IFA_ADDRESS")?),
+                IFA_FLAGS => flags = parse_u32(value).context("IFA_FLAGS")?,
+                _ => {}
+            }
+        }
+        let own = local.or(address).ok_or("an address message without an address")?;
+        let net = IpNet::new(own, header.prefix_len).map_err(|_| DecodeError::from("prefix too long"))?;
+        Ok(Some(Self {
+            index: header.index,
+            net,
+            peer: address.filter(|address| *address != own),
+            scope: u8::from(header.scope),
+            flags,
+        }))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "address {}", self.net)?;
+        if let Some(peer) = self.peer {
+            write!(f, " peer {peer}")?;
+        }
+        write!(f, " dev {}", self.index)
+    }
+}
+
+impl Netlink {
+    /// Reads the addresses of a link, or of all links when `index` is 0. A link that does not
+    /// exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Error> {
+        let mut found = Vec::new();
+        for family in Family::BOTH {
+            let mut request = AddressMessage::default();
+            request.header.family = family.into();
+            request.header.index = index;
+            let request = RouteNetlinkMessage::GetAddress(request);
+            let read = |message: Message<'_>| {
+                Ok(Address::read(message)?.filter(|address| {
+                    Family::of(address.net.addr()) == family && (index == 0 || address.index == index)
+                }))
+            };
+            found.extend(none_if_gone(self.dump("addresses", &request, read))?);
+        }
+        Ok(found)
+    }
+
+    /// Adds an address.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_exists`] holds when the link has the address already.
+    pub fn add_address(&mut self, address: &Address) -> Result<(), Error> {
+        let request = RouteNetlinkMessage::NewAddress(address.message());
+        self.execute(format_args!("add {address}"), request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Deletes an address; one that is gone already is no error.
+    ///
+    /// Deleting the last IPv4 address of a link makes the kernel delete its IPv4 routes too,
+    /// without a notice (`fib_disable_ip` in `net/ipv4/fib_frontend.c`).
+    ///
+    /// # Errors
+    /// Those of the kernel and of the socket.
+    pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
+        self.write_one(Write::DeleteAddress(address.clone()))
+    }
+}
+
+/// A dump restricted to a link, or to a routing table, that does not exist has no objects; the
+/// kernel calls it an error.
+pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        other => other,
+    }
+}

@@ -1,0 +1,59 @@
+//! The two families of addresses.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_route::AddressFamily;
+
+/// A family of network addresses.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Family {
+    /// IPv4 (`AF_INET`).
+    V4,
+    /// IPv6 (`AF_INET6`).
+    V6,
+}
+
+impl Family {
+    /// Both families, in the order in which they are read.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The families to read: the one asked for, or both.
+    pub(crate) fn selected(family: Option<Self>) -> Vec<Self> {
+        family.map_or_else(|| Self::BOTH.to_vec(), |family| vec![family])
+    }
+
+    /// The family of a message, or `None` when it is one that this crate has no words for.
+    pub(crate) fn of_message(family: AddressFamily) -> Option<Self> {
+        if family == AddressFamily::Inet {
+            Some(Self::V4)
+        } else if family == AddressFamily::Inet6 {
+            Some(Self::V6)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Inet,
+            Family::V6 => Self::Inet6,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Forwarding entries (FDB): through which tunnel end a VXLAN device reaches a MAC address.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, parse_u16_be, parse_u32};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+};
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::error::Error;
+use crate::mac::Mac;
+use crate::message::Message;
+use crate::neighbour::{HEADER_LEN, NDA_DST, NDA_LLADDR, NeighbourState};
+use crate::socket::Netlink;
+
+// `enum` in `linux/neighbour.h`.
+const NDA_PORT: u16 = 6;
+const NDA_VNI: u16 = 7;
+const NDA_MASTER: u16 = 9;
+
+/// A forwarding entry of a device, or of the bridge that the device is a port of.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct FdbEntry {
+    /// The device's index.
+    pub index: u32,
+    /// The MAC address: with the index, the key of the entry. Putting an entry with another
+    /// destination points the MAC there.
+    pub mac: Mac,
+    /// The tunnel end to send frames to.
+    pub destination: Option<IpAddr>,
+    /// Permanent, or learned from traffic.
+    pub state: NeighbourState,
+    /// The UDP port of the tunnel end, where it is not the device's.
+    pub port: Option<u16>,
+    /// The VXLAN network identifier to use, where it is not the device's.
+    pub vni: Option<u32>,
+    /// The index of the bridge that holds the entry; `None` when the device itself does, which
+    /// `bridge fdb` calls `self`.
+    pub bridge: Option<u32>,
+}
+
+impl FdbEntry {
+    /// An entry of the device itself that stays until it is deleted.
+    pub fn permanent(index: u32, mac: Mac, destination: IpAddr) -> Self {
+        Self {
+            index,
+            mac,
+            destination: Some(destination),
+            state: NeighbourState::Permanent,
+            port: None,
+            vni: None,
+            bridge: None,
+        }
+    }
+
+    /// Whether a program set the entry for good.
+    pub fn is_permanent(&self) -> bool {
+        self.state == NeighbourState::Permanent
+    }
+
+    /// The same message puts and deletes, so that the two cannot disagree.
+    pub(crate) fn message(&self) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header = NeighbourHeader {
+            family: AddressFamily::Bridge,
+            ifindex: self.index,
+            state: u16::from(self.state).into(),
+            flags: if self.bridge.is_some() { NeighbourFlags::Controller } else { NeighbourFlags::Own },
+            kind: RouteType::Unspec,
+        };
+        message.attributes.reserve_exact(2);
+        let attributes = &mut message.attributes;
+        attributes.extend(
+            self.destination.map(|address| NeighbourAttribute::Destination(NeighbourAddress::from(address))),
+        );
+        attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
+        attributes.extend(self.port.map(NeighbourAttribute::Port));
+        attributes.extend(self.vni.map(NeighbourAttribute::Vni));
+        message
+    }
+
+    /// Reads an entry; `None` when the message is about something else, or the device forwards
+    /// by something other than a MAC address.
+    pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
+        let header = NeighbourHeader::parse(message.payload)?;
+        if header.family != AddressFamily::Bridge {
+            return Ok(None);
+        }
+        let (mut mac, mut destination, mut port, mut vni, mut bridge) = (None, None, None, None, None);
+        for attribute in NlasIterator::new(message.payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match attribute.kind() {
+                NDA_DST => destination = Some(parse_ip(value).context("NDA_DST")?),
+                NDA_LLADDR => mac = Mac::from_bytes(value),
+                NDA_PORT => port = Some(parse_u16_be(value).context("NDA_PORT")?),
+                NDA_VNI => vni = Some(parse_u32(value).context("NDA_VNI")?),
+                NDA_MASTER => bridge = Some(parse_u32(value).context("NDA_MASTER")?),
+                _ => {}
+            }
+        }
+        let state = u16::from(header.state).into();
+        Ok(mac.map(|mac| Self { index: header.ifindex, mac, destination, state, port, vni, bridge }))
+    }
+}
+
+impl fmt::Display for FdbEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "forwarding entry {}", self.mac)?;
+        if let Some(destination) = self.destination {
+            write!(f, " dst {destination}")?;
+        }
+        write!(f, " dev {}", self.index)
+    }
+}
+
+impl Netlink {
+    /// Reads the forwarding entries of a device, or of all devices when `index` is 0, including
+    /// those that a bridge holds for it. A device that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    pub fn fdb(&mut self, index: u32) -> Result<Vec<FdbEntry>, Error> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.header.ifindex = index;
+        let request = RouteNetlinkMessage::GetNeighbour(request);
+        self.dump("forwarding entries", &request, |message| {
+            Ok(FdbEntry::read(message)?.filter(|entry| index == 0 || entry.index == index))
+        })
+    }
+}

@@ -1,0 +1,286 @@
+//! Notices: what anybody changed in the kernel's tables.
+//!
+//! What the kernel does *not* tell, so that a listener must look again by itself:
+//!
+//! * A link that is set down loses its routes without a notice for any of them, and its
+//!   neighbours with one each; permanent forwarding entries stay. Set up again, it gets nothing
+//!   back.
+//! * A link that loses its last IPv4 address loses its IPv4 routes without a notice.
+//! * A link that is deleted takes its routes with it without a notice.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use netlink_packet_core::{DecodeError, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::LinkHeader;
+use netlink_packet_route::neighbour::NeighbourHeader;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use tokio::io::unix::AsyncFd;
+
+use crate::address::Address;
+use crate::error::Error;
+use crate::fdb::FdbEntry;
+use crate::link::Link;
+use crate::message::{Message, Messages};
+use crate::namespace::Namespace;
+use crate::neighbour::Neighbour;
+use crate::route::Route;
+use crate::socket::receive;
+use crate::sys::{self, FilterInstruction};
+
+/// The socket's receive buffer in bytes. The kernel charges about 800 bytes for a notice and
+/// doubles the number given, so this holds about 20,000 notices: the default (256 notices)
+/// overruns when one peer set is programmed. Memory is used only while notices wait.
+const RECEIVE_BUFFER: i32 = 8 * 1024 * 1024;
+
+/// Room for one datagram; a notice about a link with all its attributes has some 2 KiB.
+const DATAGRAM: usize = 32 * 1024;
+
+/// After an overrun at most this many stale notices are dropped at once, so that a flood cannot
+/// keep the listener here; more than the receive buffer holds.
+const STALE_MAX: usize = 100_000;
+
+// `enum` in `linux/rtnetlink.h`.
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+
+/// `enum rtnetlink_groups`: LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+
+/// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
+/// new or different.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// A link.
+    Link {
+        /// The link as it is now, or was last.
+        link: Link,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// An address of a link.
+    Address {
+        /// The address.
+        address: Address,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// A route.
+    Route {
+        /// The route.
+        route: Route,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// A neighbour.
+    Neighbour {
+        /// The entry.
+        neighbour: Neighbour,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// A forwarding entry.
+    Fdb {
+        /// The entry.
+        entry: FdbEntry,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// Notices were lost, because they came faster than they were taken: everything must be
+    /// read again.
+    Overrun,
+}
+
+/// A listener to the changes of links, addresses, routes, neighbours and forwarding entries in
+/// one network namespace.
+///
+/// Open it before the first read, so that no change falls between the two.
+#[derive(Debug)]
+pub struct Monitor {
+    /// Registered with a runtime on the first wait; before that, the monitor needs none.
+    ready: Option<AsyncFd<Arc<Socket>>>,
+    socket: Arc<Socket>,
+    received: Vec<u8>,
+    waiting: VecDeque<Notice>,
+}
+
+impl Monitor {
+    /// Starts to listen in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the kernel has no descriptor or memory left.
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        if sys::force_receive_buffer(&socket, RECEIVE_BUFFER).is_err() {
+            // Without CAP_NET_ADMIN the kernel gives as much as `net.core.rmem_max` allows.
+            socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
+        }
+        socket.bind(&SocketAddr::new(0, 0))?;
+        // From now on the kernel lets nobody but itself send to this socket.
+        socket.connect(&SocketAddr::new(0, 0))?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(Self {
+            ready: None,
+            socket: Arc::new(socket),
+            received: Vec::with_capacity(DATAGRAM),
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// Starts to listen in the given namespace.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
+        namespace.run(Self::open)?
+    }
+
+    /// Stops hearing of the routes and neighbours that the sockets with the given
+    /// [port numbers](crate::Netlink::port_id) change; replaces an earlier list.
+    ///
+    /// Links and addresses are still heard of, because of what goes with them silently, and
+    /// forwarding entries, because the kernel does not say who changed them.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the list is too long for the kernel (about 100).
+    pub fn ignore_changes_of(&mut self, port_ids: &[u32]) -> Result<(), Error> {
+        Ok(sys::attach_filter(&*self.socket, &filter(port_ids))?)
+    }
+
+    /// Waits for the next notice. If the future is dropped, no notice is lost.
+    ///
+    /// The first call ties the monitor to the tokio runtime it is made in, which must have its
+    /// IO driver enabled.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the socket is broken: open another monitor and read everything
+    /// again.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without an IO driver.
+    pub async fn next(&mut self) -> Result<Notice, Error> {
+        loop {
+            if let Some(notice) = self.try_next()? {
+                return Ok(notice);
+            }
+            let ready = match &mut self.ready {
+                Some(ready) => ready,
+                none => none.insert(sys::readable(Arc::clone(&self.socket))?),
+            };
+            // Whatever arrives after the empty read above sets readiness again.
+            ready.readable().await?.clear_ready();
+        }
+    }
+
+    /// The next notice, if one has arrived.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub fn try_next(&mut self) -> Result<Option<Notice>, Error> {
+        loop {
+            if let Some(notice) = self.waiting.pop_front() {
+                return Ok(Some(notice));
+            }
+            match receive(&self.socket, &mut self.received, 0) {
+                Ok(()) => take_notices(&self.received, &mut self.waiting),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.drop_stale();
+                    return Ok(Some(Notice::Overrun));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The kernel says once that notices were lost, before it hands out those it still holds.
+    /// Who reads everything again has no use for them.
+    fn drop_stale(&mut self) {
+        for _ in 0..STALE_MAX {
+            match receive(&self.socket, &mut self.received, 0) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notice>) {
+    for message in Messages::new(datagram) {
+        match message.and_then(read_notice) {
+            Ok(notice) => waiting.extend(notice),
+            Err(reason) => tracing::trace!(%reason, "notice that cannot be read ignored"),
+        }
+    }
+}
+
+fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
+    let removed = matches!(message.kind, RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH);
+    Ok(match message.kind {
+        RTM_NEWLINK | RTM_DELLINK => {
+            // A bridge speaks of its ports in messages of its own family, in which "removed"
+            // means that the port left the bridge (`br_ifinfo_notify`).
+            let header = LinkHeader::parse(message.payload)?;
+            if header.interface_family == AddressFamily::Bridge {
+                return Ok(None);
+            }
+            Some(Notice::Link { link: Link::read(message)?, removed })
+        }
+        RTM_NEWADDR | RTM_DELADDR => {
+            Address::read(message)?.map(|address| Notice::Address { address, removed })
+        }
+        RTM_NEWROUTE | RTM_DELROUTE => Route::read(message)?.map(|route| Notice::Route { route, removed }),
+        RTM_NEWNEIGH | RTM_DELNEIGH => {
+            if NeighbourHeader::parse(message.payload)?.family == AddressFamily::Bridge {
+                FdbEntry::read(message)?.map(|entry| Notice::Fdb { entry, removed })
+            } else {
+                Neighbour::read(message)?.map(|neighbour| Notice::Neighbour { neighbour, removed })
+            }
+        }
+        NLMSG_NOOP | NLMSG_ERROR | NLMSG_DONE => None,
+        _ => None,
+    })
+}
+
+/// A program for the kernel's packet filter machine that drops notices about routes and
+/// neighbours with one of the given ports in `nlmsg_pid`. The machine loads in network byte
+/// order what netlink writes in the host's, so the constants are turned round.
+fn filter(port_ids: &[u32]) -> Vec<FilterInstruction> {
+    const LOAD_PORT: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const LOAD_TYPE: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const DROP: u32 = 0;
+    const TAKE: u32 = u32::MAX;
+    let step = |code, k, jt, jf| FilterInstruction { code, jt, jf, k };
+    let kinds = [RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH];
+
+    // nlmsg_type is at offset 4, nlmsg_pid at 12 (`struct nlmsghdr`).
+    let mut program = vec![step(LOAD_TYPE, 4, 0, 0)];
+    for (position, kind) in kinds.iter().enumerate() {
+        // On equality go on behind the return that follows the last kind.
+        let skip = (kinds.len() - position) as u8;
+        program.push(step(IF_EQUAL, u32::from(kind.to_be()), skip, 0));
+    }
+    program.push(step(RETURN, TAKE, 0, 0));
+    program.push(step(LOAD_PORT, 12, 0, 0));
+    for port_id in port_ids {
+        program.push(step(IF_EQUAL, port_id.to_be(), 0, 1));
+        program.push(step(RETURN, DROP, 0, 0));
+    }
+    program.push(step(RETURN, TAKE, 0, 0));
+    program
+}

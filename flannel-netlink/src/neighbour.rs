@@ -1,0 +1,183 @@
+//! Neighbours: which MAC address stands behind an IP address on a link (ARP and IPv6 ND).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage,
+};
+use netlink_packet_route::route::RouteType;
+
+use crate::error::Error;
+use crate::family::Family;
+use crate::mac::Mac;
+use crate::message::Message;
+use crate::socket::Netlink;
+
+/// `sizeof(struct ndmsg)`.
+pub(crate) const HEADER_LEN: usize = 12;
+
+// `enum` in `linux/neighbour.h`.
+pub(crate) const NDA_DST: u16 = 1;
+pub(crate) const NDA_LLADDR: u16 = 2;
+
+/// What the kernel knows about a neighbour or a forwarding entry (`NUD_*`,
+/// `linux/neighbour.h`).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum NeighbourState {
+    /// Set by a program and never checked or forgotten.
+    Permanent,
+    /// Valid without being checked; forwarding entries call it static.
+    NoArp,
+    /// Confirmed a short time ago.
+    Reachable,
+    /// To be confirmed on the next use.
+    Stale,
+    /// Used while stale; waiting for a confirmation from above.
+    Delay,
+    /// Being asked again.
+    Probe,
+    /// Asked for the first time.
+    Incomplete,
+    /// Did not answer.
+    Failed,
+    /// Nothing is known.
+    None,
+    /// Another combination of bits.
+    Other(u16),
+}
+
+/// A neighbour on a link.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Neighbour {
+    /// The link's index.
+    pub index: u32,
+    /// The neighbour's address: with the index, the key of the entry.
+    pub address: IpAddr,
+    /// Where to send frames for it. `None` when that is unknown, or no Ethernet address.
+    pub mac: Option<Mac>,
+    /// How sure the kernel is.
+    pub state: NeighbourState,
+}
+
+impl Neighbour {
+    /// A neighbour that stays until it is deleted.
+    pub fn permanent(index: u32, address: IpAddr, mac: Mac) -> Self {
+        Self { index, address, mac: Some(mac), state: NeighbourState::Permanent }
+    }
+
+    /// Whether a program set the entry for good.
+    pub fn is_permanent(&self) -> bool {
+        self.state == NeighbourState::Permanent
+    }
+
+    /// The same message puts and deletes, so that the two cannot disagree.
+    pub(crate) fn message(&self) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header = NeighbourHeader {
+            family: Family::of(self.address).into(),
+            ifindex: self.index,
+            state: u16::from(self.state).into(),
+            kind: RouteType::Unicast,
+            ..NeighbourHeader::default()
+        };
+        message.attributes.reserve_exact(2);
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(self.address)));
+        if let Some(mac) = self.mac {
+            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        }
+        message
+    }
+
+    /// Reads a neighbour; `None` for one of a family other than IPv4 and IPv6.
+    pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
+        let header = NeighbourHeader::parse(message.payload)?;
+        if Family::of_message(header.family).is_none() {
+            return Ok(None);
+        }
+        let (mut address, mut mac) = (None, None);
+        for attribute in NlasIterator::new(message.payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                NDA_DST => address = Some(parse_ip(attribute.value()).context("NDA_DST")?),
+                NDA_LLADDR => mac = Mac::from_bytes(attribute.value()),
+                _ => {}
+            }
+        }
+        let address = address.ok_or("a neighbour without an address")?;
+        Ok(Some(Self { index: header.ifindex, address, mac, state: u16::from(header.state).into() }))
+    }
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "neighbour {}", self.address)?;
+        if let Some(mac) = self.mac {
+            write!(f, " lladdr {mac}")?;
+        }
+        write!(f, " dev {}", self.index)
+    }
+}
+
+impl Netlink {
+    /// Reads the neighbours on a link, or on all links when `index` is 0, of one family or of
+    /// both. A link that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    pub fn neighbours(&mut self, index: u32, family: Option<Family>) -> Result<Vec<Neighbour>, Error> {
+        let mut found = Vec::new();
+        for family in Family::selected(family) {
+            let mut request = NeighbourMessage::default();
+            request.header.family = family.into();
+            if index != 0 {
+                // Strict checking wants the index here and a zero in the header.
+                request.attributes.push(NeighbourAttribute::IfIndex(index));
+            }
+            let request = RouteNetlinkMessage::GetNeighbour(request);
+            let read = |message: Message<'_>| {
+                Ok(Neighbour::read(message)?.filter(|neighbour| {
+                    Family::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
+                }))
+            };
+            found.extend(self.dump("neighbours", &request, read)?);
+        }
+        Ok(found)
+    }
+}
+
+impl From<u16> for NeighbourState {
+    fn from(bits: u16) -> Self {
+        match bits {
+            0x00 => Self::None,
+            0x01 => Self::Incomplete,
+            0x02 => Self::Reachable,
+            0x04 => Self::Stale,
+            0x08 => Self::Delay,
+            0x10 => Self::Probe,
+            0x20 => Self::Failed,
+            0x40 => Self::NoArp,
+            0x80 => Self::Permanent,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<NeighbourState> for u16 {
+    fn from(state: NeighbourState) -> Self {
+        match state {
+            NeighbourState::None => 0x00,
+            NeighbourState::Incomplete => 0x01,
+            NeighbourState::Reachable => 0x02,
+            NeighbourState::Stale => 0x04,
+            NeighbourState::Delay => 0x08,
+            NeighbourState::Probe => 0x10,
+            NeighbourState::Failed => 0x20,
+            NeighbourState::NoArp => 0x40,
+            NeighbourState::Permanent => 0x80,
+            NeighbourState::Other(bits) => bits,
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Routes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, parse_u32};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteVia,
+};
+
+use crate::address::none_if_gone;
+use crate::error::Error;
+use crate::family::Family;
+use crate::message::Message;
+use crate::socket::Netlink;
+
+/// `sizeof(struct rtmsg)`.
+const HEADER_LEN: usize = 12;
+
+// `enum rtattr_type_t` in `linux/rtnetlink.h`.
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+
+/// A route.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Route {
+    /// The destinations it is for. Host bits that are set are not sent.
+    pub destination: IpNet,
+    /// The next hop; may be of the other family (RFC 5549). `None`: the destination is on the
+    /// link itself.
+    pub gateway: Option<IpAddr>,
+    /// The index of the link that packets leave by. When putting a route with a gateway, `None`
+    /// lets the kernel find the link.
+    pub index: Option<u32>,
+    /// The metric, in which the lower route wins. `None` when putting is the kernel's default, 0
+    /// for IPv4 and 1024 for IPv6, and when deleting matches any. A route that was read has
+    /// `None` for 0.
+    pub metric: Option<u32>,
+    /// The routing table.
+    pub table: u32,
+    /// Who made the route (`RTPROT_*`).
+    pub protocol: u8,
+    /// How far the destination is (`RT_SCOPE_*`). Always 0 for IPv6.
+    pub scope: u8,
+    /// The gateway counts as reachable on the link though no address of the link covers it.
+    pub onlink: bool,
+    /// The preferred source address for packets of this host.
+    pub source: Option<IpAddr>,
+    /// What happens to packets.
+    pub kind: RouteKind,
+    /// Whether the route that was read has several next hops, which are not read. Such a route
+    /// cannot be put.
+    pub multipath: bool,
+}
+
+/// What happens to the packets of a route (`RTN_*`, `linux/rtnetlink.h`).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum RouteKind {
+    /// They are sent on.
+    #[default]
+    Unicast,
+    /// They are for this host.
+    Local,
+    /// They are for this host, as link broadcasts.
+    Broadcast,
+    /// They are for this host, by a shared address.
+    Anycast,
+    /// They are sent to a group.
+    Multicast,
+    /// They are dropped silently.
+    Blackhole,
+    /// They are dropped as unreachable.
+    Unreachable,
+    /// They are dropped as prohibited.
+    Prohibit,
+    /// The look-up goes on in the next table.
+    Throw,
+    /// Another kind.
+    Other(u8),
+}
+
+impl Route {
+    /// The table that routes are in unless a rule says otherwise (`RT_TABLE_MAIN`).
+    pub const MAIN_TABLE: u32 = 254;
+    /// `RTPROT_KERNEL`: made by the kernel, for an address.
+    pub const PROTOCOL_KERNEL: u8 = 2;
+    /// `RTPROT_BOOT`: made by a program that said nothing about itself; `ip route` does not
+    /// show it.
+    pub const PROTOCOL_BOOT: u8 = 3;
+    /// `RT_SCOPE_UNIVERSE`: anywhere, by a gateway.
+    pub const SCOPE_UNIVERSE: u8 = 0;
+    /// `RT_SCOPE_LINK`: on the link itself.
+    pub const SCOPE_LINK: u8 = 253;
+
+    /// A route by a gateway in the main table, of protocol boot and scope universe; the kernel
+    /// finds the link.
+    pub fn by_gateway(destination: IpNet, gateway: IpAddr) -> Self {
+        Self { gateway: Some(gateway), ..Self::to(destination) }
+    }
+
+    /// As [`by_gateway`](Self::by_gateway), but on the given link, whose addresses need not
+    /// cover the gateway. The link must be up, the gateway must not be an address of this host,
+    /// and, for IPv4, the namespace must have an address at all, such as loopback's
+    /// (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
+    pub fn onlink(destination: IpNet, gateway: IpAddr, index: u32) -> Self {
+        Self { gateway: Some(gateway), index: Some(index), onlink: true, ..Self::to(destination) }
+    }
+
+    /// A route to what is on the link itself, in the main table, of protocol boot.
+    pub fn on_link(destination: IpNet, index: u32) -> Self {
+        let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
+        Self { index: Some(index), scope, ..Self::to(destination) }
+    }
+
+    /// The same route with a metric.
+    #[must_use]
+    pub fn with_metric(self, metric: u32) -> Self {
+        Self { metric: Some(metric), ..self }
+    }
+
+    fn to(destination: IpNet) -> Self {
+        Self {
+            destination,
+            gateway: None,
+            index: None,
+            metric: None,
+            table: Self::MAIN_TABLE,
+            protocol: Self::PROTOCOL_BOOT,
+            scope: Self::SCOPE_UNIVERSE,
+            onlink: false,
+            source: None,
+            kind: RouteKind::Unicast,
+            multipath: false,
+        }
+    }
+
+    /// The same message puts and deletes, so that the two cannot disagree.
+    pub(crate) fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        let destination = self.destination.network();
+        message.header = RouteHeader {
+            address_family: Family::of(destination).into(),
+            destination_prefix_length: self.destination.prefix_len(),
+            table: u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+            protocol: self.protocol.into(),
+            scope: self.scope.into(),
+            kind: u8::from(self.kind).into(),
+            flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
+            ..RouteHeader::default()
+        };
+        let attributes = &mut message.attributes;
+        attributes.reserve_exact(4);
+        attributes.push(RouteAttribute::Destination(destination.into()));
+        attributes.extend(self.gateway.map(|gateway| gateway_attribute(destination, gateway)));
+        attributes.extend(self.index.map(RouteAttribute::Oif));
+        attributes.extend(self.metric.map(RouteAttribute::Priority));
+        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
+        if self.table > u32::from(u8::MAX) {
+            attributes.push(RouteAttribute::Table(self.table));
+        }
+        message
+    }
+
+    /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
+    pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
+        let header = RouteHeader::parse(message.payload)?;
+        let Some(family) = Family::of_message(header.address_family) else {
+            return Ok(None);
+        };
+        let mut address = unspecified(family);
+        let mut route = Self {
+            table: u32::from(header.table),
+            protocol: header.protocol.into(),
+            scope: header.scope.into(),
+            onlink: header.flags.contains(RouteFlags::Onlink),
+            kind: u8::from(header.kind).into(),
+            ..Self::to(IpNet::from(address))
+        };
+        for attribute in NlasIterator::new(message.payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match attribute.kind() {
+                RTA_DST => address = parse_ip(value).context("RTA_DST")?,
+                RTA_GATEWAY => route.gateway = Some(parse_ip(value).context("RTA_GATEWAY")?),
+                // The family in two bytes, then the address (`struct rtvia`).
+                RTA_VIA => route.gateway = value.get(2..).and_then(|address| parse_ip(address).ok()),
+                RTA_OIF => route.index = Some(parse_u32(value).context("RTA_OIF")?),
+                RTA_PRIORITY => {
+                    route.metric =
+                        Some(parse_u32(value).context("RTA_PRIORITY")?).filter(|metric| *metric != 0);
+                }
+                RTA_PREFSRC => route.source = Some(parse_ip(value).context("RTA_PREFSRC")?),
+                RTA_TABLE => route.table = parse_u32(value).context("RTA_TABLE")?,
+                RTA_MULTIPATH => route.multipath = true,
+                _ => {}
+            }
+        }
+        route.destination = IpNet::new(address, header.destination_prefix_length)
+            .map_err(|_| DecodeError::from("prefix too long"))?;
+        Ok(Some(route))
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(index) = self.index {
+            write!(f, " dev {index}")?;
+        }
+        if let Some(metric) = self.metric {
+            write!(f, " metric {metric}")?;
+        }
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+    }
+}
+
+/// Which routes to read; a field that is `None` allows all.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RouteFilter {
+    /// Only routes of this family.
+    pub family: Option<Family>,
+    /// Only routes that leave by this link.
+    pub index: Option<u32>,
+    /// Only routes in this table.
+    pub table: Option<u32>,
+    /// Only routes of this protocol.
+    pub protocol: Option<u8>,
+}
+
+impl RouteFilter {
+    /// Whether a route is one of those to read.
+    pub fn admits(&self, route: &Route) -> bool {
+        self.family.is_none_or(|family| family == Family::of(route.destination.addr()))
+            && self.index.is_none_or(|index| route.index == Some(index))
+            && self.table.is_none_or(|table| route.table == table)
+            && self.protocol.is_none_or(|protocol| route.protocol == protocol)
+    }
+
+    fn request(&self, family: Family) -> RouteNetlinkMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family.into();
+        message.header.protocol = self.protocol.unwrap_or(0).into();
+        message.attributes.extend(self.table.map(RouteAttribute::Table));
+        message.attributes.extend(self.index.map(RouteAttribute::Oif));
+        RouteNetlinkMessage::GetRoute(message)
+    }
+}
+
+impl Netlink {
+    /// Reads the routes that the filter admits. A link or table that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    pub fn routes(&mut self, filter: &RouteFilter) -> Result<Vec<Route>, Error> {
+        let mut found = Vec::new();
+        for family in Family::selected(filter.family) {
+            let read = |message: Message<'_>| {
+                Ok(Route::read(message)?.filter(|route| {
+                    // The kernel falls back to all families when it lacks the one asked for.
+                    Family::of(route.destination.addr()) == family && filter.admits(route)
+                }))
+            };
+            found.extend(none_if_gone(self.dump("routes", &filter.request(family), read))?);
+        }
+        Ok(found)
+    }
+
+    /// Asks how a packet of this host to the address would go: by which link, gateway and
+    /// source, as `ip route get` does. The destination of the answer is the address itself.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_unreachable`] holds when there is no route.
+    pub fn route_to(&mut self, address: IpAddr) -> Result<Route, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = Family::of(address).into();
+        message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        let request = RouteNetlinkMessage::GetRoute(message);
+        self.query(format_args!("find the route to {address}"), request, |message| {
+            Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
+        })
+    }
+}
+
+fn gateway_attribute(destination: IpAddr, gateway: IpAddr) -> RouteAttribute {
+    match (destination, gateway) {
+        (IpAddr::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
+        (IpAddr::V4(_) | IpAddr::V6(_), _) => RouteAttribute::Gateway(gateway.into()),
+    }
+}
+
+fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+impl From<u8> for RouteKind {
+    fn from(number: u8) -> Self {
+        match number {
+            1 => Self::Unicast,
+            2 => Self::Local,
+            3 => Self::Broadcast,
+            4 => Self::Anycast,
+            5 => Self::Multicast,
+            6 => Self::Blackhole,
+            7 => Self::Unreachable,
+            8 => Self::Prohibit,
+            9 => Self::Throw,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<RouteKind> for u8 {
+    fn from(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Unicast => 1,
+            RouteKind::Local => 2,
+            RouteKind::Broadcast => 3,
+            RouteKind::Anycast => 4,
+            RouteKind::Multicast => 5,
+            RouteKind::Blackhole => 6,
+            RouteKind::Unreachable => 7,
+            RouteKind::Prohibit => 8,
+            RouteKind::Throw => 9,
+            RouteKind::Other(number) => number,
+        }
+    }
+}

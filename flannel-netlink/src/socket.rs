@@ -1,0 +1,277 @@
+//! One request socket: a request and its answer, and whole dumps.
+
+use std::fmt::Display;
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::error::Error;
+use crate::message::{Message, Messages, Verdict, append_request};
+use crate::namespace::Namespace;
+use crate::sys;
+
+/// The kernel answers before `send` returns, so this is only ever reached when an answer was
+/// lost; long enough for a machine that is out of memory or paused.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The kernel fills dumps up to the size of the buffer it saw last, 32 KiB at most
+/// (`netlink_dump` in `net/netlink/af_netlink.c`); each buffer restarts the walk over forwarding
+/// entries. Twice that leaves room for one large link.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// A dump that was disturbed this often is given up: the host's links then change faster than
+/// they can be read.
+const DUMP_ATTEMPTS: usize = 16;
+
+/// A connection to the kernel's routing tables in one network namespace.
+///
+/// Calls block, but the kernel answers at once. A socket belongs to the namespace it was opened
+/// in, not to the thread that uses it. Dumps are checked strictly (`NETLINK_GET_STRICT_CHK`) and
+/// read whole: one that was interrupted by a change is repeated.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    port_id: u32,
+    sequence: u32,
+    received: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens a socket in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the kernel has no descriptor or memory left, or is older than 4.20.
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        let port_id = socket.bind_auto()?.port_number();
+        // From now on the kernel lets nobody but itself send to this socket.
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        sys::set_receive_timeout(&socket, RECEIVE_TIMEOUT)?;
+        Ok(Self { socket, port_id, sequence: 0, received: Vec::with_capacity(RECEIVE_BUFFER) })
+    }
+
+    /// Opens a socket in the given namespace.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
+        namespace.run(Self::open)?
+    }
+
+    /// The number by which the kernel's notices name this socket as the cause of a change.
+    pub fn port_id(&self) -> u32 {
+        self.port_id
+    }
+
+    /// Asks for a change and waits until it is done.
+    pub(crate) fn execute(
+        &mut self,
+        object: impl Display,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), Error> {
+        let sequence = self.send(request, flags | NLM_F_ACK)?;
+        self.answer(&object, sequence, |_| Ok(()))
+    }
+
+    /// Asks for one object.
+    pub(crate) fn query<T>(
+        &mut self,
+        object: impl Display,
+        request: RouteNetlinkMessage,
+        read: impl FnOnce(Message<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, Error> {
+        let sequence = self.send(request, 0)?;
+        self.answer(&object, sequence, read)
+    }
+
+    /// Asks for all objects of a kind; `read` returns `None` for those to leave out.
+    pub(crate) fn dump<T>(
+        &mut self,
+        objects: &'static str,
+        request: &RouteNetlinkMessage,
+        read: impl Fn(Message<'_>) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.send(request.clone(), NLM_F_DUMP)?;
+            let mut dump = Dump::new(objects, sequence, &read);
+            while !dump.done {
+                if let Err(error) = self.receive() {
+                    self.drain();
+                    return Err(lost_or_failed(&objects, error));
+                }
+                dump.take(&self.received);
+            }
+            match dump.finish()? {
+                Some(found) => return Ok(found),
+                None => tracing::debug!(objects, "a change interrupted the dump, reading again"),
+            }
+        }
+        Err(Error::Interrupted(objects))
+    }
+
+    /// Numbers for the next `count` requests; returns the first.
+    pub(crate) fn reserve_sequence(&mut self, count: u32) -> u32 {
+        let first = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(count);
+        first
+    }
+
+    /// Sends requests that are ready to go.
+    pub(crate) fn send_bytes(&self, requests: &[u8]) -> io::Result<()> {
+        loop {
+            match self.socket.send(requests, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Receives one datagram and returns it.
+    pub(crate) fn receive(&mut self) -> io::Result<&[u8]> {
+        receive(&self.socket, &mut self.received, 0)?;
+        Ok(&self.received)
+    }
+
+    /// Throws away what is still to be received, so that the socket can be used again after a
+    /// failure in the middle of an answer.
+    pub(crate) fn drain(&mut self) {
+        while let Ok(()) = receive(&self.socket, &mut self.received, libc::MSG_DONTWAIT) {}
+    }
+
+    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<u32, Error> {
+        let sequence = self.reserve_sequence(1);
+        let mut bytes = Vec::with_capacity(256);
+        append_request(&mut bytes, request, flags | NLM_F_REQUEST, sequence);
+        self.send_bytes(&bytes)?;
+        Ok(sequence)
+    }
+
+    /// Waits for the one answer to a request: the object, a refusal, or a plain "done".
+    fn answer<T>(
+        &mut self,
+        object: &impl Display,
+        sequence: u32,
+        read: impl FnOnce(Message<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, Error> {
+        loop {
+            let datagram = self.receive().map_err(|error| lost_or_failed(object, error))?;
+            for message in Messages::new(datagram) {
+                let message = message.map_err(|reason| Error::malformed(object, &reason))?;
+                if message.sequence != sequence {
+                    tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
+                    continue;
+                }
+                if message.kind == NLMSG_ERROR {
+                    let verdict =
+                        Verdict::of_error(message).map_err(|reason| Error::malformed(object, &reason))?;
+                    verdict.into_result(object)?;
+                }
+                return read(message).map_err(|reason| Error::malformed(object, &reason));
+            }
+        }
+    }
+}
+
+/// What has been read of a dump.
+struct Dump<F, T> {
+    objects: &'static str,
+    sequence: u32,
+    read: F,
+    found: Vec<T>,
+    interrupted: bool,
+    failure: Option<Error>,
+    done: bool,
+}
+
+impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
+    fn new(objects: &'static str, sequence: u32, read: F) -> Self {
+        Self { objects, sequence, read, found: Vec::new(), interrupted: false, failure: None, done: false }
+    }
+
+    /// Takes one datagram. After the first failure the rest is still taken, because the socket
+    /// allows no other dump before this one has ended.
+    fn take(&mut self, datagram: &[u8]) {
+        for message in Messages::new(datagram) {
+            if let Err(error) = message
+                .map_err(|reason| Error::malformed(self.objects, &reason))
+                .and_then(|message| self.take_message(message))
+            {
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: Message<'_>) -> Result<(), Error> {
+        if message.sequence != self.sequence {
+            return Ok(());
+        }
+        self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+        let malformed = |reason: DecodeError| Error::malformed(self.objects, &reason);
+        match message.kind {
+            NLMSG_NOOP | NLMSG_OVERRUN => Ok(()),
+            NLMSG_DONE => {
+                self.done = true;
+                Verdict::of_done(message)
+                    .map_err(malformed)?
+                    .into_result(format_args!("read {}", self.objects))
+            }
+            NLMSG_ERROR => {
+                self.done = true;
+                Verdict::of_error(message)
+                    .map_err(malformed)?
+                    .into_result(format_args!("read {}", self.objects))
+            }
+            _ => {
+                self.found.extend((self.read)(message).map_err(malformed)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The objects, or `None` when they changed while they were read.
+    fn finish(self) -> Result<Option<Vec<T>>, Error> {
+        match self.failure {
+            Some(error) => Err(error),
+            None if self.interrupted => Ok(None),
+            None => Ok(Some(self.found)),
+        }
+    }
+}
+
+/// Receives one datagram into `buffer`, whose capacity bounds it.
+pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::Result<()> {
+    loop {
+        buffer.clear();
+        match socket.recv(buffer, flags | libc::MSG_TRUNC) {
+            Ok(len) if len > buffer.len() => {
+                // Too large for the buffer, and the rest is lost. The next one will fit.
+                buffer.reserve(len.next_power_of_two());
+                return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Tells an answer that was lost (`ENOBUFS`, or nothing came in time) from a broken socket.
+pub(crate) fn lost_or_failed(object: &impl Display, error: io::Error) -> Error {
+    if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) {
+        Error::Unanswered { object: object.to_string() }
+    } else {
+        Error::Socket(error)
+    }
+}

@@ -1,0 +1,84 @@
+//! TUN devices: links whose packets a program reads and writes.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::error::Error;
+use crate::namespace::Namespace;
+use crate::socket::Netlink;
+use crate::sys;
+
+/// A queue of a TUN device. The device disappears with its last queue.
+#[derive(Debug)]
+pub struct Tun {
+    /// Each read takes one packet off the queue, each write delivers one. Blocking.
+    pub fd: OwnedFd,
+    /// The device's name.
+    pub name: String,
+    /// The device's index.
+    pub index: u32,
+}
+
+/// How to open a TUN device. Packets have no header of their own (`IFF_NO_PI`) except as said
+/// here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TunOptions {
+    /// The name; the kernel puts the first free number in the place of one `%d`.
+    pub name: String,
+    /// Whether packets carry a `virtio_net_hdr`, and so may be up to 64 KiB and have checksums
+    /// to be filled in (`IFF_VNET_HDR`).
+    pub vnet_header: bool,
+    /// Whether the device may have several queues, each opened with the same options
+    /// (`IFF_MULTI_QUEUE`).
+    pub multi_queue: bool,
+}
+
+impl Tun {
+    /// Opens a TUN device in the namespace of the calling thread, and creates it if there is
+    /// none by that name. It is down when new.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] with `EPERM` without `CAP_NET_ADMIN`, `ENOENT` without
+    /// `/dev/net/tun`, `EBUSY` when another program has the device, `EINVAL` when the name is
+    /// that of another kind of link.
+    pub fn open(options: &TunOptions) -> Result<Self, Error> {
+        let invalid = || Error::InvalidName(options.name.clone());
+        let name = CString::new(options.name.as_str()).map_err(|_| invalid())?;
+        let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+        let name = sys::attach_tun(&file, &name, options.flags()).map_err(|error| {
+            if error.raw_os_error() == Some(libc::ENAMETOOLONG) { invalid() } else { error.into() }
+        })?;
+        let link = Netlink::open()?.link(&name)?;
+        let index = link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
+        Ok(Self { fd: file.into(), name, index })
+    }
+
+    /// Opens a TUN device in the given namespace; see [`open`](Self::open).
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_in(namespace: &Namespace, options: &TunOptions) -> Result<Self, Error> {
+        namespace.run(|| Self::open(options))?
+    }
+}
+
+impl TunOptions {
+    /// One queue, plain packets.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), vnet_header: false, multi_queue: false }
+    }
+
+    fn flags(&self) -> i16 {
+        let mut flags = libc::IFF_TUN | libc::IFF_NO_PI;
+        if self.vnet_header {
+            flags |= libc::IFF_VNET_HDR;
+        }
+        if self.multi_queue {
+            flags |= libc::IFF_MULTI_QUEUE;
+        }
+        // All flags of TUNSETIFF lie within 16 bits, some in the sign (`linux/if_tun.h`).
+        flags as i16
+    }
+}

@@ -1,0 +1,195 @@
+//! The attributes of VXLAN devices (`IFLA_VXLAN_*`, `linux/if_link.h`).
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, Parseable};
+use netlink_packet_route::link::InfoVxlan;
+
+/// A VXLAN device to be created.
+///
+/// What is not listed here is off, and said to be off where the kernel can be told: time to live
+/// and type of service 0 (chosen by the kernel), proxy, route short-circuit and L3-miss notices,
+/// and zero UDP checksums over IPv6. Ageing, limit, source ports and the UDP checksum over IPv4
+/// are left to the kernel.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NewVxlan {
+    /// The network identifier, 24 bits (RFC 7348, section 5).
+    pub vni: u32,
+    /// The index of the link that carries the tunnel. The device dies with it.
+    pub lower: Option<u32>,
+    /// The source address of the outer packets.
+    pub local: Option<IpAddr>,
+    /// The UDP port; `None` is the kernel's default, 8472.
+    pub port: Option<u16>,
+    /// The default destination, or multicast group, for unknown MAC addresses.
+    pub group: Option<IpAddr>,
+    /// Whether MAC addresses are learned from packets received.
+    pub learning: bool,
+    /// Whether the Group Based Policy extension is used.
+    pub gbp: bool,
+    /// Whether the kernel tells of unknown MAC addresses.
+    pub l2_miss: bool,
+}
+
+impl NewVxlan {
+    /// The attributes in the order in which flannel has always sent them.
+    pub(crate) fn attributes(&self) -> Vec<InfoVxlan> {
+        let mut attributes = vec![InfoVxlan::Id(self.vni)];
+        attributes.extend(self.group.map(|group| match group {
+            IpAddr::V4(group) => InfoVxlan::Group(group),
+            IpAddr::V6(group) => InfoVxlan::Group6(group),
+        }));
+        attributes.extend(self.lower.map(InfoVxlan::Link));
+        attributes.extend(self.local.map(|local| match local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        }));
+        attributes.extend([
+            InfoVxlan::Ttl(0),
+            InfoVxlan::Tos(0),
+            InfoVxlan::Learning(self.learning),
+            InfoVxlan::Proxy(false),
+            InfoVxlan::Rsc(false),
+            InfoVxlan::L2Miss(self.l2_miss),
+            InfoVxlan::L3Miss(false),
+            InfoVxlan::UDPZeroCsumTX(false),
+            InfoVxlan::UDPZeroCsumRX(false),
+        ]);
+        attributes.extend(self.gbp.then_some(InfoVxlan::Gbp));
+        attributes.extend(self.port.map(InfoVxlan::Port));
+        attributes
+    }
+}
+
+/// A VXLAN device as the kernel reports it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Vxlan {
+    /// The network identifier.
+    pub vni: u32,
+    /// The index of the link that carries the tunnel.
+    pub lower: Option<u32>,
+    /// The source address of the outer packets.
+    pub local: Option<IpAddr>,
+    /// The default destination, or multicast group.
+    pub group: Option<IpAddr>,
+    /// The UDP destination port.
+    pub port: u16,
+    /// The UDP source ports, lowest and highest; 0 and 0 is the host's local range.
+    pub port_range: (u16, u16),
+    /// The outer time to live; 0 is chosen by the kernel.
+    pub ttl: u8,
+    /// The outer type of service; 1 copies the inner one.
+    pub tos: u8,
+    /// After how many seconds learned MAC addresses are forgotten.
+    pub ageing: u32,
+    /// The largest number of forwarding entries; 0 is no limit.
+    pub limit: u32,
+    /// Whether MAC addresses are learned from packets received.
+    pub learning: bool,
+    /// Whether the Group Based Policy extension is used.
+    pub gbp: bool,
+    /// Whether the Generic Protocol Extension is used.
+    pub gpe: bool,
+    /// Whether ARP requests are answered from the neighbour table.
+    pub proxy: bool,
+    /// Whether routes are short-circuited.
+    pub rsc: bool,
+    /// Whether the kernel tells of unknown MAC addresses.
+    pub l2_miss: bool,
+    /// Whether the kernel tells of unknown IP addresses.
+    pub l3_miss: bool,
+    /// Whether outer UDP checksums over IPv4 are sent.
+    pub udp_checksum: bool,
+    /// Whether packets over IPv6 are sent without a UDP checksum.
+    pub zero_checksum6_tx: bool,
+    /// Whether packets over IPv6 without a UDP checksum are taken.
+    pub zero_checksum6_rx: bool,
+    /// Whether the tunnel's parameters come with each packet (`external`), not from the device.
+    pub external: bool,
+}
+
+impl Vxlan {
+    /// Reads `IFLA_INFO_DATA` of a link of kind `vxlan`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "attributes that nobody compares are skipped")]
+    pub(crate) fn read(data: &[u8]) -> Result<Self, DecodeError> {
+        let mut vxlan = Self::default();
+        for attribute in NlasIterator::new(data) {
+            match InfoVxlan::parse(&attribute?).context("IFLA_INFO_DATA of a vxlan device")? {
+                InfoVxlan::Id(vni) => vxlan.vni = vni,
+                InfoVxlan::Link(index) => vxlan.lower = Some(index).filter(|index| *index != 0),
+                InfoVxlan::Local(address) => vxlan.local = specified(address.into()),
+                InfoVxlan::Local6(address) => vxlan.local = specified(address.into()),
+                InfoVxlan::Group(address) => vxlan.group = specified(address.into()),
+                InfoVxlan::Group6(address) => vxlan.group = specified(address.into()),
+                InfoVxlan::Port(port) => vxlan.port = port,
+                InfoVxlan::PortRange(range) => vxlan.port_range = range,
+                InfoVxlan::Ttl(ttl) => vxlan.ttl = ttl,
+                InfoVxlan::Tos(tos) => vxlan.tos = tos,
+                InfoVxlan::Ageing(seconds) => vxlan.ageing = seconds,
+                InfoVxlan::Limit(limit) => vxlan.limit = limit,
+                InfoVxlan::Learning(on) => vxlan.learning = on,
+                InfoVxlan::Gbp => vxlan.gbp = true,
+                InfoVxlan::Gpe => vxlan.gpe = true,
+                InfoVxlan::Proxy(on) => vxlan.proxy = on,
+                InfoVxlan::Rsc(on) => vxlan.rsc = on,
+                InfoVxlan::L2Miss(on) => vxlan.l2_miss = on,
+                InfoVxlan::L3Miss(on) => vxlan.l3_miss = on,
+                InfoVxlan::UDPCsum(on) => vxlan.udp_checksum = on,
+                InfoVxlan::UDPZeroCsumTX(on) => vxlan.zero_checksum6_tx = on,
+                InfoVxlan::UDPZeroCsumRX(on) => vxlan.zero_checksum6_rx = on,
+                InfoVxlan::CollectMetadata(on) => vxlan.external = on,
+                _ => {}
+            }
+        }
+        Ok(vxlan)
+    }
+}
+
+fn specified(address: IpAddr) -> Option<IpAddr> {
+    Some(address).filter(|address| !address.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Nla;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_described_in_the_order_flannel_has_always_used() {
+        let device = NewVxlan {
+            vni: 1,
+            lower: Some(2),
+            local: Some("10.88.0.1".parse().unwrap()),
+            port: Some(4789),
+            gbp: true,
+            ..NewVxlan::default()
+        };
+        let sent: Vec<(u16, Vec<u8>)> = device
+            .attributes()
+            .iter()
+            .map(|attribute| {
+                let mut value = vec![0; attribute.value_len()];
+                attribute.emit_value(&mut value);
+                (attribute.kind(), value)
+            })
+            .collect();
+        let expected: Vec<(u16, Vec<u8>)> = vec![
+            (0x01, 1_u32.to_ne_bytes().to_vec()),
+            (0x03, 2_u32.to_ne_bytes().to_vec()),
+            (0x04, vec![10, 88, 0, 1]),
+            (0x05, vec![0]),
+            (0x06, vec![0]),
+            (0x07, vec![0]),
+            (0x0b, vec![0]),
+            (0x0c, vec![0]),
+            (0x0d, vec![0]),
+            (0x0e, vec![0]),
+            (0x13, vec![0]),
+            (0x14, vec![0]),
+            (0x17, vec![]),
+            (0x0f, vec![0x12, 0xb5]),
+        ];
+        assert_eq!(sent, expected);
+    }
+}

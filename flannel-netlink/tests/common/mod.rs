@@ -1,0 +1,90 @@
+//! What the kernel tests share: namespaces of their own, links in them, waiting with a deadline.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+pub(crate) mod sys;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use flannel_netlink::{Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, VethPeer};
+use ipnet::IpNet;
+
+/// The index of the loopback link (`LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK: u32 = 1;
+
+/// How long to wait for something that the kernel does in its own time.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A new namespace, with its loopback link up, and a socket in it.
+pub(crate) fn namespace() -> (Namespace, Netlink) {
+    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+    let mut netlink = Netlink::open_in(&namespace).unwrap();
+    set_up(&mut netlink, LOOPBACK, true);
+    (namespace, netlink)
+}
+
+/// A namespace with a VXLAN device that is up; returns its index.
+pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
+    let (namespace, mut netlink) = namespace();
+    let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
+    let device =
+        create(&mut netlink, &NewLink { up: true, ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan)) });
+    (namespace, netlink, device.index)
+}
+
+/// A namespace with an Ethernet link that is up and running; returns its index.
+pub(crate) fn namespace_with_ethernet() -> (Namespace, Netlink, u32) {
+    let (namespace, mut netlink) = namespace();
+    let device = create(&mut netlink, &ethernet("eth0"));
+    let far = netlink.link("eth0-far").unwrap().unwrap();
+    set_up(&mut netlink, far.index, true);
+    (namespace, netlink, device.index)
+}
+
+/// An Ethernet link that is up; its far end, which is down, has the same name with `-far`.
+pub(crate) fn ethernet(name: &str) -> NewLink {
+    let peer = VethPeer { name: format!("{name}-far"), mac: None, namespace: None };
+    NewLink { up: true, ..NewLink::new(name, NewLinkKind::Veth(peer)) }
+}
+
+/// Creates a link and reads it back.
+pub(crate) fn create(netlink: &mut Netlink, link: &NewLink) -> Link {
+    netlink.create_link(link).unwrap();
+    netlink.link(&link.name).unwrap().expect("the link that was just created")
+}
+
+pub(crate) fn set_up(netlink: &mut Netlink, index: u32, up: bool) {
+    netlink.change_link(index, &LinkChange { up: Some(up), ..LinkChange::default() }).unwrap();
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < DEADLINE, "still waiting for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub(crate) fn mac(text: &str) -> Mac {
+    text.parse().unwrap()
+}
+
+/// A MAC address that differs for every number.
+pub(crate) fn numbered_mac(number: u32) -> Mac {
+    let [a, b, c, d] = number.to_be_bytes();
+    Mac([0x0e, 0x2a, a, b, c, d])
+}

@@ -1,0 +1,241 @@
+//! Links of every kind, created and read back.
+
+mod common;
+
+use common::*;
+use flannel_netlink::{
+    AddressGeneration, LinkChange, LinkKind, Namespace, NewLink, NewLinkKind, NewVxlan, Tun, TunOptions,
+    VethPeer, Vxlan,
+};
+
+#[test]
+fn a_vxlan_device_reads_back_field_by_field() {
+    let (_namespace, mut netlink) = namespace();
+    let lower = create(&mut netlink, &ethernet("eth0"));
+    let new = NewVxlan {
+        vni: 70_000,
+        lower: Some(lower.index),
+        local: Some(ip("10.88.0.1")),
+        port: Some(4789),
+        ..NewVxlan::default()
+    };
+    let device = create(
+        &mut netlink,
+        &NewLink {
+            mac: Some(mac("0e:2a:00:00:00:01")),
+            mtu: Some(1450),
+            txqlen: Some(0),
+            ..NewLink::new("flannel.70000", NewLinkKind::Vxlan(new))
+        },
+    );
+    assert_eq!(device.mac, Some(mac("0e:2a:00:00:00:01")));
+    assert_eq!((device.mtu, device.txqlen, device.up, device.running), (1450, 0, false, false));
+    assert_eq!(
+        device.kind,
+        LinkKind::Vxlan(Vxlan {
+            vni: 70_000,
+            lower: Some(lower.index),
+            local: Some(ip("10.88.0.1")),
+            port: 4789,
+            ageing: 300,
+            udp_checksum: true,
+            ..Vxlan::default()
+        })
+    );
+}
+
+#[test]
+fn a_vxlan_device_over_ipv6_with_every_option_reads_back() {
+    let (_namespace, mut netlink) = namespace();
+    let new = NewVxlan {
+        vni: 2,
+        lower: None,
+        local: Some(ip("fd88::1")),
+        port: None,
+        group: Some(ip("fd88::2")),
+        learning: true,
+        gbp: true,
+        l2_miss: true,
+    };
+    let device = create(&mut netlink, &NewLink::new("flannel-v6.2", NewLinkKind::Vxlan(new)));
+    assert_eq!(
+        device.vxlan(),
+        Some(&Vxlan {
+            vni: 2,
+            local: Some(ip("fd88::1")),
+            group: Some(ip("fd88::2")),
+            port: 8472,
+            ageing: 300,
+            learning: true,
+            gbp: true,
+            l2_miss: true,
+            // The kernel says it for IPv4, whatever the device uses.
+            udp_checksum: true,
+            ..Vxlan::default()
+        })
+    );
+}
+
+#[test]
+fn two_vxlan_devices_cannot_share_a_network_identifier() {
+    let (_namespace, mut netlink, _index) = namespace_with_vxlan();
+    let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
+    let error = netlink.create_link(&NewLink::new("other", NewLinkKind::Vxlan(vxlan))).unwrap_err();
+    assert!(error.is_exists(), "{error:?}");
+    assert!(error.to_string().starts_with("kernel refused to create link other: "), "{error}");
+    assert!(netlink.link("other").unwrap().is_none());
+}
+
+#[test]
+fn a_veth_pair_spans_two_namespaces() {
+    let (_here, mut near) = namespace();
+    let (there, mut far) = namespace();
+    let peer =
+        VethPeer { name: "far0".to_owned(), mac: Some(mac("0e:2a:00:00:00:02")), namespace: Some(there) };
+    let end = create(&mut near, &NewLink { up: true, ..NewLink::new("near0", NewLinkKind::Veth(peer)) });
+    assert_eq!(end.kind, LinkKind::Veth);
+    assert!(end.up && !end.running, "the far end is down");
+
+    let other = far.link("far0").unwrap().expect("the far end");
+    assert_eq!(other.mac, Some(mac("0e:2a:00:00:00:02")));
+    assert_eq!((end.lower, other.lower), (Some(other.index), Some(end.index)));
+    set_up(&mut far, other.index, true);
+    assert!(near.link("near0").unwrap().unwrap().running);
+}
+
+#[test]
+fn a_bridge_takes_a_port_and_lets_it_go() {
+    let (_namespace, mut netlink) = namespace();
+    let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge));
+    assert_eq!(bridge.kind, LinkKind::Bridge);
+    let port = create(&mut netlink, &NewLink { master: Some(bridge.index), ..ethernet("port0") });
+    assert_eq!(port.master, Some(bridge.index));
+    netlink.change_link(port.index, &LinkChange { master: Some(0), ..LinkChange::default() }).unwrap();
+    assert_eq!(netlink.link_by_index(port.index).unwrap().unwrap().master, None);
+}
+
+#[test]
+fn every_property_of_a_link_can_be_changed() {
+    let (_namespace, mut netlink) = namespace();
+    let before = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge));
+    assert_eq!(before.address_generation, Some(AddressGeneration::Eui64));
+    let change = LinkChange {
+        up: Some(true),
+        mtu: Some(1400),
+        mac: Some(mac("0e:2a:00:00:00:09")),
+        name: Some("renamed".to_owned()),
+        txqlen: Some(7),
+        address_generation: Some(AddressGeneration::None),
+        ..LinkChange::default()
+    };
+    netlink.change_link(before.index, &change).unwrap();
+    let after = netlink.link_by_index(before.index).unwrap().unwrap();
+    assert_eq!((after.name.as_str(), after.mtu, after.txqlen, after.up), ("renamed", 1400, 7, true));
+    assert_eq!(after.mac, Some(mac("0e:2a:00:00:00:09")));
+    assert_eq!(after.address_generation, Some(AddressGeneration::None));
+    assert!(netlink.addresses(after.index).unwrap().is_empty(), "no address of its own");
+    set_up(&mut netlink, after.index, false);
+    assert!(!netlink.link("renamed").unwrap().unwrap().up);
+}
+
+#[test]
+fn a_link_moves_to_another_namespace() {
+    let (_here, mut netlink) = namespace();
+    let (there, mut far) = namespace();
+    let link = create(&mut netlink, &ethernet("eth0"));
+    let change = LinkChange { namespace: Some(there), ..LinkChange::default() };
+    netlink.change_link(link.index, &change).unwrap();
+    assert!(netlink.link("eth0").unwrap().is_none());
+    assert!(far.link("eth0").unwrap().is_some());
+}
+
+#[test]
+fn a_deleted_link_is_gone_and_deleting_it_again_is_no_error() {
+    let (_namespace, mut netlink, index) = namespace_with_ethernet();
+    netlink.delete_link(index).unwrap();
+    assert!(netlink.link_by_index(index).unwrap().is_none());
+    netlink.delete_link(index).unwrap();
+}
+
+#[test]
+fn all_links_are_read() {
+    let (_namespace, mut netlink) = namespace();
+    for number in 0..300 {
+        netlink.create_link(&NewLink::new(format!("cni{number}"), NewLinkKind::Bridge)).unwrap();
+    }
+    let links = netlink.links().unwrap();
+    assert_eq!(links.len(), 301, "and loopback");
+    assert!(links.iter().any(|link| link.name == "lo" && link.loopback && link.kind == LinkKind::Physical));
+    assert!(links.iter().any(|link| link.name == "cni299"));
+}
+
+#[test]
+fn a_name_that_no_link_can_have_is_refused() {
+    let (_namespace, mut netlink) = namespace();
+    for name in ["", "sixteen-bytes-xx", "a/b", "a b", "a\0b", ".."] {
+        let error = netlink.create_link(&NewLink::new(name, NewLinkKind::Bridge)).unwrap_err();
+        assert!(matches!(error, flannel_netlink::Error::InvalidName(_)), "{name:?}: {error:?}");
+        assert!(netlink.link(name).unwrap().is_none());
+    }
+    create(&mut netlink, &NewLink::new("fifteen-bytes-x", NewLinkKind::Bridge));
+}
+
+#[test]
+fn a_tun_device_lives_as_long_as_its_queue() {
+    let (namespace, mut netlink) = namespace();
+    let tun =
+        Tun::open_in(&namespace, &TunOptions { vnet_header: true, ..TunOptions::new("flannel%d") }).unwrap();
+    assert_eq!(tun.name, "flannel0");
+    let link = netlink.link("flannel0").unwrap().expect("the device");
+    assert_eq!((link.index, link.kind, link.mac), (tun.index, LinkKind::Tun, None));
+    drop(tun);
+    assert!(netlink.link("flannel0").unwrap().is_none());
+}
+
+#[test]
+fn a_tun_device_can_have_several_queues() {
+    let (namespace, _netlink) = namespace();
+    let options = TunOptions { multi_queue: true, ..TunOptions::new("flannel0") };
+    let first = Tun::open_in(&namespace, &options).unwrap();
+    let second = Tun::open_in(&namespace, &options).unwrap();
+    assert_eq!(first.index, second.index);
+    let single = Tun::open_in(&namespace, &TunOptions::new("flannel0")).unwrap_err();
+    assert_eq!(single.errno(), Some(22), "{single:?}");
+}
+
+#[test]
+fn a_namespace_dies_with_its_last_handle() {
+    let (_here, mut near) = namespace();
+    let there = Namespace::create().unwrap();
+    let second_handle = there.clone();
+    let peer = VethPeer { name: "far0".to_owned(), mac: None, namespace: Some(there) };
+    create(&mut near, &NewLink::new("near0", NewLinkKind::Veth(peer)));
+    // The peer in `NewLink` held the first handle; `second_handle` is the last.
+    assert!(near.link("near0").unwrap().is_some());
+    drop(second_handle);
+    eventually("the pair to go with the namespace of its far end", || {
+        near.link("near0").unwrap().is_none().then_some(())
+    });
+}
+
+#[test]
+fn a_namespace_is_entered_by_a_thread_of_its_own() {
+    let before = Namespace::current().unwrap();
+    let other = Namespace::create().unwrap();
+    let inside = other.run(|| Namespace::current().unwrap()).unwrap();
+    assert_eq!(inside, other);
+    assert_ne!(before, other);
+    assert_eq!(Namespace::current().unwrap(), before);
+    let panic = std::panic::catch_unwind(|| other.run(|| panic!("told to"))).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"told to"));
+}
+
+#[test]
+fn a_kernel_setting_belongs_to_its_namespace() {
+    let (one, other) = (Namespace::create().unwrap(), Namespace::create().unwrap());
+    other.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
+    one.write_sysctl("net/ipv4/ip_forward", "1").unwrap();
+    assert_eq!(one.read_sysctl("net/ipv4/ip_forward").unwrap(), "1");
+    assert_eq!(other.read_sysctl("net/ipv4/ip_forward").unwrap(), "0");
+    assert!(one.read_sysctl("net/ipv4/no_such_setting").is_err());
+}

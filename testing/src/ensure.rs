@@ -1,0 +1,160 @@
+//! What a test says before and while it runs: this program must be there, this must become true.
+
+use std::env;
+use std::fmt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two attempts: short against what a person notices, long against what an attempt costs.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Repeats `attempt` until it succeeds, and answers with its value.
+///
+/// An attempt is made at least once, also with a `limit` of zero, and a last one after the limit has passed.
+///
+/// # Errors
+/// Says what the last attempt said, when none has succeeded within `limit`.
+///
+/// ```
+/// use flannel_testing::eventually;
+/// use std::time::Duration;
+///
+/// let mut left = 3;
+/// let answer = eventually(Duration::from_secs(1), || {
+///     left -= 1;
+///     if left == 0 { Ok("done") } else { Err(format!("{left} left")) }
+/// });
+/// assert_eq!(answer.unwrap(), "done");
+/// ```
+pub fn eventually<A: Attempt>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> A,
+) -> Result<A::Value, NotInTime> {
+    let started = Instant::now();
+    loop {
+        let late = started.elapsed() >= limit;
+        match attempt().outcome() {
+            Ok(value) => return Ok(value),
+            Err(last_failure) if late => return Err(NotInTime { limit, last_failure }),
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// What one attempt of [`eventually`] may return: `bool`, `Option` or `Result`.
+pub trait Attempt {
+    /// What a successful attempt yields.
+    type Value;
+
+    /// Splits the answer into its value and the description of its failure.
+    ///
+    /// # Errors
+    /// Returns the description, when the attempt has failed.
+    fn outcome(self) -> Result<Self::Value, String>;
+}
+
+impl Attempt for bool {
+    type Value = ();
+
+    fn outcome(self) -> Result<(), String> {
+        if self { Ok(()) } else { Err("still false".to_owned()) }
+    }
+}
+
+impl<T> Attempt for Option<T> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.ok_or_else(|| "still nothing".to_owned())
+    }
+}
+
+impl<T, E: fmt::Display> Attempt for Result<T, E> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+/// The end of a wait of [`eventually`]: nothing succeeded in time.
+#[derive(thiserror::Error)]
+#[error("not within {limit:?}: {last_failure}")]
+pub struct NotInTime {
+    limit: Duration,
+    last_failure: String,
+}
+
+/// Reads like the message, because a test sees it through `unwrap`.
+impl fmt::Debug for NotInTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Finds the program `name` on the path; `package` is the Debian package that brings it.
+///
+/// # Errors
+/// Names the command that installs the program, when it is not there.
+pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf, MissingProgram> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // An unprivileged user's path often lacks the directories of system programs.
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or(MissingProgram { name, package })
+}
+
+/// A program that a test needs is not installed.
+#[derive(Clone, Eq, PartialEq, thiserror::Error)]
+#[error("program {name} is not installed: apt-get install -y {package}")]
+pub struct MissingProgram {
+    /// Name of the program.
+    pub name: &'static str,
+    /// Debian packages that bring it, as they are given to `apt-get install`.
+    pub package: &'static str,
+}
+
+/// Reads like the message, because a test sees it through `unwrap`.
+impl fmt::Debug for MissingProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_the_first_success() {
+        let mut attempts = 0;
+        let value = eventually(Duration::from_secs(10), || {
+            attempts += 1;
+            (attempts == 3).then_some(attempts)
+        });
+        assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_wait_that_fails_tells_the_last_failure() {
+        let mut attempts = 0;
+        let outcome = eventually(Duration::from_millis(20), || {
+            attempts += 1;
+            Err::<(), _>(format!("attempt {attempts} failed"))
+        });
+        let message = outcome.unwrap_err().to_string();
+        assert_eq!(message, format!("not within 20ms: attempt {attempts} failed"));
+        assert!(attempts > 1);
+    }
+
+    #[test]
+    fn a_missing_program_comes_with_the_command_that_installs_it() {
+        assert!(program("sh", "dash").is_ok());
+        let message = program("no-such-program", "some-package").unwrap_err().to_string();
+        assert_eq!(message, "program no-such-program is not installed: apt-get install -y some-package");
+    }
+}

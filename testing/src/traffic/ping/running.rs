@@ -1,0 +1,229 @@
+//! A steady ping: one thread sends at fixed times, one collects the answers.
+
+use super::echo::{self, Reply};
+use super::report::{Answers, PingReport};
+use super::{PingError, PingOptions};
+use crate::eventually;
+use flannel_netlink::Namespace;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long the collecting thread waits for an answer before it looks whether it is to end.
+const TICK: Duration = Duration::from_millis(10);
+/// Sequence number and time of sending, both of 8 bytes, which come back in the answer.
+const STAMP: usize = 16;
+
+/// A ping that runs until it is stopped. Dropping it ends it.
+#[derive(Debug)]
+pub struct RunningPing {
+    shared: Arc<Shared>,
+    sender: Option<JoinHandle<()>>,
+    receiver: Option<JoinHandle<()>>,
+}
+
+impl RunningPing {
+    /// Starts to send an echo request from inside `namespace` to `to` every `interval`, such as 5 ms.
+    ///
+    /// The payload has at least 16 bytes, as it carries a stamp.
+    ///
+    /// # Errors
+    /// [`PingError::Unreachable`] without any route, [`PingError::Socket`] without CAP_NET_RAW.
+    pub fn start(
+        namespace: &Namespace,
+        to: IpAddr,
+        interval: Duration,
+        options: &PingOptions,
+    ) -> Result<Self, PingError> {
+        let socket = super::open_in(namespace, to, options)?;
+        socket.set_read_timeout(Some(TICK))?;
+        let shared = Arc::new(Shared {
+            socket,
+            is_ipv4: to.is_ipv4(),
+            identifier: super::next_identifier(),
+            payload: options.payload.max(STAMP),
+            patience: options.timeout,
+            started: Instant::now(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            sending_ended: AtomicBool::new(false),
+            state: Mutex::default(),
+        });
+        let mut running = Self { shared, sender: None, receiver: None };
+        let shared = Arc::clone(&running.shared);
+        let builder = || thread::Builder::new().name("ping".to_owned());
+        running.receiver = Some(builder().spawn(move || shared.receive())?);
+        let shared = Arc::clone(&running.shared);
+        running.sender = Some(builder().spawn(move || shared.send(interval))?);
+        Ok(running)
+    }
+
+    /// The number of requests answered so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Acquire)
+    }
+
+    /// Waits for `count` more answers: a disturbance should hit a ping that works, and a test that ends should have
+    /// seen it work again.
+    ///
+    /// # Errors
+    /// Says how many came within `limit`.
+    pub fn wait_for_answers(&self, count: u64, limit: Duration) -> Result<(), crate::NotInTime> {
+        let before = self.received();
+        eventually(limit, || {
+            let came = self.received() - before;
+            if came >= count { Ok(()) } else { Err(format!("{came} of {count} answers")) }
+        })
+    }
+
+    /// What has been seen so far. Requests whose answers are still on their way count as lost.
+    #[must_use]
+    pub fn report(&self) -> PingReport {
+        self.shared.report(self.shared.started.elapsed())
+    }
+
+    /// Stops sending, waits for the answers still on their way, at most the options' `timeout`, and reports.
+    #[must_use]
+    pub fn stop(mut self) -> PingReport {
+        self.end();
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = self.shared.sent.load(Ordering::Acquire);
+        state.answers.report(sent, state.stopped, state.last_refusal.clone())
+    }
+
+    fn end(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        join(self.sender.take());
+        // Only now is it certain how many answers are to be waited for.
+        self.shared.sending_ended.store(true, Ordering::Release);
+        join(self.receiver.take());
+    }
+}
+
+impl Drop for RunningPing {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(Err(_)) = thread.map(JoinHandle::join) {
+        tracing::error!("a thread of a running ping has panicked");
+    }
+}
+
+/// What both threads use.
+#[derive(Debug)]
+struct Shared {
+    socket: UdpSocket,
+    is_ipv4: bool,
+    identifier: u16,
+    payload: usize,
+    patience: Duration,
+    started: Instant,
+    sent: AtomicU64,
+    received: AtomicU64,
+    stopping: AtomicBool,
+    sending_ended: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: Answers,
+    last_refusal: Option<String>,
+    /// When sending ended, counted from the start.
+    stopped: Duration,
+}
+
+impl Shared {
+    /// Sends one request after the other, each at its time, until the ping is stopped.
+    fn send(&self, interval: Duration) {
+        let mut due = self.started;
+        for sequence in 0.. {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if self.stopping.load(Ordering::Acquire) {
+                break;
+            }
+            // Counted first, so that no answer is to a request that does not exist yet.
+            self.sent.store(sequence + 1, Ordering::Release);
+            if let Err(error) = self.send_one(sequence) {
+                self.state.lock().unwrap_or_else(PoisonError::into_inner).last_refusal =
+                    Some(error.to_string());
+            }
+            // A machine that slept does not make up for it with a burst.
+            due = (due + interval).max(Instant::now());
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stopped = self.started.elapsed();
+    }
+
+    fn send_one(&self, sequence: u64) -> io::Result<()> {
+        let payload = self.payload(sequence, self.started.elapsed());
+        let message = echo::request(self.is_ipv4, self.identifier, sequence as u16, &payload);
+        // The first error may be that of an earlier packet, which the kernel reports at the next call.
+        self.socket.send(&message).or_else(|_| self.socket.send(&message)).map(drop)
+    }
+
+    /// Sequence number, time of sending in nanoseconds since the start, and a filling that depends on the first.
+    fn payload(&self, sequence: u64, at: Duration) -> Vec<u8> {
+        let mut payload = vec![sequence as u8; self.payload];
+        payload[..8].copy_from_slice(&sequence.to_be_bytes());
+        let nanoseconds = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        payload[8..STAMP].copy_from_slice(&nanoseconds.to_be_bytes());
+        payload
+    }
+
+    /// Collects answers until all have come, or the ping has been stopped for longer than its patience.
+    fn receive(&self) {
+        let mut buf = vec![0; self.payload + echo::MAX_HEADERS];
+        let mut end = None;
+        loop {
+            if self.sending_ended.load(Ordering::Acquire) {
+                let end = *end.get_or_insert_with(|| Instant::now() + self.patience);
+                let all = self.received.load(Ordering::Acquire) == self.sent.load(Ordering::Acquire);
+                if all || Instant::now() >= end {
+                    return;
+                }
+            }
+            // Errors tell of unreachable hosts; the requests that they concern are lost and counted so.
+            if let Ok(n) = self.socket.recv(&mut buf)
+                && let Some(reply) = Reply::decode(self.is_ipv4, buf.get(..n).unwrap_or_default())
+                && reply.identifier == self.identifier
+            {
+                self.note(&reply);
+            }
+        }
+    }
+
+    /// The report of a ping that ran until `stopped`.
+    fn report(&self, stopped: Duration) -> PingReport {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = self.sent.load(Ordering::Acquire);
+        state.answers.report(sent, stopped, state.last_refusal.clone())
+    }
+
+    fn note(&self, reply: &Reply<'_>) {
+        let arrival = self.started.elapsed();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = reply.payload.split_first_chunk().and_then(|(sequence, rest)| {
+            let sent_at = rest.first_chunk()?;
+            Some((u64::from_be_bytes(*sequence), Duration::from_nanos(u64::from_be_bytes(*sent_at))))
+        });
+        match stamp {
+            Some((sequence, sent_at))
+                if sequence as u16 == reply.sequence && reply.payload == self.payload(sequence, sent_at) =>
+            {
+                let sent = self.sent.load(Ordering::Acquire);
+                state.answers.note(sequence, sent, arrival.saturating_sub(sent_at), arrival);
+                self.received.store(state.answers.received(), Ordering::Release);
+            }
+            _ => state.answers.note_altered(),
+        }
+    }
+}
