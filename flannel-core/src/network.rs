@@ -220,3 +220,14 @@ pub enum NetworkError {
     #[error("failed to acquire lease")]
     Lease(#[source] ManagerError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only if the work of a network may be given to a runtime with many threads.
+    #[expect(dead_code, reason = "it is proven by compiling")]
+    fn a_task_may_run_on_any_thread(task: NetworkTask) -> impl Send {
+        task.run()
+    }
+}

@@ -3,6 +3,7 @@
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
+//! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //!
 //! Without the feature `etcd-v3` nothing here needs HTTP, TLS or a protocol compiler.
 //!
