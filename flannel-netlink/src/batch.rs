@@ -11,7 +11,9 @@
 use std::fmt;
 use std::io;
 
-use netlink_packet_core::{DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR};
+use netlink_packet_core::{
+    DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::address::Address;
