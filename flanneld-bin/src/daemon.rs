@@ -176,12 +176,9 @@ fn subnet_env(running: &Running) -> SubnetEnv {
 
 /// Why the network did not start, with flannel's words in front.
 fn reason(error: &NetworkError) -> String {
-    match error {
-        NetworkError::Backend(BackendError::UnknownType(_)) => {
-            format!("Error fetching backend: {}", chain(error))
-        }
-        error => format!("Error registering network: {}", chain(error)),
-    }
+    let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
+    let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };
+    format!("{words}: {}", chain(error))
 }
 
 /// The signals that end the daemon.
