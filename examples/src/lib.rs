@@ -71,3 +71,8 @@ impl Table {
         println!();
     }
 }
+
+/// The README's example, so that it compiles as long as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
