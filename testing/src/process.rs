@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A running program whose standard error is collected line by line. Dropping it kills and reaps it.
+/// A running program whose standard error is collected line by line. Dropping it kills it, with its own children.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -97,12 +97,14 @@ impl Process {
         Ok(status)
     }
 
-    /// Sends SIGKILL and reaps the program.
+    /// Sends SIGKILL to the program and its own children, and reaps it.
     ///
     /// # Errors
     /// Fails when the kernel does not know the process.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.child.kill()?;
+        if self.child.try_wait()?.is_none() {
+            sys::signal_group(self.id(), libc::SIGKILL)?;
+        }
         let status = self.child.wait()?;
         self.finish_log();
         Ok(status)

@@ -51,6 +51,12 @@ pub(crate) fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     check(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
+/// Sends `signal` to all processes of the group `group` (`kill(2)`).
+pub(crate) fn signal_group(group: u32, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes no memory.
+    check(unsafe { libc::kill(-group.cast_signed(), signal) }).map(drop)
+}
+
 /// Takes the lock of an open file or directory if nobody holds it (`flock(2)`), and says whether it did.
 pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: takes no memory; the descriptor is open for the length of the call.
