@@ -1,6 +1,9 @@
 //! What the kernel tests share: namespaces of their own, links in them, waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+pub(crate) mod sys;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,13 +11,27 @@ use std::time::{Duration, Instant};
 use flannel_netlink::{Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, VethPeer};
 use ipnet::IpNet;
 
+/// The index of the loopback link (`LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK: u32 = 1;
+
 /// How long to wait for something that the kernel does in its own time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A new namespace and a socket in it.
-pub(crate) fn namespace() -> (Namespace, Netlink) {
+/// A new namespace. That it is entered at all is made sure of here, so that a test of broken
+/// code cannot change the host's own network.
+pub(crate) fn own_namespace() -> Namespace {
     let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-    let netlink = Netlink::open_in(&namespace).unwrap();
+    let inside = namespace.run(Namespace::current).unwrap().unwrap();
+    assert_eq!(inside, namespace, "inside the namespace");
+    assert_ne!(inside, Namespace::current().unwrap(), "not the host's own");
+    namespace
+}
+
+/// A new namespace, with its loopback link up, and a socket in it.
+pub(crate) fn namespace() -> (Namespace, Netlink) {
+    let namespace = own_namespace();
+    let mut netlink = Netlink::open_in(&namespace).unwrap();
+    set_up(&mut netlink, LOOPBACK, true);
     (namespace, netlink)
 }
 
