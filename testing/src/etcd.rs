@@ -1,7 +1,9 @@
-//! A real etcd for a test: started within a second, stopped, killed and restarted at will, gone with its handle.
+//! A real etcd for a test: started within a second, stopped, killed and restarted at will, gone with its
+//! handle.
 //!
-//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do not take
-//! each other's ports, not even while a server is down and its port free. Its files live in memory where they can.
+//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do
+//! not take each other's ports, not even while a server is down and its port free. Its files live in memory
+//! where they can.
 
 use crate::process::{self, Process};
 use crate::{MissingProgram, NotInTime, eventually, program};
@@ -29,8 +31,8 @@ const ATTEMPTS: usize = 5;
 pub struct EtcdOptions {
     /// Serve the v2 API too, which etcd 3.4 does only when told.
     pub enable_v2: bool,
-    /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback address of
-    /// the caller's namespace.
+    /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback
+    /// address of the caller's namespace.
     pub inside: Option<(Namespace, IpAddr)>,
     /// More arguments for the program, such as `--quota-backend-bytes=…`.
     pub arguments: Vec<String>,
@@ -150,8 +152,8 @@ impl Etcd {
             .map_or(Ok(()), |server| server.signal(libc::SIGCONT))?)
     }
 
-    /// Starts the server with the same data on the same ports, after killing one that runs, and waits until it is
-    /// healthy.
+    /// Starts the server with the same data on the same ports, after killing one that runs, and waits until
+    /// it is healthy.
     ///
     /// # Errors
     /// Shows the server's last words when it does not come up.
@@ -178,8 +180,8 @@ impl Etcd {
         }
     }
 
-    /// Empties the store as if a new cluster had been set up at the same place: the server is stopped, its data
-    /// deleted, and a new server started whose revisions begin at 1.
+    /// Empties the store as if a new cluster had been set up at the same place: the server is stopped, its
+    /// data deleted, and a new server started whose revisions begin at 1.
     ///
     /// # Errors
     /// As [`Etcd::restart`].
@@ -227,7 +229,8 @@ impl Etcd {
             "--log-outputs=stderr",
             "--log-level=warn",
         ]);
-        // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of them.
+        // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of
+        // them.
         command.args(["--heartbeat-interval=20", "--election-timeout=200"]);
         command.arg("--data-dir").arg(self.files.path());
         command.args([

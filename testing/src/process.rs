@@ -1,7 +1,8 @@
 //! Programs run inside a namespace: started there, watched by their log lines, and never left behind.
 //!
-//! The kernel can kill a child when its parent dies, but "parent" means the *thread* that forked it. So all programs
-//! are started by one thread that lives as long as this process: should the process be killed, its programs die too.
+//! The kernel can kill a child when its parent dies, but "parent" means the *thread* that forked it. So all
+//! programs are started by one thread that lives as long as this process: should the process be killed, its
+//! programs die too.
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -14,7 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A running program whose standard error is collected line by line. Dropping it kills it, with its own children.
+/// A running program whose standard error is collected line by line. Dropping it kills it, with its own
+/// children.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -25,8 +27,8 @@ pub struct Process {
 impl Process {
     /// Starts `command` inside `namespace`, with nothing on its standard input.
     ///
-    /// The program gets a process group of its own, so that Ctrl-C at a terminal reaches only its parent, which then
-    /// ends its programs in the order that suits it.
+    /// The program gets a process group of its own, so that Ctrl-C at a terminal reaches only its parent,
+    /// which then ends its programs in the order that suits it.
     ///
     /// # Errors
     /// Fails when the program cannot be started or the namespace cannot be entered.
@@ -54,7 +56,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits for a line on standard error that contains `text`, among those already there too, and answers with it.
+    /// Waits for a line on standard error that contains `text`, among those already there too, and answers
+    /// with it.
     ///
     /// # Errors
     /// Says whether the limit passed or the program closed its standard error (which it does by ending), and shows the
@@ -197,7 +200,8 @@ fn spawner() -> io::Result<mpsc::Sender<Start>> {
     Ok(spawner.clone())
 }
 
-/// The lines that a program has written, shared between the thread that reads them and those that look at them.
+/// The lines that a program has written, shared between the thread that reads them and those that look at
+/// them.
 #[derive(Debug, Default)]
 struct Log {
     state: Mutex<LogState>,

@@ -1,4 +1,5 @@
-//! What is there after everything was used and dropped. Alone in its file, and so in its process, because it counts.
+//! What is there after everything was used and dropped. Alone in its file, and so in its process, because it
+//! counts.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
@@ -80,7 +81,7 @@ struct Traces {
     links: Vec<String>,
     threads: usize,
     descriptors: usize,
-    children: String,
+    children: BTreeSet<u32>,
     names: BTreeSet<String>,
 }
 
@@ -88,19 +89,26 @@ impl Traces {
     fn now() -> Self {
         let links = Netlink::open().unwrap().links().unwrap();
         let threads: Vec<_> = fs::read_dir("/proc/self/task").unwrap().flatten().collect();
-        let children = |path| fs::read_to_string(path).unwrap_or_default();
         let own = format!("flannel-{}-", std::process::id());
         Self {
             links: links.into_iter().map(|link| link.name).collect(),
             threads: threads.len(),
             descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
-            children: threads
-                .iter()
-                .map(|thread| children(thread.path().join("children")))
-                .collect(),
+            children: children(),
             names: entries("/run/netns", &own),
         }
     }
+}
+
+/// The processes whose parent is this one (`proc_pid_status(5)`).
+fn children() -> BTreeSet<u32> {
+    let own = format!("PPid:\t{}\n", std::process::id());
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        status.contains(&own).then_some(number)
+    });
+    processes.collect()
 }
 
 fn entries(directory: &str, prefix: &str) -> BTreeSet<String> {
