@@ -54,7 +54,8 @@ impl Etcd {
     /// Starts a server with the v3 API and waits until it is healthy.
     ///
     /// # Errors
-    /// Names the command that installs etcd when it is missing; shows the server's last words when it does not come up.
+    /// Names the command that installs etcd when it is missing; shows the server's last words when it does
+    /// not come up.
     pub fn start() -> Result<Self, EtcdError> {
         Self::start_with(EtcdOptions::default())
     }
@@ -194,7 +195,8 @@ impl Etcd {
     /// Runs `etcdctl` with the v3 API against this server and answers with what it writes.
     ///
     /// # Errors
-    /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it is missing.
+    /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it
+    /// is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
         let mut command = Command::new(program("etcdctl", PACKAGES)?);
         command

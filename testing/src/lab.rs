@@ -9,8 +9,8 @@
 //!   pod namespaces       eth0 pod     eth0 pod           next addresses of that subnet
 //! ```
 //!
-//! Namespaces have no names and live as long as a handle to them, so however the process ends, nothing of a
-//! lab is left. Two labs never meet, although their addresses are the same.
+//! Unless names are asked for, a namespace lives as long as a handle to it, so however the process ends, nothing
+//! of a lab is left. Two labs never meet, although their addresses are the same.
 
 use crate::{NotInTime, eventually};
 use flannel_netlink::{
@@ -33,8 +33,8 @@ pub use host::{Host, Pod};
 pub use names::remove_name;
 pub use requirements::{Missing, check_requirements};
 
-/// The underlay's IPv4 segments are the /24 networks from here on: host `n` of segment `s` is 192.168.(64 +
-/// s).n, and the switch is .254 in each.
+/// The underlay's IPv4 segments are the /24 networks from here on: host `n` of segment `s` is `192.168.(64+s).n`,
+/// and the switch is .254 in each.
 pub const UNDERLAY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 0);
 /// The underlay's IPv6 segments are the /64 networks from here on: host `n` of segment `s` is fd00:64:0:s::n,
 /// and the switch is ::fe in each.

@@ -60,8 +60,8 @@ impl Process {
     /// with it.
     ///
     /// # Errors
-    /// Says whether the limit passed or the program closed its standard error (which it does by ending), and shows the
-    /// last lines it wrote.
+    /// Says whether the limit passed or the program closed its standard error (which it does by ending), and
+    /// shows the last lines it wrote.
     pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String, NoSuchLine> {
         self.log.wait_for(text, limit)
     }
@@ -148,8 +148,8 @@ impl Drop for Process {
 /// Runs `command` to its end inside `namespace` and collects what it writes.
 ///
 /// # Errors
-/// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is not an
-/// error here.
+/// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is
+/// not an error here.
 pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Output> {
     command
         .stdin(Stdio::null())

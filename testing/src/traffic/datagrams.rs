@@ -56,8 +56,8 @@ impl DatagramReport {
 /// A datagram is sent when the one before has come or is given up, so that no buffer overflows.
 ///
 /// # Errors
-/// [`TransferError::NotConnected`] when the sockets cannot be opened, [`TransferError::Broken`] when the kernel
-/// refuses to send, which it does for a size that no datagram has.
+/// [`TransferError::NotConnected`] when the sockets cannot be opened, [`TransferError::Broken`] when the
+/// kernel refuses to send, which it does for a size that no datagram has.
 pub fn datagrams(
     from: &Namespace,
     to: &Namespace,
