@@ -1,7 +1,7 @@
 //! Packets read back from a link: what really went over the wire, as typed values.
 //!
-//! A capture has a packet socket of its own (`packet(7)`), opened inside the namespace of the link, and a thread that
-//! empties it, so nothing is lost while the test does other things.
+//! A capture has a packet socket of its own (`packet(7)`), opened inside the namespace of the link, and a
+//! thread that empties it, so nothing is lost while the test does other things.
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+mod decode;
 mod display;
 pub(crate) mod packet;
 mod reader;

@@ -1,7 +1,9 @@
-//! A real etcd for a test: started within a second, stopped, killed and restarted at will, gone with its handle.
+//! A real etcd for a test: started within a second, stopped, killed and restarted at will, gone with its
+//! handle.
 //!
-//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do not take
-//! each other's ports, not even while a server is down and its port free. Its files live in memory where they can.
+//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do
+//! not take each other's ports, not even while a server is down and its port free. Its files live in memory
+//! where they can.
 
 use crate::process::{self, Process};
 use crate::{MissingProgram, NotInTime, eventually, program};
@@ -29,8 +31,8 @@ const ATTEMPTS: usize = 5;
 pub struct EtcdOptions {
     /// Serve the v2 API too, which etcd 3.4 does only when told.
     pub enable_v2: bool,
-    /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback address of
-    /// the caller's namespace.
+    /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback
+    /// address of the caller's namespace.
     pub inside: Option<(Namespace, IpAddr)>,
     /// More arguments for the program, such as `--quota-backend-bytes=…`.
     pub arguments: Vec<String>,
@@ -52,7 +54,8 @@ impl Etcd {
     /// Starts a server with the v3 API and waits until it is healthy.
     ///
     /// # Errors
-    /// Names the command that installs etcd when it is missing; shows the server's last words when it does not come up.
+    /// Names the command that installs etcd when it is missing; shows the server's last words when it does
+    /// not come up.
     pub fn start() -> Result<Self, EtcdError> {
         Self::start_with(EtcdOptions::default())
     }
@@ -137,8 +140,8 @@ impl Etcd {
         Ok(self.server.as_mut().map_or(Ok(()), |server| server.signal(libc::SIGCONT))?)
     }
 
-    /// Starts the server with the same data on the same ports, after killing one that runs, and waits until it is
-    /// healthy.
+    /// Starts the server with the same data on the same ports, after killing one that runs, and waits until
+    /// it is healthy.
     ///
     /// # Errors
     /// Shows the server's last words when it does not come up.
@@ -160,8 +163,8 @@ impl Etcd {
         }
     }
 
-    /// Empties the store as if a new cluster had been set up at the same place: the server is stopped, its data
-    /// deleted, and a new server started whose revisions begin at 1.
+    /// Empties the store as if a new cluster had been set up at the same place: the server is stopped, its
+    /// data deleted, and a new server started whose revisions begin at 1.
     ///
     /// # Errors
     /// As [`Etcd::restart`].
@@ -174,7 +177,8 @@ impl Etcd {
     /// Runs `etcdctl` with the v3 API against this server and answers with what it writes.
     ///
     /// # Errors
-    /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it is missing.
+    /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it
+    /// is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
         let mut command = Command::new(program("etcdctl", PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
@@ -198,8 +202,14 @@ impl Etcd {
                 command.env_remove(name);
             }
         }
-        command.args(["--name=test", "--logger=zap", "--log-outputs=stderr", "--log-level=warn"]);
-        // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of them.
+        command.args([
+            "--name=test",
+            "--logger=zap",
+            "--log-outputs=stderr",
+            "--log-level=warn",
+        ]);
+        // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of
+        // them.
         command.args(["--heartbeat-interval=20", "--election-timeout=200"]);
         command.arg("--data-dir").arg(self.files.path());
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);

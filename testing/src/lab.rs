@@ -9,8 +9,8 @@
 //!   pod namespaces       eth0 pod     eth0 pod           next addresses of that subnet
 //! ```
 //!
-//! Namespaces have no names and live as long as a handle to them, so however the process ends, nothing of a lab is
-//! left. Two labs never meet, although their addresses are the same.
+//! Unless names are asked for, a namespace lives as long as a handle to it, so however the process ends, nothing
+//! of a lab is left. Two labs never meet, although their addresses are the same.
 
 use crate::{NotInTime, eventually};
 use flannel_netlink::{
@@ -33,11 +33,11 @@ pub use host::{Host, Pod};
 pub use names::remove_name;
 pub use requirements::{Missing, check_requirements};
 
-/// The underlay's IPv4 segments are the /24 networks from here on: host `n` of segment `s` is 192.168.(64 + s).n, and
-/// the switch is .254 in each.
+/// The underlay's IPv4 segments are the /24 networks from here on: host `n` of segment `s` is `192.168.(64+s).n`,
+/// and the switch is .254 in each.
 pub const UNDERLAY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 0);
-/// The underlay's IPv6 segments are the /64 networks from here on: host `n` of segment `s` is fd00:64:0:s::n, and the
-/// switch is ::fe in each.
+/// The underlay's IPv6 segments are the /64 networks from here on: host `n` of segment `s` is fd00:64:0:s::n,
+/// and the switch is ::fe in each.
 pub const UNDERLAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 0);
 /// The name of each host's link to the underlay, and of each pod's link to its host.
 pub const INTERFACE: &str = "eth0";
@@ -54,13 +54,14 @@ pub struct LabOptions {
     pub hosts: usize,
     /// MTU of the underlay in bytes.
     pub mtu: u32,
-    /// Number of underlay networks, at least 1 and at most 64. Hosts are dealt out to them in turn, and the switch
-    /// routes between them, so with 2 segments `host-1` reaches `host-3` on its link and `host-2` by a gateway.
+    /// Number of underlay networks, at least 1 and at most 64. Hosts are dealt out to them in turn, and the
+    /// switch routes between them, so with 2 segments `host-1` reaches `host-3` on its link and `host-2` by a
+    /// gateway.
     pub segments: usize,
     /// Give each host a default route through the switch even if there is only one segment.
     pub default_route: bool,
-    /// Give the namespaces names in `/run/netns`, so that `ip netns exec NAME …` works on them. The names go when the
-    /// handles are dropped in order; a killed process leaves them.
+    /// Give the namespaces names in `/run/netns`, so that `ip netns exec NAME …` works on them. The names go
+    /// when the handles are dropped in order; a killed process leaves them.
     pub named: bool,
 }
 
@@ -112,15 +113,16 @@ impl Lab {
         &self.switch
     }
 
-    /// How the names in `/run/netns` begin, in a lab with names: the namespace of a host or pod is called prefix,
-    /// hyphen, name (`flannel-4711-host-1`), that of the switch `flannel-4711-switch`.
+    /// How the names in `/run/netns` begin, in a lab with names: the namespace of a host or pod is called
+    /// prefix, hyphen, name (`flannel-4711-host-1`), that of the switch `flannel-4711-switch`.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.names.prefix()
     }
 
-    /// Leaves the names of all namespaces, and so the namespaces themselves, when the handles are dropped. Each name
-    /// is then removed with [`remove_name`] or `ip netns delete`. Without names there is nothing to keep.
+    /// Leaves the names of all namespaces, and so the namespaces themselves, when the handles are dropped.
+    /// Each name is then removed with [`remove_name`] or `ip netns delete`. Without names there is nothing to
+    /// keep.
     pub fn keep(&self) {
         self.names.keep();
     }
@@ -194,8 +196,8 @@ pub enum LabError {
 /// Creates a namespace whose loopback is up, with settings that do not depend on the machine's.
 fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     let namespace = Namespace::create()?;
-    // The kernel copies the settings of IPv4 from the machine (`net.core.devconf_inherit_init_net`), and distributions
-    // filter by reverse path there.
+    // The kernel copies the settings of IPv4 from the machine (`net.core.devconf_inherit_init_net`), and
+    // distributions filter by reverse path there.
     let mut settings = vec![
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
@@ -246,9 +248,9 @@ fn connect(
     Ok(index)
 }
 
-/// Waits until a link passes packets on. The kernel gives it its queue, and a bridge lets its port forward, some time
-/// after the carrier is there (`net/core/link_watch.c`); a packet sent before is lost, and asked for again only after
-/// a second if it was for an address.
+/// Waits until a link passes packets on. The kernel gives it its queue, and a bridge lets its port forward,
+/// some time after the carrier is there (`net/core/link_watch.c`); a packet sent before is lost, and asked
+/// for again only after a second if it was for an address.
 fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<(), LabError> {
     let running = || match netlink.link(name) {
         Ok(Some(link)) if link.running => Ok(()),
@@ -273,11 +275,15 @@ fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
 /// Adds addresses that are not there yet, and waits until they can be used.
 ///
 /// The kernel delivers to an IPv6 address only once its work queue has run, though it is sent from at once
-/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to a first question for a neighbour would be lost.
+/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to a first question for a neighbour would be
+/// lost.
 fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Result<(), LabError> {
     for net in addresses {
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
-        match netlink.add_address(&Address { flags, ..Address::new(index, *net) }) {
+        match netlink.add_address(&Address {
+            flags,
+            ..Address::new(index, *net)
+        }) {
             Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }

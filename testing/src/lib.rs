@@ -1,4 +1,33 @@
-//! A laboratory of network namespaces, and contract suites, for testing flannel crates
+//! A laboratory for testing flannel crates on the real kernel: hosts as network namespaces, traffic between
+//! them, captures of it, a real etcd, and programs that run inside.
+//!
+//! * [`Lab`] sets up hosts and pods; [`check_requirements`] says what a machine lacks for that.
+//! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] make traffic and check it.
+//! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
+//! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
+//! * [`Process`] is a program inside a namespace.
+//! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
+//!   missing.
+//!
+//! Everything works from inside one process with the rights of root, without `ip`, `ping` or a capture
+//! program; only `etcd` has to be installed. Whatever is dropped is gone; if the process is killed, the
+//! kernel removes the rest.
+//!
+//! ```no_run
+//! use flannel_testing::{Capture, Lab, LabOptions, PingOptions, ping};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lab = Lab::new(&LabOptions { hosts: 2, ..LabOptions::default() })?;
+//! let pod = lab.hosts[0].add_pod(&["10.5.3.0/24".parse()?], 1450)?;
+//! let capture = Capture::start(&pod.namespace, "eth0")?;
+//! let time = ping(&pod.namespace, lab.hosts[0].addresses[0].addr(), &PingOptions::default())?;
+//! println!("the host answered its pod after {time:?}");
+//! for packet in capture.stop()? {
+//!     println!("{packet}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod capture;
 pub mod contract;

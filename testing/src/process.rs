@@ -1,7 +1,8 @@
 //! Programs run inside a namespace: started there, watched by their log lines, and never left behind.
 //!
-//! The kernel can kill a child when its parent dies, but "parent" means the *thread* that forked it. So all programs
-//! are started by one thread that lives as long as this process: should the process be killed, its programs die too.
+//! The kernel can kill a child when its parent dies, but "parent" means the *thread* that forked it. So all
+//! programs are started by one thread that lives as long as this process: should the process be killed, its
+//! programs die too.
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -14,7 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A running program whose standard error is collected line by line. Dropping it kills and reaps it.
+/// A running program whose standard error is collected line by line. Dropping it kills it, with its own
+/// children.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -25,8 +27,8 @@ pub struct Process {
 impl Process {
     /// Starts `command` inside `namespace`, with nothing on its standard input.
     ///
-    /// The program gets a process group of its own, so that Ctrl-C at a terminal reaches only its parent, which then
-    /// ends its programs in the order that suits it.
+    /// The program gets a process group of its own, so that Ctrl-C at a terminal reaches only its parent,
+    /// which then ends its programs in the order that suits it.
     ///
     /// # Errors
     /// Fails when the program cannot be started or the namespace cannot be entered.
@@ -47,11 +49,12 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits for a line on standard error that contains `text`, among those already there too, and answers with it.
+    /// Waits for a line on standard error that contains `text`, among those already there too, and answers
+    /// with it.
     ///
     /// # Errors
-    /// Says whether the limit passed or the program closed its standard error (which it does by ending), and shows the
-    /// last lines it wrote.
+    /// Says whether the limit passed or the program closed its standard error (which it does by ending), and
+    /// shows the last lines it wrote.
     pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String, NoSuchLine> {
         self.log.wait_for(text, limit)
     }
@@ -83,12 +86,14 @@ impl Process {
         Ok(status)
     }
 
-    /// Sends SIGKILL and reaps the program.
+    /// Sends SIGKILL to the program and its own children, and reaps it.
     ///
     /// # Errors
     /// Fails when the kernel does not know the process.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.child.kill()?;
+        if self.child.try_wait()?.is_none() {
+            sys::signal_group(self.id(), libc::SIGKILL)?;
+        }
         let status = self.child.wait()?;
         self.finish_log();
         Ok(status)
@@ -129,8 +134,8 @@ impl Drop for Process {
 /// Runs `command` to its end inside `namespace` and collects what it writes.
 ///
 /// # Errors
-/// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is not an
-/// error here.
+/// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is
+/// not an error here.
 pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     spawn(namespace, command)?.wait_with_output()
@@ -178,7 +183,8 @@ fn spawner() -> io::Result<mpsc::Sender<Start>> {
     Ok(spawner.clone())
 }
 
-/// The lines that a program has written, shared between the thread that reads them and those that look at them.
+/// The lines that a program has written, shared between the thread that reads them and those that look at
+/// them.
 #[derive(Debug, Default)]
 struct Log {
     state: Mutex<LogState>,

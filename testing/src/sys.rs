@@ -12,13 +12,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Makes the program of `command` start inside the network namespace behind `namespace`, and die with `parent`.
+/// Makes the program of `command` start inside the network namespace behind `namespace`, and die with
+/// `parent`.
 ///
-/// The kernel sends SIGKILL to the program when the *thread* that forked it ends (`prctl(2)`, PR_SET_PDEATHSIG).
+/// The kernel sends SIGKILL to the program when the *thread* that forked it ends (`prctl(2)`,
+/// PR_SET_PDEATHSIG).
 pub(crate) fn enter_before_exec(command: &mut Command, namespace: Namespace, parent: u32) {
     let enter = move || {
-        // SAFETY: setns, prctl and getppid are async-signal-safe, take no memory of ours, and the descriptor lives
-        // as long as this closure.
+        // SAFETY: setns, prctl and getppid are async-signal-safe, take no memory of ours, and the descriptor
+        // lives as long as this closure.
         unsafe {
             if libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNET) != 0
                 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0
@@ -46,6 +48,12 @@ pub(crate) fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     // SAFETY: takes no memory.
     check(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
+}
+
+/// Sends `signal` to all processes of the group `group` (`kill(2)`).
+pub(crate) fn signal_group(group: u32, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes no memory.
+    check(unsafe { libc::kill(-group.cast_signed(), signal) }).map(drop)
 }
 
 /// Takes the lock of an open file or directory if nobody holds it (`flock(2)`), and says whether it did.
@@ -137,7 +145,8 @@ pub(crate) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Resu
     check(unsafe { libc::poll(&raw mut wanted, 1, limit) }).map(drop)
 }
 
-/// Counts the frames that a packet socket had no room for since the last call (`packet(7)`, PACKET_STATISTICS).
+/// Counts the frames that a packet socket had no room for since the last call (`packet(7)`,
+/// PACKET_STATISTICS).
 pub(crate) fn frames_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: all zeroes is a valid `tpacket_stats`.
     let mut stats: libc::tpacket_stats = unsafe { zeroed() };

@@ -14,8 +14,8 @@ const PREFIX: &str = "flannel-testing-etcd-";
 
 /// A directory that is removed with its handle.
 ///
-/// While the handle lives it holds a lock (`flock(2)`), which the kernel releases however this process ends. So a
-/// directory without a holder was left by a killed process, and the next one removes it.
+/// While the handle lives it holds a lock (`flock(2)`), which the kernel releases however this process ends.
+/// So a directory without a holder was left by a killed process, and the next one removes it.
 #[derive(Debug)]
 pub(super) struct DataDirectory {
     path: PathBuf,
@@ -85,7 +85,8 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// A number that differs between processes and calls; the standard library seeds its hash maps with such numbers.
+/// A number that differs between processes and calls; the standard library seeds its hash maps with such
+/// numbers.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

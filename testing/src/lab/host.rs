@@ -55,10 +55,11 @@ impl Host {
         self.addresses.iter().find_map(|net| if let IpNet::V6(net) = net { Some(net.addr()) } else { None })
     }
 
-    /// Starts a pod: a namespace joined to the bridge `cni0` of this host, with the next free address of each subnet.
+    /// Starts a pod: a namespace joined to the bridge `cni0` of this host, with the next free address of each
+    /// subnet.
     ///
-    /// The bridge is made with the first pod and has the first address of each subnet, which is the pods' gateway, as
-    /// the CNI plugin does it. `mtu` (bytes) is that of the overlay.
+    /// The bridge is made with the first pod and has the first address of each subnet, which is the pods'
+    /// gateway, as the CNI plugin does it. `mtu` (bytes) is that of the overlay.
     ///
     /// # Errors
     /// [`LabError::SubnetFull`] when a subnet is too small for one more pod.

@@ -63,8 +63,8 @@ impl Drop for Name {
     }
 }
 
-/// Removes the name of a namespace that a lab has kept, as `ip netns delete` does. The namespace goes when nothing
-/// else holds it.
+/// Removes the name of a namespace that a lab has kept, as `ip netns delete` does. The namespace goes when
+/// nothing else holds it.
 ///
 /// # Errors
 /// `InvalidInput` for what is not a name; `NotFound` when there is no such name.

@@ -40,14 +40,14 @@ impl DatagramReport {
     }
 }
 
-/// Sends one datagram of each of `sizes` (bytes of payload, at least 4) from inside `from` to `address` of `to`, and
-/// waits at most `limit` for each.
+/// Sends one datagram of each of `sizes` (bytes of payload, at least 4) from inside `from` to `address` of
+/// `to`, and waits at most `limit` for each.
 ///
 /// A datagram is sent when the one before has come or is given up, so that no buffer overflows.
 ///
 /// # Errors
-/// [`TransferError::NotConnected`] when the sockets cannot be opened, [`TransferError::Broken`] when the kernel
-/// refuses to send, which it does for a size that no datagram has.
+/// [`TransferError::NotConnected`] when the sockets cannot be opened, [`TransferError::Broken`] when the
+/// kernel refuses to send, which it does for a size that no datagram has.
 pub fn datagrams(
     from: &Namespace,
     to: &Namespace,
@@ -71,7 +71,8 @@ pub fn datagrams(
     Ok(report)
 }
 
-/// Receives until datagram `number` has come or `limit` has passed, and notes everything that comes meanwhile.
+/// Receives until datagram `number` has come or `limit` has passed, and notes everything that comes
+/// meanwhile.
 fn wait_for(
     number: usize,
     receiver: &UdpSocket,

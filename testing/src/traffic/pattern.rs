@@ -21,7 +21,8 @@ impl Pattern {
     }
 }
 
-/// A checksum that notices changed, lost, repeated and swapped bytes. It is fast, and no defence against malice.
+/// A checksum that notices changed, lost, repeated and swapped bytes. It is fast, and no defence against
+/// malice.
 #[derive(Default)]
 pub(super) struct Checksum(u64);
 

@@ -19,8 +19,8 @@ mod running;
 pub use report::{PingReport, RoundTrip};
 pub use running::RunningPing;
 
-/// Room for the answers that come in one burst when a link works again: the kernel queues packets for an address that
-/// it is still asking for, and then sends them all at once.
+/// Room for the answers that come in one burst when a link works again: the kernel queues packets for an
+/// address that it is still asking for, and then sends them all at once.
 const BUFFER: i32 = 8 * 1024 * 1024;
 
 /// How an echo request is sent.

@@ -1,4 +1,5 @@
-//! TCP streams between two namespaces: one that proves that every byte arrives, one that shows how fast they can.
+//! TCP streams between two namespaces: one that proves that every byte arrives, one that shows how fast they
+//! can.
 
 use super::pattern::{Checksum, Pattern};
 use crate::sys;
@@ -28,10 +29,11 @@ pub struct Transfer {
     pub elapsed: Duration,
 }
 
-/// Sends `bytes` pseudo-random bytes over one TCP connection from inside `from` to the address `address` of `to`.
+/// Sends `bytes` pseudo-random bytes over one TCP connection from inside `from` to the address `address` of
+/// `to`.
 ///
-/// The receiver compares them with what it computes itself, and the sender compares the receiver's checksum with its
-/// own.
+/// The receiver compares them with what it computes itself, and the sender compares the receiver's checksum
+/// with its own.
 ///
 /// # Errors
 /// Every [`TransferError`].
@@ -115,7 +117,8 @@ impl std::fmt::Display for Throughput {
     }
 }
 
-/// Sends as much as possible for `duration` over `streams` TCP connections from inside `from` to `address` of `to`.
+/// Sends as much as possible for `duration` over `streams` TCP connections from inside `from` to `address` of
+/// `to`.
 ///
 /// The bytes are not checked.
 ///
@@ -147,7 +150,8 @@ pub fn throughput(
     Ok(Throughput { bytes, elapsed })
 }
 
-/// Opens a listener inside `to` and a connection to it from inside `from`: the client's and the server's socket.
+/// Opens a listener inside `to` and a connection to it from inside `from`: the client's and the server's
+/// socket.
 fn connect(
     from: &Namespace,
     to: &Namespace,

@@ -28,7 +28,8 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Reads a received packet, which begins with its IPv4 header, or with ICMPv6; none if it is no echo reply.
+    /// Reads a received packet, which begins with its IPv4 header, or with ICMPv6; none if it is no echo
+    /// reply.
     pub(super) fn decode(is_ipv4: bool, packet: &'a [u8]) -> Option<Self> {
         let header_length = if is_ipv4 { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let (header, payload) = packet.get(header_length..)?.split_first_chunk::<HEADER>()?;

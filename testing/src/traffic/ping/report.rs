@@ -18,7 +18,8 @@ pub struct PingReport {
     pub duplicates: u64,
     /// Answers that did not hold the bytes sent.
     pub altered: u64,
-    /// The longest time between two answers, between the start and the first, or between the last and the stop.
+    /// The longest time between two answers, between the start and the first, or between the last and the
+    /// stop.
     pub longest_gap: Duration,
     /// The times from request to answer; none without an answer.
     pub round_trip: Option<RoundTrip>,

@@ -68,8 +68,8 @@ impl RunningPing {
         self.shared.received.load(Ordering::Acquire)
     }
 
-    /// Waits for `count` more answers: a disturbance should hit a ping that works, and a test that ends should have
-    /// seen it work again.
+    /// Waits for `count` more answers: a disturbance should hit a ping that works, and a test that ends
+    /// should have seen it work again.
     ///
     /// # Errors
     /// Says how many came within `limit`.
@@ -170,7 +170,8 @@ impl Shared {
         self.socket.send(&message).or_else(|_| self.socket.send(&message)).map(drop)
     }
 
-    /// Sequence number, time of sending in nanoseconds since the start, and a filling that depends on the first.
+    /// Sequence number, time of sending in nanoseconds since the start, and a filling that depends on the
+    /// first.
     fn payload(&self, sequence: u64, at: Duration) -> Vec<u8> {
         let mut payload = vec![sequence as u8; self.payload];
         payload[..8].copy_from_slice(&sequence.to_be_bytes());

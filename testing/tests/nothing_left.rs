@@ -1,0 +1,120 @@
+//! What is there after everything was used and dropped. Alone in its file, and so in its process, because it
+//! counts.
+
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
+
+use flannel_netlink::{Namespace, Netlink};
+use flannel_testing::{
+    Capture, Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Process, RunningPing, eventually,
+};
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[test]
+fn everything_that_was_used_is_gone_when_it_is_dropped() {
+    // The thread that starts programs stays, so it has to be there before the count.
+    use_everything();
+    let before = Traces::now();
+    for _ in 0..3 {
+        let switch = use_everything();
+        // The hosts' namespaces are gone when the ends of their cables are.
+        let ports = || {
+            let links = Netlink::open_in(&switch).unwrap().links().unwrap();
+            let left: Vec<_> = links
+                .into_iter()
+                .map(|link| link.name)
+                .filter(|name| name.starts_with("port"))
+                .collect();
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?}"))
+            }
+        };
+        eventually(LIMIT, ports).unwrap();
+    }
+    let same = || {
+        let now = Traces::now();
+        if now == before {
+            Ok(())
+        } else {
+            Err(format!("{now:#?} instead of {before:#?}"))
+        }
+    };
+    eventually(LIMIT, same).unwrap();
+}
+
+/// Uses each part once, and answers with the namespace of the switch, the only thing that is still held.
+fn use_everything() -> Namespace {
+    let lab = Lab::new(&LabOptions {
+        hosts: 3,
+        named: true,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let host = &lab.hosts[0];
+    let pod = host.add_pod(&["10.5.3.0/24".parse().unwrap()], 1450).unwrap();
+    let inside = Some((lab.hosts[1].namespace.clone(), lab.hosts[1].addresses[0].addr()));
+    let _etcd = Etcd::start_with(EtcdOptions {
+        inside,
+        ..EtcdOptions::default()
+    })
+    .unwrap();
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    let _process = Process::spawn_in(&pod.namespace, command).unwrap();
+    let _capture = Capture::start(&host.namespace, "eth0").unwrap();
+    let interval = Duration::from_millis(5);
+    let to = lab.hosts[2].addresses[0].addr();
+    let running = RunningPing::start(&host.namespace, to, interval, &PingOptions::default()).unwrap();
+    running.wait_for_answers(3, LIMIT).unwrap();
+    lab.switch().clone()
+}
+
+/// What this process could leave behind.
+#[derive(Debug, Eq, PartialEq)]
+struct Traces {
+    links: Vec<String>,
+    threads: usize,
+    descriptors: usize,
+    children: BTreeSet<u32>,
+    names: BTreeSet<String>,
+}
+
+impl Traces {
+    fn now() -> Self {
+        let links = Netlink::open().unwrap().links().unwrap();
+        let threads: Vec<_> = fs::read_dir("/proc/self/task").unwrap().flatten().collect();
+        let own = format!("flannel-{}-", std::process::id());
+        Self {
+            links: links.into_iter().map(|link| link.name).collect(),
+            threads: threads.len(),
+            descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
+            children: children(),
+            names: entries("/run/netns", &own),
+        }
+    }
+}
+
+/// The processes whose parent is this one (`proc_pid_status(5)`).
+fn children() -> BTreeSet<u32> {
+    let own = format!("PPid:\t{}\n", std::process::id());
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        status.contains(&own).then_some(number)
+    });
+    processes.collect()
+}
+
+fn entries(directory: &str, prefix: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
