@@ -202,12 +202,7 @@ impl Etcd {
                 command.env_remove(name);
             }
         }
-        command.args([
-            "--name=test",
-            "--logger=zap",
-            "--log-outputs=stderr",
-            "--log-level=warn",
-        ]);
+        command.args(["--name=test", "--logger=zap", "--log-outputs=stderr", "--log-level=warn"]);
         // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of
         // them.
         command.args(["--heartbeat-interval=20", "--election-timeout=200"]);

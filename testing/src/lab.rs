@@ -280,10 +280,7 @@ fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
 fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Result<(), LabError> {
     for net in addresses {
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
-        match netlink.add_address(&Address {
-            flags,
-            ..Address::new(index, *net)
-        }) {
+        match netlink.add_address(&Address { flags, ..Address::new(index, *net) }) {
             Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }

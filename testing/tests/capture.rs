@@ -27,14 +27,8 @@ fn a_pods_packet_crosses_the_underlay_in_the_format_of_vxlan() {
 
     let frame = &request.frame;
     let outer = frame.ipv4().unwrap();
-    assert_eq!(
-        (Some(outer.source), Some(outer.destination)),
-        (lab.hosts[0].ipv4(), lab.hosts[1].ipv4())
-    );
-    assert_eq!(
-        (outer.ttl, outer.tos, outer.dont_fragment, outer.more_fragments),
-        (64, 0, false, false)
-    );
+    assert_eq!((Some(outer.source), Some(outer.destination)), (lab.hosts[0].ipv4(), lab.hosts[1].ipv4()));
+    assert_eq!((outer.ttl, outer.tos, outer.dont_fragment, outer.more_fragments), (64, 0, false, false));
     // 84 bytes of the ping, and 50 of overhead without the outer Ethernet header.
     assert_eq!(outer.total_length, 134);
     let udp = frame.udp().unwrap();
@@ -43,16 +37,10 @@ fn a_pods_packet_crosses_the_underlay_in_the_format_of_vxlan() {
     let vxlan = frame.vxlan().unwrap();
     assert_eq!((vxlan.flags, vxlan.group, vxlan.vni), (0x08, 0, VNI));
     assert_eq!((vxlan.inner.source, vxlan.inner.destination), (mac(0), mac(1)));
-    assert_eq!(
-        vxlan.inner.addresses().unwrap(),
-        (pods[0].addresses[0], pods[1].addresses[0])
-    );
+    assert_eq!(vxlan.inner.addresses().unwrap(), (pods[0].addresses[0], pods[1].addresses[0]));
     assert_eq!(vxlan.inner.ipv4().unwrap().ttl, 63);
     let line = request.to_string();
-    assert!(
-        line.starts_with("Out ") && line.contains("VXLAN flags 0x08 vni 1: 0e:00"),
-        "{line}"
-    );
+    assert!(line.starts_with("Out ") && line.contains("VXLAN flags 0x08 vni 1: 0e:00"), "{line}");
 }
 
 #[test]
@@ -71,26 +59,16 @@ fn a_packet_is_seen_on_each_link_that_it_passes() {
     for (capture, (_, link)) in captures.iter().zip(places) {
         let request = capture.wait_for(LIMIT, |packet| is_echo(packet, true));
         assert!(request.is_some(), "{link}");
-        assert!(
-            capture.wait_for(LIMIT, |packet| is_echo(packet, false)).is_some(),
-            "{link}"
-        );
+        assert!(capture.wait_for(LIMIT, |packet| is_echo(packet, false)).is_some(), "{link}");
     }
-    assert!(
-        captures[0]
-            .wait_for(Duration::ZERO, |packet| packet.frame.vxlan().is_some())
-            .is_none()
-    );
+    assert!(captures[0].wait_for(Duration::ZERO, |packet| packet.frame.vxlan().is_some()).is_none());
 }
 
 #[test]
 fn a_capture_loses_no_packet_of_a_burst_and_keeps_their_order() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let capture = Capture::start(&lab.hosts[1].namespace, "eth0").unwrap();
-    let socket = lab.hosts[0]
-        .namespace
-        .run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap())
-        .unwrap();
+    let socket = lab.hosts[0].namespace.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     let to = (lab.hosts[1].ipv4().unwrap(), 9999);
     // The first packet waits for the neighbour's address; the queue for that is short.
     ping(&lab.hosts[0].namespace, to.0.into(), &PingOptions::default()).unwrap();
@@ -112,11 +90,7 @@ fn a_capture_loses_no_packet_of_a_burst_and_keeps_their_order() {
 
 #[test]
 fn a_capture_on_a_link_that_is_not_there_fails() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let error = Capture::start(&lab.hosts[0].namespace, "flannel.1").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(19), "{error}");
 }
@@ -127,11 +101,8 @@ fn overlay() -> (Lab, Vec<Pod>) {
     for (own, host) in lab.hosts.iter().enumerate() {
         join_overlay(host, own, lab.hosts[1 - own].ipv4().unwrap());
     }
-    let pods = lab
-        .hosts
-        .iter()
-        .enumerate()
-        .map(|(n, host)| host.add_pod(&[IpNet::V4(subnet(n))], 1450).unwrap());
+    let pods =
+        lab.hosts.iter().enumerate().map(|(n, host)| host.add_pod(&[IpNet::V4(subnet(n))], 1450).unwrap());
     let pods = pods.collect();
     (lab, pods)
 }
@@ -147,18 +118,11 @@ fn join_overlay(host: &Host, own: usize, peer: Ipv4Addr) {
         local: host.ipv4().map(IpAddr::V4),
         ..NewVxlan::default()
     };
-    let device = NewLink {
-        mac: Some(mac(own)),
-        ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))
-    };
+    let device = NewLink { mac: Some(mac(own)), ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan)) };
     netlink.create_link(&device).unwrap();
     let index = netlink.link("flannel.1").unwrap().unwrap().index;
     let quiet = Some(AddressGeneration::None);
-    let up = LinkChange {
-        up: Some(true),
-        address_generation: quiet,
-        ..LinkChange::default()
-    };
+    let up = LinkChange { up: Some(true), address_generation: quiet, ..LinkChange::default() };
     netlink.change_link(index, &up).unwrap();
     let net = Ipv4Net::new(subnet(own).network(), 32).unwrap();
     netlink.add_address(&Address::new(index, net.into())).unwrap();
@@ -183,9 +147,7 @@ fn mac(host: usize) -> Mac {
 
 /// The first echo request, or reply, that is carried by VXLAN.
 fn carried_echo(packets: &[Captured], request: bool) -> Option<&Captured> {
-    packets
-        .iter()
-        .find(|packet| packet.frame.vxlan().is_some() && is_echo(packet, request))
+    packets.iter().find(|packet| packet.frame.vxlan().is_some() && is_echo(packet, request))
 }
 
 /// Whether a packet is an echo request, or reply, on its own or carried by VXLAN.

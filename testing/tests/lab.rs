@@ -1,10 +1,6 @@
 //! Hosts and pods as namespaces, on the kernel of this machine.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed expectation is how a test fails"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 use flannel_netlink::{LinkChange, Namespace, Netlink};
 use flannel_testing::{

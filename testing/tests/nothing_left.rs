@@ -24,46 +24,26 @@ fn everything_that_was_used_is_gone_when_it_is_dropped() {
         // The hosts' namespaces are gone when the ends of their cables are.
         let ports = || {
             let links = Netlink::open_in(&switch).unwrap().links().unwrap();
-            let left: Vec<_> = links
-                .into_iter()
-                .map(|link| link.name)
-                .filter(|name| name.starts_with("port"))
-                .collect();
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{left:?}"))
-            }
+            let left: Vec<_> =
+                links.into_iter().map(|link| link.name).filter(|name| name.starts_with("port")).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         };
         eventually(LIMIT, ports).unwrap();
     }
     let same = || {
         let now = Traces::now();
-        if now == before {
-            Ok(())
-        } else {
-            Err(format!("{now:#?} instead of {before:#?}"))
-        }
+        if now == before { Ok(()) } else { Err(format!("{now:#?} instead of {before:#?}")) }
     };
     eventually(LIMIT, same).unwrap();
 }
 
 /// Uses each part once, and answers with the namespace of the switch, the only thing that is still held.
 fn use_everything() -> Namespace {
-    let lab = Lab::new(&LabOptions {
-        hosts: 3,
-        named: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 3, named: true, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0];
     let pod = host.add_pod(&["10.5.3.0/24".parse().unwrap()], 1450).unwrap();
     let inside = Some((lab.hosts[1].namespace.clone(), lab.hosts[1].addresses[0].addr()));
-    let _etcd = Etcd::start_with(EtcdOptions {
-        inside,
-        ..EtcdOptions::default()
-    })
-    .unwrap();
+    let _etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
     let mut command = Command::new("sleep");
     command.arg("1000");
     let _process = Process::spawn_in(&pod.namespace, command).unwrap();

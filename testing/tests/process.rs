@@ -18,10 +18,7 @@ fn a_program_runs_in_the_namespace_that_it_was_given() {
     let mut command = Command::new("readlink");
     command.arg("/proc/self/ns/net");
     let output = output_in(&namespace, command).unwrap();
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        format!("net:[{}]\n", namespace.inode())
-    );
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("net:[{}]\n", namespace.inode()));
     let own = Namespace::current().unwrap();
     assert_ne!(own.inode(), namespace.inode());
 }
@@ -32,27 +29,15 @@ fn a_line_is_found_whether_it_was_written_before_or_after_the_question() {
     process.wait_for_line("second", LIMIT).unwrap();
     assert_eq!(process.wait_for_line("irs", LIMIT).unwrap(), "first");
     assert_eq!(process.lines(), ["first", "second"]);
-    let message = process
-        .wait_for_line("third", Duration::from_millis(20))
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        message,
-        "no line with \"third\" within 20ms; the last lines were:\nfirst\nsecond"
-    );
+    let message = process.wait_for_line("third", Duration::from_millis(20)).unwrap_err().to_string();
+    assert_eq!(message, "no line with \"third\" within 20ms; the last lines were:\nfirst\nsecond");
 }
 
 #[test]
 fn the_question_for_a_line_ends_with_the_program() {
     let process = shell("echo last words >&2");
-    let message = process
-        .wait_for_line("ready", Duration::from_secs(60))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("before the program ended") && message.ends_with("\nlast words"),
-        "{message}"
-    );
+    let message = process.wait_for_line("ready", Duration::from_secs(60)).unwrap_err().to_string();
+    assert!(message.contains("before the program ended") && message.ends_with("\nlast words"), "{message}");
 }
 
 #[test]
@@ -99,9 +84,7 @@ fn the_children_of_a_killed_program_die_with_it() {
 
 #[test]
 fn a_program_outlives_the_thread_that_started_it() {
-    let mut process = std::thread::spawn(|| shell("echo ready >&2; exec sleep 1000"))
-        .join()
-        .unwrap();
+    let mut process = std::thread::spawn(|| shell("echo ready >&2; exec sleep 1000")).join().unwrap();
     process.wait_for_line("ready", LIMIT).unwrap();
     assert_eq!(process.exit_status().unwrap(), None);
 }
@@ -124,11 +107,7 @@ fn a_killed_process_takes_its_programs_with_it() {
         std::thread::park();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        "a_killed_process_takes_its_programs_with_it",
-        "--nocapture",
-    ]);
+    command.args(["--exact", "a_killed_process_takes_its_programs_with_it", "--nocapture"]);
     command.env(VICTIM, "1");
     let mut victim = Process::spawn_in(&Namespace::current().unwrap(), command).unwrap();
     let line = victim.wait_for_line("program ", LIMIT).unwrap();

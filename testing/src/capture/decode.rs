@@ -18,10 +18,7 @@ pub(super) struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(vxlan_ports: &'a [u16]) -> Self {
-        Self {
-            vxlan_ports,
-            nesting: 0,
-        }
+        Self { vxlan_ports, nesting: 0 }
     }
 }
 
@@ -37,12 +34,7 @@ impl Decoder<'_> {
             _ => None,
         };
         let content = content.unwrap_or_else(|| FrameContent::Bytes(rest.to_vec()));
-        Some(Frame {
-            destination,
-            source,
-            ether_type,
-            content,
-        })
+        Some(Frame { destination, source, ether_type, content })
     }
 
     fn ipv4(&self, bytes: &[u8]) -> Option<Ipv4Packet> {
@@ -116,22 +108,12 @@ impl Decoder<'_> {
         let (source_port, destination_port) = (reader.u16()?, reader.u16()?);
         let (length, checksum) = (reader.u16()?, reader.u16()?);
         let payload = reader.rest();
-        let vxlan = self
-            .vxlan_ports
-            .contains(&destination_port)
-            .then(|| self.vxlan(payload))
-            .flatten();
+        let vxlan = self.vxlan_ports.contains(&destination_port).then(|| self.vxlan(payload)).flatten();
         let content = match vxlan {
             Some(packet) => UdpContent::Vxlan(Box::new(packet)),
             None => UdpContent::Bytes(payload.to_vec()),
         };
-        Some(UdpDatagram {
-            source_port,
-            destination_port,
-            length,
-            checksum,
-            content,
-        })
+        Some(UdpDatagram { source_port, destination_port, length, checksum, content })
     }
 
     fn vxlan(&self, bytes: &[u8]) -> Option<VxlanPacket> {
@@ -140,16 +122,8 @@ impl Decoder<'_> {
         }
         let mut reader = Reader::new(bytes);
         let (flags, _reserved, group, vni) = (reader.u8()?, reader.u8()?, reader.u16()?, reader.u32()?);
-        let inside = Decoder {
-            vxlan_ports: self.vxlan_ports,
-            nesting: self.nesting + 1,
-        };
-        Some(VxlanPacket {
-            flags,
-            group,
-            vni: vni >> 8,
-            inner: inside.frame(reader.rest())?,
-        })
+        let inside = Decoder { vxlan_ports: self.vxlan_ports, nesting: self.nesting + 1 };
+        Some(VxlanPacket { flags, group, vni: vni >> 8, inner: inside.frame(reader.rest())? })
     }
 }
 
@@ -178,26 +152,12 @@ fn tcp(bytes: &[u8]) -> Option<TcpSegment> {
         return None;
     }
     let payload = bytes.get(header_length..)?.to_vec();
-    Some(TcpSegment {
-        source_port,
-        destination_port,
-        sequence,
-        acknowledgement,
-        flags,
-        window,
-        payload,
-    })
+    Some(TcpSegment { source_port, destination_port, sequence, acknowledgement, flags, window, payload })
 }
 
 fn icmp(bytes: &[u8]) -> Option<IcmpMessage> {
     let mut reader = Reader::new(bytes);
     let (kind, code, _checksum) = (reader.u8()?, reader.u8()?, reader.u16()?);
     let (identifier, sequence) = (reader.u16()?, reader.u16()?);
-    Some(IcmpMessage {
-        kind,
-        code,
-        identifier,
-        sequence,
-        payload: reader.rest().to_vec(),
-    })
+    Some(IcmpMessage { kind, code, identifier, sequence, payload: reader.rest().to_vec() })
 }
