@@ -218,12 +218,24 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             Object { desired: None, actual: Some(value) } => Some((key, value)),
             Object { .. } => None,
         });
-        let surplus =
-            self.surplus.iter().filter(|(key, _)| self.is_due(key, now)).map(|(key, value)| (key, value));
+        let surplus = self
+            .surplus
+            .iter()
+            .filter(|(key, value)| self.is_due(key, now) && self.may_go(key, value))
+            .map(|(key, value)| (key, value));
         unwanted
             .chain(surplus)
             .map(|(key, value)| Change::Drop { key: key.clone(), value: value.clone() })
             .collect()
+    }
+
+    /// Tells whether a surplus object may be dropped. One that is waiting to be put in force may not: it could be all
+    /// there is for a while. Nor may one that cannot be told from the one in force.
+    fn may_go(&self, key: &K, value: &V) -> bool {
+        self.objects.get(key).is_none_or(|object| {
+            let waits = object.desired.as_ref() == Some(value) && self.put(key, object).is_some();
+            object.actual.as_ref() != Some(value) && !waits
+        })
     }
 
     fn put(&self, key: &K, object: &Object<V>) -> Option<Change<K, V>> {
@@ -255,21 +267,27 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             }
             (Change::Put { key, value, .. }, Ok(())) => {
                 self.waiting.remove(&key);
+                // A kernel holds no two equal objects: if this was surplus, it is the one in force now.
+                self.take_surplus(&key, &value);
                 if let Some(object) = self.objects.get_mut(&key) {
                     object.actual = Some(value);
                 }
             }
             (Change::Drop { key, value }, Ok(())) => {
-                self.waiting.remove(&key);
-                if let Some(i) =
-                    self.surplus.iter().position(|surplus| surplus.0 == key && surplus.1 == value)
-                {
-                    self.surplus.swap_remove(i);
-                } else if let Some(object) = self.objects.get_mut(&key) {
-                    object.actual = None;
+                // What else failed under the key of a surplus object goes on waiting.
+                if !self.take_surplus(&key, &value) {
+                    self.waiting.remove(&key);
+                    if let Some(object) = self.objects.get_mut(&key) {
+                        object.actual = None;
+                    }
                 }
             }
         }
+    }
+
+    fn take_surplus(&mut self, key: &K, value: &V) -> bool {
+        let found = self.surplus.iter().position(|surplus| surplus.0 == *key && surplus.1 == *value);
+        found.map(|i| self.surplus.swap_remove(i)).is_some()
     }
 
     /// Lets go of objects that are as they should be. Called at the end of a pass, when all answers are in.
@@ -279,20 +297,19 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             let Some(object) = self.objects.get(&key) else {
                 continue;
             };
-            let settled = match (&object.desired, &object.actual) {
-                (Some(desired), Some(actual)) => (self.will_do)(desired, actual),
+            match (&object.desired, &object.actual) {
+                (Some(desired), Some(actual)) if (self.will_do)(desired, actual) => {}
                 (None, None) => {
                     self.objects.remove(&key);
-                    self.waiting.remove(&key);
-                    continue;
                 }
-                (Some(_), None) | (None, Some(_)) => false,
-            };
-            if settled {
-                self.waiting.remove(&key);
-            } else {
-                self.open.insert(key);
+                (Some(_) | None, Some(_)) | (Some(_), None) => {
+                    self.open.insert(key);
+                }
             }
+        }
+        if !self.waiting.is_empty() {
+            let surplus: BTreeSet<&K> = self.surplus.iter().map(|(key, _)| key).collect();
+            self.waiting.retain(|key, _| self.open.contains(key) || surplus.contains(key));
         }
     }
 

@@ -22,15 +22,23 @@ pub struct FaultyRegistry<R> {
 
 /// A call of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "they are named for the calls")]
 pub enum Call {
+    /// `config`.
     Config,
+    /// `list`.
     List,
+    /// `create`.
     Create,
+    /// `update`.
     Update,
+    /// `renew`.
     Renew,
+    /// `delete`.
     Delete,
+    /// `watch` from a revision on.
     Watch,
+    /// `watch` from a snapshot, which costs a list.
+    WatchAll,
 }
 
 /// What goes wrong with a call.
@@ -203,7 +211,8 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
-        *self.faults().counts.entry(Call::Watch).or_default() += 1;
+        let call = after.map_or(Call::WatchAll, |_| Call::Watch);
+        *self.faults().counts.entry(call).or_default() += 1;
         // Silence that began before is told first.
         let cuts = self.weather.borrow().cuts;
         let watch = Watch {

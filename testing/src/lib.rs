@@ -34,6 +34,7 @@ pub mod contract;
 mod ensure;
 mod etcd;
 mod fake_backend;
+mod fake_table;
 mod faulty;
 mod lab;
 mod process;
@@ -48,6 +49,7 @@ pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions};
 pub use fake_backend::{BackendCall, FakeBackend};
+pub use fake_table::FakeTable;
 pub use faulty::{Call, Fault, FaultyRegistry};
 pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
