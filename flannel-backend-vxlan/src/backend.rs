@@ -176,6 +176,7 @@ impl Backend for Vxlan {
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.subnet);
+        let mut configured = Ok(());
         for tunnel in &mut self.tunnels {
             let family = tunnel.family();
             let subnet = own.subnet.nets().find(|net| Family::of(net.addr()) == family);
@@ -187,13 +188,13 @@ impl Backend for Vxlan {
                 let reason = format!("the lease {} has no {family} subnet", own.subnet);
                 return Err(BackendError::Host(reason));
             };
-            tunnel.spec().address = Some(OverlayAddress {
+            let address = OverlayAddress {
                 net: IpNet::from(subnet.network()),
                 network: pool.network(),
-            });
-            tunnel.ensure_device()?;
+            };
+            configured = configured.and(tunnel.configure(address));
         }
-        Ok(())
+        configured
     }
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
@@ -244,7 +245,7 @@ impl Backend for Vxlan {
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        let removed: Vec<_> = self.tunnels.iter_mut().map(Tunnel::remove).collect();
+        let removed: Vec<_> = self.tunnels.iter().map(Tunnel::remove).collect();
         removed.into_iter().collect()
     }
 }
@@ -312,7 +313,7 @@ fn device_spec(
     };
     let local = local.ok_or_else(|| {
         BackendError::Host(format!(
-            "the interface {} has no {family} address for the tunnel",
+            "the interface {} has no {family} address for the tunnel {name}",
             external.name
         ))
     })?;
@@ -325,6 +326,7 @@ fn device_spec(
         port: options.port,
         gbp: options.gbp,
         learning: options.learning,
+        lower_name: external.name.clone(),
         lower: external.index,
         local,
         mtu: underlay.saturating_sub(overhead(family)),

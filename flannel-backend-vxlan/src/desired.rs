@@ -72,6 +72,8 @@ pub(crate) struct Objects {
 /// The peers of one family, as the tables were last told of them.
 #[derive(Debug, Default)]
 pub(crate) struct Desired {
+    /// The host's own subnet, which no peer may have.
+    own: Option<SubnetKey>,
     peers: BTreeMap<SubnetKey, Peer>,
     unreachable: BTreeMap<SubnetKey, ObjectFailure>,
     /// Whether two peers want the same object, so that one peer's change may change what another one gets.
@@ -104,6 +106,9 @@ impl Desired {
         let Dirty::Some(dirty) = dirty else {
             return Update::Anew;
         };
+        if self.own != Some(*own) {
+            return Update::Anew;
+        }
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for subnet in dirty {
             gone.extend(self.peers.remove(subnet));
@@ -120,7 +125,10 @@ impl Desired {
 
     /// Works out everything anew, as is due also where a peer that came wants what another one has.
     pub(crate) fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
-        *self = Self::default();
+        *self = Self {
+            own: Some(*own),
+            ..Self::default()
+        };
         let mut objects = Objects::default();
         for lease in peers.iter() {
             let Some(peer) = self.take(lease, own, family) else {

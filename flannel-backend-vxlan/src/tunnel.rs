@@ -5,7 +5,7 @@ use flannel_core::{BackendError, ObjectFailure, PeerSet, SubnetKey, SyncReport, 
 use flannel_netlink::{Family, Namespace, Notice, Route};
 
 use crate::desired::{Desired, Peer, Update};
-use crate::device::{Device, DeviceSpec, Ensured};
+use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::tables::{Fdb, Kernel, Neighbours, OverlayRoute, Place, Routes};
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Tunnel {
         kernel: Kernel,
         namespace: Namespace,
     ) -> Result<Self, BackendError> {
-        let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?;
+        let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?.complete()?;
         spec.mac = Some(device.mac);
         let place = Place {
             kernel: kernel.clone(),
@@ -51,10 +51,6 @@ impl Tunnel {
         })
     }
 
-    pub(crate) fn spec(&mut self) -> &mut DeviceSpec {
-        &mut self.spec
-    }
-
     pub(crate) fn family(&self) -> Family {
         self.spec.family
     }
@@ -63,10 +59,17 @@ impl Tunnel {
         self.device
     }
 
+    /// Gives the device the host's own address.
+    pub(crate) fn configure(&mut self, address: OverlayAddress) -> Result<(), BackendError> {
+        self.spec.address = Some(address);
+        self.ensure_device()?.complete().map(drop)
+    }
+
     /// Makes the device as it should be, and the tables to be read again if anything was not.
-    pub(crate) fn ensure_device(&mut self) -> Result<usize, BackendError> {
+    fn ensure_device(&mut self) -> Result<Ensured, BackendError> {
+        self.device_in_doubt = true;
         let ensured = self.spec.ensure(&mut self.kernel.lock(), &self.namespace)?;
-        self.device_in_doubt = false;
+        self.device_in_doubt = !ensured.failed.is_empty();
         self.device = ensured.device;
         let index = ensured.device.index;
         self.neighbours.table().0.index = index;
@@ -75,18 +78,12 @@ impl Tunnel {
         if ensured.changes > 0 {
             self.distrust_tables();
         }
-        Ok(ensured.changes)
+        Ok(ensured)
     }
 
     /// Removes the device, and with it everything on it.
-    pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
-        self.kernel
-            .lock()
-            .delete_link(self.device.index)
-            .map_err(|error| BackendError::Kernel {
-                object: format!("cannot delete the device {}", self.spec.name),
-                source: error.into(),
-            })
+    pub(crate) fn remove(&self) -> Result<(), BackendError> {
+        self.spec.remove(&mut self.kernel.lock())
     }
 
     /// One pass: device, then what is missing from the packet's last look-up to its first, then what is stale the
@@ -98,8 +95,17 @@ impl Tunnel {
         report.unreachable = self.desired.unreachable().cloned().collect();
         if self.device_in_doubt {
             match self.ensure_device() {
-                Ok(changes) => report.drifted += changes,
-                Err(error) => return self.without_device(report, &error),
+                Ok(ensured) => {
+                    report.drifted += ensured.changes;
+                    ensured
+                        .failed
+                        .iter()
+                        .for_each(|error| self.device_failed(&mut report, error));
+                }
+                Err(error) => {
+                    self.device_failed(&mut report, &error);
+                    return report;
+                }
             }
         }
         report.merge(self.neighbours.look("the neighbours"));
@@ -119,14 +125,12 @@ impl Tunnel {
         report
     }
 
-    fn without_device(&self, mut report: SyncReport, error: &BackendError) -> SyncReport {
-        let object = format!("device {}", self.spec.name);
+    fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
         report.failed.push(ObjectFailure {
-            object,
+            object: format!("device {}", self.spec.name),
             reason: flannel_core::chain(error),
         });
         report.retry_in = Some(DEVICE_RETRY);
-        report
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
@@ -192,18 +196,26 @@ impl Tunnel {
     /// The kernel removes routes without a word when a device goes down or loses its last address, so these notices
     /// put everything in doubt.
     pub(crate) fn notice(&mut self, notice: &Notice) -> Option<String> {
-        let name = &self.spec.name;
+        let (name, index) = (&self.spec.name, self.device.index);
         let what = match notice {
             Notice::Overrun => Some("notices were lost".to_owned()),
-            Notice::Link { link, removed } if link.index == self.device.index || link.name == *name => {
-                let device = Some((link.mac, link.mtu)) != Some((Some(self.device.mac), self.device.mtu));
+            Notice::Link { link, removed } if link.index == index => {
                 let what = if *removed { "removed" } else { "changed" };
-                (*removed || device || !link.up || link.index != self.device.index)
-                    .then(|| format!("device {name} was {what}"))
+                (*removed || !self.spec.is_met_by(link)).then(|| format!("device {name} was {what}"))
             }
-            Notice::Address { address, removed } if address.index == self.device.index => {
-                let ours = self.spec.address.map(|address| address.net);
-                let changed = *removed == (Some(address.net) == ours);
+            Notice::Link { link, removed: false } if link.name == *name => {
+                Some(format!("another device {name} was made"))
+            }
+            Notice::Link { link, removed: false } if link.name == self.spec.lower_name => {
+                (link.index != self.spec.lower).then(|| format!("the interface {} was made", link.name))
+            }
+            Notice::Address { address, removed } if address.index == index => {
+                let is_ours = self.spec.address.is_some_and(|ours| ours.net == address.net);
+                let changed = if *removed {
+                    is_ours
+                } else {
+                    self.spec.is_leftover(address)
+                };
                 changed.then(|| format!("{address} was {}", if *removed { "removed" } else { "added" }))
             }
             Notice::Link { .. } | Notice::Address { .. } => None,
