@@ -1,7 +1,7 @@
 //! One tunnel: a device and its three tables, for one family.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_core::{BackendError, ObjectFailure, PeerSet, SubnetKey, SyncReport, SyncRequest};
+use flannel_core::{BackendError, Dirty, ObjectFailure, PeerSet, SubnetKey, SyncReport, SyncRequest};
 use flannel_netlink::{Family, Namespace, Notice, Route};
 
 use crate::desired::{Desired, Peer, Update};
@@ -91,6 +91,9 @@ impl Tunnel {
     pub(crate) fn sync(&mut self, request: SyncRequest<'_>, own: &SubnetKey) -> SyncReport {
         let now = request.now;
         let mut report = SyncReport::default();
+        if *request.dirty == Dirty::All {
+            self.distrust();
+        }
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         if self.device_in_doubt {
@@ -221,15 +224,22 @@ impl Tunnel {
             Notice::Link { .. } | Notice::Address { .. } => None,
             Notice::Route { route, removed } => return self.notice_route(route, *removed),
             Notice::Neighbour { neighbour, removed } => {
-                let told = neighbour.index == self.device.index;
                 let wanted = self.neighbours.tracker.wanted(&neighbour.address);
-                let differs = told && differs(wanted, neighbour.mac.as_ref(), *removed);
+                let found = neighbour.mac.filter(|_| neighbour.is_permanent() && !removed);
+                let differs = neighbour.index == index && wanted != found.as_ref();
                 return differs.then(|| in_doubt(&mut self.neighbours, format!("{neighbour} changed")));
             }
             Notice::Fdb { entry, removed } => {
-                let told = entry.index == self.device.index;
                 let wanted = self.fdb.tracker.wanted(&entry.mac);
-                let differs = told && differs(wanted, entry.destination.as_ref(), *removed);
+                let told = entry.destination.filter(|_| entry.is_permanent());
+                // Of several destinations of one address, only the one that is wanted is missed.
+                let as_wanted = wanted == told.as_ref();
+                let differs = if *removed {
+                    wanted.is_some() && as_wanted
+                } else {
+                    !as_wanted
+                };
+                let differs = entry.index == index && entry.bridge.is_none() && differs;
                 return differs.then(|| in_doubt(&mut self.fdb, format!("{entry} changed")));
             }
         };
@@ -245,18 +255,13 @@ impl Tunnel {
         let wanted = self.routes.tracker.wanted(&route.destination);
         let found = OverlayRoute::from(route);
         let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        // A foreign route to a peer's subnet is in the way of ours; when it goes, ours can be put.
         let differs = if here { same == removed } else { wanted.is_some() };
-        (told && differs).then(|| in_doubt(&mut self.routes, format!("{route} changed")))
-    }
-}
-
-/// Tells whether a notice says anything else than what is wanted. Our own changes come back as notices too.
-fn differs<V: PartialEq>(wanted: Option<&V>, told: Option<&V>, removed: bool) -> bool {
-    if removed {
-        wanted.is_some() && wanted == told
-    } else {
-        wanted != told
+        if !(told && differs) {
+            return None;
+        }
+        // It may have been in the way of ours.
+        self.routes.tracker.retry(&route.destination);
+        Some(in_doubt(&mut self.routes, format!("{route} changed")))
     }
 }
 
