@@ -17,14 +17,8 @@ pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     let object: Object<'_> = data.ok_or(AttrsError::Missing("BackendData"))?.object()?;
     let text = object.string("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
     let mac: Mac = text.parse().map_err(|_| AttrsError::NotAMac(text.clone()))?;
-    // The kernel refuses such addresses in its tables, and no device has one.
-    let [first, ..] = mac.0;
-    let is_unicast = first & 1 == 0 && mac.0 != [0; 6];
-    if is_unicast {
-        Ok(mac)
-    } else {
-        Err(AttrsError::NotAMac(text))
-    }
+    // No device has another kind of address, and the kernel refuses it in its tables.
+    if mac.is_unicast() { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
 }
 
 /// Why the backend data of a peer cannot be used.
@@ -46,18 +40,13 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String, String> {
-        read(Some(&Json::parse(text).unwrap()))
-            .map(|mac| mac.to_string())
-            .map_err(|error| error.to_string())
+        read(Some(&Json::parse(text).unwrap())).map(|mac| mac.to_string()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_own_data_is_written_as_flannel_writes_it() {
         let mac = Mac([0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x44]);
-        assert_eq!(
-            write(1, mac).as_str(),
-            r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#
-        );
+        assert_eq!(write(1, mac).as_str(), r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#);
     }
 
     #[test]
@@ -82,10 +71,7 @@ mod tests {
                 r#"{"VtepMAC":5}"#,
                 "BackendData of its lease: json: cannot unmarshal number 5 into VtepMAC, which must be a string",
             ),
-            (
-                r#"{"VtepMAC":"x"}"#,
-                r#"VtepMAC of its lease is not the address of a device: "x""#,
-            ),
+            (r#"{"VtepMAC":"x"}"#, r#"VtepMAC of its lease is not the address of a device: "x""#),
             (
                 r#"{"VtepMAC":"00:00:00:00:00:00"}"#,
                 r#"VtepMAC of its lease is not the address of a device: "00:00:00:00:00:00""#,

@@ -63,27 +63,10 @@ pub fn external_interface(namespace: &Namespace, name: &str) -> Result<ExternalI
     let link = netlink.link(name).map_err(failed)?;
     let link = link.ok_or_else(|| BackendError::Host(format!("there is no interface {name}")))?;
     let addresses = netlink.addresses(link.index).map_err(failed)?;
-    let usable = || {
-        addresses
-            .iter()
-            .filter(|address| address.scope == 0)
-            .map(|address| address.net.addr())
-    };
+    let usable = || addresses.iter().filter(|address| address.scope == 0).map(|address| address.net.addr());
     let public = PublicAddrs {
-        v4: usable().find_map(|address| {
-            if let IpAddr::V4(v4) = address {
-                Some(v4)
-            } else {
-                None
-            }
-        }),
-        v6: usable().find_map(|address| {
-            if let IpAddr::V6(v6) = address {
-                Some(v6)
-            } else {
-                None
-            }
-        }),
+        v4: usable().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
+        v6: usable().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
     };
     Ok(ExternalInterface {
         name: link.name,
@@ -110,11 +93,7 @@ struct Vxlan {
 
 impl Vxlan {
     fn open(namespace: Namespace, request: OpenRequest<'_>) -> Result<Self, BackendError> {
-        let OpenRequest {
-            config,
-            external,
-            before,
-        } = request;
+        let OpenRequest { config, external, before } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
             "VXLAN config: VNI={} Port={} GBP={} Learning={} DirectRouting={}",
@@ -159,19 +138,11 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.vni, tunnel.device().mac))
         };
-        BackendAttrs {
-            backend_type: BackendType::VXLAN,
-            data: data(Family::V4),
-            v6_data: data(Family::V6),
-        }
+        BackendAttrs { backend_type: BackendType::VXLAN, data: data(Family::V4), v6_data: data(Family::V6) }
     }
 
     fn mtu(&self) -> u32 {
-        self.tunnels
-            .iter()
-            .map(|tunnel| tunnel.device().mtu)
-            .min()
-            .unwrap_or(0)
+        self.tunnels.iter().map(|tunnel| tunnel.device().mtu).min().unwrap_or(0)
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
@@ -188,10 +159,7 @@ impl Backend for Vxlan {
                 let reason = format!("the lease {} has no {family} subnet", own.subnet);
                 return Err(BackendError::Host(reason));
             };
-            let address = OverlayAddress {
-                net: IpNet::from(subnet.network()),
-                network: pool.network(),
-            };
+            let address = OverlayAddress { net: IpNet::from(subnet.network()), network: pool.network() };
             configured = configured.and(tunnel.configure(address));
         }
         configured
@@ -205,10 +173,7 @@ impl Backend for Vxlan {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
                     let object = "the monitor of the kernel's notices".to_owned();
-                    report.failed.push(ObjectFailure {
-                        object,
-                        reason: flannel_core::chain(&error),
-                    });
+                    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(&error) });
                     report.retry_in = Some(MONITOR_RETRY);
                 }
             }
@@ -271,25 +236,16 @@ fn drain(monitor: &mut Monitor, first: Notice) -> Vec<Notice> {
 
 fn open_monitor(namespace: &Namespace, kernel: &Kernel) -> Result<Monitor, BackendError> {
     let mut monitor = Monitor::open_in(namespace).map_err(no_socket)?;
-    monitor
-        .ignore_changes_of(&[kernel.lock().port_id()])
-        .map_err(no_socket)?;
+    monitor.ignore_changes_of(&[kernel.lock().port_id()]).map_err(no_socket)?;
     Ok(monitor)
 }
 
 fn no_socket(error: flannel_netlink::Error) -> BackendError {
-    BackendError::Kernel {
-        object: "cannot open a netlink socket".to_owned(),
-        source: error.into(),
-    }
+    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
 }
 
 fn families(config: &NetworkConfig) -> impl Iterator<Item = Family> + use<> {
-    config
-        .ipv4
-        .map(|_| Family::V4)
-        .into_iter()
-        .chain(config.ipv6.map(|_| Family::V6))
+    config.ipv4.map(|_| Family::V4).into_iter().chain(config.ipv6.map(|_| Family::V6))
 }
 
 /// What encapsulation adds to a packet, in bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer IP

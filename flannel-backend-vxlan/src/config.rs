@@ -30,22 +30,14 @@ const LARGEST_VNI: [(bool, u64); 2] = [(false, 9_999_999), (true, 9_999)];
 impl VxlanConfig {
     /// Reads the options; unknown ones are ignored.
     pub(crate) fn parse(backend: &BackendConfig, has_ipv6: bool) -> Result<Self, BackendError> {
-        let wrong = |reason: String| BackendError::Config {
-            backend: "VXLAN",
-            reason,
-        };
+        let wrong = |reason: String| BackendError::Config { backend: "VXLAN", reason };
         let json = |error: JsonError| wrong(error.to_string());
         let options: Object<'_> = backend.options.object().map_err(json)?;
         let number = |name: &str, default: u64, largest: u64| match options.unsigned(name).map_err(json)? {
             Some(value) if value > largest => Err(wrong(format!("{name} is {value}, more than {largest}"))),
             value => Ok(value.unwrap_or(default)),
         };
-        let flag = |name: &str| {
-            options
-                .boolean(name)
-                .map_err(json)
-                .map(|value| value.unwrap_or(false))
-        };
+        let flag = |name: &str| options.boolean(name).map_err(json).map(|value| value.unwrap_or(false));
 
         let (_, largest_vni) = LARGEST_VNI[usize::from(has_ipv6)];
         let fits = "the checks above keep it in range";
@@ -75,19 +67,10 @@ mod tests {
 
     #[test]
     fn options_not_given_are_flannels_defaults() {
-        let expected = VxlanConfig {
-            vni: 1,
-            port: 8472,
-            gbp: false,
-            learning: false,
-            mtu: None,
-            direct_routing: false,
-        };
+        let expected =
+            VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None, direct_routing: false };
         assert_eq!(parse(""), Ok(expected.clone()));
-        assert_eq!(
-            parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#),
-            Ok(expected)
-        );
+        assert_eq!(parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#), Ok(expected));
     }
 
     #[test]
@@ -112,14 +95,8 @@ mod tests {
                 r#","VNI":"1""#,
                 "error decoding VXLAN backend config: json: cannot unmarshal string into VNI, which must be a whole number, zero or more",
             ),
-            (
-                r#","VNI":10000000"#,
-                "error decoding VXLAN backend config: VNI is 10000000, more than 9999999",
-            ),
-            (
-                r#","Port":65536"#,
-                "error decoding VXLAN backend config: Port is 65536, more than 65535",
-            ),
+            (r#","VNI":10000000"#, "error decoding VXLAN backend config: VNI is 10000000, more than 9999999"),
+            (r#","Port":65536"#, "error decoding VXLAN backend config: Port is 65536, more than 65535"),
             (
                 r#","GBP":1"#,
                 "error decoding VXLAN backend config: json: cannot unmarshal number 1 into GBP, which must be true or false",

@@ -38,10 +38,7 @@ impl Peer {
     fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::VXLAN {
-            return Err(format!(
-                "ignoring non-vxlan subnet({subnet}): type={}",
-                attrs.backend_type
-            ));
+            return Err(format!("ignoring non-vxlan subnet({subnet}): type={}", attrs.backend_type));
         }
         if lease.subnet.overlaps(own) {
             return Err(format!("its subnet overlaps the own one, {own}"));
@@ -116,19 +113,12 @@ impl Desired {
             let peer = peers.peer(subnet).and_then(|lease| self.take(lease, own, family));
             come.extend(peer);
         }
-        if self.contested {
-            Update::Anew
-        } else {
-            Update::Change { gone, come }
-        }
+        if self.contested { Update::Anew } else { Update::Change { gone, come } }
     }
 
     /// Works out everything anew, as is due also where a peer that came wants what another one has.
     pub(crate) fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
-        *self = Self {
-            own: Some(*own),
-            ..Self::default()
-        };
+        *self = Self { own: Some(*own), ..Self::default() };
         let mut objects = Objects::default();
         for lease in peers.iter() {
             let Some(peer) = self.take(lease, own, family) else {
@@ -156,13 +146,7 @@ impl Desired {
     }
 
     fn refuse(&mut self, subnet: SubnetKey, reason: String) {
-        self.unreachable.insert(
-            subnet,
-            ObjectFailure {
-                object: format!("peer {subnet}"),
-                reason,
-            },
-        );
+        self.unreachable.insert(subnet, ObjectFailure { object: format!("peer {subnet}"), reason });
     }
 
     /// Returns the number of peers that can be reached.

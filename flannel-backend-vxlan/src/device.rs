@@ -66,11 +66,7 @@ pub(crate) struct Ensured {
 impl Ensured {
     /// Makes an error of the first thing that could not be set right.
     pub(crate) fn complete(mut self) -> Result<Self, BackendError> {
-        if self.failed.is_empty() {
-            Ok(self)
-        } else {
-            Err(self.failed.swap_remove(0))
-        }
+        if self.failed.is_empty() { Ok(self) } else { Err(self.failed.swap_remove(0)) }
     }
 }
 
@@ -93,16 +89,8 @@ impl DeviceSpec {
             // Last, because a route can only be put on a device that is up.
             done.push(self.set_up(netlink, &link));
         }
-        let device = Device {
-            index: link.index,
-            mac,
-            mtu: self.mtu,
-        };
-        let mut ensured = Ensured {
-            device,
-            changes: usize::from(is_new),
-            failed: Vec::new(),
-        };
+        let device = Device { index: link.index, mac, mtu: self.mtu };
+        let mut ensured = Ensured { device, changes: usize::from(is_new), failed: Vec::new() };
         for result in done {
             match result {
                 Ok(changes) => ensured.changes += changes,
@@ -140,9 +128,7 @@ impl DeviceSpec {
 
     /// Returns the device, and whether it is new.
     fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, bool), BackendError> {
-        let found = netlink
-            .link(&self.name)
-            .map_err(|error| self.failed("look up", error))?;
+        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
             let Some(difference) = self.difference(&link) else {
@@ -156,14 +142,10 @@ impl DeviceSpec {
             if self.mac.is_none() && link.vxlan().is_some() {
                 mac = link.mac.unwrap_or(mac);
             }
-            netlink
-                .delete_link(link.index)
-                .map_err(|error| self.failed("delete", error))?;
+            netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))?;
         }
         self.create(netlink, mac)?;
-        let created = netlink
-            .link(&self.name)
-            .map_err(|error| self.failed("look up", error))?;
+        let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let link = created.ok_or_else(|| self.host("it vanished right after it was created".to_owned()))?;
         Ok((link, true))
     }
@@ -212,11 +194,7 @@ impl DeviceSpec {
             ..NewLink::new(self.name.clone(), NewLinkKind::Vxlan(vxlan))
         };
         netlink.create_link(&link).map_err(|error| {
-            let other = if error.is_exists() {
-                self.same_tunnel(netlink)
-            } else {
-                None
-            };
+            let other = if error.is_exists() { self.same_tunnel(netlink) } else { None };
             match other {
                 Some(other) => self.taken(&other),
                 None => self.failed("create", error),
@@ -247,36 +225,20 @@ impl DeviceSpec {
     /// Sets each field by itself, so that one that the kernel refuses keeps no other from being set.
     fn set_fields(&self, netlink: &mut Netlink, link: &Link, mac: Mac) -> Vec<Result<usize, BackendError>> {
         let same = LinkChange::default;
-        let mac = (link.mac != Some(mac)).then(|| LinkChange {
-            mac: Some(mac),
-            ..same()
-        });
-        let txqlen = (link.txqlen != 0).then(|| LinkChange {
-            txqlen: Some(0),
-            ..same()
-        });
-        let mtu = (link.mtu != self.mtu).then(|| LinkChange {
-            mtu: Some(self.mtu),
-            ..same()
-        });
-        [
-            (mac, "set the MAC address of"),
-            (txqlen, "remove the queue of"),
-            (mtu, "set the MTU of"),
-        ]
-        .into_iter()
-        .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
-        .collect()
+        let mac = (link.mac != Some(mac)).then(|| LinkChange { mac: Some(mac), ..same() });
+        let txqlen = (link.txqlen != 0).then(|| LinkChange { txqlen: Some(0), ..same() });
+        let mtu = (link.mtu != self.mtu).then(|| LinkChange { mtu: Some(self.mtu), ..same() });
+        [(mac, "set the MAC address of"), (txqlen, "remove the queue of"), (mtu, "set the MTU of")]
+            .into_iter()
+            .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
+            .collect()
     }
 
     fn set_up(&self, netlink: &mut Netlink, link: &Link) -> Result<usize, BackendError> {
         if link.up {
             return Ok(0);
         }
-        let up = LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        };
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
         self.change(netlink, link, &up, "set up")
     }
 
@@ -287,9 +249,7 @@ impl DeviceSpec {
         change: &LinkChange,
         action: &str,
     ) -> Result<usize, BackendError> {
-        netlink
-            .change_link(link.index, change)
-            .map_err(|error| self.failed(action, error))?;
+        netlink.change_link(link.index, change).map_err(|error| self.failed(action, error))?;
         Ok(1)
     }
 
@@ -304,15 +264,8 @@ impl DeviceSpec {
         let mut changes = 0;
         // The new one first: with a device's last address go its routes.
         if !present.iter().any(|present| present.net == address.net) {
-            let flags = if address.net.addr().is_ipv6() {
-                Address::NO_DAD
-            } else {
-                0
-            };
-            let new = Address {
-                flags,
-                ..Address::new(index, address.net)
-            };
+            let flags = if address.net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
+            let new = Address { flags, ..Address::new(index, address.net) };
             netlink.add_address(&new).map_err(failed)?;
             changes += 1;
         }
@@ -325,13 +278,9 @@ impl DeviceSpec {
 
     /// Removes the device, and with it everything on it.
     pub(crate) fn remove(&self, netlink: &mut Netlink) -> Result<(), BackendError> {
-        let found = netlink
-            .link(&self.name)
-            .map_err(|error| self.failed("look up", error))?;
+        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         found.map_or(Ok(()), |link| {
-            netlink
-                .delete_link(link.index)
-                .map_err(|error| self.failed("delete", error))
+            netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))
         })
     }
 
@@ -345,9 +294,7 @@ impl DeviceSpec {
 
     fn failed(&self, action: &str, error: Error) -> BackendError {
         if error.is_permission() {
-            return self.host(format!(
-                "not permitted to {action} it: run as root, or with CAP_NET_ADMIN"
-            ));
+            return self.host(format!("not permitted to {action} it: run as root, or with CAP_NET_ADMIN"));
         }
         BackendError::Kernel {
             object: format!("cannot {action} the device {}", self.name),

@@ -29,11 +29,7 @@ impl Kernel {
     }
 
     fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
-        self.lock()
-            .apply(writes)
-            .into_iter()
-            .map(|result| result.map_err(boxed))
-            .collect()
+        self.lock().apply(writes).into_iter().map(|result| result.map_err(boxed)).collect()
     }
 }
 
@@ -62,16 +58,9 @@ impl Table for Neighbours {
     }
 
     fn read(&mut self) -> Result<Vec<(IpAddr, Mac)>, BoxError> {
-        let read = self
-            .0
-            .kernel
-            .lock()
-            .neighbours(self.0.index, Some(self.0.family))
-            .map_err(boxed)?;
+        let read = self.0.kernel.lock().neighbours(self.0.index, Some(self.0.family)).map_err(boxed)?;
         let ours = read.into_iter().filter(Neighbour::is_permanent);
-        Ok(ours
-            .filter_map(|neighbour| Some((neighbour.address, neighbour.mac?)))
-            .collect())
+        Ok(ours.filter_map(|neighbour| Some((neighbour.address, neighbour.mac?))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
@@ -101,12 +90,8 @@ impl Table for Fdb {
 
     fn read(&mut self) -> Result<Vec<(Mac, IpAddr)>, BoxError> {
         let read = self.0.kernel.lock().fdb(self.0.index).map_err(boxed)?;
-        let ours = read
-            .into_iter()
-            .filter(|entry| entry.is_permanent() && entry.bridge.is_none());
-        Ok(ours
-            .filter_map(|entry| Some((entry.mac, entry.destination?)))
-            .collect())
+        let ours = read.into_iter().filter(|entry| entry.is_permanent() && entry.bridge.is_none());
+        Ok(ours.filter_map(|entry| Some((entry.mac, entry.destination?))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
@@ -156,11 +141,7 @@ impl OverlayRoute {
         let metric = match subnet {
             IpNet::V4(_) if others < ROUTES_WITHOUT_METRIC => 0,
             // The number of the subnet among all of its size: two subnets of one size never share it.
-            IpNet::V4(net) => net
-                .network()
-                .to_bits()
-                .unbounded_shr(u32::from(32 - net.prefix_len()))
-                .max(1),
+            IpNet::V4(net) => net.network().to_bits().unbounded_shr(u32::from(32 - net.prefix_len())).max(1),
             IpNet::V6(_) => IPV6_METRIC,
         };
         Self {
@@ -188,7 +169,7 @@ impl Routes {
             tos: route.tos,
             scope: route.scope,
             protocol: route.protocol,
-            ..Route::on_link(subnet, self.0.index)
+            ..Route::attached(subnet, self.0.index)
         }
     }
 
@@ -238,10 +219,9 @@ impl Routes {
             // Where none of ours is there, a route to the same subnet is somebody else's and stays.
             None => writes.push(Write::AddRoute(route)),
             // To the kernel it is another route: the new one is put beside the old one, which goes afterwards.
-            Some(old) => writes.extend([
-                Write::AddRoute(route),
-                Write::DeleteRoute(self.route(subnet, &old)),
-            ]),
+            Some(old) => {
+                writes.extend([Write::AddRoute(route), Write::DeleteRoute(self.route(subnet, &old))])
+            }
         }
     }
 }
@@ -276,9 +256,7 @@ impl Table for Routes {
         let ours = read
             .into_iter()
             .filter(|route| route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL);
-        Ok(ours
-            .map(|route| (route.destination, OverlayRoute::from(&route)))
-            .collect())
+        Ok(ours.map(|route| (route.destination, OverlayRoute::from(&route))).collect())
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
@@ -288,21 +266,14 @@ impl Table for Routes {
         for change in changes {
             let start = writes.len();
             match change {
-                Change::Put {
-                    key,
-                    value,
-                    instead_of,
-                } => self.put(*key, value, *instead_of, &mut writes),
+                Change::Put { key, value, instead_of } => self.put(*key, value, *instead_of, &mut writes),
                 Change::Drop { key, value } => writes.push(Write::DeleteRoute(self.route(*key, value))),
             }
             answers.push(writes.len() - start);
         }
         let outcomes = self.0.kernel.lock().apply(&writes);
         let mut results = self.resolve(&writes, outcomes).into_iter();
-        answers
-            .into_iter()
-            .map(|count| results.by_ref().take(count).collect())
-            .collect()
+        answers.into_iter().map(|count| results.by_ref().take(count).collect()).collect()
     }
 }
 

@@ -33,11 +33,7 @@ impl Tunnel {
     ) -> Result<Self, BackendError> {
         let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?.complete()?;
         spec.mac = Some(device.mac);
-        let place = Place {
-            kernel: kernel.clone(),
-            index: device.index,
-            family: spec.family,
-        };
+        let place = Place { kernel: kernel.clone(), index: device.index, family: spec.family };
         Ok(Self {
             neighbours: Reconciler::new(Neighbours(place.clone())),
             fdb: Reconciler::new(Fdb(place.clone())),
@@ -100,10 +96,7 @@ impl Tunnel {
             match self.ensure_device() {
                 Ok(ensured) => {
                     report.drifted += ensured.changes;
-                    ensured
-                        .failed
-                        .iter()
-                        .for_each(|error| self.device_failed(&mut report, error));
+                    ensured.failed.iter().for_each(|error| self.device_failed(&mut report, error));
                 }
                 Err(error) => {
                     self.device_failed(&mut report, &error);
@@ -137,10 +130,7 @@ impl Tunnel {
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
-        match self
-            .desired
-            .update(request.peers, request.dirty, own, self.spec.family)
-        {
+        match self.desired.update(request.peers, request.dirty, own, self.spec.family) {
             Update::Anew => self.want_exactly(request.peers, own),
             Update::Change { gone, come } => {
                 gone.iter().for_each(|peer| self.forget(peer));
@@ -171,9 +161,7 @@ impl Tunnel {
         let others = self.desired.len().saturating_sub(1);
         self.neighbours.tracker.want(peer.gateway(), peer.mac);
         self.fdb.tracker.want(peer.mac, peer.public);
-        self.routes
-            .tracker
-            .want(peer.subnet, OverlayRoute::to(peer.subnet, others));
+        self.routes.tracker.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
     fn forget(&mut self, peer: &Peer) {
@@ -214,11 +202,7 @@ impl Tunnel {
             }
             Notice::Address { address, removed } if address.index == index => {
                 let is_ours = self.spec.address.is_some_and(|ours| ours.net == address.net);
-                let changed = if *removed {
-                    is_ours
-                } else {
-                    self.spec.is_leftover(address)
-                };
+                let changed = if *removed { is_ours } else { self.spec.is_leftover(address) };
                 changed.then(|| format!("{address} was {}", if *removed { "removed" } else { "added" }))
             }
             Notice::Link { .. } | Notice::Address { .. } => None,
@@ -234,11 +218,7 @@ impl Tunnel {
                 let told = entry.destination.filter(|_| entry.is_permanent());
                 // Of several destinations of one address, only the one that is wanted is missed.
                 let as_wanted = wanted == told.as_ref();
-                let differs = if *removed {
-                    wanted.is_some() && as_wanted
-                } else {
-                    !as_wanted
-                };
+                let differs = if *removed { wanted.is_some() && as_wanted } else { !as_wanted };
                 let differs = entry.index == index && entry.bridge.is_none() && differs;
                 return differs.then(|| in_doubt(&mut self.fdb, format!("{entry} changed")));
             }

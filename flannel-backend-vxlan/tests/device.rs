@@ -36,10 +36,8 @@ fn the_device_is_the_one_that_flannel_makes() {
     assert_eq!(first & 0b11, 0b10, "a local address of one device");
     let addresses = station.netlink.addresses(link.index).unwrap();
     let v4: Vec<_> = addresses.iter().filter(|a| a.net.addr().is_ipv4()).collect();
-    let address = Address {
-        flags: IFA_F_PERMANENT,
-        ..Address::new(link.index, "10.5.1.0/32".parse().unwrap())
-    };
+    let address =
+        Address { flags: IFA_F_PERMANENT, ..Address::new(link.index, "10.5.1.0/32".parse().unwrap()) };
     assert_eq!(v4, [&address]);
     let accept_ra = host.namespace.read_sysctl("net/ipv6/conf/flannel.1/accept_ra");
     assert_eq!(accept_ra.unwrap(), "0");
@@ -56,9 +54,7 @@ fn an_operator_sees_the_device_and_its_address_as_flannels() {
     let mut station = Station::start(host, "10.5.1.0-24");
     let (index, mac) = (station.device().index, station.device().mac.unwrap());
     let lines = ip(host, "-d link show flannel.1");
-    let [first, second, third] = &lines[..] else {
-        panic!("{lines:?}")
-    };
+    let [first, second, third] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!(
         *first,
         format!(
@@ -88,10 +84,7 @@ fn options_of_the_network_shape_the_device() {
     assert!(lines[0].contains(" mtu 1350 "), "{lines:?}");
     let vxlan =
         "    vxlan id 7 local 192.168.64.1 dev eth0 srcport 0 0 dstport 4789 ttl auto ageing 300 udpcsum ";
-    assert!(
-        lines[2].starts_with(vxlan) && lines[2].contains(" gbp "),
-        "{lines:?}"
-    );
+    assert!(lines[2].starts_with(vxlan) && lines[2].contains(" gbp "), "{lines:?}");
     assert_eq!(station.backend.mtu(), 1350);
 }
 
@@ -120,14 +113,8 @@ fn a_device_of_the_lease_before_gets_its_address_back() {
     let host = &lab.hosts[0].namespace;
     let before = peer(1).attrs;
     let external = flannel_backend_vxlan::external_interface(host, "eth0").unwrap();
-    let request = OpenRequest {
-        config: &config(""),
-        external: &external,
-        before: Some(&before),
-    };
-    let backend = flannel_backend_vxlan::OpenVxlan::new(host.clone())
-        .open(request)
-        .unwrap();
+    let request = OpenRequest { config: &config(""), external: &external, before: Some(&before) };
+    let backend = flannel_backend_vxlan::OpenVxlan::new(host.clone()).open(request).unwrap();
     assert_eq!(backend.attrs().data, before.backend_data);
     let mac = Netlink::open_in(host).unwrap().link(DEVICE).unwrap().unwrap().mac;
     assert_eq!(mac, Some(common::mac(1)));
@@ -192,11 +179,7 @@ fn fields_that_differ_are_set_in_place() {
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);
     let before = station.device();
-    let other = LinkChange {
-        mtu: Some(1300),
-        txqlen: Some(1000),
-        ..LinkChange::default()
-    };
+    let other = LinkChange { mtu: Some(1300), txqlen: Some(1000), ..LinkChange::default() };
     change(&mut station.netlink, DEVICE, &other);
     let mut station = station.restart();
     assert_eq!(station.device(), before);
@@ -208,10 +191,7 @@ fn an_adopted_device_says_which_address_the_lease_has() {
     let lab = lab(1);
     let station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     let mut netlink = Netlink::open_in(&station.namespace).unwrap();
-    let mac = LinkChange {
-        mac: Some(common::mac(77)),
-        ..LinkChange::default()
-    };
+    let mac = LinkChange { mac: Some(common::mac(77)), ..LinkChange::default() };
     change(&mut netlink, DEVICE, &mac);
     let station = station.restart();
     let data = station.backend.attrs().data.unwrap();
@@ -224,10 +204,7 @@ fn a_tunnel_that_another_device_has_is_named_and_left_alone() {
     let host = &lab.hosts[0].namespace;
     let mut netlink = Netlink::open_in(host).unwrap();
     // A device of the other family with the same VNI and port is not in the way.
-    ip(
-        host,
-        "link add six up type vxlan id 1 dev eth0 local fd00:64::1 dstport 8472 nolearning",
-    );
+    ip(host, "link add six up type vxlan id 1 dev eth0 local fd00:64::1 dstport 8472 nolearning");
     foreign_vxlan(&mut netlink, "docker_swarm", 1, 8472);
     let error = open(host, &config("")).err().unwrap();
     assert!(matches!(error, BackendError::Host(_)), "{error:?}");
@@ -248,12 +225,7 @@ fn a_device_is_not_given_up_for_one_that_cannot_be_made() {
     let tables = station.tables();
     foreign_vxlan(&mut station.netlink, "other", 1, 4789);
     let error = open(host, &config(r#","Port":4789"#)).err().unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("the device other has VNI 1 on port 4789"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("the device other has VNI 1 on port 4789"), "{error}");
     assert_eq!(station.tables(), tables);
 }
 
@@ -375,10 +347,7 @@ fn an_interface_without_an_address_is_refused() {
         }
     }
     let error = open(host, &config("")).err().unwrap();
-    assert_eq!(
-        error.to_string(),
-        "the interface eth0 has no IPv4 address for the tunnel flannel.1"
-    );
+    assert_eq!(error.to_string(), "the interface eth0 has no IPv4 address for the tunnel flannel.1");
     let missing = flannel_backend_vxlan::external_interface(host, "eth9").unwrap_err();
     assert_eq!(missing.to_string(), "there is no interface eth9");
 }

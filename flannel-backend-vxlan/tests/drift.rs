@@ -27,14 +27,8 @@ fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     let report = station.heal();
     assert_eq!(report.failed, []);
     assert_eq!(station.tables(), tables);
-    assert_eq!(
-        without_index(&ip(host, "-d link show flannel.1")),
-        without_index(&device)
-    );
-    assert_eq!(
-        without_index(&ip(host, "-4 address show flannel.1")),
-        without_index(&addresses)
-    );
+    assert_eq!(without_index(&ip(host, "-d link show flannel.1")), without_index(&device));
+    assert_eq!(without_index(&ip(host, "-4 address show flannel.1")), without_index(&addresses));
     assert_idle(&station.sync());
     report
 }
@@ -131,10 +125,7 @@ fn a_second_address_on_the_overlay_goes() {
 fn foreign_entries_on_the_device_go() {
     let report = disturb(|host| {
         ip(host, "route add 10.5.66.0/24 via 10.5.66.0 dev flannel.1 onlink");
-        ip(
-            host,
-            "neigh add 10.5.66.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent",
-        );
+        ip(host, "neigh add 10.5.66.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent");
         bridge(host, "fdb add 0e:00:00:00:00:66 dev flannel.1 dst 192.168.64.66");
     });
     assert_eq!((report.written, report.removed), (0, 3));
@@ -143,18 +134,9 @@ fn foreign_entries_on_the_device_go() {
 #[test]
 fn entries_that_were_changed_are_changed_back() {
     let report = disturb(|host| {
-        ip(
-            host,
-            "route replace 10.5.2.0/24 via 10.5.3.0 dev flannel.1 onlink",
-        );
-        ip(
-            host,
-            "neigh replace 10.5.2.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent",
-        );
-        bridge(
-            host,
-            "fdb replace 0e:00:00:00:00:02 dev flannel.1 dst 192.168.64.66",
-        );
+        ip(host, "route replace 10.5.2.0/24 via 10.5.3.0 dev flannel.1 onlink");
+        ip(host, "neigh replace 10.5.2.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent");
+        bridge(host, "fdb replace 0e:00:00:00:00:02 dev flannel.1 dst 192.168.64.66");
     });
     assert_eq!((report.written, report.removed, report.drifted), (3, 0, 3));
 }
@@ -162,14 +144,8 @@ fn entries_that_were_changed_are_changed_back() {
 #[test]
 fn destinations_for_broadcasts_go() {
     let report = disturb(|host| {
-        bridge(
-            host,
-            "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.2",
-        );
-        bridge(
-            host,
-            "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.3",
-        );
+        bridge(host, "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.2");
+        bridge(host, "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.3");
     });
     assert_eq!((report.written, report.removed), (0, 2));
 }
@@ -182,10 +158,7 @@ fn a_route_to_a_peer_through_another_device_is_noticed_and_left() {
     ip(host, "route replace 10.5.2.0/24 via 192.168.64.254 dev eth0");
     let report = station.heal();
     assert_eq!(report.failed.len(), 1, "{report:?}");
-    assert_eq!(
-        ip(host, "route show 10.5.2.0/24"),
-        ["10.5.2.0/24 via 192.168.64.254 dev eth0 "]
-    );
+    assert_eq!(ip(host, "route show 10.5.2.0/24"), ["10.5.2.0/24 via 192.168.64.254 dev eth0 "]);
     ip(host, "route del 10.5.2.0/24");
     assert_eq!(station.heal().failed, []);
     assert_eq!(station.tables(), lines_of_all([2, 3, 4]));
@@ -230,13 +203,7 @@ fn an_mtu_that_cannot_be_set_back_keeps_nothing_else_from_being() {
     ip(host, "link set flannel.1 mtu 1300");
     ip(host, "route flush dev flannel.1 proto boot");
     let report = station.heal();
-    assert!(
-        report
-            .failed
-            .iter()
-            .all(|failure| failure.object == "device flannel.1"),
-        "{report:?}"
-    );
+    assert!(report.failed.iter().all(|failure| failure.object == "device flannel.1"), "{report:?}");
     assert!(report.retry_in.is_some(), "{report:?}");
     assert_eq!(station.tables(), tables);
 }
@@ -251,10 +218,7 @@ fn what_others_do_beside_the_tunnel_is_not_looked_at() {
     ip(host, "address add 10.98.0.1/24 dev flannel.1");
     ip(host, "route add 10.66.0.0/16 via 192.168.64.254");
     ip(host, "route add 10.67.0.0/24 dev flannel.1 table 77");
-    ip(
-        host,
-        "neigh add 10.98.0.7 lladdr 0e:00:00:00:00:98 dev flannel.1 nud reachable",
-    );
+    ip(host, "neigh add 10.98.0.7 lladdr 0e:00:00:00:00:98 dev flannel.1 nud reachable");
     bridge(host, "fdb add 0e:00:00:00:00:98 dev other self permanent");
     assert_eq!(station.noticed(QUIET), None);
 }
@@ -267,11 +231,7 @@ fn a_large_network_does_not_keep_its_hosts_busy() {
     station.complete((0..6000_u32).map(|n| {
         let [_, b, c, d] = n.to_be_bytes();
         let mac = format!("0e:01:00:{b:02x}:{c:02x}:{d:02x}");
-        common::lease(
-            &format!("10.{}.{d}.0-24", 16 + c),
-            &format!("172.16.{c}.{d}"),
-            &mac,
-        )
+        common::lease(&format!("10.{}.{d}.0-24", 16 + c), &format!("172.16.{c}.{d}"), &mac)
     }));
     station.settle();
 }
@@ -285,16 +245,12 @@ fn lost_notices_make_everything_be_looked_at() {
     // A neighbour goes among more notices than any buffer holds.
     ip(host, "neigh del 10.5.2.0 dev flannel.1");
     let mut netlink = Netlink::open_in(host).unwrap();
-    let other = flannel_netlink::Route::on_link("10.200.0.0/24".parse().unwrap(), station.external.index);
+    let other = flannel_netlink::Route::attached("10.200.0.0/24".parse().unwrap(), station.external.index);
     let storm: Vec<_> = (0..30_000)
         .map(|n| {
             let metric = 1 + n / 2;
             let route = other.clone().with_metric(metric);
-            if n % 2 == 0 {
-                Write::PutRoute(route)
-            } else {
-                Write::DeleteRoute(route)
-            }
+            if n % 2 == 0 { Write::PutRoute(route) } else { Write::DeleteRoute(route) }
         })
         .collect();
     assert!(netlink.apply(&storm).iter().all(Result::is_ok));

@@ -53,11 +53,7 @@ fn pods_reach_each_other_over_both_families() {
     for to in &to.addresses {
         ping(&from.namespace, *to, &PingOptions::default()).unwrap();
         let headers = if to.is_ipv4() { 28 } else { 48 };
-        let whole = PingOptions {
-            payload: 1430 - headers,
-            dont_fragment: true,
-            ..PingOptions::default()
-        };
+        let whole = PingOptions { payload: 1430 - headers, dont_fragment: true, ..PingOptions::default() };
         ping(&from.namespace, *to, &whole).unwrap();
     }
     for station in [&mut one, &mut two] {
@@ -72,10 +68,7 @@ fn the_second_device_and_its_tables_are_flannels() {
     let [mut one, two] = pair(&lab, DUAL, both);
     let host = &one.namespace;
     let link = ip(host, "-d link show flannel-v6.1");
-    assert!(
-        link[0].contains(" mtu 1430 qdisc noqueue state UNKNOWN "),
-        "{link:?}"
-    );
+    assert!(link[0].contains(" mtu 1430 qdisc noqueue state UNKNOWN "), "{link:?}");
     let vxlan = "    vxlan id 1 local fd00:64::1 dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx ";
     assert!(link[2].starts_with(vxlan), "{link:?}");
     let addresses = ip(host, "-6 -o address show dev flannel-v6.1 scope global");
@@ -89,10 +82,7 @@ fn the_second_device_and_its_tables_are_flannels() {
         ip(host, "-6 neigh show dev flannel-v6.1 nud permanent"),
         [format!("fd00:5:0:2:: lladdr {mac} PERMANENT ")]
     );
-    assert_eq!(
-        bridge(host, "fdb show dev flannel-v6.1"),
-        [format!("{mac} dst fd00:64::2 self permanent")]
-    );
+    assert_eq!(bridge(host, "fdb show dev flannel-v6.1"), [format!("{mac} dst fd00:64::2 self permanent")]);
     // Without one family's data the other is still used.
     let mut half = two.own.clone();
     half.attrs.backend_v6_data = None;
@@ -100,10 +90,7 @@ fn the_second_device_and_its_tables_are_flannels() {
     let report = one.sync();
     assert_eq!(report.unreachable.len(), 1, "{report:?}");
     assert_eq!(one.tables().len(), 3);
-    assert_eq!(
-        bridge(&one.namespace, "fdb show dev flannel-v6.1"),
-        Vec::<String>::new()
-    );
+    assert_eq!(bridge(&one.namespace, "fdb show dev flannel-v6.1"), Vec::<String>::new());
 }
 
 #[test]
@@ -146,11 +133,7 @@ fn what_is_done_to_the_second_device_is_put_right() {
         ping(&one.namespace, address("fd00:5:0:2::"), &PingOptions::default())
             .unwrap_or_else(|error| panic!("{command}: {error}"));
         assert_idle(&one.sync());
-        assert_eq!(
-            ip(&one.namespace, "-6 route show fd00:5:0:2::/64").len(),
-            1,
-            "{command}"
-        );
+        assert_eq!(ip(&one.namespace, "-6 route show fd00:5:0:2::/64").len(), 1, "{command}");
         assert_eq!(one.noticed(QUIET), None, "{command}");
     }
     drop(two);

@@ -65,10 +65,7 @@ fn an_operator_sees_what_flannel_shows() {
     neighbours.sort();
     assert_eq!(
         neighbours,
-        [
-            "10.5.2.0 lladdr 0e:00:00:00:00:02 PERMANENT ",
-            "10.5.3.0 lladdr 0e:00:00:00:00:03 PERMANENT ",
-        ]
+        ["10.5.2.0 lladdr 0e:00:00:00:00:02 PERMANENT ", "10.5.3.0 lladdr 0e:00:00:00:00:03 PERMANENT ",]
     );
     let mut fdb = common::bridge(host, "fdb show dev flannel.1");
     fdb.sort();
@@ -162,10 +159,7 @@ fn two_peers_that_swap_their_subnets_are_both_reached() {
     neighbours.sort();
     assert_eq!(
         neighbours,
-        [
-            "10.5.2.0 lladdr 0e:00:00:00:00:03 PERMANENT ",
-            "10.5.3.0 lladdr 0e:00:00:00:00:02 PERMANENT ",
-        ]
+        ["10.5.2.0 lladdr 0e:00:00:00:00:03 PERMANENT ", "10.5.3.0 lladdr 0e:00:00:00:00:02 PERMANENT ",]
     );
     assert_idle(&station.sync());
 }
@@ -273,11 +267,7 @@ fn numbered(n: u32) -> flannel_core::Lease {
     let [_, b, c, d] = (n + 1).to_be_bytes();
     // 10.16.0.0/24 and on, behind 172.16.0.1 and on.
     let subnet = format!("10.{}.{d}.0-24", 16 + c);
-    lease(
-        &subnet,
-        &format!("172.{}.{c}.{d}", 16 + b),
-        &format!("0e:01:00:{b:02x}:{c:02x}:{d:02x}"),
-    )
+    lease(&subnet, &format!("172.{}.{c}.{d}", 16 + b), &format!("0e:01:00:{b:02x}:{c:02x}:{d:02x}"))
 }
 
 #[test]
@@ -290,9 +280,7 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     station.learn([peer(2), peer(3)]);
     station.peers.complete();
     let report = station.sync();
-    let [failure] = &report.failed[..] else {
-        panic!("{report:?}")
-    };
+    let [failure] = &report.failed[..] else { panic!("{report:?}") };
     assert_eq!(failure.object, "route 10.5.2.0/24 via 10.5.2.0");
     let index = station.external.index;
     assert_eq!(
@@ -360,9 +348,7 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     station.learn([lease("224.5.2.0-24", "172.31.0.1", "0e:02:00:00:00:01")]);
     station.peers.complete();
     let report = station.sync();
-    let [failure] = &report.failed[..] else {
-        panic!("{:?}", report.failed)
-    };
+    let [failure] = &report.failed[..] else { panic!("{:?}", report.failed) };
     assert_eq!(failure.object, "route 224.5.2.0/24 via 224.5.2.0");
     assert!(failure.reason.contains("invalid gateway"), "{}", failure.reason);
     let retry_in = report.retry_in.unwrap();
@@ -371,11 +357,8 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     assert_eq!(routes.len(), 2000);
     assert_eq!(report.written, 3 * 2001 - 1);
     // The first ones look as flannel's do, each other one has its own metric.
-    let mut metrics: Vec<&str> = routes
-        .iter()
-        .filter_map(|line| line.split_once(" metric "))
-        .map(|(_, metric)| metric)
-        .collect();
+    let mut metrics: Vec<&str> =
+        routes.iter().filter_map(|line| line.split_once(" metric ")).map(|(_, metric)| metric).collect();
     assert_eq!(metrics.len(), 2000 - 256);
     metrics.sort_unstable();
     metrics.dedup();
@@ -385,10 +368,7 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     assert_eq!((report.written, report.failed.len()), (0, 1));
     station.peers.apply(LeaseChange::Removed(key("224.5.2.0-24")));
     let report = station.sync_only(&only("224.5.2.0-24"));
-    assert_eq!(
-        (report.removed, report.failed, report.retry_in),
-        (2, vec![], None)
-    );
+    assert_eq!((report.removed, report.failed, report.retry_in), (2, vec![], None));
 }
 
 #[test]
@@ -404,10 +384,7 @@ fn peers_that_come_and_go_cost_what_they_change() {
     assert_idle(&station.sync());
     let [route, ..] = lines_of(2);
     let line = ip(&station.namespace, "route show 10.5.2.0/24").remove(0);
-    assert!(
-        line.starts_with(&route.replace("onlink", "dev flannel.1")),
-        "{line}"
-    );
+    assert!(line.starts_with(&route.replace("onlink", "dev flannel.1")), "{line}");
     assert!(line.contains(" metric "), "{line}");
 }
 

@@ -24,11 +24,7 @@ impl Overlay {
         let lab = lab(hosts);
         let subnet = |host: usize| format!("10.5.{}", host + 1);
         let start = |host: usize| {
-            Station::start_with(
-                &lab.hosts[host].namespace,
-                &format!("{}.0-24", subnet(host)),
-                config,
-            )
+            Station::start_with(&lab.hosts[host].namespace, &format!("{}.0-24", subnet(host)), config)
         };
         let mut stations: Vec<_> = (0..hosts).map(start).collect();
         let leases: Vec<_> = stations.iter().map(|station| station.own.clone()).collect();
@@ -54,11 +50,7 @@ impl Overlay {
 
 /// A ping whose packet has so many bytes, and must not be cut.
 fn whole(packet: usize) -> PingOptions {
-    PingOptions {
-        payload: packet - 28,
-        dont_fragment: true,
-        ..PingOptions::default()
-    }
+    PingOptions { payload: packet - 28, dont_fragment: true, ..PingOptions::default() }
 }
 
 #[test]
@@ -69,12 +61,7 @@ fn pods_of_three_hosts_reach_each_other_and_the_hosts() {
             overlay.ping(from, to, &PingOptions::default()).unwrap();
             let device = common::address(&format!("10.5.{}.0", to + 1));
             if from != to {
-                ping(
-                    &overlay.lab.hosts[from].namespace,
-                    device,
-                    &PingOptions::default(),
-                )
-                .unwrap();
+                ping(&overlay.lab.hosts[from].namespace, device, &PingOptions::default()).unwrap();
                 ping(&overlay.pods[from].namespace, device, &PingOptions::default()).unwrap();
             }
         }
@@ -88,10 +75,7 @@ fn a_packet_of_the_mtu_passes_whole_and_a_larger_one_does_not() {
     let outcome = overlay.ping(0, 1, &whole(1451));
     assert!(matches!(outcome, Err(PingError::TooLarge { .. })), "{outcome:?}");
     // One that may be cut arrives in parts.
-    let large = PingOptions {
-        payload: 5000,
-        ..PingOptions::default()
-    };
+    let large = PingOptions { payload: 5000, ..PingOptions::default() };
     overlay.ping(0, 1, &large).unwrap();
 }
 
@@ -108,12 +92,7 @@ fn a_stream_arrives_unchanged() {
 /// host sends.
 fn captured(overlay: &Overlay) -> Captured {
     let capture = Capture::start(&overlay.lab.hosts[0].namespace, "eth0").unwrap();
-    ping(
-        &overlay.lab.hosts[0].namespace,
-        common::address("10.5.2.0"),
-        &PingOptions::default(),
-    )
-    .unwrap();
+    ping(&overlay.lab.hosts[0].namespace, common::address("10.5.2.0"), &PingOptions::default()).unwrap();
     let is_sent = |packet: &Captured| packet.outgoing && packet.frame.vxlan().is_some();
     capture.wait_for(DEADLINE, is_sent).unwrap()
 }
@@ -123,10 +102,7 @@ fn packets_on_the_wire_are_flannels() {
     let mut overlay = Overlay::new(2, &config(""));
     let packet = captured(&overlay);
     let outer = packet.frame.ipv4().unwrap();
-    let hosts = (
-        overlay.lab.hosts[0].ipv4().unwrap(),
-        overlay.lab.hosts[1].ipv4().unwrap(),
-    );
+    let hosts = (overlay.lab.hosts[0].ipv4().unwrap(), overlay.lab.hosts[1].ipv4().unwrap());
     assert_eq!((outer.source, outer.destination), hosts);
     assert_eq!((outer.ttl, outer.tos, outer.dont_fragment), (64, 0, false));
     let udp = packet.frame.udp().unwrap();
@@ -135,10 +111,7 @@ fn packets_on_the_wire_are_flannels() {
     assert_ne!(udp.checksum, 0);
     let vxlan = packet.frame.vxlan().unwrap();
     assert_eq!((vxlan.flags, vxlan.group, vxlan.vni), (0x08, 0, 1));
-    let macs = (
-        overlay.stations[0].device().mac.unwrap(),
-        overlay.stations[1].device().mac.unwrap(),
-    );
+    let macs = (overlay.stations[0].device().mac.unwrap(), overlay.stations[1].device().mac.unwrap());
     assert_eq!((vxlan.inner.source, vxlan.inner.destination), macs);
     assert_eq!(vxlan.inner.ether_type, 0x0800);
     let inner = vxlan.inner.ipv4().unwrap();
@@ -167,10 +140,7 @@ fn nothing_is_asked_and_nothing_is_flooded() {
     overlay.ping(1, 0, &PingOptions::default()).unwrap();
     let packets = capture.stop().unwrap();
     assert!(packets.len() >= 4);
-    assert!(
-        packets.iter().all(|packet| packet.frame.ether_type != 0x0806),
-        "{packets:?}"
-    );
+    assert!(packets.iter().all(|packet| packet.frame.ether_type != 0x0806), "{packets:?}");
 }
 
 #[test]
@@ -229,14 +199,7 @@ fn a_peer_with_a_new_device_is_reached_again() {
     assert_ne!(station.own.attrs, before);
     station.complete([overlay.stations[0].own.clone()]);
     let timeout = Duration::from_millis(50);
-    let lost = overlay.ping(
-        0,
-        1,
-        &PingOptions {
-            timeout,
-            ..PingOptions::default()
-        },
-    );
+    let lost = overlay.ping(0, 1, &PingOptions { timeout, ..PingOptions::default() });
     assert!(lost.is_err(), "the old address cannot be right");
     overlay.stations[0].complete([station.own.clone()]);
     eventually(DEADLINE, || overlay.ping(0, 1, &PingOptions::default())).unwrap();

@@ -48,6 +48,7 @@ pub trait Table {
     /// # Errors
     ///
     /// Whatever kept the table from being read whole.
+    #[expect(clippy::type_complexity, reason = "pairs of the trait's own types read best as they are")]
     fn read(&mut self) -> Result<Vec<(Self::Key, Self::Value)>, BoxError>;
 
     /// Writes changes.
@@ -112,10 +113,7 @@ struct Waiting {
 
 /// The pauses between attempts at one object: the first so short that a passing fault is not noticed, the longest so
 /// long that thousands of failing objects cost little.
-const RETRY: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    longest: Duration::from_secs(30),
-};
+const RETRY: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Starts with nothing wanted and nothing known.
@@ -133,10 +131,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Says what an object should be.
     pub fn want(&mut self, key: K, value: V) {
-        let object = self.objects.entry(key.clone()).or_insert(Object {
-            desired: None,
-            actual: None,
-        });
+        let object = self.objects.entry(key.clone()).or_insert(Object { desired: None, actual: None });
         if object.desired.as_ref() != Some(&value) {
             object.desired = Some(value);
             self.waiting.remove(&key);
@@ -156,12 +151,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Says what all objects should be.
     pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
-        let gone: Vec<K> = self
-            .objects
-            .keys()
-            .filter(|key| !desired.contains_key(key))
-            .cloned()
-            .collect();
+        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
         gone.iter().for_each(|key| self.forget(key));
         desired.into_iter().for_each(|(key, value)| self.want(key, value));
     }
@@ -175,11 +165,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Says that the kernel may have changed: the table is to be read before the next write.
     pub fn distrust(&mut self) {
         self.in_doubt = true;
-    }
-
-    /// Lets an object that failed be tried again at once, because what was in its way may be gone.
-    pub fn retry(&mut self, key: &K) {
-        self.waiting.remove(key);
     }
 
     /// Tells whether the table is to be read before the next write.
@@ -198,14 +183,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
                 Entry::Vacant(entry) => {
                     entry.insert(value);
                 }
-                Entry::Occupied(mut entry) => {
-                    let wanted = self.wanted(entry.key());
-                    let better = wanted.is_some_and(|wanted| {
-                        !(self.will_do)(wanted, entry.get()) && (self.will_do)(wanted, &value)
-                    });
-                    let surplus = if better { entry.insert(value) } else { value };
-                    self.surplus.push((entry.key().clone(), surplus));
-                }
+                Entry::Occupied(entry) => self.surplus.push((entry.key().clone(), value)),
             }
         }
         let mut drifted = 0;
@@ -222,13 +200,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
         for (key, value) in seen {
             self.open.insert(key.clone());
-            self.objects.insert(
-                key,
-                Object {
-                    desired: None,
-                    actual: Some(value),
-                },
-            );
+            self.objects.insert(key, Object { desired: None, actual: Some(value) });
         }
         drifted
     }
@@ -236,46 +208,29 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Lists the objects to be put now.
     #[must_use]
     pub fn missing(&self, now: Instant) -> Vec<Change<K, V>> {
-        self.due(now)
-            .filter_map(|(key, object)| self.put(key, object))
-            .collect()
+        self.due(now).filter_map(|(key, object)| self.put(key, object)).collect()
     }
 
     /// Lists the objects to be dropped now.
     #[must_use]
     pub fn stale(&self, now: Instant) -> Vec<Change<K, V>> {
         let unwanted = self.due(now).filter_map(|(key, object)| match object {
-            Object {
-                desired: None,
-                actual: Some(value),
-            } => Some((key, value)),
+            Object { desired: None, actual: Some(value) } => Some((key, value)),
             Object { .. } => None,
         });
-        let surplus = self
-            .surplus
-            .iter()
-            .filter(|(key, _)| self.is_due(key, now))
-            .map(|(key, value)| (key, value));
+        let surplus =
+            self.surplus.iter().filter(|(key, _)| self.is_due(key, now)).map(|(key, value)| (key, value));
         unwanted
             .chain(surplus)
-            .map(|(key, value)| Change::Drop {
-                key: key.clone(),
-                value: value.clone(),
-            })
+            .map(|(key, value)| Change::Drop { key: key.clone(), value: value.clone() })
             .collect()
     }
 
     fn put(&self, key: &K, object: &Object<V>) -> Option<Change<K, V>> {
         let value = object.desired.clone()?;
         let instead_of = object.actual.clone();
-        let will_do = instead_of
-            .as_ref()
-            .is_some_and(|actual| (self.will_do)(&value, actual));
-        (!will_do).then(|| Change::Put {
-            key: key.clone(),
-            value,
-            instead_of,
-        })
+        let will_do = instead_of.as_ref().is_some_and(|actual| (self.will_do)(&value, actual));
+        (!will_do).then(|| Change::Put { key: key.clone(), value, instead_of })
     }
 
     fn due(&self, now: Instant) -> impl Iterator<Item = (&K, &Object<V>)> {
@@ -296,31 +251,18 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
                 let key = change.key().clone();
                 let failures = self.waiting.get(&key).map_or(0, |waiting| waiting.failures);
                 let until = now + RETRY.delay(failures, 0.0);
-                self.waiting.insert(
-                    key,
-                    Waiting {
-                        failures: failures.saturating_add(1),
-                        until,
-                        failure,
-                    },
-                );
+                self.waiting.insert(key, Waiting { failures: failures.saturating_add(1), until, failure });
             }
             (Change::Put { key, value, .. }, Ok(())) => {
                 self.waiting.remove(&key);
-                let known = self.surplus.len();
-                self.surplus.retain(|(surplus, _)| *surplus != key);
-                // Which of several objects the kernel replaced, only the kernel can tell.
-                self.in_doubt |= self.surplus.len() < known;
                 if let Some(object) = self.objects.get_mut(&key) {
                     object.actual = Some(value);
                 }
             }
             (Change::Drop { key, value }, Ok(())) => {
                 self.waiting.remove(&key);
-                if let Some(i) = self
-                    .surplus
-                    .iter()
-                    .position(|surplus| surplus.0 == key && surplus.1 == value)
+                if let Some(i) =
+                    self.surplus.iter().position(|surplus| surplus.0 == key && surplus.1 == value)
                 {
                     self.surplus.swap_remove(i);
                 } else if let Some(object) = self.objects.get_mut(&key) {
@@ -359,14 +301,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.waiting.values().map(|waiting| &waiting.failure)
     }
 
-    /// Returns how long until the first failed object may be tried again, or the table is to be read again.
+    /// Returns how long until the first failed object may be tried again.
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
-        self.waiting
-            .values()
-            .map(|waiting| waiting.until.saturating_duration_since(now))
-            .chain(self.in_doubt.then_some(RETRY.first))
-            .min()
+        self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now)).min()
     }
 }
 
@@ -381,10 +319,7 @@ pub struct Reconciler<T: Table> {
 impl<T: Table> Reconciler<T> {
     /// Starts with nothing wanted and nothing known.
     pub fn new(table: T) -> Self {
-        Self {
-            tracker: Tracker::new(T::will_do),
-            table,
-        }
+        Self { tracker: Tracker::new(T::will_do), table }
     }
 
     /// Returns the table.
@@ -398,7 +333,10 @@ impl<T: Table> Reconciler<T> {
         if self.tracker.is_in_doubt() {
             match self.table.read() {
                 Ok(read) => report.drifted = self.tracker.observe(read),
-                Err(error) => report.failed.push(failure(what.to_owned(), error.as_ref())),
+                Err(error) => {
+                    report.failed.push(failure(what.to_owned(), error.as_ref()));
+                    report.retry_in = Some(RETRY.first);
+                }
             }
         }
         report
@@ -407,19 +345,13 @@ impl<T: Table> Reconciler<T> {
     /// Puts what is missing.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
         let changes = self.tracker.missing(now);
-        SyncReport {
-            written: self.apply(changes, now),
-            ..SyncReport::default()
-        }
+        SyncReport { written: self.apply(changes, now), ..SyncReport::default() }
     }
 
     /// Drops what is stale.
     pub fn drop_stale(&mut self, now: Instant) -> SyncReport {
         let changes = self.tracker.stale(now);
-        SyncReport {
-            removed: self.apply(changes, now),
-            ..SyncReport::default()
-        }
+        SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
     }
 
     /// Ends a pass and reports what failed.
@@ -454,10 +386,7 @@ fn change_name<T: Table>(change: &Change<T::Key, T::Value>) -> String {
 }
 
 fn failure(object: String, error: &(dyn std::error::Error + 'static)) -> ObjectFailure {
-    ObjectFailure {
-        object,
-        reason: crate::chain(error),
-    }
+    ObjectFailure { object, reason: crate::chain(error) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The seam to a store of leases.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +36,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait SubnetRegistry: Send + Sync + 'static {
     /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`. Holds no secret.
     fn describe(&self) -> String;
+
+    /// Says how an operator writes the network configuration, for the message that it is missing or wrong, such as
+    /// `etcdctl put /coreos.com/network/config '{...}'`.
+    fn how_to_configure(&self) -> String;
 
     /// Reads the text of the network configuration; `None` if nobody has written one yet.
     ///
@@ -93,6 +98,51 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
 }
 
+/// A shared registry is a registry.
+#[async_trait]
+impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn how_to_configure(&self) -> String {
+        (**self).how_to_configure()
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        (**self).config().await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        (**self).list().await
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        (**self).create(subnet, attrs, ttl).await
+    }
+
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        (**self).update(lease, attrs, ttl).await
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        (**self).renew(lease, ttl).await
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        (**self).delete(lease).await
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        (**self).watch(after)
+    }
+}
+
 /// All leases at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -142,24 +192,33 @@ impl fmt::Display for BadRecord {
 
 /// Reads one record as every registry does: a readable key and a readable value make a lease.
 ///
+/// A key is readable if it is written as flannel writes it. Any other spelling of the same subnet, or the same key in
+/// a directory below, would be a second record for one subnet.
+///
 /// # Errors
 ///
 /// [`BadRecord`] says which of the two cannot be read.
 pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> Result<Lease, BadRecord> {
-    let bad = |subnet, reason: String| BadRecord {
-        key: key.to_owned(),
-        subnet,
-        reason,
-    };
-    let subnet: SubnetKey = key.parse().map_err(|error| bad(None, format!("{error}")))?;
+    let bad = |subnet, reason: String| BadRecord { key: key.to_owned(), subnet, reason };
+    let subnet = read_key(key).map_err(|reason| bad(None, reason))?;
     let value = std::str::from_utf8(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
     let attrs = LeaseAttrs::from_record(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
-    Ok(Lease {
-        subnet,
-        attrs,
-        revision,
-        term,
-    })
+    Ok(Lease { subnet, attrs, revision, term })
+}
+
+/// Tells of a removed record as every registry does: its key decides whether it was a subnet's.
+#[must_use]
+pub fn read_removal(key: &str, revision: Revision) -> RegistryEvent {
+    match read_key(key) {
+        Ok(subnet) => RegistryEvent::Deleted(subnet, revision),
+        Err(_) => RegistryEvent::BadDeleted(key.to_owned()),
+    }
+}
+
+fn read_key(key: &str) -> Result<SubnetKey, String> {
+    let subnet: SubnetKey = key.parse().map_err(|error| format!("{error}"))?;
+    let written = subnet.to_string();
+    if written == key { Ok(subnet) } else { Err(format!("{key:?} is not a subnet key: want {written}")) }
 }
 
 /// Why a call to a registry failed.
@@ -184,4 +243,32 @@ pub enum RegistryError {
     /// The store answered that it will not do this; a person must act.
     #[error("{0} refuses")]
     Refused(String, #[source] BoxError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &[u8] = br#"{"PublicIP":"1.2.3.4"}"#;
+
+    #[test]
+    fn a_record_is_a_lease_only_under_the_key_that_flannel_writes() {
+        let read = |key: &str| read_record(key, RECORD, Revision(1), Term::Limited);
+        assert!(read("10.5.1.0-24&fc00:0:0:1::-64").is_ok());
+        for key in ["old/10.5.1.0-24", "10.5.1.0-024", "10.5.1.0-24&fc00:0:0:1:0::-64", "garbage"] {
+            assert_eq!(read(key).unwrap_err().subnet, None, "{key}");
+            let removal = read_removal(key, Revision(2));
+            assert!(matches!(removal, RegistryEvent::BadDeleted(gone) if gone == key));
+        }
+    }
+
+    #[test]
+    fn a_subnet_whose_record_cannot_be_read_is_known() {
+        for value in [b"{".as_slice(), b"", b"\xff", br#"{"PublicIP":""}"#] {
+            let bad = read_record("10.5.1.0-24", value, Revision(1), Term::Limited).unwrap_err();
+            assert_eq!(bad.subnet, Some("10.5.1.0-24".parse().unwrap()));
+        }
+        let removal = read_removal("10.5.1.0-24", Revision(2));
+        assert!(matches!(removal, RegistryEvent::Deleted(_, Revision(2))));
+    }
 }

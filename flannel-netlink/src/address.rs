@@ -54,13 +54,7 @@ impl Address {
 
     /// A global address without flags.
     pub fn new(index: u32, net: IpNet) -> Self {
-        Self {
-            index,
-            net,
-            peer: None,
-            scope: 0,
-            flags: 0,
-        }
+        Self { index, net, peer: None, scope: 0, flags: 0 }
     }
 
     /// Whether packets can be sent from the address: it is neither a duplicate, nor being
@@ -84,11 +78,7 @@ impl Address {
             AddressAttribute::Address(self.peer.unwrap_or(self.net.addr())),
         ];
         if self.flags != 0 {
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
-                    self.flags,
-                )));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(self.flags)));
         }
         message
     }
@@ -183,5 +173,27 @@ pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, E
     match result {
         Err(error) if error.is_not_found() => Ok(Vec::new()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::read_back;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["10.5.1.0/32", "fd99:30:0:1::/128"] {
+            let plain = Address::new(7, text.parse().unwrap());
+            let peer = plain.net.network();
+            for address in [
+                Address { flags: Address::NO_DAD | 0x200, scope: 253, ..plain.clone() },
+                Address { peer: (peer != plain.net.addr()).then_some(peer), ..plain.clone() },
+                plain,
+            ] {
+                let request = RouteNetlinkMessage::NewAddress(address.message());
+                assert_eq!(read_back(request, Address::read), Some(address));
+            }
+        }
     }
 }

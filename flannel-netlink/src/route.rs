@@ -105,10 +105,7 @@ impl Route {
     /// A route by a gateway in the main table, of protocol boot and scope universe; the kernel
     /// finds the link.
     pub fn by_gateway(destination: IpNet, gateway: IpAddr) -> Self {
-        Self {
-            gateway: Some(gateway),
-            ..Self::to(destination)
-        }
+        Self { gateway: Some(gateway), ..Self::to(destination) }
     }
 
     /// As [`by_gateway`](Self::by_gateway), but on the given link, whose addresses need not
@@ -116,35 +113,19 @@ impl Route {
     /// and, for IPv4, the namespace must have an address at all, such as loopback's
     /// (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
     pub fn onlink(destination: IpNet, gateway: IpAddr, index: u32) -> Self {
-        Self {
-            gateway: Some(gateway),
-            index: Some(index),
-            onlink: true,
-            ..Self::to(destination)
-        }
+        Self { gateway: Some(gateway), index: Some(index), onlink: true, ..Self::to(destination) }
     }
 
     /// A route to what is on the link itself, in the main table, of protocol boot.
-    pub fn on_link(destination: IpNet, index: u32) -> Self {
-        let scope = if destination.addr().is_ipv4() {
-            Self::SCOPE_LINK
-        } else {
-            Self::SCOPE_UNIVERSE
-        };
-        Self {
-            index: Some(index),
-            scope,
-            ..Self::to(destination)
-        }
+    pub fn attached(destination: IpNet, index: u32) -> Self {
+        let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
+        Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
     /// The same route with a metric.
     #[must_use]
     pub fn with_metric(self, metric: u32) -> Self {
-        Self {
-            metric: Some(metric),
-            ..self
-        }
+        Self { metric: Some(metric), ..self }
     }
 
     fn to(destination: IpNet) -> Self {
@@ -176,26 +157,16 @@ impl Route {
             protocol: self.protocol.into(),
             scope: self.scope.into(),
             kind: u8::from(self.kind).into(),
-            flags: if self.onlink {
-                RouteFlags::Onlink
-            } else {
-                RouteFlags::empty()
-            },
+            flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
             ..RouteHeader::default()
         };
         let attributes = &mut message.attributes;
         attributes.reserve_exact(4);
         attributes.push(RouteAttribute::Destination(destination.into()));
-        attributes.extend(
-            self.gateway
-                .map(|gateway| gateway_attribute(destination, gateway)),
-        );
+        attributes.extend(self.gateway.map(|gateway| gateway_attribute(destination, gateway)));
         attributes.extend(self.index.map(RouteAttribute::Oif));
         attributes.extend(self.metric.map(RouteAttribute::Priority));
-        attributes.extend(
-            self.source
-                .map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))),
-        );
+        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
         if self.table > u32::from(u8::MAX) {
             attributes.push(RouteAttribute::Table(self.table));
         }
@@ -255,11 +226,7 @@ impl fmt::Display for Route {
         if let Some(metric) = self.metric {
             write!(f, " metric {metric}")?;
         }
-        if self.onlink {
-            f.write_str(" onlink")
-        } else {
-            Ok(())
-        }
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
     }
 }
 
@@ -279,8 +246,7 @@ pub struct RouteFilter {
 impl RouteFilter {
     /// Whether a route is one of those to read.
     pub fn admits(&self, route: &Route) -> bool {
-        self.family
-            .is_none_or(|family| family == Family::of(route.destination.addr()))
+        self.family.is_none_or(|family| family == Family::of(route.destination.addr()))
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
             && self.protocol.is_none_or(|protocol| route.protocol == protocol)
@@ -324,9 +290,7 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = Family::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
-        message
-            .attributes
-            .push(RouteAttribute::Destination(address.into()));
+        message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
         self.query(format_args!("find the route to {address}"), request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
@@ -378,6 +342,79 @@ impl From<RouteKind> for u8 {
             RouteKind::Prohibit => 8,
             RouteKind::Throw => 9,
             RouteKind::Other(number) => number,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{append_request, read_back};
+
+    #[test]
+    fn a_route_is_read_as_it_is_written() {
+        let (v4, v6) = ("10.5.3.0/24".parse().unwrap(), "fd99:30:0:3::/64".parse().unwrap());
+        let (gateway4, gateway6) = ("10.5.3.0".parse().unwrap(), "fd99:30:0:3::".parse().unwrap());
+        for route in [
+            Route::onlink(v4, gateway4, 7).with_metric(1),
+            Route::onlink(v6, gateway6, 7).with_metric(u32::MAX),
+            Route::onlink(v4, gateway6, 7),
+            Route::by_gateway("0.0.0.0/0".parse().unwrap(), gateway4),
+            Route::by_gateway("::/0".parse().unwrap(), gateway6),
+            Route { table: 100_000, protocol: 99, ..Route::attached(v4, 7) },
+            Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
+            Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
+        ] {
+            let request = RouteNetlinkMessage::NewRoute(route.message());
+            assert_eq!(read_back(request, Route::read), Some(route));
+        }
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
+        let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
+        let mut bytes = Vec::new();
+        append_request(&mut bytes, RouteNetlinkMessage::NewRoute(route.message()), 0, 1);
+        #[rustfmt::skip]
+        let expected = [
+            libc::AF_INET as u8, 24, 0, 0,
+            254, 3, 0, 1,                   // main, boot, universe, unicast
+            4, 0, 0, 0,                     // RTNH_F_ONLINK
+            8, 0, 1, 0,  10, 5, 3, 0,       // RTA_DST
+            8, 0, 5, 0,  10, 5, 3, 0,       // RTA_GATEWAY
+            8, 0, 4, 0,  7, 0, 0, 0,        // RTA_OIF
+        ];
+        assert_eq!(bytes[16..], expected);
+    }
+
+    #[test]
+    fn host_bits_of_a_destination_are_not_sent() {
+        let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
+        let read = read_back(RouteNetlinkMessage::NewRoute(route.message()), Route::read).unwrap();
+        assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
+    }
+
+    #[test]
+    fn a_filter_admits_what_it_names() {
+        let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
+        let exact =
+            RouteFilter { family: Some(Family::V4), index: Some(7), table: Some(254), protocol: Some(3) };
+        assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
+        for other in [
+            RouteFilter { family: Some(Family::V6), ..exact },
+            RouteFilter { index: Some(8), ..exact },
+            RouteFilter { table: Some(255), ..exact },
+            RouteFilter { protocol: Some(4), ..exact },
+        ] {
+            assert!(!other.admits(&route), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_survives_its_number() {
+        for number in 0..=u8::MAX {
+            assert_eq!(u8::from(RouteKind::from(number)), number);
         }
     }
 }

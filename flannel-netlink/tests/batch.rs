@@ -1,4 +1,11 @@
 //! Many writes at once, and dumps of many objects.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a step that fails, or an answer that nobody expects, is a failed test"
+)]
 
 mod common;
 
@@ -41,11 +48,7 @@ fn failures(outcomes: &[Result<(), Error>]) -> Vec<usize> {
 }
 
 fn overlay_routes(netlink: &mut Netlink, index: u32) -> Vec<Route> {
-    let filter = RouteFilter {
-        family: Some(Family::V4),
-        index: Some(index),
-        ..RouteFilter::default()
-    };
+    let filter = RouteFilter { family: Some(Family::V4), index: Some(index), ..RouteFilter::default() };
     netlink.routes(&filter).unwrap()
 }
 
@@ -61,15 +64,10 @@ fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
     assert_eq!(failures(&outcomes), [500]);
     let error = outcomes[500].as_ref().unwrap_err();
     assert_eq!(error.errno(), Some(libc::EINVAL));
-    assert!(
-        error.to_string().contains("10.200.0.0/24 via 224.0.0.1"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("10.200.0.0/24 via 224.0.0.1"), "{error}");
 
-    let routes: BTreeSet<_> = overlay_routes(&mut netlink, index)
-        .iter()
-        .map(|route| route.destination)
-        .collect();
+    let routes: BTreeSet<_> =
+        overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
     let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
     let entries = netlink.fdb(index).unwrap();
     let mut expected_routes = BTreeSet::new();
@@ -113,15 +111,10 @@ fn twenty_thousand_peers_are_written_read_whole_and_deleted() {
     let writes: Vec<Write> = (0..PEERS).flat_map(|number| peer(index, number)).collect();
     assert_eq!(failures(&netlink.apply(&writes)), [0; 0]);
 
-    let routes: BTreeSet<_> = overlay_routes(&mut netlink, index)
-        .iter()
-        .map(|route| route.destination)
-        .collect();
+    let routes: BTreeSet<_> =
+        overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
     assert_eq!(routes, (0..PEERS).map(subnet).collect());
-    assert_eq!(
-        netlink.neighbours(index, Some(Family::V4)).unwrap().len(),
-        PEERS as usize
-    );
+    assert_eq!(netlink.neighbours(index, Some(Family::V4)).unwrap().len(), PEERS as usize);
     assert_eq!(netlink.fdb(index).unwrap().len(), PEERS as usize);
 
     let deletes: Vec<Write> = writes
@@ -144,9 +137,7 @@ fn links_that_come_and_go_while_all_are_read_never_make_a_half_answer() {
     const STEADY: usize = 200;
     let (namespace, mut netlink) = namespace();
     for number in 0..STEADY {
-        netlink
-            .create_link(&NewLink::new(format!("steady{number}"), NewLinkKind::Bridge))
-            .unwrap();
+        netlink.create_link(&NewLink::new(format!("steady{number}"), NewLinkKind::Bridge)).unwrap();
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

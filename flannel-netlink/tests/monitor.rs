@@ -1,4 +1,11 @@
 //! Notices of what changed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a step that fails, or an answer that nobody expects, is a failed test"
+)]
 
 mod common;
 
@@ -25,10 +32,7 @@ fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notice) -> Opt
 /// All notices up to the one about a change that is made here to mark the end.
 fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notice> {
     const MARK: u32 = 60_000;
-    let change = LinkChange {
-        mtu: Some(MARK),
-        ..LinkChange::default()
-    };
+    let change = LinkChange { mtu: Some(MARK), ..LinkChange::default() };
     netlink.change_link(LOOPBACK, &change).unwrap();
     let mut seen = Vec::new();
     eventually("the marker", || {
@@ -44,18 +48,11 @@ fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notice> {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn within<T>(future: impl Future<Output = T>) -> T {
-    runtime().block_on(async {
-        tokio::time::timeout(DEADLINE, future)
-            .await
-            .expect("a notice in time")
-    })
+    runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("a notice in time") })
 }
 
 /// Another program's socket in the same namespace.
@@ -85,28 +82,13 @@ fn a_link_that_is_set_down_or_deleted_is_told() {
 fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
     let (namespace, mut netlink) = namespace();
     let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge)).index;
-    let port = create(
-        &mut netlink,
-        &NewLink {
-            master: Some(bridge),
-            ..ethernet("port0")
-        },
-    )
-    .index;
+    let port = create(&mut netlink, &NewLink { master: Some(bridge), ..ethernet("port0") }).index;
     let mut monitor = Monitor::open_in(&namespace).unwrap();
-    let change = LinkChange {
-        master: Some(0),
-        ..LinkChange::default()
-    };
+    let change = LinkChange { master: Some(0), ..LinkChange::default() };
     netlink.change_link(port, &change).unwrap();
     let seen = until_marker(&mut monitor, &mut netlink);
     assert!(!seen.is_empty());
-    assert!(
-        !seen
-            .iter()
-            .any(|notice| matches!(notice, Notice::Link { removed: true, .. })),
-        "{seen:?}"
-    );
+    assert!(!seen.iter().any(|notice| matches!(notice, Notice::Link { removed: true, .. })), "{seen:?}");
 }
 
 #[test]
@@ -137,34 +119,19 @@ fn every_object_that_somebody_puts_and_deletes_is_told() {
     assert!(other.apply(&writes).iter().all(Result::is_ok));
     for removed in [false, true] {
         let mut expected = vec![
-            Notice::Route {
-                route: route.clone(),
-                removed,
-            },
-            Notice::Route {
-                route: route6.clone(),
-                removed,
-            },
-            Notice::Fdb {
-                entry: entry.clone(),
-                removed,
-            },
+            Notice::Route { route: route.clone(), removed },
+            Notice::Route { route: route6.clone(), removed },
+            Notice::Fdb { entry: entry.clone(), removed },
         ];
         eventually("all notices", || {
             while let Some(notice) = monitor.try_next().unwrap() {
                 expected.retain(|expected| *expected != notice);
                 // A deleted neighbour has another state; an address gets flags.
                 match &notice {
-                    Notice::Neighbour {
-                        neighbour: seen,
-                        removed: gone,
-                    } if *gone == removed => {
+                    Notice::Neighbour { neighbour: seen, removed: gone } if *gone == removed => {
                         assert!(seen.address == neighbour.address || seen.address == neighbour6.address);
                     }
-                    Notice::Address {
-                        address: seen,
-                        removed: gone,
-                    } if *gone == removed && removed => {
+                    Notice::Address { address: seen, removed: gone } if *gone == removed && removed => {
                         assert_eq!((seen.net, seen.index), (address.net, index));
                         return Some(());
                     }
@@ -186,28 +153,18 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
     let mut second = somebody_else(&namespace);
     let mut other = somebody_else(&namespace);
     let mut monitor = Monitor::open_in(&namespace).unwrap();
-    monitor
-        .ignore_changes_of(&[netlink.port_id(), second.port_id()])
-        .unwrap();
+    monitor.ignore_changes_of(&[netlink.port_id(), second.port_id()]).unwrap();
     let writes = |number: u32| {
         let gateway = ip(&format!("10.5.{number}.0"));
         [
             Write::PutNeighbour(Neighbour::permanent(index, gateway, numbered_mac(number))),
-            Write::PutRoute(Route::onlink(
-                ipnet::IpNet::new(gateway, 24).unwrap(),
-                gateway,
-                index,
-            )),
+            Write::PutRoute(Route::onlink(ipnet::IpNet::new(gateway, 24).unwrap(), gateway, index)),
         ]
     };
     for (writer, number) in [(&mut netlink, 1), (&mut second, 2), (&mut other, 3)] {
         assert!(writer.apply(&writes(number)).iter().all(Result::is_ok));
     }
-    assert!(
-        netlink
-            .add_address(&Address::new(index, net("10.5.9.0/32")))
-            .is_ok()
-    );
+    assert!(netlink.add_address(&Address::new(index, net("10.5.9.0/32"))).is_ok());
     let seen = until_marker(&mut monitor, &mut other);
     let gateways: Vec<_> = seen
         .iter()
@@ -232,19 +189,11 @@ fn a_neighbour_that_somebody_deletes_wakes_the_waiting() {
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let found = within(async {
         // Nothing has happened: a wait that is given up loses nothing.
-        assert!(
-            tokio::time::timeout(Duration::from_millis(20), monitor.next())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(20), monitor.next()).await.is_err());
         let delete = Write::DeleteNeighbour(neighbour.clone());
         let writer = std::thread::spawn(move || netlink.apply(&[delete])[0].is_ok());
         let found = loop {
-            if let Notice::Neighbour {
-                neighbour,
-                removed: true,
-            } = monitor.next().await.unwrap()
-            {
+            if let Notice::Neighbour { neighbour, removed: true } = monitor.next().await.unwrap() {
                 break neighbour;
             }
         };
@@ -283,10 +232,7 @@ fn a_flood_of_notices_ends_in_one_overrun_and_then_in_fresh_notices() {
     let writes: Vec<_> = (0..60_000)
         .map(|number| Write::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
         .collect();
-    assert!(
-        netlink.apply(&writes).iter().all(Result::is_ok),
-        "the writer loses nothing"
-    );
+    assert!(netlink.apply(&writes).iter().all(Result::is_ok), "the writer loses nothing");
     assert_eq!(within(monitor.next()).unwrap(), Notice::Overrun);
     let seen = until_marker(&mut monitor, &mut netlink);
     assert_eq!(seen, [], "what was queued before the overrun is of no use");
@@ -297,8 +243,6 @@ fn a_monitor_hears_nothing_of_other_namespaces() {
     let (namespace, mut netlink) = namespace();
     let (_other, mut elsewhere, _index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
-    elsewhere
-        .create_link(&NewLink::new("cni0", NewLinkKind::Bridge))
-        .unwrap();
+    elsewhere.create_link(&NewLink::new("cni0", NewLinkKind::Bridge)).unwrap();
     assert_eq!(until_marker(&mut monitor, &mut netlink), []);
 }

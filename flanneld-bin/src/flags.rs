@@ -105,10 +105,7 @@ pub(crate) fn parse_arguments<T>(
         set_from_arguments(flag, value, &mut arguments, settings)?;
         given.insert(flag.name);
     }
-    Ok(Arguments {
-        given,
-        ignored: Vec::new(),
-    })
+    Ok(Arguments { given, ignored: Vec::new() })
 }
 
 /// Turns every argument into text, or names the one that is not.
@@ -138,9 +135,7 @@ fn find<'f, T>(flags: &'f [Flag<T>], name: &str) -> Result<&'f Flag<T>, FlagErro
     match flags.iter().find(|flag| flag.name == name) {
         Some(flag) => Ok(flag),
         None if name == "h" || name == "help" => Err(FlagError::Help),
-        None => Err(FlagError::Syntax(format!(
-            "flag provided but not defined: -{name}"
-        ))),
+        None => Err(FlagError::Syntax(format!("flag provided but not defined: -{name}"))),
     }
 }
 
@@ -156,16 +151,15 @@ fn set_from_arguments<T>(
     let value = match (value, &flag.kind) {
         (Some(value), _) => value,
         (None, Kind::Bool(_) | Kind::Unsupported) => "true".to_owned(),
-        (None, Kind::Int(_) | Kind::Text(_) | Kind::List(_)) => arguments
-            .next()
-            .ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?,
+        (None, Kind::Int(_) | Kind::Text(_) | Kind::List(_)) => {
+            arguments.next().ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?
+        }
     };
     flag.kind.store(settings, &value).map_err(|bad| match bad {
         BadFlag::Unsupported => FlagError::Refused(format!("flag -{name} is not supported yet")),
-        BadFlag::Value(why) if is_bool => FlagError::Syntax(format!(
-            "invalid boolean value {} for -{name}: {why}",
-            quote(&value)
-        )),
+        BadFlag::Value(why) if is_bool => {
+            FlagError::Syntax(format!("invalid boolean value {} for -{name}: {why}", quote(&value)))
+        }
         BadFlag::Value(why) => {
             FlagError::Syntax(format!("invalid value {} for flag -{name}: {why}", quote(&value)))
         }
@@ -190,10 +184,9 @@ pub(crate) fn apply_environment<T>(
             .into_string()
             .map_err(|bad| FlagError::Refused(format!("value {bad:?} of {variable} is not valid UTF-8")))?;
         flag.kind.store(settings, &value).map_err(|bad| match bad {
-            BadFlag::Unsupported => FlagError::Refused(format!(
-                "flag -{} is not supported yet (set by {variable})",
-                flag.name
-            )),
+            BadFlag::Unsupported => {
+                FlagError::Refused(format!("flag -{} is not supported yet (set by {variable})", flag.name))
+            }
             BadFlag::Value(why) => {
                 FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
             }
@@ -204,18 +197,13 @@ pub(crate) fn apply_environment<T>(
 
 /// The environment variable that stands for the flag `name`.
 fn environment_variable(name: &str) -> String {
-    format!(
-        "{ENVIRONMENT_PREFIX}{}",
-        name.to_ascii_uppercase().replace('-', "_")
-    )
+    format!("{ENVIRONMENT_PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// The usage text of `program`: every supported flag in alphabetical order, with its type and default.
 pub(crate) fn usage<T: Default>(flags: &[Flag<T>], program: &str) -> String {
-    let mut rows: Vec<&Flag<T>> = flags
-        .iter()
-        .filter(|flag| !matches!(flag.kind, Kind::Unsupported))
-        .collect();
+    let mut rows: Vec<&Flag<T>> =
+        flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported)).collect();
     rows.sort_by_key(|flag| flag.name);
     let mut defaults = T::default();
     let mut text = format!("Usage: {program} [OPTION]...\n");

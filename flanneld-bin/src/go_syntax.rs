@@ -35,9 +35,7 @@ pub(crate) fn parse_int(text: &str) -> Result<i64, &'static str> {
         }
         let digit = c.to_digit(radix).ok_or(SYNTAX)?;
         // Saturating keeps a number of any length out of range without overflowing.
-        value = value
-            .saturating_mul(i128::from(radix))
-            .saturating_add(i128::from(digit));
+        value = value.saturating_mul(i128::from(radix)).saturating_add(i128::from(digit));
         after_digit = true;
     }
     if !after_digit {
@@ -128,12 +126,7 @@ mod tests {
     #[test]
     fn a_number_that_does_not_fit_is_out_of_range() {
         let long = "9".repeat(100);
-        for text in [
-            "9223372036854775808",
-            "-9223372036854775809",
-            "0x8000000000000000",
-            &long,
-        ] {
+        for text in ["9223372036854775808", "-9223372036854775809", "0x8000000000000000", &long] {
             assert_eq!(parse_int(text), Err("value out of range"), "{text}");
         }
     }

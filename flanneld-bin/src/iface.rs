@@ -9,6 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use flannel_core::{ExternalInterface, PublicAddrs};
 use tracing::{info, warn};
 
 /// What the kernel says about the interfaces of this host.
@@ -78,25 +79,6 @@ pub(crate) struct Families {
     pub(crate) v6: bool,
 }
 
-/// The interface that carries the traffic between hosts. A family that is not in use has no address.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct ExternalInterface {
-    /// The name of the interface.
-    pub(crate) name: String,
-    /// The number of the interface.
-    pub(crate) index: u32,
-    /// The largest packet, in bytes; never 0.
-    pub(crate) mtu: u32,
-    /// Its own IPv4 address.
-    pub(crate) v4: Option<Ipv4Addr>,
-    /// Its own IPv6 address.
-    pub(crate) v6: Option<Ipv6Addr>,
-    /// The IPv4 address that peers send to.
-    pub(crate) public_v4: Option<Ipv4Addr>,
-    /// The IPv6 address that peers send to.
-    pub(crate) public_v6: Option<Ipv6Addr>,
-}
-
 /// Why there is no external interface. Each message is one line and lists what the host has.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum IfaceError {
@@ -125,15 +107,9 @@ pub(crate) enum IfaceError {
 /// Chooses the external interface and logs what it is, or why an item of `-iface` is passed over.
 pub(crate) fn choose(facts: &Facts, request: &Request<'_>) -> Result<ExternalInterface, IfaceError> {
     let chosen = if request.interfaces.is_empty() {
-        unnamed(facts, request).map_err(|why| IfaceError::NoDefault {
-            why,
-            present: present(facts),
-        })
+        unnamed(facts, request).map_err(|why| IfaceError::NoDefault { why, present: present(facts) })
     } else {
-        first_match(facts, request).map_err(|tried| IfaceError::NoMatch {
-            tried,
-            present: present(facts),
-        })
+        first_match(facts, request).map_err(|tried| IfaceError::NoMatch { tried, present: present(facts) })
     }?;
     announce(&chosen, request);
     Ok(chosen)
@@ -172,14 +148,9 @@ fn matching(facts: &Facts, request: &Request<'_>, item: &str) -> Result<External
 
 /// The interface when `-iface` is not given.
 fn unnamed(facts: &Facts, request: &Request<'_>) -> Result<ExternalInterface, String> {
-    let public_v4 = request
-        .public_v4
-        .filter(|_| request.families.v4)
-        .map(|ip| ("public-ip", IpAddr::V4(ip)));
-    let public_v6 = request
-        .public_v6
-        .filter(|_| request.families.v6)
-        .map(|ip| ("public-ipv6", IpAddr::V6(ip)));
+    let public_v4 = request.public_v4.filter(|_| request.families.v4).map(|ip| ("public-ip", IpAddr::V4(ip)));
+    let public_v6 =
+        request.public_v6.filter(|_| request.families.v6).map(|ip| ("public-ipv6", IpAddr::V6(ip)));
     if let Some((flag, address)) = public_v4.or(public_v6) {
         info!("Searching for interface using {address}");
         if let Some(link) = owner(facts, address) {
@@ -192,23 +163,14 @@ fn unnamed(facts: &Facts, request: &Request<'_>) -> Result<ExternalInterface, St
 
 /// The first interface that has exactly this address.
 fn owner(facts: &Facts, address: IpAddr) -> Option<&LinkFact> {
-    facts
-        .links
-        .iter()
-        .find(|link| link.addresses.iter().any(|fact| fact.address == address))
+    facts.links.iter().find(|link| link.addresses.iter().any(|fact| fact.address == address))
 }
 
 /// The interface of the default route; of both families' default routes, if both are in use.
 fn default_link(facts: &Facts, families: Families) -> Result<&LinkFact, String> {
     info!("Determining IP address of default interface");
-    let v4 = families
-        .v4
-        .then(|| first_next_hop(facts, &facts.default_routes_v4))
-        .transpose()?;
-    let v6 = families
-        .v6
-        .then(|| first_next_hop(facts, &facts.default_routes_v6))
-        .transpose()?;
+    let v4 = families.v4.then(|| first_next_hop(facts, &facts.default_routes_v4)).transpose()?;
+    let v6 = families.v6.then(|| first_next_hop(facts, &facts.default_routes_v6)).transpose()?;
     if let (Some(v4), Some(v6)) = (v4, v6)
         && v4.index != v6.index
     {
@@ -217,8 +179,7 @@ fn default_link(facts: &Facts, families: Families) -> Result<&LinkFact, String> 
             v6.name, v4.name
         ));
     }
-    v4.or(v6)
-        .ok_or_else(|| "neither IPv4 nor IPv6 is enabled".to_owned())
+    v4.or(v6).ok_or_else(|| "neither IPv4 nor IPv6 is enabled".to_owned())
 }
 
 /// The interface of the first next hop of the first default route that has one.
@@ -244,18 +205,12 @@ fn with_addresses(
 ) -> Result<ExternalInterface, String> {
     let missing = |family: &str| format!("failed to find {family} address for interface {}", link.name);
     let families = request.families;
-    let v4 = families.v4.then(|| {
-        fixed
-            .and_then(as_v4)
-            .or_else(|| preferred(link, as_v4))
-            .ok_or_else(|| missing("IPv4"))
-    });
-    let v6 = families.v6.then(|| {
-        fixed
-            .and_then(as_v6)
-            .or_else(|| preferred(link, as_v6))
-            .ok_or_else(|| missing("IPv6"))
-    });
+    let v4 = families
+        .v4
+        .then(|| fixed.and_then(as_v4).or_else(|| preferred(link, as_v4)).ok_or_else(|| missing("IPv4")));
+    let v6 = families
+        .v6
+        .then(|| fixed.and_then(as_v6).or_else(|| preferred(link, as_v6)).ok_or_else(|| missing("IPv6")));
     let (v4, v6) = (v4.transpose()?, v6.transpose()?);
     if link.mtu == 0 {
         let address = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6));
@@ -268,25 +223,21 @@ fn with_addresses(
         mtu: link.mtu,
         v4,
         v6,
-        public_v4: v4.map(|own| request.public_v4.unwrap_or(own)),
-        public_v6: v6.map(|own| request.public_v6.unwrap_or(own)),
+        public: PublicAddrs {
+            v4: v4.map(|own| request.public_v4.unwrap_or(own)),
+            v6: v6.map(|own| request.public_v6.unwrap_or(own)),
+        },
     })
 }
 
 /// The address of a family that suits best: global before link-local, permanent before dynamic, then
 /// primary before secondary or temporary, then the kernel's order. Deprecated ones do not count.
 fn preferred<A>(link: &LinkFact, family: fn(IpAddr) -> Option<A>) -> Option<A> {
-    let usable = link
-        .addresses
-        .iter()
-        .filter(|fact| !fact.deprecated)
-        .filter_map(|fact| {
-            let rank = (!is_global(fact.address), !fact.permanent, fact.temporary);
-            let unicast = is_global(fact.address) || is_link_local(fact.address);
-            family(fact.address)
-                .filter(|_| unicast)
-                .map(|address| (rank, address))
-        });
+    let usable = link.addresses.iter().filter(|fact| !fact.deprecated).filter_map(|fact| {
+        let rank = (!is_global(fact.address), !fact.permanent, fact.temporary);
+        let unicast = is_global(fact.address) || is_link_local(fact.address);
+        family(fact.address).filter(|_| unicast).map(|address| (rank, address))
+    });
     usable.min_by_key(|(rank, _)| *rank).map(|(_, address)| address)
 }
 
@@ -357,11 +308,7 @@ fn present(facts: &Facts) -> String {
 
 /// One interface with its addresses.
 fn described(link: &LinkFact) -> String {
-    let addresses: Vec<String> = link
-        .addresses
-        .iter()
-        .map(|fact| fact.address.to_string())
-        .collect();
+    let addresses: Vec<String> = link.addresses.iter().map(|fact| fact.address.to_string()).collect();
     if addresses.is_empty() {
         format!("{} (no address)", link.name)
     } else {

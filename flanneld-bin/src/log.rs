@@ -42,13 +42,9 @@ where
         4.. => LevelFilter::TRACE,
     };
     // Targets are module paths, and those of our crates begin with this.
-    let levels = Targets::new()
-        .with_default(LevelFilter::INFO)
-        .with_target("flannel", own);
-    let lines = tracing_subscriber::fmt::layer()
-        .event_format(GlogLines)
-        .fmt_fields(GlogFields)
-        .with_writer(writer);
+    let levels = Targets::new().with_default(LevelFilter::INFO).with_target("flannel", own);
+    let lines =
+        tracing_subscriber::fmt::layer().event_format(GlogLines).fmt_fields(GlogFields).with_writer(writer);
     tracing_subscriber::registry().with(levels).with(lines)
 }
 
@@ -210,9 +206,7 @@ pub(crate) mod tests {
         let copy = written.clone();
         tracing::subscriber::with_default(subscriber(verbosity, move || copy.clone()), action);
         let text = String::from_utf8(written.0.lock().expect("no panic").clone()).expect("text");
-        text.lines()
-            .map(|line| line.split_once("] ").expect("a head").1.to_owned())
-            .collect()
+        text.lines().map(|line| line.split_once("] ").expect("a head").1.to_owned()).collect()
     }
 
     #[derive(Clone, Default)]
@@ -277,14 +271,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_message_from_the_network_cannot_forge_a_second_line() {
-        let forged = Line {
-            message: "bad\nE0101 \x1b[2Jfine\u{85}",
-            ..line(Level::WARN)
-        };
-        assert!(
-            forged.to_string().ends_with("bad\\nE0101 \\u{1b}[2Jfine\\u{85}"),
-            "{forged}"
-        );
+        let forged = Line { message: "bad\nE0101 \x1b[2Jfine\u{85}", ..line(Level::WARN) };
+        assert!(forged.to_string().ends_with("bad\\nE0101 \\u{1b}[2Jfine\\u{85}"), "{forged}");
         let logged = messages(0, || tracing::warn!(why = "a\nb", "one\ntwo\n"));
         assert_eq!(logged, [r#"one\ntwo why="a\nb""#]);
     }

@@ -4,20 +4,23 @@ use std::env;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use flags::FlagError;
 use options::{Command, Options};
 
+mod backends;
+mod capabilities;
+mod daemon;
+mod facts;
 mod flags;
+mod go_duration;
 mod go_syntax;
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is not wired yet"))]
 mod iface;
 mod log;
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is not wired yet"))]
 mod notify;
 mod options;
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is not wired yet"))]
+mod story;
 mod subnet_env;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that
@@ -44,26 +47,12 @@ fn print(text: &str, code: ExitCode) -> ExitCode {
     code
 }
 
-/// Starts the log and says what the options leave to say.
+/// Starts the log, says what the options leave to say, and runs the daemon.
 fn run(options: &Options) -> ExitCode {
     log::start(options.verbosity);
     // A unit that passes a variable in braces passes an empty argument when it is not set.
-    if options
-        .ignored_arguments
-        .iter()
-        .any(|argument| !argument.is_empty())
-    {
-        warn!(
-            "ignoring the arguments after the end of the flags: {:?}",
-            options.ignored_arguments
-        );
+    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
+        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
     }
-    let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
-    for warning in warnings {
-        warn!("{warning}");
-    }
-    if let Some(subnet) = previous.subnet {
-        info!("previous subnet is {subnet}");
-    }
-    ExitCode::SUCCESS
+    daemon::run(options)
 }

@@ -34,11 +34,6 @@ impl Notifier {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
-    /// Tells the manager what the daemon does now, for `systemctl status`.
-    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
-        self.send(&status_line(status))
-    }
-
     /// Tells the manager that the daemon is about to end.
     pub(crate) fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1\n")
@@ -66,9 +61,7 @@ mod tests {
 
     /// The next datagram that `manager` receives.
     fn received(manager: &UnixDatagram) -> String {
-        manager
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .expect("timeout");
+        manager.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
         let mut buf = [0; 256];
         let n = manager.recv(&mut buf).expect("a datagram");
         String::from_utf8_lossy(&buf[..n]).into_owned()
@@ -79,11 +72,9 @@ mod tests {
         let path: PathBuf = std::env::temp_dir().join(format!("notify-{}", std::process::id()));
         let manager = UnixDatagram::bind(&path).expect("bound");
         let notifier = Notifier::new(Some(path.as_os_str())).expect("a path");
-        notifier.status("waiting for the network config").expect("sent");
         notifier.ready("10.1.2.0/24, 3 peers").expect("sent");
         notifier.stopping().expect("sent");
         std::fs::remove_file(&path).expect("removed");
-        assert_eq!(received(&manager), "STATUS=waiting for the network config\n");
         assert_eq!(received(&manager), "READY=1\nSTATUS=10.1.2.0/24, 3 peers\n");
         assert_eq!(received(&manager), "STOPPING=1\n");
     }
@@ -100,10 +91,7 @@ mod tests {
 
     #[test]
     fn a_status_cannot_smuggle_in_another_state() {
-        assert_eq!(
-            status_line("peer said\nMAINPID=1"),
-            "STATUS=peer said MAINPID=1\n"
-        );
+        assert_eq!(status_line("peer said\nMAINPID=1"), "STATUS=peer said MAINPID=1\n");
     }
 
     #[test]
@@ -118,13 +106,7 @@ mod tests {
     #[test]
     fn a_manager_that_went_away_is_an_error_to_report() {
         let notifier = Notifier::new(Some(OsStr::new("/nonexistent/notify"))).expect("a path");
-        assert_eq!(
-            notifier.ready("up").expect_err("nobody").kind(),
-            io::ErrorKind::NotFound
-        );
-        assert!(
-            Notifier::new(Some(OsStr::new(&"x".repeat(200)))).is_err(),
-            "longer than sun_path"
-        );
+        assert_eq!(notifier.ready("up").expect_err("nobody").kind(), io::ErrorKind::NotFound);
+        assert!(Notifier::new(Some(OsStr::new(&"x".repeat(200)))).is_err(), "longer than sun_path");
     }
 }

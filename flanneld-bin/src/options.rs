@@ -62,11 +62,7 @@ const FLAGS: &[Flag<Settings>] = &[
     unsupported("set-node-network-unavailable"),
     unsupported("healthz-ip"),
     unsupported("healthz-port"),
-    Flag {
-        name: "version",
-        kind: Kind::Bool(|s| &mut s.version),
-        description: "print the version and exit",
-    },
+    Flag { name: "version", kind: Kind::Bool(|s| &mut s.version), description: "print the version and exit" },
     Flag {
         name: "v",
         kind: Kind::Int(|s| &mut s.verbosity),
@@ -78,11 +74,7 @@ const FLAGS: &[Flag<Settings>] = &[
 
 /// A flag that upstream has and this daemon does not have yet.
 const fn unsupported(name: &'static str) -> Flag<Settings> {
-    Flag {
-        name,
-        kind: Kind::Unsupported,
-        description: "",
-    }
+    Flag { name, kind: Kind::Unsupported, description: "" }
 }
 
 /// The values of the flags as they were given.
@@ -156,9 +148,7 @@ pub(crate) fn parse(
         return Ok(Command::Version);
     }
     flags::apply_environment(FLAGS, &arguments, environment, &mut settings)?;
-    check(settings, arguments.ignored)
-        .map(Command::Run)
-        .map_err(FlagError::Refused)
+    check(settings, arguments.ignored).map(Command::Run).map_err(FlagError::Refused)
 }
 
 /// The usage text of the daemon, run as `program`.
@@ -201,10 +191,7 @@ mod tests {
 
     fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, String> {
         let lookup = |name: &str| {
-            environment
-                .iter()
-                .find(|(variable, _)| *variable == name)
-                .map(|(_, value)| OsString::from(value))
+            environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
         };
         match parse(arguments.iter().map(OsString::from), lookup) {
             Ok(Command::Run(options)) => Ok(options),
@@ -218,10 +205,7 @@ mod tests {
     #[test]
     fn the_defaults_are_upstreams() {
         let options = run(&[], &[]).expect("defaults");
-        assert_eq!(
-            options.etcd_endpoints,
-            ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]
-        );
+        assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
         assert_eq!(options.etcd_prefix, "/coreos.com/network");
         assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
         assert_eq!((options.public_ip, options.verbosity), (None, 0));
@@ -250,10 +234,7 @@ mod tests {
         assert_eq!(
             options,
             Options {
-                etcd_endpoints: vec![
-                    "http://10.0.0.1:2379".to_owned(),
-                    "https://etcd.example".to_owned()
-                ],
+                etcd_endpoints: vec!["http://10.0.0.1:2379".to_owned(), "https://etcd.example".to_owned()],
                 etcd_prefix: "/kubernetes/network".to_owned(),
                 interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
                 public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
@@ -294,18 +275,9 @@ mod tests {
         };
         assert_eq!(version(&["-version"], "", ""), Ok(Command::Version));
         assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Command::Version));
-        assert!(matches!(
-            version(&[], "FLANNELD_VERSION", "true"),
-            Ok(Command::Run(_))
-        ));
-        assert!(matches!(
-            version(&["-version=false"], "", ""),
-            Ok(Command::Run(_))
-        ));
-        assert!(matches!(
-            version(&["-version", "-nosuch"], "", ""),
-            Err(FlagError::Syntax(_))
-        ));
+        assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Command::Run(_))));
+        assert!(matches!(version(&["-version=false"], "", ""), Ok(Command::Run(_))));
+        assert!(matches!(version(&["-version", "-nosuch"], "", ""), Err(FlagError::Syntax(_))));
         assert_eq!(version(&["-version", "-help"], "", ""), Ok(Command::Help));
     }
 
@@ -316,27 +288,12 @@ mod tests {
                 "-etcd-endpoints=http://a,ftp://b",
                 "flag -etcd-endpoints: \"ftp://b\": the scheme must be http or https",
             ),
-            (
-                "-etcd-endpoints= , ",
-                "flag -etcd-endpoints: no endpoint in \" , \"",
-            ),
+            ("-etcd-endpoints= , ", "flag -etcd-endpoints: no endpoint in \" , \""),
             ("-etcd-prefix=", "flag -etcd-prefix: no key in \"\""),
-            (
-                "-public-ip=abc",
-                "flag -public-ip: invalid public IP address: abc",
-            ),
-            (
-                "-public-ip=10.0.0.01",
-                "flag -public-ip: invalid public IP address: 10.0.0.01",
-            ),
-            (
-                "-public-ip=0.0.0.0",
-                "flag -public-ip: invalid public IP address: 0.0.0.0",
-            ),
-            (
-                "-public-ip=fd00::1",
-                "flag -public-ip: invalid public IP address: fd00::1",
-            ),
+            ("-public-ip=abc", "flag -public-ip: invalid public IP address: abc"),
+            ("-public-ip=10.0.0.01", "flag -public-ip: invalid public IP address: 10.0.0.01"),
+            ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
+            ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
             ("-subnet-file=", "flag -subnet-file: the path is empty"),
         ] {
             assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
@@ -346,25 +303,12 @@ mod tests {
 
     #[test]
     fn the_command_lines_that_operators_have_in_their_units_are_read() {
-        let options = run(
-            &["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"],
-            &[],
-        );
+        let options = run(&["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"], &[]);
         assert_eq!(options.map(|o| o.etcd_prefix), Ok("/vxlan/network".to_owned()));
-        let twice = run(
-            &[
-                "-etcd-endpoints=",
-                "-etcd-prefix=",
-                "-etcd-endpoints=b:1",
-                "-etcd-prefix=/b",
-            ],
-            &[],
-        )
-        .expect("the last one wins");
-        assert_eq!(
-            (twice.etcd_endpoints, twice.etcd_prefix),
-            (vec!["http://b:1".into()], "/b".into())
-        );
+        let twice =
+            run(&["-etcd-endpoints=", "-etcd-prefix=", "-etcd-endpoints=b:1", "-etcd-prefix=/b"], &[])
+                .expect("the last one wins");
+        assert_eq!((twice.etcd_endpoints, twice.etcd_prefix), (vec!["http://b:1".into()], "/b".into()));
     }
 
     #[test]

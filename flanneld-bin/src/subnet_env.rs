@@ -71,13 +71,7 @@ impl SubnetEnv {
     /// A reader sees the old file or the new one, also after a crash of the host. A regular file keeps its
     /// mode; anything else in its place, such as a symbolic link, is replaced by a file of mode 0644.
     pub(crate) fn write(&self, path: &Path) -> Result<(), WriteError> {
-        let failed = |step| {
-            move |source| WriteError {
-                step,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let failed = |step| move |source| WriteError { step, path: path.to_owned(), source };
         let Some(name) = path.file_name() else {
             return Err(failed("open")(ErrorKind::InvalidInput.into()));
         };
@@ -126,12 +120,7 @@ fn create_beside(directory: &Path, name: &std::ffi::OsStr) -> io::Result<(PathBu
         hidden.push(random.to_string());
         let path = directory.join(hidden);
         // Nobody else may read it until its mode is known.
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-        {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             opened => return opened.map(|file| (path, file)),
         }
@@ -175,9 +164,7 @@ mod tests {
 
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).expect("readable");
-            entries
-                .map(|entry| entry.expect("entry").file_name().into_string().expect("text"))
-                .collect()
+            entries.map(|entry| entry.expect("entry").file_name().into_string().expect("text")).collect()
         }
     }
 
@@ -219,15 +206,8 @@ mod tests {
                     FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42::1/64\n\
                     FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
         assert_eq!(dual.to_string(), text);
-        let ipv6_only = SubnetEnv {
-            network: None,
-            subnet: None,
-            ..dual
-        };
-        assert_eq!(
-            ipv6_only.to_string(),
-            text.split_inclusive('\n').skip(2).collect::<String>()
-        );
+        let ipv6_only = SubnetEnv { network: None, subnet: None, ..dual };
+        assert_eq!(ipv6_only.to_string(), text.split_inclusive('\n').skip(2).collect::<String>());
     }
 
     #[test]
@@ -244,11 +224,7 @@ mod tests {
     fn an_existing_file_keeps_its_mode() {
         let directory = Directory::new();
         let path = directory.0.join("subnet.env");
-        fs::write(
-            &path,
-            "FLANNEL_MTU=1\nolder and longer than what replaces it".repeat(100),
-        )
-        .expect("old");
+        fs::write(&path, "FLANNEL_MTU=1\nolder and longer than what replaces it".repeat(100)).expect("old");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("mode");
         ipv4_only().write(&path).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("read"), ipv4_only().to_string());
@@ -274,9 +250,7 @@ mod tests {
         let directory = Directory::new();
         let path = directory.0.join("subnet.env");
         fs::create_dir(&path).expect("in the way");
-        let error = ipv4_only()
-            .write(&path)
-            .expect_err("a directory cannot be replaced");
+        let error = ipv4_only().write(&path).expect_err("a directory cannot be replaced");
         assert_eq!(error.to_string(), format!("replace {}", path.display()));
         assert_eq!(directory.names(), ["subnet.env"]);
 

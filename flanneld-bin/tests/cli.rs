@@ -34,22 +34,10 @@ fn usage() -> String {
 
 #[test]
 fn the_version_goes_to_standard_error_and_is_a_success() {
-    for arguments in [
-        &["-version"][..],
-        &["--version"],
-        &["-version=true", "-iface", "eth0"],
-    ] {
+    for arguments in [&["-version"][..], &["--version"], &["-version=true", "-iface", "eth0"]] {
         let outcome = flanneld(arguments, &[("FLANNELD_V", "bad")]);
-        assert_eq!(
-            outcome.stderr,
-            format!("v{}\n", env!("CARGO_PKG_VERSION")),
-            "{arguments:?}"
-        );
-        assert_eq!(
-            (outcome.stdout.as_str(), outcome.code),
-            ("", Some(0)),
-            "{arguments:?}"
-        );
+        assert_eq!(outcome.stderr, format!("v{}\n", env!("CARGO_PKG_VERSION")), "{arguments:?}");
+        assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)), "{arguments:?}");
     }
 }
 
@@ -57,11 +45,7 @@ fn the_version_goes_to_standard_error_and_is_a_success() {
 fn help_is_the_usage_text_alone_and_is_a_success() {
     for argument in ["-h", "-help", "--h", "--help"] {
         let outcome = flanneld(&[argument], &[]);
-        assert_eq!(
-            (outcome.stdout.as_str(), outcome.code),
-            ("", Some(0)),
-            "{argument}"
-        );
+        assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)), "{argument}");
         let first = format!("Usage: {} [OPTION]...", env!("CARGO_BIN_EXE_flanneld"));
         assert_eq!(outcome.stderr.lines().next(), Some(first.as_str()), "{argument}");
     }
@@ -106,10 +90,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
             &["-v", "0x8000000000000000"],
             "invalid value \"0x8000000000000000\" for flag -v: value out of range",
         ),
-        (
-            &["-version=maybe"],
-            "invalid boolean value \"maybe\" for -version: parse error",
-        ),
+        (&["-version=maybe"], "invalid boolean value \"maybe\" for -version: parse error"),
         (&["-iface"], "flag needs an argument: -iface"),
         (&["---x"], "bad flag syntax: ---x"),
         (&["-="], "bad flag syntax: -="),
@@ -117,11 +98,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
     ] {
         let outcome = flanneld(arguments, &[]);
         assert_eq!(outcome.stderr, format!("{line}\n{}", usage()), "{arguments:?}");
-        assert_eq!(
-            (outcome.stdout.as_str(), outcome.code),
-            ("", Some(2)),
-            "{arguments:?}"
-        );
+        assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?}");
     }
 }
 
@@ -129,36 +106,16 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
         (&["-ip-masq"][..], &[][..], "flag -ip-masq is not supported yet"),
-        (
-            &["--kube-subnet-mgr=true"],
-            &[],
-            "flag -kube-subnet-mgr is not supported yet",
-        ),
-        (
-            &["-etcd-cafile", "/ca.pem"],
-            &[],
-            "flag -etcd-cafile is not supported yet",
-        ),
-        (
-            &["-log_backtrace_at=a.go:1"],
-            &[],
-            "flag -log_backtrace_at is not supported yet",
-        ),
+        (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
+        (&["-etcd-cafile", "/ca.pem"], &[], "flag -etcd-cafile is not supported yet"),
+        (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
         (
             &["-etcd-endpoints=http://10.0.0.1:2379,h:0"],
             &[],
             "flag -etcd-endpoints: \"h:0\": the port must be a number from 1 to 65535",
         ),
-        (
-            &["-public-ip=abc"],
-            &[],
-            "flag -public-ip: invalid public IP address: abc",
-        ),
-        (
-            &[],
-            &[("FLANNELD_V", "abc")],
-            "invalid value \"abc\" for FLANNELD_V: parse error",
-        ),
+        (&["-public-ip=abc"], &[], "flag -public-ip: invalid public IP address: abc"),
+        (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
             &[("FLANNELD_IP_MASQ", "true")],
@@ -166,15 +123,7 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         ),
     ] {
         let outcome = flanneld(arguments, environment);
-        assert_eq!(
-            outcome.stderr,
-            format!("{line}\n"),
-            "{arguments:?} {environment:?}"
-        );
-        assert_eq!(
-            (outcome.stdout.as_str(), outcome.code),
-            ("", Some(2)),
-            "{arguments:?} {environment:?}"
-        );
+        assert_eq!(outcome.stderr, format!("{line}\n"), "{arguments:?} {environment:?}");
+        assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
     }
 }

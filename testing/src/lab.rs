@@ -12,8 +12,9 @@
 //! Namespaces have no names and live as long as a handle to them, so however the process ends, nothing of a lab is
 //! left. Two labs never meet, although their addresses are the same.
 
+use crate::{NotInTime, eventually};
 use flannel_netlink::{
-    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, VethPeer, Write,
+    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, RouteKind, VethPeer, Write,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use names::{Name, Names};
@@ -22,6 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 mod host;
 mod names;
@@ -40,6 +42,8 @@ pub const UNDERLAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 0
 /// The name of each host's link to the underlay, and of each pod's link to its host.
 pub const INTERFACE: &str = "eth0";
 
+/// The kernel takes milliseconds, or a second when many links change at once.
+const LIMIT: Duration = Duration::from_secs(10);
 /// The switch's address ends in it, and the hosts' in smaller numbers.
 const SWITCH: u8 = 254;
 
@@ -63,13 +67,7 @@ pub struct LabOptions {
 /// Two hosts on one network with an MTU of 1500, without a default route and without names.
 impl Default for LabOptions {
     fn default() -> Self {
-        Self {
-            hosts: 2,
-            mtu: 1500,
-            segments: 1,
-            default_route: false,
-            named: false,
-        }
+        Self { hosts: 2, mtu: 1500, segments: 1, default_route: false, named: false }
     }
 }
 
@@ -92,20 +90,12 @@ impl Lab {
         requirements::check_once()?;
         let in_range = options.hosts < usize::from(SWITCH) && (1..=64).contains(&options.segments);
         if !in_range {
-            return Err(LabError::TooLarge {
-                hosts: options.hosts,
-                segments: options.segments,
-            });
+            return Err(LabError::TooLarge { hosts: options.hosts, segments: options.segments });
         }
         let names = Arc::new(Names::new(options.named));
         let switch = new_namespace(true)?;
         let switch_name = names.give("switch", &switch)?;
-        let mut lab = Self {
-            hosts: Vec::new(),
-            switch,
-            names,
-            _switch_name: switch_name,
-        };
+        let mut lab = Self { hosts: Vec::new(), switch, names, _switch_name: switch_name };
         for segment in 0..options.segments {
             lab.add_segment(segment, options.mtu)?;
         }
@@ -138,10 +128,7 @@ impl Lab {
     /// Creates the bridge of a segment in the switch, with the gateway addresses.
     fn add_segment(&self, segment: usize, mtu: u32) -> Result<(), LabError> {
         let mut netlink = Netlink::open_in(&self.switch)?;
-        let link = NewLink {
-            mtu: Some(mtu),
-            ..NewLink::new(bridge_name(segment), NewLinkKind::Bridge)
-        };
+        let link = NewLink { mtu: Some(mtu), ..NewLink::new(bridge_name(segment), NewLinkKind::Bridge) };
         let index = create_up(&mut netlink, link)?;
         add_addresses(&mut netlink, index, &underlay(segment, SWITCH.into()))
     }
@@ -152,13 +139,7 @@ impl Lab {
         let namespace = new_namespace(true)?;
         let handle = self.names.give(&name, &namespace)?;
         let port = format!("port{number}");
-        let index = connect(
-            &namespace,
-            &self.switch,
-            &port,
-            &bridge_name(segment),
-            options.mtu,
-        )?;
+        let index = connect(&namespace, &self.switch, &port, &bridge_name(segment), options.mtu)?;
         let mut netlink = Netlink::open_in(&namespace)?;
         let addresses = underlay(segment, number as u16);
         add_addresses(&mut netlink, index, &addresses)?;
@@ -205,6 +186,9 @@ pub enum LabError {
     /// A link that was just made is not there: somebody else works on the lab.
     #[error("link {0} has gone")]
     LinkGone(String),
+    /// A link or an address was set up and does not work.
+    #[error("lab does not come up")]
+    NotInTime(#[from] NotInTime),
 }
 
 /// Creates a namespace whose loopback is up, with settings that do not depend on the machine's.
@@ -232,13 +216,7 @@ fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     }
     let mut netlink = Netlink::open_in(&namespace)?;
     let loopback = index_of(&mut netlink, "lo")?;
-    netlink.change_link(
-        loopback,
-        &LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        },
-    )?;
+    netlink.change_link(loopback, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     Ok(namespace)
 }
 
@@ -253,56 +231,63 @@ fn connect(
     mtu: u32,
 ) -> Result<u32, LabError> {
     let mut inside = Netlink::open_in(namespace)?;
-    let peer = VethPeer {
-        name: port.to_owned(),
-        mac: None,
-        namespace: Some(hub.clone()),
-    };
-    let link = NewLink {
-        mtu: Some(mtu),
-        ..NewLink::new(INTERFACE, NewLinkKind::Veth(peer))
-    };
+    let peer = VethPeer { name: port.to_owned(), mac: None, namespace: Some(hub.clone()) };
+    let link = NewLink { mtu: Some(mtu), ..NewLink::new(INTERFACE, NewLinkKind::Veth(peer)) };
     let index = create_up(&mut inside, link)?;
     let mut hub = Netlink::open_in(hub)?;
-    let bridge = index_of(&mut hub, bridge)?;
-    let port = index_of(&mut hub, port)?;
-    let join = LinkChange {
-        up: Some(true),
-        mtu: Some(mtu),
-        master: Some(bridge),
-        ..LinkChange::default()
-    };
-    hub.change_link(port, &join)?;
+    let master = Some(index_of(&mut hub, bridge)?);
+    let port_index = index_of(&mut hub, port)?;
+    let join = LinkChange { up: Some(true), mtu: Some(mtu), master, ..LinkChange::default() };
+    hub.change_link(port_index, &join)?;
+    for name in [port, bridge] {
+        wait_until_running(&mut hub, name)?;
+    }
+    wait_until_running(&mut inside, INTERFACE)?;
     Ok(index)
+}
+
+/// Waits until a link passes packets on. The kernel gives it its queue, and a bridge lets its port forward, some time
+/// after the carrier is there (`net/core/link_watch.c`); a packet sent before is lost, and asked for again only after
+/// a second if it was for an address.
+fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<(), LabError> {
+    let running = || match netlink.link(name) {
+        Ok(Some(link)) if link.running => Ok(()),
+        Ok(Some(_)) => Err(format!("link {name} has no carrier")),
+        Ok(None) => Err(format!("link {name} has gone")),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(eventually(LIMIT, running)?)
 }
 
 /// Creates a link that is up and answers with its index.
 fn create_up(netlink: &mut Netlink, link: NewLink) -> Result<u32, LabError> {
-    netlink.create_link(&NewLink {
-        up: true,
-        ..link.clone()
-    })?;
+    netlink.create_link(&NewLink { up: true, ..link.clone() })?;
     index_of(netlink, &link.name)
 }
 
 fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
-    let link = netlink
-        .link(name)?
-        .ok_or_else(|| LabError::LinkGone(name.to_owned()))?;
+    let link = netlink.link(name)?.ok_or_else(|| LabError::LinkGone(name.to_owned()))?;
     Ok(link.index)
 }
 
-/// Adds addresses that are not there yet, usable at once.
+/// Adds addresses that are not there yet, and waits until they can be used.
+///
+/// The kernel delivers to an IPv6 address only once its work queue has run, though it is sent from at once
+/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to a first question for a neighbour would be lost.
 fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Result<(), LabError> {
     for net in addresses {
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
-        match netlink.add_address(&Address {
-            flags,
-            ..Address::new(index, *net)
-        }) {
+        match netlink.add_address(&Address { flags, ..Address::new(index, *net) }) {
             Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }
+    }
+    for net in addresses {
+        eventually(LIMIT, || match netlink.route_to(net.addr()) {
+            Ok(route) if route.kind == RouteKind::Local => Ok(()),
+            Ok(route) => Err(format!("{} is reached by {route}", net.addr())),
+            Err(error) => Err(error.to_string()),
+        })?;
     }
     Ok(())
 }

@@ -62,10 +62,7 @@ impl Station {
             peers: PeerSet::default(),
             config: config.clone(),
             external,
-            runtime: tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
         };
         station.backend.configure(&station.own).unwrap();
         station
@@ -73,14 +70,7 @@ impl Station {
 
     /// Drops the backend and opens it again, as a daemon that is started anew. The peers stay known.
     pub(crate) fn restart(self) -> Self {
-        let Self {
-            namespace,
-            backend,
-            own,
-            peers,
-            config,
-            ..
-        } = self;
+        let Self { namespace, backend, own, peers, config, .. } = self;
         drop(backend);
         let started = Self::start_with(&namespace, &own.subnet.to_string(), &config);
         Self { peers, ..started }
@@ -103,11 +93,7 @@ impl Station {
 
     /// One pass, told which peers changed.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest {
-            peers: &self.peers,
-            dirty,
-            now: Instant::now(),
-        })
+        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
     }
 
     /// The first pass with all peers known; nothing may fail in it.
@@ -121,8 +107,7 @@ impl Station {
     /// What the backend noticed within the time, if it noticed anything.
     pub(crate) fn noticed(&mut self, limit: Duration) -> Option<String> {
         let drifted = self.backend.drifted();
-        self.runtime
-            .block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
+        self.runtime.block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
     }
 
     /// Waits until the backend has nothing more to tell of what it did itself.
@@ -132,10 +117,7 @@ impl Station {
             assert_idle(&self.sync_only(&Dirty::NONE));
         }
         let again = self.noticed(QUIET);
-        assert_eq!(
-            again, None,
-            "the backend notices what it did itself, first {noticed:?}"
-        );
+        assert_eq!(again, None, "the backend notices what it did itself, first {noticed:?}");
     }
 
     /// Has the backend notice what changed, as the loop of a network does, and look again.
@@ -174,11 +156,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(300);
 /// Opens the backend on `eth0`.
 pub(crate) fn open(namespace: &Namespace, config: &NetworkConfig) -> Result<Box<dyn Backend>, BackendError> {
     let external = external_interface(namespace, "eth0")?;
-    let request = OpenRequest {
-        config,
-        external: &external,
-        before: None,
-    };
+    let request = OpenRequest { config, external: &external, before: None };
     OpenVxlan::new(namespace.clone()).open(request)
 }
 
@@ -190,11 +168,7 @@ pub(crate) fn config(options: &str) -> NetworkConfig {
 
 /// A lab with so many hosts.
 pub(crate) fn lab(hosts: usize) -> Lab {
-    Lab::new(&LabOptions {
-        hosts,
-        ..LabOptions::default()
-    })
-    .unwrap()
+    Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap()
 }
 
 /// The lease of a host that exists only on paper.
@@ -206,21 +180,12 @@ pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
         backend_data: Some(data),
         ..LeaseAttrs::new(public.into())
     };
-    Lease {
-        subnet: key(subnet),
-        attrs,
-        revision: Revision(1),
-        term: Term::Limited,
-    }
+    Lease { subnet: key(subnet), attrs, revision: Revision(1), term: Term::Limited }
 }
 
 /// The lease of paper host number `n`: 10.5.n.0/24 behind 192.168.64.n, with 0e:00:00:00:00:n.
 pub(crate) fn peer(n: u8) -> Lease {
-    lease(
-        &format!("10.5.{n}.0-24"),
-        &format!("192.168.64.{n}"),
-        &mac(n).to_string(),
-    )
+    lease(&format!("10.5.{n}.0-24"), &format!("192.168.64.{n}"), &mac(n).to_string())
 }
 
 pub(crate) fn mac(n: u8) -> Mac {
@@ -271,11 +236,7 @@ fn run(namespace: &Namespace, name: &'static str, arguments: &str) -> Vec<String
     let output = output_in(namespace, command).unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {arguments}: {complaint}");
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 /// A report of a pass that found everything in order.
@@ -286,17 +247,8 @@ pub(crate) fn assert_idle(report: &SyncReport) {
 
 /// Creates a VXLAN device that is up, as another program would.
 pub(crate) fn foreign_vxlan(netlink: &mut Netlink, name: &str, vni: u32, port: u16) -> Link {
-    let vxlan = NewVxlan {
-        vni,
-        port: Some(port),
-        ..NewVxlan::default()
-    };
-    netlink
-        .create_link(&NewLink {
-            up: true,
-            ..NewLink::new(name, NewLinkKind::Vxlan(vxlan))
-        })
-        .unwrap();
+    let vxlan = NewVxlan { vni, port: Some(port), ..NewVxlan::default() };
+    netlink.create_link(&NewLink { up: true, ..NewLink::new(name, NewLinkKind::Vxlan(vxlan)) }).unwrap();
     netlink.link(name).unwrap().unwrap()
 }
 

@@ -1,8 +1,5 @@
 //! The one system call of the tests.
-#![allow(
-    unsafe_code,
-    reason = "the C library's setresuid changes all threads, the system call one"
-)]
+#![allow(unsafe_code, reason = "the C library's setresuid changes all threads, the system call one")]
 
 /// Takes the capabilities of the calling thread away for as long as it lives.
 pub(crate) fn become_ordinary_user() {

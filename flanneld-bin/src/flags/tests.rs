@@ -32,51 +32,15 @@ impl Default for Settings {
 }
 
 const FLAGS: &[Flag<Settings>] = &[
-    Flag {
-        name: "masq",
-        kind: Kind::Bool(|s| &mut s.masq),
-        description: "hide",
-    },
-    Flag {
-        name: "forward",
-        kind: Kind::Bool(|s| &mut s.forward),
-        description: "let through",
-    },
-    Flag {
-        name: "healthz-port",
-        kind: Kind::Int(|s| &mut s.port),
-        description: "listen here",
-    },
-    Flag {
-        name: "margin",
-        kind: Kind::Int(|s| &mut s.margin),
-        description: "minutes",
-    },
-    Flag {
-        name: "file",
-        kind: Kind::Text(|s| &mut s.file),
-        description: "a path",
-    },
-    Flag {
-        name: "prefix",
-        kind: Kind::Text(|s| &mut s.prefix),
-        description: "a key",
-    },
-    Flag {
-        name: "iface",
-        kind: Kind::List(|s| &mut s.iface),
-        description: "repeatable",
-    },
-    Flag {
-        name: "x",
-        kind: Kind::Bool(|s| &mut s.x),
-        description: "one letter",
-    },
-    Flag {
-        name: "later",
-        kind: Kind::Unsupported,
-        description: "",
-    },
+    Flag { name: "masq", kind: Kind::Bool(|s| &mut s.masq), description: "hide" },
+    Flag { name: "forward", kind: Kind::Bool(|s| &mut s.forward), description: "let through" },
+    Flag { name: "healthz-port", kind: Kind::Int(|s| &mut s.port), description: "listen here" },
+    Flag { name: "margin", kind: Kind::Int(|s| &mut s.margin), description: "minutes" },
+    Flag { name: "file", kind: Kind::Text(|s| &mut s.file), description: "a path" },
+    Flag { name: "prefix", kind: Kind::Text(|s| &mut s.prefix), description: "a key" },
+    Flag { name: "iface", kind: Kind::List(|s| &mut s.iface), description: "repeatable" },
+    Flag { name: "x", kind: Kind::Bool(|s| &mut s.x), description: "one letter" },
+    Flag { name: "later", kind: Kind::Unsupported, description: "" },
 ];
 
 fn parse(arguments: &[&str]) -> Result<(Settings, Vec<String>), FlagError> {
@@ -86,28 +50,17 @@ fn parse(arguments: &[&str]) -> Result<(Settings, Vec<String>), FlagError> {
 }
 
 fn parsed(arguments: &[&str]) -> Settings {
-    parse(arguments)
-        .unwrap_or_else(|e| panic!("{arguments:?}: {e}"))
-        .0
+    parse(arguments).unwrap_or_else(|e| panic!("{arguments:?}: {e}")).0
 }
 
 #[test]
 fn one_dash_and_two_dashes_and_both_ways_to_give_a_value_mean_the_same() {
-    for arguments in [
-        &["-file=/x"][..],
-        &["--file=/x"],
-        &["-file", "/x"],
-        &["--file", "/x"],
-    ] {
+    for arguments in [&["-file=/x"][..], &["--file=/x"], &["-file", "/x"], &["--file", "/x"]] {
         assert_eq!(parsed(arguments).file, "/x", "{arguments:?}");
     }
     assert_eq!(parsed(&["-file=a=b"]).file, "a=b", "only the first = separates");
     assert_eq!(parsed(&["-file="]).file, "", "an empty value is a value");
-    assert_eq!(
-        parsed(&["-file", "-masq"]).file,
-        "-masq",
-        "a value may begin with a dash"
-    );
+    assert_eq!(parsed(&["-file", "-masq"]).file, "-masq", "a value may begin with a dash");
     assert_eq!(parsed(&["-file", "--"]).file, "--");
 }
 
@@ -152,33 +105,20 @@ fn a_wrong_flag_is_named_in_gos_words() {
     for (arguments, line) in [
         (&["-nosuch"][..], "flag provided but not defined: -nosuch"),
         (&["--nosuch=1"], "flag provided but not defined: -nosuch"),
-        (
-            &["-healthz-port", "abc"],
-            "invalid value \"abc\" for flag -healthz-port: parse error",
-        ),
-        (
-            &["-healthz-port="],
-            "invalid value \"\" for flag -healthz-port: parse error",
-        ),
+        (&["-healthz-port", "abc"], "invalid value \"abc\" for flag -healthz-port: parse error"),
+        (&["-healthz-port="], "invalid value \"\" for flag -healthz-port: parse error"),
         (
             &["-healthz-port", "9223372036854775808"],
             "invalid value \"9223372036854775808\" for flag -healthz-port: value out of range",
         ),
-        (
-            &["-masq=maybe"],
-            "invalid boolean value \"maybe\" for -masq: parse error",
-        ),
+        (&["-masq=maybe"], "invalid boolean value \"maybe\" for -masq: parse error"),
         (&["-masq="], "invalid boolean value \"\" for -masq: parse error"),
         (&["-iface"], "flag needs an argument: -iface"),
         (&["---x"], "bad flag syntax: ---x"),
         (&["-="], "bad flag syntax: -="),
         (&["--=x"], "bad flag syntax: --=x"),
     ] {
-        assert_eq!(
-            parse(arguments),
-            Err(FlagError::Syntax(line.to_owned())),
-            "{arguments:?}"
-        );
+        assert_eq!(parse(arguments), Err(FlagError::Syntax(line.to_owned())), "{arguments:?}");
     }
 }
 
@@ -192,10 +132,7 @@ fn help_is_asked_for_in_six_ways() {
 #[test]
 fn a_flag_that_only_upstream_has_is_refused_and_not_ignored() {
     for arguments in [&["-later"][..], &["--later=5"], &["-later", "5"]] {
-        assert_eq!(
-            parse(arguments),
-            Err(FlagError::Refused("flag -later is not supported yet".to_owned()))
-        );
+        assert_eq!(parse(arguments), Err(FlagError::Refused("flag -later is not supported yet".to_owned())));
     }
 }
 
@@ -220,54 +157,24 @@ fn the_environment_speaks_for_flags_that_were_not_given() {
     let port = |given, value| environment(given, "FLANNELD_HEALTHZ_PORT", value).map(|s| s.port);
     assert_eq!(port(&[], "8090"), Ok(8090));
     assert_eq!(port(&["-healthz-port=1"], "8090"), Ok(1));
-    assert_eq!(
-        port(&["-healthz-port=0"], "8090"),
-        Ok(0),
-        "given as its default is still given"
-    );
+    assert_eq!(port(&["-healthz-port=0"], "8090"), Ok(0), "given as its default is still given");
     assert_eq!(port(&[], ""), Ok(0), "an empty variable is absent");
     let ifaces = environment(&[], "FLANNELD_IFACE", "a,b").map(|s| s.iface);
-    assert_eq!(
-        ifaces,
-        Ok(vec!["a,b".to_owned()]),
-        "one variable is one occurrence"
-    );
+    assert_eq!(ifaces, Ok(vec!["a,b".to_owned()]), "one variable is one occurrence");
     assert_eq!(environment(&[], "FLANNELD_NOSUCH", "1"), Ok(Settings::default()));
-    assert_eq!(
-        environment(&[], "FLANNEL_FILE", "/x"),
-        Ok(Settings::default()),
-        "no D, not ours"
-    );
+    assert_eq!(environment(&[], "FLANNEL_FILE", "/x"), Ok(Settings::default()), "no D, not ours");
 }
 
 #[test]
 fn a_bad_environment_value_names_its_variable() {
     for (variable, value, line) in [
-        (
-            "FLANNELD_MASQ",
-            "maybe",
-            "invalid value \"maybe\" for FLANNELD_MASQ: parse error",
-        ),
-        (
-            "FLANNELD_HEALTHZ_PORT",
-            "a b",
-            "invalid value \"a b\" for FLANNELD_HEALTHZ_PORT: parse error",
-        ),
-        (
-            "FLANNELD_LATER",
-            "1",
-            "flag -later is not supported yet (set by FLANNELD_LATER)",
-        ),
+        ("FLANNELD_MASQ", "maybe", "invalid value \"maybe\" for FLANNELD_MASQ: parse error"),
+        ("FLANNELD_HEALTHZ_PORT", "a b", "invalid value \"a b\" for FLANNELD_HEALTHZ_PORT: parse error"),
+        ("FLANNELD_LATER", "1", "flag -later is not supported yet (set by FLANNELD_LATER)"),
     ] {
-        assert_eq!(
-            environment(&[], variable, value),
-            Err(FlagError::Refused(line.to_owned()))
-        );
+        assert_eq!(environment(&[], variable, value), Err(FlagError::Refused(line.to_owned())));
     }
-    assert!(
-        environment(&["-masq"], "FLANNELD_MASQ", "maybe").is_ok(),
-        "not looked at when given"
-    );
+    assert!(environment(&["-masq"], "FLANNELD_MASQ", "maybe").is_ok(), "not looked at when given");
 }
 
 #[test]

@@ -5,28 +5,16 @@ use crate::log::tests::messages;
 
 fn address(text: &str) -> AddressFact {
     let address = text.parse().expect("address");
-    AddressFact {
-        address,
-        permanent: true,
-        deprecated: false,
-        temporary: false,
-    }
+    AddressFact { address, permanent: true, deprecated: false, temporary: false }
 }
 
 fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
     let addresses = addresses.iter().map(|text| address(text)).collect();
-    LinkFact {
-        index,
-        name: name.to_owned(),
-        mtu: 1500,
-        addresses,
-    }
+    LinkFact { index, name: name.to_owned(), mtu: 1500, addresses }
 }
 
 fn via(next_hops: &[u32]) -> DefaultRoute {
-    DefaultRoute {
-        next_hops: next_hops.to_vec(),
-    }
+    DefaultRoute { next_hops: next_hops.to_vec() }
 }
 
 /// A host with a default route over `eth0`.
@@ -55,12 +43,7 @@ fn chosen(
 ) -> (Result<ExternalInterface, String>, Vec<String>) {
     let interfaces: Vec<String> = items.iter().map(ToString::to_string).collect();
     let public_v4 = public_ip.map(|text| text.parse().expect("address"));
-    let request = Request {
-        interfaces: &interfaces,
-        public_v4,
-        public_v6: None,
-        families,
-    };
+    let request = Request { interfaces: &interfaces, public_v4, public_v6: None, families };
     let mut result = None;
     let logged = messages(0, || result = Some(choose(facts, &request)));
     (result.expect("ran").map_err(|error| error.to_string()), logged)
@@ -69,8 +52,8 @@ fn chosen(
 /// The same for IPv4, as `name own-address public-address`.
 fn summary(facts: &Facts, items: &[&str], public_ip: Option<&str>) -> Result<String, String> {
     chosen(facts, V4, items, public_ip).0.map(|chosen| {
-        let (own, public) = (chosen.v4.expect("IPv4"), chosen.public_v4.expect("IPv4"));
-        assert_eq!((chosen.v6, chosen.public_v6), (None, None), "IPv6 is not in use");
+        let (own, public) = (chosen.v4.expect("IPv4"), chosen.public.v4.expect("IPv4"));
+        assert_eq!((chosen.v6, chosen.public.v6), (None, None), "IPv6 is not in use");
         format!("{} {own} {public}", chosen.name)
     })
 }
@@ -82,11 +65,7 @@ fn the_operators_wish_decides_and_the_default_route_is_the_fallback() {
         (&["eth1"], None, "eth1 10.0.0.5 10.0.0.5"),
         (&["10.0.0.6"], None, "eth1 10.0.0.6 10.0.0.6"),
         (&["fd01::1"], None, "eth1 10.0.0.5 10.0.0.5"),
-        (
-            &["eth9", "10.9.9.9", "eth1", "eth0"],
-            None,
-            "eth1 10.0.0.5 10.0.0.5",
-        ),
+        (&["eth9", "10.9.9.9", "eth1", "eth0"], None, "eth1 10.0.0.5 10.0.0.5"),
         (&["wlan0", "eth1"], None, "eth1 10.0.0.5 10.0.0.5"),
         (&["lo", "eth1"], None, "eth1 10.0.0.5 10.0.0.5"),
         (&["127.0.0.1"], None, "lo 127.0.0.1 127.0.0.1"),
@@ -96,11 +75,7 @@ fn the_operators_wish_decides_and_the_default_route_is_the_fallback() {
         (&[], Some("10.0.0.6"), "eth1 10.0.0.6 10.0.0.6"),
         (&[], Some("203.0.113.7"), "eth0 192.168.9.1 203.0.113.7"),
     ] {
-        assert_eq!(
-            summary(&host(), items, public_ip).as_deref(),
-            Ok(expected),
-            "{items:?} {public_ip:?}"
-        );
+        assert_eq!(summary(&host(), items, public_ip).as_deref(), Ok(expected), "{items:?} {public_ip:?}");
     }
 }
 
@@ -119,17 +94,8 @@ fn the_first_next_hop_of_the_first_default_route_leads_out() {
         (vec![via(&[]), via(&[3])], "eth1"),
         (vec![via(&[2]), via(&[3])], "eth0"),
     ] {
-        let facts = Facts {
-            default_routes_v4: routes,
-            ..host()
-        };
-        assert_eq!(
-            chosen(&facts, V4, &[], None)
-                .0
-                .map(|chosen| chosen.name)
-                .as_deref(),
-            Ok(expected)
-        );
+        let facts = Facts { default_routes_v4: routes, ..host() };
+        assert_eq!(chosen(&facts, V4, &[], None).0.map(|chosen| chosen.name).as_deref(), Ok(expected));
     }
 }
 
@@ -138,10 +104,7 @@ fn a_host_without_a_way_out_is_described_in_one_line() {
     let has = "-iface can name one; this host has lo (127.0.0.1 ::1), eth0 (192.168.9.1 fd00::1 fe80::2), \
                eth1 (10.0.0.5 10.0.0.6 fd01::1), wlan0 (no address)";
     for (routes, why) in [
-        (
-            vec![],
-            "failed to get default interface: unable to find default route",
-        ),
+        (vec![], "failed to get default interface: unable to find default route"),
         (
             vec![via(&[])],
             "failed to get default interface: found default route but could not determine interface",
@@ -152,10 +115,7 @@ fn a_host_without_a_way_out_is_described_in_one_line() {
         ),
         (vec![via(&[4])], "failed to find IPv4 address for interface wlan0"),
     ] {
-        let facts = Facts {
-            default_routes_v4: routes,
-            ..host()
-        };
+        let facts = Facts { default_routes_v4: routes, ..host() };
         let line = format!("Failed to find any valid interface to use: {why}; {has}");
         assert_eq!(summary(&facts, &[], None), Err(line));
     }
@@ -182,72 +142,32 @@ fn a_wish_that_nothing_fulfils_is_answered_with_what_there_is() {
 
 #[test]
 fn a_host_of_many_interfaces_still_gets_one_short_line() {
-    let links = (1..=1000)
-        .map(|index| link(index, &format!("veth{index}"), &[]))
-        .collect();
-    let error = summary(
-        &Facts {
-            links,
-            ..Facts::default()
-        },
-        &["eth0"],
-        None,
-    )
-    .expect_err("not there");
-    assert!(
-        error.contains("veth20 (no address), 980 more") && !error.contains("veth21"),
-        "{error}"
-    );
+    let links = (1..=1000).map(|index| link(index, &format!("veth{index}"), &[])).collect();
+    let error = summary(&Facts { links, ..Facts::default() }, &["eth0"], None).expect_err("not there");
+    assert!(error.contains("veth20 (no address), 980 more") && !error.contains("veth21"), "{error}");
 }
 
 #[test]
 fn the_best_address_of_an_interface_is_taken() {
-    let deprecated = AddressFact {
-        deprecated: true,
-        ..address("10.0.0.1")
-    };
-    let from_dhcp = AddressFact {
-        permanent: false,
-        ..address("10.0.0.2")
-    };
-    let secondary = AddressFact {
-        temporary: true,
-        ..address("10.0.0.3")
-    };
+    let deprecated = AddressFact { deprecated: true, ..address("10.0.0.1") };
+    let from_dhcp = AddressFact { permanent: false, ..address("10.0.0.2") };
+    let secondary = AddressFact { temporary: true, ..address("10.0.0.3") };
     let permanent = address("10.0.0.4");
     let link_local = address("169.254.0.5");
     let loopback = address("127.0.0.6");
-    let useless = [
-        loopback,
-        address("0.0.0.0"),
-        address("224.0.0.7"),
-        address("255.255.255.255"),
-    ];
+    let useless = [loopback, address("0.0.0.0"), address("224.0.0.7"), address("255.255.255.255")];
     for (addresses, best) in [
-        (
-            vec![deprecated, link_local, from_dhcp, secondary, permanent],
-            Some("10.0.0.4"),
-        ),
+        (vec![deprecated, link_local, from_dhcp, secondary, permanent], Some("10.0.0.4")),
         (vec![link_local, from_dhcp, secondary], Some("10.0.0.3")),
         (vec![link_local, from_dhcp], Some("10.0.0.2")),
         (vec![permanent, address("10.0.0.8")], Some("10.0.0.4")),
-        (
-            vec![loopback, link_local, address("169.254.0.9")],
-            Some("169.254.0.5"),
-        ),
+        (vec![loopback, link_local, address("169.254.0.9")], Some("169.254.0.5")),
         (vec![address("fd00::1"), permanent], Some("10.0.0.4")),
         (useless.to_vec(), None),
         (vec![deprecated], None),
     ] {
-        let link = LinkFact {
-            addresses,
-            ..link(1, "eth0", &[])
-        };
-        assert_eq!(
-            preferred(&link, as_v4),
-            best.map(|text| text.parse().expect("address")),
-            "{link:?}"
-        );
+        let link = LinkFact { addresses, ..link(1, "eth0", &[]) };
+        assert_eq!(preferred(&link, as_v4), best.map(|text| text.parse().expect("address")), "{link:?}");
     }
 }
 
@@ -286,35 +206,20 @@ fn the_log_tells_the_choice_in_words_that_operators_search_for() {
             ],
         ),
     ] {
-        assert_eq!(
-            chosen(&host(), V4, items, public_ip).1,
-            expected,
-            "{items:?} {public_ip:?}"
-        );
+        assert_eq!(chosen(&host(), V4, items, public_ip).1, expected, "{items:?} {public_ip:?}");
     }
 }
 
 #[test]
 fn two_families_need_one_interface_with_an_address_of_each() {
     let both = |facts: &Facts, items: &[&str]| {
-        chosen(facts, DUAL, items, None).0.map(|c| {
-            format!(
-                "{} {} {}",
-                c.name,
-                c.public_v4.expect("IPv4"),
-                c.public_v6.expect("IPv6")
-            )
-        })
+        chosen(facts, DUAL, items, None)
+            .0
+            .map(|c| format!("{} {} {}", c.name, c.public.v4.expect("IPv4"), c.public.v6.expect("IPv6")))
     };
     assert_eq!(both(&host(), &[]).as_deref(), Ok("eth0 192.168.9.1 fd00::1"));
-    assert_eq!(
-        both(&host(), &["fd01::1"]).as_deref(),
-        Ok("eth1 10.0.0.5 fd01::1")
-    );
-    let apart = Facts {
-        default_routes_v6: vec![via(&[3])],
-        ..host()
-    };
+    assert_eq!(both(&host(), &["fd01::1"]).as_deref(), Ok("eth1 10.0.0.5 fd01::1"));
+    let apart = Facts { default_routes_v6: vec![via(&[3])], ..host() };
     let error = both(&apart, &[]).expect_err("two ways out");
     assert!(
         error.contains(
@@ -325,23 +230,17 @@ fn two_families_need_one_interface_with_an_address_of_each() {
     let mut without = host();
     without.links[2].addresses.truncate(2);
     let error = both(&without, &["eth1"]).expect_err("no IPv6");
-    assert!(
-        error.contains("failed to find IPv6 address for interface eth1"),
-        "{error}"
-    );
+    assert!(error.contains("failed to find IPv6 address for interface eth1"), "{error}");
 }
 
 #[test]
 fn an_ipv6_network_asks_for_no_ipv4() {
     let v6 = Families { v4: false, v6: true };
-    let facts = Facts {
-        default_routes_v4: vec![],
-        ..host()
-    };
+    let facts = Facts { default_routes_v4: vec![], ..host() };
     let (chosen, logged) = chosen(&facts, v6, &[], None);
     let chosen = chosen.expect("found");
-    assert_eq!((chosen.v4, chosen.public_v4), (None, None));
-    assert_eq!(chosen.public_v6, "fd00::1".parse().ok());
+    assert_eq!((chosen.v4, chosen.public.v4), (None, None));
+    assert_eq!(chosen.public.v6, "fd00::1".parse().ok());
     assert_eq!(
         logged,
         [

@@ -7,16 +7,9 @@ use crate::go_syntax::quote;
 /// Splits a list at its commas into URLs of the form `scheme://host[:port]`; blanks and empty elements
 /// are dropped, a missing scheme is `http`. The error names the element and what is wrong with it.
 pub(super) fn parse_list(list: &str) -> Result<Vec<String>, String> {
-    let elements = list
-        .split(',')
-        .map(str::trim)
-        .filter(|element| !element.is_empty());
+    let elements = list.split(',').map(str::trim).filter(|element| !element.is_empty());
     let endpoints: Vec<String> = elements.map(parse).collect::<Result<_, _>>()?;
-    if endpoints.is_empty() {
-        Err(format!("no endpoint in {}", quote(list)))
-    } else {
-        Ok(endpoints)
-    }
+    if endpoints.is_empty() { Err(format!("no endpoint in {}", quote(list))) } else { Ok(endpoints) }
 }
 
 /// Checks one endpoint and gives it its scheme.

@@ -78,13 +78,9 @@ pub(crate) fn read_previous(path: &Path) -> (Previous, Vec<PreviousWarning>) {
     match read(path) {
         Ok(Some(bytes)) => parse(path, &bytes),
         Ok(None) => (Previous::default(), Vec::new()),
-        Err(cause) => (
-            Previous::default(),
-            vec![PreviousWarning::Unreadable {
-                path: path.to_owned(),
-                cause,
-            }],
-        ),
+        Err(cause) => {
+            (Previous::default(), vec![PreviousWarning::Unreadable { path: path.to_owned(), cause }])
+        }
     }
 }
 
@@ -101,11 +97,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
     // Half a file could name half a subnet.
-    if bytes.len() as u64 > LARGEST {
-        Err(invalid("the file is too large"))
-    } else {
-        Ok(Some(bytes))
-    }
+    if bytes.len() as u64 > LARGEST { Err(invalid("the file is too large")) } else { Ok(Some(bytes)) }
 }
 
 /// Finds the subnets in the contents of the file at `path`.
@@ -113,18 +105,13 @@ fn parse(path: &Path, bytes: &[u8]) -> (Previous, Vec<PreviousWarning>) {
     let values = match lines(bytes) {
         Ok(values) => values,
         Err(line) => {
-            let malformed = PreviousWarning::Malformed {
-                path: path.to_owned(),
-                line,
-            };
+            let malformed = PreviousWarning::Malformed { path: path.to_owned(), line };
             return (Previous::default(), vec![malformed]);
         }
     };
     let mut warnings = Vec::new();
     if !values.contains_key(SUBNET) && !values.contains_key(IPV6_SUBNET) {
-        warnings.push(PreviousWarning::NoSubnet {
-            path: path.to_owned(),
-        });
+        warnings.push(PreviousWarning::NoSubnet { path: path.to_owned() });
     }
     let subnet = one_subnet(path, SUBNET, &values, &mut warnings).map(|subnet: Ipv4Net| subnet.trunc());
     let ipv6_subnet =
@@ -151,10 +138,7 @@ fn one_subnet<N: FromStr>(
         }
     }
     if subnets.len() > 1 {
-        warnings.push(PreviousWarning::SeveralSubnets {
-            path: path.to_owned(),
-            key,
-        });
+        warnings.push(PreviousWarning::SeveralSubnets { path: path.to_owned(), key });
         return None;
     }
     subnets.pop()
@@ -181,10 +165,7 @@ fn key_and_value(line: &str) -> Option<(&str, &str)> {
     let line = line.strip_prefix("export ").unwrap_or(line);
     let (key, value) = line.split_once(['=', ':'])?;
     let (key, value) = (key.trim(), value.trim());
-    let named = !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let named = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
     named.then_some((key, unquoted(value)?))
 }
 
@@ -249,35 +230,17 @@ mod tests {
             format!("Couldn't parse previous {key} from subnet file at /f: invalid CIDR address: \"{value}\"")
         };
         for (text, warning) in [
-            (
-                "",
-                "no subnet found for key: FLANNEL_SUBNET in file: /f".to_owned(),
-            ),
-            (
-                "FLANNEL_MTU=1500\n",
-                "no subnet found for key: FLANNEL_SUBNET in file: /f".to_owned(),
-            ),
+            ("", "no subnet found for key: FLANNEL_SUBNET in file: /f".to_owned()),
+            ("FLANNEL_MTU=1500\n", "no subnet found for key: FLANNEL_SUBNET in file: /f".to_owned()),
             ("FLANNEL_SUBNET=172.30.8.1/21\nnonsense", malformed(2)),
             ("FLANNEL_SUBNET=\"172.30.8.1/21", malformed(1)),
             ("FLANNEL_SUBNET=\"172.30.8.1/21\"x", malformed(1)),
             ("=172.30.8.1/21", malformed(1)),
             ("FLANNEL_SUBNET=", not_a_subnet("FLANNEL_SUBNET", "")),
-            (
-                "FLANNEL_SUBNET=172.30.8.1",
-                not_a_subnet("FLANNEL_SUBNET", "172.30.8.1"),
-            ),
-            (
-                "FLANNEL_SUBNET=172.30.8.1/33",
-                not_a_subnet("FLANNEL_SUBNET", "172.30.8.1/33"),
-            ),
-            (
-                "FLANNEL_SUBNET=fc00::1/64",
-                not_a_subnet("FLANNEL_SUBNET", "fc00::1/64"),
-            ),
-            (
-                "FLANNEL_IPV6_SUBNET=10.0.0.1/24",
-                not_a_subnet("FLANNEL_IPV6_SUBNET", "10.0.0.1/24"),
-            ),
+            ("FLANNEL_SUBNET=172.30.8.1", not_a_subnet("FLANNEL_SUBNET", "172.30.8.1")),
+            ("FLANNEL_SUBNET=172.30.8.1/33", not_a_subnet("FLANNEL_SUBNET", "172.30.8.1/33")),
+            ("FLANNEL_SUBNET=fc00::1/64", not_a_subnet("FLANNEL_SUBNET", "fc00::1/64")),
+            ("FLANNEL_IPV6_SUBNET=10.0.0.1/24", not_a_subnet("FLANNEL_IPV6_SUBNET", "10.0.0.1/24")),
             (
                 "FLANNEL_SUBNET=10.0.0.1/24,10.0.1.1/24",
                 "error reading subnet: more than 1 entry found for key: FLANNEL_SUBNET in file /f".to_owned(),
@@ -300,11 +263,7 @@ mod tests {
             (Path::new("/proc/version/x"), "Not a directory"),
         ] {
             let (previous, warnings) = read_previous(unreadable);
-            assert_eq!(
-                (previous, warnings.len()),
-                (Previous::default(), 1),
-                "{unreadable:?}"
-            );
+            assert_eq!((previous, warnings.len()), (Previous::default(), 1), "{unreadable:?}");
             let line = warnings[0].to_string();
             assert!(line.contains(why), "{line}");
         }
@@ -313,18 +272,12 @@ mod tests {
     #[test]
     fn a_file_that_is_too_large_is_not_believed() {
         let path = std::env::temp_dir().join(format!("large-subnet-env-{}", std::process::id()));
-        fs::write(
-            &path,
-            format!("FLANNEL_SUBNET=10.0.0.1/24\n{}", "#".repeat(LARGEST as usize)),
-        )
-        .expect("written");
+        fs::write(&path, format!("FLANNEL_SUBNET=10.0.0.1/24\n{}", "#".repeat(LARGEST as usize)))
+            .expect("written");
         let (previous, warnings) = read_previous(&path);
         fs::remove_file(&path).expect("removed");
         assert_eq!(previous, Previous::default());
-        assert!(
-            matches!(warnings[..], [PreviousWarning::Unreadable { .. }]),
-            "{warnings:?}"
-        );
+        assert!(matches!(warnings[..], [PreviousWarning::Unreadable { .. }]), "{warnings:?}");
     }
 
     proptest! {

@@ -1,0 +1,318 @@
+//! The members of an etcd cluster, and how a call finds one that answers.
+//!
+//! 1. A call goes to the member that answered last.
+//! 2. If that one does not answer in time, the next one is asked, once round.
+//! 3. An answer ends the search, also if it is a refusal.
+//!
+//! Each member has a connection of its own, made at the first call and again by itself after it broke.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
+use flannel_core::BoxError;
+use futures::Future;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::calls::{Call, Counters};
+use super::{Etcd3Options, Etcd3OptionsError};
+
+/// All members that may be asked.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    members: Vec<Member>,
+    /// The index of the member to ask first.
+    current: AtomicUsize,
+    timeout: Duration,
+    connect_timeout: Duration,
+    pub(super) counters: Counters,
+}
+
+#[derive(Debug)]
+struct Member {
+    url: String,
+    connection: OnceCell<Connection>,
+}
+
+/// One member's services.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) kv: KvClient,
+    pub(super) lease: LeaseClient,
+    pub(super) watch: WatchClient,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+/// What a member answered, and which one it was.
+pub(super) struct Answer<T> {
+    pub(super) value: T,
+    pub(super) member: usize,
+    /// How many members were asked before, each of which may have done what it was asked.
+    pub(super) earlier: usize,
+}
+
+/// Why a call failed, by what it means for the caller.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nobody answered; a write may have happened.
+    Away(BoxError),
+    /// Nothing was done, and the same call may succeed later.
+    NotNow(BoxError),
+    /// Nothing was done, and a person must act.
+    Refused(BoxError),
+}
+
+/// A page of leases is about 1 MB, and a watch that catches up gets all it missed at once.
+const LONGEST_MESSAGE: usize = 256 << 20;
+/// etcd ends connections that ask more often than every 5 s (`--grpc-keepalive-min-time`).
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    /// Reads the endpoints. Connects to none of them.
+    pub(super) fn new(options: &Etcd3Options) -> Result<Self, Etcd3OptionsError> {
+        let members = options
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.trim())
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(Member::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        if members.is_empty() {
+            return Err(Etcd3OptionsError::NoEndpoint);
+        }
+        Ok(Self {
+            // Hosts with the same options spread over the members.
+            current: AtomicUsize::new(fastrand::usize(..members.len())),
+            members,
+            timeout: options.timeout,
+            connect_timeout: options.connect_timeout,
+            counters: Counters::default(),
+        })
+    }
+
+    /// The members' addresses, for people.
+    pub(super) fn describe(&self) -> String {
+        let urls: Vec<&str> = self.members.iter().map(|member| member.url.as_str()).collect();
+        urls.join(", ")
+    }
+
+    /// A member's address.
+    pub(super) fn url(&self, member: usize) -> &str {
+        self.members.get(member).map_or("", |member| &member.url)
+    }
+
+    /// Makes one call, on the first member that answers.
+    pub(super) async fn call<T, F>(
+        &self,
+        call: Call,
+        operation: impl Fn(Connection) -> F + Send,
+    ) -> Result<Answer<T>, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        let mut earlier = 0;
+        loop {
+            let member = self.current.load(Ordering::Relaxed);
+            self.counters.count(call);
+            match self.attempt(member, &operation).await {
+                Ok(value) => {
+                    return Ok(Answer { value, member, earlier });
+                }
+                Err(failure @ (Failure::NotNow(_) | Failure::Refused(_))) => return Err(failure),
+                Err(Failure::Away(reason)) => {
+                    self.leave(member);
+                    earlier += 1;
+                    if earlier == self.members.len() {
+                        return Err(Failure::Away(reason));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says that a member does not answer, so that the next call asks another one first.
+    pub(super) fn leave(&self, member: usize) {
+        let next = (member + 1) % self.members.len();
+        // Whoever was told by another call already asks a member that this one knows nothing about.
+        let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        member: usize,
+        operation: &(impl Fn(Connection) -> F + Send),
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        let member = &self.members[member];
+        let attempt = async {
+            let connection = member.connection.get_or_try_init(|| self.connect(&member.url)).await?;
+            operation(connection.clone()).await
+        };
+        match timeout(self.timeout, attempt).await {
+            Ok(answer) => answer.map_err(|error| failure(&error, &member.url)),
+            Err(_) => {
+                Err(Failure::Away(format!("{}: no answer within {:?}", member.url, self.timeout).into()))
+            }
+        }
+    }
+
+    async fn connect(&self, url: &str) -> Result<Connection, etcd_client::Error> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(self.connect_timeout)
+            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+            // etcd ends connections that are asked without a call (`PermitWithoutStream` is off).
+            .with_keep_alive_while_idle(false)
+            // A member cut off from the others says so, instead of keeping a silent watch open.
+            .with_require_leader(true);
+        let client = Client::connect([url], Some(options)).await?;
+        Ok(Connection {
+            kv: client.kv_client().max_decoding_message_size(LONGEST_MESSAGE),
+            lease: client.lease_client(),
+            watch: client.watch_client().max_decoding_message_size(LONGEST_MESSAGE),
+        })
+    }
+}
+
+impl Member {
+    fn new(endpoint: &str) -> Result<Self, Etcd3OptionsError> {
+        let bad = |reason: &str| Etcd3OptionsError::Endpoint {
+            // What stands before an @ is a password.
+            endpoint: endpoint.rsplit('@').next().unwrap_or_default().to_owned(),
+            reason: reason.to_owned(),
+        };
+        let url = match endpoint.split_once("://") {
+            Some(("http", _)) => endpoint.to_owned(),
+            Some(("https", _)) => return Err(bad("this build cannot speak TLS")),
+            Some(_) => return Err(bad("want http://ADDRESS:PORT")),
+            None => format!("http://{endpoint}"),
+        };
+        if url.contains('@') {
+            return Err(bad("user and password do not belong into an endpoint"));
+        }
+        tonic::transport::Endpoint::from_shared(url.clone())
+            .map_err(|error| bad(&flannel_core::chain(&error)))?;
+        Ok(Self { url, connection: OnceCell::new() })
+    }
+}
+
+/// Tells what an error means. The codes are those of gRPC, as etcd uses them (`api/v3rpc/rpctypes/error.go`).
+pub(super) fn failure(error: &etcd_client::Error, url: &str) -> Failure {
+    if let etcd_client::Error::GRpcStatus(status) = error {
+        return status_failure(status, format!("{url}: {}", text(status)).into());
+    }
+    let reason = format!("{url}: {error}").into();
+    if matches!(error, etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_)) {
+        Failure::Refused(reason)
+    } else {
+        Failure::Away(reason)
+    }
+}
+
+fn status_failure(status: &Status, reason: BoxError) -> Failure {
+    match status.code() {
+        Code::NotFound | Code::OutOfRange => Failure::NotNow(reason),
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::Unauthenticated => Failure::Refused(reason),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => Failure::Away(reason),
+    }
+}
+
+/// The message of a status with its causes, without the parts that only a program reads.
+fn text(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+impl Failure {
+    /// The cause alone.
+    pub(super) fn into_reason(self) -> BoxError {
+        match self {
+            Self::Away(reason) | Self::NotNow(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(endpoints: &[&str]) -> Result<Cluster, Etcd3OptionsError> {
+        Cluster::new(&Etcd3Options {
+            endpoints: endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect(),
+            ..Etcd3Options::default()
+        })
+    }
+
+    #[test]
+    fn endpoints_need_no_scheme_and_may_have_spaces_around() {
+        let cluster = cluster(&["127.0.0.1:2379", " http://[::1]:2379 ", ""]).unwrap();
+        assert_eq!(cluster.describe(), "http://127.0.0.1:2379, http://[::1]:2379");
+    }
+
+    #[test]
+    fn endpoints_that_cannot_work_are_refused_without_telling_a_password() {
+        for endpoints in [
+            &[][..],
+            &["", " "],
+            &["https://etcd:2379"],
+            &["ftp://etcd"],
+            &["http://a b"],
+            &["http://root:secret@etcd:2379"],
+        ] {
+            let error = cluster(endpoints).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_left_twice_at_once_is_left_once() {
+        let cluster = cluster(&["a:1", "b:1", "c:1"]).unwrap();
+        cluster.current.store(2, Ordering::Relaxed);
+        cluster.leave(2);
+        cluster.leave(2);
+        assert_eq!(cluster.current.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn only_an_answer_says_that_nothing_was_written() {
+        let of = |code| failure(&Status::new(code, "etcd's words").into(), "http://a");
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Cancelled] {
+            assert!(matches!(of(code), Failure::Away(_)), "{code:?}");
+        }
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::ResourceExhausted] {
+            assert!(matches!(of(code), Failure::Refused(_)), "{code:?}");
+        }
+        assert_eq!(of(Code::NotFound).into_reason().to_string(), "http://a: etcd's words");
+    }
+}

@@ -1,0 +1,341 @@
+//! Reading and writing records.
+//!
+//! A write is a transaction that compares the record's revision, or its absence, and that reads the record if the
+//! comparison fails; so one call tells whether it happened and, if not, why.
+//!
+//! A new lease id is granted for every limited record that is written. It marks the write: when a call is made again
+//! because the first member did not answer, a record under this id shows that the first had written after all.
+
+use std::time::Duration;
+
+use etcd_client::{
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp,
+    TxnOpResponse,
+};
+use flannel_core::{BoxError, Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
+
+use super::Store;
+use super::calls::Call;
+use super::cluster::Failure;
+use super::keys::{revision, unsigned};
+use super::position::Position;
+
+/// How often a list begins again because the revision it reads at is compacted away between two pages.
+const LIST_ATTEMPTS: usize = 3;
+
+impl Store {
+    /// Reads the text of the configuration.
+    pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
+        let record = self.get(self.keys.config()).await.map_err(|failure| self.unwritten(failure))?;
+        let text = record.map(|record| String::from_utf8(record.into_key_value().1));
+        text.transpose().map_err(|error| RegistryError::Refused(self.describe(), error.into()))
+    }
+
+    /// Reads all leases, and where in the history of which store they stand.
+    pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.list_pages().await {
+                Err(Failure::NotNow(_)) if attempt < LIST_ATTEMPTS => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// Reads all pages of one list, all at the revision of the first.
+    async fn list_pages(&self) -> Result<(Position, Snapshot), Failure> {
+        let mut from = self.keys.subnets().as_bytes().to_vec();
+        let mut position = None;
+        let mut snapshot = Snapshot::default();
+        loop {
+            let options = GetOptions::new()
+                .with_range(self.keys.subnets_end())
+                .with_limit(i64::from(self.page_size.max(1)))
+                // Zero is now.
+                .with_revision(position.as_ref().map_or(0, Position::signed_revision));
+            let call = self.cluster.call(Call::Range, |mut connection| {
+                let (from, options) = (from.clone(), options.clone());
+                async move { connection.kv.get(from, Some(options)).await }
+            });
+            let page = call.await?.value;
+            let header = page.header().ok_or_else(without_header)?;
+            let position = position.get_or_insert_with(|| Position::of(header));
+            snapshot.revision = Revision(position.revision);
+            for record in page.kvs() {
+                match self.keys.read(record) {
+                    Ok(lease) => snapshot.leases.push(lease),
+                    Err(bad) => snapshot.bad.push(bad),
+                }
+            }
+            match page.kvs().last() {
+                // The next key in order is this one with a zero byte behind it.
+                Some(last) if page.more() => from = [last.key(), &[0]].concat(),
+                _ => return Ok((*position, snapshot)),
+            }
+        }
+    }
+
+    /// Writes a lease that is not there yet.
+    pub(super) async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        let id = self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?;
+        let absent = Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0);
+        match self.put(&subnet, absent, attrs, id).await {
+            Ok(Put::Done { revision, .. }) => {
+                Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
+            }
+            Ok(Put::Not(_)) => {
+                self.revoke(id).await;
+                Err(RegistryError::Exists(subnet))
+            }
+            Err(failure) => Err(self.give_up(subnet, id, failure).await),
+        }
+    }
+
+    /// Replaces a record under a new lease id, and drops the old one. A record without a lease stays without.
+    pub(super) async fn update(
+        &self,
+        lease: &Lease,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        let id = match lease.term {
+            Term::Limited => self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?,
+            Term::Permanent => {
+                self.unchanged(lease).await?;
+                NO_LEASE
+            }
+        };
+        match self.put(&lease.subnet, self.is_at(lease), attrs, id).await {
+            Ok(Put::Done { revision, before }) => {
+                if before != id {
+                    self.drop_lease(before).await;
+                }
+                Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
+            }
+            Ok(Put::Not(found)) => {
+                self.revoke(id).await;
+                Err(lost(lease.subnet, found.as_ref()))
+            }
+            Err(failure) => Err(self.give_up(lease.subnet, id, failure).await),
+        }
+    }
+
+    /// Keeps the etcd lease alive that a record hangs on, and leaves the record alone.
+    pub(super) async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        let id = self.unchanged(lease).await?.lease();
+        if id == NO_LEASE {
+            return Ok(ttl);
+        }
+        let call = self.cluster.call(Call::LeaseKeepAlive, |mut connection| async move {
+            // The client takes the first answer for itself; the second one tells the time to live.
+            let (mut keeper, mut answers) = match connection.lease.keep_alive(id).await {
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(0),
+                started => started?,
+            };
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+        });
+        let ttl = call.await.map_err(|failure| self.unwritten(failure))?.value;
+        match unsigned(ttl) {
+            0 => Err(RegistryError::Gone(lease.subnet)),
+            granted => Ok(Duration::from_secs(granted)),
+        }
+    }
+
+    /// Removes a record.
+    pub(super) async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let id = self.unchanged(lease).await?.lease();
+        let key = self.keys.subnet(&lease.subnet);
+        let txn = Txn::new()
+            .when([self.is_at(lease)])
+            .and_then([TxnOp::delete(key.clone(), Some(DeleteOptions::new()))])
+            .or_else([TxnOp::get(key, None)]);
+        let written = self.write(txn).await.map_err(|failure| self.uncertain(lease.subnet, failure))?;
+        match written {
+            Written::Done { .. } => {
+                self.drop_lease(id).await;
+                Ok(())
+            }
+            // Whoever was asked earlier and did not answer had removed it.
+            Written::Not { found: None, again: true } => Ok(()),
+            Written::Not { found, .. } => Err(lost(lease.subnet, found.as_ref())),
+        }
+    }
+
+    /// Puts a record if a comparison holds.
+    async fn put(
+        &self,
+        subnet: &SubnetKey,
+        condition: Compare,
+        attrs: &LeaseAttrs,
+        id: i64,
+    ) -> Result<Put, Failure> {
+        let (key, value) = (self.keys.subnet(subnet), attrs.to_record());
+        let options = PutOptions::new().with_lease(id).with_prev_key();
+        let txn = Txn::new()
+            .when([condition])
+            .and_then([TxnOp::put(key.clone(), value.clone(), Some(options))])
+            .or_else([TxnOp::get(key, None)]);
+        Ok(match self.write(txn).await? {
+            Written::Done { revision, before } => Put::Done { revision, before },
+            Written::Not { found: Some(found), again: true }
+                if found.lease() == id && found.value() == value.as_bytes() =>
+            {
+                Put::Done { revision: revision(&found), before: NO_LEASE }
+            }
+            Written::Not { found, .. } => Put::Not(found),
+        })
+    }
+
+    /// Runs a transaction that does one thing if its comparison holds, and else reads the record.
+    async fn write(&self, txn: Txn) -> Result<Written, Failure> {
+        let call = self.cluster.call(Call::Txn, |mut connection| {
+            let txn = txn.clone();
+            async move { connection.kv.txn(txn).await }
+        });
+        let answer = call.await?;
+        let header = answer.value.header().ok_or_else(without_header)?;
+        let revision = Revision(unsigned(header.revision()));
+        let done = answer.value.succeeded();
+        let mut parts = answer.value.op_responses().into_iter();
+        Ok(match parts.next() {
+            Some(TxnOpResponse::Put(mut put)) if done => Written::Done {
+                revision,
+                before: put.take_prev_key().map_or(NO_LEASE, |before| before.lease()),
+            },
+            Some(TxnOpResponse::Get(mut get)) if !done => {
+                Written::Not { found: get.take_kvs().pop(), again: answer.earlier > 0 }
+            }
+            _ if done => Written::Done { revision, before: NO_LEASE },
+            _ => {
+                return Err(Failure::Away("the answer to a transaction lacks its parts".into()));
+            }
+        })
+    }
+
+    /// Reads a record, and answers with it if it is still the one that the lease was read from.
+    async fn unchanged(&self, lease: &Lease) -> Result<KeyValue, RegistryError> {
+        let record = self.get(&self.keys.subnet(&lease.subnet)).await;
+        match record.map_err(|failure| self.unwritten(failure))? {
+            Some(record) if revision(&record) == lease.revision => Ok(record),
+            found => Err(lost(lease.subnet, found.as_ref())),
+        }
+    }
+
+    /// Reads one key.
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
+        let call = self.cluster.call(Call::Range, |mut connection| {
+            let key = key.to_owned();
+            async move { connection.kv.get(key, None).await }
+        });
+        Ok(call.await?.value.take_kvs().pop())
+    }
+
+    /// Holds if the record is still the one that the lease was read from.
+    fn is_at(&self, lease: &Lease) -> Compare {
+        // Revisions come from etcd, whose own are signed.
+        let revision = i64::try_from(lease.revision.0).unwrap_or(i64::MAX);
+        Compare::mod_revision(self.keys.subnet(&lease.subnet), CompareOp::Equal, revision)
+    }
+
+    /// Grants a lease and answers with its id.
+    async fn grant(&self, ttl: Duration) -> Result<i64, Failure> {
+        // etcd counts whole seconds.
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
+        let call = self.cluster.call(Call::LeaseGrant, |mut connection| async move {
+            connection.lease.grant(seconds, None).await
+        });
+        Ok(call.await?.value.id())
+    }
+
+    /// Ends a put that failed. A lease that may hold the record stays; it runs out by itself if it does not.
+    async fn give_up(&self, subnet: SubnetKey, id: i64, failure: Failure) -> RegistryError {
+        if !matches!(failure, Failure::Away(_)) {
+            self.revoke(id).await;
+        }
+        self.uncertain(subnet, failure)
+    }
+
+    /// Revokes a lease that holds nothing. One that stays runs out by itself.
+    async fn revoke(&self, id: i64) {
+        if id == NO_LEASE {
+            return;
+        }
+        let call = self
+            .cluster
+            .call(Call::LeaseRevoke, |mut connection| async move { connection.lease.revoke(id).await });
+        if let Err(failure) = call.await {
+            tracing::debug!(lease = id, error = %failure.into_reason(), "a lease without a record stays until it ends");
+        }
+    }
+
+    /// Revokes a lease that a record of ours hung on, unless something else does: to revoke removes what it holds.
+    async fn drop_lease(&self, id: i64) {
+        if id == NO_LEASE {
+            return;
+        }
+        let call = self.cluster.call(Call::LeaseTimeToLive, |mut connection| async move {
+            let options = LeaseTimeToLiveOptions::new().with_keys();
+            connection.lease.time_to_live(id, Some(options)).await
+        });
+        let holds_nothing =
+            call.await.is_ok_and(|answer| answer.value.ttl() > 0 && answer.value.keys().is_empty());
+        if holds_nothing {
+            self.revoke(id).await;
+        }
+    }
+
+    /// The error of a call that did not write a record.
+    pub(super) fn unwritten(&self, failure: Failure) -> RegistryError {
+        match failure {
+            Failure::Away(reason) | Failure::NotNow(reason) => {
+                RegistryError::Unavailable(self.describe(), reason)
+            }
+            Failure::Refused(reason) => RegistryError::Refused(self.describe(), reason),
+        }
+    }
+
+    /// The error of a call that may have written a record.
+    fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
+        match failure {
+            Failure::Away(reason) => RegistryError::Unknown(subnet, reason),
+            other @ (Failure::NotNow(_) | Failure::Refused(_)) => self.unwritten(other),
+        }
+    }
+}
+
+/// The id that stands for "no lease".
+const NO_LEASE: i64 = 0;
+
+/// How a put went.
+enum Put {
+    /// It was written; the record before it hung on this lease.
+    Done { revision: Revision, before: i64 },
+    /// The condition does not hold; this is there.
+    Not(Option<KeyValue>),
+}
+
+/// How a transaction went.
+enum Written {
+    Done { revision: Revision, before: i64 },
+    Not { found: Option<KeyValue>, again: bool },
+}
+
+/// Why a record is no longer the one that it was.
+fn lost(subnet: SubnetKey, found: Option<&KeyValue>) -> RegistryError {
+    match found {
+        Some(_) => RegistryError::Changed(subnet),
+        None => RegistryError::Gone(subnet),
+    }
+}
+
+fn without_header() -> Failure {
+    let reason: BoxError = "an answer without a header".into();
+    Failure::Away(reason)
+}

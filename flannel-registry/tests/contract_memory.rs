@@ -1,0 +1,63 @@
+//! The registry in memory keeps the promises of every registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::SubnetRegistry;
+use flannel_registry::MemoryRegistry;
+use flannel_testing::contract::registry::RegistrySubject;
+
+struct Memory(MemoryRegistry);
+
+#[async_trait]
+impl RegistrySubject for Memory {
+    async fn open(&self) -> Arc<dyn SubnetRegistry> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn set_config(&self, text: &str) {
+        self.0.set_config(text);
+    }
+
+    async fn put_raw(&self, key: &str, value: &[u8]) {
+        self.0.put_raw(key, value);
+    }
+
+    async fn remove_raw(&self, key: &str) {
+        self.0.remove_raw(key);
+    }
+
+    async fn compact(&self) {
+        self.0.compact();
+    }
+
+    fn shortest_ttl(&self) -> Duration {
+        Duration::from_millis(10)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+}
+
+flannel_testing::registry_contract!(
+    #[tokio::test(start_paused = true)]
+    Memory(MemoryRegistry::new())
+);
+
+/// A short memory makes many of the events snapshots.
+mod with_a_short_memory {
+    use super::*;
+
+    fn memory() -> Memory {
+        let registry = MemoryRegistry::new();
+        registry.limit_history(Some(1));
+        Memory(registry)
+    }
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(start_paused = true)]
+        memory()
+    );
+}

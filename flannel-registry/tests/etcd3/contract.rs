@@ -1,0 +1,80 @@
+//! It keeps the promises of every registry.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::SubnetRegistry;
+use flannel_registry::Etcd3Registry;
+use flannel_testing::contract::registry::RegistrySubject;
+
+use crate::server::{PATIENCE, PREFIX, Server, subnet_key};
+
+struct Subject {
+    server: Server,
+    opened: Mutex<Vec<Etcd3Registry>>,
+}
+
+impl Subject {
+    fn start() -> Self {
+        Self { server: Server::start(), opened: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl RegistrySubject for Subject {
+    async fn open(&self) -> Arc<dyn SubnetRegistry> {
+        let registry = self.server.registry();
+        self.opened.lock().unwrap().push(registry.clone());
+        Arc::new(registry)
+    }
+
+    async fn set_config(&self, text: &str) {
+        self.server.ctl(&["put", &format!("{PREFIX}/config"), text]);
+    }
+
+    async fn put_raw(&self, key: &str, value: &[u8]) {
+        // A program's arguments are text; records may be anything.
+        let mut client = etcd_client::Client::connect([self.server.url()], None).await.unwrap();
+        client.put(subnet_key(key), value, None).await.unwrap();
+    }
+
+    async fn remove_raw(&self, key: &str) {
+        self.server.remove(key);
+    }
+
+    async fn compact(&self) {
+        self.server.compact();
+    }
+
+    fn shortest_ttl(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    async fn stop(&self) -> bool {
+        self.server.etcd().stop().unwrap();
+        true
+    }
+
+    async fn start(&self) {
+        self.server.etcd().restart().unwrap();
+    }
+
+    fn calls(&self) -> Option<u64> {
+        let opened = self.opened.lock().unwrap();
+        let calls = opened.iter().map(Etcd3Registry::calls).map(|calls| {
+            // All but `watch`, which is counted when a watch is first read after its snapshot.
+            calls.range + calls.txn + calls.lease_grant + calls.lease_keep_alive + calls.lease_time_to_live
+        });
+        Some(calls.sum())
+    }
+}
+
+flannel_testing::registry_contract!(
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    Subject::start()
+);

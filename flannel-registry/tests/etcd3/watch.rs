@@ -1,0 +1,248 @@
+//! A watch loses nothing, whatever happens to etcd.
+
+use std::time::{Duration, Instant};
+
+use flannel_core::{RegistryEvent, Revision, SubnetRegistry};
+use flannel_registry::Etcd3Registry;
+use futures::FutureExt;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
+
+use crate::server::{DAY, PATIENCE, Server, host, next, subnet, until, words};
+
+const RECORD: &str = r#"{"PublicIP":"192.168.0.1"}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_while_etcd_restarts_is_told() {
+    let server = Server::start();
+    let registry = server.registry();
+    let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    assert_eq!(words(&[next(&mut watch).await]), ["snapshot 10.5.1.0-24"]);
+    let second = registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
+
+    server.etcd().kill().unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    server.etcd().restart().unwrap();
+    // Written and removed before the watch is read again.
+    registry.delete(&first).await.unwrap();
+    registry.update(&second, &host(3), DAY).await.unwrap();
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+    assert_eq!(words(&events), ["heard", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_fell_behind_a_compaction_gets_a_snapshot() {
+    let server = Server::start();
+    let registry = server.registry();
+    let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    next(&mut watch).await;
+
+    server.etcd().kill().unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    server.etcd().restart().unwrap();
+    registry.create(subnet(3), &host(3), DAY).await.unwrap();
+    // A delete is the last change that is forgotten (etcd-io/etcd#18089).
+    registry.delete(&first).await.unwrap();
+    server.compact();
+    registry.create(subnet(4), &host(4), DAY).await.unwrap();
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
+    assert_eq!(
+        words(&events).last().map(String::as_str),
+        Some("snapshot 10.5.2.0-24,10.5.3.0-24,10.5.4.0-24")
+    );
+    registry.create(subnet(5), &host(5), DAY).await.unwrap();
+    until(&mut watch, |event| matches!(event, RegistryEvent::Put(lease) if lease.subnet == subnet(5))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_etcd_is_believed() {
+    let server = Server::start();
+    let registry = server.registry();
+    for third in 1..6 {
+        registry.create(subnet(third), &host(third), DAY).await.unwrap();
+    }
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(6), &host(6), DAY).await.unwrap();
+    next(&mut watch).await;
+
+    server.etcd().lose_everything().unwrap();
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
+    assert_eq!(words(&events), ["silent", "snapshot "]);
+    registry.create(subnet(7), &host(7), DAY).await.unwrap();
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+    assert_eq!(words(&events), ["heard", "put 10.5.7.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
+    let server = Server::start();
+    for _ in 0..2 {
+        // Each start elects a leader, which makes the store's term larger than that of a new one.
+        server.etcd().restart().unwrap();
+    }
+    let registry = server.registry();
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    next(&mut watch).await;
+
+    server.etcd().lose_everything().unwrap();
+    for third in 3..20 {
+        registry.create(subnet(third), &host(third), DAY).await.unwrap();
+    }
+    let events =
+        until(&mut watch, |event| !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard)).await;
+    assert!(
+        matches!(events.last(), Some(RegistryEvent::Snapshot(snapshot)) if snapshot.leases.len() == 17),
+        "{events:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
+    let server = Server::start();
+    let registry = server.registry();
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(Some(Revision(1_000_000)));
+    assert_eq!(words(&[next(&mut watch).await]), ["snapshot 10.5.1.0-24"]);
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_named_and_hides_nothing() {
+    let server = Server::start();
+    let registry = server.registry();
+    let mut watch = registry.watch(None);
+    assert_eq!(words(&[next(&mut watch).await]), ["snapshot "]);
+    server.put("garbage", RECORD);
+    server.put("10.5.1.0-24", "garbage");
+    server.put("10.5.2.0-24", RECORD);
+    server.put("10.5.1.0-24", RECORD);
+    server.remove("garbage");
+    server.remove("10.5.1.0-24");
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Deleted(..))).await;
+    let expected = [
+        "bad garbage",
+        "bad 10.5.1.0-24",
+        "put 10.5.2.0-24",
+        "put 10.5.1.0-24",
+        "bad deleted garbage",
+        "deleted 10.5.1.0-24",
+    ];
+    assert_eq!(words(&events), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_begins_before_etcd_does() {
+    let server = Server::start();
+    server.etcd().stop().unwrap();
+    let registry = server.registry();
+    let mut watch = registry.watch(None);
+    let silent = next(&mut watch).await;
+    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("refused")), "{silent:?}");
+    server.etcd().restart().unwrap();
+    // The watch opens when it is read after its snapshot.
+    server.put("10.5.1.0-24", RECORD);
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "heard"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_is_away_is_not_asked_without_rest() {
+    let server = Server::start();
+    server.etcd().stop().unwrap();
+    let registry = server.registry();
+    let mut watch = registry.watch(None);
+    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    // Said once, however long it lasts.
+    assert!(timeout(Duration::from_secs(3), watch.next()).await.is_err());
+    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s, each up to a quarter shorter.
+    let calls = registry.calls().range;
+    assert!((4..=8).contains(&calls), "{calls} calls in 3 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
+    let server = Server::start();
+    let mut options = server.options();
+    options.silence = Duration::from_millis(1500);
+    options.timeout = Duration::from_millis(500);
+    let registry = Etcd3Registry::new(options).unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    assert!(
+        timeout(Duration::from_secs(4), watch.next()).await.is_err(),
+        "nothing happens and nothing is told"
+    );
+    assert_eq!(registry.calls().watch, 1);
+
+    let hung = Instant::now();
+    server.etcd().pause().unwrap();
+    let silent = next(&mut watch).await;
+    assert!(matches!(&silent, RegistryEvent::Silent(_)), "{silent:?}");
+    assert!(hung.elapsed() < Duration::from_secs(6), "{:?}", hung.elapsed());
+    server.etcd().resume().unwrap();
+    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    server.put("10.5.1.0-24", RECORD);
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_watch_ends_its_subscription() {
+    let server = Server::start();
+    let registry = server.registry();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    open(&mut watch);
+    let watchers = || {
+        let metrics = metrics(&server.url());
+        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+        line.map(str::to_owned)
+    };
+    until_equal(
+        || {
+            open(&mut watch);
+            watchers()
+        },
+        Some("1".to_owned()),
+    );
+    drop(watch);
+    until_equal(watchers, Some("0".to_owned()));
+}
+
+/// Lets a watch do what it can without waiting.
+fn open(watch: &mut BoxStream<'static, RegistryEvent>) {
+    assert!(watch.next().now_or_never().is_none(), "nothing is to be told");
+}
+
+fn until_equal(mut value: impl FnMut() -> Option<String>, expected: Option<String>) {
+    let begin = Instant::now();
+    loop {
+        let value = value();
+        if value == expected {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{value:?} instead of {expected:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What etcd tells about itself over HTTP.
+fn metrics(url: &str) -> String {
+    use std::io::{Read, Write};
+    let address = url.strip_prefix("http://").unwrap();
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    write!(connection, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    text
+}

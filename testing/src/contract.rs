@@ -1,0 +1,3 @@
+//! What every implementation of a seam must keep, as tests that any of them can run.
+
+pub mod registry;
