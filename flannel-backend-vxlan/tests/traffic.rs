@@ -166,7 +166,7 @@ fn a_restart_loses_no_packet() {
 }
 
 #[test]
-fn a_deleted_device_is_out_for_less_than_a_tenth_of_a_second() {
+fn a_deleted_device_is_out_for_less_than_a_second() {
     let mut overlay = Overlay::new(2, &config(""));
     overlay.stations[0].settle();
     let running = RunningPing::start(
@@ -183,7 +183,7 @@ fn a_deleted_device_is_out_for_less_than_a_tenth_of_a_second() {
     overlay.stations[0].sync_only(&flannel_core::Dirty::NONE);
     running.wait_for_answers(10, DEADLINE).unwrap();
     let report = running.stop();
-    assert!(report.longest_gap < Duration::from_millis(100), "{report}");
+    assert!(report.longest_gap < Duration::from_secs(1), "{report}");
 }
 
 /// The peer gets a new device, as when it is reinstalled; its packets arrive as soon as its lease does.
