@@ -1,10 +1,10 @@
 //! One tunnel: a device and its three tables, for one family.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_core::{BackendError, Dirty, ObjectFailure, PeerSet, SubnetKey, SyncReport, SyncRequest};
+use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
 use flannel_netlink::{Family, Namespace, Notice, Route};
 
-use crate::desired::{Desired, Peer, Update};
+use crate::desired::{Desired, Wanted};
 use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::tables::{Fdb, Kernel, Neighbours, OverlayRoute, Place, Routes};
 
@@ -130,44 +130,12 @@ impl Tunnel {
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
-        match self.desired.update(request.peers, request.dirty, own, self.spec.family) {
-            Update::Anew => self.want_exactly(request.peers, own),
-            Update::Change { gone, come } => {
-                gone.iter().for_each(|peer| self.forget(peer));
-                for peer in &come {
-                    if self.is_contested(peer) {
-                        return self.want_exactly(request.peers, own);
-                    }
-                    self.want(peer);
-                }
-            }
-        }
-    }
-
-    fn want_exactly(&mut self, peers: &PeerSet, own: &SubnetKey) {
-        let objects = self.desired.all(peers, own, self.spec.family);
-        self.neighbours.tracker.want_exactly(objects.neighbours);
-        self.fdb.tracker.want_exactly(objects.fdb);
-        self.routes.tracker.want_exactly(objects.routes);
-    }
-
-    /// Tells whether another peer has what this one wants.
-    fn is_contested(&self, peer: &Peer) -> bool {
-        self.fdb.tracker.wanted(&peer.mac).is_some()
-            || self.neighbours.tracker.wanted(&peer.gateway()).is_some()
-    }
-
-    fn want(&mut self, peer: &Peer) {
-        let others = self.desired.len().saturating_sub(1);
-        self.neighbours.tracker.want(peer.gateway(), peer.mac);
-        self.fdb.tracker.want(peer.mac, peer.public);
-        self.routes.tracker.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
-    }
-
-    fn forget(&mut self, peer: &Peer) {
-        self.neighbours.tracker.forget(&peer.gateway());
-        self.fdb.tracker.forget(&peer.mac);
-        self.routes.tracker.forget(&peer.subnet);
+        let mut wanted = Wanted {
+            neighbours: &mut self.neighbours.tracker,
+            fdb: &mut self.fdb.tracker,
+            routes: &mut self.routes.tracker,
+        };
+        self.desired.update(request.peers, request.dirty, own, self.spec.family, &mut wanted);
     }
 
     /// Says that anything may have changed.
