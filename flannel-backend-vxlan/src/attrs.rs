@@ -18,7 +18,8 @@ pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     let text = object.string("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
     let mac: Mac = text.parse().map_err(|_| AttrsError::NotAMac(text.clone()))?;
     // No device has another kind of address, and the kernel refuses it in its tables.
-    if mac.is_unicast() { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
+    let is_a_devices = mac.is_unicast() && mac != Mac([0; 6]);
+    if is_a_devices { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
 }
 
 /// Why the backend data of a peer cannot be used.

@@ -147,6 +147,7 @@ impl Backend for Vxlan {
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.subnet);
+        let mut configured = Ok(());
         for tunnel in &mut self.tunnels {
             let family = tunnel.family();
             let subnet = own.subnet.nets().find(|net| Family::of(net.addr()) == family);
@@ -158,11 +159,10 @@ impl Backend for Vxlan {
                 let reason = format!("the lease {} has no {family} subnet", own.subnet);
                 return Err(BackendError::Host(reason));
             };
-            tunnel.spec().address =
-                Some(OverlayAddress { net: IpNet::from(subnet.network()), network: pool.network() });
-            tunnel.ensure_device()?;
+            let address = OverlayAddress { net: IpNet::from(subnet.network()), network: pool.network() };
+            configured = configured.and(tunnel.configure(address));
         }
-        Ok(())
+        configured
     }
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
@@ -210,7 +210,7 @@ impl Backend for Vxlan {
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        let removed: Vec<_> = self.tunnels.iter_mut().map(Tunnel::remove).collect();
+        let removed: Vec<_> = self.tunnels.iter().map(Tunnel::remove).collect();
         removed.into_iter().collect()
     }
 }
@@ -268,7 +268,10 @@ fn device_spec(
         Family::V6 => (format!("flannel-v6.{}", options.vni), external.v6.map(IpAddr::V6)),
     };
     let local = local.ok_or_else(|| {
-        BackendError::Host(format!("the interface {} has no {family} address for the tunnel", external.name))
+        BackendError::Host(format!(
+            "the interface {} has no {family} address for the tunnel {name}",
+            external.name
+        ))
     })?;
     // The kernel does not let a tunnel's packets be larger than the interface below can carry.
     let underlay = options.mtu.unwrap_or(external.mtu).min(external.mtu);
@@ -279,6 +282,7 @@ fn device_spec(
         port: options.port,
         gbp: options.gbp,
         learning: options.learning,
+        lower_name: external.name.clone(),
         lower: external.index,
         local,
         mtu: underlay.saturating_sub(overhead(family)),

@@ -7,9 +7,10 @@
 //! 2. the neighbour `10.5.3.0 → M`: that address is the device `M`;
 //! 3. the forwarding entry `M → P`: frames for `M` are wrapped and sent to `P`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use flannel_core::reconcile::Tracker;
 use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerSet, SubnetKey};
 use flannel_netlink::{Family, Mac};
 use ipnet::IpNet;
@@ -59,34 +60,55 @@ impl Peer {
 }
 
 /// The objects that the tables should hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Objects {
-    pub(crate) neighbours: BTreeMap<IpAddr, Mac>,
-    pub(crate) fdb: BTreeMap<Mac, IpAddr>,
-    pub(crate) routes: BTreeMap<IpNet, OverlayRoute>,
+#[derive(Debug, Default)]
+struct Objects {
+    neighbours: BTreeMap<IpAddr, Mac>,
+    fdb: BTreeMap<Mac, IpAddr>,
+    routes: BTreeMap<IpNet, OverlayRoute>,
 }
 
 /// The peers of one family, as the tables were last told of them.
 #[derive(Debug, Default)]
 pub(crate) struct Desired {
+    /// The host's own subnet, which no peer may have.
+    own: Option<SubnetKey>,
     peers: BTreeMap<SubnetKey, Peer>,
     unreachable: BTreeMap<SubnetKey, ObjectFailure>,
     /// Whether two peers want the same object, so that one peer's change may change what another one gets.
     contested: bool,
 }
 
-/// What the tables are to be told.
+/// Where the tables of a tunnel are told what they should hold.
 #[derive(Debug)]
-pub(crate) enum Update {
-    /// Exactly what [`Desired::all`] works out anew.
-    Anew,
-    /// Without the objects of these peers, then with the objects of those.
-    Change {
-        /// As they were.
-        gone: Vec<Peer>,
-        /// As they are.
-        come: Vec<Peer>,
-    },
+pub(crate) struct Wanted<'a> {
+    pub(crate) neighbours: &'a mut Tracker<IpAddr, Mac>,
+    pub(crate) fdb: &'a mut Tracker<Mac, IpAddr>,
+    pub(crate) routes: &'a mut Tracker<IpNet, OverlayRoute>,
+}
+
+impl Wanted<'_> {
+    fn want(&mut self, peer: &Peer, others: usize) {
+        self.neighbours.want(peer.gateway(), peer.mac);
+        self.fdb.want(peer.mac, peer.public);
+        self.routes.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
+    }
+
+    fn forget(&mut self, peer: &Peer) {
+        self.neighbours.forget(&peer.gateway());
+        self.fdb.forget(&peer.mac);
+        self.routes.forget(&peer.subnet);
+    }
+
+    fn want_exactly(&mut self, objects: Objects) {
+        self.neighbours.want_exactly(objects.neighbours);
+        self.fdb.want_exactly(objects.fdb);
+        self.routes.want_exactly(objects.routes);
+    }
+
+    /// Tells whether another peer has what this one wants.
+    fn is_taken(&self, peer: &Peer) -> bool {
+        self.fdb.wanted(&peer.mac).is_some() || self.neighbours.wanted(&peer.gateway()).is_some()
+    }
 }
 
 impl Desired {
@@ -97,23 +119,49 @@ impl Desired {
         dirty: &Dirty,
         own: &SubnetKey,
         family: Family,
-    ) -> Update {
-        let Dirty::Some(dirty) = dirty else {
-            return Update::Anew;
+        wanted: &mut Wanted<'_>,
+    ) {
+        let done = match dirty {
+            Dirty::Some(dirty) if self.own == Some(*own) && !self.contested => {
+                self.change(peers, dirty, own, family, wanted)
+            }
+            Dirty::Some(_) | Dirty::All => false,
         };
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for subnet in dirty {
-            gone.extend(self.peers.remove(subnet));
-            self.unreachable.remove(subnet);
-            let peer = peers.peer(subnet).and_then(|lease| self.take(lease, own, family));
-            come.extend(peer);
+        if !done {
+            wanted.want_exactly(self.all(peers, own, family));
         }
-        if self.contested { Update::Anew } else { Update::Change { gone, come } }
     }
 
-    /// Works out everything anew, as is due also where a peer that came wants what another one has.
-    pub(crate) fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
-        *self = Self::default();
+    /// Takes in some peers, unless one of them wants what another one has.
+    fn change(
+        &mut self,
+        peers: &PeerSet,
+        dirty: &BTreeSet<SubnetKey>,
+        own: &SubnetKey,
+        family: Family,
+        wanted: &mut Wanted<'_>,
+    ) -> bool {
+        for subnet in dirty {
+            self.unreachable.remove(subnet);
+            if let Some(peer) = self.peers.remove(subnet) {
+                wanted.forget(&peer);
+            }
+        }
+        for lease in dirty.iter().filter_map(|subnet| peers.peer(subnet)) {
+            let Some(peer) = self.take(lease, own, family) else {
+                continue;
+            };
+            if wanted.is_taken(&peer) {
+                return false;
+            }
+            wanted.want(&peer, self.peers.len() - 1);
+        }
+        true
+    }
+
+    /// Works out everything anew; of two peers that want the same, the first in the order of their subnets gets it.
+    fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
+        *self = Self { own: Some(*own), ..Self::default() };
         let mut objects = Objects::default();
         for lease in peers.iter() {
             let Some(peer) = self.take(lease, own, family) else {
@@ -144,11 +192,6 @@ impl Desired {
         self.unreachable.insert(subnet, ObjectFailure { object: format!("peer {subnet}"), reason });
     }
 
-    /// Returns the number of peers that can be reached.
-    pub(crate) fn len(&self) -> usize {
-        self.peers.len()
-    }
-
     /// Lists the peers that cannot be reached, and why.
     pub(crate) fn unreachable(&self) -> impl Iterator<Item = &ObjectFailure> {
         self.unreachable.values()
@@ -156,8 +199,7 @@ impl Desired {
 }
 
 impl Objects {
-    /// Adds a peer; of two that want the same object the first in the order of their subnets gets it. Returns what
-    /// is in the way.
+    /// Adds a peer, or returns what is in its way.
     fn add(&mut self, peer: &Peer) -> Option<String> {
         if let Some(other) = self.fdb.get(&peer.mac) {
             return Some(format!("{} is the device of {other} already", peer.mac));

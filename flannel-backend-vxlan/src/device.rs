@@ -22,6 +22,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) gbp: bool,
     pub(crate) learning: bool,
     /// The external interface.
+    pub(crate) lower_name: String,
+    /// Its index, which is another one when it went away and came back.
     pub(crate) lower: u32,
     /// Where the tunnel ends on this host.
     pub(crate) local: IpAddr,
@@ -52,46 +54,90 @@ pub(crate) struct Device {
 }
 
 /// What was done to a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Ensured {
     pub(crate) device: Device,
     /// How many things were not as they should be.
     pub(crate) changes: usize,
+    /// What could not be set right on a device that is there.
+    pub(crate) failed: Vec<BackendError>,
+}
+
+impl Ensured {
+    /// Makes an error of the first thing that could not be set right.
+    pub(crate) fn complete(mut self) -> Result<Self, BackendError> {
+        if self.failed.is_empty() { Ok(self) } else { Err(self.failed.swap_remove(0)) }
+    }
 }
 
 impl DeviceSpec {
-    /// Makes the device so, or says why it cannot be.
+    /// Makes the device so, or says why there cannot be one.
     pub(crate) fn ensure(
-        &self,
+        &mut self,
         netlink: &mut Netlink,
         namespace: &Namespace,
     ) -> Result<Ensured, BackendError> {
-        let (link, mut changes) = self.find_or_create(netlink)?;
-        if changes > 0 {
+        self.find_lower(netlink)?;
+        let (link, is_new) = self.find_or_create(netlink)?;
+        if is_new {
             self.refuse_router_advertisements(namespace);
         }
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
-        changes += self.set_fields(netlink, &link, mac)?;
+        let mut done = self.set_fields(netlink, &link, mac);
         if let Some(address) = self.address {
-            changes += self.set_address(netlink, link.index, address)?;
-        }
-        // Last, because a route can only be put on a device that is up.
-        if self.address.is_some() && !link.up {
-            let up = LinkChange { up: Some(true), ..LinkChange::default() };
-            netlink.change_link(link.index, &up).map_err(|error| self.failed("set up", error))?;
-            changes += 1;
+            done.push(self.set_address(netlink, link.index, address));
+            // Last, because a route can only be put on a device that is up.
+            done.push(self.set_up(netlink, &link));
         }
         let device = Device { index: link.index, mac, mtu: self.mtu };
-        Ok(Ensured { device, changes })
+        let mut ensured = Ensured { device, changes: usize::from(is_new), failed: Vec::new() };
+        for result in done {
+            match result {
+                Ok(changes) => ensured.changes += changes,
+                Err(error) => ensured.failed.push(error),
+            }
+        }
+        Ok(ensured)
     }
 
-    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, usize), BackendError> {
+    /// Tells whether a link is all that the device should be, but for its addresses.
+    pub(crate) fn is_met_by(&self, link: &Link) -> bool {
+        let fields = (link.mtu, link.mac, link.txqlen, link.up);
+        link.name == self.name
+            && self.difference(link).is_none()
+            && fields == (self.mtu, self.mac, 0, self.address.is_some())
+    }
+
+    /// Tells whether an address of the device is a leftover of an earlier lease.
+    pub(crate) fn is_leftover(&self, present: &Address) -> bool {
+        self.address.is_some_and(|address| {
+            Family::of(present.net.addr()) == self.family
+                && present.net != address.net
+                && address.network.contains(&present.net.addr())
+        })
+    }
+
+    fn find_lower(&mut self, netlink: &mut Netlink) -> Result<(), BackendError> {
+        let lower = netlink
+            .link(&self.lower_name)
+            .map_err(|error| self.failed("look up the interface below", error))?;
+        // One that is not there under its name may have another one now.
+        self.lower = lower.map_or(self.lower, |link| link.index);
+        Ok(())
+    }
+
+    /// Returns the device, and whether it is new.
+    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, bool), BackendError> {
         let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
             let Some(difference) = self.difference(&link) else {
-                return Ok((link, 0));
+                return Ok((link, false));
             };
+            // Without this, a device that carries traffic would go for one that cannot be made.
+            if let Some(other) = self.same_tunnel(netlink) {
+                return Err(self.taken(&other));
+            }
             tracing::warn!(device = self.name, %difference, "replacing the device");
             if self.mac.is_none() && link.vxlan().is_some() {
                 mac = link.mac.unwrap_or(mac);
@@ -101,7 +147,7 @@ impl DeviceSpec {
         self.create(netlink, mac)?;
         let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let link = created.ok_or_else(|| self.host("it vanished right after it was created".to_owned()))?;
-        Ok((link, 1))
+        Ok((link, true))
     }
 
     /// Tells what keeps an existing device from being used.
@@ -150,11 +196,7 @@ impl DeviceSpec {
         netlink.create_link(&link).map_err(|error| {
             let other = if error.is_exists() { self.same_tunnel(netlink) } else { None };
             match other {
-                Some(other) => self.host(format!(
-                    "the device {other} has VNI {} on port {} already: delete it (ip link del {other}) or choose \
-                     another VNI or Port in the network config",
-                    self.vni, self.port
-                )),
+                Some(other) => self.taken(&other),
                 None => self.failed("create", error),
             }
         })
@@ -162,24 +204,53 @@ impl DeviceSpec {
 
     /// Finds the device under another name that has the tunnel which the kernel grants only once.
     fn same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
-        let links = netlink.links().ok()?;
-        let same = |link: &Link| link.vxlan().is_some_and(|v| v.vni == self.vni && v.port == self.port);
-        links.into_iter().find(same).map(|link| link.name)
+        let family = |vxlan: &Vxlan| vxlan.local.or(vxlan.group).map_or(Family::V4, Family::of);
+        let same = |link: &Link| {
+            link.name != self.name
+                && link
+                    .vxlan()
+                    .is_some_and(|v| (v.vni, v.port, family(v)) == (self.vni, self.port, self.family))
+        };
+        netlink.links().ok()?.into_iter().find(same).map(|link| link.name)
     }
 
-    fn set_fields(&self, netlink: &mut Netlink, link: &Link, mac: Mac) -> Result<usize, BackendError> {
-        let change = LinkChange {
-            mtu: (link.mtu != self.mtu).then_some(self.mtu),
-            mac: (link.mac != Some(mac)).then_some(mac),
-            txqlen: (link.txqlen != 0).then_some(0),
-            ..LinkChange::default()
-        };
-        let changes = [change.mtu.is_some(), change.mac.is_some(), change.txqlen.is_some()];
-        let changes = changes.into_iter().filter(|changed| *changed).count();
-        if changes > 0 {
-            netlink.change_link(link.index, &change).map_err(|error| self.failed("change", error))?;
+    fn taken(&self, other: &str) -> BackendError {
+        self.host(format!(
+            "the device {other} has VNI {} on port {} already: delete it (ip link del {other}) or choose another VNI \
+             or Port in the network config",
+            self.vni, self.port
+        ))
+    }
+
+    /// Sets each field by itself, so that one that the kernel refuses keeps no other from being set.
+    fn set_fields(&self, netlink: &mut Netlink, link: &Link, mac: Mac) -> Vec<Result<usize, BackendError>> {
+        let same = LinkChange::default;
+        let mac = (link.mac != Some(mac)).then(|| LinkChange { mac: Some(mac), ..same() });
+        let txqlen = (link.txqlen != 0).then(|| LinkChange { txqlen: Some(0), ..same() });
+        let mtu = (link.mtu != self.mtu).then(|| LinkChange { mtu: Some(self.mtu), ..same() });
+        [(mac, "set the MAC address of"), (txqlen, "remove the queue of"), (mtu, "set the MTU of")]
+            .into_iter()
+            .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
+            .collect()
+    }
+
+    fn set_up(&self, netlink: &mut Netlink, link: &Link) -> Result<usize, BackendError> {
+        if link.up {
+            return Ok(0);
         }
-        Ok(changes)
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        self.change(netlink, link, &up, "set up")
+    }
+
+    fn change(
+        &self,
+        netlink: &mut Netlink,
+        link: &Link,
+        change: &LinkChange,
+        action: &str,
+    ) -> Result<usize, BackendError> {
+        netlink.change_link(link.index, change).map_err(|error| self.failed(action, error))?;
+        Ok(1)
     }
 
     fn set_address(
@@ -198,16 +269,19 @@ impl DeviceSpec {
             netlink.add_address(&new).map_err(failed)?;
             changes += 1;
         }
-        let is_leftover = |present: &&Address| {
-            Family::of(present.net.addr()) == self.family
-                && present.net != address.net
-                && address.network.contains(&present.net.addr())
-        };
-        for leftover in present.iter().filter(is_leftover) {
+        for leftover in present.iter().filter(|present| self.is_leftover(present)) {
             netlink.delete_address(leftover).map_err(failed)?;
             changes += 1;
         }
         Ok(changes)
+    }
+
+    /// Removes the device, and with it everything on it.
+    pub(crate) fn remove(&self, netlink: &mut Netlink) -> Result<(), BackendError> {
+        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
+        found.map_or(Ok(()), |link| {
+            netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))
+        })
     }
 
     /// A router of the overlay's own would change the host's default route.

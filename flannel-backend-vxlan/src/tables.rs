@@ -3,6 +3,7 @@
 //! Whose is an object? Permanent neighbours and forwarding entries on our device are ours, and so are all routes in
 //! the main table that leave by it, but for those that the kernel makes for the device's addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,6 +116,12 @@ pub(crate) struct OverlayRoute {
     pub(crate) onlink: bool,
     /// Which of several routes to the same subnet counts; as there is one, any value will do.
     pub(crate) metric: u32,
+    /// The type of service it is for; ours are for any, which is 0.
+    pub(crate) tos: u8,
+    /// How far the kernel takes the destination to be, and who made the route. Any value will do; the kernel wants to
+    /// hear them when a route is to be deleted that stands beside another one.
+    pub(crate) scope: u8,
+    pub(crate) protocol: u8,
 }
 
 /// So many routes keep the metric 0, as upstream flannel writes all of them.
@@ -137,7 +144,14 @@ impl OverlayRoute {
             IpNet::V4(net) => net.network().to_bits().unbounded_shr(u32::from(32 - net.prefix_len())).max(1),
             IpNet::V6(_) => IPV6_METRIC,
         };
-        Self { gateway: Some(subnet.network()), onlink: true, metric }
+        Self {
+            gateway: Some(subnet.network()),
+            onlink: true,
+            metric,
+            tos: 0,
+            scope: Route::SCOPE_UNIVERSE,
+            protocol: Route::PROTOCOL_BOOT,
+        }
     }
 }
 
@@ -146,28 +160,81 @@ impl OverlayRoute {
 pub(crate) struct Routes(pub(crate) Place);
 
 impl Routes {
+    /// The same message puts and deletes, so that the two cannot disagree.
     fn route(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
-        let metric = Some(route.metric).filter(|metric| *metric > 0);
         Route {
             gateway: route.gateway,
             onlink: route.onlink,
-            metric,
+            metric: Some(route.metric).filter(|metric| *metric > 0),
+            tos: route.tos,
+            scope: route.scope,
+            protocol: route.protocol,
             ..Route::attached(subnet, self.0.index)
         }
     }
 
-    fn put(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
-        Route { scope: Route::SCOPE_UNIVERSE, ..self.route(subnet, route) }
+    fn read_main(&self, index: Option<u32>) -> Result<Vec<Route>, Error> {
+        let filter = RouteFilter {
+            family: Some(self.0.family),
+            table: Some(Route::MAIN_TABLE),
+            index,
+            ..RouteFilter::default()
+        };
+        self.0.kernel.lock().routes(&filter)
     }
 
-    /// Whoever made a route on our device and however: with these values the kernel compares neither its protocol
-    /// nor its scope (`fib_table_delete` in `net/ipv4/fib_trie.c`).
-    fn delete(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
-        const ANY_PROTOCOL: u8 = 0;
-        const ANY_SCOPE: u8 = 255;
-        Route { protocol: ANY_PROTOCOL, scope: ANY_SCOPE, ..self.route(subnet, route) }
+    /// Looks what has the place of routes that could not be added: one on our device that we did not know of is
+    /// replaced, somebody else's is named.
+    fn resolve(&self, writes: &[Write], outcomes: Vec<Result<(), Error>>) -> Vec<Result<(), BoxError>> {
+        let is_taken = |outcome: &Result<(), Error>| outcome.as_ref().is_err_and(Error::is_exists);
+        let mut places = BTreeMap::new();
+        if outcomes.iter().any(is_taken) {
+            // If they cannot be read, the kernel's answer has to do.
+            let present = self.read_main(None).unwrap_or_default();
+            places.extend(present.into_iter().map(|route| (place(&route), route)));
+        }
+        let answer = |(write, outcome): (&Write, Result<(), Error>)| {
+            let there = match write {
+                Write::AddRoute(new) if is_taken(&outcome) => {
+                    places.get(&place(new)).map(|there| (new, there))
+                }
+                _ => None,
+            };
+            match there {
+                None => outcome.map_err(boxed),
+                Some((new, there)) if there.index == new.index => {
+                    self.0.kernel.apply(&[Write::PutRoute(new.clone())]).remove(0)
+                }
+                Some((_, there)) => Err(InTheWay(there.clone()).into()),
+            }
+        };
+        writes.iter().zip(outcomes).map(answer).collect()
+    }
+
+    fn put(&self, subnet: IpNet, new: &OverlayRoute, old: Option<OverlayRoute>, writes: &mut Vec<Write>) {
+        let place = |route: &OverlayRoute| (route.metric, route.tos);
+        let route = self.route(subnet, new);
+        match old {
+            Some(old) if place(&old) == place(new) => writes.push(Write::PutRoute(route)),
+            // Where none of ours is there, a route to the same subnet is somebody else's and stays.
+            None => writes.push(Write::AddRoute(route)),
+            // To the kernel it is another route: the new one is put beside the old one, which goes afterwards.
+            Some(old) => {
+                writes.extend([Write::AddRoute(route), Write::DeleteRoute(self.route(subnet, &old))])
+            }
+        }
     }
 }
+
+/// What makes two routes stand in each other's way.
+fn place(route: &Route) -> (IpNet, Option<u32>, u8) {
+    (route.destination, route.metric, route.tos)
+}
+
+/// A route cannot be put because somebody else's is there.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else's route is in its place: {0}")]
+struct InTheWay(Route);
 
 impl Table for Routes {
     type Key = IpNet;
@@ -181,17 +248,11 @@ impl Table for Routes {
     }
 
     fn will_do(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
-        desired.gateway == actual.gateway && desired.onlink == actual.onlink
+        (desired.gateway, desired.onlink, desired.tos) == (actual.gateway, actual.onlink, actual.tos)
     }
 
     fn read(&mut self) -> Result<Vec<(IpNet, OverlayRoute)>, BoxError> {
-        let filter = RouteFilter {
-            family: Some(self.0.family),
-            index: Some(self.0.index),
-            table: Some(Route::MAIN_TABLE),
-            ..RouteFilter::default()
-        };
-        let read = self.0.kernel.lock().routes(&filter).map_err(boxed)?;
+        let read = self.read_main(Some(self.0.index)).map_err(boxed)?;
         let ours = read
             .into_iter()
             .filter(|route| route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL);
@@ -199,32 +260,32 @@ impl Table for Routes {
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
-        // A route whose metric changes is another route to the kernel: the new one is put beside the old one, which
-        // goes afterwards. The change has then two answers.
+        // A change may take two writes; it is done if both are.
         let mut writes = Vec::with_capacity(changes.len());
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
             let start = writes.len();
             match change {
-                Change::Put { key, value, instead_of } => {
-                    let new = self.put(*key, value);
-                    let in_place = instead_of.is_some_and(|old| old.metric == value.metric);
-                    // Where none of ours is there, a route to the same subnet is somebody else's and stays.
-                    writes.push(if in_place { Write::PutRoute(new) } else { Write::AddRoute(new) });
-                    let beside = instead_of.filter(|old| old.metric != value.metric);
-                    writes.extend(beside.map(|old| Write::DeleteRoute(self.delete(*key, &old))));
-                }
-                Change::Drop { key, value } => writes.push(Write::DeleteRoute(self.delete(*key, value))),
+                Change::Put { key, value, instead_of } => self.put(*key, value, *instead_of, &mut writes),
+                Change::Drop { key, value } => writes.push(Write::DeleteRoute(self.route(*key, value))),
             }
-            answers.push(start..writes.len());
+            answers.push(writes.len() - start);
         }
-        let mut results = self.0.kernel.apply(&writes).into_iter();
-        answers.into_iter().map(|range| results.by_ref().take(range.len()).collect()).collect()
+        let outcomes = self.0.kernel.lock().apply(&writes);
+        let mut results = self.resolve(&writes, outcomes).into_iter();
+        answers.into_iter().map(|count| results.by_ref().take(count).collect()).collect()
     }
 }
 
 impl From<&Route> for OverlayRoute {
     fn from(route: &Route) -> Self {
-        Self { gateway: route.gateway, onlink: route.onlink, metric: route.metric.unwrap_or(0) }
+        Self {
+            gateway: route.gateway,
+            onlink: route.onlink,
+            metric: route.metric.unwrap_or(0),
+            tos: route.tos,
+            scope: route.scope,
+            protocol: route.protocol,
+        }
     }
 }

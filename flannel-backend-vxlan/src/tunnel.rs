@@ -1,11 +1,11 @@
 //! One tunnel: a device and its three tables, for one family.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_core::{BackendError, ObjectFailure, PeerSet, SubnetKey, SyncReport, SyncRequest};
+use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
 use flannel_netlink::{Family, Namespace, Notice, Route};
 
-use crate::desired::{Desired, Peer, Update};
-use crate::device::{Device, DeviceSpec, Ensured};
+use crate::desired::{Desired, Wanted};
+use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::tables::{Fdb, Kernel, Neighbours, OverlayRoute, Place, Routes};
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Tunnel {
         kernel: Kernel,
         namespace: Namespace,
     ) -> Result<Self, BackendError> {
-        let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?;
+        let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?.complete()?;
         spec.mac = Some(device.mac);
         let place = Place { kernel: kernel.clone(), index: device.index, family: spec.family };
         Ok(Self {
@@ -47,10 +47,6 @@ impl Tunnel {
         })
     }
 
-    pub(crate) fn spec(&mut self) -> &mut DeviceSpec {
-        &mut self.spec
-    }
-
     pub(crate) fn family(&self) -> Family {
         self.spec.family
     }
@@ -59,10 +55,17 @@ impl Tunnel {
         self.device
     }
 
+    /// Gives the device the host's own address.
+    pub(crate) fn configure(&mut self, address: OverlayAddress) -> Result<(), BackendError> {
+        self.spec.address = Some(address);
+        self.ensure_device()?.complete().map(drop)
+    }
+
     /// Makes the device as it should be, and the tables to be read again if anything was not.
-    pub(crate) fn ensure_device(&mut self) -> Result<usize, BackendError> {
+    fn ensure_device(&mut self) -> Result<Ensured, BackendError> {
+        self.device_in_doubt = true;
         let ensured = self.spec.ensure(&mut self.kernel.lock(), &self.namespace)?;
-        self.device_in_doubt = false;
+        self.device_in_doubt = !ensured.failed.is_empty();
         self.device = ensured.device;
         let index = ensured.device.index;
         self.neighbours.table().0.index = index;
@@ -71,15 +74,12 @@ impl Tunnel {
         if ensured.changes > 0 {
             self.distrust_tables();
         }
-        Ok(ensured.changes)
+        Ok(ensured)
     }
 
     /// Removes the device, and with it everything on it.
-    pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
-        self.kernel.lock().delete_link(self.device.index).map_err(|error| BackendError::Kernel {
-            object: format!("cannot delete the device {}", self.spec.name),
-            source: error.into(),
-        })
+    pub(crate) fn remove(&self) -> Result<(), BackendError> {
+        self.spec.remove(&mut self.kernel.lock())
     }
 
     /// One pass: device, then what is missing from the packet's last look-up to its first, then what is stale the
@@ -87,12 +87,21 @@ impl Tunnel {
     pub(crate) fn sync(&mut self, request: SyncRequest<'_>, own: &SubnetKey) -> SyncReport {
         let now = request.now;
         let mut report = SyncReport::default();
+        if *request.dirty == Dirty::All {
+            self.distrust();
+        }
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         if self.device_in_doubt {
             match self.ensure_device() {
-                Ok(changes) => report.drifted += changes,
-                Err(error) => return self.without_device(report, &error),
+                Ok(ensured) => {
+                    report.drifted += ensured.changes;
+                    ensured.failed.iter().for_each(|error| self.device_failed(&mut report, error));
+                }
+                Err(error) => {
+                    self.device_failed(&mut report, &error);
+                    return report;
+                }
             }
         }
         report.merge(self.neighbours.look("the neighbours"));
@@ -112,52 +121,21 @@ impl Tunnel {
         report
     }
 
-    fn without_device(&self, mut report: SyncReport, error: &BackendError) -> SyncReport {
-        let object = format!("device {}", self.spec.name);
-        report.failed.push(ObjectFailure { object, reason: flannel_core::chain(error) });
+    fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
+        report.failed.push(ObjectFailure {
+            object: format!("device {}", self.spec.name),
+            reason: flannel_core::chain(error),
+        });
         report.retry_in = Some(DEVICE_RETRY);
-        report
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
-        match self.desired.update(request.peers, request.dirty, own, self.spec.family) {
-            Update::Anew => self.want_exactly(request.peers, own),
-            Update::Change { gone, come } => {
-                gone.iter().for_each(|peer| self.forget(peer));
-                for peer in &come {
-                    if self.is_contested(peer) {
-                        return self.want_exactly(request.peers, own);
-                    }
-                    self.want(peer);
-                }
-            }
-        }
-    }
-
-    fn want_exactly(&mut self, peers: &PeerSet, own: &SubnetKey) {
-        let objects = self.desired.all(peers, own, self.spec.family);
-        self.neighbours.tracker.want_exactly(objects.neighbours);
-        self.fdb.tracker.want_exactly(objects.fdb);
-        self.routes.tracker.want_exactly(objects.routes);
-    }
-
-    /// Tells whether another peer has what this one wants.
-    fn is_contested(&self, peer: &Peer) -> bool {
-        self.fdb.tracker.wanted(&peer.mac).is_some()
-            || self.neighbours.tracker.wanted(&peer.gateway()).is_some()
-    }
-
-    fn want(&mut self, peer: &Peer) {
-        let others = self.desired.len().saturating_sub(1);
-        self.neighbours.tracker.want(peer.gateway(), peer.mac);
-        self.fdb.tracker.want(peer.mac, peer.public);
-        self.routes.tracker.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
-    }
-
-    fn forget(&mut self, peer: &Peer) {
-        self.neighbours.tracker.forget(&peer.gateway());
-        self.fdb.tracker.forget(&peer.mac);
-        self.routes.tracker.forget(&peer.subnet);
+        let mut wanted = Wanted {
+            neighbours: &mut self.neighbours.tracker,
+            fdb: &mut self.fdb.tracker,
+            routes: &mut self.routes.tracker,
+        };
+        self.desired.update(request.peers, request.dirty, own, self.spec.family, &mut wanted);
     }
 
     /// Says that anything may have changed.
@@ -177,32 +155,39 @@ impl Tunnel {
     /// The kernel removes routes without a word when a device goes down or loses its last address, so these notices
     /// put everything in doubt.
     pub(crate) fn notice(&mut self, notice: &Notice) -> Option<String> {
-        let name = &self.spec.name;
+        let (name, index) = (&self.spec.name, self.device.index);
         let what = match notice {
             Notice::Overrun => Some("notices were lost".to_owned()),
-            Notice::Link { link, removed } if link.index == self.device.index || link.name == *name => {
-                let device = Some((link.mac, link.mtu)) != Some((Some(self.device.mac), self.device.mtu));
+            Notice::Link { link, removed } if link.index == index => {
                 let what = if *removed { "removed" } else { "changed" };
-                (*removed || device || !link.up || link.index != self.device.index)
-                    .then(|| format!("device {name} was {what}"))
+                (*removed || !self.spec.is_met_by(link)).then(|| format!("device {name} was {what}"))
             }
-            Notice::Address { address, removed } if address.index == self.device.index => {
-                let ours = self.spec.address.map(|address| address.net);
-                let changed = *removed == (Some(address.net) == ours);
+            Notice::Link { link, removed: false } if link.name == *name => {
+                Some(format!("another device {name} was made"))
+            }
+            Notice::Link { link, removed: false } if link.name == self.spec.lower_name => {
+                (link.index != self.spec.lower).then(|| format!("the interface {} was made", link.name))
+            }
+            Notice::Address { address, removed } if address.index == index => {
+                let is_ours = self.spec.address.is_some_and(|ours| ours.net == address.net);
+                let changed = if *removed { is_ours } else { self.spec.is_leftover(address) };
                 changed.then(|| format!("{address} was {}", if *removed { "removed" } else { "added" }))
             }
             Notice::Link { .. } | Notice::Address { .. } => None,
             Notice::Route { route, removed } => return self.notice_route(route, *removed),
             Notice::Neighbour { neighbour, removed } => {
-                let told = neighbour.index == self.device.index;
                 let wanted = self.neighbours.tracker.wanted(&neighbour.address);
-                let differs = told && differs(wanted, neighbour.mac.as_ref(), *removed);
+                let found = neighbour.mac.filter(|_| neighbour.is_permanent() && !removed);
+                let differs = neighbour.index == index && wanted != found.as_ref();
                 return differs.then(|| in_doubt(&mut self.neighbours, format!("{neighbour} changed")));
             }
             Notice::Fdb { entry, removed } => {
-                let told = entry.index == self.device.index;
                 let wanted = self.fdb.tracker.wanted(&entry.mac);
-                let differs = told && differs(wanted, entry.destination.as_ref(), *removed);
+                let told = entry.destination.filter(|_| entry.is_permanent());
+                // Of several destinations of one address, only the one that is wanted is missed.
+                let as_wanted = wanted == told.as_ref();
+                let differs = if *removed { wanted.is_some() && as_wanted } else { !as_wanted };
+                let differs = entry.index == index && entry.bridge.is_none() && differs;
                 return differs.then(|| in_doubt(&mut self.fdb, format!("{entry} changed")));
             }
         };
@@ -218,15 +203,14 @@ impl Tunnel {
         let wanted = self.routes.tracker.wanted(&route.destination);
         let found = OverlayRoute::from(route);
         let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        // A foreign route to a peer's subnet is in the way of ours; when it goes, ours can be put.
         let differs = if here { same == removed } else { wanted.is_some() };
-        (told && differs).then(|| in_doubt(&mut self.routes, format!("{route} changed")))
+        if !(told && differs) {
+            return None;
+        }
+        // It may have been in the way of ours.
+        self.routes.tracker.retry(&route.destination);
+        Some(in_doubt(&mut self.routes, format!("{route} changed")))
     }
-}
-
-/// Tells whether a notice says anything else than what is wanted. Our own changes come back as notices too.
-fn differs<V: PartialEq>(wanted: Option<&V>, told: Option<&V>, removed: bool) -> bool {
-    if removed { wanted.is_some() && wanted == told } else { wanted != told }
 }
 
 fn in_doubt<T: Table>(table: &mut Reconciler<T>, what: String) -> String {

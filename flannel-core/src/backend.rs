@@ -17,8 +17,8 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
 ///    as far as the report names no failure.
 /// 2. **Idempotent.** A `sync` that finds everything in order writes nothing.
-/// 3. **The hint is a hint.** `Dirty::All` is always right; any other value names every peer that changed since the
-///    last call.
+/// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
+///    names every peer that changed since the last call.
 /// 4. **Nothing early.** Before the peers are complete nothing is removed that could still be right.
 /// 5. **One failure is one failure.** An object that cannot be written delays no other one; it is in the report, is
 ///    tried again with growing pauses, and the report says when.

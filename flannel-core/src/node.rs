@@ -42,6 +42,8 @@ pub(crate) struct Node {
     dirty: Dirty,
     last_pass: Instant,
     next_pass: Instant,
+    /// When everything is compared with the kernel.
+    next_audit: Instant,
     noticed: String,
 }
 
@@ -65,6 +67,7 @@ impl Node {
             dirty: Dirty::All,
             last_pass: now,
             next_pass: now,
+            next_audit: now,
             noticed: String::new(),
         }
     }
@@ -274,14 +277,19 @@ impl Node {
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
+        if Instant::now() >= self.next_audit {
+            self.dirty = Dirty::All;
+        }
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
         let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
-        let audit = self.options.audit_every;
-        self.next_pass =
-            self.last_pass + report.retry_in.unwrap_or(audit).clamp(PASS_GAP, audit.max(PASS_GAP));
+        if dirty == Dirty::All {
+            self.next_audit = self.last_pass + self.options.audit_every.max(PASS_GAP);
+        }
+        let retry = report.retry_in.map(|pause| self.last_pass + pause.max(PASS_GAP));
+        self.next_pass = retry.map_or(self.next_audit, |retry| retry.min(self.next_audit));
         tracing::debug!(
             written = report.written,
             removed = report.removed,

@@ -167,6 +167,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.in_doubt = true;
     }
 
+    /// Lets an object that failed be tried again at once, because what was in its way may be gone.
+    pub fn retry(&mut self, key: &K) {
+        self.waiting.remove(key);
+    }
+
     /// Tells whether the table is to be read before the next write.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
@@ -183,7 +188,14 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
                 Entry::Vacant(entry) => {
                     entry.insert(value);
                 }
-                Entry::Occupied(entry) => self.surplus.push((entry.key().clone(), value)),
+                Entry::Occupied(mut entry) => {
+                    let wanted = self.wanted(entry.key());
+                    let better = wanted.is_some_and(|wanted| {
+                        !(self.will_do)(wanted, entry.get()) && (self.will_do)(wanted, &value)
+                    });
+                    let surplus = if better { entry.insert(value) } else { value };
+                    self.surplus.push((entry.key().clone(), surplus));
+                }
             }
         }
         let mut drifted = 0;
@@ -267,8 +279,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             }
             (Change::Put { key, value, .. }, Ok(())) => {
                 self.waiting.remove(&key);
-                // A kernel holds no two equal objects: if this was surplus, it is the one in force now.
-                self.take_surplus(&key, &value);
+                let known = self.surplus.len();
+                self.surplus.retain(|(surplus, _)| *surplus != key);
+                // Which of several objects the kernel replaced, only the kernel can tell.
+                self.in_doubt |= self.surplus.len() < known;
                 if let Some(object) = self.objects.get_mut(&key) {
                     object.actual = Some(value);
                 }
@@ -318,10 +332,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.waiting.values().map(|waiting| &waiting.failure)
     }
 
-    /// Returns how long until the first failed object may be tried again.
+    /// Returns how long until the first failed object may be tried again, or the table is to be read again.
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
-        self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now)).min()
+        let failed = self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now));
+        failed.chain(self.in_doubt.then_some(RETRY.first)).min()
     }
 }
 
@@ -350,10 +365,7 @@ impl<T: Table> Reconciler<T> {
         if self.tracker.is_in_doubt() {
             match self.table.read() {
                 Ok(read) => report.drifted = self.tracker.observe(read),
-                Err(error) => {
-                    report.failed.push(failure(what.to_owned(), error.as_ref()));
-                    report.retry_in = Some(RETRY.first);
-                }
+                Err(error) => report.failed.push(failure(what.to_owned(), error.as_ref())),
             }
         }
         report

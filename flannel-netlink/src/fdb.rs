@@ -58,7 +58,7 @@ impl FdbEntry {
 
     /// Whether a program set the entry for good.
     pub fn is_permanent(&self) -> bool {
-        self.state == NeighbourState::Permanent
+        self.state.is_permanent()
     }
 
     /// The same message puts and deletes, so that the two cannot disagree.

@@ -57,12 +57,18 @@ impl Namespace {
     /// opened by `f` stay in the namespace for their whole life. A panic in `f` goes on in the
     /// caller.
     ///
+    /// To run in the namespace that the caller is in already takes no capability.
+    ///
     /// # Errors
     /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` when this is not a network namespace; `f` was
     /// not run then.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        // A thread is born in the namespace of its parent.
+        let is_here = Self::current().is_ok_and(|here| here == *self);
         on_own_thread(|| {
-            sys::enter_network(self.as_fd())?;
+            if !is_here {
+                sys::enter_network(self.as_fd())?;
+            }
             Ok(f())
         })?
     }

@@ -49,6 +49,14 @@ pub enum NeighbourState {
     Other(u16),
 }
 
+impl NeighbourState {
+    /// Whether it is permanent, whatever else it is: programs set several bits at once, and the
+    /// kernel takes an entry with this one for one that stays.
+    pub(crate) fn is_permanent(self) -> bool {
+        u16::from(self) & u16::from(Self::Permanent) != 0
+    }
+}
+
 /// A neighbour on a link.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Neighbour {
@@ -70,7 +78,7 @@ impl Neighbour {
 
     /// Whether a program set the entry for good.
     pub fn is_permanent(&self) -> bool {
-        self.state == NeighbourState::Permanent
+        self.state.is_permanent()
     }
 
     /// The same message puts and deletes, so that the two cannot disagree.

@@ -50,6 +50,8 @@ pub struct Route {
     pub protocol: u8,
     /// How far the destination is (`RT_SCOPE_*`). Always 0 for IPv6.
     pub scope: u8,
+    /// The type of service that packets must have; 0 is any. Always 0 for IPv6.
+    pub tos: u8,
     /// The gateway counts as reachable on the link though no address of the link covers it.
     pub onlink: bool,
     /// The preferred source address for packets of this host.
@@ -135,6 +137,7 @@ impl Route {
             table: Self::MAIN_TABLE,
             protocol: Self::PROTOCOL_BOOT,
             scope: Self::SCOPE_UNIVERSE,
+            tos: 0,
             onlink: false,
             source: None,
             kind: RouteKind::Unicast,
@@ -149,6 +152,7 @@ impl Route {
         message.header = RouteHeader {
             address_family: Family::of(destination).into(),
             destination_prefix_length: self.destination.prefix_len(),
+            tos: self.tos,
             table: u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
             protocol: self.protocol.into(),
             scope: self.scope.into(),
@@ -180,6 +184,7 @@ impl Route {
             table: u32::from(header.table),
             protocol: header.protocol.into(),
             scope: header.scope.into(),
+            tos: header.tos,
             onlink: header.flags.contains(RouteFlags::Onlink),
             kind: u8::from(header.kind).into(),
             ..Self::to(IpNet::from(address))

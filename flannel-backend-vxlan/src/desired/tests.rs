@@ -1,1 +1,231 @@
+use std::sync::Arc;
 
+use flannel_core::reconcile::Table;
+use flannel_core::{Json, LeaseAttrs, LeaseChange, Revision, Term};
+use proptest::prelude::*;
+
+use super::*;
+use crate::tables::{Fdb, Neighbours, Routes};
+
+/// The tables' side, without tables.
+#[derive(Debug)]
+struct Trackers {
+    neighbours: Tracker<IpAddr, Mac>,
+    fdb: Tracker<Mac, IpAddr>,
+    routes: Tracker<IpNet, OverlayRoute>,
+}
+
+impl Trackers {
+    fn new() -> Self {
+        Self {
+            neighbours: Tracker::new(Neighbours::will_do),
+            fdb: Tracker::new(Fdb::will_do),
+            routes: Tracker::new(Routes::will_do),
+        }
+    }
+
+    fn wanted(&mut self) -> Wanted<'_> {
+        Wanted { neighbours: &mut self.neighbours, fdb: &mut self.fdb, routes: &mut self.routes }
+    }
+
+    /// What a peer with this subnet and device would get, of what is wanted: its neighbour's device, where that
+    /// device's tunnel ends, and the gateway of its route.
+    fn of(&self, subnet: IpNet, mac: Mac) -> (Option<Mac>, Option<IpAddr>, Option<IpAddr>) {
+        (
+            self.neighbours.wanted(&subnet.network()).copied(),
+            self.fdb.wanted(&mac).copied(),
+            self.routes.wanted(&subnet).and_then(|route| route.gateway),
+        )
+    }
+}
+
+fn key(subnet: &str) -> SubnetKey {
+    subnet.parse().unwrap()
+}
+
+fn own() -> SubnetKey {
+    key("10.5.1.0-24")
+}
+
+fn lease(subnet: &str, record: &str) -> Lease {
+    Lease {
+        subnet: key(subnet),
+        attrs: LeaseAttrs::from_record(record).unwrap(),
+        revision: Revision(1),
+        term: Term::Limited,
+    }
+}
+
+fn v4(subnet: &str, record: &str) -> Result<Peer, String> {
+    Peer::of(&lease(subnet, record), &own(), Family::V4).unwrap()
+}
+
+fn peers(leases: impl IntoIterator<Item = Lease>) -> PeerSet {
+    let mut peers = PeerSet::default();
+    peers.extend(leases.into_iter().map(|lease| LeaseChange::Put(Arc::new(lease))));
+    peers
+}
+
+const V0_11: &str =
+    r#"{"PublicIP":"192.168.64.2","BackendType":"vxlan","BackendData":{"VtepMAC":"0e:00:00:00:00:02"}}"#;
+const V0_28: &str = r#"{"PublicIP":"192.168.64.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:00:00:00:00:02"}}"#;
+const DUAL: &str = r#"{"PublicIP":"192.168.64.2","PublicIPv6":"fd00:64::2","BackendType":"vxlan",
+    "BackendData":{"VNI":1,"VtepMAC":"0e:00:00:00:00:02"},"BackendV6Data":{"VNI":1,"VtepMAC":"0e:00:00:00:00:62"}}"#;
+
+#[test]
+fn leases_of_every_release_are_understood() {
+    let peer = Peer {
+        subnet: "10.5.2.0/24".parse().unwrap(),
+        mac: Mac([0x0e, 0, 0, 0, 0, 2]),
+        public: "192.168.64.2".parse().unwrap(),
+    };
+    for record in [V0_11, V0_28, DUAL] {
+        assert_eq!(v4("10.5.2.0-24", record), Ok(peer), "{record}");
+    }
+}
+
+#[test]
+fn each_family_has_its_own_part_of_a_lease() {
+    let both = lease("10.5.2.0-24&fd00:5:0:2::-64", DUAL);
+    let six = Peer::of(&both, &own(), Family::V6).unwrap().unwrap();
+    assert_eq!(
+        (six.subnet.to_string(), six.mac.to_string(), six.public.to_string()),
+        ("fd00:5:0:2::/64".into(), "0e:00:00:00:00:62".into(), "fd00:64::2".into())
+    );
+    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), Family::V6), None);
+}
+
+#[test]
+fn a_lease_that_cannot_be_used_is_refused_with_the_reason() {
+    let vxlan = |data: &str| format!(r#"{{"PublicIP":"192.168.64.2","BackendType":"vxlan"{data}}}"#);
+    let cases = [
+        (
+            "10.5.2.0-24",
+            r#"{"PublicIP":"192.168.64.2"}"#.to_owned(),
+            "ignoring non-vxlan subnet(10.5.2.0/24): type=",
+        ),
+        (
+            "10.5.2.0-24",
+            r#"{"PublicIP":"192.168.64.2","BackendType":"host-gw"}"#.to_owned(),
+            "ignoring non-vxlan subnet(10.5.2.0/24): type=host-gw",
+        ),
+        (
+            "10.5.2.0-24",
+            V0_28.replace("vxlan", "VXLAN"),
+            "ignoring non-vxlan subnet(10.5.2.0/24): type=VXLAN",
+        ),
+        ("10.5.2.0-24", vxlan(""), "its lease has no BackendData"),
+        ("10.5.2.0-24", vxlan(r#","BackendData":{}"#), "its lease has no VtepMAC"),
+        (
+            "10.5.2.0-24",
+            vxlan(r#","BackendData":{"VtepMAC":"01:00:00:00:00:02"}"#),
+            r#"VtepMAC of its lease is not the address of a device: "01:00:00:00:00:02""#,
+        ),
+        (
+            "10.5.2.0-24",
+            V0_28.replace("192.168.64.2", "0.0.0.0"),
+            "its lease has no public address of this family",
+        ),
+        ("10.5.0.0-16", V0_28.to_owned(), "its subnet overlaps the own one, 10.5.1.0-24"),
+        ("10.5.1.128-25", V0_28.to_owned(), "its subnet overlaps the own one, 10.5.1.0-24"),
+    ];
+    for (subnet, record, reason) in cases {
+        assert_eq!(v4(subnet, &record), Err(reason.to_owned()), "{subnet} {record}");
+    }
+}
+
+#[test]
+fn of_two_peers_that_want_the_same_the_first_by_subnet_gets_it() {
+    let same_start = V0_28.replace("00:02", "00:03");
+    let peers =
+        peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", V0_28), lease("10.5.2.0-25", &same_start)]);
+    let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
+    desired.update(&peers, &Dirty::All, &own(), Family::V4, &mut trackers.wanted());
+    let refused: Vec<_> = desired.unreachable().map(|refused| (&*refused.object, &*refused.reason)).collect();
+    assert_eq!(
+        refused,
+        [
+            ("peer 10.5.2.0-25", "another peer's subnet starts at 10.5.2.0 too"),
+            ("peer 10.5.3.0-24", "0e:00:00:00:00:02 is the device of 192.168.64.2 already"),
+        ]
+    );
+}
+
+#[test]
+fn the_first_routes_have_no_metric_and_each_other_one_its_own() {
+    let net = |n: u32| IpNet::new(IpAddr::from((0x0a05_0000 + (n << 8)).to_be_bytes()), 24).unwrap();
+    let metric = |n: u32, others| OverlayRoute::to(net(n), others).metric;
+    assert_eq!([metric(0, 0), metric(255, 255)], [0, 0]);
+    let mut metrics: Vec<_> = (0..65_536).map(|n| metric(n, 256)).collect();
+    assert!(!metrics.contains(&0));
+    metrics.sort_unstable();
+    metrics.dedup();
+    assert_eq!(metrics.len(), 65_536);
+    assert_eq!(OverlayRoute::to("0.0.0.0/24".parse().unwrap(), 256).metric, 1);
+    assert_eq!(OverlayRoute::to("fd00:5::/64".parse().unwrap(), 256).metric, 1024);
+}
+
+#[test]
+fn a_route_with_any_metric_will_do() {
+    let few = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 0);
+    let many = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 1000);
+    assert_ne!(few, many);
+    assert!(Routes::will_do(&few, &many) && Routes::will_do(&many, &few));
+    assert!(!Routes::will_do(&few, &OverlayRoute { onlink: false, ..few }));
+    assert!(!Routes::will_do(&few, &OverlayRoute { gateway: None, ..few }));
+    assert!(!Routes::will_do(&few, &OverlayRoute { tos: 0x10, ..few }));
+}
+
+/// So few that they meet often.
+const SUBNETS: [&str; 7] =
+    ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.2.0-25", "10.5.2.0-23", "10.5.0.0-16", "10.5.1.0-24"];
+
+fn step() -> impl Strategy<Value = LeaseChange> {
+    let subnet = proptest::sample::select(&SUBNETS[..]).prop_map(key);
+    // No lease; or one with a device and a public address, of which some cannot be used.
+    let attrs = proptest::option::of((0_u8..5, 1_u8..4));
+    (subnet, attrs).prop_map(|(subnet, attrs)| {
+        let Some((mac, public)) = attrs else {
+            return LeaseChange::Removed(subnet);
+        };
+        let data = Json::parse(&format!(r#"{{"VtepMAC":"0e:00:00:00:00:0{mac}"}}"#)).unwrap();
+        let public = std::net::Ipv4Addr::new(192, 168, 64, public);
+        let attrs = LeaseAttrs {
+            backend_type: BackendType::VXLAN,
+            backend_data: (mac > 0).then_some(data),
+            ..LeaseAttrs::new(public.into())
+        };
+        LeaseChange::Put(Arc::new(Lease { subnet, attrs, revision: Revision(1), term: Term::Limited }))
+    })
+}
+
+fn subnet_of(change: &LeaseChange) -> SubnetKey {
+    match change {
+        LeaseChange::Put(lease) => lease.subnet,
+        LeaseChange::Removed(subnet) => *subnet,
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_wanted_depends_on_the_peers_and_not_on_how_they_came(
+        passes in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12),
+    ) {
+        let mut peers = PeerSet::default();
+        let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
+        for changes in passes {
+            let dirty = Dirty::Some(changes.iter().map(subnet_of).collect());
+            peers.extend(changes);
+            desired.update(&peers, &dirty, &own(), Family::V4, &mut trackers.wanted());
+            let (mut anew, mut expected) = (Desired::default(), Trackers::new());
+            anew.update(&peers, &Dirty::All, &own(), Family::V4, &mut expected.wanted());
+            for subnet in SUBNETS.into_iter().flat_map(|subnet| key(subnet).nets()) {
+                for mac in 0..5 {
+                    let mac = Mac([0x0e, 0, 0, 0, 0, mac]);
+                    prop_assert_eq!(trackers.of(subnet, mac), expected.of(subnet, mac));
+                }
+            }
+            prop_assert!(desired.unreachable().eq(anew.unreachable()));
+        }
+    }
+}

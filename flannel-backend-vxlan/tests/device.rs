@@ -1,0 +1,353 @@
+//! The tunnel device: made, taken over, replaced, corrected, removed.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use std::net::IpAddr;
+
+use common::{DEVICE, Station, assert_idle, change, config, foreign_vxlan, ip, lab, open, peer};
+use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
+use flannel_netlink::{
+    Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, Write,
+};
+
+/// What the kernel says of an address without an end (`linux/if_addr.h`).
+const IFA_F_PERMANENT: u32 = 0x80;
+
+#[test]
+fn the_device_is_the_one_that_flannel_makes() {
+    let lab = lab(1);
+    let host = &lab.hosts[0];
+    let mut station = Station::start(&host.namespace, "10.5.1.0-24");
+    let link = station.device();
+    let expected = Vxlan {
+        vni: 1,
+        lower: Some(station.external.index),
+        local: Some("192.168.64.1".parse().unwrap()),
+        port: 8472,
+        ageing: 300,
+        udp_checksum: true,
+        ..Vxlan::default()
+    };
+    assert_eq!(link.kind, LinkKind::Vxlan(expected));
+    assert_eq!((link.mtu, link.txqlen, link.up), (1450, 0, true));
+    let Mac([first, ..]) = link.mac.unwrap();
+    assert_eq!(first & 0b11, 0b10, "a local address of one device");
+    let addresses = station.netlink.addresses(link.index).unwrap();
+    let v4: Vec<_> = addresses.iter().filter(|a| a.net.addr().is_ipv4()).collect();
+    let address =
+        Address { flags: IFA_F_PERMANENT, ..Address::new(link.index, "10.5.1.0/32".parse().unwrap()) };
+    assert_eq!(v4, [&address]);
+    let accept_ra = host.namespace.read_sysctl("net/ipv6/conf/flannel.1/accept_ra");
+    assert_eq!(accept_ra.unwrap(), "0");
+    assert_eq!(station.backend.mtu(), 1450);
+    let data = format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, link.mac.unwrap());
+    assert_eq!(station.backend.attrs().data.unwrap().as_str(), data);
+    assert_eq!(station.backend.attrs().v6_data, None);
+}
+
+#[test]
+fn an_operator_sees_the_device_and_its_address_as_flannels() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = Station::start(host, "10.5.1.0-24");
+    let (index, mac) = (station.device().index, station.device().mac.unwrap());
+    let lines = ip(host, "-d link show flannel.1");
+    let [first, second, third] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(
+        *first,
+        format!(
+            "{index}: flannel.1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450 qdisc noqueue state UNKNOWN mode DEFAULT group default "
+        )
+    );
+    let ether = format!("    link/ether {mac} brd ff:ff:ff:ff:ff:ff promiscuity 0 ");
+    assert!(second.starts_with(&ether), "{second}");
+    let vxlan = "    vxlan id 1 local 192.168.64.1 dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx ";
+    assert!(third.starts_with(vxlan), "{third}");
+    let lines = ip(host, "-4 address show flannel.1");
+    assert_eq!(lines[1], "    inet 10.5.1.0/32 scope global flannel.1");
+    // Its address is the one that this host speaks to the overlay with.
+    station.complete([peer(2)]);
+    let route = ip(host, "route get 10.5.2.7");
+    let expected = "10.5.2.7 via 10.5.2.0 dev flannel.1 src 10.5.1.0 ";
+    assert!(route[0].starts_with(expected), "{route:?}");
+}
+
+#[test]
+fn options_of_the_network_shape_the_device() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let options = r#","VNI":7,"Port":4789,"GBP":true,"Learning":true,"MTU":1400"#;
+    let station = Station::start_with(host, "10.5.1.0-24", &config(options));
+    let lines = ip(host, "-d link show flannel.7");
+    assert!(lines[0].contains(" mtu 1350 "), "{lines:?}");
+    let vxlan =
+        "    vxlan id 7 local 192.168.64.1 dev eth0 srcport 0 0 dstport 4789 ttl auto ageing 300 udpcsum ";
+    assert!(lines[2].starts_with(vxlan) && lines[2].contains(" gbp "), "{lines:?}");
+    assert_eq!(station.backend.mtu(), 1350);
+}
+
+#[test]
+fn an_mtu_beyond_the_external_interfaces_is_cut_to_what_fits() {
+    let lab = lab(1);
+    let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config(r#","MTU":9000"#));
+    assert_eq!((station.backend.mtu(), station.device().mtu), (1450, 1450));
+}
+
+#[test]
+fn a_restart_takes_everything_over_and_writes_nothing() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete((2..=9).map(peer));
+    let (before, tables) = (station.device(), station.tables());
+    let mut station = station.restart();
+    assert_eq!(station.device(), before);
+    assert_idle(&station.sync());
+    assert_eq!((station.device(), station.tables()), (before, tables));
+}
+
+#[test]
+fn a_device_of_the_lease_before_gets_its_address_back() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let before = peer(1).attrs;
+    let external = flannel_backend_vxlan::external_interface(host, "eth0").unwrap();
+    let request = OpenRequest { config: &config(""), external: &external, before: Some(&before) };
+    let backend = flannel_backend_vxlan::OpenVxlan::new(host.clone()).open(request).unwrap();
+    assert_eq!(backend.attrs().data, before.backend_data);
+    let mac = Netlink::open_in(host).unwrap().link(DEVICE).unwrap().unwrap().mac;
+    assert_eq!(mac, Some(common::mac(1)));
+}
+
+#[test]
+fn a_device_that_cannot_be_corrected_is_replaced_and_keeps_its_address() {
+    let cases = [
+        "link add flannel.1 type vxlan id 2 dev eth0 local 192.168.64.1 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 4789 nolearning",
+        "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 8472 nolearning gbp",
+        "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 8472 learning",
+        "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.9 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 local 192.168.64.1 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 dev eth0 group 239.1.1.1 dstport 8472 nolearning",
+    ];
+    for case in cases {
+        let lab = lab(1);
+        let host = &lab.hosts[0].namespace;
+        ip(host, case);
+        let mut netlink = Netlink::open_in(host).unwrap();
+        let before = netlink.link(DEVICE).unwrap().unwrap();
+        let mut station = Station::start(host, "10.5.1.0-24");
+        let after = station.device();
+        assert_ne!(after.index, before.index, "{case}");
+        assert_eq!(after.mac, before.mac, "{case}");
+        let data = station.backend.attrs().data.unwrap();
+        assert!(data.as_str().contains(&after.mac.unwrap().to_string()), "{case}");
+        station.complete([peer(2)]);
+        assert_eq!(station.tables(), common::lines_of_all([2]), "{case}");
+    }
+}
+
+#[test]
+fn a_device_of_another_kind_under_the_name_is_replaced() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let bridge = NewLink::new(DEVICE, NewLinkKind::Bridge);
+    Netlink::open_in(host).unwrap().create_link(&bridge).unwrap();
+    let mut station = Station::start(host, "10.5.1.0-24");
+    assert!(station.device().vxlan().is_some());
+}
+
+#[test]
+fn what_was_tuned_without_harm_stays() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    ip(
+        host,
+        "link add flannel.1 txqueuelen 0 mtu 1450 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 8472 nolearning ageing 60 ttl 9 tos 1 srcport 1000 2000 noudpcsum",
+    );
+    let mut netlink = Netlink::open_in(host).unwrap();
+    let before = netlink.link(DEVICE).unwrap().unwrap();
+    let mut station = Station::start(host, "10.5.1.0-24");
+    let after = station.device();
+    assert_eq!((after.index, after.kind), (before.index, before.kind));
+}
+
+#[test]
+fn fields_that_differ_are_set_in_place() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete([peer(2)]);
+    let before = station.device();
+    let other = LinkChange { mtu: Some(1300), txqlen: Some(1000), ..LinkChange::default() };
+    change(&mut station.netlink, DEVICE, &other);
+    let mut station = station.restart();
+    assert_eq!(station.device(), before);
+    assert_idle(&station.sync());
+}
+
+#[test]
+fn an_adopted_device_says_which_address_the_lease_has() {
+    let lab = lab(1);
+    let station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    let mut netlink = Netlink::open_in(&station.namespace).unwrap();
+    let mac = LinkChange { mac: Some(common::mac(77)), ..LinkChange::default() };
+    change(&mut netlink, DEVICE, &mac);
+    let station = station.restart();
+    let data = station.backend.attrs().data.unwrap();
+    assert_eq!(data.as_str(), r#"{"VNI":1,"VtepMAC":"0e:00:00:00:00:4d"}"#);
+}
+
+#[test]
+fn a_tunnel_that_another_device_has_is_named_and_left_alone() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut netlink = Netlink::open_in(host).unwrap();
+    // A device of the other family with the same VNI and port is not in the way.
+    ip(host, "link add six up type vxlan id 1 dev eth0 local fd00:64::1 dstport 8472 nolearning");
+    foreign_vxlan(&mut netlink, "docker_swarm", 1, 8472);
+    let error = open(host, &config("")).err().unwrap();
+    assert!(matches!(error, BackendError::Host(_)), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "device flannel.1: the device docker_swarm has VNI 1 on port 8472 already: delete it (ip link del docker_swarm) \
+         or choose another VNI or Port in the network config"
+    );
+    assert!(netlink.link("docker_swarm").unwrap().is_some());
+}
+
+#[test]
+fn a_device_is_not_given_up_for_one_that_cannot_be_made() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = Station::start(host, "10.5.1.0-24");
+    station.complete([peer(2)]);
+    let tables = station.tables();
+    foreign_vxlan(&mut station.netlink, "other", 1, 4789);
+    let error = open(host, &config(r#","Port":4789"#)).err().unwrap();
+    assert!(error.to_string().contains("the device other has VNI 1 on port 4789"), "{error}");
+    assert_eq!(station.tables(), tables);
+}
+
+#[test]
+fn an_address_of_an_earlier_lease_goes_and_one_from_outside_the_overlay_stays() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.7.0-24");
+    station.complete([peer(2)]);
+    let index = station.device().index;
+    let foreign = Address::new(index, "10.99.0.1/24".parse().unwrap());
+    station.netlink.add_address(&foreign).unwrap();
+    drop(station.backend);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    let mut addresses: Vec<String> = station
+        .netlink
+        .addresses(index)
+        .unwrap()
+        .iter()
+        .filter(|address| address.net.addr().is_ipv4())
+        .map(|address| address.net.to_string())
+        .collect();
+    addresses.sort();
+    assert_eq!(addresses, ["10.5.1.0/32", "10.99.0.1/24"]);
+    station.complete([peer(2)]);
+    assert_eq!(
+        common::lines_of(2)[0],
+        ip(&station.namespace, "route show 10.5.2.0/24")[0].replace("dev flannel.1 ", "")
+    );
+}
+
+#[test]
+fn a_lease_that_moves_takes_the_address_with_it() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete([peer(2), peer(3)]);
+    // The host got the subnet that was a peer's before, and the peer the host's.
+    station.own.subnet = common::key("10.5.3.0-24");
+    station.backend.configure(&station.own).unwrap();
+    let report = station.sync_only(&flannel_core::Dirty::NONE);
+    assert_eq!(report.unreachable.len(), 1, "{report:?}");
+    assert_eq!(station.tables(), common::lines_of_all([2]));
+    station.forget("10.5.3.0-24");
+    station.complete([peer(1)]);
+    assert_eq!(station.tables(), common::lines_of_all([1, 2]));
+    let addresses = ip(&station.namespace, "-4 -o address show flannel.1");
+    assert_eq!(addresses.len(), 1, "{addresses:?}");
+    assert!(addresses[0].contains(" 10.5.3.0/32 "), "{addresses:?}");
+}
+
+#[test]
+fn nothing_is_left_after_remove() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let before = ip(host, "link show");
+    let mut station = Station::start(host, "10.5.1.0-24");
+    station.complete([peer(2)]);
+    station.backend.remove().unwrap();
+    assert_eq!(ip(host, "link show"), before);
+    station.backend.remove().unwrap();
+}
+
+#[test]
+fn remove_finds_the_device_that_somebody_made_anew() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = Station::start(host, "10.5.1.0-24");
+    ip(host, "link del flannel.1");
+    foreign_vxlan(&mut station.netlink, DEVICE, 1, 8472);
+    station.backend.remove().unwrap();
+    assert_eq!(station.netlink.link(DEVICE).unwrap(), None);
+}
+
+#[test]
+fn without_the_capability_the_error_says_so() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let error = confined(host, &[CAP_SYS_ADMIN], open_here).err().unwrap();
+    assert!(matches!(error, BackendError::Host(_)), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "device flannel.1: not permitted to create it: run as root, or with CAP_NET_ADMIN"
+    );
+}
+
+/// As in a pod of the host's network that may administer it and nothing else.
+#[test]
+fn the_capability_to_administer_the_network_is_enough() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut backend = confined(host, &[CAP_NET_ADMIN], open_here).unwrap();
+    backend.remove().unwrap();
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Runs `f` in the namespace on a thread that has only these capabilities.
+fn confined<T: Send>(namespace: &Namespace, capabilities: &[u32], f: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        common::sys::keep_capabilities(capabilities);
+        f()
+    };
+    namespace.run(inside).unwrap()
+}
+
+fn open_here() -> Result<Box<dyn Backend>, BackendError> {
+    open(&Namespace::current().unwrap(), &config(""))
+}
+
+#[test]
+fn an_interface_without_an_address_is_refused() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut netlink = Netlink::open_in(host).unwrap();
+    let index = netlink.link("eth0").unwrap().unwrap().index;
+    for address in netlink.addresses(index).unwrap() {
+        if let IpAddr::V4(_) = address.net.addr() {
+            netlink.apply(&[Write::DeleteAddress(address)]).remove(0).unwrap();
+        }
+    }
+    let error = open(host, &config("")).err().unwrap();
+    assert_eq!(error.to_string(), "the interface eth0 has no IPv4 address for the tunnel flannel.1");
+    let missing = flannel_backend_vxlan::external_interface(host, "eth9").unwrap_err();
+    assert_eq!(missing.to_string(), "there is no interface eth9");
+}
