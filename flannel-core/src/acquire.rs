@@ -51,9 +51,8 @@ impl Claim<'_> {
         let taken: Vec<SubnetKey> = leases.taken().collect();
         let is_free = |subnet: &SubnetKey| !taken.iter().any(|other| other.overlaps(subnet));
         // Somebody else was faster if an attempt failed, so the memory is tried once only.
-        if let Some(previous) = self
-            .previous
-            .filter(|subnet| self.attempt == 0 && self.fits(subnet) && is_free(subnet))
+        if let Some(previous) =
+            self.previous.filter(|subnet| self.attempt == 0 && self.fits(subnet) && is_free(subnet))
         {
             return Step::TakeBack(previous);
         }
@@ -94,36 +93,21 @@ mod tests {
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         let previous = previous.map(|text| text.parse().unwrap());
         let mut set = LeaseSet::default();
-        set.apply(RegistryEvent::Snapshot(Snapshot {
-            leases: leases.to_vec(),
-            ..Snapshot::default()
-        }));
-        Claim {
-            config: &config,
-            public: ME.into(),
-            previous,
-            attempt,
-        }
-        .next_step(&set, &mut |_| 0)
+        set.apply(RegistryEvent::Snapshot(Snapshot { leases: leases.to_vec(), ..Snapshot::default() }));
+        Claim { config: &config, public: ME.into(), previous, attempt }.next_step(&set, &mut |_| 0)
     }
 
     #[test]
     fn a_lease_under_the_own_address_is_used_again() {
         let leases = [lease("10.5.1.0-24", OTHER), lease("10.5.7.0-24", ME)];
         assert_eq!(step(None, &leases, 0), Step::Reuse(leases[1].clone().into()));
-        assert_eq!(
-            step(Some("10.5.9.0-24"), &leases, 0),
-            Step::Reuse(leases[1].clone().into())
-        );
+        assert_eq!(step(Some("10.5.9.0-24"), &leases, 0), Step::Reuse(leases[1].clone().into()));
     }
 
     #[test]
     fn of_two_own_leases_the_remembered_one_is_used_else_the_lowest() {
         let leases = [lease("10.5.3.0-24", ME), lease("10.5.7.0-24", ME)];
-        assert_eq!(
-            step(Some("10.5.7.0-24"), &leases, 0),
-            Step::Reuse(leases[1].clone().into())
-        );
+        assert_eq!(step(Some("10.5.7.0-24"), &leases, 0), Step::Reuse(leases[1].clone().into()));
         assert_eq!(step(None, &leases, 0), Step::Reuse(leases[0].clone().into()));
     }
 
@@ -137,23 +121,11 @@ mod tests {
 
     #[test]
     fn the_previous_subnet_is_taken_back_if_it_is_free_and_offered() {
-        assert_eq!(
-            step(Some("10.5.9.0-24"), &[], 0),
-            Step::TakeBack("10.5.9.0-24".parse().unwrap())
-        );
-        assert_eq!(
-            step(Some("10.9.9.0-24"), &[], 0),
-            Step::Take("10.5.1.0-24".parse().unwrap())
-        );
+        assert_eq!(step(Some("10.5.9.0-24"), &[], 0), Step::TakeBack("10.5.9.0-24".parse().unwrap()));
+        assert_eq!(step(Some("10.9.9.0-24"), &[], 0), Step::Take("10.5.1.0-24".parse().unwrap()));
         let leases = [lease("10.5.9.0-24", OTHER)];
-        assert_eq!(
-            step(Some("10.5.9.0-24"), &leases, 0),
-            Step::Take("10.5.1.0-24".parse().unwrap())
-        );
-        assert_eq!(
-            step(Some("10.5.9.0-24"), &[], 1),
-            Step::Take("10.5.1.0-24".parse().unwrap())
-        );
+        assert_eq!(step(Some("10.5.9.0-24"), &leases, 0), Step::Take("10.5.1.0-24".parse().unwrap()));
+        assert_eq!(step(Some("10.5.9.0-24"), &[], 1), Step::Take("10.5.1.0-24".parse().unwrap()));
     }
 
     #[test]

@@ -40,11 +40,7 @@ fn choose_from(
     pick: &mut dyn FnMut(usize) -> usize,
 ) -> Option<IpNet> {
     let free: Vec<IpNet> = free(pool, taken).take(width).collect();
-    if free.is_empty() {
-        None
-    } else {
-        free.get(pick(free.len()).min(free.len() - 1)).copied()
-    }
+    if free.is_empty() { None } else { free.get(pick(free.len()).min(free.len() - 1)).copied() }
 }
 
 /// Walks over the subnets of a pool that share no address with a taken one.
@@ -97,20 +93,14 @@ mod tests {
             1
         });
         assert_eq!((chosen, seen), (Some("10.5.4.0-24".parse().unwrap()), Some(100)));
-        assert_eq!(
-            choose(&config, &taken, 1, &mut |_| 0),
-            Some("10.5.2.0-24".parse().unwrap())
-        );
+        assert_eq!(choose(&config, &taken, 1, &mut |_| 0), Some("10.5.2.0-24".parse().unwrap()));
     }
 
     #[test]
     fn leases_of_other_sizes_count_for_all_they_cover() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let taken = keys(&["10.5.0.0-22", "10.5.4.128-25", "10.5.5.0-30", "10.5.0.0-21"]);
-        assert_eq!(
-            choose(&config, &taken, 1, &mut |_| 0),
-            Some("10.5.8.0-24".parse().unwrap())
-        );
+        assert_eq!(choose(&config, &taken, 1, &mut |_| 0), Some("10.5.8.0-24".parse().unwrap()));
     }
 
     #[test]
@@ -121,10 +111,7 @@ mod tests {
         let dual = config(r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/124"}"#);
         let taken = keys(&["0.0.0.0-0&fc00::-125", "0.0.0.0-0&fc00::8-125"]);
         assert_eq!(choose(&dual, &taken, 100, &mut |_| 0), None);
-        assert_eq!(
-            choose(&dual, &[], 100, &mut |_| 0),
-            Some("10.5.1.0-24&fc00::4-126".parse().unwrap())
-        );
+        assert_eq!(choose(&dual, &[], 100, &mut |_| 0), Some("10.5.1.0-24&fc00::4-126".parse().unwrap()));
     }
 
     proptest! {

@@ -26,12 +26,8 @@ impl Backoff {
     /// Returns the wait after `failures` earlier ones; `chance`, from 0 to 1, takes up to a quarter off.
     #[must_use]
     pub fn delay(&self, failures: u32, chance: f64) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
-        doubled
-            .min(self.longest)
-            .mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
+        let doubled = self.first.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
+        doubled.min(self.longest).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 4.0)
     }
 }
 

@@ -53,16 +53,10 @@ impl NetworkConfig {
                 "none defined stack: both EnableIPv4 and EnableIPv6 are false".into(),
             ));
         }
-        let enable_nftables = object
-            .boolean("EnableNFTables")
-            .map_err(ConfigError::json("EnableNFTables"))?;
+        let enable_nftables =
+            object.boolean("EnableNFTables").map_err(ConfigError::json("EnableNFTables"))?;
         let backend = BackendConfig::of(&object)?;
-        Ok(Self {
-            ipv4,
-            ipv6,
-            backend,
-            enable_nftables: enable_nftables.unwrap_or(false),
-        })
+        Ok(Self { ipv4, ipv6, backend, enable_nftables: enable_nftables.unwrap_or(false) })
     }
 
     /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.
@@ -95,24 +89,13 @@ impl BackendConfig {
     /// Without a `Backend` flannel runs the `udp` one; with one that has no `Type`, none at all.
     fn of(config: &Object<'_>) -> Result<Self, ConfigError> {
         let wrong = |error: JsonError| {
-            ConfigError::of(
-                "Backend",
-                format!("error decoding Backend property of config: {error}"),
-            )
+            ConfigError::of("Backend", format!("error decoding Backend property of config: {error}"))
         };
         let Some(text) = config.raw("Backend") else {
-            return Ok(Self {
-                name: "udp".to_owned(),
-                options: Json::parse("{}").map_err(wrong)?,
-            });
+            return Ok(Self { name: "udp".to_owned(), options: Json::parse("{}").map_err(wrong)? });
         };
-        let name = Object::parse(text)
-            .and_then(|backend| backend.string("Type"))
-            .map_err(wrong)?;
-        Ok(Self {
-            name: name.unwrap_or_default(),
-            options: Json::parse(text).map_err(wrong)?,
-        })
+        let name = Object::parse(text).and_then(|backend| backend.string("Type")).map_err(wrong)?;
+        Ok(Self { name: name.unwrap_or_default(), options: Json::parse(text).map_err(wrong)? })
     }
 }
 
@@ -136,10 +119,7 @@ impl ConfigError {
     }
 
     fn of(field: &'static str, reason: String) -> Self {
-        Self {
-            field: Some(field),
-            reason,
-        }
+        Self { field: Some(field), reason }
     }
 
     fn json(field: &'static str) -> impl Fn(JsonError) -> Self {
@@ -194,54 +174,28 @@ const IPV6: Family = Family {
 
 /// Reads one family. What is written is read even if the family is off, so that a typing error is found early.
 fn pool_of(config: &Object<'_>, family: &Family) -> Result<Option<SubnetPool>, ConfigError> {
-    let enabled = config
-        .boolean(family.enable)
-        .map_err(ConfigError::json(family.enable))?;
+    let enabled = config.boolean(family.enable).map_err(ConfigError::json(family.enable))?;
     let network = network(config, family)?;
-    let given_len = config
-        .unsigned(family.subnet_len)
-        .map_err(ConfigError::json(family.subnet_len))?;
+    let given_len = config.unsigned(family.subnet_len).map_err(ConfigError::json(family.subnet_len))?;
     let min = bound(config, family, family.subnet_min)?;
     let max = bound(config, family, family.subnet_max)?;
     if !enabled.unwrap_or(family.enabled_by_default) {
         return Ok(None);
     }
 
-    let network = network
-        .filter(|network| network.prefix_len() > 0)
-        .ok_or_else(|| {
-            let reason = format!(
-                "please define a correct {} parameter in the flannel config",
-                family.network
-            );
-            ConfigError::of(family.network, reason)
-        })?;
+    let network = network.filter(|network| network.prefix_len() > 0).ok_or_else(|| {
+        let reason = format!("please define a correct {} parameter in the flannel config", family.network);
+        ConfigError::of(family.network, reason)
+    })?;
     let len = subnet_len(family, network, given_len.unwrap_or(0))?;
     // The subnet at the start of the network stays free unless it is asked for.
     let subnet = IpNet::new(network.addr(), len).unwrap_or(network);
     let default_min = bits(network.addr()) + size(subnet);
     let default_max = bits(network.addr()) + (size(network) - size(subnet));
-    let first = edge(
-        family,
-        network,
-        subnet,
-        family.subnet_min,
-        min.map_or(default_min, bits),
-    )?;
-    let last = edge(
-        family,
-        network,
-        subnet,
-        family.subnet_max,
-        max.map_or(default_max, bits),
-    )?;
+    let first = edge(family, network, subnet, family.subnet_min, min.map_or(default_min, bits))?;
+    let last = edge(family, network, subnet, family.subnet_max, max.map_or(default_max, bits))?;
     if first > last {
-        let reason = format!(
-            "{} lies behind {}: {}",
-            family.subnet_min,
-            family.subnet_max,
-            first.addr()
-        );
+        let reason = format!("{} lies behind {}: {}", family.subnet_min, family.subnet_max, first.addr());
         return Err(ConfigError::of(family.subnet_min, reason));
     }
     Ok(Some(SubnetPool::new(network, first, last)))
@@ -252,9 +206,7 @@ fn network(config: &Object<'_>, family: &Family) -> Result<Option<IpNet>, Config
         return Ok(None);
     };
     let wrong = |what| ConfigError::of(family.network, format!("{what}: {text} ({})", family.network));
-    let (address, len) = text
-        .split_once('/')
-        .ok_or_else(|| wrong("invalid CIDR address"))?;
+    let (address, len) = text.split_once('/').ok_or_else(|| wrong("invalid CIDR address"))?;
     let parsed = address.parse::<IpAddr>().ok().zip(len.parse().ok());
     let network = parsed.and_then(|(address, len)| IpNet::new(address, len).ok());
     match (network, (family.parse_address)(address)) {
@@ -274,14 +226,10 @@ fn bound(config: &Object<'_>, family: &Family, field: &'static str) -> Result<Op
     }
     match (family.parse_address)(text) {
         Some(address) => Ok(Some(address).filter(|address| !address.is_unspecified())),
-        None if text.parse::<IpAddr>().is_ok() => Err(ConfigError::of(
-            field,
-            format!("invalid {} address format: {text} ({field})", family.name),
-        )),
-        None => Err(ConfigError::of(
-            field,
-            format!("invalid IP address format: {text:?} ({field})"),
-        )),
+        None if text.parse::<IpAddr>().is_ok() => {
+            Err(ConfigError::of(field, format!("invalid {} address format: {text} ({field})", family.name)))
+        }
+        None => Err(ConfigError::of(field, format!("invalid IP address format: {text:?} ({field})"))),
     }
 }
 
@@ -296,11 +244,7 @@ fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigE
     let room = family.longest_subnet - 2;
     match u8::try_from(given) {
         Ok(0) if len > room => {
-            let network = if family.name == "IPv4" {
-                "network"
-            } else {
-                family.network
-            };
+            let network = if family.name == "IPv4" { "network" } else { family.network };
             let reason = format!("{network} is too small. Minimum useful network prefix is /{room}");
             Err(ConfigError::of(family.network, reason))
         }
@@ -308,18 +252,11 @@ fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigE
         Ok(0) => Ok(len + 2),
         Ok(given) if given <= family.longest_subnet => {
             let reason = "network must be able to accommodate at least four subnets";
-            if given >= len + 2 {
-                Ok(given)
-            } else {
-                Err(ConfigError::of(field, reason.to_owned()))
-            }
+            if given >= len + 2 { Ok(given) } else { Err(ConfigError::of(field, reason.to_owned())) }
         }
         Ok(_) | Err(_) => {
             let longest = family.longest_subnet + 1;
-            Err(ConfigError::of(
-                field,
-                format!("SubnetLen must be less than /{longest}"),
-            ))
+            Err(ConfigError::of(field, format!("SubnetLen must be less than /{longest}")))
         }
     }
 }
@@ -338,10 +275,7 @@ fn edge(
         return Err(ConfigError::of(field, reason));
     }
     if !start.is_multiple_of(size(subnet)) {
-        return Err(ConfigError::of(
-            field,
-            format!("{field} is not on a SubnetLen boundary: {address}"),
-        ));
+        return Err(ConfigError::of(field, format!("{field} is not on a SubnetLen boundary: {address}")));
     }
     Ok(with_bits(subnet, start))
 }
@@ -369,20 +303,12 @@ mod tests {
     #[test]
     fn ranges_not_given_follow_from_the_network() {
         for (text, len, range) in [
-            (
-                r#"{"Network":"172.30.0.0/16","SubnetLen":21}"#,
-                21,
-                "172.30.8.0 ... 172.30.248.0",
-            ),
+            (r#"{"Network":"172.30.0.0/16","SubnetLen":21}"#, 21, "172.30.8.0 ... 172.30.248.0"),
             (r#"{"Network":"10.1.0.0/16"}"#, 24, "10.1.1.0 ... 10.1.255.0"),
             (r#"{"Network":"10.1.2.3/16"}"#, 24, "10.1.1.0 ... 10.1.255.0"),
             (r#"{"Network":"10.1.0.0/23"}"#, 25, "10.1.0.128 ... 10.1.1.128"),
             (r#"{"Network":"10.1.0.0/28"}"#, 30, "10.1.0.4 ... 10.1.0.12"),
-            (
-                r#"{"Network":"255.255.0.0/16","SubnetLen":0}"#,
-                24,
-                "255.255.1.0 ... 255.255.255.0",
-            ),
+            (r#"{"Network":"255.255.0.0/16","SubnetLen":0}"#, 24, "255.255.1.0 ... 255.255.255.0"),
             (
                 r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0","SubnetLen":28}"#,
                 28,
@@ -393,11 +319,7 @@ mod tests {
                 24,
                 "10.1.0.0 ... 10.1.255.0",
             ),
-            (
-                r#"{"NETWORK":"10.1.0.0/16","subnetlen":null}"#,
-                24,
-                "10.1.1.0 ... 10.1.255.0",
-            ),
+            (r#"{"NETWORK":"10.1.0.0/16","subnetlen":null}"#, 24, "10.1.1.0 ... 10.1.255.0"),
         ] {
             assert_eq!(v4(text), (len, range.to_owned()), "{text}");
         }
@@ -406,26 +328,14 @@ mod tests {
     #[test]
     fn ipv6_follows_the_same_rules() {
         for (rest, len, range) in [
-            (
-                r#""IPv6Network":"fc00::/48","Network":"10.1.0.0/16"}"#,
-                64,
-                "fc00:0:0:1:: ... fc00:0:0:ffff::",
-            ),
-            (
-                r#""IPv6Network":"fc00::/62","EnableIPv4":false}"#,
-                64,
-                "fc00:0:0:1:: ... fc00:0:0:3::",
-            ),
+            (r#""IPv6Network":"fc00::/48","Network":"10.1.0.0/16"}"#, 64, "fc00:0:0:1:: ... fc00:0:0:ffff::"),
+            (r#""IPv6Network":"fc00::/62","EnableIPv4":false}"#, 64, "fc00:0:0:1:: ... fc00:0:0:3::"),
             (
                 r#""IPv6Network":"fc00::/63","EnableIPv4":false}"#,
                 65,
                 "fc00::8000:0:0:0 ... fc00:0:0:1:8000::",
             ),
-            (
-                r#""IPv6Network":"fc00::/124","EnableIPv4":false}"#,
-                126,
-                "fc00::4 ... fc00::c",
-            ),
+            (r#""IPv6Network":"fc00::/124","EnableIPv4":false}"#, 126, "fc00::4 ... fc00::c"),
             (
                 r#""IPv6Network":"fc00::/48","IPv6SubnetMin":null,"IPv6SubnetMax":"fc00:0:0:9::","EnableIPv4":false}"#,
                 64,
@@ -446,21 +356,9 @@ mod tests {
     fn what_is_wrong_is_said_in_flannels_words_and_named() {
         for (text, field, reason) in [
             ("", None, "unexpected end of JSON input"),
-            (
-                r#"{"Network":"10.0.0.0/33"}"#,
-                Some("Network"),
-                "invalid CIDR address: 10.0.0.0/33 (Network)",
-            ),
-            (
-                r#"{"Network":null}"#,
-                Some("Network"),
-                "invalid CIDR address: null (Network)",
-            ),
-            (
-                r#"{"Network":5}"#,
-                Some("Network"),
-                "invalid CIDR address: 5 (Network)",
-            ),
+            (r#"{"Network":"10.0.0.0/33"}"#, Some("Network"), "invalid CIDR address: 10.0.0.0/33 (Network)"),
+            (r#"{"Network":null}"#, Some("Network"), "invalid CIDR address: null (Network)"),
+            (r#"{"Network":5}"#, Some("Network"), "invalid CIDR address: 5 (Network)"),
             (
                 r#"{"Network":"10.1.0.0\/16"}"#,
                 Some("Network"),
@@ -471,16 +369,8 @@ mod tests {
                 Some("Network"),
                 "invalid CIDR address: 010.1.0.0/16 (Network)",
             ),
-            (
-                r#"{"Network":"fc00::/48"}"#,
-                Some("Network"),
-                "invalid IPv4 CIDR format: fc00::/48 (Network)",
-            ),
-            (
-                "{}",
-                Some("Network"),
-                "please define a correct Network parameter in the flannel config",
-            ),
+            (r#"{"Network":"fc00::/48"}"#, Some("Network"), "invalid IPv4 CIDR format: fc00::/48 (Network)"),
+            ("{}", Some("Network"), "please define a correct Network parameter in the flannel config"),
             (
                 r#"{"Network":"0.0.0.0/0"}"#,
                 Some("Network"),
@@ -546,11 +436,7 @@ mod tests {
                 Some("SubnetMin"),
                 "SubnetMin lies behind SubnetMax: 10.1.9.0",
             ),
-            (
-                r#"{"EnableIPv4":false}"#,
-                None,
-                "none defined stack: both EnableIPv4 and EnableIPv6 are false",
-            ),
+            (r#"{"EnableIPv4":false}"#, None, "none defined stack: both EnableIPv4 and EnableIPv6 are false"),
             (
                 r#"{"EnableIPv4":false,"EnableIPv6":true}"#,
                 Some("IPv6Network"),

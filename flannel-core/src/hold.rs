@@ -77,15 +77,7 @@ async fn step(
                 Err(reason) => {
                     let retry_in = retry.delay(attempts, chance);
                     let event = KeepEvent::Trouble { reason, retry_in };
-                    (
-                        HoldEvent::NotYet(event),
-                        (
-                            State::Lost {
-                                attempts: attempts.saturating_add(1),
-                            },
-                            own,
-                        ),
-                    )
+                    (HoldEvent::NotYet(event), (State::Lost { attempts: attempts.saturating_add(1) }, own))
                 }
             }
         }
@@ -98,13 +90,6 @@ async fn again(
     attrs: &LeaseAttrs,
     own: &Lease,
 ) -> Result<Lease, String> {
-    let request = LeaseRequest {
-        config,
-        attrs,
-        previous: Some(own.subnet),
-    };
-    manager
-        .acquire(request)
-        .await
-        .map_err(|error| crate::chain(&error))
+    let request = LeaseRequest { config, attrs, previous: Some(own.subnet) };
+    manager.acquire(request).await.map_err(|error| crate::chain(&error))
 }

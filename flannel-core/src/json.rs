@@ -76,9 +76,7 @@ impl JsonError {
             Some(b't' | b'f') => "bool".to_owned(),
             _ => format!("number {value}"),
         };
-        Self(format!(
-            "json: cannot unmarshal {found} into {member}, which must be {wanted}"
-        ))
+        Self(format!("json: cannot unmarshal {found} into {member}, which must be {wanted}"))
     }
 }
 
@@ -105,9 +103,7 @@ impl<'a> Object<'a> {
     /// [`JsonError`] if the text is not JSON, has something behind the value, or is another kind of value.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
         let members: Option<Members<'a>> = serde_json::from_str(text).map_err(JsonError::syntax)?;
-        Ok(Self {
-            members: members.map(|members| members.0).unwrap_or_default(),
-        })
+        Ok(Self { members: members.map(|members| members.0).unwrap_or_default() })
     }
 
     /// Returns the text of a member, also if it is `null`.
@@ -161,9 +157,7 @@ impl<'a> Object<'a> {
         let Some(text) = self.given(member) else {
             return Ok(None);
         };
-        serde_json::from_str(text)
-            .map(Some)
-            .map_err(|_| JsonError::wrong_type(text, member, wanted))
+        serde_json::from_str(text).map(Some).map_err(|_| JsonError::wrong_type(text, member, wanted))
     }
 }
 
@@ -235,18 +229,10 @@ mod tests {
             assert!(error.contains(&format!("into {member},")), "{error}");
         }
         assert!(
-            object
-                .string("s")
-                .unwrap_err()
-                .to_string()
-                .starts_with("json: cannot unmarshal number 5 into s")
+            object.string("s").unwrap_err().to_string().starts_with("json: cannot unmarshal number 5 into s")
         );
         assert!(
-            object
-                .boolean("b")
-                .unwrap_err()
-                .to_string()
-                .starts_with("json: cannot unmarshal string into b")
+            object.boolean("b").unwrap_err().to_string().starts_with("json: cannot unmarshal string into b")
         );
     }
 }

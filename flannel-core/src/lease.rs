@@ -85,21 +85,13 @@ impl LeaseAttrs {
     /// Starts the record of a host whose backend has nothing to say.
     #[must_use]
     pub fn new(public: PublicAddrs) -> Self {
-        Self {
-            public,
-            backend_type: BackendType::UNNAMED,
-            backend_data: None,
-            backend_v6_data: None,
-        }
+        Self { public, backend_type: BackendType::UNNAMED, backend_data: None, backend_v6_data: None }
     }
 
     /// Writes the record.
     #[must_use]
     pub fn to_record(&self) -> String {
-        let mut record = format!(
-            r#"{{"PublicIP":"{}""#,
-            self.public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED)
-        );
+        let mut record = format!(r#"{{"PublicIP":"{}""#, self.public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED));
         match self.public.v6 {
             Some(v6) => record.push_str(&format!(r#","PublicIPv6":"{v6}""#)),
             None => record.push_str(r#","PublicIPv6":null"#),
@@ -108,10 +100,8 @@ impl LeaseAttrs {
             let name = serde_json::Value::from(self.backend_type.as_str());
             record.push_str(&format!(r#","BackendType":{name}"#));
         }
-        for (member, data) in [
-            ("BackendData", &self.backend_data),
-            ("BackendV6Data", &self.backend_v6_data),
-        ] {
+        for (member, data) in [("BackendData", &self.backend_data), ("BackendV6Data", &self.backend_v6_data)]
+        {
             if let Some(data) = data {
                 record.push_str(&format!(r#","{member}":{data}"#));
             }
@@ -162,9 +152,7 @@ fn address<A: std::str::FromStr>(object: &Object<'_>, member: &'static str) -> R
     let Some(text) = object.string(member)? else {
         return Ok(None);
     };
-    text.parse()
-        .map(Some)
-        .map_err(|_| LeaseError::Address { member, text })
+    text.parse().map(Some).map_err(|_| LeaseError::Address { member, text })
 }
 
 /// Escapes what Go's encoder escapes. In JSON these characters occur inside strings only.
@@ -195,10 +183,7 @@ pub struct PublicAddrs {
 
 impl From<Ipv4Addr> for PublicAddrs {
     fn from(v4: Ipv4Addr) -> Self {
-        Self {
-            v4: Some(v4),
-            v6: None,
-        }
+        Self { v4: Some(v4), v6: None }
     }
 }
 
@@ -277,14 +262,8 @@ mod tests {
         let vxlan = LeaseAttrs::from_record(V0_11[0]).unwrap();
         assert_eq!(vxlan.public, PublicAddrs::from(Ipv4Addr::new(172, 27, 137, 240)));
         assert_eq!(vxlan.backend_type, BackendType::VXLAN);
-        assert_eq!(
-            vxlan.backend_data.unwrap().as_str(),
-            r#"{"VtepMAC":"ce:9c:a9:08:50:03"}"#
-        );
-        assert_eq!(
-            LeaseAttrs::from_record(V0_11[1]).unwrap().backend_type,
-            BackendType::UNNAMED
-        );
+        assert_eq!(vxlan.backend_data.unwrap().as_str(), r#"{"VtepMAC":"ce:9c:a9:08:50:03"}"#);
+        assert_eq!(LeaseAttrs::from_record(V0_11[1]).unwrap().backend_type, BackendType::UNNAMED);
     }
 
     #[test]
@@ -295,31 +274,16 @@ mod tests {
             (attrs.public.v4, attrs.backend_type),
             (Some(Ipv4Addr::new(1, 2, 3, 4)), BackendType::VXLAN)
         );
-        assert_eq!(
-            LeaseAttrs::from_record("{}").unwrap().public,
-            PublicAddrs::default()
-        );
+        assert_eq!(LeaseAttrs::from_record("{}").unwrap().public, PublicAddrs::default());
     }
 
     #[test]
     fn a_bad_member_is_named() {
         for (record, reason) in [
-            (
-                r#"{"PublicIP":""}"#,
-                r#"PublicIP is not an address of its family: """#,
-            ),
-            (
-                r#"{"PublicIP":"::1"}"#,
-                r#"PublicIP is not an address of its family: "::1""#,
-            ),
-            (
-                r#"{"PublicIP":5}"#,
-                "json: cannot unmarshal number 5 into PublicIP, which must be a string",
-            ),
-            (
-                r#"{"PublicIPv6":"1.2.3.4"}"#,
-                r#"PublicIPv6 is not an address of its family: "1.2.3.4""#,
-            ),
+            (r#"{"PublicIP":""}"#, r#"PublicIP is not an address of its family: """#),
+            (r#"{"PublicIP":"::1"}"#, r#"PublicIP is not an address of its family: "::1""#),
+            (r#"{"PublicIP":5}"#, "json: cannot unmarshal number 5 into PublicIP, which must be a string"),
+            (r#"{"PublicIPv6":"1.2.3.4"}"#, r#"PublicIPv6 is not an address of its family: "1.2.3.4""#),
             ("", "unexpected end of JSON input"),
         ] {
             assert_eq!(LeaseAttrs::from_record(record).unwrap_err().to_string(), reason);
@@ -331,13 +295,7 @@ mod tests {
         let held = |record: &str, public: PublicAddrs| {
             let attrs = LeaseAttrs::from_record(record).unwrap();
             let subnet = "10.5.1.0-24".parse().unwrap();
-            Lease {
-                subnet,
-                attrs,
-                revision: Revision(1),
-                term: Term::Limited,
-            }
-            .is_held_by(&public)
+            Lease { subnet, attrs, revision: Revision(1), term: Term::Limited }.is_held_by(&public)
         };
         let v4 = Some(Ipv4Addr::new(1, 2, 3, 4));
         let v6 = Some("fd00::1".parse().unwrap());

@@ -46,10 +46,7 @@ impl LeaseSet {
 
     /// Returns the subnets that nobody may take: those of all leases, and of bad records whose key can be read.
     pub fn taken(&self) -> impl Iterator<Item = SubnetKey> {
-        self.leases
-            .keys()
-            .copied()
-            .chain(self.bad.values().filter_map(|record| record.subnet))
+        self.leases.keys().copied().chain(self.bad.values().filter_map(|record| record.subnet))
     }
 
     /// Returns the revision up to which everything was heard.
@@ -79,11 +76,7 @@ impl LeaseSet {
     fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseChange> {
         // A snapshot is the truth also where its revision went back, as after a restore from a backup.
         self.revision = snapshot.revision;
-        self.bad = snapshot
-            .bad
-            .into_iter()
-            .map(|record| (record.key.clone(), record))
-            .collect();
+        self.bad = snapshot.bad.into_iter().map(|record| (record.key.clone(), record)).collect();
         let unreadable: BTreeSet<_> = self.bad.values().filter_map(|record| record.subnet).collect();
         let mut before = std::mem::take(&mut self.leases);
         let mut changes = Vec::new();
@@ -103,10 +96,7 @@ impl LeaseSet {
 
     fn put(&mut self, lease: Lease) -> Option<LeaseChange> {
         let known = self.leases.get(&lease.subnet).cloned();
-        if known
-            .as_ref()
-            .is_some_and(|known| known.revision > lease.revision)
-        {
+        if known.as_ref().is_some_and(|known| known.revision > lease.revision) {
             return None;
         }
         self.revision = self.revision.max(lease.revision);
@@ -122,11 +112,7 @@ impl LeaseSet {
     }
 
     fn delete(&mut self, subnet: SubnetKey, revision: Revision) -> Option<LeaseChange> {
-        if self
-            .leases
-            .get(&subnet)
-            .is_some_and(|known| known.revision > revision)
-        {
+        if self.leases.get(&subnet).is_some_and(|known| known.revision > revision) {
             return None;
         }
         self.revision = self.revision.max(revision);
@@ -150,19 +136,11 @@ mod tests {
     }
 
     fn snapshot(revision: u64, leases: Vec<Lease>) -> RegistryEvent {
-        RegistryEvent::Snapshot(Snapshot {
-            revision: Revision(revision),
-            leases,
-            bad: Vec::new(),
-        })
+        RegistryEvent::Snapshot(Snapshot { revision: Revision(revision), leases, bad: Vec::new() })
     }
 
     fn bad(key: &str) -> BadRecord {
-        BadRecord {
-            key: key.to_owned(),
-            subnet: key.parse().ok(),
-            reason: "it is garbage".to_owned(),
-        }
+        BadRecord { key: key.to_owned(), subnet: key.parse().ok(), reason: "it is garbage".to_owned() }
     }
 
     fn subnets(set: &LeaseSet) -> Vec<String> {
@@ -175,19 +153,10 @@ mod tests {
     #[test]
     fn a_new_snapshot_tells_who_came_who_left_and_who_changed() {
         let mut set = LeaseSet::default();
-        set.apply(snapshot(
-            5,
-            vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)],
-        ));
+        set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)]));
         let changed = lease(A, [9, 9, 9, 9], 7);
         let changes = set.apply(snapshot(8, vec![changed.clone()]));
-        assert_eq!(
-            changes,
-            [
-                LeaseChange::Put(changed.into()),
-                LeaseChange::Removed(B.parse().unwrap())
-            ]
-        );
+        assert_eq!(changes, [LeaseChange::Put(changed.into()), LeaseChange::Removed(B.parse().unwrap())]);
     }
 
     #[test]
@@ -204,10 +173,7 @@ mod tests {
         let mut set = LeaseSet::default();
         set.apply(RegistryEvent::Put(lease(A, [2, 2, 2, 2], 9)));
         assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 5))), []);
-        assert_eq!(
-            set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(8))),
-            []
-        );
+        assert_eq!(set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(8))), []);
         assert_eq!(subnets(&set), [A]);
     }
 
@@ -223,10 +189,7 @@ mod tests {
     #[test]
     fn a_record_that_becomes_unreadable_keeps_its_last_good_lease() {
         let mut set = LeaseSet::default();
-        set.apply(snapshot(
-            5,
-            vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)],
-        ));
+        set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)]));
         assert_eq!(set.apply(RegistryEvent::Bad(bad(A))), []);
         assert_eq!(set.apply(RegistryEvent::Bad(bad("garbage"))), []);
         assert_eq!(subnets(&set), [A, B]);

@@ -46,10 +46,7 @@ impl NetworkOptions {
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
             // registry does not mind.
-            retry: Backoff {
-                first: Duration::from_secs(1),
-                longest: Duration::from_secs(30),
-            },
+            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             audit_every: Duration::from_secs(60),
             seed: None,
         }
@@ -124,9 +121,7 @@ impl Network {
     pub async fn ready(&self) -> Option<Running> {
         let mut shared = self.shared.clone();
         // An error means that the task is gone; the state it left tells whether it was ready.
-        let _ = shared
-            .wait_for(|shared| shared.running.is_some() || shared.done)
-            .await;
+        let _ = shared.wait_for(|shared| shared.running.is_some() || shared.done).await;
         shared.borrow().running.clone()
     }
 
@@ -224,4 +219,15 @@ pub enum NetworkError {
     /// There is no lease to be had.
     #[error("failed to acquire lease")]
     Lease(#[source] ManagerError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only if the work of a network may be given to a runtime with many threads.
+    #[expect(dead_code, reason = "it is proven by compiling")]
+    fn a_task_may_run_on_any_thread(task: NetworkTask) -> impl Send {
+        task.run()
+    }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::{Dirty, PeerSet};
 use crate::registry::{BadRecord, RegistryError};
 use crate::status::Status;
-use crate::{Lease, NetworkConfig};
+use crate::{Lease, LeaseAttrs, NetworkConfig};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -50,9 +51,7 @@ impl Node {
         shared: watch::Sender<Shared>,
         events: broadcast::Sender<NetworkEvent>,
     ) -> Self {
-        let random = options
-            .seed
-            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         shared.send_modify(|shared| shared.status.manager = options.manager.describe());
         let now = Instant::now();
         Self {
@@ -82,7 +81,8 @@ impl Node {
             before: before.as_ref().map(|lease| &lease.attrs),
         };
         let mut backend = self.options.backend.open(request)?;
-        let own = self.acquire(&config, &*backend).await?;
+        let attrs = backend.attrs().at(self.options.external.public);
+        let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
         self.follow(config, own).await
@@ -90,39 +90,26 @@ impl Node {
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        self.patiently(Phase::Configuration, async || manager.config().await)
-            .await
+        self.patiently(Phase::Configuration, || manager.config()).await
     }
 
     async fn recall(&mut self) -> Result<Option<Lease>, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
         let public = self.options.external.public;
-        self.patiently(Phase::Recall, async || manager.recall(public).await)
-            .await
+        self.patiently(Phase::Recall, || manager.recall(public)).await
     }
 
-    async fn acquire(
-        &mut self,
-        config: &NetworkConfig,
-        backend: &dyn Backend,
-    ) -> Result<Lease, NetworkError> {
+    async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let attrs = backend.attrs().at(self.options.external.public);
-        let previous = self.options.previous;
-        let request = LeaseRequest {
-            config,
-            attrs: &attrs,
-            previous,
-        };
-        self.patiently(Phase::Lease, async || manager.acquire(request).await)
-            .await
+        let request = LeaseRequest { config, attrs, previous: self.options.previous };
+        self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
     /// Tries until it works, telling each failure with the pause that follows it.
-    async fn patiently<T>(
+    async fn patiently<'a, T>(
         &mut self,
         phase: Phase,
-        attempt: impl AsyncFn() -> Result<T, ManagerError>,
+        attempt: impl Fn() -> BoxFuture<'a, Result<T, ManagerError>>,
     ) -> Result<T, NetworkError> {
         for failures in 0_u32.. {
             let error = match attempt().await {
@@ -136,11 +123,7 @@ impl Node {
             let reason = crate::chain(&error);
             let retry_in = self.options.retry.delay(failures, self.random.f64());
             self.status(|status| status.waiting_for = Some(reason.clone()));
-            self.tell(NetworkEvent::Waiting {
-                phase,
-                reason,
-                retry_in,
-            });
+            self.tell(NetworkEvent::Waiting { phase, reason, retry_in });
             tokio::time::sleep(retry_in).await;
         }
         std::future::pending().await
@@ -150,13 +133,8 @@ impl Node {
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
         let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding = hold(
-            Arc::clone(&manager),
-            Arc::clone(&config),
-            own.clone(),
-            self.options.retry,
-            seed,
-        );
+        let mut holding =
+            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -198,8 +176,6 @@ impl Node {
                 for change in changes {
                     self.on_peer(change);
                 }
-                let peers = self.peers.len();
-                self.status(|status| status.peers = peers);
                 self.soon();
             }
             PeerEvent::Complete => {
@@ -255,11 +231,7 @@ impl Node {
                 self.tell(NetworkEvent::LeaseLost(reason));
             }
             HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
-                self.tell(NetworkEvent::Waiting {
-                    phase: Phase::Lease,
-                    reason,
-                    retry_in,
-                });
+                self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
@@ -304,19 +276,12 @@ impl Node {
         };
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
-        let request = SyncRequest {
-            peers: &self.peers,
-            dirty: &dirty,
-            now: Instant::now().into_std(),
-        };
+        let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
         let audit = self.options.audit_every;
-        self.next_pass = self.last_pass
-            + report
-                .retry_in
-                .unwrap_or(audit)
-                .clamp(PASS_GAP, audit.max(PASS_GAP));
+        self.next_pass =
+            self.last_pass + report.retry_in.unwrap_or(audit).clamp(PASS_GAP, audit.max(PASS_GAP));
         tracing::debug!(
             written = report.written,
             removed = report.removed,
@@ -330,27 +295,18 @@ impl Node {
     fn report(&mut self, report: SyncReport, took: Duration) {
         let noticed = std::mem::replace(&mut self.noticed, "an audit".to_owned());
         if report.drifted > 0 {
-            self.tell(NetworkEvent::Repaired {
-                objects: report.drifted,
-                noticed,
-            });
+            self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report
-            .failed
-            .iter()
-            .filter(|failure| !known.failed.contains(failure))
-        {
+        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report
-            .unreachable
-            .iter()
-            .filter(|failure| !known.unreachable.contains(failure))
-        {
+        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
+        let peers = self.peers.len();
         self.status(|status| {
+            status.peers = peers;
             status.passes += 1;
             status.repaired += report.drifted as u64;
             status.last_pass = took;
@@ -363,18 +319,10 @@ impl Node {
         let (Some(backend), Some(own)) = (&self.backend, &self.own) else {
             return;
         };
-        let is_new = self
-            .shared
-            .borrow()
-            .running
-            .as_ref()
-            .is_none_or(|running| running.lease.subnet != own.subnet);
+        let is_new =
+            self.shared.borrow().running.as_ref().is_none_or(|running| running.lease.subnet != own.subnet);
         if self.peers.is_complete() && is_new {
-            let running = Running {
-                lease: own.clone(),
-                mtu: backend.mtu(),
-                config: Arc::clone(config),
-            };
+            let running = Running { lease: own.clone(), mtu: backend.mtu(), config: Arc::clone(config) };
             self.shared.send_modify(|shared| {
                 shared.status.ready = true;
                 shared.running = Some(running);

@@ -88,9 +88,7 @@ pub(crate) fn with_bits(like: IpNet, bits: u128) -> IpNet {
 
 /// Returns the number of addresses in a network; the whole IPv6 space is one short, to fit.
 pub(crate) fn size(net: IpNet) -> u128 {
-    1_u128
-        .checked_shl(u32::from(net.max_prefix_len() - net.prefix_len()))
-        .unwrap_or(u128::MAX)
+    1_u128.checked_shl(u32::from(net.max_prefix_len() - net.prefix_len())).unwrap_or(u128::MAX)
 }
 
 #[cfg(test)]
@@ -98,11 +96,7 @@ mod tests {
     use super::*;
 
     fn pool(network: &str, first: &str, last: &str) -> SubnetPool {
-        SubnetPool::new(
-            network.parse().unwrap(),
-            first.parse().unwrap(),
-            last.parse().unwrap(),
-        )
+        SubnetPool::new(network.parse().unwrap(), first.parse().unwrap(), last.parse().unwrap())
     }
 
     #[test]
@@ -118,17 +112,8 @@ mod tests {
 
     #[test]
     fn a_pool_at_the_end_of_the_address_space_has_an_end() {
-        assert_eq!(
-            pool("255.255.0.0/16", "255.255.254.0/24", "255.255.255.0/24")
-                .subnets()
-                .count(),
-            2
-        );
-        let v6 = pool(
-            "ffff::/16",
-            "ffff:ffff:ffff:fffe::/64",
-            "ffff:ffff:ffff:ffff::/64",
-        );
+        assert_eq!(pool("255.255.0.0/16", "255.255.254.0/24", "255.255.255.0/24").subnets().count(), 2);
+        let v6 = pool("ffff::/16", "ffff:ffff:ffff:fffe::/64", "ffff:ffff:ffff:ffff::/64");
         assert_eq!(v6.subnets().count(), 2);
     }
 }

@@ -113,10 +113,7 @@ struct Waiting {
 
 /// The pauses between attempts at one object: the first so short that a passing fault is not noticed, the longest so
 /// long that thousands of failing objects cost little.
-const RETRY: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    longest: Duration::from_secs(30),
-};
+const RETRY: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Starts with nothing wanted and nothing known.
@@ -134,10 +131,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Says what an object should be.
     pub fn want(&mut self, key: K, value: V) {
-        let object = self.objects.entry(key.clone()).or_insert(Object {
-            desired: None,
-            actual: None,
-        });
+        let object = self.objects.entry(key.clone()).or_insert(Object { desired: None, actual: None });
         if object.desired.as_ref() != Some(&value) {
             object.desired = Some(value);
             self.waiting.remove(&key);
@@ -155,10 +149,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
     }
 
-    /// Says that no object should be.
-    pub fn forget_all(&mut self) {
-        let keys: Vec<K> = self.objects.keys().cloned().collect();
-        keys.iter().for_each(|key| self.forget(key));
+    /// Says what all objects should be.
+    pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
+        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        gone.iter().for_each(|key| self.forget(key));
+        desired.into_iter().for_each(|(key, value)| self.want(key, value));
     }
 
     /// Returns what an object should be.
@@ -205,13 +200,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
         for (key, value) in seen {
             self.open.insert(key.clone());
-            self.objects.insert(
-                key,
-                Object {
-                    desired: None,
-                    actual: Some(value),
-                },
-            );
+            self.objects.insert(key, Object { desired: None, actual: Some(value) });
         }
         drifted
     }
@@ -219,46 +208,41 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Lists the objects to be put now.
     #[must_use]
     pub fn missing(&self, now: Instant) -> Vec<Change<K, V>> {
-        self.due(now)
-            .filter_map(|(key, object)| self.put(key, object))
-            .collect()
+        self.due(now).filter_map(|(key, object)| self.put(key, object)).collect()
     }
 
     /// Lists the objects to be dropped now.
     #[must_use]
     pub fn stale(&self, now: Instant) -> Vec<Change<K, V>> {
         let unwanted = self.due(now).filter_map(|(key, object)| match object {
-            Object {
-                desired: None,
-                actual: Some(value),
-            } => Some((key, value)),
+            Object { desired: None, actual: Some(value) } => Some((key, value)),
             Object { .. } => None,
         });
         let surplus = self
             .surplus
             .iter()
-            .filter(|(key, _)| self.is_due(key, now))
+            .filter(|(key, value)| self.is_due(key, now) && self.may_go(key, value))
             .map(|(key, value)| (key, value));
         unwanted
             .chain(surplus)
-            .map(|(key, value)| Change::Drop {
-                key: key.clone(),
-                value: value.clone(),
-            })
+            .map(|(key, value)| Change::Drop { key: key.clone(), value: value.clone() })
             .collect()
+    }
+
+    /// Tells whether a surplus object may be dropped. One that is waiting to be put in force may not: it could be all
+    /// there is for a while. Nor may one that cannot be told from the one in force.
+    fn may_go(&self, key: &K, value: &V) -> bool {
+        self.objects.get(key).is_none_or(|object| {
+            let waits = object.desired.as_ref() == Some(value) && self.put(key, object).is_some();
+            object.actual.as_ref() != Some(value) && !waits
+        })
     }
 
     fn put(&self, key: &K, object: &Object<V>) -> Option<Change<K, V>> {
         let value = object.desired.clone()?;
         let instead_of = object.actual.clone();
-        let will_do = instead_of
-            .as_ref()
-            .is_some_and(|actual| (self.will_do)(&value, actual));
-        (!will_do).then(|| Change::Put {
-            key: key.clone(),
-            value,
-            instead_of,
-        })
+        let will_do = instead_of.as_ref().is_some_and(|actual| (self.will_do)(&value, actual));
+        (!will_do).then(|| Change::Put { key: key.clone(), value, instead_of })
     }
 
     fn due(&self, now: Instant) -> impl Iterator<Item = (&K, &Object<V>)> {
@@ -279,34 +263,31 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
                 let key = change.key().clone();
                 let failures = self.waiting.get(&key).map_or(0, |waiting| waiting.failures);
                 let until = now + RETRY.delay(failures, 0.0);
-                self.waiting.insert(
-                    key,
-                    Waiting {
-                        failures: failures.saturating_add(1),
-                        until,
-                        failure,
-                    },
-                );
+                self.waiting.insert(key, Waiting { failures: failures.saturating_add(1), until, failure });
             }
             (Change::Put { key, value, .. }, Ok(())) => {
                 self.waiting.remove(&key);
+                // A kernel holds no two equal objects: if this was surplus, it is the one in force now.
+                self.take_surplus(&key, &value);
                 if let Some(object) = self.objects.get_mut(&key) {
                     object.actual = Some(value);
                 }
             }
             (Change::Drop { key, value }, Ok(())) => {
-                self.waiting.remove(&key);
-                if let Some(i) = self
-                    .surplus
-                    .iter()
-                    .position(|surplus| surplus.0 == key && surplus.1 == value)
-                {
-                    self.surplus.swap_remove(i);
-                } else if let Some(object) = self.objects.get_mut(&key) {
-                    object.actual = None;
+                // What else failed under the key of a surplus object goes on waiting.
+                if !self.take_surplus(&key, &value) {
+                    self.waiting.remove(&key);
+                    if let Some(object) = self.objects.get_mut(&key) {
+                        object.actual = None;
+                    }
                 }
             }
         }
+    }
+
+    fn take_surplus(&mut self, key: &K, value: &V) -> bool {
+        let found = self.surplus.iter().position(|surplus| surplus.0 == *key && surplus.1 == *value);
+        found.map(|i| self.surplus.swap_remove(i)).is_some()
     }
 
     /// Lets go of objects that are as they should be. Called at the end of a pass, when all answers are in.
@@ -316,20 +297,19 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             let Some(object) = self.objects.get(&key) else {
                 continue;
             };
-            let settled = match (&object.desired, &object.actual) {
-                (Some(desired), Some(actual)) => (self.will_do)(desired, actual),
+            match (&object.desired, &object.actual) {
+                (Some(desired), Some(actual)) if (self.will_do)(desired, actual) => {}
                 (None, None) => {
                     self.objects.remove(&key);
-                    self.waiting.remove(&key);
-                    continue;
                 }
-                (Some(_), None) | (None, Some(_)) => false,
-            };
-            if settled {
-                self.waiting.remove(&key);
-            } else {
-                self.open.insert(key);
+                (Some(_) | None, Some(_)) | (Some(_), None) => {
+                    self.open.insert(key);
+                }
             }
+        }
+        if !self.waiting.is_empty() {
+            let surplus: BTreeSet<&K> = self.surplus.iter().map(|(key, _)| key).collect();
+            self.waiting.retain(|key, _| self.open.contains(key) || surplus.contains(key));
         }
     }
 
@@ -341,10 +321,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Returns how long until the first failed object may be tried again.
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
-        self.waiting
-            .values()
-            .map(|waiting| waiting.until.saturating_duration_since(now))
-            .min()
+        self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now)).min()
     }
 }
 
@@ -359,10 +336,7 @@ pub struct Reconciler<T: Table> {
 impl<T: Table> Reconciler<T> {
     /// Starts with nothing wanted and nothing known.
     pub fn new(table: T) -> Self {
-        Self {
-            tracker: Tracker::new(T::will_do),
-            table,
-        }
+        Self { tracker: Tracker::new(T::will_do), table }
     }
 
     /// Returns the table.
@@ -388,19 +362,13 @@ impl<T: Table> Reconciler<T> {
     /// Puts what is missing.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
         let changes = self.tracker.missing(now);
-        SyncReport {
-            written: self.apply(changes, now),
-            ..SyncReport::default()
-        }
+        SyncReport { written: self.apply(changes, now), ..SyncReport::default() }
     }
 
     /// Drops what is stale.
     pub fn drop_stale(&mut self, now: Instant) -> SyncReport {
         let changes = self.tracker.stale(now);
-        SyncReport {
-            removed: self.apply(changes, now),
-            ..SyncReport::default()
-        }
+        SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
     }
 
     /// Ends a pass and reports what failed.
@@ -435,10 +403,7 @@ fn change_name<T: Table>(change: &Change<T::Key, T::Value>) -> String {
 }
 
 fn failure(object: String, error: &(dyn std::error::Error + 'static)) -> ObjectFailure {
-    ObjectFailure {
-        object,
-        reason: crate::chain(error),
-    }
+    ObjectFailure { object, reason: crate::chain(error) }
 }
 
 #[cfg(test)]

@@ -191,20 +191,11 @@ impl fmt::Display for BadRecord {
 ///
 /// [`BadRecord`] says which of the two cannot be read.
 pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> Result<Lease, BadRecord> {
-    let bad = |subnet, reason: String| BadRecord {
-        key: key.to_owned(),
-        subnet,
-        reason,
-    };
+    let bad = |subnet, reason: String| BadRecord { key: key.to_owned(), subnet, reason };
     let subnet = read_key(key).map_err(|reason| bad(None, reason))?;
     let value = std::str::from_utf8(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
     let attrs = LeaseAttrs::from_record(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
-    Ok(Lease {
-        subnet,
-        attrs,
-        revision,
-        term,
-    })
+    Ok(Lease { subnet, attrs, revision, term })
 }
 
 /// Tells of a removed record as every registry does: its key decides whether it was a subnet's.
@@ -219,11 +210,7 @@ pub fn read_removal(key: &str, revision: Revision) -> RegistryEvent {
 fn read_key(key: &str) -> Result<SubnetKey, String> {
     let subnet: SubnetKey = key.parse().map_err(|error| format!("{error}"))?;
     let written = subnet.to_string();
-    if written == key {
-        Ok(subnet)
-    } else {
-        Err(format!("{key:?} is not a subnet key: want {written}"))
-    }
+    if written == key { Ok(subnet) } else { Err(format!("{key:?} is not a subnet key: want {written}")) }
 }
 
 /// Why a call to a registry failed.
@@ -260,12 +247,7 @@ mod tests {
     fn a_record_is_a_lease_only_under_the_key_that_flannel_writes() {
         let read = |key: &str| read_record(key, RECORD, Revision(1), Term::Limited);
         assert!(read("10.5.1.0-24&fc00:0:0:1::-64").is_ok());
-        for key in [
-            "old/10.5.1.0-24",
-            "10.5.1.0-024",
-            "10.5.1.0-24&fc00:0:0:1:0::-64",
-            "garbage",
-        ] {
+        for key in ["old/10.5.1.0-24", "10.5.1.0-024", "10.5.1.0-24&fc00:0:0:1:0::-64", "garbage"] {
             assert_eq!(read(key).unwrap_err().subnet, None, "{key}");
             let removal = read_removal(key, Revision(2));
             assert!(matches!(removal, RegistryEvent::BadDeleted(gone) if gone == key));

@@ -22,7 +22,7 @@ pub struct Status {
     pub mtu: Option<u32>,
     /// Whether all peers are known and the host was made as it should be for them.
     pub ready: bool,
-    /// The number of peers.
+    /// The number of peers for which the host was last made as it should be.
     pub peers: usize,
     /// Why the registry is not heard at the moment.
     pub registry_silent: Option<String>,

@@ -30,10 +30,8 @@ impl SubnetKey {
     /// Puts a key together, clearing host bits; `None` if neither family is given.
     #[must_use]
     pub fn new(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Option<Self> {
-        (v4.is_some() || v6.is_some()).then(|| Self {
-            v4: v4.map(|net| net.trunc()),
-            v6: v6.map(|net| net.trunc()),
-        })
+        (v4.is_some() || v6.is_some())
+            .then(|| Self { v4: v4.map(|net| net.trunc()), v6: v6.map(|net| net.trunc()) })
     }
 
     /// Returns the IPv4 subnet.
@@ -56,14 +54,8 @@ impl SubnetKey {
     /// Tells whether the two share an address in either family.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let v4 = self
-            .v4
-            .zip(other.v4)
-            .is_some_and(|(a, b)| a.contains(&b) || b.contains(&a));
-        let v6 = self
-            .v6
-            .zip(other.v6)
-            .is_some_and(|(a, b)| a.contains(&b) || b.contains(&a));
+        let v4 = self.v4.zip(other.v4).is_some_and(|(a, b)| a.contains(&b) || b.contains(&a));
+        let v6 = self.v6.zip(other.v6).is_some_and(|(a, b)| a.contains(&b) || b.contains(&a));
         v4 || v6
     }
 
@@ -79,19 +71,13 @@ impl SubnetKey {
 
 impl From<Ipv4Net> for SubnetKey {
     fn from(net: Ipv4Net) -> Self {
-        Self {
-            v4: Some(net.trunc()),
-            v6: None,
-        }
+        Self { v4: Some(net.trunc()), v6: None }
     }
 }
 
 impl From<Ipv6Net> for SubnetKey {
     fn from(net: Ipv6Net) -> Self {
-        Self {
-            v4: None,
-            v6: Some(net.trunc()),
-        }
+        Self { v4: None, v6: Some(net.trunc()) }
     }
 }
 
@@ -119,11 +105,7 @@ impl FromStr for SubnetKey {
             None => (name, None),
         };
         let v6 = v6.map(parse_v6).transpose()?;
-        let v4 = if v4 == NO_IPV4 && v6.is_some() {
-            None
-        } else {
-            Some(parse_v4(v4)?)
-        };
+        let v4 = if v4 == NO_IPV4 && v6.is_some() { None } else { Some(parse_v4(v4)?) };
         Ok(Self { v4, v6 })
     }
 }
@@ -143,11 +125,7 @@ fn parse_v4(text: &str) -> Result<Ipv4Net, SubnetKeyError> {
     // Flannel's own parsers read prefix lengths up to 31 only.
     let (address, len) = split::<Ipv4Addr>(text, 31, "want ADDRESS-LENGTH, like 10.5.1.0-24")?;
     let net = Ipv4Net::new(address, len).map_err(|_| error(text, "the prefix length is too large"))?;
-    if net.trunc() == net {
-        Ok(net)
-    } else {
-        Err(error(text, "there are bits set behind the prefix"))
-    }
+    if net.trunc() == net { Ok(net) } else { Err(error(text, "there are bits set behind the prefix")) }
 }
 
 fn parse_v6(text: &str) -> Result<Ipv6Net, SubnetKeyError> {
@@ -156,11 +134,7 @@ fn parse_v6(text: &str) -> Result<Ipv6Net, SubnetKeyError> {
     }
     let (address, len) = split::<Ipv6Addr>(text, 127, "want ADDRESS-LENGTH, like fc00:0:0:1::-64")?;
     let net = Ipv6Net::new(address, len).map_err(|_| error(text, "the prefix length is too large"))?;
-    if net.trunc() == net {
-        Ok(net)
-    } else {
-        Err(error(text, "there are bits set behind the prefix"))
-    }
+    if net.trunc() == net { Ok(net) } else { Err(error(text, "there are bits set behind the prefix")) }
 }
 
 fn split<A: FromStr>(text: &str, longest: u8, wanted: &'static str) -> Result<(A, u8), SubnetKeyError> {
@@ -179,10 +153,7 @@ fn split<A: FromStr>(text: &str, longest: u8, wanted: &'static str) -> Result<(A
 }
 
 fn error(text: &str, reason: &'static str) -> SubnetKeyError {
-    SubnetKeyError {
-        text: text.to_owned(),
-        reason,
-    }
+    SubnetKeyError { text: text.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -192,12 +163,7 @@ mod tests {
 
     #[test]
     fn keys_are_written_as_flannel_writes_them() {
-        for text in [
-            "172.30.8.0-21",
-            "10.5.1.0-24",
-            "10.5.1.0-24&fc00:0:0:1::-64",
-            "0.0.0.0-0&fc00::-64",
-        ] {
+        for text in ["172.30.8.0-21", "10.5.1.0-24", "10.5.1.0-24&fc00:0:0:1::-64", "0.0.0.0-0&fc00::-64"] {
             assert_eq!(text.parse::<SubnetKey>().unwrap().to_string(), text);
         }
     }

@@ -54,13 +54,7 @@ impl Address {
 
     /// A global address without flags.
     pub fn new(index: u32, net: IpNet) -> Self {
-        Self {
-            index,
-            net,
-            peer: None,
-            scope: 0,
-            flags: 0,
-        }
+        Self { index, net, peer: None, scope: 0, flags: 0 }
     }
 
     /// Whether packets can be sent from the address: it is neither a duplicate, nor being
@@ -84,11 +78,7 @@ impl Address {
             AddressAttribute::Address(self.peer.unwrap_or(self.net.addr())),
         ];
         if self.flags != 0 {
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
-                    self.flags,
-                )));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(self.flags)));
         }
         message
     }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::address::Address;
@@ -39,6 +39,9 @@ pub enum Write {
     /// refuses to replace a route on one link by one on another (`EEXIST` apart, see
     /// `fib6_add_rt2node` in `net/ipv6/ip6_fib.c`): delete that one in the same batch.
     PutRoute(Route),
+    /// Adds a route where there is none with the same destination, metric and table; another one
+    /// there, on whatever link, is an error for which [`Error::is_exists`] holds.
+    AddRoute(Route),
     /// Deletes a route.
     DeleteRoute(Route),
     /// Puts a neighbour, in the place of the one with the same address.
@@ -55,10 +58,18 @@ pub enum Write {
     DeleteAddress(Address),
 }
 
+/// What a write does to its object.
+#[derive(Clone, Copy)]
+enum Verb {
+    Put,
+    Add,
+    Delete,
+}
+
 impl Write {
     fn request(&self) -> RouteNetlinkMessage {
         match self {
-            Self::PutRoute(route) => RouteNetlinkMessage::NewRoute(route.message()),
+            Self::PutRoute(route) | Self::AddRoute(route) => RouteNetlinkMessage::NewRoute(route.message()),
             Self::DeleteRoute(route) => RouteNetlinkMessage::DelRoute(route.message()),
             Self::PutNeighbour(neighbour) => RouteNetlinkMessage::NewNeighbour(neighbour.message()),
             Self::DeleteNeighbour(neighbour) => RouteNetlinkMessage::DelNeighbour(neighbour.message()),
@@ -69,49 +80,49 @@ impl Write {
         }
     }
 
-    fn is_put(&self) -> bool {
+    fn verb(&self) -> Verb {
         match self {
-            Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => true,
+            Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => Verb::Put,
+            Self::AddRoute(_) => Verb::Add,
             Self::DeleteRoute(_) | Self::DeleteNeighbour(_) | Self::DeleteFdb(_) | Self::DeleteAddress(_) => {
-                false
+                Verb::Delete
             }
         }
     }
 
     fn flags(&self) -> u16 {
-        if self.is_put() {
-            NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
-        } else {
-            NLM_F_REQUEST
-        }
+        NLM_F_REQUEST
+            | match self.verb() {
+                Verb::Put => NLM_F_CREATE | NLM_F_REPLACE,
+                Verb::Add => NLM_F_CREATE | NLM_F_EXCL,
+                Verb::Delete => 0,
+            }
     }
 
     /// What the kernel's verdict means for the caller.
     fn outcome(&self, verdict: Verdict) -> Result<(), Error> {
-        let already = if self.is_put() {
-            verdict.errno == libc::EEXIST
-        } else {
-            is_gone(verdict.errno)
+        let already = match self.verb() {
+            Verb::Put => verdict.errno == libc::EEXIST,
+            Verb::Add => false,
+            Verb::Delete => is_gone(verdict.errno),
         };
-        if already {
-            Ok(())
-        } else {
-            verdict.into_result(self)
-        }
+        if already { Ok(()) } else { verdict.into_result(self) }
     }
 
     fn unanswered(&self) -> Error {
-        Error::Unanswered {
-            object: self.to_string(),
-        }
+        Error::Unanswered { object: self.to_string() }
     }
 }
 
 impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_put() { "put " } else { "delete " })?;
+        f.write_str(match self.verb() {
+            Verb::Put => "put ",
+            Verb::Add => "add ",
+            Verb::Delete => "delete ",
+        })?;
         match self {
-            Self::PutRoute(route) | Self::DeleteRoute(route) => route.fmt(f),
+            Self::PutRoute(route) | Self::AddRoute(route) | Self::DeleteRoute(route) => route.fmt(f),
             Self::PutNeighbour(neighbour) | Self::DeleteNeighbour(neighbour) => neighbour.fmt(f),
             Self::PutFdb(entry) | Self::DeleteFdb(entry) => entry.fmt(f),
             Self::PutAddress(address) | Self::DeleteAddress(address) => address.fmt(f),
@@ -219,8 +230,6 @@ fn not_sent(write: &Write, error: &std::io::Error) -> Error {
     Error::Kernel {
         object: write.to_string(),
         message: Some("the batch could not be sent".to_owned()),
-        source: error
-            .raw_os_error()
-            .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
+        source: error.raw_os_error().map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
     }
 }

@@ -80,20 +80,14 @@ impl Error {
     }
 
     pub(crate) fn malformed(object: impl ToString, reason: &DecodeError) -> Self {
-        Self::Malformed {
-            object: object.to_string(),
-            reason: reason.to_string(),
-        }
+        Self::Malformed { object: object.to_string(), reason: reason.to_string() }
     }
 }
 
 /// Whether an error number says that the object is not there (any more). Which of these numbers
 /// the kernel chooses depends on the kind of object.
 pub(crate) fn is_gone(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL
-    )
+    matches!(errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
 }
 
 fn refusal(object: &str, message: Option<&str>) -> String {
@@ -118,14 +112,8 @@ mod tests {
     #[test]
     fn a_refusal_names_the_object_and_the_kernels_words_but_not_its_source() {
         let error = kernel(libc::EINVAL, Some("Nexthop has invalid gateway"));
-        assert_eq!(
-            error.to_string(),
-            "kernel refused to put route 10.5.3.0/24: Nexthop has invalid gateway"
-        );
-        assert_eq!(
-            kernel(libc::EINVAL, None).to_string(),
-            "kernel refused to put route 10.5.3.0/24"
-        );
+        assert_eq!(error.to_string(), "kernel refused to put route 10.5.3.0/24: Nexthop has invalid gateway");
+        assert_eq!(kernel(libc::EINVAL, None).to_string(), "kernel refused to put route 10.5.3.0/24");
     }
 
     #[test]

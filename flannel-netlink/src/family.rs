@@ -1,5 +1,6 @@
 //! The two families of addresses.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
@@ -36,6 +37,15 @@ impl Family {
         } else {
             None
         }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 

@@ -68,18 +68,13 @@ impl FdbEntry {
             family: AddressFamily::Bridge,
             ifindex: self.index,
             state: u16::from(self.state).into(),
-            flags: if self.bridge.is_some() {
-                NeighbourFlags::Controller
-            } else {
-                NeighbourFlags::Own
-            },
+            flags: if self.bridge.is_some() { NeighbourFlags::Controller } else { NeighbourFlags::Own },
             kind: RouteType::Unspec,
         };
         message.attributes.reserve_exact(2);
         let attributes = &mut message.attributes;
         attributes.extend(
-            self.destination
-                .map(|address| NeighbourAttribute::Destination(NeighbourAddress::from(address))),
+            self.destination.map(|address| NeighbourAttribute::Destination(NeighbourAddress::from(address))),
         );
         attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
         attributes.extend(self.port.map(NeighbourAttribute::Port));
@@ -108,15 +103,7 @@ impl FdbEntry {
             }
         }
         let state = u16::from(header.state).into();
-        Ok(mac.map(|mac| Self {
-            index: header.ifindex,
-            mac,
-            destination,
-            state,
-            port,
-            vni,
-            bridge,
-        }))
+        Ok(mac.map(|mac| Self { index: header.ifindex, mac, destination, state, port, vni, bridge }))
     }
 }
 

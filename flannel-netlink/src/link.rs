@@ -206,11 +206,7 @@ impl Netlink {
             check_name(&peer.name)?;
         }
         let request = RouteNetlinkMessage::NewLink(link.message());
-        self.execute(
-            format_args!("create link {}", link.name),
-            request,
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.execute(format_args!("create link {}", link.name), request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Changes a link.
@@ -294,11 +290,7 @@ impl Link {
 
     /// The device's VXLAN attributes, if that is what it is.
     pub fn vxlan(&self) -> Option<&Vxlan> {
-        if let LinkKind::Vxlan(vxlan) = &self.kind {
-            Some(vxlan)
-        } else {
-            None
-        }
+        if let LinkKind::Vxlan(vxlan) = &self.kind { Some(vxlan) } else { None }
     }
 }
 
@@ -332,9 +324,7 @@ impl LinkKind {
 impl AddressGeneration {
     /// Reads `IFLA_AF_SPEC`, which holds attributes of the link by family.
     fn read(spec: &[u8]) -> Option<Self> {
-        let inet6 = NlasIterator::new(spec)
-            .flatten()
-            .find(|family| family.kind() == AF_INET6)?;
+        let inet6 = NlasIterator::new(spec).flatten().find(|family| family.kind() == AF_INET6)?;
         let mode = NlasIterator::new(inet6.value())
             .flatten()
             .find(|attribute| attribute.kind() == IFLA_INET6_ADDR_GEN_MODE)?;
@@ -361,15 +351,7 @@ impl AddressGeneration {
 impl NewLink {
     /// A link that is down, with everything else left to the kernel.
     pub fn new(name: impl Into<String>, kind: NewLinkKind) -> Self {
-        Self {
-            name: name.into(),
-            mac: None,
-            mtu: None,
-            txqlen: None,
-            master: None,
-            up: false,
-            kind,
-        }
+        Self { name: name.into(), mac: None, mtu: None, txqlen: None, master: None, up: false, kind }
     }
 
     fn message(&self) -> LinkMessage {
@@ -392,10 +374,9 @@ impl NewLink {
 impl NewLinkKind {
     fn info(&self) -> Vec<LinkInfo> {
         match self {
-            Self::Vxlan(vxlan) => vec![
-                LinkInfo::Kind(InfoKind::Vxlan),
-                LinkInfo::Data(InfoData::Vxlan(vxlan.attributes())),
-            ],
+            Self::Vxlan(vxlan) => {
+                vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan.attributes()))]
+            }
             Self::Veth(peer) => vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),

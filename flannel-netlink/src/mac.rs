@@ -53,11 +53,7 @@ impl FromStr for Mac {
                 *bytes.next().ok_or(MacParseError)? = hex(pair[0])? << 4 | hex(pair[1])?;
             }
         }
-        if bytes.next().is_some() {
-            Err(MacParseError)
-        } else {
-            Ok(Self(mac))
-        }
+        if bytes.next().is_some() { Err(MacParseError) } else { Ok(Self(mac)) }
     }
 }
 

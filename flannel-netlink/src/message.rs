@@ -87,32 +87,20 @@ impl Verdict {
             HEADER_LEN
         } else {
             let len = request.get(..4).map(parse_u32).transpose()?.unwrap_or(0);
-            usize::try_from(len)
-                .unwrap_or(usize::MAX)
-                .checked_next_multiple_of(4)
-                .unwrap_or(usize::MAX)
+            usize::try_from(len).unwrap_or(usize::MAX).checked_next_multiple_of(4).unwrap_or(usize::MAX)
         };
         let attributes = request.get(echoed..).unwrap_or_default();
-        Ok(Self {
-            errno,
-            message: explanation(answer.flags, attributes),
-        })
+        Ok(Self { errno, message: explanation(answer.flags, attributes) })
     }
 
     /// Reads an `NLMSG_DONE`, which ends a dump: an error number and attributes.
     pub(crate) fn of_done(answer: Message<'_>) -> Result<Self, DecodeError> {
         if answer.payload.is_empty() {
-            return Ok(Self {
-                errno: 0,
-                message: None,
-            });
+            return Ok(Self { errno: 0, message: None });
         }
         let errno = first_i32(answer.payload)?.min(0).saturating_neg();
         let attributes = answer.payload.get(4..).unwrap_or_default();
-        Ok(Self {
-            errno,
-            message: explanation(answer.flags, attributes),
-        })
+        Ok(Self { errno, message: explanation(answer.flags, attributes) })
     }
 
     /// The error that this verdict is about `object`, if it is one.
@@ -174,10 +162,7 @@ mod tests {
     }
 
     fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER_LEN + payload.len())
-            .unwrap()
-            .to_ne_bytes()
-            .to_vec();
+        let mut bytes = u32::try_from(HEADER_LEN + payload.len()).unwrap().to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
@@ -193,10 +178,8 @@ mod tests {
 
     #[test]
     fn the_kernels_words_are_found_behind_a_capped_and_behind_a_whole_request() {
-        let expected = Verdict {
-            errno: libc::EINVAL,
-            message: Some("Nexthop has invalid gateway".to_owned()),
-        };
+        let expected =
+            Verdict { errno: libc::EINVAL, message: Some("Nexthop has invalid gateway".to_owned()) };
         let capped = refusal(NLM_F_CAPPED | NLM_F_ACK_TLVS, &message(24, 0, 7, &[])[..16]);
         assert_eq!(verdict(&capped).unwrap(), expected);
         let whole = refusal(NLM_F_ACK_TLVS, &message(24, 0, 7, &[1; 13]));
@@ -211,12 +194,7 @@ mod tests {
                 let _ = Verdict::of_error(message);
             }
             // The same cut below the netlink header: its length is right, its payload is short.
-            let short = message(
-                NLMSG_ERROR,
-                NLM_F_ACK_TLVS,
-                7,
-                whole.get(16..len).unwrap_or_default(),
-            );
+            let short = message(NLMSG_ERROR, NLM_F_ACK_TLVS, 7, whole.get(16..len).unwrap_or_default());
             let _ = verdict(&short);
         }
     }

@@ -228,10 +228,7 @@ fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notice>) {
 }
 
 fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
-    let removed = matches!(
-        message.kind,
-        RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH
-    );
+    let removed = matches!(message.kind, RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH);
     Ok(match message.kind {
         RTM_NEWLINK | RTM_DELLINK => {
             // A bridge speaks of its ports in messages of its own family, in which "removed"
@@ -240,10 +237,7 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
             if header.interface_family == AddressFamily::Bridge {
                 return Ok(None);
             }
-            Some(Notice::Link {
-                link: Link::read(message)?,
-                removed,
-            })
+            Some(Notice::Link { link: Link::read(message)?, removed })
         }
         RTM_NEWADDR | RTM_DELADDR => {
             Address::read(message)?.map(|address| Notice::Address { address, removed })

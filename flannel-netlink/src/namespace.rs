@@ -38,10 +38,7 @@ impl Namespace {
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
-        Ok(Self {
-            file: Arc::new(file),
-            inode,
-        })
+        Ok(Self { file: Arc::new(file), inode })
     }
 
     /// Creates a namespace without a name. It disappears, with all that is in it, when its last
@@ -116,9 +113,7 @@ impl Eq for Namespace {}
 /// A thread that changed its namespace is never given back to anybody: it ends with `f`.
 fn on_own_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name("namespace".to_owned())
-            .spawn_scoped(scope, f)?;
+        let worker = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, f)?;
         worker.join().or_else(|payload| panic::resume_unwind(payload))
     })
 }
@@ -130,10 +125,7 @@ fn sysctl_path(name: &str) -> io::Result<PathBuf> {
     if name.components().all(|part| matches!(part, Component::Normal(_))) {
         Ok(Path::new("/proc/sys").join(name))
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the name of a setting is a path below /proc/sys",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of a setting is a path below /proc/sys"))
     }
 }
 

@@ -65,12 +65,7 @@ pub struct Neighbour {
 impl Neighbour {
     /// A neighbour that stays until it is deleted.
     pub fn permanent(index: u32, address: IpAddr, mac: Mac) -> Self {
-        Self {
-            index,
-            address,
-            mac: Some(mac),
-            state: NeighbourState::Permanent,
-        }
+        Self { index, address, mac: Some(mac), state: NeighbourState::Permanent }
     }
 
     /// Whether a program set the entry for good.
@@ -89,15 +84,9 @@ impl Neighbour {
             ..NeighbourHeader::default()
         };
         message.attributes.reserve_exact(2);
-        message
-            .attributes
-            .push(NeighbourAttribute::Destination(NeighbourAddress::from(
-                self.address,
-            )));
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(self.address)));
         if let Some(mac) = self.mac {
-            message
-                .attributes
-                .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         }
         message
     }
@@ -118,12 +107,7 @@ impl Neighbour {
             }
         }
         let address = address.ok_or("a neighbour without an address")?;
-        Ok(Some(Self {
-            index: header.ifindex,
-            address,
-            mac,
-            state: u16::from(header.state).into(),
-        }))
+        Ok(Some(Self { index: header.ifindex, address, mac, state: u16::from(header.state).into() }))
     }
 }
 

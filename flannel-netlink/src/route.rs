@@ -103,45 +103,27 @@ impl Route {
     /// A route by a gateway in the main table, of protocol boot and scope universe; the kernel
     /// finds the link.
     pub fn by_gateway(destination: IpNet, gateway: IpAddr) -> Self {
-        Self {
-            gateway: Some(gateway),
-            ..Self::to(destination)
-        }
+        Self { gateway: Some(gateway), ..Self::to(destination) }
     }
 
     /// As [`by_gateway`](Self::by_gateway), but on the given link, whose addresses need not
-    /// cover the gateway. The link must be up, and the gateway must not be an address of this
-    /// host (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
+    /// cover the gateway. The link must be up, the gateway must not be an address of this host,
+    /// and, for IPv4, the namespace must have an address at all, such as loopback's
+    /// (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
     pub fn onlink(destination: IpNet, gateway: IpAddr, index: u32) -> Self {
-        Self {
-            gateway: Some(gateway),
-            index: Some(index),
-            onlink: true,
-            ..Self::to(destination)
-        }
+        Self { gateway: Some(gateway), index: Some(index), onlink: true, ..Self::to(destination) }
     }
 
     /// A route to what is on the link itself, in the main table, of protocol boot.
     pub fn on_link(destination: IpNet, index: u32) -> Self {
-        let scope = if destination.addr().is_ipv4() {
-            Self::SCOPE_LINK
-        } else {
-            Self::SCOPE_UNIVERSE
-        };
-        Self {
-            index: Some(index),
-            scope,
-            ..Self::to(destination)
-        }
+        let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
+        Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
     /// The same route with a metric.
     #[must_use]
     pub fn with_metric(self, metric: u32) -> Self {
-        Self {
-            metric: Some(metric),
-            ..self
-        }
+        Self { metric: Some(metric), ..self }
     }
 
     fn to(destination: IpNet) -> Self {
@@ -171,26 +153,16 @@ impl Route {
             protocol: self.protocol.into(),
             scope: self.scope.into(),
             kind: u8::from(self.kind).into(),
-            flags: if self.onlink {
-                RouteFlags::Onlink
-            } else {
-                RouteFlags::empty()
-            },
+            flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
             ..RouteHeader::default()
         };
         let attributes = &mut message.attributes;
         attributes.reserve_exact(4);
         attributes.push(RouteAttribute::Destination(destination.into()));
-        attributes.extend(
-            self.gateway
-                .map(|gateway| gateway_attribute(destination, gateway)),
-        );
+        attributes.extend(self.gateway.map(|gateway| gateway_attribute(destination, gateway)));
         attributes.extend(self.index.map(RouteAttribute::Oif));
         attributes.extend(self.metric.map(RouteAttribute::Priority));
-        attributes.extend(
-            self.source
-                .map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))),
-        );
+        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
         if self.table > u32::from(u8::MAX) {
             attributes.push(RouteAttribute::Table(self.table));
         }
@@ -249,11 +221,7 @@ impl fmt::Display for Route {
         if let Some(metric) = self.metric {
             write!(f, " metric {metric}")?;
         }
-        if self.onlink {
-            f.write_str(" onlink")
-        } else {
-            Ok(())
-        }
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
     }
 }
 
@@ -273,8 +241,7 @@ pub struct RouteFilter {
 impl RouteFilter {
     /// Whether a route is one of those to read.
     pub fn admits(&self, route: &Route) -> bool {
-        self.family
-            .is_none_or(|family| family == Family::of(route.destination.addr()))
+        self.family.is_none_or(|family| family == Family::of(route.destination.addr()))
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
             && self.protocol.is_none_or(|protocol| route.protocol == protocol)
@@ -318,9 +285,7 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = Family::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
-        message
-            .attributes
-            .push(RouteAttribute::Destination(address.into()));
+        message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
         self.query(format_args!("find the route to {address}"), request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))

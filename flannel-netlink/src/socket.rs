@@ -57,12 +57,7 @@ impl Netlink {
         socket.set_ext_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         sys::set_receive_timeout(&socket, RECEIVE_TIMEOUT)?;
-        Ok(Self {
-            socket,
-            port_id,
-            sequence: 0,
-            received: Vec::with_capacity(RECEIVE_BUFFER),
-        })
+        Ok(Self { socket, port_id, sequence: 0, received: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
     /// Opens a socket in the given namespace.
@@ -175,10 +170,7 @@ impl Netlink {
             for message in Messages::new(datagram) {
                 let message = message.map_err(|reason| Error::malformed(object, &reason))?;
                 if message.sequence != sequence {
-                    tracing::trace!(
-                        sequence = message.sequence,
-                        "answer to an earlier request ignored"
-                    );
+                    tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
                     continue;
                 }
                 if message.kind == NLMSG_ERROR {
@@ -205,15 +197,7 @@ struct Dump<F, T> {
 
 impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
     fn new(objects: &'static str, sequence: u32, read: F) -> Self {
-        Self {
-            objects,
-            sequence,
-            read,
-            found: Vec::new(),
-            interrupted: false,
-            failure: None,
-            done: false,
-        }
+        Self { objects, sequence, read, found: Vec::new(), interrupted: false, failure: None, done: false }
     }
 
     /// Takes one datagram. After the first failure the rest is still taken, because the socket
@@ -286,9 +270,7 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::
 /// Tells an answer that was lost (`ENOBUFS`, or nothing came in time) from a broken socket.
 pub(crate) fn lost_or_failed(object: &impl Display, error: io::Error) -> Error {
     if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) {
-        Error::Unanswered {
-            object: object.to_string(),
-        }
+        Error::Unanswered { object: object.to_string() }
     } else {
         Error::Socket(error)
     }

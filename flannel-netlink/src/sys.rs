@@ -1,9 +1,6 @@
 //! The system calls that the netlink crates do not offer, each as a safe function: types in,
 //! [`io::Result`] out, no policy.
-#![allow(
-    unsafe_code,
-    reason = "the only module of the crate that speaks to the C library"
-)]
+#![allow(unsafe_code, reason = "the only module of the crate that speaks to the C library")]
 
 use std::ffi::CStr;
 use std::io;
@@ -50,10 +47,7 @@ pub(crate) fn force_receive_buffer(socket: impl AsFd, bytes: i32) -> io::Result<
 pub(crate) fn attach_filter(socket: impl AsFd, program: &[FilterInstruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // The kernel copies the program and never writes to it; the field is `*mut` only in C.
-    let value = libc::sock_fprog {
-        len,
-        filter: program.as_ptr().cast_mut(),
-    };
+    let value = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     set_option(socket.as_fd(), libc::SO_ATTACH_FILTER, &value)
 }
 
@@ -72,12 +66,8 @@ pub(crate) fn attach_tun(tun: impl AsFd, name: &CStr, flags: i16) -> io::Result<
     request.ifr_ifru.ifru_flags = flags;
     // SAFETY: the request lives through the call, which reads and writes one `ifreq`.
     check(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
-    let name: Vec<u8> = request
-        .ifr_name
-        .iter()
-        .map(|byte| *byte as u8)
-        .take_while(|byte| *byte != 0)
-        .collect();
+    let name: Vec<u8> =
+        request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
     String::from_utf8(name).map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))
 }
 
@@ -97,20 +87,10 @@ fn set_option<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::
     // SAFETY: the pointer is valid for reads of `len` bytes during the call. The callers above
     // pass the type that the kernel reads for their option.
     check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            std::ptr::from_ref(value).cast(),
-            len,
-        )
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), len)
     })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

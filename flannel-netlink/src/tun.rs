@@ -48,21 +48,11 @@ impl Tun {
         let name = CString::new(options.name.as_str()).map_err(|_| invalid())?;
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         let name = sys::attach_tun(&file, &name, options.flags()).map_err(|error| {
-            if error.raw_os_error() == Some(libc::ENAMETOOLONG) {
-                invalid()
-            } else {
-                error.into()
-            }
+            if error.raw_os_error() == Some(libc::ENAMETOOLONG) { invalid() } else { error.into() }
         })?;
         let link = Netlink::open()?.link(&name)?;
-        let index = link
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?
-            .index;
-        Ok(Self {
-            fd: file.into(),
-            name,
-            index,
-        })
+        let index = link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
+        Ok(Self { fd: file.into(), name, index })
     }
 
     /// Opens a TUN device in the given namespace; see [`open`](Self::open).
@@ -77,11 +67,7 @@ impl Tun {
 impl TunOptions {
     /// One queue, plain packets.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            vnet_header: false,
-            multi_queue: false,
-        }
+        Self { name: name.into(), vnet_header: false, multi_queue: false }
     }
 
     fn flags(&self) -> i16 {

@@ -110,6 +110,7 @@ pub struct Vxlan {
 
 impl Vxlan {
     /// Reads `IFLA_INFO_DATA` of a link of kind `vxlan`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "attributes that nobody compares are skipped")]
     pub(crate) fn read(data: &[u8]) -> Result<Self, DecodeError> {
         let mut vxlan = Self::default();
         for attribute in NlasIterator::new(data) {

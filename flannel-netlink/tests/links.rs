@@ -29,10 +29,7 @@ fn a_vxlan_device_reads_back_field_by_field() {
         },
     );
     assert_eq!(device.mac, Some(mac("0e:2a:00:00:00:01")));
-    assert_eq!(
-        (device.mtu, device.txqlen, device.up, device.running),
-        (1450, 0, false, false)
-    );
+    assert_eq!((device.mtu, device.txqlen, device.up, device.running), (1450, 0, false, false));
     assert_eq!(
         device.kind,
         LinkKind::Vxlan(Vxlan {
@@ -60,10 +57,7 @@ fn a_vxlan_device_over_ipv6_with_every_option_reads_back() {
         gbp: true,
         l2_miss: true,
     };
-    let device = create(
-        &mut netlink,
-        &NewLink::new("flannel-v6.2", NewLinkKind::Vxlan(new)),
-    );
+    let device = create(&mut netlink, &NewLink::new("flannel-v6.2", NewLinkKind::Vxlan(new)));
     assert_eq!(
         device.vxlan(),
         Some(&Vxlan {
@@ -85,21 +79,10 @@ fn a_vxlan_device_over_ipv6_with_every_option_reads_back() {
 #[test]
 fn two_vxlan_devices_cannot_share_a_network_identifier() {
     let (_namespace, mut netlink, _index) = namespace_with_vxlan();
-    let vxlan = NewVxlan {
-        vni: 1,
-        local: Some(ip("10.88.0.1")),
-        ..NewVxlan::default()
-    };
-    let error = netlink
-        .create_link(&NewLink::new("other", NewLinkKind::Vxlan(vxlan)))
-        .unwrap_err();
+    let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
+    let error = netlink.create_link(&NewLink::new("other", NewLinkKind::Vxlan(vxlan))).unwrap_err();
     assert!(error.is_exists(), "{error:?}");
-    assert!(
-        error
-            .to_string()
-            .starts_with("kernel refused to create link other: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("kernel refused to create link other: "), "{error}");
     assert!(netlink.link("other").unwrap().is_none());
 }
 
@@ -107,18 +90,9 @@ fn two_vxlan_devices_cannot_share_a_network_identifier() {
 fn a_veth_pair_spans_two_namespaces() {
     let (_here, mut near) = namespace();
     let (there, mut far) = namespace();
-    let peer = VethPeer {
-        name: "far0".to_owned(),
-        mac: Some(mac("0e:2a:00:00:00:02")),
-        namespace: Some(there),
-    };
-    let end = create(
-        &mut near,
-        &NewLink {
-            up: true,
-            ..NewLink::new("near0", NewLinkKind::Veth(peer))
-        },
-    );
+    let peer =
+        VethPeer { name: "far0".to_owned(), mac: Some(mac("0e:2a:00:00:00:02")), namespace: Some(there) };
+    let end = create(&mut near, &NewLink { up: true, ..NewLink::new("near0", NewLinkKind::Veth(peer)) });
     assert_eq!(end.kind, LinkKind::Veth);
     assert!(end.up && !end.running, "the far end is down");
 
@@ -134,23 +108,9 @@ fn a_bridge_takes_a_port_and_lets_it_go() {
     let (_namespace, mut netlink) = namespace();
     let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge));
     assert_eq!(bridge.kind, LinkKind::Bridge);
-    let port = create(
-        &mut netlink,
-        &NewLink {
-            master: Some(bridge.index),
-            ..ethernet("port0")
-        },
-    );
+    let port = create(&mut netlink, &NewLink { master: Some(bridge.index), ..ethernet("port0") });
     assert_eq!(port.master, Some(bridge.index));
-    netlink
-        .change_link(
-            port.index,
-            &LinkChange {
-                master: Some(0),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(port.index, &LinkChange { master: Some(0), ..LinkChange::default() }).unwrap();
     assert_eq!(netlink.link_by_index(port.index).unwrap().unwrap().master, None);
 }
 
@@ -170,16 +130,10 @@ fn every_property_of_a_link_can_be_changed() {
     };
     netlink.change_link(before.index, &change).unwrap();
     let after = netlink.link_by_index(before.index).unwrap().unwrap();
-    assert_eq!(
-        (after.name.as_str(), after.mtu, after.txqlen, after.up),
-        ("renamed", 1400, 7, true)
-    );
+    assert_eq!((after.name.as_str(), after.mtu, after.txqlen, after.up), ("renamed", 1400, 7, true));
     assert_eq!(after.mac, Some(mac("0e:2a:00:00:00:09")));
     assert_eq!(after.address_generation, Some(AddressGeneration::None));
-    assert!(
-        netlink.addresses(after.index).unwrap().is_empty(),
-        "no address of its own"
-    );
+    assert!(netlink.addresses(after.index).unwrap().is_empty(), "no address of its own");
     set_up(&mut netlink, after.index, false);
     assert!(!netlink.link("renamed").unwrap().unwrap().up);
 }
@@ -189,10 +143,7 @@ fn a_link_moves_to_another_namespace() {
     let (_here, mut netlink) = namespace();
     let (there, mut far) = namespace();
     let link = create(&mut netlink, &ethernet("eth0"));
-    let change = LinkChange {
-        namespace: Some(there),
-        ..LinkChange::default()
-    };
+    let change = LinkChange { namespace: Some(there), ..LinkChange::default() };
     netlink.change_link(link.index, &change).unwrap();
     assert!(netlink.link("eth0").unwrap().is_none());
     assert!(far.link("eth0").unwrap().is_some());
@@ -210,17 +161,11 @@ fn a_deleted_link_is_gone_and_deleting_it_again_is_no_error() {
 fn all_links_are_read() {
     let (_namespace, mut netlink) = namespace();
     for number in 0..300 {
-        netlink
-            .create_link(&NewLink::new(format!("cni{number}"), NewLinkKind::Bridge))
-            .unwrap();
+        netlink.create_link(&NewLink::new(format!("cni{number}"), NewLinkKind::Bridge)).unwrap();
     }
     let links = netlink.links().unwrap();
     assert_eq!(links.len(), 301, "and loopback");
-    assert!(
-        links
-            .iter()
-            .any(|link| link.name == "lo" && link.loopback && link.kind == LinkKind::Physical)
-    );
+    assert!(links.iter().any(|link| link.name == "lo" && link.loopback && link.kind == LinkKind::Physical));
     assert!(links.iter().any(|link| link.name == "cni299"));
 }
 
@@ -228,38 +173,21 @@ fn all_links_are_read() {
 fn a_name_that_no_link_can_have_is_refused() {
     let (_namespace, mut netlink) = namespace();
     for name in ["", "sixteen-bytes-xx", "a/b", "a b", "a\0b", ".."] {
-        let error = netlink
-            .create_link(&NewLink::new(name, NewLinkKind::Bridge))
-            .unwrap_err();
-        assert!(
-            matches!(error, flannel_netlink::Error::InvalidName(_)),
-            "{name:?}: {error:?}"
-        );
+        let error = netlink.create_link(&NewLink::new(name, NewLinkKind::Bridge)).unwrap_err();
+        assert!(matches!(error, flannel_netlink::Error::InvalidName(_)), "{name:?}: {error:?}");
         assert!(netlink.link(name).unwrap().is_none());
     }
-    create(
-        &mut netlink,
-        &NewLink::new("fifteen-bytes-x", NewLinkKind::Bridge),
-    );
+    create(&mut netlink, &NewLink::new("fifteen-bytes-x", NewLinkKind::Bridge));
 }
 
 #[test]
 fn a_tun_device_lives_as_long_as_its_queue() {
     let (namespace, mut netlink) = namespace();
-    let tun = Tun::open_in(
-        &namespace,
-        &TunOptions {
-            vnet_header: true,
-            ..TunOptions::new("flannel%d")
-        },
-    )
-    .unwrap();
+    let tun =
+        Tun::open_in(&namespace, &TunOptions { vnet_header: true, ..TunOptions::new("flannel%d") }).unwrap();
     assert_eq!(tun.name, "flannel0");
     let link = netlink.link("flannel0").unwrap().expect("the device");
-    assert_eq!(
-        (link.index, link.kind, link.mac),
-        (tun.index, LinkKind::Tun, None)
-    );
+    assert_eq!((link.index, link.kind, link.mac), (tun.index, LinkKind::Tun, None));
     drop(tun);
     assert!(netlink.link("flannel0").unwrap().is_none());
 }
@@ -267,10 +195,7 @@ fn a_tun_device_lives_as_long_as_its_queue() {
 #[test]
 fn a_tun_device_can_have_several_queues() {
     let (namespace, _netlink) = namespace();
-    let options = TunOptions {
-        multi_queue: true,
-        ..TunOptions::new("flannel0")
-    };
+    let options = TunOptions { multi_queue: true, ..TunOptions::new("flannel0") };
     let first = Tun::open_in(&namespace, &options).unwrap();
     let second = Tun::open_in(&namespace, &options).unwrap();
     assert_eq!(first.index, second.index);
@@ -283,11 +208,7 @@ fn a_namespace_dies_with_its_last_handle() {
     let (_here, mut near) = namespace();
     let there = Namespace::create().unwrap();
     let second_handle = there.clone();
-    let peer = VethPeer {
-        name: "far0".to_owned(),
-        mac: None,
-        namespace: Some(there),
-    };
+    let peer = VethPeer { name: "far0".to_owned(), mac: None, namespace: Some(there) };
     create(&mut near, &NewLink::new("near0", NewLinkKind::Veth(peer)));
     // The peer in `NewLink` held the first handle; `second_handle` is the last.
     assert!(near.link("near0").unwrap().is_some());

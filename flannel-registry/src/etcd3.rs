@@ -130,9 +130,7 @@ impl Etcd3Registry {
             page_size: options.page_size,
             silence: options.silence,
         };
-        Ok(Self {
-            store: Arc::new(store),
-        })
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// Tells how many calls were made so far.

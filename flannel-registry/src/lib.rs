@@ -1,14 +1,49 @@
-//! Where flannel keeps its leases.
+//! Where flannel keeps its leases, and how a host gets, keeps and watches them.
 //!
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
+//! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
+//!
+//! Without the feature `etcd-v3` nothing here needs HTTP, TLS or a protocol compiler.
+//!
+//! A network of two hosts in one process:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use flannel_core::{LeaseAttrs, LeaseManager, LeaseRequest, PeerEvent};
+//! use flannel_registry::{LocalManager, MemoryRegistry};
+//! use futures::StreamExt;
+//! use std::net::Ipv4Addr;
+//!
+//! let registry = MemoryRegistry::new();
+//! registry.set_config(r#"{"Network": "10.5.0.0/16"}"#);
+//!
+//! let mut subnets = Vec::new();
+//! let hosts = [LocalManager::new(registry.clone()), LocalManager::new(registry)];
+//! for (i, host) in (1..).zip(&hosts) {
+//!     let config = host.config().await?;
+//!     let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, i).into());
+//!     let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+//!     subnets.push(host.acquire(request).await?.subnet);
+//! }
+//! assert_ne!(subnets[0], subnets[1]);
+//!
+//! let mut peers = hosts[0].watch(subnets[0]);
+//! assert!(matches!(peers.next().await, Some(PeerEvent::Complete)), "the first host was alone");
+//! assert!(matches!(peers.next().await, Some(PeerEvent::Changed(joined)) if joined.len() == 1));
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(feature = "etcd-v3")]
 mod etcd3;
+mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
 
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
+pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::MemoryRegistry;

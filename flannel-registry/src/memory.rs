@@ -75,14 +75,8 @@ const HISTORY: usize = 1000;
 
 impl Default for Store {
     fn default() -> Self {
-        let state = State {
-            history_limit: Some(HISTORY),
-            ..State::default()
-        };
-        Self {
-            state: Mutex::new(state),
-            looked: watch::Sender::new(()),
-        }
+        let state = State { history_limit: Some(HISTORY), ..State::default() };
+        Self { state: Mutex::new(state), looked: watch::Sender::new(()) }
     }
 }
 
@@ -165,12 +159,8 @@ impl SubnetRegistry for MemoryRegistry {
             if state.records.contains_key(&key) {
                 return Err(RegistryError::Exists(subnet));
             }
-            let lease = Lease {
-                subnet,
-                attrs: attrs.clone(),
-                revision: state.next_revision(),
-                term: Term::Limited,
-            };
+            let lease =
+                Lease { subnet, attrs: attrs.clone(), revision: state.next_revision(), term: Term::Limited };
             state.put(&key, Ok(lease.clone()), end(ttl));
             Ok(lease)
         })
@@ -179,10 +169,7 @@ impl SubnetRegistry for MemoryRegistry {
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
         self.change(|state| {
             let key = state.compare(lease)?;
-            let limited = state
-                .records
-                .get(&key)
-                .is_some_and(|record| record.ends.is_some());
+            let limited = state.records.get(&key).is_some_and(|record| record.ends.is_some());
             let lease = Lease {
                 subnet: lease.subnet,
                 attrs: attrs.clone(),
@@ -250,11 +237,7 @@ impl State {
             Ok(lease) => RegistryEvent::Put(lease.clone()),
             Err(bad) => RegistryEvent::Bad(bad.clone()),
         };
-        let record = Record {
-            content,
-            revision: self.revision,
-            ends,
-        };
+        let record = Record { content, revision: self.revision, ends };
         let before = self.records.insert(key.to_owned(), record);
         if let Some(ends) = before.and_then(|record| record.ends) {
             self.ends.remove(&(ends, key.to_owned()));
@@ -309,10 +292,7 @@ impl State {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot {
-            revision: self.revision,
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot { revision: self.revision, ..Snapshot::default() };
         for record in self.records.values() {
             match &record.content {
                 Ok(lease) => snapshot.leases.push(lease.clone()),
@@ -340,10 +320,7 @@ impl State {
         match heard {
             Some(heard) if self.forgotten <= heard && heard <= self.revision => {
                 let first = self.history.partition_point(|(revision, _)| *revision <= heard);
-                self.history
-                    .range(first..)
-                    .map(|(_, event)| event.clone())
-                    .collect()
+                self.history.range(first..).map(|(_, event)| event.clone()).collect()
             }
             Some(_) | None => [RegistryEvent::Snapshot(self.snapshot())].into(),
         }

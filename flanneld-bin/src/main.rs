@@ -1,3 +1,58 @@
 //! flanneld: the daemon that runs a flannel network on one host.
 
-fn main() {}
+use std::env;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use tracing::warn;
+
+use flags::FlagError;
+use options::{Command, Options};
+
+mod backends;
+mod capabilities;
+mod daemon;
+mod facts;
+mod flags;
+mod go_duration;
+mod go_syntax;
+mod iface;
+mod log;
+mod notify;
+mod options;
+mod story;
+mod subnet_env;
+
+/// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that
+/// restarts on failure takes for a success.
+const BAD_FLAGS: u8 = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os();
+    let program = arguments.next().unwrap_or_else(|| "flanneld".into());
+    let usage = || options::usage(&program.to_string_lossy());
+    match options::parse(arguments, |variable| env::var_os(variable)) {
+        Ok(Command::Run(options)) => run(&options),
+        Ok(Command::Help) => print(&usage(), ExitCode::SUCCESS),
+        Ok(Command::Version) => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
+        Err(FlagError::Refused(line)) => print(&format!("{line}\n"), ExitCode::from(BAD_FLAGS)),
+        Err(error) => print(&format!("{error}\n{}", usage()), ExitCode::from(BAD_FLAGS)),
+    }
+}
+
+/// Writes `text` to standard error, where upstream prints all it has to say, and passes `code` on.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    // A closed standard error leaves nobody to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+    code
+}
+
+/// Starts the log, says what the options leave to say, and runs the daemon.
+fn run(options: &Options) -> ExitCode {
+    log::start(options.verbosity);
+    // A unit that passes a variable in braces passes an empty argument when it is not set.
+    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
+        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
+    }
+    daemon::run(options)
+}

@@ -64,15 +64,9 @@ impl Capture {
         let shared = Arc::new(Shared::default());
         let thread = {
             let (socket, shared) = (Arc::clone(&socket), Arc::clone(&shared));
-            thread::Builder::new()
-                .name("capture".to_owned())
-                .spawn(move || shared.collect(&socket))?
+            thread::Builder::new().name("capture".to_owned()).spawn(move || shared.collect(&socket))?
         };
-        Ok(Self {
-            shared,
-            socket,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, socket, thread: Some(thread) })
     }
 
     /// Waits for a packet that `wanted` accepts, among those captured already too.
@@ -90,23 +84,14 @@ impl Capture {
             if left.is_zero() {
                 return None;
             }
-            packets = self
-                .shared
-                .grown
-                .wait_timeout(packets, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            packets = self.shared.grown.wait_timeout(packets, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// The packets captured so far.
     #[must_use]
     pub fn packets(&self) -> Vec<Captured> {
-        self.shared
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.packets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the capture and answers with all packets that passed before this call.
@@ -117,13 +102,9 @@ impl Capture {
         self.end();
         let dropped = sys::frames_dropped(self.socket.as_fd())?;
         if dropped > 0 {
-            return Err(io::Error::other(format!(
-                "{dropped} packets passed too fast to be captured"
-            )));
+            return Err(io::Error::other(format!("{dropped} packets passed too fast to be captured")));
         }
-        Ok(std::mem::take(
-            &mut *self.shared.packets.lock().unwrap_or_else(PoisonError::into_inner),
-        ))
+        Ok(std::mem::take(&mut *self.shared.packets.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn end(&mut self) {
@@ -194,10 +175,7 @@ impl Shared {
             frame,
         };
         tracing::trace!(%packet, "captured");
-        self.packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(packet);
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner).push(packet);
         self.grown.notify_all();
     }
 }

@@ -1,3 +1,4 @@
 //! What every implementation of a seam must keep, as tests that any of them can run.
 
 pub mod registry;
+pub mod table;

@@ -58,11 +58,7 @@ impl Attempt for bool {
     type Value = ();
 
     fn outcome(self) -> Result<(), String> {
-        if self {
-            Ok(())
-        } else {
-            Err("still false".to_owned())
-        }
+        if self { Ok(()) } else { Err("still false".to_owned()) }
     }
 }
 
@@ -158,12 +154,7 @@ mod tests {
     #[test]
     fn a_missing_program_comes_with_the_command_that_installs_it() {
         assert!(program("sh", "dash").is_ok());
-        let message = program("no-such-program", "some-package")
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            message,
-            "program no-such-program is not installed: apt-get install -y some-package"
-        );
+        let message = program("no-such-program", "some-package").unwrap_err().to_string();
+        assert_eq!(message, "program no-such-program is not installed: apt-get install -y some-package");
     }
 }

@@ -68,14 +68,7 @@ impl Etcd {
             let (namespace, client, peer) = choose_endpoints(&options)?;
             let files = DataDirectory::create()?;
             let options = options.clone();
-            let mut etcd = Self {
-                options,
-                namespace,
-                client,
-                peer,
-                server: None,
-                files,
-            };
+            let mut etcd = Self { options, namespace, client, peer, server: None, files };
             match etcd.restart() {
                 Ok(()) => return Ok(etcd),
                 Err(EtcdError::Ended { log })
@@ -133,10 +126,7 @@ impl Etcd {
     /// # Errors
     /// Fails when the signal cannot be sent. A server that is down is no error.
     pub fn pause(&mut self) -> Result<(), EtcdError> {
-        Ok(self
-            .server
-            .as_mut()
-            .map_or(Ok(()), |server| server.signal(libc::SIGSTOP))?)
+        Ok(self.server.as_mut().map_or(Ok(()), |server| server.signal(libc::SIGSTOP))?)
     }
 
     /// Lets a frozen server go on (SIGCONT).
@@ -144,10 +134,7 @@ impl Etcd {
     /// # Errors
     /// Fails when the signal cannot be sent. A server that is down is no error.
     pub fn resume(&mut self) -> Result<(), EtcdError> {
-        Ok(self
-            .server
-            .as_mut()
-            .map_or(Ok(()), |server| server.signal(libc::SIGCONT))?)
+        Ok(self.server.as_mut().map_or(Ok(()), |server| server.signal(libc::SIGCONT))?)
     }
 
     /// Starts the server with the same data on the same ports, after killing one that runs, and waits until it is
@@ -168,13 +155,8 @@ impl Etcd {
                 self.server = Some(server);
                 Ok(())
             }
-            Ok(Err(status)) => Err(EtcdError::Ended {
-                log: last_words(server, status),
-            }),
-            Err(source) => Err(EtcdError::NotHealthy {
-                url: self.client_url(),
-                source,
-            }),
+            Ok(Err(status)) => Err(EtcdError::Ended { log: last_words(server, status) }),
+            Err(source) => Err(EtcdError::NotHealthy { url: self.client_url(), source }),
         }
     }
 
@@ -195,9 +177,7 @@ impl Etcd {
     /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
         let mut command = Command::new(program("etcdctl", PACKAGES)?);
-        command
-            .env("ETCDCTL_API", "3")
-            .env("ETCDCTL_ENDPOINTS", self.client_url());
+        command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
         command.args(arguments.iter().map(AsRef::as_ref));
         let output = process::output_in(&self.namespace, command)?;
         if output.status.success() {
@@ -205,10 +185,7 @@ impl Etcd {
         }
         let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(EtcdError::Etcdctl {
-            arguments: arguments.join(" "),
-            message,
-        })
+        Err(EtcdError::Etcdctl { arguments: arguments.join(" "), message })
     }
 
     /// The server as it is started each time.
@@ -221,37 +198,19 @@ impl Etcd {
                 command.env_remove(name);
             }
         }
-        command.args([
-            "--name=test",
-            "--logger=zap",
-            "--log-outputs=stderr",
-            "--log-level=warn",
-        ]);
+        command.args(["--name=test", "--logger=zap", "--log-outputs=stderr", "--log-level=warn"]);
         // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of them.
         command.args(["--heartbeat-interval=20", "--election-timeout=200"]);
         command.arg("--data-dir").arg(self.files.path());
-        command.args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ]);
-        command.args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}")]);
         if self.options.enable_v2 {
             command.arg("--enable-v2");
         }
         command.args(&self.options.arguments);
         // etcd refuses processors it was not tested on unless they are named here.
-        command.env(
-            "ETCD_UNSUPPORTED_ARCH",
-            std::env::consts::ARCH.replace("aarch64", "arm64"),
-        );
+        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH.replace("aarch64", "arm64"));
         Ok(command)
     }
 }
@@ -259,11 +218,7 @@ impl Etcd {
 /// Where the server runs, and the addresses for its clients and (absent) peers.
 fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, SocketAddr, SocketAddr)> {
     if let Some((namespace, address)) = &options.inside {
-        return Ok((
-            namespace.clone(),
-            SocketAddr::new(*address, 2379),
-            SocketAddr::new(*address, 2380),
-        ));
+        return Ok((namespace.clone(), SocketAddr::new(*address, 2379), SocketAddr::new(*address, 2380)));
     }
     // Both listeners are open at once, so that the kernel gives two different ports.
     let address = directory::unlikely_loopback_address();

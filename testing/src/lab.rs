@@ -67,13 +67,7 @@ pub struct LabOptions {
 /// Two hosts on one network with an MTU of 1500, without a default route and without names.
 impl Default for LabOptions {
     fn default() -> Self {
-        Self {
-            hosts: 2,
-            mtu: 1500,
-            segments: 1,
-            default_route: false,
-            named: false,
-        }
+        Self { hosts: 2, mtu: 1500, segments: 1, default_route: false, named: false }
     }
 }
 
@@ -96,20 +90,12 @@ impl Lab {
         requirements::check_once()?;
         let in_range = options.hosts < usize::from(SWITCH) && (1..=64).contains(&options.segments);
         if !in_range {
-            return Err(LabError::TooLarge {
-                hosts: options.hosts,
-                segments: options.segments,
-            });
+            return Err(LabError::TooLarge { hosts: options.hosts, segments: options.segments });
         }
         let names = Arc::new(Names::new(options.named));
         let switch = new_namespace(true)?;
         let switch_name = names.give("switch", &switch)?;
-        let mut lab = Self {
-            hosts: Vec::new(),
-            switch,
-            names,
-            _switch_name: switch_name,
-        };
+        let mut lab = Self { hosts: Vec::new(), switch, names, _switch_name: switch_name };
         for segment in 0..options.segments {
             lab.add_segment(segment, options.mtu)?;
         }
@@ -142,10 +128,7 @@ impl Lab {
     /// Creates the bridge of a segment in the switch, with the gateway addresses.
     fn add_segment(&self, segment: usize, mtu: u32) -> Result<(), LabError> {
         let mut netlink = Netlink::open_in(&self.switch)?;
-        let link = NewLink {
-            mtu: Some(mtu),
-            ..NewLink::new(bridge_name(segment), NewLinkKind::Bridge)
-        };
+        let link = NewLink { mtu: Some(mtu), ..NewLink::new(bridge_name(segment), NewLinkKind::Bridge) };
         let index = create_up(&mut netlink, link)?;
         add_addresses(&mut netlink, index, &underlay(segment, SWITCH.into()))
     }
@@ -156,13 +139,7 @@ impl Lab {
         let namespace = new_namespace(true)?;
         let handle = self.names.give(&name, &namespace)?;
         let port = format!("port{number}");
-        let index = connect(
-            &namespace,
-            &self.switch,
-            &port,
-            &bridge_name(segment),
-            options.mtu,
-        )?;
+        let index = connect(&namespace, &self.switch, &port, &bridge_name(segment), options.mtu)?;
         let mut netlink = Netlink::open_in(&namespace)?;
         let addresses = underlay(segment, number as u16);
         add_addresses(&mut netlink, index, &addresses)?;
@@ -239,13 +216,7 @@ fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     }
     let mut netlink = Netlink::open_in(&namespace)?;
     let loopback = index_of(&mut netlink, "lo")?;
-    netlink.change_link(
-        loopback,
-        &LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        },
-    )?;
+    netlink.change_link(loopback, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     Ok(namespace)
 }
 
@@ -260,25 +231,13 @@ fn connect(
     mtu: u32,
 ) -> Result<u32, LabError> {
     let mut inside = Netlink::open_in(namespace)?;
-    let peer = VethPeer {
-        name: port.to_owned(),
-        mac: None,
-        namespace: Some(hub.clone()),
-    };
-    let link = NewLink {
-        mtu: Some(mtu),
-        ..NewLink::new(INTERFACE, NewLinkKind::Veth(peer))
-    };
+    let peer = VethPeer { name: port.to_owned(), mac: None, namespace: Some(hub.clone()) };
+    let link = NewLink { mtu: Some(mtu), ..NewLink::new(INTERFACE, NewLinkKind::Veth(peer)) };
     let index = create_up(&mut inside, link)?;
     let mut hub = Netlink::open_in(hub)?;
     let master = Some(index_of(&mut hub, bridge)?);
     let port_index = index_of(&mut hub, port)?;
-    let join = LinkChange {
-        up: Some(true),
-        mtu: Some(mtu),
-        master,
-        ..LinkChange::default()
-    };
+    let join = LinkChange { up: Some(true), mtu: Some(mtu), master, ..LinkChange::default() };
     hub.change_link(port_index, &join)?;
     for name in [port, bridge] {
         wait_until_running(&mut hub, name)?;
@@ -302,17 +261,12 @@ fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<(), LabError>
 
 /// Creates a link that is up and answers with its index.
 fn create_up(netlink: &mut Netlink, link: NewLink) -> Result<u32, LabError> {
-    netlink.create_link(&NewLink {
-        up: true,
-        ..link.clone()
-    })?;
+    netlink.create_link(&NewLink { up: true, ..link.clone() })?;
     index_of(netlink, &link.name)
 }
 
 fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
-    let link = netlink
-        .link(name)?
-        .ok_or_else(|| LabError::LinkGone(name.to_owned()))?;
+    let link = netlink.link(name)?.ok_or_else(|| LabError::LinkGone(name.to_owned()))?;
     Ok(link.index)
 }
 

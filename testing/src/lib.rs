@@ -4,6 +4,9 @@ mod capture;
 pub mod contract;
 mod ensure;
 mod etcd;
+mod fake_backend;
+mod fake_table;
+mod faulty;
 mod lab;
 mod process;
 mod sys;
@@ -16,6 +19,9 @@ pub use capture::packet::{
 pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions};
+pub use fake_backend::{BackendCall, FakeBackend};
+pub use fake_table::FakeTable;
+pub use faulty::{Call, Fault, FaultyRegistry};
 pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
     check_requirements, remove_name,

@@ -31,21 +31,14 @@ impl Process {
     /// # Errors
     /// Fails when the program cannot be started or the namespace cannot be entered.
     pub fn spawn_in(namespace: &Namespace, mut command: Command) -> io::Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let mut child = spawn(namespace, command)?;
         let log = Arc::new(Log::default());
         let collector = child.stderr.take().map(|stderr| {
             let log = Arc::clone(&log);
             thread::spawn(move || log.collect(stderr))
         });
-        Ok(Self {
-            child,
-            log,
-            collector,
-        })
+        Ok(Self { child, log, collector })
     }
 
     /// The process id.
@@ -66,14 +59,7 @@ impl Process {
     /// The lines written to standard error so far; of a program that writes very many, the last 10,000.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.log
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .lines
-            .iter()
-            .cloned()
-            .collect()
+        self.log.state.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().cloned().collect()
     }
 
     /// The exit status, if the program has ended by itself.
@@ -146,10 +132,7 @@ impl Drop for Process {
 /// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is not an
 /// error here.
 pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     spawn(namespace, command)?.wait_with_output()
 }
 
@@ -246,17 +229,9 @@ impl Log {
                 } else {
                     format!("within {limit:?}")
                 };
-                return Err(NoSuchLine {
-                    text: text.to_owned(),
-                    why,
-                    last_lines: last_lines.join("\n"),
-                });
+                return Err(NoSuchLine { text: text.to_owned(), why, last_lines: last_lines.join("\n") });
             }
-            state = self
-                .grown
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.grown.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

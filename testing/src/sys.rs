@@ -1,8 +1,5 @@
 //! The system calls that the standard library does not wrap: one small safe function each, no policy.
-#![allow(
-    unsafe_code,
-    reason = "sockets of raw families, signals and mounts are reached through libc only"
-)]
+#![allow(unsafe_code, reason = "sockets of raw families, signals and mounts are reached through libc only")]
 
 use flannel_netlink::Namespace;
 use std::ffi::{CString, c_int};
@@ -73,13 +70,7 @@ pub(crate) fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<
 pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the pointer and length describe `value`, which outlives the call.
     check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            length_of::<c_int>(),
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length_of::<c_int>())
     })
     .map(drop)
 }
@@ -140,11 +131,7 @@ pub(crate) fn receive_frame(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Resul
 
 /// Waits until `socket` can be read, has an error, or `limit` (in whole milliseconds) has passed (`poll(2)`).
 pub(crate) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
-    let mut wanted = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut wanted = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let limit = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
     // SAFETY: `wanted` is one valid `pollfd` during the call.
     check(unsafe { libc::poll(&raw mut wanted, 1, limit) }).map(drop)
@@ -209,9 +196,5 @@ fn length_of<T>() -> libc::socklen_t {
 }
 
 fn check(answer: c_int) -> io::Result<c_int> {
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(answer)
-    }
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

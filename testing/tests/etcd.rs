@@ -18,18 +18,10 @@ fn a_key_survives_a_restart_on_the_same_address() {
     assert!(TcpStream::connect(etcd.client_address()).is_err());
     etcd.restart().unwrap();
     assert_eq!(etcd.client_url(), url);
-    assert_eq!(
-        etcd.etcdctl(&["get", "--print-value-only", "/net/config"])
-            .unwrap(),
-        "before\n"
-    );
+    assert_eq!(etcd.etcdctl(&["get", "--print-value-only", "/net/config"]).unwrap(), "before\n");
     etcd.kill().unwrap();
     etcd.restart().unwrap();
-    assert_eq!(
-        etcd.etcdctl(&["get", "--print-value-only", "/net/config"])
-            .unwrap(),
-        "before\n"
-    );
+    assert_eq!(etcd.etcdctl(&["get", "--print-value-only", "/net/config"]).unwrap(), "before\n");
 }
 
 #[test]
@@ -46,10 +38,7 @@ fn a_store_that_lost_everything_starts_with_the_first_revision() {
 
 #[test]
 fn the_v2_interface_answers_only_where_it_was_asked_for() {
-    let options = EtcdOptions {
-        enable_v2: true,
-        ..EtcdOptions::default()
-    };
+    let options = EtcdOptions { enable_v2: true, ..EtcdOptions::default() };
     let old = Etcd::start_with(options).unwrap();
     assert!(http_get(&old, "/v2/keys/").contains(" 200 OK"));
     let new = Etcd::start().unwrap();
@@ -76,11 +65,7 @@ fn a_dropped_server_leaves_neither_process_nor_files() {
     let etcd = Etcd::start().unwrap();
     let id = etcd.id().unwrap();
     let command_line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap();
-    let data = command_line
-        .split('\0')
-        .skip_while(|argument| *argument != "--data-dir")
-        .nth(1)
-        .unwrap();
+    let data = command_line.split('\0').skip_while(|argument| *argument != "--data-dir").nth(1).unwrap();
     let data = Path::new(data).to_owned();
     assert!(data.is_dir());
     drop(etcd);
@@ -93,28 +78,20 @@ fn a_server_inside_a_namespace_is_reached_only_there() {
     let namespace = Namespace::create().unwrap();
     raise_loopback(&namespace);
     let address = IpAddr::from([127, 0, 0, 1]);
-    let options = EtcdOptions {
-        inside: Some((namespace.clone(), address)),
-        ..EtcdOptions::default()
-    };
+    let options = EtcdOptions { inside: Some((namespace.clone(), address)), ..EtcdOptions::default() };
     let etcd = Etcd::start_with(options).unwrap();
     assert_eq!(etcd.client_url(), "http://127.0.0.1:2379");
     etcd.etcdctl(&["put", "key", "inside"]).unwrap();
     let elsewhere = Namespace::create().unwrap();
     raise_loopback(&elsewhere);
-    let answer = elsewhere
-        .run(|| TcpStream::connect(etcd.client_address()))
-        .unwrap();
+    let answer = elsewhere.run(|| TcpStream::connect(etcd.client_address())).unwrap();
     assert!(answer.is_err());
 }
 
 #[test]
 fn the_message_of_a_server_that_cannot_start_tells_why() {
     let arguments = vec!["--heartbeat-interval=0".to_owned()];
-    let options = EtcdOptions {
-        arguments,
-        ..EtcdOptions::default()
-    };
+    let options = EtcdOptions { arguments, ..EtcdOptions::default() };
     let message = Etcd::start_with(options).unwrap_err().to_string();
     assert!(message.contains("heartbeat-interval"), "{message}");
 }
@@ -130,13 +107,5 @@ fn http_get(etcd: &Etcd, path: &str) -> String {
 fn raise_loopback(namespace: &Namespace) {
     let mut netlink = Netlink::open_in(namespace).unwrap();
     let loopback = netlink.link("lo").unwrap().unwrap().index;
-    netlink
-        .change_link(
-            loopback,
-            &LinkChange {
-                up: Some(true),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(loopback, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
 }

@@ -16,11 +16,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn every_host_reaches_every_other_host() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 3,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 3, ..LabOptions::default() }).unwrap();
     for from in &lab.hosts {
         for to in &lab.hosts {
             for address in &to.addresses {
@@ -28,26 +24,15 @@ fn every_host_reaches_every_other_host() {
             }
         }
     }
-    let addresses: Vec<_> = lab
-        .hosts
-        .iter()
-        .map(|host| host.ipv4().unwrap().to_string())
-        .collect();
+    let addresses: Vec<_> = lab.hosts.iter().map(|host| host.ipv4().unwrap().to_string()).collect();
     assert_eq!(addresses, ["192.168.64.1", "192.168.64.2", "192.168.64.3"]);
     assert_eq!(lab.hosts[2].ipv6().unwrap().to_string(), "fd00:64::3");
 }
 
 #[test]
 fn hosts_on_two_segments_meet_at_the_gateway() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 3,
-        segments: 2,
-        ..LabOptions::default()
-    })
-    .unwrap();
-    let [one, two, three] = &lab.hosts[..] else {
-        panic!("three hosts were asked for")
-    };
+    let lab = Lab::new(&LabOptions { hosts: 3, segments: 2, ..LabOptions::default() }).unwrap();
+    let [one, two, three] = &lab.hosts[..] else { panic!("three hosts were asked for") };
     let gateway = |to: &Host, which: usize| {
         let mut netlink = Netlink::open_in(&one.namespace).unwrap();
         netlink.route_to(to.addresses[which].addr()).unwrap().gateway
@@ -63,24 +48,13 @@ fn hosts_on_two_segments_meet_at_the_gateway() {
 #[test]
 fn a_host_without_a_default_route_reaches_its_neighbours_only() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let outside = ping(
-        &lab.hosts[0].namespace,
-        [10, 0, 0, 1].into(),
-        &PingOptions::default(),
-    );
-    assert!(
-        matches!(outside, Err(PingError::Unreachable { .. })),
-        "{outside:?}"
-    );
+    let outside = ping(&lab.hosts[0].namespace, [10, 0, 0, 1].into(), &PingOptions::default());
+    assert!(matches!(outside, Err(PingError::Unreachable { .. })), "{outside:?}");
 }
 
 #[test]
 fn pods_of_one_host_reach_each_other_and_their_host() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let subnets = [net("10.5.3.0/24"), net("fd00:5:3::/64")];
     let one = lab.hosts[0].add_pod(&subnets, 1450).unwrap();
     let two = lab.hosts[0].add_pod(&subnets, 1450).unwrap();
@@ -89,65 +63,30 @@ fn pods_of_one_host_reach_each_other_and_their_host() {
         (two.ipv4().unwrap().to_string(), two.ipv6().unwrap().to_string()),
         ("10.5.3.3".into(), "fd00:5:3::3".into())
     );
-    for to in two
-        .addresses
-        .iter()
-        .copied()
-        .chain([addr("10.5.3.1"), addr("fd00:5:3::1")])
-    {
+    for to in two.addresses.iter().copied().chain([addr("10.5.3.1"), addr("fd00:5:3::1")]) {
         ping(&one.namespace, to, &PingOptions::default()).unwrap();
     }
     // The underlay is beyond the host, so the pod's default route leads there.
-    ping(
-        &one.namespace,
-        lab.hosts[0].addresses[0].addr(),
-        &PingOptions::default(),
-    )
-    .unwrap();
+    ping(&one.namespace, lab.hosts[0].addresses[0].addr(), &PingOptions::default()).unwrap();
 }
 
 #[test]
 fn a_packet_larger_than_the_pods_mtu_needs_fragments() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
-    let pod = lab.hosts[0]
-        .add_pod(&[net("10.5.3.0/24"), net("fd00:5:3::/64")], 1450)
-        .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let pod = lab.hosts[0].add_pod(&[net("10.5.3.0/24"), net("fd00:5:3::/64")], 1450).unwrap();
     for (gateway, headers) in [("10.5.3.1", 28), ("fd00:5:3::1", 48)] {
-        let options = PingOptions {
-            payload: 1450 - headers,
-            dont_fragment: true,
-            ..PingOptions::default()
-        };
+        let options = PingOptions { payload: 1450 - headers, dont_fragment: true, ..PingOptions::default() };
         ping(&pod.namespace, addr(gateway), &options).unwrap();
-        let options = PingOptions {
-            payload: 1451 - headers,
-            ..options
-        };
+        let options = PingOptions { payload: 1451 - headers, ..options };
         let refused = ping(&pod.namespace, addr(gateway), &options);
         assert!(matches!(refused, Err(PingError::TooLarge { .. })), "{refused:?}");
-        ping(
-            &pod.namespace,
-            addr(gateway),
-            &PingOptions {
-                dont_fragment: false,
-                ..options
-            },
-        )
-        .unwrap();
+        ping(&pod.namespace, addr(gateway), &PingOptions { dont_fragment: false, ..options }).unwrap();
     }
 }
 
 #[test]
 fn a_subnet_without_room_is_reported_as_full() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let subnet = net("10.5.3.0/30");
     lab.hosts[0].add_pod(&[subnet], 1450).unwrap();
     let full = lab.hosts[0].add_pod(&[subnet], 1450);
@@ -163,10 +102,7 @@ fn two_labs_with_the_same_addresses_do_not_disturb_each_other() {
     });
     one.hosts[1].unplug().unwrap();
     let to = one.hosts[1].addresses[0].addr();
-    let options = PingOptions {
-        timeout: Duration::from_millis(100),
-        ..PingOptions::default()
-    };
+    let options = PingOptions { timeout: Duration::from_millis(100), ..PingOptions::default() };
     assert!(ping(&one.hosts[0].namespace, to, &options).is_err());
     ping(&two.hosts[0].namespace, to, &PingOptions::default()).unwrap();
     one.hosts[1].plug().unwrap();
@@ -178,45 +114,26 @@ fn a_host_that_is_dropped_takes_its_links_with_it() {
     let mut lab = Lab::new(&LabOptions::default()).unwrap();
     let ports = |switch: &Namespace| {
         let links = Netlink::open_in(switch).unwrap().links().unwrap();
-        links
-            .into_iter()
-            .map(|link| link.name)
-            .filter(|name| name.starts_with("port"))
-            .collect::<Vec<_>>()
+        links.into_iter().map(|link| link.name).filter(|name| name.starts_with("port")).collect::<Vec<_>>()
     };
     assert_eq!(ports(lab.switch()), ["port1", "port2"]);
     drop(lab.hosts.remove(0));
     let gone = || {
-        if ports(lab.switch()) == ["port2"] {
-            Ok(())
-        } else {
-            Err(format!("{:?}", ports(lab.switch())))
-        }
+        if ports(lab.switch()) == ["port2"] { Ok(()) } else { Err(format!("{:?}", ports(lab.switch()))) }
     };
     eventually(LIMIT, gone).unwrap();
 }
 
 #[test]
 fn a_named_namespace_is_found_by_its_name_until_its_handle_is_dropped() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        named: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, named: true, ..LabOptions::default() }).unwrap();
     let pod = lab.hosts[0].add_pod(&[net("10.5.3.0/24")], 1450).unwrap();
     let prefix = lab.prefix().unwrap().to_owned();
     let path = |name: &str| format!("/run/netns/{prefix}-{name}");
-    for (name, namespace) in [
-        ("switch", lab.switch()),
-        ("host-1", &lab.hosts[0].namespace),
-        ("host-1-pod-1", &pod.namespace),
-    ] {
-        assert_eq!(
-            Namespace::open(path(name)).unwrap().inode(),
-            namespace.inode(),
-            "{name}"
-        );
+    for (name, namespace) in
+        [("switch", lab.switch()), ("host-1", &lab.hosts[0].namespace), ("host-1-pod-1", &pod.namespace)]
+    {
+        assert_eq!(Namespace::open(path(name)).unwrap().inode(), namespace.inode(), "{name}");
     }
     drop(pod);
     assert!(!Path::new(&path("host-1-pod-1")).exists());
@@ -228,12 +145,7 @@ fn a_named_namespace_is_found_by_its_name_until_its_handle_is_dropped() {
 
 #[test]
 fn a_lab_that_is_kept_outlives_its_handles_until_its_names_are_removed() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 2,
-        named: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 2, named: true, ..LabOptions::default() }).unwrap();
     let prefix = lab.prefix().unwrap().to_owned();
     lab.keep();
     let to = lab.hosts[1].addresses[0].addr();
@@ -250,27 +162,14 @@ fn a_lab_that_is_kept_outlives_its_handles_until_its_names_are_removed() {
 
 #[test]
 fn a_lab_with_too_many_hosts_is_refused() {
-    let refused = Lab::new(&LabOptions {
-        hosts: 254,
-        ..LabOptions::default()
-    });
+    let refused = Lab::new(&LabOptions { hosts: 254, ..LabOptions::default() });
     assert!(matches!(refused, Err(LabError::TooLarge { .. })));
-    assert!(
-        Lab::new(&LabOptions {
-            segments: 0,
-            ..LabOptions::default()
-        })
-        .is_err()
-    );
+    assert!(Lab::new(&LabOptions { segments: 0, ..LabOptions::default() }).is_err());
 }
 
 #[test]
 fn the_settings_of_the_machine_do_not_leak_into_a_lab() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0].namespace;
     assert_eq!(host.read_sysctl("net/ipv4/conf/eth0/rp_filter").unwrap(), "0");
     assert_eq!(host.read_sysctl("net/ipv4/ip_forward").unwrap(), "1");
@@ -279,24 +178,14 @@ fn the_settings_of_the_machine_do_not_leak_into_a_lab() {
     let mut netlink = Netlink::open_in(&pod.namespace).unwrap();
     let link = netlink.link("eth0").unwrap().unwrap();
     assert_eq!(link.mtu, 1450);
-    netlink
-        .change_link(
-            link.index,
-            &LinkChange {
-                up: Some(false),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() }).unwrap();
 }
 
 #[test]
 fn a_program_without_capabilities_is_told_all_that_it_lacks() {
     // The test program itself, run again without any capability.
     let mut command = Command::new("setpriv");
-    command
-        .args(["--bounding-set=-all", "--inh-caps=-all"])
-        .arg(std::env::current_exe().unwrap());
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(std::env::current_exe().unwrap());
     command.args(["--exact", "prints_what_is_missing", "--nocapture"]);
     let output = output_in(&Namespace::current().unwrap(), command).unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

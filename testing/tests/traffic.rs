@@ -1,10 +1,6 @@
 //! Traffic over real links, and what is said of a link that loses, delays or changes packets.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed expectation is how a test fails"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 use flannel_netlink::{LinkChange, Netlink};
 use flannel_testing::{
@@ -22,10 +18,7 @@ fn a_ping_without_an_answer_times_out() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     lab.hosts[1].unplug().unwrap();
     let timeout = Duration::from_millis(50);
-    let options = PingOptions {
-        timeout,
-        ..PingOptions::default()
-    };
+    let options = PingOptions { timeout, ..PingOptions::default() };
     for to in addresses(&lab) {
         let outcome = ping(&lab.hosts[0].namespace, to, &options);
         assert!(matches!(outcome, Err(PingError::Timeout { .. })), "{outcome:?}");
@@ -34,11 +27,7 @@ fn a_ping_without_an_answer_times_out() {
 
 #[test]
 fn a_ping_has_the_source_address_that_was_asked_for() {
-    let lab = Lab::new(&LabOptions {
-        hosts: 1,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0];
     let pod = host.add_pod(&["10.5.3.0/24".parse().unwrap()], 1450).unwrap();
     let from = |from| PingOptions {
@@ -59,10 +48,7 @@ fn a_ping_has_the_source_address_that_was_asked_for() {
 fn a_running_ping_over_a_sound_link_loses_nothing() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     for to in addresses(&lab) {
-        let options = PingOptions {
-            payload: 1000,
-            ..PingOptions::default()
-        };
+        let options = PingOptions { payload: 1000, ..PingOptions::default() };
         let running = RunningPing::start(&lab.hosts[0].namespace, to, INTERVAL, &options).unwrap();
         running.wait_for_answers(60, LIMIT).unwrap();
         let report = running.stop();
@@ -71,9 +57,7 @@ fn a_running_ping_over_a_sound_link_loses_nothing() {
         assert!(report.sent >= 60, "{report}");
         assert!(report.longest_gap >= INTERVAL / 2, "{report}");
         assert!(
-            report
-                .round_trip
-                .is_some_and(|times| times.min <= times.average && times.average <= times.max)
+            report.round_trip.is_some_and(|times| times.min <= times.average && times.average <= times.max)
         );
     }
 }
@@ -98,18 +82,11 @@ fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
     let report = running.stop();
     assert!(report.lost_count() >= 20, "{report}");
     assert_eq!(
-        report
-            .lost
-            .iter()
-            .map(|range| range.end() - range.start() + 1)
-            .sum::<u64>(),
+        report.lost.iter().map(|range| range.end() - range.start() + 1).sum::<u64>(),
         report.lost_count()
     );
     assert!(*report.lost[0].start() >= 10, "{report}");
-    assert!(
-        report.longest_gap >= outage - 4 * INTERVAL,
-        "{report} of {outage:?}"
-    );
+    assert!(report.longest_gap >= outage - 4 * INTERVAL, "{report} of {outage:?}");
 }
 
 #[test]
@@ -120,47 +97,23 @@ fn a_route_that_is_missing_for_a_while_shows_as_loss_and_its_reason() {
     running.wait_for_answers(10, LIMIT).unwrap();
     let mut netlink = Netlink::open_in(host).unwrap();
     let eth0 = netlink.link("eth0").unwrap().unwrap().index;
-    netlink
-        .change_link(
-            eth0,
-            &LinkChange {
-                up: Some(false),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(eth0, &LinkChange { up: Some(false), ..LinkChange::default() }).unwrap();
     flannel_testing::eventually(LIMIT, || {
         let report = running.report();
         report.last_refusal.filter(|_| report.sent - report.received > 5)
     })
     .unwrap();
-    netlink
-        .change_link(
-            eth0,
-            &LinkChange {
-                up: Some(true),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(eth0, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
     running.wait_for_answers(10, LIMIT).unwrap();
     let report = running.stop();
     assert!(report.lost_count() > 5, "{report}");
-    assert!(
-        report
-            .last_refusal
-            .as_ref()
-            .is_some_and(|text| text.contains("unreachable")),
-        "{report}"
-    );
+    assert!(report.last_refusal.as_ref().is_some_and(|text| text.contains("unreachable")), "{report}");
 }
 
 #[test]
 fn a_stream_arrives_complete_over_both_families() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else {
-        panic!("two hosts were asked for")
-    };
+    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     let mut checksums = Vec::new();
     for to in addresses(&lab) {
         let result = transfer(&one.namespace, &two.namespace, to, 10_000_003).unwrap();
@@ -175,22 +128,15 @@ fn a_stream_arrives_complete_over_both_families() {
 #[test]
 fn a_stream_to_an_address_that_nobody_has_is_not_connected() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else {
-        panic!("two hosts were asked for")
-    };
+    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     let refused = transfer(&one.namespace, &two.namespace, [10, 9, 9, 9].into(), 1);
-    assert!(
-        matches!(refused, Err(TransferError::NotConnected { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(TransferError::NotConnected { .. })), "{refused:?}");
 }
 
 #[test]
 fn datagrams_of_every_size_arrive_unchanged() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else {
-        panic!("two hosts were asked for")
-    };
+    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     // Around the MTU, where fragments begin, and up to the largest there is.
     let sizes = [4, 5, 100, 1451, 1452, 1453, 1471, 1472, 1473, 3000, 65_507];
     for to in addresses(&lab) {
@@ -204,28 +150,17 @@ fn datagrams_of_every_size_arrive_unchanged() {
 #[test]
 fn datagrams_over_a_cut_link_are_named_as_lost() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else {
-        panic!("two hosts were asked for")
-    };
+    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     two.unplug().unwrap();
     let limit = Duration::from_millis(20);
-    let report = datagrams(
-        &one.namespace,
-        &two.namespace,
-        addresses(&lab)[0],
-        &[10, 20],
-        limit,
-    )
-    .unwrap();
+    let report = datagrams(&one.namespace, &two.namespace, addresses(&lab)[0], &[10, 20], limit).unwrap();
     assert_eq!((report.sent, report.lost), (2, vec![0, 1]));
 }
 
 #[test]
 fn throughput_counts_what_arrived() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else {
-        panic!("two hosts were asked for")
-    };
+    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     let duration = Duration::from_millis(200);
     let result = throughput(&one.namespace, &two.namespace, addresses(&lab)[0], duration, 2).unwrap();
     assert!(result.elapsed >= duration);
@@ -241,8 +176,5 @@ fn addresses(lab: &Lab) -> Vec<IpAddr> {
 
 /// Does not wait long for answers that will not come.
 fn quick() -> PingOptions {
-    PingOptions {
-        timeout: Duration::from_millis(100),
-        ..PingOptions::default()
-    }
+    PingOptions { timeout: Duration::from_millis(100), ..PingOptions::default() }
 }

@@ -1,6 +1,9 @@
 //! What the kernel tests share: namespaces of their own, links in them, waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+pub(crate) mod sys;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,31 +11,26 @@ use std::time::{Duration, Instant};
 use flannel_netlink::{Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, VethPeer};
 use ipnet::IpNet;
 
+/// The index of the loopback link (`LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK: u32 = 1;
+
 /// How long to wait for something that the kernel does in its own time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A new namespace and a socket in it.
+/// A new namespace, with its loopback link up, and a socket in it.
 pub(crate) fn namespace() -> (Namespace, Netlink) {
     let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-    let netlink = Netlink::open_in(&namespace).unwrap();
+    let mut netlink = Netlink::open_in(&namespace).unwrap();
+    set_up(&mut netlink, LOOPBACK, true);
     (namespace, netlink)
 }
 
 /// A namespace with a VXLAN device that is up; returns its index.
 pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
-    let vxlan = NewVxlan {
-        vni: 1,
-        local: Some(ip("10.88.0.1")),
-        ..NewVxlan::default()
-    };
-    let device = create(
-        &mut netlink,
-        &NewLink {
-            up: true,
-            ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))
-        },
-    );
+    let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
+    let device =
+        create(&mut netlink, &NewLink { up: true, ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan)) });
     (namespace, netlink, device.index)
 }
 
@@ -47,36 +45,18 @@ pub(crate) fn namespace_with_ethernet() -> (Namespace, Netlink, u32) {
 
 /// An Ethernet link that is up; its far end, which is down, has the same name with `-far`.
 pub(crate) fn ethernet(name: &str) -> NewLink {
-    let peer = VethPeer {
-        name: format!("{name}-far"),
-        mac: None,
-        namespace: None,
-    };
-    NewLink {
-        up: true,
-        ..NewLink::new(name, NewLinkKind::Veth(peer))
-    }
+    let peer = VethPeer { name: format!("{name}-far"), mac: None, namespace: None };
+    NewLink { up: true, ..NewLink::new(name, NewLinkKind::Veth(peer)) }
 }
 
 /// Creates a link and reads it back.
 pub(crate) fn create(netlink: &mut Netlink, link: &NewLink) -> Link {
     netlink.create_link(link).unwrap();
-    netlink
-        .link(&link.name)
-        .unwrap()
-        .expect("the link that was just created")
+    netlink.link(&link.name).unwrap().expect("the link that was just created")
 }
 
 pub(crate) fn set_up(netlink: &mut Netlink, index: u32, up: bool) {
-    netlink
-        .change_link(
-            index,
-            &LinkChange {
-                up: Some(up),
-                ..LinkChange::default()
-            },
-        )
-        .unwrap();
+    netlink.change_link(index, &LinkChange { up: Some(up), ..LinkChange::default() }).unwrap();
 }
 
 /// Asks again and again until there is an answer.

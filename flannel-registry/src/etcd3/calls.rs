@@ -49,23 +49,8 @@ impl Counters {
 
     /// Reads all counters.
     pub(super) fn read(&self) -> Etcd3Calls {
-        let [
-            range,
-            txn,
-            lease_grant,
-            lease_keep_alive,
-            lease_time_to_live,
-            lease_revoke,
-            watch,
-        ] = self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed));
-        Etcd3Calls {
-            range,
-            txn,
-            lease_grant,
-            lease_keep_alive,
-            lease_time_to_live,
-            lease_revoke,
-            watch,
-        }
+        let [range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, watch] =
+            self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed));
+        Etcd3Calls { range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, watch }
     }
 }

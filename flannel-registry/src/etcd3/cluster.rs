@@ -125,11 +125,7 @@ impl Cluster {
             self.counters.count(call);
             match self.attempt(member, &operation).await {
                 Ok(value) => {
-                    return Ok(Answer {
-                        value,
-                        member,
-                        earlier,
-                    });
+                    return Ok(Answer { value, member, earlier });
                 }
                 Err(failure @ (Failure::NotNow(_) | Failure::Refused(_))) => return Err(failure),
                 Err(Failure::Away(reason)) => {
@@ -147,9 +143,7 @@ impl Cluster {
     pub(super) fn leave(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         // Whoever was told by another call already asks a member that this one knows nothing about.
-        let _ = self
-            .current
-            .compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     async fn attempt<T, F>(
@@ -162,17 +156,14 @@ impl Cluster {
     {
         let member = &self.members[member];
         let attempt = async {
-            let connection = member
-                .connection
-                .get_or_try_init(|| self.connect(&member.url))
-                .await?;
+            let connection = member.connection.get_or_try_init(|| self.connect(&member.url)).await?;
             operation(connection.clone()).await
         };
         match timeout(self.timeout, attempt).await {
             Ok(answer) => answer.map_err(|error| failure(&error, &member.url)),
-            Err(_) => Err(Failure::Away(
-                format!("{}: no answer within {:?}", member.url, self.timeout).into(),
-            )),
+            Err(_) => {
+                Err(Failure::Away(format!("{}: no answer within {:?}", member.url, self.timeout).into()))
+            }
         }
     }
 
@@ -211,10 +202,7 @@ impl Member {
         }
         tonic::transport::Endpoint::from_shared(url.clone())
             .map_err(|error| bad(&flannel_core::chain(&error)))?;
-        Ok(Self {
-            url,
-            connection: OnceCell::new(),
-        })
+        Ok(Self { url, connection: OnceCell::new() })
     }
 }
 
@@ -224,10 +212,7 @@ pub(super) fn failure(error: &etcd_client::Error, url: &str) -> Failure {
         return status_failure(status, format!("{url}: {}", text(status)).into());
     }
     let reason = format!("{url}: {error}").into();
-    if matches!(
-        error,
-        etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_)
-    ) {
+    if matches!(error, etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_)) {
         Failure::Refused(reason)
     } else {
         Failure::Away(reason)
@@ -322,24 +307,12 @@ mod tests {
     #[test]
     fn only_an_answer_says_that_nothing_was_written() {
         let of = |code| failure(&Status::new(code, "etcd's words").into(), "http://a");
-        for code in [
-            Code::Unavailable,
-            Code::DeadlineExceeded,
-            Code::Unknown,
-            Code::Cancelled,
-        ] {
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Cancelled] {
             assert!(matches!(of(code), Failure::Away(_)), "{code:?}");
         }
-        for code in [
-            Code::PermissionDenied,
-            Code::Unauthenticated,
-            Code::ResourceExhausted,
-        ] {
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::ResourceExhausted] {
             assert!(matches!(of(code), Failure::Refused(_)), "{code:?}");
         }
-        assert_eq!(
-            of(Code::NotFound).into_reason().to_string(),
-            "http://a: etcd's words"
-        );
+        assert_eq!(of(Code::NotFound).into_reason().to_string(), "http://a: etcd's words");
     }
 }

@@ -26,10 +26,7 @@ impl Keys {
         }
         let root = if prefix.starts_with('/') { "/" } else { "" };
         let below = |name| [&parts[..], &[name]].concat().join("/");
-        Self {
-            config: format!("{root}{}", below("config")),
-            subnets: format!("{root}{}/", below("subnets")),
-        }
+        Self { config: format!("{root}{}", below("config")), subnets: format!("{root}{}/", below("subnets")) }
     }
 
     /// The key of the network's configuration.
@@ -106,10 +103,7 @@ mod tests {
         let keys = Keys::below("/coreos.com/network");
         assert_eq!(keys.config(), "/coreos.com/network/config");
         let subnet = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
-        assert_eq!(
-            keys.subnet(&subnet),
-            "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64"
-        );
+        assert_eq!(keys.subnet(&subnet), "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64");
         assert_eq!(keys.subnets_end(), b"/coreos.com/network/subnets0");
     }
 

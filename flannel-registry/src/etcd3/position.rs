@@ -28,10 +28,7 @@ impl Position {
 
     /// The point after a revision of a store that is not known yet.
     pub(super) fn after(revision: Revision) -> Self {
-        Self {
-            revision: revision.0,
-            ..Self::default()
-        }
+        Self { revision: revision.0, ..Self::default() }
     }
 
     /// The revision as it is on the wire.
@@ -80,11 +77,7 @@ impl Notice {
             Self::Created(position)
         } else if !response.events().is_empty() {
             let records = response.events().iter().filter_map(etcd_client::Event::kv);
-            Self::Changed(
-                records
-                    .map(|record| (revision(record).0, keys.read_change(record)))
-                    .collect(),
-            )
+            Self::Changed(records.map(|record| (revision(record).0, keys.read_change(record))).collect())
         } else if response.watch_id() < 0 {
             // An answer to a request for progress. Up to etcd 3.5.7 it may name a revision whose events are still
             // to come (etcd-io/etcd#15220).
@@ -120,10 +113,7 @@ pub(super) fn judge(known: Position, notice: Notice) -> Verdict {
         Notice::Changed(mut changes) => {
             // A member may repeat what it told before (etcd-io/etcd#20221).
             changes.retain(|(revision, _)| *revision > known.revision);
-            let revision = changes
-                .iter()
-                .map(|(revision, _)| *revision)
-                .fold(known.revision, u64::max);
+            let revision = changes.iter().map(|(revision, _)| *revision).fold(known.revision, u64::max);
             let events = changes.into_iter().map(|(_, event)| event).collect();
             Verdict::Follow(Position { revision, ..known }, events)
         }
@@ -146,11 +136,7 @@ pub(super) fn judge(known: Position, notice: Notice) -> Verdict {
 mod tests {
     use super::*;
 
-    const KNOWN: Position = Position {
-        cluster: Some(7),
-        term: 3,
-        revision: 100,
-    };
+    const KNOWN: Position = Position { cluster: Some(7), term: 3, revision: 100 };
 
     fn deleted(revision: u64) -> (u64, RegistryEvent) {
         let subnet = "10.5.1.0-24".parse().unwrap();
@@ -166,11 +152,7 @@ mod tests {
 
     #[test]
     fn a_watch_goes_on_at_a_member_of_the_same_store_that_is_as_far() {
-        let member = Position {
-            term: 4,
-            revision: 140,
-            ..KNOWN
-        };
+        let member = Position { term: 4, revision: 140, ..KNOWN };
         assert_eq!(
             follows(judge(KNOWN, Notice::Created(member))),
             (100, 0),
@@ -183,19 +165,9 @@ mod tests {
     #[test]
     fn a_restored_emptied_or_lagging_store_is_listed_anew() {
         for member in [
-            Position {
-                cluster: Some(8),
-                ..KNOWN
-            },
-            Position {
-                term: 2,
-                revision: 900,
-                ..KNOWN
-            },
-            Position {
-                revision: 99,
-                ..KNOWN
-            },
+            Position { cluster: Some(8), ..KNOWN },
+            Position { term: 2, revision: 900, ..KNOWN },
+            Position { revision: 99, ..KNOWN },
         ] {
             let verdict = judge(KNOWN, Notice::Created(member));
             assert!(matches!(verdict, Verdict::List(_)), "{member:?}");
@@ -206,33 +178,22 @@ mod tests {
 
     #[test]
     fn events_that_were_told_before_are_not_told_again() {
-        let notice = Notice::Changed(vec![
-            deleted(99),
-            deleted(100),
-            deleted(101),
-            deleted(101),
-            deleted(105),
-        ]);
+        let notice =
+            Notice::Changed(vec![deleted(99), deleted(100), deleted(101), deleted(101), deleted(105)]);
         assert_eq!(follows(judge(KNOWN, notice)), (105, 3));
         assert_eq!(follows(judge(KNOWN, Notice::Changed(vec![deleted(3)]))), (100, 0));
     }
 
     #[test]
     fn quiet_moves_a_watch_on_and_mere_life_does_not() {
-        let member = Position {
-            revision: 500,
-            ..KNOWN
-        };
+        let member = Position { revision: 500, ..KNOWN };
         assert_eq!(follows(judge(KNOWN, Notice::Quiet(member))), (500, 0));
         assert_eq!(follows(judge(KNOWN, Notice::Alive)), (100, 0));
     }
 
     #[test]
     fn a_compacted_watch_lists_and_a_canceled_one_opens_again() {
-        let canceled = |compacted| Notice::Canceled {
-            compacted,
-            reason: "why".to_owned(),
-        };
+        let canceled = |compacted| Notice::Canceled { compacted, reason: "why".to_owned() };
         assert!(matches!(judge(KNOWN, canceled(120)), Verdict::List(_)));
         assert!(matches!(judge(KNOWN, canceled(0)), Verdict::Reopen(reason) if reason.contains("why")));
     }

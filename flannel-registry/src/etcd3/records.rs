@@ -26,13 +26,9 @@ const LIST_ATTEMPTS: usize = 3;
 impl Store {
     /// Reads the text of the configuration.
     pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let record = self
-            .get(self.keys.config())
-            .await
-            .map_err(|failure| self.unwritten(failure))?;
+        let record = self.get(self.keys.config()).await.map_err(|failure| self.unwritten(failure))?;
         let text = record.map(|record| String::from_utf8(record.into_key_value().1));
-        text.transpose()
-            .map_err(|error| RegistryError::Refused(self.describe(), error.into()))
+        text.transpose().map_err(|error| RegistryError::Refused(self.describe(), error.into()))
     }
 
     /// Reads all leases, and where in the history of which store they stand.
@@ -89,12 +85,9 @@ impl Store {
         let id = self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?;
         let absent = Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0);
         match self.put(&subnet, absent, attrs, id).await {
-            Ok(Put::Done { revision, .. }) => Ok(Lease {
-                subnet,
-                attrs: attrs.clone(),
-                revision,
-                term: Term::Limited,
-            }),
+            Ok(Put::Done { revision, .. }) => {
+                Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
+            }
             Ok(Put::Not(_)) => {
                 self.revoke(id).await;
                 Err(RegistryError::Exists(subnet))
@@ -122,11 +115,7 @@ impl Store {
                 if before != id {
                     self.drop_lease(before).await;
                 }
-                Ok(Lease {
-                    attrs: attrs.clone(),
-                    revision,
-                    ..lease.clone()
-                })
+                Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
             }
             Ok(Put::Not(found)) => {
                 self.revoke(id).await;
@@ -142,17 +131,15 @@ impl Store {
         if id == NO_LEASE {
             return Ok(ttl);
         }
-        let call = self
-            .cluster
-            .call(Call::LeaseKeepAlive, |mut connection| async move {
-                // The client takes the first answer for itself; the second one tells the time to live.
-                let (mut keeper, mut answers) = match connection.lease.keep_alive(id).await {
-                    Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(0),
-                    started => started?,
-                };
-                keeper.keep_alive().await?;
-                Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
-            });
+        let call = self.cluster.call(Call::LeaseKeepAlive, |mut connection| async move {
+            // The client takes the first answer for itself; the second one tells the time to live.
+            let (mut keeper, mut answers) = match connection.lease.keep_alive(id).await {
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(0),
+                started => started?,
+            };
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+        });
         let ttl = call.await.map_err(|failure| self.unwritten(failure))?.value;
         match unsigned(ttl) {
             0 => Err(RegistryError::Gone(lease.subnet)),
@@ -168,20 +155,14 @@ impl Store {
             .when([self.is_at(lease)])
             .and_then([TxnOp::delete(key.clone(), Some(DeleteOptions::new()))])
             .or_else([TxnOp::get(key, None)]);
-        let written = self
-            .write(txn)
-            .await
-            .map_err(|failure| self.uncertain(lease.subnet, failure))?;
+        let written = self.write(txn).await.map_err(|failure| self.uncertain(lease.subnet, failure))?;
         match written {
             Written::Done { .. } => {
                 self.drop_lease(id).await;
                 Ok(())
             }
             // Whoever was asked earlier and did not answer had removed it.
-            Written::Not {
-                found: None,
-                again: true,
-            } => Ok(()),
+            Written::Not { found: None, again: true } => Ok(()),
             Written::Not { found, .. } => Err(lost(lease.subnet, found.as_ref())),
         }
     }
@@ -202,13 +183,11 @@ impl Store {
             .or_else([TxnOp::get(key, None)]);
         Ok(match self.write(txn).await? {
             Written::Done { revision, before } => Put::Done { revision, before },
-            Written::Not {
-                found: Some(found),
-                again: true,
-            } if found.lease() == id && found.value() == value.as_bytes() => Put::Done {
-                revision: revision(&found),
-                before: NO_LEASE,
-            },
+            Written::Not { found: Some(found), again: true }
+                if found.lease() == id && found.value() == value.as_bytes() =>
+            {
+                Put::Done { revision: revision(&found), before: NO_LEASE }
+            }
             Written::Not { found, .. } => Put::Not(found),
         })
     }
@@ -229,18 +208,12 @@ impl Store {
                 revision,
                 before: put.take_prev_key().map_or(NO_LEASE, |before| before.lease()),
             },
-            Some(TxnOpResponse::Get(mut get)) if !done => Written::Not {
-                found: get.take_kvs().pop(),
-                again: answer.earlier > 0,
-            },
-            _ if done => Written::Done {
-                revision,
-                before: NO_LEASE,
-            },
+            Some(TxnOpResponse::Get(mut get)) if !done => {
+                Written::Not { found: get.take_kvs().pop(), again: answer.earlier > 0 }
+            }
+            _ if done => Written::Done { revision, before: NO_LEASE },
             _ => {
-                return Err(Failure::Away(
-                    "the answer to a transaction lacks its parts".into(),
-                ));
+                return Err(Failure::Away("the answer to a transaction lacks its parts".into()));
             }
         })
     }
@@ -294,9 +267,9 @@ impl Store {
         if id == NO_LEASE {
             return;
         }
-        let call = self.cluster.call(Call::LeaseRevoke, |mut connection| async move {
-            connection.lease.revoke(id).await
-        });
+        let call = self
+            .cluster
+            .call(Call::LeaseRevoke, |mut connection| async move { connection.lease.revoke(id).await });
         if let Err(failure) = call.await {
             tracing::debug!(lease = id, error = %failure.into_reason(), "a lease without a record stays until it ends");
         }
@@ -307,15 +280,12 @@ impl Store {
         if id == NO_LEASE {
             return;
         }
-        let call = self
-            .cluster
-            .call(Call::LeaseTimeToLive, |mut connection| async move {
-                let options = LeaseTimeToLiveOptions::new().with_keys();
-                connection.lease.time_to_live(id, Some(options)).await
-            });
-        let holds_nothing = call
-            .await
-            .is_ok_and(|answer| answer.value.ttl() > 0 && answer.value.keys().is_empty());
+        let call = self.cluster.call(Call::LeaseTimeToLive, |mut connection| async move {
+            let options = LeaseTimeToLiveOptions::new().with_keys();
+            connection.lease.time_to_live(id, Some(options)).await
+        });
+        let holds_nothing =
+            call.await.is_ok_and(|answer| answer.value.ttl() > 0 && answer.value.keys().is_empty());
         if holds_nothing {
             self.revoke(id).await;
         }

@@ -30,10 +30,7 @@ use super::cluster::{Failure, failure};
 use super::position::{Notice, Position, Verdict, judge};
 
 /// As upstream's; a cluster that comes back is found within seconds, and its hosts do not come all at once.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    longest: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 /// A silent watch asks for a word this often before it is given up.
 const QUESTIONS: u32 = 2;
 
@@ -43,14 +40,7 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision)),
         None => State::Listing,
     };
-    let watch = Watch {
-        store,
-        state,
-        told: VecDeque::new(),
-        pause: None,
-        failures: 0,
-        silent: false,
-    };
+    let watch = Watch { store, state, told: VecDeque::new(), pause: None, failures: 0, silent: false };
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
@@ -131,11 +121,7 @@ impl Watch {
             Err(failure) => return self.fail(failure, State::Opening(known)),
         };
         let (stream, first) = answer.value;
-        let subscription = Box::new(Subscription {
-            stream,
-            member: answer.member,
-            questions: 0,
-        });
+        let subscription = Box::new(Subscription { stream, member: answer.member, questions: 0 });
         match first {
             Some(first) => self.obey(judge(known, Notice::read(keys, &first)), known, subscription),
             None => self.broken("it ended at once", known, &subscription),

@@ -17,10 +17,7 @@ struct Subject {
 
 impl Subject {
     fn start() -> Self {
-        Self {
-            server: Server::start(),
-            opened: Mutex::default(),
-        }
+        Self { server: Server::start(), opened: Mutex::default() }
     }
 }
 
@@ -38,9 +35,7 @@ impl RegistrySubject for Subject {
 
     async fn put_raw(&self, key: &str, value: &[u8]) {
         // A program's arguments are text; records may be anything.
-        let mut client = etcd_client::Client::connect([self.server.url()], None)
-            .await
-            .unwrap();
+        let mut client = etcd_client::Client::connect([self.server.url()], None).await.unwrap();
         client.put(subnet_key(key), value, None).await.unwrap();
     }
 

@@ -19,18 +19,11 @@ async fn calls_and_watches_go_to_the_member_that_answers() {
         let mut watch = registry.watch(None);
         assert!(matches!(next(&mut watch).await, RegistryEvent::Snapshot(_)));
         registry.create(subnet(third), &host(third), DAY).await.unwrap();
-        assert_eq!(
-            words(&[next(&mut watch).await]),
-            [format!("put {}", subnet(third))]
-        );
+        assert_eq!(words(&[next(&mut watch).await]), [format!("put {}", subnet(third))]);
         let before = registry.calls().range;
         registry.list().await.unwrap();
         registry.list().await.unwrap();
-        assert_eq!(
-            registry.calls().range - before,
-            2,
-            "the member that answers is asked first"
-        );
+        assert_eq!(registry.calls().range - before, 2, "the member that answers is asked first");
     }
 }
 
@@ -55,8 +48,5 @@ async fn a_registry_is_described_by_its_members() {
     let mut options = flannel_registry::Etcd3Options::default();
     options.endpoints = vec!["10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()];
     let registry = Etcd3Registry::new(options).unwrap();
-    assert_eq!(
-        registry.describe(),
-        "etcd v3 at http://10.0.0.1:2379, http://10.0.0.2:2379"
-    );
+    assert_eq!(registry.describe(), "etcd v3 at http://10.0.0.1:2379, http://10.0.0.2:2379");
 }

@@ -38,11 +38,7 @@ impl Proxy {
                 connections.spawn(carry(client, server, Arc::clone(&shared)));
             }
         });
-        Self {
-            address,
-            state,
-            listener: task.abort_handle(),
-        }
+        Self { address, state, listener: task.abort_handle() }
     }
 
     pub(crate) fn url(&self) -> String {

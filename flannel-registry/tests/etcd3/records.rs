@@ -22,10 +22,7 @@ async fn keys_and_values_are_those_of_flannel_v0_28_byte_for_byte() {
     dual.public.v6 = Some("fd00::1".parse().unwrap());
     dual.backend_v6_data = Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}"#).unwrap());
     registry.create(subnet(1), &vxlan, DAY).await.unwrap();
-    registry
-        .create("10.5.2.0-24&fc00:0:0:1::-64".parse().unwrap(), &dual, DAY)
-        .await
-        .unwrap();
+    registry.create("10.5.2.0-24&fc00:0:0:1::-64".parse().unwrap(), &dual, DAY).await.unwrap();
     registry.create(subnet(3), &host(9), DAY).await.unwrap();
 
     let stored = server.ctl(&["get", "--prefix", PREFIX]);
@@ -56,10 +53,7 @@ async fn a_lease_has_its_time_to_live_in_etcd_and_leaves_nothing_behind() {
     assert_eq!(registry.renew(&lease, DAY).await.unwrap(), DAY);
     assert_eq!(only_lease(&server), second);
 
-    assert!(matches!(
-        registry.create(subnet(1), &host(3), DAY).await,
-        Err(RegistryError::Exists(_))
-    ));
+    assert!(matches!(registry.create(subnet(1), &host(3), DAY).await, Err(RegistryError::Exists(_))));
     assert_eq!(only_lease(&server), second);
     registry.delete(&lease).await.unwrap();
     assert_eq!(server.ctl(&["lease", "list"]), "found 0 leases");
@@ -74,10 +68,7 @@ async fn a_lease_that_holds_more_than_our_record_is_not_revoked() {
     server.ctl(&["put", "--lease", &id, "/somebody/elses", "value"]);
     let lease = registry.update(&lease, &host(2), DAY).await.unwrap();
     registry.delete(&lease).await.unwrap();
-    assert_eq!(
-        server.ctl(&["get", "/somebody/elses", "--print-value-only"]),
-        "value"
-    );
+    assert_eq!(server.ctl(&["get", "/somebody/elses", "--print-value-only"]), "value");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,10 +84,7 @@ async fn a_reservation_never_gets_a_lease() {
     assert_eq!(server.ctl(&["lease", "list"]), "found 0 leases");
     // The same words written by somebody else are another record.
     server.put("10.5.1.0-24", &updated.attrs.to_record());
-    assert!(matches!(
-        registry.update(&updated, &host(1), DAY).await,
-        Err(RegistryError::Changed(_))
-    ));
+    assert!(matches!(registry.update(&updated, &host(1), DAY).await, Err(RegistryError::Changed(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,10 +93,7 @@ async fn a_lease_that_somebody_revoked_is_gone() {
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     server.ctl(&["lease", "revoke", &only_lease(&server)]);
-    assert!(matches!(
-        registry.renew(&lease, DAY).await,
-        Err(RegistryError::Gone(_))
-    ));
+    assert!(matches!(registry.renew(&lease, DAY).await, Err(RegistryError::Gone(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,25 +121,16 @@ async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
     let (one, other) = (server.registry(), server.registry());
     let (first, second) = (host(1), host(2));
     for third in 1..=50 {
-        let race = join(
-            one.create(subnet(third), &first, DAY),
-            other.create(subnet(third), &second, DAY),
-        );
+        let race = join(one.create(subnet(third), &first, DAY), other.create(subnet(third), &second, DAY));
         let (winner, loser) = match race.await {
             (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
             both => panic!("one must win: {both:?}"),
         };
         assert!(matches!(loser, RegistryError::Exists(taken) if taken == subnet(third)));
         let list = one.list().await.unwrap();
-        assert_eq!(
-            list.leases.iter().find(|lease| lease.subnet == subnet(third)),
-            Some(&winner)
-        );
+        assert_eq!(list.leases.iter().find(|lease| lease.subnet == subnet(third)), Some(&winner));
     }
-    assert!(
-        server.ctl(&["lease", "list"]).starts_with("found 50 leases"),
-        "losers keep no lease"
-    );
+    assert!(server.ctl(&["lease", "list"]).starts_with("found 50 leases"), "losers keep no lease");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,15 +138,8 @@ async fn a_configuration_that_appears_later_is_read() {
     let server = Server::start();
     let registry = server.registry();
     assert_eq!(registry.config().await.unwrap(), None);
-    server.ctl(&[
-        "put",
-        "/coreos.com/network/config",
-        r#"{"Network":"10.5.0.0/16"}"#,
-    ]);
-    assert_eq!(
-        registry.config().await.unwrap().as_deref(),
-        Some(r#"{"Network":"10.5.0.0/16"}"#)
-    );
+    server.ctl(&["put", "/coreos.com/network/config", r#"{"Network":"10.5.0.0/16"}"#]);
+    assert_eq!(registry.config().await.unwrap().as_deref(), Some(r#"{"Network":"10.5.0.0/16"}"#));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,10 +151,7 @@ async fn a_list_costs_one_call_for_each_page() {
     let mut client = etcd_client::Client::connect([server.url()], None).await.unwrap();
     for i in 0..250_u32 {
         let key = subnet_key(&format!("10.{}.{}.0-24", i / 200, i % 200));
-        client
-            .put(key, r#"{"PublicIP":"192.168.0.1"}"#, None)
-            .await
-            .unwrap();
+        client.put(key, r#"{"PublicIP":"192.168.0.1"}"#, None).await.unwrap();
     }
     let before = registry.calls();
     let list = registry.list().await.unwrap();
@@ -200,12 +166,7 @@ async fn a_list_costs_one_call_for_each_page() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_beside_those_of_the_network_are_not_its_leases() {
     let server = Server::start();
-    for key in [
-        "subnets-old/10.5.1.0-24",
-        "subnets",
-        "subnets0",
-        "subnet/10.5.1.0-24",
-    ] {
+    for key in ["subnets-old/10.5.1.0-24", "subnets", "subnets0", "subnet/10.5.1.0-24"] {
         server.ctl(&["put", &format!("{PREFIX}/{key}"), r#"{"PublicIP":"192.168.0.1"}"#]);
     }
     let registry = server.registry();
@@ -223,16 +184,8 @@ async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
     for error in [
         registry.config().await.map(drop).unwrap_err(),
         registry.list().await.map(drop).unwrap_err(),
-        registry
-            .create(subnet(2), &host(1), DAY)
-            .await
-            .map(drop)
-            .unwrap_err(),
-        registry
-            .update(&lease, &host(2), DAY)
-            .await
-            .map(drop)
-            .unwrap_err(),
+        registry.create(subnet(2), &host(1), DAY).await.map(drop).unwrap_err(),
+        registry.update(&lease, &host(2), DAY).await.map(drop).unwrap_err(),
         registry.renew(&lease, DAY).await.map(drop).unwrap_err(),
         registry.delete(&lease).await.unwrap_err(),
     ] {
@@ -247,18 +200,11 @@ async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
     }
     for error in [
         registry.config().await.map(drop).unwrap_err(),
-        registry
-            .create(subnet(2), &host(1), DAY)
-            .await
-            .map(drop)
-            .unwrap_err(),
+        registry.create(subnet(2), &host(1), DAY).await.map(drop).unwrap_err(),
         registry.delete(&lease).await.unwrap_err(),
     ] {
         assert!(matches!(error, RegistryError::Refused(..)), "{error:?}");
-        assert!(
-            flannel_core::chain(&error).contains("user name is empty"),
-            "{error:?}"
-        );
+        assert!(flannel_core::chain(&error).contains("user name is empty"), "{error:?}");
     }
 }
 
@@ -270,10 +216,7 @@ async fn a_write_whose_answer_is_lost_may_have_happened() {
     options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = lose_the_answer(&proxy, &registry).await;
-    assert!(
-        matches!(&lease, Err(RegistryError::Unknown(taken, _)) if *taken == subnet(1)),
-        "{lease:?}"
-    );
+    assert!(matches!(&lease, Err(RegistryError::Unknown(taken, _)) if *taken == subnet(1)), "{lease:?}");
     let written = only(&server.registry()).await;
     assert_eq!(written.attrs, host(1));
     // The record hangs on its lease, so it must not have been revoked.

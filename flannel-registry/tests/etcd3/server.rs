@@ -51,11 +51,7 @@ impl Server {
 
     /// Runs `etcdctl` and answers with what it writes, without the last line break.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        self.etcd()
-            .etcdctl(arguments)
-            .unwrap()
-            .trim_end_matches('\n')
-            .to_owned()
+        self.etcd().etcdctl(arguments).unwrap().trim_end_matches('\n').to_owned()
     }
 
     pub(crate) fn put(&self, key: &str, value: &str) {
@@ -75,9 +71,7 @@ impl Server {
 
     pub(crate) fn revision(&self) -> u64 {
         let answer = self.ctl(&["get", "nothing", "-w", "fields"]);
-        let line = answer
-            .lines()
-            .find_map(|line| line.strip_prefix("\"Revision\" : "));
+        let line = answer.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
         line.unwrap().parse().unwrap()
     }
 }
@@ -96,10 +90,7 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
 }
 
 pub(crate) async fn next(watch: &mut BoxStream<'static, RegistryEvent>) -> RegistryEvent {
-    timeout(PATIENCE, watch.next())
-        .await
-        .expect("a watch tells what happens")
-        .expect("a watch does not end")
+    timeout(PATIENCE, watch.next()).await.expect("a watch tells what happens").expect("a watch does not end")
 }
 
 /// Reads a watch up to the event that is meant, and answers with all of them.
@@ -124,11 +115,7 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
         .iter()
         .map(|event| match event {
             RegistryEvent::Snapshot(snapshot) => {
-                let subnets: Vec<_> = snapshot
-                    .leases
-                    .iter()
-                    .map(|lease| lease.subnet.to_string())
-                    .collect();
+                let subnets: Vec<_> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
                 format!("snapshot {}", subnets.join(","))
             }
             RegistryEvent::Put(lease) => format!("put {}", lease.subnet),

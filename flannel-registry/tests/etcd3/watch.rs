@@ -30,10 +30,7 @@ async fn what_happens_while_etcd_restarts_is_told() {
     registry.delete(&first).await.unwrap();
     registry.update(&second, &host(3), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(
-        words(&events),
-        ["heard", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]
-    );
+    assert_eq!(words(&events), ["heard", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,11 +57,7 @@ async fn a_watch_that_fell_behind_a_compaction_gets_a_snapshot() {
         Some("snapshot 10.5.2.0-24,10.5.3.0-24,10.5.4.0-24")
     );
     registry.create(subnet(5), &host(5), DAY).await.unwrap();
-    until(
-        &mut watch,
-        |event| matches!(event, RegistryEvent::Put(lease) if lease.subnet == subnet(5)),
-    )
-    .await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Put(lease) if lease.subnet == subnet(5))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,10 +98,8 @@ async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
     for third in 3..20 {
         registry.create(subnet(third), &host(third), DAY).await.unwrap();
     }
-    let events = until(&mut watch, |event| {
-        !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard)
-    })
-    .await;
+    let events =
+        until(&mut watch, |event| !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard)).await;
     assert!(
         matches!(events.last(), Some(RegistryEvent::Snapshot(snapshot)) if snapshot.leases.len() == 17),
         "{events:?}"
@@ -157,10 +148,7 @@ async fn a_watch_begins_before_etcd_does() {
     let registry = server.registry();
     let mut watch = registry.watch(None);
     let silent = next(&mut watch).await;
-    assert!(
-        matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("refused")),
-        "{silent:?}"
-    );
+    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("refused")), "{silent:?}");
     server.etcd().restart().unwrap();
     // The watch opens when it is read after its snapshot.
     server.put("10.5.1.0-24", RECORD);
@@ -217,9 +205,7 @@ async fn a_dropped_watch_ends_its_subscription() {
     open(&mut watch);
     let watchers = || {
         let metrics = metrics(&server.url());
-        let line = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
         line.map(str::to_owned)
     };
     until_equal(

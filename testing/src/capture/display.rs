@@ -23,21 +23,12 @@ impl Display for Frame {
                 if packet.fragment_offset > 0 {
                     write!(f, ", offset {}", packet.fragment_offset)?;
                 }
-                write!(
-                    f,
-                    ", length {}) {}",
-                    packet.total_length,
-                    Inside(packet.protocol, &packet.transport)
-                )
+                write!(f, ", length {}) {}", packet.total_length, Inside(packet.protocol, &packet.transport))
             }
             FrameContent::Ipv6(packet) => {
                 let (source, destination) = (packet.source.into(), packet.destination.into());
                 write!(f, "IP6 {}", Ends(source, destination, &packet.transport))?;
-                write!(
-                    f,
-                    " (hlim {}, length {}) ",
-                    packet.hop_limit, packet.payload_length
-                )?;
+                write!(f, " (hlim {}, length {}) ", packet.hop_limit, packet.payload_length)?;
                 Inside(packet.next_header, &packet.transport).fmt(f)
             }
             FrameContent::Arp(packet) => packet.fmt(f),
@@ -73,11 +64,7 @@ impl Display for UdpDatagram {
 
 impl Display for VxlanPacket {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "VXLAN flags 0x{:02x} vni {}: {}",
-            self.flags, self.vni, self.inner
-        )
+        write!(f, "VXLAN flags 0x{:02x} vni {}: {}", self.flags, self.vni, self.inner)
     }
 }
 
@@ -90,11 +77,7 @@ impl Display for TcpSegment {
                 write!(f, "{letter}")?;
             }
         }
-        write!(
-            f,
-            "] seq {} ack {} win {}",
-            self.sequence, self.acknowledgement, self.window
-        )?;
+        write!(f, "] seq {} ack {} win {}", self.sequence, self.acknowledgement, self.window)?;
         write!(f, ", {} bytes", self.payload.len())
     }
 }
@@ -126,18 +109,10 @@ impl Display for Ends<'_> {
         let Self(source, destination, transport) = self;
         match transport {
             Transport::Udp(udp) => {
-                write!(
-                    f,
-                    "{source}.{} > {destination}.{}",
-                    udp.source_port, udp.destination_port
-                )
+                write!(f, "{source}.{} > {destination}.{}", udp.source_port, udp.destination_port)
             }
             Transport::Tcp(tcp) => {
-                write!(
-                    f,
-                    "{source}.{} > {destination}.{}",
-                    tcp.source_port, tcp.destination_port
-                )
+                write!(f, "{source}.{} > {destination}.{}", tcp.source_port, tcp.destination_port)
             }
             Transport::Icmp(_) | Transport::Bytes(_) => write!(f, "{source} > {destination}"),
         }

@@ -197,31 +197,19 @@ impl Frame {
     /// Decodes a frame, with VXLAN behind the given UDP destination ports.
     #[must_use]
     pub fn decode_with(bytes: &[u8], vxlan_ports: &[u16]) -> Option<Self> {
-        Decoder {
-            vxlan_ports,
-            nesting: 0,
-        }
-        .frame(bytes)
+        Decoder { vxlan_ports, nesting: 0 }.frame(bytes)
     }
 
     /// The IPv4 packet in it.
     #[must_use]
     pub fn ipv4(&self) -> Option<&Ipv4Packet> {
-        if let FrameContent::Ipv4(packet) = &self.content {
-            Some(packet)
-        } else {
-            None
-        }
+        if let FrameContent::Ipv4(packet) = &self.content { Some(packet) } else { None }
     }
 
     /// The IPv6 packet in it.
     #[must_use]
     pub fn ipv6(&self) -> Option<&Ipv6Packet> {
-        if let FrameContent::Ipv6(packet) = &self.content {
-            Some(packet)
-        } else {
-            None
-        }
+        if let FrameContent::Ipv6(packet) = &self.content { Some(packet) } else { None }
     }
 
     /// The source and destination of the IP packet in it.
@@ -247,31 +235,19 @@ impl Frame {
     /// The UDP datagram in it.
     #[must_use]
     pub fn udp(&self) -> Option<&UdpDatagram> {
-        if let Transport::Udp(datagram) = self.transport()? {
-            Some(datagram)
-        } else {
-            None
-        }
+        if let Transport::Udp(datagram) = self.transport()? { Some(datagram) } else { None }
     }
 
     /// The ICMP message in it.
     #[must_use]
     pub fn icmp(&self) -> Option<&IcmpMessage> {
-        if let Transport::Icmp(message) = self.transport()? {
-            Some(message)
-        } else {
-            None
-        }
+        if let Transport::Icmp(message) = self.transport()? { Some(message) } else { None }
     }
 
     /// The VXLAN packet in it.
     #[must_use]
     pub fn vxlan(&self) -> Option<&VxlanPacket> {
-        if let UdpContent::Vxlan(packet) = &self.udp()?.content {
-            Some(packet)
-        } else {
-            None
-        }
+        if let UdpContent::Vxlan(packet) = &self.udp()?.content { Some(packet) } else { None }
     }
 }
 
@@ -308,12 +284,7 @@ impl Decoder<'_> {
             _ => None,
         };
         let content = content.unwrap_or_else(|| FrameContent::Bytes(rest.to_vec()));
-        Some(Frame {
-            destination,
-            source,
-            ether_type,
-            content,
-        })
+        Some(Frame { destination, source, ether_type, content })
     }
 
     fn ipv4(&self, bytes: &[u8]) -> Option<Ipv4Packet> {
@@ -387,22 +358,12 @@ impl Decoder<'_> {
         let (source_port, destination_port) = (reader.u16()?, reader.u16()?);
         let (length, checksum) = (reader.u16()?, reader.u16()?);
         let payload = reader.rest();
-        let vxlan = self
-            .vxlan_ports
-            .contains(&destination_port)
-            .then(|| self.vxlan(payload))
-            .flatten();
+        let vxlan = self.vxlan_ports.contains(&destination_port).then(|| self.vxlan(payload)).flatten();
         let content = match vxlan {
             Some(packet) => UdpContent::Vxlan(Box::new(packet)),
             None => UdpContent::Bytes(payload.to_vec()),
         };
-        Some(UdpDatagram {
-            source_port,
-            destination_port,
-            length,
-            checksum,
-            content,
-        })
+        Some(UdpDatagram { source_port, destination_port, length, checksum, content })
     }
 
     fn vxlan(&self, bytes: &[u8]) -> Option<VxlanPacket> {
@@ -411,16 +372,8 @@ impl Decoder<'_> {
         }
         let mut reader = Reader::new(bytes);
         let (flags, _reserved, group, vni) = (reader.u8()?, reader.u8()?, reader.u16()?, reader.u32()?);
-        let inside = Decoder {
-            vxlan_ports: self.vxlan_ports,
-            nesting: self.nesting + 1,
-        };
-        Some(VxlanPacket {
-            flags,
-            group,
-            vni: vni >> 8,
-            inner: inside.frame(reader.rest())?,
-        })
+        let inside = Decoder { vxlan_ports: self.vxlan_ports, nesting: self.nesting + 1 };
+        Some(VxlanPacket { flags, group, vni: vni >> 8, inner: inside.frame(reader.rest())? })
     }
 }
 
@@ -449,28 +402,14 @@ fn tcp(bytes: &[u8]) -> Option<TcpSegment> {
         return None;
     }
     let payload = bytes.get(header_length..)?.to_vec();
-    Some(TcpSegment {
-        source_port,
-        destination_port,
-        sequence,
-        acknowledgement,
-        flags,
-        window,
-        payload,
-    })
+    Some(TcpSegment { source_port, destination_port, sequence, acknowledgement, flags, window, payload })
 }
 
 fn icmp(bytes: &[u8]) -> Option<IcmpMessage> {
     let mut reader = Reader::new(bytes);
     let (kind, code, _checksum) = (reader.u8()?, reader.u8()?, reader.u16()?);
     let (identifier, sequence) = (reader.u16()?, reader.u16()?);
-    Some(IcmpMessage {
-        kind,
-        code,
-        identifier,
-        sequence,
-        payload: reader.rest().to_vec(),
-    })
+    Some(IcmpMessage { kind, code, identifier, sequence, payload: reader.rest().to_vec() })
 }
 
 #[cfg(test)]

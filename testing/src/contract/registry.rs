@@ -112,11 +112,8 @@ pub async fn a_call_sees_all_writes_that_were_answered_before(subject: &dyn Regi
     let mut lease = create(&*one, 1).await;
     for round in 2..6 {
         let seen = other.list().await.expect("lists");
-        assert_eq!(seen.leases, [lease.clone()]);
-        assert!(
-            seen.revision >= lease.revision,
-            "a list is as new as what it holds"
-        );
+        assert_eq!(seen.leases, std::slice::from_ref(&lease));
+        assert!(seen.revision >= lease.revision, "a list is as new as what it holds");
         lease = one.update(&lease, &host(round), DAY).await.expect("updates");
         assert_eq!(lease.attrs, host(round));
     }
@@ -146,10 +143,7 @@ pub async fn of_several_creates_exactly_one_succeeds(subject: &dyn RegistrySubje
     create(&*registries[0], 1).await;
     subject.put_raw("10.5.2.0-24", b"garbage").await;
     let taken = registries[0].create(subnet(2), &host(1), DAY).await;
-    assert!(
-        matches!(taken, Err(RegistryError::Exists(_))),
-        "a bad record counts as taken, got {taken:?}"
-    );
+    assert!(matches!(taken, Err(RegistryError::Exists(_))), "a bad record counts as taken, got {taken:?}");
 }
 
 /// Promise 3: a write changes a record only if its revision is still the one given.
@@ -164,7 +158,7 @@ pub async fn a_write_with_an_old_revision_changes_nothing(subject: &dyn Registry
         is_changed(registry.renew(stale, DAY).await.map(drop));
         is_changed(registry.delete(stale).await);
     }
-    assert_eq!(registry.list().await.expect("lists").leases, [newest.clone()]);
+    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&newest));
     registry.renew(&newest, DAY).await.expect("renews");
     registry.delete(&newest).await.expect("deletes");
 }
@@ -191,11 +185,7 @@ pub async fn every_write_has_a_larger_revision_than_any_before(subject: &dyn Reg
     let registry = subject.open().await;
     let mut last = registry.list().await.expect("lists").revision;
     let mut grows = |lease: &Lease| {
-        assert!(
-            lease.revision > last,
-            "{} is not larger than {last}",
-            lease.revision
-        );
+        assert!(lease.revision > last, "{} is not larger than {last}", lease.revision);
         last = lease.revision;
     };
     let one = create(&*registry, 1).await;
@@ -206,16 +196,9 @@ pub async fn every_write_has_a_larger_revision_than_any_before(subject: &dyn Reg
     grows(&one);
     registry.delete(&two).await.expect("deletes");
     grows(&create(&*registry, 2).await);
-    subject
-        .put_raw("10.5.1.0-24", host(9).to_record().as_bytes())
-        .await;
+    subject.put_raw("10.5.1.0-24", host(9).to_record().as_bytes()).await;
     let leases = registry.list().await.expect("lists").leases;
-    grows(
-        leases
-            .iter()
-            .find(|lease| lease.subnet == subnet(1))
-            .expect("is there"),
-    );
+    grows(leases.iter().find(|lease| lease.subnet == subnet(1)).expect("is there"));
 }
 
 /// Promise 5: a limited record that is not renewed disappears, and watchers are told.
@@ -225,12 +208,8 @@ pub async fn a_lease_that_is_not_renewed_ends(subject: &dyn RegistrySubject) {
     let ttl = subject.shortest_ttl();
     let lease = registry.create(subnet(1), &host(1), ttl).await.expect("creates");
     assert_eq!(lease.term, Term::Limited);
-    watch
-        .until("the lease begins", |state| state.leases.contains_key(&subnet(1)))
-        .await;
-    watch
-        .until("the lease ends", |state| state.leases.is_empty())
-        .await;
+    watch.until("the lease begins", |state| state.leases.contains_key(&subnet(1))).await;
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
     assert_eq!(registry.list().await.expect("lists").leases, []);
     is_gone(registry.renew(&lease, ttl).await.map(drop));
 }
@@ -247,12 +226,8 @@ pub async fn a_renewed_lease_lasts(subject: &dyn RegistrySubject) {
         assert!(granted >= ttl, "asked for {ttl:?}, got {granted:?}");
     }
     assert_eq!(registry.list().await.expect("lists").leases, [lease]);
-    watch
-        .until("the lease begins", |state| !state.leases.is_empty())
-        .await;
-    watch
-        .until("the lease ends", |state| state.leases.is_empty())
-        .await;
+    watch.until("the lease begins", |state| !state.leases.is_empty()).await;
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
 }
 
 /// Promise 5: `update` gives a limited lease a new time to live, and only that.
@@ -264,40 +239,26 @@ pub async fn an_updated_lease_lasts_for_a_new_time_to_live(subject: &dyn Registr
     let lease = registry.update(&lease, &host(2), ttl).await.expect("updates");
     assert_eq!(lease.term, Term::Limited);
     sleep(ttl / 2).await;
-    assert_eq!(registry.list().await.expect("lists").leases, [lease.clone()]);
+    assert_eq!(registry.list().await.expect("lists").leases, std::slice::from_ref(&lease));
     let mut watch = Follower::new(subject, registry.watch(Some(lease.revision)));
     watch.state.leases.insert(lease.subnet, lease);
-    watch
-        .until("the lease ends", |state| state.leases.is_empty())
-        .await;
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
 }
 
 /// Promise 5: a permanent record stays, also after it was updated.
 pub async fn a_reservation_stays(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
     let ttl = subject.shortest_ttl();
-    subject
-        .put_raw("10.5.1.0-24", br#"{"PublicIP":"192.168.0.1"}"#)
-        .await;
+    subject.put_raw("10.5.1.0-24", br#"{"PublicIP":"192.168.0.1"}"#).await;
     let reservation = registry.list().await.expect("lists").leases.remove(0);
-    assert_eq!(
-        (reservation.subnet, reservation.term),
-        (subnet(1), Term::Permanent)
-    );
-    let updated = registry
-        .update(&reservation, &host(1), ttl)
-        .await
-        .expect("updates");
+    assert_eq!((reservation.subnet, reservation.term), (subnet(1), Term::Permanent));
+    let updated = registry.update(&reservation, &host(1), ttl).await.expect("updates");
     assert_eq!(updated.term, Term::Permanent);
     // A lease that was made at the same time tells when the time to live is surely over.
     let mut watch = Follower::new(subject, registry.watch(None));
     registry.create(subnet(2), &host(2), ttl).await.expect("creates");
-    watch
-        .until("the lease begins", |state| state.leases.contains_key(&subnet(2)))
-        .await;
-    watch
-        .until("the lease ends", |state| !state.leases.contains_key(&subnet(2)))
-        .await;
+    watch.until("the lease begins", |state| state.leases.contains_key(&subnet(2))).await;
+    watch.until("the lease ends", |state| !state.leases.contains_key(&subnet(2))).await;
     assert_eq!(registry.list().await.expect("lists").leases, [updated]);
 }
 
@@ -401,20 +362,12 @@ pub async fn a_watch_does_not_end(subject: &dyn RegistrySubject) {
     watch.agrees_with(&*registry).await;
     for _ in 0..2 {
         if subject.stop().await {
-            watch
-                .hears("that the store is silent", |event| {
-                    matches!(event, RegistryEvent::Silent(_))
-                })
-                .await;
+            watch.hears("that the store is silent", |event| matches!(event, RegistryEvent::Silent(_))).await;
             assert!(!watch.state.leases.is_empty(), "silence removed a lease");
             is_no_answer(registry.list().await.map(drop));
             is_no_answer(registry.renew(&first, DAY).await.map(drop));
             subject.start().await;
-            watch
-                .hears("that the store is heard", |event| {
-                    matches!(event, RegistryEvent::Heard)
-                })
-                .await;
+            watch.hears("that the store is heard", |event| matches!(event, RegistryEvent::Heard)).await;
         }
         sleep(subject.shortest_ttl()).await;
         subject.compact().await;
@@ -444,11 +397,7 @@ pub async fn a_bad_record_hides_no_other_in_a_list(subject: &dyn RegistrySubject
     let high = create(&*registry, 200).await;
     let list = registry.list().await.expect("lists");
     assert_eq!(sorted(list.leases), [low, high]);
-    let bad: BTreeMap<_, _> = list
-        .bad
-        .into_iter()
-        .map(|record| (record.key, record.subnet))
-        .collect();
+    let bad: BTreeMap<_, _> = list.bad.into_iter().map(|record| (record.key, record.subnet)).collect();
     let expected = BAD.map(|(key, _, is_subnet)| (key.to_owned(), key.parse().ok().filter(|_| is_subnet)));
     assert_eq!(bad, BTreeMap::from(expected));
 }
@@ -466,20 +415,13 @@ pub async fn a_bad_record_hides_no_other_in_a_watch(subject: &dyn RegistrySubjec
     assert_eq!(watch.state.bad.len(), BAD.len());
     subject.put_raw(BAD[0].0, host(7).to_record().as_bytes()).await;
     watch.agrees_with(&*registry).await;
-    assert_eq!(
-        watch.state.bad.len(),
-        BAD.len() - 1,
-        "a record that was repaired is good"
-    );
+    assert_eq!(watch.state.bad.len(), BAD.len() - 1, "a record that was repaired is good");
     for (key, ..) in BAD {
         subject.remove_raw(key).await;
     }
     watch.agrees_with(&*registry).await;
     assert_eq!(watch.state.bad, BTreeSet::new());
-    assert!(
-        watch.state.leases.contains_key(&subnet(1)),
-        "a record of another key took it along"
-    );
+    assert!(watch.state.leases.contains_key(&subnet(1)), "a record of another key took it along");
 }
 
 /// Promise 10: a list is a number of calls that does not depend on who wrote the records, and an event costs none.
@@ -500,17 +442,12 @@ pub async fn the_cost_does_not_grow_with_the_number_of_hosts(subject: &dyn Regis
     }
     let (cost_of_many, many) = cost_of_list().await;
     assert_eq!((one, many), (1, 21));
-    assert_eq!(
-        cost_of_many, cost_of_one,
-        "a list costs more calls with more leases"
-    );
+    assert_eq!(cost_of_many, cost_of_one, "a list costs more calls with more leases");
 
     let write = async |first: u8| {
         let before = calls();
         for i in first..first + 20 {
-            subject
-                .put_raw(&subnet(i).to_string(), host(i).to_record().as_bytes())
-                .await;
+            subject.put_raw(&subnet(i).to_string(), host(i).to_record().as_bytes()).await;
         }
         before
     };
@@ -519,13 +456,9 @@ pub async fn the_cost_does_not_grow_with_the_number_of_hosts(subject: &dyn Regis
         calls() - before
     };
     let mut watch = Follower::new(subject, registry.watch(None));
-    watch
-        .until("all there is", |state| state.leases.len() == 41)
-        .await;
+    watch.until("all there is", |state| state.leases.len() == 41).await;
     let before = write(150).await;
-    watch
-        .until("all that came", |state| state.leases.len() == 61)
-        .await;
+    watch.until("all that came", |state| state.leases.len() == 61).await;
     assert_eq!(calls() - before, unwatched, "events cost calls");
 }
 
@@ -538,11 +471,7 @@ struct Follower {
 
 impl Follower {
     fn new(subject: &dyn RegistrySubject, stream: BoxStream<'static, RegistryEvent>) -> Self {
-        Self {
-            stream,
-            state: State::default(),
-            patience: subject.shortest_ttl() + subject.patience(),
-        }
+        Self { stream, state: State::default(), patience: subject.shortest_ttl() + subject.patience() }
     }
 
     /// Applies one event.
@@ -573,11 +502,7 @@ impl Follower {
     async fn until(&mut self, what: &str, reached: impl Fn(&State) -> bool) {
         while !reached(&self.state) {
             let event = timeout(self.patience, self.stream.next()).await;
-            assert!(
-                event.is_ok(),
-                "the watch never told that {what}; it gives {:?}",
-                self.state
-            );
+            assert!(event.is_ok(), "the watch never told that {what}; it gives {:?}", self.state);
             let event = event.ok().flatten().expect("a watch does not end");
             self.state.apply(&event);
         }
@@ -593,8 +518,7 @@ impl Follower {
         let list = State::from(registry.list().await.expect("lists"));
         assert_eq!(self.state, list, "left: the watch, right: the list");
         registry.delete(&marker).await.expect("deletes");
-        self.until("the marker was removed", |state| !is_here(state))
-            .await;
+        self.until("the marker was removed", |state| !is_here(state)).await;
     }
 }
 
@@ -632,11 +556,7 @@ impl State {
 impl From<Snapshot> for State {
     fn from(snapshot: Snapshot) -> Self {
         Self {
-            leases: snapshot
-                .leases
-                .into_iter()
-                .map(|lease| (lease.subnet, lease))
-                .collect(),
+            leases: snapshot.leases.into_iter().map(|lease| (lease.subnet, lease)).collect(),
             bad: snapshot.bad.into_iter().map(|record| record.key).collect(),
         }
     }
@@ -657,10 +577,7 @@ async fn many_writes(registry: &dyn SubnetRegistry, first: &Lease) {
 /// Writes that follow [`many_writes`].
 async fn many_more_writes(registry: &dyn SubnetRegistry) {
     let leases = registry.list().await.expect("lists").leases;
-    for lease in leases
-        .iter()
-        .filter(|lease| lease.subnet == subnet(11) || lease.subnet == subnet(12))
-    {
+    for lease in leases.iter().filter(|lease| lease.subnet == subnet(11) || lease.subnet == subnet(12)) {
         registry.delete(lease).await.expect("deletes");
     }
     create(registry, 13).await;
@@ -676,10 +593,7 @@ fn host(last: u8) -> LeaseAttrs {
 }
 
 async fn create(registry: &dyn SubnetRegistry, third: u8) -> Lease {
-    let lease = registry
-        .create(subnet(third), &host(third), DAY)
-        .await
-        .expect("creates");
+    let lease = registry.create(subnet(third), &host(third), DAY).await.expect("creates");
     assert_eq!((lease.subnet, lease.term), (subnet(third), Term::Limited));
     assert_eq!(lease.attrs, host(third));
     lease
@@ -691,24 +605,15 @@ fn sorted(mut leases: Vec<Lease>) -> Vec<Lease> {
 }
 
 fn is_changed(result: Result<(), RegistryError>) {
-    assert!(
-        matches!(result, Err(RegistryError::Changed(_))),
-        "want Changed, got {result:?}"
-    );
+    assert!(matches!(result, Err(RegistryError::Changed(_))), "want Changed, got {result:?}");
 }
 
 fn is_gone(result: Result<(), RegistryError>) {
-    assert!(
-        matches!(result, Err(RegistryError::Gone(_))),
-        "want Gone, got {result:?}"
-    );
+    assert!(matches!(result, Err(RegistryError::Gone(_))), "want Gone, got {result:?}");
 }
 
 fn is_no_answer(result: Result<(), RegistryError>) {
-    let is_no_answer = matches!(
-        result,
-        Err(RegistryError::Unavailable(..) | RegistryError::Unknown(..))
-    );
+    let is_no_answer = matches!(result, Err(RegistryError::Unavailable(..) | RegistryError::Unknown(..)));
     assert!(is_no_answer, "want Unavailable or Unknown, got {result:?}");
 }
 

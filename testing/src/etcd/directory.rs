@@ -26,11 +26,7 @@ impl DataDirectory {
     /// Creates an empty directory, in memory where there is such a file system, and removes abandoned ones.
     pub(super) fn create() -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() {
-            memory.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         remove_abandoned(&parent);
         loop {
             let path = parent.join(format!("{PREFIX}{:016x}", random()));

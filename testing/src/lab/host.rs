@@ -46,25 +46,13 @@ impl Host {
     /// Its IPv4 address on the underlay.
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
-        self.addresses.iter().find_map(|net| {
-            if let IpNet::V4(net) = net {
-                Some(net.addr())
-            } else {
-                None
-            }
-        })
+        self.addresses.iter().find_map(|net| if let IpNet::V4(net) = net { Some(net.addr()) } else { None })
     }
 
     /// Its IPv6 address on the underlay, if the kernel has IPv6.
     #[must_use]
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|net| {
-            if let IpNet::V6(net) = net {
-                Some(net.addr())
-            } else {
-                None
-            }
-        })
+        self.addresses.iter().find_map(|net| if let IpNet::V6(net) = net { Some(net.addr()) } else { None })
     }
 
     /// Starts a pod: a namespace joined to the bridge `cni0` of this host, with the next free address of each subnet.
@@ -83,23 +71,12 @@ impl Host {
         let name = format!("{}-pod-{number}", self.name);
         let namespace = new_namespace(false)?;
         let handle = self.names.give(&name, &namespace)?;
-        let index = connect(
-            &namespace,
-            &self.namespace,
-            &format!("pod{number}"),
-            POD_BRIDGE,
-            mtu,
-        )?;
+        let index = connect(&namespace, &self.namespace, &format!("pod{number}"), POD_BRIDGE, mtu)?;
         let mut netlink = Netlink::open_in(&namespace)?;
         add_addresses(&mut netlink, index, &addresses)?;
         add_default_routes(&mut netlink, &gateways)?;
         let addresses = addresses.iter().map(IpNet::addr).collect();
-        Ok(Pod {
-            name,
-            namespace,
-            addresses,
-            _name: handle,
-        })
+        Ok(Pod { name, namespace, addresses, _name: handle })
     }
 
     /// Pulls the cable: the host's link to the switch loses its carrier, all else stays.
@@ -123,13 +100,7 @@ impl Host {
     fn set_port(&self, up: bool) -> Result<(), LabError> {
         let mut netlink = Netlink::open_in(&self.switch)?;
         let port = index_of(&mut netlink, &self.port)?;
-        Ok(netlink.change_link(
-            port,
-            &LinkChange {
-                up: Some(up),
-                ..LinkChange::default()
-            },
-        )?)
+        Ok(netlink.change_link(port, &LinkChange { up: Some(up), ..LinkChange::default() })?)
     }
 
     /// Creates the bridge of the pods unless it is there, and gives it the gateway addresses.
@@ -139,13 +110,7 @@ impl Host {
             Some(link) => link.index,
             None => {
                 let bridge = NewLink::new(POD_BRIDGE, NewLinkKind::Bridge);
-                create_up(
-                    &mut netlink,
-                    NewLink {
-                        mtu: Some(mtu),
-                        ..bridge
-                    },
-                )?
+                create_up(&mut netlink, NewLink { mtu: Some(mtu), ..bridge })?
             }
         };
         add_addresses(&mut netlink, index, gateways)
@@ -156,34 +121,19 @@ impl Pod {
     /// Its IPv4 address, if it has one.
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
-        self.addresses.iter().find_map(|address| {
-            if let IpAddr::V4(v4) = address {
-                Some(*v4)
-            } else {
-                None
-            }
-        })
+        self.addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None })
     }
 
     /// Its IPv6 address, if it has one.
     #[must_use]
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|address| {
-            if let IpAddr::V6(v6) = address {
-                Some(*v6)
-            } else {
-                None
-            }
-        })
+        self.addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None })
     }
 }
 
 /// Address number `n` of each subnet, where its network address is number 0, with the subnet's prefix length.
 fn nth_addresses(subnets: &[IpNet], n: u128) -> Result<Vec<IpNet>, LabError> {
-    subnets
-        .iter()
-        .map(|subnet| nth_address(*subnet, n).ok_or(LabError::SubnetFull(*subnet)))
-        .collect()
+    subnets.iter().map(|subnet| nth_address(*subnet, n).ok_or(LabError::SubnetFull(*subnet))).collect()
 }
 
 fn nth_address(subnet: IpNet, n: u128) -> Option<IpNet> {
@@ -193,8 +143,7 @@ fn nth_address(subnet: IpNet, n: u128) -> Option<IpNet> {
     };
     // The last address of an IPv4 subnet is its broadcast address.
     let fits = subnet.contains(&address) && address != subnet.broadcast();
-    fits.then(|| IpNet::new(address, subnet.prefix_len()).ok())
-        .flatten()
+    fits.then(|| IpNet::new(address, subnet.prefix_len()).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -19,10 +19,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(named: bool) -> Self {
-        Self {
-            prefix: named.then(unique_prefix),
-            kept: AtomicBool::new(false),
-        }
+        Self { prefix: named.then(unique_prefix), kept: AtomicBool::new(false) }
     }
 
     /// Gives `namespace` the name that ends in `name`, in a lab with names.
@@ -34,10 +31,7 @@ impl Names {
         fs::create_dir_all(DIRECTORY)?;
         File::create_new(&path)?;
         // Made before the mount, so that a failure removes the file.
-        let name = Name {
-            path,
-            names: Arc::clone(self),
-        };
+        let name = Name { path, names: Arc::clone(self) };
         namespace.run(|| sys::bind_mount(Path::new("/proc/thread-self/ns/net"), &name.path))??;
         Ok(Some(name))
     }
@@ -95,9 +89,5 @@ fn remove(path: &Path) -> io::Result<()> {
 fn unique_prefix() -> String {
     static LABS: AtomicU32 = AtomicU32::new(1);
     let (process, lab) = (std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-    if lab == 1 {
-        format!("flannel-{process}")
-    } else {
-        format!("flannel-{process}-{lab}")
-    }
+    if lab == 1 { format!("flannel-{process}") } else { format!("flannel-{process}-{lab}") }
 }

@@ -27,11 +27,7 @@ pub fn check_requirements() -> Result<(), Missing> {
             )),
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Missing { missing })
-    }
+    if missing.is_empty() { Ok(()) } else { Err(Missing { missing }) }
 }
 
 /// As [`check_requirements`], but tries only once in the life of the process.
@@ -95,46 +91,28 @@ fn missing_in(namespace: &Namespace) -> Vec<String> {
     }
     match Netlink::open_in(namespace) {
         Ok(mut netlink) => missing.extend(kinds().iter().filter_map(|link| missing_kind(&mut netlink, link))),
-        Err(error) => missing.push(format!(
-            "a netlink socket ({error}): see whether a sandbox forbids AF_NETLINK"
-        )),
+        Err(error) => {
+            missing.push(format!("a netlink socket ({error}): see whether a sandbox forbids AF_NETLINK"))
+        }
     }
     missing
 }
 
 /// One link of each kind that a lab and its overlay have.
 fn kinds() -> [(&'static str, &'static str, NewLink); 3] {
-    let peer = VethPeer {
-        name: "b".to_owned(),
-        mac: None,
-        namespace: None,
-    };
-    let vxlan = NewVxlan {
-        vni: 1,
-        port: Some(8472),
-        ..NewVxlan::default()
-    };
+    let peer = VethPeer { name: "b".to_owned(), mac: None, namespace: None };
+    let vxlan = NewVxlan { vni: 1, port: Some(8472), ..NewVxlan::default() };
     [
         ("veth", "CONFIG_VETH", NewLink::new("a", NewLinkKind::Veth(peer))),
         ("bridge", "CONFIG_BRIDGE", NewLink::new("c", NewLinkKind::Bridge)),
-        (
-            "vxlan",
-            "CONFIG_VXLAN",
-            NewLink::new("d", NewLinkKind::Vxlan(vxlan)),
-        ),
+        ("vxlan", "CONFIG_VXLAN", NewLink::new("d", NewLinkKind::Vxlan(vxlan))),
     ]
 }
 
 fn missing_kind(netlink: &mut Netlink, (kind, option, link): &(&str, &str, NewLink)) -> Option<String> {
     let error = netlink.create_link(link).err()?;
-    let why = if let Error::Kernel { source, .. } = &error {
-        source.to_string()
-    } else {
-        error.to_string()
-    };
-    Some(format!(
-        "links of kind {kind} ({why}): `modprobe {kind}`, or a kernel with {option}"
-    ))
+    let why = if let Error::Kernel { source, .. } = &error { source.to_string() } else { error.to_string() };
+    Some(format!("links of kind {kind} ({why}): `modprobe {kind}`, or a kernel with {option}"))
 }
 
 #[cfg(test)]
@@ -146,13 +124,8 @@ mod tests {
         let status = "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n";
         assert_eq!(effective_capabilities(status), Some(0xa804_25fb));
         assert_eq!(effective_capabilities("nothing"), None);
-        let missing = Missing {
-            missing: vec!["one: do this".to_owned(), "two: do that".to_owned()],
-        };
-        assert_eq!(
-            missing.to_string(),
-            "no lab can be set up here:\n  one: do this\n  two: do that"
-        );
+        let missing = Missing { missing: vec!["one: do this".to_owned(), "two: do that".to_owned()] };
+        assert_eq!(missing.to_string(), "no lab can be set up here:\n  one: do this\n  two: do that");
         assert_eq!(missing.lines().count(), 2);
     }
 }

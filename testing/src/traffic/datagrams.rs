@@ -32,21 +32,11 @@ impl DatagramReport {
     /// Whether each datagram came once, unchanged and in its place.
     #[must_use]
     pub fn is_perfect(&self) -> bool {
-        *self
-            == Self {
-                sent: self.sent,
-                ..Self::none()
-            }
+        *self == Self { sent: self.sent, ..Self::none() }
     }
 
     fn none() -> Self {
-        Self {
-            sent: 0,
-            lost: Vec::new(),
-            altered: 0,
-            duplicates: 0,
-            reordered: 0,
-        }
+        Self { sent: 0, lost: Vec::new(), altered: 0, duplicates: 0, reordered: 0 }
     }
 }
 
@@ -100,12 +90,7 @@ fn wait_for(
         receiver.set_read_timeout(Some(left))?;
         let bytes = match receiver.recv(&mut buf) {
             Ok(n) => &buf[..n],
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 continue;
             }
             Err(error) => return Err(error),

@@ -33,10 +33,8 @@ impl Checksum {
             word[..chunk.len()].copy_from_slice(chunk);
             // An odd multiplier and a rotation are both invertible: no state is ever forgotten.
             let mixed = self.0 ^ u64::from_le_bytes(word);
-            self.0 = mixed
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .rotate_left(29)
-                .wrapping_add(chunk.len() as u64);
+            self.0 =
+                mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(chunk.len() as u64);
         }
     }
 

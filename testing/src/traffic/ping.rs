@@ -39,12 +39,7 @@ pub struct PingOptions {
 /// 56 bytes of payload as the `ping` program sends, one second of patience.
 impl Default for PingOptions {
     fn default() -> Self {
-        Self {
-            from: None,
-            payload: 56,
-            dont_fragment: false,
-            timeout: Duration::from_secs(1),
-        }
+        Self { from: None, payload: 56, dont_fragment: false, timeout: Duration::from_secs(1) }
     }
 }
 
@@ -60,17 +55,12 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
     super::pattern::Pattern::new(identifier.into()).fill(&mut payload);
     let started = Instant::now();
     let request = echo::request(to.is_ipv4(), identifier, sequence, &payload);
-    socket
-        .send(&request)
-        .map_err(|error| PingError::from_io(to, error))?;
+    socket.send(&request).map_err(|error| PingError::from_io(to, error))?;
     let mut buf = vec![0; options.payload + echo::MAX_HEADERS];
     loop {
         let left = options.timeout.saturating_sub(started.elapsed());
         if left.is_zero() {
-            return Err(PingError::Timeout {
-                to,
-                timeout: options.timeout,
-            });
+            return Err(PingError::Timeout { to, timeout: options.timeout });
         }
         socket.set_read_timeout(Some(left))?;
         let n = match socket.recv(&mut buf) {
@@ -82,11 +72,7 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
         match Reply::decode(to.is_ipv4(), buf.get(..n).unwrap_or_default()) {
             Some(reply) if (reply.identifier, reply.sequence) == (identifier, sequence) => {
                 let unchanged = reply.payload == payload;
-                return if unchanged {
-                    Ok(elapsed)
-                } else {
-                    Err(PingError::Altered { to })
-                };
+                return if unchanged { Ok(elapsed) } else { Err(PingError::Altered { to }) };
             }
             _ => {}
         }
@@ -166,9 +152,7 @@ fn open_in(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<U
         socket.connect(SocketAddr::new(to, 0))?;
         Ok(socket)
     };
-    namespace
-        .run(open)?
-        .map_err(|error| PingError::from_io(to, error))
+    namespace.run(open)?.map_err(|error| PingError::from_io(to, error))
 }
 
 /// Makes the socket fail when an ICMP error comes back, instead of being silent until the timeout (`ip(7)`).
@@ -184,8 +168,7 @@ fn report_unreachable(socket: &UdpSocket, to: IpAddr) -> io::Result<()> {
 fn next_identifier() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
-    NEXT.fetch_add(1, Ordering::Relaxed)
-        .wrapping_add(u16::from_be_bytes([high, low]).wrapping_mul(251))
+    NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(u16::from_be_bytes([high, low]).wrapping_mul(251))
 }
 
 /// Whether a receive ended because its time was over or a signal came.

@@ -46,12 +46,7 @@ pub fn transfer(
     let (sent, received) = thread::scope(|scope| {
         let receiver = scope.spawn(move || receive(server, bytes));
         let sent = send(client, bytes);
-        (
-            sent,
-            receiver
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        )
+        (sent, receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     // The receiver's error says where; the sender only sees the connection break.
     let received = received?;
@@ -59,11 +54,7 @@ pub fn transfer(
     if (checksum, checksum) != (received, confirmed) {
         return Err(TransferError::Altered { offset: None });
     }
-    Ok(Transfer {
-        bytes,
-        checksum,
-        elapsed: started.elapsed(),
-    })
+    Ok(Transfer { bytes, checksum, elapsed: started.elapsed() })
 }
 
 /// Why a stream did not arrive as it was sent.
@@ -119,11 +110,7 @@ impl Throughput {
 impl std::fmt::Display for Throughput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rate = self.bits_per_second();
-        let (divisor, unit) = if rate >= 1e9 {
-            (1e9, "Gbit/s")
-        } else {
-            (1e6, "Mbit/s")
-        };
+        let (divisor, unit) = if rate >= 1e9 { (1e9, "Gbit/s") } else { (1e6, "Mbit/s") };
         write!(f, "{:.1} {unit}", rate / divisor)
     }
 }
@@ -141,9 +128,7 @@ pub fn throughput(
     duration: Duration,
     streams: usize,
 ) -> Result<Throughput, TransferError> {
-    let connections = (0..streams)
-        .map(|_| connect(from, to, address))
-        .collect::<Result<Vec<_>, _>>()?;
+    let connections = (0..streams).map(|_| connect(from, to, address)).collect::<Result<Vec<_>, _>>()?;
     let started = Instant::now();
     let results: Vec<io::Result<u64>> = thread::scope(|scope| {
         let mut receivers = Vec::new();
@@ -223,23 +208,14 @@ fn receive(mut socket: TcpStream, bytes: u64) -> Result<u64, TransferError> {
         }
         let expected = &mut expected[..length];
         pattern.fill(expected);
-        if let Some(wrong) = block
-            .iter()
-            .zip(&*expected)
-            .position(|(got, wanted)| got != wanted)
-        {
-            return Err(TransferError::Altered {
-                offset: Some(received + wrong as u64),
-            });
+        if let Some(wrong) = block.iter().zip(&*expected).position(|(got, wanted)| got != wanted) {
+            return Err(TransferError::Altered { offset: Some(received + wrong as u64) });
         }
         checksum.update(&block);
         received += length as u64;
     }
     if received != bytes {
-        return Err(TransferError::Short {
-            received,
-            expected: bytes,
-        });
+        return Err(TransferError::Short { received, expected: bytes });
     }
     socket.write_all(&checksum.value().to_be_bytes())?;
     Ok(checksum.value())

@@ -18,20 +18,11 @@ const ENCAPSULATED: &[u8] = &[
 #[test]
 fn every_field_of_an_encapsulated_packet_is_read() {
     let frame = Frame::decode(ENCAPSULATED).unwrap();
-    assert_eq!(
-        (frame.destination, frame.source),
-        (Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 1]))
-    );
+    assert_eq!((frame.destination, frame.source), (Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 1])));
     let outer = frame.ipv4().unwrap();
-    assert_eq!(
-        (outer.ttl, outer.tos, outer.dont_fragment, outer.more_fragments),
-        (64, 0, false, false)
-    );
+    assert_eq!((outer.ttl, outer.tos, outer.dont_fragment, outer.more_fragments), (64, 0, false, false));
     assert_eq!((outer.total_length, outer.identification), (0x52, 0x926c));
-    assert_eq!(
-        frame.addresses().unwrap(),
-        ([10, 88, 0, 1].into(), [10, 88, 0, 2].into())
-    );
+    assert_eq!(frame.addresses().unwrap(), ([10, 88, 0, 1].into(), [10, 88, 0, 2].into()));
     let udp = frame.udp().unwrap();
     assert_eq!((udp.source_port, udp.destination_port), (51836, 8472));
     assert_eq!((udp.length, udp.checksum), (0x3e, 0x1536));
@@ -44,10 +35,7 @@ fn every_field_of_an_encapsulated_packet_is_read() {
     assert_eq!(inner.destination, Ipv4Addr::new(172, 30, 78, 0));
     let echo = vxlan.inner.icmp().unwrap();
     assert!(echo.is_echo_request());
-    assert_eq!(
-        (echo.identifier, echo.sequence, echo.payload.as_slice()),
-        (0x1234, 7, b"ping".as_slice())
-    );
+    assert_eq!((echo.identifier, echo.sequence, echo.payload.as_slice()), (0x1234, 7, b"ping".as_slice()));
 }
 
 #[test]
@@ -75,10 +63,7 @@ fn a_later_fragment_and_a_cut_packet_stay_bytes() {
     let packet = frame.ipv4().unwrap();
     assert_eq!((packet.more_fragments, packet.fragment_offset), (true, 24));
     assert!(matches!(&packet.transport, Transport::Bytes(bytes) if bytes.len() == 62));
-    assert!(matches!(
-        Frame::decode(&ENCAPSULATED[..30]).unwrap().content,
-        FrameContent::Bytes(_)
-    ));
+    assert!(matches!(Frame::decode(&ENCAPSULATED[..30]).unwrap().content, FrameContent::Bytes(_)));
     assert!(Frame::decode(&ENCAPSULATED[..13]).is_none());
 }
 
@@ -98,10 +83,7 @@ fn ipv6_and_arp_are_read() {
     bytes.extend([129, 0, 0, 0, 0, 9, 0, 3, 1, 2, 3, 4]);
     let frame = Frame::decode(&bytes).unwrap();
     let packet = frame.ipv6().unwrap();
-    assert_eq!(
-        (packet.traffic_class, packet.flow_label, packet.hop_limit),
-        (0xab, 0x12345, 255)
-    );
+    assert_eq!((packet.traffic_class, packet.flow_label, packet.hop_limit), (0xab, 0x12345, 255));
     assert!(frame.icmp().unwrap().is_echo_reply());
     assert!(
         frame
@@ -112,12 +94,7 @@ fn ipv6_and_arp_are_read() {
     let mut bytes = vec![0xff; 6];
     bytes.extend([2, 0, 0, 0, 0, 1, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
     bytes.extend([2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
-    assert!(
-        Frame::decode(&bytes)
-            .unwrap()
-            .to_string()
-            .ends_with("ARP who-has 10.0.0.2 tell 10.0.0.1")
-    );
+    assert!(Frame::decode(&bytes).unwrap().to_string().ends_with("ARP who-has 10.0.0.2 tell 10.0.0.1"));
 }
 
 proptest! {

@@ -30,11 +30,7 @@ pub(super) struct Reply<'a> {
 impl<'a> Reply<'a> {
     /// Reads a received packet, which begins with its IPv4 header, or with ICMPv6; none if it is no echo reply.
     pub(super) fn decode(is_ipv4: bool, packet: &'a [u8]) -> Option<Self> {
-        let header_length = if is_ipv4 {
-            usize::from(packet.first()? & 0x0f) * 4
-        } else {
-            0
-        };
+        let header_length = if is_ipv4 { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let (header, payload) = packet.get(header_length..)?.split_first_chunk::<HEADER>()?;
         let [kind, code, _, _, identifier @ .., s1, s2] = *header;
         let expected = if is_ipv4 { 0 } else { 129 };
@@ -79,19 +75,11 @@ mod tests {
     fn only_an_echo_reply_is_taken_for_one() {
         let mut packet = vec![0x46; 24];
         packet.extend([0, 0, 9, 9, 0x12, 0x34, 0, 7, b'x']);
-        let reply = Reply {
-            identifier: 0x1234,
-            sequence: 7,
-            payload: b"x",
-        };
+        let reply = Reply { identifier: 0x1234, sequence: 7, payload: b"x" };
         assert_eq!(Reply::decode(true, &packet), Some(reply));
         packet[24] = 3;
         assert_eq!(Reply::decode(true, &packet), None);
-        let reply = Reply {
-            identifier: 1,
-            sequence: 2,
-            payload: b"",
-        };
+        let reply = Reply { identifier: 1, sequence: 2, payload: b"" };
         assert_eq!(Reply::decode(false, &[129, 0, 0, 0, 0, 1, 0, 2]), Some(reply));
     }
 

@@ -102,9 +102,7 @@ impl Answers {
         self.received += 1;
         self.longest_gap = self.longest_gap.max(arrival.saturating_sub(self.last_arrival));
         self.last_arrival = self.last_arrival.max(arrival);
-        let (min, sum, max) = self
-            .round_trips
-            .unwrap_or((round_trip, Duration::ZERO, round_trip));
+        let (min, sum, max) = self.round_trips.unwrap_or((round_trip, Duration::ZERO, round_trip));
         self.round_trips = Some((min.min(round_trip), sum + round_trip, max.max(round_trip)));
     }
 
@@ -136,11 +134,7 @@ impl Answers {
             duplicates: self.duplicates,
             altered: self.altered,
             longest_gap: self.longest_gap.max(stopped.saturating_sub(self.last_arrival)),
-            round_trip: self.round_trips.map(|(min, sum, max)| RoundTrip {
-                min,
-                average: average(sum),
-                max,
-            }),
+            round_trip: self.round_trips.map(|(min, sum, max)| RoundTrip { min, average: average(sum), max }),
             last_refusal,
         }
     }
@@ -166,14 +160,7 @@ mod tests {
         assert_eq!(report.lost, [2..=4, 8..=9]);
         assert_eq!((report.duplicates, report.altered), (1, 1));
         assert_eq!(report.longest_gap, ms(41));
-        assert_eq!(
-            report.round_trip,
-            Some(RoundTrip {
-                min: ms(2),
-                average: ms(2),
-                max: ms(2)
-            })
-        );
+        assert_eq!(report.round_trip, Some(RoundTrip { min: ms(2), average: ms(2), max: ms(2) }));
         assert!(
             report
                 .to_string()

@@ -53,11 +53,7 @@ impl RunningPing {
             sending_ended: AtomicBool::new(false),
             state: Mutex::default(),
         });
-        let mut running = Self {
-            shared,
-            sender: None,
-            receiver: None,
-        };
+        let mut running = Self { shared, sender: None, receiver: None };
         let shared = Arc::clone(&running.shared);
         let builder = || thread::Builder::new().name("ping".to_owned());
         running.receiver = Some(builder().spawn(move || shared.receive())?);
@@ -81,11 +77,7 @@ impl RunningPing {
         let before = self.received();
         eventually(limit, || {
             let came = self.received() - before;
-            if came >= count {
-                Ok(())
-            } else {
-                Err(format!("{came} of {count} answers"))
-            }
+            if came >= count { Ok(()) } else { Err(format!("{came} of {count} answers")) }
         })
     }
 
@@ -101,9 +93,7 @@ impl RunningPing {
         self.end();
         let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = self.shared.sent.load(Ordering::Acquire);
-        state
-            .answers
-            .report(sent, state.stopped, state.last_refusal.clone())
+        state.answers.report(sent, state.stopped, state.last_refusal.clone())
     }
 
     fn end(&mut self) {
@@ -163,10 +153,8 @@ impl Shared {
             // Counted first, so that no answer is to a request that does not exist yet.
             self.sent.store(sequence + 1, Ordering::Release);
             if let Err(error) = self.send_one(sequence) {
-                self.state
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .last_refusal = Some(error.to_string());
+                self.state.lock().unwrap_or_else(PoisonError::into_inner).last_refusal =
+                    Some(error.to_string());
             }
             // A machine that slept does not make up for it with a burst.
             due = (due + interval).max(Instant::now());
@@ -179,10 +167,7 @@ impl Shared {
         let payload = self.payload(sequence, self.started.elapsed());
         let message = echo::request(self.is_ipv4, self.identifier, sequence as u16, &payload);
         // The first error may be that of an earlier packet, which the kernel reports at the next call.
-        self.socket
-            .send(&message)
-            .or_else(|_| self.socket.send(&message))
-            .map(drop)
+        self.socket.send(&message).or_else(|_| self.socket.send(&message)).map(drop)
     }
 
     /// Sequence number, time of sending in nanoseconds since the start, and a filling that depends on the first.
@@ -228,19 +213,14 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = reply.payload.split_first_chunk().and_then(|(sequence, rest)| {
             let sent_at = rest.first_chunk()?;
-            Some((
-                u64::from_be_bytes(*sequence),
-                Duration::from_nanos(u64::from_be_bytes(*sent_at)),
-            ))
+            Some((u64::from_be_bytes(*sequence), Duration::from_nanos(u64::from_be_bytes(*sent_at))))
         });
         match stamp {
             Some((sequence, sent_at))
                 if sequence as u16 == reply.sequence && reply.payload == self.payload(sequence, sent_at) =>
             {
                 let sent = self.sent.load(Ordering::Acquire);
-                state
-                    .answers
-                    .note(sequence, sent, arrival.saturating_sub(sent_at), arrival);
+                state.answers.note(sequence, sent, arrival.saturating_sub(sent_at), arrival);
                 self.received.store(state.answers.received(), Ordering::Release);
             }
             _ => state.answers.note_altered(),

@@ -1,0 +1,142 @@
+//! The hosts, their networks and their pods.
+
+use std::error::Error;
+use std::time::Duration;
+
+use flannel_backend_vxlan::{OpenVxlan, external_interface};
+use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
+use flannel_examples::{Progress, Table};
+use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_testing::{Host, INTERFACE, Lab, LabError, LabOptions, Pod};
+use tokio::task::JoinHandle;
+
+use crate::args::Args;
+
+/// The network that the hosts share.
+const NETWORK: &str = "10.5.0.0/16";
+
+/// How long the hosts may take to know each other. It takes milliseconds; a machine under load may need more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everything that was started. The fields are dropped in this order: networks before the hosts they run on.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    lab: Lab,
+}
+
+/// One host with its network and its pod.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) running: Running,
+    pub(crate) pod: Pod,
+    member: Member,
+}
+
+/// A network that runs on a host.
+struct Member {
+    network: Network,
+    task: JoinHandle<Result<(), NetworkError>>,
+}
+
+impl Cluster {
+    pub(crate) async fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
+        let step = Progress::begin("hosts");
+        let lab = Lab::new(&LabOptions { hosts: args.hosts, named: args.keep, ..LabOptions::default() })?;
+        step.done(&format!("{} network namespaces, joined by a switch", args.hosts));
+
+        let step = Progress::begin("leases");
+        let registry = MemoryRegistry::new();
+        registry
+            .set_config(format!(r#"{{"Network": "{NETWORK}", "Backend": {{"Type": "{}"}}}}"#, args.backend));
+        let start = |host| Member::start(host, registry.clone());
+        let mut members = lab.hosts.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+        let mut running = Vec::new();
+        for member in &mut members {
+            running.push(member.ready(args.hosts - 1).await?);
+        }
+        step.done("every host has a subnet, and a route to that of every other one");
+
+        let step = Progress::begin("pods");
+        let hosts = lab.hosts.iter().zip(members).zip(running);
+        let nodes = hosts
+            .map(|((host, member), running)| Node::new(host, member, running))
+            .collect::<Result<_, _>>()?;
+        step.done("one on each host");
+        Ok(Self { nodes, lab })
+    }
+
+    pub(crate) fn show(&self) {
+        println!("\nhosts");
+        let mut table = Table::new(["host", "address", "subnet", "mtu", "pod"]);
+        for node in &self.nodes {
+            let subnets: Vec<_> = node.running.lease.subnet.nets().map(|net| net.to_string()).collect();
+            let pods: Vec<_> = node.pod.addresses.iter().map(ToString::to_string).collect();
+            let mtu = node.running.mtu.to_string();
+            table.row([node.name.clone(), node.address.clone(), subnets.join(" "), mtu, pods.join(" ")]);
+        }
+        table.print();
+    }
+
+    /// Says how to look at what is up.
+    pub(crate) fn look_around(&self) {
+        let prefix = self.lab.prefix().unwrap_or_default();
+        println!("All of it is up until Ctrl-C. From another terminal, for example:\n");
+        for command in ["ip route", "ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"]
+        {
+            println!("  ip netns exec {prefix}-host-1 {command}");
+        }
+        if let Some(address) = self.nodes.get(1).and_then(|node| node.pod.addresses.first()) {
+            println!("  ip netns exec {prefix}-host-1-pod-1 ping {address}");
+        }
+    }
+
+    /// Ends all networks and waits for their tasks.
+    pub(crate) async fn stop(self) -> Result<(), Box<dyn Error>> {
+        for Node { member, .. } in self.nodes {
+            member.network.shutdown(Shutdown::Remove).await;
+            member.task.await??;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Puts a pod on a host.
+    fn new(host: &Host, member: Member, running: Running) -> Result<Self, LabError> {
+        let subnets: Vec<_> = running.lease.subnet.nets().collect();
+        let pod = host.add_pod(&subnets, running.mtu)?;
+        let address = host.ipv4().map(|address| address.to_string()).unwrap_or_default();
+        Ok(Self { name: host.name.clone(), address, running, pod, member })
+    }
+}
+
+impl Member {
+    /// Starts the network of one host.
+    fn start(host: &Host, registry: MemoryRegistry) -> Result<Self, BackendError> {
+        let external = external_interface(&host.namespace, INTERFACE)?;
+        let backend = OpenVxlan::new(host.namespace.clone());
+        let (network, task) =
+            Network::new(NetworkOptions::new(LocalManager::new(registry), backend, external));
+        Ok(Self { network, task: tokio::spawn(task.run()) })
+    }
+
+    /// Waits until the host carries traffic to so many others, or tells why it does not.
+    async fn ready(&mut self, others: usize) -> Result<Running, Box<dyn Error>> {
+        let all_there = async {
+            let running = self.network.ready().await?;
+            while self.network.status().peers < others {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Some(running)
+        };
+        match tokio::time::timeout(PATIENCE, all_there).await {
+            Ok(Some(running)) => Ok(running),
+            Ok(None) => match (&mut self.task).await? {
+                Err(error) => Err(flannel_core::chain(&error).into()),
+                Ok(()) => Err("a network ended before it was ready".into()),
+            },
+            Err(_) => Err(format!("a host does not get ready: {:?}", self.network.status()).into()),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Traffic between every pair of pods.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use flannel_examples::{Progress, Table};
+use flannel_testing::{PingError, PingOptions, ping, throughput};
+
+use crate::cluster::{Cluster, Node};
+
+/// Pings for each pair: the first one also finds the way, so the table shows the median.
+const PINGS: usize = 5;
+
+/// How long one stream runs for the throughput figure.
+const STREAM: Duration = Duration::from_secs(2);
+
+/// Sends traffic between all pairs, shows the results, and tells whether all arrived.
+pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
+    let nodes = &cluster.nodes;
+    let pairs = nodes.len() * (nodes.len() - 1);
+    let step = Progress::begin("pings");
+    let heading = (1..=nodes.len()).map(|number| number.to_string());
+    let mut table = Table::new(std::iter::once("from, to".to_owned()).chain(heading)).of_numbers();
+    let mut failures = Vec::new();
+    for from in nodes {
+        let mut row = vec![from.name.clone()];
+        for to in nodes {
+            row.push(match round_trip(from, to).await? {
+                None => "-".to_owned(),
+                Some(Ok(time)) => time.as_micros().to_string(),
+                Some(Err(error)) => {
+                    failures.push(format!(
+                        "{} to {}: {}",
+                        from.pod.name,
+                        to.pod.name,
+                        flannel_core::chain(&error)
+                    ));
+                    "lost".to_owned()
+                }
+            });
+        }
+        table.row(row);
+    }
+    step.done(&format!("{} of {pairs} pairs of pods answer", pairs - failures.len()));
+    println!("\nround trip from pod to pod, microseconds, median of {PINGS} pings");
+    table.print();
+    failures.iter().for_each(|failure| println!("  lost: {failure}"));
+    if failures.is_empty() {
+        show_throughput(nodes).await?;
+    }
+    println!("{} of {pairs} pairs of pods reach each other", pairs - failures.len());
+    Ok(failures.is_empty())
+}
+
+/// The median round trip between two pods; `None` from a pod to itself.
+async fn round_trip(from: &Node, to: &Node) -> Result<Option<Result<Duration, PingError>>, Box<dyn Error>> {
+    let Some(address) = address(to).filter(|_| from.name != to.name) else {
+        return Ok(None);
+    };
+    let namespace = from.pod.namespace.clone();
+    let pings = move || {
+        let mut times = (0..PINGS)
+            .map(|_| ping(&namespace, address, &PingOptions::default()))
+            .collect::<Result<Vec<_>, _>>()?;
+        times.sort_unstable();
+        Ok(times[PINGS / 2])
+    };
+    // On a thread, so that the networks go on meanwhile.
+    Ok(Some(tokio::task::spawn_blocking(pings).await?))
+}
+
+async fn show_throughput(nodes: &[Node]) -> Result<(), Box<dyn Error>> {
+    let [from, to, ..] = nodes else { return Ok(()) };
+    let Some(address) = address(to) else { return Ok(()) };
+    let (client, server) = (from.pod.namespace.clone(), to.pod.namespace.clone());
+    let stream = move || throughput(&client, &server, address, STREAM, 1);
+    let result = tokio::task::spawn_blocking(stream).await??;
+    println!("one TCP stream from {} to {}: {result}\n", from.pod.name, to.pod.name);
+    Ok(())
+}
+
+fn address(node: &Node) -> Option<IpAddr> {
+    node.pod.addresses.first().copied()
+}

@@ -1,0 +1,108 @@
+//! The backend's part of the network configuration.
+
+use flannel_core::json::{JsonError, Object};
+use flannel_core::{BackendConfig, BackendError};
+
+/// Options of the VXLAN backend, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VxlanConfig {
+    /// The VXLAN network identifier, 24 bits (RFC 7348, section 5).
+    pub(crate) vni: u32,
+    /// The UDP port. Flannel leaves it to the kernel unless it is given, and the kernel's own is 8472.
+    pub(crate) port: u16,
+    /// Whether the Group Based Policy extension is on.
+    pub(crate) gbp: bool,
+    /// Whether the device learns addresses from the packets it receives.
+    pub(crate) learning: bool,
+    /// The MTU to assume for the external interface, in bytes.
+    pub(crate) mtu: Option<u32>,
+    /// Whether peers on the same link shall be reached without encapsulation.
+    pub(crate) direct_routing: bool,
+}
+
+/// What the kernel uses unless told otherwise (`drivers/net/vxlan/vxlan_core.c`, `vxlan_port`).
+const DEFAULT_PORT: u16 = 8472;
+
+/// The largest VNI whose device name `flannel-v6.<VNI>` or `flannel.<VNI>` fits into the kernel's 15 bytes
+/// (`IFNAMSIZ`, `include/uapi/linux/if.h`).
+const LARGEST_VNI: [(bool, u64); 2] = [(false, 9_999_999), (true, 9_999)];
+
+impl VxlanConfig {
+    /// Reads the options; unknown ones are ignored.
+    pub(crate) fn parse(backend: &BackendConfig, has_ipv6: bool) -> Result<Self, BackendError> {
+        let wrong = |reason: String| BackendError::Config { backend: "VXLAN", reason };
+        let json = |error: JsonError| wrong(error.to_string());
+        let options: Object<'_> = backend.options.object().map_err(json)?;
+        let number = |name: &str, default: u64, largest: u64| match options.unsigned(name).map_err(json)? {
+            Some(value) if value > largest => Err(wrong(format!("{name} is {value}, more than {largest}"))),
+            value => Ok(value.unwrap_or(default)),
+        };
+        let flag = |name: &str| options.boolean(name).map_err(json).map(|value| value.unwrap_or(false));
+
+        let (_, largest_vni) = LARGEST_VNI[usize::from(has_ipv6)];
+        let fits = "the checks above keep it in range";
+        let port = u16::try_from(number("Port", 0, u16::MAX.into())?).expect(fits);
+        let mtu = u32::try_from(number("MTU", 0, 65_535)?).expect(fits);
+        Ok(Self {
+            vni: u32::try_from(number("VNI", 1, largest_vni)?).expect(fits),
+            port: if port == 0 { DEFAULT_PORT } else { port },
+            gbp: flag("GBP")?,
+            learning: flag("Learning")?,
+            mtu: Some(mtu).filter(|mtu| *mtu > 0),
+            direct_routing: flag("DirectRouting")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flannel_core::NetworkConfig;
+
+    fn parse(options: &str) -> Result<VxlanConfig, String> {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{options}}}}}"#);
+        let config = NetworkConfig::parse(&text).unwrap();
+        VxlanConfig::parse(&config.backend, false).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_not_given_are_flannels_defaults() {
+        let expected =
+            VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None, direct_routing: false };
+        assert_eq!(parse(""), Ok(expected.clone()));
+        assert_eq!(parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#), Ok(expected));
+    }
+
+    #[test]
+    fn options_are_found_in_any_case() {
+        let config =
+            parse(r#","vni":7,"PORT":4789,"gbp":true,"learning":true,"Mtu":9000,"directrouting":true"#);
+        let expected = VxlanConfig {
+            vni: 7,
+            port: 4789,
+            gbp: true,
+            learning: true,
+            mtu: Some(9000),
+            direct_routing: true,
+        };
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn a_wrong_option_is_named() {
+        for (options, reason) in [
+            (
+                r#","VNI":"1""#,
+                "error decoding VXLAN backend config: json: cannot unmarshal string into VNI, which must be a whole number, zero or more",
+            ),
+            (r#","VNI":10000000"#, "error decoding VXLAN backend config: VNI is 10000000, more than 9999999"),
+            (r#","Port":65536"#, "error decoding VXLAN backend config: Port is 65536, more than 65535"),
+            (
+                r#","GBP":1"#,
+                "error decoding VXLAN backend config: json: cannot unmarshal number 1 into GBP, which must be true or false",
+            ),
+        ] {
+            assert_eq!(parse(options), Err(reason.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Many writes at once, and dumps of many objects.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::*;
+use flannel_netlink::{
+    Error, Family, FdbEntry, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
+};
+use ipnet::{IpNet, Ipv4Net};
+
+/// The three objects of the overlay's peer with the given number.
+fn peer(index: u32, number: u32) -> [Write; 3] {
+    let subnet = subnet(number);
+    let mac = numbered_mac(number);
+    let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
+    [
+        Write::PutNeighbour(Neighbour::permanent(index, subnet.addr(), mac)),
+        Write::PutFdb(FdbEntry::permanent(index, mac, host.into())),
+        Write::PutRoute(Route::onlink(subnet, subnet.addr(), index).with_metric(number + 1)),
+    ]
+}
+
+fn subnet(number: u32) -> IpNet {
+    let start = u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (number << 8);
+    IpNet::V4(Ipv4Net::new(Ipv4Addr::from(start), 24).unwrap())
+}
+
+/// The positions of the first writes that failed.
+fn failures(outcomes: &[Result<(), Error>]) -> Vec<usize> {
+    outcomes
+        .iter()
+        .enumerate()
+        .filter(|(_, outcome)| outcome.is_err())
+        .map(|(position, _)| position)
+        .take(10)
+        .collect()
+}
+
+fn overlay_routes(netlink: &mut Netlink, index: u32) -> Vec<Route> {
+    let filter = RouteFilter { family: Some(Family::V4), index: Some(index), ..RouteFilter::default() };
+    netlink.routes(&filter).unwrap()
+}
+
+#[test]
+fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let mut writes: Vec<Write> = (0..334).flat_map(|number| peer(index, number)).collect();
+    writes.truncate(1000);
+    // A multicast gateway: the kernel refuses it.
+    writes[500] = Write::PutRoute(Route::onlink(net("10.200.0.0/24"), ip("224.0.0.1"), index));
+    let outcomes = netlink.apply(&writes);
+    assert_eq!(outcomes.len(), 1000);
+    assert_eq!(failures(&outcomes), [500]);
+    let error = outcomes[500].as_ref().unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EINVAL));
+    assert!(error.to_string().contains("10.200.0.0/24 via 224.0.0.1"), "{error}");
+
+    let routes: BTreeSet<_> =
+        overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
+    let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
+    let entries = netlink.fdb(index).unwrap();
+    let mut expected_routes = BTreeSet::new();
+    for (position, write) in writes.iter().enumerate().filter(|(position, _)| *position != 500) {
+        match write {
+            Write::PutRoute(route) => assert!(expected_routes.insert(route.destination), "{position}"),
+            Write::PutNeighbour(neighbour) => assert!(neighbours.contains(neighbour), "{position}"),
+            Write::PutFdb(entry) => assert!(entries.contains(entry), "{position}"),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(routes, expected_routes);
+}
+
+#[test]
+fn when_every_object_fails_every_one_says_so() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let writes: Vec<_> = (0..1000)
+        .map(|number| Write::PutRoute(Route::onlink(subnet(number), ip("224.0.0.1"), index)))
+        .collect();
+    let outcomes = netlink.apply(&writes);
+    assert_eq!(outcomes.len(), 1000);
+    for (outcome, write) in outcomes.iter().zip(&writes) {
+        let error = outcome.as_ref().unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EINVAL), "{error:?}");
+        assert!(error.to_string().contains(&write.to_string()), "{error}");
+    }
+    assert!(netlink.link("flannel.1").unwrap().is_some(), "the socket goes on");
+}
+
+#[test]
+fn nothing_to_write_is_nothing_to_answer() {
+    let (_namespace, mut netlink) = namespace();
+    assert!(netlink.apply(&[]).is_empty());
+}
+
+#[test]
+fn twenty_thousand_peers_are_written_read_whole_and_deleted() {
+    const PEERS: u32 = 20_000;
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let writes: Vec<Write> = (0..PEERS).flat_map(|number| peer(index, number)).collect();
+    assert_eq!(failures(&netlink.apply(&writes)), [0; 0]);
+
+    let routes: BTreeSet<_> =
+        overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
+    assert_eq!(routes, (0..PEERS).map(subnet).collect());
+    assert_eq!(netlink.neighbours(index, Some(Family::V4)).unwrap().len(), PEERS as usize);
+    assert_eq!(netlink.fdb(index).unwrap().len(), PEERS as usize);
+
+    let deletes: Vec<Write> = writes
+        .into_iter()
+        .map(|write| match write {
+            Write::PutRoute(route) => Write::DeleteRoute(route),
+            Write::PutNeighbour(neighbour) => Write::DeleteNeighbour(neighbour),
+            Write::PutFdb(entry) => Write::DeleteFdb(entry),
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!(failures(&netlink.apply(&deletes)), [0; 0]);
+    assert!(overlay_routes(&mut netlink, index).is_empty());
+    assert!(netlink.neighbours(index, Some(Family::V4)).unwrap().is_empty());
+    assert!(netlink.fdb(index).unwrap().is_empty());
+}
+
+#[test]
+fn links_that_come_and_go_while_all_are_read_never_make_a_half_answer() {
+    const STEADY: usize = 200;
+    let (namespace, mut netlink) = namespace();
+    for number in 0..STEADY {
+        netlink.create_link(&NewLink::new(format!("steady{number}"), NewLinkKind::Bridge)).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = Netlink::open_in(&namespace).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let link = create(&mut other, &NewLink::new("fleeting", NewLinkKind::Bridge));
+                other.delete_link(link.index).unwrap();
+            }
+        });
+        for _ in 0..30 {
+            match netlink.links() {
+                Ok(links) => {
+                    let steady: BTreeSet<_> = links
+                        .iter()
+                        .filter(|link| link.name.starts_with("steady"))
+                        .map(|link| link.index)
+                        .collect();
+                    assert_eq!(steady.len(), STEADY);
+                }
+                Err(error) => assert!(matches!(error, Error::Interrupted("links")), "{error:?}"),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(netlink.links().unwrap().len(), STEADY + 1, "and loopback");
+}

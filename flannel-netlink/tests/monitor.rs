@@ -1,0 +1,241 @@
+//! Notices of what changed.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use flannel_netlink::{
+    Address, FdbEntry, LinkChange, Monitor, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, Notice,
+    Route, Write,
+};
+
+/// Waits for the notice that `wanted` accepts; those before it are skipped.
+fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notice) -> Option<T>) -> T {
+    eventually(what, || {
+        while let Some(notice) = monitor.try_next().unwrap() {
+            if let Some(found) = wanted(notice) {
+                return Some(found);
+            }
+        }
+        None
+    })
+}
+
+/// All notices up to the one about a change that is made here to mark the end.
+fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notice> {
+    const MARK: u32 = 60_000;
+    let change = LinkChange { mtu: Some(MARK), ..LinkChange::default() };
+    netlink.change_link(LOOPBACK, &change).unwrap();
+    let mut seen = Vec::new();
+    eventually("the marker", || {
+        while let Some(notice) = monitor.try_next().unwrap() {
+            if matches!(&notice, Notice::Link { link, .. } if link.mtu == MARK) {
+                return Some(());
+            }
+            seen.push(notice);
+        }
+        None
+    });
+    seen
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn within<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("a notice in time") })
+}
+
+/// Another program's socket in the same namespace.
+fn somebody_else(namespace: &Namespace) -> Netlink {
+    Netlink::open_in(namespace).unwrap()
+}
+
+#[test]
+fn a_link_that_is_set_down_or_deleted_is_told() {
+    let (namespace, mut netlink, index) = namespace_with_vxlan();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    set_up(&mut netlink, index, false);
+    let notice = wait_for(&mut monitor, "the link going down", |notice| match notice {
+        Notice::Link { link, removed } if !link.up => Some((link.index, link.name, removed)),
+        _ => None,
+    });
+    assert_eq!(notice, (index, "flannel.1".to_owned(), false));
+    netlink.delete_link(index).unwrap();
+    let gone = wait_for(&mut monitor, "the link's end", |notice| match notice {
+        Notice::Link { link, removed: true } => Some(link.index),
+        _ => None,
+    });
+    assert_eq!(gone, index);
+}
+
+#[test]
+fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
+    let (namespace, mut netlink) = namespace();
+    let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge)).index;
+    let port = create(&mut netlink, &NewLink { master: Some(bridge), ..ethernet("port0") }).index;
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let change = LinkChange { master: Some(0), ..LinkChange::default() };
+    netlink.change_link(port, &change).unwrap();
+    let seen = until_marker(&mut monitor, &mut netlink);
+    assert!(!seen.is_empty());
+    assert!(!seen.iter().any(|notice| matches!(notice, Notice::Link { removed: true, .. })), "{seen:?}");
+}
+
+#[test]
+fn every_object_that_somebody_puts_and_deletes_is_told() {
+    let (namespace, _netlink, index) = namespace_with_vxlan();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let mut other = somebody_else(&namespace);
+    let address = Address::new(index, net("10.5.1.0/32"));
+    let neighbour = Neighbour::permanent(index, ip("10.5.3.0"), numbered_mac(3));
+    let neighbour6 = Neighbour::permanent(index, ip("fd99::3"), numbered_mac(3));
+    let entry = FdbEntry::permanent(index, numbered_mac(3), ip("10.88.0.3"));
+    let route = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index).with_metric(3);
+    let route6 = Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), index).with_metric(3);
+    let writes = [
+        Write::PutAddress(address.clone()),
+        Write::PutNeighbour(neighbour.clone()),
+        Write::PutNeighbour(neighbour6.clone()),
+        Write::PutFdb(entry.clone()),
+        Write::PutRoute(route.clone()),
+        Write::PutRoute(route6.clone()),
+        Write::DeleteRoute(route6.clone()),
+        Write::DeleteRoute(route.clone()),
+        Write::DeleteFdb(entry.clone()),
+        Write::DeleteNeighbour(neighbour.clone()),
+        Write::DeleteNeighbour(neighbour6.clone()),
+        Write::DeleteAddress(address.clone()),
+    ];
+    assert!(other.apply(&writes).iter().all(Result::is_ok));
+    for removed in [false, true] {
+        let mut expected = vec![
+            Notice::Route { route: route.clone(), removed },
+            Notice::Route { route: route6.clone(), removed },
+            Notice::Fdb { entry: entry.clone(), removed },
+        ];
+        eventually("all notices", || {
+            while let Some(notice) = monitor.try_next().unwrap() {
+                expected.retain(|expected| *expected != notice);
+                // A deleted neighbour has another state; an address gets flags.
+                match &notice {
+                    Notice::Neighbour { neighbour: seen, removed: gone } if *gone == removed => {
+                        assert!(seen.address == neighbour.address || seen.address == neighbour6.address);
+                    }
+                    Notice::Address { address: seen, removed: gone } if *gone == removed && removed => {
+                        assert_eq!((seen.net, seen.index), (address.net, index));
+                        return Some(());
+                    }
+                    _ => {}
+                }
+                if !removed && expected.is_empty() {
+                    return Some(());
+                }
+            }
+            None
+        });
+        assert_eq!(expected, []);
+    }
+}
+
+#[test]
+fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
+    let (namespace, mut netlink, index) = namespace_with_vxlan();
+    let mut second = somebody_else(&namespace);
+    let mut other = somebody_else(&namespace);
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    monitor.ignore_changes_of(&[netlink.port_id(), second.port_id()]).unwrap();
+    let writes = |number: u32| {
+        let gateway = ip(&format!("10.5.{number}.0"));
+        [
+            Write::PutNeighbour(Neighbour::permanent(index, gateway, numbered_mac(number))),
+            Write::PutRoute(Route::onlink(ipnet::IpNet::new(gateway, 24).unwrap(), gateway, index)),
+        ]
+    };
+    for (writer, number) in [(&mut netlink, 1), (&mut second, 2), (&mut other, 3)] {
+        assert!(writer.apply(&writes(number)).iter().all(Result::is_ok));
+    }
+    assert!(netlink.add_address(&Address::new(index, net("10.5.9.0/32"))).is_ok());
+    let seen = until_marker(&mut monitor, &mut other);
+    let gateways: Vec<_> = seen
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::Neighbour { neighbour, .. } => Some(neighbour.address),
+            Notice::Route { route, .. } => route.gateway,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(gateways, [ip("10.5.3.0"), ip("10.5.3.0")]);
+    assert!(
+        seen.iter().any(|notice| matches!(notice, Notice::Address { .. })),
+        "addresses are told whoever changed them: {seen:?}"
+    );
+}
+
+#[test]
+fn a_neighbour_that_somebody_deletes_wakes_the_waiting() {
+    let (namespace, mut netlink, index) = namespace_with_vxlan();
+    let neighbour = Neighbour::permanent(index, ip("10.5.3.0"), numbered_mac(3));
+    assert!(netlink.apply(&[Write::PutNeighbour(neighbour.clone())])[0].is_ok());
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let found = within(async {
+        // Nothing has happened: a wait that is given up loses nothing.
+        assert!(tokio::time::timeout(Duration::from_millis(20), monitor.next()).await.is_err());
+        let delete = Write::DeleteNeighbour(neighbour.clone());
+        let writer = std::thread::spawn(move || netlink.apply(&[delete])[0].is_ok());
+        let found = loop {
+            if let Notice::Neighbour { neighbour, removed: true } = monitor.next().await.unwrap() {
+                break neighbour;
+            }
+        };
+        assert!(writer.join().unwrap());
+        found
+    });
+    assert_eq!((found.index, found.address), (index, neighbour.address));
+}
+
+#[test]
+fn notices_that_come_in_a_burst_are_all_taken() {
+    let (namespace, mut netlink, index) = namespace_with_vxlan();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let writes: Vec<_> = (0..5000)
+        .map(|number| Write::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
+        .collect();
+    assert!(netlink.apply(&writes).iter().all(Result::is_ok));
+    let count = within(async {
+        let mut count = 0;
+        while count < 5000 {
+            match monitor.next().await.unwrap() {
+                Notice::Fdb { removed: false, .. } => count += 1,
+                Notice::Overrun => panic!("5,000 notices fit into the buffer"),
+                _ => {}
+            }
+        }
+        count
+    });
+    assert_eq!(count, 5000);
+}
+
+#[test]
+fn a_flood_of_notices_ends_in_one_overrun_and_then_in_fresh_notices() {
+    let (namespace, mut netlink, index) = namespace_with_vxlan();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let writes: Vec<_> = (0..60_000)
+        .map(|number| Write::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
+        .collect();
+    assert!(netlink.apply(&writes).iter().all(Result::is_ok), "the writer loses nothing");
+    assert_eq!(within(monitor.next()).unwrap(), Notice::Overrun);
+    let seen = until_marker(&mut monitor, &mut netlink);
+    assert_eq!(seen, [], "what was queued before the overrun is of no use");
+}
+
+#[test]
+fn a_monitor_hears_nothing_of_other_namespaces() {
+    let (namespace, mut netlink) = namespace();
+    let (_other, mut elsewhere, _index) = namespace_with_vxlan();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    elsewhere.create_link(&NewLink::new("cni0", NewLinkKind::Bridge)).unwrap();
+    assert_eq!(until_marker(&mut monitor, &mut netlink), []);
+}

@@ -1,0 +1,302 @@
+//! Addresses, routes, neighbours and forwarding entries, one by one.
+
+mod common;
+
+use common::*;
+use flannel_netlink::{
+    Address, Error, Family, FdbEntry, Neighbour, NeighbourState, Netlink, NewLink, NewLinkKind, Route,
+    RouteFilter, RouteKind, Write,
+};
+
+/// Applies writes that must all succeed.
+fn apply(netlink: &mut Netlink, writes: &[Write]) {
+    for (outcome, write) in netlink.apply(writes).into_iter().zip(writes) {
+        outcome.unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    }
+}
+
+fn routes_on(netlink: &mut Netlink, index: u32, family: Family) -> Vec<Route> {
+    let filter = RouteFilter {
+        family: Some(family),
+        index: Some(index),
+        protocol: Some(Route::PROTOCOL_BOOT),
+        ..RouteFilter::default()
+    };
+    netlink.routes(&filter).unwrap()
+}
+
+#[test]
+fn an_address_of_either_family_is_added_read_and_deleted() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    for text in ["10.5.1.0/32", "fd99:30:0:1::/128"] {
+        let address = Address { flags: Address::NO_DAD, ..Address::new(index, net(text)) };
+        netlink.add_address(&address).unwrap();
+        let found = netlink.addresses(index).unwrap().into_iter().find(|found| found.net == address.net);
+        let found = found.expect("the address");
+        assert_eq!((found.index, found.scope, found.peer), (index, 0, None));
+        assert!(found.is_usable());
+
+        assert!(netlink.add_address(&address).unwrap_err().is_exists());
+        apply(&mut netlink, &[Write::PutAddress(address.clone())]);
+        netlink.delete_address(&found).unwrap();
+        assert!(netlink.addresses(index).unwrap().iter().all(|found| found.net != address.net));
+        netlink.delete_address(&found).unwrap();
+    }
+}
+
+#[test]
+fn an_ipv6_address_is_not_usable_before_it_is_known_to_be_unique() {
+    let (_namespace, mut netlink, index) = namespace_with_ethernet();
+    netlink.add_address(&Address::new(index, net("fd88::1/64"))).unwrap();
+    let find = |netlink: &mut Netlink| {
+        netlink.addresses(index).unwrap().into_iter().find(|found| found.net == net("fd88::1/64")).unwrap()
+    };
+    assert!(!find(&mut netlink).is_usable());
+    eventually("the end of duplicate address detection", || find(&mut netlink).is_usable().then_some(()));
+}
+
+#[test]
+fn the_addresses_of_one_link_are_told_from_those_of_all() {
+    let (_namespace, mut netlink, index) = namespace_with_ethernet();
+    let other = netlink.link("eth0-far").unwrap().unwrap().index;
+    netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
+    netlink.add_address(&Address::new(other, net("10.2.0.1/24"))).unwrap();
+    let of = |netlink: &mut Netlink, index| -> Vec<String> {
+        let mut found: Vec<_> = netlink.addresses(index).unwrap().iter().map(|found| found.net).collect();
+        found.retain(|net| net.addr().is_ipv4() && !net.addr().is_loopback());
+        found.sort();
+        found.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(of(&mut netlink, index), ["10.1.0.1/24"]);
+    assert_eq!(of(&mut netlink, 0), ["10.1.0.1/24", "10.2.0.1/24"]);
+    assert_eq!(of(&mut netlink, 999), [""; 0]);
+}
+
+#[test]
+fn an_overlay_route_reads_back_as_it_was_put() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let v4 = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index).with_metric(77);
+    let v6 = Route::onlink(net("fd99:30:0:3::/64"), ip("fd99:30:0:3::"), index).with_metric(78);
+    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
+    assert_eq!(routes_on(&mut netlink, index, Family::V4), [v4.clone()]);
+    assert_eq!(routes_on(&mut netlink, index, Family::V6), [v6.clone()]);
+
+    // Twice is as good as once, gone is gone.
+    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
+    let delete = [Write::DeleteRoute(v4), Write::DeleteRoute(v6)];
+    apply(&mut netlink, &delete);
+    assert!(routes_on(&mut netlink, index, Family::V4).is_empty());
+    assert!(routes_on(&mut netlink, index, Family::V6).is_empty());
+    apply(&mut netlink, &delete);
+}
+
+#[test]
+fn a_route_without_a_metric_has_the_kernels_own() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let v4 = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index);
+    let v6 = Route::onlink(net("fd99:30:0:3::/64"), ip("fd99:30:0:3::"), index);
+    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
+    assert_eq!(routes_on(&mut netlink, index, Family::V4), [v4]);
+    assert_eq!(routes_on(&mut netlink, index, Family::V6), [v6.clone().with_metric(1024)]);
+    apply(&mut netlink, &[Write::DeleteRoute(v6)]);
+    assert!(routes_on(&mut netlink, index, Family::V6).is_empty(), "no metric matches any");
+}
+
+#[test]
+fn a_route_is_replaced_in_place() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    for (family, subnet, old, new) in [
+        (Family::V4, "10.5.3.0/24", "10.5.3.0", "10.5.3.9"),
+        (Family::V6, "fd99:30:0:3::/64", "fd99:30:0:3::", "fd99:30:0:3::9"),
+    ] {
+        let route = |gateway| Route::onlink(net(subnet), ip(gateway), index).with_metric(5);
+        apply(&mut netlink, &[Write::PutRoute(route(old)), Write::PutRoute(route(new))]);
+        assert_eq!(routes_on(&mut netlink, index, family), [route(new)]);
+    }
+}
+
+#[test]
+fn routes_are_read_by_table_protocol_and_link() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let main = Route::onlink(net("10.5.1.0/24"), ip("10.5.1.0"), index);
+    let marked = Route { protocol: 99, ..Route::onlink(net("10.5.2.0/24"), ip("10.5.2.0"), index) };
+    let far = Route { table: 1000, ..Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index) };
+    let far6 = Route { table: 1000, ..Route::onlink(net("fd99::/64"), ip("fd99::"), index) };
+    let puts = [&main, &marked, &far, &far6].map(|route| Write::PutRoute(route.clone()));
+    apply(&mut netlink, &puts);
+
+    let all = RouteFilter::default();
+    let mut read = |filter: RouteFilter| netlink.routes(&filter).unwrap();
+    assert_eq!(read(RouteFilter { protocol: Some(99), ..all }), [marked.clone()]);
+    assert_eq!(read(RouteFilter { table: Some(1000), ..all }), [far.clone(), far6.clone().with_metric(1024)]);
+    assert_eq!(
+        read(RouteFilter {
+            table: Some(Route::MAIN_TABLE),
+            index: Some(index),
+            family: Some(Family::V4),
+            protocol: None
+        }),
+        [main.clone(), marked]
+    );
+    assert!(read(RouteFilter { table: Some(4711), ..all }).is_empty(), "no such table");
+    assert!(read(RouteFilter { index: Some(4711), ..all }).is_empty(), "no such link");
+    let everything = read(all);
+    assert!([&main, &far].iter().all(|route| everything.contains(route)));
+}
+
+#[test]
+fn a_route_can_be_on_the_link_drop_packets_or_go_by_the_other_family() {
+    let (_namespace, mut netlink, index) = namespace_with_ethernet();
+    netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
+    let on_link = Route { source: Some(ip("10.1.0.1")), ..Route::on_link(net("10.6.0.0/16"), index) };
+    let direct = Route::by_gateway(net("10.7.0.0/16"), ip("10.1.0.7"));
+    let by_v6 = Route::onlink(net("10.8.0.0/16"), ip("fe80::8"), index);
+    let hole = Route { kind: RouteKind::Blackhole, ..Route::by_gateway(net("10.9.0.0/16"), ip("10.1.0.9")) };
+    let hole = Route { gateway: None, ..hole };
+    let puts = [&on_link, &direct, &by_v6, &hole].map(|route| Write::PutRoute(route.clone()));
+    apply(&mut netlink, &puts);
+
+    let filter = RouteFilter { protocol: Some(Route::PROTOCOL_BOOT), ..RouteFilter::default() };
+    let found = netlink.routes(&filter).unwrap();
+    assert_eq!(found, [on_link, Route { index: Some(index), ..direct }, by_v6, hole]);
+    let deletes: Vec<_> = found.into_iter().map(Write::DeleteRoute).collect();
+    apply(&mut netlink, &deletes);
+    assert!(netlink.routes(&filter).unwrap().is_empty());
+}
+
+#[test]
+fn the_way_to_an_address_has_a_link_a_gateway_and_a_source() {
+    let (_namespace, mut netlink, index) = namespace_with_ethernet();
+    netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
+    let v6 = Address { flags: Address::NO_DAD, ..Address::new(index, net("fd88::1/64")) };
+    netlink.add_address(&v6).unwrap();
+    apply(
+        &mut netlink,
+        &[
+            Write::PutRoute(Route::by_gateway(net("0.0.0.0/0"), ip("10.1.0.254"))),
+            Write::PutRoute(Route::by_gateway(net("::/0"), ip("fd88::ff"))),
+        ],
+    );
+    let near = netlink.route_to(ip("10.1.0.9")).unwrap();
+    assert_eq!((near.gateway, near.index, near.source), (None, Some(index), Some(ip("10.1.0.1"))));
+    let far = netlink.route_to(ip("192.0.2.1")).unwrap();
+    assert_eq!(
+        (far.gateway, far.index, far.source),
+        (Some(ip("10.1.0.254")), Some(index), Some(ip("10.1.0.1")))
+    );
+    let far = netlink.route_to(ip("2001:db8::1")).unwrap();
+    assert_eq!((far.gateway, far.source), (Some(ip("fd88::ff")), Some(ip("fd88::1"))));
+    assert_eq!(netlink.route_to(ip("10.1.0.1")).unwrap().kind, RouteKind::Local);
+    assert_eq!(far.destination, net("2001:db8::1/128"));
+}
+
+#[test]
+fn an_address_without_a_route_is_unreachable() {
+    let (_namespace, mut netlink) = namespace();
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        let error = netlink.route_to(ip(address)).unwrap_err();
+        assert!(error.is_unreachable(), "{error:?}");
+    }
+}
+
+#[test]
+fn a_permanent_neighbour_reads_back_is_replaced_and_deleted() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    for (family, address) in [(Family::V4, "10.5.3.0"), (Family::V6, "fd99:30:0:3::")] {
+        let old = Neighbour::permanent(index, ip(address), numbered_mac(1));
+        let new = Neighbour::permanent(index, ip(address), numbered_mac(2));
+        let of_family = |netlink: &mut Netlink| {
+            let mut found = netlink.neighbours(index, Some(family)).unwrap();
+            found.retain(Neighbour::is_permanent);
+            found
+        };
+        apply(&mut netlink, &[Write::PutNeighbour(old.clone())]);
+        assert_eq!(of_family(&mut netlink), [old]);
+        apply(&mut netlink, &[Write::PutNeighbour(new.clone())]);
+        assert_eq!(of_family(&mut netlink), [new.clone()]);
+        assert!(netlink.neighbours(0, None).unwrap().contains(&new));
+        apply(&mut netlink, &[Write::DeleteNeighbour(new.clone()), Write::DeleteNeighbour(new)]);
+        assert!(of_family(&mut netlink).is_empty());
+    }
+}
+
+#[test]
+fn a_forwarding_entry_points_to_a_tunnel_end_of_either_family() {
+    let (_namespace, mut netlink, v4) = namespace_with_vxlan();
+    let vxlan = flannel_netlink::NewVxlan { vni: 2, local: Some(ip("fd88::1")), ..Default::default() };
+    let v6 = create(&mut netlink, &NewLink::new("flannel-v6.2", NewLinkKind::Vxlan(vxlan))).index;
+    for (index, old, new) in [(v4, "10.88.0.3", "10.88.0.4"), (v6, "fd88::3", "fd88::4")] {
+        let old = FdbEntry::permanent(index, numbered_mac(1), ip(old));
+        let new = FdbEntry::permanent(index, numbered_mac(1), ip(new));
+        apply(&mut netlink, &[Write::PutFdb(old.clone())]);
+        assert_eq!(netlink.fdb(index).unwrap(), [old.clone()]);
+        apply(&mut netlink, &[Write::PutFdb(new.clone())]);
+        assert_eq!(netlink.fdb(index).unwrap(), [new.clone()]);
+        assert!(netlink.fdb(0).unwrap().contains(&new));
+
+        apply(&mut netlink, &[Write::DeleteFdb(old)]);
+        assert_eq!(netlink.fdb(index).unwrap(), [new.clone()], "the entry points elsewhere by now");
+        apply(&mut netlink, &[Write::DeleteFdb(new.clone()), Write::DeleteFdb(new)]);
+        assert!(netlink.fdb(index).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_forwarding_entry_of_a_bridge_is_told_from_one_of_its_port() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge)).index;
+    let change = flannel_netlink::LinkChange { master: Some(bridge), ..Default::default() };
+    netlink.change_link(index, &change).unwrap();
+    let own = FdbEntry::permanent(index, numbered_mac(1), ip("10.88.0.3"));
+    let held = FdbEntry {
+        destination: None,
+        state: NeighbourState::NoArp,
+        bridge: Some(bridge),
+        ..FdbEntry::permanent(index, numbered_mac(2), ip("10.88.0.3"))
+    };
+    apply(&mut netlink, &[Write::PutFdb(own.clone()), Write::PutFdb(held.clone())]);
+    let found = netlink.fdb(index).unwrap();
+    assert!(found.contains(&own) && found.contains(&held), "{found:?}");
+}
+
+#[test]
+fn what_was_on_a_link_that_is_gone_is_gone_too() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    netlink.delete_link(index).unwrap();
+    assert_eq!(netlink.addresses(index).unwrap(), []);
+    assert_eq!(netlink.neighbours(index, None).unwrap(), []);
+    assert_eq!(netlink.fdb(index).unwrap(), []);
+    assert!(routes_on(&mut netlink, index, Family::V4).is_empty());
+    let subnet = net("10.5.3.0/24");
+    apply(
+        &mut netlink,
+        &[
+            Write::DeleteRoute(Route::onlink(subnet, subnet.addr(), index)),
+            Write::DeleteRoute(Route::onlink(net("fd99::/64"), ip("fd99::"), index)),
+            Write::DeleteNeighbour(Neighbour::permanent(index, subnet.addr(), numbered_mac(1))),
+            Write::DeleteFdb(FdbEntry::permanent(index, numbered_mac(1), ip("10.88.0.3"))),
+            Write::DeleteAddress(Address::new(index, subnet)),
+            Write::DeleteAddress(Address::new(index, net("fd99::/128"))),
+        ],
+    );
+    let put = Write::PutRoute(Route::onlink(subnet, subnet.addr(), index));
+    let error = netlink.apply(&[put]).remove(0).unwrap_err();
+    assert!(error.is_not_found(), "{error:?}");
+}
+
+#[test]
+fn a_write_without_the_capability_is_recognised() {
+    let (namespace, _netlink, index) = namespace_with_vxlan();
+    let outcome = namespace
+        .run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            sys::become_ordinary_user();
+            netlink
+                .apply(&[Write::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index))])
+                .remove(0)
+        })
+        .unwrap();
+    let error = outcome.unwrap_err();
+    assert!(error.is_permission(), "{error:?}");
+    assert!(matches!(error, Error::Kernel { .. }));
+}

@@ -1,0 +1,193 @@
+//! The lease manager of every store: one host's view of a [`SubnetRegistry`].
+//!
+//! ```text
+//!  recall ──list──▶ known ──▶ acquire ──▶ watch, from where the list ended
+//!                               │           │ what happens to the own record
+//!                               ▼           ▼
+//!                             keep ◀──── news: ends at once if the lease is gone
+//! ```
+//!
+//! In the good case a host costs its registry one configuration, one list, one write and one watch when it starts,
+//! and one write for each renewal. No call is made for a peer or for an event.
+
+mod acquire;
+mod keep;
+mod peers;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Backoff, KeepEvent, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
+    PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
+};
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+
+use keep::Keep;
+use peers::OwnRecord;
+
+/// Gets, keeps and watches leases in a registry, for one host of one network.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::net::Ipv4Addr;
+/// use flannel_core::{LeaseAttrs, LeaseManager, LeaseRequest};
+/// use flannel_registry::{LocalManager, MemoryRegistry};
+///
+/// let registry = MemoryRegistry::new();
+/// registry.set_config(r#"{"Network": "10.5.0.0/16"}"#);
+/// let manager = LocalManager::new(registry);
+/// let config = manager.config().await?;
+/// let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
+/// let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+/// let lease = manager.acquire(request).await?;
+/// assert!(config.offers(&lease.subnet));
+/// assert_eq!(manager.acquire(request).await?.subnet, lease.subnet, "one host, one lease");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LocalManager<R> {
+    shared: Arc<Shared<R>>,
+}
+
+/// How a [`LocalManager`] leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalManagerOptions {
+    /// How long a lease lasts that is not renewed. Renewals come at a third of it.
+    pub ttl: Duration,
+    /// The pauses between attempts at a renewal that failed.
+    pub retry: Backoff,
+    /// Fixes the random choices, for tests that shall run the same way each time.
+    pub seed: Option<u64>,
+}
+
+impl Default for LocalManagerOptions {
+    fn default() -> Self {
+        Self {
+            // Flannel's own.
+            ttl: Duration::from_secs(86_400),
+            // Quick, because a registry is often back soon; then as patient as flannel, which waits a minute.
+            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            seed: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<R> {
+    registry: R,
+    options: LocalManagerOptions,
+    state: Mutex<State>,
+    /// What the watch last heard of the own record.
+    own: watch::Sender<Option<OwnRecord>>,
+}
+
+#[derive(Debug)]
+struct State {
+    random: fastrand::Rng,
+    /// The list that was made last, until a watch starts from it.
+    known: Option<Known>,
+    /// Whether a watch has started, so that no list needs to be kept for it.
+    watched: bool,
+    /// The time to live that the registry granted last.
+    granted: Duration,
+    /// The lease as it was last read or written: its revision is what the next write compares.
+    held: Option<Lease>,
+}
+
+#[derive(Debug)]
+struct Known {
+    snapshot: Snapshot,
+    /// Whether nothing was decided from it yet.
+    fresh: bool,
+}
+
+impl<R: SubnetRegistry> LocalManager<R> {
+    /// Manages a host's lease in a registry, or in one that is shared by an `Arc`.
+    pub fn new(registry: R) -> Self {
+        Self::with_options(registry, LocalManagerOptions::default())
+    }
+
+    /// Manages a host's lease with options of its own.
+    pub fn with_options(registry: R, options: LocalManagerOptions) -> Self {
+        let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let state = State { random, known: None, watched: false, granted: options.ttl, held: None };
+        let shared = Shared { registry, options, state: Mutex::new(state), own: watch::Sender::new(None) };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+#[async_trait]
+impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
+    fn describe(&self) -> String {
+        self.shared.registry.describe()
+    }
+
+    async fn config(&self) -> Result<NetworkConfig, ManagerError> {
+        let Some(text) = self.shared.registry.config().await? else {
+            let registry = self.shared.registry.describe();
+            return Err(ManagerError::NotConfigured(format!(
+                "there is no network configuration in {registry}: write one under the key \"config\", such as \
+                 {{\"Network\": \"10.5.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}"
+            )));
+        };
+        Ok(NetworkConfig::parse(&text)?)
+    }
+
+    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+        let snapshot = self.shared.registry.list().await?;
+        let mut own: Vec<_> = snapshot.leases.iter().filter(|lease| lease.is_held_by(&public)).collect();
+        // A store may list in any order; the choice is the same each time.
+        own.sort_by_key(|lease| lease.subnet);
+        let own = own.first().copied().cloned();
+        self.shared.state().known = Some(Known { snapshot, fresh: true });
+        Ok(own)
+    }
+
+    async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
+        self.shared.acquire(request).await
+    }
+
+    fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {
+        Keep::stream(Arc::clone(&self.shared), own)
+    }
+
+    fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
+        let known = {
+            let mut state = self.shared.state();
+            state.watched = true;
+            state.known.take()
+        };
+        let after = known.as_ref().map(|known| known.snapshot.revision);
+        let events = self.shared.registry.watch(after);
+        peers::stream(events, known.map(|known| known.snapshot), own, self.shared.own.clone())
+    }
+
+    /// Removes the lease; one that is gone already is none to remove. A reservation stays: it is its maker's.
+    async fn release(&self, own: &Lease) -> Result<(), ManagerError> {
+        let held = self.shared.state().held.take().filter(|held| held.subnet == own.subnet);
+        let own = held.unwrap_or_else(|| own.clone());
+        if own.term == Term::Permanent {
+            return Ok(());
+        }
+        match self.shared.registry.delete(&own).await {
+            Ok(()) | Err(RegistryError::Gone(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<R> Shared<R> {
+    /// Returns the state. A panic cannot leave it half written, so poison means nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chance(&self) -> f64 {
+        self.state().random.f64()
+    }
+}

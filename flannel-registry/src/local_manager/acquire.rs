@@ -1,0 +1,154 @@
+//! Getting a lease: list, decide, write; again if the write found another state than the list.
+
+use flannel_core::{
+    Claim, Lease, LeaseAttrs, LeaseRequest, LeaseSet, ManagerError, NetworkConfig, RegistryError,
+    RegistryEvent, Step, SubnetKey, SubnetRegistry, Term,
+};
+
+use super::{Known, Shared};
+
+/// How many writes may find another state than the list before it is left to the caller to try again; flannel's own.
+const ATTEMPTS: u32 = 10;
+
+impl<R: SubnetRegistry> Shared<R> {
+    pub(super) async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
+        let LeaseRequest { config, attrs, mut previous } = request;
+        let (mut races_lost, mut tries) = (0, 1);
+        loop {
+            let leases = self.leases().await?;
+            let claim = Claim { config, public: attrs.public, previous, attempt: races_lost };
+            let step = claim.next_step(&leases, &mut |n| self.state().random.usize(..n.max(1)));
+            say(&step, &claim, attrs);
+            if let Step::Reuse(lease) = &step {
+                // Should it run out before it is written, it is the one to take back.
+                previous = Some(lease.subnet);
+            }
+            let error = match self.take(step, config, attrs).await {
+                Ok(lease) => {
+                    self.hold(&lease);
+                    return Ok(lease);
+                }
+                Err(ManagerError::Registry(error)) => error,
+                Err(error) => return Err(error),
+            };
+            races_lost += u32::from(matches!(error, RegistryError::Exists(_)));
+            if tries == ATTEMPTS || !is_cured_by_listing(&error) {
+                return Err(error.into());
+            }
+            tracing::debug!(%error, tries, "listing again");
+            tries += 1;
+        }
+    }
+
+    /// Returns all leases: as recalled, if that was just now, else from a new list.
+    async fn leases(&self) -> Result<LeaseSet, ManagerError> {
+        let recalled = self.state().known.take_if(|known| known.fresh);
+        let snapshot = match recalled {
+            Some(known) => known.snapshot,
+            None => self.registry.list().await?,
+        };
+        let mut leases = LeaseSet::default();
+        leases.apply(RegistryEvent::Snapshot(snapshot.clone()));
+        let mut state = self.state();
+        if !state.watched {
+            let fresh = false;
+            state.known = Some(Known { snapshot, fresh });
+        }
+        Ok(leases)
+    }
+
+    /// Takes one step. `Gone` after a lease was discarded means to list and ask again.
+    async fn take(
+        &self,
+        step: Step,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+    ) -> Result<Lease, ManagerError> {
+        match step {
+            Step::Reuse(lease) => Ok(self.reuse(&lease, attrs).await?),
+            Step::Discard(lease) => {
+                self.registry.delete(&lease).await?;
+                Err(RegistryError::Gone(lease.subnet).into())
+            }
+            Step::TakeBack(subnet) | Step::Take(subnet) => {
+                let lease = self.registry.create(subnet, attrs, self.options.ttl).await?;
+                self.state().granted = self.options.ttl;
+                // The space at the end is flannel's.
+                tracing::info!("Allocated lease ({}) to current node ({}) ", name(&subnet), attrs.public);
+                Ok(lease)
+            }
+            Step::OutOfSubnets => {
+                let ranges: Vec<String> = config.pools().map(|pool| pool.to_string()).collect();
+                Err(ManagerError::OutOfSubnets(ranges.join(" and ")))
+            }
+        }
+    }
+
+    /// Takes over a lease of this host. One that says already what it should is only renewed: that tells the peers
+    /// nothing, however many hosts start again at once.
+    async fn reuse(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
+        let ttl = self.options.ttl;
+        let (lease, granted) = if lease.attrs != *attrs {
+            (self.registry.update(lease, attrs, ttl).await?, ttl)
+        } else if lease.term == Term::Limited {
+            (lease.clone(), self.registry.renew(lease, ttl).await?)
+        } else {
+            (lease.clone(), ttl)
+        };
+        self.state().granted = granted;
+        Ok(lease)
+    }
+
+    /// Notes that a lease is held now, and forgets what was heard of the one before.
+    fn hold(&self, lease: &Lease) {
+        self.own.send_replace(None);
+        self.state().held = Some(lease.clone());
+    }
+}
+
+/// Tells whether the next list says what a write did, or why it did not.
+fn is_cured_by_listing(error: &RegistryError) -> bool {
+    use RegistryError::{Changed, Exists, Gone, Unknown};
+    matches!(error, Exists(_) | Changed(_) | Gone(_) | Unknown(..))
+}
+
+/// Tells what is about to be done in the words that flannel's operators look for in the log.
+fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
+    let ip = attrs.public;
+    match step {
+        Step::Reuse(lease) => {
+            tracing::info!("Found lease ({}) for current IP ({ip}), reusing", name(&lease.subnet));
+        }
+        Step::Discard(lease) => tracing::info!(
+            "Found lease ({}) for current IP ({ip}) but not compatible with current config, deleting",
+            name(&lease.subnet)
+        ),
+        Step::TakeBack(subnet) => {
+            tracing::info!("Found previously leased subnet ({}), reusing", name(subnet));
+        }
+        Step::Take(_) => {
+            if let Some(previous) = claim.previous.filter(|previous| !claim.config.offers(previous)) {
+                tracing::warn!(
+                    "Found previously leased subnet ({}) that is not compatible with the network config, ignoring",
+                    name(&previous)
+                );
+            }
+            for (pool, family) in [(claim.config.ipv4, ""), (claim.config.ipv6, "ipv6 ")] {
+                if let Some(pool) = pool {
+                    tracing::info!("Picking {family}subnet in range {pool}");
+                }
+            }
+        }
+        Step::OutOfSubnets => {}
+    }
+}
+
+/// Writes a subnet as flannel's log does.
+pub(super) fn name(subnet: &SubnetKey) -> String {
+    let nets: Vec<String> = subnet.nets().map(|net| net.to_string()).collect();
+    match (subnet.v4(), subnet.v6(), nets.as_slice()) {
+        (Some(_), Some(_), [v4, v6]) => format!("ip: {v4} ipv6: {v6}"),
+        (None, Some(_), [v6]) => format!("ipv6: {v6}"),
+        _ => nets.join(" "),
+    }
+}

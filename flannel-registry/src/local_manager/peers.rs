@@ -1,0 +1,124 @@
+//! Folding what a registry tells into what a host needs to know of its peers.
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
+
+use flannel_core::{
+    BadRecord, Lease, LeaseChange, LeaseSet, PeerEvent, RegistryEvent, Revision, Snapshot, SubnetKey,
+};
+
+/// What a watch heard of the own record.
+#[derive(Clone, Debug)]
+pub(super) struct OwnRecord {
+    pub(super) subnet: SubnetKey,
+    /// What it says; nothing if it is gone.
+    pub(super) lease: Option<Lease>,
+    /// When it was written or removed.
+    pub(super) revision: Revision,
+    /// Whether the store went back in time, so that a smaller revision is news too.
+    pub(super) restored: bool,
+}
+
+/// Events that are taken in at once if they are there; more only make the vector longer.
+const BURST: usize = 1024;
+
+/// Follows the peers, from a snapshot that was taken before if there is one.
+pub(super) fn stream(
+    events: BoxStream<'static, RegistryEvent>,
+    known: Option<Snapshot>,
+    own: SubnetKey,
+    news: watch::Sender<Option<OwnRecord>>,
+) -> BoxStream<'static, PeerEvent> {
+    let mut peers = Peers { own, news: None, leases: LeaseSet::default(), complete: false, bad: Vec::new() };
+    let first = known.map(|snapshot| peers.fold([RegistryEvent::Snapshot(snapshot)]));
+    // Before here the own record is no news: the lease was acquired after that snapshot was taken.
+    peers.news = Some(news);
+    let rest = events.ready_chunks(BURST).map(move |events| peers.fold(events));
+    stream::iter(first).chain(rest).flat_map(stream::iter).boxed()
+}
+
+struct Peers {
+    own: SubnetKey,
+    news: Option<watch::Sender<Option<OwnRecord>>>,
+    leases: LeaseSet,
+    complete: bool,
+    /// The bad records as last told.
+    bad: Vec<BadRecord>,
+}
+
+impl Peers {
+    /// Takes in events, and tells what they change together.
+    fn fold(&mut self, events: impl IntoIterator<Item = RegistryEvent>) -> Vec<PeerEvent> {
+        let (mut told, mut changes) = (Vec::new(), Vec::new());
+        let was_complete = self.complete;
+        for event in events {
+            match event {
+                RegistryEvent::Silent(reason) => told.push(PeerEvent::Silent(reason)),
+                RegistryEvent::Heard => told.push(PeerEvent::Heard),
+                event @ (RegistryEvent::Snapshot(_)
+                | RegistryEvent::Put(_)
+                | RegistryEvent::Deleted(..)
+                | RegistryEvent::Bad(_)
+                | RegistryEvent::BadDeleted(_)) => {
+                    self.hear_own(&event);
+                    self.complete |= matches!(event, RegistryEvent::Snapshot(_));
+                    changes.extend(self.leases.apply(event));
+                }
+            }
+        }
+        changes.retain(|change| subnet(change) != self.own);
+        if !changes.is_empty() {
+            told.push(PeerEvent::Changed(changes));
+        }
+        if self.complete && !was_complete {
+            told.push(PeerEvent::Complete);
+        }
+        told.extend(self.bad());
+        told
+    }
+
+    /// Tells the bad records if they are others than last told.
+    fn bad(&mut self) -> Option<PeerEvent> {
+        if self.leases.bad().eq(&self.bad) {
+            return None;
+        }
+        self.bad = self.leases.bad().cloned().collect();
+        Some(PeerEvent::Bad(self.bad.clone()))
+    }
+
+    /// Passes on what an event says of the own record.
+    fn hear_own(&self, event: &RegistryEvent) {
+        let Some(news) = &self.news else {
+            return;
+        };
+        let heard = match event {
+            RegistryEvent::Put(lease) if lease.subnet == self.own => (Some(lease), lease.revision, false),
+            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => (None, *revision, false),
+            RegistryEvent::Snapshot(snapshot) => {
+                let unreadable = |record: &BadRecord| record.subnet == Some(self.own);
+                if snapshot.bad.iter().any(unreadable) {
+                    return;
+                }
+                let own = snapshot.leases.iter().find(|lease| lease.subnet == self.own);
+                let revision = own.map_or(snapshot.revision, |lease| lease.revision);
+                (own, revision, snapshot.revision < self.leases.revision())
+            }
+            RegistryEvent::Put(_)
+            | RegistryEvent::Deleted(..)
+            | RegistryEvent::Bad(_)
+            | RegistryEvent::BadDeleted(_)
+            | RegistryEvent::Silent(_)
+            | RegistryEvent::Heard => return,
+        };
+        let (lease, revision, restored) = heard;
+        news.send_replace(Some(OwnRecord { subnet: self.own, lease: lease.cloned(), revision, restored }));
+    }
+}
+
+fn subnet(change: &LeaseChange) -> SubnetKey {
+    match change {
+        LeaseChange::Put(lease) => lease.subnet,
+        LeaseChange::Removed(subnet) => *subnet,
+    }
+}

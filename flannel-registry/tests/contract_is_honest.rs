@@ -1,0 +1,291 @@
+//! The contract of registries finds a store that breaks it: for each check there is a store that fails it.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may fail in its helpers too")]
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry, Term,
+};
+use flannel_registry::MemoryRegistry;
+use flannel_testing::contract::registry::{self, RegistrySubject};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, future};
+
+/// What a store does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    ListsWhatItListedFirst,
+    CreatesOverWhatIsThere,
+    IgnoresRevisions,
+    MakesAgainWhatIsGone,
+    GivesEveryWriteTheSameRevision,
+    KeepsLeasesForEver,
+    RenewsNothing,
+    UpdatesWithoutTime,
+    LimitsReservations,
+    TellsRenewals,
+    DropsNewLeases,
+    DropsChangedLeases,
+    DropsDeletions,
+    DropsSnapshotsAfterARevision,
+    TellsTheLastWatchOnly,
+    EndsWatches,
+    ListsUpToABadRecord,
+    WatchesUpToABadRecord,
+    TakesOtherKeysForSubnets,
+    AsksForEachLease,
+}
+
+use Wrong::*;
+
+#[derive(Clone)]
+struct Broken {
+    wrong: Wrong,
+    inner: MemoryRegistry,
+    first_list: Arc<std::sync::OnceLock<Snapshot>>,
+    watches: Arc<AtomicUsize>,
+    calls: Arc<AtomicU64>,
+}
+
+impl Broken {
+    fn new(wrong: Wrong) -> Self {
+        Self {
+            wrong,
+            inner: MemoryRegistry::new(),
+            first_list: Arc::default(),
+            watches: Arc::default(),
+            calls: Arc::default(),
+        }
+    }
+
+    fn count(&self, calls: usize) {
+        self.calls.fetch_add(calls as u64, Ordering::Relaxed);
+    }
+
+    /// Finds the record as it is now, for stores that do not compare.
+    async fn now(&self, lease: &Lease) -> Lease {
+        let leases = self.inner.list().await.unwrap().leases;
+        leases.into_iter().find(|now| now.subnet == lease.subnet).unwrap_or_else(|| lease.clone())
+    }
+
+    fn falsify(&self, mut lease: Lease) -> Lease {
+        if self.wrong == GivesEveryWriteTheSameRevision {
+            lease.revision = Revision(1);
+        }
+        lease
+    }
+}
+
+#[async_trait]
+impl SubnetRegistry for Broken {
+    fn describe(&self) -> String {
+        format!("{:?}", self.wrong)
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        self.inner.config().await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        let mut list = self.inner.list().await?;
+        self.count(if self.wrong == AsksForEachLease { list.leases.len() } else { 1 });
+        match self.wrong {
+            ListsWhatItListedFirst => list = self.first_list.get_or_init(|| list).clone(),
+            ListsUpToABadRecord if !list.bad.is_empty() => list.leases.truncate(1),
+            TakesOtherKeysForSubnets => {
+                for bad in list.bad.iter_mut().filter(|bad| bad.key.contains('/')) {
+                    bad.subnet = bad.key.parse().ok();
+                }
+            }
+            _ => {}
+        }
+        list.leases = list.leases.into_iter().map(|lease| self.falsify(lease)).collect();
+        Ok(list)
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        if self.wrong == CreatesOverWhatIsThere {
+            self.inner.remove_raw(&subnet.to_string());
+        }
+        let ttl = if self.wrong == KeepsLeasesForEver { Duration::MAX } else { ttl };
+        self.inner.create(subnet, attrs, ttl).await.map(|lease| self.falsify(lease))
+    }
+
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        let (mut lease, mut ttl) = (lease.clone(), ttl);
+        match self.wrong {
+            IgnoresRevisions | GivesEveryWriteTheSameRevision => lease = self.now(&lease).await,
+            UpdatesWithoutTime => ttl /= 8,
+            LimitsReservations if lease.term == Term::Permanent => {
+                self.inner.delete(&lease).await?;
+                let lease = self.inner.create(lease.subnet, attrs, ttl).await?;
+                return Ok(Lease { term: Term::Permanent, ..lease });
+            }
+            _ => {}
+        }
+        match self.inner.update(&lease, attrs, ttl).await {
+            Err(RegistryError::Gone(subnet)) if self.wrong == MakesAgainWhatIsGone => {
+                self.inner.create(subnet, attrs, ttl).await
+            }
+            result => result.map(|lease| self.falsify(lease)),
+        }
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        match self.wrong {
+            RenewsNothing => Ok(ttl),
+            TellsRenewals => {
+                let now = self.now(lease).await;
+                self.inner.update(&now, &lease.attrs, ttl).await.map(|_| ttl)
+            }
+            IgnoresRevisions => self.inner.renew(&self.now(lease).await, ttl).await,
+            _ => self.inner.renew(lease, ttl).await,
+        }
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        match self.wrong {
+            IgnoresRevisions | GivesEveryWriteTheSameRevision => {
+                self.inner.delete(&self.now(lease).await).await
+            }
+            _ => self.inner.delete(lease).await,
+        }
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        let this = self.clone();
+        let number = self.watches.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut seen_bad = false;
+        let mut known = std::collections::BTreeSet::new();
+        let tells = move |event: &RegistryEvent| {
+            let is_bad = matches!(event, RegistryEvent::Bad(_));
+            let hidden = seen_bad;
+            seen_bad |= is_bad;
+            let is_new = match event {
+                RegistryEvent::Put(lease) => known.insert(lease.subnet),
+                RegistryEvent::Snapshot(snapshot) => {
+                    known.extend(snapshot.leases.iter().map(|lease| lease.subnet));
+                    false
+                }
+                _ => false,
+            };
+            if this.wrong == AsksForEachLease {
+                this.count(1);
+            }
+            match (this.wrong, event) {
+                (DropsNewLeases, RegistryEvent::Put(lease)) => {
+                    // The markers of the checks get through, or nothing would be found but silence.
+                    !is_new || lease.subnet.to_string() == "10.5.255.0-24"
+                }
+                (DropsChangedLeases, RegistryEvent::Put(_)) => is_new,
+                (DropsDeletions, RegistryEvent::Deleted(..)) => false,
+                (DropsSnapshotsAfterARevision, RegistryEvent::Snapshot(_)) => after.is_none(),
+                (TellsTheLastWatchOnly, _) => this.watches.load(Ordering::Relaxed) == number,
+                (WatchesUpToABadRecord, _) => !hidden,
+                _ => true,
+            }
+        };
+        let mut tells = tells;
+        let events = self.inner.watch(after).filter(move |event| future::ready(tells(event)));
+        if self.wrong == EndsWatches { events.take(3).boxed() } else { events.boxed() }
+    }
+}
+
+#[async_trait]
+impl RegistrySubject for Broken {
+    async fn open(&self) -> Arc<dyn SubnetRegistry> {
+        Arc::new(self.clone())
+    }
+
+    async fn set_config(&self, text: &str) {
+        self.inner.set_config(text);
+    }
+
+    async fn put_raw(&self, key: &str, value: &[u8]) {
+        self.inner.put_raw(key, value);
+    }
+
+    async fn remove_raw(&self, key: &str) {
+        self.inner.remove_raw(key);
+    }
+
+    async fn compact(&self) {
+        self.inner.compact();
+    }
+
+    fn shortest_ttl(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(10)
+    }
+
+    fn calls(&self) -> Option<u64> {
+        Some(self.calls.load(Ordering::Relaxed))
+    }
+}
+
+/// Makes a test for each store that does something wrong, with the checks that find it.
+macro_rules! found {
+    ($($name:ident: $wrong:ident is found by $($check:ident),+;)*) => {$(
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            $(
+                let subject = Broken::new($wrong);
+                let outcome = AssertUnwindSafe(registry::$check(&subject)).catch_unwind().await;
+                assert!(outcome.is_err(), "{} did not find a store that {:?}", stringify!($check), $wrong);
+            )+
+        }
+    )*};
+}
+
+found! {
+    a_list_that_is_old: ListsWhatItListedFirst is found by a_call_sees_all_writes_that_were_answered_before;
+    a_create_that_overwrites: CreatesOverWhatIsThere is found by of_several_creates_exactly_one_succeeds;
+    a_store_that_does_not_compare: IgnoresRevisions is found by
+        a_write_with_an_old_revision_changes_nothing, a_write_to_a_lease_that_is_gone_says_so;
+    an_update_that_creates: MakesAgainWhatIsGone is found by a_write_to_a_lease_that_is_gone_says_so;
+    a_revision_that_stands_still: GivesEveryWriteTheSameRevision is found by
+        every_write_has_a_larger_revision_than_any_before;
+    a_lease_without_an_end: KeepsLeasesForEver is found by
+        a_lease_that_is_not_renewed_ends, a_renewed_lease_lasts;
+    a_renewal_without_effect: RenewsNothing is found by a_renewed_lease_lasts;
+    an_update_that_gives_no_time: UpdatesWithoutTime is found by
+        an_updated_lease_lasts_for_a_new_time_to_live;
+    a_reservation_that_ends: LimitsReservations is found by a_reservation_stays;
+    a_renewal_that_is_told: TellsRenewals is found by renewing_is_silent;
+    a_new_lease_that_is_not_told: DropsNewLeases is found by
+        a_watch_from_a_snapshot_gives_the_state_of_the_store,
+        a_watch_from_a_revision_gives_the_state_of_the_store,
+        a_bad_record_hides_no_other_in_a_watch, all_watches_hear_all;
+    a_change_that_is_not_told: DropsChangedLeases is found by
+        a_watch_from_a_snapshot_gives_the_state_of_the_store,
+        a_watch_from_a_revision_gives_the_state_of_the_store;
+    a_deletion_that_is_not_told: DropsDeletions is found by
+        a_lease_that_is_not_renewed_ends,
+        an_updated_lease_lasts_for_a_new_time_to_live,
+        a_watch_from_a_snapshot_gives_the_state_of_the_store,
+        a_watch_from_a_revision_gives_the_state_of_the_store;
+    a_gap_in_the_history_that_is_not_told: DropsSnapshotsAfterARevision is found by
+        a_watch_from_before_the_history_gives_the_state_of_the_store;
+    a_watch_that_takes_events_from_another: TellsTheLastWatchOnly is found by all_watches_hear_all;
+    a_watch_that_ends: EndsWatches is found by a_watch_does_not_end;
+    a_bad_record_that_hides_others_in_a_list: ListsUpToABadRecord is found by
+        a_bad_record_hides_no_other_in_a_list;
+    a_bad_record_that_hides_others_in_a_watch: WatchesUpToABadRecord is found by
+        a_bad_record_hides_no_other_in_a_watch;
+    a_key_that_is_taken_for_another: TakesOtherKeysForSubnets is found by
+        a_bad_record_hides_no_other_in_a_list;
+    a_call_for_each_lease: AsksForEachLease is found by the_cost_does_not_grow_with_the_number_of_hosts;
+}

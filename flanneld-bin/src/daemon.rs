@@ -1,0 +1,206 @@
+//! The life of the daemon, from its options to its exit status.
+//!
+//! 1. Check what no waiting will cure: the capability, the external interface.
+//! 2. Put the network together and run it.
+//! 3. When it carries traffic: write `subnet.env`, then tell systemd.
+//! 4. On SIGTERM or SIGINT: end, and leave everything in place.
+
+use std::process::ExitCode;
+
+use flannel_core::{
+    BackendError, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
+    SubnetKey, chain,
+};
+use flannel_netlink::Namespace;
+use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
+use futures::{FutureExt, StreamExt};
+use ipnet::IpNet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::backends::Backends;
+use crate::iface::{self, Families, Request};
+use crate::notify::Notifier;
+use crate::options::Options;
+use crate::subnet_env::{self, SubnetEnv};
+use crate::{capabilities, facts, story};
+
+/// Runs the daemon until it is told to end or cannot start.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let ended = start(options).and_then(|daemon| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("Failed to start the runtime: {error}"))?;
+        runtime.block_on(daemon.live())
+    });
+    match ended {
+        Ok(()) => {
+            info!("Exiting cleanly...");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            error!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that is needed to begin.
+struct Daemon<'a> {
+    options: &'a Options,
+    namespace: Namespace,
+    external: ExternalInterface,
+    previous: Option<SubnetKey>,
+    notifier: Notifier,
+}
+
+/// Step 1. The reason for not starting is one line for the log.
+fn start(options: &Options) -> Result<Daemon<'_>, String> {
+    capabilities::check()?;
+    let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
+    let request = Request {
+        interfaces: &options.interfaces,
+        public_v4: options.public_ip,
+        public_v6: None,
+        families: Families { v4: true, v6: false },
+    };
+    let external = iface::choose(&facts, &request).map_err(|error| error.to_string())?;
+    let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
+        .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
+    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
+    let previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
+    Ok(Daemon { options, namespace, external, previous, notifier })
+}
+
+impl Daemon<'_> {
+    /// Steps 2 to 4.
+    async fn live(self) -> Result<(), String> {
+        info!("Installing signal handlers");
+        let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
+        let (network, task) = Network::new(self.network_options()?);
+        let mut events = network.events();
+        let work = task.run();
+        tokio::pin!(work);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => {
+                    info!("shutdownHandler sent cancel signal... ({signal})");
+                    break None;
+                }
+                ended = &mut work => break Some(ended),
+                Some(event) = events.next() => self.on_event(&network, &event).await,
+            }
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => self.stop(network, work).await,
+        };
+        while let Some(Some(event)) = events.next().now_or_never() {
+            story::tell(&event);
+        }
+        ended.map_err(|error| reason(&error))
+    }
+
+    fn network_options(&self) -> Result<NetworkOptions, String> {
+        let registry = Etcd3Registry::new(Etcd3Options {
+            endpoints: self.options.etcd_endpoints.clone(),
+            prefix: self.options.etcd_prefix.clone(),
+            ..Etcd3Options::default()
+        })
+        .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
+        let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
+        info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
+        let manager = LocalManager::new(registry);
+        let backends = Backends::new(self.namespace.clone());
+        let options = NetworkOptions::new(manager, backends, self.external.clone());
+        Ok(NetworkOptions { previous: self.previous, ..options })
+    }
+
+    async fn on_event(&self, network: &Network, event: &NetworkEvent) {
+        story::tell(event);
+        if let NetworkEvent::Ready = event
+            && let Some(running) = network.ready().await
+        {
+            self.write_subnet_file(&running);
+            info!("Running backend.");
+            let subnet = running.lease.subnet;
+            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+        }
+    }
+
+    /// A host whose file cannot be written still carries traffic, so this is not the end.
+    fn write_subnet_file(&self, running: &Running) {
+        let path = &self.options.subnet_file;
+        match subnet_env(running).write(path) {
+            Ok(()) => info!("Wrote subnet file to {}", path.display()),
+            Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
+        }
+    }
+
+    async fn stop(
+        &self,
+        network: Network,
+        work: impl Future<Output = Result<(), NetworkError>>,
+    ) -> Result<(), NetworkError> {
+        self.notified(self.notifier.stopping());
+        info!("Waiting for all goroutines to exit");
+        let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
+        ended
+    }
+
+    fn notified(&self, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            warn!("The service manager cannot be told: {error}");
+        }
+    }
+}
+
+fn subnet_env(running: &Running) -> SubnetEnv {
+    let Running { lease, mtu, config, .. } = running;
+    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
+    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
+    SubnetEnv {
+        network: v4,
+        subnet: lease.subnet.v4(),
+        ipv6_network: v6,
+        ipv6_subnet: lease.subnet.v6(),
+        mtu: *mtu,
+        ip_masq: false,
+    }
+}
+
+/// Why the network did not start, with flannel's words in front.
+fn reason(error: &NetworkError) -> String {
+    match error {
+        NetworkError::Backend(BackendError::UnknownType(_)) => {
+            format!("Error fetching backend: {}", chain(error))
+        }
+        error => format!("Error registering network: {}", chain(error)),
+    }
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one, and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Command-line flags and environment variables in the manner of Go's `flag` package, which upstream's
+//! users, units and scripts rely on (<https://pkg.go.dev/flag>).
+//!
+//! 1. A table of [`Flag`]s says which field of a settings struct each flag writes to.
+//! 2. [`parse_arguments`] applies the arguments; the last occurrence wins, lists collect.
+//! 3. [`apply_environment`] applies `FLANNELD_*` to every flag that the arguments did not give.
+//! 4. [`usage`] describes the table, with the defaults taken from the settings' `Default`.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use crate::go_syntax::{parse_bool, parse_int, quote};
+
+/// What every environment variable that stands for a flag begins with.
+const ENVIRONMENT_PREFIX: &str = "FLANNELD_";
+
+/// One flag of a command whose settings are a `T`.
+pub(crate) struct Flag<T: 'static> {
+    /// The name, without dashes.
+    pub(crate) name: &'static str,
+    /// What the flag takes, and where it is stored.
+    pub(crate) kind: Kind<T>,
+    /// What the usage text says about it; empty for a flag that is not supported.
+    pub(crate) description: &'static str,
+}
+
+/// What a flag takes, with the field that it writes to.
+pub(crate) enum Kind<T> {
+    /// True or false; `-name` alone means true.
+    Bool(fn(&mut T) -> &mut bool),
+    /// A whole number.
+    Int(fn(&mut T) -> &mut i64),
+    /// Any text.
+    Text(fn(&mut T) -> &mut String),
+    /// Any text, collected from every occurrence.
+    List(fn(&mut T) -> &mut Vec<String>),
+    /// A flag that upstream has and this program does not: giving it is an error.
+    Unsupported,
+}
+
+impl<T> Kind<T> {
+    /// Stores one occurrence of the flag.
+    fn store(&self, settings: &mut T, value: &str) -> Result<(), BadFlag> {
+        match self {
+            Self::Bool(field) => *field(settings) = parse_bool(value).ok_or(BadFlag::Value("parse error"))?,
+            Self::Int(field) => *field(settings) = parse_int(value).map_err(BadFlag::Value)?,
+            Self::Text(field) => value.clone_into(field(settings)),
+            Self::List(field) => field(settings).push(value.to_owned()),
+            Self::Unsupported => return Err(BadFlag::Unsupported),
+        }
+        Ok(())
+    }
+}
+
+/// Why one value could not be stored.
+enum BadFlag {
+    Value(&'static str),
+    Unsupported,
+}
+
+/// Why the flags could not be used.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum FlagError {
+    /// `-h` or `-help` was given: print the usage text, which is no failure.
+    #[error("help requested")]
+    Help,
+    /// The arguments are not what the usage text says: print this line, then the usage text.
+    #[error("{0}")]
+    Syntax(String),
+    /// The arguments are well formed but cannot be honoured: print this line alone.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the arguments contained besides values.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Arguments {
+    /// The flags that were given; the environment does not touch them.
+    given: BTreeSet<&'static str>,
+    /// What followed the end of the flags and is not used.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// Applies `arguments` (without the program's name) to `settings`.
+pub(crate) fn parse_arguments<T>(
+    flags: &[Flag<T>],
+    arguments: impl IntoIterator<Item = OsString>,
+    settings: &mut T,
+) -> Result<Arguments, FlagError> {
+    let mut arguments = unicode(arguments)?.into_iter();
+    let mut given = BTreeSet::new();
+    while let Some(argument) = arguments.next() {
+        let Some(word) = flag_word(&argument)? else {
+            // `--` only ends the flags; any other word that is no flag is itself the first one ignored.
+            let first = (argument != "--").then_some(argument);
+            let ignored = first.into_iter().chain(arguments).collect();
+            return Ok(Arguments { given, ignored });
+        };
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (word, None),
+        };
+        let flag = find(flags, name)?;
+        set_from_arguments(flag, value, &mut arguments, settings)?;
+        given.insert(flag.name);
+    }
+    Ok(Arguments { given, ignored: Vec::new() })
+}
+
+/// Turns every argument into text, or names the one that is not.
+fn unicode(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, FlagError> {
+    let text = |argument: OsString| {
+        let lossy = |bad: OsString| FlagError::Refused(format!("argument {bad:?} is not valid UTF-8"));
+        argument.into_string().map_err(lossy)
+    };
+    arguments.into_iter().map(text).collect()
+}
+
+/// The text of a flag after its dashes; none if `argument` is no flag and so ends them.
+fn flag_word(argument: &str) -> Result<Option<&str>, FlagError> {
+    let Some(rest) = argument.strip_prefix('-') else {
+        return Ok(None);
+    };
+    let word = rest.strip_prefix('-').unwrap_or(rest);
+    match word.chars().next() {
+        None if argument.len() <= 2 => Ok(None),
+        None | Some('-' | '=') => Err(FlagError::Syntax(format!("bad flag syntax: {argument}"))),
+        Some(_) => Ok(Some(word)),
+    }
+}
+
+/// The row of the table called `name`.
+fn find<'f, T>(flags: &'f [Flag<T>], name: &str) -> Result<&'f Flag<T>, FlagError> {
+    match flags.iter().find(|flag| flag.name == name) {
+        Some(flag) => Ok(flag),
+        None if name == "h" || name == "help" => Err(FlagError::Help),
+        None => Err(FlagError::Syntax(format!("flag provided but not defined: -{name}"))),
+    }
+}
+
+/// Stores `value`, or what `flag` takes when it has none: `true`, or the next argument whatever it is.
+fn set_from_arguments<T>(
+    flag: &Flag<T>,
+    value: Option<String>,
+    arguments: &mut impl Iterator<Item = String>,
+    settings: &mut T,
+) -> Result<(), FlagError> {
+    let name = flag.name;
+    let is_bool = matches!(flag.kind, Kind::Bool(_));
+    let value = match (value, &flag.kind) {
+        (Some(value), _) => value,
+        (None, Kind::Bool(_) | Kind::Unsupported) => "true".to_owned(),
+        (None, Kind::Int(_) | Kind::Text(_) | Kind::List(_)) => {
+            arguments.next().ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?
+        }
+    };
+    flag.kind.store(settings, &value).map_err(|bad| match bad {
+        BadFlag::Unsupported => FlagError::Refused(format!("flag -{name} is not supported yet")),
+        BadFlag::Value(why) if is_bool => {
+            FlagError::Syntax(format!("invalid boolean value {} for -{name}: {why}", quote(&value)))
+        }
+        BadFlag::Value(why) => {
+            FlagError::Syntax(format!("invalid value {} for flag -{name}: {why}", quote(&value)))
+        }
+    })
+}
+
+/// Applies the environment, read through `lookup`, to every flag that `arguments` did not give.
+///
+/// An empty variable counts as absent. A variable is one occurrence of its flag, also of a list.
+pub(crate) fn apply_environment<T>(
+    flags: &[Flag<T>],
+    arguments: &Arguments,
+    lookup: impl Fn(&str) -> Option<OsString>,
+    settings: &mut T,
+) -> Result<(), FlagError> {
+    for flag in flags.iter().filter(|flag| !arguments.given.contains(flag.name)) {
+        let variable = environment_variable(flag.name);
+        let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        let value = value
+            .into_string()
+            .map_err(|bad| FlagError::Refused(format!("value {bad:?} of {variable} is not valid UTF-8")))?;
+        flag.kind.store(settings, &value).map_err(|bad| match bad {
+            BadFlag::Unsupported => {
+                FlagError::Refused(format!("flag -{} is not supported yet (set by {variable})", flag.name))
+            }
+            BadFlag::Value(why) => {
+                FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// The environment variable that stands for the flag `name`.
+fn environment_variable(name: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// The usage text of `program`: every supported flag in alphabetical order, with its type and default.
+pub(crate) fn usage<T: Default>(flags: &[Flag<T>], program: &str) -> String {
+    let mut rows: Vec<&Flag<T>> =
+        flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported)).collect();
+    rows.sort_by_key(|flag| flag.name);
+    let mut defaults = T::default();
+    let mut text = format!("Usage: {program} [OPTION]...\n");
+    for flag in rows {
+        let (word, default) = type_and_default(&flag.kind, &mut defaults);
+        let head = format!("  -{}{word}", flag.name);
+        // Go keeps a flag of one letter that takes no value on one line.
+        let gap = if head.len() <= 4 { "\t" } else { "\n    \t" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{head}{gap}{}{default}", flag.description);
+    }
+    text
+}
+
+/// The type word of a flag (with the blank before it) and its default, if that is not empty, zero or false.
+fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, String) {
+    match kind {
+        Kind::Bool(field) if *field(defaults) => ("", " (default true)".to_owned()),
+        Kind::Bool(_) | Kind::Unsupported => ("", String::new()),
+        Kind::Int(field) => match *field(defaults) {
+            0 => (" int", String::new()),
+            number => (" int", format!(" (default {number})")),
+        },
+        Kind::Text(field) if field(defaults).is_empty() => (" string", String::new()),
+        Kind::Text(field) => (" string", format!(" (default {})", quote(field(defaults)))),
+        Kind::List(_) => (" value", String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What a service manager is told about the daemon, in the protocol of `sd_notify(3)`.
+//!
+//! A unit of `Type=notify` counts as started when it says so; the units after it (container runtimes)
+//! wait for that.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// How long a full socket may hold up the daemon. A manager that works reads at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The way to the service manager, if there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Notifier(Option<SocketAddr>);
+
+impl Notifier {
+    /// Finds the manager from the value of `NOTIFY_SOCKET`: a path, or `@` and a name in the abstract
+    /// namespace. Without a value, or with an empty one, there is none and telling it does nothing.
+    pub(crate) fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
+        let address = match notify_socket.map(OsStr::as_bytes) {
+            None | Some([]) => None,
+            Some([b'@', name @ ..]) => Some(SocketAddr::from_abstract_name(name)?),
+            Some(path) => Some(SocketAddr::from_pathname(OsStr::from_bytes(path))?),
+        };
+        Ok(Self(address))
+    }
+
+    /// Tells the manager that the daemon is started, and what it does now.
+    pub(crate) fn ready(&self, status: &str) -> io::Result<()> {
+        self.send(&format!("READY=1\n{}", status_line(status)))
+    }
+
+    /// Tells the manager what the daemon does now, for `systemctl status`.
+    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
+        self.send(&status_line(status))
+    }
+
+    /// Tells the manager that the daemon is about to end.
+    pub(crate) fn stopping(&self) -> io::Result<()> {
+        self.send("STOPPING=1\n")
+    }
+
+    /// Sends one datagram.
+    fn send(&self, message: &str) -> io::Result<()> {
+        let Some(address) = &self.0 else { return Ok(()) };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.send_to_addr(message.as_bytes(), address).map(drop)
+    }
+}
+
+/// A status as one assignment; a line break inside it would begin another one.
+fn status_line(status: &str) -> String {
+    format!("STATUS={}\n", status.replace(char::is_control, " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The next datagram that `manager` receives.
+    fn received(manager: &UnixDatagram) -> String {
+        manager.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+        let mut buf = [0; 256];
+        let n = manager.recv(&mut buf).expect("a datagram");
+        String::from_utf8_lossy(&buf[..n]).into_owned()
+    }
+
+    #[test]
+    fn a_manager_at_a_path_hears_every_state_as_one_datagram() {
+        let path: PathBuf = std::env::temp_dir().join(format!("notify-{}", std::process::id()));
+        let manager = UnixDatagram::bind(&path).expect("bound");
+        let notifier = Notifier::new(Some(path.as_os_str())).expect("a path");
+        notifier.status("waiting for the network config").expect("sent");
+        notifier.ready("10.1.2.0/24, 3 peers").expect("sent");
+        notifier.stopping().expect("sent");
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(received(&manager), "STATUS=waiting for the network config\n");
+        assert_eq!(received(&manager), "READY=1\nSTATUS=10.1.2.0/24, 3 peers\n");
+        assert_eq!(received(&manager), "STOPPING=1\n");
+    }
+
+    #[test]
+    fn a_manager_in_the_abstract_namespace_hears_it_too() {
+        let name = format!("flanneld-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let manager = UnixDatagram::bind_addr(&address).expect("bound");
+        let notifier = Notifier::new(Some(OsStr::new(&format!("@{name}")))).expect("a name");
+        notifier.ready("up").expect("sent");
+        assert_eq!(received(&manager), "READY=1\nSTATUS=up\n");
+    }
+
+    #[test]
+    fn a_status_cannot_smuggle_in_another_state() {
+        assert_eq!(status_line("peer said\nMAINPID=1"), "STATUS=peer said MAINPID=1\n");
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_sent_and_nothing_fails() {
+        for socket in [None, Some(OsStr::new(""))] {
+            let notifier = Notifier::new(socket).expect("none");
+            assert!(notifier.0.is_none());
+            notifier.ready("up").expect("nothing to do");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_went_away_is_an_error_to_report() {
+        let notifier = Notifier::new(Some(OsStr::new("/nonexistent/notify"))).expect("a path");
+        assert_eq!(notifier.ready("up").expect_err("nobody").kind(), io::ErrorKind::NotFound);
+        assert!(Notifier::new(Some(OsStr::new(&"x".repeat(200)))).is_err(), "longer than sun_path");
+    }
+}

@@ -1,0 +1,62 @@
+//! What happens to the network, told in the log in the words that people and scripts look for.
+
+use flannel_core::{NetworkEvent, Phase, SubnetKey};
+use tracing::{error, info, warn};
+
+use crate::go_duration::duration;
+
+/// Writes the line for an event.
+pub(crate) fn tell(event: &NetworkEvent) {
+    match event {
+        NetworkEvent::Waiting { phase, reason, retry_in } => waiting(*phase, reason, &duration(*retry_in)),
+        NetworkEvent::Configured(config) => {
+            info!("Found network config - Backend type: {}", config.backend.name)
+        }
+        NetworkEvent::LeaseAcquired(lease) => info!("Holding the lease {}", subnets(&lease.subnet)),
+        NetworkEvent::RenewalIn(time) => info!("Waiting for {} to renew lease", duration(*time)),
+        NetworkEvent::LeasePermanent => info!("The lease is a reservation, which is not renewed"),
+        NetworkEvent::LeaseRenewed(ttl) => info!("Lease renewed, new expiration in {}", duration(*ttl)),
+        NetworkEvent::RenewalFailed { reason, retry_in } => {
+            error!("Error renewing lease (trying again in {}): {reason}", duration(*retry_in));
+        }
+        NetworkEvent::LeaseLost(reason) => {
+            error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
+        }
+        NetworkEvent::Ready => info!("All peers are known and reachable as far as this host can tell"),
+        NetworkEvent::PeerJoined(lease) => {
+            info!("Subnet added: {} via {}", subnets(&lease.subnet), lease.attrs.public);
+        }
+        NetworkEvent::PeerChanged(lease) => {
+            info!("Subnet changed: {} via {}", subnets(&lease.subnet), lease.attrs.public);
+        }
+        NetworkEvent::PeerLeft(subnet) => info!("Subnet removed: {}", subnets(subnet)),
+        NetworkEvent::BadRecord(record) => warn!("Ignoring bad subnet node: {record}"),
+        NetworkEvent::Repaired { objects, noticed } => {
+            info!("Repaired {objects} objects; noticed by: {noticed}")
+        }
+        NetworkEvent::ObjectFailed(failure) => {
+            error!("{}: {}; it is tried again", failure.object, failure.reason);
+        }
+        NetworkEvent::PeerUnreachable(failure) => warn!("{}: {}", failure.object, failure.reason),
+        NetworkEvent::RegistrySilent(reason) => {
+            error!("Watch of subnet leases: {reason}; traffic goes on with the leases known so far");
+        }
+        NetworkEvent::RegistryHeard => info!("Watch of subnet leases: the registry answers again"),
+        NetworkEvent::Missed(events) => warn!("{events} events are missing above: they came too fast"),
+        event => info!("{event:?}"),
+    }
+}
+
+fn waiting(phase: Phase, reason: &str, pause: &str) {
+    match phase {
+        Phase::Configuration => error!("Couldn't fetch network config: {reason}; trying again in {pause}"),
+        Phase::Recall => error!("Couldn't read the leases: {reason}; trying again in {pause}"),
+        Phase::Lease => error!("Couldn't acquire a lease: {reason}; trying again in {pause}"),
+    }
+}
+
+/// Writes subnets as flannel does: the one, or both separated by a blank.
+pub(crate) fn subnets(key: &SubnetKey) -> String {
+    let nets: Vec<String> = key.nets().map(|net| net.to_string()).collect();
+    nets.join(" ")
+}

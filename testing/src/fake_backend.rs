@@ -1,0 +1,196 @@
+//! A backend that carries no traffic and remembers what it was asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, Json, Lease, LeaseAttrs, ObjectFailure, OpenBackend,
+    OpenRequest, SubnetKey, SyncReport, SyncRequest,
+};
+use tokio::sync::Notify;
+
+/// Opens a fake backend, and shows what it did. Clones look at the same host.
+///
+/// Its "kernel" is the set of peers that it was told to reach. It outlives the opened backend, as a kernel does, so a
+/// second start finds what the first one left.
+#[derive(Clone, Debug, Default)]
+pub struct FakeBackend {
+    host: Arc<Host>,
+}
+
+/// Something that a backend was asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendCall {
+    /// It was opened, and told what the host said before.
+    Opened(Option<LeaseAttrs>),
+    /// It was made ready for this lease.
+    Configured(SubnetKey),
+    /// It wrote and removed so many objects.
+    Synced {
+        /// Written.
+        written: usize,
+        /// Removed.
+        removed: usize,
+    },
+    /// It removed everything.
+    Removed,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    state: Mutex<State>,
+    disturbed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    peers: BTreeMap<SubnetKey, LeaseAttrs>,
+    /// What the backend believes that it left.
+    left: BTreeSet<SubnetKey>,
+    refused: BTreeSet<SubnetKey>,
+    unusable: Option<String>,
+    calls: Vec<BackendCall>,
+}
+
+impl FakeBackend {
+    /// Makes a host without peers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the peers that the host reaches, whoever made it so.
+    #[must_use]
+    pub fn peers(&self) -> BTreeMap<SubnetKey, LeaseAttrs> {
+        self.host.state().peers.clone()
+    }
+
+    /// Returns what was asked so far, in order.
+    #[must_use]
+    pub fn calls(&self) -> Vec<BackendCall> {
+        self.host.state().calls.clone()
+    }
+
+    /// Returns how many passes there were that wrote or removed something.
+    #[must_use]
+    pub fn busy_passes(&self) -> usize {
+        let idle = BackendCall::Synced { written: 0, removed: 0 };
+        let calls = self.calls();
+        calls.iter().filter(|call| matches!(call, BackendCall::Synced { .. }) && **call != idle).count()
+    }
+
+    /// Puts a peer on the host behind the back of the backend, as an earlier run would have left it.
+    pub fn leave_behind(&self, subnet: SubnetKey, attrs: LeaseAttrs) {
+        self.host.state().peers.insert(subnet, attrs);
+    }
+
+    /// Removes a peer from the host behind the back of the backend, which notices.
+    pub fn disturb(&self, subnet: SubnetKey) {
+        self.host.state().peers.remove(&subnet);
+        self.host.disturbed.notify_one();
+    }
+
+    /// Lets all writes of a peer fail, or succeed again.
+    pub fn refuse(&self, subnet: SubnetKey, refuse: bool) {
+        let mut state = self.host.state();
+        if refuse {
+            state.refused.insert(subnet);
+        } else {
+            state.refused.remove(&subnet);
+        }
+    }
+
+    /// Lets the backend fail to open.
+    pub fn make_unusable(&self, reason: &str) {
+        self.host.state().unusable = Some(reason.to_owned());
+    }
+}
+
+impl OpenBackend for FakeBackend {
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        let mut state = self.host.state();
+        state.calls.push(BackendCall::Opened(request.before.cloned()));
+        if let Some(reason) = &state.unusable {
+            return Err(BackendError::Host(reason.clone()));
+        }
+        let mtu = request.external.mtu.saturating_sub(50);
+        let host = Arc::clone(&self.host);
+        Ok(Box::new(Opened { host, mtu }))
+    }
+}
+
+struct Opened {
+    host: Arc<Host>,
+    mtu: u32,
+}
+
+#[async_trait]
+impl Backend for Opened {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs {
+            backend_type: BackendType::from("fake".to_owned()),
+            data: Json::parse(r#"{"Fake":true}"#).ok(),
+            v6_data: None,
+        }
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
+        self.host.state().calls.push(BackendCall::Configured(own.subnet));
+        Ok(())
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        let mut report = SyncReport::default();
+        let state = &mut *self.host.state();
+        report.drifted = state.left.iter().filter(|subnet| !state.peers.contains_key(subnet)).count();
+        for lease in request.peers.iter() {
+            let subnet = lease.subnet;
+            if state.peers.get(&subnet) == Some(&lease.attrs) {
+                continue;
+            }
+            if state.refused.contains(&subnet) {
+                let object = format!("peer {subnet}");
+                let reason = "operation not permitted".to_owned();
+                report.failed.push(ObjectFailure { object, reason });
+                report.retry_in = Some(Duration::from_millis(100));
+                continue;
+            }
+            state.peers.insert(subnet, lease.attrs.clone());
+            report.written += 1;
+        }
+        if request.peers.is_complete() {
+            let before = state.peers.len();
+            state.peers.retain(|subnet, _| request.peers.peer(subnet).is_some());
+            report.removed = before - state.peers.len();
+        }
+        state.left = state.peers.keys().copied().collect();
+        let (written, removed) = (report.written, report.removed);
+        state.calls.push(BackendCall::Synced { written, removed });
+        report
+    }
+
+    async fn drifted(&mut self) -> String {
+        self.host.disturbed.notified().await;
+        "a peer was disturbed".to_owned()
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        let mut state = self.host.state();
+        state.peers.clear();
+        state.left.clear();
+        state.calls.push(BackendCall::Removed);
+        Ok(())
+    }
+}
+
+impl Host {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,263 @@
+//! The reconcile engine against a kernel that fails, changes by itself and kills it. The model is the obvious way:
+//! remove everything, then add what should be.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flannel_core::SyncReport;
+use flannel_core::reconcile::{Change, Reconciler};
+use flannel_testing::FakeTable;
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+
+type Kernel = FakeTable<u8, u8>;
+type Wanted = BTreeMap<u8, u8>;
+
+/// An engine on a kernel, and its clock.
+struct Run {
+    kernel: Kernel,
+    engine: Reconciler<Kernel>,
+    wanted: Wanted,
+    now: Instant,
+}
+
+impl Run {
+    fn new(kernel: &Kernel, wanted: &Wanted) -> Self {
+        let mut engine = Reconciler::new(kernel.clone());
+        engine.tracker.want_exactly(wanted.clone());
+        Self { kernel: kernel.clone(), engine, wanted: wanted.clone(), now: Instant::now() }
+    }
+
+    fn want(&mut self, key: u8, value: u8) {
+        self.wanted.insert(key, value);
+        self.engine.tracker.want(key, value);
+    }
+
+    fn forget(&mut self, key: u8) {
+        self.wanted.remove(&key);
+        self.engine.tracker.forget(&key);
+    }
+
+    /// Makes one pass, as backends do.
+    fn pass(&mut self) -> SyncReport {
+        let _ = self.kernel.take_writes();
+        let mut report = self.engine.look("the table");
+        report.merge(self.engine.put_missing(self.now));
+        report.merge(self.engine.drop_stale(self.now));
+        report.merge(self.engine.finish(self.now));
+        self.removes_nothing_that_is_right();
+        report
+    }
+
+    fn removes_nothing_that_is_right(&self) {
+        for change in self.kernel.take_writes() {
+            if let Change::Drop { key, value } = change {
+                assert_ne!(self.wanted.get(&key), Some(&value), "{key} was right");
+            }
+        }
+    }
+
+    fn later(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// Lets all faults end and time pass.
+    fn settle(&mut self) {
+        self.kernel.heal();
+        self.engine.tracker.distrust();
+        for _ in 0..2 {
+            self.later(Duration::from_secs(60));
+            self.pass();
+        }
+    }
+
+    /// Checks that what there is is what there would be if everything were removed and added anew.
+    fn is_as_if_made_anew(&mut self) {
+        let anew: BTreeMap<u8, Vec<u8>> =
+            self.wanted.iter().map(|(key, value)| (*key, vec![*value])).collect();
+        assert_eq!(self.kernel.objects(), anew);
+        self.later(Duration::from_secs(60));
+        self.engine.tracker.distrust();
+        assert_eq!(self.pass(), SyncReport::default(), "a pass with nothing to do does nothing");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Want(u8, u8),
+    Forget(u8),
+    Exactly(Wanted),
+    /// Somebody else changes the kernel, and it is or is not noticed.
+    Foreign(u8, Vec<u8>, bool),
+    FailWrites(u8, usize),
+    FailReads(usize),
+    StopAfter(usize),
+    Heal,
+    Pass,
+    Wait(u64),
+    /// The process is killed and starts again.
+    Restart,
+}
+
+const KEYS: std::ops::Range<u8> = 0..5;
+const VALUES: std::ops::Range<u8> = 0..3;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (KEYS, VALUES).prop_map(|(key, value)| Step::Want(key, value)),
+        2 => KEYS.prop_map(Step::Forget),
+        1 => wanted().prop_map(Step::Exactly),
+        3 => (KEYS, vec(VALUES, 0..3), any::<bool>()).prop_map(|(key, values, seen)| Step::Foreign(key, values, seen)),
+        2 => (KEYS, 1..4_usize).prop_map(|(key, times)| Step::FailWrites(key, times)),
+        1 => (1..3_usize).prop_map(Step::FailReads),
+        1 => (0..4_usize).prop_map(Step::StopAfter),
+        1 => Just(Step::Heal),
+        6 => Just(Step::Pass),
+        3 => (0..40_000_u64).prop_map(Step::Wait),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    btree_map(KEYS, VALUES, 0..5)
+}
+
+/// What an earlier life and other people left.
+fn leftovers() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
+    btree_map(KEYS, vec(VALUES, 1..3), 0..5)
+}
+
+fn kernel(leftovers: &BTreeMap<u8, Vec<u8>>) -> Kernel {
+    let kernel = Kernel::new();
+    for (key, values) in leftovers {
+        kernel.set(*key, values.clone());
+    }
+    kernel
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn when_the_faults_end_the_kernel_is_as_it_should_be(leftovers in leftovers(), steps in vec(step(), 0..40)) {
+        let kernel = kernel(&leftovers);
+        let mut run = Run::new(&kernel, &Wanted::new());
+        for step in steps {
+            match step {
+                Step::Want(key, value) => run.want(key, value),
+                Step::Forget(key) => run.forget(key),
+                Step::Exactly(wanted) => {
+                    run.wanted = wanted.clone();
+                    run.engine.tracker.want_exactly(wanted);
+                }
+                Step::Foreign(key, values, seen) => {
+                    kernel.set(key, values);
+                    // What is not noticed cannot be told from what is right, until there is doubt.
+                    if seen {
+                        run.engine.tracker.distrust();
+                    }
+                }
+                Step::FailWrites(key, times) => kernel.fail_writes(key, times),
+                Step::FailReads(times) => kernel.fail_reads(times),
+                Step::StopAfter(writes) => kernel.stop_after(writes),
+                Step::Heal => kernel.heal(),
+                Step::Pass => drop(run.pass()),
+                Step::Wait(ms) => run.later(Duration::from_millis(ms)),
+                Step::Restart => run = Run::new(&kernel, &run.wanted),
+            }
+        }
+        run.settle();
+        run.is_as_if_made_anew();
+    }
+
+    #[test]
+    fn killed_after_any_write_the_next_life_ends_the_work(leftovers in leftovers(), wanted in wanted()) {
+        let writes = {
+            let kernel = kernel(&leftovers);
+            let report = Run::new(&kernel, &wanted).pass();
+            report.written + report.removed
+        };
+        for killed_after in 0..=writes {
+            let kernel = kernel(&leftovers);
+            kernel.stop_after(killed_after);
+            Run::new(&kernel, &wanted).pass();
+            kernel.heal();
+            let mut next = Run::new(&kernel, &wanted);
+            let report = next.pass();
+            prop_assert_eq!(report.written + report.removed, writes - killed_after, "no work is done twice");
+            next.is_as_if_made_anew();
+        }
+    }
+
+    #[test]
+    fn an_object_that_fails_delays_no_other(leftovers in leftovers(), wanted in wanted(), failing in KEYS) {
+        let kernel = kernel(&leftovers);
+        kernel.fail_writes(failing, usize::MAX);
+        let mut run = Run::new(&kernel, &wanted);
+        let report = run.pass();
+        for key in KEYS.filter(|key| *key != failing) {
+            let right: Vec<u8> = wanted.get(&key).copied().into_iter().collect();
+            prop_assert_eq!(kernel.objects().remove(&key).unwrap_or_default(), right);
+        }
+        prop_assert!(report.failed.len() <= 1);
+        let is_wrong = kernel.objects().get(&failing).cloned() != wanted.get(&failing).map(|value| vec![*value]);
+        prop_assert_eq!(!report.failed.is_empty(), is_wrong, "what is wrong is said");
+        prop_assert_eq!(report.retry_in.is_some(), is_wrong, "and when it is tried again");
+        prop_assert!(report.retry_in.is_none_or(|pause| pause >= Duration::from_millis(50)), "not at once");
+        run.settle();
+        run.is_as_if_made_anew();
+    }
+
+    #[test]
+    fn a_pass_while_everything_waits_writes_nothing(wanted in wanted(), leftovers in leftovers(), failing in KEYS) {
+        let kernel = kernel(&leftovers);
+        kernel.fail_writes(failing, usize::MAX);
+        let mut run = Run::new(&kernel, &wanted);
+        let mut pause = Duration::ZERO;
+        for _ in 0..12 {
+            let Some(next) = run.pass().retry_in else { break };
+            prop_assert!(next >= pause, "pauses grow");
+            pause = next;
+            run.engine.look("the table");
+            prop_assert!(run.engine.tracker.missing(run.now).is_empty());
+            prop_assert!(run.engine.tracker.stale(run.now).is_empty());
+            run.later(next);
+        }
+    }
+
+    #[test]
+    fn what_somebody_changed_is_counted(wanted in wanted(), key in KEYS, values in vec(VALUES, 0..2)) {
+        let kernel = Kernel::new();
+        let mut run = Run::new(&kernel, &wanted);
+        run.pass();
+        let before = kernel.objects();
+        kernel.set(key, values);
+        run.engine.tracker.distrust();
+        let changed = usize::from(kernel.objects() != before && wanted.contains_key(&key));
+        prop_assert_eq!(run.pass().drifted, changed);
+        run.is_as_if_made_anew();
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_written_by_what_is_believed_and_read_soon() {
+    let kernel = Kernel::new();
+    let mut run = Run::new(&kernel, &[(1, 1)].into());
+    kernel.fail_reads(1);
+    let report = run.pass();
+    assert_eq!((report.written, report.failed.len()), (1, 1));
+    assert!(report.retry_in.is_some());
+    assert_eq!(run.pass(), SyncReport::default());
+    assert_eq!(kernel.reads(), 2);
+}
+
+#[test]
+fn a_pass_without_doubt_reads_nothing() {
+    let kernel = Kernel::new();
+    let mut run = Run::new(&kernel, &Wanted::new());
+    for value in 0..10 {
+        run.want(1, value);
+        run.pass();
+    }
+    assert_eq!(kernel.reads(), 1);
+}
