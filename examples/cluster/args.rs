@@ -39,7 +39,7 @@ pub(crate) fn read() -> Result<Option<Args>, lexopt::Error> {
             Long("backend") => args.backend = parser.value()?.parse()?,
             Long("keep") => args.keep = true,
             Long("help") | Short('h') => return Ok(None),
-            other => return Err(other.unexpected()),
+            other @ (Short(_) | Long(_) | Value(_)) => return Err(other.unexpected()),
         }
     }
     if !(2..=64).contains(&args.hosts) {

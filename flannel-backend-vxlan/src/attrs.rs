@@ -17,10 +17,8 @@ pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     let object: Object<'_> = data.ok_or(AttrsError::Missing("BackendData"))?.object()?;
     let text = object.string("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
     let mac: Mac = text.parse().map_err(|_| AttrsError::NotAMac(text.clone()))?;
-    // The kernel refuses such addresses in its tables, and no device has one.
-    let [first, ..] = mac.0;
-    let is_unicast = first & 1 == 0 && mac.0 != [0; 6];
-    if is_unicast { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
+    // No device has another kind of address, and the kernel refuses it in its tables.
+    if mac.is_unicast() { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
 }
 
 /// Why the backend data of a peer cannot be used.

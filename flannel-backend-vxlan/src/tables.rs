@@ -148,7 +148,12 @@ pub(crate) struct Routes(pub(crate) Place);
 impl Routes {
     fn route(&self, subnet: IpNet, route: &OverlayRoute) -> Route {
         let metric = Some(route.metric).filter(|metric| *metric > 0);
-        Route { gateway: route.gateway, onlink: route.onlink, metric, ..Route::on_link(subnet, self.0.index) }
+        Route {
+            gateway: route.gateway,
+            onlink: route.onlink,
+            metric,
+            ..Route::attached(subnet, self.0.index)
+        }
     }
 
     fn put(&self, subnet: IpNet, route: &OverlayRoute) -> Route {

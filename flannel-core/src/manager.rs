@@ -113,12 +113,24 @@ pub enum PeerEvent {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagerError {
-    /// There is no configuration yet; somebody has to write it, as the text says.
-    #[error("{0}")]
-    NotConfigured(String),
+    /// There is no configuration yet; somebody has to write it.
+    #[error("flannel config not found in {place}; write it with: {how}")]
+    NotConfigured {
+        /// Where it was looked for.
+        place: String,
+        /// How to write it.
+        how: String,
+    },
     /// The configuration is wrong; somebody has to correct it.
-    #[error("{0}")]
-    Config(#[from] ConfigError),
+    #[error("{error}; correct it in {place} with: {how}")]
+    Config {
+        /// What is wrong.
+        error: ConfigError,
+        /// Where it is.
+        place: String,
+        /// How to write it.
+        how: String,
+    },
     /// No subnet is free; the network needs a larger range, or hosts must leave.
     #[error("out of subnets: all of {0} are leased")]
     OutOfSubnets(String),

@@ -37,6 +37,10 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`. Holds no secret.
     fn describe(&self) -> String;
 
+    /// Says how an operator writes the network configuration, for the message that it is missing or wrong, such as
+    /// `etcdctl put /coreos.com/network/config '{...}'`.
+    fn how_to_configure(&self) -> String;
+
     /// Reads the text of the network configuration; `None` if nobody has written one yet.
     ///
     /// # Errors
@@ -99,6 +103,10 @@ pub trait SubnetRegistry: Send + Sync + 'static {
 impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
     fn describe(&self) -> String {
         (**self).describe()
+    }
+
+    fn how_to_configure(&self) -> String {
+        (**self).how_to_configure()
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {

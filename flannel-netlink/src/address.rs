@@ -175,3 +175,25 @@ pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, E
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::read_back;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["10.5.1.0/32", "fd99:30:0:1::/128"] {
+            let plain = Address::new(7, text.parse().unwrap());
+            let peer = plain.net.network();
+            for address in [
+                Address { flags: Address::NO_DAD | 0x200, scope: 253, ..plain.clone() },
+                Address { peer: (peer != plain.net.addr()).then_some(peer), ..plain.clone() },
+                plain,
+            ] {
+                let request = RouteNetlinkMessage::NewAddress(address.message());
+                assert_eq!(read_back(request, Address::read), Some(address));
+            }
+        }
+    }
+}

@@ -9,17 +9,20 @@
 //!    unanswered.
 
 use std::fmt;
+use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR};
+use netlink_packet_core::{
+    DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::address::Address;
 use crate::error::{Error, is_gone};
 use crate::fdb::FdbEntry;
-use crate::message::{Messages, Verdict, append_request};
+use crate::message::{Message, Messages, Verdict, append_request};
 use crate::neighbour::Neighbour;
 use crate::route::Route;
-use crate::socket::{Netlink, lost_or_failed};
+use crate::socket::Netlink;
 
 /// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers
 /// to 256 requests that all fail; half of that leaves room for long explanations. More than 64
@@ -35,9 +38,11 @@ const REQUEST_LEN: usize = 104;
 /// `NLM_F_REPLACE`); *delete* makes it not be. An object that is that way already is no error.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Write {
-    /// Puts a route, in the place of the one with the same destination, metric and table. IPv6
-    /// refuses to replace a route on one link by one on another (`EEXIST` apart, see
-    /// `fib6_add_rt2node` in `net/ipv6/ip6_fib.c`): delete that one in the same batch.
+    /// Puts a route, in the place of the one with the same destination, metric and table.
+    ///
+    /// IPv6 refuses an on-link gateway that another route leads to by another link, even if
+    /// that is the route to be replaced (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`):
+    /// delete that one first, in the same batch.
     PutRoute(Route),
     /// Adds a route where there is none with the same destination, metric and table; another one
     /// there, on whatever link, is an error for which [`Error::is_exists`] holds.
@@ -108,10 +113,6 @@ impl Write {
         };
         if already { Ok(()) } else { verdict.into_result(self) }
     }
-
-    fn unanswered(&self) -> Error {
-        Error::Unanswered { object: self.to_string() }
-    }
 }
 
 impl fmt::Display for Write {
@@ -168,68 +169,124 @@ impl Netlink {
             );
         }
         if let Err(error) = self.send_bytes(requests) {
-            outcomes.extend(batch.iter().map(|write| Err(not_sent(write, &error))));
+            outcomes.extend(batch.iter().map(|_| Err(not_sent(&error))));
             return;
         }
-        let base = outcomes.len();
-        outcomes.extend(batch.iter().map(|_| Ok(())));
-        let answered = self.take_answers(batch, first, &mut outcomes[base..]);
-        if let Err((error, verdicts)) = answered {
+        let mut answers = Answers::new(batch, first);
+        if let Err(error) = self.take_answers(&mut answers, 0) {
             tracing::debug!(%error, writes = batch.len(), "answers to a batch of writes were lost");
-            self.drain();
-            for ((write, outcome), answered) in batch.iter().zip(&mut outcomes[base..]).zip(verdicts) {
-                if !answered {
-                    *outcome = Err(write.unanswered());
-                }
-            }
+            answers.lost = true;
+            // The kernel tells of a loss before it hands out the answers that it still holds.
+            let _ = self.take_answers(&mut answers, libc::MSG_DONTWAIT);
         }
+        outcomes.extend(answers.into_outcomes());
     }
 
-    /// Reads the answers until the one to the last request. On failure, tells which requests
-    /// were answered before it.
-    fn take_answers(
-        &mut self,
-        batch: &[Write],
-        first: u32,
-        outcomes: &mut [Result<(), Error>],
-    ) -> Result<(), (Error, Vec<bool>)> {
-        let mut answered = vec![false; batch.len()];
-        loop {
-            let datagram = match self.receive() {
-                Ok(datagram) => datagram,
-                Err(error) => return Err((lost_or_failed(&"a batch of writes", error), answered)),
-            };
-            for message in Messages::new(datagram) {
-                let verdict = message.and_then(|message| {
-                    (message.kind == NLMSG_ERROR)
-                        .then(|| Verdict::of_error(message).map(|verdict| (message.sequence, verdict)))
-                        .transpose()
-                });
-                let (sequence, verdict) = match verdict {
-                    Ok(Some(found)) => found,
-                    Ok(None) => continue,
-                    Err(reason) => return Err((Error::malformed("a batch of writes", &reason), answered)),
-                };
-                let position = sequence.wrapping_sub(first) as usize;
-                let Some(write) = batch.get(position) else {
-                    tracing::trace!(sequence, "answer to an earlier request ignored");
-                    continue;
-                };
-                outcomes[position] = write.outcome(verdict);
-                answered[position] = true;
-                if position == batch.len() - 1 {
-                    return Ok(());
-                }
-            }
+    /// Receives until the answer to the last request of the batch.
+    fn take_answers(&mut self, answers: &mut Answers<'_>, flags: i32) -> io::Result<()> {
+        while !answers.complete {
+            answers.take(self.receive(flags)?);
         }
+        Ok(())
     }
 }
 
-/// Nothing of a batch was executed when `send` failed.
-fn not_sent(write: &Write, error: &std::io::Error) -> Error {
-    Error::Kernel {
-        object: write.to_string(),
-        message: Some("the batch could not be sent".to_owned()),
-        source: error.raw_os_error().map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
+/// What the kernel has said about a batch so far.
+struct Answers<'a> {
+    batch: &'a [Write],
+    /// The number of the first request.
+    first: u32,
+    /// By position in the batch; `None` as long as the kernel has said nothing.
+    outcomes: Vec<Option<Result<(), Error>>>,
+    /// Whether the last request was answered, so that no more will come.
+    complete: bool,
+    /// Whether the kernel may have said more than was received.
+    lost: bool,
+}
+
+impl<'a> Answers<'a> {
+    fn new(batch: &'a [Write], first: u32) -> Self {
+        let outcomes = batch.iter().map(|_| None).collect();
+        Self { batch, first, outcomes, complete: false, lost: false }
+    }
+
+    fn take(&mut self, datagram: &[u8]) {
+        for message in Messages::new(datagram) {
+            if let Err(reason) = message.and_then(|message| self.take_message(message)) {
+                tracing::debug!(%reason, "answer to a batch of writes cannot be read");
+                self.lost = true;
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: Message<'_>) -> Result<(), DecodeError> {
+        let position = message.sequence.wrapping_sub(self.first) as usize;
+        let Some(write) = self.batch.get(position) else {
+            tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
+            return Ok(());
+        };
+        if message.kind == NLMSG_ERROR {
+            self.complete |= position == self.batch.len() - 1;
+            self.outcomes[position] = Some(write.outcome(Verdict::of_error(message)?));
+        }
+        Ok(())
+    }
+
+    /// Silence is success, unless an answer may have been lost.
+    fn into_outcomes(self) -> impl Iterator<Item = Result<(), Error>> {
+        let lost = self.lost;
+        self.batch.iter().zip(self.outcomes).map(move |(write, outcome)| match outcome {
+            Some(outcome) => outcome,
+            None if lost => Err(Error::Unanswered { object: write.to_string() }),
+            None => Ok(()),
+        })
+    }
+}
+
+/// The kernel has executed nothing of a batch when `send` fails.
+fn not_sent(error: &io::Error) -> Error {
+    Error::Socket(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
+}
+
+#[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "any other error fails the test")]
+mod tests {
+    use super::*;
+    use crate::namespace::Namespace;
+    use crate::sys;
+
+    #[test]
+    fn a_write_whose_answer_was_lost_is_never_taken_for_done_or_for_another() {
+        let namespace = Namespace::create().expect("this test makes a network namespace: run it as root");
+        let mut netlink = Netlink::open_in(&namespace).unwrap();
+        // Nothing is written, here or elsewhere: there is no link 999, so every write fails and is answered.
+        let writes: Vec<_> = (0..=250)
+            .map(|number| {
+                let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
+                Write::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
+            })
+            .collect();
+        // Room for a few answers only.
+        sys::force_receive_buffer(netlink.descriptor(), 4096).unwrap();
+        let outcomes = netlink.apply(&writes);
+        assert_eq!(outcomes.len(), writes.len());
+        let mut lost = 0;
+        for (outcome, write) in outcomes.iter().zip(&writes) {
+            match outcome.as_ref().unwrap_err() {
+                Error::Unanswered { object } => {
+                    assert_eq!(*object, write.to_string());
+                    lost += 1;
+                }
+                error => {
+                    assert!(error.is_not_found(), "{error:?}");
+                    assert!(error.to_string().contains(&write.to_string()), "{error}");
+                }
+            }
+        }
+        assert!(lost > 0 && lost < writes.len(), "{lost} lost");
+        sys::force_receive_buffer(netlink.descriptor(), 1 << 20).unwrap();
+        assert!(
+            netlink.apply(&writes).iter().all(|outcome| outcome.as_ref().is_err_and(Error::is_not_found))
+        );
     }
 }

@@ -36,8 +36,8 @@ pub enum Error {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// The name cannot be a link's: it must have 1 to 15 bytes, none of them NUL, `/` or white
-    /// space (`dev_valid_name` in `net/core/dev.c`).
+    /// The name cannot be a link's: it must have 1 to 15 bytes, none of them NUL, `/`, `:` or
+    /// white space (`dev_valid_name` in `net/core/dev.c`).
     #[error("{0:?} cannot be the name of a link")]
     InvalidName(String),
     /// The socket itself failed; open a new one.

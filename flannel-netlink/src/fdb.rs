@@ -133,3 +133,38 @@ impl Netlink {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{append_request, read_back};
+
+    #[test]
+    fn a_forwarding_entry_is_read_as_it_is_written() {
+        for destination in ["192.0.2.3", "fd88::3"] {
+            let plain = FdbEntry::permanent(7, Mac([2, 0, 0, 0, 0, 3]), destination.parse().unwrap());
+            let special = FdbEntry { port: Some(4789), vni: Some(9), ..plain.clone() };
+            let learned = FdbEntry { destination: None, state: NeighbourState::Reachable, ..plain.clone() };
+            for entry in [plain, special, learned] {
+                let request = RouteNetlinkMessage::NewNeighbour(entry.message());
+                assert_eq!(read_back(request, FdbEntry::read), Some(entry));
+            }
+        }
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_permanent_entry_is_written_byte_for_byte_as_flannel_does() {
+        let entry = FdbEntry::permanent(7, Mac([2, 0, 0, 0, 0, 3]), "192.0.2.3".parse().unwrap());
+        let mut bytes = Vec::new();
+        append_request(&mut bytes, RouteNetlinkMessage::NewNeighbour(entry.message()), 0, 1);
+        #[rustfmt::skip]
+        let expected = [
+            libc::AF_BRIDGE as u8, 0, 0, 0,  7, 0, 0, 0,
+            0x80, 0, 2, 0,                                  // permanent, NTF_SELF, no type
+            8, 0, 1, 0,  192, 0, 2, 3,                      // NDA_DST
+            10, 0, 2, 0,  2, 0, 0, 0, 0, 3,  0, 0,          // NDA_LLADDR and padding
+        ];
+        assert_eq!(bytes[16..], expected);
+    }
+}

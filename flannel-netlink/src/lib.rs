@@ -4,6 +4,7 @@
 //!   of writes in few system calls with an answer for each.
 //! * [`Monitor`] listens: it tells what anybody changed.
 //! * [`Namespace`] says where: every socket lives in one network namespace.
+//! * [`Tun`] opens a link whose packets a program reads and writes.
 //!
 //! Calls of [`Netlink`] block; the kernel answers at once. Errors say which object was refused
 //! and why. Nothing here runs another program, and nothing decides anything.
@@ -41,6 +42,7 @@ mod message;
 mod monitor;
 mod namespace;
 mod neighbour;
+mod new_link;
 mod route;
 mod socket;
 mod sys;
@@ -52,11 +54,12 @@ pub use batch::Write;
 pub use error::Error;
 pub use family::Family;
 pub use fdb::FdbEntry;
-pub use link::{AddressGeneration, Link, LinkChange, LinkKind, NewLink, NewLinkKind, VethPeer};
+pub use link::{AddressGeneration, Link, LinkKind};
 pub use mac::{Mac, MacParseError};
 pub use monitor::{Monitor, Notice};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
+pub use new_link::{LinkChange, NewLink, NewLinkKind, VethPeer};
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;
 pub use tun::{Tun, TunOptions};

@@ -1,22 +1,15 @@
 //! Links: network devices of every kind.
 
-use std::os::fd::AsRawFd;
-
-use netlink_packet_core::{
-    DecodeError, ErrorContext, NLM_F_CREATE, NLM_F_EXCL, NlasIterator, parse_string, parse_u8, parse_u32,
-};
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_string, parse_u8, parse_u32};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo,
-    LinkMessage,
-};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 
 use crate::error::Error;
 use crate::mac::Mac;
 use crate::message::Message;
-use crate::namespace::Namespace;
+use crate::new_link::check_name;
 use crate::socket::Netlink;
-use crate::vxlan::{NewVxlan, Vxlan};
+use crate::vxlan::Vxlan;
 
 /// `sizeof(struct ifinfomsg)`.
 const HEADER_LEN: usize = 16;
@@ -34,9 +27,6 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const AF_INET6: u16 = libc::AF_INET6 as u16;
-
-/// `IFNAMSIZ` without the NUL at the end.
-const NAME_MAX: usize = 15;
 
 /// A link as the kernel reports it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -100,68 +90,6 @@ pub enum AddressGeneration {
     Other(u8),
 }
 
-/// A link to be created; it is down unless `up` says otherwise.
-#[derive(Clone, Debug)]
-pub struct NewLink {
-    /// The name.
-    pub name: String,
-    /// The MAC address; the kernel makes one up for `None`.
-    pub mac: Option<Mac>,
-    /// The largest packet in bytes; `None` leaves it to the kernel.
-    pub mtu: Option<u32>,
-    /// The length of the transmit queue in packets; 0 is no queue, `None` the kernel's default.
-    pub txqlen: Option<u32>,
-    /// The index of the bridge to be a port of.
-    pub master: Option<u32>,
-    /// Whether to set it up at once.
-    pub up: bool,
-    /// What it is to be.
-    pub kind: NewLinkKind,
-}
-
-/// The kinds of link that can be created.
-#[derive(Clone, Debug)]
-pub enum NewLinkKind {
-    /// A VXLAN device.
-    Vxlan(NewVxlan),
-    /// A pair: the new link and its peer.
-    Veth(VethPeer),
-    /// A bridge.
-    Bridge,
-}
-
-/// The other end of a veth pair.
-#[derive(Clone, Debug)]
-pub struct VethPeer {
-    /// Its name.
-    pub name: String,
-    /// Its MAC address; the kernel makes one up for `None`.
-    pub mac: Option<Mac>,
-    /// The namespace to create it in; `None` is the one of the first end.
-    pub namespace: Option<Namespace>,
-}
-
-/// A change of a link; what is `None` stays as it is.
-#[derive(Clone, Debug, Default)]
-pub struct LinkChange {
-    /// Sets it up or down.
-    pub up: Option<bool>,
-    /// The largest packet in bytes.
-    pub mtu: Option<u32>,
-    /// The MAC address.
-    pub mac: Option<Mac>,
-    /// The name.
-    pub name: Option<String>,
-    /// The index of the bridge to be a port of; 0 is none.
-    pub master: Option<u32>,
-    /// The length of the transmit queue in packets.
-    pub txqlen: Option<u32>,
-    /// How the kernel makes the link's own IPv6 address.
-    pub address_generation: Option<AddressGeneration>,
-    /// The namespace to move it to, where it may get another index.
-    pub namespace: Option<Namespace>,
-}
-
 impl Netlink {
     /// Reads a link by its name, or by one of its alternative names. `None` when there is none.
     ///
@@ -193,35 +121,6 @@ impl Netlink {
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.dump("links", &request, |message| Link::read(message).map(Some))
-    }
-
-    /// Creates a link.
-    ///
-    /// # Errors
-    /// One for which [`Error::is_exists`] holds when the name is taken, or when another VXLAN
-    /// device has the same network identifier, port and family.
-    pub fn create_link(&mut self, link: &NewLink) -> Result<(), Error> {
-        check_name(&link.name)?;
-        if let NewLinkKind::Veth(peer) = &link.kind {
-            check_name(&peer.name)?;
-        }
-        let request = RouteNetlinkMessage::NewLink(link.message());
-        self.execute(format_args!("create link {}", link.name), request, NLM_F_CREATE | NLM_F_EXCL)
-    }
-
-    /// Changes a link.
-    ///
-    /// Setting it down makes the kernel delete its routes without a notice; setting it up again
-    /// does not bring them back.
-    ///
-    /// # Errors
-    /// One for which [`Error::is_not_found`] holds when there is no such link.
-    pub fn change_link(&mut self, index: u32, change: &LinkChange) -> Result<(), Error> {
-        if let Some(name) = &change.name {
-            check_name(name)?;
-        }
-        let request = RouteNetlinkMessage::NewLink(change.message(index));
-        self.execute(format_args!("change link {index}"), request, 0)
     }
 
     /// Deletes a link; one that is gone already is no error.
@@ -337,7 +236,7 @@ impl AddressGeneration {
         })
     }
 
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Eui64 => 0,
             Self::None => 1,
@@ -346,95 +245,4 @@ impl AddressGeneration {
             Self::Other(other) => other,
         }
     }
-}
-
-impl NewLink {
-    /// A link that is down, with everything else left to the kernel.
-    pub fn new(name: impl Into<String>, kind: NewLinkKind) -> Self {
-        Self { name: name.into(), mac: None, mtu: None, txqlen: None, master: None, up: false, kind }
-    }
-
-    fn message(&self) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        if self.up {
-            message.header.flags = LinkFlags::Up;
-            message.header.change_mask = LinkFlags::Up;
-        }
-        let attributes = &mut message.attributes;
-        attributes.push(LinkAttribute::IfName(self.name.clone()));
-        attributes.extend(self.mac.map(mac_attribute));
-        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
-        attributes.extend(self.txqlen.map(LinkAttribute::TxQueueLen));
-        attributes.extend(self.master.map(LinkAttribute::Controller));
-        attributes.push(LinkAttribute::LinkInfo(self.kind.info()));
-        message
-    }
-}
-
-impl NewLinkKind {
-    fn info(&self) -> Vec<LinkInfo> {
-        match self {
-            Self::Vxlan(vxlan) => {
-                vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan.attributes()))]
-            }
-            Self::Veth(peer) => vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),
-            ],
-            Self::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
-        }
-    }
-}
-
-impl VethPeer {
-    fn message(&self) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        let attributes = &mut message.attributes;
-        attributes.push(LinkAttribute::IfName(self.name.clone()));
-        attributes.extend(self.mac.map(mac_attribute));
-        attributes.extend(self.namespace.as_ref().map(namespace_attribute));
-        message
-    }
-}
-
-impl LinkChange {
-    fn message(&self, index: u32) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        if let Some(up) = self.up {
-            message.header.change_mask = LinkFlags::Up;
-            message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-        }
-        let attributes = &mut message.attributes;
-        attributes.extend(self.name.clone().map(LinkAttribute::IfName));
-        attributes.extend(self.mac.map(mac_attribute));
-        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
-        attributes.extend(self.txqlen.map(LinkAttribute::TxQueueLen));
-        attributes.extend(self.master.map(LinkAttribute::Controller));
-        attributes.extend(self.namespace.as_ref().map(namespace_attribute));
-        attributes.extend(self.address_generation.map(|mode| {
-            let mode = AfSpecInet6::AddrGenMode(mode.number().into());
-            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
-        }));
-        message
-    }
-}
-
-fn mac_attribute(mac: Mac) -> LinkAttribute {
-    LinkAttribute::Address(mac.0.to_vec())
-}
-
-fn namespace_attribute(namespace: &Namespace) -> LinkAttribute {
-    use std::os::fd::AsFd;
-    LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())
-}
-
-/// The kernel's rules for names. It would cut a name at a NUL byte and go on with the rest.
-fn check_name(name: &str) -> Result<(), Error> {
-    let odd =
-        |byte: u8| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0x0b;
-    if name.is_empty() || name.len() > NAME_MAX || name == "." || name == ".." || name.bytes().any(odd) {
-        return Err(Error::InvalidName(name.to_owned()));
-    }
-    Ok(())
 }

@@ -144,10 +144,41 @@ fn explanation(flags: u16, attributes: &[u8]) -> Option<String> {
         .and_then(|attribute| parse_string(attribute.value()).ok())
 }
 
+/// A message as it would be received.
+#[cfg(test)]
+pub(crate) fn received(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(HEADER_LEN + payload.len()).expect("a test message is small");
+    let mut bytes = len.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Reads a request as if it had been received: whole, and cut at every length, where it need
+/// only not panic.
+#[cfg(test)]
+pub(crate) fn read_back<T>(
+    request: RouteNetlinkMessage,
+    read: impl Fn(Message<'_>) -> Result<T, DecodeError>,
+) -> T {
+    let mut bytes = Vec::new();
+    append_request(&mut bytes, request, 0, 1);
+    let whole = Messages::new(&bytes).next().expect("a message").expect("a whole message");
+    for len in 0..whole.payload.len() {
+        let _ = read(Message { payload: &whole.payload[..len], ..whole });
+    }
+    read(whole).expect("what was written can be read")
+}
+
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::NLMSG_ERROR;
 
+    use super::received as message;
     use super::*;
 
     /// A refusal with an explanation, as the kernel sends it to a socket with `NETLINK_CAP_ACK`.
@@ -159,17 +190,6 @@ mod tests {
         payload.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
         payload.extend(text);
         message(NLMSG_ERROR, flags, 7, &payload)
-    }
-
-    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER_LEN + payload.len()).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend(0_u32.to_ne_bytes());
-        bytes.extend(payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
     }
 
     fn verdict(bytes: &[u8]) -> Result<Verdict, DecodeError> {

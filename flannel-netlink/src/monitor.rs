@@ -154,7 +154,7 @@ impl Monitor {
     /// forwarding entries, because the kernel does not say who changed them.
     ///
     /// # Errors
-    /// [`Error::Socket`] when the list is too long for the kernel (about 100).
+    /// [`Error::Socket`] when the list is too long for the kernel (about 2,000).
     pub fn ignore_changes_of(&mut self, port_ids: &[u32]) -> Result<(), Error> {
         Ok(sys::attach_filter(&*self.socket, &filter(port_ids))?)
     }

@@ -181,3 +181,46 @@ impl From<NeighbourState> for u16 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{append_request, read_back};
+
+    #[test]
+    fn a_neighbour_is_read_as_it_is_written() {
+        for address in ["10.5.3.0", "fd99:30:0:3::"] {
+            let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
+            let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
+            for neighbour in [known, unknown] {
+                let request = RouteNetlinkMessage::NewNeighbour(neighbour.message());
+                assert_eq!(read_back(request, Neighbour::read), Some(neighbour));
+            }
+        }
+    }
+
+    #[test]
+    fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
+        let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
+        let mut bytes = Vec::new();
+        append_request(&mut bytes, RouteNetlinkMessage::NewNeighbour(neighbour.message()), 0, 1);
+        let [i, ..] = 7_u32.to_le_bytes();
+        #[rustfmt::skip]
+        let expected = [
+            libc::AF_INET as u8, 0, 0, 0,  i, 0, 0, 0,
+            0x80, 0, 0, 1,                                  // permanent, no flags, unicast
+            8, 0, 1, 0,  10, 5, 3, 0,                       // NDA_DST
+            10, 0, 2, 0,  2, 0, 0, 0, 0, 3,  0, 0,          // NDA_LLADDR and padding
+        ];
+        #[cfg(target_endian = "little")]
+        assert_eq!(bytes[16..], expected);
+        assert_eq!(bytes.len(), 16 + expected.len());
+    }
+
+    #[test]
+    fn every_state_survives_its_number() {
+        for bits in 0..=0x101 {
+            assert_eq!(u16::from(NeighbourState::from(bits)), bits);
+        }
+    }
+}

@@ -115,7 +115,7 @@ impl Route {
     }
 
     /// A route to what is on the link itself, in the main table, of protocol boot.
-    pub fn on_link(destination: IpNet, index: u32) -> Self {
+    pub fn attached(destination: IpNet, index: u32) -> Self {
         let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
         Self { index: Some(index), scope, ..Self::to(destination) }
     }
@@ -337,6 +337,79 @@ impl From<RouteKind> for u8 {
             RouteKind::Prohibit => 8,
             RouteKind::Throw => 9,
             RouteKind::Other(number) => number,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{append_request, read_back};
+
+    #[test]
+    fn a_route_is_read_as_it_is_written() {
+        let (v4, v6) = ("10.5.3.0/24".parse().unwrap(), "fd99:30:0:3::/64".parse().unwrap());
+        let (gateway4, gateway6) = ("10.5.3.0".parse().unwrap(), "fd99:30:0:3::".parse().unwrap());
+        for route in [
+            Route::onlink(v4, gateway4, 7).with_metric(1),
+            Route::onlink(v6, gateway6, 7).with_metric(u32::MAX),
+            Route::onlink(v4, gateway6, 7),
+            Route::by_gateway("0.0.0.0/0".parse().unwrap(), gateway4),
+            Route::by_gateway("::/0".parse().unwrap(), gateway6),
+            Route { table: 100_000, protocol: 99, ..Route::attached(v4, 7) },
+            Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
+            Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
+        ] {
+            let request = RouteNetlinkMessage::NewRoute(route.message());
+            assert_eq!(read_back(request, Route::read), Some(route));
+        }
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
+        let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
+        let mut bytes = Vec::new();
+        append_request(&mut bytes, RouteNetlinkMessage::NewRoute(route.message()), 0, 1);
+        #[rustfmt::skip]
+        let expected = [
+            libc::AF_INET as u8, 24, 0, 0,
+            254, 3, 0, 1,                   // main, boot, universe, unicast
+            4, 0, 0, 0,                     // RTNH_F_ONLINK
+            8, 0, 1, 0,  10, 5, 3, 0,       // RTA_DST
+            8, 0, 5, 0,  10, 5, 3, 0,       // RTA_GATEWAY
+            8, 0, 4, 0,  7, 0, 0, 0,        // RTA_OIF
+        ];
+        assert_eq!(bytes[16..], expected);
+    }
+
+    #[test]
+    fn host_bits_of_a_destination_are_not_sent() {
+        let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
+        let read = read_back(RouteNetlinkMessage::NewRoute(route.message()), Route::read).unwrap();
+        assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
+    }
+
+    #[test]
+    fn a_filter_admits_what_it_names() {
+        let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
+        let exact =
+            RouteFilter { family: Some(Family::V4), index: Some(7), table: Some(254), protocol: Some(3) };
+        assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
+        for other in [
+            RouteFilter { family: Some(Family::V6), ..exact },
+            RouteFilter { index: Some(8), ..exact },
+            RouteFilter { table: Some(255), ..exact },
+            RouteFilter { protocol: Some(4), ..exact },
+        ] {
+            assert!(!other.admits(&route), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_survives_its_number() {
+        for number in 0..=u8::MAX {
+            assert_eq!(u8::from(RouteKind::from(number)), number);
         }
     }
 }

@@ -106,7 +106,7 @@ impl Netlink {
             let sequence = self.send(request.clone(), NLM_F_DUMP)?;
             let mut dump = Dump::new(objects, sequence, &read);
             while !dump.done {
-                if let Err(error) = self.receive() {
+                if let Err(error) = self.receive(0) {
                     self.drain();
                     return Err(lost_or_failed(&objects, error));
                 }
@@ -139,15 +139,20 @@ impl Netlink {
     }
 
     /// Receives one datagram and returns it.
-    pub(crate) fn receive(&mut self) -> io::Result<&[u8]> {
-        receive(&self.socket, &mut self.received, 0)?;
+    pub(crate) fn receive(&mut self, flags: i32) -> io::Result<&[u8]> {
+        receive(&self.socket, &mut self.received, flags)?;
         Ok(&self.received)
     }
 
     /// Throws away what is still to be received, so that the socket can be used again after a
     /// failure in the middle of an answer.
-    pub(crate) fn drain(&mut self) {
+    fn drain(&mut self) {
         while let Ok(()) = receive(&self.socket, &mut self.received, libc::MSG_DONTWAIT) {}
+    }
+
+    #[cfg(test)]
+    pub(crate) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.socket)
     }
 
     fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<u32, Error> {
@@ -166,7 +171,7 @@ impl Netlink {
         read: impl FnOnce(Message<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, Error> {
         loop {
-            let datagram = self.receive().map_err(|error| lost_or_failed(object, error))?;
+            let datagram = self.receive(0).map_err(|error| lost_or_failed(object, error))?;
             for message in Messages::new(datagram) {
                 let message = message.map_err(|reason| Error::malformed(object, &reason))?;
                 if message.sequence != sequence {
@@ -268,10 +273,82 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::
 }
 
 /// Tells an answer that was lost (`ENOBUFS`, or nothing came in time) from a broken socket.
-pub(crate) fn lost_or_failed(object: &impl Display, error: io::Error) -> Error {
+fn lost_or_failed(object: &impl Display, error: io::Error) -> Error {
     if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) {
         Error::Unanswered { object: object.to_string() }
     } else {
         Error::Socket(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::received;
+
+    const SEQUENCE: u32 = 7;
+    const OBJECT: u16 = 24;
+
+    fn object(flags: u16, number: u8) -> Vec<u8> {
+        received(OBJECT, flags, SEQUENCE, &[number])
+    }
+
+    fn done(flags: u16, errno: i32) -> Vec<u8> {
+        received(NLMSG_DONE, flags, SEQUENCE, &(-errno).to_ne_bytes())
+    }
+
+    /// What becomes of a dump of the given datagrams; objects of number 0 cannot be read.
+    fn dump(datagrams: &[Vec<u8>]) -> (bool, Result<Option<Vec<u8>>, Error>) {
+        let mut dump = Dump::new("routes", SEQUENCE, |message: Message<'_>| match message.payload {
+            [0, ..] | [] => Err(DecodeError::from("number 0")),
+            [number, ..] => Ok(Some(*number)),
+        });
+        for datagram in datagrams {
+            dump.take(datagram);
+        }
+        (dump.done, dump.finish())
+    }
+
+    #[test]
+    fn a_dump_ends_with_the_message_that_says_so() {
+        let mut first = object(0, 1);
+        first.extend(object(0, 2));
+        let (complete, _) = dump(&[first.clone()]);
+        assert!(!complete);
+        let (complete, found) = dump(&[first, object(0, 3), done(0, 0)]);
+        assert!(complete);
+        assert_eq!(found.unwrap(), Some(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_dump_that_was_disturbed_anywhere_is_no_answer() {
+        let (_, found) = dump(&[object(0, 1), object(NLM_F_DUMP_INTR, 2), done(0, 0)]);
+        assert_eq!(found.unwrap(), None);
+        let (_, found) = dump(&[object(0, 1), done(NLM_F_DUMP_INTR, 0)]);
+        assert_eq!(found.unwrap(), None);
+    }
+
+    #[test]
+    fn the_rest_of_an_earlier_dump_is_not_mixed_in() {
+        let stale = received(OBJECT, NLM_F_DUMP_INTR, SEQUENCE - 1, &[9]);
+        let stale_end = received(NLMSG_DONE, 0, SEQUENCE - 1, &[0; 4]);
+        let (complete, found) = dump(&[stale, stale_end, object(0, 1), done(0, 0)]);
+        assert!(complete);
+        assert_eq!(found.unwrap(), Some(vec![1]));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_fails_the_dump_by_name_but_the_dump_is_taken_to_its_end() {
+        let (complete, found) = dump(&[object(0, 0), object(0, 2), done(0, 0)]);
+        assert!(complete);
+        let error = found.unwrap_err();
+        assert_eq!(error.to_string(), "the answer to routes cannot be read: number 0");
+    }
+
+    #[test]
+    fn a_dump_that_the_kernel_breaks_off_is_an_error() {
+        let (complete, found) = dump(&[object(0, 1), done(0, libc::ENOMEM)]);
+        assert!(complete);
+        assert_eq!(found.unwrap_err().errno(), Some(libc::ENOMEM));
     }
 }

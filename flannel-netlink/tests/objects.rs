@@ -1,4 +1,11 @@
 //! Addresses, routes, neighbours and forwarding entries, one by one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a step that fails, or an answer that nobody expects, is a failed test"
+)]
 
 mod common;
 
@@ -148,7 +155,7 @@ fn routes_are_read_by_table_protocol_and_link() {
 fn a_route_can_be_on_the_link_drop_packets_or_go_by_the_other_family() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
-    let on_link = Route { source: Some(ip("10.1.0.1")), ..Route::on_link(net("10.6.0.0/16"), index) };
+    let on_link = Route { source: Some(ip("10.1.0.1")), ..Route::attached(net("10.6.0.0/16"), index) };
     let direct = Route::by_gateway(net("10.7.0.0/16"), ip("10.1.0.7"));
     let by_v6 = Route::onlink(net("10.8.0.0/16"), ip("fe80::8"), index);
     let hole = Route { kind: RouteKind::Blackhole, ..Route::by_gateway(net("10.9.0.0/16"), ip("10.1.0.9")) };
@@ -299,4 +306,31 @@ fn a_write_without_the_capability_is_recognised() {
     let error = outcome.unwrap_err();
     assert!(error.is_permission(), "{error:?}");
     assert!(matches!(error, Error::Kernel { .. }));
+}
+
+#[test]
+fn ipv6_takes_an_overlay_route_for_a_direct_one_only_after_that_is_deleted() {
+    let (_namespace, mut netlink, overlay) = namespace_with_vxlan();
+    let lower = create(&mut netlink, &ethernet("eth0")).index;
+    let own = Address { flags: Address::NO_DAD, ..Address::new(lower, net("fd88::1/64")) };
+    netlink.add_address(&own).unwrap();
+    let direct = Route { index: Some(lower), ..Route::by_gateway(net("fd99:3::/64"), ip("fd88::3")) };
+    let tunnelled = Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), overlay);
+    apply(&mut netlink, &[Write::PutRoute(direct.clone())]);
+    let refused = netlink.apply(&[Write::PutRoute(tunnelled.clone())]).remove(0);
+    assert_eq!(refused.unwrap_err().errno(), Some(libc::EINVAL));
+    apply(&mut netlink, &[Write::DeleteRoute(direct), Write::PutRoute(tunnelled.clone())]);
+    assert_eq!(routes_on(&mut netlink, overlay, Family::V6), [tunnelled.with_metric(1024)]);
+}
+
+#[test]
+fn ipv4_replaces_a_direct_route_by_an_overlay_one_in_place() {
+    let (_namespace, mut netlink, overlay) = namespace_with_vxlan();
+    let lower = create(&mut netlink, &ethernet("eth0")).index;
+    netlink.add_address(&Address::new(lower, net("192.0.2.1/24"))).unwrap();
+    let direct = Route { index: Some(lower), ..Route::by_gateway(net("10.5.3.0/24"), ip("192.0.2.3")) };
+    let tunnelled = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), overlay);
+    apply(&mut netlink, &[Write::PutRoute(direct), Write::PutRoute(tunnelled.clone())]);
+    assert_eq!(routes_on(&mut netlink, overlay, Family::V4), [tunnelled]);
+    assert!(routes_on(&mut netlink, lower, Family::V4).is_empty());
 }

@@ -146,6 +146,12 @@ impl SubnetRegistry for Etcd3Registry {
         self.store.describe()
     }
 
+    fn how_to_configure(&self) -> String {
+        // What etcdctl needs besides: 3.4 speaks the v3 interface by default.
+        let key = self.store.keys.config();
+        format!(r#"etcdctl put {key} '{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"}}}}'"#)
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         self.store.config().await
     }

@@ -1,6 +1,7 @@
 //! Where flannel keeps its leases, and how a host gets, keeps and watches them.
 //!
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
+//! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //!

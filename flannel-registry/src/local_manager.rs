@@ -128,14 +128,15 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {
-        let Some(text) = self.shared.registry.config().await? else {
-            let registry = self.shared.registry.describe();
-            return Err(ManagerError::NotConfigured(format!(
-                "there is no network configuration in {registry}: write one under the key \"config\", such as \
-                 {{\"Network\": \"10.5.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}"
-            )));
-        };
-        Ok(NetworkConfig::parse(&text)?)
+        let registry = &self.shared.registry;
+        let text = registry.config().await?;
+        let (place, how) = (registry.describe(), registry.how_to_configure());
+        match text {
+            None => Err(ManagerError::NotConfigured { place, how }),
+            Some(text) => {
+                NetworkConfig::parse(&text).map_err(|error| ManagerError::Config { error, place, how })
+            }
+        }
     }
 
     async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {

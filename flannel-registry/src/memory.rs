@@ -140,6 +140,10 @@ impl SubnetRegistry for MemoryRegistry {
         "memory".to_owned()
     }
 
+    fn how_to_configure(&self) -> String {
+        "MemoryRegistry::set_config".to_owned()
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         Ok(self.store.now().config.clone())
     }

@@ -87,6 +87,10 @@ impl SubnetRegistry for Broken {
         format!("{:?}", self.wrong)
     }
 
+    fn how_to_configure(&self) -> String {
+        "MemoryRegistry::set_config".to_owned()
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         self.inner.config().await
     }

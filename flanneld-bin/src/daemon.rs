@@ -108,12 +108,11 @@ impl Daemon<'_> {
     }
 
     fn network_options(&self) -> Result<NetworkOptions, String> {
-        let registry = Etcd3Registry::new(Etcd3Options {
-            endpoints: self.options.etcd_endpoints.clone(),
-            prefix: self.options.etcd_prefix.clone(),
-            ..Etcd3Options::default()
-        })
-        .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
+        let mut etcd = Etcd3Options::default();
+        etcd.endpoints.clone_from(&self.options.etcd_endpoints);
+        etcd.prefix.clone_from(&self.options.etcd_prefix);
+        let registry = Etcd3Registry::new(etcd)
+            .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
         let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
         let manager = LocalManager::new(registry);
@@ -177,12 +176,9 @@ fn subnet_env(running: &Running) -> SubnetEnv {
 
 /// Why the network did not start, with flannel's words in front.
 fn reason(error: &NetworkError) -> String {
-    match error {
-        NetworkError::Backend(BackendError::UnknownType(_)) => {
-            format!("Error fetching backend: {}", chain(error))
-        }
-        error => format!("Error registering network: {}", chain(error)),
-    }
+    let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
+    let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };
+    format!("{words}: {}", chain(error))
 }
 
 /// The signals that end the daemon.

@@ -34,11 +34,6 @@ impl Notifier {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
-    /// Tells the manager what the daemon does now, for `systemctl status`.
-    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
-        self.send(&status_line(status))
-    }
-
     /// Tells the manager that the daemon is about to end.
     pub(crate) fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1\n")
@@ -77,11 +72,9 @@ mod tests {
         let path: PathBuf = std::env::temp_dir().join(format!("notify-{}", std::process::id()));
         let manager = UnixDatagram::bind(&path).expect("bound");
         let notifier = Notifier::new(Some(path.as_os_str())).expect("a path");
-        notifier.status("waiting for the network config").expect("sent");
         notifier.ready("10.1.2.0/24, 3 peers").expect("sent");
         notifier.stopping().expect("sent");
         std::fs::remove_file(&path).expect("removed");
-        assert_eq!(received(&manager), "STATUS=waiting for the network config\n");
         assert_eq!(received(&manager), "READY=1\nSTATUS=10.1.2.0/24, 3 peers\n");
         assert_eq!(received(&manager), "STOPPING=1\n");
     }

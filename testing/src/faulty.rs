@@ -169,6 +169,10 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.inner.describe()
     }
 
+    fn how_to_configure(&self) -> String {
+        self.inner.how_to_configure()
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         self.read(Call::Config, self.inner.config()).await
     }

@@ -17,9 +17,19 @@ pub(crate) const LOOPBACK: u32 = 1;
 /// How long to wait for something that the kernel does in its own time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A new namespace. That it is entered at all is made sure of here, so that a test of broken
+/// code cannot change the host's own network.
+pub(crate) fn own_namespace() -> Namespace {
+    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+    let inside = namespace.run(Namespace::current).unwrap().unwrap();
+    assert_eq!(inside, namespace, "inside the namespace");
+    assert_ne!(inside, Namespace::current().unwrap(), "not the host's own");
+    namespace
+}
+
 /// A new namespace, with its loopback link up, and a socket in it.
 pub(crate) fn namespace() -> (Namespace, Netlink) {
-    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+    let namespace = own_namespace();
     let mut netlink = Netlink::open_in(&namespace).unwrap();
     set_up(&mut netlink, LOOPBACK, true);
     (namespace, netlink)

@@ -1,0 +1,257 @@
+//! Links to be created, and changes of links.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use crate::error::Error;
+use crate::link::AddressGeneration;
+use crate::mac::Mac;
+use crate::namespace::Namespace;
+use crate::socket::Netlink;
+use crate::vxlan::NewVxlan;
+
+/// `IFNAMSIZ` without the NUL at the end.
+const NAME_MAX: usize = 15;
+
+/// A link to be created; it is down unless `up` says otherwise.
+#[derive(Clone, Debug)]
+pub struct NewLink {
+    /// The name.
+    pub name: String,
+    /// The MAC address; the kernel makes one up for `None`.
+    pub mac: Option<Mac>,
+    /// The largest packet in bytes; `None` leaves it to the kernel.
+    pub mtu: Option<u32>,
+    /// The length of the transmit queue in packets; 0 is no queue, `None` the kernel's default.
+    pub txqlen: Option<u32>,
+    /// The index of the bridge to be a port of.
+    pub master: Option<u32>,
+    /// Whether to set it up at once.
+    pub up: bool,
+    /// What it is to be.
+    pub kind: NewLinkKind,
+}
+
+/// The kinds of link that can be created.
+#[derive(Clone, Debug)]
+pub enum NewLinkKind {
+    /// A VXLAN device.
+    Vxlan(NewVxlan),
+    /// A pair: the new link and its peer.
+    Veth(VethPeer),
+    /// A bridge.
+    Bridge,
+}
+
+/// The other end of a veth pair.
+#[derive(Clone, Debug)]
+pub struct VethPeer {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address; the kernel makes one up for `None`.
+    pub mac: Option<Mac>,
+    /// The namespace to create it in; `None` is the one of the first end.
+    pub namespace: Option<Namespace>,
+}
+
+/// A change of a link; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct LinkChange {
+    /// Sets it up or down.
+    pub up: Option<bool>,
+    /// The largest packet in bytes.
+    pub mtu: Option<u32>,
+    /// The MAC address.
+    pub mac: Option<Mac>,
+    /// The name.
+    pub name: Option<String>,
+    /// The index of the bridge to be a port of; 0 is none.
+    pub master: Option<u32>,
+    /// The length of the transmit queue in packets.
+    pub txqlen: Option<u32>,
+    /// How the kernel makes the link's own IPv6 address.
+    pub address_generation: Option<AddressGeneration>,
+    /// The namespace to move it to, where it may get another index.
+    pub namespace: Option<Namespace>,
+}
+
+impl Netlink {
+    /// Creates a link.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_exists`] holds when the name is taken, or when another VXLAN
+    /// device has the same network identifier, port and family.
+    pub fn create_link(&mut self, link: &NewLink) -> Result<(), Error> {
+        check_name(&link.name)?;
+        if let NewLinkKind::Veth(peer) = &link.kind {
+            check_name(&peer.name)?;
+        }
+        let request = RouteNetlinkMessage::NewLink(link.message());
+        self.execute(format_args!("create link {}", link.name), request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Changes a link.
+    ///
+    /// Setting it down makes the kernel delete its routes without a notice; setting it up again
+    /// does not bring them back.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_not_found`] holds when there is no such link.
+    pub fn change_link(&mut self, index: u32, change: &LinkChange) -> Result<(), Error> {
+        if let Some(name) = &change.name {
+            check_name(name)?;
+        }
+        let request = RouteNetlinkMessage::NewLink(change.message(index));
+        self.execute(format_args!("change link {index}"), request, 0)
+    }
+}
+
+impl NewLink {
+    /// A link that is down, with everything else left to the kernel.
+    pub fn new(name: impl Into<String>, kind: NewLinkKind) -> Self {
+        Self { name: name.into(), mac: None, mtu: None, txqlen: None, master: None, up: false, kind }
+    }
+
+    fn message(&self) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        if self.up {
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+        }
+        let attributes = &mut message.attributes;
+        attributes.push(LinkAttribute::IfName(self.name.clone()));
+        attributes.extend(self.mac.map(mac_attribute));
+        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(self.txqlen.map(LinkAttribute::TxQueueLen));
+        attributes.extend(self.master.map(LinkAttribute::Controller));
+        attributes.push(LinkAttribute::LinkInfo(self.kind.info()));
+        message
+    }
+}
+
+impl NewLinkKind {
+    fn info(&self) -> Vec<LinkInfo> {
+        match self {
+            Self::Vxlan(vxlan) => {
+                vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan.attributes()))]
+            }
+            Self::Veth(peer) => vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),
+            ],
+            Self::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        }
+    }
+}
+
+impl VethPeer {
+    fn message(&self) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        let attributes = &mut message.attributes;
+        attributes.push(LinkAttribute::IfName(self.name.clone()));
+        attributes.extend(self.mac.map(mac_attribute));
+        attributes.extend(self.namespace.as_ref().map(namespace_attribute));
+        message
+    }
+}
+
+impl LinkChange {
+    fn message(&self, index: u32) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        if let Some(up) = self.up {
+            message.header.change_mask = LinkFlags::Up;
+            message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        }
+        let attributes = &mut message.attributes;
+        attributes.extend(self.name.clone().map(LinkAttribute::IfName));
+        attributes.extend(self.mac.map(mac_attribute));
+        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(self.txqlen.map(LinkAttribute::TxQueueLen));
+        attributes.extend(self.master.map(LinkAttribute::Controller));
+        attributes.extend(self.namespace.as_ref().map(namespace_attribute));
+        attributes.extend(self.address_generation.map(|mode| {
+            let mode = AfSpecInet6::AddrGenMode(mode.number().into());
+            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
+        }));
+        message
+    }
+}
+
+fn mac_attribute(mac: Mac) -> LinkAttribute {
+    LinkAttribute::Address(mac.0.to_vec())
+}
+
+fn namespace_attribute(namespace: &Namespace) -> LinkAttribute {
+    LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())
+}
+
+/// The kernel's rules for names. It would cut a name at a NUL byte and go on with the rest.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let odd =
+        |byte: u8| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0x0b;
+    if name.is_empty() || name.len() > NAME_MAX || name == "." || name == ".." || name.bytes().any(odd) {
+        return Err(Error::InvalidName(name.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Link, LinkKind};
+    use crate::message::read_back;
+
+    #[test]
+    fn a_vxlan_device_is_described_down_and_with_an_explicit_queue_length() {
+        let vxlan = NewVxlan { vni: 7, lower: Some(2), ..NewVxlan::default() };
+        let new = NewLink {
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mtu: Some(1450),
+            txqlen: Some(0),
+            ..NewLink::new("flannel.7", NewLinkKind::Vxlan(vxlan))
+        };
+        let message = new.message();
+        assert_eq!(message.header, Default::default(), "all zero");
+        let order: Vec<u16> = message.attributes.iter().map(netlink_packet_core::Nla::kind).collect();
+        // IFNAME, ADDRESS, MTU, TXQLEN, LINKINFO.
+        assert_eq!(order, [3, 1, 4, 13, 18]);
+
+        let link = read_back(RouteNetlinkMessage::NewLink(message), Link::read);
+        assert_eq!((link.name.as_str(), link.mac, link.mtu, link.txqlen), ("flannel.7", new.mac, 1450, 0));
+        assert!(!link.up);
+        let vxlan = link.vxlan().expect("a vxlan device");
+        assert_eq!((vxlan.vni, vxlan.lower), (7, Some(2)));
+    }
+
+    #[test]
+    fn setting_a_link_up_touches_nothing_else() {
+        let change = LinkChange { up: Some(true), ..LinkChange::default() };
+        let message = change.message(7);
+        assert_eq!((message.header.flags, message.header.change_mask), (LinkFlags::Up, LinkFlags::Up));
+        assert!(message.attributes.is_empty());
+        let down = LinkChange { up: Some(false), ..LinkChange::default() }.message(7);
+        assert_eq!((down.header.flags, down.header.change_mask), (LinkFlags::empty(), LinkFlags::Up));
+    }
+
+    #[test]
+    fn a_change_of_everything_can_be_read() {
+        let change = LinkChange {
+            up: Some(true),
+            mtu: Some(1400),
+            name: Some("renamed".to_owned()),
+            master: Some(9),
+            address_generation: Some(AddressGeneration::None),
+            ..LinkChange::default()
+        };
+        let link = read_back(RouteNetlinkMessage::NewLink(change.message(7)), Link::read);
+        assert_eq!((link.index, link.up, link.mtu, link.master), (7, true, 1400, Some(9)));
+        assert_eq!(link.address_generation, Some(AddressGeneration::None));
+        assert_eq!(link.kind, LinkKind::Physical);
+    }
+}

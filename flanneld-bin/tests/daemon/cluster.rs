@@ -1,0 +1,157 @@
+//! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_netlink::{Link, Mac, Netlink};
+use flannel_testing::{
+    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, eventually, output_in, ping, program,
+};
+use ipnet::IpNet;
+
+/// The configuration that most tests use.
+pub(crate) const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// Long enough for a machine under load; on an idle one everything here takes milliseconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The last address of the lab's first segment: the switch, where etcd runs.
+const SWITCH: &str = "192.168.64.254";
+
+pub(crate) struct Cluster {
+    pub(crate) daemons: Vec<Option<Process>>,
+    pub(crate) etcd: Etcd,
+    pub(crate) lab: Lab,
+    directory: PathBuf,
+}
+
+impl Cluster {
+    /// Hosts and an etcd, but no daemon yet.
+    pub(crate) fn new(hosts: usize) -> Self {
+        let lab = Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap();
+        let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
+        let etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
+        let name = format!("flanneld-{}-{}", std::process::id(), lab.switch().inode());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let daemons = (0..hosts).map(|_| None).collect();
+        Self { daemons, etcd, lab, directory }
+    }
+
+    /// Hosts with a configuration and a running daemon each.
+    pub(crate) fn running(hosts: usize) -> Self {
+        let mut cluster = Self::new(hosts);
+        cluster.configure(VXLAN);
+        (0..hosts).for_each(|host| cluster.start(host));
+        (0..hosts).for_each(|host| cluster.wait_until_ready(host));
+        for host in 0..hosts {
+            eventually(PATIENCE, || cluster.routes(host).len() == hosts - 1).unwrap();
+        }
+        cluster
+    }
+
+    pub(crate) fn configure(&self, config: &str) {
+        self.etcd.etcdctl(&["put", "/coreos.com/network/config", config]).unwrap();
+    }
+
+    /// The program with the options that every host needs.
+    pub(crate) fn command(&self, host: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.arg(format!("--etcd-endpoints={}", self.etcd.client_url()));
+        command.arg("-subnet-file").arg(self.subnet_file(host)).arg("-iface=eth0");
+        command
+    }
+
+    pub(crate) fn start(&mut self, host: usize) {
+        self.start_as(host, self.command(host));
+    }
+
+    pub(crate) fn start_as(&mut self, host: usize, command: Command) {
+        let namespace = &self.lab.hosts[host].namespace;
+        self.daemons[host] = Some(Process::spawn_in(namespace, command).unwrap());
+    }
+
+    pub(crate) fn daemon(&mut self, host: usize) -> &mut Process {
+        self.daemons[host].as_mut().unwrap()
+    }
+
+    pub(crate) fn wait_until_ready(&mut self, host: usize) {
+        self.daemon(host).wait_for_line("Running backend.", PATIENCE).unwrap();
+    }
+
+    pub(crate) fn subnet_file(&self, host: usize) -> PathBuf {
+        self.directory.join(format!("host-{host}/subnet.env"))
+    }
+
+    /// A value of the host's `subnet.env`.
+    pub(crate) fn subnet_env(&self, host: usize, key: &str) -> String {
+        let text = std::fs::read_to_string(self.subnet_file(host)).unwrap();
+        let value =
+            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
+        value.unwrap()
+    }
+
+    /// The host's subnet, from its `subnet.env`.
+    pub(crate) fn subnet(&self, host: usize) -> IpNet {
+        self.subnet_env(host, "FLANNEL_SUBNET").parse::<IpNet>().unwrap().trunc()
+    }
+
+    pub(crate) fn public(&self, host: usize) -> String {
+        self.lab.hosts[host].ipv4().unwrap().to_string()
+    }
+
+    pub(crate) fn add_pod(&self, host: usize) -> Pod {
+        let mtu = self.subnet_env(host, "FLANNEL_MTU").parse().unwrap();
+        self.lab.hosts[host].add_pod(&[self.subnet(host)], mtu).unwrap()
+    }
+
+    pub(crate) fn device(&self, host: usize) -> Link {
+        let mut netlink = Netlink::open_in(&self.lab.hosts[host].namespace).unwrap();
+        netlink.link("flannel.1").unwrap().unwrap()
+    }
+
+    pub(crate) fn mac(&self, host: usize) -> Mac {
+        self.device(host).mac.unwrap()
+    }
+
+    /// What a program prints inside the host's namespace, line by line, without the blanks at the ends.
+    pub(crate) fn lines(&self, host: usize, command: &str) -> Vec<String> {
+        let mut words = command.split_whitespace();
+        let program =
+            program(if command.starts_with("bridge") { "bridge" } else { "ip" }, "iproute2").unwrap();
+        let mut command = Command::new(program);
+        words.next();
+        command.args(words);
+        let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// The host's routes through the tunnel, as `ip route` shows them.
+    pub(crate) fn routes(&self, host: usize) -> Vec<String> {
+        self.lines(host, "ip route").into_iter().filter(|line| line.contains("flannel.1")).collect()
+    }
+
+    /// The registry's leases, as key and record.
+    pub(crate) fn leases(&self) -> Vec<(String, String)> {
+        let text = self.etcd.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
+        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.daemons.clear();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Checks that a packet goes from one pod to another and back.
+pub(crate) fn check_ping(from: &Pod, to: &Pod) {
+    let to: IpAddr = to.addresses[0];
+    let answered = eventually(PATIENCE, || ping(&from.namespace, to, &PingOptions::default()));
+    answered.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name));
+}

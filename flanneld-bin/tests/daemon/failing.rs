@@ -1,0 +1,117 @@
+//! What stands in the way of a start, and what the daemon says about it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_testing::{Process, program};
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN};
+
+/// The lines at error level.
+fn errors(process: &Process) -> Vec<String> {
+    process.lines().into_iter().filter(|line| line.starts_with('E')).collect()
+}
+
+/// Runs the daemon until it ends by itself, and returns its exit status and its errors.
+fn ended(cluster: &mut Cluster, command: Command) -> (Option<i32>, Vec<String>) {
+    cluster.start_as(0, command);
+    let daemon = cluster.daemon(0);
+    let status = flannel_testing::eventually(PATIENCE, || daemon.exit_status().ok().flatten()).unwrap();
+    // Standard error is read to its end by another thread.
+    let last =
+        flannel_testing::eventually(PATIENCE, || Some(errors(daemon)).filter(|lines| !lines.is_empty()));
+    (status.code(), last.unwrap())
+}
+
+#[test]
+fn a_config_that_is_wrong_is_named_in_one_line_and_waited_for() {
+    for (config, reason) in [
+        (r#"{"Network":"10.5.0.0/16""#, "unexpected end of JSON input"),
+        (r#"{"Network":"10.5.0.0/29"}"#, "network is too small. Minimum useful network prefix is /28"),
+        (r#"{"Network":"10.5.0.0/33"}"#, "invalid CIDR address: 10.5.0.0/33 (Network)"),
+    ] {
+        let mut cluster = Cluster::new(1);
+        cluster.configure(config);
+        cluster.start(0);
+        let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
+        assert!(line.starts_with('E') && line.contains(reason), "{line}");
+        assert!(line.contains("/coreos.com/network/config"), "says where to correct it: {line}");
+        cluster.configure(VXLAN);
+        cluster.wait_until_ready(0);
+    }
+}
+
+#[test]
+fn a_config_that_is_missing_is_waited_for_and_how_to_write_it_is_said() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0);
+    let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
+    assert!(line.contains("/coreos.com/network/config"), "{line}");
+    cluster.configure(VXLAN);
+    cluster.wait_until_ready(0);
+}
+
+#[test]
+fn a_backend_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"nosuch"}}"#);
+    let command = cluster.command(0);
+    let (status, errors) = ended(&mut cluster, command);
+    assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
+    assert!(errors[0].contains("Error fetching backend: unknown backend type: nosuch"), "{errors:?}");
+    assert!(errors[0].contains("vxlan"), "{errors:?}");
+}
+
+#[test]
+fn an_option_of_the_backend_that_is_wrong_ends_the_daemon() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#);
+    let command = cluster.command(0);
+    let (status, errors) = ended(&mut cluster, command);
+    assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
+    let reason = "Error registering network: error decoding VXLAN backend config: json: cannot unmarshal string into VNI";
+    assert!(errors[0].contains(reason), "{errors:?}");
+}
+
+#[test]
+fn an_interface_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do() {
+    let mut cluster = Cluster::new(1);
+    let mut command = cluster.command(0);
+    command.arg("-iface=nosuch0");
+    // Lists collect, so the interface that exists must not be among them.
+    let arguments: Vec<_> =
+        command.get_args().filter(|arg| *arg != "-iface=eth0").map(ToOwned::to_owned).collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    command.args(arguments);
+    let (status, errors) = ended(&mut cluster, command);
+    assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
+    assert!(errors[0].contains("nosuch0") && errors[0].contains("eth0"), "{errors:?}");
+}
+
+#[test]
+fn without_the_capability_it_ends_and_says_which() {
+    let mut cluster = Cluster::new(1);
+    let daemon = cluster.command(0);
+    let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+    // Another user without capabilities would not find the program in a private build directory.
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]);
+    command.arg(daemon.get_program()).args(daemon.get_args());
+    let (status, errors) = ended(&mut cluster, command);
+    assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
+    assert!(errors[0].contains("CAP_NET_ADMIN") && errors[0].contains("root"), "{errors:?}");
+}
+
+#[test]
+fn without_etcd_it_waits_says_so_with_its_pauses_and_goes_on_when_etcd_comes() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    cluster.etcd.stop().unwrap();
+    cluster.start(0);
+    let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
+    assert!(line.contains("does not answer") && line.contains("trying again in"), "{line}");
+    std::thread::sleep(Duration::from_millis(1500));
+    let told = errors(cluster.daemon(0)).len();
+    assert!(told <= 3, "{:#?}", errors(cluster.daemon(0)));
+    cluster.etcd.restart().unwrap();
+    cluster.wait_until_ready(0);
+}

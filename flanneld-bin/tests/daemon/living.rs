@@ -1,0 +1,186 @@
+//! What a cluster does while all is well, and over restarts.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use flannel_testing::{PingOptions, RunningPing, eventually, transfer};
+
+use crate::cluster::{Cluster, PATIENCE, check_ping};
+
+#[test]
+fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
+    let cluster = Cluster::running(3);
+    let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
+    for from in &pods {
+        for to in &pods {
+            check_ping(from, to);
+        }
+    }
+    let transfer = transfer(&pods[0].namespace, &pods[1].namespace, pods[1].addresses[0], 8 << 20);
+    assert_eq!(transfer.unwrap().bytes, 8 << 20);
+}
+
+#[test]
+fn the_kernel_shows_what_operators_of_flannel_know() {
+    let cluster = Cluster::running(3);
+    let others = [1, 2].map(|host| (cluster.subnet(host), cluster.public(host), cluster.mac(host)));
+
+    let mut expected =
+        others.each_ref().map(|(net, _, _)| format!("{net} via {} dev flannel.1 onlink", net.addr()));
+    expected.sort();
+    let mut routes = cluster.routes(0);
+    routes.sort();
+    assert_eq!(routes, expected);
+
+    let mut expected =
+        others.each_ref().map(|(net, _, mac)| format!("{} lladdr {mac} PERMANENT", net.addr()));
+    expected.sort();
+    let mut neighbours = cluster.lines(0, "ip -4 neigh show dev flannel.1");
+    neighbours.sort();
+    assert_eq!(neighbours, expected);
+
+    let mut expected = others.each_ref().map(|(_, public, mac)| format!("{mac} dst {public} self permanent"));
+    expected.sort();
+    let mut entries = cluster.lines(0, "bridge fdb show dev flannel.1");
+    entries.sort();
+    assert_eq!(entries, expected);
+
+    let link = cluster.lines(0, "ip -d link show flannel.1").join(" ");
+    assert!(link.contains("<BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450 qdisc noqueue"), "{link}");
+    let vxlan = "vxlan id 1 local 192.168.64.1 dev eth0 srcport 0 0 dstport 8472 nolearning";
+    assert!(link.contains(vxlan), "{link}");
+    assert!(!link.contains("qlen"), "{link}");
+
+    let address = format!("inet {}/32 scope global flannel.1", cluster.subnet(0).addr());
+    let addresses = cluster.lines(0, "ip -4 addr show dev flannel.1");
+    assert!(addresses.contains(&address), "{addresses:?}");
+}
+
+#[test]
+fn the_registry_and_the_file_say_what_flannel_says() {
+    let cluster = Cluster::running(2);
+    let mut expected = [0, 1].map(|host| {
+        let subnet = cluster.subnet(host);
+        let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
+        let record = format!(
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
+            cluster.public(host),
+            cluster.mac(host)
+        );
+        (key, record)
+    });
+    expected.sort();
+    assert_eq!(cluster.leases(), expected);
+
+    let first = cluster.subnet(0).hosts().next().unwrap();
+    let text = std::fs::read_to_string(cluster.subnet_file(0)).unwrap();
+    let expected = format!(
+        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET={first}/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+    );
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn systemd_is_told_once_the_file_is_there() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(crate::cluster::VXLAN);
+    let socket = cluster.subnet_file(0).with_file_name("notify");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = cluster.command(0);
+    command.env("NOTIFY_SOCKET", &socket);
+    cluster.start_as(0, command);
+    let mut message = [0; 256];
+    let length = manager.recv(&mut message).unwrap();
+    let message = String::from_utf8_lossy(&message[..length]).into_owned();
+    assert!(message.starts_with("READY=1\n"), "{message:?}");
+    assert!(cluster.subnet_file(0).exists());
+}
+
+#[test]
+fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
+    let mut cluster = Cluster::running(2);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[0], &pods[1]);
+    let before = (cluster.subnet(0), cluster.device(0), cluster.leases().len());
+    let ping = RunningPing::start(
+        &pods[0].namespace,
+        pods[1].addresses[0],
+        Duration::from_millis(5),
+        &PingOptions::default(),
+    )
+    .unwrap();
+    ping.wait_for_answers(20, PATIENCE).unwrap();
+
+    cluster.daemon(0).kill().unwrap();
+    ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
+
+    let report = ping.stop();
+    assert_eq!(report.lost_count(), 0, "{report:?}");
+    assert_eq!((cluster.subnet(0), cluster.device(0), cluster.leases().len()), before);
+    let lines = cluster.daemon(0).lines();
+    assert!(lines.iter().any(|line| line.contains("for current IP (192.168.64.1), reusing")), "{lines:#?}");
+}
+
+#[test]
+fn told_to_end_it_ends_within_a_second_and_traffic_goes_on() {
+    let mut cluster = Cluster::running(2);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[0], &pods[1]);
+    let ping = RunningPing::start(
+        &pods[0].namespace,
+        pods[1].addresses[0],
+        Duration::from_millis(5),
+        &PingOptions::default(),
+    )
+    .unwrap();
+    ping.wait_for_answers(20, PATIENCE).unwrap();
+    let status = cluster.daemon(0).terminate(Duration::from_secs(1)).unwrap();
+    assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
+    ping.wait_for_answers(ping.received() + 50, PATIENCE).unwrap();
+    let report = ping.stop();
+    assert_eq!(report.lost_count(), 0, "{report:?}");
+    assert_eq!(cluster.leases().len(), 2, "the lease stays");
+    let lines = cluster.daemon(0).lines();
+    assert!(lines.iter().any(|line| line.ends_with("Exiting cleanly...")), "{lines:#?}");
+}
+
+#[test]
+fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
+    let mut cluster = Cluster::running(2);
+    let subnet = cluster.subnet(0);
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
+    cluster.etcd.etcdctl(&["del", &key]).unwrap();
+    eventually(PATIENCE, || cluster.routes(1).is_empty())
+        .expect("a peer that leaves takes its route with it");
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    assert_eq!(cluster.subnet(0), subnet);
+    let lines = cluster.daemon(0).lines();
+    let manager = format!("Created subnet manager: Etcd Local Manager with Previous Subnet: {subnet}");
+    assert!(lines.iter().any(|line| line.ends_with(&manager)), "{lines:#?}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
+    let mut cluster = Cluster::running(3);
+    let before: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
+    cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/garbage", "x"]).unwrap();
+    for host in 0..3 {
+        cluster.daemon(host).wait_for_line("garbage", PATIENCE).unwrap();
+    }
+    let after: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
+    assert_eq!(after, before);
+    let gone = cluster.subnet(2);
+    let key = format!("/coreos.com/network/subnets/{}-24", gone.addr());
+    cluster.daemon(2).terminate(PATIENCE).unwrap();
+    cluster.etcd.etcdctl(&["del", &key]).unwrap();
+    eventually(PATIENCE, || cluster.routes(0).len() == 1).expect("peers still come and go");
+    let named = cluster.daemon(0).lines().iter().filter(|line| line.contains("garbage")).count();
+    assert_eq!(named, 1);
+}

@@ -1,0 +1,6 @@
+//! The whole daemon: hosts as namespaces, a real etcd, real traffic.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod cluster;
+mod failing;
+mod living;

@@ -1,0 +1,29 @@
+# What the scripts share: saying what is going on. To be sourced.
+
+started=$SECONDS
+
+# Runs a command under a heading, and says how long it took.
+check() {
+    local heading=$1 begun=$SECONDS
+    shift
+    printf '\n== %s: %s\n' "$heading" "$*"
+    if ! "$@"; then
+        printf '\n== FAILED: %s\n   run again with: %s\n' "$heading" "$*" >&2
+        exit 1
+    fi
+    printf '== %s: good (%d s)\n' "$heading" $((SECONDS - begun))
+}
+
+finish() {
+    printf '\n== all good (%d s)\n' $((SECONDS - started))
+    exit 0
+}
+
+# The tests make network namespaces, devices and routes of their own.
+need_root() {
+    if [ "$(id -u)" != 0 ]; then
+        echo "The tests make network namespaces: run this as root, for example" >&2
+        echo "    sudo --preserve-env=PATH,HOME $0" >&2
+        exit 1
+    fi
+}
