@@ -138,7 +138,11 @@ impl Store {
                 started => started?,
             };
             keeper.keep_alive().await?;
-            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+            match answers.message().await? {
+                Some(answer) => Ok(answer.ttl()),
+                // A member that stops ends the stream in order. That says nothing about the lease.
+                None => Err(etcd_client::Error::Internal("no answer to a keep-alive".to_owned())),
+            }
         });
         let ttl = call.await.map_err(|failure| self.unwritten(failure))?.value;
         match unsigned(ttl) {

@@ -263,6 +263,34 @@ async fn a_lease_that_changes_while_it_is_being_removed_stays() {
     assert_eq!(only(&fast).await, changed);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_goes_away_is_never_taken_for_a_lost_lease() {
+    let server = std::sync::Arc::new(Server::start());
+    let registry = server.registry();
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let renewing = async {
+        let (mut renewed, mut failed) = (0, 0);
+        // Until the lease was renewed again after failures.
+        while failed == 0 || renewed == 0 {
+            match registry.renew(&lease, DAY).await {
+                Ok(_) if failed == 0 => tokio::task::yield_now().await,
+                Ok(_) => renewed += 1,
+                Err(RegistryError::Unavailable(..)) => failed += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    };
+    let restarting = tokio::task::spawn_blocking({
+        let server = std::sync::Arc::clone(&server);
+        move || {
+            server.etcd().stop().unwrap();
+            server.etcd().restart().unwrap();
+        }
+    });
+    join(renewing, async { restarting.await.unwrap() }).await;
+    assert_eq!(only(&registry).await, lease);
+}
+
 /// Creates a lease, and loses the answer to its transaction.
 async fn lose_the_answer(proxy: &Proxy, registry: &Etcd3Registry) -> Result<Lease, RegistryError> {
     let lose = async {
