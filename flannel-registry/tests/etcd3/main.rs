@@ -1,6 +1,5 @@
 //! The registry in etcd v3, on a real etcd.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod contract;
 mod members;
