@@ -1,17 +1,14 @@
 //! Reading and writing records.
 //!
-//! A write is a transaction that compares the record's revision, or its absence, and that reads the record if the
-//! comparison fails; so one call tells whether it happened and, if not, why.
+//! A write is a transaction that compares the record's revision, or its absence. If the comparison fails, the record is
+//! read to tell why.
 //!
 //! A new lease id is granted for every limited record that is written. It marks the write: when a call is made again
 //! because the first member did not answer, a record under this id shows that the first had written after all.
 
 use std::time::Duration;
 
-use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp,
-    TxnOpResponse,
-};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp};
 use flannel_core::{BoxError, Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
 
 use super::Store;
@@ -85,10 +82,8 @@ impl Store {
         let id = self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?;
         let absent = Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0);
         match self.put(&subnet, absent, attrs, id).await {
-            Ok(Put::Done { revision, .. }) => {
-                Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
-            }
-            Ok(Put::Not(_)) => {
+            Ok(Some(revision)) => Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited }),
+            Ok(None) => {
                 self.revoke(id).await;
                 Err(RegistryError::Exists(subnet))
             }
@@ -103,23 +98,19 @@ impl Store {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Lease, RegistryError> {
-        let id = match lease.term {
-            Term::Limited => self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?,
-            Term::Permanent => {
-                self.unchanged(lease).await?;
-                NO_LEASE
-            }
+        let before = self.unchanged(lease).await?.lease();
+        let id = match before {
+            NO_LEASE => NO_LEASE,
+            _ => self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?,
         };
         match self.put(&lease.subnet, self.is_at(lease), attrs, id).await {
-            Ok(Put::Done { revision, before }) => {
-                if before != id {
-                    self.drop_lease(before).await;
-                }
+            Ok(Some(revision)) => {
+                self.drop_lease(before).await;
                 Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
             }
-            Ok(Put::Not(found)) => {
+            Ok(None) => {
                 self.revoke(id).await;
-                Err(lost(lease.subnet, found.as_ref()))
+                Err(self.unchanged(lease).await.err().unwrap_or(RegistryError::Changed(lease.subnet)))
             }
             Err(failure) => Err(self.give_up(lease.subnet, id, failure).await),
         }
@@ -138,7 +129,11 @@ impl Store {
                 started => started?,
             };
             keeper.keep_alive().await?;
-            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+            match answers.message().await? {
+                Some(answer) => Ok(answer.ttl()),
+                // A member that stops ends the stream in order. That says nothing about the lease.
+                None => Err(etcd_client::Error::Internal("no answer to a keep-alive".to_owned())),
+            }
         });
         let ttl = call.await.map_err(|failure| self.unwritten(failure))?.value;
         match unsigned(ttl) {
@@ -150,71 +145,55 @@ impl Store {
     /// Removes a record.
     pub(super) async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         let id = self.unchanged(lease).await?.lease();
-        let key = self.keys.subnet(&lease.subnet);
-        let txn = Txn::new()
-            .when([self.is_at(lease)])
-            .and_then([TxnOp::delete(key.clone(), Some(DeleteOptions::new()))])
-            .or_else([TxnOp::get(key, None)]);
-        let written = self.write(txn).await.map_err(|failure| self.uncertain(lease.subnet, failure))?;
-        match written {
-            Written::Done { .. } => {
+        let removal = TxnOp::delete(self.keys.subnet(&lease.subnet), None);
+        let written = self.write(self.is_at(lease), removal).await;
+        match written.map_err(|failure| self.uncertain(lease.subnet, failure))? {
+            Written::Done(_) => {
                 self.drop_lease(id).await;
                 Ok(())
             }
-            // Whoever was asked earlier and did not answer had removed it.
-            Written::Not { found: None, again: true } => Ok(()),
-            Written::Not { found, .. } => Err(lost(lease.subnet, found.as_ref())),
+            Written::Not { again } => match self.unchanged(lease).await {
+                // Whoever was asked earlier and did not answer had removed it.
+                Err(RegistryError::Gone(_)) if again => Ok(()),
+                Err(error) => Err(error),
+                Ok(_) => Err(RegistryError::Changed(lease.subnet)),
+            },
         }
     }
 
-    /// Puts a record if a comparison holds.
+    /// Puts a record if a comparison holds, and answers with its revision.
     async fn put(
         &self,
         subnet: &SubnetKey,
         condition: Compare,
         attrs: &LeaseAttrs,
         id: i64,
-    ) -> Result<Put, Failure> {
+    ) -> Result<Option<Revision>, Failure> {
         let (key, value) = (self.keys.subnet(subnet), attrs.to_record());
-        let options = PutOptions::new().with_lease(id).with_prev_key();
-        let txn = Txn::new()
-            .when([condition])
-            .and_then([TxnOp::put(key.clone(), value.clone(), Some(options))])
-            .or_else([TxnOp::get(key, None)]);
-        Ok(match self.write(txn).await? {
-            Written::Done { revision, before } => Put::Done { revision, before },
-            Written::Not { found: Some(found), again: true }
-                if found.lease() == id && found.value() == value.as_bytes() =>
-            {
-                Put::Done { revision: revision(&found), before: NO_LEASE }
+        let put = TxnOp::put(key.clone(), value.clone(), Some(PutOptions::new().with_lease(id)));
+        match self.write(condition, put).await? {
+            Written::Done(revision) => Ok(Some(revision)),
+            Written::Not { again: false } => Ok(None),
+            Written::Not { again: true } => {
+                let found = self.get(&key).await?;
+                let ours = found.filter(|found| found.lease() == id && found.value() == value.as_bytes());
+                Ok(ours.as_ref().map(revision))
             }
-            Written::Not { found, .. } => Put::Not(found),
-        })
+        }
     }
 
-    /// Runs a transaction that does one thing if its comparison holds, and else reads the record.
-    async fn write(&self, txn: Txn) -> Result<Written, Failure> {
+    /// Does one thing to a record if a comparison holds.
+    async fn write(&self, condition: Compare, operation: TxnOp) -> Result<Written, Failure> {
+        let txn = Txn::new().when([condition]).and_then([operation]);
         let call = self.cluster.call(Call::Txn, |mut connection| {
             let txn = txn.clone();
             async move { connection.kv.txn(txn).await }
         });
         let answer = call.await?;
         let header = answer.value.header().ok_or_else(without_header)?;
-        let revision = Revision(unsigned(header.revision()));
-        let done = answer.value.succeeded();
-        let mut parts = answer.value.op_responses().into_iter();
-        Ok(match parts.next() {
-            Some(TxnOpResponse::Put(mut put)) if done => Written::Done {
-                revision,
-                before: put.take_prev_key().map_or(NO_LEASE, |before| before.lease()),
-            },
-            Some(TxnOpResponse::Get(mut get)) if !done => {
-                Written::Not { found: get.take_kvs().pop(), again: answer.earlier > 0 }
-            }
-            _ if done => Written::Done { revision, before: NO_LEASE },
-            _ => {
-                return Err(Failure::Away("the answer to a transaction lacks its parts".into()));
-            }
+        Ok(match answer.value.succeeded() {
+            true => Written::Done(Revision(unsigned(header.revision()))),
+            false => Written::Not { again: answer.earlier > 0 },
         })
     }
 
@@ -223,7 +202,8 @@ impl Store {
         let record = self.get(&self.keys.subnet(&lease.subnet)).await;
         match record.map_err(|failure| self.unwritten(failure))? {
             Some(record) if revision(&record) == lease.revision => Ok(record),
-            found => Err(lost(lease.subnet, found.as_ref())),
+            Some(_) => Err(RegistryError::Changed(lease.subnet)),
+            None => Err(RegistryError::Gone(lease.subnet)),
         }
     }
 
@@ -313,26 +293,15 @@ impl Store {
 /// The id that stands for "no lease".
 const NO_LEASE: i64 = 0;
 
-/// How a put went.
-enum Put {
-    /// It was written; the record before it hung on this lease.
-    Done { revision: Revision, before: i64 },
-    /// The condition does not hold; this is there.
-    Not(Option<KeyValue>),
-}
-
 /// How a transaction went.
 enum Written {
-    Done { revision: Revision, before: i64 },
-    Not { found: Option<KeyValue>, again: bool },
-}
-
-/// Why a record is no longer the one that it was.
-fn lost(subnet: SubnetKey, found: Option<&KeyValue>) -> RegistryError {
-    match found {
-        Some(_) => RegistryError::Changed(subnet),
-        None => RegistryError::Gone(subnet),
-    }
+    /// It was done, at this revision.
+    Done(Revision),
+    /// The comparison failed.
+    Not {
+        /// Whether a member was asked before, which may have done it.
+        again: bool,
+    },
 }
 
 fn without_header() -> Failure {

@@ -51,7 +51,7 @@ struct Watch {
     told: VecDeque<RegistryEvent>,
     /// How long to rest before the next step.
     pause: Option<Duration>,
-    /// How many steps failed since the last word from etcd.
+    /// How many steps failed since an open watch was last heard.
     failures: u32,
     /// Whether it was told that etcd does not answer.
     silent: bool,
@@ -133,6 +133,8 @@ impl Watch {
         match timeout(patience, subscription.stream.message()).await {
             Ok(Ok(Some(response))) => {
                 subscription.questions = 0;
+                // Not before: a member may open watches and not be able to serve them.
+                self.failures = 0;
                 let notice = Notice::read(&self.store.keys, &response);
                 self.obey(judge(known, notice), known, subscription)
             }
@@ -158,7 +160,6 @@ impl Watch {
     fn obey(&mut self, verdict: Verdict, known: Position, subscription: Box<Subscription>) -> State {
         match verdict {
             Verdict::Follow(position, events) => {
-                self.failures = 0;
                 if mem::take(&mut self.silent) {
                     self.told.push_back(RegistryEvent::Heard);
                 }

@@ -169,8 +169,10 @@ async fn keys_beside_those_of_the_network_are_not_its_leases() {
     for key in ["subnets-old/10.5.1.0-24", "subnets", "subnets0", "subnet/10.5.1.0-24"] {
         server.ctl(&["put", &format!("{PREFIX}/{key}"), r#"{"PublicIP":"192.168.0.1"}"#]);
     }
-    let list = server.registry().list().await.unwrap();
-    assert_eq!((list.leases, list.bad), (vec![], vec![]));
+    let registry = server.registry();
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let list = registry.list().await.unwrap();
+    assert_eq!((list.leases, list.bad), (vec![lease], vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +211,7 @@ async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_answer_is_lost_may_have_happened() {
     let server = Server::start();
-    let proxy = Proxy::to(server.etcd().client_address()).await;
+    let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
@@ -224,7 +226,7 @@ async fn a_write_whose_answer_is_lost_may_have_happened() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_answer_is_lost_is_recognised_at_the_next_member() {
     let server = Server::start();
-    let proxy = Proxy::to(server.etcd().client_address()).await;
+    let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url(), server.url()];
     // The first member to be asked is chosen at random.
@@ -238,6 +240,55 @@ async fn a_write_whose_answer_is_lost_is_recognised_at_the_next_member() {
     let lease = lose_the_answer(&proxy, &registry).await.unwrap();
     assert_eq!(registry.calls().txn, 2);
     assert_eq!(only(&server.registry()).await, lease);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_changes_while_it_is_being_removed_stays() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let (slow, fast) = (Etcd3Registry::new(options).unwrap(), server.registry());
+    let lease = fast.create(subnet(1), &host(1), DAY).await.unwrap();
+    slow.config().await.unwrap();
+    let change = async {
+        while slow.calls().range == 1 {
+            tokio::task::yield_now().await;
+        }
+        // The answer to the first call of `delete` is on its way for longer than this takes.
+        fast.update(&lease, &host(2), DAY).await.unwrap()
+    };
+    let (removed, changed) = join(slow.delete(&lease), change).await;
+    assert!(matches!(removed, Err(RegistryError::Changed(_))), "{removed:?}");
+    assert_eq!(only(&fast).await, changed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_goes_away_is_never_taken_for_a_lost_lease() {
+    let server = std::sync::Arc::new(Server::start());
+    let registry = server.registry();
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let renewing = async {
+        let (mut renewed, mut failed) = (0, 0);
+        // Until the lease was renewed again after failures.
+        while failed == 0 || renewed == 0 {
+            match registry.renew(&lease, DAY).await {
+                Ok(_) if failed == 0 => tokio::task::yield_now().await,
+                Ok(_) => renewed += 1,
+                Err(RegistryError::Unavailable(..)) => failed += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    };
+    let restarting = tokio::task::spawn_blocking({
+        let server = std::sync::Arc::clone(&server);
+        move || {
+            server.etcd().stop().unwrap();
+            server.etcd().restart().unwrap();
+        }
+    });
+    join(renewing, async { restarting.await.unwrap() }).await;
+    assert_eq!(only(&registry).await, lease);
 }
 
 /// Creates a lease, and loses the answer to its transaction.

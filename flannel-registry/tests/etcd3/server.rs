@@ -32,6 +32,10 @@ impl Server {
         self.etcd().client_url()
     }
 
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.etcd().client_address()
+    }
+
     /// Options that notice a silent etcd soon.
     pub(crate) fn options(&self) -> Etcd3Options {
         let mut options = Etcd3Options::default();
