@@ -47,4 +47,4 @@ mod memory;
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
-pub use memory::MemoryRegistry;
+pub use memory::{MemoryBackup, MemoryRegistry};

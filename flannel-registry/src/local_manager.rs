@@ -91,9 +91,7 @@ struct State {
     random: fastrand::Rng,
     /// The list that was made last, until a watch starts from it.
     known: Option<Known>,
-    /// Whether a watch has started, so that no list needs to be kept for it.
-    watched: bool,
-    /// The time to live that the registry granted last.
+    /// How long the lease lasts from its last renewal on.
     granted: Duration,
     /// The lease as it was last read or written: its revision is what the next write compares.
     held: Option<Lease>,
@@ -115,7 +113,7 @@ impl<R: SubnetRegistry> LocalManager<R> {
     /// Manages a host's lease with options of its own.
     pub fn with_options(registry: R, options: LocalManagerOptions) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        let state = State { random, known: None, watched: false, granted: options.ttl, held: None };
+        let state = State { random, known: None, granted: options.ttl, held: None };
         let shared = Shared { registry, options, state: Mutex::new(state), own: watch::Sender::new(None) };
         Self { shared: Arc::new(shared) }
     }
@@ -158,11 +156,7 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
     }
 
     fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
-        let known = {
-            let mut state = self.shared.state();
-            state.watched = true;
-            state.known.take()
-        };
+        let known = self.shared.state().known.take();
         let after = known.as_ref().map(|known| known.snapshot.revision);
         let events = self.shared.registry.watch(after);
         peers::stream(events, known.map(|known| known.snapshot), own, self.shared.own.clone())
@@ -186,6 +180,12 @@ impl<R> Shared<R> {
     /// Returns the state. A panic cannot leave it half written, so poison means nothing.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes for how long the registry said that the lease lasts. That it may last longer than was asked for is no
+    /// reason to renew it later.
+    fn granted(&self, ttl: Duration) {
+        self.state().granted = ttl.min(self.options.ttl);
     }
 
     fn chance(&self) -> f64 {

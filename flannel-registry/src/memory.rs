@@ -63,11 +63,19 @@ struct State {
     forgotten: Revision,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     content: Result<Lease, BadRecord>,
     revision: Revision,
     ends: Option<Instant>,
+}
+
+/// The content of a [`MemoryRegistry`] at some time.
+#[derive(Clone, Debug)]
+pub struct MemoryBackup {
+    config: Option<String>,
+    revision: Revision,
+    records: BTreeMap<String, Record>,
 }
 
 /// As many changes as an etcd of the second generation remembers.
@@ -123,6 +131,29 @@ impl MemoryRegistry {
         self.change(|state| {
             state.history.clear();
             state.forgotten = state.revision;
+        });
+    }
+
+    /// Copies the content.
+    #[must_use]
+    pub fn backup(&self) -> MemoryBackup {
+        let state = self.store.now();
+        MemoryBackup {
+            config: state.config.clone(),
+            revision: state.revision,
+            records: state.records.clone(),
+        }
+    }
+
+    /// Goes back to what was copied, as after a disaster: also the revision is the old one again. Watches that are
+    /// ahead of it get a snapshot.
+    pub fn restore(&self, backup: MemoryBackup) {
+        self.change(|state| {
+            let with_end = |(key, record): (&String, &Record)| Some((record.ends?, key.clone()));
+            state.ends = backup.records.iter().filter_map(with_end).collect();
+            state.history.clear();
+            state.forgotten = backup.revision;
+            (state.config, state.revision, state.records) = (backup.config, backup.revision, backup.records);
         });
     }
 

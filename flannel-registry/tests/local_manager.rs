@@ -332,6 +332,25 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
     assert_eq!(site.calls(), expected);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
+    let site = site();
+    let old = site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
+    site.manager.recall(host(1).public).await.unwrap();
+    site.store.update(&old, &vxlan("b"), DAY).await.unwrap();
+    let lease = site.acquire().await.unwrap();
+    assert_eq!((lease.subnet, lease.attrs), (key("10.5.9.0-24"), host(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_leases_of_a_host_the_lowest_is_recalled_and_used() {
+    let site = site();
+    site.lease("10.5.10.0-24", 1).await;
+    let lowest = site.lease("10.5.9.0-24", 1).await;
+    assert_eq!(site.manager.recall(host(1).public).await.unwrap(), Some(lowest.clone()));
+    assert_eq!(site.acquire().await.unwrap(), lowest);
+}
+
 // Reservations.
 
 #[tokio::test(start_paused = true)]
@@ -479,7 +498,9 @@ async fn a_deletion_from_before_the_lease_is_not_its_end() {
     let mut peers = site.manager.watch(own.subnet);
     let _peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    let start = Instant::now();
     assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
+    assert!(start.elapsed() > DAY / 4, "what was heard of it is no reason to renew it sooner");
 }
 
 #[tokio::test(start_paused = true)]
@@ -517,6 +538,7 @@ async fn a_record_that_becomes_garbage_is_trouble_until_it_is_removed() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.put_raw("10.5.9.0-24", b"garbage");
+    site.faulty.cut_watches();
     for _ in 0..5 {
         assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
     }
@@ -587,6 +609,59 @@ async fn a_lease_is_given_back_and_one_that_is_gone_is_no_error() {
     let other = site.lease(&own.subnet.to_string(), 2).await;
     assert!(site.manager.release(&own).await.is_err(), "it is another host's now");
     assert_eq!(site.list().await, [other]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_grants_less_is_renewed_more_often() {
+    let site = site();
+    let hour = Duration::from_secs(3600);
+    site.faulty.limit_renewals(hour);
+    site.lease("10.5.9.0-24", 1).await;
+    let mut keep = site.manager.keep(site.acquire().await.unwrap());
+    for _ in 0..5 {
+        assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(wait)) if wait <= hour / 3));
+        assert_eq!(keep.next().await, Some(KeepEvent::Renewed(hour)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_renewal_that_worked_the_next_trouble_begins_with_a_short_pause() {
+    let site = site();
+    let mut keep = site.manager.keep(site.acquire().await.unwrap());
+    for _ in 0..2 {
+        assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+        site.faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
+        let trouble = keep.next().await;
+        assert!(
+            matches!(trouble, Some(KeepEvent::Trouble { retry_in, .. }) if retry_in <= Duration::from_secs(1))
+        );
+        while !matches!(keep.next().await, Some(KeepEvent::Renewed(_))) {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_restored_from_before_the_lease_has_lost_it_at_once() {
+    let site = site();
+    site.lease("10.5.2.0-24", 2).await;
+    let backup = site.store.backup();
+    site.lease("10.5.3.0-24", 3).await;
+    let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
+    let mut keep = site.manager.keep(own.clone());
+    let mut peers = site.manager.watch(own.subnet);
+    let _peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    let start = Instant::now();
+    site.store.restore(backup);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let again = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
+    assert_eq!(again.subnet, own.subnet);
+    assert!(again.revision <= own.revision, "the store's time went back");
+    let mut keep = site.manager.keep(again);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    let start = Instant::now();
+    assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
+    assert!(start.elapsed() > DAY / 4, "the old loss is forgotten");
 }
 
 // Peers.

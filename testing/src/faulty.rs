@@ -60,6 +60,7 @@ pub enum Fault {
 struct Faults {
     next: BTreeMap<Call, VecDeque<Fault>>,
     counts: BTreeMap<Call, usize>,
+    longest_renewal: Option<Duration>,
 }
 
 /// What holds for all calls and watches.
@@ -78,6 +79,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     /// Lets the next calls of a kind fail, one after another, each in the way given.
     pub fn fail_next(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         self.faults().next.entry(call).or_default().extend(faults);
+    }
+
+    /// Lets renewals last no longer than this, whatever is asked for.
+    pub fn limit_renewals(&self, longest: Duration) {
+        self.faults().longest_renewal = Some(longest);
     }
 
     /// Returns how many calls of a kind were made.
@@ -203,6 +209,7 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        let ttl = self.faults().longest_renewal.map_or(ttl, |longest| longest.min(ttl));
         self.write(Call::Renew, lease.subnet, self.inner.renew(lease, ttl)).await
     }
 

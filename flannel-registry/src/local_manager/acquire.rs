@@ -49,11 +49,7 @@ impl<R: SubnetRegistry> Shared<R> {
         };
         let mut leases = LeaseSet::default();
         leases.apply(RegistryEvent::Snapshot(snapshot.clone()));
-        let mut state = self.state();
-        if !state.watched {
-            let fresh = false;
-            state.known = Some(Known { snapshot, fresh });
-        }
+        self.state().known = Some(Known { snapshot, fresh: false });
         Ok(leases)
     }
 
@@ -72,7 +68,7 @@ impl<R: SubnetRegistry> Shared<R> {
             }
             Step::TakeBack(subnet) | Step::Take(subnet) => {
                 let lease = self.registry.create(subnet, attrs, self.options.ttl).await?;
-                self.state().granted = self.options.ttl;
+                self.granted(self.options.ttl);
                 // The space at the end is flannel's.
                 tracing::info!("Allocated lease ({}) to current node ({}) ", name(&subnet), attrs.public);
                 Ok(lease)
@@ -95,7 +91,7 @@ impl<R: SubnetRegistry> Shared<R> {
         } else {
             (lease.clone(), ttl)
         };
-        self.state().granted = granted;
+        self.granted(granted);
         Ok(lease)
     }
 

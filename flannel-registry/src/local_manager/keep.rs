@@ -126,7 +126,7 @@ impl<R: SubnetRegistry> Keep<R> {
                     self.disputes = 0;
                 }
                 self.note(lease.revision, lease.term);
-                self.shared.state().granted = granted;
+                self.shared.granted(granted);
                 self.untold.push_back(KeepEvent::Renewed(granted));
                 self.wait();
             }
