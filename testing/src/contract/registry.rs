@@ -66,7 +66,7 @@ pub trait RegistrySubject: Send + Sync {
 /// ```
 ///
 /// The first part is the attribute of each test, the second an expression for a fresh
-/// [`RegistrySubject`](crate::contract::registry::RegistrySubject), which may await.
+/// [`RegistrySubject`], which may await.
 #[macro_export]
 macro_rules! registry_contract {
     (#[$test:meta] $subject:expr) => {
