@@ -289,3 +289,6 @@ impl From<&Route> for OverlayRoute {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
