@@ -155,7 +155,7 @@ async fn a_network_waits_for_its_configuration_and_goes_on_when_it_is_there() {
         });
         assert_eq!(phase.await, Phase::Configuration);
     }
-    assert!(node.network.status().waiting_for.unwrap().contains("write one"));
+    assert!(node.network.status().waiting_for.unwrap().contains("write it with"));
     store.set_config(r#"{"Network":"nonsense"}"#);
     let wrong = |event: &NetworkEvent| match event {
         NetworkEvent::Waiting { reason, .. } if reason.contains("nonsense") => Some(()),

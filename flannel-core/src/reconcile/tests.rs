@@ -96,14 +96,13 @@ fn of_several_objects_under_one_key_only_the_one_in_force_stays() {
 }
 
 #[test]
-fn a_surplus_object_that_is_the_right_one_is_put_in_force_and_not_dropped() {
+fn of_several_objects_under_one_key_the_right_one_stays_though_another_is_in_force() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.want(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
-    assert_eq!(tracker.stale(now), [], "it may be all there is for a while");
-    assert_eq!(obey(&mut tracker, now), [put(1, "b", Some("a"))]);
+    assert_eq!(obey(&mut tracker, now), [drop(1, "a")], "which puts the right one in force");
     assert_eq!(obey(&mut tracker, now), []);
-    // Where another one will do, it is surplus like any.
+    // Where the one in force will do, it stays.
     let mut tracker = Tracker::new(|_: &&str, _: &&str| true);
     tracker.want(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
