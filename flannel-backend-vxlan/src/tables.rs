@@ -194,11 +194,12 @@ impl Routes {
             places.extend(present.into_iter().map(|route| (place(&route), route)));
         }
         let answer = |(write, outcome): (&Write, Result<(), Error>)| {
-            let there = match write {
-                Write::AddRoute(new) if is_taken(&outcome) => {
-                    places.get(&place(new)).map(|there| (new, there))
-                }
-                _ => None,
+            let there = if let Write::AddRoute(new) = write
+                && is_taken(&outcome)
+            {
+                places.get(&place(new)).map(|there| (new, there))
+            } else {
+                None
             };
             match there {
                 None => outcome.map_err(boxed),
@@ -289,3 +290,6 @@ impl From<&Route> for OverlayRoute {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

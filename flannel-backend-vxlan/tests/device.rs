@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::net::IpAddr;
-
 use common::{DEVICE, Station, assert_idle, change, config, foreign_vxlan, ip, lab, open, peer};
 use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::{
@@ -342,7 +340,7 @@ fn an_interface_without_an_address_is_refused() {
     let mut netlink = Netlink::open_in(host).unwrap();
     let index = netlink.link("eth0").unwrap().unwrap().index;
     for address in netlink.addresses(index).unwrap() {
-        if let IpAddr::V4(_) = address.net.addr() {
+        if address.net.addr().is_ipv4() {
             netlink.apply(&[Write::DeleteAddress(address)]).remove(0).unwrap();
         }
     }

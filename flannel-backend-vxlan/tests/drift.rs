@@ -65,7 +65,7 @@ fn deleted_forwarding_entries_come_back() {
 #[test]
 fn a_deleted_address_comes_back_with_the_routes_that_went_with_it() {
     let report = disturb(|host| drop(ip(host, "address del 10.5.1.0/32 dev flannel.1")));
-    assert!(report.drifted >= 1 + 3, "{report:?}");
+    assert!(report.drifted > 3, "{report:?}");
 }
 
 #[test]

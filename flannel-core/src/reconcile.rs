@@ -279,10 +279,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             }
             (Change::Put { key, value, .. }, Ok(())) => {
                 self.waiting.remove(&key);
-                let known = self.surplus.len();
-                self.surplus.retain(|(surplus, _)| *surplus != key);
-                // Which of several objects the kernel replaced, only the kernel can tell.
-                self.in_doubt |= self.surplus.len() < known;
                 if let Some(object) = self.objects.get_mut(&key) {
                     object.actual = Some(value);
                 }
