@@ -1,6 +1,6 @@
 //! Whatever anybody does by hand is noticed and put right, and what the backend does itself is not noticed.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 
