@@ -368,10 +368,15 @@ impl<T: Table> Reconciler<T> {
         report
     }
 
-    /// Puts what is missing.
+    /// Puts what is missing. If that leaves it open what there is, the table is read again.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
+        let was_in_doubt = self.tracker.is_in_doubt();
         let changes = self.tracker.missing(now);
-        SyncReport { written: self.apply(changes, now), ..SyncReport::default() }
+        let mut report = SyncReport { written: self.apply(changes, now), ..SyncReport::default() };
+        if !was_in_doubt {
+            report.merge(self.look("what there is after a write"));
+        }
+        report
     }
 
     /// Drops what is stale.

@@ -593,6 +593,8 @@ async fn several_networks_in_one_process_know_nothing_of_each_other() {
     for node in &mut nodes {
         node.is_ready().await;
     }
+    let subnets: Vec<String> = nodes.iter().map(|node| node.subnet().to_string()).collect();
+    assert_eq!(subnets, ["10.5.7.0-24", "10.5.8.0-24", "10.5.7.0-24", "10.5.8.0-24"]);
     sites[0].faulty.go_silent();
     sites[1].peer("10.5.9.0-24", 9);
     sleep(MOMENT).await;

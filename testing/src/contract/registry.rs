@@ -3,6 +3,8 @@
 //! A store's tests say how to get at it by [`RegistrySubject`] and call [`registry_contract!`](crate::registry_contract),
 //! which makes a test of every check below. Each check wants a store of its own, and panics where a promise is broken.
 
+mod follow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,12 +12,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry, Term,
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, SubnetKey, SubnetRegistry, Term,
 };
-use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream::BoxStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use follow::Follower;
 
 /// An empty store under test, and what only its operator can do to it.
 #[async_trait]
@@ -64,7 +66,7 @@ pub trait RegistrySubject: Send + Sync {
 /// ```
 ///
 /// The first part is the attribute of each test, the second an expression for a fresh
-/// [`RegistrySubject`](crate::contract::registry::RegistrySubject), which may await.
+/// [`RegistrySubject`], which may await.
 #[macro_export]
 macro_rules! registry_contract {
     (#[$test:meta] $subject:expr) => {
@@ -460,106 +462,6 @@ pub async fn the_cost_does_not_grow_with_the_number_of_hosts(subject: &dyn Regis
     let before = write(150).await;
     watch.until("all that came", |state| state.leases.len() == 61).await;
     assert_eq!(calls() - before, unwatched, "events cost calls");
-}
-
-/// A watch whose events are applied as they come.
-struct Follower {
-    stream: BoxStream<'static, RegistryEvent>,
-    state: State,
-    patience: Duration,
-}
-
-impl Follower {
-    fn new(subject: &dyn RegistrySubject, stream: BoxStream<'static, RegistryEvent>) -> Self {
-        Self { stream, state: State::default(), patience: subject.shortest_ttl() + subject.patience() }
-    }
-
-    /// Applies one event.
-    async fn any(&mut self) -> RegistryEvent {
-        let event = timeout(self.patience, self.stream.next()).await;
-        let event = event.expect("a watch tells what happens");
-        let event = event.expect("a watch does not end");
-        self.state.apply(&event);
-        event
-    }
-
-    /// Applies one event that is about leases.
-    async fn next(&mut self) -> RegistryEvent {
-        loop {
-            let event = self.any().await;
-            if !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard) {
-                return event;
-            }
-        }
-    }
-
-    async fn hears(&mut self, what: &str, is_it: impl Fn(&RegistryEvent) -> bool) {
-        let heard = async { while !is_it(&self.any().await) {} };
-        assert!(timeout(DAY, heard).await.is_ok(), "the watch never told {what}");
-    }
-
-    /// Applies events until the state is as wanted.
-    async fn until(&mut self, what: &str, reached: impl Fn(&State) -> bool) {
-        while !reached(&self.state) {
-            let event = timeout(self.patience, self.stream.next()).await;
-            assert!(event.is_ok(), "the watch never told that {what}; it gives {:?}", self.state);
-            let event = event.ok().flatten().expect("a watch does not end");
-            self.state.apply(&event);
-        }
-    }
-
-    /// Applies all events so far, and compares the outcome with a list.
-    ///
-    /// A marker is written for it: when it is heard, so is all that was written before.
-    async fn agrees_with(&mut self, registry: &dyn SubnetRegistry) {
-        let marker = create(registry, 255).await;
-        let is_here = |state: &State| state.leases.get(&marker.subnet) == Some(&marker);
-        self.until("the marker was written", is_here).await;
-        let list = State::from(registry.list().await.expect("lists"));
-        assert_eq!(self.state, list, "left: the watch, right: the list");
-        registry.delete(&marker).await.expect("deletes");
-        self.until("the marker was removed", |state| !is_here(state)).await;
-    }
-}
-
-/// The state of a store, as its events give it.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct State {
-    leases: BTreeMap<SubnetKey, Lease>,
-    bad: BTreeSet<String>,
-}
-
-impl State {
-    fn apply(&mut self, event: &RegistryEvent) {
-        match event {
-            RegistryEvent::Snapshot(snapshot) => *self = snapshot.clone().into(),
-            RegistryEvent::Put(lease) => {
-                self.bad.remove(&lease.subnet.to_string());
-                self.leases.insert(lease.subnet, lease.clone());
-            }
-            RegistryEvent::Deleted(subnet, _) => {
-                self.bad.remove(&subnet.to_string());
-                self.leases.remove(subnet);
-            }
-            RegistryEvent::Bad(record) => {
-                record.subnet.map(|subnet| self.leases.remove(&subnet));
-                self.bad.insert(record.key.clone());
-            }
-            RegistryEvent::BadDeleted(key) => {
-                self.bad.remove(key);
-            }
-            RegistryEvent::Silent(_) | RegistryEvent::Heard => {}
-        }
-    }
-}
-
-impl From<Snapshot> for State {
-    fn from(snapshot: Snapshot) -> Self {
-        Self {
-            leases: snapshot.leases.into_iter().map(|lease| (lease.subnet, lease)).collect(),
-            bad: snapshot.bad.into_iter().map(|record| record.key).collect(),
-        }
-    }
 }
 
 /// Writes of every kind, so that to leave out any one of them gives another state.

@@ -34,7 +34,7 @@ pub trait TableSubject {
 /// ```
 ///
 /// The first part is the attribute of each test, the second an expression for a fresh
-/// [`TableSubject`](crate::contract::table::TableSubject).
+/// [`TableSubject`].
 #[macro_export]
 macro_rules! table_contract {
     (#[$test:meta] $subject:expr) => {

@@ -1,0 +1,10 @@
+//! A host's lease over a registry: getting it, keeping it, losing it. The clock is paused, so days pass at once.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in its helpers too")]
+
+mod acquire;
+mod keep;
+mod log;
+mod peers;
+mod reservations;
+mod site;

@@ -1,0 +1,48 @@
+//! Leases without an end.
+
+use flannel_core::{KeepEvent, LeaseManager, Term};
+use flannel_testing::Call;
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::site::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_made_in_advance_is_used_and_stays_one() {
+    let site = site();
+    site.store.put_raw("10.5.9.0-24", br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#);
+    let lease = site.acquire().await.unwrap();
+    assert_eq!((lease.subnet, lease.term), (key("10.5.9.0-24"), Term::Permanent));
+    assert_eq!(lease.attrs, host(1));
+    let mut keep = site.manager.keep(lease.clone());
+    assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
+    assert!(timeout(DAY * 30, keep.next()).await.is_err(), "it needs nothing");
+    assert_eq!(site.faulty.count(Call::Renew), 0);
+    assert_eq!(site.list().await, std::slice::from_ref(&lease));
+    site.manager.release(&lease).await.unwrap();
+    assert_eq!(site.list().await, [lease], "it is not ours to remove");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_made_a_reservation_is_not_renewed_any_more_until_it_is_limited_again() {
+    let (site, own, mut keep, _peers) = kept().await;
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    site.store.put_raw("10.5.9.0-24", host(1).to_record().as_bytes());
+    assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
+    assert!(timeout(DAY * 3, keep.next()).await.is_err());
+    site.store.remove_raw("10.5.9.0-24");
+    assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
+    assert_eq!(site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap().subnet, own.subnet);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
+    let (site, own, mut keep, _peers) = kept().await;
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    let bare = br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#;
+    site.store.put_raw("10.5.9.0-24", bare);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Renewed(_))));
+    assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
+    let record = site.list().await.remove(0);
+    assert_eq!((record.attrs, record.term), (own.attrs, Term::Permanent));
+}
