@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use flannel_testing::{eventually, transfer};
+use flannel_testing::{PingOptions, eventually, ping, transfer};
+use ipnet::IpNet;
 
 use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
 
@@ -189,5 +190,24 @@ fn what_is_removed_by_hand_comes_back_with_every_peer() {
             if now == before { Ok(()) } else { Err(format!("{now:#?}")) }
         })
         .unwrap_or_else(|error| panic!("after {command}: {error}"));
+    }
+}
+
+#[test]
+fn with_both_families_pods_reach_each_other_over_both() {
+    let mut cluster = Cluster::new(2);
+    cluster.configure(
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    let pods = [0, 1].map(|host| {
+        cluster.start(host);
+        cluster.wait_until_ready(host);
+        let v6 = cluster.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+        assert_eq!(cluster.subnet_env(host, "FLANNEL_MTU"), "1430", "IPv6 outside takes 20 bytes more");
+        cluster.lab.hosts[host].add_pod(&[cluster.subnet(host), v6], 1430).unwrap()
+    });
+    for to in pods[1].addresses.clone() {
+        let answered = eventually(PATIENCE, || ping(&pods[0].namespace, to, &PingOptions::default()));
+        answered.unwrap_or_else(|error| panic!("{to}: {error}"));
     }
 }
