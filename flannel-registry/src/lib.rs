@@ -38,6 +38,8 @@
 //! ```
 
 #[cfg(feature = "etcd-v3")]
+mod etcd;
+#[cfg(feature = "etcd-v3")]
 mod etcd3;
 mod local_manager;
 #[cfg(feature = "memory")]
