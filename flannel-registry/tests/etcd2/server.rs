@@ -106,8 +106,17 @@ impl Http {
 
     /// Makes a request for a key and answers with the body of the answer.
     pub(crate) fn request(&mut self, method: &str, key: &str, body: &str) -> String {
+        self.exchange(method, &format!("/v2/keys{key}"), body)
+    }
+
+    /// Reads something that is no key.
+    pub(crate) fn get(&mut self, path: &str) -> String {
+        self.exchange("GET", path, "")
+    }
+
+    fn exchange(&mut self, method: &str, path: &str, body: &str) -> String {
         let request = format!(
-            "{method} /v2/keys{key} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\
              Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}",
             body.len()
         );
