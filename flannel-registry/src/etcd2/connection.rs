@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use flannel_core::BoxError;
 use http_body_util::{BodyExt, Full, Limited};
@@ -22,8 +23,14 @@ const LONGEST_BODY: usize = 256 << 20;
 /// A connection to one member.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// What reads and writes; `None` after it ended.
-    driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    driver: Driver,
+}
+
+/// What reads and writes.
+enum Driver {
+    Running(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
+    /// It ended, for this reason if it knows one.
+    Ended(Option<hyper::Error>),
 }
 
 /// What TLS needs to know about a member.
@@ -47,17 +54,21 @@ impl Connection {
             None => Box::new(stream),
         };
         let (sender, driver) = handshake(TokioIo::new(wire)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+        Ok(Self { sender, driver: Driver::Running(Box::pin(driver)) })
     }
 
     /// Sends a request and waits for the head of its answer. The body of the answer before must have been read.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        let Self { sender, driver } = self;
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, BoxError> {
+        let sender = &mut self.sender;
         let answer = async {
             sender.ready().await?;
             sender.send_request(request).await
         };
-        driving(driver, answer).await
+        let answer = self.driver.during(answer).await;
+        answer.map_err(|error| self.driver.reason().unwrap_or_else(|| error.into()))
     }
 
     /// Reads the body of an answer to its end.
@@ -65,23 +76,31 @@ impl Connection {
         &mut self,
         body: impl Body<Data = Bytes, Error = hyper::Error>,
     ) -> Result<Bytes, BoxError> {
-        let whole = Limited::new(body, LONGEST_BODY).collect();
-        Ok(driving(&mut self.driver, whole).await?.to_bytes())
+        let whole = self.driver.during(Limited::new(body, LONGEST_BODY).collect()).await;
+        Ok(whole.map_err(|error| self.driver.reason().unwrap_or(error))?.to_bytes())
     }
 }
 
-/// Waits for `work` while the connection moves.
-async fn driving<D, T>(driver: &mut Option<Pin<Box<D>>>, work: impl Future<Output = T>) -> T
-where
-    D: Future + Send + ?Sized,
-{
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        // How the connection ended is known to whoever waits for it.
-        if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready()) {
-            *driver = None;
+impl Driver {
+    /// Waits for `work` while the connection moves.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Self::Running(driver) = self
+                && let Poll::Ready(ended) = driver.as_mut().poll(context)
+            {
+                *self = Self::Ended(ended.err());
+            }
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Why it ended. Whoever waits is told only that it did.
+    fn reason(&mut self) -> Option<BoxError> {
+        match self {
+            Self::Running(_) => None,
+            Self::Ended(reason) => reason.take().map(Into::into),
         }
-        work.as_mut().poll(context)
-    })
-    .await
+    }
 }

@@ -67,11 +67,11 @@ impl Member {
     ///
     /// Says what is wrong with it.
     pub(super) fn new(endpoint: &str) -> Result<Self, String> {
-        let url = match endpoint.split_once("://") {
-            Some(("http" | "https", _)) => endpoint.trim_end_matches('/').to_owned(),
-            Some(_) => return Err("want http://ADDRESS:PORT or https://ADDRESS:PORT".to_owned()),
-            None => format!("http://{}", endpoint.trim_end_matches('/')),
-        };
+        let (scheme, rest) = endpoint.split_once("://").unwrap_or(("http", endpoint));
+        if !matches!(scheme, "http" | "https") {
+            return Err("want http://ADDRESS:PORT or https://ADDRESS:PORT".to_owned());
+        }
+        let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
         if url.contains('@') {
             return Err("user and password do not belong into an endpoint".to_owned());
         }
@@ -92,8 +92,10 @@ impl Member {
     pub(super) async fn call(&self, ask: &Ask, manner: &Manner) -> Result<(Head, Bytes), Trouble> {
         let mut connection = self.connect(manner).await?;
         let exchange = async {
-            let answer =
-                connection.send(self.request(ask, manner)).await.map_err(|error| self.away(&error))?;
+            let answer = connection
+                .send(self.request(ask, manner))
+                .await
+                .map_err(|error| self.away(error.as_ref()))?;
             self.whole(&mut connection, answer).await
         };
         timeout(manner.timeout, exchange).await.unwrap_or_else(|_| Err(self.late(manner.timeout)))
@@ -107,8 +109,10 @@ impl Member {
         manner: &Manner,
     ) -> Result<(Head, Incoming), Trouble> {
         let exchange = async {
-            let answer =
-                connection.send(self.request(ask, manner)).await.map_err(|error| self.away(&error))?;
+            let answer = connection
+                .send(self.request(ask, manner))
+                .await
+                .map_err(|error| self.away(error.as_ref()))?;
             if answer.status().is_success() {
                 return Ok((Head::read(answer.headers()), answer.into_body()));
             }
@@ -181,13 +185,11 @@ impl Member {
             }
             None => {
                 let to = location.map(|to| format!(" to {to}")).unwrap_or_default();
-                Trouble::Lacks(
-                    format!(
-                        "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 3.4 and 3.5 do \
-                         with --enable-v2=true, later ones never do"
-                    )
-                    .into(),
-                )
+                let reason = format!(
+                    "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 2.3 to 3.3 do, 3.4 and \
+                     3.5 with --enable-v2=true, later ones never"
+                );
+                Trouble::Lacks(reason.into())
             }
         }
     }

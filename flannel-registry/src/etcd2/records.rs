@@ -28,9 +28,9 @@ impl Store {
     /// Reads the text of the configuration.
     pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
         let key = self.keys.config();
-        let answer = match self.get(key).await.map_err(|failure| self.unwritten(failure))? {
-            Some(answer) => answer,
-            None => return Ok(None),
+        let answer = self.get(key).await.map_err(|failure| self.unwritten(failure))?;
+        let Some(answer) = answer else {
+            return Ok(None);
         };
         let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
         if node.dir {
@@ -226,21 +226,16 @@ impl Store {
         let check = self.recent.get_or_try_init(|| async {
             let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
             let answer = self.cluster.call(&ask).await?;
+            let url = self.cluster.url(answer.member);
             let version: Version = serde_json::from_slice(&answer.body)
-                .map_err(|error| Failure::Refused(format!("its version cannot be read: {error}").into()))?;
-            match version.parse() {
-                Some(version) if version >= OLDEST => Ok(()),
-                _ => Err(Failure::Refused(
-                    format!(
-                        "{} is etcd {}; 2.3 or later is needed",
-                        self.cluster.url(answer.member),
-                        version.cluster
-                    )
-                    .into(),
-                )),
+                .map_err(|error| Failure::Refused(format!("{url}: its version: {error}").into()))?;
+            if version.parse().is_some_and(|version| version >= OLDEST) {
+                return Ok(());
             }
+            let reason = format!("{url} is etcd {}; 2.3 or later is needed", version.cluster);
+            Err(Failure::Refused(reason.into()))
         });
-        check.await.map(|()| ()).map_err(|failure| self.unwritten(failure))
+        check.await.copied().map_err(|failure| self.unwritten(failure))
     }
 
     fn told<'a>(&self, answer: &'a Answer) -> Result<Told<'a>, Failure> {

@@ -11,7 +11,7 @@
 //! Two registries may name one record by different revisions, if one of them met it after a renewal. Each is right
 //! about what it told itself, and a revision means nothing to another registry.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
 use flannel_core::{Lease, Revision, SubnetKey, Term};
@@ -107,7 +107,7 @@ impl Revisions {
     /// Forgets what a list at a revision contradicts: records that are not in it, and those of a later time, which
     /// belong to a store that was replaced by this one.
     pub(super) fn keep(&mut self, leases: &[Lease], at: u64) {
-        let there: std::collections::HashSet<_> = leases.iter().map(|lease| lease.subnet).collect();
+        let there: BTreeSet<_> = leases.iter().map(|lease| lease.subnet).collect();
         self.told.retain(|subnet, known| known.index <= at && there.contains(subnet));
     }
 
@@ -117,5 +117,89 @@ impl Revisions {
 
     fn what(&self, node: &Node<'_>) -> What {
         What { created: node.created_index, term: node.term(), value: self.hasher.hash_one(&node.value) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::LeaseAttrs;
+
+    use super::*;
+
+    /// A node as etcd tells it, and the lease that is in it.
+    fn met(created: u64, index: u64, value: &str) -> (Lease, Node<'static>) {
+        let text =
+            format!(r#"{{"value":{value:?},"ttl":9,"modifiedIndex":{index},"createdIndex":{created}}}"#);
+        let node: Node<'static> = serde_json::from_str(Box::leak(text.into_boxed_str())).unwrap();
+        let lease = Lease {
+            subnet: "10.5.1.0-24".parse().unwrap(),
+            attrs: LeaseAttrs::new(std::net::Ipv4Addr::LOCALHOST.into()),
+            revision: Revision(index),
+            term: Term::Limited,
+        };
+        (lease, node)
+    }
+
+    fn read(revisions: &mut Revisions, created: u64, index: u64, value: &str) -> u64 {
+        let (lease, node) = met(created, index, value);
+        revisions.read(&lease, &node).0
+    }
+
+    fn hear(revisions: &mut Revisions, created: u64, index: u64, value: &str) -> u64 {
+        let (lease, node) = met(created, index, value);
+        revisions.hear(&lease, &node).0
+    }
+
+    #[test]
+    fn a_record_that_was_only_renewed_keeps_its_revision() {
+        let mut revisions = Revisions::default();
+        assert_eq!(read(&mut revisions, 4, 4, "a"), 4);
+        assert_eq!(read(&mut revisions, 4, 9, "a"), 4);
+        assert_eq!(revisions.index(&met(4, 4, "a").0), 9);
+        assert_eq!(read(&mut revisions, 4, 10, "b"), 10, "another value");
+        assert_eq!(read(&mut revisions, 12, 12, "b"), 12, "another record");
+    }
+
+    #[test]
+    fn a_write_that_is_heard_is_no_renewal_even_of_the_same_words() {
+        let mut revisions = Revisions::default();
+        assert_eq!(read(&mut revisions, 4, 4, "a"), 4);
+        assert_eq!(hear(&mut revisions, 4, 6, "a"), 6);
+        assert_eq!(read(&mut revisions, 4, 8, "a"), 6);
+        // Read before it was heard, the write was taken for a renewal.
+        assert_eq!(read(&mut revisions, 4, 9, "a"), 6);
+        assert_eq!(hear(&mut revisions, 4, 9, "a"), 9);
+        assert_eq!(read(&mut revisions, 4, 9, "a"), 9);
+    }
+
+    #[test]
+    fn a_write_that_is_heard_after_its_renewal_was_read_has_the_revision_that_was_told() {
+        let mut revisions = Revisions::default();
+        assert_eq!(read(&mut revisions, 4, 7, "a"), 7);
+        assert_eq!(hear(&mut revisions, 4, 4, "a"), 7);
+    }
+
+    #[test]
+    fn answers_that_overtake_each_other_leave_what_is_newer() {
+        let mut revisions = Revisions::default();
+        assert_eq!(read(&mut revisions, 4, 10, "b"), 10);
+        assert_eq!(read(&mut revisions, 4, 4, "a"), 4);
+        assert_eq!(hear(&mut revisions, 4, 5, "a"), 5);
+        assert_eq!(read(&mut revisions, 4, 12, "b"), 10);
+        let (lease, _) = met(4, 10, "b");
+        revisions.forget(&lease.subnet, Revision(11));
+        assert_eq!(revisions.index(&lease), 12, "it was removed before it was written");
+    }
+
+    #[test]
+    fn what_a_list_contradicts_is_forgotten() {
+        let mut revisions = Revisions::default();
+        read(&mut revisions, 4, 4, "a");
+        read(&mut revisions, 4, 9, "a");
+        let (lease, node) = met(4, 4, "a");
+        revisions.keep(std::slice::from_ref(&lease), 9);
+        assert_eq!(revisions.renewed_to(&lease, &node), Some(4));
+        revisions.keep(std::slice::from_ref(&lease), 8);
+        assert_eq!(revisions.renewed_to(&lease, &node), None, "the store is another one");
     }
 }

@@ -1,10 +1,11 @@
 //! An etcd for one test, and what only its operator can do to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flannel_netlink::Namespace;
 use flannel_registry::{Etcd2Options, Etcd2Registry};
 use flannel_testing::{Etcd, EtcdOptions};
 
@@ -15,18 +16,21 @@ pub(crate) struct Server(Mutex<Etcd>);
 impl Server {
     /// Starts an etcd that serves the v2 interface.
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_with(EtcdOptions { enable_v2: true, ..EtcdOptions::default() })
     }
 
-    pub(crate) fn start_with(arguments: &[String]) -> Self {
-        let mut options = EtcdOptions::default();
-        options.enable_v2 = true;
-        options.arguments = arguments.to_vec();
-        Self(Mutex::new(Etcd::start_with(options).unwrap()))
+    /// Starts one with more arguments, at port 2379 of a loopback address.
+    pub(crate) fn start_at(address: IpAddr, arguments: &[String]) -> Self {
+        let inside = Some((Namespace::current().unwrap(), address));
+        Self::start_with(EtcdOptions { enable_v2: true, inside, arguments: arguments.to_vec() })
     }
 
     pub(crate) fn start_without_v2() -> Self {
-        Self(Mutex::new(Etcd::start().unwrap()))
+        Self::start_with(EtcdOptions::default())
+    }
+
+    fn start_with(options: EtcdOptions) -> Self {
+        Self(Mutex::new(Etcd::start_with(options).unwrap()))
     }
 
     pub(crate) fn etcd(&self) -> MutexGuard<'_, Etcd> {
