@@ -1,11 +1,12 @@
 //! Where flannel keeps its leases, and how a host gets, keeps and watches them.
 //!
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
-//! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
-//! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
+//! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface, where flannel v0.18 and later keep leases.
+//! - `Etcd2Registry` (feature `etcd-v2`) is etcd, over its v2 interface, where earlier ones keep them.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //!
-//! Without the feature `etcd-v3` nothing here needs HTTP, TLS or a protocol compiler.
+//! Without the features `etcd-v3` and `etcd-v2` nothing here needs HTTP or TLS; only `etcd-v3` needs a protocol
+//! compiler.
 //!
 //! A network of two hosts in one process:
 //!
@@ -37,12 +38,18 @@
 //! # }
 //! ```
 
+#[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
+mod etcd;
+#[cfg(feature = "etcd-v2")]
+mod etcd2;
 #[cfg(feature = "etcd-v3")]
 mod etcd3;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
 
+#[cfg(feature = "etcd-v2")]
+pub use etcd2::{Etcd2Calls, Etcd2Options, Etcd2OptionsError, Etcd2Registry};
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 pub use local_manager::{LocalManager, LocalManagerOptions};

@@ -7,7 +7,6 @@
 //! Each member has a connection of its own, made at the first call and again by itself after it broke.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
@@ -19,13 +18,13 @@ use tonic::{Code, Status};
 
 use super::calls::{Call, Counters};
 use super::{Etcd3Options, Etcd3OptionsError};
+use crate::etcd::Turn;
 
 /// All members that may be asked.
 #[derive(Debug)]
 pub(super) struct Cluster {
     members: Vec<Member>,
-    /// The index of the member to ask first.
-    current: AtomicUsize,
+    turn: Turn,
     timeout: Duration,
     connect_timeout: Duration,
     pub(super) counters: Counters,
@@ -90,8 +89,7 @@ impl Cluster {
             return Err(Etcd3OptionsError::NoEndpoint);
         }
         Ok(Self {
-            // Hosts with the same options spread over the members.
-            current: AtomicUsize::new(fastrand::usize(..members.len())),
+            turn: Turn::among(members.len()),
             members,
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,
@@ -121,7 +119,7 @@ impl Cluster {
     {
         let mut earlier = 0;
         loop {
-            let member = self.current.load(Ordering::Relaxed);
+            let member = self.turn.current();
             self.counters.count(call);
             match self.attempt(member, &operation).await {
                 Ok(value) => {
@@ -141,9 +139,7 @@ impl Cluster {
 
     /// Says that a member does not answer, so that the next call asks another one first.
     pub(super) fn leave(&self, member: usize) {
-        let next = (member + 1) % self.members.len();
-        // Whoever was told by another call already asks a member that this one knows nothing about.
-        let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.turn.leave(member);
     }
 
     async fn attempt<T, F>(
@@ -293,15 +289,6 @@ mod tests {
             let error = cluster(endpoints).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_member_that_is_left_twice_at_once_is_left_once() {
-        let cluster = cluster(&["a:1", "b:1", "c:1"]).unwrap();
-        cluster.current.store(2, Ordering::Relaxed);
-        cluster.leave(2);
-        cluster.leave(2);
-        assert_eq!(cluster.current.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -3,46 +3,34 @@
 use etcd_client::KeyValue;
 use flannel_core::{BadRecord, Lease, RegistryEvent, Revision, SubnetKey, Term, read_record, read_removal};
 
-/// Where a network keeps its keys.
+use crate::etcd::Names;
+
+/// Where a network keeps its keys, and how they are read.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
-    config: String,
-    subnets: String,
+    names: Names,
 }
 
 impl Keys {
-    /// Puts the keys together below a prefix. As in flannel, empty parts, `.` and `..` are resolved, and a leading
-    /// slash is kept but never added: `a/b` and `/a/b` are two networks.
+    /// Puts the keys together below a prefix.
     pub(super) fn below(prefix: &str) -> Self {
-        let mut parts: Vec<&str> = Vec::new();
-        for part in prefix.split('/') {
-            match part {
-                "" | "." => {}
-                ".." => {
-                    parts.pop();
-                }
-                part => parts.push(part),
-            }
-        }
-        let root = if prefix.starts_with('/') { "/" } else { "" };
-        let below = |name| [&parts[..], &[name]].concat().join("/");
-        Self { config: format!("{root}{}", below("config")), subnets: format!("{root}{}/", below("subnets")) }
+        Self { names: Names::below(prefix) }
     }
 
     /// The key of the network's configuration.
     pub(super) fn config(&self) -> &str {
-        &self.config
+        self.names.config()
     }
 
     /// The beginning of all keys of leases, with the slash at its end.
     pub(super) fn subnets(&self) -> &str {
-        &self.subnets
+        self.names.subnets()
     }
 
     /// The first key behind all keys of leases.
     pub(super) fn subnets_end(&self) -> Vec<u8> {
         // `0` follows `/`, the last letter of what all these keys begin with.
-        let mut end = self.subnets.clone().into_bytes();
+        let mut end = self.subnets().as_bytes().to_vec();
         end.pop();
         end.push(b'/' + 1);
         end
@@ -50,7 +38,7 @@ impl Keys {
 
     /// The key of one lease.
     pub(super) fn subnet(&self, subnet: &SubnetKey) -> String {
-        format!("{}{subnet}", self.subnets)
+        self.names.subnet(subnet)
     }
 
     /// Reads one record.
@@ -76,7 +64,7 @@ impl Keys {
     /// What a key says below the beginning that all have. Bytes that are no text are escaped, so that two different
     /// keys never have one name.
     fn name(&self, key: &[u8]) -> String {
-        let name = key.strip_prefix(self.subnets.as_bytes()).unwrap_or(key);
+        let name = key.strip_prefix(self.subnets().as_bytes()).unwrap_or(key);
         match std::str::from_utf8(name) {
             Ok(name) => name.to_owned(),
             Err(_) => name.escape_ascii().to_string(),
@@ -99,25 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_those_of_flannel() {
-        let keys = Keys::below("/coreos.com/network");
-        assert_eq!(keys.config(), "/coreos.com/network/config");
-        let subnet = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
-        assert_eq!(keys.subnet(&subnet), "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64");
-        assert_eq!(keys.subnets_end(), b"/coreos.com/network/subnets0");
-    }
-
-    #[test]
-    fn prefixes_are_cleaned_and_a_leading_slash_is_not_added() {
-        for (prefix, config) in [
-            ("/coreos.com//network/", "/coreos.com/network/config"),
-            ("a/b", "a/b/config"),
-            ("/a/./b/../c", "/a/c/config"),
-            ("/", "/config"),
-            ("", "config"),
-        ] {
-            assert_eq!(Keys::below(prefix).config(), config, "{prefix:?}");
-        }
+    fn the_range_of_all_leases_ends_behind_the_slash() {
+        assert_eq!(Keys::below("/coreos.com/network").subnets_end(), b"/coreos.com/network/subnets0");
     }
 
     #[test]

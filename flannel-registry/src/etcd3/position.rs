@@ -1,20 +1,10 @@
 //! What a watch makes of what etcd says. Pure.
 
 use etcd_client::{ResponseHeader, WatchResponse};
-use flannel_core::{RegistryEvent, Revision};
+use flannel_core::RegistryEvent;
 
 use super::keys::{Keys, revision, unsigned};
-
-/// A point in the history of one store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Position {
-    /// The cluster; `None` if it is not known which.
-    pub(super) cluster: Option<u64>,
-    /// How many times the cluster had chosen a leader.
-    pub(super) term: u64,
-    /// All changes up to this revision are known.
-    pub(super) revision: u64,
-}
+use crate::etcd::Position;
 
 impl Position {
     /// Reads where the member that answered stands.
@@ -26,21 +16,9 @@ impl Position {
         }
     }
 
-    /// The point after a revision of a store that is not known yet.
-    pub(super) fn after(revision: Revision) -> Self {
-        Self { revision: revision.0, ..Self::default() }
-    }
-
     /// The revision as it is on the wire.
     pub(super) fn signed_revision(&self) -> i64 {
         i64::try_from(self.revision).unwrap_or(i64::MAX)
-    }
-
-    /// Tells whether a member that stands at `other` can lead on from here. It cannot if it belongs to another
-    /// cluster, if its time went back, as after a restore from a backup, or if it lags behind.
-    fn leads_on_at(&self, other: &Self) -> bool {
-        let same = self.cluster.is_none() || self.cluster == other.cluster;
-        same && self.term <= other.term && self.revision <= other.revision
     }
 }
 
@@ -134,6 +112,8 @@ pub(super) fn judge(known: Position, notice: Notice) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::Revision;
+
     use super::*;
 
     const KNOWN: Position = Position { cluster: Some(7), term: 3, revision: 100 };

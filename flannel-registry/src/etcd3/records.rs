@@ -15,7 +15,7 @@ use super::Store;
 use super::calls::Call;
 use super::cluster::Failure;
 use super::keys::{revision, unsigned};
-use super::position::Position;
+use crate::etcd::Position;
 
 /// How often a list begins again because the revision it reads at is compacted away between two pages.
 const LIST_ATTEMPTS: usize = 3;

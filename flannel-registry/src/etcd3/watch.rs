@@ -13,13 +13,11 @@
 //! A watch that is given a revision begins at Opening. Every way back has a pause, so that nothing is ever tried
 //! without rest. The machine lives in the stream: it moves when the stream is polled and is gone when it is dropped.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use etcd_client::{WatchOptions, WatchStream};
-use flannel_core::{Backoff, RegistryEvent, Revision};
+use flannel_core::{RegistryEvent, Revision};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::{sleep, timeout};
@@ -27,10 +25,9 @@ use tokio::time::{sleep, timeout};
 use super::Store;
 use super::calls::Call;
 use super::cluster::{Failure, failure};
-use super::position::{Notice, Position, Verdict, judge};
+use super::position::{Notice, Verdict, judge};
+use crate::etcd::{Position, Teller};
 
-/// As upstream's; a cluster that comes back is found within seconds, and its hosts do not come all at once.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 /// A silent watch asks for a word this often before it is given up.
 const QUESTIONS: u32 = 2;
 
@@ -40,21 +37,14 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision)),
         None => State::Listing,
     };
-    let watch = Watch { store, state, told: VecDeque::new(), pause: None, failures: 0, silent: false };
+    let watch = Watch { store, state, teller: Teller::default() };
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
 struct Watch {
     store: Arc<Store>,
     state: State,
-    /// What is still to be told, in order.
-    told: VecDeque<RegistryEvent>,
-    /// How long to rest before the next step.
-    pause: Option<Duration>,
-    /// How many steps failed since an open watch was last heard.
-    failures: u32,
-    /// Whether it was told that etcd does not answer.
-    silent: bool,
+    teller: Teller,
 }
 
 enum State {
@@ -78,10 +68,10 @@ struct Subscription {
 impl Watch {
     async fn next(mut self) -> (RegistryEvent, Self) {
         loop {
-            if let Some(event) = self.told.pop_front() {
+            if let Some(event) = self.teller.next() {
                 return (event, self);
             }
-            if let Some(pause) = self.pause.take() {
+            if let Some(pause) = self.teller.pause() {
                 sleep(pause).await;
             }
             self.state = match mem::replace(&mut self.state, State::Listing) {
@@ -95,7 +85,7 @@ impl Watch {
     async fn list(&mut self) -> State {
         match self.store.list().await {
             Ok((position, snapshot)) => {
-                self.told.push_back(RegistryEvent::Snapshot(snapshot));
+                self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
                 State::Opening(position)
             }
             Err(failure) => self.fail(failure, State::Listing),
@@ -133,8 +123,7 @@ impl Watch {
         match timeout(patience, subscription.stream.message()).await {
             Ok(Ok(Some(response))) => {
                 subscription.questions = 0;
-                // Not before: a member may open watches and not be able to serve them.
-                self.failures = 0;
+                self.teller.served();
                 let notice = Notice::read(&self.store.keys, &response);
                 self.obey(judge(known, notice), known, subscription)
             }
@@ -160,16 +149,14 @@ impl Watch {
     fn obey(&mut self, verdict: Verdict, known: Position, subscription: Box<Subscription>) -> State {
         match verdict {
             Verdict::Follow(position, events) => {
-                if mem::take(&mut self.silent) {
-                    self.told.push_back(RegistryEvent::Heard);
-                }
-                self.told.extend(events);
+                self.teller.heard();
+                self.teller.tell(events);
                 State::Following(position, subscription)
             }
             Verdict::List(reason) => {
                 tracing::debug!(%reason, "reading all leases again");
                 self.store.cluster.leave(subscription.member);
-                self.rest();
+                self.teller.rest();
                 State::Listing
             }
             Verdict::Reopen(reason) => self.broken(&reason, known, &subscription),
@@ -183,19 +170,9 @@ impl Watch {
         self.fail(failure, State::Opening(known))
     }
 
-    /// Says once that etcd does not answer, and goes on with `state` after a pause.
+    /// Goes on with `state` after a pause.
     fn fail(&mut self, failure: Failure, state: State) -> State {
-        let reason = failure.into_reason().to_string();
-        tracing::debug!(%reason, failures = self.failures, "the watch of the leases broke");
-        if !mem::replace(&mut self.silent, true) {
-            self.told.push_back(RegistryEvent::Silent(reason));
-        }
-        self.rest();
+        self.teller.fail(failure.into_reason().to_string());
         state
-    }
-
-    fn rest(&mut self) {
-        self.pause = Some(BACKOFF.delay(self.failures, fastrand::f64()));
-        self.failures = self.failures.saturating_add(1);
     }
 }

@@ -6,7 +6,7 @@ use flannel_core::{
 use flannel_registry::Etcd3Registry;
 use futures::future::join;
 
-use crate::proxy::Proxy;
+use crate::common::proxy::Proxy;
 use crate::server::{DAY, PREFIX, Server, host, next, subnet, subnet_key, until, words};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,249 @@
+//! Leases in etcd, over its v2 interface, where flannel up to v0.17 keeps them.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `answer` | reads what etcd says (pure) |
+//! | `keys` | names the keys and reads what is under them (pure) |
+//! | `revisions` | tells a renewal from a change (pure) |
+//! | `tls` | reads who is trusted |
+//! | `connection` | one HTTP connection |
+//! | `member` | one request to one member |
+//! | `cluster` | finds a member that answers |
+//! | `records` | reads and writes records |
+//! | `watch` | follows them, for ever |
+//! | `calls` | counts what that costs |
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+};
+use futures::stream::BoxStream;
+use tokio::sync::OnceCell;
+
+mod answer;
+mod calls;
+mod cluster;
+mod connection;
+mod keys;
+mod member;
+mod records;
+mod revisions;
+mod tls;
+mod watch;
+
+pub use calls::Etcd2Calls;
+use cluster::Cluster;
+use keys::Keys;
+use revisions::Revisions;
+
+/// A registry in etcd 2.3 to 3.5, over the v2 interface, which etcd 3.4 and 3.5 serve with `--enable-v2=true`.
+///
+/// What is kept over the v2 interface and what is kept over v3 are two stores, also on one server: hosts that use
+/// different interfaces never see each other.
+///
+/// Clones share what they know of the leases. Nothing is connected before the first call, and nothing runs by itself;
+/// so etcd may come later than its users, go, and come back.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use flannel_core::SubnetRegistry;
+/// use flannel_registry::{Etcd2Options, Etcd2Registry};
+///
+/// let mut options = Etcd2Options::default();
+/// options.endpoints = vec!["http://10.0.0.1:2379".into(), "http://10.0.0.2:2379".into()];
+/// let registry = Etcd2Registry::new(options)?;
+/// println!("{:?}", registry.config().await?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Etcd2Registry {
+    store: Arc<Store>,
+}
+
+/// How to reach a network in etcd.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Etcd2Options {
+    /// The members of the cluster, as `http://ADDRESS:PORT` or `https://ADDRESS:PORT`; without a scheme it is `http`.
+    /// A member that does not answer is replaced by the next.
+    pub endpoints: Vec<String>,
+    /// What all keys of the network begin with.
+    pub prefix: String,
+    /// How long a member may take to answer one request, once it is connected.
+    pub timeout: Duration,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a watch may hear nothing before it asks anew.
+    pub silence: Duration,
+    /// The certificates that an `https` member's must be signed by, in PEM form; without it, those that the system
+    /// trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate to show to `https` members, in PEM form. Read for each connection, as all these files are.
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate, in PEM form.
+    pub key_file: Option<PathBuf>,
+    /// The user to name, if etcd asks for one.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: String,
+}
+
+impl Default for Etcd2Options {
+    /// One etcd on this host, and flannel's usual prefix.
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["http://127.0.0.1:2379".to_owned()],
+            prefix: "/coreos.com/network".to_owned(),
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            silence: Duration::from_secs(30),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            user: None,
+            password: String::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Etcd2Options {
+    /// Shows all but the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd2Options")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("silence", &self.silence)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why options make no registry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Etcd2OptionsError {
+    /// There is no endpoint; name one.
+    #[error("no etcd endpoint is given")]
+    NoEndpoint,
+    /// An endpoint cannot be used; correct it.
+    #[error("etcd endpoint {endpoint:?}: {reason}")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A certificate came without its key, or a key without its certificate; give both.
+    #[error("a certificate and its key must be given together")]
+    HalfACertificate,
+    /// A file cannot be used; correct it.
+    #[error("{0}")]
+    Tls(String),
+}
+
+/// What all clones of a registry share.
+#[derive(Debug)]
+struct Store {
+    cluster: Cluster,
+    keys: Keys,
+    silence: Duration,
+    revisions: Mutex<Revisions>,
+    /// Set when etcd is known to be recent enough.
+    recent: OnceCell<()>,
+}
+
+impl Store {
+    fn describe(&self) -> String {
+        format!("etcd v2 at {}", self.cluster.describe())
+    }
+
+    fn revisions(&self) -> MutexGuard<'_, Revisions> {
+        // Each change of it is complete in itself.
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Etcd2Registry {
+    /// Makes a registry. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Etcd2OptionsError`] says which option is wrong.
+    pub fn new(options: Etcd2Options) -> Result<Self, Etcd2OptionsError> {
+        let store = Store {
+            cluster: Cluster::new(&options)?,
+            keys: Keys::below(&options.prefix),
+            silence: options.silence,
+            revisions: Mutex::default(),
+            recent: OnceCell::new(),
+        };
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Tells how many requests were made so far.
+    #[must_use]
+    pub fn calls(&self) -> Etcd2Calls {
+        self.store.cluster.counters.read()
+    }
+}
+
+#[async_trait]
+impl SubnetRegistry for Etcd2Registry {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn how_to_configure(&self) -> String {
+        let key = self.store.keys.config();
+        format!(
+            r#"ETCDCTL_API=2 etcdctl set {key} '{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"}}}}'"#
+        )
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        self.store.config().await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        match self.store.list().await {
+            Ok((_, snapshot)) => Ok(snapshot),
+            Err(failure) => Err(self.store.unwritten(failure)),
+        }
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        self.store.create(subnet, attrs, ttl).await
+    }
+
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        self.store.update(lease, attrs, ttl).await
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        self.store.renew(lease, ttl).await
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        self.store.delete(lease).await
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        watch::watch(Arc::clone(&self.store), after)
+    }
+}

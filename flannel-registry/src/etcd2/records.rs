@@ -1,0 +1,295 @@
+//! Reading and writing records.
+//!
+//! A write compares `modifiedIndex`, which a renewal moves on; the revision, which it does not, is what the caller
+//! knows (see `revisions`). So a comparison that fails is looked into: if the record was only renewed meanwhile, the
+//! write is made again with its new index.
+
+use std::time::Duration;
+
+use flannel_core::{Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
+use hyper::Method;
+use serde::Deserialize;
+
+use super::Store;
+use super::answer::{EtcdError, Node, Told, read};
+use super::calls::Call;
+use super::cluster::{Answer, Failure};
+use super::keys::{form_value, path, read_node};
+use super::member::Ask;
+use crate::etcd::Position;
+
+/// How often a write is made again because the record was renewed meanwhile. A record is renewed by one host, hours
+/// apart.
+const WRITE_ATTEMPTS: usize = 3;
+/// Before 2.3 a `refresh` is not understood, and empties the value.
+const OLDEST: (u32, u32) = (2, 3);
+
+impl Store {
+    /// Reads the text of the configuration.
+    pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
+        let key = self.keys.config();
+        let answer = self.get(key).await.map_err(|failure| self.unwritten(failure))?;
+        let Some(answer) = answer else {
+            return Ok(None);
+        };
+        let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
+        if node.dir {
+            let reason = format!(
+                "{key} is a directory and should hold a text; remove it with: \
+                 ETCDCTL_API=2 etcdctl rm --recursive {key}"
+            );
+            return Err(RegistryError::Refused(self.describe(), reason.into()));
+        }
+        Ok(Some(node.value))
+    }
+
+    /// Reads all leases, and where in the history of which store they stand.
+    pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
+        let key = self.keys.subnets();
+        let ask = Ask {
+            call: Call::Read,
+            method: Method::GET,
+            path: format!("{}?quorum=true&recursive=true&sorted=false", path(key)),
+            form: None,
+        };
+        let answer = match self.cluster.call(&ask).await {
+            Ok(answer) => answer,
+            // Nobody has written a lease yet.
+            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => {
+                self.revisions().keep(&[], error.index);
+                let revision = Revision(error.index);
+                return Ok((Position::after(revision), Snapshot { revision, ..Snapshot::default() }));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let directory = self.told(&answer)?.node;
+        if !directory.dir {
+            return Err(Failure::Refused(
+                format!("{key} holds a text and should be a directory; remove it with: ETCDCTL_API=2 etcdctl rm {key}")
+                    .into(),
+            ));
+        }
+        // A member that keeps its index to itself is at least as far as what it tells of.
+        let position = answer.head.position(Position::after(Revision(directory.modified_index)));
+        let mut revisions = self.revisions();
+        let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
+        revisions.keep(&leases, position.revision);
+        Ok((position, Snapshot { revision: Revision(position.revision), leases, bad }))
+    }
+
+    /// Writes a lease that is not there yet.
+    pub(super) async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        self.is_recent().await?;
+        let form = format!("ttl={}&value={}", seconds(ttl), form_value(&attrs.to_record()));
+        let ask = self.put(&subnet, "prevExist=false".to_owned(), form);
+        let answer = match self.cluster.call(&ask).await {
+            Ok(answer) => answer,
+            Err(Failure::Said(error, _))
+                if error.code == EtcdError::KEY_EXISTS || error.code == EtcdError::NOT_A_FILE =>
+            {
+                return Err(RegistryError::Exists(subnet));
+            }
+            Err(failure) => return Err(self.uncertain(subnet, failure)),
+        };
+        let node = self.written(subnet, &answer)?;
+        let revision = self.revisions().wrote(subnet, &node);
+        Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
+    }
+
+    /// Replaces a record. One without an end stays without.
+    pub(super) async fn update(
+        &self,
+        lease: &Lease,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        self.is_recent().await?;
+        let value = form_value(&attrs.to_record());
+        let form = match lease.term {
+            Term::Limited => format!("ttl={}&value={value}", seconds(ttl)),
+            Term::Permanent => format!("value={value}"),
+        };
+        let answer = self
+            .change(lease, |index| self.put(&lease.subnet, format!("prevIndex={index}"), form.clone()))
+            .await?;
+        let node = self.written(lease.subnet, &answer)?;
+        let revision = self.revisions().wrote(lease.subnet, &node);
+        Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
+    }
+
+    /// Gives a record a new time to live and leaves it alone otherwise.
+    pub(super) async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        if lease.term == Term::Permanent {
+            let index = self.revisions().index(lease);
+            return match self.unchanged(lease).await? {
+                Some(found) if found == index => Ok(ttl),
+                _ => Err(RegistryError::Changed(lease.subnet)),
+            };
+        }
+        self.is_recent().await?;
+        let form = format!("ttl={}", seconds(ttl));
+        let parameters = |index| format!("prevExist=true&prevIndex={index}&refresh=true");
+        let change = self.change(lease, |index| self.put(&lease.subnet, parameters(index), form.clone()));
+        let answer = match change.await {
+            // Whether it was renewed is not known, but it was not changed.
+            Err(RegistryError::Unknown(_, reason)) => {
+                return Err(RegistryError::Unavailable(self.describe(), reason));
+            }
+            answer => answer?,
+        };
+        let node = self.written(lease.subnet, &answer)?;
+        self.revisions().renewed(lease, &node);
+        Ok(node.ttl.and_then(|ttl| u64::try_from(ttl).ok()).map_or(ttl, Duration::from_secs))
+    }
+
+    /// Removes a record.
+    pub(super) async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let answer = self
+            .change(lease, |index| Ask {
+                call: Call::Write,
+                method: Method::DELETE,
+                path: format!("{}?prevIndex={index}", path(&self.keys.subnet(&lease.subnet))),
+                form: None,
+            })
+            .await?;
+        let node = self.written(lease.subnet, &answer)?;
+        self.revisions().forget(&lease.subnet, Revision(node.modified_index));
+        Ok(())
+    }
+
+    /// Makes a write that compares the index of a lease.
+    async fn change(&self, lease: &Lease, ask: impl Fn(u64) -> Ask + Send) -> Result<Answer, RegistryError> {
+        let mut index = self.revisions().index(lease);
+        for _ in 0..WRITE_ATTEMPTS {
+            let error = match self.cluster.call(&ask(index)).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Said(error, url)) => (error, url),
+                Err(failure) => return Err(self.uncertain(lease.subnet, failure)),
+            };
+            match error.0.code {
+                EtcdError::KEY_NOT_FOUND => return Err(RegistryError::Gone(lease.subnet)),
+                EtcdError::NOT_A_FILE => return Err(RegistryError::Changed(lease.subnet)),
+                EtcdError::COMPARE_FAILED => match self.unchanged(lease).await? {
+                    Some(renewed) if renewed != index => index = renewed,
+                    _ => return Err(RegistryError::Changed(lease.subnet)),
+                },
+                _ => return Err(self.uncertain(lease.subnet, Failure::Said(error.0, error.1))),
+            }
+        }
+        Err(RegistryError::Changed(lease.subnet))
+    }
+
+    /// Reads a record, and answers with its index if it is still the lease, renewed or not.
+    async fn unchanged(&self, lease: &Lease) -> Result<Option<u64>, RegistryError> {
+        let answer = self.get(&self.keys.subnet(&lease.subnet)).await;
+        let Some(answer) = answer.map_err(|failure| self.unwritten(failure))? else {
+            return Err(RegistryError::Gone(lease.subnet));
+        };
+        let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
+        if node.dir || read_node(&lease.subnet.to_string(), &node).is_err() {
+            return Ok(None);
+        }
+        Ok(self.revisions().renewed_to(lease, &node))
+    }
+
+    /// Reads one key, as the cluster agrees on it.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Answer>, Failure> {
+        let ask = Ask {
+            call: Call::Read,
+            method: Method::GET,
+            path: format!("{}?quorum=true&recursive=false&sorted=false", path(key)),
+            form: None,
+        };
+        match self.cluster.call(&ask).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn put(&self, subnet: &SubnetKey, parameters: String, form: String) -> Ask {
+        Ask {
+            call: Call::Write,
+            method: Method::PUT,
+            path: format!("{}?{parameters}", path(&self.keys.subnet(subnet))),
+            form: Some(form),
+        }
+    }
+
+    /// Makes sure that etcd is recent enough, once.
+    async fn is_recent(&self) -> Result<(), RegistryError> {
+        let check = self.recent.get_or_try_init(|| async {
+            let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
+            let answer = self.cluster.call(&ask).await?;
+            let url = self.cluster.url(answer.member);
+            let version: Version = serde_json::from_slice(&answer.body)
+                .map_err(|error| Failure::Refused(format!("{url}: its version: {error}").into()))?;
+            if version.parse().is_some_and(|version| version >= OLDEST) {
+                return Ok(());
+            }
+            let reason = format!("{url} is etcd {}; 2.3 or later is needed", version.cluster);
+            Err(Failure::Refused(reason.into()))
+        });
+        check.await.copied().map_err(|failure| self.unwritten(failure))
+    }
+
+    fn told<'a>(&self, answer: &'a Answer) -> Result<Told<'a>, Failure> {
+        read(&answer.body)
+            .map_err(|error| Failure::Away(format!("{}: {error}", self.cluster.url(answer.member)).into()))
+    }
+
+    /// Reads the answer to a write that happened.
+    fn written<'a>(&self, subnet: SubnetKey, answer: &'a Answer) -> Result<Node<'a>, RegistryError> {
+        let told = self.told(answer).map_err(|failure| self.uncertain(subnet, failure))?;
+        Ok(told.node)
+    }
+
+    /// The error of a call that did not write a record.
+    pub(super) fn unwritten(&self, failure: Failure) -> RegistryError {
+        match failure {
+            Failure::NotSent(reason) | Failure::Away(reason) => {
+                RegistryError::Unavailable(self.describe(), reason)
+            }
+            Failure::Said(ref error, _) if error.code == EtcdError::NOT_A_DIRECTORY => {
+                let reason = format!("{} holds a text and should be a directory", error.cause);
+                RegistryError::Refused(self.describe(), reason.into())
+            }
+            failure @ (Failure::Refused(_) | Failure::Said(..)) => {
+                RegistryError::Refused(self.describe(), failure.into_reason())
+            }
+        }
+    }
+
+    /// The error of a call that may have written a record.
+    fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
+        match failure {
+            Failure::Away(reason) => RegistryError::Unknown(subnet, reason),
+            other @ (Failure::NotSent(_) | Failure::Refused(_) | Failure::Said(..)) => self.unwritten(other),
+        }
+    }
+}
+
+/// What etcd 2.1 and later answer to `GET /version`.
+#[derive(Debug, Deserialize)]
+struct Version {
+    /// What all members can do.
+    #[serde(rename = "etcdcluster")]
+    cluster: String,
+}
+
+impl Version {
+    fn parse(&self) -> Option<(u32, u32)> {
+        let mut parts = self.cluster.split('.').map(|part| part.parse().ok());
+        parts.next().flatten().zip(parts.next().flatten())
+    }
+}
+
+/// etcd counts whole seconds.
+fn seconds(ttl: Duration) -> u64 {
+    (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).max(1)
+}

@@ -1,0 +1,202 @@
+//! A watch that never ends.
+//!
+//! Each request waits for the first event after an index, and is answered with that one alone; so following is asking
+//! again and again. etcd remembers the last 1000 events of the whole store: whoever asks for older ones must list.
+//!
+//! ```text
+//!                 snapshot                 head
+//!   ──► Listing ────────────► Opening ◄───────────► Following
+//!        │ ▲ ▲                 │ ▲ │      event,     │ │
+//!        └─┘ │  failed         └─┘ │      empty,     │ │
+//!       pause│                pause│      quiet      │ │
+//!            └───── pause ─────────┴─────────────────┘ │ a directory went
+//!                cleared, another store ▲──── pause ───┘ broke
+//! ```
+//!
+//! A request that hears nothing is made anew after a while, which shows whether the member still answers. A member that
+//! is cut off from the others answers too, but does not hear what time it is: if its raft index stands still, a read
+//! by quorum finds one that belongs to the cluster.
+//!
+//! The machine lives in the stream: it moves when the stream is polled and is gone when it is dropped.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flannel_core::{RegistryEvent, Revision};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use hyper::Method;
+use tokio::time::{sleep, timeout};
+
+use super::Store;
+use super::answer::{EtcdError, read};
+use super::calls::Call;
+use super::cluster::{Failure, Line, Poll};
+use super::keys::{Change, path};
+use super::member::Ask;
+use crate::etcd::{Position, Teller};
+
+/// An empty answer that comes sooner is not that of a server that got tired of waiting.
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+
+/// Follows a store after a revision, or from a snapshot.
+pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+    let state = match after {
+        Some(revision) => State::Opening(Position::after(revision), None),
+        None => State::Listing,
+    };
+    let watch = Watch { store, state, teller: Teller::default(), quiet_at: None };
+    stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
+}
+
+struct Watch {
+    store: Arc<Store>,
+    state: State,
+    teller: Teller,
+    /// The member that had nothing to tell last, and its raft index at that time.
+    quiet_at: Option<(usize, u64)>,
+}
+
+enum State {
+    /// Nothing is known: everything must be read.
+    Listing,
+    /// Everything up to a position is known; there may be a connection to ask over.
+    Opening(Position, Option<Line>),
+    /// Everything up to a position is known, and the next event will be told.
+    Following(Position, Box<Poll>, Instant),
+}
+
+impl Watch {
+    async fn next(mut self) -> (RegistryEvent, Self) {
+        loop {
+            if let Some(event) = self.teller.next() {
+                return (event, self);
+            }
+            if let Some(pause) = self.teller.pause() {
+                sleep(pause).await;
+            }
+            self.state = match mem::replace(&mut self.state, State::Listing) {
+                State::Listing => self.list().await,
+                State::Opening(known, line) => self.open(known, line).await,
+                State::Following(known, poll, since) => self.follow(known, poll, since).await,
+            };
+        }
+    }
+
+    async fn list(&mut self) -> State {
+        match self.store.list().await {
+            Ok((position, snapshot)) => {
+                self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
+                State::Opening(position, None)
+            }
+            Err(failure) => self.fail(failure, State::Listing),
+        }
+    }
+
+    async fn open(&mut self, known: Position, line: Option<Line>) -> State {
+        let index = known.revision.saturating_add(1);
+        let directory = path(self.store.keys.subnets());
+        let ask = Ask {
+            call: Call::Poll,
+            method: Method::GET,
+            path: format!("{directory}?recursive=true&wait=true&waitIndex={index}"),
+            form: None,
+        };
+        let poll = match self.store.cluster.poll(&ask, line).await {
+            Ok(poll) => poll,
+            Err(Failure::Said(error, _))
+                if matches!(error.code, EtcdError::INDEX_CLEARED | EtcdError::WATCHER_CLEARED) =>
+            {
+                return self.list_again(&error.to_string());
+            }
+            Err(failure) => return self.fail(failure, State::Opening(known, None)),
+        };
+        let member = poll.head.position(known);
+        if !known.leads_on_at(&member) {
+            self.store.cluster.leave(poll.line.member);
+            return self.list_again("the store is not the one known, or a member lags behind");
+        }
+        let stands_still = self.quiet_at.take().is_some_and(|at| Some(at) == quiet(&poll));
+        if stands_still && is_cut_off(&self.store, poll.line.member).await {
+            return self.broken("the member is cut off from the others", known, &poll);
+        }
+        self.teller.heard();
+        State::Following(Position { revision: known.revision, ..member }, Box::new(poll), Instant::now())
+    }
+
+    async fn follow(&mut self, known: Position, mut poll: Box<Poll>, since: Instant) -> State {
+        match timeout(self.store.silence, poll.answer()).await {
+            Ok(Ok(body)) if body.trim_ascii().is_empty() => {
+                if since.elapsed() < SHORTEST_POLL {
+                    self.teller.rest();
+                } else {
+                    self.teller.served();
+                }
+                // Otherwise the answer would have been an event.
+                let revision = known.revision.max(poll.head.index.unwrap_or_default());
+                State::Opening(Position { revision, ..known }, Some(poll.line))
+            }
+            Ok(Ok(body)) => {
+                self.teller.served();
+                self.take_in(known, &body, poll.line)
+            }
+            Ok(Err(error)) => self.broken(&error.to_string(), known, &poll),
+            Err(_) => {
+                self.teller.served();
+                self.quiet_at = quiet(&poll);
+                // An event that is under way is told again from the same index.
+                State::Opening(known, None)
+            }
+        }
+    }
+
+    fn take_in(&mut self, known: Position, body: &[u8], line: Line) -> State {
+        let told = match read(body) {
+            Ok(told) => told,
+            Err(error) => return self.list_again(&error.to_string()),
+        };
+        let revision = told.node.modified_index;
+        if revision <= known.revision {
+            return self.list_again("a member told again what was told before");
+        }
+        let change = self.store.keys.read_change(&told, &mut self.store.revisions());
+        match change {
+            Change::Told(events) => {
+                self.teller.tell(events);
+                State::Opening(Position { revision, ..known }, Some(line))
+            }
+            Change::DirectoryGone => self.list_again("a directory was removed with all that was in it"),
+        }
+    }
+
+    /// What happened in between can only be read.
+    fn list_again(&mut self, reason: &str) -> State {
+        tracing::debug!(reason, "reading all leases again");
+        self.teller.rest();
+        State::Listing
+    }
+
+    /// The member that serves the watch no longer does.
+    fn broken(&mut self, reason: &str, known: Position, poll: &Poll) -> State {
+        self.store.cluster.leave(poll.line.member);
+        let reason = format!("{}: {reason}", self.store.cluster.url(poll.line.member));
+        self.fail(Failure::Away(reason.into()), State::Opening(known, None))
+    }
+
+    /// Goes on with `state` after a pause.
+    fn fail(&mut self, failure: Failure, state: State) -> State {
+        self.teller.fail(failure.into_reason().to_string());
+        state
+    }
+}
+
+/// Which member has nothing to tell, and how far it is.
+fn quiet(poll: &Poll) -> Option<(usize, u64)> {
+    poll.head.raft.map(|raft| (poll.line.member, raft))
+}
+
+/// Finds out whether a member is cut off, by asking all of them; the one that answers stays the first to be asked.
+async fn is_cut_off(store: &Store, member: usize) -> bool {
+    store.get(store.keys.config()).await.is_err() || store.cluster.current() != member
+}

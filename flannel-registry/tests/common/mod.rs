@@ -1,0 +1,70 @@
+//! What the tests of both interfaces of etcd need.
+#![allow(dead_code, reason = "not every test needs all")]
+
+use std::time::Duration;
+
+use flannel_core::{LeaseAttrs, RegistryEvent, SubnetKey};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
+
+pub(crate) mod proxy;
+
+/// What all keys of a network begin with.
+pub(crate) const PREFIX: &str = "/coreos.com/network";
+/// So long that no lease of it ends during a test.
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+/// How late a machine may be that runs all tests at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The key of a record, given its name.
+pub(crate) fn subnet_key(name: &str) -> String {
+    format!("{PREFIX}/subnets/{name}")
+}
+
+pub(crate) fn subnet(third: u8) -> SubnetKey {
+    format!("10.5.{third}.0-24").parse().unwrap()
+}
+
+pub(crate) fn host(last: u8) -> LeaseAttrs {
+    LeaseAttrs::new(std::net::Ipv4Addr::new(192, 168, 0, last).into())
+}
+
+pub(crate) async fn next(watch: &mut BoxStream<'static, RegistryEvent>) -> RegistryEvent {
+    timeout(PATIENCE, watch.next()).await.expect("a watch tells what happens").expect("a watch does not end")
+}
+
+/// Reads a watch up to the event that is meant, and answers with all of them.
+pub(crate) async fn until(
+    watch: &mut BoxStream<'static, RegistryEvent>,
+    is_it: impl Fn(&RegistryEvent) -> bool,
+) -> Vec<RegistryEvent> {
+    let mut events = Vec::new();
+    loop {
+        let event = next(watch).await;
+        let last = is_it(&event);
+        events.push(event);
+        if last {
+            return events;
+        }
+    }
+}
+
+/// One word for each event.
+pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
+    events
+        .iter()
+        .map(|event| match event {
+            RegistryEvent::Snapshot(snapshot) => {
+                let subnets: Vec<_> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
+                format!("snapshot {}", subnets.join(","))
+            }
+            RegistryEvent::Put(lease) => format!("put {}", lease.subnet),
+            RegistryEvent::Deleted(subnet, _) => format!("deleted {subnet}"),
+            RegistryEvent::Bad(record) => format!("bad {}", record.key),
+            RegistryEvent::BadDeleted(key) => format!("bad deleted {key}"),
+            RegistryEvent::Silent(_) => "silent".to_owned(),
+            RegistryEvent::Heard => "heard".to_owned(),
+        })
+        .collect()
+}

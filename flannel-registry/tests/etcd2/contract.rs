@@ -1,0 +1,76 @@
+//! It keeps the promises of every registry.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::SubnetRegistry;
+use flannel_registry::Etcd2Registry;
+use flannel_testing::contract::registry::RegistrySubject;
+
+use crate::common::{PATIENCE, PREFIX};
+use crate::server::Server;
+
+struct Subject {
+    server: Server,
+    opened: Mutex<Vec<Etcd2Registry>>,
+}
+
+impl Subject {
+    fn start() -> Self {
+        Self { server: Server::start(), opened: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl RegistrySubject for Subject {
+    async fn open(&self) -> Arc<dyn SubnetRegistry> {
+        let registry = self.server.registry();
+        self.opened.lock().unwrap().push(registry.clone());
+        Arc::new(registry)
+    }
+
+    async fn set_config(&self, text: &str) {
+        self.server.ctl(&["set", &format!("{PREFIX}/config"), text]);
+    }
+
+    async fn put_raw(&self, key: &str, value: &[u8]) {
+        self.server.put(key, value);
+    }
+
+    async fn remove_raw(&self, key: &str) {
+        self.server.remove(key);
+    }
+
+    async fn compact(&self) {
+        self.server.compact();
+    }
+
+    fn shortest_ttl(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    async fn stop(&self) -> bool {
+        self.server.etcd().stop().unwrap();
+        true
+    }
+
+    async fn start(&self) {
+        self.server.etcd().restart().unwrap();
+    }
+
+    fn calls(&self) -> Option<u64> {
+        let opened = self.opened.lock().unwrap();
+        // All but `polls`: a poll answers one event, which is how this interface tells it.
+        Some(opened.iter().map(Etcd2Registry::calls).map(|calls| calls.reads + calls.writes).sum())
+    }
+}
+
+flannel_testing::registry_contract!(
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    Subject::start()
+);

@@ -1,0 +1,12 @@
+//! The registry in etcd v2, on a real etcd.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod contract;
+mod fake;
+mod members;
+mod records;
+mod security;
+mod server;
+mod watch;
