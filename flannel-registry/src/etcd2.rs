@@ -159,8 +159,8 @@ struct Store {
     keys: Keys,
     silence: Duration,
     revisions: Mutex<Revisions>,
-    /// Set when etcd is known to be recent enough.
-    recent: OnceCell<()>,
+    /// The version of etcd, once it is known.
+    version: OnceCell<(u32, u32)>,
 }
 
 impl Store {
@@ -186,9 +186,15 @@ impl Etcd2Registry {
             keys: Keys::below(&options.prefix),
             silence: options.silence,
             revisions: Mutex::default(),
-            recent: OnceCell::new(),
+            version: OnceCell::new(),
         };
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Tells whether this etcd has the v3 interface beside this one.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) async fn has_v3(&self) -> Result<bool, RegistryError> {
+        Ok(self.store.version().await? >= (3, 0))
     }
 
     /// Tells how many requests were made so far.

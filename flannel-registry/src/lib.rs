@@ -44,10 +44,14 @@ mod etcd;
 mod etcd2;
 #[cfg(feature = "etcd-v3")]
 mod etcd3;
+#[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
+mod etcd_api;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
 
+#[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
+pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]
 pub use etcd2::{Etcd2Calls, Etcd2Options, Etcd2OptionsError, Etcd2Registry};
 #[cfg(feature = "etcd-v3")]

@@ -221,21 +221,30 @@ impl Store {
         }
     }
 
-    /// Makes sure that etcd is recent enough, once.
+    /// Makes sure that etcd is recent enough.
     async fn is_recent(&self) -> Result<(), RegistryError> {
-        let check = self.recent.get_or_try_init(|| async {
+        let version = self.version().await?;
+        if version >= OLDEST {
+            return Ok(());
+        }
+        let (major, minor) = version;
+        let reason = format!("it is etcd {major}.{minor}; 2.3 or later is needed");
+        Err(self.unwritten(Failure::Refused(reason.into())))
+    }
+
+    /// Returns the version of etcd that all members have, as major and minor. Asked for once.
+    pub(super) async fn version(&self) -> Result<(u32, u32), RegistryError> {
+        let version = self.version.get_or_try_init(|| async {
             let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
             let answer = self.cluster.call(&ask).await?;
             let url = self.cluster.url(answer.member);
             let version: Version = serde_json::from_slice(&answer.body)
                 .map_err(|error| Failure::Refused(format!("{url}: its version: {error}").into()))?;
-            if version.parse().is_some_and(|version| version >= OLDEST) {
-                return Ok(());
-            }
-            let reason = format!("{url} is etcd {}; 2.3 or later is needed", version.cluster);
-            Err(Failure::Refused(reason.into()))
+            version
+                .parse()
+                .ok_or_else(|| Failure::Refused(format!("{url}: its version: {:?}", version.cluster).into()))
         });
-        check.await.copied().map_err(|failure| self.unwritten(failure))
+        version.await.copied().map_err(|failure| self.unwritten(failure))
     }
 
     fn told<'a>(&self, answer: &'a Answer) -> Result<Told<'a>, Failure> {

@@ -57,7 +57,8 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
         .map(|event| match event {
             RegistryEvent::Snapshot(snapshot) => {
                 // The v2 interface lists in no order.
-                let mut subnets: Vec<_> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
+                let mut subnets: Vec<_> =
+                    snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
                 subnets.sort();
                 format!("snapshot {}", subnets.join(","))
             }
