@@ -98,7 +98,7 @@ impl Vxlan {
         tracing::info!(
             "VXLAN config: VNI={} Port={} GBP={} Learning={} DirectRouting={}",
             options.vni,
-            options.port,
+            options.port.unwrap_or(0),
             options.gbp,
             options.learning,
             options.direct_routing
@@ -279,7 +279,7 @@ fn device_spec(
         name,
         family,
         vni: options.vni,
-        port: options.port,
+        port: options.udp_port(),
         gbp: options.gbp,
         learning: options.learning,
         lower_name: external.name.clone(),

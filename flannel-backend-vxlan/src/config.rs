@@ -8,8 +8,8 @@ use flannel_core::{BackendConfig, BackendError};
 pub(crate) struct VxlanConfig {
     /// The VXLAN network identifier, 24 bits (RFC 7348, section 5).
     pub(crate) vni: u32,
-    /// The UDP port. Flannel leaves it to the kernel unless it is given, and the kernel's own is 8472.
-    pub(crate) port: u16,
+    /// The UDP port, if it is given.
+    pub(crate) port: Option<u16>,
     /// Whether the Group Based Policy extension is on.
     pub(crate) gbp: bool,
     /// Whether the device learns addresses from the packets it receives.
@@ -45,12 +45,17 @@ impl VxlanConfig {
         let mtu = u32::try_from(number("MTU", 0, 65_535)?).expect(fits);
         Ok(Self {
             vni: u32::try_from(number("VNI", 1, largest_vni)?).expect(fits),
-            port: if port == 0 { DEFAULT_PORT } else { port },
+            port: Some(port).filter(|port| *port > 0),
             gbp: flag("GBP")?,
             learning: flag("Learning")?,
             mtu: Some(mtu).filter(|mtu| *mtu > 0),
             direct_routing: flag("DirectRouting")?,
         })
+    }
+
+    /// Returns the UDP port to use: flannel leaves it to the kernel unless it is given.
+    pub(crate) fn udp_port(&self) -> u16 {
+        self.port.unwrap_or(DEFAULT_PORT)
     }
 }
 
@@ -68,7 +73,7 @@ mod tests {
     #[test]
     fn options_not_given_are_flannels_defaults() {
         let expected =
-            VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None, direct_routing: false };
+            VxlanConfig { vni: 1, port: None, gbp: false, learning: false, mtu: None, direct_routing: false };
         assert_eq!(parse(""), Ok(expected.clone()));
         assert_eq!(parse(r#","VNI":null,"Port":0,"MTU":0,"MacPrefix":"0E-2A","Name":"x""#), Ok(expected));
     }
@@ -79,7 +84,7 @@ mod tests {
             parse(r#","vni":7,"PORT":4789,"gbp":true,"learning":true,"Mtu":9000,"directrouting":true"#);
         let expected = VxlanConfig {
             vni: 7,
-            port: 4789,
+            port: Some(4789),
             gbp: true,
             learning: true,
             mtu: Some(9000),

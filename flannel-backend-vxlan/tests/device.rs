@@ -1,6 +1,6 @@
 //! The tunnel device: made, taken over, replaced, corrected, removed.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 

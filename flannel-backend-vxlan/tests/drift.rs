@@ -1,6 +1,6 @@
 //! Whatever anybody does by hand is noticed and put right, and what the backend does itself is not noticed.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 
@@ -260,4 +260,18 @@ fn lost_notices_make_everything_be_looked_at() {
     assert_eq!((report.written, report.drifted), (1, 1));
     assert_eq!(station.device().index, index);
     assert_eq!(station.netlink.link(DEVICE).unwrap().unwrap().index, index);
+}
+
+/// An audit finds what no notice told of.
+#[test]
+fn an_audit_repairs_what_was_not_noticed() {
+    let lab = lab(1);
+    let mut station = settled(&lab.hosts[0].namespace);
+    ip(&station.namespace, "route flush dev flannel.1 proto boot");
+    ip(&station.namespace, "link set flannel.1 mtu 1200");
+    assert_idle(&station.sync_only(&Dirty::NONE));
+    let report = station.sync();
+    assert_eq!((report.written, report.drifted), (3, 1 + 3));
+    assert_eq!(station.tables(), lines_of_all([2, 3, 4]));
+    assert_eq!(station.device().mtu, 1450);
 }

@@ -1,12 +1,12 @@
 //! IPv6 alone and beside IPv4.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 
-use common::{QUIET, Station, address, assert_idle, bridge, ip, lab, net};
+use common::{DEADLINE, QUIET, Station, address, assert_idle, bridge, ip, lab, net};
 use flannel_core::{Lease, NetworkConfig};
-use flannel_testing::{PingOptions, ping};
+use flannel_testing::{PingOptions, eventually, ping};
 
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
     "Backend":{"Type":"vxlan"}}"#;
@@ -98,7 +98,9 @@ fn ipv6_alone_works_without_the_first_device() {
     let lab = lab(2);
     let [one, two] = pair(&lab, ONLY, six);
     assert_eq!(one.backend.attrs().data, None);
-    ping(&two.namespace, address("fd00:5:0:1::"), &PingOptions::default()).unwrap();
+    // The kernel makes a fresh IPv6 link ready in its own time.
+    let reach = || ping(&two.namespace, address("fd00:5:0:1::"), &PingOptions::default());
+    eventually(DEADLINE, reach).unwrap();
     assert_eq!(ip(&one.namespace, "-o link show type vxlan").len(), 1);
 }
 

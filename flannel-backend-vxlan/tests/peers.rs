@@ -1,6 +1,6 @@
 //! The three tables: what a peer gets, and what becomes of it when the peer changes or others meddle.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 

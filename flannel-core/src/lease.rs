@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::SubnetKey;
 use crate::json::{Json, JsonError, Object};
+use crate::{NetworkConfig, SubnetKey};
 
 /// A lease as a registry holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,6 +181,14 @@ pub struct PublicAddrs {
     pub v6: Option<Ipv6Addr>,
 }
 
+impl PublicAddrs {
+    /// Leaves out the families that a network does not have, as flannel does in its leases.
+    #[must_use]
+    pub fn used_by(self, config: &NetworkConfig) -> Self {
+        Self { v4: self.v4.filter(|_| config.ipv4.is_some()), v6: self.v6.filter(|_| config.ipv6.is_some()) }
+    }
+}
+
 impl From<Ipv4Addr> for PublicAddrs {
     fn from(v4: Ipv4Addr) -> Self {
         Self { v4: Some(v4), v6: None }
@@ -303,6 +311,15 @@ mod tests {
         assert!(held(r#"{"PublicIPv6":"fd00::1"}"#, PublicAddrs { v4: None, v6 }));
         assert!(!held(r#"{"PublicIPv6":"fd00::2"}"#, PublicAddrs { v4: None, v6 }));
         assert!(!held("{}", PublicAddrs::default()));
+    }
+
+    #[test]
+    fn a_lease_names_the_families_of_its_network_only() {
+        let both = PublicAddrs { v4: Some(Ipv4Addr::new(1, 2, 3, 4)), v6: Some("fd00::1".parse().unwrap()) };
+        let used = |config: &str| both.used_by(&NetworkConfig::parse(config).unwrap());
+        assert_eq!(used(r#"{"Network":"10.5.0.0/16"}"#), PublicAddrs { v6: None, ..both });
+        let v6 = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
+        assert_eq!(used(v6), PublicAddrs { v4: None, ..both });
     }
 
     proptest! {

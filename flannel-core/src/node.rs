@@ -25,7 +25,7 @@ use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::{Dirty, PeerSet};
 use crate::registry::{BadRecord, RegistryError};
 use crate::status::Status;
-use crate::{Lease, LeaseAttrs, NetworkConfig};
+use crate::{Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -77,14 +77,15 @@ impl Node {
     pub(crate) async fn live(&mut self) -> Result<Infallible, NetworkError> {
         let config = Arc::new(self.configuration().await?);
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
-        let before = self.recall().await?;
+        let public = self.options.external.public.used_by(&config);
+        let before = self.recall(public).await?;
         let request = OpenRequest {
             config: &config,
             external: &self.options.external,
             before: before.as_ref().map(|lease| &lease.attrs),
         };
         let mut backend = self.options.backend.open(request)?;
-        let attrs = backend.attrs().at(self.options.external.public);
+        let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
@@ -96,9 +97,8 @@ impl Node {
         self.patiently(Phase::Configuration, || manager.config()).await
     }
 
-    async fn recall(&mut self) -> Result<Option<Lease>, NetworkError> {
+    async fn recall(&mut self, public: PublicAddrs) -> Result<Option<Lease>, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let public = self.options.external.public;
         self.patiently(Phase::Recall, || manager.recall(public)).await
     }
 

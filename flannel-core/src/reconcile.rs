@@ -199,18 +199,22 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             }
         }
         let mut drifted = 0;
+        // Both sides are in the order of their keys, so one walk finds all pairs.
+        let mut seen = seen.into_iter().peekable();
+        let mut unknown = Vec::new();
         for (key, object) in &mut self.objects {
-            let actual = seen.remove(key);
-            if object.actual.is_some() && object.actual != actual {
-                drifted += 1;
-                self.waiting.remove(key);
-            }
+            unknown.extend(std::iter::from_fn(|| seen.next_if(|(other, _)| other < key)));
+            let actual = seen.next_if(|(other, _)| other == key).map(|(_, value)| value);
             if object.actual != actual {
+                if object.actual.is_some() {
+                    drifted += 1;
+                    self.waiting.remove(key);
+                }
                 self.open.insert(key.clone());
+                object.actual = actual;
             }
-            object.actual = actual;
         }
-        for (key, value) in seen {
+        for (key, value) in unknown.into_iter().chain(seen) {
             self.open.insert(key.clone());
             self.objects.insert(key, Object { desired: None, actual: Some(value) });
         }
@@ -300,23 +304,20 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         found.map(|i| self.surplus.swap_remove(i)).is_some()
     }
 
-    /// Lets go of objects that are as they should be. Called at the end of a pass, when all answers are in.
+    /// Lets go of objects that are as they should be. Called when all answers are in.
     pub fn close(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        for key in open {
-            let Some(object) = self.objects.get(&key) else {
-                continue;
-            };
-            match (&object.desired, &object.actual) {
-                (Some(desired), Some(actual)) if (self.will_do)(desired, actual) => {}
-                (None, None) => {
-                    self.objects.remove(&key);
-                }
-                (Some(_) | None, Some(_)) | (Some(_), None) => {
-                    self.open.insert(key);
-                }
+        let Self { objects, open, will_do, .. } = self;
+        open.retain(|key| match objects.get(key) {
+            Some(Object { desired: Some(desired), actual: Some(actual) }) => !will_do(desired, actual),
+            Some(Object { desired: None, actual: None }) => {
+                objects.remove(key);
+                false
             }
-        }
+            Some(Object { desired: Some(_), actual: None } | Object { desired: None, actual: Some(_) }) => {
+                true
+            }
+            None => false,
+        });
         if !self.waiting.is_empty() {
             let surplus: BTreeSet<&K> = self.surplus.iter().map(|(key, _)| key).collect();
             self.waiting.retain(|key, _| self.open.contains(key) || surplus.contains(key));
@@ -380,6 +381,8 @@ impl<T: Table> Reconciler<T> {
 
     /// Drops what is stale.
     pub fn drop_stale(&mut self, now: Instant) -> SyncReport {
+        // What was just put need not be looked at again.
+        self.tracker.close();
         let changes = self.tracker.stale(now);
         SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
     }

@@ -65,7 +65,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
         public_v6: None,
         families: Families { v4: true, v6: false },
     };
-    let external = iface::choose(&facts, &request).map_err(|error| error.to_string())?;
+    let external = iface::choose_any(&facts, &request).map_err(|error| error.to_string())?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");

@@ -115,6 +115,22 @@ pub(crate) fn choose(facts: &Facts, request: &Request<'_>) -> Result<ExternalInt
     Ok(chosen)
 }
 
+/// Chooses the external interface of a network whose families are not known before its configuration was read: by
+/// IPv4 or, on a host without it, by IPv6. What the interface has of the other family is taken along.
+pub(crate) fn choose_any(facts: &Facts, request: &Request<'_>) -> Result<ExternalInterface, IfaceError> {
+    let by = |v4, v6| choose(facts, &Request { families: Families { v4, v6 }, ..*request });
+    let no_ipv4 = facts.links.iter().all(|link| preferred(link, as_v4).is_none());
+    let mut chosen = if no_ipv4 { by(false, true)? } else { by(true, false)? };
+    let link = facts.links.iter().find(|link| link.index == chosen.index);
+    // A link-local address does not lead to hosts on other links.
+    let other = link.and_then(|link| preferred(link, as_v6)).filter(|v6| is_global(IpAddr::V6(*v6)));
+    if chosen.v6.is_none() && other.is_some() {
+        chosen.v6 = other;
+        chosen.public.v6 = request.public_v6.or(other);
+    }
+    Ok(chosen)
+}
+
 /// The interface of the first item of `-iface` that fits, or the list of what is wrong with each.
 fn first_match(facts: &Facts, request: &Request<'_>) -> Result<ExternalInterface, String> {
     let mut tried = Vec::new();

@@ -1,5 +1,7 @@
 //! What happens to the network, told in the log in the words that people and scripts look for.
 
+use std::time::Duration;
+
 use flannel_core::{NetworkEvent, Phase, SubnetKey};
 use tracing::{error, info, warn};
 
@@ -8,7 +10,7 @@ use crate::go_duration::duration;
 /// Writes the line for an event.
 pub(crate) fn tell(event: &NetworkEvent) {
     match event {
-        NetworkEvent::Waiting { phase, reason, retry_in } => waiting(*phase, reason, &duration(*retry_in)),
+        NetworkEvent::Waiting { phase, reason, retry_in } => waiting(*phase, reason, &pause(*retry_in)),
         NetworkEvent::Configured(config) => {
             info!("Found network config - Backend type: {}", config.backend.name)
         }
@@ -17,7 +19,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::LeasePermanent => info!("The lease is a reservation, which is not renewed"),
         NetworkEvent::LeaseRenewed(ttl) => info!("Lease renewed, new expiration in {}", duration(*ttl)),
         NetworkEvent::RenewalFailed { reason, retry_in } => {
-            error!("Error renewing lease (trying again in {}): {reason}", duration(*retry_in));
+            error!("Error renewing lease (trying again in {}): {reason}", pause(*retry_in));
         }
         NetworkEvent::LeaseLost(reason) => {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
@@ -53,6 +55,11 @@ fn waiting(phase: Phase, reason: &str, pause: &str) {
         Phase::Recall => error!("Couldn't read the leases: {reason}; trying again in {pause}"),
         Phase::Lease => error!("Couldn't acquire a lease: {reason}; trying again in {pause}"),
     }
+}
+
+/// Writes a pause; nobody needs it to the nanosecond.
+fn pause(time: Duration) -> String {
+    duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// Writes subnets as flannel does: the one, or both separated by a blank.

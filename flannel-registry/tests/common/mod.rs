@@ -56,7 +56,9 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
         .iter()
         .map(|event| match event {
             RegistryEvent::Snapshot(snapshot) => {
-                let subnets: Vec<_> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
+                // The v2 interface lists in no order.
+                let mut subnets: Vec<_> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
+                subnets.sort();
                 format!("snapshot {}", subnets.join(","))
             }
             RegistryEvent::Put(lease) => format!("put {}", lease.subnet),

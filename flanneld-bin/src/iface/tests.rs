@@ -250,3 +250,26 @@ fn an_ipv6_network_asks_for_no_ipv4() {
         ]
     );
 }
+
+#[test]
+fn before_the_families_are_known_ipv4_decides_and_ipv6_is_taken_along() {
+    let any = |facts: &Facts, items: &[&str]| {
+        let interfaces: Vec<String> = items.iter().map(ToString::to_string).collect();
+        let request = Request { interfaces: &interfaces, public_v4: None, public_v6: None, families: V4 };
+        let chosen = choose_any(facts, &request).expect("an interface");
+        assert_eq!((chosen.v4, chosen.v6), (chosen.public.v4, chosen.public.v6));
+        (chosen.name, chosen.v4.map(|v4| v4.to_string()), chosen.v6.map(|v6| v6.to_string()))
+    };
+    let of = |name: &str, v4: &str, v6: Option<&str>| {
+        (name.to_owned(), Some(v4.to_owned()).filter(|v4| !v4.is_empty()), v6.map(str::to_owned))
+    };
+    let mut facts = host();
+    assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", Some("fd00::1")));
+    assert_eq!(any(&facts, &["eth1"]), of("eth1", "10.0.0.5", Some("fd01::1")));
+    facts.links[1].addresses.retain(|fact| !is_global(fact.address) || fact.address.is_ipv4());
+    assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", None), "a link-local address leads nowhere");
+    for link in &mut facts.links {
+        link.addresses.retain(|fact| fact.address.is_ipv6());
+    }
+    assert_eq!(any(&facts, &["eth1"]), of("eth1", "", Some("fd01::1")));
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use flannel_netlink::{Link, Mac, Netlink};
 use flannel_testing::{
-    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, eventually, output_in, ping, program,
+    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, eventually, output_in, ping,
+    program,
 };
 use ipnet::IpNet;
 
@@ -134,6 +135,13 @@ impl Cluster {
         self.lines(host, "ip route").into_iter().filter(|line| line.contains("flannel.1")).collect()
     }
 
+    /// All that the host needs to reach its peers, as the tools of operators show it.
+    pub(crate) fn tunnel(&self, host: usize) -> Vec<String> {
+        let neighbours = self.lines(host, "ip -4 neigh show nud permanent dev flannel.1");
+        let entries = self.lines(host, "bridge fdb show dev flannel.1");
+        [self.routes(host), neighbours, entries].into_iter().map(sorted).collect::<Vec<_>>().concat()
+    }
+
     /// The registry's leases, as key and record.
     pub(crate) fn leases(&self) -> Vec<(String, String)> {
         let text = self.etcd.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
@@ -147,6 +155,19 @@ impl Drop for Cluster {
         self.daemons.clear();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+/// Sends a packet every 5 ms, once the first ones were answered.
+pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
+    let every = Duration::from_millis(5);
+    let ping = RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
+    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping
 }
 
 /// Checks that a packet goes from one pod to another and back.

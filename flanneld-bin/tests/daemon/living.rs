@@ -3,9 +3,10 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use flannel_testing::{PingOptions, RunningPing, eventually, transfer};
+use flannel_testing::{PingOptions, eventually, ping, transfer};
+use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, check_ping};
+use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
 
 #[test]
 fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
@@ -104,14 +105,7 @@ fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
     let before = (cluster.subnet(0), cluster.device(0), cluster.leases().len());
-    let ping = RunningPing::start(
-        &pods[0].namespace,
-        pods[1].addresses[0],
-        Duration::from_millis(5),
-        &PingOptions::default(),
-    )
-    .unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    let ping = running_ping(&pods[0], &pods[1]);
 
     cluster.daemon(0).kill().unwrap();
     ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
@@ -131,14 +125,7 @@ fn told_to_end_it_ends_within_a_second_and_traffic_goes_on() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
-    let ping = RunningPing::start(
-        &pods[0].namespace,
-        pods[1].addresses[0],
-        Duration::from_millis(5),
-        &PingOptions::default(),
-    )
-    .unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    let ping = running_ping(&pods[0], &pods[1]);
     let status = cluster.daemon(0).terminate(Duration::from_secs(1)).unwrap();
     assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
     ping.wait_for_answers(ping.received() + 50, PATIENCE).unwrap();
@@ -183,4 +170,44 @@ fn a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
     eventually(PATIENCE, || cluster.routes(0).len() == 1).expect("peers still come and go");
     let named = cluster.daemon(0).lines().iter().filter(|line| line.contains("garbage")).count();
     assert_eq!(named, 1);
+}
+
+#[test]
+fn what_is_removed_by_hand_comes_back_with_every_peer() {
+    let cluster = Cluster::running(3);
+    let before = cluster.tunnel(0);
+    assert_eq!(before.len(), 6, "a route, a neighbour and a forwarding entry for each peer: {before:#?}");
+    for command in [
+        "ip route flush dev flannel.1",
+        "ip neigh flush nud permanent dev flannel.1",
+        "ip addr flush dev flannel.1",
+        "ip link set flannel.1 down",
+        "ip link del flannel.1",
+    ] {
+        cluster.lines(0, command);
+        eventually(Duration::from_secs(5), || {
+            let now = cluster.tunnel(0);
+            if now == before { Ok(()) } else { Err(format!("{now:#?}")) }
+        })
+        .unwrap_or_else(|error| panic!("after {command}: {error}"));
+    }
+}
+
+#[test]
+fn with_both_families_pods_reach_each_other_over_both() {
+    let mut cluster = Cluster::new(2);
+    cluster.configure(
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    let pods = [0, 1].map(|host| {
+        cluster.start(host);
+        cluster.wait_until_ready(host);
+        let v6 = cluster.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+        assert_eq!(cluster.subnet_env(host, "FLANNEL_MTU"), "1430", "IPv6 outside takes 20 bytes more");
+        cluster.lab.hosts[host].add_pod(&[cluster.subnet(host), v6], 1430).unwrap()
+    });
+    for to in pods[1].addresses.clone() {
+        let answered = eventually(PATIENCE, || ping(&pods[0].namespace, to, &PingOptions::default()));
+        answered.unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
 }
