@@ -48,7 +48,7 @@ impl Keys {
         self.names.subnet(subnet)
     }
 
-    /// Reads all records of the directory that holds them.
+    /// Reads all records of the directory that holds them, and puts them in order, which etcd does not.
     ///
     /// Directories are not records: what is in one is named, and hidden from nobody. One that has the name of a subnet
     /// keeps everybody from leasing it, so it is named too.
@@ -58,7 +58,7 @@ impl Keys {
         revisions: &mut Revisions,
     ) -> (Vec<Lease>, Vec<BadRecord>) {
         let (mut leases, mut bad) = (Vec::new(), Vec::new());
-        let mut open: Vec<_> = directory.nodes.iter().rev().copied().collect();
+        let mut open = directory.nodes.clone();
         while let Some(text) = open.pop() {
             let node: Node<'_> = match serde_json::from_str(text.get()) {
                 Ok(node) => node,
@@ -71,7 +71,7 @@ impl Keys {
             let name = self.name(&node.key);
             if node.dir {
                 bad.extend(directory_of(name));
-                open.extend(node.nodes.iter().rev());
+                open.extend(node.nodes);
                 continue;
             }
             match read_node(name, &node) {
@@ -79,6 +79,8 @@ impl Keys {
                 Err(record) => bad.push(record),
             }
         }
+        leases.sort_by_key(|lease: &Lease| lease.subnet);
+        bad.sort();
         (leases, bad)
     }
 
@@ -176,14 +178,15 @@ mod tests {
             directory("/10.5.3.0-24", &[leaf("10.5.3.0-24/x", RECORD, 6)]),
             directory("/empty", &[]),
             leaf("10.5.4.0-24", "", 8),
-            leaf("10.5.2.0-24", RECORD, 7),
+            leaf("10.5.6.0-24", RECORD, 7),
+            leaf("10.5.2.0-24", RECORD, 9),
         ];
         let all = directory("", &nodes);
         let all = serde_json::from_str(&all).unwrap();
         let (leases, bad) = Keys::below("/n").read_all(&all, &mut Revisions::default());
-        assert_eq!(leases.iter().map(|lease| lease.revision.0).collect::<Vec<_>>(), [7]);
+        assert_eq!(leases.iter().map(|lease| lease.revision.0).collect::<Vec<_>>(), [9, 7]);
         let names: Vec<_> = bad.iter().map(|record| record.key.as_str()).collect();
-        assert_eq!(names, ["x/10.5.1.0-24", "10.5.3.0-24", "10.5.3.0-24/x", "10.5.4.0-24"]);
+        assert_eq!(names, ["10.5.3.0-24", "10.5.3.0-24/x", "10.5.4.0-24", "x/10.5.1.0-24"]);
     }
 
     fn change(action: &str, node: &str) -> Change {
