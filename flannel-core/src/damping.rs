@@ -42,6 +42,7 @@ impl Default for DampingOptions {
 /// - When more than the share have left within the window, all of them are held: those whose departure was passed on
 ///   already are told again. While any peer is held, others that leave are held with them.
 /// - A held peer stops being held when it is told again, when its host takes another subnet, or when the time is over.
+/// - A subnet whose host is there under another one was given up; it leaves at once and does not count.
 ///
 /// ```
 /// use std::time::Instant;
@@ -65,6 +66,8 @@ pub struct Damping {
     options: DampingOptions,
     /// The peers as passed on, those that are held among them.
     known: BTreeMap<SubnetKey, Arc<Lease>>,
+    /// How many of them each host has.
+    hosts: BTreeMap<PublicAddrs, usize>,
     /// Those that left within the window, and when.
     left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
     /// The same in the order in which they left; what is not in `left` at this time any more does not count.
@@ -82,6 +85,7 @@ impl Damping {
         Self {
             options,
             known: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             left: BTreeMap::new(),
             order: VecDeque::new(),
             held: BTreeMap::new(),
@@ -109,7 +113,7 @@ impl Damping {
 
     /// Takes in changes that happened together, and returns those to pass on.
     pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<LeaseChange> {
-        self.forget(now);
+        self.stop_counting(now);
         let (mut passed, mut leaving) = (Vec::new(), BTreeMap::new());
         for change in changes {
             match change {
@@ -123,6 +127,7 @@ impl Damping {
                 }
             }
         }
+        self.give_up(&mut leaving, &mut passed);
         if leaving.is_empty() {
             return passed;
         }
@@ -130,7 +135,7 @@ impl Damping {
             self.hold(leaving, now, &mut passed);
         } else {
             for (subnet, lease) in leaving {
-                self.known.remove(&subnet);
+                self.forget(&subnet);
                 self.left.insert(subnet, (now, lease));
                 self.order.push_back((now, subnet));
                 passed.push(LeaseChange::Removed(subnet));
@@ -147,8 +152,8 @@ impl Damping {
         self.until = None;
         self.held_at.clear();
         let gone = std::mem::take(&mut self.held);
-        self.known.retain(|subnet, _| !gone.contains_key(subnet));
-        gone.into_keys().map(LeaseChange::Removed).collect()
+        let gone = gone.into_keys();
+        gone.inspect(|subnet| self.forget(subnet)).map(LeaseChange::Removed).collect()
     }
 
     fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<LeaseChange>) {
@@ -161,13 +166,31 @@ impl Damping {
         {
             // The host is back under another subnet, so it did give the one before up.
             self.unhold(&before);
-            self.known.remove(&before);
+            self.forget(&before);
             passed.push(LeaseChange::Removed(before));
         }
         if self.known.get(&subnet).is_none_or(|known| known.attrs != lease.attrs) {
             passed.push(LeaseChange::Put(Arc::clone(&lease)));
         }
-        self.known.insert(subnet, lease);
+        self.know(lease);
+    }
+
+    /// Lets those go whose hosts are there under another subnet.
+    fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<LeaseChange>) {
+        let mut of_host = BTreeMap::new();
+        for lease in leaving.values() {
+            *of_host.entry(lease.attrs.public).or_insert(0) += 1;
+        }
+        leaving.retain(|subnet, lease| {
+            let public = lease.attrs.public;
+            let stays = self.hosts.get(&public) > of_host.get(&public);
+            if stays && public != PublicAddrs::default() {
+                self.forget(subnet);
+                passed.push(LeaseChange::Removed(*subnet));
+                return false;
+            }
+            true
+        });
     }
 
     /// Tells whether so many more departures are too many to be believed.
@@ -189,13 +212,30 @@ impl Damping {
     ) {
         self.until.get_or_insert(now + self.options.hold);
         self.order.clear();
-        for (subnet, (_, lease)) in std::mem::take(&mut self.left) {
+        for (_, lease) in std::mem::take(&mut self.left).into_values() {
             passed.push(LeaseChange::Put(Arc::clone(&lease)));
             self.mark(&lease);
-            self.known.insert(subnet, lease);
+            self.know(lease);
         }
         for lease in leaving.values() {
             self.mark(lease);
+        }
+    }
+
+    fn know(&mut self, lease: Arc<Lease>) {
+        self.forget(&lease.subnet);
+        *self.hosts.entry(lease.attrs.public).or_insert(0) += 1;
+        self.known.insert(lease.subnet, lease);
+    }
+
+    fn forget(&mut self, subnet: &SubnetKey) {
+        let Some(lease) = self.known.remove(subnet) else {
+            return;
+        };
+        let public = lease.attrs.public;
+        match self.hosts.get_mut(&public) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.hosts.remove(&public)),
         }
     }
 
@@ -217,7 +257,7 @@ impl Damping {
     }
 
     /// Stops counting the departures that are older than the window.
-    fn forget(&mut self, now: Instant) {
+    fn stop_counting(&mut self, now: Instant) {
         while let Some((at, subnet)) = self.order.front().copied() {
             if now.saturating_duration_since(at) < self.options.window {
                 break;

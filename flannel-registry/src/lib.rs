@@ -3,7 +3,8 @@
 //! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface.
-//! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
+//! - [`CachedManager`] stands before any lease manager and keeps what was last known in a file, to start from it
+//!   when the store does not answer.
 //!
 //! Without the feature `etcd-v3` nothing here needs HTTP, TLS or a protocol compiler.
 //!
@@ -37,14 +38,19 @@
 //! # }
 //! ```
 
+mod cache;
+mod cached;
 #[cfg(feature = "etcd-v3")]
 mod etcd3;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
+mod whole_file;
 
+pub use cached::{CacheOptions, CachedManager};
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryBackup, MemoryRegistry};
+pub use whole_file::{WriteError, write_whole};

@@ -104,6 +104,16 @@ fn a_host_that_comes_back_with_another_subnet_gives_the_held_one_up() {
 }
 
 #[test]
+fn hosts_that_all_have_other_subnets_now_gave_the_old_ones_up() {
+    let now = Instant::now();
+    let mut damping = of(4, now);
+    let renumbered: Vec<_> = (1..=4).map(|host| LeaseChange::Put(lease(host + 100, host))).collect();
+    damping.filter(renumbered, now);
+    assert_eq!(damping.filter((1..=4).map(removed).collect(), now).len(), 4);
+    assert_eq!(damping.held(), 0);
+}
+
+#[test]
 fn without_a_time_to_hold_nothing_is_held() {
     let now = Instant::now();
     let options = DampingOptions { hold: Duration::ZERO, ..DampingOptions::default() };
