@@ -36,6 +36,8 @@ pub struct NetworkConfig {
     pub backend: BackendConfig,
     /// Whether firewall rules go to nftables instead of iptables.
     pub enable_nftables: bool,
+    /// The text that all this was read from.
+    pub source: Json,
 }
 
 impl NetworkConfig {
@@ -56,7 +58,8 @@ impl NetworkConfig {
         let enable_nftables =
             object.boolean("EnableNFTables").map_err(ConfigError::json("EnableNFTables"))?;
         let backend = BackendConfig::of(&object)?;
-        Ok(Self { ipv4, ipv6, backend, enable_nftables: enable_nftables.unwrap_or(false) })
+        let source = Json::parse(text).map_err(|error| ConfigError::whole(error.to_string()))?;
+        Ok(Self { ipv4, ipv6, backend, enable_nftables: enable_nftables.unwrap_or(false), source })
     }
 
     /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.

@@ -42,8 +42,25 @@ pub enum NetworkEvent {
     },
     /// The lease is lost. Traffic goes on; the same subnet is asked for again.
     LeaseLost(String),
-    /// All peers are known and the host was made as it should be, for the first time.
+    /// All peers are known, or remembered, and the host was made as it should be, for the first time.
     Ready,
+    /// The registry does not answer, for this reason, and the network runs with the peers that are remembered.
+    Recalled(String),
+    /// The registry told all peers: the network runs no longer on what was remembered.
+    Confirmed,
+    /// So many peers are said to have left at once that it is doubted. They are kept until they are told again, at most
+    /// for a time.
+    PeersHeld {
+        /// How many.
+        peers: usize,
+        /// The longest time.
+        at_most: Duration,
+    },
+    /// No peer is held any more.
+    HoldEnded {
+        /// How many were let go because their time was over.
+        gone: usize,
+    },
     /// A host joined the network.
     PeerJoined(Arc<Lease>),
     /// A host says something new about itself.

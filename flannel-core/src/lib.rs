@@ -9,13 +9,14 @@
 //! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
 //! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
 //! - [`reconcile`] makes one kind of kernel object what it should be.
-//! - [`Claim`], [`LeaseSet`], [`Backoff`] and [`choose`] decide, and do nothing else.
+//! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide, and do nothing else.
 
 mod acquire;
 mod allocate;
 mod backend;
 mod backoff;
 mod config;
+mod damping;
 mod event;
 mod hold;
 pub mod json;
@@ -39,6 +40,7 @@ pub use backend::{
 };
 pub use backoff::{Backoff, renew_after};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
+pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
 pub use json::Json;
 pub use lease::{BackendType, Lease, LeaseAttrs, LeaseError, PublicAddrs, Revision, Term};

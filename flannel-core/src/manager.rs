@@ -16,12 +16,16 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 ///
 /// 1. **One lease.** `acquire` called again with the same public addresses answers with the same subnet, as long as
 ///    the configuration offers it.
-/// 2. **Attributes are published.** When `acquire` has answered, the record says what the request's attributes say.
-/// 3. **Nothing is stolen.** `acquire` never takes a subnet that overlaps the lease of another host.
+/// 2. **Attributes are published.** When `acquire` has answered, the record says what the request's attributes say. A
+///    manager that answers from memory because its store does not publishes them as soon as the store answers.
+/// 3. **Nothing is stolen.** `acquire` never takes a subnet that overlaps the lease of another host. An answer from
+///    memory names only a subnet that this host held; `keep` loses it if the store gave it away meanwhile.
 /// 4. **Keeping lasts.** `keep` goes on until the lease is lost; a store that does not answer is no loss.
 /// 5. **Peers are others.** `watch` never names the own subnet.
 /// 6. **A watch never lies.** No error removes a peer: a removal comes only from the store's own word. After
 ///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are.
+/// 7. **Memory is named.** Peers that are told from memory because the store does not answer are followed by
+///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
 #[async_trait]
 pub trait LeaseManager: Send + Sync + 'static {
     /// Names the manager for logs and status. Holds no secret.
@@ -99,6 +103,9 @@ pub enum KeepEvent {
 pub enum PeerEvent {
     /// These changed.
     Changed(Vec<LeaseChange>),
+    /// All peers that are remembered from before have been told; the text says why the store cannot be asked. They
+    /// are good enough to carry traffic, but no reason to remove anything.
+    Recalled(String),
     /// All peers have been told.
     Complete,
     /// These records cannot be read and are not used; the list replaces the one before.

@@ -12,7 +12,7 @@ use crate::event::NetworkEvent;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::node::Node;
 use crate::status::Status;
-use crate::{Backoff, Lease, NetworkConfig, SubnetKey};
+use crate::{Backoff, DampingOptions, Lease, NetworkConfig, SubnetKey};
 
 /// What a network is made of.
 pub struct NetworkOptions {
@@ -28,6 +28,8 @@ pub struct NetworkOptions {
     pub retry: Backoff,
     /// How often everything is compared with the kernel, whether or not a change was noticed.
     pub audit_every: Duration,
+    /// When and for how long it is doubted that many peers left at once.
+    pub damping: DampingOptions,
     /// Fixes the random choices, for tests that shall run the same way each time.
     pub seed: Option<u64>,
 }
@@ -48,6 +50,7 @@ impl NetworkOptions {
             // registry does not mind.
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             audit_every: Duration::from_secs(60),
+            damping: DampingOptions::default(),
             seed: None,
         }
     }
@@ -117,7 +120,7 @@ impl Network {
         (Self { shared, events, stop }, NetworkTask { node, stopped })
     }
 
-    /// Waits until all peers are known and the host carries their traffic; `None` if the network ended before.
+    /// Waits until all peers are known, or remembered, and the host carries their traffic; `None` if the network ended before.
     pub async fn ready(&self) -> Option<Running> {
         let mut shared = self.shared.clone();
         // An error means that the task is gone; the state it left tells whether it was ready.

@@ -6,6 +6,8 @@
 //! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
 //!    makes the host as it should be.
 
+mod follow;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +21,12 @@ use tokio::time::Instant;
 use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
 use crate::hold::{HoldEvent, hold};
-use crate::lease_set::LeaseChange;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::{Dirty, PeerSet};
-use crate::registry::{BadRecord, RegistryError};
+use crate::registry::RegistryError;
 use crate::status::Status;
-use crate::{Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
+use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -39,6 +40,7 @@ pub(crate) struct Node {
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
     peers: PeerSet,
+    damping: Damping,
     dirty: Dirty,
     last_pass: Instant,
     next_pass: Instant,
@@ -55,6 +57,7 @@ impl Node {
     ) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         shared.send_modify(|shared| shared.status.manager = options.manager.describe());
+        let damping = Damping::new(options.damping);
         let now = Instant::now();
         Self {
             options,
@@ -64,6 +67,7 @@ impl Node {
             backend: None,
             own: None,
             peers: PeerSet::default(),
+            damping,
             dirty: Dirty::All,
             last_pass: now,
             next_pass: now,
@@ -151,6 +155,7 @@ impl Node {
                     }
                 }
                 noticed = backend.drifted() => self.look_again(noticed),
+                () = until(self.damping.due()) => self.let_go(),
                 () = tokio::time::sleep_until(self.next_pass) => self.pass(&config),
             }
         }
@@ -161,63 +166,19 @@ impl Node {
         let subnet = own.subnet;
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
         self.peers = PeerSet::default();
+        self.damping = Damping::new(self.options.damping);
         self.dirty = Dirty::All;
         self.own = Some(own.clone());
         self.status(|status| {
             status.lease = Some(own.clone());
             status.lease_lost = None;
+            status.recalled = None;
+            status.held_peers = 0;
             status.mtu = mtu;
         });
         tracing::debug!(%subnet, backend = config.backend.name, "following the peers");
         self.tell(NetworkEvent::LeaseAcquired(own));
         self.options.manager.watch(subnet)
-    }
-
-    fn on_peers(&mut self, event: PeerEvent) {
-        match event {
-            PeerEvent::Changed(changes) => {
-                for change in changes {
-                    self.on_peer(change);
-                }
-                self.soon();
-            }
-            PeerEvent::Complete => {
-                self.peers.complete();
-                self.dirty = Dirty::All;
-                self.soon();
-            }
-            PeerEvent::Bad(bad) => self.on_bad(bad),
-            PeerEvent::Silent(reason) => {
-                self.status(|status| status.registry_silent = Some(reason.clone()));
-                self.tell(NetworkEvent::RegistrySilent(reason));
-            }
-            PeerEvent::Heard => {
-                self.status(|status| status.registry_silent = None);
-                self.tell(NetworkEvent::RegistryHeard);
-            }
-        }
-    }
-
-    fn on_peer(&mut self, change: LeaseChange) {
-        let (subnet, event) = match &change {
-            LeaseChange::Put(lease) if self.peers.peer(&lease.subnet).is_some() => {
-                (lease.subnet, NetworkEvent::PeerChanged(Arc::clone(lease)))
-            }
-            LeaseChange::Put(lease) => (lease.subnet, NetworkEvent::PeerJoined(Arc::clone(lease))),
-            LeaseChange::Removed(subnet) => (*subnet, NetworkEvent::PeerLeft(*subnet)),
-        };
-        self.peers.apply(change);
-        self.dirty.add(subnet);
-        self.tell(event);
-    }
-
-    /// Tells each bad record once: when it was not there before, or is bad in another way.
-    fn on_bad(&mut self, bad: Vec<BadRecord>) {
-        let known = self.shared.borrow().status.bad_records.clone();
-        for record in bad.iter().filter(|record| !known.contains(record)) {
-            self.tell(NetworkEvent::BadRecord(record.clone()));
-        }
-        self.status(|status| status.bad_records = bad);
     }
 
     /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
@@ -329,7 +290,7 @@ impl Node {
         };
         let is_new =
             self.shared.borrow().running.as_ref().is_none_or(|running| running.lease.subnet != own.subnet);
-        if self.peers.is_complete() && is_new {
+        if self.are_peers_known() && is_new {
             let running = Running { lease: own.clone(), mtu: backend.mtu(), config: Arc::clone(config) };
             self.shared.send_modify(|shared| {
                 shared.status.ready = true;
@@ -369,6 +330,14 @@ impl Node {
 
     fn status(&self, change: impl FnOnce(&mut Status)) {
         self.shared.send_modify(|shared| change(&mut shared.status));
+    }
+}
+
+/// Waits for a moment, or for ever if there is none.
+async fn until(moment: Option<std::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

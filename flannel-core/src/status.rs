@@ -20,8 +20,12 @@ pub struct Status {
     pub lease_lost: Option<String>,
     /// The largest packet, in bytes, that a container may send.
     pub mtu: Option<u32>,
-    /// Whether all peers are known and the host was made as it should be for them.
+    /// Whether all peers are known, or remembered, and the host was made as it should be for them.
     pub ready: bool,
+    /// Why the peers are those that are remembered, and not those that the registry knows.
+    pub recalled: Option<String>,
+    /// The number of peers that are kept although they are said to have left, because too many left at once.
+    pub held_peers: usize,
     /// The number of peers for which the host was last made as it should be.
     pub peers: usize,
     /// Why the registry is not heard at the moment.

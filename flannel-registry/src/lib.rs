@@ -4,6 +4,8 @@
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface, where flannel v0.18 and later keep leases.
 //! - `Etcd2Registry` (feature `etcd-v2`) is etcd, over its v2 interface, where earlier ones keep them.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
+//! - [`CachedManager`] stands before any lease manager and keeps what was last known in a file, to start from it
+//!   when the store does not answer.
 //!
 //! Without the features `etcd-v3` and `etcd-v2` nothing here needs HTTP or TLS; only `etcd-v3` needs a protocol
 //! compiler.
@@ -38,6 +40,8 @@
 //! # }
 //! ```
 
+mod cache;
+mod cached;
 #[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd;
 #[cfg(feature = "etcd-v2")]
@@ -49,7 +53,9 @@ mod etcd_api;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
+mod whole_file;
 
+pub use cached::{CacheOptions, CachedManager};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]
@@ -59,3 +65,4 @@ pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryBackup, MemoryRegistry};
+pub use whole_file::{WriteError, write_whole};

@@ -8,11 +8,11 @@
 use std::process::ExitCode;
 
 use flannel_core::{
-    BackendError, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
-    SubnetKey, chain,
+    BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
+    Running, Shutdown, SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
+use flannel_registry::{CacheOptions, CachedManager, Etcd3Options, Etcd3Registry, LocalManager};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -115,10 +115,20 @@ impl Daemon<'_> {
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
         let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
-        let manager = LocalManager::new(registry);
+        let hold = self.options.mass_expiry_hold;
+        let damping = DampingOptions { hold, ..DampingOptions::default() };
+        let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
         let backends = Backends::new(self.namespace.clone());
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions { previous: self.previous, ..options })
+        Ok(NetworkOptions { previous: self.previous, damping, ..options })
+    }
+
+    /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
+    fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
+        let mut path = self.options.subnet_file.clone().into_os_string();
+        path.push(".cache");
+        let options = CacheOptions::new(path, self.options.etcd_prefix.clone(), self.external.public);
+        CacheOptions { damping, ..options }
     }
 
     async fn on_event(&self, network: &Network, event: &NetworkEvent) {

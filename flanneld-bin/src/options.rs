@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::flags::{self, Flag, FlagError, Kind};
 
 mod endpoint;
 mod prefix;
 
-/// Every flag of upstream flannel, in its order.
+/// Every flag of upstream flannel, in its order, and behind them those that only this daemon has.
 const FLAGS: &[Flag<Settings>] = &[
     Flag {
         name: "etcd-endpoints",
@@ -70,6 +71,12 @@ const FLAGS: &[Flag<Settings>] = &[
     },
     unsupported("vmodule"),
     unsupported("log_backtrace_at"),
+    Flag {
+        name: "mass-expiry-hold",
+        kind: Kind::Int(|s| &mut s.mass_expiry_hold),
+        description: "seconds for which peers are kept when more than half of them leave at once, because then the \
+                      registry is more likely at fault than they are; 0 never keeps any",
+    },
 ];
 
 /// A flag that upstream has and this daemon does not have yet.
@@ -86,6 +93,7 @@ struct Settings {
     subnet_file: String,
     version: bool,
     verbosity: i64,
+    mass_expiry_hold: i64,
 }
 
 impl Default for Settings {
@@ -98,6 +106,7 @@ impl Default for Settings {
             subnet_file: "/run/flannel/subnet.env".to_owned(),
             version: false,
             verbosity: 0,
+            mass_expiry_hold: 300,
         }
     }
 }
@@ -127,6 +136,8 @@ pub(crate) struct Options {
     pub(crate) public_ip: Option<Ipv4Addr>,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
+    /// How long peers are kept when too many leave at once.
+    pub(crate) mass_expiry_hold: Duration,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
@@ -169,9 +180,18 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         subnet_file: settings.subnet_file.into(),
+        mass_expiry_hold: seconds(settings.mass_expiry_hold).map_err(|why| bad("mass-expiry-hold", why))?,
         verbosity: settings.verbosity,
         ignored_arguments,
     })
+}
+
+/// Reads a time of up to a day.
+fn seconds(value: i64) -> Result<Duration, String> {
+    match u64::try_from(value) {
+        Ok(seconds @ 0..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{value} is not within 0 and 86400 seconds")),
+    }
 }
 
 /// Reads the address to publish; an empty value counts as not given.
@@ -209,6 +229,7 @@ mod tests {
         assert_eq!(options.etcd_prefix, "/coreos.com/network");
         assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
         assert_eq!((options.public_ip, options.verbosity), (None, 0));
+        assert_eq!(options.mass_expiry_hold, Duration::from_secs(300));
         assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
     }
 
@@ -225,6 +246,7 @@ mod tests {
                 "-subnet-file",
                 "/vxlan.env",
                 "-v=4",
+                "-mass-expiry-hold=60",
                 "",
                 "-iface=eth9",
             ],
@@ -239,6 +261,7 @@ mod tests {
                 interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
                 public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
                 subnet_file: "/vxlan.env".into(),
+                mass_expiry_hold: Duration::from_secs(60),
                 verbosity: 4,
                 ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
             }
@@ -295,6 +318,7 @@ mod tests {
             ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
             ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
             ("-subnet-file=", "flag -subnet-file: the path is empty"),
+            ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
         ] {
             assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
         }
@@ -317,6 +341,6 @@ mod tests {
         names.sort_unstable();
         let count = names.len();
         names.dedup();
-        assert_eq!((names.len(), count), (31, 31));
+        assert_eq!((names.len(), count), (32, 32));
     }
 }

@@ -25,6 +25,18 @@ pub(crate) fn tell(event: &NetworkEvent) {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
         }
         NetworkEvent::Ready => info!("All peers are known and reachable as far as this host can tell"),
+        NetworkEvent::Recalled(reason) => {
+            warn!("Running on what is remembered of the last run until the registry answers: {reason}");
+        }
+        NetworkEvent::Confirmed => {
+            info!("The registry told all peers, nothing is taken from memory any more")
+        }
+        NetworkEvent::PeersHeld { peers, at_most } => warn!(
+            "{peers} peers left at once, which is doubted; they are kept for up to {}",
+            duration(*at_most)
+        ),
+        NetworkEvent::HoldEnded { gone: 0 } => info!("The peers that had left at once are back"),
+        NetworkEvent::HoldEnded { gone } => warn!("{gone} peers that left at once did not come back"),
         NetworkEvent::PeerJoined(lease) => {
             info!("Subnet added: {} via {}", subnets(&lease.subnet), lease.attrs.public);
         }

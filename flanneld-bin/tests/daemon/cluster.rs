@@ -43,7 +43,12 @@ impl Cluster {
 
     /// Hosts with a configuration and a running daemon each.
     pub(crate) fn running(hosts: usize) -> Self {
-        let mut cluster = Self::new(hosts);
+        Self::with_spare(hosts, 0)
+    }
+
+    /// The same, and more hosts on which nothing runs yet.
+    pub(crate) fn with_spare(hosts: usize, spare: usize) -> Self {
+        let mut cluster = Self::new(hosts + spare);
         cluster.configure(VXLAN);
         (0..hosts).for_each(|host| cluster.start(host));
         (0..hosts).for_each(|host| cluster.wait_until_ready(host));

@@ -1,0 +1,274 @@
+//! When too many peers leave at once, doubting that they did.
+//!
+//! A store that lost its content, or ended all leases because it stood still, says the same as a network whose hosts
+//! were all switched off. The first is more likely, and to believe it cuts every host off from every other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::lease_set::LeaseChange;
+use crate::{Lease, PublicAddrs, SubnetKey};
+
+/// How many peers may leave within which time before it is doubted, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DampingOptions {
+    /// Doubt begins when more than this share of all peers leaves, in percent.
+    pub share: u8,
+    /// Doubt begins with no fewer peers than this, however few there are.
+    pub at_least: usize,
+    /// The time within which departures are counted together.
+    pub window: Duration,
+    /// How long the peers are held that are said to have left; zero holds none.
+    pub hold: Duration,
+}
+
+impl Default for DampingOptions {
+    /// Takes half of all peers but at least two, within ten seconds, and holds them for five minutes.
+    fn default() -> Self {
+        Self {
+            share: 50,
+            at_least: 2,
+            window: Duration::from_secs(10),
+            // A host asks for a lost lease again at once, and then at least twice a minute.
+            hold: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Holds peers back from leaving when too many leave at once. Pure: time is an argument, and must not run backwards.
+///
+/// - A peer that leaves alone leaves at once.
+/// - When more than the share have left within the window, all of them are held: those whose departure was passed on
+///   already are told again. While any peer is held, others that leave are held with them.
+/// - A held peer stops being held when it is told again, when its host takes another subnet, or when the time is over.
+/// - A subnet whose host is there under another one was given up; it leaves at once and does not count.
+///
+/// ```
+/// use std::time::Instant;
+/// use flannel_core::{Damping, DampingOptions, Lease, LeaseAttrs, LeaseChange, PublicAddrs, Revision, Term};
+///
+/// let lease = |subnet: &str| Lease {
+///     subnet: subnet.parse().unwrap(),
+///     attrs: LeaseAttrs::new(PublicAddrs::default()),
+///     revision: Revision(1),
+///     term: Term::Limited,
+/// };
+/// let (a, b) = (lease("10.5.1.0-24"), lease("10.5.2.0-24"));
+/// let mut damping = Damping::new(DampingOptions::default());
+/// let now = Instant::now();
+/// damping.filter(vec![LeaseChange::Put(a.clone().into()), LeaseChange::Put(b.clone().into())], now);
+/// let told = damping.filter(vec![LeaseChange::Removed(a.subnet), LeaseChange::Removed(b.subnet)], now);
+/// assert_eq!((told, damping.held()), (vec![], 2));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Damping {
+    options: DampingOptions,
+    /// The peers as passed on, those that are held among them.
+    known: BTreeMap<SubnetKey, Arc<Lease>>,
+    /// How many of them each host has.
+    hosts: BTreeMap<PublicAddrs, usize>,
+    /// Those that left within the window, and when.
+    left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
+    /// The same in the order in which they left; what is not in `left` at this time any more does not count.
+    order: VecDeque<(Instant, SubnetKey)>,
+    /// Those that are held, by the addresses of their hosts.
+    held: BTreeMap<SubnetKey, PublicAddrs>,
+    held_at: BTreeMap<PublicAddrs, SubnetKey>,
+    until: Option<Instant>,
+}
+
+impl Damping {
+    /// Begins without peers.
+    #[must_use]
+    pub fn new(options: DampingOptions) -> Self {
+        Self {
+            options,
+            known: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            left: BTreeMap::new(),
+            order: VecDeque::new(),
+            held: BTreeMap::new(),
+            held_at: BTreeMap::new(),
+            until: None,
+        }
+    }
+
+    /// Returns the peers as passed on, in the order of their subnets; those that are held are among them.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Lease>> {
+        self.known.values()
+    }
+
+    /// Returns the number of peers that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Returns when [`expire`](Self::expire) has something to do.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Takes in changes that happened together, and returns those to pass on.
+    pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<LeaseChange> {
+        self.stop_counting(now);
+        let (mut passed, mut leaving) = (Vec::new(), BTreeMap::new());
+        for change in changes {
+            match change {
+                LeaseChange::Put(lease) => {
+                    leaving.remove(&lease.subnet);
+                    self.put(lease, &mut passed);
+                }
+                LeaseChange::Removed(subnet) if self.held.contains_key(&subnet) => {}
+                LeaseChange::Removed(subnet) => {
+                    leaving.extend(self.known.get(&subnet).map(|lease| (subnet, Arc::clone(lease))));
+                }
+            }
+        }
+        self.give_up(&mut leaving, &mut passed);
+        if leaving.is_empty() {
+            return passed;
+        }
+        if self.is_doubtful(leaving.len()) {
+            self.hold(leaving, now, &mut passed);
+        } else {
+            for (subnet, lease) in leaving {
+                self.forget(&subnet);
+                self.left.insert(subnet, (now, lease));
+                self.order.push_back((now, subnet));
+                passed.push(LeaseChange::Removed(subnet));
+            }
+        }
+        passed
+    }
+
+    /// Lets the peers go that were held for long enough, and returns the changes to pass on.
+    pub fn expire(&mut self, now: Instant) -> Vec<LeaseChange> {
+        if self.until.is_none_or(|until| now < until) {
+            return Vec::new();
+        }
+        self.until = None;
+        self.held_at.clear();
+        let gone = std::mem::take(&mut self.held);
+        let gone = gone.into_keys();
+        gone.inspect(|subnet| self.forget(subnet)).map(LeaseChange::Removed).collect()
+    }
+
+    fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<LeaseChange>) {
+        let subnet = lease.subnet;
+        self.left.remove(&subnet);
+        self.unhold(&subnet);
+        let public = lease.attrs.public;
+        if public != PublicAddrs::default()
+            && let Some(before) = self.held_at.get(&public).copied()
+        {
+            // The host is back under another subnet, so it did give the one before up.
+            self.unhold(&before);
+            self.forget(&before);
+            passed.push(LeaseChange::Removed(before));
+        }
+        if self.known.get(&subnet).is_none_or(|known| known.attrs != lease.attrs) {
+            passed.push(LeaseChange::Put(Arc::clone(&lease)));
+        }
+        self.know(lease);
+    }
+
+    /// Lets those go whose hosts are there under another subnet.
+    fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<LeaseChange>) {
+        let mut of_host = BTreeMap::new();
+        for lease in leaving.values() {
+            *of_host.entry(lease.attrs.public).or_insert(0) += 1;
+        }
+        leaving.retain(|subnet, lease| {
+            let public = lease.attrs.public;
+            let stays = self.hosts.get(&public) > of_host.get(&public);
+            if stays && public != PublicAddrs::default() {
+                self.forget(subnet);
+                passed.push(LeaseChange::Removed(*subnet));
+                return false;
+            }
+            true
+        });
+    }
+
+    /// Tells whether so many more departures are too many to be believed.
+    fn is_doubtful(&self, leaving: usize) -> bool {
+        if self.options.hold.is_zero() {
+            return false;
+        }
+        let gone = self.left.len() + leaving;
+        let all = self.known.len() + self.left.len();
+        let many = gone.saturating_mul(100) > all.saturating_mul(self.options.share.into());
+        !self.held.is_empty() || (many && gone >= self.options.at_least)
+    }
+
+    fn hold(
+        &mut self,
+        leaving: BTreeMap<SubnetKey, Arc<Lease>>,
+        now: Instant,
+        passed: &mut Vec<LeaseChange>,
+    ) {
+        self.until.get_or_insert(now + self.options.hold);
+        self.order.clear();
+        for (_, lease) in std::mem::take(&mut self.left).into_values() {
+            passed.push(LeaseChange::Put(Arc::clone(&lease)));
+            self.mark(&lease);
+            self.know(lease);
+        }
+        for lease in leaving.values() {
+            self.mark(lease);
+        }
+    }
+
+    fn know(&mut self, lease: Arc<Lease>) {
+        self.forget(&lease.subnet);
+        *self.hosts.entry(lease.attrs.public).or_insert(0) += 1;
+        self.known.insert(lease.subnet, lease);
+    }
+
+    fn forget(&mut self, subnet: &SubnetKey) {
+        let Some(lease) = self.known.remove(subnet) else {
+            return;
+        };
+        let public = lease.attrs.public;
+        match self.hosts.get_mut(&public) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.hosts.remove(&public)),
+        }
+    }
+
+    fn mark(&mut self, lease: &Lease) {
+        self.held.insert(lease.subnet, lease.attrs.public);
+        self.held_at.insert(lease.attrs.public, lease.subnet);
+    }
+
+    fn unhold(&mut self, subnet: &SubnetKey) {
+        let Some(public) = self.held.remove(subnet) else {
+            return;
+        };
+        if self.held_at.get(&public) == Some(subnet) {
+            self.held_at.remove(&public);
+        }
+        if self.held.is_empty() {
+            self.until = None;
+        }
+    }
+
+    /// Stops counting the departures that are older than the window.
+    fn stop_counting(&mut self, now: Instant) {
+        while let Some((at, subnet)) = self.order.front().copied() {
+            if now.saturating_duration_since(at) < self.options.window {
+                break;
+            }
+            self.order.pop_front();
+            if self.left.get(&subnet).is_some_and(|(left, _)| *left == at) {
+                self.left.remove(&subnet);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

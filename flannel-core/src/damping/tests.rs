@@ -1,0 +1,180 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{LeaseAttrs, Revision, Term};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lease(subnet: u8, host: u8) -> Arc<Lease> {
+    let attrs = LeaseAttrs::new(std::net::Ipv4Addr::new(192, 168, 0, host).into());
+    Arc::new(Lease { subnet: key(subnet), attrs, revision: Revision(1), term: Term::Limited })
+}
+
+fn key(subnet: u8) -> SubnetKey {
+    format!("10.5.{subnet}.0-24").parse().unwrap()
+}
+
+fn put(subnet: u8) -> LeaseChange {
+    LeaseChange::Put(lease(subnet, subnet))
+}
+
+fn removed(subnet: u8) -> LeaseChange {
+    LeaseChange::Removed(key(subnet))
+}
+
+fn of(peers: u8, now: Instant) -> Damping {
+    let mut damping = Damping::new(DampingOptions::default());
+    damping.filter((1..=peers).map(put).collect(), now);
+    damping
+}
+
+#[test]
+fn a_peer_that_leaves_alone_leaves_at_once() {
+    let now = Instant::now();
+    for peers in [1, 2, 3, 100] {
+        assert_eq!(of(peers, now).filter(vec![removed(1)], now), [removed(1)]);
+    }
+}
+
+#[test]
+fn up_to_half_of_the_peers_leave_at_once() {
+    let now = Instant::now();
+    let mut damping = of(10, now);
+    let half: Vec<_> = (1..=5).map(removed).collect();
+    assert_eq!(damping.filter(half.clone(), now), half);
+    assert_eq!(damping.due(), None);
+}
+
+#[test]
+fn peers_that_all_leave_at_once_are_held_and_then_let_go() {
+    let now = Instant::now();
+    let mut damping = of(10, now);
+    assert_eq!(damping.filter((1..=10).map(removed).collect(), now), []);
+    assert_eq!((damping.held(), damping.peers().count()), (10, 10));
+    let end = damping.due().unwrap();
+    assert_eq!(end, now + Duration::from_secs(300));
+    assert_eq!(damping.expire(end - SECOND), []);
+    assert_eq!(damping.expire(end).len(), 10);
+    assert_eq!((damping.held(), damping.peers().count(), damping.due()), (0, 0, None));
+}
+
+#[test]
+fn those_who_left_before_there_was_doubt_are_told_again() {
+    let now = Instant::now();
+    let mut damping = of(4, now);
+    assert_eq!(damping.filter(vec![removed(1)], now), [removed(1)]);
+    assert_eq!(damping.filter(vec![removed(2)], now + SECOND), [removed(2)]);
+    assert_eq!(damping.filter(vec![removed(3)], now + SECOND * 2), [put(1), put(2)]);
+    assert_eq!(damping.held(), 3);
+}
+
+#[test]
+fn those_who_leave_one_after_another_are_not_counted_together() {
+    let mut now = Instant::now();
+    let mut damping = of(4, now);
+    for subnet in 1..=4 {
+        assert_eq!(damping.filter(vec![removed(subnet)], now), [removed(subnet)]);
+        now += SECOND * 10;
+    }
+}
+
+#[test]
+fn a_held_peer_that_comes_back_as_it_was_is_no_change() {
+    let now = Instant::now();
+    let mut damping = of(3, now);
+    damping.filter(vec![removed(1), removed(2)], now);
+    assert_eq!(damping.filter(vec![put(1)], now), []);
+    assert_eq!(damping.held(), 1);
+    let changed = LeaseChange::Put(lease(2, 9));
+    assert_eq!(damping.filter(vec![changed.clone()], now), [changed]);
+    assert_eq!((damping.held(), damping.due()), (0, None), "nobody is held, so the doubt is over");
+    assert_eq!(damping.filter(vec![removed(3)], now), [removed(3)]);
+}
+
+#[test]
+fn a_host_that_comes_back_with_another_subnet_gives_the_held_one_up() {
+    let now = Instant::now();
+    let mut damping = of(3, now);
+    damping.filter(vec![removed(1), removed(2)], now);
+    let moved = LeaseChange::Put(lease(7, 1));
+    assert_eq!(damping.filter(vec![moved.clone()], now), [removed(1), moved]);
+    assert_eq!(damping.held(), 1);
+}
+
+#[test]
+fn hosts_that_all_have_other_subnets_now_gave_the_old_ones_up() {
+    let now = Instant::now();
+    let mut damping = of(4, now);
+    let renumbered: Vec<_> = (1..=4).map(|host| LeaseChange::Put(lease(host + 100, host))).collect();
+    damping.filter(renumbered, now);
+    assert_eq!(damping.filter((1..=4).map(removed).collect(), now).len(), 4);
+    assert_eq!(damping.held(), 0);
+}
+
+#[test]
+fn without_a_time_to_hold_nothing_is_held() {
+    let now = Instant::now();
+    let options = DampingOptions { hold: Duration::ZERO, ..DampingOptions::default() };
+    let mut damping = Damping::new(options);
+    damping.filter((1..=10).map(put).collect(), now);
+    assert_eq!(damping.filter((1..=10).map(removed).collect(), now).len(), 10);
+}
+
+#[test]
+fn who_leaves_and_comes_back_in_one_breath_has_not_left() {
+    let now = Instant::now();
+    let mut damping = of(2, now);
+    let both = vec![removed(1), removed(2), put(1), put(2)];
+    assert_eq!(damping.filter(both, now), []);
+    assert_eq!(damping.held(), 0);
+}
+
+proptest! {
+    /// Whatever happens: the changes passed on give the peers that it says it knows; nobody who is there is missing;
+    /// and when the time is over, exactly those are left who are there.
+    #[test]
+    fn the_hold_is_bounded_and_hides_nobody(
+        steps in prop::collection::vec(
+            (prop::collection::vec((any::<bool>(), 0_u8..12, 0_u8..6), 1..10), 0_u64..20),
+            0..60,
+        ),
+    ) {
+        let mut now = Instant::now();
+        let mut damping = Damping::new(DampingOptions::default());
+        let (mut truth, mut passed_on) = (BTreeMap::new(), BTreeMap::new());
+        let mut follow = |changes: Vec<LeaseChange>, damping: &Damping| {
+            for change in changes {
+                match change {
+                    LeaseChange::Put(lease) => passed_on.insert(lease.subnet, lease.attrs.clone()),
+                    LeaseChange::Removed(subnet) => passed_on.remove(&subnet),
+                };
+            }
+            let known: BTreeMap<_, _> =
+                damping.peers().map(|lease| (lease.subnet, lease.attrs.clone())).collect();
+            prop_assert_eq!(&passed_on, &known);
+            Ok(known)
+        };
+        for (changes, seconds) in steps {
+            now += SECOND * u32::try_from(seconds).unwrap();
+            follow(damping.expire(now), &damping)?;
+            let changes: Vec<_> = changes.into_iter().map(|(is_put, subnet, host)| {
+                if is_put { LeaseChange::Put(lease(subnet, host)) } else { removed(subnet) }
+            }).collect();
+            for change in &changes {
+                match change {
+                    LeaseChange::Put(lease) => truth.insert(lease.subnet, lease.attrs.clone()),
+                    LeaseChange::Removed(subnet) => truth.remove(subnet),
+                };
+            }
+            let known = follow(damping.filter(changes, now), &damping)?;
+            prop_assert!(truth.iter().all(|(subnet, attrs)| known.get(subnet) == Some(attrs)));
+            let extra: BTreeSet<_> = known.keys().filter(|key| !truth.contains_key(key)).collect();
+            prop_assert_eq!(extra.len(), damping.held());
+            prop_assert!(damping.due().is_none_or(|due| due <= now + SECOND * 300));
+        }
+        let known = follow(damping.expire(now + SECOND * 300), &damping)?;
+        prop_assert_eq!(known, truth);
+    }
+}

@@ -1,0 +1,84 @@
+//! What is in the file, when it is written, and when it is not believed.
+
+use std::time::Duration;
+
+use flannel_core::LeaseManager;
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::site::{NETWORK, OWN, Site, host, key, start, until_complete};
+
+const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
+
+#[tokio::test(start_paused = true)]
+async fn the_file_says_what_the_registry_says() {
+    let site = Site::after_a_run(PEERS).await;
+    let text = site.text();
+    let lines: Vec<_> = text.lines().collect();
+    let peer = |subnet: &str, last| format!("peer {subnet} {}", host(last).to_record());
+    assert_eq!(lines[..2], ["flannel cache 1", "network /coreos.com/network"]);
+    assert!(
+        lines[3].starts_with(&format!("own {OWN} ")) && lines[3].ends_with(&host(1).to_record()),
+        "{text}"
+    );
+    assert_eq!(lines[4..6], [peer("10.5.2.0-24", 2), peer("10.5.3.0-24", 3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_changes_are_one_write() {
+    let site = Site::new();
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    until_complete(&mut events).await;
+    site.is_written(&mut events, |text| !text.is_empty()).await;
+    for last in 20..30 {
+        site.peer(&format!("10.5.{last}.0-24"), last);
+        // Part of the second in which nothing is written.
+        assert!(timeout(Duration::from_millis(50), events.next()).await.is_ok());
+        assert_eq!(site.text().lines().count(), 5);
+    }
+    site.is_written(&mut events, |text| text.lines().count() == 15).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_that_all_leave_at_once_stay_in_the_file_while_that_is_doubted() {
+    let site = Site::after_a_run(PEERS).await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    until_complete(&mut events).await;
+    for (subnet, _) in PEERS {
+        site.revoke(subnet).await;
+    }
+    // A change, so that there is something to write.
+    site.peer("10.5.4.0-24", 4);
+    site.is_written(&mut events, |text| text.contains("10.5.4.0-24") && text.contains("10.5.2.0-24")).await;
+    assert!(timeout(Duration::from_secs(250), events.next()).await.is_err());
+    assert!(site.text().contains("10.5.3.0-24"));
+    assert!(timeout(Duration::from_secs(60), events.next()).await.is_err());
+    site.is_written(&mut events, |text| !text.contains("10.5.2.0-24")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_file_is_used_by_this_host_in_this_network_only() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    assert!(site.manager_of("/another/network", 1).config().await.is_err());
+    assert!(site.manager_of(NETWORK, 2).config().await.is_err());
+    let text = site.text();
+    std::fs::write(site.path(), &text[..text.len() / 2]).unwrap();
+    assert!(site.manager().config().await.is_err());
+    std::fs::write(site.path(), text).unwrap();
+    assert!(site.manager().config().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_is_left_is_forgotten() {
+    let site = Site::after_a_run(PEERS).await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    manager.release(&own).await.unwrap();
+    assert!(!site.path().exists());
+    assert!(!site.leases().await.iter().any(|(subnet, _)| key(subnet) == own.subnet));
+}

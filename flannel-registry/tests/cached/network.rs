@@ -1,0 +1,114 @@
+//! Whole networks that start without their registry.
+
+use std::time::Duration;
+
+use flannel_core::{ExternalInterface, Network, NetworkEvent, NetworkOptions};
+use flannel_testing::FakeBackend;
+use futures::{Stream, StreamExt};
+use tokio::time::{sleep, timeout};
+
+use crate::site::{MOMENT, OWN, Site, host, key};
+
+const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3), ("10.5.4.0-24", 4)];
+
+struct Running {
+    network: Network,
+    events: Box<dyn Stream<Item = NetworkEvent> + Send + Unpin>,
+    host: FakeBackend,
+}
+
+fn run(site: &Site) -> Running {
+    let v4 = host(1).public.v4;
+    let public = host(1).public;
+    let external = ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6: None, public };
+    let host = FakeBackend::new();
+    host.leave_behind(key("10.5.200.0-24"), crate::site::host(200));
+    let options = NetworkOptions {
+        previous: Some(key(OWN)),
+        seed: Some(3),
+        ..NetworkOptions::new(site.manager(), host.clone(), external)
+    };
+    let (network, task) = Network::new(options);
+    let events = Box::new(network.events());
+    tokio::spawn(task.run());
+    Running { network, events, host }
+}
+
+impl Running {
+    async fn sees(&mut self, is_it: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
+        let seen = async {
+            loop {
+                let event = self.events.next().await.expect("the network goes on");
+                if is_it(&event) {
+                    return event;
+                }
+            }
+        };
+        timeout(MOMENT * 5, seen).await.expect("it happens")
+    }
+
+    fn peers(&self) -> Vec<String> {
+        self.host.peers().into_keys().map(|subnet| subnet.to_string()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let mut running = run(&site);
+    running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
+    let status = running.network.status();
+    assert!(status.ready && status.recalled.is_some_and(|reason| reason.contains("connection refused")));
+    assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
+    sleep(MOMENT).await;
+    let kept = ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.200.0-24"];
+    assert_eq!(running.peers(), kept, "what is not remembered may still be right");
+
+    site.revoke("10.5.2.0-24").await;
+    site.peer("10.5.5.0-24", 5);
+    site.faulty.come_back();
+    running.sees(|event| matches!(event, NetworkEvent::Confirmed)).await;
+    sleep(MOMENT).await;
+    assert_eq!(running.peers(), ["10.5.3.0-24", "10.5.4.0-24", "10.5.5.0-24"]);
+    let status = running.network.status();
+    assert_eq!((status.recalled, status.registry_silent, status.lease_lost), (None, None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_that_another_host_took_meanwhile_is_given_up_with_a_clear_word() {
+    let site = Site::after_a_run(PEERS).await;
+    site.revoke(OWN).await;
+    site.peer(OWN, 9);
+    site.faulty.go_silent();
+    let mut running = run(&site);
+    running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
+    site.faulty.come_back();
+    running.sees(|event| matches!(event, NetworkEvent::LeaseLost(reason) if reason.contains(OWN))).await;
+    let moved = |event: &NetworkEvent| matches!(event, NetworkEvent::LeaseAcquired(lease) if lease.subnet != key(OWN));
+    running.sees(moved).await;
+    running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
+    sleep(MOMENT).await;
+    assert!(running.peers().contains(&OWN.to_owned()), "the new holder is a peer: {:?}", running.peers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_that_left_all_at_once_are_held_through_a_start_for_a_bounded_time() {
+    let site = Site::after_a_run(PEERS).await;
+    for (subnet, _) in PEERS {
+        site.revoke(subnet).await;
+    }
+    let mut running = run(&site);
+    let held = running.sees(|event| matches!(event, NetworkEvent::PeersHeld { .. })).await;
+    assert!(matches!(held, NetworkEvent::PeersHeld { peers: 3, at_most } if at_most.as_secs() == 300));
+    running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
+    assert_eq!(running.network.status().held_peers, 3);
+    site.peer("10.5.3.0-24", 3);
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(running.peers(), ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24"]);
+    assert_eq!(running.network.status().held_peers, 2);
+    running.sees(|event| matches!(event, NetworkEvent::HoldEnded { gone: 2 })).await;
+    sleep(MOMENT).await;
+    assert_eq!(running.peers(), ["10.5.3.0-24"]);
+    assert_eq!(running.network.status().held_peers, 0);
+}

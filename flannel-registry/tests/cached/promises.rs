@@ -1,0 +1,170 @@
+//! The promises of a lease manager, kept also while the registry is silent.
+
+use std::time::Duration;
+
+use flannel_core::{KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, SubnetRegistry};
+use flannel_testing::{Call, Fault};
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::site::{CONFIG, DAY, MOMENT, OWN, Site, host, key, short, start, until_complete};
+
+const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
+
+#[tokio::test(start_paused = true)]
+async fn one_lease_the_remembered_one_is_given_while_the_registry_is_silent() {
+    let site = Site::after_a_run(PEERS).await;
+    for call in [Call::Config, Call::List, Call::Renew] {
+        site.faulty.fail_next(call, [Fault::Unavailable]);
+        let manager = site.manager();
+        assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
+        assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
+    }
+    site.faulty.go_silent();
+    assert_eq!(start(&site.manager()).await.unwrap().subnet, key(OWN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attributes_are_published_when_the_registry_is_back() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let config = manager.config().await.unwrap();
+    let mut attrs = host(1);
+    attrs.backend_type = "another".to_owned().into();
+    let own = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await.unwrap();
+    assert_eq!(own.attrs, attrs);
+    let mut keep = manager.keep(own);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    site.faulty.come_back();
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    assert!(site.leases().await.contains(&(OWN.to_owned(), attrs)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
+    let site = Site::after_a_run(PEERS).await;
+    site.revoke(OWN).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let mut keep = manager.keep(start(&manager).await.unwrap());
+    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    site.faulty.come_back();
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    assert!(site.leases().await.contains(&(OWN.to_owned(), host(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_another_taken() {
+    let site = Site::after_a_run(PEERS).await;
+    site.revoke(OWN).await;
+    site.store.create(key(OWN), &host(7), DAY).await.unwrap();
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let mut keep = manager.keep(start(&manager).await.unwrap());
+    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    site.faulty.come_back();
+    let lost = keep.next().await;
+    assert!(matches!(&lost, Some(KeepEvent::Lost(reason)) if reason.contains(OWN)), "{lost:?}");
+    assert!(keep.next().await.is_none());
+    // Silence again does not bring back what is another host's.
+    site.faulty.go_silent();
+    assert!(start(&manager).await.is_err());
+    site.faulty.come_back();
+    let own = start(&manager).await.unwrap();
+    assert_ne!(own.subnet, key(OWN));
+    assert!(site.leases().await.contains(&(OWN.to_owned(), host(7))));
+    assert!(matches!(manager.keep(own).next().await, Some(KeepEvent::Waiting(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeping_lasts_however_long_the_registry_is_silent() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let mut keep = manager.keep(start(&manager).await.unwrap());
+    let end = tokio::time::Instant::now() + DAY;
+    let mut asked = 0;
+    while tokio::time::Instant::now() < end {
+        assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+        asked += 1;
+    }
+    assert!((2880..4000).contains(&asked), "about twice a minute: {asked}");
+    site.faulty.come_back();
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    let mut told = Vec::new();
+    while let Ok(Some(event)) = timeout(MOMENT, events.next()).await {
+        told.push(event);
+    }
+    let remembered = ["+10.5.2.0-24 192.168.0.2", "+10.5.3.0-24 192.168.0.3", "recalled", "silent"];
+    assert_eq!(short(&told), remembered);
+
+    site.revoke("10.5.2.0-24").await;
+    site.peer("10.5.3.0-24", 33);
+    site.peer("10.5.4.0-24", 4);
+    site.faulty.come_back();
+    let told = until_complete(&mut events).await;
+    let news = ["heard", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
+    assert_eq!(short(&told), news);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_registry_there_a_watch_tells_what_is_there_and_who_left_meanwhile() {
+    let site = Site::after_a_run(PEERS).await;
+    site.revoke("10.5.2.0-24").await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let told = until_complete(&mut manager.watch(own.subnet)).await;
+    let expected = ["+10.5.3.0-24 192.168.0.3", "+10.5.2.0-24 192.168.0.2", "-10.5.2.0-24", "complete"];
+    assert_eq!(short(&told), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watch_that_hears_the_registry_has_the_lease_confirmed_at_once() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    let watching = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let mut keep = manager.keep(own);
+    for _ in 0..10 {
+        keep.next().await;
+    }
+    let next = tokio::spawn(async move { keep.next().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    site.faulty.come_back();
+    let event = timeout(Duration::from_secs(1), next).await.expect("long before the pause is over").unwrap();
+    assert!(matches!(event, Some(KeepEvent::Waiting(_))), "{event:?}");
+    watching.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_is_gone_or_wrong_does_not_keep_a_host_from_starting_again() {
+    let site = Site::after_a_run(PEERS).await;
+    site.store.set_config("nonsense");
+    let manager = site.manager();
+    assert_eq!(manager.config().await.unwrap().ipv4, NetworkConfig::parse(CONFIG).unwrap().ipv4);
+    let own = start(&manager).await.unwrap();
+    // The registry answers all the same, so nothing else is taken from memory.
+    assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"recalled".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_memory_the_errors_are_those_of_the_registry() {
+    let site = Site::new();
+    site.faulty.go_silent();
+    let error = start(&site.manager()).await.unwrap_err();
+    let is_registry = matches!(error, flannel_core::ManagerError::Registry(RegistryError::Unavailable(..)));
+    assert!(is_registry, "{error}");
+}

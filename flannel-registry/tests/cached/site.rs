@@ -1,0 +1,164 @@
+//! The store, its faults, and the file that outlives the managers.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use flannel_core::{
+    Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
+    SubnetKey, SubnetRegistry,
+};
+use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_testing::FaultyRegistry;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
+
+pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
+pub(crate) const NETWORK: &str = "/coreos.com/network";
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const OWN: &str = "10.5.9.0-24";
+/// Long enough for everything that does not wait for a renewal.
+pub(crate) const MOMENT: Duration = Duration::from_secs(120);
+
+pub(crate) type Manager = CachedManager<LocalManager<FaultyRegistry<MemoryRegistry>>>;
+
+pub(crate) struct Site {
+    pub(crate) store: MemoryRegistry,
+    pub(crate) faulty: FaultyRegistry<MemoryRegistry>,
+    directory: PathBuf,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("flannel-cached-{}-{n}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let store = MemoryRegistry::new();
+        store.set_config(CONFIG);
+        let faulty = FaultyRegistry::new(store.clone());
+        Self { store, faulty, directory }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join("cache")
+    }
+
+    pub(crate) fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap_or_default()
+    }
+
+    /// The host's manager after a start.
+    pub(crate) fn manager(&self) -> Manager {
+        self.manager_of(NETWORK, 1)
+    }
+
+    pub(crate) fn manager_of(&self, network: &str, last: u8) -> Manager {
+        let options = LocalManagerOptions { seed: Some(7), ..LocalManagerOptions::default() };
+        let inner = LocalManager::with_options(self.faulty.clone(), options);
+        CachedManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
+    }
+
+    /// Writes the lease of a peer that never renews it.
+    pub(crate) fn peer(&self, subnet: &str, last: u8) {
+        self.store.put_raw(subnet, host(last).to_record().as_bytes());
+    }
+
+    /// The peers, and a run of this host that knew them and ended.
+    pub(crate) async fn after_a_run(peers: &[(&str, u8)]) -> Self {
+        let site = Self::new();
+        for (subnet, last) in peers {
+            site.peer(subnet, *last);
+        }
+        let manager = site.manager();
+        let own = start(&manager).await.unwrap();
+        let mut events = manager.watch(own.subnet);
+        until_complete(&mut events).await;
+        site.is_written(&mut events, |text| text.lines().count() == 5 + peers.len()).await;
+        site
+    }
+
+    /// Lets a watch go on until the file is as it should be.
+    pub(crate) async fn is_written(
+        &self,
+        events: &mut BoxStream<'static, PeerEvent>,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Vec<PeerEvent> {
+        let mut seen = Vec::new();
+        for _ in 0..1000 {
+            if is_it(&self.text()) {
+                return seen;
+            }
+            seen.extend(timeout(Duration::from_millis(100), events.next()).await.ok().flatten());
+        }
+        panic!("never written: {}", self.text());
+    }
+
+    pub(crate) async fn leases(&self) -> Vec<(String, LeaseAttrs)> {
+        let leases = self.store.list().await.unwrap().leases;
+        leases.into_iter().map(|lease| (lease.subnet.to_string(), lease.attrs)).collect()
+    }
+
+    /// Ends the lease of a subnet.
+    pub(crate) async fn revoke(&self, subnet: &str) {
+        let leases = self.store.list().await.unwrap().leases;
+        let lease = leases.iter().find(|lease| lease.subnet == key(subnet)).unwrap();
+        self.store.delete(lease).await.unwrap();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Does what a network does at its start.
+pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
+    let config: NetworkConfig = manager.config().await?;
+    manager.recall(host(1).public).await?;
+    let request = LeaseRequest { config: &config, attrs: &host(1), previous: Some(key(OWN)) };
+    manager.acquire(request).await
+}
+
+/// Returns what is told up to `Complete`.
+pub(crate) async fn until_complete(events: &mut BoxStream<'static, PeerEvent>) -> Vec<PeerEvent> {
+    let mut seen = Vec::new();
+    loop {
+        let event = timeout(DAY, events.next()).await.unwrap().unwrap();
+        let is_complete = matches!(event, PeerEvent::Complete);
+        seen.push(event);
+        if is_complete {
+            return seen;
+        }
+    }
+}
+
+/// What was told, in short.
+pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
+    let mut told = Vec::new();
+    for event in events {
+        match event {
+            PeerEvent::Changed(changes) => told.extend(changes.iter().map(|change| match change {
+                LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
+                LeaseChange::Removed(subnet) => format!("-{subnet}"),
+            })),
+            PeerEvent::Recalled(_) => told.push("recalled".to_owned()),
+            PeerEvent::Complete => told.push("complete".to_owned()),
+            PeerEvent::Silent(_) => told.push("silent".to_owned()),
+            PeerEvent::Heard => told.push("heard".to_owned()),
+            PeerEvent::Bad(_) => told.push("bad".to_owned()),
+        }
+    }
+    told
+}
+
+pub(crate) fn host(last: u8) -> LeaseAttrs {
+    LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, last).into())
+}
+
+pub(crate) fn key(text: &str) -> SubnetKey {
+    text.parse().unwrap()
+}

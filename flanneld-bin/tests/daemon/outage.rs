@@ -1,0 +1,178 @@
+//! What a cluster does without its registry: it goes on.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
+
+/// How long etcd is away.
+const OUTAGE: Duration = Duration::from_secs(60);
+
+fn cache(cluster: &Cluster, host: usize) -> PathBuf {
+    cluster.subnet_file(host).with_extension("env.cache")
+}
+
+/// Waits until a host remembers so many peers.
+fn wait_until_remembered(cluster: &Cluster, host: usize, peers: usize) {
+    eventually(PATIENCE, || {
+        let text = std::fs::read_to_string(cache(cluster, host)).unwrap_or_default();
+        text.lines().filter(|line| line.starts_with("peer ")).count() == peers
+    })
+    .unwrap();
+}
+
+/// Pings from each pod to each other one.
+fn ping_all(pods: &[Pod]) -> Vec<RunningPing> {
+    let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to)));
+    let pairs = pairs.filter(|(from, to)| from.name != to.name);
+    let pings = pairs.map(|(from, to)| {
+        check_ping(from, to);
+        let every = Duration::from_millis(20);
+        RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap()
+    });
+    pings.collect()
+}
+
+fn wait_for_answers(pings: &[RunningPing], more: u64) {
+    for ping in pings {
+        ping.wait_for_answers(more, PATIENCE).unwrap();
+    }
+}
+
+fn check_nothing_was_lost(pings: Vec<RunningPing>) {
+    for ping in pings {
+        let report = ping.stop();
+        assert_eq!(report.lost_count(), 0, "{report:?}");
+    }
+}
+
+/// Starts a daemon and waits until it says that it is ready.
+fn start_and_see_it_told(cluster: &mut Cluster, host: usize) {
+    let socket = cluster.subnet_file(host).with_file_name("notify");
+    let _ = std::fs::remove_file(&socket);
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = cluster.command(host);
+    command.env("NOTIFY_SOCKET", &socket);
+    cluster.start_as(host, command);
+    let mut message = [0; 256];
+    let length = manager.recv(&mut message).unwrap();
+    assert!(message[..length].starts_with(b"READY=1\n"));
+    assert!(cluster.subnet_file(host).exists());
+}
+
+#[test]
+fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_is_lost() {
+    let mut cluster = Cluster::with_spare(3, 1);
+    let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
+    let subnets: Vec<_> = (0..3).map(|host| cluster.subnet(host)).collect();
+    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    let devices: Vec<_> = (0..3).map(|host| cluster.device(host)).collect();
+    let pings = ping_all(&pods);
+
+    let stopped = Instant::now();
+    cluster.etcd.stop().unwrap();
+    cluster.daemon(0).kill().unwrap();
+    let ended = cluster.daemon(1).terminate(PATIENCE).unwrap();
+    assert_eq!(ended.code(), Some(0));
+    for host in [0, 1] {
+        std::fs::remove_file(cluster.subnet_file(host)).unwrap();
+        start_and_see_it_told(&mut cluster, host);
+        assert_eq!(cluster.subnet(host), subnets[host]);
+        cluster.daemon(host).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
+    }
+    std::thread::sleep(OUTAGE.saturating_sub(stopped.elapsed()));
+    wait_for_answers(&pings, 10);
+
+    cluster.etcd.restart().unwrap();
+    for host in [0, 1] {
+        cluster.daemon(host).wait_for_line("nothing is taken from memory any more", PATIENCE * 2).unwrap();
+        cluster.daemon(host).wait_for_line("to renew lease", PATIENCE * 2).unwrap();
+    }
+    assert_eq!(cluster.leases().len(), 3);
+    cluster.start(3);
+    cluster.wait_until_ready(3);
+    let joined = cluster.add_pod(3);
+    for pod in &pods {
+        check_ping(&joined, pod);
+    }
+    wait_for_answers(&pings, 10);
+    check_nothing_was_lost(pings);
+    assert_eq!((0..3).map(|host| cluster.subnet(host)).collect::<Vec<_>>(), subnets);
+    assert_eq!((0..3).map(|host| cluster.device(host)).collect::<Vec<_>>(), devices);
+}
+
+#[test]
+fn all_leases_revoked_at_once_are_taken_again_and_no_packet_is_lost() {
+    let cluster = Cluster::running(3);
+    let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
+    let before = cluster.leases();
+    let pings = ping_all(&pods);
+    cluster.etcd.etcdctl(&["del", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
+    eventually(PATIENCE, || cluster.leases() == before).unwrap();
+    wait_for_answers(&pings, 50);
+    check_nothing_was_lost(pings);
+}
+
+#[test]
+fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_starts_then() {
+    let mut cluster = Cluster::running(3);
+    let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
+    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    let before = cluster.leases();
+    let pings = ping_all(&pods);
+    cluster.daemon(0).kill().unwrap();
+    std::fs::remove_file(cluster.subnet_file(0)).unwrap();
+    cluster.etcd.etcdctl(&["del", "--prefix", "/coreos.com/network/"]).unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    eventually(PATIENCE, || cluster.leases() == before).unwrap();
+    wait_for_answers(&pings, 50);
+    check_nothing_was_lost(pings);
+}
+
+#[test]
+fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(VXLAN);
+    let mut command = cluster.command(0);
+    command.arg("-mass-expiry-hold=3");
+    cluster.start_as(0, command);
+    (1..3).for_each(|host| cluster.start(host));
+    (0..3).for_each(|host| cluster.wait_until_ready(host));
+    eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
+    let own = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(0).addr());
+    for host in [1, 2] {
+        cluster.daemon(host).kill().unwrap();
+    }
+    let began = Instant::now();
+    for (key, _) in cluster.leases().iter().filter(|(key, _)| *key != own) {
+        cluster.etcd.etcdctl(&["del", key]).unwrap();
+    }
+    cluster.daemon(0).wait_for_line("2 peers left at once", PATIENCE).unwrap();
+    eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
+    cluster.daemon(0).wait_for_line("2 peers that left at once did not come back", PATIENCE).unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    eventually(PATIENCE, || cluster.routes(0).is_empty()).unwrap();
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_ignored_with_a_warning() {
+    let mut cluster = Cluster::running(2);
+    wait_until_remembered(&cluster, 0, 1);
+    let before = cluster.leases();
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    let text = std::fs::read_to_string(cache(&cluster, 0)).unwrap();
+    std::fs::write(cache(&cluster, 0), text.replace("192.168.64.2", "192.168.64.3")).unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    let lines = cluster.daemon(0).lines();
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("Ignoring the cache")).collect();
+    assert!(told.len() == 1 && told[0].starts_with('W'), "{told:?}");
+    assert!(told[0].ends_with("its checksum is wrong"), "{told:?}");
+    wait_until_remembered(&cluster, 0, 1);
+    assert_eq!((cluster.leases(), cluster.routes(0).len()), (before, 1));
+}
