@@ -38,7 +38,7 @@ impl Position {
 
     /// Tells whether a member that stands at `other` can lead on from here. It cannot if it belongs to another
     /// cluster, if its time went back, as after a restore from a backup, or if it lags behind.
-    fn leads_on_at(&self, other: &Self) -> bool {
+    pub(super) fn leads_on_at(&self, other: &Self) -> bool {
         let same = self.cluster.is_none() || self.cluster == other.cluster;
         same && self.term <= other.term && self.revision <= other.revision
     }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!                 snapshot                created
-//!   ──► Listing ────────────► Opening ────────────► Following ──┐ events, quiet, alive
+//!   ──► Listing ────────────► Opening ────────────► Following ──┐ events, quiet, alive, audit
 //!        │ ▲ ▲                 │ ▲ │                 │ │  ▲─────┘
 //!        └─┘ │  failed         └─┘ │ compacted,      │ │
 //!       pause│                pause│ another store   │ │
 //!            └───── pause ─────────┴─────────────────┘ │
 //!                                ▲───── pause ─────────┘ broke, ended, went silent
 //! ```
+//!
+//! An audit is a list beside the open watch, now and then: it is told as a snapshot, and the watch goes on behind it.
 //!
 //! A watch that is given a revision begins at Opening. Every way back has a pause, so that nothing is ever tried
 //! without rest. The machine lives in the stream: it moves when the stream is polled and is gone when it is dropped.
@@ -18,11 +20,12 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchStream};
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 use flannel_core::{Backoff, RegistryEvent, Revision};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
 
 use super::Store;
 use super::calls::Call;
@@ -40,7 +43,9 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision)),
         None => State::Listing,
     };
-    let watch = Watch { store, state, told: VecDeque::new(), pause: None, failures: 0, silent: false };
+    let told = VecDeque::new();
+    let mut watch = Watch { store, state, told, pause: None, failures: 0, silent: false, audit: None };
+    watch.plan_audit();
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
@@ -55,6 +60,8 @@ struct Watch {
     failures: u32,
     /// Whether it was told that etcd does not answer.
     silent: bool,
+    /// When the next audit is due.
+    audit: Option<Instant>,
 }
 
 enum State {
@@ -95,11 +102,34 @@ impl Watch {
     async fn list(&mut self) -> State {
         match self.store.list().await {
             Ok((position, snapshot)) => {
+                self.plan_audit();
                 self.told.push_back(RegistryEvent::Snapshot(snapshot));
                 State::Opening(position)
             }
             Err(failure) => self.fail(failure, State::Listing),
         }
+    }
+
+    /// Reads everything though nothing is known to be missing.
+    async fn audit(&mut self, known: Position, subscription: Box<Subscription>) -> State {
+        let listed = self.store.list().await;
+        self.plan_audit();
+        let (position, snapshot) = match listed {
+            Ok(listed) => listed,
+            Err(failure) => return self.broken(&failure.into_reason().to_string(), known, &subscription),
+        };
+        self.told.push_back(RegistryEvent::Snapshot(snapshot));
+        match known.leads_on_at(&position) {
+            // What the watch has yet to tell up to there is in the snapshot.
+            true => State::Following(position, subscription),
+            false => State::Opening(position),
+        }
+    }
+
+    fn plan_audit(&mut self) {
+        let spread = 0.75 + fastrand::f64() / 2.0;
+        let due = self.store.audit.map(|interval| Instant::now() + interval.mul_f64(spread));
+        self.audit = due;
     }
 
     async fn open(&mut self, known: Position) -> State {
@@ -113,6 +143,7 @@ impl Watch {
             async move {
                 let mut stream = connection.watch.watch(keys.subnets(), Some(options)).await?;
                 let first = stream.message().await?;
+                refused(first.as_ref())?;
                 Ok((stream, first))
             }
         });
@@ -130,7 +161,13 @@ impl Watch {
 
     async fn follow(&mut self, known: Position, mut subscription: Box<Subscription>) -> State {
         let patience = self.store.silence / (QUESTIONS + 1);
-        match timeout(patience, subscription.stream.message()).await {
+        let to_audit = self.audit.map(|due| due.saturating_duration_since(Instant::now()));
+        if to_audit == Some(Duration::ZERO) {
+            return self.audit(known, subscription).await;
+        }
+        let heard = timeout(patience.min(to_audit.unwrap_or(patience)), subscription.stream.message()).await;
+        match heard {
+            Err(_) if to_audit.is_some_and(|left| left < patience) => State::Following(known, subscription),
             Ok(Ok(Some(response))) => {
                 subscription.questions = 0;
                 // Not before: a member may open watches and not be able to serve them.
@@ -197,5 +234,16 @@ impl Watch {
     fn rest(&mut self) {
         self.pause = Some(BACKOFF.delay(self.failures, fastrand::f64()));
         self.failures = self.failures.saturating_add(1);
+    }
+}
+
+/// etcd accepts a watch whose token it does not know, or whose user may not watch, and cancels it at once. Up to 3.5 it
+/// says `permission denied` in both cases. As an error it is treated like that of any call.
+fn refused(first: Option<&WatchResponse>) -> Result<(), etcd_client::Error> {
+    let reason = first.filter(|first| first.canceled()).map_or("", |first| first.cancel_reason());
+    let for_the_user = ["permission denied", "auth token", "auth store", "user name is empty"];
+    match for_the_user.iter().any(|words| reason.contains(words)) {
+        true => Err(Status::unauthenticated(reason).into()),
+        false => Ok(()),
     }
 }
