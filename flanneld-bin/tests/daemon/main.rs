@@ -4,3 +4,4 @@
 mod cluster;
 mod failing;
 mod living;
+mod secured;
