@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::backends::Backends;
 use crate::iface::{self, Families, Request};
 use crate::notify::Notifier;
-use crate::options::Options;
+use crate::options::{EtcdFiles, Options};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::{capabilities, facts, story};
 
@@ -111,6 +111,15 @@ impl Daemon<'_> {
         let mut etcd = Etcd3Options::default();
         etcd.endpoints.clone_from(&self.options.etcd_endpoints);
         etcd.prefix.clone_from(&self.options.etcd_prefix);
+        etcd.ca_file.clone_from(&self.options.etcd_files.authorities);
+        etcd.cert_file.clone_from(&self.options.etcd_files.certificate);
+        etcd.key_file.clone_from(&self.options.etcd_files.key);
+        etcd.username.clone_from(&self.options.etcd_user.name);
+        etcd.password.clone_from(&self.options.etcd_user.password);
+        let is_plain = !etcd.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        if is_plain && self.options.etcd_files != EtcdFiles::default() {
+            warn!("certificate files for etcd are not used: no endpoint begins with https://");
+        }
         let registry = Etcd3Registry::new(etcd)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
         let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);

@@ -18,18 +18,39 @@ const FLAGS: &[Flag<Settings>] = &[
     Flag {
         name: "etcd-endpoints",
         kind: Kind::Text(|s| &mut s.etcd_endpoints),
-        description: "etcd servers, as URLs separated by commas; http:// may be left out",
+        description: "etcd servers, as URLs separated by commas; http:// may be left out, and so may https:// if \
+                      there is a client certificate",
     },
     Flag {
         name: "etcd-prefix",
         kind: Kind::Text(|s| &mut s.etcd_prefix),
         description: "key in etcd under which the network lives",
     },
-    unsupported("etcd-keyfile"),
-    unsupported("etcd-certfile"),
-    unsupported("etcd-cafile"),
-    unsupported("etcd-username"),
-    unsupported("etcd-password"),
+    Flag {
+        name: "etcd-keyfile",
+        kind: Kind::Text(|s| &mut s.etcd_keyfile),
+        description: "key of that certificate (PEM)",
+    },
+    Flag {
+        name: "etcd-certfile",
+        kind: Kind::Text(|s| &mut s.etcd_certfile),
+        description: "client certificate to show to etcd (PEM)",
+    },
+    Flag {
+        name: "etcd-cafile",
+        kind: Kind::Text(|s| &mut s.etcd_cafile),
+        description: "authorities to trust for etcd's certificate (PEM); without it, those of this system",
+    },
+    Flag {
+        name: "etcd-username",
+        kind: Kind::Text(|s| &mut s.etcd_username),
+        description: "user of etcd to act as",
+    },
+    Flag {
+        name: "etcd-password",
+        kind: Kind::Text(|s| &mut s.etcd_password),
+        description: "password of that user; better given as FLANNELD_ETCD_PASSWORD, which other users cannot see",
+    },
     Flag {
         name: "iface",
         kind: Kind::List(|s| &mut s.iface),
@@ -88,6 +109,11 @@ const fn unsupported(name: &'static str) -> Flag<Settings> {
 struct Settings {
     etcd_endpoints: String,
     etcd_prefix: String,
+    etcd_keyfile: String,
+    etcd_certfile: String,
+    etcd_cafile: String,
+    etcd_username: String,
+    etcd_password: String,
     iface: Vec<String>,
     public_ip: String,
     subnet_file: String,
@@ -101,6 +127,11 @@ impl Default for Settings {
         Self {
             etcd_endpoints: "http://127.0.0.1:4001,http://127.0.0.1:2379".to_owned(),
             etcd_prefix: "/coreos.com/network".to_owned(),
+            etcd_keyfile: String::new(),
+            etcd_certfile: String::new(),
+            etcd_cafile: String::new(),
+            etcd_username: String::new(),
+            etcd_password: String::new(),
             iface: Vec::new(),
             public_ip: String::new(),
             subnet_file: "/run/flannel/subnet.env".to_owned(),
@@ -119,7 +150,7 @@ pub(crate) enum Command {
     /// Print the version and succeed.
     Version,
     /// Run the daemon.
-    Run(Options),
+    Run(Box<Options>),
 }
 
 /// How to run the daemon.
@@ -130,6 +161,10 @@ pub(crate) struct Options {
     /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
     /// its configuration. The root is the empty text.
     pub(crate) etcd_prefix: String,
+    /// Certificates and key for etcd, those that were given.
+    pub(crate) etcd_files: EtcdFiles,
+    /// Name and password of etcd's user; either may be empty, which the registry judges.
+    pub(crate) etcd_user: EtcdUser,
     /// The external interface, by name or address, in the order of preference; empty for the default route's.
     pub(crate) interfaces: Vec<String>,
     /// The address published to peers, if it was given.
@@ -142,6 +177,30 @@ pub(crate) struct Options {
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
+}
+
+/// The files that etcd over TLS needs, in PEM form.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct EtcdFiles {
+    /// The authorities to trust.
+    pub(crate) authorities: Option<PathBuf>,
+    /// The certificate to show.
+    pub(crate) certificate: Option<PathBuf>,
+    /// Its key.
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// Who to be for etcd. Its debug text holds no password.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub(crate) struct EtcdUser {
+    pub(crate) name: String,
+    pub(crate) password: String,
+}
+
+impl std::fmt::Debug for EtcdUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdUser").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Reads the arguments (without the program's name) and, through `environment`, the variables.
@@ -159,7 +218,9 @@ pub(crate) fn parse(
         return Ok(Command::Version);
     }
     flags::apply_environment(FLAGS, &arguments, environment, &mut settings)?;
-    check(settings, arguments.ignored).map(Command::Run).map_err(FlagError::Refused)
+    check(settings, arguments.ignored)
+        .map(|options| Command::Run(Box::new(options)))
+        .map_err(FlagError::Refused)
 }
 
 /// The usage text of the daemon, run as `program`.
@@ -173,10 +234,20 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
     if settings.subnet_file.is_empty() {
         return Err(bad("subnet-file", "the path is empty".to_owned()));
     }
+    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
+    let etcd_files = EtcdFiles {
+        authorities: path(settings.etcd_cafile),
+        certificate: path(settings.etcd_certfile),
+        key: path(settings.etcd_keyfile),
+    };
+    // A client certificate is never meant for plain text.
+    let scheme = if etcd_files.certificate.is_some() { "https" } else { "http" };
     Ok(Options {
-        etcd_endpoints: endpoint::parse_list(&settings.etcd_endpoints)
+        etcd_endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
             .map_err(|why| bad("etcd-endpoints", why))?,
         etcd_prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
+        etcd_files,
+        etcd_user: EtcdUser { name: settings.etcd_username, password: settings.etcd_password },
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         subnet_file: settings.subnet_file.into(),
@@ -206,141 +277,4 @@ fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, String> {
-        let lookup = |name: &str| {
-            environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
-        };
-        match parse(arguments.iter().map(OsString::from), lookup) {
-            Ok(Command::Run(options)) => Ok(options),
-            other => Err(match other {
-                Ok(command) => format!("{command:?}"),
-                Err(error) => error.to_string(),
-            }),
-        }
-    }
-
-    #[test]
-    fn the_defaults_are_upstreams() {
-        let options = run(&[], &[]).expect("defaults");
-        assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-        assert_eq!(options.etcd_prefix, "/coreos.com/network");
-        assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
-        assert_eq!((options.public_ip, options.verbosity), (None, 0));
-        assert_eq!(options.mass_expiry_hold, Duration::from_secs(300));
-        assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
-    }
-
-    #[test]
-    fn every_flag_reaches_its_option() {
-        let options = run(
-            &[
-                "--etcd-endpoints= 10.0.0.1:2379 ,, https://etcd.example",
-                "-etcd-prefix",
-                "/kubernetes//network/",
-                "-iface=eth0",
-                "-iface=10.0.0.7",
-                "-public-ip=192.0.2.7",
-                "-subnet-file",
-                "/vxlan.env",
-                "-v=4",
-                "-mass-expiry-hold=60",
-                "",
-                "-iface=eth9",
-            ],
-            &[],
-        )
-        .expect("good flags");
-        assert_eq!(
-            options,
-            Options {
-                etcd_endpoints: vec!["http://10.0.0.1:2379".to_owned(), "https://etcd.example".to_owned()],
-                etcd_prefix: "/kubernetes/network".to_owned(),
-                interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
-                public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
-                subnet_file: "/vxlan.env".into(),
-                mass_expiry_hold: Duration::from_secs(60),
-                verbosity: 4,
-                ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
-            }
-        );
-    }
-
-    #[test]
-    fn every_flag_has_its_variable() {
-        let options = run(
-            &[],
-            &[
-                ("FLANNELD_ETCD_ENDPOINTS", "10.0.0.1"),
-                ("FLANNELD_ETCD_PREFIX", "/p"),
-                ("FLANNELD_IFACE", "eth0,eth1"),
-                ("FLANNELD_PUBLIC_IP", "192.0.2.7"),
-                ("FLANNELD_SUBNET_FILE", "/f"),
-                ("FLANNELD_V", "2"),
-            ],
-        )
-        .expect("good variables");
-        assert_eq!(options.etcd_endpoints, ["http://10.0.0.1"]);
-        assert_eq!(options.etcd_prefix, "/p");
-        assert_eq!(options.interfaces, ["eth0,eth1"]);
-        assert_eq!(options.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
-        assert_eq!(options.subnet_file, PathBuf::from("/f"));
-        assert_eq!(options.verbosity, 2);
-    }
-
-    #[test]
-    fn the_version_is_asked_for_by_its_flag_alone() {
-        let version = |arguments: &[&str], variable: &'static str, value: &'static str| {
-            let lookup = move |name: &str| (name == variable).then(|| OsString::from(value));
-            parse(arguments.iter().map(OsString::from), lookup)
-        };
-        assert_eq!(version(&["-version"], "", ""), Ok(Command::Version));
-        assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Command::Version));
-        assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Command::Run(_))));
-        assert!(matches!(version(&["-version=false"], "", ""), Ok(Command::Run(_))));
-        assert!(matches!(version(&["-version", "-nosuch"], "", ""), Err(FlagError::Syntax(_))));
-        assert_eq!(version(&["-version", "-help"], "", ""), Ok(Command::Help));
-    }
-
-    #[test]
-    fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
-        for (argument, line) in [
-            (
-                "-etcd-endpoints=http://a,ftp://b",
-                "flag -etcd-endpoints: \"ftp://b\": the scheme must be http or https",
-            ),
-            ("-etcd-endpoints= , ", "flag -etcd-endpoints: no endpoint in \" , \""),
-            ("-etcd-prefix=", "flag -etcd-prefix: no key in \"\""),
-            ("-public-ip=abc", "flag -public-ip: invalid public IP address: abc"),
-            ("-public-ip=10.0.0.01", "flag -public-ip: invalid public IP address: 10.0.0.01"),
-            ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
-            ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
-            ("-subnet-file=", "flag -subnet-file: the path is empty"),
-            ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
-        ] {
-            assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
-        }
-        assert_eq!(run(&["-public-ip="], &[]).map(|o| o.public_ip), Ok(None));
-    }
-
-    #[test]
-    fn the_command_lines_that_operators_have_in_their_units_are_read() {
-        let options = run(&["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"], &[]);
-        assert_eq!(options.map(|o| o.etcd_prefix), Ok("/vxlan/network".to_owned()));
-        let twice =
-            run(&["-etcd-endpoints=", "-etcd-prefix=", "-etcd-endpoints=b:1", "-etcd-prefix=/b"], &[])
-                .expect("the last one wins");
-        assert_eq!((twice.etcd_endpoints, twice.etcd_prefix), (vec!["http://b:1".into()], "/b".into()));
-    }
-
-    #[test]
-    fn no_flag_is_in_the_table_twice() {
-        let mut names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
-        names.sort_unstable();
-        let count = names.len();
-        names.dedup();
-        assert_eq!((names.len(), count), (32, 32));
-    }
-}
+mod tests;

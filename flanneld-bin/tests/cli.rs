@@ -56,8 +56,13 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
     let usage = usage();
     let heads: Vec<&str> = usage.lines().filter(|line| line.starts_with("  -")).collect();
     let expected = [
+        "  -etcd-cafile string",
+        "  -etcd-certfile string",
         "  -etcd-endpoints string",
+        "  -etcd-keyfile string",
+        "  -etcd-password string",
         "  -etcd-prefix string",
+        "  -etcd-username string",
         "  -iface value",
         "  -public-ip string",
         "  -subnet-file string",
@@ -107,7 +112,7 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
         (&["-ip-masq"][..], &[][..], "flag -ip-masq is not supported yet"),
         (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
-        (&["-etcd-cafile", "/ca.pem"], &[], "flag -etcd-cafile is not supported yet"),
+        (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
         (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
         (
             &["-etcd-endpoints=http://10.0.0.1:2379,h:0"],

@@ -8,6 +8,7 @@
 use crate::process::{self, Process};
 use crate::{MissingProgram, NotInTime, eventually, program};
 use directory::DataDirectory;
+pub use directory::unlikely_loopback_address;
 use flannel_netlink::Namespace;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 mod directory;
 mod health;
+mod tls;
+
+pub use tls::EtcdTls;
 
 /// The Debian packages that bring `etcd` and `etcdctl`.
 const PACKAGES: &str = "etcd-server etcd-client";
@@ -34,6 +38,8 @@ pub struct EtcdOptions {
     /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback
     /// address of the caller's namespace.
     pub inside: Option<(Namespace, IpAddr)>,
+    /// Serve clients over TLS. Certificates name addresses, so this goes together with `inside`.
+    pub tls: Option<EtcdTls>,
     /// More arguments for the program, such as `--quota-backend-bytes=…`.
     pub arguments: Vec<String>,
 }
@@ -45,6 +51,10 @@ pub struct Etcd {
     namespace: Namespace,
     client: SocketAddr,
     peer: SocketAddr,
+    /// Where it tells its health without TLS.
+    health: SocketAddr,
+    /// The password of its user `root`, once it asks for one.
+    password: Option<String>,
     // Declared before the files, so that the server is gone when they are removed.
     server: Option<Process>,
     files: DataDirectory,
@@ -68,10 +78,10 @@ impl Etcd {
         program("etcd", PACKAGES)?;
         let mut attempt = 1;
         loop {
-            let (namespace, client, peer) = choose_endpoints(&options)?;
+            let (namespace, [client, peer, health]) = choose_endpoints(&options)?;
             let files = DataDirectory::create()?;
-            let options = options.clone();
-            let mut etcd = Self { options, namespace, client, peer, server: None, files };
+            let (options, password, server) = (options.clone(), None, None);
+            let mut etcd = Self { options, namespace, client, peer, health, password, server, files };
             match etcd.restart() {
                 Ok(()) => return Ok(etcd),
                 Err(EtcdError::Ended { log })
@@ -87,7 +97,8 @@ impl Etcd {
     /// Where clients connect to, such as `http://127.8.7.6:40001`.
     #[must_use]
     pub fn client_url(&self) -> String {
-        format!("http://{}", self.client)
+        let scheme = if self.options.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.client)
     }
 
     /// Where clients connect to.
@@ -149,7 +160,7 @@ impl Etcd {
         self.kill()?;
         let mut server = Process::spawn_in(&self.namespace, self.command()?)?;
         let healthy = eventually(START_LIMIT, || match server.exit_status() {
-            Ok(None) => health::check(&self.namespace, self.client).map(Ok),
+            Ok(None) => health::check(&self.namespace, self.health).map(Ok),
             Ok(Some(status)) => Ok(Err(status)),
             Err(error) => Err(error),
         });
@@ -174,6 +185,19 @@ impl Etcd {
         self.restart()
     }
 
+    /// Lets in nobody but users with a password from now on, and makes a user `root` who may do everything.
+    /// [`Etcd::etcdctl`] acts as that one.
+    ///
+    /// # Errors
+    /// As [`Etcd::etcdctl`].
+    pub fn require_password(&mut self, password: &str) -> Result<(), EtcdError> {
+        self.etcdctl(&["user", "add", &format!("root:{password}")])?;
+        self.etcdctl(&["user", "grant-role", "root", "root"])?;
+        self.etcdctl(&["auth", "enable"])?;
+        self.password = Some(password.to_owned());
+        Ok(())
+    }
+
     /// Runs `etcdctl` with the v3 API against this server and answers with what it writes.
     ///
     /// # Errors
@@ -182,6 +206,12 @@ impl Etcd {
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
         let mut command = Command::new(program("etcdctl", PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
+        if let Some(tls) = &self.options.tls {
+            tls.tell_client(&mut command);
+        }
+        if let Some(password) = &self.password {
+            command.env("ETCDCTL_USER", format!("root:{password}"));
+        }
         command.args(arguments.iter().map(AsRef::as_ref));
         let output = process::output_in(&self.namespace, command)?;
         if output.status.success() {
@@ -210,6 +240,10 @@ impl Etcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}")]);
+        command.arg(format!("--listen-metrics-urls=http://{}", self.health));
+        if let Some(tls) = &self.options.tls {
+            tls.tell_server(&mut command);
+        }
         if self.options.enable_v2 {
             command.arg("--enable-v2");
         }
@@ -220,16 +254,17 @@ impl Etcd {
     }
 }
 
-/// Where the server runs, and the addresses for its clients and (absent) peers.
-fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, SocketAddr, SocketAddr)> {
+/// Where the server runs, and the addresses for its clients, its (absent) peers and questions for its health.
+fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, [SocketAddr; 3])> {
     if let Some((namespace, address)) = &options.inside {
-        return Ok((namespace.clone(), SocketAddr::new(*address, 2379), SocketAddr::new(*address, 2380)));
+        return Ok((namespace.clone(), [2379, 2380, 2381].map(|port| SocketAddr::new(*address, port))));
     }
-    // Both listeners are open at once, so that the kernel gives two different ports.
-    let address = directory::unlikely_loopback_address();
-    let client = TcpListener::bind((address, 0))?;
-    let peer = TcpListener::bind((address, 0))?;
-    Ok((Namespace::current()?, client.local_addr()?, peer.local_addr()?))
+    // All listeners are open at once, so that the kernel gives different ports.
+    let address = unlikely_loopback_address();
+    let listeners: [io::Result<TcpListener>; 3] = std::array::from_fn(|_| TcpListener::bind((address, 0)));
+    let [client, peer, health] = listeners;
+    let (client, peer, health) = (client?, peer?, health?);
+    Ok((Namespace::current()?, [client.local_addr()?, peer.local_addr()?, health.local_addr()?]))
 }
 
 /// The last lines that a server wrote which has ended with `status`.

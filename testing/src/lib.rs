@@ -47,7 +47,7 @@ pub use capture::packet::{
 };
 pub use capture::{Capture, Captured};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
-pub use etcd::{Etcd, EtcdError, EtcdOptions};
+pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
 pub use fake_table::FakeTable;
 pub use faulty::{Call, Fault, FaultyRegistry};

@@ -20,6 +20,8 @@ pub struct Etcd3Calls {
     pub lease_revoke: u64,
     /// `Watch.Watch`: one for each time a watch was opened.
     pub watch: u64,
+    /// `Auth.Authenticate`: one for each connection, and one each time etcd no longer knows the token.
+    pub authenticate: u64,
 }
 
 /// One kind of call.
@@ -32,11 +34,12 @@ pub(super) enum Call {
     LeaseTimeToLive,
     LeaseRevoke,
     Watch,
+    Authenticate,
 }
 
 /// Counts calls.
 #[derive(Debug, Default)]
-pub(super) struct Counters([AtomicU64; 7]);
+pub(super) struct Counters([AtomicU64; 8]);
 
 impl Counters {
     /// Counts one call.
@@ -49,8 +52,25 @@ impl Counters {
 
     /// Reads all counters.
     pub(super) fn read(&self) -> Etcd3Calls {
-        let [range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, watch] =
-            self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed));
-        Etcd3Calls { range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, watch }
+        let [
+            range,
+            txn,
+            lease_grant,
+            lease_keep_alive,
+            lease_time_to_live,
+            lease_revoke,
+            watch,
+            authenticate,
+        ] = self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed));
+        Etcd3Calls {
+            range,
+            txn,
+            lease_grant,
+            lease_keep_alive,
+            lease_time_to_live,
+            lease_revoke,
+            watch,
+            authenticate,
+        }
     }
 }

@@ -4,19 +4,21 @@
 //! 2. If that one does not answer in time, the next one is asked, once round.
 //! 3. An answer ends the search, also if it is a refusal.
 //!
-//! Each member has a connection of its own, made at the first call and again by itself after it broke.
+//! Each member has a connection of its own, made at the first call and again by itself after it broke, or when the
+//! certificate files changed.
 
 use std::error::Error;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use flannel_core::BoxError;
 use futures::Future;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::calls::{Call, Counters};
+use super::connection::{Access, Connection};
+use super::files::Stamp;
 use super::{Etcd3Options, Etcd3OptionsError};
 use crate::etcd::Turn;
 
@@ -26,28 +28,21 @@ pub(super) struct Cluster {
     members: Vec<Member>,
     turn: Turn,
     timeout: Duration,
-    connect_timeout: Duration,
+    access: Access,
     pub(super) counters: Counters,
 }
 
 #[derive(Debug)]
 struct Member {
     url: String,
-    connection: OnceCell<Connection>,
+    connection: Mutex<Option<Made>>,
 }
 
-/// One member's services.
-#[derive(Clone)]
-pub(super) struct Connection {
-    pub(super) kv: KvClient,
-    pub(super) lease: LeaseClient,
-    pub(super) watch: WatchClient,
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
+/// A connection, and the state of the files it was made with.
+#[derive(Debug)]
+struct Made {
+    connection: Connection,
+    stamp: Stamp,
 }
 
 /// What a member answered, and which one it was.
@@ -69,12 +64,6 @@ pub(super) enum Failure {
     Refused(BoxError),
 }
 
-/// A page of leases is about 1 MB, and a watch that catches up gets all it missed at once.
-const LONGEST_MESSAGE: usize = 256 << 20;
-/// etcd ends connections that ask more often than every 5 s (`--grpc-keepalive-min-time`).
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Cluster {
     /// Reads the endpoints. Connects to none of them.
     pub(super) fn new(options: &Etcd3Options) -> Result<Self, Etcd3OptionsError> {
@@ -92,7 +81,7 @@ impl Cluster {
             turn: Turn::among(members.len()),
             members,
             timeout: options.timeout,
-            connect_timeout: options.connect_timeout,
+            access: Access::new(options)?,
             counters: Counters::default(),
         })
     }
@@ -152,31 +141,46 @@ impl Cluster {
     {
         let member = &self.members[member];
         let attempt = async {
-            let connection = member.connection.get_or_try_init(|| self.connect(&member.url)).await?;
-            operation(connection.clone()).await
+            let connection = self.connection(member).await?;
+            let token = connection.token();
+            match operation(connection.clone()).await {
+                Err(error) if self.access.wants_token(&error) => {
+                    let renewed = connection.renew_token(&self.access, token, &self.counters).await;
+                    renewed.map_err(|error| self.access.failure(&error, &member.url))?;
+                    operation(connection).await
+                }
+                answer => answer,
+            }
+            .map_err(|error| self.access.failure(&error, &member.url))
         };
         match timeout(self.timeout, attempt).await {
-            Ok(answer) => answer.map_err(|error| failure(&error, &member.url)),
+            Ok(answer) => answer,
             Err(_) => {
                 Err(Failure::Away(format!("{}: no answer within {:?}", member.url, self.timeout).into()))
             }
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<Connection, etcd_client::Error> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(self.connect_timeout)
-            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-            // etcd ends connections that are asked without a call (`PermitWithoutStream` is off).
-            .with_keep_alive_while_idle(false)
-            // A member cut off from the others says so, instead of keeping a silent watch open.
-            .with_require_leader(true);
-        let client = Client::connect([url], Some(options)).await?;
-        Ok(Connection {
-            kv: client.kv_client().max_decoding_message_size(LONGEST_MESSAGE),
-            lease: client.lease_client(),
-            watch: client.watch_client().max_decoding_message_size(LONGEST_MESSAGE),
-        })
+    /// A member's connection, made with the files as they are now.
+    ///
+    /// Files that cannot be used, because they are just being replaced, end no connection that was made before.
+    async fn connection(&self, member: &Member) -> Result<Connection, Failure> {
+        let stamp = self.access.stamp(&member.url);
+        let mut made = member.connection.lock().await;
+        let before = match &*made {
+            Some(made) if made.stamp == stamp => return Ok(made.connection.clone()),
+            Some(made) => Some(made.connection.clone()),
+            None => None,
+        };
+        match self.access.connect(&member.url, &self.counters).await {
+            Ok(connection) => {
+                *made = Some(Made { connection: connection.clone(), stamp });
+                Ok(connection)
+            }
+            Err(failure) => before.ok_or(failure).inspect(|_| {
+                tracing::warn!("the certificates of etcd changed and cannot be used, the former are kept");
+            }),
+        }
     }
 }
 
@@ -188,9 +192,8 @@ impl Member {
             reason: reason.to_owned(),
         };
         let url = match endpoint.split_once("://") {
-            Some(("http", _)) => endpoint.to_owned(),
-            Some(("https", _)) => return Err(bad("this build cannot speak TLS")),
-            Some(_) => return Err(bad("want http://ADDRESS:PORT")),
+            Some(("http" | "https", _)) => endpoint.to_owned(),
+            Some(_) => return Err(bad("want http://ADDRESS:PORT or https://ADDRESS:PORT")),
             None => format!("http://{endpoint}"),
         };
         if url.contains('@') {
@@ -198,7 +201,7 @@ impl Member {
         }
         tonic::transport::Endpoint::from_shared(url.clone())
             .map_err(|error| bad(&flannel_core::chain(&error)))?;
-        Ok(Self { url, connection: OnceCell::new() })
+        Ok(Self { url, connection: Mutex::new(None) })
     }
 }
 
@@ -272,20 +275,15 @@ mod tests {
 
     #[test]
     fn endpoints_need_no_scheme_and_may_have_spaces_around() {
-        let cluster = cluster(&["127.0.0.1:2379", " http://[::1]:2379 ", ""]).unwrap();
-        assert_eq!(cluster.describe(), "http://127.0.0.1:2379, http://[::1]:2379");
+        let cluster = cluster(&["127.0.0.1:2379", " http://[::1]:2379 ", "", "https://etcd:2379"]).unwrap();
+        assert_eq!(cluster.describe(), "http://127.0.0.1:2379, http://[::1]:2379, https://etcd:2379");
     }
 
     #[test]
     fn endpoints_that_cannot_work_are_refused_without_telling_a_password() {
-        for endpoints in [
-            &[][..],
-            &["", " "],
-            &["https://etcd:2379"],
-            &["ftp://etcd"],
-            &["http://a b"],
-            &["http://root:secret@etcd:2379"],
-        ] {
+        for endpoints in
+            [&[][..], &["", " "], &["ftp://etcd"], &["http://a b"], &["http://root:secret@etcd:2379"]]
+        {
             let error = cluster(endpoints).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                 snapshot                created
-//!   ──► Listing ────────────► Opening ────────────► Following ──┐ events, quiet, alive
+//!   ──► Listing ────────────► Opening ────────────► Following ──┐ events, quiet, alive, audit
 //!        │ ▲ ▲                 │ ▲ │                 │ │  ▲─────┘
 //!        └─┘ │  failed         └─┘ │ compacted,      │ │
 //!       pause│                pause│ another store   │ │
@@ -10,17 +10,21 @@
 //!                                ▲───── pause ─────────┘ broke, ended, went silent
 //! ```
 //!
+//! An audit is a list beside the open watch, now and then: it is told as a snapshot, and the watch goes on behind it.
+//!
 //! A watch that is given a revision begins at Opening. Every way back has a pause, so that nothing is ever tried
 //! without rest. The machine lives in the stream: it moves when the stream is polled and is gone when it is dropped.
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchStream};
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 use flannel_core::{RegistryEvent, Revision};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
 
 use super::Store;
 use super::calls::Call;
@@ -37,7 +41,8 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision)),
         None => State::Listing,
     };
-    let watch = Watch { store, state, teller: Teller::default() };
+    let mut watch = Watch { store, state, teller: Teller::default(), audit: None };
+    watch.plan_audit();
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
@@ -45,6 +50,8 @@ struct Watch {
     store: Arc<Store>,
     state: State,
     teller: Teller,
+    /// When the next audit is due.
+    audit: Option<Instant>,
 }
 
 enum State {
@@ -85,11 +92,34 @@ impl Watch {
     async fn list(&mut self) -> State {
         match self.store.list().await {
             Ok((position, snapshot)) => {
+                self.plan_audit();
                 self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
                 State::Opening(position)
             }
             Err(failure) => self.fail(failure, State::Listing),
         }
+    }
+
+    /// Reads everything though nothing is known to be missing.
+    async fn audit(&mut self, known: Position, subscription: Box<Subscription>) -> State {
+        let listed = self.store.list().await;
+        self.plan_audit();
+        let (position, snapshot) = match listed {
+            Ok(listed) => listed,
+            Err(failure) => return self.broken(&failure.into_reason().to_string(), known, &subscription),
+        };
+        self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
+        match known.leads_on_at(&position) {
+            // What the watch has yet to tell up to there is in the snapshot.
+            true => State::Following(position, subscription),
+            false => State::Opening(position),
+        }
+    }
+
+    fn plan_audit(&mut self) {
+        let spread = 0.75 + fastrand::f64() / 2.0;
+        let due = self.store.audit.map(|interval| Instant::now() + interval.mul_f64(spread));
+        self.audit = due;
     }
 
     async fn open(&mut self, known: Position) -> State {
@@ -103,6 +133,7 @@ impl Watch {
             async move {
                 let mut stream = connection.watch.watch(keys.subnets(), Some(options)).await?;
                 let first = stream.message().await?;
+                refused(first.as_ref())?;
                 Ok((stream, first))
             }
         });
@@ -120,7 +151,13 @@ impl Watch {
 
     async fn follow(&mut self, known: Position, mut subscription: Box<Subscription>) -> State {
         let patience = self.store.silence / (QUESTIONS + 1);
-        match timeout(patience, subscription.stream.message()).await {
+        let to_audit = self.audit.map(|due| due.saturating_duration_since(Instant::now()));
+        if to_audit == Some(Duration::ZERO) {
+            return self.audit(known, subscription).await;
+        }
+        let heard = timeout(patience.min(to_audit.unwrap_or(patience)), subscription.stream.message()).await;
+        match heard {
+            Err(_) if to_audit.is_some_and(|left| left < patience) => State::Following(known, subscription),
             Ok(Ok(Some(response))) => {
                 subscription.questions = 0;
                 self.teller.served();
@@ -174,5 +211,16 @@ impl Watch {
     fn fail(&mut self, failure: Failure, state: State) -> State {
         self.teller.fail(failure.into_reason().to_string());
         state
+    }
+}
+
+/// etcd accepts a watch whose token it does not know, or whose user may not watch, and cancels it at once. Up to 3.5 it
+/// says `permission denied` in both cases. As an error it is treated like that of any call.
+fn refused(first: Option<&WatchResponse>) -> Result<(), etcd_client::Error> {
+    let reason = first.filter(|first| first.canceled()).map_or("", |first| first.cancel_reason());
+    let for_the_user = ["permission denied", "auth token", "auth store", "user name is empty"];
+    match for_the_user.iter().any(|words| reason.contains(words)) {
+        true => Err(Status::unauthenticated(reason).into()),
+        false => Ok(()),
     }
 }

@@ -1,16 +1,18 @@
-//! A wire to etcd that can lose the answers and deliver the requests.
+//! A wire to etcd that can fail as wires and middleboxes do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
-/// How long every answer takes: long enough to become deaf before it comes.
+/// How long every answer takes at first: long enough to become deaf before it comes.
 const DELAY: Duration = Duration::from_millis(150);
 
 pub(crate) struct Proxy {
@@ -19,17 +21,26 @@ pub(crate) struct Proxy {
     listener: AbortHandle,
 }
 
-#[derive(Default)]
 struct State {
     deaf: AtomicBool,
     connections: AtomicUsize,
+    /// How long every answer takes, in milliseconds.
+    delay: AtomicU64,
+    frozen: watch::Sender<bool>,
+    resets: watch::Sender<usize>,
 }
 
 impl Proxy {
     pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            deaf: AtomicBool::default(),
+            connections: AtomicUsize::default(),
+            delay: AtomicU64::new(0),
+            frozen: watch::Sender::new(false),
+            resets: watch::Sender::new(0),
+        });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -38,7 +49,9 @@ impl Proxy {
                 connections.spawn(carry(client, server, Arc::clone(&shared)));
             }
         });
-        Self { address, state, listener: task.abort_handle() }
+        let proxy = Self { address, state, listener: task.abort_handle() };
+        proxy.delay(DELAY);
+        proxy
     }
 
     pub(crate) fn url(&self) -> String {
@@ -48,6 +61,27 @@ impl Proxy {
     /// Loses all answers from now on.
     pub(crate) fn become_deaf(&self) {
         self.state.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets every answer take so long.
+    pub(crate) fn delay(&self, delay: Duration) {
+        let delay = u64::try_from(delay.as_millis()).unwrap();
+        self.state.delay.store(delay, Ordering::SeqCst);
+    }
+
+    /// Carries nothing, in either direction, and ends nothing: each side believes that the other is still there.
+    pub(crate) fn freeze(&self) {
+        self.state.frozen.send_replace(true);
+    }
+
+    /// Carries again, also what came meanwhile.
+    pub(crate) fn thaw(&self) {
+        self.state.frozen.send_replace(false);
+    }
+
+    /// Resets all connections there are.
+    pub(crate) fn reset(&self) {
+        self.state.resets.send_modify(|resets| *resets += 1);
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -62,26 +96,38 @@ impl Drop for Proxy {
 }
 
 async fn carry(client: TcpStream, server: SocketAddr, state: Arc<State>) {
-    let server = TcpStream::connect(server).await.unwrap();
+    let mut resets = state.resets.subscribe();
+    let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut requests, mut to_client) = client.into_split();
     let (mut answers, mut to_server) = server.into_split();
-    let forth = copy(&mut requests, &mut to_server);
-    let back = async {
-        let mut buf = vec![0; 64 * 1024];
-        loop {
-            let n = answers.read(&mut buf).await?;
-            sleep(DELAY).await;
-            if n == 0 {
-                return Ok::<_, std::io::Error>(());
-            }
-            if !state.deaf.load(Ordering::SeqCst) {
-                to_client.write_all(&buf[..n]).await?;
-            }
-        }
-    };
     // Whichever side ends ends both.
     tokio::select! {
-        _ = forth => {}
-        _ = back => {}
+        _ = pump(&mut requests, &mut to_server, &state, false) => {}
+        _ = pump(&mut answers, &mut to_client, &state, true) => {}
+        _ = resets.changed() => to_client.as_ref().set_zero_linger().unwrap(),
+    }
+}
+
+async fn pump(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    state: &State,
+    answers: bool,
+) -> std::io::Result<()> {
+    let mut frozen = state.frozen.subscribe();
+    let mut buf = vec![0; 64 * 1024];
+    loop {
+        let n = from.read(&mut buf).await?;
+        if answers {
+            sleep(Duration::from_millis(state.delay.load(Ordering::SeqCst))).await;
+        }
+        // The sender lives as long as the state.
+        let _ = frozen.wait_for(|frozen| !frozen).await;
+        if n == 0 {
+            return Ok(());
+        }
+        if !(answers && state.deaf.load(Ordering::SeqCst)) {
+            to.write_all(&buf[..n]).await?;
+        }
     }
 }

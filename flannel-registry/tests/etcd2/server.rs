@@ -22,7 +22,12 @@ impl Server {
     /// Starts one with more arguments, at port 2379 of a loopback address.
     pub(crate) fn start_at(address: IpAddr, arguments: &[String]) -> Self {
         let inside = Some((Namespace::current().unwrap(), address));
-        Self::start_with(EtcdOptions { enable_v2: true, inside, arguments: arguments.to_vec() })
+        Self::start_with(EtcdOptions {
+            enable_v2: true,
+            inside,
+            arguments: arguments.to_vec(),
+            ..EtcdOptions::default()
+        })
     }
 
     pub(crate) fn start_without_v2() -> Self {

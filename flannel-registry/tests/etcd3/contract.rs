@@ -16,8 +16,8 @@ struct Subject {
 }
 
 impl Subject {
-    fn start() -> Self {
-        Self { server: Server::start(), opened: Mutex::default() }
+    fn new(server: Server) -> Self {
+        Self { server, opened: Mutex::default() }
     }
 }
 
@@ -35,7 +35,7 @@ impl RegistrySubject for Subject {
 
     async fn put_raw(&self, key: &str, value: &[u8]) {
         // A program's arguments are text; records may be anything.
-        let mut client = etcd_client::Client::connect([self.server.url()], None).await.unwrap();
+        let mut client = self.server.client().await;
         client.put(subnet_key(key), value, None).await.unwrap();
     }
 
@@ -74,7 +74,29 @@ impl RegistrySubject for Subject {
     }
 }
 
-flannel_testing::registry_contract!(
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    Subject::start()
-);
+mod plain {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start())
+    );
+}
+
+mod over_tls_with_certificates_on_both_sides {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start_tls(true))
+    );
+}
+
+mod as_a_user_with_a_password {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start_with_password(&[]))
+    );
+}

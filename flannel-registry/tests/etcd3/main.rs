@@ -1,10 +1,16 @@
 //! The registry in etcd v3, on a real etcd.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod audit;
+mod auth;
+mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;
 mod members;
+mod pitfalls;
 mod records;
 mod server;
+mod three_members;
+mod tls;
 mod watch;

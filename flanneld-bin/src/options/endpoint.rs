@@ -5,18 +5,18 @@ use std::net::Ipv6Addr;
 use crate::go_syntax::quote;
 
 /// Splits a list at its commas into URLs of the form `scheme://host[:port]`; blanks and empty elements
-/// are dropped, a missing scheme is `http`. The error names the element and what is wrong with it.
-pub(super) fn parse_list(list: &str) -> Result<Vec<String>, String> {
+/// are dropped, a missing scheme is `scheme`. The error names the element and what is wrong with it.
+pub(super) fn parse_list(list: &str, scheme: &str) -> Result<Vec<String>, String> {
     let elements = list.split(',').map(str::trim).filter(|element| !element.is_empty());
-    let endpoints: Vec<String> = elements.map(parse).collect::<Result<_, _>>()?;
+    let endpoints: Vec<String> = elements.map(|element| parse(element, scheme)).collect::<Result<_, _>>()?;
     if endpoints.is_empty() { Err(format!("no endpoint in {}", quote(list))) } else { Ok(endpoints) }
 }
 
 /// Checks one endpoint and gives it its scheme.
-fn parse(element: &str) -> Result<String, String> {
+fn parse(element: &str, scheme: &str) -> Result<String, String> {
     let (scheme, rest) = match element.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
-        None => ("http".to_owned(), element),
+        None => (scheme.to_owned(), element),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let bad = |why: &str| Err(format!("{}: {why}", quote(element)));
@@ -86,7 +86,7 @@ mod tests {
             ("[fd00::1]:2379", "http://[fd00::1]:2379"),
             ("http://[::1]", "http://[::1]"),
         ] {
-            assert_eq!(parse(given), Ok(endpoint.to_owned()), "{given}");
+            assert_eq!(parse(given, "http"), Ok(endpoint.to_owned()), "{given}");
         }
     }
 
@@ -112,14 +112,14 @@ mod tests {
             ("[::1]x", "brackets"),
             ("h\n:1", "host"),
         ] {
-            let error = parse(given).expect_err(given);
+            let error = parse(given, "http").expect_err(given);
             assert!(error.starts_with(&quote(given)) && error.contains(why), "{error}");
         }
     }
 
     #[test]
     fn a_password_in_an_endpoint_is_not_repeated() {
-        let error = parse_list("http://h,https://root:secret@h:1").expect_err("has a user");
+        let error = parse_list("http://h,https://root:secret@h:1", "http").expect_err("has a user");
         assert!(!error.contains("secret"), "{error}");
     }
 
@@ -128,8 +128,8 @@ mod tests {
         fn no_text_brings_the_reader_down_and_what_it_accepts_it_accepts_again(
             text in "((https?|ftp)?://)?[\\[a-z0-9:.\\]@é]{0,20}/?|.*"
         ) {
-            for endpoint in parse_list(&text).unwrap_or_default() {
-                prop_assert_eq!(parse(&endpoint), Ok(endpoint));
+            for endpoint in parse_list(&text, "http").unwrap_or_default() {
+                prop_assert_eq!(parse(&endpoint, "http"), Ok(endpoint));
             }
         }
     }

@@ -19,7 +19,7 @@ pub(crate) const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vx
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The last address of the lab's first segment: the switch, where etcd runs.
-const SWITCH: &str = "192.168.64.254";
+pub(crate) const SWITCH: &str = "192.168.64.254";
 
 pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Option<Process>>,
@@ -31,9 +31,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Hosts and an etcd, but no daemon yet.
     pub(crate) fn new(hosts: usize) -> Self {
+        Self::with_etcd(hosts, EtcdOptions::default())
+    }
+
+    /// Hosts and an etcd with options of its own.
+    pub(crate) fn with_etcd(hosts: usize, options: EtcdOptions) -> Self {
         let lab = Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap();
         let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
-        let etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
+        let etcd = Etcd::start_with(EtcdOptions { inside, ..options }).unwrap();
         let name = format!("flanneld-{}-{}", std::process::id(), lab.switch().inode());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();

@@ -5,3 +5,4 @@ mod cluster;
 mod failing;
 mod living;
 mod outage;
+mod secured;

@@ -1,0 +1,96 @@
+//! Certificates for one test, in files that go with it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
+
+/// An RSA key of 2048 bits as `cfssl` writes one; it secures nothing but tests.
+pub(crate) const RSA_PKCS1: &str = include_str!("rsa-pkcs1.pem");
+/// The same key in the other form.
+pub(crate) const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
+
+/// An authority, and the directory of its certificates.
+pub(crate) struct Certificates {
+    directory: PathBuf,
+    authority: Issuer<'static, KeyPair>,
+}
+
+impl Certificates {
+    /// Makes an authority: `ca.pem`.
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory =
+            std::env::temp_dir().join(format!("flannel-certificates-{}-{count}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {count}"));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let new = Self { directory, authority: Issuer::new(params, key) };
+        new.write("ca.pem", &certificate.pem());
+        new
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    /// Replaces a file as programs do that rotate certificates: at once.
+    pub(crate) fn write(&self, file: &str, text: &str) -> PathBuf {
+        let (path, new) = (self.path(file), self.path(&format!("{file}.new")));
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &path).unwrap();
+        path
+    }
+
+    /// Makes `NAME.pem` and `NAME-key.pem` for a server at an address.
+    pub(crate) fn server(&self, name: &str, address: Ipv4Addr) {
+        self.issue(name, &KeyPair::generate().unwrap(), |params| {
+            params.subject_alt_names = vec![SanType::IpAddress(address.into())];
+        });
+    }
+
+    /// Makes `NAME.pem` and `NAME-key.pem` for a server at an address, too late.
+    pub(crate) fn expired_server(&self, name: &str, address: Ipv4Addr) {
+        self.issue(name, &KeyPair::generate().unwrap(), |params| {
+            params.subject_alt_names = vec![SanType::IpAddress(address.into())];
+            params.not_after = date_time_ymd(2020, 1, 1);
+        });
+    }
+
+    /// Makes `NAME.pem` and `NAME-key.pem` for a client.
+    pub(crate) fn client(&self, name: &str) {
+        self.issue(name, &KeyPair::generate().unwrap(), |_| {});
+    }
+
+    /// Makes `NAME.pem` and `NAME-key.pem` of a key.
+    pub(crate) fn issue(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let certificate = params.signed_by(key, &self.authority).unwrap();
+        self.write(&format!("{name}-key.pem"), &key.serialize_pem());
+        self.write(&format!("{name}.pem"), &certificate.pem());
+    }
+
+    /// Reads one of the files.
+    pub(crate) fn read(&self, file: &str) -> String {
+        fs::read_to_string(Path::join(&self.directory, file)).unwrap()
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

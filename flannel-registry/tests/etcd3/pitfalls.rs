@@ -1,0 +1,170 @@
+//! What has gone wrong for others who keep leases in etcd, and the test that shows that it does not here.
+//!
+//! | | pitfall | shown by |
+//! |---|---|---|
+//! | 1 | the stream of a watch ends, and nobody opens another | `watch::what_happens_while_etcd_restarts_is_told`, [`connections_that_are_reset_cost_no_event_and_no_lease`] |
+//! | 2 | the connection is dead, and a watch waits for ever | [`a_dead_connection_is_left_for_another_member`], `watch::an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected` |
+//! | 3 | a member without the majority keeps a watch open and says nothing | `three_members::a_member_alone_is_silent_and_tells_nothing_old` |
+//! | 4 | a watch asks for a compacted revision again and again | `watch::a_watch_that_fell_behind_a_compaction_gets_a_snapshot` |
+//! | 5 | a new watch begins at the last event, which is told twice | `watch::what_happens_while_etcd_restarts_is_told` |
+//! | 6 | a removal at the compacted revision is lost | `watch::a_watch_that_fell_behind_a_compaction_gets_a_snapshot` |
+//! | 7 | events are lost or late by minutes | `audit::an_audit_is_a_list_beside_the_open_watch` |
+//! | 8 | another member tells older events | `events_that_were_told_before_are_not_told_again` in `position`, `three_members::a_frozen_member_is_replaced_whichever_it_is` |
+//! | 9 | a store that was restored or emptied is behind what is known | `watch::an_emptied_etcd_is_believed` and the test after it, `a_restored_emptied_or_lagging_store_is_listed_anew` in `position` |
+//! | 10 | the stream of keep-alives ends, and the lease runs out | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
+//! | 11 | a keep-alive of a lease that is gone is answered by nothing | `records::a_lease_that_somebody_revoked_is_gone` |
+//! | 12 | a keep-alive is reset after it was accepted | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
+//! | 13 | a lease is gone, and only the lease or only the key is made again | [`leases_that_vanish_are_made_again_with_the_same_subnets`] |
+//! | 14 | all leases are revoked at once | [`leases_that_vanish_are_made_again_with_the_same_subnets`] |
+//! | 15 | tokens run out, or are lost in a restart | `auth::calls_watches_and_renewals_outlive_their_token`, `auth::a_restart_that_loses_the_tokens_costs_a_new_one` |
+//! | 16 | so do those of watches and keep-alives | the same |
+//! | 17 | nobody knows whether a write happened | `records::a_write_whose_answer_is_lost_may_have_happened` and the test after it |
+//! | 18 | a stale read shows a subnet as free | `contract::a_call_sees_all_writes_that_were_answered_before`, `three_members::a_member_alone_is_silent_and_tells_nothing_old` |
+//! | 19 | a client spins when the server is gone | `watch::an_etcd_that_is_away_is_not_asked_without_rest` |
+//! | 21 | empty values, and keys that look like directories | `contract::a_bad_record_hides_no_other_in_a_list` and `…_in_a_watch` |
+//! | 22 | foreign and malformed keys | `watch::garbage_is_named_and_hides_nothing`, `records::keys_beside_those_of_the_network_are_not_its_leases` |
+//! | 23 | the first endpoint is slow, or dead at the start | [`a_slow_member_is_waited_for_once`], `members::calls_and_watches_go_to_the_member_that_answers` |
+//!
+//! 20 is about etcd's v2 interface.
+
+use std::time::{Duration, Instant};
+
+use flannel_core::{
+    KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, RegistryEvent, SubnetRegistry,
+};
+use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
+use futures::StreamExt;
+use futures::future::join;
+use tokio::time::timeout;
+
+use crate::proxy::Proxy;
+use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, until, words};
+
+/// A registry that asks through the proxy first; which member is first is chosen at random.
+async fn through(proxy: &Proxy, options: &Etcd3Options) -> Etcd3Registry {
+    loop {
+        let (before, registry) = (proxy.connections(), Etcd3Registry::new(options.clone()).unwrap());
+        registry.config().await.unwrap();
+        if proxy.connections() > before {
+            return registry;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_connection_is_left_for_another_member() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url(), server.url()];
+    let registry = through(&proxy, &options).await;
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
+
+    proxy.freeze();
+    let frozen = Instant::now();
+    server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+    assert_eq!(words(&events), ["silent", "heard", "put 10.5.3.0-24"]);
+    assert!(frozen.elapsed() < Duration::from_secs(10), "{:?}", frozen.elapsed());
+    registry.renew(&lease, DAY).await.unwrap();
+
+    // What was sent into the dead connection is of no use to anybody when it comes back.
+    proxy.thaw();
+    server.put("10.5.4.0-24", r#"{"PublicIP":"192.168.0.4"}"#);
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.4.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_reset_cost_no_event_and_no_lease() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let registry = through(&proxy, &options).await;
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    for third in 2..7 {
+        let started = registry.calls().lease_keep_alive;
+        let reset = async {
+            // The keep-alive was sent, and its answer is on its way.
+            while registry.calls().lease_keep_alive == started {
+                tokio::task::yield_now().await;
+            }
+            proxy.reset();
+        };
+        let (renewed, ()) = join(registry.renew(&lease, DAY), reset).await;
+        assert!(matches!(renewed, Ok(_) | Err(RegistryError::Unavailable(..))), "{renewed:?}");
+        registry.renew(&lease, DAY).await.unwrap();
+        server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);
+        let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+        assert_eq!(words(&events).last(), Some(&format!("put {}", subnet(third))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_member_is_waited_for_once() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url(), server.url()];
+    options.timeout = Duration::from_millis(600);
+    let registry = through(&proxy, &options).await;
+    proxy.delay(Duration::from_secs(3600));
+    let mut slowest = Duration::ZERO;
+    for third in 1..10 {
+        let begin = Instant::now();
+        registry.create(subnet(third), &host(third), DAY).await.unwrap();
+        if third > 1 {
+            slowest = slowest.max(begin.elapsed());
+        }
+    }
+    // The first call asked both, each other one that which answers.
+    assert!(slowest < options.timeout, "{slowest:?}");
+    assert_eq!(registry.calls().lease_grant, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
+    const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
+    let server = Server::start();
+    server.ctl(&["put", &format!("{PREFIX}/config"), CONFIG]);
+    let config = NetworkConfig::parse(CONFIG).unwrap();
+    let mut hosts = Vec::new();
+    for last in 1..6 {
+        let manager = LocalManager::new(server.registry());
+        let attrs = host(last);
+        let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+        let lease = manager.acquire(request).await.unwrap();
+        let keep = manager.keep(lease.clone());
+        let mut peers = manager.watch(lease.subnet);
+        let peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
+        hosts.push((manager, attrs, lease, keep, peers));
+    }
+    let ids = server.ctl(&["lease", "list"]);
+    for id in ids.lines().skip(1) {
+        server.ctl(&["lease", "revoke", id]);
+    }
+    assert_eq!(server.ctl(&["get", "--prefix", "--keys-only", &format!("{PREFIX}/subnets/")]), "");
+
+    for (manager, attrs, lease, keep, peers) in &mut hosts {
+        let lost = async { while !matches!(keep.next().await, Some(KeepEvent::Lost(_))) {} };
+        timeout(PATIENCE, lost).await.expect("the loss is noticed long before a renewal is due");
+        let previous = Some(lease.subnet);
+        let request = LeaseRequest { config: &config, attrs: &*attrs, previous };
+        let again = manager.acquire(request).await.unwrap();
+        assert_eq!((again.subnet, &again.attrs), (lease.subnet, &*attrs));
+        assert!(again.revision > lease.revision);
+        peers.abort();
+    }
+    let ids = server.ctl(&["lease", "list"]);
+    assert!(ids.starts_with("found 5 leases"), "{ids}");
+    for id in ids.lines().skip(1) {
+        let told = server.ctl(&["lease", "timetolive", id, "--keys"]);
+        assert!(told.contains("/subnets/10.5."), "{told}");
+    }
+}

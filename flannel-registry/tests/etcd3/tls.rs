@@ -1,0 +1,145 @@
+//! etcd over TLS: who is trusted, who we are, and what is said when it does not work.
+
+use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
+use flannel_registry::{Etcd3Options, Etcd3OptionsError, Etcd3Registry};
+use flannel_testing::unlikely_loopback_address;
+use rcgen::{KeyPair, PKCS_RSA_SHA256};
+
+use crate::certificates::{Certificates, RSA_PKCS1, RSA_PKCS8};
+use crate::server::{DAY, Server, host, next, subnet, words};
+
+/// What a registry with these options says about its configuration.
+async fn ask(options: Etcd3Options) -> Result<Option<String>, RegistryError> {
+    Etcd3Registry::new(options).unwrap().config().await
+}
+
+/// Asserts that the error is of this kind and says all of that, in one line.
+fn says(answer: Result<Option<String>, RegistryError>, refused: bool, words: &[&str]) {
+    let error = answer.unwrap_err();
+    let text = flannel_core::chain(&error);
+    assert_eq!(matches!(error, RegistryError::Refused(..)), refused, "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in {text:?}");
+    }
+    assert!(!text.contains('\n'), "{text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_is_enough_where_etcd_asks_for_no_certificate() {
+    let server = Server::start_tls(false);
+    assert!(server.url().starts_with("https://"));
+    assert_eq!(ask(server.options()).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_read_in_every_form_they_are_written_in() {
+    let server = Server::start_tls(true);
+    let files = server.certificates.as_ref().unwrap();
+    let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
+    files.issue("rsa", &rsa, |_| {});
+    let mut options = server.options();
+    options.cert_file = Some(files.path("rsa.pem"));
+    for (name, key) in [("rsa-pkcs8.pem", RSA_PKCS8), ("rsa-pkcs1.pem", RSA_PKCS1)] {
+        options.key_file = Some(files.write(name, key));
+        assert_eq!(ask(options.clone()).await.unwrap(), None, "{name}");
+    }
+    assert_eq!(ask(server.options()).await.unwrap(), None, "an elliptic curve");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_cannot_be_used_are_named_with_the_reason() {
+    let server = Server::start_tls(true);
+    let files = server.certificates.as_ref().unwrap();
+    files.write("garbage.pem", "no certificate at all\n");
+    files.write("half.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+    files.client("other");
+    let cases = [
+        (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
+        (
+            ["garbage.pem", "client.pem", "client-key.pem"],
+            ["garbage.pem", "holds no certificate in PEM form"],
+        ),
+        (["half.pem", "client.pem", "client-key.pem"], ["half.pem", "holds no certificate in PEM form"]),
+        (["ca.pem", "garbage.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
+        (["ca.pem", "client.pem", "client.pem"], ["client.pem", "holds no private key in PEM form"]),
+        (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not fit", "client.pem"]),
+    ];
+    for (names, [file, reason]) in cases {
+        let [ca_file, cert_file, key_file] = names.map(|name| Some(files.path(name)));
+        let mut options = server.options();
+        (options.ca_file, options.cert_file, options.key_file) = (ca_file, cert_file, key_file);
+        says(ask(options).await, true, &[file, reason, &server.url()]);
+    }
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
+    let mut options = Etcd3Options::default();
+    options.cert_file = Some("x".into());
+    let error = Etcd3Registry::new(options).unwrap_err();
+    assert!(matches!(error, Etcd3OptionsError::HalfPair { .. }));
+    assert_eq!(error.to_string(), "KeyFile and CertFile must both be present[key: , cert: x]");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
+    let (files, address) = (Certificates::new(), unlikely_loopback_address());
+    files.expired_server("server", address);
+    files.client("client");
+    let stranger = Certificates::new();
+    let expired = Server::start_with_certificates(files, address, false);
+    let url = expired.url();
+    says(ask(expired.options()).await, false, &[&url, "expired", "ca.pem"]);
+
+    let server = Server::start_tls(false);
+    let mut options = server.options();
+    options.ca_file = Some(stranger.path("ca.pem"));
+    let trusted = stranger.path("ca.pem").display().to_string();
+    says(ask(options.clone()).await, false, &[&server.url(), "UnknownIssuer", &trusted]);
+    options.ca_file = None;
+    says(ask(options).await, false, &[&server.url()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
+    let server = Server::start_tls(true);
+    let stranger = Certificates::new();
+    stranger.client("stranger");
+    let mut options = server.options();
+    options.cert_file = Some(stranger.path("stranger.pem"));
+    options.key_file = Some(stranger.path("stranger-key.pem"));
+    says(ask(options.clone()).await, false, &[&server.url(), "stranger.pem"]);
+    (options.cert_file, options.key_file) = (None, None);
+    says(ask(options).await, false, &[&server.url(), "no client certificate"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_replaced_are_used_without_a_restart() {
+    let server = Server::start_tls(true);
+    let files = server.certificates.as_ref().unwrap();
+    let stranger = Certificates::new();
+    stranger.client("client");
+    let good = (files.read("client.pem"), files.read("client-key.pem"));
+    files.write("client.pem", &stranger.read("client.pem"));
+    files.write("client-key.pem", &stranger.read("client-key.pem"));
+    let registry = server.registry();
+    says(registry.config().await, false, &["client.pem"]);
+
+    files.write("client.pem", &good.0);
+    files.write("client-key.pem", &good.1);
+    registry.config().await.unwrap();
+    let mut watch = registry.watch(None);
+    assert!(matches!(next(&mut watch).await, RegistryEvent::Snapshot(_)));
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
+
+    // Between the two halves of a new pair nothing breaks, and an open watch is not disturbed by the second one.
+    files.client("next");
+    files.write("client.pem", &files.read("next.pem"));
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    files.write("client-key.pem", &files.read("next-key.pem"));
+    registry.create(subnet(3), &host(3), DAY).await.unwrap();
+    let events = [next(&mut watch).await, next(&mut watch).await];
+    assert_eq!(words(&events), ["put 10.5.2.0-24", "put 10.5.3.0-24"]);
+    assert_eq!(registry.calls().watch, 1);
+}

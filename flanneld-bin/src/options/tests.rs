@@ -1,0 +1,158 @@
+//! Which flags and variables make which options.
+
+use super::*;
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, String> {
+    let lookup = |name: &str| {
+        environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+    };
+    match parse(arguments.iter().map(OsString::from), lookup) {
+        Ok(Command::Run(options)) => Ok(*options),
+        other => Err(match other {
+            Ok(command) => format!("{command:?}"),
+            Err(error) => error.to_string(),
+        }),
+    }
+}
+
+#[test]
+fn the_defaults_are_upstreams() {
+    let options = run(&[], &[]).expect("defaults");
+    assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(options.etcd_prefix, "/coreos.com/network");
+    assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+    assert_eq!((options.public_ip, options.verbosity), (None, 0));
+    assert_eq!(options.mass_expiry_hold, Duration::from_secs(300));
+    assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
+}
+
+#[test]
+fn every_flag_reaches_its_option() {
+    let options = run(
+        &[
+            "--etcd-endpoints= 10.0.0.1:2379 ,, https://etcd.example",
+            "-etcd-prefix",
+            "/kubernetes//network/",
+            "-etcd-cafile=/ca.pem",
+            "-etcd-certfile=/cert.pem",
+            "-etcd-keyfile=/key.pem",
+            "-etcd-username=flannel",
+            "-etcd-password=secret",
+            "-iface=eth0",
+            "-iface=10.0.0.7",
+            "-public-ip=192.0.2.7",
+            "-subnet-file",
+            "/vxlan.env",
+            "-v=4",
+            "-mass-expiry-hold=60",
+            "",
+            "-iface=eth9",
+        ],
+        &[],
+    )
+    .expect("good flags");
+    assert_eq!(
+        options,
+        Options {
+            etcd_endpoints: vec!["https://10.0.0.1:2379".to_owned(), "https://etcd.example".to_owned()],
+            etcd_prefix: "/kubernetes/network".to_owned(),
+            etcd_files: EtcdFiles {
+                authorities: Some("/ca.pem".into()),
+                certificate: Some("/cert.pem".into()),
+                key: Some("/key.pem".into()),
+            },
+            etcd_user: EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() },
+            interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
+            public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
+            subnet_file: "/vxlan.env".into(),
+            mass_expiry_hold: Duration::from_secs(60),
+            verbosity: 4,
+            ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
+        }
+    );
+}
+
+#[test]
+fn every_flag_has_its_variable() {
+    let options = run(
+        &[],
+        &[
+            ("FLANNELD_ETCD_ENDPOINTS", "10.0.0.1"),
+            ("FLANNELD_ETCD_PREFIX", "/p"),
+            ("FLANNELD_ETCD_CAFILE", "/ca"),
+            ("FLANNELD_ETCD_CERTFILE", "/cert"),
+            ("FLANNELD_ETCD_KEYFILE", "/key"),
+            ("FLANNELD_ETCD_USERNAME", "flannel"),
+            ("FLANNELD_ETCD_PASSWORD", "secret"),
+            ("FLANNELD_IFACE", "eth0,eth1"),
+            ("FLANNELD_PUBLIC_IP", "192.0.2.7"),
+            ("FLANNELD_SUBNET_FILE", "/f"),
+            ("FLANNELD_V", "2"),
+        ],
+    )
+    .expect("good variables");
+    assert_eq!(options.etcd_endpoints, ["https://10.0.0.1"], "as there is a client certificate");
+    assert_eq!(options.etcd_prefix, "/p");
+    let EtcdFiles { authorities, certificate, key } = &options.etcd_files;
+    let files = [authorities, certificate, key].map(|path| path.as_deref().and_then(|path| path.to_str()));
+    assert_eq!(files, [Some("/ca"), Some("/cert"), Some("/key")]);
+    assert_eq!((options.etcd_user.name.as_str(), options.etcd_user.password.as_str()), ("flannel", "secret"));
+    assert!(!format!("{options:?}").contains("secret"));
+    assert_eq!(options.interfaces, ["eth0,eth1"]);
+    assert_eq!(options.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
+    assert_eq!(options.subnet_file, PathBuf::from("/f"));
+    assert_eq!(options.verbosity, 2);
+}
+
+#[test]
+fn the_version_is_asked_for_by_its_flag_alone() {
+    let version = |arguments: &[&str], variable: &'static str, value: &'static str| {
+        let lookup = move |name: &str| (name == variable).then(|| OsString::from(value));
+        parse(arguments.iter().map(OsString::from), lookup)
+    };
+    assert_eq!(version(&["-version"], "", ""), Ok(Command::Version));
+    assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Command::Version));
+    assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Command::Run(_))));
+    assert!(matches!(version(&["-version=false"], "", ""), Ok(Command::Run(_))));
+    assert!(matches!(version(&["-version", "-nosuch"], "", ""), Err(FlagError::Syntax(_))));
+    assert_eq!(version(&["-version", "-help"], "", ""), Ok(Command::Help));
+}
+
+#[test]
+fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
+    for (argument, line) in [
+        (
+            "-etcd-endpoints=http://a,ftp://b",
+            "flag -etcd-endpoints: \"ftp://b\": the scheme must be http or https",
+        ),
+        ("-etcd-endpoints= , ", "flag -etcd-endpoints: no endpoint in \" , \""),
+        ("-etcd-prefix=", "flag -etcd-prefix: no key in \"\""),
+        ("-public-ip=abc", "flag -public-ip: invalid public IP address: abc"),
+        ("-public-ip=10.0.0.01", "flag -public-ip: invalid public IP address: 10.0.0.01"),
+        ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
+        ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
+        ("-subnet-file=", "flag -subnet-file: the path is empty"),
+        ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
+    ] {
+        assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
+    }
+    assert_eq!(run(&["-public-ip="], &[]).map(|o| o.public_ip), Ok(None));
+}
+
+#[test]
+fn the_command_lines_that_operators_have_in_their_units_are_read() {
+    let options = run(&["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"], &[]);
+    assert_eq!(options.map(|o| o.etcd_prefix), Ok("/vxlan/network".to_owned()));
+    let twice = run(&["-etcd-endpoints=", "-etcd-prefix=", "-etcd-endpoints=b:1", "-etcd-prefix=/b"], &[])
+        .expect("the last one wins");
+    assert_eq!((twice.etcd_endpoints, twice.etcd_prefix), (vec!["http://b:1".into()], "/b".into()));
+}
+
+#[test]
+fn no_flag_is_in_the_table_twice() {
+    let mut names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+    names.sort_unstable();
+    let count = names.len();
+    names.dedup();
+    assert_eq!((names.len(), count), (32, 32));
+}

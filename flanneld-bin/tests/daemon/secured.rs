@@ -1,0 +1,103 @@
+//! An etcd that lets in only those who show a certificate and know a password.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flannel_testing::{EtcdOptions, EtcdTls, eventually};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
+
+const PASSWORD: &str = "never to be logged";
+
+/// Certificates in a directory that goes with them.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    /// Makes an authority, and of each name a certificate for etcd's address.
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let certificates = Self(directory);
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        fs::write(certificates.path("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let authority = Issuer::new(params, key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &authority).unwrap();
+            fs::write(certificates.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(certificates.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+        }
+        certificates
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    fn options(&self) -> EtcdOptions {
+        let tls = EtcdTls {
+            authority: self.path("ca.pem"),
+            certificate: self.path("server.pem"),
+            key: self.path("server-key.pem"),
+            client: Some((self.path("client.pem"), self.path("client-key.pem"))),
+        };
+        EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn give(command: &mut Command, flag: &str, path: &Path) {
+    command.arg(flag).arg(path);
+}
+
+#[test]
+fn hosts_use_an_etcd_that_wants_a_certificate_and_a_password() {
+    let files = Certificates::new("secured");
+    let mut cluster = Cluster::with_etcd(2, files.options());
+    cluster.configure(VXLAN);
+    cluster.etcd.require_password(PASSWORD).unwrap();
+    for host in 0..2 {
+        let mut command = cluster.command(host);
+        give(&mut command, "-etcd-cafile", &files.path("ca.pem"));
+        give(&mut command, "-etcd-certfile", &files.path("client.pem"));
+        give(&mut command, "-etcd-keyfile", &files.path("client-key.pem"));
+        command.args(["-etcd-username=root", "-v=10"]).env("FLANNELD_ETCD_PASSWORD", PASSWORD);
+        cluster.start_as(host, command);
+    }
+    for host in 0..2 {
+        cluster.wait_until_ready(host);
+        eventually(PATIENCE, || cluster.routes(host).len() == 1).unwrap();
+        let lines = cluster.daemon(host).lines();
+        assert!(lines.iter().all(|line| !line.contains(PASSWORD)), "{lines:#?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_certificates_is_said() {
+    let files = Certificates::new("wrong");
+    let mut cluster = Cluster::with_etcd(1, files.options());
+    let mut command = cluster.command(0);
+    give(&mut command, "-etcd-certfile", Path::new("x"));
+    cluster.start_as(0, command);
+    let upstreams =
+        "Failed to create SubnetManager: KeyFile and CertFile must both be present[key: , cert: x]";
+    cluster.daemon(0).wait_for_line(upstreams, PATIENCE).unwrap();
+    let status = eventually(PATIENCE, || cluster.daemon(0).exit_status().ok().flatten()).unwrap();
+    assert_eq!(status.code(), Some(1));
+
+    let mut command = cluster.command(0);
+    give(&mut command, "-etcd-cafile", Path::new("/absent/ca.pem"));
+    cluster.start_as(0, command);
+    let line = cluster.daemon(0).wait_for_line("/absent/ca.pem", PATIENCE).unwrap();
+    assert!(line.starts_with('E') && line.contains("No such file"), "{line}");
+}
