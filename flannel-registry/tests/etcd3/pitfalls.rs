@@ -37,7 +37,7 @@ use futures::StreamExt;
 use futures::future::join;
 use tokio::time::timeout;
 
-use crate::proxy::Proxy;
+use crate::common::proxy::Proxy;
 use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, until, words};
 
 /// A registry that asks through the proxy first; which member is first is chosen at random.
