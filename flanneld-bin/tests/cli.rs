@@ -59,6 +59,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-endpoints string",
         "  -etcd-prefix string",
         "  -iface value",
+        "  -mass-expiry-hold int",
         "  -public-ip string",
         "  -subnet-file string",
         "  -v int",
