@@ -75,10 +75,11 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"http://127.0.0.1:4001,http://127.0.0.1:2379\")\n",
         " (default \"/coreos.com/network\")\n",
         " (default \"/run/flannel/subnet.env\")\n",
+        " (default 300)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 3);
+    assert_eq!(usage.matches("(default").count(), 4);
     let descriptions = usage.lines().skip(2).step_by(2);
     for description in descriptions {
         assert!(description.starts_with("    \t"), "{description:?}");

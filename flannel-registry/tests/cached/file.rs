@@ -36,6 +36,7 @@ async fn many_changes_are_one_write() {
         site.peer(&format!("10.5.{last}.0-24"), last);
         // Part of the second in which nothing is written.
         assert!(timeout(Duration::from_millis(50), events.next()).await.is_ok());
+        assert!(timeout(Duration::from_millis(20), events.next()).await.is_err());
         assert_eq!(site.text().lines().count(), 5);
     }
     site.is_written(&mut events, |text| text.lines().count() == 15).await;

@@ -43,6 +43,19 @@ async fn attributes_are_published_when_the_registry_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_not_used() {
+    let site = Site::after_a_run(PEERS).await;
+    site.store.set_config(r#"{"Network":"10.6.0.0/16"}"#);
+    let manager = site.manager();
+    let config = manager.config().await.unwrap();
+    site.faulty.go_silent();
+    let request = LeaseRequest { config: &config, attrs: &host(1), previous: None };
+    assert!(manager.acquire(request).await.is_err());
+    site.faulty.come_back();
+    assert!(config.offers(&manager.acquire(request).await.unwrap().subnet));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
@@ -97,7 +110,7 @@ async fn keeping_lasts_however_long_the_registry_is_silent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
-    let site = Site::after_a_run(PEERS).await;
+    let site = Site::after_a_run(&[PEERS[0], PEERS[1], ("10.5.8.0-24", 8)]).await;
     site.faulty.go_silent();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
@@ -106,7 +119,13 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
     while let Ok(Some(event)) = timeout(MOMENT, events.next()).await {
         told.push(event);
     }
-    let remembered = ["+10.5.2.0-24 192.168.0.2", "+10.5.3.0-24 192.168.0.3", "recalled", "silent"];
+    let remembered = [
+        "+10.5.2.0-24 192.168.0.2",
+        "+10.5.3.0-24 192.168.0.3",
+        "+10.5.8.0-24 192.168.0.8",
+        "recalled",
+        "silent",
+    ];
     assert_eq!(short(&told), remembered);
 
     site.revoke("10.5.2.0-24").await;
