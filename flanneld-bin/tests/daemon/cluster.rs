@@ -30,7 +30,12 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Hosts and an etcd, but no daemon yet.
     pub(crate) fn new(hosts: usize) -> Self {
-        let lab = Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap();
+        Self::on_segments(hosts, 1)
+    }
+
+    /// As [`new`](Self::new), on an underlay of so many routed segments.
+    pub(crate) fn on_segments(hosts: usize, segments: usize) -> Self {
+        let lab = Lab::new(&LabOptions { hosts, segments, ..LabOptions::default() }).unwrap();
         let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
         let etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
         let name = format!("flanneld-{}-{}", std::process::id(), lab.switch().inode());
@@ -44,12 +49,18 @@ impl Cluster {
     pub(crate) fn running(hosts: usize) -> Self {
         let mut cluster = Self::new(hosts);
         cluster.configure(VXLAN);
-        (0..hosts).for_each(|host| cluster.start(host));
-        (0..hosts).for_each(|host| cluster.wait_until_ready(host));
+        cluster.start_all();
         for host in 0..hosts {
             eventually(PATIENCE, || cluster.routes(host).len() == hosts - 1).unwrap();
         }
         cluster
+    }
+
+    /// Starts a daemon on each host.
+    pub(crate) fn start_all(&mut self) {
+        let hosts = self.daemons.len();
+        (0..hosts).for_each(|host| self.start(host));
+        (0..hosts).for_each(|host| self.wait_until_ready(host));
     }
 
     pub(crate) fn configure(&self, config: &str) {
