@@ -204,3 +204,24 @@ fn the_number_that_marks_routes_can_be_chosen() {
     station.complete([peer(2, 0)]);
     assert_eq!(ip(host, "route show 10.5.2.0/24"), ["10.5.2.0/24 via 192.168.64.2 dev eth0 proto 77 "]);
 }
+
+#[test]
+fn an_interface_that_is_made_anew_has_the_routes_again() {
+    let lab = lab(1);
+    let mut station = station(&lab, 1);
+    station.complete([peer(2, 0)]);
+    station.settle();
+    ip(&station.namespace, "link del eth0");
+    station.heal();
+    assert_eq!(routes(&station), routes_to(&[]));
+    ip(&station.namespace, "link add eth0 up type bridge");
+    ip(&station.namespace, "address add 192.168.64.1/24 dev eth0");
+    ip(&station.namespace, "-6 address add fd00:64::1/64 dev eth0 nodad");
+    let all_back = eventually(DEADLINE, || {
+        station.noticed(QUIET);
+        assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
+        // A bridge without ports has no carrier.
+        routes(&station).iter().map(|line| line.replace(" linkdown", "")).eq(routes_to(&[2]))
+    });
+    assert!(all_back.is_ok(), "{:?}", routes(&station));
+}
