@@ -70,10 +70,12 @@ impl DirectRoutes {
             Change::Put { .. } | Change::Drop { .. } => None,
         };
         let new: BTreeMap<IpNet, Route> = changes.iter().filter_map(new).collect();
-        if new.is_empty() {
+        // All of them leave by the external interface.
+        let Some(index) = new.values().next().map(|route| route.index) else {
             return BTreeMap::new();
-        }
-        let filter = RouteFilter { protocol: Some(Route::PROTOCOL_BOOT), ..RouteFilter::default() };
+        };
+        let protocol = Some(Route::PROTOCOL_BOOT);
+        let filter = RouteFilter { index, protocol, ..RouteFilter::default() };
         // If they cannot be read, they are found to be in the way and looked at again.
         let unmarked = routes::read_main(&self.kernel, self.family, filter).unwrap_or_default();
         let wanted = |route: &Route| new.get(&route.destination).is_some_and(|new| is_same_way(new, route));

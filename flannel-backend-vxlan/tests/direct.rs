@@ -303,6 +303,9 @@ fn a_foreign_route_in_the_way_is_named_and_left_and_ours_comes_when_it_goes() {
     );
     assert_eq!(routes(&station, 3), before);
     assert_eq!(routes(&station, 4), direct(4), "the other peer has its own");
+    while station.noticed(QUIET).is_some() {
+        assert_eq!(station.sync_only(&Dirty::NONE).failed.len(), 2);
+    }
     ip(host, "route del 10.5.3.0/24");
     ip(host, "-6 route del fd00:5:0:3::/64");
     assert_eq!(station.heal().failed, []);
