@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use flannel_backend_vxlan::{OpenVxlan, external_interface};
+use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
 use flannel_examples::{Progress, Table};
 use flannel_registry::{LocalManager, MemoryRegistry};
@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     lab: Lab,
+    backend: String,
 }
 
 /// One host with its network and its pod.
@@ -49,7 +50,7 @@ impl Cluster {
         let registry = MemoryRegistry::new();
         registry
             .set_config(format!(r#"{{"Network": "{NETWORK}", "Backend": {{"Type": "{}"}}}}"#, args.backend));
-        let start = |host| Member::start(host, registry.clone());
+        let start = |host| Member::start(host, &args.backend, registry.clone());
         let mut members = lab.hosts.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let mut running = Vec::new();
         for member in &mut members {
@@ -63,7 +64,7 @@ impl Cluster {
             .map(|((host, member), running)| Node::new(host, member, running))
             .collect::<Result<_, _>>()?;
         step.done("one on each host");
-        Ok(Self { nodes, lab })
+        Ok(Self { nodes, lab, backend: args.backend.clone() })
     }
 
     pub(crate) fn show(&self) {
@@ -82,8 +83,9 @@ impl Cluster {
     pub(crate) fn look_around(&self) {
         let prefix = self.lab.prefix().unwrap_or_default();
         println!("All of it is up until Ctrl-C. From another terminal, for example:\n");
-        for command in ["ip route", "ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"]
-        {
+        let tunnel = ["ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"];
+        let tunnel = tunnel.into_iter().filter(|_| self.backend == "vxlan");
+        for command in std::iter::once("ip route").chain(tunnel) {
             println!("  ip netns exec {prefix}-host-1 {command}");
         }
         if let Some(address) = self.nodes.get(1).and_then(|node| node.pod.addresses.first()) {
@@ -113,11 +115,14 @@ impl Node {
 
 impl Member {
     /// Starts the network of one host.
-    fn start(host: &Host, registry: MemoryRegistry) -> Result<Self, BackendError> {
+    fn start(host: &Host, backend: &str, registry: MemoryRegistry) -> Result<Self, BackendError> {
         let external = external_interface(&host.namespace, INTERFACE)?;
-        let backend = OpenVxlan::new(host.namespace.clone());
-        let (network, task) =
-            Network::new(NetworkOptions::new(LocalManager::new(registry), backend, external));
+        let (namespace, manager) = (host.namespace.clone(), LocalManager::new(registry));
+        let options = match backend {
+            "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(namespace), external),
+            _ => NetworkOptions::new(manager, OpenVxlan::new(namespace), external),
+        };
+        let (network, task) = Network::new(options);
         Ok(Self { network, task: tokio::spawn(task.run()) })
     }
 

@@ -6,17 +6,21 @@
 //! 1. the route `10.5.3.0/24 via 10.5.3.0`: the packet goes to the peer's own address on the overlay;
 //! 2. the neighbour `10.5.3.0 → M`: that address is the device `M`;
 //! 3. the forwarding entry `M → P`: frames for `M` are wrapped and sent to `P`.
+//!
+//! A peer on the same link may be reached without the tunnel. Then there is one object only, the direct route
+//! `10.5.3.0/24 via P`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use flannel_core::reconcile::Tracker;
 use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerSet, SubnetKey};
-use flannel_netlink::{Family, Mac};
+use flannel_netlink::{Family, Mac, Route};
 use ipnet::IpNet;
 
 use crate::attrs;
-use crate::tables::OverlayRoute;
+use crate::direct_routes::Hop;
+use crate::overlay_routes::OverlayRoute;
 
 /// One peer in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) mac: Mac,
     /// Where its tunnel ends.
     pub(crate) public: IpAddr,
+    /// The way to it without the tunnel, if it is to be reached so.
+    pub(crate) hop: Option<Hop>,
 }
 
 impl Peer {
@@ -50,7 +56,7 @@ impl Peer {
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let mac = attrs::read(data.as_ref()).map_err(|error| error.to_string())?;
-        Ok(Self { subnet, mac, public })
+        Ok(Self { subnet, mac, public, hop: None })
     }
 
     /// The peer's own address on the overlay.
@@ -65,6 +71,7 @@ struct Objects {
     neighbours: BTreeMap<IpAddr, Mac>,
     fdb: BTreeMap<Mac, IpAddr>,
     routes: BTreeMap<IpNet, OverlayRoute>,
+    direct: BTreeMap<IpNet, Route>,
 }
 
 /// The peers of one family, as the tables were last told of them.
@@ -78,9 +85,11 @@ pub(crate) struct Desired {
     contested: bool,
 }
 
-/// Where the tables of a tunnel are told what they should hold.
-#[derive(Debug)]
+/// Who is asked, and where the tables are told what they should hold.
 pub(crate) struct Wanted<'a> {
+    /// Finds the way to a subnet behind a public address without the tunnel.
+    pub(crate) hop: &'a mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
+    pub(crate) direct: &'a mut Tracker<IpNet, Route>,
     pub(crate) neighbours: &'a mut Tracker<IpAddr, Mac>,
     pub(crate) fdb: &'a mut Tracker<Mac, IpAddr>,
     pub(crate) routes: &'a mut Tracker<IpNet, OverlayRoute>,
@@ -88,12 +97,18 @@ pub(crate) struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn want(&mut self, peer: &Peer, others: usize) {
+        if let Some(hop) = peer.hop {
+            return self.direct.want(peer.subnet, hop.route(peer.subnet, others));
+        }
         self.neighbours.want(peer.gateway(), peer.mac);
         self.fdb.want(peer.mac, peer.public);
         self.routes.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
     fn forget(&mut self, peer: &Peer) {
+        if peer.hop.is_some() {
+            return self.direct.forget(&peer.subnet);
+        }
         self.neighbours.forget(&peer.gateway());
         self.fdb.forget(&peer.mac);
         self.routes.forget(&peer.subnet);
@@ -103,11 +118,15 @@ impl Wanted<'_> {
         self.neighbours.want_exactly(objects.neighbours);
         self.fdb.want_exactly(objects.fdb);
         self.routes.want_exactly(objects.routes);
+        self.direct.want_exactly(objects.direct);
     }
 
     /// Tells whether another peer has what this one wants.
     fn is_taken(&self, peer: &Peer) -> bool {
-        self.fdb.wanted(&peer.mac).is_some() || self.neighbours.wanted(&peer.gateway()).is_some()
+        let subnet = self.routes.wanted(&peer.subnet).is_some() || self.direct.wanted(&peer.subnet).is_some();
+        let tunnel =
+            || self.fdb.wanted(&peer.mac).is_some() || self.neighbours.wanted(&peer.gateway()).is_some();
+        subnet || (peer.hop.is_none() && tunnel())
     }
 }
 
@@ -128,7 +147,8 @@ impl Desired {
             Dirty::Some(_) | Dirty::All => false,
         };
         if !done {
-            wanted.want_exactly(self.all(peers, own, family));
+            let objects = self.all(peers, own, family, wanted.hop);
+            wanted.want_exactly(objects);
         }
     }
 
@@ -148,7 +168,7 @@ impl Desired {
             }
         }
         for lease in dirty.iter().filter_map(|subnet| peers.peer(subnet)) {
-            let Some(peer) = self.take(lease, own, family) else {
+            let Some(peer) = self.take(lease, own, family, wanted.hop) else {
                 continue;
             };
             if wanted.is_taken(&peer) {
@@ -160,11 +180,17 @@ impl Desired {
     }
 
     /// Works out everything anew; of two peers that want the same, the first in the order of their subnets gets it.
-    fn all(&mut self, peers: &PeerSet, own: &SubnetKey, family: Family) -> Objects {
+    fn all(
+        &mut self,
+        peers: &PeerSet,
+        own: &SubnetKey,
+        family: Family,
+        hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
+    ) -> Objects {
         *self = Self { own: Some(*own), ..Self::default() };
         let mut objects = Objects::default();
         for lease in peers.iter() {
-            let Some(peer) = self.take(lease, own, family) else {
+            let Some(peer) = self.take(lease, own, family, hop) else {
                 continue;
             };
             if let Some(reason) = objects.add(&peer) {
@@ -175,9 +201,16 @@ impl Desired {
         objects
     }
 
-    fn take(&mut self, lease: &Lease, own: &SubnetKey, family: Family) -> Option<Peer> {
+    fn take(
+        &mut self,
+        lease: &Lease,
+        own: &SubnetKey,
+        family: Family,
+        hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
+    ) -> Option<Peer> {
         match Peer::of(lease, own, family)? {
             Ok(peer) => {
+                let peer = Peer { hop: hop(peer.subnet, peer.public), ..peer };
                 self.peers.insert(lease.subnet, peer);
                 Some(peer)
             }
@@ -201,13 +234,21 @@ impl Desired {
 impl Objects {
     /// Adds a peer, or returns what is in its way.
     fn add(&mut self, peer: &Peer) -> Option<String> {
+        let others = self.routes.len() + self.direct.len();
+        if self.routes.contains_key(&peer.subnet) || self.direct.contains_key(&peer.subnet) {
+            return Some(format!("another peer has the subnet {} too", peer.subnet));
+        }
+        if let Some(hop) = peer.hop {
+            self.direct.insert(peer.subnet, hop.route(peer.subnet, others));
+            return None;
+        }
         if let Some(other) = self.fdb.get(&peer.mac) {
             return Some(format!("{} is the device of {other} already", peer.mac));
         }
         if self.neighbours.contains_key(&peer.gateway()) {
             return Some(format!("another peer's subnet starts at {} too", peer.gateway()));
         }
-        let route = OverlayRoute::to(peer.subnet, self.routes.len());
+        let route = OverlayRoute::to(peer.subnet, others);
         self.neighbours.insert(peer.gateway(), peer.mac);
         self.fdb.insert(peer.mac, peer.public);
         self.routes.insert(peer.subnet, route);

@@ -1,12 +1,14 @@
-//! One tunnel: a device and its three tables, for one family.
+//! One tunnel: a device and its three tables, and beside it the direct routes, for one family.
 
-use flannel_core::reconcile::{Reconciler, Table};
+use flannel_core::reconcile::Reconciler;
 use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
-use flannel_netlink::{Family, Namespace, Notice, Route};
+use flannel_netlink::{Family, Namespace};
 
 use crate::desired::{Desired, Wanted};
 use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
-use crate::tables::{Fdb, Kernel, Neighbours, OverlayRoute, Place, Routes};
+use crate::direct::Direct;
+use crate::overlay_routes::Routes;
+use crate::tables::{Fdb, Kernel, Neighbours, Place};
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -19,6 +21,11 @@ pub(crate) struct Tunnel {
     fdb: Reconciler<Fdb>,
     routes: Reconciler<Routes>,
     device_in_doubt: bool,
+    /// Without `DirectRouting` it wants no route, and drops those of a time with it.
+    direct: Direct,
+    has_direct_routing: bool,
+    /// Whether a peer's way may be another one now.
+    decide_again: bool,
 }
 
 /// How long after a failure the device is tried again.
@@ -30,6 +37,8 @@ impl Tunnel {
         mut spec: DeviceSpec,
         kernel: Kernel,
         namespace: Namespace,
+        direct: Direct,
+        has_direct_routing: bool,
     ) -> Result<Self, BackendError> {
         let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?.complete()?;
         spec.mac = Some(device.mac);
@@ -37,9 +46,12 @@ impl Tunnel {
         Ok(Self {
             neighbours: Reconciler::new(Neighbours(place.clone())),
             fdb: Reconciler::new(Fdb(place.clone())),
-            routes: Reconciler::new(Routes(place)),
+            routes: Reconciler::new(Routes { place, mark: direct.mark() }),
             desired: Desired::default(),
             device_in_doubt: true,
+            direct,
+            has_direct_routing,
+            decide_again: true,
             spec,
             device,
             kernel,
@@ -70,7 +82,8 @@ impl Tunnel {
         let index = ensured.device.index;
         self.neighbours.table().0.index = index;
         self.fdb.table().0.index = index;
-        self.routes.table().0.index = index;
+        self.routes.table().place.index = index;
+        self.direct.routes.table().tunnel = Some(index);
         if ensured.changes > 0 {
             self.distrust_tables();
         }
@@ -78,12 +91,14 @@ impl Tunnel {
     }
 
     /// Removes the device, and with it everything on it.
-    pub(crate) fn remove(&self) -> Result<(), BackendError> {
-        self.spec.remove(&mut self.kernel.lock())
+    pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
+        let direct = self.direct.remove();
+        self.spec.remove(&mut self.kernel.lock()).and(direct)
     }
 
     /// One pass: device, then what is missing from the packet's last look-up to its first, then what is stale the
-    /// other way round.
+    /// other way round. Direct routes take the place of routes through the tunnel, and the other way round, before
+    /// either is taken for stale.
     pub(crate) fn sync(&mut self, request: SyncRequest<'_>, own: &SubnetKey) -> SyncReport {
         let now = request.now;
         let mut report = SyncReport::default();
@@ -92,33 +107,47 @@ impl Tunnel {
         }
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
-        if self.device_in_doubt {
-            match self.ensure_device() {
-                Ok(ensured) => {
-                    report.drifted += ensured.changes;
-                    ensured.failed.iter().for_each(|error| self.device_failed(&mut report, error));
-                }
-                Err(error) => {
-                    self.device_failed(&mut report, &error);
-                    return report;
-                }
+        let has_device = !self.device_in_doubt || self.mend_device(&mut report);
+        if has_device {
+            report.merge(self.neighbours.look("the neighbours"));
+            report.merge(self.fdb.look("the forwarding entries"));
+            report.merge(self.routes.look("the routes"));
+            report.merge(self.neighbours.put_missing(now));
+            report.merge(self.fdb.put_missing(now));
+            report.merge(self.routes.put_missing(now));
+        }
+        report.merge(self.direct.routes.look("the direct routes"));
+        report.merge(self.direct.routes.put_missing(now));
+        if request.peers.is_complete() {
+            report.merge(self.direct.routes.drop_stale(now));
+            if has_device {
+                report.merge(self.routes.drop_stale(now));
+                report.merge(self.fdb.drop_stale(now));
+                report.merge(self.neighbours.drop_stale(now));
             }
         }
-        report.merge(self.neighbours.look("the neighbours"));
-        report.merge(self.fdb.look("the forwarding entries"));
-        report.merge(self.routes.look("the routes"));
-        report.merge(self.neighbours.put_missing(now));
-        report.merge(self.fdb.put_missing(now));
-        report.merge(self.routes.put_missing(now));
-        if request.peers.is_complete() {
-            report.merge(self.routes.drop_stale(now));
-            report.merge(self.fdb.drop_stale(now));
-            report.merge(self.neighbours.drop_stale(now));
+        report.merge(self.direct.routes.finish(now));
+        if has_device {
+            report.merge(self.neighbours.finish(now));
+            report.merge(self.fdb.finish(now));
+            report.merge(self.routes.finish(now));
         }
-        report.merge(self.neighbours.finish(now));
-        report.merge(self.fdb.finish(now));
-        report.merge(self.routes.finish(now));
         report
+    }
+
+    /// Makes the device as it should be, and tells whether there is one.
+    fn mend_device(&mut self, report: &mut SyncReport) -> bool {
+        match self.ensure_device() {
+            Ok(ensured) => {
+                report.drifted += ensured.changes;
+                ensured.failed.iter().for_each(|error| self.device_failed(report, error));
+                true
+            }
+            Err(error) => {
+                self.device_failed(report, &error);
+                false
+            }
+        }
     }
 
     fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
@@ -130,18 +159,29 @@ impl Tunnel {
     }
 
     fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
+        let (mark, has_direct_routing) = (self.direct.mark(), self.has_direct_routing);
+        let Direct { underlay, routes: direct, .. } = &mut self.direct;
+        let mut hop = |subnet, public| {
+            if has_direct_routing { Direct::hop(underlay, mark, subnet, public) } else { None }
+        };
         let mut wanted = Wanted {
+            hop: &mut hop,
+            direct: &mut direct.tracker,
             neighbours: &mut self.neighbours.tracker,
             fdb: &mut self.fdb.tracker,
             routes: &mut self.routes.tracker,
         };
-        self.desired.update(request.peers, request.dirty, own, self.spec.family, &mut wanted);
+        let dirty = if self.decide_again { &Dirty::All } else { request.dirty };
+        self.desired.update(request.peers, dirty, own, self.spec.family, &mut wanted);
+        self.decide_again = false;
     }
 
     /// Says that anything may have changed.
     pub(crate) fn distrust(&mut self) {
         self.device_in_doubt = true;
+        self.decide_again = true;
         self.distrust_tables();
+        self.direct.distrust();
     }
 
     fn distrust_tables(&mut self) {
@@ -149,71 +189,6 @@ impl Tunnel {
         self.fdb.tracker.distrust();
         self.routes.tracker.distrust();
     }
-
-    /// Takes in what the kernel tells, and says what it means for this tunnel if it means anything.
-    ///
-    /// The kernel removes routes without a word when a device goes down or loses its last address, so these notices
-    /// put everything in doubt.
-    pub(crate) fn notice(&mut self, notice: &Notice) -> Option<String> {
-        let (name, index) = (&self.spec.name, self.device.index);
-        let what = match notice {
-            Notice::Overrun => Some("notices were lost".to_owned()),
-            Notice::Link { link, removed } if link.index == index => {
-                let what = if *removed { "removed" } else { "changed" };
-                (*removed || !self.spec.is_met_by(link)).then(|| format!("device {name} was {what}"))
-            }
-            Notice::Link { link, removed: false } if link.name == *name => {
-                Some(format!("another device {name} was made"))
-            }
-            Notice::Link { link, removed: false } if link.name == self.spec.lower_name => {
-                (link.index != self.spec.lower).then(|| format!("the interface {} was made", link.name))
-            }
-            Notice::Address { address, removed } if address.index == index => {
-                let is_ours = self.spec.address.is_some_and(|ours| ours.net == address.net);
-                let changed = if *removed { is_ours } else { self.spec.is_leftover(address) };
-                changed.then(|| format!("{address} was {}", if *removed { "removed" } else { "added" }))
-            }
-            Notice::Link { .. } | Notice::Address { .. } => None,
-            Notice::Route { route, removed } => return self.notice_route(route, *removed),
-            Notice::Neighbour { neighbour, removed } => {
-                let wanted = self.neighbours.tracker.wanted(&neighbour.address);
-                let found = neighbour.mac.filter(|_| neighbour.is_permanent() && !removed);
-                let differs = neighbour.index == index && wanted != found.as_ref();
-                return differs.then(|| in_doubt(&mut self.neighbours, format!("{neighbour} changed")));
-            }
-            Notice::Fdb { entry, removed } => {
-                let wanted = self.fdb.tracker.wanted(&entry.mac);
-                let told = entry.destination.filter(|_| entry.is_permanent());
-                // Of several destinations of one address, only the one that is wanted is missed.
-                let as_wanted = wanted == told.as_ref();
-                let differs = if *removed { wanted.is_some() && as_wanted } else { !as_wanted };
-                let differs = entry.index == index && entry.bridge.is_none() && differs;
-                return differs.then(|| in_doubt(&mut self.fdb, format!("{entry} changed")));
-            }
-        };
-        if what.is_some() {
-            self.distrust();
-        }
-        what
-    }
-
-    fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
-        let told = route.table == Route::MAIN_TABLE && route.protocol != Route::PROTOCOL_KERNEL;
-        let here = route.index == Some(self.device.index);
-        let wanted = self.routes.tracker.wanted(&route.destination);
-        let found = OverlayRoute::from(route);
-        let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        let differs = if here { same == removed } else { wanted.is_some() };
-        if !(told && differs) {
-            return None;
-        }
-        // It may have been in the way of ours.
-        self.routes.tracker.retry(&route.destination);
-        Some(in_doubt(&mut self.routes, format!("{route} changed")))
-    }
 }
 
-fn in_doubt<T: Table>(table: &mut Reconciler<T>, what: String) -> String {
-    table.tracker.distrust();
-    what
-}
+mod notices;

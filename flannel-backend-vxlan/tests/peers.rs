@@ -1,23 +1,17 @@
-//! The three tables: what a peer gets, and what becomes of it when the peer changes or others meddle.
+//! The three tables: what a peer gets, and what becomes of it when the peer changes.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Station, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, peer};
+use common::{Station, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, numbered, peer};
 use flannel_core::{Dirty, LeaseChange, ObjectFailure, SyncReport};
-use flannel_netlink::{FdbEntry, Neighbour, NeighbourState, Route, RouteFilter, Write};
+use flannel_netlink::{FdbEntry, Neighbour, Route, RouteFilter};
 
 fn only(subnet: &str) -> Dirty {
     Dirty::Some([key(subnet)].into())
-}
-
-fn apply(station: &mut Station, writes: &[Write]) {
-    for outcome in station.netlink.apply(writes) {
-        outcome.unwrap();
-    }
 }
 
 #[test]
@@ -185,160 +179,6 @@ fn the_second_peer_with_one_device_address_takes_over_when_the_first_leaves() {
     assert_eq!(tables[0], "0e:00:00:00:00:02 dst 192.168.64.3 self permanent");
 }
 
-/// What a peer left on the device that has gone since, or that somebody put there, one line of `ip` or `bridge` each.
-const LEFTOVERS: [&str; 12] = [
-    "route add 10.5.66.0/24 via 10.5.66.0 dev flannel.1 onlink",
-    "route add 10.5.67.0/24 via 10.5.67.0 dev flannel.1 onlink metric 77",
-    "route add 10.5.68.0/24 via 10.5.68.0 dev flannel.1 onlink proto static",
-    "route add 10.5.69.0/24 dev flannel.1 scope link",
-    "route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink metric 500",
-    "route add 10.5.2.0/24 dev flannel.1 metric 600",
-    "route append 10.5.2.0/24 dev flannel.1 scope link",
-    "route add 10.5.2.0/24 tos 0x10 via 10.5.2.0 dev flannel.1 onlink",
-    "neigh add 10.5.66.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent",
-    "fdb add 0e:00:00:00:00:66 dev flannel.1 dst 192.168.64.66",
-    "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.67",
-    "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.68",
-];
-
-fn litter(station: &Station) {
-    for line in LEFTOVERS {
-        if line.starts_with("fdb") {
-            common::bridge(&station.namespace, line);
-        } else {
-            ip(&station.namespace, line);
-        }
-    }
-}
-
-#[test]
-fn leftovers_go_once_all_peers_are_known_and_not_before() {
-    let lab = lab(1);
-    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
-    station.complete([peer(2), peer(3)]);
-    litter(&station);
-    let littered = station.tables();
-    assert_eq!(littered.len(), 6 + LEFTOVERS.len(), "{littered:#?}");
-    // The daemon starts anew and hears of one peer at first.
-    station.peers = flannel_core::PeerSet::default();
-    let mut station = station.restart();
-    station.learn([peer(3)]);
-    let report = station.sync();
-    assert_eq!((report.written, report.removed), (0, 0));
-    assert_eq!(station.tables(), littered);
-    station.learn([peer(2)]);
-    station.peers.complete();
-    until_quiet(&mut station);
-    assert_eq!(station.tables(), lines_of_all([2, 3]));
-    assert_idle(&station.sync());
-}
-
-/// Passes until none is asked for any more.
-fn until_quiet(station: &mut Station) {
-    for _ in 0..5 {
-        let report = station.sync();
-        assert_eq!(report.failed, []);
-        let Some(pause) = report.retry_in else { return };
-        assert!(pause < Duration::from_secs(1), "{pause:?}");
-    }
-    panic!("passes without end");
-}
-
-#[test]
-fn routes_of_a_flannel_without_metrics_are_taken_over() {
-    let lab = lab(1);
-    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
-    let index = station.device().index;
-    let leases: Vec<_> = (0..400_u32).map(numbered).collect();
-    let put = |lease: &flannel_core::Lease| {
-        let net = lease.subnet.nets().next().unwrap();
-        Write::PutRoute(Route::onlink(net, net.network(), index))
-    };
-    let writes: Vec<_> = leases.iter().map(put).collect();
-    apply(&mut station, &writes);
-    let before = ip(&station.namespace, "route show dev flannel.1");
-    station.complete(leases);
-    assert_eq!(ip(&station.namespace, "route show dev flannel.1"), before);
-    assert_idle(&station.sync());
-}
-
-/// The lease of paper host number `n` of many.
-fn numbered(n: u32) -> flannel_core::Lease {
-    let [_, b, c, d] = (n + 1).to_be_bytes();
-    // 10.16.0.0/24 and on, behind 172.16.0.1 and on.
-    let subnet = format!("10.{}.{d}.0-24", 16 + c);
-    lease(&subnet, &format!("172.{}.{c}.{d}", 16 + b), &format!("0e:01:00:{b:02x}:{c:02x}:{d:02x}"))
-}
-
-#[test]
-fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes() {
-    let lab = lab(1);
-    let host = &lab.hosts[0].namespace;
-    let mut station = Station::start(host, "10.5.1.0-24");
-    ip(host, "route add 10.5.2.0/24 via 192.168.64.254 dev eth0");
-    let foreign = "10.5.2.0/24 via 192.168.64.254 dev eth0 ";
-    station.learn([peer(2), peer(3)]);
-    station.peers.complete();
-    let report = station.sync();
-    let [failure] = &report.failed[..] else { panic!("{report:?}") };
-    assert_eq!(failure.object, "route 10.5.2.0/24 via 10.5.2.0");
-    let index = station.external.index;
-    assert_eq!(
-        failure.reason,
-        format!("somebody else's route is in its place: route 10.5.2.0/24 via 192.168.64.254 dev {index}")
-    );
-    assert_eq!(ip(host, "route show 10.5.2.0/24"), [foreign]);
-    assert_eq!(station.tables().len(), 5, "the other peer has all, this one two");
-    // However long it has been there: ours comes when it goes.
-    let mut now = Instant::now();
-    for _ in 0..12 {
-        now += Duration::from_secs(60);
-        let report = station.backend.sync(flannel_core::SyncRequest {
-            peers: &station.peers,
-            dirty: &Dirty::NONE,
-            now,
-        });
-        assert_eq!(report.failed.len(), 1);
-    }
-    ip(host, "route del 10.5.2.0/24 via 192.168.64.254 dev eth0");
-    assert_eq!(station.heal().failed, []);
-    assert_eq!(station.tables(), lines_of_all([2, 3]));
-}
-
-#[test]
-fn what_is_not_flannels_is_left_alone() {
-    let lab = lab(1);
-    let host = &lab.hosts[0].namespace;
-    let mut station = Station::start(host, "10.5.1.0-24");
-    ip(host, "link add dummy0 up type bridge");
-    for foreign in [
-        "address add 10.99.0.1/24 dev flannel.1",
-        "route add 10.66.0.0/16 via 192.168.64.254",
-        "route add 10.5.9.0/24 dev dummy0",
-        "route add 10.67.0.0/24 dev flannel.1 table 77",
-        "route add blackhole 10.5.8.0/24",
-        "neigh add 192.168.64.9 lladdr 0e:00:00:00:00:99 dev eth0 nud permanent",
-        "neigh add 10.99.0.7 lladdr 0e:00:00:00:00:98 dev flannel.1 nud reachable",
-        "rule add from 10.5.0.0/16 lookup 77",
-    ] {
-        ip(host, foreign);
-    }
-    let look = || {
-        let routes = ip(host, "route show table all");
-        let neighbours = ip(host, "neigh show").into_iter();
-        let foreign = neighbours.filter(|line| !line.contains("10.5.")).map(|line| {
-            // How sure the kernel is of a neighbour changes by itself.
-            line.replace("STALE", "REACHABLE")
-        });
-        (routes, foreign.collect::<Vec<_>>(), ip(host, "rule"))
-    };
-    let before = look();
-    station.complete([peer(2)]);
-    station.forget("10.5.2.0-24");
-    station.sync();
-    assert_eq!(look(), before);
-}
-
 #[test]
 fn a_peer_that_the_kernel_refuses_delays_no_other() {
     let lab = lab(1);
@@ -386,21 +226,4 @@ fn peers_that_come_and_go_cost_what_they_change() {
     let line = ip(&station.namespace, "route show 10.5.2.0/24").remove(0);
     assert!(line.starts_with(&route.replace("onlink", "dev flannel.1")), "{line}");
     assert!(line.contains(" metric "), "{line}");
-}
-
-#[test]
-fn a_neighbour_that_somebody_made_uncertain_is_made_permanent_again() {
-    let lab = lab(1);
-    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
-    station.complete([peer(2)]);
-    station.settle();
-    let index = station.device().index;
-    let uncertain = Neighbour {
-        state: NeighbourState::Stale,
-        ..Neighbour::permanent(index, common::address("10.5.2.0"), mac(2))
-    };
-    apply(&mut station, &[Write::PutNeighbour(uncertain)]);
-    let report = station.heal();
-    assert_eq!((report.written, report.drifted), (1, 1));
-    assert_eq!(station.tables(), lines_of_all([2]));
 }

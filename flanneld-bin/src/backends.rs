@@ -1,6 +1,6 @@
 //! Which backend a configuration asks for.
 
-use flannel_backend_vxlan::OpenVxlan;
+use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::Namespace;
 
@@ -21,7 +21,8 @@ impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
-            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan)"))),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request),
+            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw)"))),
         }
     }
 }

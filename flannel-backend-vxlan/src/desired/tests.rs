@@ -5,7 +5,9 @@ use flannel_core::{Json, LeaseAttrs, LeaseChange, Revision, Term};
 use proptest::prelude::*;
 
 use super::*;
-use crate::tables::{Fdb, Neighbours, Routes};
+use crate::direct_routes::DirectRoutes;
+use crate::overlay_routes::Routes;
+use crate::tables::{Fdb, Neighbours};
 
 /// The tables' side, without tables.
 #[derive(Debug)]
@@ -13,6 +15,7 @@ struct Trackers {
     neighbours: Tracker<IpAddr, Mac>,
     fdb: Tracker<Mac, IpAddr>,
     routes: Tracker<IpNet, OverlayRoute>,
+    direct: Tracker<IpNet, Route>,
 }
 
 impl Trackers {
@@ -21,20 +24,34 @@ impl Trackers {
             neighbours: Tracker::new(Neighbours::will_do),
             fdb: Tracker::new(Fdb::will_do),
             routes: Tracker::new(Routes::will_do),
+            direct: Tracker::new(DirectRoutes::will_do),
         }
     }
 
-    fn wanted(&mut self) -> Wanted<'_> {
-        Wanted { neighbours: &mut self.neighbours, fdb: &mut self.fdb, routes: &mut self.routes }
+    /// Takes in the peers, of which those with this public address are on the link.
+    fn update(&mut self, desired: &mut Desired, peers: &PeerSet, dirty: &Dirty, on_link: Option<IpAddr>) {
+        let protocol = crate::routes::RouteProtocol::default();
+        let mut hop = |_: IpNet, public: IpAddr| {
+            (Some(public) == on_link).then_some(Hop { gateway: public, index: 2, protocol })
+        };
+        let mut wanted = Wanted {
+            hop: &mut hop,
+            direct: &mut self.direct,
+            neighbours: &mut self.neighbours,
+            fdb: &mut self.fdb,
+            routes: &mut self.routes,
+        };
+        desired.update(peers, dirty, &own(), Family::V4, &mut wanted);
     }
 
     /// What a peer with this subnet and device would get, of what is wanted: its neighbour's device, where that
-    /// device's tunnel ends, and the gateway of its route.
-    fn of(&self, subnet: IpNet, mac: Mac) -> (Option<Mac>, Option<IpAddr>, Option<IpAddr>) {
+    /// device's tunnel ends, and the gateways of its routes.
+    fn of(&self, subnet: IpNet, mac: Mac) -> (Option<Mac>, Option<IpAddr>, [Option<IpAddr>; 2]) {
+        let direct = self.direct.wanted(&subnet).and_then(|route| route.gateway);
         (
             self.neighbours.wanted(&subnet.network()).copied(),
             self.fdb.wanted(&mac).copied(),
-            self.routes.wanted(&subnet).and_then(|route| route.gateway),
+            [self.routes.wanted(&subnet).and_then(|route| route.gateway), direct],
         )
     }
 }
@@ -78,6 +95,7 @@ fn leases_of_every_release_are_understood() {
         subnet: "10.5.2.0/24".parse().unwrap(),
         mac: Mac([0x0e, 0, 0, 0, 0, 2]),
         public: "192.168.64.2".parse().unwrap(),
+        hop: None,
     };
     for record in [V0_11, V0_28, DUAL] {
         assert_eq!(v4("10.5.2.0-24", record), Ok(peer), "{record}");
@@ -140,7 +158,7 @@ fn of_two_peers_that_want_the_same_the_first_by_subnet_gets_it() {
     let peers =
         peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", V0_28), lease("10.5.2.0-25", &same_start)]);
     let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
-    desired.update(&peers, &Dirty::All, &own(), Family::V4, &mut trackers.wanted());
+    trackers.update(&mut desired, &peers, &Dirty::All, None);
     let refused: Vec<_> = desired.unreachable().map(|refused| (&*refused.object, &*refused.reason)).collect();
     assert_eq!(
         refused,
@@ -149,6 +167,22 @@ fn of_two_peers_that_want_the_same_the_first_by_subnet_gets_it() {
             ("peer 10.5.3.0-24", "0e:00:00:00:00:02 is the device of 192.168.64.2 already"),
         ]
     );
+}
+
+#[test]
+fn a_peer_on_the_link_gets_a_direct_route_and_nothing_on_the_tunnel() {
+    let other = V0_28.replace("00:02", "00:03").replace("64.2", "65.3");
+    let peers = peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", &other)]);
+    let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
+    let (public, gateway) = ("192.168.64.2".parse().unwrap(), "10.5.3.0".parse().unwrap());
+    trackers.update(&mut desired, &peers, &Dirty::All, Some(public));
+    let of = |trackers: &Trackers, subnet: &str, n| {
+        trackers.of(subnet.parse().unwrap(), Mac([0x0e, 0, 0, 0, 0, n]))
+    };
+    assert_eq!(of(&trackers, "10.5.2.0/24", 2), (None, None, [None, Some(public)]));
+    let tunnel = of(&trackers, "10.5.3.0/24", 3);
+    assert_eq!(tunnel.2, [Some(gateway), None]);
+    assert!(tunnel.0.is_some() && tunnel.1.is_some());
 }
 
 #[test]
@@ -211,14 +245,15 @@ proptest! {
     fn what_is_wanted_depends_on_the_peers_and_not_on_how_they_came(
         passes in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12),
     ) {
+        let on_link = Some("192.168.64.2".parse().unwrap());
         let mut peers = PeerSet::default();
         let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
         for changes in passes {
             let dirty = Dirty::Some(changes.iter().map(subnet_of).collect());
             peers.extend(changes);
-            desired.update(&peers, &dirty, &own(), Family::V4, &mut trackers.wanted());
+            trackers.update(&mut desired, &peers, &dirty, on_link);
             let (mut anew, mut expected) = (Desired::default(), Trackers::new());
-            anew.update(&peers, &Dirty::All, &own(), Family::V4, &mut expected.wanted());
+            expected.update(&mut anew, &peers, &Dirty::All, on_link);
             for subnet in SUBNETS.into_iter().flat_map(|subnet| key(subnet).nets()) {
                 for mac in 0..5 {
                     let mac = Mac([0x0e, 0, 0, 0, 0, mac]);

@@ -4,6 +4,10 @@ use flannel_netlink::{LinkChange, Namespace, NewLink, NewLinkKind, NewVxlan};
 use flannel_testing::contract::table::TableSubject;
 
 use super::*;
+use crate::overlay_routes::{OverlayRoute, Routes};
+use crate::routes::{Mark, RouteProtocol};
+use flannel_netlink::{Route, RouteFilter, RouteKind};
+use ipnet::IpNet;
 
 /// A namespace with a tunnel device and a bridge.
 struct Kernels {
@@ -152,7 +156,8 @@ impl TableSubject for RoutesInKernel {
     type Table = Routes;
 
     fn open(&mut self) -> Routes {
-        Routes(self.0.place.clone())
+        let mark = Mark { protocol: RouteProtocol::default(), network: net("10.5.0.0/16") };
+        Routes { place: self.0.place.clone(), mark }
     }
 
     fn samples(&self) -> Vec<(IpNet, OverlayRoute, OverlayRoute)> {

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flannel_backend_vxlan::{OpenVxlan, external_interface};
+use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
     Backend, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs, LeaseChange,
     NetworkConfig, OpenBackend, OpenRequest, PeerSet, Revision, SubnetKey, SyncReport, SyncRequest, Term,
@@ -153,11 +153,14 @@ impl Station {
 /// How long nothing must happen to count as quiet. What the backend notices of itself is there at once.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
-/// Opens the backend on `eth0`.
+/// Opens the backend that the network asks for, on `eth0`.
 pub(crate) fn open(namespace: &Namespace, config: &NetworkConfig) -> Result<Box<dyn Backend>, BackendError> {
     let external = external_interface(namespace, "eth0")?;
     let request = OpenRequest { config, external: &external, before: None };
-    OpenVxlan::new(namespace.clone()).open(request)
+    match config.backend.name.as_str() {
+        "host-gw" => OpenHostGw::new(namespace.clone()).open(request),
+        _ => OpenVxlan::new(namespace.clone()).open(request),
+    }
 }
 
 /// The network 10.5.0.0/16 with options of the backend, such as `,"VNI":7`.
@@ -169,6 +172,11 @@ pub(crate) fn config(options: &str) -> NetworkConfig {
 /// A lab with so many hosts.
 pub(crate) fn lab(hosts: usize) -> Lab {
     Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap()
+}
+
+/// A lab with two routed segments: the first and the third host are on one link, the second one is not.
+pub(crate) fn routed_lab(hosts: usize) -> Lab {
+    Lab::new(&LabOptions { hosts, segments: 2, ..LabOptions::default() }).unwrap()
 }
 
 /// The lease of a host that exists only on paper.
@@ -186,6 +194,14 @@ pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
 /// The lease of paper host number `n`: 10.5.n.0/24 behind 192.168.64.n, with 0e:00:00:00:00:n.
 pub(crate) fn peer(n: u8) -> Lease {
     lease(&format!("10.5.{n}.0-24"), &format!("192.168.64.{n}"), &mac(n).to_string())
+}
+
+/// The lease of paper host number `n` of many.
+pub(crate) fn numbered(n: u32) -> Lease {
+    let [_, b, c, d] = (n + 1).to_be_bytes();
+    // 10.16.0.0/24 and on, behind 172.16.0.1 and on.
+    let subnet = format!("10.{}.{d}.0-24", 16 + c);
+    lease(&subnet, &format!("172.{}.{c}.{d}", 16 + b), &format!("0e:01:00:{b:02x}:{c:02x}:{d:02x}"))
 }
 
 pub(crate) fn mac(n: u8) -> Mac {

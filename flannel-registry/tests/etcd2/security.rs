@@ -58,14 +58,14 @@ fn secure_server(office: &Office) -> (Server, String) {
     office.issue("server", &address.to_string());
     let path = |name: &str| office.file(name).display().to_string();
     let arguments = [
-        format!("--listen-client-urls=http://{address}:2379,https://{address}:2381"),
+        format!("--listen-client-urls=http://{address}:2379,https://{address}:2383"),
         format!("--cert-file={}", path("server.crt")),
         format!("--key-file={}", path("server.key")),
         format!("--trusted-ca-file={}", path("ca.crt")),
         "--client-cert-auth=true".to_owned(),
     ];
     let server = Server::start_at(IpAddr::V4(address), &arguments);
-    (server, format!("https://{address}:2381"))
+    (server, format!("https://{address}:2383"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,14 +31,23 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Hosts and an etcd, but no daemon yet.
     pub(crate) fn new(hosts: usize) -> Self {
-        Self::with_etcd(hosts, EtcdOptions::default())
+        Self::with(LabOptions { hosts, ..LabOptions::default() }, EtcdOptions::default())
     }
 
-    /// Hosts and an etcd with options of its own.
+    /// As [`new`](Self::new), on an underlay of so many routed segments.
+    pub(crate) fn on_segments(hosts: usize, segments: usize) -> Self {
+        Self::with(LabOptions { hosts, segments, ..LabOptions::default() }, EtcdOptions::default())
+    }
+
+    /// As [`new`](Self::new), with an etcd that has options of its own.
     pub(crate) fn with_etcd(hosts: usize, options: EtcdOptions) -> Self {
-        let lab = Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap();
+        Self::with(LabOptions { hosts, ..LabOptions::default() }, options)
+    }
+
+    fn with(lab: LabOptions, etcd: EtcdOptions) -> Self {
+        let (hosts, lab) = (lab.hosts, Lab::new(&lab).unwrap());
         let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
-        let etcd = Etcd::start_with(EtcdOptions { inside, ..options }).unwrap();
+        let etcd = Etcd::start_with(EtcdOptions { inside, ..etcd }).unwrap();
         let name = format!("flanneld-{}-{}", std::process::id(), lab.switch().inode());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
@@ -55,12 +64,21 @@ impl Cluster {
     pub(crate) fn with_spare(hosts: usize, spare: usize) -> Self {
         let mut cluster = Self::new(hosts + spare);
         cluster.configure(VXLAN);
-        (0..hosts).for_each(|host| cluster.start(host));
-        (0..hosts).for_each(|host| cluster.wait_until_ready(host));
+        cluster.start_first(hosts);
         for host in 0..hosts {
             eventually(PATIENCE, || cluster.routes(host).len() == hosts - 1).unwrap();
         }
         cluster
+    }
+
+    /// Starts a daemon on each host.
+    pub(crate) fn start_all(&mut self) {
+        self.start_first(self.daemons.len());
+    }
+
+    fn start_first(&mut self, hosts: usize) {
+        (0..hosts).for_each(|host| self.start(host));
+        (0..hosts).for_each(|host| self.wait_until_ready(host));
     }
 
     pub(crate) fn configure(&self, config: &str) {

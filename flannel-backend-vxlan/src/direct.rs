@@ -1,0 +1,79 @@
+//! Peers that are reached without a tunnel, in one family: who they are, and their routes.
+
+use std::net::IpAddr;
+
+use flannel_core::reconcile::{Reconciler, Table};
+use flannel_core::{BackendError, ExternalInterface};
+use flannel_netlink::{Family, Notice, Route};
+use ipnet::IpNet;
+
+use crate::direct_routes::{DirectRoutes, Hop};
+use crate::routes::Mark;
+use crate::tables::Kernel;
+use crate::underlay::Underlay;
+
+/// The direct routes of one family.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    pub(crate) underlay: Underlay,
+    pub(crate) routes: Reconciler<DirectRoutes>,
+    mark: Mark,
+}
+
+impl Direct {
+    pub(crate) fn new(kernel: Kernel, external: &ExternalInterface, family: Family, mark: Mark) -> Self {
+        let underlay = Underlay::new(kernel.clone(), external, family);
+        let table = DirectRoutes { kernel, family, mark, tunnel: None };
+        Self { underlay, routes: Reconciler::new(table), mark }
+    }
+
+    /// Finds the way to a peer if it is on the link. A subnet outside the network has none, since its route would not
+    /// be recognised as ours.
+    pub(crate) fn hop(underlay: &mut Underlay, mark: Mark, subnet: IpNet, public: IpAddr) -> Option<Hop> {
+        if !mark.network.contains(&subnet) {
+            return None;
+        }
+        let index = underlay.link_to(public)?;
+        Some(Hop { gateway: public, index, protocol: mark.protocol })
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Says that anything may have changed.
+    pub(crate) fn distrust(&mut self) {
+        self.underlay.distrust();
+        self.routes.tracker.distrust();
+    }
+
+    /// Takes in what the kernel tells of the network below. The kernel removes routes without a word when an
+    /// interface goes down or loses its last address, so the routes are in doubt as well.
+    pub(crate) fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
+        let what = self.underlay.notice(notice)?;
+        self.distrust();
+        Some(what)
+    }
+
+    /// Takes in that a route was made or removed.
+    pub(crate) fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
+        let wanted = self.routes.tracker.wanted(&route.destination);
+        let same = wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route));
+        let differs = if self.mark.is_on(route) { same == removed } else { wanted.is_some() };
+        if route.table != Route::MAIN_TABLE || !differs {
+            return None;
+        }
+        // It may have been in the way of ours.
+        self.routes.tracker.retry(&route.destination);
+        self.routes.tracker.distrust();
+        Some(format!("{route} changed"))
+    }
+
+    /// Removes all direct routes.
+    pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
+        self.routes.table().remove().map_err(|source| BackendError::Kernel {
+            object: "cannot remove the direct routes".to_owned(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! The host-gw backend: every peer is on the same link, and gets a route by its public address. There is no device.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, ObjectFailure,
+    OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+};
+use flannel_netlink::{Family, Namespace, Notice, Route};
+use ipnet::IpNet;
+
+use crate::direct::Direct;
+use crate::direct_routes::Hop;
+use crate::families::{families, own_subnet};
+use crate::routes::{Mark, RouteProtocol};
+use crate::watch::Watch;
+
+/// Opens the host-gw backend in one network namespace.
+///
+/// Traffic is not wrapped, so packets may be as large as on the link, and every peer must be on that link. A peer
+/// that is not is reported as unreachable.
+///
+/// ```no_run
+/// use flannel_backend_vxlan::OpenHostGw;
+/// use flannel_netlink::Namespace;
+///
+/// let here = OpenHostGw::new(Namespace::current()?);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenHostGw {
+    namespace: Namespace,
+    protocol: RouteProtocol,
+}
+
+impl OpenHostGw {
+    /// Takes the namespace that the external interface is in.
+    #[must_use]
+    pub fn new(namespace: Namespace) -> Self {
+        Self { namespace, protocol: RouteProtocol::default() }
+    }
+
+    /// Marks routes with another number than the default.
+    #[must_use]
+    pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
+        Self { protocol, ..self }
+    }
+}
+
+impl OpenBackend for OpenHostGw {
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        let OpenRequest { config, external, .. } = request;
+        let (watch, kernel) = Watch::open(self.namespace.clone())?;
+        let mut gateways = Vec::new();
+        for (family, pool) in families(config) {
+            check_address(external, family)?;
+            let mark = Mark { protocol: self.protocol, network: pool.network() };
+            gateways.push(Gateways {
+                family,
+                direct: Direct::new(kernel.clone(), external, family, mark),
+                unreachable: Vec::new(),
+                decide_again: true,
+            });
+        }
+        Ok(Box::new(HostGw { mtu: external.mtu, watch, gateways, own: None }))
+    }
+}
+
+/// Peers send to the public address over the link, so it must be the interface's own.
+fn check_address(external: &ExternalInterface, family: Family) -> Result<(), BackendError> {
+    let (own, public) = match family {
+        Family::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
+        Family::V6 => (external.v6.map(IpAddr::V6), external.public.v6.map(IpAddr::V6)),
+    };
+    if own.is_none() {
+        return Err(BackendError::Host(format!("the interface {} has no {family} address", external.name)));
+    }
+    if own != public {
+        let reason = "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not \
+                      supported by host-gw backend";
+        return Err(BackendError::Host(reason.to_owned()));
+    }
+    Ok(())
+}
+
+/// The host-gw backend of one network on one host.
+#[derive(Debug)]
+struct HostGw {
+    mtu: u32,
+    watch: Watch,
+    gateways: Vec<Gateways>,
+    own: Option<SubnetKey>,
+}
+
+#[async_trait]
+impl Backend for HostGw {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs { backend_type: BackendType::HOST_GW, data: None, v6_data: None }
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// There is nothing to make; a lease without a subnet for each family is refused.
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
+        for gateways in &mut self.gateways {
+            own_subnet(own, gateways.family)?;
+            gateways.decide_again = true;
+        }
+        self.own = Some(own.subnet);
+        Ok(())
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        let mut report = SyncReport::default();
+        let Some(own) = self.own else { return report };
+        report.merge(self.watch.mend());
+        for gateways in &mut self.gateways {
+            report.merge(gateways.sync(request, &own));
+        }
+        report
+    }
+
+    async fn drifted(&mut self) -> String {
+        loop {
+            let notices = match self.watch.next().await {
+                Ok(notices) => notices,
+                Err(broken) => {
+                    self.gateways.iter_mut().for_each(Gateways::distrust);
+                    return broken;
+                }
+            };
+            let mut what = None;
+            for notice in &notices {
+                for gateways in &mut self.gateways {
+                    // Each one is to hear it, whatever came before.
+                    let heard = gateways.notice(notice);
+                    what = what.or(heard);
+                }
+            }
+            if let Some(what) = what {
+                return what;
+            }
+        }
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        let removed: Vec<_> = self.gateways.iter_mut().map(|gateways| gateways.direct.remove()).collect();
+        removed.into_iter().collect()
+    }
+}
+
+/// The routes of one family.
+#[derive(Debug)]
+struct Gateways {
+    family: Family,
+    direct: Direct,
+    unreachable: Vec<ObjectFailure>,
+    /// Whether a peer may be on the link now that was not, or the other way round.
+    decide_again: bool,
+}
+
+impl Gateways {
+    /// One pass: what is missing, then what is stale.
+    fn sync(&mut self, request: SyncRequest<'_>, own: &SubnetKey) -> SyncReport {
+        if *request.dirty == Dirty::All {
+            self.distrust();
+        }
+        if self.decide_again || *request.dirty != Dirty::NONE {
+            self.decide(request.peers, own);
+        }
+        let routes = &mut self.direct.routes;
+        let mut report = SyncReport::default();
+        report.unreachable.clone_from(&self.unreachable);
+        report.merge(routes.look("the routes"));
+        report.merge(routes.put_missing(request.now));
+        if request.peers.is_complete() {
+            report.merge(routes.drop_stale(request.now));
+        }
+        report.merge(routes.finish(request.now));
+        report
+    }
+
+    /// Works out the routes to all peers. What was asked of the kernel before is not asked again.
+    fn decide(&mut self, peers: &PeerSet, own: &SubnetKey) {
+        let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
+        self.unreachable.clear();
+        for lease in peers.iter() {
+            let Some(subnet) = lease.subnet.nets().find(|net| Family::of(net.addr()) == self.family) else {
+                continue;
+            };
+            let hop = self.hop(lease, subnet, own);
+            let refused = match hop {
+                Ok(_) if routes.contains_key(&subnet) => format!("another peer has the subnet {subnet} too"),
+                Ok(hop) => {
+                    routes.insert(subnet, hop.route(subnet, routes.len()));
+                    continue;
+                }
+                Err(reason) => reason,
+            };
+            let object = format!("peer {}", lease.subnet);
+            self.unreachable.push(ObjectFailure { object, reason: refused });
+        }
+        self.direct.routes.tracker.want_exactly(routes);
+        self.decide_again = false;
+    }
+
+    /// Finds the way to a peer, or why there is none.
+    fn hop(&mut self, lease: &Lease, subnet: IpNet, own: &SubnetKey) -> Result<Hop, String> {
+        let attrs = &lease.attrs;
+        if attrs.backend_type != BackendType::HOST_GW {
+            return Err(format!("ignoring non-host-gw subnet({subnet}): type={}", attrs.backend_type));
+        }
+        if lease.subnet.overlaps(own) {
+            return Err(format!("its subnet overlaps the own one, {own}"));
+        }
+        let mark = self.direct.mark();
+        if !mark.network.contains(&subnet) {
+            return Err(format!("its subnet {subnet} is outside the network {}", mark.network));
+        }
+        let public = match self.family {
+            Family::V4 => attrs.public.v4.map(IpAddr::V4),
+            Family::V6 => attrs.public.v6.map(IpAddr::V6),
+        };
+        let public = public.ok_or("its lease has no public address of this family")?;
+        let underlay = &mut self.direct.underlay;
+        Direct::hop(underlay, mark, subnet, public)
+            .ok_or_else(|| format!("{public} is not on the link of {}, as host-gw needs it", underlay.name()))
+    }
+
+    fn distrust(&mut self) {
+        self.direct.distrust();
+        self.decide_again = true;
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Option<String> {
+        if let Some(what) = self.direct.notice_underlay(notice) {
+            self.decide_again = true;
+            return Some(what);
+        }
+        let Notice::Route { route, removed } = notice else { return None };
+        self.direct.notice_route(route, *removed)
+    }
+}

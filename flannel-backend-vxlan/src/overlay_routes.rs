@@ -1,0 +1,119 @@
+//! Routes to the peers' subnets through the tunnel, as a [`Table`].
+
+use std::net::IpAddr;
+
+use flannel_core::BoxError;
+use flannel_core::reconcile::{Change, Table};
+use flannel_netlink::{Route, RouteFilter, RouteKind};
+use ipnet::IpNet;
+
+use crate::routes::{self, Mark};
+use crate::tables::{Place, boxed};
+
+/// A route to a peer's subnet through the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverlayRoute {
+    /// The peer's own address on the overlay. A route of ours has one.
+    pub(crate) gateway: Option<IpAddr>,
+    /// Whether the gateway need not be covered by an address of the device, which has only a single one.
+    pub(crate) onlink: bool,
+    /// Which of several routes to the same subnet counts; as there is one, any value will do.
+    pub(crate) metric: u32,
+    /// The type of service it is for; ours are for any, which is 0.
+    pub(crate) tos: u8,
+    /// How far the kernel takes the destination to be, and who made the route. Any value will do; the kernel wants to
+    /// hear them when a route is to be deleted that stands beside another one.
+    pub(crate) scope: u8,
+    pub(crate) protocol: u8,
+}
+
+impl OverlayRoute {
+    /// The route to a peer's subnet, given how many other routes there are.
+    pub(crate) fn to(subnet: IpNet, others: usize) -> Self {
+        Self {
+            gateway: Some(subnet.network()),
+            onlink: true,
+            metric: routes::metric(subnet, others),
+            tos: 0,
+            scope: Route::SCOPE_UNIVERSE,
+            protocol: Route::PROTOCOL_BOOT,
+        }
+    }
+
+    /// The same message puts and deletes, so that the two cannot disagree.
+    fn message(&self, subnet: IpNet, index: u32) -> Route {
+        Route {
+            gateway: self.gateway,
+            onlink: self.onlink,
+            metric: Some(self.metric).filter(|metric| *metric > 0),
+            tos: self.tos,
+            scope: self.scope,
+            protocol: self.protocol,
+            ..Route::attached(subnet, index)
+        }
+    }
+}
+
+impl From<&Route> for OverlayRoute {
+    fn from(route: &Route) -> Self {
+        Self {
+            gateway: route.gateway,
+            onlink: route.onlink,
+            metric: route.metric.unwrap_or(0),
+            tos: route.tos,
+            scope: route.scope,
+            protocol: route.protocol,
+        }
+    }
+}
+
+/// All routes in the main table that leave by the tunnel, but for those that the kernel makes for its addresses.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) place: Place,
+    /// By what the direct routes are known that one of these may take the place of.
+    pub(crate) mark: Mark,
+}
+
+impl Table for Routes {
+    type Key = IpNet;
+    type Value = OverlayRoute;
+
+    fn name(subnet: &IpNet, route: &OverlayRoute) -> String {
+        match route.gateway {
+            Some(gateway) => format!("route {subnet} via {gateway}"),
+            None => format!("route {subnet}"),
+        }
+    }
+
+    fn will_do(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
+        (desired.gateway, desired.onlink, desired.tos) == (actual.gateway, actual.onlink, actual.tos)
+    }
+
+    fn read(&mut self) -> Result<Vec<(IpNet, OverlayRoute)>, BoxError> {
+        let filter = RouteFilter { index: Some(self.place.index), ..RouteFilter::default() };
+        let read = routes::read_main(&self.place.kernel, self.place.family, filter).map_err(boxed)?;
+        let ours = read
+            .into_iter()
+            .filter(|route| route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL);
+        Ok(ours.map(|route| (route.destination, OverlayRoute::from(&route))).collect())
+    }
+
+    fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
+        let Self { place, mark } = self;
+        let message = |subnet: &IpNet, route: &OverlayRoute| route.message(*subnet, place.index);
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Change::Put { key, value, instead_of } => Change::Put {
+                    key: *key,
+                    value: message(key, value),
+                    instead_of: instead_of.as_ref().map(|old| message(key, old)),
+                },
+                Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
+            })
+            .collect();
+        let is_ours = |there: &Route| there.index == Some(place.index) || mark.is_on(there);
+        routes::apply(&place.kernel, place.family, &changes, is_ours)
+    }
+}

@@ -1,0 +1,170 @@
+//! What the tables of routes have in common: which routes are whose, and how they are written.
+//!
+//! A host may reach a peer through the tunnel or directly, so two tables have routes to the same subnets. To the
+//! kernel such routes stand in each other's way; each table puts its own in the place of the other's, in one step
+//! where the kernel allows it, and the other one then finds its route gone.
+
+use std::collections::BTreeMap;
+
+use flannel_core::BoxError;
+use flannel_core::reconcile::Change;
+use flannel_netlink::{Error, Family, Route, RouteFilter, RouteKind, Write};
+use ipnet::IpNet;
+
+use crate::tables::{Kernel, boxed};
+
+/// Who made a route, as the kernel remembers it (`rtm_protocol`, rtnetlink(7)). Direct routes carry it so that a
+/// process that has just started recognises them.
+///
+/// The default is 241: the kernel's and iproute2's lists (`linux/rtnetlink.h`, `/etc/iproute2/rt_protos`) end at 192,
+/// and routing daemons number themselves below 200. Choose another one if something else on the host uses it. Two
+/// networks in one namespace may share it, as a route is only taken for a network's own inside that network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteProtocol(u8);
+
+impl RouteProtocol {
+    /// Takes a number above 4; those up to 4 (`RTPROT_STATIC`) stand for the kernel, and for routes that programs and
+    /// people make.
+    #[must_use]
+    pub fn new(number: u8) -> Option<Self> {
+        (number > 4).then_some(Self(number))
+    }
+
+    /// Returns the number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for RouteProtocol {
+    fn default() -> Self {
+        Self(241)
+    }
+}
+
+/// By what the direct routes of a network are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) protocol: RouteProtocol,
+    /// The whole overlay: other networks' routes may carry the same number.
+    pub(crate) network: IpNet,
+}
+
+impl Mark {
+    pub(crate) fn is_on(&self, route: &Route) -> bool {
+        route.protocol == self.protocol.number()
+            && route.table == Route::MAIN_TABLE
+            && route.kind == RouteKind::Unicast
+            && self.network.contains(&route.destination)
+    }
+}
+
+/// So many routes keep the metric 0, as upstream flannel writes all of them.
+///
+/// The kernel finds the next hop of a new IPv4 route in a hash table whose key leaves the gateway out but has the
+/// metric in it (`fib_info_hashfn` in `net/ipv4/fib_semantics.c`): all routes of one device and metric share one
+/// bucket, which is searched for each. Up to this number that costs less than programming the peer's other objects;
+/// beyond, each route gets a metric of its own, and its cost does not depend on the number of peers.
+const ROUTES_WITHOUT_METRIC: usize = 256;
+
+/// What the kernel gives an IPv6 route without a metric (`IP6_RT_PRIO_USER`, `include/net/ip6_fib.h`).
+const IPV6_METRIC: u32 = 1024;
+
+/// The metric of the route to a subnet, given how many other routes there are.
+pub(crate) fn metric(subnet: IpNet, others: usize) -> u32 {
+    match subnet {
+        IpNet::V4(_) if others < ROUTES_WITHOUT_METRIC => 0,
+        // The number of the subnet among all of its size: two subnets of one size never share it.
+        IpNet::V4(net) => net.network().to_bits().unbounded_shr(u32::from(32 - net.prefix_len())).max(1),
+        IpNet::V6(_) => IPV6_METRIC,
+    }
+}
+
+/// Reads routes of the main table.
+pub(crate) fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+    let filter = RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..filter };
+    kernel.lock().routes(&filter)
+}
+
+/// Writes changes of routes, and answers for each. `is_ours` tells of a route that has the place of a new one
+/// whether it may go.
+pub(crate) fn apply(
+    kernel: &Kernel,
+    family: Family,
+    changes: &[Change<IpNet, Route>],
+    is_ours: impl Fn(&Route) -> bool,
+) -> Vec<Result<(), BoxError>> {
+    // A change may take two writes; it is done if both are.
+    let mut writes = Vec::with_capacity(changes.len());
+    let mut counts = Vec::with_capacity(changes.len());
+    for change in changes {
+        let start = writes.len();
+        match change {
+            Change::Put { value, instead_of, .. } => put(value, instead_of.as_ref(), &mut writes),
+            Change::Drop { value, .. } => writes.push(Write::DeleteRoute(value.clone())),
+        }
+        counts.push(writes.len() - start);
+    }
+    let outcomes = kernel.lock().apply(&writes);
+    let mut results = resolve(kernel, family, &writes, outcomes, is_ours).into_iter();
+    counts.into_iter().map(|count| results.by_ref().take(count).collect()).collect()
+}
+
+fn put(new: &Route, old: Option<&Route>, writes: &mut Vec<Write>) {
+    match old {
+        Some(old) if place(old) == place(new) => writes.push(Write::PutRoute(new.clone())),
+        // Where none of ours is there, a route to the same subnet is somebody else's and stays.
+        None => writes.push(Write::AddRoute(new.clone())),
+        // To the kernel it is another route: the new one is put beside the old one, which goes afterwards.
+        Some(old) => writes.extend([Write::AddRoute(new.clone()), Write::DeleteRoute(old.clone())]),
+    }
+}
+
+/// What makes two routes stand in each other's way.
+fn place(route: &Route) -> (IpNet, Option<u32>, u8) {
+    (route.destination, route.metric, route.tos)
+}
+
+/// Looks what has the place of routes that could not be added: ours is replaced, somebody else's is named.
+fn resolve(
+    kernel: &Kernel,
+    family: Family,
+    writes: &[Write],
+    outcomes: Vec<Result<(), Error>>,
+    is_ours: impl Fn(&Route) -> bool,
+) -> Vec<Result<(), BoxError>> {
+    let refused =
+        |write: &Write, outcome: &Result<(), Error>| outcome.is_err() && matches!(write, Write::AddRoute(_));
+    let mut places = BTreeMap::new();
+    if writes.iter().zip(&outcomes).any(|(write, outcome)| refused(write, outcome)) {
+        // If they cannot be read, the kernel's answer has to do.
+        let present = read_main(kernel, family, RouteFilter::default()).unwrap_or_default();
+        places.extend(present.into_iter().map(|route| (place(&route), route)));
+    }
+    let answer = |(write, outcome): (&Write, Result<(), Error>)| {
+        let Write::AddRoute(new) = write else { return outcome.map_err(boxed) };
+        match places.get(&place(new)) {
+            Some(there) if outcome.is_err() && is_ours(there) => replace(kernel, new, there),
+            Some(there) if outcome.is_err() => Err(InTheWay(there.clone()).into()),
+            Some(_) | None => outcome.map_err(boxed),
+        }
+    };
+    writes.iter().zip(outcomes).map(answer).collect()
+}
+
+/// Puts a route in the place of another one of ours, perhaps on another device.
+fn replace(kernel: &Kernel, new: &Route, old: &Route) -> Result<(), BoxError> {
+    let mut writes = vec![Write::PutRoute(new.clone())];
+    if new.destination.addr().is_ipv6() && new.index != old.index {
+        // As long as the old one is there, the new one's gateway seems to be on the old one's device, and the kernel
+        // refuses it (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`). In one batch the gap is microseconds.
+        writes.insert(0, Write::DeleteRoute(old.clone()));
+    }
+    kernel.apply(&writes).into_iter().collect()
+}
+
+/// A route cannot be put because somebody else's is there.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else's route is in its place: {0}")]
+struct InTheWay(Route);

@@ -1,0 +1,89 @@
+//! The kernel's notices, taken in bunches, by a monitor that is opened again if it breaks.
+
+use std::time::Duration;
+
+use flannel_core::{BackendError, ObjectFailure, SyncReport};
+use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
+
+use crate::tables::Kernel;
+
+/// What a backend hears from the kernel.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    namespace: Namespace,
+    kernel: Kernel,
+    /// Gone if it broke and could not be opened again yet.
+    monitor: Option<Monitor>,
+}
+
+/// How long after a failure the monitor is opened again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Notices taken at once, so that a storm leads to one pass and not to one for each; bounded, so that a storm without
+/// end does not keep the pass from coming.
+const NOTICES_AT_ONCE: usize = 4096;
+
+impl Watch {
+    /// Opens a request socket, and a monitor that is silent about what is done through it.
+    pub(crate) fn open(namespace: Namespace) -> Result<(Self, Kernel), BackendError> {
+        let kernel = Kernel::new(Netlink::open_in(&namespace).map_err(no_socket)?);
+        let monitor = Some(open_monitor(&namespace, &kernel)?);
+        Ok((Self { namespace, kernel: kernel.clone(), monitor }, kernel))
+    }
+
+    /// Opens the monitor again if it is gone.
+    pub(crate) fn mend(&mut self) -> SyncReport {
+        let mut report = SyncReport::default();
+        if self.monitor.is_none() {
+            match open_monitor(&self.namespace, &self.kernel) {
+                Ok(monitor) => self.monitor = Some(monitor),
+                Err(error) => {
+                    let object = "the monitor of the kernel's notices".to_owned();
+                    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(&error) });
+                    report.retry_in = Some(RETRY);
+                }
+            }
+        }
+        report
+    }
+
+    /// Waits for notices. May be dropped at any time without losing one.
+    ///
+    /// # Errors
+    ///
+    /// What broke the monitor: anything may have changed.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Notice>, String> {
+        let Some(monitor) = &mut self.monitor else {
+            return std::future::pending().await;
+        };
+        match monitor.next().await {
+            Ok(notice) => Ok(drain(monitor, notice)),
+            Err(error) => {
+                self.monitor = None;
+                Err(format!("the monitor of the kernel's notices broke: {error}"))
+            }
+        }
+    }
+}
+
+fn drain(monitor: &mut Monitor, first: Notice) -> Vec<Notice> {
+    let mut notices = vec![first];
+    while notices.len() < NOTICES_AT_ONCE {
+        // An error shows again at the next wait.
+        let Ok(Some(notice)) = monitor.try_next() else {
+            break;
+        };
+        notices.push(notice);
+    }
+    notices
+}
+
+fn open_monitor(namespace: &Namespace, kernel: &Kernel) -> Result<Monitor, BackendError> {
+    let mut monitor = Monitor::open_in(namespace).map_err(no_socket)?;
+    monitor.ignore_changes_of(&[kernel.lock().port_id()]).map_err(no_socket)?;
+    Ok(monitor)
+}
+
+fn no_socket(error: flannel_netlink::Error) -> BackendError {
+    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
+}

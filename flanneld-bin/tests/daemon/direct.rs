@@ -1,0 +1,88 @@
+//! Hosts that reach each other without a tunnel: host-gw, and VXLAN with `DirectRouting`.
+
+use flannel_testing::eventually;
+
+use crate::cluster::{Cluster, PATIENCE, check_ping};
+
+/// The routes of a host into the overlay.
+fn routes(cluster: &Cluster, host: usize) -> Vec<String> {
+    let overlay = |line: &String| line.starts_with("10.5.") && line.contains(" via ");
+    cluster.lines(host, "ip route").into_iter().filter(overlay).collect()
+}
+
+fn check_pods(cluster: &Cluster) {
+    let pods: Vec<_> = (0..cluster.daemons.len()).map(|host| cluster.add_pod(host)).collect();
+    for from in &pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            check_ping(from, to);
+        }
+    }
+}
+
+#[test]
+fn host_gw_routes_between_hosts_on_one_link() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.start_all();
+    let mut expected = [1, 2]
+        .map(|host| format!("{} via {} dev eth0 proto 241", cluster.subnet(host), cluster.public(host)));
+    expected.sort();
+    eventually(PATIENCE, || {
+        let mut routes = routes(&cluster, 0);
+        routes.sort();
+        if routes == expected { Ok(()) } else { Err(format!("{routes:?}")) }
+    })
+    .unwrap();
+    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1500");
+    for (_, record) in cluster.leases() {
+        assert!(record.ends_with(r#","PublicIPv6":null,"BackendType":"host-gw"}"#), "{record}");
+    }
+    check_pods(&cluster);
+
+    // Nothing goes with the daemon, and what is removed while it is away comes back with it.
+    cluster.daemons[0] = None;
+    let mut left = routes(&cluster, 0);
+    left.sort();
+    assert_eq!(left, expected);
+    cluster.lines(0, &format!("ip route del {}", cluster.subnet(1)));
+    cluster.start(0);
+    eventually(PATIENCE, || routes(&cluster, 0).len() == 2).unwrap();
+    cluster.lines(0, &format!("ip route del {}", cluster.subnet(1)));
+    eventually(PATIENCE, || routes(&cluster, 0).len() == 2).unwrap();
+}
+
+#[test]
+fn vxlan_with_direct_routing_takes_the_tunnel_across_the_router_only() {
+    let mut cluster = Cluster::on_segments(3, 2);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#);
+    cluster.start_all();
+    let (far, near) = (cluster.subnet(1), cluster.subnet(2));
+    let mut expected = [
+        format!("{far} via {} dev flannel.1 onlink", far.addr()),
+        format!("{near} via {} dev eth0 proto 241", cluster.public(2)),
+    ];
+    expected.sort();
+    eventually(PATIENCE, || {
+        let mut routes = routes(&cluster, 0);
+        routes.sort();
+        if routes == expected { Ok(()) } else { Err(format!("{routes:?}")) }
+    })
+    .unwrap();
+    assert_eq!(cluster.lines(0, "bridge fdb show dev flannel.1").len(), 1);
+    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1450");
+    check_pods(&cluster);
+}
+
+#[test]
+fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    let mut command = cluster.command(0);
+    command.arg("-public-ip=203.0.113.7");
+    cluster.start_as(0, command);
+    let line = cluster.daemon(0).wait_for_line("your PublicIP differs from interface IP", PATIENCE).unwrap();
+    assert!(line.starts_with('E') && line.contains("Error registering network: "), "{line}");
+    let daemon = cluster.daemon(0);
+    let status = eventually(PATIENCE, || daemon.exit_status().ok().flatten()).unwrap();
+    assert_eq!(status.code(), Some(1));
+}
