@@ -10,7 +10,7 @@
 //! | 6 | a removal at the compacted revision is lost | `watch::a_watch_that_fell_behind_a_compaction_gets_a_snapshot` |
 //! | 7 | events are lost or late by minutes | `audit::an_audit_is_a_list_beside_the_open_watch` |
 //! | 8 | another member tells older events | `events_that_were_told_before_are_not_told_again` in `position`, `three_members::a_frozen_member_is_replaced_whichever_it_is` |
-//! | 9 | a store that was restored or emptied is behind what is known | `watch::an_emptied_etcd_is_believed` and the test after it, `a_restored_emptied_or_lagging_store_is_listed_anew` in `position` |
+//! | 9 | a store that was restored or emptied is behind what is known | `watch::an_emptied_etcd_is_believed` and the test after it, `audit::a_store_that_was_restored_and_has_caught_up_is_found_out`, `a_restored_emptied_or_lagging_store_is_listed_anew` in `position` |
 //! | 10 | the stream of keep-alives ends, and the lease runs out | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
 //! | 11 | a keep-alive of a lease that is gone is answered by nothing | `records::a_lease_that_somebody_revoked_is_gone` |
 //! | 12 | a keep-alive is reset after it was accepted | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
