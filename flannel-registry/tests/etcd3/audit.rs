@@ -59,11 +59,8 @@ async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
-    until(&mut watch, |event| match event {
-        RegistryEvent::Snapshot(snapshot) => snapshot.leases.len() == 2,
-        event => matches!(event, RegistryEvent::Put(_)),
-    })
-    .await;
+    let has_both = |event: &RegistryEvent| matches!(event, RegistryEvent::Snapshot(snapshot) if snapshot.leases.len() == 2);
+    until(&mut watch, |event| has_both(event) || matches!(event, RegistryEvent::Put(_))).await;
 
     server.etcd().restore_backup().unwrap();
     // Each start raises the term, and each write the revision, until both are ahead of what the watch knows.

@@ -97,7 +97,8 @@ async fn connections_that_are_reset_cost_no_event_and_no_lease() {
             }
             proxy.reset();
         };
-        let (renewed, ()) = join(registry.renew(&lease, DAY), reset).await;
+        let renewal = join(registry.renew(&lease, DAY), reset);
+        let (renewed, ()) = timeout(PATIENCE, renewal).await.expect("a renewal sends a keep-alive");
         assert!(matches!(renewed, Ok(_) | Err(RegistryError::Unavailable(..))), "{renewed:?}");
         registry.renew(&lease, DAY).await.unwrap();
         server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);
