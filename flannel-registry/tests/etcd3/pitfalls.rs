@@ -35,7 +35,7 @@ use flannel_core::{
 use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
 use futures::StreamExt;
 use futures::future::join;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::proxy::Proxy;
 use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, until, words};
@@ -91,10 +91,11 @@ async fn connections_that_are_reset_cost_no_event_and_no_lease() {
     for third in 2..7 {
         let started = registry.calls().lease_keep_alive;
         let reset = async {
-            // The keep-alive was sent, and its answer is on its way.
             while registry.calls().lease_keep_alive == started {
                 tokio::task::yield_now().await;
             }
+            // A renewal has two answers, each 150 ms on its way: break it in all its parts.
+            sleep(Duration::from_millis(u64::from(third) * 80)).await;
             proxy.reset();
         };
         let renewal = join(registry.renew(&lease, DAY), reset);
