@@ -185,6 +185,36 @@ impl Etcd {
         self.restart()
     }
 
+    /// Saves a backup of the store, for [`Etcd::restore_backup`]. A later one replaces it.
+    ///
+    /// # Errors
+    /// As [`Etcd::etcdctl`].
+    pub fn back_up(&self) -> Result<(), EtcdError> {
+        self.etcdctl(&["snapshot", "save", &self.files.backup().to_string_lossy()]).map(drop)
+    }
+
+    /// Replaces the store by its backup and starts the server again, as an operator does after a disaster. The
+    /// cluster keeps its id; its revision goes back, and its term begins anew.
+    ///
+    /// # Errors
+    /// As [`Etcd::etcdctl`] and [`Etcd::restart`].
+    pub fn restore_backup(&mut self) -> Result<(), EtcdError> {
+        self.kill()?;
+        self.files.clear()?;
+        let (backup, data) = (self.files.backup(), self.files.path());
+        let peer = format!("http://{}", self.peer);
+        self.etcdctl(&[
+            "snapshot",
+            "restore",
+            &backup.to_string_lossy(),
+            "--name=test",
+            &format!("--data-dir={}", data.display()),
+            &format!("--initial-cluster=test={peer}"),
+            &format!("--initial-advertise-peer-urls={peer}"),
+        ])?;
+        self.restart()
+    }
+
     /// Lets in nobody but users with a password from now on, and makes a user `root` who may do everything.
     /// [`Etcd::etcdctl`] acts as that one.
     ///

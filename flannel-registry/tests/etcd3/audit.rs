@@ -49,3 +49,31 @@ async fn an_audit_that_fails_is_not_the_end_of_the_watch() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
+    let server = Server::start();
+    let registry = audited(&server, Duration::from_secs(3));
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    server.etcd().back_up().unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    let has_both = |event: &RegistryEvent| matches!(event, RegistryEvent::Snapshot(snapshot) if snapshot.leases.len() == 2);
+    until(&mut watch, |event| has_both(event) || matches!(event, RegistryEvent::Put(_))).await;
+
+    server.etcd().restore_backup().unwrap();
+    // Each start raises the term, and each write the revision, until both are ahead of what the watch knows.
+    for _ in 0..3 {
+        server.etcd().restart().unwrap();
+        server.ctl(&["put", "/other", "value"]);
+    }
+    let events = until(&mut watch, |event| {
+        let RegistryEvent::Snapshot(snapshot) = event else { return false };
+        snapshot.leases.iter().all(|lease| lease.subnet == subnet(1))
+    })
+    .await;
+    // No other sign told the restored store from the one before.
+    let words = words(&events);
+    assert_eq!(words, ["silent", "heard", "snapshot 10.5.1.0-24"]);
+}

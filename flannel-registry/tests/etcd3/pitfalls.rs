@@ -10,7 +10,7 @@
 //! | 6 | a removal at the compacted revision is lost | `watch::a_watch_that_fell_behind_a_compaction_gets_a_snapshot` |
 //! | 7 | events are lost or late by minutes | `audit::an_audit_is_a_list_beside_the_open_watch` |
 //! | 8 | another member tells older events | `events_that_were_told_before_are_not_told_again` in `position`, `three_members::a_frozen_member_is_replaced_whichever_it_is` |
-//! | 9 | a store that was restored or emptied is behind what is known | `watch::an_emptied_etcd_is_believed` and the test after it, `a_restored_emptied_or_lagging_store_is_listed_anew` in `position` |
+//! | 9 | a store that was restored or emptied is behind what is known | `watch::an_emptied_etcd_is_believed` and the test after it, `audit::a_store_that_was_restored_and_has_caught_up_is_found_out`, `a_restored_emptied_or_lagging_store_is_listed_anew` in `position` |
 //! | 10 | the stream of keep-alives ends, and the lease runs out | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
 //! | 11 | a keep-alive of a lease that is gone is answered by nothing | `records::a_lease_that_somebody_revoked_is_gone` |
 //! | 12 | a keep-alive is reset after it was accepted | [`connections_that_are_reset_cost_no_event_and_no_lease`] |
@@ -35,7 +35,7 @@ use flannel_core::{
 use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
 use futures::StreamExt;
 use futures::future::join;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::common::proxy::Proxy;
 use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, until, words};
@@ -91,13 +91,15 @@ async fn connections_that_are_reset_cost_no_event_and_no_lease() {
     for third in 2..7 {
         let started = registry.calls().lease_keep_alive;
         let reset = async {
-            // The keep-alive was sent, and its answer is on its way.
             while registry.calls().lease_keep_alive == started {
                 tokio::task::yield_now().await;
             }
+            // A renewal has two answers, each 150 ms on its way: break it in all its parts.
+            sleep(Duration::from_millis(u64::from(third) * 80)).await;
             proxy.reset();
         };
-        let (renewed, ()) = join(registry.renew(&lease, DAY), reset).await;
+        let renewal = join(registry.renew(&lease, DAY), reset);
+        let (renewed, ()) = timeout(PATIENCE, renewal).await.expect("a renewal sends a keep-alive");
         assert!(matches!(renewed, Ok(_) | Err(RegistryError::Unavailable(..))), "{renewed:?}");
         registry.renew(&lease, DAY).await.unwrap();
         server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);

@@ -48,6 +48,11 @@ impl DataDirectory {
         self.path.join("data")
     }
 
+    /// Where a backup of the data is.
+    pub(super) fn backup(&self) -> PathBuf {
+        self.path.join("backup")
+    }
+
     /// Removes the server's data.
     pub(super) fn clear(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.path()) {
