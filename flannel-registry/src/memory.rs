@@ -217,10 +217,17 @@ impl SubnetRegistry for MemoryRegistry {
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        self.change(|state| {
-            let key = state.compare(lease)?;
-            Ok(state.prolong(&key, ttl))
-        })
+        let mut state = self.store.now();
+        let first = state.next_end();
+        let key = state.compare(lease)?;
+        let granted = state.prolong(&key, ttl);
+        let is_sooner = state.next_end() < first;
+        drop(state);
+        // Nobody is to be told of a renewal. A watch needs to know only if it would look too late for the next end.
+        if is_sooner {
+            self.store.looked.send_replace(());
+        }
+        Ok(granted)
     }
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
@@ -261,6 +268,11 @@ impl Store {
 }
 
 impl State {
+    /// Returns when the next record runs out.
+    fn next_end(&self) -> Option<Instant> {
+        self.ends.first().map(|(ends, _)| *ends)
+    }
+
     fn next_revision(&mut self) -> Revision {
         self.revision.0 += 1;
         self.revision
@@ -390,7 +402,7 @@ impl Watch {
         let state = self.store.now();
         self.untold = state.after(self.heard);
         self.heard = Some(state.revision);
-        state.ends.first().map(|(ends, _)| *ends)
+        state.next_end()
     }
 
     async fn wait(&mut self, next_end: Option<Instant>) {
@@ -402,6 +414,7 @@ impl Watch {
         };
         // The sender cannot be gone: this watch holds the store.
         tokio::select! {
+            biased;
             _ = self.looked.changed() => {}
             () = ended => {}
         }
