@@ -1,6 +1,6 @@
 //! One tunnel: a device and its three tables, for one family.
 
-use flannel_core::reconcile::{Reconciler, Table};
+use flannel_core::reconcile::{Layer, Reconciler, Table, pass};
 use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
 use flannel_netlink::{Family, Namespace, Notice, Route};
 
@@ -104,20 +104,12 @@ impl Tunnel {
                 }
             }
         }
-        report.merge(self.neighbours.look("the neighbours"));
-        report.merge(self.fdb.look("the forwarding entries"));
-        report.merge(self.routes.look("the routes"));
-        report.merge(self.neighbours.put_missing(now));
-        report.merge(self.fdb.put_missing(now));
-        report.merge(self.routes.put_missing(now));
-        if request.peers.is_complete() {
-            report.merge(self.routes.drop_stale(now));
-            report.merge(self.fdb.drop_stale(now));
-            report.merge(self.neighbours.drop_stale(now));
-        }
-        report.merge(self.neighbours.finish(now));
-        report.merge(self.fdb.finish(now));
-        report.merge(self.routes.finish(now));
+        let mut layers: [(&str, &mut dyn Layer); 3] = [
+            ("the neighbours", &mut self.neighbours),
+            ("the forwarding entries", &mut self.fdb),
+            ("the routes", &mut self.routes),
+        ];
+        report.merge(pass(&mut layers, request.peers.is_complete(), now));
         report
     }
 
