@@ -61,6 +61,8 @@ struct State {
     history_limit: Option<usize>,
     /// Changes up to this revision can no longer be told one by one.
     forgotten: Revision,
+    /// How many times the state went back in time: revisions from before mean nothing after.
+    restores: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -153,6 +155,7 @@ impl MemoryRegistry {
             state.ends = backup.records.iter().filter_map(with_end).collect();
             state.history.clear();
             state.forgotten = backup.revision;
+            state.restores += 1;
             (state.config, state.revision, state.records) = (backup.config, backup.revision, backup.records);
         });
     }
@@ -243,6 +246,7 @@ impl SubnetRegistry for MemoryRegistry {
             looked: self.store.looked.subscribe(),
             store: Arc::clone(&self.store),
             heard: after,
+            restores: self.store.now().restores,
             untold: VecDeque::new(),
         };
         stream::unfold(watch, |mut watch| async {
@@ -379,6 +383,8 @@ struct Watch {
     store: Arc<Store>,
     looked: watch::Receiver<()>,
     heard: Option<Revision>,
+    /// How many times the state had gone back in time then.
+    restores: u64,
     untold: VecDeque<RegistryEvent>,
 }
 
@@ -400,7 +406,10 @@ impl Watch {
     /// Takes over what is new, and returns when the next lease ends.
     fn look(&mut self) -> Option<Instant> {
         let state = self.store.now();
-        self.untold = state.after(self.heard);
+        // The revision may have grown beyond what was heard again, so it alone does not tell.
+        let heard = self.heard.filter(|_| self.restores == state.restores);
+        self.untold = state.after(heard);
+        self.restores = state.restores;
         self.heard = Some(state.revision);
         state.next_end()
     }
