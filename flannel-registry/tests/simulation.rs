@@ -4,7 +4,7 @@
 //! cargo test -p flannel-registry --test simulation                    # a few small clusters, in seconds
 //! FLANNEL_SIM_SEED=7 FLANNEL_SIM_HOSTS=100 cargo test ...             # one seed again
 //! FLANNEL_SIM_SEED=7 FLANNEL_SIM_TRACE=1 ... -- --nocapture           # with everything that happens
-//! scripts/simulate 20 5000                                            # seeds and hosts of a long run
+//! scripts/simulate 20 1000                                            # seeds and hosts of a long run
 //! ```
 
 #![allow(

@@ -17,6 +17,9 @@ use super::{SimOptions, SimReport, SimStore};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// How many hosts one act may befall.
+const MOST_AT_ONCE: usize = 100;
+
 /// How long the faults go on.
 const TROUBLE: Duration = Duration::from_secs(48 * 3600);
 /// Longer than a lease lasts and an audit is away, so that nothing is left of the faults.
@@ -301,7 +304,8 @@ impl Play<'_> {
         if live.is_empty() {
             return;
         }
-        let most = (live.len() as f64 * share) as usize;
+        // Each host that connects again costs a list of all others, so in large clusters it is a smaller share.
+        let most = ((live.len() as f64 * share) as usize).min(MOST_AT_ONCE);
         let mut chosen = BTreeSet::new();
         for _ in 0..=self.world.random.usize(..=most) {
             chosen.insert(live[self.world.random.usize(..live.len())]);
@@ -393,6 +397,8 @@ impl Play<'_> {
     fn revoke(&mut self) {
         let share = self.world.random.f64() * 0.6;
         let leases: Vec<SubnetKey> = self.world.witness.leases().into_keys().collect();
+        // Each of them costs every host two events.
+        let share = share * (1000.0 / leases.len().max(1000) as f64);
         for subnet in leases {
             if self.world.random.f64() < share {
                 self.world.store.remove_raw(&subnet.to_string());
