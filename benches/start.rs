@@ -106,7 +106,8 @@ fn open(etcd: Option<&Etcd>, memory: &MemoryRegistry) -> Arc<dyn SubnetRegistry>
     match etcd {
         None => Arc::new(memory.clone()),
         Some(etcd) => {
-            let options = Etcd3Options { endpoints: vec![etcd.client_url()], ..Etcd3Options::default() };
+            let mut options = Etcd3Options::default();
+            options.endpoints = vec![etcd.client_url()];
             Arc::new(Etcd3Registry::new(options).unwrap())
         }
     }
