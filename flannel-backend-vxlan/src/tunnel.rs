@@ -1,6 +1,6 @@
 //! One tunnel: a device and its three tables, and beside it the direct routes, for one family.
 
-use flannel_core::reconcile::Reconciler;
+use flannel_core::reconcile::{Layer, Reconciler, pass};
 use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
 use flannel_netlink::{Family, Namespace};
 
@@ -108,30 +108,15 @@ impl Tunnel {
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
-        if has_device {
-            report.merge(self.neighbours.look("the neighbours"));
-            report.merge(self.fdb.look("the forwarding entries"));
-            report.merge(self.routes.look("the routes"));
-            report.merge(self.neighbours.put_missing(now));
-            report.merge(self.fdb.put_missing(now));
-            report.merge(self.routes.put_missing(now));
-        }
-        report.merge(self.direct.routes.look("the direct routes"));
-        report.merge(self.direct.routes.put_missing(now));
-        if request.peers.is_complete() {
-            report.merge(self.direct.routes.drop_stale(now));
-            if has_device {
-                report.merge(self.routes.drop_stale(now));
-                report.merge(self.fdb.drop_stale(now));
-                report.merge(self.neighbours.drop_stale(now));
-            }
-        }
-        report.merge(self.direct.routes.finish(now));
-        if has_device {
-            report.merge(self.neighbours.finish(now));
-            report.merge(self.fdb.finish(now));
-            report.merge(self.routes.finish(now));
-        }
+        let mut layers: [(&str, &mut dyn Layer); 4] = [
+            ("the neighbours", &mut self.neighbours),
+            ("the forwarding entries", &mut self.fdb),
+            ("the routes", &mut self.routes),
+            ("the direct routes", &mut self.direct.routes),
+        ];
+        // Direct routes need no device.
+        let possible = if has_device { &mut layers[..] } else { &mut layers[3..] };
+        report.merge(pass(possible, request.peers.is_complete(), now));
         report
     }
 

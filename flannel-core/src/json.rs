@@ -5,15 +5,16 @@
 //! kept as text in [`Json`] and decoded by whoever owns them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// One JSON value, kept as the text it came in.
+/// One JSON value, kept as the text it came in. Clones share the text.
 ///
 /// Two values are equal if their texts are.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Json(Box<str>);
+pub struct Json(Arc<str>);
 
 impl Json {
     /// Checks that `text` holds exactly one JSON value and keeps it, without the white space around it.

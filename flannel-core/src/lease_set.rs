@@ -84,8 +84,12 @@ impl LeaseSet {
             let known = before.remove(&lease.subnet);
             changes.extend(self.insert(lease, known.as_deref()));
         }
-        for (subnet, lease) in before {
+        for (subnet, mut lease) in before {
             if unreadable.contains(&subnet) {
+                // Where the revision went back, that of a lease from before would make all that follows look older.
+                if lease.revision > snapshot.revision {
+                    Arc::make_mut(&mut lease).revision = snapshot.revision;
+                }
                 self.leases.insert(subnet, lease);
             } else {
                 changes.push(LeaseChange::Removed(subnet));
@@ -184,6 +188,17 @@ mod tests {
         let changes = set.apply(snapshot(7, vec![lease(A, [3, 3, 3, 3], 6)]));
         assert_eq!(changes.len(), 1);
         assert_eq!(set.revision(), Revision(7));
+    }
+
+    #[test]
+    fn a_lease_kept_over_a_restore_does_not_outlive_its_unreadable_record() {
+        let mut set = LeaseSet::default();
+        set.apply(snapshot(90, vec![lease("10.5.1.0-24", [192, 168, 0, 1], 90)]));
+        let bad = vec![bad("10.5.1.0-24")];
+        set.apply(RegistryEvent::Snapshot(Snapshot { revision: Revision(50), leases: Vec::new(), bad }));
+        assert_eq!(subnets(&set), ["10.5.1.0-24"], "it was good when it was last read");
+        set.apply(RegistryEvent::Deleted("10.5.1.0-24".parse().unwrap(), Revision(51)));
+        assert_eq!(subnets(&set), [""; 0]);
     }
 
     #[test]

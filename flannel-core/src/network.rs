@@ -30,6 +30,9 @@ pub struct NetworkOptions {
     pub audit_every: Duration,
     /// When and for how long it is doubted that many peers left at once.
     pub damping: DampingOptions,
+    /// How many events a slow receiver may be behind before it misses the oldest. Each costs some 200 bytes of memory,
+    /// used or not.
+    pub event_backlog: usize,
     /// Fixes the random choices, for tests that shall run the same way each time.
     pub seed: Option<u64>,
 }
@@ -51,6 +54,7 @@ impl NetworkOptions {
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             audit_every: Duration::from_secs(60),
             damping: DampingOptions::default(),
+            event_backlog: 4096,
             seed: None,
         }
     }
@@ -106,15 +110,12 @@ pub enum Shutdown {
     Remove,
 }
 
-/// Events that a slow receiver may be behind before it misses the oldest.
-const EVENT_BACKLOG: usize = 4096;
-
 impl Network {
     /// Puts a network together. Nothing happens until the task is run.
     #[must_use]
     pub fn new(options: NetworkOptions) -> (Self, NetworkTask) {
         let (shared_in, shared) = watch::channel(Shared::default());
-        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let (events, _) = broadcast::channel(options.event_backlog.max(1));
         let (stop, stopped) = watch::channel(None);
         let node = Node::new(options, shared_in, events.clone());
         (Self { shared, events, stop }, NetworkTask { node, stopped })

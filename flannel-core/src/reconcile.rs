@@ -21,6 +21,10 @@ use crate::backend::{ObjectFailure, SyncReport};
 use crate::backoff::Backoff;
 use crate::registry::BoxError;
 
+mod pass;
+
+pub use pass::{Layer, pass};
+
 /// One kind of kernel object: how to read those that are ours, and how to write them.
 ///
 /// Every implementation keeps these promises:

@@ -61,6 +61,8 @@ struct State {
     history_limit: Option<usize>,
     /// Changes up to this revision can no longer be told one by one.
     forgotten: Revision,
+    /// How many times the state went back in time: revisions from before mean nothing after.
+    restores: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -153,6 +155,7 @@ impl MemoryRegistry {
             state.ends = backup.records.iter().filter_map(with_end).collect();
             state.history.clear();
             state.forgotten = backup.revision;
+            state.restores += 1;
             (state.config, state.revision, state.records) = (backup.config, backup.revision, backup.records);
         });
     }
@@ -217,10 +220,17 @@ impl SubnetRegistry for MemoryRegistry {
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        self.change(|state| {
-            let key = state.compare(lease)?;
-            Ok(state.prolong(&key, ttl))
-        })
+        let mut state = self.store.now();
+        let first = state.next_end();
+        let key = state.compare(lease)?;
+        let granted = state.prolong(&key, ttl);
+        let is_sooner = state.next_end() < first;
+        drop(state);
+        // Nobody is to be told of a renewal. A watch needs to know only if it would look too late for the next end.
+        if is_sooner {
+            self.store.looked.send_replace(());
+        }
+        Ok(granted)
     }
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
@@ -236,6 +246,7 @@ impl SubnetRegistry for MemoryRegistry {
             looked: self.store.looked.subscribe(),
             store: Arc::clone(&self.store),
             heard: after,
+            restores: self.store.now().restores,
             untold: VecDeque::new(),
         };
         stream::unfold(watch, |mut watch| async {
@@ -261,6 +272,11 @@ impl Store {
 }
 
 impl State {
+    /// Returns when the next record runs out.
+    fn next_end(&self) -> Option<Instant> {
+        self.ends.first().map(|(ends, _)| *ends)
+    }
+
     fn next_revision(&mut self) -> Revision {
         self.revision.0 += 1;
         self.revision
@@ -367,6 +383,8 @@ struct Watch {
     store: Arc<Store>,
     looked: watch::Receiver<()>,
     heard: Option<Revision>,
+    /// How many times the state had gone back in time then.
+    restores: u64,
     untold: VecDeque<RegistryEvent>,
 }
 
@@ -388,9 +406,12 @@ impl Watch {
     /// Takes over what is new, and returns when the next lease ends.
     fn look(&mut self) -> Option<Instant> {
         let state = self.store.now();
-        self.untold = state.after(self.heard);
+        // The revision may have grown beyond what was heard again, so it alone does not tell.
+        let heard = self.heard.filter(|_| self.restores == state.restores);
+        self.untold = state.after(heard);
+        self.restores = state.restores;
         self.heard = Some(state.revision);
-        state.ends.first().map(|(ends, _)| *ends)
+        state.next_end()
     }
 
     async fn wait(&mut self, next_end: Option<Instant>) {
@@ -402,6 +423,7 @@ impl Watch {
         };
         // The sender cannot be gone: this watch holds the store.
         tokio::select! {
+            biased;
             _ = self.looked.changed() => {}
             () = ended => {}
         }

@@ -6,6 +6,7 @@
 //! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
 //! * [`Process`] is a program inside a namespace.
+//! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
 //!
@@ -38,6 +39,7 @@ mod fake_table;
 mod faulty;
 mod lab;
 mod process;
+pub mod sim;
 mod sys;
 mod traffic;
 

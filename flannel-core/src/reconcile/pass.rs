@@ -1,0 +1,62 @@
+//! A pass over several tables of which one leads to the next.
+
+use std::time::Instant;
+
+use super::{Reconciler, Table};
+use crate::backend::SyncReport;
+
+/// A table with its tracker, whatever its objects are.
+pub trait Layer {
+    /// Reads the table if it is in doubt; `what` names it in the report.
+    fn look(&mut self, what: &str) -> SyncReport;
+
+    /// Puts what is missing.
+    fn put_missing(&mut self, now: Instant) -> SyncReport;
+
+    /// Drops what is stale.
+    fn drop_stale(&mut self, now: Instant) -> SyncReport;
+
+    /// Ends the pass and reports what failed.
+    fn finish(&mut self, now: Instant) -> SyncReport;
+}
+
+impl<T: Table> Layer for Reconciler<T> {
+    fn look(&mut self, what: &str) -> SyncReport {
+        Self::look(self, what)
+    }
+
+    fn put_missing(&mut self, now: Instant) -> SyncReport {
+        Self::put_missing(self, now)
+    }
+
+    fn drop_stale(&mut self, now: Instant) -> SyncReport {
+        Self::drop_stale(self, now)
+    }
+
+    fn finish(&mut self, now: Instant) -> SyncReport {
+        Self::finish(self, now)
+    }
+}
+
+/// Makes one pass over tables, named and in the order in which they are to be written: a packet's last look-up first,
+/// so that nothing leads to what is not there yet. What is stale goes the other way round.
+///
+/// Nothing is dropped unless what should be is `complete`: before that, what looks stale may only be unknown.
+pub fn pass(layers: &mut [(&str, &mut dyn Layer)], complete: bool, now: Instant) -> SyncReport {
+    let mut report = SyncReport::default();
+    for (what, layer) in &mut *layers {
+        report.merge(layer.look(what));
+    }
+    for (_, layer) in &mut *layers {
+        report.merge(layer.put_missing(now));
+    }
+    if complete {
+        for (_, layer) in layers.iter_mut().rev() {
+            report.merge(layer.drop_stale(now));
+        }
+    }
+    for (_, layer) in layers {
+        report.merge(layer.finish(now));
+    }
+    report
+}

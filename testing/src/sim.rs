@@ -1,0 +1,105 @@
+//! A deterministic simulation of whole clusters.
+//!
+//! Every host is a real [`Network`](flannel_core::Network) with the lease manager of the caller, whose calls go over a
+//! link of their own to one store, and with a backend that keeps three tables of a simulated kernel by the real engine.
+//! All of them live in one future on tokio's paused clock, and go on in the order of their numbers. Everything that
+//! happens by chance comes from one seed, so a seed replays exactly.
+//!
+//! The scenario is drawn from the seed too: hosts join, leave, are killed, start again, forget, move; links delay, lose,
+//! break; watches are cut or fall silent; the store is compacted, restored from a backup, loses leases, gets garbage,
+//! and is written to by nodes that do not compare. Then the faults end, and everything must be as it should be.
+//!
+//! What must hold, all the time or at the end:
+//!
+//! 1. No two hosts that hear the store hold one subnet.
+//! 2. A write succeeds only if the record is what its writer last saw.
+//! 3. No route is dropped while the store has its peer: not for an error, not before the peers are complete.
+//! 4. No host is told of a change that is none.
+//! 5. In the end every host holds a lease, and its kernel holds exactly the other leases that there are.
+//! 6. In peace a host makes one call for each renewal and no other; to join costs it one list and one watch.
+
+mod backend;
+mod host;
+mod kernel;
+mod link;
+mod scenario;
+mod witness;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::{LeaseManager, SubnetRegistry};
+
+pub use link::Link;
+
+/// How long a host may go by what it knew after it could have heard better.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The store of a simulation, and what can be done to it past the hosts.
+pub trait SimStore {
+    /// Returns a handle to the store. It answers at once, so that what delays is the links.
+    fn registry(&self) -> Arc<dyn SubnetRegistry>;
+
+    /// Makes the lease manager of a host, which reaches the store over a link and draws its random choices from a seed.
+    fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager>;
+
+    /// Writes the configuration of the network.
+    fn set_config(&self, text: &str);
+
+    /// Writes a record without comparing and without an end.
+    fn put_raw(&self, key: &str, value: &str);
+
+    /// Removes a record without comparing.
+    fn remove_raw(&self, key: &str);
+
+    /// Forgets all changes so far.
+    fn compact(&self);
+
+    /// Copies the content; the answer restores it.
+    fn backup(&self) -> Box<dyn FnOnce()>;
+}
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimOptions {
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// How many hosts start.
+    pub hosts: usize,
+}
+
+impl SimOptions {
+    /// An audit costs each host work for each peer, so in large clusters it comes once a day.
+    fn audit_every(&self) -> Duration {
+        Duration::from_secs(if self.hosts > 500 { 24 } else { 6 } * 3600)
+    }
+}
+
+/// What was seen in a simulation.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SimReport {
+    /// Stands for everything that happened; the same for every run with the same options.
+    pub trace: u64,
+    /// The first promises that were broken, each with the time when.
+    pub violations: Vec<String>,
+    /// How many hosts lived in the end.
+    pub hosts: usize,
+    /// How many things were done to them and to the store.
+    pub acts: usize,
+    /// How much time passed on the paused clock.
+    pub simulated: Duration,
+    /// The mean number of calls of a host until all had joined.
+    pub calls_to_join: f64,
+    /// The largest number of calls that a host made over all.
+    pub most_calls: u64,
+}
+
+/// Simulates a cluster from its first host to a day of peace after the last fault.
+///
+/// To be awaited on a runtime of one thread with a paused clock, where nothing else runs.
+pub async fn simulate(store: &dyn SimStore, options: SimOptions) -> SimReport {
+    // The hosts share one future: a budget for each of its polls would fall on them by chance.
+    tokio::task::unconstrained(scenario::play(store, options)).await
+}

@@ -1,0 +1,191 @@
+//! The backend of a simulated host: the three tables of VXLAN, kept by the same engine in the same order.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use flannel_core::reconcile::{Layer, Reconciler, pass};
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, Json, Lease, LeaseAttrs, OpenBackend,
+    OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+};
+use flannel_netlink::Mac;
+use ipnet::Ipv4Net;
+
+use super::kernel::{Kernel, SimTable};
+use super::link::Link;
+use super::witness::Witness;
+
+/// Opens the backend of one life of one host.
+pub(super) struct OpenSim {
+    pub(super) host: usize,
+    pub(super) kernel: Kernel,
+    pub(super) link: Link,
+    pub(super) witness: Witness,
+    /// The address of a new device.
+    pub(super) fresh: Mac,
+    /// Whether the device of the life before is lost.
+    pub(super) anew: bool,
+}
+
+impl OpenBackend for OpenSim {
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        let before = request.before.filter(|_| !self.anew).and_then(mac_of);
+        Ok(Box::new(SimBackend {
+            host: self.host,
+            kernel: self.kernel.clone(),
+            link: self.link.clone(),
+            witness: self.witness.clone(),
+            mac: before.unwrap_or(self.fresh),
+            own: None,
+            known: BTreeMap::new(),
+            neighbours: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.neighbours, |_, _| {})),
+            fdb: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.fdb, |_, _| {})),
+            routes: Reconciler::new(SimTable::new(
+                &self.kernel,
+                |t| &mut t.routes,
+                |t, k| t.dropped.push(*k),
+            )),
+        }))
+    }
+}
+
+struct SimBackend {
+    host: usize,
+    kernel: Kernel,
+    link: Link,
+    witness: Witness,
+    mac: Mac,
+    own: Option<SubnetKey>,
+    /// What each peer was last told to be.
+    known: BTreeMap<Ipv4Net, (Mac, Ipv4Addr)>,
+    neighbours: Reconciler<SimTable<Ipv4Addr, Mac>>,
+    fdb: Reconciler<SimTable<Mac, Ipv4Addr>>,
+    routes: Reconciler<SimTable<Ipv4Net, Ipv4Addr>>,
+}
+
+/// Writes what the lease of a host says about its device.
+pub(super) fn data(mac: Mac) -> Option<Json> {
+    Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).ok()
+}
+
+/// Reads it. The text has a fixed form here, so the cost of reading JSON in earnest is saved.
+pub(super) fn mac_of(attrs: &LeaseAttrs) -> Option<Mac> {
+    attrs.backend_data.as_ref()?.as_str().split('"').nth(5)?.parse().ok()
+}
+
+impl SimBackend {
+    fn peer(lease: &Lease) -> Option<(Ipv4Net, Mac, Ipv4Addr)> {
+        Some((lease.subnet.v4()?, mac_of(&lease.attrs)?, lease.attrs.public.v4?))
+    }
+
+    fn update(&mut self, peers: &PeerSet, dirty: &Dirty) {
+        match dirty {
+            Dirty::All => self.all(peers),
+            Dirty::Some(dirty) => {
+                for subnet in dirty {
+                    self.one(*subnet, peers);
+                }
+            }
+        }
+    }
+
+    fn all(&mut self, peers: &PeerSet) {
+        self.known =
+            peers.iter().filter_map(|lease| Self::peer(lease)).map(|(s, m, p)| (s, (m, p))).collect();
+        let known = || self.known.iter();
+        self.neighbours
+            .tracker
+            .want_exactly(known().map(|(subnet, (mac, _))| (subnet.addr(), *mac)).collect());
+        self.fdb.tracker.want_exactly(known().map(|(_, (mac, public))| (*mac, *public)).collect());
+        self.routes.tracker.want_exactly(known().map(|(subnet, _)| (*subnet, subnet.addr())).collect());
+        self.neighbours.tracker.distrust();
+        self.fdb.tracker.distrust();
+        self.routes.tracker.distrust();
+    }
+
+    fn one(&mut self, subnet: SubnetKey, peers: &PeerSet) {
+        let Some(net) = subnet.v4() else {
+            return;
+        };
+        let now =
+            peers.peer(&subnet).and_then(|lease| Self::peer(lease)).map(|(_, mac, public)| (mac, public));
+        let before = match now {
+            Some(now) => self.known.insert(net, now),
+            None => self.known.remove(&net),
+        };
+        if peers.is_complete() && before == now && self.witness.is_settled(subnet, self.link.heard()) {
+            let host = self.host;
+            self.witness.accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
+        }
+        if let Some((mac, _)) = before {
+            self.neighbours.tracker.forget(&net.addr());
+            self.fdb.tracker.forget(&mac);
+            self.routes.tracker.forget(&net);
+        }
+        if let Some((mac, public)) = now {
+            self.neighbours.tracker.want(net.addr(), mac);
+            self.fdb.tracker.want(mac, public);
+            self.routes.tracker.want(net, net.addr());
+        }
+    }
+
+    /// Looks whether a route was dropped though the store has had its peer all the time.
+    fn judge(&self) {
+        let dropped = std::mem::take(&mut self.kernel.tables().dropped);
+        let heard = self.link.heard();
+        for subnet in dropped.into_iter().map(SubnetKey::from) {
+            if Some(subnet) != self.own && self.witness.is_settled(subnet, heard) {
+                let host = self.host;
+                self.witness
+                    .accuse(format_args!("host {host} dropped the route to {subnet}, which is there"));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for SimBackend {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs { backend_type: BackendType::VXLAN, data: data(self.mac), v6_data: None }
+    }
+
+    fn mtu(&self) -> u32 {
+        1450
+    }
+
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
+        self.own = Some(own.subnet);
+        Ok(())
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        self.update(request.peers, request.dirty);
+        let mut layers: [(&str, &mut dyn Layer); 3] = [
+            ("the neighbours", &mut self.neighbours),
+            ("the forwarding entries", &mut self.fdb),
+            ("the routes", &mut self.routes),
+        ];
+        let report = pass(&mut layers, request.peers.is_complete(), request.now);
+        self.judge();
+        let (host, own) = (self.host, self.own);
+        if report != SyncReport::default() {
+            let (written, removed) = (report.written, report.removed);
+            self.witness.note(format_args!("host {host} at {own:?}: {written} written, {removed} removed"));
+        }
+        report
+    }
+
+    async fn drifted(&mut self) -> String {
+        self.kernel.changed().await;
+        self.neighbours.tracker.distrust();
+        self.fdb.tracker.distrust();
+        self.routes.tracker.distrust();
+        "a notice".to_owned()
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        *self.kernel.tables() = super::kernel::Tables::default();
+        Ok(())
+    }
+}

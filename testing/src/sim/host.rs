@@ -1,0 +1,168 @@
+//! One simulated host: its kernel, its link, and the process that runs a network on it, if it runs.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use flannel_core::{
+    Backoff, DampingOptions, ExternalInterface, Network, NetworkError, NetworkOptions, PublicAddrs, Shutdown,
+    SubnetKey,
+};
+use flannel_netlink::Mac;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::SimStore;
+use super::backend::OpenSim;
+use super::kernel::Kernel;
+use super::link::Link;
+use super::witness::Witness;
+
+pub(super) struct Host {
+    pub(super) number: usize,
+    pub(super) public: Ipv4Addr,
+    pub(super) link: Link,
+    pub(super) kernel: Kernel,
+    /// The subnet that it believes to hold.
+    pub(super) believes: Option<SubnetKey>,
+    /// Under which subnet it is counted as an owner.
+    pub(super) counted: Option<SubnetKey>,
+    /// What it remembers for its next life.
+    pub(super) remembers: Option<SubnetKey>,
+    /// The process is stopped, as by a debugger or a sleeping machine.
+    pub(super) frozen: bool,
+    pub(super) ready: bool,
+    lives: u32,
+    network: Option<Network>,
+    task: Option<BoxFuture<'static, Result<(), NetworkError>>>,
+}
+
+/// How a life begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Birth {
+    /// The subnet of the life before is remembered.
+    pub(super) with_memory: bool,
+    /// The machine started again: its kernel is empty, its device gone.
+    pub(super) anew: bool,
+    pub(super) seed: u64,
+    pub(super) audit_every: Duration,
+}
+
+impl Host {
+    pub(super) fn new(number: usize, public: Ipv4Addr, link: Link) -> Self {
+        Self {
+            number,
+            public,
+            link,
+            kernel: Kernel::default(),
+            believes: None,
+            counted: None,
+            remembers: None,
+            frozen: false,
+            ready: false,
+            lives: 0,
+            network: None,
+            task: None,
+        }
+    }
+
+    pub(super) fn start(&mut self, store: &dyn SimStore, witness: &Witness, birth: Birth) {
+        if birth.anew {
+            *self.kernel.tables() = super::kernel::Tables::default();
+        }
+        self.lives += 1;
+        let [_, a, b, c] = u32::try_from(self.number).unwrap_or(u32::MAX).to_be_bytes();
+        let [.., d, e] = self.lives.to_be_bytes();
+        let backend = OpenSim {
+            host: self.number,
+            kernel: self.kernel.clone(),
+            link: self.link.clone(),
+            witness: witness.clone(),
+            fresh: Mac([0x0e, a, b, c, d, e]),
+            anew: birth.anew,
+        };
+        let public = PublicAddrs::from(self.public);
+        let options = NetworkOptions {
+            manager: store.manager(self.link.clone(), birth.seed),
+            backend: Box::new(backend),
+            external: ExternalInterface {
+                name: "eth0".to_owned(),
+                index: 2,
+                mtu: 1500,
+                v4: public.v4,
+                v6: None,
+                public,
+            },
+            previous: self.remembers.filter(|_| birth.with_memory),
+            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
+            audit_every: birth.audit_every,
+            event_backlog: 1,
+            seed: Some(birth.seed),
+            damping: DampingOptions::default(),
+        };
+        let (network, task) = Network::new(options);
+        self.network = Some(network);
+        self.task = Some(Box::pin(task.run()));
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        self.network.is_some()
+    }
+
+    /// Ends the process without a chance to say anything.
+    pub(super) fn kill(&mut self) {
+        self.network = None;
+        self.task = None;
+        self.frozen = false;
+        self.believes = None;
+        self.ready = false;
+        self.link.set_own(None);
+    }
+
+    /// Lets the process leave the network; it goes on running until it has.
+    pub(super) fn leave(&mut self) {
+        let (Some(network), Some(task)) = (self.network.take(), self.task.take()) else {
+            return;
+        };
+        let leaving = async move { futures::future::join(task, network.shutdown(Shutdown::Remove)).await.0 };
+        self.task = Some(Box::pin(leaving));
+        self.believes = None;
+        self.remembers = None;
+        self.ready = false;
+    }
+
+    /// Goes on with the process; returns how it ended, if it did.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Result<(), NetworkError>> {
+        let task = self.task.as_mut()?;
+        match task.poll_unpin(cx) {
+            Poll::Ready(result) => {
+                self.task = None;
+                Some(result)
+            }
+            Poll::Pending => None,
+        }
+    }
+
+    /// Looks at what the process says of itself.
+    pub(super) fn observe(&mut self) {
+        let status = self.network.as_ref().map(Network::status).unwrap_or_default();
+        let held = status.lease.filter(|_| status.lease_lost.is_none());
+        self.believes = held.map(|lease| lease.subnet);
+        self.remembers = self.believes.or(self.remembers);
+        self.ready = status.ready;
+        self.link.set_own(self.believes.or(self.remembers));
+    }
+}
+
+/// Wakes the simulation when a host can go on.
+pub(super) struct HostWaker {
+    pub(super) number: usize,
+    pub(super) woken: Arc<super::world::Woken>,
+}
+
+impl std::task::Wake for HostWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.add(self.number);
+    }
+}

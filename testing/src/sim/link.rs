@@ -1,0 +1,395 @@
+//! What stands between one host and the store: delays, losses, partitions, watches that break or fall silent.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::witness::Witness;
+use crate::Call;
+
+/// One host's way to the store of a simulation. Clones are the same way.
+#[derive(Clone)]
+pub struct Link {
+    host: usize,
+    store: Arc<dyn SubnetRegistry>,
+    witness: Witness,
+    state: Arc<Mutex<State>>,
+    weather: watch::Sender<Weather>,
+}
+
+/// What holds for the watch of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Weather {
+    partitioned: bool,
+    /// The watch says nothing, not even that it hears nothing.
+    stuck: bool,
+    cuts: u32,
+    /// How many times the store went back in time, which a store tells those who connect again.
+    restores: u32,
+}
+
+struct State {
+    random: fastrand::Rng,
+    delay: Duration,
+    loss: f64,
+    calls: u64,
+    lists: u64,
+    watches: u64,
+    /// Until when the host has heard the store, and from when on it hears it again.
+    deaf: Option<(Instant, Instant)>,
+    touched: bool,
+    own: Option<SubnetKey>,
+}
+
+/// How many calls a host made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Calls {
+    /// Of every kind.
+    pub(super) all: u64,
+    pub(super) lists: u64,
+    pub(super) watches: u64,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Link {
+    pub(super) fn new(host: usize, seed: u64, store: Arc<dyn SubnetRegistry>, witness: Witness) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let delay = Duration::from_millis(random.u64(1..200));
+        let state = State {
+            random,
+            delay,
+            loss: 0.0,
+            calls: 0,
+            lists: 0,
+            watches: 0,
+            deaf: None,
+            touched: false,
+            own: None,
+        };
+        let weather = watch::Sender::new(Weather::default());
+        Self { host, store, witness, state: Arc::new(Mutex::new(state)), weather }
+    }
+
+    pub(super) fn partition(&self, partitioned: bool) {
+        self.weather.send_modify(|weather| weather.partitioned = partitioned);
+    }
+
+    pub(super) fn stick(&self, stuck: bool) {
+        self.weather.send_modify(|weather| weather.stuck = stuck);
+    }
+
+    pub(super) fn cut_watch(&self) {
+        self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    pub(super) fn note_restore(&self) {
+        self.weather.send_modify(|weather| weather.restores += 1);
+    }
+
+    pub(super) fn lose(&self, share: f64) {
+        self.state().loss = share;
+    }
+
+    pub(super) fn heal(&self) {
+        self.state().loss = 0.0;
+        self.weather.send_modify(|weather| {
+            weather.partitioned = false;
+            weather.stuck = false;
+        });
+    }
+
+    /// Says that the host does not, or not soon, hear what happens from now until then.
+    pub(super) fn deafen(&self, until: Instant) {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.deaf = match state.deaf {
+            Some((since, end)) if end + super::GRACE >= now => Some((since, end.max(until))),
+            Some(_) | None => Some((now, until)),
+        };
+    }
+
+    /// Tells whether the host may not have heard yet what happened a while ago.
+    pub(super) fn is_excused(&self) -> bool {
+        self.state().deaf.is_some_and(|(_, end)| Instant::now() <= end + super::GRACE)
+    }
+
+    /// Returns the latest time of which the host has surely heard everything.
+    pub(super) fn heard(&self) -> Instant {
+        let now = Instant::now();
+        self.state().deaf.filter(|(_, end)| now <= *end + super::GRACE).map_or(now, |(since, _)| since)
+    }
+
+    pub(super) fn calls(&self) -> Calls {
+        let state = self.state();
+        Calls { all: state.calls, lists: state.lists, watches: state.watches }
+    }
+
+    pub(super) fn set_own(&self, own: Option<SubnetKey>) {
+        self.state().own = own;
+    }
+
+    pub(super) fn take_touched(&self) -> bool {
+        std::mem::take(&mut self.state().touched)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chance(&self) -> f64 {
+        self.state().random.f64()
+    }
+
+    fn delay(&self) -> Duration {
+        let mut state = self.state();
+        let jitter = state.random.f64();
+        state.delay.mul_f64(0.5 + jitter)
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.weather.borrow().partitioned
+    }
+
+    /// Makes a call: to the store and back, if nothing is in the way.
+    async fn call<T>(
+        &self,
+        call: Call,
+        subnet: Option<SubnetKey>,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        {
+            let mut state = self.state();
+            state.calls += 1;
+            state.lists += u64::from(call == Call::List);
+        }
+        sleep(self.delay()).await;
+        let loss = self.state().loss;
+        let answer = if self.is_cut_off() || self.chance() < loss {
+            sleep(TIMEOUT).await;
+            Err(self.unanswered(subnet))
+        } else {
+            let answer = work.await;
+            sleep(self.delay()).await;
+            if self.is_cut_off() || self.chance() < loss {
+                sleep(TIMEOUT).await;
+                Err(self.unanswered(subnet))
+            } else {
+                answer
+            }
+        };
+        let error = answer.as_ref().err().map_or_else(|| "good".to_owned(), ToString::to_string);
+        self.witness.note(format_args!("host {} {call:?} {subnet:?}: {error}", self.host));
+        self.state().touched = true;
+        answer
+    }
+
+    fn unanswered(&self, subnet: Option<SubnetKey>) -> RegistryError {
+        match subnet {
+            Some(subnet) => RegistryError::Unknown(subnet, "no answer in time".into()),
+            None => RegistryError::Unavailable(self.describe(), "no answer in time".into()),
+        }
+    }
+}
+
+#[async_trait]
+impl SubnetRegistry for Link {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn how_to_configure(&self) -> String {
+        self.store.how_to_configure()
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        self.call(Call::Config, None, self.store.config()).await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        self.call(Call::List, None, self.store.list()).await
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        let work = async {
+            let before = self.witness.found(subnet);
+            let answer = self.store.create(subnet, attrs, ttl).await;
+            self.witness.created(self.host, subnet, before, &answer);
+            answer
+        };
+        self.call(Call::Create, Some(subnet), work).await
+    }
+
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        let work = async {
+            let before = self.witness.found(lease.subnet);
+            let answer = self.store.update(lease, attrs, ttl).await;
+            self.witness.compared(self.host, "update", lease, before, &answer);
+            answer
+        };
+        self.call(Call::Update, Some(lease.subnet), work).await
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        let work = async {
+            let before = self.witness.found(lease.subnet);
+            let answer = self.store.renew(lease, ttl).await;
+            self.witness.compared(self.host, "renew", lease, before, &answer);
+            answer
+        };
+        self.call(Call::Renew, None, work).await
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let work = async {
+            let before = self.witness.found(lease.subnet);
+            let answer = self.store.delete(lease).await;
+            self.witness.compared(self.host, "delete", lease, before, &answer);
+            answer
+        };
+        self.call(Call::Delete, Some(lease.subnet), work).await
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        let was = Weather { partitioned: false, stuck: false, ..*self.weather.borrow() };
+        let mut watch = Watch {
+            link: self.clone(),
+            weather: self.weather.subscribe(),
+            was,
+            inner: None,
+            heard: after,
+            silent: false,
+            untold: VecDeque::new(),
+        };
+        watch.weather.mark_changed();
+        stream::unfold(watch, |mut watch| async {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+        .boxed()
+    }
+}
+
+/// One subscription.
+struct Watch {
+    link: Link,
+    weather: watch::Receiver<Weather>,
+    was: Weather,
+    inner: Option<BoxStream<'static, RegistryEvent>>,
+    /// Up to where the events were told.
+    heard: Option<Revision>,
+    silent: bool,
+    untold: VecDeque<RegistryEvent>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> RegistryEvent {
+        loop {
+            self.look();
+            if !self.was.stuck
+                && let Some(event) = self.untold.pop_front()
+            {
+                return self.tell(event);
+            }
+            let Some(inner) = self.inner.as_mut().filter(|_| !self.was.stuck && !self.was.partitioned) else {
+                if self.was.partitioned || self.was.stuck {
+                    // The sender cannot be gone: this watch holds it.
+                    let _ = self.weather.changed().await;
+                    self.weather.mark_changed();
+                } else {
+                    self.connect().await;
+                }
+                continue;
+            };
+            let event = async {
+                let first = inner.next().await;
+                sleep(self.link.delay()).await;
+                // What else has come meanwhile comes along.
+                let mut events: VecDeque<_> = first.into_iter().collect();
+                while let Some(Some(event)) = inner.next().now_or_never() {
+                    events.push_back(event);
+                }
+                events
+            };
+            tokio::select! {
+                biased;
+                _ = self.weather.changed() => self.lose_what_is_under_way(),
+                events = event => self.untold = events,
+            }
+        }
+    }
+
+    /// Drops the subscription when its events may be lost: a change of the weather interrupts what is being delivered.
+    fn lose_what_is_under_way(&mut self) {
+        self.weather.mark_changed();
+        self.inner = None;
+    }
+
+    fn look(&mut self) {
+        if !self.weather.has_changed().unwrap_or(false) {
+            return;
+        }
+        let now = *self.weather.borrow_and_update();
+        if now.restores != self.was.restores {
+            // A store that was restored is another one: where the events of the old one ended means nothing.
+            self.heard = None;
+            if !self.untold.is_empty() {
+                self.untold.clear();
+                self.inner = None;
+            }
+        }
+        if now.partitioned && !self.silent {
+            self.silent = true;
+            self.inner = None;
+            self.untold.clear();
+            self.untold.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+        }
+        if now.cuts != self.was.cuts {
+            self.inner = None;
+        }
+        self.was = now;
+    }
+
+    /// Subscribes, first or again, where the events ended.
+    async fn connect(&mut self) {
+        sleep(self.link.delay()).await;
+        if self.weather.has_changed().unwrap_or(false) {
+            return;
+        }
+        let after = self.heard.filter(|_| self.link.chance() < 0.7);
+        self.link.state().calls += 1;
+        self.link.state().watches += 1;
+        self.inner = Some(self.link.store.watch(after));
+        if std::mem::take(&mut self.silent) {
+            self.untold.push_back(RegistryEvent::Heard);
+        }
+    }
+
+    fn tell(&mut self, event: RegistryEvent) -> RegistryEvent {
+        let (revision, subnet) = match &event {
+            RegistryEvent::Snapshot(snapshot) => (Some(snapshot.revision), None),
+            RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
+            RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
+            RegistryEvent::Bad(record) => (None, record.subnet),
+            RegistryEvent::BadDeleted(_) | RegistryEvent::Silent(_) | RegistryEvent::Heard => return event,
+        };
+        let mut state = self.link.state();
+        self.heard = revision.or(self.heard);
+        state.touched |= subnet.is_none() || subnet == state.own;
+        event
+    }
+}
