@@ -82,8 +82,10 @@ impl EtcdRegistry {
     }
 
     async fn choose(&self) -> Result<Option<String>, RegistryError> {
-        let (v3, v2) = tokio::join!(self.v3.config(), self.v2.config());
-        let (v3, v2) = (Looked::from(v3), Looked::from(v2));
+        let v2 = tokio::time::timeout(V2_PATIENCE, self.v2.config());
+        let (v3, v2) = tokio::join!(self.v3.config(), v2);
+        let late = |_| Err(RegistryError::Unavailable(self.v2.describe(), "no answer yet".into()));
+        let (v3, v2) = (Looked::from(v3), Looked::from(v2.unwrap_or_else(late)));
         let v3_is_there = match (&v3, &v2) {
             (Looked::NoAnswer(_), Looked::Found(_)) => self.v2.has_v3().await.unwrap_or(true),
             (Looked::Found(_) | Looked::Nothing | Looked::NoAnswer(_), _) => true,
@@ -130,6 +132,10 @@ fn choice(v3: &Looked, v2: &Looked, v3_is_there: bool) -> Option<(Interface, Rea
         (Looked::Nothing | Looked::NoAnswer(_), _) => None,
     }
 }
+
+/// How long the v2 interface may take to answer before the choice is made without it, so that where it hangs the v3
+/// one does not wait for it.
+const V2_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait before looking again, in a watch that began before there was a configuration.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use flannel_core::{
     Running, Shutdown, SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{CacheOptions, CachedManager, Etcd3Options, Etcd3Registry, LocalManager};
+use flannel_registry::{CacheOptions, CachedManager, LocalManager};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,9 +21,9 @@ use tracing::{error, info, warn};
 use crate::backends::Backends;
 use crate::iface::{self, Families, Request};
 use crate::notify::Notifier;
-use crate::options::{EtcdFiles, Options};
+use crate::options::Options;
 use crate::subnet_env::{self, SubnetEnv};
-use crate::{capabilities, facts, story};
+use crate::{capabilities, facts, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -108,20 +108,8 @@ impl Daemon<'_> {
     }
 
     fn network_options(&self) -> Result<NetworkOptions, String> {
-        let mut etcd = Etcd3Options::default();
-        etcd.endpoints.clone_from(&self.options.etcd_endpoints);
-        etcd.prefix.clone_from(&self.options.etcd_prefix);
-        etcd.ca_file.clone_from(&self.options.etcd_files.authorities);
-        etcd.cert_file.clone_from(&self.options.etcd_files.certificate);
-        etcd.key_file.clone_from(&self.options.etcd_files.key);
-        etcd.username.clone_from(&self.options.etcd_user.name);
-        etcd.password.clone_from(&self.options.etcd_user.password);
-        let is_plain = !etcd.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
-        if is_plain && self.options.etcd_files != EtcdFiles::default() {
-            warn!("certificate files for etcd are not used: no endpoint begins with https://");
-        }
-        let registry = Etcd3Registry::new(etcd)
-            .map_err(|error| format!("Failed to create SubnetManager: {}", chain(&error)))?;
+        let registry = registry::open(self.options)
+            .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
         let hold = self.options.mass_expiry_hold;

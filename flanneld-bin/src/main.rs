@@ -20,6 +20,7 @@ mod iface;
 mod log;
 mod notify;
 mod options;
+mod registry;
 mod story;
 mod subnet_env;
 

@@ -93,6 +93,11 @@ const FLAGS: &[Flag<Settings>] = &[
     unsupported("vmodule"),
     unsupported("log_backtrace_at"),
     Flag {
+        name: "etcd-api",
+        kind: Kind::Text(|s| &mut s.etcd_api),
+        description: "interface of etcd to use: v2, v3, or auto for the one that the network config is found in",
+    },
+    Flag {
         name: "mass-expiry-hold",
         kind: Kind::Int(|s| &mut s.mass_expiry_hold),
         description: "seconds for which peers are kept when more than half of them leave at once, because then the \
@@ -114,6 +119,7 @@ struct Settings {
     etcd_cafile: String,
     etcd_username: String,
     etcd_password: String,
+    etcd_api: String,
     iface: Vec<String>,
     public_ip: String,
     subnet_file: String,
@@ -132,6 +138,7 @@ impl Default for Settings {
             etcd_cafile: String::new(),
             etcd_username: String::new(),
             etcd_password: String::new(),
+            etcd_api: "auto".to_owned(),
             iface: Vec::new(),
             public_ip: String::new(),
             subnet_file: "/run/flannel/subnet.env".to_owned(),
@@ -165,6 +172,8 @@ pub(crate) struct Options {
     pub(crate) etcd_files: EtcdFiles,
     /// Name and password of etcd's user; either may be empty, which the registry judges.
     pub(crate) etcd_user: EtcdUser,
+    /// The interface of etcd to use.
+    pub(crate) etcd_api: EtcdApi,
     /// The external interface, by name or address, in the order of preference; empty for the default route's.
     pub(crate) interfaces: Vec<String>,
     /// The address published to peers, if it was given.
@@ -201,6 +210,17 @@ impl std::fmt::Debug for EtcdUser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EtcdUser").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// An interface of etcd. Each has a store of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EtcdApi {
+    /// The one that the network config is found in.
+    Auto,
+    /// HTTP, as flannel up to v0.17 uses it.
+    V2,
+    /// gRPC, as flannel v0.18 and later use it.
+    V3,
 }
 
 /// Reads the arguments (without the program's name) and, through `environment`, the variables.
@@ -248,6 +268,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
         etcd_files,
         etcd_user: EtcdUser { name: settings.etcd_username, password: settings.etcd_password },
+        etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         subnet_file: settings.subnet_file.into(),
@@ -255,6 +276,15 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         verbosity: settings.verbosity,
         ignored_arguments,
     })
+}
+
+fn etcd_api(text: &str) -> Result<EtcdApi, String> {
+    match text {
+        "auto" => Ok(EtcdApi::Auto),
+        "v2" => Ok(EtcdApi::V2),
+        "v3" => Ok(EtcdApi::V3),
+        _ => Err(format!("{text:?} is none of auto, v2 and v3")),
+    }
 }
 
 /// Reads a time of up to a day.

@@ -56,6 +56,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
     let usage = usage();
     let heads: Vec<&str> = usage.lines().filter(|line| line.starts_with("  -")).collect();
     let expected = [
+        "  -etcd-api string",
         "  -etcd-cafile string",
         "  -etcd-certfile string",
         "  -etcd-endpoints string",
@@ -76,10 +77,11 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/coreos.com/network\")\n",
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
+        " (default \"auto\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 4);
+    assert_eq!(usage.matches("(default").count(), 5);
     let descriptions = usage.lines().skip(2).step_by(2);
     for description in descriptions {
         assert!(description.starts_with("    \t"), "{description:?}");

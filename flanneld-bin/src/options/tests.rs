@@ -22,7 +22,7 @@ fn the_defaults_are_upstreams() {
     assert_eq!(options.etcd_prefix, "/coreos.com/network");
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!((options.public_ip, options.verbosity), (None, 0));
-    assert_eq!(options.mass_expiry_hold, Duration::from_secs(300));
+    assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
     assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
 }
 
@@ -45,6 +45,7 @@ fn every_flag_reaches_its_option() {
             "/vxlan.env",
             "-v=4",
             "-mass-expiry-hold=60",
+            "-etcd-api=v2",
             "",
             "-iface=eth9",
         ],
@@ -62,6 +63,7 @@ fn every_flag_reaches_its_option() {
                 key: Some("/key.pem".into()),
             },
             etcd_user: EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() },
+            etcd_api: EtcdApi::V2,
             interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
             public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
             subnet_file: "/vxlan.env".into(),
@@ -132,6 +134,7 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
         ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
         ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
         ("-subnet-file=", "flag -subnet-file: the path is empty"),
+        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3"),
         ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
     ] {
         assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
@@ -154,5 +157,5 @@ fn no_flag_is_in_the_table_twice() {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    assert_eq!((names.len(), count), (32, 32));
+    assert_eq!((names.len(), count), (33, 33));
 }

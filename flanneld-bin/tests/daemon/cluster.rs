@@ -170,6 +170,15 @@ impl Cluster {
         [self.routes(host), neighbours, entries].into_iter().map(sorted).collect::<Vec<_>>().concat()
     }
 
+    /// What etcdctl prints when it speaks over the v2 interface.
+    pub(crate) fn etcdctl_v2(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("etcdctl", "etcd-client").unwrap());
+        command.env("ETCDCTL_API", "2").arg("--endpoints").arg(self.etcd.client_url()).args(arguments);
+        let output = output_in(self.lab.switch(), command).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// The registry's leases, as key and record.
     pub(crate) fn leases(&self) -> Vec<(String, String)> {
         let text = self.etcd.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]).unwrap();

@@ -4,6 +4,7 @@
 mod cluster;
 mod direct;
 mod failing;
+mod interfaces;
 mod living;
 mod outage;
 mod secured;
