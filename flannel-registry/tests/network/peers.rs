@@ -1,0 +1,144 @@
+//! What becomes of the peers, and of what reaches them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flannel_core::{NetworkEvent, Shutdown};
+use flannel_testing::FakeBackend;
+use tokio::time::{Instant, sleep};
+
+use crate::site::*;
+
+#[tokio::test(start_paused = true)]
+async fn hosts_learn_of_each_other_and_of_who_leaves() {
+    let site = site();
+    let mut one = start(&site.faulty, 1, None);
+    one.is_ready().await;
+    let mut two = start(&site.faulty, 2, None);
+    two.is_ready().await;
+    let joined = |event: &NetworkEvent| match event {
+        NetworkEvent::PeerJoined(lease) => Some(lease.subnet),
+        _ => None,
+    };
+    assert_eq!(one.sees("a peer", joined).await, two.subnet());
+    sleep(MOMENT).await;
+    assert_eq!(one.host.peers().into_keys().collect::<Vec<_>>(), [two.subnet()]);
+    assert_eq!(two.host.peers().into_keys().collect::<Vec<_>>(), [one.subnet()]);
+
+    let (gone, host_of_two) = (two.subnet(), two.host.clone());
+    two.network.shutdown(Shutdown::Remove).await;
+    let left = |event: &NetworkEvent| match event {
+        NetworkEvent::PeerLeft(subnet) => Some(*subnet),
+        _ => None,
+    };
+    assert_eq!(one.sees("a peer go", left).await, gone);
+    sleep(MOMENT).await;
+    assert_eq!(one.host.peers(), BTreeMap::new());
+    assert_eq!(host_of_two.peers(), BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_something_new_is_changed_and_one_that_says_the_same_is_not() {
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    let passes = node.host.busy_passes();
+    site.peer("10.5.2.0-24", 2);
+    let seen = node.within(MOMENT).await;
+    assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::PeerChanged(_))), "{seen:?}");
+    assert_eq!(node.host.busy_passes(), passes);
+    site.peer("10.5.2.0-24", 22);
+    let changed = |event: &NetworkEvent| match event {
+        NetworkEvent::PeerChanged(lease) => Some(lease.attrs.clone()),
+        _ => None,
+    };
+    assert_eq!(node.sees("a change", changed).await, host(22));
+    sleep(MOMENT).await;
+    assert_eq!(node.host.peers()[&key("10.5.2.0-24")], host(22));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_record_is_told_once_and_takes_no_peer_along() {
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    site.store.put_raw("garbage", b"x");
+    let mut node = start(&site.faulty, 1, None);
+    let bad = |event: &NetworkEvent| match event {
+        NetworkEvent::BadRecord(record) => Some(record.key.clone()),
+        _ => None,
+    };
+    assert_eq!(node.sees("a bad record", bad).await, "garbage");
+    site.store.put_raw("10.5.2.0-24", b"x");
+    assert_eq!(node.sees("a bad record", bad).await, "10.5.2.0-24");
+    // The same records again, by a snapshot.
+    site.faulty.cut_watches();
+    let seen = node.within(MOMENT).await;
+    assert!(seen.iter().all(|event| bad(event).is_none()), "{seen:?}");
+    assert_eq!(node.network.status().bad_records.len(), 2);
+    assert_eq!(node.host.peers(), [(key("10.5.2.0-24"), host(2))].into());
+    site.store.remove_raw("garbage");
+    sleep(MOMENT).await;
+    assert_eq!(node.network.status().bad_records.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_goes_silent_takes_no_peer_along() {
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    site.peer("10.5.3.0-24", 3);
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    site.faulty.go_silent();
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+    site.store.remove_raw("10.5.3.0-24");
+    sleep(DAY * 3).await;
+    let status = node.network.status();
+    assert!(status.registry_silent.is_some() && status.ready);
+    assert_eq!(node.host.peers().len(), 2, "nothing is known to have changed");
+    assert!(!node.task.is_finished());
+
+    site.faulty.come_back();
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    sleep(MOMENT).await;
+    assert_eq!(node.network.status().registry_silent, None);
+    assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.2.0-24")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_does_to_the_host_is_put_right() {
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    let start = Instant::now();
+    node.host.disturb(key("10.5.2.0-24"));
+    let repaired = |event: &NetworkEvent| match event {
+        NetworkEvent::Repaired { objects, noticed } => Some((*objects, noticed.clone())),
+        _ => None,
+    };
+    assert_eq!(node.sees("a repair", repaired).await, (1, "a peer was disturbed".to_owned()));
+    assert!(start.elapsed() < Duration::from_millis(100));
+    assert_eq!(node.host.peers().len(), 1);
+    assert_eq!(node.network.status().repaired, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_fails_is_told_once_tried_again_and_delays_no_other() {
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    let host = FakeBackend::new();
+    host.refuse(key("10.5.2.0-24"), true);
+    let mut node = start_on(manager(&site.faulty), host, 1, None);
+    node.is_ready().await;
+    site.peer("10.5.3.0-24", 3);
+    let seen = node.within(MOMENT).await;
+    assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.3.0-24")]);
+    assert_eq!(node.network.status().failed.len(), 1);
+    let told = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
+    assert_eq!(told, 0, "it was told before, when the network started");
+    node.host.refuse(key("10.5.2.0-24"), false);
+    sleep(MOMENT).await;
+    assert_eq!(node.host.peers().len(), 2);
+    assert_eq!(node.network.status().failed, []);
+}
