@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | found | anything | v3, with a warning if v2 has one too |
 //! | nothing there | found | v2 |
+//! | nothing there | switched off | v3, once more than the configuration is asked for |
 //! | nothing there | nothing there, or no answer | none yet |
 //! | no answer | found, from an etcd without the v3 interface | v2 |
 //! | no answer | anything else | none yet: v3 may have one too |
@@ -43,6 +44,8 @@ enum Interface {
 enum Looked {
     Found(String),
     Nothing,
+    /// This etcd does not do that.
+    Off(RegistryError),
     NoAnswer(RegistryError),
 }
 
@@ -51,6 +54,7 @@ impl From<Result<Option<String>, RegistryError>> for Looked {
         match answer {
             Ok(Some(config)) => Self::Found(config),
             Ok(None) => Self::Nothing,
+            Err(error @ RegistryError::Refused(..)) => Self::Off(error),
             Err(error) => Self::NoAnswer(error),
         }
     }
@@ -70,10 +74,15 @@ impl EtcdRegistry {
         }
     }
 
-    /// Returns the registry that was chosen, choosing if need be.
+    /// Returns the registry that was chosen, choosing if need be. Whoever asks for more than the configuration knows it
+    /// from before; where only one interface is there, the leases are in that.
     async fn decided(&self) -> Result<&dyn SubnetRegistry, RegistryError> {
         if self.chosen().is_none() {
-            self.choose().await?;
+            let (_, v2_is_off) = self.choose().await?;
+            if v2_is_off {
+                // If somebody chose meanwhile, that stays.
+                let _ = self.chosen.set(Interface::V3);
+            }
         }
         self.chosen().ok_or_else(|| {
             let reason = "there is no network config yet, so neither interface is chosen";
@@ -81,15 +90,19 @@ impl EtcdRegistry {
         })
     }
 
-    async fn choose(&self) -> Result<Option<String>, RegistryError> {
+    /// Looks in both, chooses if that allows it, and tells the configuration and whether v2 is switched off.
+    async fn choose(&self) -> Result<(Option<String>, bool), RegistryError> {
         let v2 = tokio::time::timeout(V2_PATIENCE, self.v2.config());
         let (v3, v2) = tokio::join!(self.v3.config(), v2);
         let late = |_| Err(RegistryError::Unavailable(self.v2.describe(), "no answer yet".into()));
         let (v3, v2) = (Looked::from(v3), Looked::from(v2.unwrap_or_else(late)));
         let v3_is_there = match (&v3, &v2) {
-            (Looked::NoAnswer(_), Looked::Found(_)) => self.v2.has_v3().await.unwrap_or(true),
-            (Looked::Found(_) | Looked::Nothing | Looked::NoAnswer(_), _) => true,
+            (Looked::Off(_) | Looked::NoAnswer(_), Looked::Found(_)) => {
+                self.v2.has_v3().await.unwrap_or(true)
+            }
+            (Looked::Found(_) | Looked::Nothing | Looked::Off(_) | Looked::NoAnswer(_), _) => true,
         };
+        let v2_is_off = matches!(v2, Looked::Off(_));
         let choice = choice(&v3, &v2, v3_is_there);
         if let Some((interface, reason)) = choice
             && self.chosen.set(interface).is_ok()
@@ -107,9 +120,9 @@ impl EtcdRegistry {
         }
         match (choice, v3, v2) {
             (Some((Interface::V3, _)), Looked::Found(config), _)
-            | (Some((Interface::V2, _)), _, Looked::Found(config)) => Ok(Some(config)),
-            (_, Looked::NoAnswer(error), _) => Err(error),
-            (_, Looked::Found(_) | Looked::Nothing, _) => Ok(None),
+            | (Some((Interface::V2, _)), _, Looked::Found(config)) => Ok((Some(config), v2_is_off)),
+            (_, Looked::Off(error) | Looked::NoAnswer(error), _) => Err(error),
+            (_, Looked::Found(_) | Looked::Nothing, _) => Ok((None, v2_is_off)),
         }
     }
 }
@@ -128,8 +141,10 @@ fn choice(v3: &Looked, v2: &Looked, v3_is_there: bool) -> Option<(Interface, Rea
         (Looked::Found(_), Looked::Found(_)) => Some((Interface::V3, Reason::Both)),
         (Looked::Found(_), _) => Some((Interface::V3, Reason::Found)),
         (Looked::Nothing, Looked::Found(_)) => Some((Interface::V2, Reason::Found)),
-        (Looked::NoAnswer(_), Looked::Found(_)) if !v3_is_there => Some((Interface::V2, Reason::Old)),
-        (Looked::Nothing | Looked::NoAnswer(_), _) => None,
+        (Looked::Off(_) | Looked::NoAnswer(_), Looked::Found(_)) if !v3_is_there => {
+            Some((Interface::V2, Reason::Old))
+        }
+        (Looked::Nothing | Looked::Off(_) | Looked::NoAnswer(_), _) => None,
     }
 }
 
@@ -156,7 +171,7 @@ impl SubnetRegistry for EtcdRegistry {
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         match self.chosen() {
             Some(registry) => registry.config().await,
-            None => self.choose().await,
+            None => Ok(self.choose().await?.0),
         }
     }
 
@@ -208,6 +223,7 @@ mod tests {
     fn the_interface_is_the_one_that_the_configuration_is_found_in() {
         let found = || Looked::Found(String::new());
         let away = || Looked::NoAnswer(RegistryError::Unavailable("etcd".to_owned(), "away".into()));
+        let off = || Looked::Off(RegistryError::Refused("etcd".to_owned(), "switched off".into()));
         for (v3, v2, v3_is_there, expected) in [
             (found(), Looked::Nothing, true, Some((Interface::V3, Reason::Found))),
             (found(), away(), true, Some((Interface::V3, Reason::Found))),
@@ -215,6 +231,8 @@ mod tests {
             (Looked::Nothing, found(), true, Some((Interface::V2, Reason::Found))),
             (Looked::Nothing, Looked::Nothing, true, None),
             (Looked::Nothing, away(), true, None),
+            (Looked::Nothing, off(), true, None),
+            (off(), found(), false, Some((Interface::V2, Reason::Old))),
             (away(), found(), false, Some((Interface::V2, Reason::Old))),
             (away(), found(), true, None),
             (away(), Looked::Nothing, true, None),
