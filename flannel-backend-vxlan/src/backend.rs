@@ -140,26 +140,7 @@ impl Backend for Vxlan {
     }
 
     async fn drifted(&mut self) -> String {
-        loop {
-            let notices = match self.watch.next().await {
-                Ok(notices) => notices,
-                Err(broken) => {
-                    self.tunnels.iter_mut().for_each(Tunnel::distrust);
-                    return broken;
-                }
-            };
-            let mut what = None;
-            for notice in &notices {
-                for tunnel in &mut self.tunnels {
-                    // Each one is to hear it, whatever came before.
-                    let heard = tunnel.notice(notice);
-                    what = what.or(heard);
-                }
-            }
-            if let Some(what) = what {
-                return what;
-            }
-        }
+        self.watch.drifted(&mut self.tunnels).await
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

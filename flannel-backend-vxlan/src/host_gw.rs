@@ -15,7 +15,7 @@ use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
 use crate::routes::{Mark, RouteProtocol};
-use crate::watch::Watch;
+use crate::watch::{Listens, Watch};
 
 /// Opens the host-gw backend in one network namespace.
 ///
@@ -125,26 +125,7 @@ impl Backend for HostGw {
     }
 
     async fn drifted(&mut self) -> String {
-        loop {
-            let notices = match self.watch.next().await {
-                Ok(notices) => notices,
-                Err(broken) => {
-                    self.gateways.iter_mut().for_each(Gateways::distrust);
-                    return broken;
-                }
-            };
-            let mut what = None;
-            for notice in &notices {
-                for gateways in &mut self.gateways {
-                    // Each one is to hear it, whatever came before.
-                    let heard = gateways.notice(notice);
-                    what = what.or(heard);
-                }
-            }
-            if let Some(what) = what {
-                return what;
-            }
-        }
+        self.watch.drifted(&mut self.gateways).await
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
@@ -230,7 +211,9 @@ impl Gateways {
         Direct::hop(underlay, mark, subnet, public)
             .ok_or_else(|| format!("{public} is not on the link of {}, as host-gw needs it", underlay.name()))
     }
+}
 
+impl Listens for Gateways {
     fn distrust(&mut self) {
         self.direct.distrust();
         self.decide_again = true;

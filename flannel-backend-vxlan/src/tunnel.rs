@@ -9,6 +9,7 @@ use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::direct::Direct;
 use crate::overlay_routes::Routes;
 use crate::tables::{Fdb, Kernel, Neighbours, Place};
+use crate::watch::Listens;
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -159,14 +160,6 @@ impl Tunnel {
         let dirty = if self.decide_again { &Dirty::All } else { request.dirty };
         self.desired.update(request.peers, dirty, own, self.spec.family, &mut wanted);
         self.decide_again = false;
-    }
-
-    /// Says that anything may have changed.
-    pub(crate) fn distrust(&mut self) {
-        self.device_in_doubt = true;
-        self.decide_again = true;
-        self.distrust_tables();
-        self.direct.distrust();
     }
 
     fn distrust_tables(&mut self) {

@@ -16,6 +16,15 @@ pub(crate) struct Watch {
     monitor: Option<Monitor>,
 }
 
+/// What a backend keeps in order and the kernel tells about.
+pub(crate) trait Listens {
+    /// Takes in a notice, and says what it means here if it means anything.
+    fn notice(&mut self, notice: &Notice) -> Option<String>;
+
+    /// Hears that anything may have changed.
+    fn distrust(&mut self);
+}
+
 /// How long after a failure the monitor is opened again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -47,12 +56,37 @@ impl Watch {
         report
     }
 
+    /// Waits until a notice means something to a listener, and says what. May be dropped at any time without losing
+    /// a notice.
+    pub(crate) async fn drifted<L: Listens>(&mut self, listeners: &mut [L]) -> String {
+        loop {
+            let notices = match self.next().await {
+                Ok(notices) => notices,
+                Err(broken) => {
+                    listeners.iter_mut().for_each(L::distrust);
+                    return broken;
+                }
+            };
+            let mut what = None;
+            for notice in &notices {
+                for listener in &mut *listeners {
+                    // Each one is to hear it, whatever came before.
+                    let heard = listener.notice(notice);
+                    what = what.or(heard);
+                }
+            }
+            if let Some(what) = what {
+                return what;
+            }
+        }
+    }
+
     /// Waits for notices. May be dropped at any time without losing one.
     ///
     /// # Errors
     ///
     /// What broke the monitor: anything may have changed.
-    pub(crate) async fn next(&mut self) -> Result<Vec<Notice>, String> {
+    async fn next(&mut self) -> Result<Vec<Notice>, String> {
         let Some(monitor) = &mut self.monitor else {
             return std::future::pending().await;
         };

@@ -8,10 +8,17 @@ use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notice, Route};
 
 use super::Tunnel;
 use crate::overlay_routes::{OverlayRoute, Routes};
+use crate::watch::Listens;
 
-impl Tunnel {
-    /// Takes in what the kernel tells, and says what it means for this tunnel if it means anything.
-    pub(crate) fn notice(&mut self, notice: &Notice) -> Option<String> {
+impl Listens for Tunnel {
+    fn distrust(&mut self) {
+        self.device_in_doubt = true;
+        self.decide_again = true;
+        self.distrust_tables();
+        self.direct.distrust();
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Option<String> {
         let underlay = self.direct.notice_underlay(notice);
         if underlay.is_some() {
             self.decide_again = true;
@@ -31,7 +38,9 @@ impl Tunnel {
         };
         tunnel.or(underlay)
     }
+}
 
+impl Tunnel {
     fn notice_link(&self, link: &Link, removed: bool) -> Option<String> {
         let name = &self.spec.name;
         if link.index == self.device.index {
