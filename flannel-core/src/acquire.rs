@@ -93,7 +93,10 @@ mod tests {
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         let previous = previous.map(|text| text.parse().unwrap());
         let mut set = LeaseSet::default();
-        set.apply(RegistryEvent::Snapshot(Snapshot { leases: leases.to_vec(), ..Snapshot::default() }));
+        set.apply(RegistryEvent::Snapshot(Snapshot {
+            leases: leases.iter().cloned().map(Arc::new).collect(),
+            ..Snapshot::default()
+        }));
         Claim { config: &config, public: ME.into(), previous, attempt }.next_step(&set, &mut |_| 0)
     }
 
