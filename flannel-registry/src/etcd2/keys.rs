@@ -107,7 +107,9 @@ impl Keys {
         let mut events: Vec<_> = directory_of(directory).map(RegistryEvent::Bad).into_iter().collect();
         if !node.dir {
             events.push(match read_node(name, node) {
-                Ok(lease) => RegistryEvent::Put(Lease { revision: revisions.hear(&lease, node), ..lease }),
+                Ok(lease) => {
+                    RegistryEvent::Put(Lease { revision: revisions.hear(&lease, node), ..lease }.into())
+                }
                 Err(record) => RegistryEvent::Bad(record),
             });
         }

@@ -4,6 +4,7 @@
 //! knows (see `revisions`). So a comparison that fails is looked into: if the record was only renewed meanwhile, the
 //! write is made again with its new index.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
@@ -74,6 +75,7 @@ impl Store {
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);
+        let leases = leases.into_iter().map(Arc::new).collect();
         Ok((position, Snapshot { revision: Revision(position.revision), leases, bad }))
     }
 

@@ -60,7 +60,7 @@ impl Store {
             snapshot.revision = Revision(position.revision);
             for record in page.kvs() {
                 match self.keys.read(record) {
-                    Ok(lease) => snapshot.leases.push(lease),
+                    Ok(lease) => snapshot.leases.push(lease.into()),
                     Err(bad) => snapshot.bad.push(bad),
                 }
             }
