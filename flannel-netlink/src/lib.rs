@@ -63,4 +63,4 @@ pub use new_link::{LinkChange, NewLink, NewLinkKind, VethPeer};
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;
 pub use tun::{Tun, TunOptions};
-pub use vxlan::{NewVxlan, Vxlan};
+pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
