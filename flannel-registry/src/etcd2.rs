@@ -259,6 +259,10 @@ impl SubnetRegistry for Etcd2Registry {
         self.store.delete(lease).await
     }
 
+    fn reconnect(&self) {
+        self.store.cluster.moves.add();
+    }
+
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         watch::watch(Arc::clone(&self.store), after)
     }

@@ -6,6 +6,7 @@
 //! 4. On SIGTERM or SIGINT: end, and leave everything in place.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
@@ -19,11 +20,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
-use crate::iface::{self, Families, Request};
+use crate::follow::KnownFamilies;
+use crate::iface::{self, Families};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, SubnetEnv};
-use crate::{capabilities, facts, registry, story};
+use crate::{capabilities, facts, follow, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -51,6 +53,7 @@ struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
+    families: KnownFamilies,
     previous: Option<SubnetKey>,
     notifier: Notifier,
 }
@@ -59,13 +62,8 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     capabilities::check()?;
     let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let request = Request {
-        interfaces: &options.interfaces,
-        public_v4: options.public_ip,
-        public_v6: None,
-        families: Families { v4: true, v6: false },
-    };
-    let external = iface::choose_any(&facts, &request).map_err(|error| error.to_string())?;
+    let external =
+        iface::choose_any(&facts, &follow::request(options, None)).map_err(|error| error.to_string())?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -74,7 +72,8 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
     let previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
-    Ok(Daemon { options, namespace, external, previous, notifier })
+    let families = KnownFamilies::default();
+    Ok(Daemon { options, namespace, external, families, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -117,7 +116,10 @@ impl Daemon<'_> {
         let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
         let backends = Backends::new(self.namespace.clone());
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions { previous: self.previous, damping, ..options })
+        let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
+        let external_changes = follow::changes(namespace, self.options, &self.external, families)
+            .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
+        Ok(NetworkOptions { external_changes, previous: self.previous, damping, ..options })
     }
 
     /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
@@ -130,10 +132,17 @@ impl Daemon<'_> {
 
     async fn on_event(&self, network: &Network, event: &NetworkEvent) {
         story::tell(event);
-        if let NetworkEvent::Ready = event
-            && let Some(running) = network.ready().await
-        {
-            self.write_subnet_file(&running);
+        if let NetworkEvent::Configured(config) = event {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            // It is configured once.
+            let _ = self.families.set(families);
+        }
+        let is_ready = matches!(event, NetworkEvent::Ready);
+        let changes_file = is_ready || matches!(event, NetworkEvent::MtuChanged(_));
+        let running = if changes_file { network.ready().await } else { None };
+        let Some(running) = running else { return };
+        self.write_subnet_file(&running);
+        if is_ready {
             info!("Running backend.");
             let subnet = running.lease.subnet;
             self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));

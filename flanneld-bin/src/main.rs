@@ -14,6 +14,7 @@ mod capabilities;
 mod daemon;
 mod facts;
 mod flags;
+mod follow;
 mod go_duration;
 mod go_syntax;
 mod iface;

@@ -4,7 +4,7 @@
 //! [`Settings`] (the raw value) and, if it needs checking, one in [`Options`] (the value that is used).
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,7 +67,11 @@ const FLAGS: &[Flag<Settings>] = &[
         kind: Kind::Text(|s| &mut s.public_ip),
         description: "IPv4 address at which peers reach this host, if not the address of the external interface",
     },
-    unsupported("public-ipv6"),
+    Flag {
+        name: "public-ipv6",
+        kind: Kind::Text(|s| &mut s.public_ipv6),
+        description: "IPv6 address at which peers reach this host, if not the address of the external interface",
+    },
     Flag {
         name: "subnet-file",
         kind: Kind::Text(|s| &mut s.subnet_file),
@@ -125,6 +129,7 @@ struct Settings {
     etcd_api: String,
     iface: Vec<String>,
     public_ip: String,
+    public_ipv6: String,
     subnet_file: String,
     version: bool,
     verbosity: i64,
@@ -145,6 +150,7 @@ impl Default for Settings {
             etcd_api: "auto".to_owned(),
             iface: Vec::new(),
             public_ip: String::new(),
+            public_ipv6: String::new(),
             subnet_file: "/run/flannel/subnet.env".to_owned(),
             version: false,
             verbosity: 0,
@@ -180,6 +186,8 @@ pub(crate) struct Options {
     pub(crate) interfaces: Vec<String>,
     /// The address published to peers, if it was given.
     pub(crate) public_ip: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub(crate) public_ipv6: Option<Ipv6Addr>,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
     /// How long peers are kept when too many leave at once.
@@ -283,6 +291,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
+        public_ipv6: public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
         subnet_file: settings.subnet_file.into(),
         mass_expiry_hold: seconds(settings.mass_expiry_hold).map_err(|why| bad("mass-expiry-hold", why))?,
         verbosity: settings.verbosity,
@@ -337,6 +346,17 @@ fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
     match text.parse::<Ipv4Addr>() {
         Ok(address) if !address.is_unspecified() => Ok(Some(address)),
         _ => Err(format!("invalid public IP address: {}", text.escape_debug())),
+    }
+}
+
+/// The same for IPv6.
+fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<Ipv6Addr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid public IPv6 address: {}", text.escape_debug())),
     }
 }
 

@@ -109,7 +109,7 @@ impl<R: SubnetRegistry> Shared<R> {
     }
 
     /// Notes that a lease is held now, and forgets what was heard of the one before.
-    fn hold(&self, lease: &Lease) {
+    pub(super) fn hold(&self, lease: &Lease) {
         self.own.send_replace(None);
         self.state().held = Some(lease.clone());
     }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod direct;
+mod external;
 mod failing;
 mod interfaces;
 mod living;
