@@ -4,6 +4,7 @@
 mod cluster;
 mod direct;
 mod failing;
+mod identity;
 mod interfaces;
 mod living;
 mod migrate;
