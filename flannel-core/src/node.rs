@@ -96,7 +96,7 @@ impl Node {
         let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
-        self.attrs = Some(own.attrs.clone());
+        self.attrs = Some(attrs);
         self.follow(config, own).await
     }
 
@@ -200,6 +200,13 @@ impl Node {
             HoldEvent::Keep(KeepEvent::Renewed(time)) => self.tell(NetworkEvent::LeaseRenewed(time)),
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
+            }
+            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+                self.status(|status| {
+                    status.lease_disputes += 1;
+                    status.last_dispute = Some(what.clone());
+                });
+                self.tell(NetworkEvent::LeaseDisputed(what));
             }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.status(|status| status.lease_lost = Some(reason.clone()));

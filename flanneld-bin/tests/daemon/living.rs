@@ -64,9 +64,10 @@ fn the_registry_and_the_file_say_what_flannel_says() {
         let subnet = cluster.subnet(host);
         let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
         let record = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}},"NodeID":"{}"}}"#,
             cluster.public(host),
-            cluster.mac(host)
+            cluster.mac(host),
+            std::fs::read_to_string(cluster.node_id(host)).unwrap().trim()
         );
         (key, record)
     });
