@@ -155,25 +155,6 @@ fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
-    let mut cluster = Cluster::running(3);
-    let before: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
-    cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/garbage", "x"]).unwrap();
-    for host in 0..3 {
-        cluster.daemon(host).wait_for_line("garbage", PATIENCE).unwrap();
-    }
-    let after: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
-    assert_eq!(after, before);
-    let gone = cluster.subnet(2);
-    let key = format!("/coreos.com/network/subnets/{}-24", gone.addr());
-    cluster.daemon(2).terminate(PATIENCE).unwrap();
-    cluster.etcd.etcdctl(&["del", &key]).unwrap();
-    eventually(PATIENCE, || cluster.routes(0).len() == 1).expect("peers still come and go");
-    let named = cluster.daemon(0).lines().iter().filter(|line| line.contains("garbage")).count();
-    assert_eq!(named, 1);
-}
-
-#[test]
 fn what_is_removed_by_hand_comes_back_with_every_peer() {
     let cluster = Cluster::running(3);
     let before = cluster.tunnel(0);

@@ -11,3 +11,4 @@ mod living;
 mod migrate;
 mod outage;
 mod secured;
+mod upstream_defects;
