@@ -206,7 +206,7 @@ impl LeaseAttrs {
                 v4: (!v4.is_unspecified()).then_some(v4),
                 v6: (!v6.is_unspecified()).then_some(v6),
             },
-            backend_type: object.string("BackendType")?.unwrap_or_default().into(),
+            backend_type: object.text("BackendType")?.unwrap_or_default().into(),
             backend_data: object.value("BackendData"),
             backend_v6_data: object.value("BackendV6Data"),
             // Whatever else somebody writes there is no reason not to use the lease.
@@ -236,10 +236,10 @@ pub enum LeaseError {
 }
 
 fn address<A: std::str::FromStr>(object: &Object<'_>, member: &'static str) -> Result<Option<A>, LeaseError> {
-    let Some(text) = object.string(member)? else {
+    let Some(text) = object.text(member)? else {
         return Ok(None);
     };
-    text.parse().map(Some).map_err(|_| LeaseError::Address { member, text })
+    text.parse().map(Some).map_err(|_| LeaseError::Address { member, text: text.into_owned() })
 }
 
 /// Escapes what Go's encoder escapes. In JSON these characters occur inside strings only.
@@ -311,13 +311,19 @@ impl BackendType {
     }
 }
 
-impl From<String> for BackendType {
+impl From<Cow<'_, str>> for BackendType {
     /// Takes a name; well-known ones cost no memory of their own.
-    fn from(name: String) -> Self {
+    fn from(name: Cow<'_, str>) -> Self {
         [Self::VXLAN, Self::HOST_GW, Self::UNNAMED]
             .into_iter()
             .find(|known| known.0 == name)
-            .unwrap_or(Self(Cow::Owned(name)))
+            .unwrap_or_else(|| Self(Cow::Owned(name.into_owned())))
+    }
+}
+
+impl From<String> for BackendType {
+    fn from(name: String) -> Self {
+        Cow::<str>::Owned(name).into()
     }
 }
 

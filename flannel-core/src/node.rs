@@ -9,6 +9,7 @@
 mod external;
 mod follow;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,7 +155,7 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(self.next_pass) => {
+                () = not_before(self.next_pass) => {
                     self.pass(&config);
                     if let Some(own) = self.unpublished(&config) {
                         holding = self.hold(&config, own);
@@ -288,10 +289,10 @@ impl Node {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
+        for failure in news(&report.failed, &known.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
+        for failure in news(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
         let peers = self.damping.peers().len();
@@ -354,12 +355,25 @@ impl Node {
     }
 }
 
+/// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.
+async fn not_before(moment: Instant) {
+    if Instant::now() < moment {
+        tokio::time::sleep_until(moment).await;
+    }
+}
+
 /// Waits for a moment, or for ever if there is none.
 async fn until(moment: Option<std::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns what was not known before.
+fn news<'a, T: Ord>(told: &'a [T], known: &[T]) -> impl Iterator<Item = &'a T> {
+    let known: BTreeSet<&T> = known.iter().collect();
+    told.iter().filter(move |told| !known.contains(told))
 }
 
 /// Tells whether no waiting will help. A store that refuses may be set right while we wait.
