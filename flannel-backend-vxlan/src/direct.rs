@@ -58,8 +58,12 @@ impl Direct {
     /// Takes in that a route was made or removed.
     pub(crate) fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
         let wanted = self.routes.tracker.wanted(&route.destination);
-        let same = wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route));
-        let differs = if self.mark.is_on(route) { same == removed } else { wanted.is_some() };
+        let differs = match (self.mark.is_on(route), removed) {
+            (true, true) => wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route)),
+            // One that would do may be a second one beside it, with another metric.
+            (true, false) => self.routes.tracker.believed(&route.destination) != Some(route),
+            (false, _) => wanted.is_some(),
+        };
         if route.table != Route::MAIN_TABLE || !differs {
             return None;
         }

@@ -8,6 +8,7 @@
 
 mod follow;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -270,10 +271,10 @@ impl Node {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
+        for failure in new_among(&report.failed, &known.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
+        for failure in new_among(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
         let peers = self.peers.len();
@@ -334,6 +335,15 @@ impl Node {
     fn status(&self, change: impl FnOnce(&mut Status)) {
         self.shared.send_modify(|shared| change(&mut shared.status));
     }
+}
+
+/// Lists the failures that were not known; there may be as many as peers.
+fn new_among<'a>(
+    failures: &'a [ObjectFailure],
+    known: &[ObjectFailure],
+) -> impl Iterator<Item = &'a ObjectFailure> + use<'a> {
+    let known: BTreeSet<ObjectFailure> = known.iter().cloned().collect();
+    failures.iter().filter(move |failure| !known.contains(failure))
 }
 
 /// Waits for a moment, or for ever if there is none.

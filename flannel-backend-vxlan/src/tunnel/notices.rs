@@ -68,8 +68,12 @@ impl Tunnel {
         let here = route.index == Some(self.device.index);
         let wanted = self.routes.tracker.wanted(&route.destination);
         let found = OverlayRoute::from(route);
-        let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        let differs = if here { same == removed } else { wanted.is_some() };
+        let differs = match (here, removed) {
+            (true, true) => wanted.is_some_and(|wanted| Routes::will_do(wanted, &found)),
+            // One that would do may be a second one beside it, with another metric.
+            (true, false) => self.routes.tracker.believed(&route.destination) != Some(&found),
+            (false, _) => wanted.is_some(),
+        };
         if !(told && differs) {
             return None;
         }
