@@ -52,6 +52,8 @@ impl Direct {
     pub(crate) fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
         let what = self.underlay.notice(notice)?;
         self.distrust();
+        // What could not be put on the interface as it was may now.
+        self.routes.tracker.retry_all();
         Some(what)
     }
 

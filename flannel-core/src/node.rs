@@ -19,12 +19,12 @@ use futures::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
 use crate::hold::{HoldEvent, hold};
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
-use crate::peers::{Dirty, PeerSet};
+use crate::peers::Dirty;
 use crate::registry::RegistryError;
 use crate::status::Status;
 use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
@@ -33,6 +33,10 @@ use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// beside the 100 ms within which a change shall be put right.
 const PASS_GAP: Duration = Duration::from_millis(10);
 
+/// How often and after what pause the backend is opened before the kernel's refusal is believed.
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) struct Node {
     options: NetworkOptions,
     random: fastrand::Rng,
@@ -40,7 +44,7 @@ pub(crate) struct Node {
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
-    peers: PeerSet,
+    /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
     last_pass: Instant,
@@ -67,7 +71,6 @@ impl Node {
             events,
             backend: None,
             own: None,
-            peers: PeerSet::default(),
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -84,17 +87,46 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
-        let request = OpenRequest {
-            config: &config,
-            external: &self.options.external,
-            before: before.as_ref().map(|lease| &lease.attrs),
-        };
-        let mut backend = self.options.backend.open(request)?;
+        let before = before.as_ref().map(|lease| &lease.attrs);
+        let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
-        backend.configure(&own)?;
+        if let Err(error) = backend.configure(&own) {
+            self.may_pass(&own, error)?;
+        }
         self.backend = Some(backend);
         self.follow(config, own).await
+    }
+
+    /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
+    /// moment, so that is tried again before it is believed.
+    async fn open(
+        &mut self,
+        config: &NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        for _ in 1..OPEN_ATTEMPTS {
+            let request = OpenRequest { config, external: &self.options.external, before };
+            match self.options.backend.open(request) {
+                Err(error @ BackendError::Kernel { .. }) => {
+                    tracing::debug!(error = crate::chain(&error), "opening the backend again");
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+    }
+
+    /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
+    /// error is for good.
+    fn may_pass(&self, own: &Lease, error: BackendError) -> Result<(), BackendError> {
+        if !matches!(error, BackendError::Kernel { .. }) {
+            return Err(error);
+        }
+        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        Ok(())
     }
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
@@ -169,7 +201,6 @@ impl Node {
     fn start(&mut self, config: &NetworkConfig, own: Lease) -> BoxStream<'static, PeerEvent> {
         let subnet = own.subnet;
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
-        self.peers = PeerSet::default();
         self.damping = Damping::new(self.options.damping);
         self.dirty = Dirty::All;
         self.own = Some(own.clone());
@@ -247,7 +278,8 @@ impl Node {
         }
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
-        let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
+        let request =
+            SyncRequest { peers: self.damping.peers(), dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
         if dirty == Dirty::All {
@@ -277,7 +309,7 @@ impl Node {
         for failure in new_among(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
-        let peers = self.peers.len();
+        let peers = self.damping.peers().len();
         self.status(|status| {
             status.peers = peers;
             status.passes += 1;

@@ -9,39 +9,23 @@
 //! * A link that is deleted takes its routes with it without a notice.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::Arc;
 
 use netlink_packet_core::{DecodeError, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::neighbour::NeighbourHeader;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use tokio::io::unix::AsyncFd;
 
 use crate::address::Address;
 use crate::error::Error;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
+use crate::listener::{Listener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
 use crate::neighbour::Neighbour;
 use crate::route::Route;
-use crate::socket::receive;
-use crate::sys::{self, FilterInstruction};
-
-/// The socket's receive buffer in bytes. The kernel charges about 800 bytes for a notice and
-/// doubles the number given, so this holds about 20,000 notices: the default (256 notices)
-/// overruns when one peer set is programmed. Memory is used only while notices wait.
-const RECEIVE_BUFFER: i32 = 8 * 1024 * 1024;
-
-/// Room for one datagram; a notice about a link with all its attributes has some 2 KiB.
-const DATAGRAM: usize = 32 * 1024;
-
-/// After an overrun at most this many stale notices are dropped at once, so that a flood cannot
-/// keep the listener here; more than the receive buffer holds.
-const STALE_MAX: usize = 100_000;
+use crate::sys::FilterInstruction;
 
 // `enum` in `linux/rtnetlink.h`.
 const RTM_NEWLINK: u16 = 16;
@@ -106,10 +90,7 @@ pub enum Notice {
 /// Open it before the first read, so that no change falls between the two.
 #[derive(Debug)]
 pub struct Monitor {
-    /// Registered with a runtime on the first wait; before that, the monitor needs none.
-    ready: Option<AsyncFd<Arc<Socket>>>,
-    socket: Arc<Socket>,
-    received: Vec<u8>,
+    listener: Listener,
     waiting: VecDeque<Notice>,
 }
 
@@ -119,24 +100,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        if sys::force_receive_buffer(&socket, RECEIVE_BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the kernel gives as much as `net.core.rmem_max` allows.
-            socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
-        }
-        socket.bind(&SocketAddr::new(0, 0))?;
-        // From now on the kernel lets nobody but itself send to this socket.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        for group in GROUPS {
-            socket.add_membership(group)?;
-        }
-        Ok(Self {
-            ready: None,
-            socket: Arc::new(socket),
-            received: Vec::with_capacity(DATAGRAM),
-            waiting: VecDeque::new(),
-        })
+        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &GROUPS)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.
@@ -156,7 +120,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the list is too long for the kernel (about 2,000).
     pub fn ignore_changes_of(&mut self, port_ids: &[u32]) -> Result<(), Error> {
-        Ok(sys::attach_filter(&*self.socket, &filter(port_ids))?)
+        self.listener.filter(&filter(port_ids))
     }
 
     /// Waits for the next notice. If the future is dropped, no notice is lost.
@@ -175,12 +139,7 @@ impl Monitor {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
             }
-            let ready = match &mut self.ready {
-                Some(ready) => ready,
-                none => none.insert(sys::readable(Arc::clone(&self.socket))?),
-            };
-            // Whatever arrives after the empty read above sets readiness again.
-            ready.readable().await?.clear_ready();
+            self.listener.readable().await?;
         }
     }
 
@@ -193,26 +152,10 @@ impl Monitor {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
             }
-            match receive(&self.socket, &mut self.received, 0) {
-                Ok(()) => take_notices(&self.received, &mut self.waiting),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.drop_stale();
-                    return Ok(Some(Notice::Overrun));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// The kernel says once that notices were lost, before it hands out those it still holds.
-    /// Who reads everything again has no use for them.
-    fn drop_stale(&mut self) {
-        for _ in 0..STALE_MAX {
-            match receive(&self.socket, &mut self.received, 0) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(_) => return,
+            match self.listener.receive()? {
+                Received::Datagram(datagram) => take_notices(datagram, &mut self.waiting),
+                Received::Nothing => return Ok(None),
+                Received::Overrun => return Ok(Some(Notice::Overrun)),
             }
         }
     }

@@ -25,9 +25,11 @@ impl Listens for Tunnel {
         }
         let tunnel = match notice {
             Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
-            Notice::Link { link, removed } => self.notice_link(link, *removed).inspect(|_| self.distrust()),
+            Notice::Link { link, removed } => {
+                self.notice_link(link, *removed).inspect(|_| self.device_changed())
+            }
             Notice::Address { address, removed } => {
-                self.notice_address(address, *removed).inspect(|_| self.distrust())
+                self.notice_address(address, *removed).inspect(|_| self.device_changed())
             }
             Notice::Route { route, removed } => {
                 let direct = self.direct.notice_route(route, *removed);
@@ -41,6 +43,12 @@ impl Listens for Tunnel {
 }
 
 impl Tunnel {
+    /// What could not be put on the device as it was may now.
+    fn device_changed(&mut self) {
+        self.distrust();
+        self.retry_tables();
+    }
+
     fn notice_link(&self, link: &Link, removed: bool) -> Option<String> {
         let name = &self.spec.name;
         if link.index == self.device.index {

@@ -89,7 +89,10 @@ impl Site {
             let differences: Vec<_> = differences.take(40).collect();
             Err(format!("{differences:#?}, {:?}, {} peers", status.failed, status.peers))
         });
-        rested.unwrap();
+        if let Err(error) = rested {
+            let ended = self.member.take().unwrap().stop(Shutdown::Keep);
+            panic!("{error}\nthe network ended with {ended:?}");
+        }
         let foreign = self.read_foreign();
         for (there, before) in foreign.iter().zip(&self.foreign) {
             assert_eq!(there.differences(before), [] as [&str; 0], "what is not ours is not touched");

@@ -6,5 +6,6 @@ mod direct;
 mod failing;
 mod interfaces;
 mod living;
+mod migrate;
 mod outage;
 mod secured;
