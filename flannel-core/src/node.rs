@@ -20,7 +20,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
 use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
@@ -33,6 +33,10 @@ use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
 const PASS_GAP: Duration = Duration::from_millis(10);
+
+/// How often and after what pause the backend is opened before the kernel's refusal is believed.
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Node {
     options: NetworkOptions,
@@ -87,18 +91,47 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
-        let request = OpenRequest {
-            config: &config,
-            external: &self.options.external,
-            before: before.as_ref().map(|lease| &lease.attrs),
-        };
-        let mut backend = self.options.backend.open(request)?;
+        let before = before.as_ref().map(|lease| &lease.attrs);
+        let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
-        backend.configure(&own)?;
+        if let Err(error) = backend.configure(&own) {
+            self.may_pass(&own, error)?;
+        }
         self.backend = Some(backend);
         self.attrs = Some(attrs);
         self.follow(config, own).await
+    }
+
+    /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
+    /// moment, so that is tried again before it is believed.
+    async fn open(
+        &mut self,
+        config: &NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        for _ in 1..OPEN_ATTEMPTS {
+            let request = OpenRequest { config, external: &self.options.external, before };
+            match self.options.backend.open(request) {
+                Err(error @ BackendError::Kernel { .. }) => {
+                    tracing::debug!(error = crate::chain(&error), "opening the backend again");
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+    }
+
+    /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
+    /// error is for good.
+    fn may_pass(&self, own: &Lease, error: BackendError) -> Result<(), BackendError> {
+        if !matches!(error, BackendError::Kernel { .. }) {
+            return Err(error);
+        }
+        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        Ok(())
     }
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
