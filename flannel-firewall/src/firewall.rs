@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flannel_core::Backoff;
 use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
@@ -93,6 +93,8 @@ struct Doubt {
 #[derive(Debug)]
 struct Pace {
     audit_at: Instant,
+    /// When the next pass is due, if there is a reason for one.
+    pass_at: Option<Instant>,
     repairs: u32,
     last_repair: Option<Instant>,
     failures: u32,
@@ -124,6 +126,18 @@ pub enum FirewallError {
     Nftables(NftTable, #[source] NftablesError),
 }
 
+impl FirewallError {
+    /// Tells whether it is because the program is not installed.
+    #[must_use]
+    pub fn is_not_installed(&self) -> bool {
+        match self {
+            Self::Iptables(_, IptablesError::Program(error))
+            | Self::Nftables(_, NftablesError::Program(error)) => error.is_not_installed(),
+            Self::Iptables(..) | Self::Nftables(..) => false,
+        }
+    }
+}
+
 impl Firewall {
     /// Takes what is wanted. `nets` are the networks of the host, `before` those that an earlier run on this host had.
     ///
@@ -142,7 +156,13 @@ impl Firewall {
             kernel: None,
             monitor: None,
             doubt: Doubt { is_new: true, leftovers: true, rules: true, tunnel: true, looked_at: None },
-            pace: Pace { audit_at: Instant::now(), repairs: 0, last_repair: None, failures: 0 },
+            pace: Pace {
+                audit_at: Instant::now(),
+                pass_at: None,
+                repairs: 0,
+                last_repair: None,
+                failures: 0,
+            },
         };
         firewall.set_nets(nets);
         firewall
@@ -192,7 +212,7 @@ impl Firewall {
                 () = sleep_until(self.pace.audit_at) => self.audit(),
             }
         }
-        sleep(self.pace.pause(self.doubt.is_new)).await;
+        sleep_until(self.pace.next_pass(self.doubt.is_new)).await;
     }
 
     /// Looks whether there is anything to look at.
@@ -376,6 +396,7 @@ impl Pace {
     fn note(&mut self, pass: &Pass, audit_every: Duration) {
         let now = Instant::now();
         self.audit_at = now + audit_every;
+        self.pass_at = None;
         self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
         if pass.repaired {
             let pause = REPAIRS.delay(self.repairs, 0.0);
@@ -383,6 +404,12 @@ impl Pace {
             self.repairs = if is_new { 1 } else { self.repairs.saturating_add(1) };
             self.last_repair = Some(now);
         }
+    }
+
+    /// The time of the next pass. Reasons that come after the first one do not put it off.
+    fn next_pass(&mut self, is_new: bool) -> Instant {
+        let at = Instant::now() + self.pause(is_new);
+        *self.pass_at.insert(self.pass_at.map_or(at, |earlier| earlier.min(at)))
     }
 
     /// How long to wait before a pass for which there is a reason. What is wanted newly never waits for a quarrel.

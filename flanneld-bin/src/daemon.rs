@@ -2,9 +2,11 @@
 //!
 //! 1. Check what no waiting will cure: the capability, the external interface.
 //! 2. Put the network together and run it.
-//! 3. When it carries traffic: write `subnet.env`, then tell systemd.
+//! 3. When it carries traffic: put the firewall rules, write `subnet.env`, then tell systemd.
 //! 4. On SIGTERM or SIGINT: end, and leave everything in place.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use flannel_core::{
@@ -16,13 +18,15 @@ use flannel_registry::{CacheOptions, CachedManager, LocalManager};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
+use crate::firewall::Keeper;
 use crate::iface::{self, Families, Request};
 use crate::notify::Notifier;
 use crate::options::Options;
-use crate::subnet_env::{self, SubnetEnv};
+use crate::subnet_env::{self, Previous, SubnetEnv};
 use crate::{capabilities, facts, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
@@ -51,7 +55,7 @@ struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
-    previous: Option<SubnetKey>,
+    previous: Previous,
     notifier: Notifier,
 }
 
@@ -73,7 +77,6 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
     Ok(Daemon { options, namespace, external, previous, notifier })
 }
 
@@ -82,10 +85,14 @@ impl Daemon<'_> {
     async fn live(self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
-        let (network, task) = Network::new(self.network_options()?);
+        let (tell_peers, peers) = watch::channel(BTreeSet::new());
+        let (network, task) = Network::new(self.network_options(tell_peers)?);
         let mut events = network.events();
         let work = task.run();
-        tokio::pin!(work);
+        let (tell_running, running) = watch::channel(None);
+        let (done, mut guarded) = mpsc::unbounded_channel();
+        let rules = self.firewall(running, peers, done).keep();
+        tokio::pin!(work, rules);
         let ended = loop {
             tokio::select! {
                 biased;
@@ -94,7 +101,14 @@ impl Daemon<'_> {
                     break None;
                 }
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => self.on_event(&network, &event).await,
+                Some(event) = events.next() => {
+                    story::tell(&event);
+                    if let NetworkEvent::Ready = event {
+                        tell_running.send_replace(network.ready().await);
+                    }
+                }
+                Some(running) = guarded.recv() => self.on_guarded(&running),
+                never = &mut rules => match never {},
             }
         };
         let ended = match ended {
@@ -107,17 +121,18 @@ impl Daemon<'_> {
         ended.map_err(|error| reason(&error))
     }
 
-    fn network_options(&self) -> Result<NetworkOptions, String> {
+    fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
         let registry = registry::open(self.options)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
-        let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
-        info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
+        let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
+        let name = previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
+        info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let hold = self.options.mass_expiry_hold;
         let damping = DampingOptions { hold, ..DampingOptions::default() };
         let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
-        let backends = Backends::new(self.namespace.clone());
+        let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions { previous: self.previous, damping, ..options })
+        Ok(NetworkOptions { previous, damping, ..options })
     }
 
     /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
@@ -128,22 +143,28 @@ impl Daemon<'_> {
         CacheOptions { damping, ..options }
     }
 
-    async fn on_event(&self, network: &Network, event: &NetworkEvent) {
-        story::tell(event);
-        if let NetworkEvent::Ready = event
-            && let Some(running) = network.ready().await
-        {
-            self.write_subnet_file(&running);
-            info!("Running backend.");
-            let subnet = running.lease.subnet;
-            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
-        }
+    fn firewall(
+        &self,
+        network: watch::Receiver<Option<Running>>,
+        peers: watch::Receiver<BTreeSet<IpAddr>>,
+        done: mpsc::UnboundedSender<Running>,
+    ) -> Keeper {
+        let (flags, namespace) = (self.options.firewall, self.namespace.clone());
+        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, done }
+    }
+
+    /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
+    fn on_guarded(&self, running: &Running) {
+        self.write_subnet_file(running);
+        info!("Running backend.");
+        let subnet = running.lease.subnet;
+        self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) {
         let path = &self.options.subnet_file;
-        match subnet_env(running).write(path) {
+        match subnet_env(running, self.options.firewall.rules.masquerade).write(path) {
             Ok(()) => info!("Wrote subnet file to {}", path.display()),
             Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
         }
@@ -167,7 +188,7 @@ impl Daemon<'_> {
     }
 }
 
-fn subnet_env(running: &Running) -> SubnetEnv {
+fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
     let Running { lease, mtu, config, .. } = running;
     let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
     let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
@@ -177,7 +198,7 @@ fn subnet_env(running: &Running) -> SubnetEnv {
         ipv6_network: v6,
         ipv6_subnet: lease.subnet.v6(),
         mtu: *mtu,
-        ip_masq: false,
+        ip_masq,
     }
 }
 

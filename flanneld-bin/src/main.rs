@@ -13,6 +13,7 @@ mod backends;
 mod capabilities;
 mod daemon;
 mod facts;
+mod firewall;
 mod flags;
 mod go_duration;
 mod go_syntax;

@@ -65,8 +65,13 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -ip-masq",
+        "  -ip-masq-fully-random-disable",
+        "  -iptables-forward-rules",
+        "  -iptables-resync int",
         "  -mass-expiry-hold int",
         "  -public-ip string",
+        "  -restrict-tunnel-port",
         "  -subnet-file string",
         "  -v int",
         "  -version",
@@ -78,10 +83,12 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
         " (default \"auto\")\n",
+        " (default true)\n",
+        " (default 5)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 5);
+    assert_eq!(usage.matches("(default").count(), 7);
     let descriptions = usage.lines().skip(2).step_by(2);
     for description in descriptions {
         assert!(description.starts_with("    \t"), "{description:?}");
@@ -114,7 +121,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 #[test]
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
-        (&["-ip-masq"][..], &[][..], "flag -ip-masq is not supported yet"),
+        (&["-ip-blackhole-route"][..], &[][..], "flag -ip-blackhole-route is not supported yet"),
         (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
         (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
         (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
@@ -127,8 +134,8 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
-            &[("FLANNELD_IP_MASQ", "true")],
-            "flag -ip-masq is not supported yet (set by FLANNELD_IP_MASQ)",
+            &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")],
+            "flag -ip-blackhole-route is not supported yet (set by FLANNELD_IP_BLACKHOLE_ROUTE)",
         ),
     ] {
         let outcome = flanneld(arguments, environment);
