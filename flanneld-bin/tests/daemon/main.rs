@@ -4,6 +4,7 @@
 mod cluster;
 mod direct;
 mod failing;
+mod firewall;
 mod interfaces;
 mod living;
 mod outage;
