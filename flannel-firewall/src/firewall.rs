@@ -43,8 +43,10 @@ pub struct FirewallOptions {
     pub rules: RuleOptions,
     /// How often it is looked whether something changed that no notice told of.
     pub audit_every: Duration,
-    /// A UDP port that only peers may send to.
+    /// The UDP port of the tunnel, if it has one.
     pub tunnel_port: Option<u16>,
+    /// Whether only peers may send to that port.
+    pub restrict_tunnel_port: bool,
 }
 
 /// The rules of one network on one host.
@@ -74,6 +76,7 @@ pub struct Firewall {
     monitor: Option<NftMonitor>,
     doubt: Doubt,
     pace: Pace,
+    counts: FirewallCounts,
 }
 
 /// Why to look.
@@ -112,6 +115,18 @@ pub struct Pass {
     pub failures: Vec<FirewallError>,
     /// What stands in the way of forwarded packets, each with what to do about it; none if it was not looked for.
     pub obstacles: Option<Vec<String>>,
+}
+
+/// What a [`Firewall`] did so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct FirewallCounts {
+    /// How often there was a reason to look.
+    pub passes: u64,
+    /// How often somebody had changed rules, and they were put right.
+    pub repairs: u64,
+    /// How many times something could not be done.
+    pub failures: u64,
 }
 
 /// Why rules are not as they should be.
@@ -163,6 +178,7 @@ impl Firewall {
                 last_repair: None,
                 failures: 0,
             },
+            counts: FirewallCounts::default(),
         };
         firewall.set_nets(nets);
         firewall
@@ -336,15 +352,26 @@ impl Firewall {
     }
 
     async fn keep_tunnel(&mut self, pass: &mut Pass) {
-        if let Some((port, own)) = &mut self.tunnel {
-            let script = tunnel_port::script(*port, &self.peers);
-            keep_table(&self.namespace, self.kernel.as_mut(), own, Some(&script), pass).await;
-        }
+        let is_restricted = self.options.restrict_tunnel_port;
+        let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
+            return;
+        };
+        let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
+        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await;
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> FirewallCounts {
+        self.counts
     }
 
     /// Remembers how the pass went.
     fn settle(&mut self, pass: &mut Pass, generation: Option<u32>) {
         pass.repaired = pass.changed && !self.doubt.is_new;
+        self.counts.passes += 1;
+        self.counts.repairs += u64::from(pass.repaired);
+        self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
             let is_verified = !pass.changed;

@@ -6,6 +6,7 @@
 //! 4. On SIGTERM or SIGINT: end, and leave everything in place.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ use crate::iface::{self, Families, Request};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{capabilities, facts, registry, story};
+use crate::{blackhole, capabilities, facts, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -91,8 +92,9 @@ impl Daemon<'_> {
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
+        let blackhole = self.blackhole(running.clone());
         let rules = self.firewall(running, peers, done).keep();
-        tokio::pin!(work, rules);
+        tokio::pin!(work, rules, blackhole);
         let ended = loop {
             tokio::select! {
                 biased;
@@ -109,6 +111,7 @@ impl Daemon<'_> {
                 }
                 Some(running) = guarded.recv() => self.on_guarded(&running),
                 never = &mut rules => match never {},
+                never = &mut blackhole => match never {},
             }
         };
         let ended = match ended {
@@ -151,6 +154,14 @@ impl Daemon<'_> {
     ) -> Keeper {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
         Keeper { flags, namespace, previous: self.previous.nets(), network, peers, done }
+    }
+
+    async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
+        if self.options.firewall.blackhole_route {
+            blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
+        } else {
+            std::future::pending().await
+        }
     }
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.

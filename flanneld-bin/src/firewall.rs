@@ -57,11 +57,13 @@ impl Keeper {
     fn options(&self, running: &Running) -> FirewallOptions {
         let config = &running.config;
         let mode = if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
-        let tunnel_port = backends::tunnel_port(config).filter(|_| self.flags.restrict_tunnel_port);
-        if self.flags.restrict_tunnel_port && tunnel_port.is_none() {
+        let (tunnel_port, restrict_tunnel_port) =
+            (backends::tunnel_port(config), self.flags.restrict_tunnel_port);
+        if restrict_tunnel_port && tunnel_port.is_none() {
             warn!("-restrict-tunnel-port has no effect: backend {} has no port", config.backend.name);
         }
-        FirewallOptions { mode, rules: self.flags.rules, audit_every: self.flags.resync, tunnel_port }
+        let (rules, audit_every) = (self.flags.rules, self.flags.resync);
+        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port }
     }
 }
 

@@ -10,6 +10,7 @@ use flags::FlagError;
 use options::{Command, Options};
 
 mod backends;
+mod blackhole;
 mod capabilities;
 mod daemon;
 mod facts;

@@ -83,7 +83,11 @@ const FLAGS: &[Flag<Settings>] = &[
         kind: Kind::Bool(|s| &mut s.ip_masq_fully_random_disable),
         description: "let masqueraded connections keep their source ports where they can",
     },
-    unsupported("ip-blackhole-route"),
+    Flag {
+        name: "ip-blackhole-route",
+        kind: Kind::Bool(|s| &mut s.ip_blackhole_route),
+        description: "end packets to containers that do not exist here, by a route for the own subnet",
+    },
     Flag {
         name: "iptables-forward-rules",
         kind: Kind::Bool(|s| &mut s.iptables_forward_rules),
@@ -148,6 +152,7 @@ struct Settings {
     subnet_file: String,
     ip_masq: bool,
     ip_masq_fully_random_disable: bool,
+    ip_blackhole_route: bool,
     iptables_forward_rules: bool,
     iptables_resync: i64,
     restrict_tunnel_port: bool,
@@ -172,6 +177,7 @@ impl Default for Settings {
             subnet_file: "/run/flannel/subnet.env".to_owned(),
             ip_masq: false,
             ip_masq_fully_random_disable: false,
+            ip_blackhole_route: false,
             iptables_forward_rules: true,
             iptables_resync: 5,
             restrict_tunnel_port: false,
@@ -232,6 +238,8 @@ pub(crate) struct FirewallFlags {
     pub(crate) resync: Duration,
     /// Close the tunnel's port to everybody but peers.
     pub(crate) restrict_tunnel_port: bool,
+    /// Keep a blackhole route for the own subnet.
+    pub(crate) blackhole_route: bool,
 }
 
 /// The files that etcd over TLS needs, in PEM form.
@@ -326,6 +334,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
             },
             resync: seconds(settings.iptables_resync, 1).map_err(|why| bad("iptables-resync", why))?,
             restrict_tunnel_port: settings.restrict_tunnel_port,
+            blackhole_route: settings.ip_blackhole_route,
         },
         mass_expiry_hold: seconds(settings.mass_expiry_hold, 0)
             .map_err(|why| bad("mass-expiry-hold", why))?,

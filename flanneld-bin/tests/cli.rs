@@ -65,6 +65,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -ip-blackhole-route",
         "  -ip-masq",
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
@@ -121,7 +122,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 #[test]
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
-        (&["-ip-blackhole-route"][..], &[][..], "flag -ip-blackhole-route is not supported yet"),
+        (&["-net-config-path=/c"][..], &[][..], "flag -net-config-path is not supported yet"),
         (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
         (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
         (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
@@ -134,8 +135,8 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
-            &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")],
-            "flag -ip-blackhole-route is not supported yet (set by FLANNELD_IP_BLACKHOLE_ROUTE)",
+            &[("FLANNELD_NET_CONFIG_PATH", "/c")],
+            "flag -net-config-path is not supported yet (set by FLANNELD_NET_CONFIG_PATH)",
         ),
     ] {
         let outcome = flanneld(arguments, environment);

@@ -25,7 +25,10 @@ fn the_defaults_are_upstreams() {
     assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
     let rules = RuleOptions { masquerade: false, fully_random: true, forward: true };
     let resync = Duration::from_secs(5);
-    assert_eq!(options.firewall, FirewallFlags { rules, resync, restrict_tunnel_port: false });
+    assert_eq!(
+        options.firewall,
+        FirewallFlags { rules, resync, restrict_tunnel_port: false, blackhole_route: false }
+    );
     assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
 }
 
@@ -49,6 +52,7 @@ fn every_flag_reaches_its_option() {
             "-v=4",
             "-ip-masq",
             "-ip-masq-fully-random-disable",
+            "-ip-blackhole-route",
             "-iptables-forward-rules=false",
             "-iptables-resync=60",
             "-restrict-tunnel-port",
@@ -79,6 +83,7 @@ fn every_flag_reaches_its_option() {
                 rules: RuleOptions { masquerade: true, fully_random: false, forward: false },
                 resync: Duration::from_secs(60),
                 restrict_tunnel_port: true,
+                blackhole_route: true,
             },
             mass_expiry_hold: Duration::from_secs(60),
             verbosity: 4,

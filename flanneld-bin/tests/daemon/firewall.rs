@@ -34,7 +34,7 @@ impl Cluster {
     }
 
     /// Runs a command line on a host with a shell; it must succeed.
-    fn shell(&self, host: usize, line: &str) -> String {
+    pub(crate) fn shell(&self, host: usize, line: &str) -> String {
         program("nft", "nftables").unwrap();
         program("iptables", "iptables").unwrap();
         let mut command = Command::new("sh");
@@ -511,6 +511,33 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
                 drop(cluster.shell(0, change));
                 cluster.wait_for_rules(0, &before, change);
             }
+            cluster.daemon(0).terminate(PATIENCE).unwrap();
+            cluster.start(0);
+            cluster.wait_until_ready(0);
+            let rules = cluster.rules(0);
+            assert!(!rules.contains("flannel-port"), "without the flag it is open again: {rules}");
         }
     }
+}
+
+#[test]
+fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
+    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
+    let (mut cluster, pods) = Cluster::with_pods(1, config, &["-ip-blackhole-route", "-iptables-resync=1"]);
+    let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<ipnet::IpNet>().unwrap().trunc();
+    let subnet = cluster.subnet(0);
+    let is_there = |cluster: &Cluster| {
+        let lines = [cluster.lines(0, "ip route"), cluster.lines(0, "ip -6 route")].concat();
+        [subnet, v6].iter().all(|net| lines.iter().any(|line| line.starts_with(&format!("blackhole {net} "))))
+    };
+    eventually(PATIENCE, || is_there(&cluster)).unwrap();
+    // The bridge has the same subnet, and goes first.
+    cluster.shell(0, &format!("ip route get {} | grep cni0", pods[0].addresses[0]));
+    cluster.shell(
+        0,
+        &format!("ip route del blackhole {subnet}; ip -6 route del blackhole {v6} metric 4294967295"),
+    );
+    eventually(PATIENCE, || is_there(&cluster)).unwrap();
+    let lines = cluster.daemon(0).lines();
+    assert!(lines.iter().all(|line| !line.contains("Failed to add the blackhole")), "{lines:#?}");
 }
