@@ -104,6 +104,16 @@ impl Backend for HostGw {
         self.mtu
     }
 
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
+        self.mtu = external.mtu;
+        for gateways in &mut self.gateways {
+            gateways.direct.move_to(&external.name, external.index);
+            gateways.decide_again = true;
+        }
+        Ok(())
+    }
+
     /// There is nothing to make; a lease without a subnet for each family is refused.
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         for gateways in &mut self.gateways {

@@ -32,7 +32,7 @@ mod underlay;
 mod watch;
 
 pub use backend::OpenVxlan;
-pub use external::external_interface;
+pub use external::{Look, external_interface, follow_external};
 pub use host_gw::OpenHostGw;
 pub use routes::RouteProtocol;
 

@@ -5,7 +5,7 @@ use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, Sy
 use flannel_netlink::{Family, Namespace};
 
 use crate::desired::{Desired, Wanted};
-use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
+use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::direct::Direct;
 use crate::overlay_routes::Routes;
 use crate::tables::{Fdb, Kernel, Neighbours, Place};
@@ -66,6 +66,15 @@ impl Tunnel {
 
     pub(crate) fn device(&self) -> Device {
         self.device
+    }
+
+    /// Takes in what the device shall have below from now on; the next pass moves it.
+    pub(crate) fn move_to(&mut self, below: Below) {
+        self.direct.move_to(&below.lower_name, below.lower);
+        self.decide_again = true;
+        self.device_in_doubt |= self.spec.below != below;
+        self.spec.below = below;
+        self.device.mtu = self.spec.below.mtu;
     }
 
     /// Gives the device the host's own address.

@@ -3,7 +3,7 @@
 //! A store that lost its content, or ended all leases because it stood still, says the same as a network whose hosts
 //! were all switched off. The first is more likely, and to believe it cuts every host off from every other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ pub struct Damping {
     /// The peers as passed on, those that are held among them.
     peers: PeerSet,
     /// How many of them each host has.
-    hosts: BTreeMap<PublicAddrs, u32>,
+    hosts: HashMap<PublicAddrs, u32>,
     /// Those that left within the window, and when.
     left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
     /// The same in the order in which they left; what is not in `left` at this time any more does not count.
@@ -86,7 +86,7 @@ impl Damping {
         Self {
             options,
             peers: PeerSet::default(),
-            hosts: BTreeMap::new(),
+            hosts: HashMap::new(),
             left: BTreeMap::new(),
             order: VecDeque::new(),
             held: BTreeMap::new(),

@@ -3,9 +3,10 @@
 //! 1. Read the configuration, waiting for it as long as it takes.
 //! 2. Open the backend: its device exists before the lease, which carries the device's address.
 //! 3. Get the lease, and make the host ready for it.
-//! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
-//!    makes the host as it should be.
+//! 4. Then, for ever: follow the peers and the external interface, keep the lease, listen to the kernel. Each only says
+//!    "look again"; one pass makes the host as it should be, and the lease says what the host has become.
 
+mod external;
 mod follow;
 
 use std::convert::Infallible;
@@ -14,13 +15,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{HoldEvent, hold};
+use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
@@ -39,6 +40,8 @@ pub(crate) struct Node {
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
+    /// What the lease shall say about the host; nothing before there is one.
+    attrs: Option<LeaseAttrs>,
     /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
@@ -66,6 +69,7 @@ impl Node {
             events,
             backend: None,
             own: None,
+            attrs: None,
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -92,6 +96,7 @@ impl Node {
         let own = self.acquire(&config, &attrs).await?;
         backend.configure(&own)?;
         self.backend = Some(backend);
+        self.attrs = Some(own.attrs.clone());
         self.follow(config, own).await
     }
 
@@ -137,10 +142,9 @@ impl Node {
 
     /// Step 4: the life of a network that has its lease.
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
-        let manager = Arc::clone(&self.options.manager);
-        let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding =
-            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
+        let mut external =
+            std::mem::replace(&mut self.options.external_changes, stream::empty().boxed()).fuse();
+        let mut holding = self.hold(&config, own.clone());
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -150,7 +154,12 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(self.next_pass) => self.pass(&config),
+                () = tokio::time::sleep_until(self.next_pass) => {
+                    self.pass(&config);
+                    if let Some(own) = self.unpublished(&config) {
+                        holding = self.hold(&config, own);
+                    }
+                }
                 () = until(self.damping.due()) => self.let_go(),
                 Some(event) = holding.next() => {
                     if let Some(moved) = self.on_lease(event) {
@@ -158,6 +167,7 @@ impl Node {
                     }
                 }
                 Some(event) = peers.next() => self.on_peers(event),
+                Some(external) = external.next() => self.on_external(external),
                 noticed = backend.drifted() => self.look_again(noticed),
             }
         }
@@ -199,6 +209,7 @@ impl Node {
                 self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
+            HoldEvent::Published(lease) => self.on_published(lease),
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
         }
         None
@@ -260,6 +271,7 @@ impl Node {
             "pass"
         );
         self.report(report, started.elapsed());
+        self.follow_mtu();
         self.become_ready(config);
     }
 

@@ -69,4 +69,4 @@ pub use nftables::{NftChain, NftContents, NftFamily, NftRule, NftTable, NftVerdi
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;
 pub use tun::{Tun, TunOptions};
-pub use vxlan::{NewVxlan, Vxlan};
+pub use vxlan::{NewVxlan, Vxlan, VxlanChange};

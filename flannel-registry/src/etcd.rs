@@ -2,16 +2,19 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | `moves` | counts how often this host moved |
 //! | `names` | names the keys of a network (pure) |
 //! | `position` | tells whether one store leads on where another one was left (pure) |
 //! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
 //! | `turn` | says which member is to be asked |
 
+mod moves;
 mod names;
 mod position;
 mod teller;
 mod turn;
 
+pub(crate) use moves::Moves;
 pub(crate) use names::Names;
 pub(crate) use position::Position;
 pub(crate) use teller::Teller;

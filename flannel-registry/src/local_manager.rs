@@ -13,14 +13,15 @@
 mod acquire;
 mod keep;
 mod peers;
+mod publish;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
-    PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
+    Backoff, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    PeerEvent, PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -149,6 +150,14 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         self.shared.acquire(request).await
+    }
+
+    async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
+        Ok(self.shared.publish(own, attrs).await?)
+    }
+
+    fn reconnect(&self) {
+        self.shared.registry.reconnect();
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {

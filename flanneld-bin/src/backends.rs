@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, Dirty, Lease, NetworkConfig, OpenBackend, OpenRequest, SyncReport,
-    SyncRequest,
+    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Lease, NetworkConfig, OpenBackend,
+    OpenRequest, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -65,6 +65,10 @@ impl Backend for Told {
 
     fn mtu(&self) -> u32 {
         self.backend.mtu()
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.backend.move_to(external)
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
@@ -24,21 +25,16 @@ use tracing::{error, info, warn};
 
 use crate::backends::Backends;
 use crate::firewall::Keeper;
-use crate::iface::{self, Families, Request};
+use crate::follow::KnownFamilies;
+use crate::iface::{self, Families};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, facts, registry, story};
+use crate::{blackhole, capabilities, facts, follow, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let ended = start(options).and_then(|daemon| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("Failed to start the runtime: {error}"))?;
-        runtime.block_on(daemon.live())
-    });
+    let ended = start(options).and_then(|daemon| runtime()?.block_on(daemon.live()));
     match ended {
         Ok(()) => {
             info!("Exiting cleanly...");
@@ -51,11 +47,18 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
+/// What the program waits in.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("Failed to start the runtime: {error}"))
+}
+
 /// Everything that is needed to begin.
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
+    families: KnownFamilies,
     previous: Previous,
     notifier: Notifier,
 }
@@ -64,13 +67,8 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     capabilities::check()?;
     let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let request = Request {
-        interfaces: &options.interfaces,
-        public_v4: options.public_ip,
-        public_v6: None,
-        families: Families { v4: true, v6: false },
-    };
-    let external = iface::choose_any(&facts, &request).map_err(|error| error.to_string())?;
+    let external =
+        iface::choose_any(&facts, &follow::request(options, None)).map_err(|error| error.to_string())?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -78,7 +76,8 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    Ok(Daemon { options, namespace, external, previous, notifier })
+    let families = KnownFamilies::default();
+    Ok(Daemon { options, namespace, external, families, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -95,6 +94,7 @@ impl Daemon<'_> {
         let blackhole = self.blackhole(running.clone());
         let rules = self.firewall(running, peers, done).keep();
         tokio::pin!(work, rules, blackhole);
+        let mut told = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -103,13 +103,8 @@ impl Daemon<'_> {
                     break None;
                 }
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => {
-                    story::tell(&event);
-                    if let NetworkEvent::Ready = event {
-                        tell_running.send_replace(network.ready().await);
-                    }
-                }
-                Some(running) = guarded.recv() => self.on_guarded(&running),
+                Some(event) = events.next() => self.on_event(&network, &event, &tell_running).await,
+                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told),
                 never = &mut rules => match never {},
                 never = &mut blackhole => match never {},
             }
@@ -125,7 +120,7 @@ impl Daemon<'_> {
     }
 
     fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
-        let registry = registry::open(self.options)
+        let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
         let name = previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
@@ -135,14 +130,17 @@ impl Daemon<'_> {
         let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
         let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions { previous, damping, ..options })
+        let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
+        let external_changes = follow::changes(namespace, self.options, &self.external, families)
+            .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
+        Ok(NetworkOptions { external_changes, previous, damping, ..options })
     }
 
     /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
         let mut path = self.options.subnet_file.clone().into_os_string();
         path.push(".cache");
-        let options = CacheOptions::new(path, self.options.etcd_prefix.clone(), self.external.public);
+        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }
 
@@ -164,12 +162,31 @@ impl Daemon<'_> {
         }
     }
 
+    async fn on_event(
+        &self,
+        network: &Network,
+        event: &NetworkEvent,
+        running: &watch::Sender<Option<Running>>,
+    ) {
+        story::tell(event);
+        if let NetworkEvent::Configured(config) = event {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            // It is configured once.
+            let _ = self.families.set(families);
+        }
+        if let NetworkEvent::Ready | NetworkEvent::MtuChanged(_) = event {
+            running.send_replace(network.ready().await);
+        }
+    }
+
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: &Running) {
+    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>) {
         self.write_subnet_file(running);
-        info!("Running backend.");
         let subnet = running.lease.subnet;
-        self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+        if told.replace(subnet) != Some(subnet) {
+            info!("Running backend.");
+            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+        }
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.

@@ -4,7 +4,7 @@
 //! [`Settings`] (the raw value) and, if it needs checking, one in [`Options`] (the value that is used).
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ use flannel_firewall::RuleOptions;
 use crate::flags::{self, Flag, FlagError, Kind};
 
 mod endpoint;
+mod migrate;
 mod prefix;
+
+pub(crate) use migrate::{MigrateOptions, usage as migrate_usage};
 
 /// Every flag of upstream flannel, in its order, and behind them those that only this daemon has.
 const FLAGS: &[Flag<Settings>] = &[
@@ -66,7 +69,11 @@ const FLAGS: &[Flag<Settings>] = &[
         kind: Kind::Text(|s| &mut s.public_ip),
         description: "IPv4 address at which peers reach this host, if not the address of the external interface",
     },
-    unsupported("public-ipv6"),
+    Flag {
+        name: "public-ipv6",
+        kind: Kind::Text(|s| &mut s.public_ipv6),
+        description: "IPv6 address at which peers reach this host, if not the address of the external interface",
+    },
     Flag {
         name: "subnet-file",
         kind: Kind::Text(|s| &mut s.subnet_file),
@@ -149,6 +156,7 @@ struct Settings {
     etcd_api: String,
     iface: Vec<String>,
     public_ip: String,
+    public_ipv6: String,
     subnet_file: String,
     ip_masq: bool,
     ip_masq_fully_random_disable: bool,
@@ -159,6 +167,7 @@ struct Settings {
     version: bool,
     verbosity: i64,
     mass_expiry_hold: i64,
+    dry_run: bool,
 }
 
 impl Default for Settings {
@@ -174,6 +183,7 @@ impl Default for Settings {
             etcd_api: "auto".to_owned(),
             iface: Vec::new(),
             public_ip: String::new(),
+            public_ipv6: String::new(),
             subnet_file: "/run/flannel/subnet.env".to_owned(),
             ip_masq: false,
             ip_masq_fully_random_disable: false,
@@ -184,6 +194,7 @@ impl Default for Settings {
             version: false,
             verbosity: 0,
             mass_expiry_hold: 300,
+            dry_run: false,
         }
     }
 }
@@ -197,26 +208,25 @@ pub(crate) enum Command {
     Version,
     /// Run the daemon.
     Run(Box<Options>),
+    /// Print the usage text of `migrate-etcd` and succeed.
+    MigrateHelp,
+    /// Move the network from etcd's v2 store to its v3 store.
+    Migrate(Box<MigrateOptions>),
 }
 
 /// How to run the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// The etcd servers, at least one, each as `scheme://host` or `scheme://host:port`.
-    pub(crate) etcd_endpoints: Vec<String>,
-    /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
-    /// its configuration. The root is the empty text.
-    pub(crate) etcd_prefix: String,
-    /// Certificates and key for etcd, those that were given.
-    pub(crate) etcd_files: EtcdFiles,
-    /// Name and password of etcd's user; either may be empty, which the registry judges.
-    pub(crate) etcd_user: EtcdUser,
+    /// Where etcd is.
+    pub(crate) etcd: EtcdOptions,
     /// The interface of etcd to use.
     pub(crate) etcd_api: EtcdApi,
     /// The external interface, by name or address, in the order of preference; empty for the default route's.
     pub(crate) interfaces: Vec<String>,
     /// The address published to peers, if it was given.
     pub(crate) public_ip: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub(crate) public_ipv6: Option<Ipv6Addr>,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
     /// Which firewall rules to keep.
@@ -240,6 +250,20 @@ pub(crate) struct FirewallFlags {
     pub(crate) restrict_tunnel_port: bool,
     /// Keep a blackhole route for the own subnet.
     pub(crate) blackhole_route: bool,
+}
+
+/// How to reach a network in etcd.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct EtcdOptions {
+    /// The servers, at least one, each as `scheme://host` or `scheme://host:port`.
+    pub(crate) endpoints: Vec<String>,
+    /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
+    /// its configuration. The root is the empty text.
+    pub(crate) prefix: String,
+    /// Certificates and key, those that were given.
+    pub(crate) files: EtcdFiles,
+    /// Name and password of the user; either may be empty, which the registry judges.
+    pub(crate) user: EtcdUser,
 }
 
 /// The files that etcd over TLS needs, in PEM form.
@@ -282,6 +306,10 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, FlagError> {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == migrate::NAME).is_some() {
+        return migrate::parse(arguments, environment);
+    }
     let mut settings = Settings::default();
     let arguments = match flags::parse_arguments(FLAGS, arguments, &mut settings) {
         Err(FlagError::Help) => return Ok(Command::Help),
@@ -299,32 +327,25 @@ pub(crate) fn parse(
 
 /// The usage text of the daemon, run as `program`.
 pub(crate) fn usage(program: &str) -> String {
-    flags::usage(FLAGS, program)
+    let usage = flags::usage(FLAGS, program);
+    format!(
+        "{usage}Another command:\n  {program} {} [OPTION]...\n    \t{}\n",
+        migrate::NAME,
+        migrate::PURPOSE
+    )
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
 fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, String> {
-    let bad = |flag: &str, why: String| format!("flag -{flag}: {why}");
     if settings.subnet_file.is_empty() {
         return Err(bad("subnet-file", "the path is empty".to_owned()));
     }
-    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
-    let etcd_files = EtcdFiles {
-        authorities: path(settings.etcd_cafile),
-        certificate: path(settings.etcd_certfile),
-        key: path(settings.etcd_keyfile),
-    };
-    // A client certificate is never meant for plain text.
-    let scheme = if etcd_files.certificate.is_some() { "https" } else { "http" };
     Ok(Options {
-        etcd_endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
-            .map_err(|why| bad("etcd-endpoints", why))?,
-        etcd_prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
-        etcd_files,
-        etcd_user: EtcdUser { name: settings.etcd_username, password: settings.etcd_password },
+        etcd: etcd(&settings)?,
         etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
+        public_ipv6: public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -341,6 +362,28 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         verbosity: settings.verbosity,
         ignored_arguments,
     })
+}
+
+fn etcd(settings: &Settings) -> Result<EtcdOptions, String> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let files = EtcdFiles {
+        authorities: path(&settings.etcd_cafile),
+        certificate: path(&settings.etcd_certfile),
+        key: path(&settings.etcd_keyfile),
+    };
+    // A client certificate is never meant for plain text.
+    let scheme = if files.certificate.is_some() { "https" } else { "http" };
+    Ok(EtcdOptions {
+        endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
+            .map_err(|why| bad("etcd-endpoints", why))?,
+        prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
+        files,
+        user: EtcdUser { name: settings.etcd_username.clone(), password: settings.etcd_password.clone() },
+    })
+}
+
+fn bad(flag: &str, why: String) -> String {
+    format!("flag -{flag}: {why}")
 }
 
 fn etcd_api(text: &str) -> Result<EtcdApi, String> {
@@ -368,6 +411,17 @@ fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
     match text.parse::<Ipv4Addr>() {
         Ok(address) if !address.is_unspecified() => Ok(Some(address)),
         _ => Err(format!("invalid public IP address: {}", text.escape_debug())),
+    }
+}
+
+/// The same for IPv6.
+fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<Ipv6Addr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid public IPv6 address: {}", text.escape_debug())),
     }
 }
 

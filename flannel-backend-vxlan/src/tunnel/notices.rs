@@ -35,6 +35,7 @@ impl Listens for Tunnel {
             }
             Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
             Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
+            Notice::Forwarding { .. } => None,
         };
         tunnel.or(underlay)
     }
@@ -51,7 +52,7 @@ impl Tunnel {
         } else if link.name == *name {
             Some(format!("another device {name} was made"))
         } else {
-            let is_new = link.name == self.spec.lower_name && link.index != self.spec.lower;
+            let is_new = link.name == self.spec.below.lower_name && link.index != self.spec.below.lower;
             is_new.then(|| format!("the interface {} was made", link.name))
         }
     }

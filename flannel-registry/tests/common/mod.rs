@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use tokio::time::timeout;
 
 pub(crate) mod crowd;
+pub(crate) mod frames;
 pub(crate) mod proxy;
 
 /// What all keys of a network begin with.

@@ -3,9 +3,11 @@
 
 mod cluster;
 mod direct;
+mod external;
 mod failing;
 mod firewall;
 mod interfaces;
 mod living;
+mod migrate;
 mod outage;
 mod secured;

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 use flannel_core::reconcile::{Layer, Reconciler, pass};
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, Json, Lease, LeaseAttrs, OpenBackend,
-    OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs,
+    OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
@@ -152,6 +152,10 @@ impl Backend for SimBackend {
 
     fn mtu(&self) -> u32 {
         1450
+    }
+
+    fn move_to(&mut self, _external: &ExternalInterface) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
