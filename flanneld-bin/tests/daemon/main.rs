@@ -5,6 +5,7 @@ mod cluster;
 mod direct;
 mod external;
 mod failing;
+mod firewall;
 mod identity;
 mod interfaces;
 mod living;
