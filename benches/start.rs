@@ -1,10 +1,15 @@
 //! What does it cost when many nodes start at the same moment?
 //!
 //! 50, 100 and 200 nodes start together on a /16, in one process, each with its own manager and a backend without a
-//! kernel; over the registry in memory, and over a real etcd with a connection for each node. `ready` is the time until
-//! the last node has its lease and its first peers, `all known` until every node knows every other one. A conflict is a
-//! lease that somebody else took first, which costs one list and one write more. Calls are to the registry: of a watch,
-//! its opening. That all subnets differ is checked.
+//! kernel; over the registry in memory, and over a real etcd by its v3 and its v2 interface, with a connection for each
+//! node. The nodes' public addresses follow each other, as those of a site do, or are scattered, which is the worst
+//! case.
+//!
+//! `ready` is the time until the last node has its lease and its first peers, `all known` until every node knows every
+//! other one. Calls are requests as the registry's own counters see them, up to that moment; in memory, calls to the
+//! registry. Over v2 a watch is a request for each event: these are counted apart, as `polls`. `most` is what the
+//! busiest node took, `ratio` compares the calls of a node with those in the smallest run. A conflict is a lease that
+//! somebody else took first, which costs one list and one write more. That all subnets differ is checked.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench start             # 50, 100 and 200 nodes
@@ -18,16 +23,35 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{
     ExternalInterface, Network, NetworkOptions, PublicAddrs, Shutdown, SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager, MemoryRegistry};
-use flannel_testing::{Call, Etcd, FakeBackend, FaultyRegistry};
+use flannel_registry::{
+    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, LocalManager, MemoryRegistry,
+};
+use flannel_testing::{Call, Etcd, EtcdOptions, FakeBackend, FaultyRegistry};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
+const CONFIG_KEY: &str = "/coreos.com/network/config";
+
+/// Where the leases are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Store {
+    Memory,
+    EtcdV3,
+    EtcdV2,
+}
+
+/// Which public addresses the nodes have.
+#[derive(Clone, Copy, Debug)]
+enum Addresses {
+    InARow,
+    Scattered,
+}
 
 fn main() {
     let mut sizes: Vec<u16> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
@@ -37,46 +61,57 @@ fn main() {
     let cores = std::thread::available_parallelism().unwrap();
     println!("{cores} cores, one process for all nodes");
     println!(
-        "{:>8} {:>6} | {:>8} {:>12} | {:>14} {:>5} {:>6} | {:>9}",
-        "store", "nodes", "ready ms", "all known ms", "calls per node", "most", "ratio", "conflicts"
+        "{:>7} {:>9} {:>5} | {:>8} {:>12} | {:>14} {:>5} {:>6} | {:>14} {:>5} | {:>9}",
+        "store",
+        "addresses",
+        "nodes",
+        "ready ms",
+        "all known ms",
+        "calls per node",
+        "most",
+        "ratio",
+        "polls per node",
+        "most",
+        "conflicts"
     );
-    for store in ["memory", "etcd v3"] {
-        let mut first = None;
-        for size in &sizes {
-            let run = tokio::runtime::Runtime::new().unwrap().block_on(start(store, *size));
-            let per_node = run.calls as f64 / f64::from(*size);
-            println!(
-                "{store:>8} {size:>6} | {:>8.1} {:>12.1} | {per_node:>14.2} {:>5} {:>6.2} | {:>9}",
-                run.ready.as_secs_f64() * 1e3,
-                run.all_known.as_secs_f64() * 1e3,
-                run.most,
-                per_node / *first.get_or_insert(per_node),
-                run.conflicts,
-            );
+    for store in [Store::Memory, Store::EtcdV3, Store::EtcdV2] {
+        for addresses in [Addresses::InARow, Addresses::Scattered] {
+            let mut first = None;
+            for size in &sizes {
+                let run = tokio::runtime::Runtime::new().unwrap().block_on(start(store, addresses, *size));
+                let per_node = mean(&run.calls);
+                println!(
+                    "{:>7} {:>9} {size:>5} | {:>8.1} {:>12.1} | {per_node:>14.2} {:>5} {:>6.2} | {:>14.2} {:>5} | {:>9}",
+                    format!("{store:?}"),
+                    format!("{addresses:?}"),
+                    run.ready.as_secs_f64() * 1e3,
+                    run.all_known.as_secs_f64() * 1e3,
+                    most(&run.calls),
+                    per_node / *first.get_or_insert(per_node),
+                    mean(&run.polls),
+                    most(&run.polls),
+                    run.conflicts,
+                );
+            }
         }
     }
 }
 
+/// What one start came to; of the calls and polls, what each node made.
 struct Run {
     ready: Duration,
     all_known: Duration,
-    calls: usize,
-    most: usize,
+    calls: Vec<u64>,
+    polls: Vec<u64>,
     conflicts: usize,
 }
 
-async fn start(store: &str, size: u16) -> Run {
-    let memory = MemoryRegistry::new();
-    memory.set_config(CONFIG);
-    let etcd = (store != "memory").then(|| Etcd::start().unwrap());
-    if let Some(etcd) = &etcd {
-        etcd.etcdctl(&["put", "/coreos.com/network/config", CONFIG]).unwrap();
-    }
-    let registries: Vec<FaultyRegistry<Arc<dyn SubnetRegistry>>> =
-        (0..size).map(|_| FaultyRegistry::new(open(etcd.as_ref(), &memory))).collect();
+async fn start(store: Store, addresses: Addresses, size: u16) -> Run {
+    let site = Site::new(store);
+    let opened: Vec<Opened> = (0..size).map(|_| site.open()).collect();
     let begun = Instant::now();
     let networks: Vec<Network> =
-        registries.iter().zip(0..).map(|(registry, number)| node(registry, number)).collect();
+        opened.iter().zip(0..).map(|(opened, number)| node(&opened.registry, addresses, number)).collect();
     let mut subnets: BTreeSet<SubnetKey> = BTreeSet::new();
     for network in &networks {
         subnets.insert(network.ready().await.unwrap().lease.subnet);
@@ -87,35 +122,101 @@ async fn start(store: &str, size: u16) -> Run {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let all_known = begun.elapsed();
-    let calls: Vec<usize> =
-        registries.iter().map(|r| r.counts().iter().map(|(_, count)| count).sum()).collect();
-    let creates: usize = registries.iter().map(|registry| registry.count(Call::Create)).sum();
+    let (calls, polls) = opened.iter().map(Opened::calls).unzip();
+    let creates: usize = opened.iter().map(|opened| opened.registry.count(Call::Create)).sum();
     for network in networks {
         network.shutdown(Shutdown::Keep).await;
     }
-    Run {
-        ready,
-        all_known,
-        calls: calls.iter().sum(),
-        most: calls.into_iter().max().unwrap_or(0),
-        conflicts: creates - usize::from(size),
+    Run { ready, all_known, calls, polls, conflicts: creates - usize::from(size) }
+}
+
+/// One store for all nodes.
+struct Site {
+    store: Store,
+    memory: MemoryRegistry,
+    etcd: Option<Etcd>,
+}
+
+/// One node's way to the store.
+struct Opened {
+    registry: FaultyRegistry<Arc<dyn SubnetRegistry>>,
+    counter: Counter,
+}
+
+enum Counter {
+    Memory,
+    EtcdV3(Etcd3Registry),
+    EtcdV2(Etcd2Registry),
+}
+
+impl Site {
+    fn new(store: Store) -> Self {
+        let memory = MemoryRegistry::new();
+        memory.set_config(CONFIG);
+        let options = EtcdOptions { enable_v2: store == Store::EtcdV2, ..EtcdOptions::default() };
+        let etcd = (store != Store::Memory).then(|| Etcd::start_with(options).unwrap());
+        match &etcd {
+            Some(etcd) if store == Store::EtcdV2 => {
+                let mut etcdctl = Command::new("etcdctl");
+                etcdctl.env("ETCDCTL_API", "2").args(["--endpoints", &etcd.client_url()]);
+                assert!(etcdctl.args(["set", CONFIG_KEY, CONFIG]).output().unwrap().status.success());
+            }
+            Some(etcd) => drop(etcd.etcdctl(&["put", CONFIG_KEY, CONFIG]).unwrap()),
+            None => {}
+        }
+        Self { store, memory, etcd }
+    }
+
+    fn open(&self) -> Opened {
+        let endpoints: Vec<String> = self.etcd.iter().map(Etcd::client_url).collect();
+        let (registry, counter): (Arc<dyn SubnetRegistry>, _) = match self.store {
+            Store::Memory => (Arc::new(self.memory.clone()), Counter::Memory),
+            Store::EtcdV3 => {
+                let mut options = Etcd3Options::default();
+                options.endpoints = endpoints;
+                let registry = Etcd3Registry::new(options).unwrap();
+                (Arc::new(registry.clone()), Counter::EtcdV3(registry))
+            }
+            Store::EtcdV2 => {
+                let mut options = Etcd2Options::default();
+                options.endpoints = endpoints;
+                let registry = Etcd2Registry::new(options).unwrap();
+                (Arc::new(registry.clone()), Counter::EtcdV2(registry))
+            }
+        };
+        Opened { registry: FaultyRegistry::new(registry), counter }
     }
 }
 
-fn open(etcd: Option<&Etcd>, memory: &MemoryRegistry) -> Arc<dyn SubnetRegistry> {
-    match etcd {
-        None => Arc::new(memory.clone()),
-        Some(etcd) => {
-            let mut options = Etcd3Options::default();
-            options.endpoints = vec![etcd.client_url()];
-            Arc::new(Etcd3Registry::new(options).unwrap())
+impl Opened {
+    /// All calls but polls, and the polls.
+    fn calls(&self) -> (u64, u64) {
+        match &self.counter {
+            Counter::Memory => (self.registry.counts().iter().map(|(_, count)| *count as u64).sum(), 0),
+            Counter::EtcdV3(registry) => (registry.calls().total(), 0),
+            Counter::EtcdV2(registry) => {
+                let calls = registry.calls();
+                (calls.reads + calls.writes, calls.polls)
+            }
         }
     }
 }
 
-fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, number: u16) -> Network {
+fn mean(counts: &[u64]) -> f64 {
+    counts.iter().sum::<u64>() as f64 / counts.len() as f64
+}
+
+fn most(counts: &[u64]) -> u64 {
+    counts.iter().copied().max().unwrap_or(0)
+}
+
+fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses, number: u16) -> Network {
     let [high, low] = number.to_be_bytes();
-    let v4 = Ipv4Addr::new(192, 168, high, low);
+    let v4 = match addresses {
+        Addresses::InARow => Ipv4Addr::new(192, 168, high, low),
+        // An odd factor gives each number another product.
+        Addresses::Scattered => Ipv4Addr::from(u32::from(number).wrapping_mul(0x9e37_79b1)),
+    };
     let external = ExternalInterface {
         name: "eth0".to_owned(),
         index: 2,

@@ -37,8 +37,8 @@ impl Claim<'_> {
     /// Decides the next step, given all leases.
     ///
     /// A lease held under the host's own public address comes first (among several, the one it had before, then the
-    /// lowest), then the previous subnet if it is free, then any free one. `pick` answers with a number below the one
-    /// it is given.
+    /// lowest), then the previous subnet if it is free, then the one that the address points at, then any free one (see
+    /// [`choose`]). `pick` answers with a number below the one it is given.
     pub fn next_step(&self, leases: &LeaseSet, pick: &mut dyn FnMut(usize) -> usize) -> Step {
         let own = || leases.leases().filter(|lease| lease.is_held_by(&self.public));
         let remembered = own().find(|lease| Some(lease.subnet) == self.previous && self.fits(&lease.subnet));
@@ -56,17 +56,13 @@ impl Claim<'_> {
         {
             return Step::TakeBack(previous);
         }
-        choose(self.config, &taken, self.width(), pick).map_or(Step::OutOfSubnets, Step::Take)
+        // So is the place that the address points at: whoever is there now stays.
+        let place = Some(self.public).filter(|_| self.attempt == 0);
+        choose(self.config, &taken, place, pick).map_or(Step::OutOfSubnets, Step::Take)
     }
 
     fn fits(&self, subnet: &SubnetKey) -> bool {
         self.config.offers(subnet)
-    }
-
-    /// Flannel chooses among the first 100 free subnets. Where many hosts start at once that is too narrow, so each
-    /// lost race doubles it.
-    fn width(&self) -> usize {
-        100 << self.attempt.min(16)
     }
 }
 
@@ -93,7 +89,10 @@ mod tests {
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         let previous = previous.map(|text| text.parse().unwrap());
         let mut set = LeaseSet::default();
-        set.apply(RegistryEvent::Snapshot(Snapshot { leases: leases.to_vec(), ..Snapshot::default() }));
+        set.apply(RegistryEvent::Snapshot(Snapshot {
+            leases: leases.iter().cloned().map(Arc::new).collect(),
+            ..Snapshot::default()
+        }));
         Claim { config: &config, public: ME.into(), previous, attempt }.next_step(&set, &mut |_| 0)
     }
 
@@ -122,10 +121,19 @@ mod tests {
     #[test]
     fn the_previous_subnet_is_taken_back_if_it_is_free_and_offered() {
         assert_eq!(step(Some("10.5.9.0-24"), &[], 0), Step::TakeBack("10.5.9.0-24".parse().unwrap()));
-        assert_eq!(step(Some("10.9.9.0-24"), &[], 0), Step::Take("10.5.1.0-24".parse().unwrap()));
+        assert_eq!(step(Some("10.9.9.0-24"), &[], 0), step(None, &[], 0));
         let leases = [lease("10.5.9.0-24", OTHER)];
-        assert_eq!(step(Some("10.5.9.0-24"), &leases, 0), Step::Take("10.5.1.0-24".parse().unwrap()));
+        assert_eq!(step(Some("10.5.9.0-24"), &leases, 0), step(None, &leases, 0));
         assert_eq!(step(Some("10.5.9.0-24"), &[], 1), Step::Take("10.5.1.0-24".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_place_of_the_own_address_is_tried_once_and_never_when_it_is_taken() {
+        let first_free = || Step::Take("10.5.1.0-24".parse().unwrap());
+        let Step::Take(place) = step(None, &[], 0) else { panic!("a subnet is free") };
+        assert_ne!(Step::Take(place), first_free());
+        assert_eq!(step(None, &[lease(&place.to_string(), OTHER)], 0), first_free());
+        assert_eq!(step(None, &[], 1), first_free());
     }
 
     #[test]

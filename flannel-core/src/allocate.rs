@@ -1,25 +1,33 @@
 //! Choosing a free subnet.
 //!
+//! Hosts that start at the same moment see the same list, so what one of them would choose, another one might. Each has
+//! a place of its own to look at first, which its public address points at: hosts whose addresses follow each other
+//! never look at the same one, and those from different blocks of 256 addresses meet as if by chance.
+//!
 //! The taken subnets are sorted once and then walked beside the candidates, so that the cost is that of the sort and
 //! not the product of the two.
 
 use ipnet::IpNet;
 
 use crate::pool::{SubnetPool, bits, size};
-use crate::{NetworkConfig, SubnetKey};
+use crate::{NetworkConfig, PublicAddrs, SubnetKey};
 
-/// Chooses a subnet that shares no address with a taken one, at random among the first `width` free ones of each
-/// family; `None` if a family has none left.
+/// How many free subnets a random choice is among: many more than there are hosts that choose at the same moment and
+/// found their first choice taken, and few enough to walk over in well under a millisecond.
+const WIDTH: usize = 4096;
+
+/// Chooses a subnet that shares no address with a taken one: in each family the one at the place of the host's address,
+/// if that is free, else one at random among the first 4096 free ones; `None` if a family has none left.
 ///
-/// `pick` answers with a number below the one it is given. A wider choice makes it less likely that two hosts that
-/// choose at the same moment choose the same.
+/// Without an address the choice is random. `pick` answers with a number below the one it is given.
 pub fn choose(
     config: &NetworkConfig,
     taken: &[SubnetKey],
-    width: usize,
+    host: Option<PublicAddrs>,
     pick: &mut dyn FnMut(usize) -> usize,
 ) -> Option<SubnetKey> {
-    let mut of = |pool: Option<SubnetPool>| pool.map(|pool| choose_from(&pool, taken, width, pick));
+    let place = host.and_then(place);
+    let mut of = |pool: Option<SubnetPool>| pool.map(|pool| choose_from(&pool, taken, place, pick));
     let v4 = match of(config.ipv4) {
         Some(None) => return None,
         Some(Some(IpNet::V4(net))) => Some(net),
@@ -36,11 +44,38 @@ pub fn choose(
 fn choose_from(
     pool: &SubnetPool,
     taken: &[SubnetKey],
-    width: usize,
+    place: Option<u128>,
     pick: &mut dyn FnMut(usize) -> usize,
 ) -> Option<IpNet> {
-    let free: Vec<IpNet> = free(pool, taken).take(width).collect();
+    let is_free = |net: &IpNet| !taken.iter().flat_map(SubnetKey::nets).any(|other| overlap(net, &other));
+    if let Some(own) = place.map(|place| pool.at(place)).filter(is_free) {
+        return Some(own);
+    }
+    let free: Vec<IpNet> = free(pool, taken).take(WIDTH).collect();
     if free.is_empty() { None } else { free.get(pick(free.len()).min(free.len() - 1)).copied() }
+}
+
+/// The number that a host's address stands for. Inside a block of 256 addresses it counts with the address; where a
+/// block begins is scattered, as sites tend to number the hosts of each rack alike.
+fn place(host: PublicAddrs) -> Option<u128> {
+    let address = host.v4.map(|v4| bits(v4.into())).or_else(|| host.v6.map(|v6| bits(v6.into())))?;
+    let (block, last) = (address >> 8, address & 0xff);
+    // Below 2^65, so that nothing overflows.
+    Some(u128::from(scatter(block)) + last)
+}
+
+/// Mixes all bits of a number (the finalizer of SplitMix64).
+fn scatter(number: u128) -> u64 {
+    // Both halves are meant to be cut off.
+    #[allow(clippy::cast_possible_truncation, reason = "the other half is there too")]
+    let mut z = (number as u64) ^ ((number >> 64) as u64).rotate_left(32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
 }
 
 /// Walks over the subnets of a pool that share no address with a taken one.
@@ -83,35 +118,68 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn at(address: [u8; 4]) -> Option<PublicAddrs> {
+        Some(std::net::Ipv4Addr::from(address).into())
+    }
+
     #[test]
-    fn the_choice_is_among_the_first_free_subnets() {
+    fn without_a_place_the_choice_is_among_all_free_subnets() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let taken = keys(&["10.5.1.0-24", "10.5.3.0-24"]);
         let mut seen = None;
-        let chosen = choose(&config, &taken, 100, &mut |n| {
+        let chosen = choose(&config, &taken, None, &mut |n| {
             seen = Some(n);
             1
         });
-        assert_eq!((chosen, seen), (Some("10.5.4.0-24".parse().unwrap()), Some(100)));
-        assert_eq!(choose(&config, &taken, 1, &mut |_| 0), Some("10.5.2.0-24".parse().unwrap()));
+        assert_eq!((chosen, seen), (Some("10.5.4.0-24".parse().unwrap()), Some(253)));
+        assert_eq!(choose(&config, &taken, None, &mut |_| 0), Some("10.5.2.0-24".parse().unwrap()));
+    }
+
+    #[test]
+    fn hosts_of_one_block_all_choose_differently() {
+        let config = config(r#"{"Network":"10.5.0.0/16"}"#);
+        let chosen: std::collections::BTreeSet<_> = (0..255)
+            .filter_map(|last| choose(&config, &[], at([192, 168, 7, last]), &mut |_| panic!("no chance")))
+            .collect();
+        assert_eq!(chosen.len(), 255);
+    }
+
+    #[test]
+    fn hosts_that_are_numbered_alike_in_many_racks_choose_as_if_by_chance() {
+        let config = config(r#"{"Network":"10.0.0.0/12"}"#);
+        let chosen: std::collections::BTreeSet<_> = (0..20)
+            .flat_map(|rack| (10..40).map(move |last| [172, 16, rack, last]))
+            .filter_map(|address| choose(&config, &[], at(address), &mut |_| panic!("no chance")))
+            .collect();
+        // 600 of 4095 places: by chance 44 would meet another one.
+        assert!(chosen.len() > 500, "{}", chosen.len());
+    }
+
+    #[test]
+    fn a_place_that_is_taken_is_left_for_another_one() {
+        let config = config(r#"{"Network":"10.5.0.0/16"}"#);
+        let me = at([192, 168, 7, 1]);
+        let first = choose(&config, &[], me, &mut |_| panic!("no chance")).unwrap();
+        let other = choose(&config, &[first], me, &mut |n| n - 1).unwrap();
+        assert!(!other.overlaps(&first));
     }
 
     #[test]
     fn leases_of_other_sizes_count_for_all_they_cover() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let taken = keys(&["10.5.0.0-22", "10.5.4.128-25", "10.5.5.0-30", "10.5.0.0-21"]);
-        assert_eq!(choose(&config, &taken, 1, &mut |_| 0), Some("10.5.8.0-24".parse().unwrap()));
+        assert_eq!(choose(&config, &taken, None, &mut |_| 0), Some("10.5.8.0-24".parse().unwrap()));
     }
 
     #[test]
     fn a_full_pool_has_nothing_to_give_in_either_family() {
         let single = config(r#"{"Network":"10.5.0.0/28"}"#);
         let taken = keys(&["10.5.0.4-30", "10.5.0.8-30", "10.5.0.12-30"]);
-        assert_eq!(choose(&single, &taken, 100, &mut |_| 0), None);
+        assert_eq!(choose(&single, &taken, None, &mut |_| 0), None);
         let dual = config(r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/124"}"#);
         let taken = keys(&["0.0.0.0-0&fc00::-125", "0.0.0.0-0&fc00::8-125"]);
-        assert_eq!(choose(&dual, &taken, 100, &mut |_| 0), None);
-        assert_eq!(choose(&dual, &[], 100, &mut |_| 0), Some("10.5.1.0-24&fc00::4-126".parse().unwrap()));
+        assert_eq!(choose(&dual, &taken, None, &mut |_| 0), None);
+        assert_eq!(choose(&dual, &[], None, &mut |_| 0), Some("10.5.1.0-24&fc00::4-126".parse().unwrap()));
     }
 
     proptest! {

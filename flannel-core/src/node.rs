@@ -24,7 +24,7 @@ use crate::event::{NetworkEvent, Phase};
 use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
-use crate::peers::{Dirty, PeerSet};
+use crate::peers::Dirty;
 use crate::registry::RegistryError;
 use crate::status::Status;
 use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
@@ -42,7 +42,7 @@ pub(crate) struct Node {
     own: Option<Lease>,
     /// What the lease shall say about the host; nothing before there is one.
     attrs: Option<LeaseAttrs>,
-    peers: PeerSet,
+    /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
     last_pass: Instant,
@@ -70,7 +70,6 @@ impl Node {
             backend: None,
             own: None,
             attrs: None,
-            peers: PeerSet::default(),
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -178,7 +177,6 @@ impl Node {
     fn start(&mut self, config: &NetworkConfig, own: Lease) -> BoxStream<'static, PeerEvent> {
         let subnet = own.subnet;
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
-        self.peers = PeerSet::default();
         self.damping = Damping::new(self.options.damping);
         self.dirty = Dirty::All;
         self.own = Some(own.clone());
@@ -257,7 +255,8 @@ impl Node {
         }
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
-        let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
+        let request =
+            SyncRequest { peers: self.damping.peers(), dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
         if dirty == Dirty::All {
@@ -288,7 +287,7 @@ impl Node {
         for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
-        let peers = self.peers.len();
+        let peers = self.damping.peers().len();
         self.status(|status| {
             status.peers = peers;
             status.passes += 1;

@@ -51,6 +51,14 @@ impl SubnetPool {
         subnet.prefix_len() == self.subnet_len() && self.first <= subnet && subnet <= self.last
     }
 
+    /// Returns the subnet at the place of a number: each number has one, and those that follow each other have
+    /// different ones until all were named.
+    pub(crate) fn at(&self, number: u128) -> IpNet {
+        let (first, last, step) = (bits(self.first.addr()), bits(self.last.addr()), size(self.first));
+        let count = ((last - first) / step).saturating_add(1);
+        with_bits(self.first, first + number % count * step)
+    }
+
     /// Walks over all subnets that may be leased, in order.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
         let (mut next, last) = (Some(bits(self.first.addr())), bits(self.last.addr()));
@@ -108,6 +116,16 @@ mod tests {
         assert!(!pool.offers("10.5.2.0/25".parse().unwrap()));
         let all: Vec<_> = pool.subnets().map(|net| net.to_string()).collect();
         assert_eq!(all, ["10.5.1.0/24", "10.5.2.0/24", "10.5.3.0/24"]);
+    }
+
+    #[test]
+    fn each_number_has_its_place() {
+        let small = pool("10.5.0.0/16", "10.5.1.0/24", "10.5.3.0/24");
+        let places: Vec<_> = (0..4).map(|number| small.at(number).to_string()).collect();
+        assert_eq!(places, ["10.5.1.0/24", "10.5.2.0/24", "10.5.3.0/24", "10.5.1.0/24"]);
+        let huge = pool("::/0", "::/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128");
+        assert_eq!(huge.at(7), "::7/128".parse::<IpNet>().unwrap());
+        assert!(huge.offers(huge.at(u128::MAX)));
     }
 
     #[test]

@@ -156,8 +156,8 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 pub struct Snapshot {
     /// The store's revision at that moment.
     pub revision: Revision,
-    /// The leases that could be read.
-    pub leases: Vec<Lease>,
+    /// The leases that could be read. Whoever copies the snapshot shares them.
+    pub leases: Vec<Arc<Lease>>,
     /// The records that could not.
     pub bad: Vec<BadRecord>,
 }
@@ -168,7 +168,7 @@ pub enum RegistryEvent {
     /// The whole state; what is not in it does not exist.
     Snapshot(Snapshot),
     /// A lease was written.
-    Put(Lease),
+    Put(Arc<Lease>),
     /// A lease, or a bad record with the key of one, was removed or ran out.
     Deleted(SubnetKey, Revision),
     /// A record was written that cannot be read.

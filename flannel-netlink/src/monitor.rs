@@ -9,8 +9,6 @@
 //! * A link that is deleted takes its routes with it without a notice.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::Arc;
 
 use netlink_packet_core::{
     DecodeError, ErrorContext, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NlasIterator, parse_i32,
@@ -19,32 +17,18 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::neighbour::NeighbourHeader;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use tokio::io::unix::AsyncFd;
 
 use crate::address::Address;
 use crate::error::Error;
 use crate::family::Family;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
+use crate::listener::{Listener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
 use crate::neighbour::Neighbour;
 use crate::route::Route;
-use crate::socket::receive;
-use crate::sys::{self, FilterInstruction};
-
-/// The socket's receive buffer in bytes. The kernel charges about 800 bytes for a notice and
-/// doubles the number given, so this holds about 20,000 notices: the default (256 notices)
-/// overruns when one peer set is programmed. Memory is used only while notices wait.
-const RECEIVE_BUFFER: i32 = 8 * 1024 * 1024;
-
-/// Room for one datagram; a notice about a link with all its attributes has some 2 KiB.
-const DATAGRAM: usize = 32 * 1024;
-
-/// After an overrun at most this many stale notices are dropped at once, so that a flood cannot
-/// keep the listener here; more than the receive buffer holds.
-const STALE_MAX: usize = 100_000;
+use crate::sys::FilterInstruction;
 
 // `enum` in `linux/rtnetlink.h`.
 const RTM_NEWLINK: u16 = 16;
@@ -67,9 +51,12 @@ const NETCONF_HEADER: usize = 4;
 // `enum rtnetlink_groups` in `linux/rtnetlink.h`.
 const LINK: u32 = 1;
 const NEIGHBOUR: u32 = 3;
-const ADDRESSES: [u32; 2] = [5, 9];
-const ROUTES: [u32; 2] = [7, 11];
-const SETTINGS: [u32; 2] = [24, 25];
+const ADDRESS_4: u32 = 5;
+const ADDRESS_6: u32 = 9;
+const ROUTE_4: u32 = 7;
+const ROUTE_6: u32 = 11;
+const SETTING_4: u32 = 24;
+const SETTING_6: u32 = 25;
 
 /// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
 /// new or different.
@@ -131,10 +118,7 @@ pub enum Notice {
 /// Open it before the first read, so that no change falls between the two.
 #[derive(Debug)]
 pub struct Monitor {
-    /// Registered with a runtime on the first wait; before that, the monitor needs none.
-    ready: Option<AsyncFd<Arc<Socket>>>,
-    socket: Arc<Socket>,
-    received: Vec<u8>,
+    listener: Listener,
     waiting: VecDeque<Notice>,
 }
 
@@ -144,7 +128,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Self::join([LINK, NEIGHBOUR].into_iter().chain(ADDRESSES).chain(ROUTES).chain(SETTINGS))
+        Self::join(&[LINK, NEIGHBOUR, ADDRESS_4, ADDRESS_6, ROUTE_4, ROUTE_6, SETTING_4, SETTING_6])
     }
 
     /// Starts to listen in the given namespace, to links, addresses and default routes only: what
@@ -153,30 +137,13 @@ impl Monitor {
     /// # Errors
     /// Those of [`open`](Self::open) and of entering the namespace.
     pub fn open_for_connections(namespace: &Namespace) -> Result<Self, Error> {
-        let monitor = namespace.run(|| Self::join([LINK].into_iter().chain(ADDRESSES).chain(ROUTES)))??;
-        sys::attach_filter(&*monitor.socket, &default_routes_only())?;
+        let monitor = namespace.run(|| Self::join(&[LINK, ADDRESS_4, ADDRESS_6, ROUTE_4, ROUTE_6]))??;
+        monitor.listener.filter(&default_routes_only())?;
         Ok(monitor)
     }
 
-    fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        if sys::force_receive_buffer(&socket, RECEIVE_BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the kernel gives as much as `net.core.rmem_max` allows.
-            socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
-        }
-        socket.bind(&SocketAddr::new(0, 0))?;
-        // From now on the kernel lets nobody but itself send to this socket.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        for group in groups {
-            socket.add_membership(group)?;
-        }
-        Ok(Self {
-            ready: None,
-            socket: Arc::new(socket),
-            received: Vec::with_capacity(DATAGRAM),
-            waiting: VecDeque::new(),
-        })
+    fn join(groups: &[u32]) -> Result<Self, Error> {
+        Ok(Self { listener: Listener::open(NETLINK_ROUTE, groups)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.
@@ -196,7 +163,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the list is too long for the kernel (about 2,000).
     pub fn ignore_changes_of(&mut self, port_ids: &[u32]) -> Result<(), Error> {
-        Ok(sys::attach_filter(&*self.socket, &filter(port_ids))?)
+        self.listener.filter(&filter(port_ids))
     }
 
     /// Waits for the next notice. If the future is dropped, no notice is lost.
@@ -215,12 +182,7 @@ impl Monitor {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
             }
-            let ready = match &mut self.ready {
-                Some(ready) => ready,
-                none => none.insert(sys::readable(Arc::clone(&self.socket))?),
-            };
-            // Whatever arrives after the empty read above sets readiness again.
-            ready.readable().await?.clear_ready();
+            self.listener.readable().await?;
         }
     }
 
@@ -233,26 +195,10 @@ impl Monitor {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
             }
-            match receive(&self.socket, &mut self.received, 0) {
-                Ok(()) => take_notices(&self.received, &mut self.waiting),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.drop_stale();
-                    return Ok(Some(Notice::Overrun));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// The kernel says once that notices were lost, before it hands out those it still holds.
-    /// Who reads everything again has no use for them.
-    fn drop_stale(&mut self) {
-        for _ in 0..STALE_MAX {
-            match receive(&self.socket, &mut self.received, 0) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(_) => return,
+            match self.listener.receive()? {
+                Received::Datagram(datagram) => take_notices(datagram, &mut self.waiting),
+                Received::Nothing => return Ok(None),
+                Received::Overrun => return Ok(Some(Notice::Overrun)),
             }
         }
     }

@@ -292,7 +292,7 @@ impl Netlink {
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
-        self.query(format_args!("find the route to {address}"), request, |message| {
+        self.query(format_args!("find the route to {address}"), &request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
         })
     }

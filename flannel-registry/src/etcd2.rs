@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-v3")]
+use flannel_core::BadRecord;
 use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
 };
@@ -36,6 +38,8 @@ mod revisions;
 mod tls;
 mod watch;
 
+#[cfg(feature = "etcd-v3")]
+use crate::migration::Original;
 pub use calls::Etcd2Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -195,6 +199,12 @@ impl Etcd2Registry {
     #[cfg(feature = "etcd-v3")]
     pub(crate) async fn has_v3(&self) -> Result<bool, RegistryError> {
         Ok(self.store.version().await? >= (3, 0))
+    }
+
+    /// Reads all records as they are written, and how long each lasts.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) async fn originals(&self) -> Result<(Vec<Original>, Vec<BadRecord>), RegistryError> {
+        self.store.originals().await.map_err(|failure| self.store.unwritten(failure))
     }
 
     /// Tells how many requests were made so far.

@@ -8,6 +8,7 @@
 //! | `connection` | connects to a member, and shows it who we are |
 //! | `files` | reads the certificates |
 //! | `records` | reads and writes records |
+//! | `copies` | reads and writes copies of the records of another store |
 //! | `watch` | follows them, for ever |
 //! | `calls` | counts what that costs |
 
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-v2")]
+use flannel_core::BadRecord;
 use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
 };
@@ -24,12 +27,16 @@ use futures::stream::BoxStream;
 mod calls;
 mod cluster;
 mod connection;
+#[cfg(feature = "etcd-v2")]
+mod copies;
 mod files;
 mod keys;
 mod position;
 mod records;
 mod watch;
 
+#[cfg(feature = "etcd-v2")]
+use crate::migration::{Found, Original};
 pub use calls::Etcd3Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -195,6 +202,28 @@ impl Etcd3Registry {
             audit: options.audit,
         };
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Reads all records, who wrote them, and how long the copies among them last.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn found(&self) -> Result<(Vec<Found>, Vec<BadRecord>), RegistryError> {
+        self.store.found().await.map_err(|failure| self.store.unwritten(failure))
+    }
+
+    /// Writes a copy of a record, if what it replaces is still there.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn copy(
+        &self,
+        original: &Original,
+        replaced: Option<&Lease>,
+    ) -> Result<bool, RegistryError> {
+        self.store.copy(original.lease.subnet, &original.record, original.left, replaced).await
+    }
+
+    /// Writes the configuration, if there is none or the same.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn copy_config(&self, text: &str) -> Result<bool, RegistryError> {
+        self.store.copy_config(text).await
     }
 
     /// Tells how many calls were made so far.

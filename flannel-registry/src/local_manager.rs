@@ -143,7 +143,7 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
         let mut own: Vec<_> = snapshot.leases.iter().filter(|lease| lease.is_held_by(&public)).collect();
         // A store may list in any order; the choice is the same each time.
         own.sort_by_key(|lease| lease.subnet);
-        let own = own.first().copied().cloned();
+        let own = own.first().map(|lease| Lease::clone(lease));
         self.shared.state().known = Some(Known { snapshot, fresh: true });
         Ok(own)
     }

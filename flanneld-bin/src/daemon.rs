@@ -29,13 +29,7 @@ use crate::{capabilities, facts, follow, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let ended = start(options).and_then(|daemon| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("Failed to start the runtime: {error}"))?;
-        runtime.block_on(daemon.live())
-    });
+    let ended = start(options).and_then(|daemon| runtime()?.block_on(daemon.live()));
     match ended {
         Ok(()) => {
             info!("Exiting cleanly...");
@@ -46,6 +40,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the program waits in.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("Failed to start the runtime: {error}"))
 }
 
 /// Everything that is needed to begin.
@@ -107,7 +107,7 @@ impl Daemon<'_> {
     }
 
     fn network_options(&self) -> Result<NetworkOptions, String> {
-        let registry = registry::open(self.options)
+        let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
@@ -126,7 +126,7 @@ impl Daemon<'_> {
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
         let mut path = self.options.subnet_file.clone().into_os_string();
         path.push(".cache");
-        let options = CacheOptions::new(path, self.options.etcd_prefix.clone(), self.external.public);
+        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }
 

@@ -19,6 +19,7 @@ mod go_duration;
 mod go_syntax;
 mod iface;
 mod log;
+mod migrate;
 mod notify;
 mod options;
 mod registry;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
     let usage = || options::usage(&program.to_string_lossy());
     match options::parse(arguments, |variable| env::var_os(variable)) {
         Ok(Command::Run(options)) => run(&options),
+        Ok(Command::Migrate(options)) => migrate::run(&options),
+        Ok(Command::MigrateHelp) => {
+            print(&options::migrate_usage(&program.to_string_lossy()), ExitCode::SUCCESS)
+        }
         Ok(Command::Help) => print(&usage(), ExitCode::SUCCESS),
         Ok(Command::Version) => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
         Err(FlagError::Refused(line)) => print(&format!("{line}\n"), ExitCode::from(BAD_FLAGS)),

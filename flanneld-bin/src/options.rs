@@ -11,7 +11,10 @@ use std::time::Duration;
 use crate::flags::{self, Flag, FlagError, Kind};
 
 mod endpoint;
+mod migrate;
 mod prefix;
+
+pub(crate) use migrate::{MigrateOptions, usage as migrate_usage};
 
 /// Every flag of upstream flannel, in its order, and behind them those that only this daemon has.
 const FLAGS: &[Flag<Settings>] = &[
@@ -131,6 +134,7 @@ struct Settings {
     version: bool,
     verbosity: i64,
     mass_expiry_hold: i64,
+    dry_run: bool,
 }
 
 impl Default for Settings {
@@ -151,6 +155,7 @@ impl Default for Settings {
             version: false,
             verbosity: 0,
             mass_expiry_hold: 300,
+            dry_run: false,
         }
     }
 }
@@ -164,20 +169,17 @@ pub(crate) enum Command {
     Version,
     /// Run the daemon.
     Run(Box<Options>),
+    /// Print the usage text of `migrate-etcd` and succeed.
+    MigrateHelp,
+    /// Move the network from etcd's v2 store to its v3 store.
+    Migrate(Box<MigrateOptions>),
 }
 
 /// How to run the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// The etcd servers, at least one, each as `scheme://host` or `scheme://host:port`.
-    pub(crate) etcd_endpoints: Vec<String>,
-    /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
-    /// its configuration. The root is the empty text.
-    pub(crate) etcd_prefix: String,
-    /// Certificates and key for etcd, those that were given.
-    pub(crate) etcd_files: EtcdFiles,
-    /// Name and password of etcd's user; either may be empty, which the registry judges.
-    pub(crate) etcd_user: EtcdUser,
+    /// Where etcd is.
+    pub(crate) etcd: EtcdOptions,
     /// The interface of etcd to use.
     pub(crate) etcd_api: EtcdApi,
     /// The external interface, by name or address, in the order of preference; empty for the default route's.
@@ -194,6 +196,20 @@ pub(crate) struct Options {
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
+}
+
+/// How to reach a network in etcd.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct EtcdOptions {
+    /// The servers, at least one, each as `scheme://host` or `scheme://host:port`.
+    pub(crate) endpoints: Vec<String>,
+    /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
+    /// its configuration. The root is the empty text.
+    pub(crate) prefix: String,
+    /// Certificates and key, those that were given.
+    pub(crate) files: EtcdFiles,
+    /// Name and password of the user; either may be empty, which the registry judges.
+    pub(crate) user: EtcdUser,
 }
 
 /// The files that etcd over TLS needs, in PEM form.
@@ -236,6 +252,10 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, FlagError> {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == migrate::NAME).is_some() {
+        return migrate::parse(arguments, environment);
+    }
     let mut settings = Settings::default();
     let arguments = match flags::parse_arguments(FLAGS, arguments, &mut settings) {
         Err(FlagError::Help) => return Ok(Command::Help),
@@ -253,29 +273,21 @@ pub(crate) fn parse(
 
 /// The usage text of the daemon, run as `program`.
 pub(crate) fn usage(program: &str) -> String {
-    flags::usage(FLAGS, program)
+    let usage = flags::usage(FLAGS, program);
+    format!(
+        "{usage}Another command:\n  {program} {} [OPTION]...\n    \t{}\n",
+        migrate::NAME,
+        migrate::PURPOSE
+    )
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
 fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, String> {
-    let bad = |flag: &str, why: String| format!("flag -{flag}: {why}");
     if settings.subnet_file.is_empty() {
         return Err(bad("subnet-file", "the path is empty".to_owned()));
     }
-    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
-    let etcd_files = EtcdFiles {
-        authorities: path(settings.etcd_cafile),
-        certificate: path(settings.etcd_certfile),
-        key: path(settings.etcd_keyfile),
-    };
-    // A client certificate is never meant for plain text.
-    let scheme = if etcd_files.certificate.is_some() { "https" } else { "http" };
     Ok(Options {
-        etcd_endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
-            .map_err(|why| bad("etcd-endpoints", why))?,
-        etcd_prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
-        etcd_files,
-        etcd_user: EtcdUser { name: settings.etcd_username, password: settings.etcd_password },
+        etcd: etcd(&settings)?,
         etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
@@ -285,6 +297,28 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         verbosity: settings.verbosity,
         ignored_arguments,
     })
+}
+
+fn etcd(settings: &Settings) -> Result<EtcdOptions, String> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let files = EtcdFiles {
+        authorities: path(&settings.etcd_cafile),
+        certificate: path(&settings.etcd_certfile),
+        key: path(&settings.etcd_keyfile),
+    };
+    // A client certificate is never meant for plain text.
+    let scheme = if files.certificate.is_some() { "https" } else { "http" };
+    Ok(EtcdOptions {
+        endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
+            .map_err(|why| bad("etcd-endpoints", why))?,
+        prefix: prefix::clean(&settings.etcd_prefix).map_err(|why| bad("etcd-prefix", why))?,
+        files,
+        user: EtcdUser { name: settings.etcd_username.clone(), password: settings.etcd_password.clone() },
+    })
+}
+
+fn bad(flag: &str, why: String) -> String {
+    format!("flag -{flag}: {why}")
 }
 
 fn etcd_api(text: &str) -> Result<EtcdApi, String> {

@@ -82,10 +82,26 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
     assert_eq!(usage.matches("(default").count(), 5);
-    let descriptions = usage.lines().skip(2).step_by(2);
+    let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
+    assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
+    let descriptions = flags.lines().skip(2).step_by(2);
     for description in descriptions {
         assert!(description.starts_with("    \t"), "{description:?}");
     }
+}
+
+#[test]
+fn the_usage_text_of_the_other_command_lists_what_it_takes() {
+    let outcome = flanneld(&["migrate-etcd", "-help"], &[]);
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)));
+    let first = format!("Usage: {} migrate-etcd [OPTION]...", env!("CARGO_BIN_EXE_flanneld"));
+    assert_eq!(outcome.stderr.lines().next(), Some(first.as_str()));
+    let heads: Vec<_> = outcome.stderr.lines().filter_map(|line| line.strip_prefix("  -")).collect();
+    assert_eq!(heads.len(), 9, "{heads:?}");
+    assert!(heads.contains(&"dry-run") && !heads.contains(&"etcd-api string"), "{heads:?}");
+    let outcome = flanneld(&["migrate-etcd", "now", "--dry-run"], &[]);
+    assert_eq!(outcome.stderr, "argument \"now\" is not expected\n");
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)));
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub use directory::unlikely_loopback_address;
 use flannel_netlink::Namespace;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -201,18 +202,37 @@ impl Etcd {
     pub fn restore_backup(&mut self) -> Result<(), EtcdError> {
         self.kill()?;
         self.files.clear()?;
-        let (backup, data) = (self.files.backup(), self.files.path());
-        let peer = format!("http://{}", self.peer);
+        self.restore(&self.files.backup(), self.peer)?;
+        self.restart()
+    }
+
+    /// Starts another server from the last backup of this one: a member of the same cluster, by its id, that has
+    /// missed all that came later.
+    ///
+    /// # Errors
+    /// As [`Etcd::etcdctl`] and [`Etcd::start`].
+    pub fn start_from_backup(&self) -> Result<Self, EtcdError> {
+        let mut other = Self::start_with(EtcdOptions { inside: None, ..self.options.clone() })?;
+        other.kill()?;
+        other.files.clear()?;
+        other.restore(&self.files.backup(), self.peer)?;
+        other.restart()?;
+        Ok(other)
+    }
+
+    /// Makes the data of a lone member with this peer address from a backup.
+    fn restore(&self, backup: &Path, peer: SocketAddr) -> Result<(), EtcdError> {
+        let peer = format!("http://{peer}");
         self.etcdctl(&[
             "snapshot",
             "restore",
             &backup.to_string_lossy(),
             "--name=test",
-            &format!("--data-dir={}", data.display()),
+            &format!("--data-dir={}", self.files.path().display()),
             &format!("--initial-cluster=test={peer}"),
             &format!("--initial-advertise-peer-urls={peer}"),
         ])?;
-        self.restart()
+        Ok(())
     }
 
     /// Lets in nobody but users with a password from now on, and makes a user `root` who may do everything.

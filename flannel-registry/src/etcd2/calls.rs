@@ -10,7 +10,8 @@ pub struct Etcd2Calls {
     pub reads: u64,
     /// `PUT` and `DELETE`: one for each write of a record, and one for each renewal.
     pub writes: u64,
-    /// `GET` with `wait=true`: one for each event, and for each time that nothing happened for a while.
+    /// `GET` with `wait=true`: one for each event, unless many come at once, and for each time that nothing happened for
+    /// a while.
     pub polls: u64,
 }
 

@@ -3,13 +3,17 @@
 //! Each request waits for the first event after an index, and is answered with that one alone; so following is asking
 //! again and again. etcd remembers the last 1000 events of the whole store: whoever asks for older ones must list.
 //!
+//! Where more happens than can be asked for one by one, as when a whole site starts, all hosts would ask for each event
+//! of all hosts and fall behind further and further. So a watch that hears of events only after they happened, many
+//! times in a row, reads everything instead, with longer and longer pauses, until it is up to date again.
+//!
 //! ```text
 //!                 snapshot                 head
 //!   ──► Listing ────────────► Opening ◄───────────► Following
 //!        │ ▲ ▲                 │ ▲ │      event,     │ │
 //!        └─┘ │  failed         └─┘ │      empty,     │ │
 //!       pause│                pause│      quiet      │ │
-//!            └───── pause ─────────┴─────────────────┘ │ a directory went
+//!            └───── pause ─────────┴─────────────────┘ │ a directory went, behind
 //!                cleared, another store ▲──── pause ───┘ broke
 //! ```
 //!
@@ -40,13 +44,17 @@ use crate::etcd::{Position, Teller};
 /// An empty answer that comes sooner is not that of a server that got tired of waiting.
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
 
+/// After so many events in a row that were over when they were asked for, a watch is behind. A list is as long as a
+/// few events to a few hundred, and fewer are soon asked for.
+const BEHIND: u32 = 16;
+
 /// Follows a store after a revision, or from a snapshot.
 pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
     let state = match after {
         Some(revision) => State::Opening(Position::after(revision), None),
         None => State::Listing,
     };
-    let watch = Watch { store, state, teller: Teller::default(), quiet_at: None };
+    let watch = Watch { store, state, teller: Teller::default(), late: 0, quiet_at: None };
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
@@ -54,6 +62,8 @@ struct Watch {
     store: Arc<Store>,
     state: State,
     teller: Teller,
+    /// How many events in a row were over when they were asked for, up to [`BEHIND`].
+    late: u32,
     /// The member that had nothing to tell last, and its raft index at that time.
     quiet_at: Option<(usize, u64)>,
 }
@@ -138,19 +148,16 @@ impl Watch {
                 if since.elapsed() < SHORTEST_POLL {
                     self.teller.rest();
                 } else {
-                    self.teller.served();
+                    self.up_to_date();
                 }
                 // Otherwise the answer would have been an event.
                 let revision = known.revision.max(poll.head.index.unwrap_or_default());
                 State::Opening(Position { revision, ..known }, Some(poll.line))
             }
-            Ok(Ok(body)) => {
-                self.teller.served();
-                self.take_in(known, &body, poll.line)
-            }
+            Ok(Ok(body)) => self.take_in(known, &body, *poll),
             Ok(Err(error)) => self.broken(&error.to_string(), known, &poll),
             Err(_) => {
-                self.teller.served();
+                self.up_to_date();
                 self.quiet_at = quiet(&poll);
                 // An event that is under way is told again from the same index.
                 State::Opening(known, None)
@@ -158,7 +165,7 @@ impl Watch {
         }
     }
 
-    fn take_in(&mut self, known: Position, body: &[u8], line: Line) -> State {
+    fn take_in(&mut self, known: Position, body: &[u8], poll: Poll) -> State {
         let told = match read(body) {
             Ok(told) => told,
             Err(error) => return self.list_again(&error.to_string()),
@@ -167,14 +174,30 @@ impl Watch {
         if revision <= known.revision {
             return self.list_again("a member told again what was told before");
         }
+        if poll.head.index.is_some_and(|index| revision <= index) {
+            self.late += 1;
+        } else {
+            self.up_to_date();
+        }
         let change = self.store.keys.read_change(&told, &mut self.store.revisions());
         match change {
             Change::Told(events) => {
                 self.teller.tell(events);
-                State::Opening(Position { revision, ..known }, Some(line))
+                if self.late >= BEHIND {
+                    // One more such event after the list and it is behind still.
+                    self.late = BEHIND - 1;
+                    return self.list_again("more happens than can be asked for one by one");
+                }
+                State::Opening(Position { revision, ..known }, Some(poll.line))
             }
             Change::DirectoryGone => self.list_again("a directory was removed with all that was in it"),
         }
+    }
+
+    /// Nothing happened that was not asked for before.
+    fn up_to_date(&mut self) {
+        self.late = 0;
+        self.teller.served();
     }
 
     /// What happened in between can only be read.

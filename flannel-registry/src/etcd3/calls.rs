@@ -24,6 +24,16 @@ pub struct Etcd3Calls {
     pub authenticate: u64,
 }
 
+impl Etcd3Calls {
+    /// All calls together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, .. } = self;
+        let kept = range + txn + lease_grant + lease_keep_alive + lease_time_to_live + lease_revoke;
+        kept + self.watch + self.authenticate
+    }
+}
+
 /// One kind of call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Call {

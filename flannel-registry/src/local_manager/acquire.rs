@@ -1,5 +1,7 @@
 //! Getting a lease: list, decide, write; again if the write found another state than the list.
 
+use std::time::Duration;
+
 use flannel_core::{
     Claim, Lease, LeaseAttrs, LeaseRequest, LeaseSet, ManagerError, NetworkConfig, RegistryError,
     RegistryEvent, Step, SubnetKey, SubnetRegistry, Term,
@@ -9,6 +11,9 @@ use super::{Known, Shared};
 
 /// How many writes may find another state than the list before it is left to the caller to try again; flannel's own.
 const ATTEMPTS: u32 = 10;
+
+/// Stores count whole seconds.
+const ROUNDING: Duration = Duration::from_secs(1);
 
 impl<R: SubnetRegistry> Shared<R> {
     pub(super) async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
@@ -81,18 +86,26 @@ impl<R: SubnetRegistry> Shared<R> {
     }
 
     /// Takes over a lease of this host. One that says already what it should is only renewed: that tells the peers
-    /// nothing, however many hosts start again at once.
+    /// nothing, however many hosts start again at once. Where that makes it last for another time than it should, as
+    /// after a change of the option, it is written again: in some stores only that gives it another one.
     async fn reuse(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let ttl = self.options.ttl;
-        let (lease, granted) = if lease.attrs != *attrs {
-            (self.registry.update(lease, attrs, ttl).await?, ttl)
-        } else if lease.term == Term::Limited {
-            (lease.clone(), self.registry.renew(lease, ttl).await?)
-        } else {
-            (lease.clone(), ttl)
-        };
+        if lease.attrs != *attrs {
+            let lease = self.registry.update(lease, attrs, ttl).await?;
+            self.granted(ttl);
+            return Ok(lease);
+        }
+        if lease.term == Term::Permanent {
+            self.granted(ttl);
+            return Ok(lease.clone());
+        }
+        let granted = self.registry.renew(lease, ttl).await?;
         self.granted(granted);
-        Ok(lease)
+        if granted.abs_diff(ttl) <= ROUNDING {
+            return Ok(lease.clone());
+        }
+        // What was granted stays noted: whoever gives less once may do so again.
+        self.registry.update(lease, attrs, ttl).await
     }
 
     /// Notes that a lease is held now, and forgets what was heard of the one before.

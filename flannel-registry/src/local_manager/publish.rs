@@ -46,6 +46,6 @@ impl<R: SubnetRegistry> Shared<R> {
         let found = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
         let found = found.ok_or(RegistryError::Gone(own.subnet))?;
         let is_own = found.is_held_by(&own.attrs.public) || found.is_held_by(&attrs.public);
-        if is_own { Ok(found) } else { Err(RegistryError::Changed(own.subnet)) }
+        if is_own { Ok(Lease::clone(&found)) } else { Err(RegistryError::Changed(own.subnet)) }
     }
 }

@@ -8,6 +8,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+pub(crate) mod crowd;
+pub(crate) mod frames;
 pub(crate) mod proxy;
 
 /// What all keys of a network begin with.

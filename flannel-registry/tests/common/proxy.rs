@@ -1,8 +1,9 @@
-//! A wire to etcd that can fail as wires and middleboxes do.
+//! A wire to etcd that can fail as wires and middleboxes do, and where gRPC is carried, as a member does that keeps the
+//! news to itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
+
+use super::frames::{News, Streams};
 
 /// How long every answer takes at first: long enough to become deaf before it comes.
 const DELAY: Duration = Duration::from_millis(150);
@@ -22,6 +25,8 @@ pub(crate) struct Proxy {
 }
 
 struct State {
+    server: Mutex<SocketAddr>,
+    news: Mutex<News>,
     deaf: AtomicBool,
     connections: AtomicUsize,
     /// How long every answer takes, in milliseconds.
@@ -35,6 +40,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
+            server: Mutex::new(server),
+            news: Mutex::new(News::Told),
             deaf: AtomicBool::default(),
             connections: AtomicUsize::default(),
             delay: AtomicU64::new(0),
@@ -46,7 +53,7 @@ impl Proxy {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 shared.connections.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(carry(client, server, Arc::clone(&shared)));
+                connections.spawn(carry(client, Arc::clone(&shared)));
             }
         });
         let proxy = Self { address, state, listener: task.abort_handle() };
@@ -56,6 +63,17 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Leads to another server from now on, and resets all connections there are.
+    pub(crate) fn lead_to(&self, server: SocketAddr) {
+        *self.state.server.lock().unwrap() = server;
+        self.reset();
+    }
+
+    /// Does this to what watches are told from now on.
+    pub(crate) fn let_news_be(&self, news: News) {
+        *self.state.news.lock().unwrap() = news;
     }
 
     /// Loses all answers from now on.
@@ -95,15 +113,20 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(client: TcpStream, server: SocketAddr, state: Arc<State>) {
+async fn carry(client: TcpStream, state: Arc<State>) {
     let mut resets = state.resets.subscribe();
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let address = *state.server.lock().unwrap();
+    let Ok(server) = TcpStream::connect(address).await else { return };
     let (mut requests, mut to_client) = client.into_split();
     let (mut answers, mut to_server) = server.into_split();
+    let streams = Mutex::new(Streams::default());
+    let news = || *state.news.lock().unwrap();
+    let asked = |bytes: &[u8]| streams.lock().unwrap().asked(bytes);
+    let told = |bytes: &[u8]| streams.lock().unwrap().told(bytes, news());
     // Whichever side ends ends both.
     tokio::select! {
-        _ = pump(&mut requests, &mut to_server, &state, false) => {}
-        _ = pump(&mut answers, &mut to_client, &state, true) => {}
+        _ = pump(&mut requests, &mut to_server, &state, false, asked) => {}
+        _ = pump(&mut answers, &mut to_client, &state, true, told) => {}
         _ = resets.changed() => to_client.as_ref().set_zero_linger().unwrap(),
     }
 }
@@ -113,6 +136,7 @@ async fn pump(
     to: &mut OwnedWriteHalf,
     state: &State,
     answers: bool,
+    change: impl Fn(&[u8]) -> Vec<u8>,
 ) -> std::io::Result<()> {
     let mut frozen = state.frozen.subscribe();
     let mut buf = vec![0; 64 * 1024];
@@ -127,7 +151,7 @@ async fn pump(
             return Ok(());
         }
         if !(answers && state.deaf.load(Ordering::SeqCst)) {
-            to.write_all(&buf[..n]).await?;
+            to.write_all(&change(&buf[..n])).await?;
         }
     }
 }

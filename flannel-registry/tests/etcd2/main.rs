@@ -7,6 +7,7 @@ mod contract;
 mod fake;
 mod members;
 mod records;
+mod scale;
 mod security;
 mod server;
 mod watch;

@@ -37,8 +37,9 @@ use futures::StreamExt;
 use futures::future::join;
 use tokio::time::{sleep, timeout};
 
+use crate::common::frames::News;
 use crate::common::proxy::Proxy;
-use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, until, words};
+use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, subnet_key, until, words};
 
 /// A registry that asks through the proxy first; which member is first is chosen at random.
 async fn through(proxy: &Proxy, options: &Etcd3Options) -> Etcd3Registry {
@@ -131,6 +132,151 @@ async fn a_slow_member_is_waited_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_told_nothing_is_left_though_its_member_answers_calls() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url(), server.url()];
+    let registry = through(&proxy, &options).await;
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
+
+    proxy.let_news_be(News::Withheld);
+    server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
+    let before = registry.calls().range;
+    registry.config().await.unwrap();
+    assert_eq!(registry.calls().range - before, 1, "the first member answers");
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+    assert_eq!(words(&events), ["silent", "heard", "put 10.5.3.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_are_lost_are_found_by_the_audit() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    options.audit = Some(Duration::from_secs(2));
+    let registry = Etcd3Registry::new(options).unwrap();
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.create(subnet(2), &host(2), DAY).await.unwrap();
+    // An audit may come before the event.
+    let knows = |event: &RegistryEvent, third| match event {
+        RegistryEvent::Snapshot(all) => all.leases.iter().any(|lease| lease.subnet == subnet(third)),
+        event => words(std::slice::from_ref(event)) == [format!("put {}", subnet(third))],
+    };
+    until(&mut watch, |event| knows(event, 2)).await;
+
+    // What the watch asks for a word it is given, so that it has no reason for doubt.
+    proxy.let_news_be(News::Lost);
+    server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
+    server.remove("10.5.1.0-24");
+    let events = until(&mut watch, |event| knows(event, 3)).await;
+    assert!(events.iter().all(|event| matches!(event, RegistryEvent::Snapshot(_))), "{:?}", words(&events));
+    until(&mut watch, |event| !knows(event, 1)).await;
+    proxy.let_news_be(News::Told);
+    registry.create(subnet(4), &host(4), DAY).await.unwrap();
+    until(&mut watch, |event| knows(event, 4)).await;
+    assert_eq!(registry.calls().watch, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_a_member_tells_again_are_told_once() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let registry = Etcd3Registry::new(options).unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    proxy.let_news_be(News::Repeated);
+    let mut told = Vec::new();
+    for third in 1..5 {
+        server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);
+        told.push(next(&mut watch).await);
+    }
+    let expected: Vec<_> = (1..5).map(|third| format!("put {}", subnet(third))).collect();
+    assert_eq!(words(&told), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_the_same_cluster_that_is_behind_tells_nothing_old() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let registry = Etcd3Registry::new(options).unwrap();
+    registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    server.etcd().back_up().unwrap();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    for third in 2..6 {
+        registry.create(subnet(third), &host(third), DAY).await.unwrap();
+        assert_eq!(words(&[next(&mut watch).await]), [format!("put {}", subnet(third))]);
+    }
+    let behind = server.etcd().start_from_backup().unwrap();
+    let put = |third: u8| {
+        let record = host(third).to_record();
+        behind.etcdctl(&["put", &subnet_key(&subnet(third).to_string()), &record]).unwrap();
+    };
+    put(7);
+    proxy.lead_to(behind.client_address());
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
+    assert_eq!(words(&events), ["silent", "snapshot 10.5.1.0-24,10.5.7.0-24"]);
+    // Its revision is still smaller than what was known of the other one.
+    put(8);
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
+    assert_eq!(words(&events), ["heard", "put 10.5.8.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_is_accepted_and_then_reset_or_forgotten_is_made_again() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let registry = Etcd3Registry::new(options).unwrap();
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    for news in [News::CutShort, News::Withheld] {
+        proxy.let_news_be(news);
+        let renewed = registry.renew(&lease, DAY).await;
+        assert!(matches!(renewed, Err(RegistryError::Unavailable(..))), "{news:?}: {renewed:?}");
+        proxy.let_news_be(News::Told);
+        assert_eq!(registry.renew(&lease, DAY).await.unwrap(), DAY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_revoked_while_it_is_renewed_is_gone() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.address()).await;
+    let mut options = server.options();
+    options.endpoints = vec![proxy.url()];
+    let registry = Etcd3Registry::new(options).unwrap();
+    let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
+    let ids = server.ctl(&["lease", "list"]);
+    let id = ids.lines().nth(1).unwrap();
+    let before = registry.calls().range;
+    // The answer to the first call of a renewal is on its way for longer than it takes to revoke the lease.
+    proxy.delay(Duration::from_secs(1));
+    let revoke = async {
+        while registry.calls().range == before {
+            tokio::task::yield_now().await;
+        }
+        sleep(Duration::from_millis(300)).await;
+        tokio::task::block_in_place(|| server.ctl(&["lease", "revoke", id]));
+        proxy.delay(Duration::ZERO);
+    };
+    let (renewed, ()) = join(registry.renew(&lease, DAY), revoke).await;
+    assert!(matches!(renewed, Err(RegistryError::Gone(gone)) if gone == subnet(1)), "{renewed:?}");
+    assert_eq!(registry.calls().lease_keep_alive, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
     const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
     let server = Server::start();
@@ -140,8 +286,10 @@ async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
     for last in 1..6 {
         let manager = LocalManager::new(server.registry());
         let attrs = host(last);
-        let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+        // Not what a host without a memory would choose.
+        let request = LeaseRequest { config: &config, attrs: &attrs, previous: Some(subnet(last + 100)) };
         let lease = manager.acquire(request).await.unwrap();
+        assert_eq!(lease.subnet, subnet(last + 100));
         let keep = manager.keep(lease.clone());
         let mut peers = manager.watch(lease.subnet);
         let peers = tokio::spawn(async move { while peers.next().await.is_some() {} });

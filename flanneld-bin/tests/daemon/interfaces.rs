@@ -5,12 +5,12 @@ use flannel_testing::EtcdOptions;
 use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
 
 /// Hosts, and an etcd that has both interfaces.
-fn cluster(hosts: usize) -> Cluster {
+pub(crate) fn cluster(hosts: usize) -> Cluster {
     Cluster::with_etcd(hosts, EtcdOptions { enable_v2: true, ..EtcdOptions::default() })
 }
 
 /// Writes the configuration over the v2 interface, as operators of flannel up to v0.17 did.
-fn configure_v2(cluster: &Cluster) {
+pub(crate) fn configure_v2(cluster: &Cluster) {
     cluster.etcdctl_v2(&["set", "/coreos.com/network/config", VXLAN]);
 }
 

@@ -7,5 +7,6 @@ mod external;
 mod failing;
 mod interfaces;
 mod living;
+mod migrate;
 mod outage;
 mod secured;
