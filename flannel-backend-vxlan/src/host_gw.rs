@@ -239,9 +239,9 @@ impl Listens for Gateways {
             self.decide_again = true;
             return Some(what);
         }
-        match notice {
-            Notice::Route { route, removed } => self.direct.notice_route(route, *removed),
-            notice => self.forwarding.notice(notice, None),
+        if let Notice::Route { route, removed } = notice {
+            return self.direct.notice_route(route, *removed);
         }
+        self.forwarding.notice(notice, None)
     }
 }

@@ -8,5 +8,6 @@ mod failing;
 mod interfaces;
 mod living;
 mod migrate;
+mod mixed;
 mod outage;
 mod secured;
