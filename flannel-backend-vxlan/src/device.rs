@@ -175,7 +175,10 @@ impl DeviceSpec {
         }
         self.create(netlink, mac)?;
         let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let link = created.ok_or_else(|| self.host("it vanished right after it was created".to_owned()))?;
+        let link = created.ok_or_else(|| BackendError::Kernel {
+            object: format!("cannot create the device {}", self.name),
+            source: "it vanished right after it was created".into(),
+        })?;
         Ok((link, Found::Made))
     }
 

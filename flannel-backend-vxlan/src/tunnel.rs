@@ -99,6 +99,7 @@ impl Tunnel {
         self.direct.routes.table().tunnel = Some(index);
         if ensured.changes > 0 {
             self.distrust_tables();
+            self.retry_tables();
         }
         Ok(ensured)
     }
@@ -173,6 +174,12 @@ impl Tunnel {
         let dirty = if self.decide_again { &Dirty::All } else { request.dirty };
         self.desired.update(request.peers, dirty, own, self.spec.family, &mut wanted);
         self.decide_again = false;
+    }
+
+    fn retry_tables(&mut self) {
+        self.neighbours.tracker.retry_all();
+        self.fdb.tracker.retry_all();
+        self.routes.tracker.retry_all();
     }
 
     fn distrust_tables(&mut self) {

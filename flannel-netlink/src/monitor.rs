@@ -51,12 +51,9 @@ const NETCONF_HEADER: usize = 4;
 // `enum rtnetlink_groups` in `linux/rtnetlink.h`.
 const LINK: u32 = 1;
 const NEIGHBOUR: u32 = 3;
-const ADDRESS_4: u32 = 5;
-const ADDRESS_6: u32 = 9;
-const ROUTE_4: u32 = 7;
-const ROUTE_6: u32 = 11;
-const SETTING_4: u32 = 24;
-const SETTING_6: u32 = 25;
+const ADDRESSES: [u32; 2] = [5, 9];
+const ROUTES: [u32; 2] = [7, 11];
+const SETTINGS: [u32; 2] = [24, 25];
 
 /// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
 /// new or different.
@@ -128,7 +125,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Self::join(&[LINK, NEIGHBOUR, ADDRESS_4, ADDRESS_6, ROUTE_4, ROUTE_6, SETTING_4, SETTING_6])
+        Self::join([LINK, NEIGHBOUR].into_iter().chain(ADDRESSES).chain(ROUTES).chain(SETTINGS))
     }
 
     /// Starts to listen in the given namespace, to links, addresses and default routes only: what
@@ -137,13 +134,14 @@ impl Monitor {
     /// # Errors
     /// Those of [`open`](Self::open) and of entering the namespace.
     pub fn open_for_connections(namespace: &Namespace) -> Result<Self, Error> {
-        let monitor = namespace.run(|| Self::join(&[LINK, ADDRESS_4, ADDRESS_6, ROUTE_4, ROUTE_6]))??;
+        let monitor = namespace.run(|| Self::join([LINK].into_iter().chain(ADDRESSES).chain(ROUTES)))??;
         monitor.listener.filter(&default_routes_only())?;
         Ok(monitor)
     }
 
-    fn join(groups: &[u32]) -> Result<Self, Error> {
-        Ok(Self { listener: Listener::open(NETLINK_ROUTE, groups)?, waiting: VecDeque::new() })
+    fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
+        let groups: Vec<_> = groups.collect();
+        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.

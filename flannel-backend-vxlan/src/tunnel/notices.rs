@@ -26,9 +26,11 @@ impl Listens for Tunnel {
         }
         let tunnel = match notice {
             Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
-            Notice::Link { link, removed } => self.notice_link(link, *removed).inspect(|_| self.distrust()),
+            Notice::Link { link, removed } => {
+                self.notice_link(link, *removed).inspect(|_| self.device_changed())
+            }
             Notice::Address { address, removed } => {
-                self.notice_address(address, *removed).inspect(|_| self.distrust())
+                self.notice_address(address, *removed).inspect(|_| self.device_changed())
             }
             Notice::Route { route, removed } => {
                 let direct = self.direct.notice_route(route, *removed);
@@ -43,6 +45,12 @@ impl Listens for Tunnel {
 }
 
 impl Tunnel {
+    /// What could not be put on the device as it was may now.
+    fn device_changed(&mut self) {
+        self.distrust();
+        self.retry_tables();
+    }
+
     fn notice_link(&self, link: &Link, removed: bool) -> Option<String> {
         let name = &self.spec.name;
         if link.index == self.device.index {
@@ -72,8 +80,12 @@ impl Tunnel {
         let here = route.index == Some(self.device.index);
         let wanted = self.routes.tracker.wanted(&route.destination);
         let found = OverlayRoute::from(route);
-        let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        let differs = if here { same == removed } else { wanted.is_some() };
+        let differs = match (here, removed) {
+            (true, true) => wanted.is_some_and(|wanted| Routes::will_do(wanted, &found)),
+            // One that would do may be a second one beside it, with another metric.
+            (true, false) => self.routes.tracker.believed(&route.destination) != Some(&found),
+            (false, _) => wanted.is_some(),
+        };
         if !(told && differs) {
             return None;
         }

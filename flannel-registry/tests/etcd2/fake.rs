@@ -158,6 +158,21 @@ async fn an_event_that_cannot_be_read_is_replaced_by_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_was_told_before_is_replaced_by_a_list() {
+    let fake = Fake::answering(|line| {
+        Some(match line {
+            _ if line.contains("waitIndex=11 ") => answer("200 OK", 11, 1, &event(9)),
+            _ if line.contains("wait=true") => waiting(11, 1),
+            _ => answer("200 OK", 10, 0, EMPTY),
+        })
+    });
+    let fake = fake.await;
+    let mut watch = fake.registry().watch(None);
+    let events = [next(&mut watch).await, next(&mut watch).await];
+    assert_eq!(words(&events), ["snapshot ", "snapshot "]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_is_cut_off_is_left_for_one_that_is_not() {
     let cut_off = Fake::answering(|line| match line {
         _ if line.contains("wait=true") => Some(waiting(10, 77)),

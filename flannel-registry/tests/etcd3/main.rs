@@ -14,4 +14,5 @@ mod scale;
 mod server;
 mod three_members;
 mod tls;
+mod upstream_defects;
 mod watch;

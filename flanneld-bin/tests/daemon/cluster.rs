@@ -121,6 +121,11 @@ impl Cluster {
         self.directory.join(format!("host-{host}/subnet.env"))
     }
 
+    /// The file with the host's id.
+    pub(crate) fn node_id(&self, host: usize) -> PathBuf {
+        self.subnet_file(host).with_extension("env.node-id")
+    }
+
     /// A value of the host's `subnet.env`.
     pub(crate) fn subnet_env(&self, host: usize, key: &str) -> String {
         let text = std::fs::read_to_string(self.subnet_file(host)).unwrap();
