@@ -16,6 +16,7 @@
 
 mod attrs;
 mod backend;
+mod checksums;
 mod config;
 mod desired;
 mod device;
@@ -23,6 +24,7 @@ mod direct;
 mod direct_routes;
 mod external;
 mod families;
+mod forwarding;
 mod host_gw;
 mod overlay_routes;
 mod routes;
@@ -32,6 +34,7 @@ mod underlay;
 mod watch;
 
 pub use backend::OpenVxlan;
+pub use checksums::ChecksumOffload;
 pub use external::{Look, external_interface, follow_external};
 pub use host_gw::OpenHostGw;
 pub use routes::RouteProtocol;

@@ -193,3 +193,26 @@ fn with_both_families_pods_reach_each_other_over_both() {
         answered.unwrap_or_else(|error| panic!("{to}: {error}"));
     }
 }
+
+#[test]
+fn with_ipv6_alone_pods_reach_each_other() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(
+        r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    cluster.start_all();
+    let pods: Vec<_> = (0..3)
+        .map(|host| {
+            let text = std::fs::read_to_string(cluster.subnet_file(host)).unwrap();
+            assert!(!text.contains("FLANNEL_SUBNET") && !text.contains("FLANNEL_NETWORK"), "{text}");
+            let subnet = cluster.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+            assert_eq!(cluster.lines(host, "ip -o link show type vxlan").len(), 1);
+            cluster.lab.hosts[host].add_pod(&[subnet], 1430).unwrap()
+        })
+        .collect();
+    for from in &pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            check_ping(from, to);
+        }
+    }
+}

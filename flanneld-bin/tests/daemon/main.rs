@@ -11,6 +11,7 @@ mod identity;
 mod interfaces;
 mod living;
 mod migrate;
+mod mixed;
 mod outage;
 mod secured;
 mod upstream_defects;
