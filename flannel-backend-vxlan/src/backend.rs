@@ -84,7 +84,7 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(namespace.clone())?;
+        let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
         let mut tunnels = Vec::new();
         for (family, pool) in families(config) {
             let before = before.and_then(|attrs| match family {
@@ -132,7 +132,7 @@ impl Backend for Vxlan {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend());
+        report.merge(self.watch.mend(request.now));
         for tunnel in &mut self.tunnels {
             report.merge(tunnel.sync(request, &own));
         }
