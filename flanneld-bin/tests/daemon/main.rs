@@ -4,7 +4,9 @@
 mod cluster;
 mod direct;
 mod failing;
+mod healing;
 mod interfaces;
+mod killed;
 mod living;
 mod migrate;
 mod outage;
