@@ -6,7 +6,6 @@
 //! | `position` | decides what follows from what etcd says to a watch (pure) |
 //! | `cluster` | finds a member that answers |
 //! | `connection` | connects to a member, and shows it who we are |
-//! | `files` | reads the certificates |
 //! | `records` | reads and writes records |
 //! | `watch` | follows them, for ever |
 //! | `calls` | counts what that costs |
@@ -24,7 +23,6 @@ use futures::stream::BoxStream;
 mod calls;
 mod cluster;
 mod connection;
-mod files;
 mod keys;
 mod position;
 mod records;
