@@ -67,7 +67,10 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -iface value",
         "  -mass-expiry-hold int",
         "  -public-ip string",
+        "  -release-on-exit",
         "  -subnet-file string",
+        "  -subnet-lease-renew-margin int",
+        "  -subnet-lease-ttl duration",
         "  -v int",
         "  -version",
     ];
@@ -77,11 +80,12 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/coreos.com/network\")\n",
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
+        " (default 24h0m0s)\n",
         " (default \"auto\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 5);
+    assert_eq!(usage.matches("(default").count(), 6);
     let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);

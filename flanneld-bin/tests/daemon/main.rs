@@ -9,4 +9,5 @@ mod interfaces;
 mod living;
 mod migrate;
 mod outage;
+mod release;
 mod secured;
