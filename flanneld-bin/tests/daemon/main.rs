@@ -15,5 +15,6 @@ mod living;
 mod migrate;
 mod mixed;
 mod outage;
+mod release;
 mod secured;
 mod upstream_defects;
