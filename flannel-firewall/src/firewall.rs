@@ -122,6 +122,8 @@ pub struct Pass {
     pub changed: bool,
     /// Whether that was because somebody had changed them.
     pub repaired: bool,
+    /// The same for the table that guards the port of the tunnel.
+    pub repaired_tunnel: bool,
     /// What could not be done; it is tried again.
     pub failures: Vec<FirewallError>,
     /// What stands in the way of forwarded packets, each with what to do about it; none if it was not looked for.
@@ -221,13 +223,16 @@ impl Firewall {
             (self.doubt.rules, self.doubt.tunnel) = (true, true);
         }
         let mut pass = Pass::default();
+        let is_new = self.doubt.is_new;
         if self.doubt.rules {
             self.keep_rules(&mut pass).await;
         }
+        pass.repaired = pass.changed && !is_new;
         if self.doubt.tunnel {
-            self.keep_tunnel(&mut pass).await;
+            let changed = self.keep_tunnel(&mut pass).await;
+            pass.repaired_tunnel = changed && !is_new;
         }
-        self.settle(&mut pass, seen);
+        self.settle(&pass, seen);
         pass
     }
 
@@ -372,13 +377,14 @@ impl Firewall {
         }
     }
 
-    async fn keep_tunnel(&mut self, pass: &mut Pass) {
+    /// Makes the table for the port of the tunnel as it should be; tells whether it was not.
+    async fn keep_tunnel(&mut self, pass: &mut Pass) -> bool {
         let is_restricted = self.options.restrict_tunnel_port;
         let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
-            return;
+            return false;
         };
         let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
-        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await;
+        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await
     }
 
     /// What was done so far.
@@ -388,10 +394,9 @@ impl Firewall {
     }
 
     /// Remembers how the pass went.
-    fn settle(&mut self, pass: &mut Pass, seen: Option<Seen>) {
-        pass.repaired = pass.changed && !self.doubt.is_new;
+    fn settle(&mut self, pass: &Pass, seen: Option<Seen>) {
         self.counts.passes += 1;
-        self.counts.repairs += u64::from(pass.repaired);
+        self.counts.repairs += u64::from(pass.repaired) + u64::from(pass.repaired_tunnel);
         self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
@@ -421,27 +426,32 @@ async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
     notice
 }
 
-/// Makes one table as it should be.
+/// Makes one table as it should be; tells whether it was not.
 async fn keep_table(
     namespace: &Namespace,
     kernel: Option<&mut Nftables>,
     own: &mut OwnTable,
     script: Option<&str>,
     pass: &mut Pass,
-) {
+) -> bool {
     let Some(kernel) = kernel else {
         if script.is_some() {
             let error = FirewallError::Nftables(own.table().clone(), NftablesError::Unavailable);
             pass.failures.push(error);
         }
-        return;
+        return false;
     };
-    match own.keep(namespace, kernel, script).await {
-        Ok(changed) => pass.changed |= changed,
+    let changed = match own.keep(namespace, kernel, script).await {
+        Ok(changed) => changed,
         // A kernel without nftables has no table to remove.
-        Err(NftablesError::Kernel(_)) if script.is_none() => {}
-        Err(error) => pass.failures.push(FirewallError::Nftables(own.table().clone(), error)),
-    }
+        Err(NftablesError::Kernel(_)) if script.is_none() => false,
+        Err(error) => {
+            pass.failures.push(FirewallError::Nftables(own.table().clone(), error));
+            false
+        }
+    };
+    pass.changed |= changed;
+    changed
 }
 
 impl Pace {
@@ -450,7 +460,7 @@ impl Pace {
         self.audit_at = now + audit_every;
         self.pass_at = None;
         self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
-        if pass.repaired {
+        if pass.repaired || pass.repaired_tunnel {
             self.repairs = if self.is_quarrel(now) { self.repairs.saturating_add(1) } else { 1 };
             self.last_repair = Some(now);
         }
