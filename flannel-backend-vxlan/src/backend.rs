@@ -12,6 +12,7 @@ use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
 
 use crate::attrs;
+use crate::checksums::ChecksumOffload;
 use crate::config::VxlanConfig;
 use crate::device::{Below, DeviceSpec, OverlayAddress};
 use crate::direct::Direct;
@@ -35,13 +36,15 @@ use crate::watch::Watch;
 pub struct OpenVxlan {
     namespace: Namespace,
     protocol: RouteProtocol,
+    offload: ChecksumOffload,
 }
 
 impl OpenVxlan {
     /// Takes the namespace that the external interface is in.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
-        Self { namespace, protocol: RouteProtocol::default() }
+        let (protocol, offload) = (RouteProtocol::default(), ChecksumOffload::default());
+        Self { namespace, protocol, offload }
     }
 
     /// Marks direct routes (`DirectRouting`) with another number than the default.
@@ -49,11 +52,17 @@ impl OpenVxlan {
     pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }
     }
+
+    /// Treats the checksum offload of the tunnel device in another way than by the kernel's release.
+    #[must_use]
+    pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
+        Self { offload, ..self }
+    }
 }
 
 impl OpenBackend for OpenVxlan {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Vxlan::open(self.namespace.clone(), self.protocol, request)?))
+        Ok(Box::new(Vxlan::open(self, request)?))
     }
 }
 
@@ -68,11 +77,8 @@ struct Vxlan {
 }
 
 impl Vxlan {
-    fn open(
-        namespace: Namespace,
-        protocol: RouteProtocol,
-        request: OpenRequest<'_>,
-    ) -> Result<Self, BackendError> {
+    fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
+        let OpenVxlan { namespace, protocol, offload } = opener;
         let OpenRequest { config, external, before } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
@@ -84,7 +90,10 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(namespace.clone())?;
+        let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
+        // A kernel that does not say its release is taken for a good one.
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let checksums_off = offload.is_off_on(&release);
         let mut tunnels = Vec::new();
         for (family, pool) in families(config) {
             let before = before.and_then(|attrs| match family {
@@ -93,8 +102,8 @@ impl Vxlan {
             });
             let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
             let below = Below::of(family, &options, external)?;
-            let spec = device_spec(family, &options, below, preferred_mac);
-            let mark = Mark { protocol, network: pool.network() };
+            let spec = DeviceSpec { checksums_off, ..device_spec(family, &options, below, preferred_mac) };
+            let mark = Mark { protocol: *protocol, network: pool.network() };
             let direct = Direct::new(kernel.clone(), external, family, mark);
             let (kernel, namespace) = (kernel.clone(), namespace.clone());
             tunnels.push(Tunnel::open(spec, kernel, namespace, direct, options.direct_routing)?);
@@ -143,7 +152,7 @@ impl Backend for Vxlan {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend());
+        report.merge(self.watch.mend(request.now));
         for tunnel in &mut self.tunnels {
             report.merge(tunnel.sync(request, &own));
         }
@@ -205,6 +214,7 @@ fn device_spec(family: Family, options: &VxlanConfig, below: Below, preferred_ma
         gbp: options.gbp,
         learning: options.learning,
         below,
+        checksums_off: false,
         mac: None,
         preferred_mac,
         address: None,

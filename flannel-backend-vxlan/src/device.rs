@@ -23,6 +23,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) gbp: bool,
     pub(crate) learning: bool,
     pub(crate) below: Below,
+    /// Whether the kernel shall compute all checksums before a packet leaves the device.
+    pub(crate) checksums_off: bool,
     /// The device's address; before it is known, that of an existing device is kept.
     pub(crate) mac: Option<Mac>,
     /// The address to make a new device with, while `mac` is not known.
@@ -103,6 +105,7 @@ impl DeviceSpec {
         }
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
         let mut done = self.set_fields(netlink, &link, mac);
+        done.push(self.set_checksums(netlink));
         if let Some(address) = self.address {
             done.push(self.set_address(netlink, link.index, address));
             // Last, because a route can only be put on a device that is up.
@@ -172,7 +175,10 @@ impl DeviceSpec {
         }
         self.create(netlink, mac)?;
         let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let link = created.ok_or_else(|| self.host("it vanished right after it was created".to_owned()))?;
+        let link = created.ok_or_else(|| BackendError::Kernel {
+            object: format!("cannot create the device {}", self.name),
+            source: "it vanished right after it was created".into(),
+        })?;
         Ok((link, Found::Made))
     }
 
@@ -278,6 +284,15 @@ impl DeviceSpec {
             .into_iter()
             .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
             .collect()
+    }
+
+    fn set_checksums(&self, netlink: &Netlink) -> Result<usize, BackendError> {
+        let failed = |error| self.failed("switch off the checksum offload of", error);
+        if !self.checksums_off || !netlink.leaves_checksums(&self.name).map_err(failed)? {
+            return Ok(0);
+        }
+        netlink.leave_checksums(&self.name, false).map_err(failed)?;
+        Ok(1)
     }
 
     fn set_up(&self, netlink: &mut Netlink, link: &Link) -> Result<usize, BackendError> {

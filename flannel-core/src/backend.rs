@@ -83,6 +83,7 @@ impl BackendAttrs {
             backend_type: self.backend_type,
             backend_data: self.data,
             backend_v6_data: self.v6_data,
+            node: None,
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum NetworkEvent {
         /// How long the next attempt is away.
         retry_in: Duration,
     },
+    /// Somebody else wrote the record of the lease; it is being put right, and the host keeps its subnet.
+    LeaseDisputed(String),
     /// The lease is lost. Traffic goes on; the same subnet is asked for again.
     LeaseLost(String),
     /// The external interface, its address or its MTU is another one now.

@@ -56,7 +56,9 @@ enum State {
 impl Hold {
     /// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
     pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, HoldEvent> {
-        let state = match own.attrs == self.attrs {
+        // Who the host is, the manager says.
+        let says = LeaseAttrs { node: self.attrs.node, ..own.attrs.clone() };
+        let state = match says == self.attrs {
             true => State::Keeping(self.manager.keep(own.clone())),
             false => State::Publishing { failures: 0 },
         };

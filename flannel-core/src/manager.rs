@@ -108,6 +108,8 @@ pub enum KeepEvent {
         /// How long the next attempt is away.
         retry_in: Duration,
     },
+    /// Somebody else wrote its record; it is being put right.
+    Disputed(String),
     /// It is lost.
     Lost(String),
 }

@@ -9,6 +9,7 @@
 mod external;
 mod follow;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
 use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
@@ -32,6 +33,10 @@ use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
 const PASS_GAP: Duration = Duration::from_millis(10);
+
+/// How often and after what pause the backend is opened before the kernel's refusal is believed.
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Node {
     options: NetworkOptions,
@@ -86,18 +91,47 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
-        let request = OpenRequest {
-            config: &config,
-            external: &self.options.external,
-            before: before.as_ref().map(|lease| &lease.attrs),
-        };
-        let mut backend = self.options.backend.open(request)?;
+        let before = before.as_ref().map(|lease| &lease.attrs);
+        let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
-        backend.configure(&own)?;
+        if let Err(error) = backend.configure(&own) {
+            self.may_pass(&own, error)?;
+        }
         self.backend = Some(backend);
-        self.attrs = Some(own.attrs.clone());
+        self.attrs = Some(attrs);
         self.follow(config, own).await
+    }
+
+    /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
+    /// moment, so that is tried again before it is believed.
+    async fn open(
+        &mut self,
+        config: &NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        for _ in 1..OPEN_ATTEMPTS {
+            let request = OpenRequest { config, external: &self.options.external, before };
+            match self.options.backend.open(request) {
+                Err(error @ BackendError::Kernel { .. }) => {
+                    tracing::debug!(error = crate::chain(&error), "opening the backend again");
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+    }
+
+    /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
+    /// error is for good.
+    fn may_pass(&self, own: &Lease, error: BackendError) -> Result<(), BackendError> {
+        if !matches!(error, BackendError::Kernel { .. }) {
+            return Err(error);
+        }
+        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        Ok(())
     }
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
@@ -154,7 +188,7 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(self.next_pass) => {
+                () = not_before(self.next_pass) => {
                     self.pass(&config);
                     if let Some(own) = self.unpublished(&config) {
                         holding = self.hold(&config, own);
@@ -200,6 +234,13 @@ impl Node {
             HoldEvent::Keep(KeepEvent::Renewed(time)) => self.tell(NetworkEvent::LeaseRenewed(time)),
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
+            }
+            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+                self.status(|status| {
+                    status.lease_disputes += 1;
+                    status.last_dispute = Some(what.clone());
+                });
+                self.tell(NetworkEvent::LeaseDisputed(what));
             }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.status(|status| status.lease_lost = Some(reason.clone()));
@@ -281,10 +322,10 @@ impl Node {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
+        for failure in news(&report.failed, &known.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
+        for failure in news(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
         let peers = self.damping.peers().len();
@@ -347,12 +388,25 @@ impl Node {
     }
 }
 
+/// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.
+async fn not_before(moment: Instant) {
+    if Instant::now() < moment {
+        tokio::time::sleep_until(moment).await;
+    }
+}
+
 /// Waits for a moment, or for ever if there is none.
 async fn until(moment: Option<std::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns what was not known before.
+fn news<'a, T: Ord>(told: &'a [T], known: &[T]) -> impl Iterator<Item = &'a T> {
+    let known: BTreeSet<&T> = known.iter().collect();
+    told.iter().filter(move |told| !known.contains(told))
 }
 
 /// Tells whether no waiting will help. A store that refuses may be set right while we wait.

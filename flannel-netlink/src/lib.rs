@@ -47,6 +47,7 @@ mod neighbour;
 mod new_link;
 mod nft_monitor;
 mod nftables;
+mod offload;
 mod route;
 mod socket;
 mod sys;

@@ -279,3 +279,15 @@ fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
         netlink.delete_link(device.index).unwrap();
     }
 }
+
+#[test]
+fn checksums_of_a_link_are_left_to_it_or_not() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let name = netlink.link_by_index(index).unwrap().unwrap().name;
+    assert!(netlink.leaves_checksums(&name).unwrap(), "as the kernel makes it");
+    for leave in [false, true, false] {
+        netlink.leave_checksums(&name, leave).unwrap();
+        assert_eq!(netlink.leaves_checksums(&name).unwrap(), leave);
+    }
+    assert!(netlink.leaves_checksums("none").unwrap_err().is_not_found());
+}

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use flannel_core::{
     Running, Shutdown, SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{CacheOptions, CachedManager, LocalManager};
+use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -127,7 +128,8 @@ impl Daemon<'_> {
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let hold = self.options.mass_expiry_hold;
         let damping = DampingOptions { hold, ..DampingOptions::default() };
-        let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
+        let manager = LocalManager::with_options(registry, self.lease_options()?);
+        let manager = CachedManager::open(manager, self.cache_options(damping));
         let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
         let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
@@ -136,10 +138,21 @@ impl Daemon<'_> {
         Ok(NetworkOptions { external_changes, previous, damping, ..options })
     }
 
-    /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
-    fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
+    fn lease_options(&self) -> Result<LocalManagerOptions, String> {
+        let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
+            .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
+        Ok(LocalManagerOptions { identity: Some(Arc::new(identity)), ..LocalManagerOptions::default() })
+    }
+
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
         let mut path = self.options.subnet_file.clone().into_os_string();
-        path.push(".cache");
+        path.push(suffix);
+        path.into()
+    }
+
+    fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
+        let path = self.beside_subnet_file(".cache");
         let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }

@@ -21,6 +21,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::RenewalFailed { reason, retry_in } => {
             error!("Error renewing lease (trying again in {}): {reason}", pause(*retry_in));
         }
+        NetworkEvent::LeaseDisputed(what) => warn!("{what}; it is put right"),
         NetworkEvent::LeaseLost(reason) => {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
         }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use flannel_core::{Lease, LeaseAttrs, RegistryError, SubnetRegistry};
+use flannel_core::{Lease, LeaseAttrs, RegistryError, SubnetRegistry, Tie};
 
 use super::Shared;
 
@@ -19,6 +19,7 @@ impl<R: SubnetRegistry> Shared<R> {
     /// [`RegistryError::Gone`] and [`RegistryError::Changed`] say that the lease is lost.
     pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let ttl = self.options.ttl;
+        let attrs = &LeaseAttrs { node: self.node(), ..attrs.clone() };
         let held = self.state().held.clone().filter(|held| held.subnet == own.subnet);
         let mut last_seen = held.unwrap_or_else(|| own.clone());
         let mut tries = 1;
@@ -26,7 +27,7 @@ impl<R: SubnetRegistry> Shared<R> {
             let error = match self.registry.update(&last_seen, attrs, ttl).await {
                 Ok(lease) => {
                     self.granted(ttl);
-                    self.hold(&lease);
+                    self.hold(&lease, None);
                     return Ok(lease);
                 }
                 Err(error @ (RegistryError::Changed(_) | RegistryError::Unknown(..))) => error,
@@ -47,7 +48,8 @@ impl<R: SubnetRegistry> Shared<R> {
         let snapshot = self.registry.list().await?;
         let found = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
         let found = found.ok_or(RegistryError::Gone(own.subnet))?;
-        let is_own = found.is_held_by(&own.attrs.public) || found.is_held_by(&attrs.public);
+        let ties = [&own.attrs, attrs].map(|attrs| found.tie(&attrs.public, attrs.node));
+        let is_own = ties.iter().any(|tie| matches!(tie, Some(Tie::Id | Tie::Address)));
         if is_own { Ok(Arc::unwrap_or_clone(found)) } else { Err(RegistryError::Changed(own.subnet)) }
     }
 }
