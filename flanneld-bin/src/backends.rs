@@ -1,5 +1,6 @@
 //! Which backend a configuration asks for.
 
+use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::Namespace;
@@ -22,7 +23,8 @@ impl OpenBackend for Backends {
         match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request),
-            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw)"))),
+            "udp" => OpenUdp::new(self.namespace.clone()).open(request),
+            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp)"))),
         }
     }
 }

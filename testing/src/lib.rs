@@ -5,7 +5,9 @@
 //! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] make traffic and check it.
 //! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
+//! * [`PlainProxy`] is a host with upstream flannel's `udp` backend, as others see it.
 //! * [`Process`] is a program inside a namespace.
+//! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
@@ -38,10 +40,12 @@ mod fake_backend;
 mod fake_table;
 mod faulty;
 mod lab;
+mod plain_proxy;
 mod process;
 pub mod sim;
 mod sys;
 mod traffic;
+mod wire;
 
 pub use capture::packet::{
     ArpPacket, Frame, FrameContent, IcmpMessage, Ipv4Packet, Ipv6Packet, TcpSegment, Transport, UdpContent,
@@ -57,7 +61,9 @@ pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
     check_requirements, remove_name,
 };
+pub use plain_proxy::{PlainProxy, PlainProxyOptions};
 pub use process::{NoSuchLine, Process, output_in};
 pub use traffic::datagrams::{DatagramReport, datagrams};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
+pub use wire::{Wire, WireOptions};

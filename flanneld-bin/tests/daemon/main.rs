@@ -8,3 +8,4 @@ mod interfaces;
 mod living;
 mod outage;
 mod secured;
+mod udp;
