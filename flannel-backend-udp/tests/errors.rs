@@ -84,8 +84,9 @@ fn a_path_that_is_narrower_than_the_device_carries_everything_and_the_source_is_
     let large = PingOptions { payload: 1400, ..short() };
     flannel_testing::eventually(DEADLINE, || ping(&one, address("10.5.2.2"), &large)).unwrap();
     // Where it is many at once that do not fit, their source is told what does: 1300 without the 28 of the datagram.
-    let told =
-        is_told(&overlay, 3, 4, || drop(transfer(&one, &other, address("10.5.2.2"), 8 << 20).unwrap()));
+    let told = is_told(&overlay, 3, 4, || {
+        transfer(&one, &other, address("10.5.2.2"), 8 << 20).unwrap();
+    });
     assert_eq!(told.bytes[14 + 20 + 6..][..2], 1272u16.to_be_bytes());
     let report =
         datagrams(&one, &other, address("10.5.2.2"), &[100, 1200, 1444, 1400, 9000, 60_000], DEADLINE)

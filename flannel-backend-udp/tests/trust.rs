@@ -167,7 +167,7 @@ fn peers_are_learnt_and_dropped_while_packets_flow() {
             assert!(!is_reached(), "turn {turns}: dropped with the next burst");
             overlay.stations[0].learn([third.clone()]);
             overlay.stations[0].sync_only(&Dirty::Some([third.subnet].into()));
-            eventually(DEADLINE, || is_reached()).unwrap();
+            eventually(DEADLINE, &is_reached).unwrap();
             turns += 1;
         }
         assert!(turns > 0 && load.join().unwrap().bytes > 0);
