@@ -21,6 +21,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 mod datagrams;
+mod flood;
 mod paths;
 
 use std::net::IpAddr;
@@ -63,6 +64,9 @@ fn main() {
     let medians: Vec<Vec<f64>> =
         figures.into_iter().map(|row| row.into_iter().map(median).collect()).collect();
     print(&paths, &medians);
+    if let Some(path) = paths.iter().find(|path| path.name == paths::UDP) {
+        show_flood(&site, path, rounds);
+    }
     for line in site.counts() {
         println!("{line}");
     }
@@ -139,6 +143,18 @@ fn print(paths: &[&Path], medians: &[Vec<f64>]) {
         ours.iter().zip(theirs).for_each(|(ours, theirs)| print!("{:>9.2}", ours / theirs));
         println!();
     }
+}
+
+/// Shows what a flood of strangers takes from one stream of the UDP backend.
+fn show_flood(site: &Site, path: &Path, rounds: usize) {
+    let runs: Vec<_> = (0..rounds).map(|_| flood::measure(site, path, TIME)).collect();
+    let [quiet, beside, flooded] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at]).collect()));
+    println!(
+        "\none stream while ten strangers flood: {quiet:.2} Gbit/s in peace, {beside:.2} with the flood at an idle \
+         socket, {flooded:.2} with the flood at the backend's port ({:.2} × idle socket, {:.2} × peace)",
+        flooded / beside,
+        flooded / quiet
+    );
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

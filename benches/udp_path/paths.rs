@@ -10,8 +10,9 @@ use flannel_core::{
     Backend, Dirty, Lease, LeaseChange, NetworkConfig, OpenBackend, OpenRequest, PeerSet, Revision,
     SyncRequest, Term,
 };
-use flannel_netlink::Namespace;
+use flannel_netlink::{Address, Namespace, Netlink};
 use flannel_testing::{Lab, LabOptions, PlainProxy, PlainProxyOptions, eventually, ping};
+use ipnet::Ipv4Net;
 
 pub(crate) const VXLAN: &str = "kernel vxlan";
 pub(crate) const UDP: &str = "udp backend";
@@ -27,6 +28,8 @@ pub(crate) struct Path {
 pub(crate) struct Site {
     pub(crate) hosts: [Namespace; 2],
     pub(crate) paths: Vec<Path>,
+    /// A host that nobody knows, with addresses from 192.168.64.100 on.
+    pub(crate) strangers: Namespace,
     counters: Vec<UdpCounters>,
     _backends: Vec<Box<dyn Backend>>,
     _proxies: Vec<PlainProxy>,
@@ -35,7 +38,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new(control: Option<&str>) -> Self {
-        let lab = Lab::new(&LabOptions::default()).unwrap();
+        let lab = Lab::new(&LabOptions { hosts: 3, ..LabOptions::default() }).unwrap();
         let hosts = [0, 1].map(|host: usize| lab.hosts[host].namespace.clone());
         for (host, control) in hosts.iter().filter_map(|host| Some((host, control?))) {
             host.write_sysctl("net/ipv4/tcp_congestion_control", control).unwrap();
@@ -58,7 +61,9 @@ impl Site {
             })
             .unwrap();
         }
-        Self { hosts, paths, counters, _backends: backends, _proxies: proxies.into(), _lab: lab }
+        let strangers = lab.hosts[2].namespace.clone();
+        add_addresses(&strangers);
+        Self { hosts, paths, strangers, counters, _backends: backends, _proxies: proxies.into(), _lab: lab }
     }
 
     /// What the UDP backends counted, in words.
@@ -115,6 +120,15 @@ fn overlay(
         assert_eq!(backend.sync(request).failed, []);
     }
     opened.into_iter().map(|(backend, _)| backend).collect()
+}
+
+fn add_addresses(strangers: &Namespace) {
+    let mut netlink = Netlink::open_in(strangers).unwrap();
+    let index = netlink.link("eth0").unwrap().unwrap().index;
+    for last in 100..110 {
+        let net = Ipv4Net::new(Ipv4Addr::new(192, 168, 64, last), 24).unwrap();
+        netlink.add_address(&Address::new(index, net.into())).unwrap();
+    }
 }
 
 /// The path of one packet per system call, for the network 10.7.0.0/16.

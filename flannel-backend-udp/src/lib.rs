@@ -24,6 +24,9 @@ mod counters;
 mod device;
 mod filter;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod offload;
 mod packet;
 mod peers;
