@@ -132,6 +132,7 @@ impl Daemon<'_> {
         let damping = DampingOptions { hold, ..DampingOptions::default() };
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
+        let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
         let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));

@@ -17,4 +17,5 @@ mod mixed;
 mod outage;
 mod release;
 mod secured;
+mod udp;
 mod upstream_defects;
