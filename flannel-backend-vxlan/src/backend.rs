@@ -90,7 +90,7 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(namespace.clone())?;
+        let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
         // A kernel that does not say its release is taken for a good one.
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let checksums_off = offload.is_off_on(&release);
@@ -152,7 +152,7 @@ impl Backend for Vxlan {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend());
+        report.merge(self.watch.mend(request.now));
         for tunnel in &mut self.tunnels {
             report.merge(tunnel.sync(request, &own));
         }

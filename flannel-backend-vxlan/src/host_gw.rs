@@ -53,7 +53,7 @@ impl OpenHostGw {
 impl OpenBackend for OpenHostGw {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         let OpenRequest { config, external, .. } = request;
-        let (watch, kernel) = Watch::open(self.namespace.clone())?;
+        let (watch, kernel) = Watch::open(self.namespace.clone(), &external.name)?;
         let mut gateways = Vec::new();
         for (family, pool) in families(config) {
             check_address(external, family)?;
@@ -129,7 +129,7 @@ impl Backend for HostGw {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend());
+        report.merge(self.watch.mend(request.now));
         for gateways in &mut self.gateways {
             report.merge(gateways.sync(request, &own));
         }

@@ -14,6 +14,7 @@
 //! way that is wanted, as upstream flannel leaves it, is marked and becomes the backend's. Nothing else is touched; a
 //! foreign route to a peer's subnet is reported, not replaced.
 
+mod ask_again;
 mod attrs;
 mod backend;
 mod checksums;

@@ -20,6 +20,7 @@ mod nftables;
 mod obstacles;
 mod program;
 mod rules;
+mod sys;
 mod tunnel_port;
 
 pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Pass};

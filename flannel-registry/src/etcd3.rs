@@ -6,7 +6,6 @@
 //! | `position` | decides what follows from what etcd says to a watch (pure) |
 //! | `cluster` | finds a member that answers |
 //! | `connection` | connects to a member, and shows it who we are |
-//! | `files` | reads the certificates |
 //! | `records` | reads and writes records |
 //! | `copies` | reads and writes copies of the records of another store |
 //! | `watch` | follows them, for ever |
@@ -29,7 +28,6 @@ mod cluster;
 mod connection;
 #[cfg(feature = "etcd-v2")]
 mod copies;
-mod files;
 mod keys;
 mod position;
 mod records;

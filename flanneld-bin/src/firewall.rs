@@ -82,15 +82,16 @@ struct Told {
 
 impl Told {
     fn tell(&mut self, pass: &Pass, mode: FirewallMode) {
-        match (pass.repaired, pass.changed, mode) {
-            (true, _, FirewallMode::Iptables) => {
-                info!("Some iptables rules are missing; deleting and recreating rules")
-            }
-            (true, _, FirewallMode::Nftables) => {
-                info!("Some nftables rules were changed; writing them again")
-            }
-            (false, true, _) => info!("The firewall rules are in place"),
-            (false, false, _) => {}
+        match mode {
+            _ if !pass.repaired => {}
+            FirewallMode::Iptables => info!("Some iptables rules are missing; deleting and recreating rules"),
+            FirewallMode::Nftables => info!("Some nftables rules were changed; writing them again"),
+        }
+        if pass.repaired_tunnel {
+            info!("The table for the port of the tunnel was changed; writing it again");
+        }
+        if pass.changed && !pass.repaired && !pass.repaired_tunnel {
+            info!("The firewall rules are in place");
         }
         let failures: Vec<String> = pass.failures.iter().map(describe).collect();
         for line in failures.iter().filter(|line| !self.failures.contains(line)) {

@@ -18,9 +18,8 @@ use tonic::{Code, Status};
 
 use super::calls::{Call, Counters};
 use super::connection::{Access, Connection};
-use super::files::Stamp;
 use super::{Etcd3Options, Etcd3OptionsError};
-use crate::etcd::{Moves, Turn};
+use crate::etcd::{Moves, Stamp, Turn};
 
 /// All members that may be asked.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+pub(crate) mod certificates;
 pub(crate) mod crowd;
 pub(crate) mod frames;
 pub(crate) mod proxy;

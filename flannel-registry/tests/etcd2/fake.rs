@@ -219,6 +219,19 @@ async fn an_etcd_that_would_empty_a_record_to_renew_it_is_refused_before_anythin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_cluster_that_has_not_decided_on_a_version_has_that_of_its_member() {
+    let fake = Fake::answering(|line| {
+        Some(match line {
+            _ if line.contains("/version") => {
+                answer("200 OK", 10, 0, r#"{"etcdserver":"3.4.23","etcdcluster":"not_decided"}"#)
+            }
+            _ => answer("201 Created", 11, 0, &event(11)),
+        })
+    });
+    fake.await.registry().create(subnet(1), &host(1), DAY).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_no_etcd_is_told_from_one_that_is_away() {
     for (status, body, is_away) in [
         ("200 OK", "<html>", false),

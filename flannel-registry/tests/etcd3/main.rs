@@ -3,7 +3,6 @@
 
 mod audit;
 mod auth;
-mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;

@@ -100,6 +100,27 @@ impl Cluster {
         command
     }
 
+    /// The same program run by nobody, with the two capabilities that it needs and no others.
+    pub(crate) fn command_of_nobody(&self, host: usize) -> Command {
+        const NOBODY: u32 = 65534;
+        let daemon = self.command(host);
+        // Nobody may not look into a private build directory, nor write where root does.
+        let program_file = self.directory.join("flanneld");
+        if !program_file.exists() {
+            std::fs::copy(daemon.get_program(), &program_file).unwrap();
+        }
+        let own = self.directory.join(format!("host-{host}"));
+        std::fs::create_dir_all(&own).unwrap();
+        std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+        command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
+        for set in ["bounding-set", "inh-caps", "ambient-caps"] {
+            command.arg(format!("--{set}=-all,+net_admin,+net_raw"));
+        }
+        command.arg("--").arg(program_file).args(daemon.get_args());
+        command
+    }
+
     pub(crate) fn start(&mut self, host: usize) {
         self.start_as(host, self.command(host));
     }

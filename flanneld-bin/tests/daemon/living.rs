@@ -155,27 +155,6 @@ fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
 }
 
 #[test]
-fn what_is_removed_by_hand_comes_back_with_every_peer() {
-    let cluster = Cluster::running(3);
-    let before = cluster.tunnel(0);
-    assert_eq!(before.len(), 6, "a route, a neighbour and a forwarding entry for each peer: {before:#?}");
-    for command in [
-        "ip route flush dev flannel.1",
-        "ip neigh flush nud permanent dev flannel.1",
-        "ip addr flush dev flannel.1",
-        "ip link set flannel.1 down",
-        "ip link del flannel.1",
-    ] {
-        cluster.lines(0, command);
-        eventually(Duration::from_secs(5), || {
-            let now = cluster.tunnel(0);
-            if now == before { Ok(()) } else { Err(format!("{now:#?}")) }
-        })
-        .unwrap_or_else(|error| panic!("after {command}: {error}"));
-    }
-}
-
-#[test]
 fn with_both_families_pods_reach_each_other_over_both() {
     let mut cluster = Cluster::new(2);
     cluster.configure(
