@@ -3,11 +3,12 @@
 //! A store that lost its content, or ended all leases because it stood still, says the same as a network whose hosts
 //! were all switched off. The first is more likely, and to believe it cuts every host off from every other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lease_set::LeaseChange;
+use crate::peers::{PeerChange, PeerSet};
 use crate::{Lease, PublicAddrs, SubnetKey};
 
 /// How many peers may leave within which time before it is doubted, and for how long.
@@ -36,7 +37,7 @@ impl Default for DampingOptions {
     }
 }
 
-/// Holds peers back from leaving when too many leave at once. Pure: time is an argument, and must not run backwards.
+/// Knows the peers, and holds them back from leaving when too many leave at once. Pure: time is an argument, and must not run backwards.
 ///
 /// - A peer that leaves alone leaves at once.
 /// - When more than the share have left within the window, all of them are held: those whose departure was passed on
@@ -65,9 +66,9 @@ impl Default for DampingOptions {
 pub struct Damping {
     options: DampingOptions,
     /// The peers as passed on, those that are held among them.
-    known: BTreeMap<SubnetKey, Arc<Lease>>,
+    peers: PeerSet,
     /// How many of them each host has.
-    hosts: BTreeMap<PublicAddrs, usize>,
+    hosts: HashMap<PublicAddrs, u32>,
     /// Those that left within the window, and when.
     left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
     /// The same in the order in which they left; what is not in `left` at this time any more does not count.
@@ -84,8 +85,8 @@ impl Damping {
     pub fn new(options: DampingOptions) -> Self {
         Self {
             options,
-            known: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            peers: PeerSet::default(),
+            hosts: HashMap::new(),
             left: BTreeMap::new(),
             order: VecDeque::new(),
             held: BTreeMap::new(),
@@ -94,9 +95,15 @@ impl Damping {
         }
     }
 
-    /// Returns the peers as passed on, in the order of their subnets; those that are held are among them.
-    pub fn peers(&self) -> impl Iterator<Item = &Arc<Lease>> {
-        self.known.values()
+    /// Returns the peers as passed on; those that are held are among them.
+    #[must_use]
+    pub fn peers(&self) -> &PeerSet {
+        &self.peers
+    }
+
+    /// Says that all peers are known now.
+    pub fn complete(&mut self) {
+        self.peers.complete();
     }
 
     /// Returns the number of peers that are held.
@@ -112,7 +119,7 @@ impl Damping {
     }
 
     /// Takes in changes that happened together, and returns those to pass on.
-    pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<LeaseChange> {
+    pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<PeerChange> {
         self.stop_counting(now);
         let (mut passed, mut leaving) = (Vec::new(), BTreeMap::new());
         for change in changes {
@@ -123,7 +130,7 @@ impl Damping {
                 }
                 LeaseChange::Removed(subnet) if self.held.contains_key(&subnet) => {}
                 LeaseChange::Removed(subnet) => {
-                    leaving.extend(self.known.get(&subnet).map(|lease| (subnet, Arc::clone(lease))));
+                    leaving.extend(self.peers.peer(&subnet).map(|lease| (subnet, Arc::clone(lease))));
                 }
             }
         }
@@ -135,28 +142,26 @@ impl Damping {
             self.hold(leaving, now, &mut passed);
         } else {
             for (subnet, lease) in leaving {
-                self.forget(&subnet);
+                passed.extend(self.forget(&subnet));
                 self.left.insert(subnet, (now, lease));
                 self.order.push_back((now, subnet));
-                passed.push(LeaseChange::Removed(subnet));
             }
         }
         passed
     }
 
     /// Lets the peers go that were held for long enough, and returns the changes to pass on.
-    pub fn expire(&mut self, now: Instant) -> Vec<LeaseChange> {
+    pub fn expire(&mut self, now: Instant) -> Vec<PeerChange> {
         if self.until.is_none_or(|until| now < until) {
             return Vec::new();
         }
         self.until = None;
         self.held_at.clear();
         let gone = std::mem::take(&mut self.held);
-        let gone = gone.into_keys();
-        gone.inspect(|subnet| self.forget(subnet)).map(LeaseChange::Removed).collect()
+        gone.into_keys().filter_map(|subnet| self.forget(&subnet)).collect()
     }
 
-    fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<LeaseChange>) {
+    fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<PeerChange>) {
         let subnet = lease.subnet;
         self.left.remove(&subnet);
         self.unhold(&subnet);
@@ -166,17 +171,13 @@ impl Damping {
         {
             // The host is back under another subnet, so it did give the one before up.
             self.unhold(&before);
-            self.forget(&before);
-            passed.push(LeaseChange::Removed(before));
+            passed.extend(self.forget(&before));
         }
-        if self.known.get(&subnet).is_none_or(|known| known.attrs != lease.attrs) {
-            passed.push(LeaseChange::Put(Arc::clone(&lease)));
-        }
-        self.know(lease);
+        passed.extend(self.know(lease));
     }
 
     /// Lets those go whose hosts are there under another subnet.
-    fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<LeaseChange>) {
+    fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<PeerChange>) {
         let mut of_host = BTreeMap::new();
         for lease in leaving.values() {
             *of_host.entry(lease.attrs.public).or_insert(0) += 1;
@@ -185,8 +186,7 @@ impl Damping {
             let public = lease.attrs.public;
             let stays = self.hosts.get(&public) > of_host.get(&public);
             if stays && public != PublicAddrs::default() {
-                self.forget(subnet);
-                passed.push(LeaseChange::Removed(*subnet));
+                passed.extend(self.forget(subnet));
                 return false;
             }
             true
@@ -199,40 +199,41 @@ impl Damping {
             return false;
         }
         let gone = self.left.len() + leaving;
-        let all = self.known.len() + self.left.len();
+        let all = self.peers.len() + self.left.len();
         let many = gone.saturating_mul(100) > all.saturating_mul(self.options.share.into());
         !self.held.is_empty() || (many && gone >= self.options.at_least)
     }
 
-    fn hold(
-        &mut self,
-        leaving: BTreeMap<SubnetKey, Arc<Lease>>,
-        now: Instant,
-        passed: &mut Vec<LeaseChange>,
-    ) {
+    fn hold(&mut self, leaving: BTreeMap<SubnetKey, Arc<Lease>>, now: Instant, passed: &mut Vec<PeerChange>) {
         self.until.get_or_insert(now + self.options.hold);
         self.order.clear();
         for (_, lease) in std::mem::take(&mut self.left).into_values() {
-            passed.push(LeaseChange::Put(Arc::clone(&lease)));
             self.mark(&lease);
-            self.know(lease);
+            passed.extend(self.know(lease));
         }
         for lease in leaving.values() {
             self.mark(lease);
         }
     }
 
-    fn know(&mut self, lease: Arc<Lease>) {
-        self.forget(&lease.subnet);
+    /// Takes in a peer, and returns how it changed, if it did.
+    fn know(&mut self, lease: Arc<Lease>) -> Option<PeerChange> {
         *self.hosts.entry(lease.attrs.public).or_insert(0) += 1;
-        self.known.insert(lease.subnet, lease);
+        let Some(before) = self.peers.insert(Arc::clone(&lease)) else {
+            return Some(PeerChange::Joined(lease));
+        };
+        self.uncount(before.attrs.public);
+        (before.attrs != lease.attrs).then_some(PeerChange::Changed(lease))
     }
 
-    fn forget(&mut self, subnet: &SubnetKey) {
-        let Some(lease) = self.known.remove(subnet) else {
-            return;
-        };
-        let public = lease.attrs.public;
+    fn forget(&mut self, subnet: &SubnetKey) -> Option<PeerChange> {
+        let lease = self.peers.remove(subnet)?;
+        self.uncount(lease.attrs.public);
+        Some(PeerChange::Left(*subnet))
+    }
+
+    /// Counts one subnet less for a host.
+    fn uncount(&mut self, public: PublicAddrs) {
         match self.hosts.get_mut(&public) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.hosts.remove(&public)),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::lease_map::LeaseMap;
 use crate::registry::{BadRecord, RegistryEvent, Snapshot};
 use crate::{Lease, Revision, SubnetKey};
 
@@ -13,7 +14,7 @@ use crate::{Lease, Revision, SubnetKey};
 /// - An event that is older than what is known is not believed; a snapshot always is.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseSet {
-    leases: BTreeMap<SubnetKey, Arc<Lease>>,
+    leases: LeaseMap,
     bad: BTreeMap<String, BadRecord>,
     revision: Revision,
 }
@@ -30,7 +31,7 @@ pub enum LeaseChange {
 impl LeaseSet {
     /// Returns the leases, in the order of their subnets.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
-        self.leases.values()
+        self.leases.iter()
     }
 
     /// Returns one lease.
@@ -46,7 +47,10 @@ impl LeaseSet {
 
     /// Returns the subnets that nobody may take: those of all leases, and of bad records whose key can be read.
     pub fn taken(&self) -> impl Iterator<Item = SubnetKey> {
-        self.leases.keys().copied().chain(self.bad.values().filter_map(|record| record.subnet))
+        self.leases
+            .iter()
+            .map(|lease| lease.subnet)
+            .chain(self.bad.values().filter_map(|record| record.subnet))
     }
 
     /// Returns the revision up to which everything was heard.
@@ -78,19 +82,23 @@ impl LeaseSet {
         self.revision = snapshot.revision;
         self.bad = snapshot.bad.into_iter().map(|record| (record.key.clone(), record)).collect();
         let unreadable: BTreeSet<_> = self.bad.values().filter_map(|record| record.subnet).collect();
-        let mut before = std::mem::take(&mut self.leases);
+        let before = std::mem::take(&mut self.leases);
+        let leases = snapshot.leases.into_iter();
+        self.leases = leases.map(|lease| keep_attrs(lease, &before)).collect();
         let mut changes = Vec::new();
-        for lease in snapshot.leases {
-            let known = before.remove(&lease.subnet);
-            changes.extend(self.insert(lease, known.as_deref()));
-        }
-        for (subnet, mut lease) in before {
+        let news = |lease: &&Arc<Lease>| is_news(lease, &before);
+        changes.extend(self.leases.iter().filter(news).cloned().map(LeaseChange::Put));
+        for mut lease in before.into_leases() {
+            let subnet = lease.subnet;
+            if self.leases.get(&subnet).is_some() {
+                continue;
+            }
             if unreadable.contains(&subnet) {
                 // Where the revision went back, that of a lease from before would make all that follows look older.
                 if lease.revision > snapshot.revision {
                     Arc::make_mut(&mut lease).revision = snapshot.revision;
                 }
-                self.leases.insert(subnet, lease);
+                self.leases.insert(lease);
             } else {
                 changes.push(LeaseChange::Removed(subnet));
             }
@@ -98,21 +106,16 @@ impl LeaseSet {
         changes
     }
 
-    fn put(&mut self, lease: Lease) -> Option<LeaseChange> {
-        let known = self.leases.get(&lease.subnet).cloned();
-        if known.as_ref().is_some_and(|known| known.revision > lease.revision) {
+    fn put(&mut self, lease: Arc<Lease>) -> Option<LeaseChange> {
+        if self.leases.get(&lease.subnet).is_some_and(|known| known.revision > lease.revision) {
             return None;
         }
+        let lease = keep_attrs(lease, &self.leases);
+        let is_news = is_news(&lease, &self.leases);
         self.revision = self.revision.max(lease.revision);
         self.bad.retain(|_, record| record.subnet != Some(lease.subnet));
-        self.insert(lease, known.as_deref())
-    }
-
-    fn insert(&mut self, lease: Lease, known: Option<&Lease>) -> Option<LeaseChange> {
-        let lease = Arc::new(lease);
-        let changed = known.is_none_or(|known| known.attrs != lease.attrs);
-        self.leases.insert(lease.subnet, Arc::clone(&lease));
-        changed.then_some(LeaseChange::Put(lease))
+        self.leases.insert(Arc::clone(&lease));
+        is_news.then_some(LeaseChange::Put(lease))
     }
 
     fn delete(&mut self, subnet: SubnetKey, revision: Revision) -> Option<LeaseChange> {
@@ -123,6 +126,22 @@ impl LeaseSet {
         self.bad.retain(|_, record| record.subnet != Some(subnet));
         self.leases.remove(&subnet).map(|_| LeaseChange::Removed(subnet))
     }
+}
+
+/// Tells whether a lease says anything that was not known before.
+fn is_news(lease: &Arc<Lease>, before: &LeaseMap) -> bool {
+    before.get(&lease.subnet).is_none_or(|known| !Arc::ptr_eq(known, lease) && known.attrs != lease.attrs)
+}
+
+/// Lets a lease that was only written again share the texts of the one before, which others may still hold.
+fn keep_attrs(mut lease: Arc<Lease>, before: &LeaseMap) -> Arc<Lease> {
+    if let Some(known) = before.get(&lease.subnet)
+        && let Some(lease) = Arc::get_mut(&mut lease)
+        && lease.attrs == known.attrs
+    {
+        lease.attrs.clone_from(&known.attrs);
+    }
+    lease
 }
 
 #[cfg(test)]
@@ -140,6 +159,7 @@ mod tests {
     }
 
     fn snapshot(revision: u64, leases: Vec<Lease>) -> RegistryEvent {
+        let leases = leases.into_iter().map(Arc::new).collect();
         RegistryEvent::Snapshot(Snapshot { revision: Revision(revision), leases, bad: Vec::new() })
     }
 
@@ -167,16 +187,43 @@ mod tests {
     fn a_renewal_that_says_nothing_new_is_no_change() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3)]));
-        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 9))), []);
+        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 9).into())), []);
         assert_eq!(set.lease(&A.parse().unwrap()).unwrap().revision, Revision(9));
         assert_eq!(set.apply(snapshot(12, vec![lease(A, [1, 1, 1, 1], 11)])), []);
     }
 
     #[test]
+    fn a_lease_is_kept_once_however_many_sets_hold_it_and_however_often_it_is_written() {
+        let attrs = LeaseAttrs {
+            backend_data: Some(crate::Json::parse(r#"{"VNI":1}"#).unwrap()),
+            ..LeaseAttrs::new(std::net::Ipv4Addr::LOCALHOST.into())
+        };
+        let written = |revision| Lease { attrs: attrs.clone(), ..lease(A, [1; 4], revision) };
+        let read_again = |revision| {
+            let attrs = LeaseAttrs::from_record(&attrs.to_record()).unwrap();
+            Lease { attrs, ..written(revision) }
+        };
+        let text = |set: &LeaseSet| {
+            let lease = set.leases().next().unwrap();
+            lease.attrs.backend_data.as_ref().unwrap().as_str().as_ptr()
+        };
+        let mut sets = [LeaseSet::default(), LeaseSet::default()];
+        let event = snapshot(1, vec![written(1)]);
+        sets.iter_mut().for_each(|set| drop(set.apply(event.clone())));
+        let [one, other] = &mut sets;
+        assert!(Arc::ptr_eq(one.leases().next().unwrap(), other.leases().next().unwrap()));
+        let before = text(one);
+        one.apply(RegistryEvent::Put(read_again(2).into()));
+        assert_eq!(text(one), before);
+        one.apply(snapshot(3, vec![read_again(3)]));
+        assert_eq!((text(one), one.leases().next().unwrap().revision), (before, Revision(3)));
+    }
+
+    #[test]
     fn an_event_older_than_what_is_known_is_not_believed() {
         let mut set = LeaseSet::default();
-        set.apply(RegistryEvent::Put(lease(A, [2, 2, 2, 2], 9)));
-        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 5))), []);
+        set.apply(RegistryEvent::Put(lease(A, [2, 2, 2, 2], 9).into()));
+        assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 5).into())), []);
         assert_eq!(set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(8))), []);
         assert_eq!(subnets(&set), [A]);
     }
@@ -210,7 +257,7 @@ mod tests {
         assert_eq!(subnets(&set), [A, B]);
         let again = Snapshot {
             revision: Revision(9),
-            leases: vec![lease(B, [2, 2, 2, 2], 4)],
+            leases: vec![lease(B, [2, 2, 2, 2], 4).into()],
             bad: vec![bad(A), bad("garbage")],
         };
         assert_eq!(set.apply(RegistryEvent::Snapshot(again)), []);
@@ -223,7 +270,7 @@ mod tests {
         let mut set = LeaseSet::default();
         set.apply(RegistryEvent::Bad(bad(A)));
         assert_eq!(set.taken().collect::<Vec<_>>(), [A.parse().unwrap()]);
-        set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 3)));
+        set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 3).into()));
         assert_eq!(set.bad().count(), 0);
         set.apply(RegistryEvent::Bad(bad(A)));
         set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(4)));

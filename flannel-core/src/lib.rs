@@ -21,6 +21,7 @@ mod event;
 mod hold;
 pub mod json;
 mod lease;
+mod lease_map;
 mod lease_set;
 mod manager;
 mod network;
@@ -43,11 +44,13 @@ pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
 pub use json::Json;
-pub use lease::{BackendType, Lease, LeaseAttrs, LeaseError, PublicAddrs, Revision, Term};
+pub use lease::{
+    BackendType, Lease, LeaseAttrs, LeaseError, NodeId, NodeIdError, PublicAddrs, Revision, Term, Tie,
+};
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
 pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};
-pub use peers::{Dirty, PeerSet};
+pub use peers::{Dirty, PeerChange, PeerSet};
 pub use pool::SubnetPool;
 pub use registry::{
     BadRecord, BoxError, RegistryError, RegistryEvent, Snapshot, SubnetRegistry, read_record, read_removal,

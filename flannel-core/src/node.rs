@@ -3,27 +3,29 @@
 //! 1. Read the configuration, waiting for it as long as it takes.
 //! 2. Open the backend: its device exists before the lease, which carries the device's address.
 //! 3. Get the lease, and make the host ready for it.
-//! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
-//!    makes the host as it should be.
+//! 4. Then, for ever: follow the peers and the external interface, keep the lease, listen to the kernel. Each only says
+//!    "look again"; one pass makes the host as it should be, and the lease says what the host has become.
 
+mod external;
 mod follow;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{HoldEvent, hold};
+use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
-use crate::peers::{Dirty, PeerSet};
+use crate::peers::Dirty;
 use crate::registry::RegistryError;
 use crate::status::Status;
 use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
@@ -32,6 +34,10 @@ use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// beside the 100 ms within which a change shall be put right.
 const PASS_GAP: Duration = Duration::from_millis(10);
 
+/// How often and after what pause the backend is opened before the kernel's refusal is believed.
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) struct Node {
     options: NetworkOptions,
     random: fastrand::Rng,
@@ -39,7 +45,9 @@ pub(crate) struct Node {
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
-    peers: PeerSet,
+    /// What the lease shall say about the host; nothing before there is one.
+    attrs: Option<LeaseAttrs>,
+    /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
     last_pass: Instant,
@@ -66,7 +74,7 @@ impl Node {
             events,
             backend: None,
             own: None,
-            peers: PeerSet::default(),
+            attrs: None,
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -83,17 +91,47 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
-        let request = OpenRequest {
-            config: &config,
-            external: &self.options.external,
-            before: before.as_ref().map(|lease| &lease.attrs),
-        };
-        let mut backend = self.options.backend.open(request)?;
+        let before = before.as_ref().map(|lease| &lease.attrs);
+        let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
-        backend.configure(&own)?;
+        if let Err(error) = backend.configure(&own) {
+            self.may_pass(&own, error)?;
+        }
         self.backend = Some(backend);
+        self.attrs = Some(attrs);
         self.follow(config, own).await
+    }
+
+    /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
+    /// moment, so that is tried again before it is believed.
+    async fn open(
+        &mut self,
+        config: &NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        for _ in 1..OPEN_ATTEMPTS {
+            let request = OpenRequest { config, external: &self.options.external, before };
+            match self.options.backend.open(request) {
+                Err(error @ BackendError::Kernel { .. }) => {
+                    tracing::debug!(error = crate::chain(&error), "opening the backend again");
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+    }
+
+    /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
+    /// error is for good.
+    fn may_pass(&self, own: &Lease, error: BackendError) -> Result<(), BackendError> {
+        if !matches!(error, BackendError::Kernel { .. }) {
+            return Err(error);
+        }
+        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        Ok(())
     }
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
@@ -138,10 +176,9 @@ impl Node {
 
     /// Step 4: the life of a network that has its lease.
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
-        let manager = Arc::clone(&self.options.manager);
-        let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding =
-            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
+        let mut external =
+            std::mem::replace(&mut self.options.external_changes, stream::empty().boxed()).fuse();
+        let mut holding = self.hold(&config, own.clone());
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -151,7 +188,12 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(self.next_pass) => self.pass(&config),
+                () = not_before(self.next_pass) => {
+                    self.pass(&config);
+                    if let Some(own) = self.unpublished(&config) {
+                        holding = self.hold(&config, own);
+                    }
+                }
                 () = until(self.damping.due()) => self.let_go(),
                 Some(event) = holding.next() => {
                     if let Some(moved) = self.on_lease(event) {
@@ -159,6 +201,7 @@ impl Node {
                     }
                 }
                 Some(event) = peers.next() => self.on_peers(event),
+                Some(external) = external.next() => self.on_external(external),
                 noticed = backend.drifted() => self.look_again(noticed),
             }
         }
@@ -168,7 +211,6 @@ impl Node {
     fn start(&mut self, config: &NetworkConfig, own: Lease) -> BoxStream<'static, PeerEvent> {
         let subnet = own.subnet;
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
-        self.peers = PeerSet::default();
         self.damping = Damping::new(self.options.damping);
         self.dirty = Dirty::All;
         self.own = Some(own.clone());
@@ -193,6 +235,13 @@ impl Node {
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
+            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+                self.status(|status| {
+                    status.lease_disputes += 1;
+                    status.last_dispute = Some(what.clone());
+                });
+                self.tell(NetworkEvent::LeaseDisputed(what));
+            }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.status(|status| status.lease_lost = Some(reason.clone()));
                 self.tell(NetworkEvent::LeaseLost(reason));
@@ -201,6 +250,7 @@ impl Node {
                 self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
+            HoldEvent::Published(lease) => self.on_published(lease),
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
         }
         None
@@ -246,7 +296,8 @@ impl Node {
         }
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
         let started = std::time::Instant::now();
-        let request = SyncRequest { peers: &self.peers, dirty: &dirty, now: Instant::now().into_std() };
+        let request =
+            SyncRequest { peers: self.damping.peers(), dirty: &dirty, now: Instant::now().into_std() };
         let report = backend.sync(request);
         self.last_pass = Instant::now();
         if dirty == Dirty::All {
@@ -261,6 +312,7 @@ impl Node {
             "pass"
         );
         self.report(report, started.elapsed());
+        self.follow_mtu();
         self.become_ready(config);
     }
 
@@ -270,13 +322,13 @@ impl Node {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in report.failed.iter().filter(|failure| !known.failed.contains(failure)) {
+        for failure in news(&report.failed, &known.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in report.unreachable.iter().filter(|failure| !known.unreachable.contains(failure)) {
+        for failure in news(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
-        let peers = self.peers.len();
+        let peers = self.damping.peers().len();
         self.status(|status| {
             status.peers = peers;
             status.passes += 1;
@@ -336,12 +388,25 @@ impl Node {
     }
 }
 
+/// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.
+async fn not_before(moment: Instant) {
+    if Instant::now() < moment {
+        tokio::time::sleep_until(moment).await;
+    }
+}
+
 /// Waits for a moment, or for ever if there is none.
 async fn until(moment: Option<std::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns what was not known before.
+fn news<'a, T: Ord>(told: &'a [T], known: &[T]) -> impl Iterator<Item = &'a T> {
+    let known: BTreeSet<&T> = known.iter().collect();
+    told.iter().filter(move |told| !known.contains(told))
 }
 
 /// Tells whether no waiting will help. A store that refuses may be set right while we wait.

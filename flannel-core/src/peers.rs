@@ -1,8 +1,9 @@
 //! The peers of a host, and which of them changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::lease_map::LeaseMap;
 use crate::lease_set::LeaseChange;
 use crate::{Lease, SubnetKey};
 
@@ -20,7 +21,7 @@ use crate::{Lease, SubnetKey};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct PeerSet {
-    peers: BTreeMap<SubnetKey, Arc<Lease>>,
+    peers: LeaseMap,
     complete: bool,
 }
 
@@ -28,9 +29,19 @@ impl PeerSet {
     /// Takes in one change.
     pub fn apply(&mut self, change: LeaseChange) {
         match change {
-            LeaseChange::Put(lease) => self.peers.insert(lease.subnet, lease),
-            LeaseChange::Removed(subnet) => self.peers.remove(&subnet),
+            LeaseChange::Put(lease) => self.insert(lease),
+            LeaseChange::Removed(subnet) => self.remove(&subnet),
         };
+    }
+
+    /// Adds a peer, and returns what it was before.
+    pub(crate) fn insert(&mut self, lease: Arc<Lease>) -> Option<Arc<Lease>> {
+        self.peers.insert(lease)
+    }
+
+    /// Removes a peer, and returns what it was.
+    pub(crate) fn remove(&mut self, subnet: &SubnetKey) -> Option<Arc<Lease>> {
+        self.peers.remove(subnet)
     }
 
     /// Says that all peers are known now, so that whoever is not among them does not exist.
@@ -52,7 +63,7 @@ impl PeerSet {
 
     /// Walks over the peers in the order of their subnets.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Lease>> {
-        self.peers.values()
+        self.peers.iter()
     }
 
     /// Returns the number of peers.
@@ -64,7 +75,7 @@ impl PeerSet {
     /// Tells whether there is no peer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.len() == 0
     }
 }
 
@@ -72,6 +83,28 @@ impl Extend<LeaseChange> for PeerSet {
     fn extend<I: IntoIterator<Item = LeaseChange>>(&mut self, changes: I) {
         for change in changes {
             self.apply(change);
+        }
+    }
+}
+
+/// How one peer changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// It was not there before.
+    Joined(Arc<Lease>),
+    /// It says something new about itself.
+    Changed(Arc<Lease>),
+    /// It is gone.
+    Left(SubnetKey),
+}
+
+impl PeerChange {
+    /// Returns the subnet of the peer.
+    #[must_use]
+    pub fn subnet(&self) -> SubnetKey {
+        match self {
+            Self::Joined(lease) | Self::Changed(lease) => lease.subnet,
+            Self::Left(subnet) => *subnet,
         }
     }
 }

@@ -12,18 +12,17 @@
 //! one of each. What should be and what there is are kept side by side, so a change of one object costs work for one
 //! object, and doubt costs one read.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::backend::{ObjectFailure, SyncReport};
-use crate::backoff::Backoff;
 use crate::registry::BoxError;
 
 mod pass;
+mod tracker;
 
 pub use pass::{Layer, pass};
+pub use tracker::Tracker;
 
 /// One kind of kernel object: how to read those that are ours, and how to write them.
 ///
@@ -85,259 +84,6 @@ impl<K, V> Change<K, V> {
         match self {
             Self::Put { key, .. } | Self::Drop { key, .. } => key,
         }
-    }
-}
-
-/// What should be beside what there is, for one table. Pure.
-#[derive(Debug)]
-pub struct Tracker<K, V> {
-    objects: BTreeMap<K, Object<V>>,
-    /// Objects whose two sides may differ.
-    open: BTreeSet<K>,
-    /// Objects the kernel holds besides the one in force under the same key.
-    surplus: Vec<(K, V)>,
-    /// Objects that failed.
-    waiting: BTreeMap<K, Waiting>,
-    in_doubt: bool,
-    will_do: fn(&V, &V) -> bool,
-}
-
-#[derive(Debug)]
-struct Object<V> {
-    desired: Option<V>,
-    actual: Option<V>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    failures: u32,
-    until: Instant,
-    failure: ObjectFailure,
-}
-
-/// The pauses between attempts at one object: the first so short that a passing fault is not noticed, the longest so
-/// long that thousands of failing objects cost little.
-const RETRY: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
-
-impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
-    /// Starts with nothing wanted and nothing known.
-    #[must_use]
-    pub fn new(will_do: fn(&V, &V) -> bool) -> Self {
-        Self {
-            objects: BTreeMap::new(),
-            open: BTreeSet::new(),
-            surplus: Vec::new(),
-            waiting: BTreeMap::new(),
-            in_doubt: true,
-            will_do,
-        }
-    }
-
-    /// Says what an object should be.
-    pub fn want(&mut self, key: K, value: V) {
-        let object = self.objects.entry(key.clone()).or_insert(Object { desired: None, actual: None });
-        if object.desired.as_ref() != Some(&value) {
-            object.desired = Some(value);
-            self.waiting.remove(&key);
-            self.open.insert(key);
-        }
-    }
-
-    /// Says that an object should not be.
-    pub fn forget(&mut self, key: &K) {
-        if let Some(object) = self.objects.get_mut(key)
-            && object.desired.take().is_some()
-        {
-            self.waiting.remove(key);
-            self.open.insert(key.clone());
-        }
-    }
-
-    /// Says what all objects should be.
-    pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
-        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
-        gone.iter().for_each(|key| self.forget(key));
-        desired.into_iter().for_each(|(key, value)| self.want(key, value));
-    }
-
-    /// Returns what an object should be.
-    #[must_use]
-    pub fn wanted(&self, key: &K) -> Option<&V> {
-        self.objects.get(key)?.desired.as_ref()
-    }
-
-    /// Says that the kernel may have changed: the table is to be read before the next write.
-    pub fn distrust(&mut self) {
-        self.in_doubt = true;
-    }
-
-    /// Lets an object that failed be tried again at once, because what was in its way may be gone.
-    pub fn retry(&mut self, key: &K) {
-        self.waiting.remove(key);
-    }
-
-    /// Tells whether the table is to be read before the next write.
-    #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        self.in_doubt
-    }
-
-    /// Takes in everything there is, and returns how many objects are not as they were believed to be.
-    pub fn observe(&mut self, read: impl IntoIterator<Item = (K, V)>) -> usize {
-        self.in_doubt = false;
-        self.surplus.clear();
-        let mut seen: BTreeMap<K, V> = BTreeMap::new();
-        for (key, value) in read {
-            match seen.entry(key) {
-                Entry::Vacant(entry) => {
-                    entry.insert(value);
-                }
-                Entry::Occupied(mut entry) => {
-                    let wanted = self.wanted(entry.key());
-                    let better = wanted.is_some_and(|wanted| {
-                        !(self.will_do)(wanted, entry.get()) && (self.will_do)(wanted, &value)
-                    });
-                    let surplus = if better { entry.insert(value) } else { value };
-                    self.surplus.push((entry.key().clone(), surplus));
-                }
-            }
-        }
-        let mut drifted = 0;
-        // Both sides are in the order of their keys, so one walk finds all pairs.
-        let mut seen = seen.into_iter().peekable();
-        let mut unknown = Vec::new();
-        for (key, object) in &mut self.objects {
-            unknown.extend(std::iter::from_fn(|| seen.next_if(|(other, _)| other < key)));
-            let actual = seen.next_if(|(other, _)| other == key).map(|(_, value)| value);
-            if object.actual != actual {
-                if object.actual.is_some() {
-                    drifted += 1;
-                    self.waiting.remove(key);
-                }
-                self.open.insert(key.clone());
-                object.actual = actual;
-            }
-        }
-        for (key, value) in unknown.into_iter().chain(seen) {
-            self.open.insert(key.clone());
-            self.objects.insert(key, Object { desired: None, actual: Some(value) });
-        }
-        drifted
-    }
-
-    /// Lists the objects to be put now.
-    #[must_use]
-    pub fn missing(&self, now: Instant) -> Vec<Change<K, V>> {
-        self.due(now).filter_map(|(key, object)| self.put(key, object)).collect()
-    }
-
-    /// Lists the objects to be dropped now.
-    #[must_use]
-    pub fn stale(&self, now: Instant) -> Vec<Change<K, V>> {
-        let unwanted = self.due(now).filter_map(|(key, object)| match object {
-            Object { desired: None, actual: Some(value) } => Some((key, value)),
-            Object { .. } => None,
-        });
-        let surplus = self
-            .surplus
-            .iter()
-            .filter(|(key, value)| self.is_due(key, now) && self.may_go(key, value))
-            .map(|(key, value)| (key, value));
-        unwanted
-            .chain(surplus)
-            .map(|(key, value)| Change::Drop { key: key.clone(), value: value.clone() })
-            .collect()
-    }
-
-    /// Tells whether a surplus object may be dropped. One that is waiting to be put in force may not: it could be all
-    /// there is for a while. Nor may one that cannot be told from the one in force.
-    fn may_go(&self, key: &K, value: &V) -> bool {
-        self.objects.get(key).is_none_or(|object| {
-            let waits = object.desired.as_ref() == Some(value) && self.put(key, object).is_some();
-            object.actual.as_ref() != Some(value) && !waits
-        })
-    }
-
-    fn put(&self, key: &K, object: &Object<V>) -> Option<Change<K, V>> {
-        let value = object.desired.clone()?;
-        let instead_of = object.actual.clone();
-        let will_do = instead_of.as_ref().is_some_and(|actual| (self.will_do)(&value, actual));
-        (!will_do).then(|| Change::Put { key: key.clone(), value, instead_of })
-    }
-
-    fn due(&self, now: Instant) -> impl Iterator<Item = (&K, &Object<V>)> {
-        self.open
-            .iter()
-            .filter(move |key| self.is_due(key, now))
-            .filter_map(|key| self.objects.get_key_value(key))
-    }
-
-    fn is_due(&self, key: &K, now: Instant) -> bool {
-        self.waiting.get(key).is_none_or(|waiting| waiting.until <= now)
-    }
-
-    /// Takes in the answer to a change.
-    pub fn settle(&mut self, change: Change<K, V>, result: Result<(), ObjectFailure>, now: Instant) {
-        match (change, result) {
-            (change, Err(failure)) => {
-                let key = change.key().clone();
-                let failures = self.waiting.get(&key).map_or(0, |waiting| waiting.failures);
-                let until = now + RETRY.delay(failures, 0.0);
-                self.waiting.insert(key, Waiting { failures: failures.saturating_add(1), until, failure });
-            }
-            (Change::Put { key, value, .. }, Ok(())) => {
-                self.waiting.remove(&key);
-                if let Some(object) = self.objects.get_mut(&key) {
-                    object.actual = Some(value);
-                }
-            }
-            (Change::Drop { key, value }, Ok(())) => {
-                // What else failed under the key of a surplus object goes on waiting.
-                if !self.take_surplus(&key, &value) {
-                    self.waiting.remove(&key);
-                    if let Some(object) = self.objects.get_mut(&key) {
-                        object.actual = None;
-                    }
-                }
-            }
-        }
-    }
-
-    fn take_surplus(&mut self, key: &K, value: &V) -> bool {
-        let found = self.surplus.iter().position(|surplus| surplus.0 == *key && surplus.1 == *value);
-        found.map(|i| self.surplus.swap_remove(i)).is_some()
-    }
-
-    /// Lets go of objects that are as they should be. Called when all answers are in.
-    pub fn close(&mut self) {
-        let Self { objects, open, will_do, .. } = self;
-        open.retain(|key| match objects.get(key) {
-            Some(Object { desired: Some(desired), actual: Some(actual) }) => !will_do(desired, actual),
-            Some(Object { desired: None, actual: None }) => {
-                objects.remove(key);
-                false
-            }
-            Some(Object { desired: Some(_), actual: None } | Object { desired: None, actual: Some(_) }) => {
-                true
-            }
-            None => false,
-        });
-        if !self.waiting.is_empty() {
-            let surplus: BTreeSet<&K> = self.surplus.iter().map(|(key, _)| key).collect();
-            self.waiting.retain(|key, _| self.open.contains(key) || surplus.contains(key));
-        }
-    }
-
-    /// Lists what failed and waits.
-    pub fn failures(&self) -> impl Iterator<Item = &ObjectFailure> {
-        self.waiting.values().map(|waiting| &waiting.failure)
-    }
-
-    /// Returns how long until the first failed object may be tried again, or the table is to be read again.
-    #[must_use]
-    pub fn retry_in(&self, now: Instant) -> Option<Duration> {
-        let failed = self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now));
-        failed.chain(self.in_doubt.then_some(RETRY.first)).min()
     }
 }
 
@@ -425,6 +171,3 @@ fn change_name<T: Table>(change: &Change<T::Key, T::Value>) -> String {
 fn failure(object: String, error: &(dyn std::error::Error + 'static)) -> ObjectFailure {
     ObjectFailure { object, reason: crate::chain(error) }
 }
-
-#[cfg(test)]
-mod tests;

@@ -96,6 +96,10 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// Follows all changes after a revision, or from a snapshot if none is given. The stream never ends; dropping it
     /// ends the subscription.
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
+
+    /// Says that addresses of this host changed: connections that were made before may be dead, and waiting for an
+    /// answer over one may take as long as the store's patience. A store without connections has nothing to do.
+    fn reconnect(&self) {}
 }
 
 /// A shared registry is a registry.
@@ -141,6 +145,10 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         (**self).watch(after)
     }
+
+    fn reconnect(&self) {
+        (**self).reconnect();
+    }
 }
 
 /// All leases at one moment.
@@ -148,8 +156,8 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 pub struct Snapshot {
     /// The store's revision at that moment.
     pub revision: Revision,
-    /// The leases that could be read.
-    pub leases: Vec<Lease>,
+    /// The leases that could be read. Whoever copies the snapshot shares them.
+    pub leases: Vec<Arc<Lease>>,
     /// The records that could not.
     pub bad: Vec<BadRecord>,
 }
@@ -160,7 +168,7 @@ pub enum RegistryEvent {
     /// The whole state; what is not in it does not exist.
     Snapshot(Snapshot),
     /// A lease was written.
-    Put(Lease),
+    Put(Arc<Lease>),
     /// A lease, or a bad record with the key of one, was removed or ran out.
     Deleted(SubnetKey, Revision),
     /// A record was written that cannot be read.

@@ -4,6 +4,7 @@
 //!   of writes in few system calls with an answer for each.
 //! * [`Monitor`] listens: it tells what anybody changed.
 //! * [`Namespace`] says where: every socket lives in one network namespace.
+//! * [`Nftables`] and [`NftMonitor`] do the same for packet filters, which they only look at.
 //! * [`Tun`] opens a link whose packets a program reads and writes.
 //!
 //! Calls of [`Netlink`] block; the kernel answers at once. Errors say which object was refused
@@ -37,12 +38,16 @@ mod error;
 mod family;
 mod fdb;
 mod link;
+mod listener;
 mod mac;
 mod message;
 mod monitor;
 mod namespace;
 mod neighbour;
 mod new_link;
+mod nft_monitor;
+mod nftables;
+mod offload;
 mod route;
 mod socket;
 mod sys;
@@ -60,7 +65,9 @@ pub use monitor::{Monitor, Notice};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use new_link::{LinkChange, NewLink, NewLinkKind, VethPeer};
+pub use nft_monitor::{NftMonitor, NftNotice};
+pub use nftables::{NftChain, NftContents, NftFamily, NftRule, NftTable, NftVerdict, Nftables};
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;
 pub use tun::{Tun, TunOptions};
-pub use vxlan::{NewVxlan, Vxlan};
+pub use vxlan::{NewVxlan, Vxlan, VxlanChange};

@@ -142,7 +142,7 @@ impl Netlink {
         object: impl std::fmt::Display,
         message: LinkMessage,
     ) -> Result<Option<Link>, Error> {
-        match self.query(object, RouteNetlinkMessage::GetLink(message), Link::read) {
+        match self.query(object, &RouteNetlinkMessage::GetLink(message), Link::read) {
             Ok(link) => Ok(Some(link)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

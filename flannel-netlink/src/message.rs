@@ -116,6 +116,18 @@ impl Verdict {
     }
 }
 
+/// Something that can be asked of the kernel.
+pub(crate) trait Request {
+    /// Appends it to a buffer that may hold others already.
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32);
+}
+
+impl Request for RouteNetlinkMessage {
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
+        append_request(buffer, self.clone(), flags, sequence);
+    }
+}
+
 /// Appends a request to a buffer that may hold others already.
 pub(crate) fn append_request(buffer: &mut Vec<u8>, request: RouteNetlinkMessage, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();

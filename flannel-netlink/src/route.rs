@@ -122,6 +122,11 @@ impl Route {
         Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
+    /// A route, in the main table, by which packets end here without a word.
+    pub fn blackhole(destination: IpNet) -> Self {
+        Self { kind: RouteKind::Blackhole, ..Self::to(destination) }
+    }
+
     /// The same route with a metric.
     #[must_use]
     pub fn with_metric(self, metric: u32) -> Self {
@@ -292,7 +297,7 @@ impl Netlink {
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
-        self.query(format_args!("find the route to {address}"), request, |message| {
+        self.query(format_args!("find the route to {address}"), &request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
         })
     }

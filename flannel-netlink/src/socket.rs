@@ -13,7 +13,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::error::Error;
-use crate::message::{Message, Messages, Verdict, append_request};
+use crate::message::{Message, Messages, Request, Verdict};
 use crate::namespace::Namespace;
 use crate::sys;
 
@@ -49,7 +49,12 @@ impl Netlink {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left, or is older than 4.20.
     pub fn open() -> Result<Self, Error> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::open_to(NETLINK_ROUTE)
+    }
+
+    /// Opens a socket to one of the kernel's netlink families (`linux/netlink.h`).
+    pub(crate) fn open_to(protocol: isize) -> Result<Self, Error> {
+        let mut socket = Socket::new(protocol)?;
         let port_id = socket.bind_auto()?.port_number();
         // From now on the kernel lets nobody but itself send to this socket.
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -80,7 +85,7 @@ impl Netlink {
         request: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), Error> {
-        let sequence = self.send(request, flags | NLM_F_ACK)?;
+        let sequence = self.send(&request, flags | NLM_F_ACK)?;
         self.answer(&object, sequence, |_| Ok(()))
     }
 
@@ -88,7 +93,7 @@ impl Netlink {
     pub(crate) fn query<T>(
         &mut self,
         object: impl Display,
-        request: RouteNetlinkMessage,
+        request: &impl Request,
         read: impl FnOnce(Message<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, Error> {
         let sequence = self.send(request, 0)?;
@@ -99,11 +104,11 @@ impl Netlink {
     pub(crate) fn dump<T>(
         &mut self,
         objects: &'static str,
-        request: &RouteNetlinkMessage,
+        request: &impl Request,
         read: impl Fn(Message<'_>) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let sequence = self.send(request.clone(), NLM_F_DUMP)?;
+            let sequence = self.send(request, NLM_F_DUMP)?;
             let mut dump = Dump::new(objects, sequence, &read);
             while !dump.done {
                 if let Err(error) = self.receive(0) {
@@ -150,15 +155,14 @@ impl Netlink {
         while let Ok(()) = receive(&self.socket, &mut self.received, libc::MSG_DONTWAIT) {}
     }
 
-    #[cfg(test)]
     pub(crate) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&self.socket)
     }
 
-    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<u32, Error> {
+    fn send(&mut self, request: &impl Request, flags: u16) -> Result<u32, Error> {
         let sequence = self.reserve_sequence(1);
         let mut bytes = Vec::with_capacity(256);
-        append_request(&mut bytes, request, flags | NLM_F_REQUEST, sequence);
+        request.append(&mut bytes, flags | NLM_F_REQUEST, sequence);
         self.send_bytes(&bytes)?;
         Ok(sequence)
     }

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-v3")]
+use flannel_core::BadRecord;
 use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
 };
@@ -36,6 +38,8 @@ mod revisions;
 mod tls;
 mod watch;
 
+#[cfg(feature = "etcd-v3")]
+use crate::migration::Original;
 pub use calls::Etcd2Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -203,6 +207,12 @@ impl Etcd2Registry {
         Ok(self.store.version().await? >= (3, 0))
     }
 
+    /// Reads all records as they are written, and how long each lasts.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) async fn originals(&self) -> Result<(Vec<Original>, Vec<BadRecord>), RegistryError> {
+        self.store.originals().await.map_err(|failure| self.store.unwritten(failure))
+    }
+
     /// Tells how many requests were made so far.
     #[must_use]
     pub fn calls(&self) -> Etcd2Calls {
@@ -253,6 +263,10 @@ impl SubnetRegistry for Etcd2Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn reconnect(&self) {
+        self.store.cluster.moves.add();
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {

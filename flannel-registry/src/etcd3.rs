@@ -7,6 +7,7 @@
 //! | `cluster` | finds a member that answers |
 //! | `connection` | connects to a member, and shows it who we are |
 //! | `records` | reads and writes records |
+//! | `copies` | reads and writes copies of the records of another store |
 //! | `watch` | follows them, for ever |
 //! | `calls` | counts what that costs |
 
@@ -15,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-v2")]
+use flannel_core::BadRecord;
 use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
 };
@@ -23,11 +26,15 @@ use futures::stream::BoxStream;
 mod calls;
 mod cluster;
 mod connection;
+#[cfg(feature = "etcd-v2")]
+mod copies;
 mod keys;
 mod position;
 mod records;
 mod watch;
 
+#[cfg(feature = "etcd-v2")]
+use crate::migration::{Found, Original};
 pub use calls::Etcd3Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -195,6 +202,28 @@ impl Etcd3Registry {
         Ok(Self { store: Arc::new(store) })
     }
 
+    /// Reads all records, who wrote them, and how long the copies among them last.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn found(&self) -> Result<(Vec<Found>, Vec<BadRecord>), RegistryError> {
+        self.store.found().await.map_err(|failure| self.store.unwritten(failure))
+    }
+
+    /// Writes a copy of a record, if what it replaces is still there.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn copy(
+        &self,
+        original: &Original,
+        replaced: Option<&Lease>,
+    ) -> Result<bool, RegistryError> {
+        self.store.copy(original.lease.subnet, &original.record, original.left, replaced).await
+    }
+
+    /// Writes the configuration, if there is none or the same.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn copy_config(&self, text: &str) -> Result<bool, RegistryError> {
+        self.store.copy_config(text).await
+    }
+
     /// Tells how many calls were made so far.
     #[must_use]
     pub fn calls(&self) -> Etcd3Calls {
@@ -244,6 +273,10 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn reconnect(&self) {
+        self.store.cluster.moves.add();
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {

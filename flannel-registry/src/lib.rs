@@ -4,6 +4,7 @@
 //! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface, where flannel v0.18 and later keep leases.
 //! - `Etcd2Registry` (feature `etcd-v2`) is etcd, over its v2 interface, where earlier ones keep them.
 //! - [`LocalManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
+//! - `migrate` (both features) moves a network from the one to the other while its hosts run.
 //! - [`CachedManager`] stands before any lease manager and keeps what was last known in a file, to start from it
 //!   when the store does not answer.
 //!
@@ -50,9 +51,12 @@ mod etcd2;
 mod etcd3;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd_api;
+mod identity;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
+mod migration;
 mod whole_file;
 
 pub use cached::{CacheOptions, CachedManager};
@@ -62,7 +66,10 @@ pub use etcd_api::EtcdRegistry;
 pub use etcd2::{Etcd2Calls, Etcd2Options, Etcd2OptionsError, Etcd2Registry};
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
+pub use identity::NodeIdentity;
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryBackup, MemoryRegistry};
+#[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
+pub use migration::{Fate, MigrationError, MigrationStep, migrate};
 pub use whole_file::{WriteError, write_whole};

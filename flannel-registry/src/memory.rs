@@ -67,7 +67,7 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Record {
-    content: Result<Lease, BadRecord>,
+    content: Result<Arc<Lease>, BadRecord>,
     revision: Revision,
     ends: Option<Instant>,
 }
@@ -119,7 +119,8 @@ impl MemoryRegistry {
     pub fn put_raw(&self, key: &str, value: &[u8]) {
         self.change(|state| {
             let revision = state.next_revision();
-            state.put(key, read_record(key, value, revision, Term::Permanent), None);
+            let content = read_record(key, value, revision, Term::Permanent);
+            state.put(key, content.map(Arc::new), None);
         });
     }
 
@@ -199,7 +200,7 @@ impl SubnetRegistry for MemoryRegistry {
             }
             let lease =
                 Lease { subnet, attrs: attrs.clone(), revision: state.next_revision(), term: Term::Limited };
-            state.put(&key, Ok(lease.clone()), end(ttl));
+            state.put(&key, Ok(lease.clone().into()), end(ttl));
             Ok(lease)
         })
     }
@@ -214,7 +215,7 @@ impl SubnetRegistry for MemoryRegistry {
                 revision: state.next_revision(),
                 term: if limited { Term::Limited } else { Term::Permanent },
             };
-            state.put(&key, Ok(lease.clone()), end(ttl).filter(|_| limited));
+            state.put(&key, Ok(lease.clone().into()), end(ttl).filter(|_| limited));
             Ok(lease)
         })
     }
@@ -283,9 +284,9 @@ impl State {
     }
 
     /// Writes a record at the current revision.
-    fn put(&mut self, key: &str, content: Result<Lease, BadRecord>, ends: Option<Instant>) {
+    fn put(&mut self, key: &str, content: Result<Arc<Lease>, BadRecord>, ends: Option<Instant>) {
         let event = match &content {
-            Ok(lease) => RegistryEvent::Put(lease.clone()),
+            Ok(lease) => RegistryEvent::Put(Arc::clone(lease)),
             Err(bad) => RegistryEvent::Bad(bad.clone()),
         };
         let record = Record { content, revision: self.revision, ends };
@@ -346,7 +347,7 @@ impl State {
         let mut snapshot = Snapshot { revision: self.revision, ..Snapshot::default() };
         for record in self.records.values() {
             match &record.content {
-                Ok(lease) => snapshot.leases.push(lease.clone()),
+                Ok(lease) => snapshot.leases.push(Arc::clone(lease)),
                 Err(bad) => snapshot.bad.push(bad.clone()),
             }
         }

@@ -70,7 +70,8 @@ impl Broken {
     /// Finds the record as it is now, for stores that do not compare.
     async fn now(&self, lease: &Lease) -> Lease {
         let leases = self.inner.list().await.unwrap().leases;
-        leases.into_iter().find(|now| now.subnet == lease.subnet).unwrap_or_else(|| lease.clone())
+        let now = leases.iter().find(|now| now.subnet == lease.subnet);
+        now.map_or(lease, |now| now).clone()
     }
 
     fn falsify(&self, mut lease: Lease) -> Lease {
@@ -108,7 +109,8 @@ impl SubnetRegistry for Broken {
             }
             _ => {}
         }
-        list.leases = list.leases.into_iter().map(|lease| self.falsify(lease)).collect();
+        list.leases =
+            list.leases.into_iter().map(|lease| self.falsify(Arc::unwrap_or_clone(lease)).into()).collect();
         Ok(list)
     }
 

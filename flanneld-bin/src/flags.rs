@@ -25,6 +25,14 @@ pub(crate) struct Flag<T: 'static> {
     pub(crate) description: &'static str,
 }
 
+impl<T> Clone for Flag<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Flag<T> {}
+
 /// What a flag takes, with the field that it writes to.
 pub(crate) enum Kind<T> {
     /// True or false; `-name` alone means true.
@@ -38,6 +46,15 @@ pub(crate) enum Kind<T> {
     /// A flag that upstream has and this program does not: giving it is an error.
     Unsupported,
 }
+
+// Deriving these would ask the same of the settings.
+impl<T> Clone for Kind<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Kind<T> {}
 
 impl<T> Kind<T> {
     /// Stores one occurrence of the flag.

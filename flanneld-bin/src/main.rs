@@ -10,14 +10,18 @@ use flags::FlagError;
 use options::{Command, Options};
 
 mod backends;
+mod blackhole;
 mod capabilities;
 mod daemon;
 mod facts;
+mod firewall;
 mod flags;
+mod follow;
 mod go_duration;
 mod go_syntax;
 mod iface;
 mod log;
+mod migrate;
 mod notify;
 mod options;
 mod registry;
@@ -34,6 +38,10 @@ fn main() -> ExitCode {
     let usage = || options::usage(&program.to_string_lossy());
     match options::parse(arguments, |variable| env::var_os(variable)) {
         Ok(Command::Run(options)) => run(&options),
+        Ok(Command::Migrate(options)) => migrate::run(&options),
+        Ok(Command::MigrateHelp) => {
+            print(&options::migrate_usage(&program.to_string_lossy()), ExitCode::SUCCESS)
+        }
         Ok(Command::Help) => print(&usage(), ExitCode::SUCCESS),
         Ok(Command::Version) => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
         Err(FlagError::Refused(line)) => print(&format!("{line}\n"), ExitCode::from(BAD_FLAGS)),

@@ -6,41 +6,43 @@ use flannel_core::{BoxError, SubnetRegistry};
 use flannel_registry::{Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry};
 use tracing::warn;
 
-use crate::options::{EtcdApi, EtcdFiles, Options};
+use crate::options::{EtcdApi, EtcdFiles, EtcdOptions};
 
 /// Opens the registry. Connects to nothing yet.
-pub(crate) fn open(options: &Options) -> Result<Arc<dyn SubnetRegistry>, BoxError> {
-    let is_plain = !options.etcd_endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
-    if is_plain && options.etcd_files != EtcdFiles::default() {
+pub(crate) fn open(etcd: &EtcdOptions, api: EtcdApi) -> Result<Arc<dyn SubnetRegistry>, BoxError> {
+    let is_plain = !etcd.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+    if is_plain && etcd.files != EtcdFiles::default() {
         warn!("certificate files for etcd are not used: no endpoint begins with https://");
     }
-    Ok(match options.etcd_api {
-        EtcdApi::V2 => Arc::new(v2(options)?),
-        EtcdApi::V3 => Arc::new(v3(options)?),
-        EtcdApi::Auto => Arc::new(EtcdRegistry::new(v3(options)?, v2(options)?)),
+    Ok(match api {
+        EtcdApi::V2 => Arc::new(v2(etcd)?),
+        EtcdApi::V3 => Arc::new(v3(etcd)?),
+        EtcdApi::Auto => Arc::new(EtcdRegistry::new(v3(etcd)?, v2(etcd)?)),
     })
 }
 
-fn v3(options: &Options) -> Result<Etcd3Registry, BoxError> {
-    let mut etcd = Etcd3Options::default();
-    etcd.endpoints.clone_from(&options.etcd_endpoints);
-    etcd.prefix.clone_from(&options.etcd_prefix);
-    etcd.ca_file.clone_from(&options.etcd_files.authorities);
-    etcd.cert_file.clone_from(&options.etcd_files.certificate);
-    etcd.key_file.clone_from(&options.etcd_files.key);
-    etcd.username.clone_from(&options.etcd_user.name);
-    etcd.password.clone_from(&options.etcd_user.password);
-    Ok(Etcd3Registry::new(etcd)?)
+/// The v3 store alone.
+pub(crate) fn v3(etcd: &EtcdOptions) -> Result<Etcd3Registry, BoxError> {
+    let mut options = Etcd3Options::default();
+    options.endpoints.clone_from(&etcd.endpoints);
+    options.prefix.clone_from(&etcd.prefix);
+    options.ca_file.clone_from(&etcd.files.authorities);
+    options.cert_file.clone_from(&etcd.files.certificate);
+    options.key_file.clone_from(&etcd.files.key);
+    options.username.clone_from(&etcd.user.name);
+    options.password.clone_from(&etcd.user.password);
+    Ok(Etcd3Registry::new(options)?)
 }
 
-fn v2(options: &Options) -> Result<Etcd2Registry, BoxError> {
-    let mut etcd = Etcd2Options::default();
-    etcd.endpoints.clone_from(&options.etcd_endpoints);
-    etcd.prefix.clone_from(&options.etcd_prefix);
-    etcd.ca_file.clone_from(&options.etcd_files.authorities);
-    etcd.cert_file.clone_from(&options.etcd_files.certificate);
-    etcd.key_file.clone_from(&options.etcd_files.key);
-    etcd.user = Some(options.etcd_user.name.clone()).filter(|name| !name.is_empty());
-    etcd.password.clone_from(&options.etcd_user.password);
-    Ok(Etcd2Registry::new(etcd)?)
+/// The v2 store alone.
+pub(crate) fn v2(etcd: &EtcdOptions) -> Result<Etcd2Registry, BoxError> {
+    let mut options = Etcd2Options::default();
+    options.endpoints.clone_from(&etcd.endpoints);
+    options.prefix.clone_from(&etcd.prefix);
+    options.ca_file.clone_from(&etcd.files.authorities);
+    options.cert_file.clone_from(&etcd.files.certificate);
+    options.key_file.clone_from(&etcd.files.key);
+    options.user = Some(etcd.user.name.clone()).filter(|name| !name.is_empty());
+    options.password.clone_from(&etcd.user.password);
+    Ok(Etcd2Registry::new(options)?)
 }

@@ -65,8 +65,15 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -ip-blackhole-route",
+        "  -ip-masq",
+        "  -ip-masq-fully-random-disable",
+        "  -iptables-forward-rules",
+        "  -iptables-resync int",
         "  -mass-expiry-hold int",
         "  -public-ip string",
+        "  -public-ipv6 string",
+        "  -restrict-tunnel-port",
         "  -subnet-file string",
         "  -v int",
         "  -version",
@@ -78,14 +85,32 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
         " (default \"auto\")\n",
+        " (default true)\n",
+        " (default 5)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 5);
-    let descriptions = usage.lines().skip(2).step_by(2);
+    assert_eq!(usage.matches("(default").count(), 7);
+    let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
+    assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
+    let descriptions = flags.lines().skip(2).step_by(2);
     for description in descriptions {
         assert!(description.starts_with("    \t"), "{description:?}");
     }
+}
+
+#[test]
+fn the_usage_text_of_the_other_command_lists_what_it_takes() {
+    let outcome = flanneld(&["migrate-etcd", "-help"], &[]);
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)));
+    let first = format!("Usage: {} migrate-etcd [OPTION]...", env!("CARGO_BIN_EXE_flanneld"));
+    assert_eq!(outcome.stderr.lines().next(), Some(first.as_str()));
+    let heads: Vec<_> = outcome.stderr.lines().filter_map(|line| line.strip_prefix("  -")).collect();
+    assert_eq!(heads.len(), 9, "{heads:?}");
+    assert!(heads.contains(&"dry-run") && !heads.contains(&"etcd-api string"), "{heads:?}");
+    let outcome = flanneld(&["migrate-etcd", "now", "--dry-run"], &[]);
+    assert_eq!(outcome.stderr, "argument \"now\" is not expected\n");
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)));
 }
 
 #[test]
@@ -114,7 +139,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 #[test]
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
-        (&["-ip-masq"][..], &[][..], "flag -ip-masq is not supported yet"),
+        (&["-net-config-path=/c"][..], &[][..], "flag -net-config-path is not supported yet"),
         (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
         (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
         (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
@@ -127,8 +152,8 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
-            &[("FLANNELD_IP_MASQ", "true")],
-            "flag -ip-masq is not supported yet (set by FLANNELD_IP_MASQ)",
+            &[("FLANNELD_NET_CONFIG_PATH", "/c")],
+            "flag -net-config-path is not supported yet (set by FLANNELD_NET_CONFIG_PATH)",
         ),
     ] {
         let outcome = flanneld(arguments, environment);

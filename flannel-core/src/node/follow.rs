@@ -1,14 +1,12 @@
 //! What a network does with what it hears of its peers.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
-use super::Node;
+use super::{Node, news};
 use crate::event::NetworkEvent;
 use crate::lease_set::LeaseChange;
 use crate::manager::PeerEvent;
-use crate::peers::Dirty;
+use crate::peers::{Dirty, PeerChange};
 use crate::registry::BadRecord;
 
 impl Node {
@@ -35,7 +33,7 @@ impl Node {
 
     /// Tells whether the peers are known well enough to carry traffic. To remove anything more is needed.
     pub(super) fn are_peers_known(&self) -> bool {
-        self.peers.is_complete() || self.shared.borrow().status.recalled.is_some()
+        self.damping.peers().is_complete() || self.shared.borrow().status.recalled.is_some()
     }
 
     /// Lets the peers go that were held for long enough.
@@ -48,7 +46,7 @@ impl Node {
     }
 
     fn on_complete(&mut self) {
-        self.peers.complete();
+        self.damping.complete();
         self.dirty = Dirty::All;
         if self.shared.borrow().status.recalled.is_some() {
             self.status(|status| status.recalled = None);
@@ -73,30 +71,26 @@ impl Node {
         }
     }
 
-    fn apply(&mut self, changes: Vec<LeaseChange>) {
+    fn apply(&mut self, changes: Vec<PeerChange>) {
         for change in changes {
             self.on_peer(change);
         }
         self.soon();
     }
 
-    fn on_peer(&mut self, change: LeaseChange) {
-        let (subnet, event) = match &change {
-            LeaseChange::Put(lease) if self.peers.peer(&lease.subnet).is_some() => {
-                (lease.subnet, NetworkEvent::PeerChanged(Arc::clone(lease)))
-            }
-            LeaseChange::Put(lease) => (lease.subnet, NetworkEvent::PeerJoined(Arc::clone(lease))),
-            LeaseChange::Removed(subnet) => (*subnet, NetworkEvent::PeerLeft(*subnet)),
-        };
-        self.peers.apply(change);
-        self.dirty.add(subnet);
-        self.tell(event);
+    fn on_peer(&mut self, change: PeerChange) {
+        self.dirty.add(change.subnet());
+        self.tell(match change {
+            PeerChange::Joined(lease) => NetworkEvent::PeerJoined(lease),
+            PeerChange::Changed(lease) => NetworkEvent::PeerChanged(lease),
+            PeerChange::Left(subnet) => NetworkEvent::PeerLeft(subnet),
+        });
     }
 
     /// Tells each bad record once: when it was not there before, or is bad in another way.
     fn on_bad(&mut self, bad: Vec<BadRecord>) {
         let known = self.shared.borrow().status.bad_records.clone();
-        for record in bad.iter().filter(|record| !known.contains(record)) {
+        for record in news(&bad, &known) {
             self.tell(NetworkEvent::BadRecord(record.clone()));
         }
         self.status(|status| status.bad_records = bad);

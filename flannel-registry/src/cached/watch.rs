@@ -22,7 +22,7 @@ pub(super) fn stream<M: LeaseManager>(
 ) -> impl Stream<Item = PeerEvent> + Send + 'static {
     let events = shared.inner.watch(own);
     let state = shared.state();
-    let remembered = state.peers.peers().filter(|lease| lease.subnet != own);
+    let remembered = state.peers.peers().iter().filter(|lease| lease.subnet != own);
     let unheard: BTreeMap<_, _> = remembered.map(|lease| (lease.subnet, Arc::clone(lease))).collect();
     let recalled = state.silent.clone().filter(|_| state.unconfirmed);
     drop(state);
@@ -131,7 +131,7 @@ impl<M: LeaseManager> Watch<M> {
         let (Some(config), Some(own)) = (state.config.clone(), state.own.clone()) else {
             return;
         };
-        let peers = state.peers.peers().filter(|lease| lease.subnet != self.own).cloned().collect();
+        let peers = state.peers.peers().iter().filter(|lease| lease.subnet != self.own).cloned().collect();
         drop(state);
         let (file, cache) = (Arc::clone(&self.shared.file), Cache { config, own, peers });
         self.saver.begin(move || file.write(&cache));

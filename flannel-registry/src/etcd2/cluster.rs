@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::member::{Ask, Manner, Member, Trouble};
 use super::tls::tls;
 use super::{Etcd2Options, Etcd2OptionsError};
-use crate::etcd::{Files, HalfPair, Turn};
+use crate::etcd::{Files, HalfPair, Moves, Turn};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Cluster {
     members: Vec<Member>,
     turn: Turn,
     manner: Manner,
+    pub(super) moves: Moves,
     pub(super) counters: Counters,
 }
 
@@ -41,6 +42,8 @@ pub(super) struct Answer {
 pub(super) struct Poll {
     pub(super) head: Head,
     pub(super) line: Line,
+    /// How often this host had moved when it was asked.
+    pub(super) moves: u64,
     body: Incoming,
 }
 
@@ -90,7 +93,8 @@ impl Cluster {
             authorization: options.user.as_deref().map(|user| basic(user, &options.password)),
             files,
         };
-        Ok(Self { turn: Turn::among(members.len()), members, manner, counters: Counters::default() })
+        let (moves, counters) = (Moves::default(), Counters::default());
+        Ok(Self { turn: Turn::among(members.len()), members, manner, moves, counters })
     }
 
     /// The members' addresses, for people.
@@ -155,9 +159,9 @@ impl Cluster {
     }
 
     async fn poll_over(&self, ask: &Ask, mut line: Line) -> Result<Poll, Trouble> {
-        let member = &self.members[line.member];
+        let (member, moves) = (&self.members[line.member], self.moves.count());
         let (head, body) = member.begin(&mut line.connection, ask, &self.manner).await?;
-        Ok(Poll { head, line, body })
+        Ok(Poll { head, line, moves, body })
     }
 
     /// The member whose turn it is; it is counted as asked.

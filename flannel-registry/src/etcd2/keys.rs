@@ -48,16 +48,28 @@ impl Keys {
         self.names.subnet(subnet)
     }
 
-    /// Reads all records of the directory that holds them, and puts them in order, which etcd does not.
-    ///
-    /// Directories are not records: what is in one is named, and hidden from nobody. One that has the name of a subnet
-    /// keeps everybody from leasing it, so it is named too.
+    /// Reads all leases of the directory that holds them, and puts them in order, which etcd does not.
     pub(super) fn read_all(
         &self,
         directory: &Node<'_>,
         revisions: &mut Revisions,
     ) -> (Vec<Lease>, Vec<BadRecord>) {
-        let (mut leases, mut bad) = (Vec::new(), Vec::new());
+        let told = |lease: Lease, node: &Node<'_>| Lease { revision: revisions.read(&lease, node), ..lease };
+        let (mut leases, bad) = self.records(directory, told);
+        leases.sort_by_key(|lease| lease.subnet);
+        (leases, bad)
+    }
+
+    /// Reads all records of the directory that holds them, in any order.
+    ///
+    /// Directories are not records: what is in one is named, and hidden from nobody. One that has the name of a subnet
+    /// keeps everybody from leasing it, so it is named too.
+    pub(super) fn records<T>(
+        &self,
+        directory: &Node<'_>,
+        mut take: impl FnMut(Lease, &Node<'_>) -> T,
+    ) -> (Vec<T>, Vec<BadRecord>) {
+        let (mut taken, mut bad) = (Vec::new(), Vec::new());
         let mut open = directory.nodes.clone();
         while let Some(text) = open.pop() {
             let node: Node<'_> = match serde_json::from_str(text.get()) {
@@ -75,13 +87,12 @@ impl Keys {
                 continue;
             }
             match read_node(name, &node) {
-                Ok(lease) => leases.push(Lease { revision: revisions.read(&lease, &node), ..lease }),
+                Ok(lease) => taken.push(take(lease, &node)),
                 Err(record) => bad.push(record),
             }
         }
-        leases.sort_by_key(|lease: &Lease| lease.subnet);
         bad.sort();
-        (leases, bad)
+        (taken, bad)
     }
 
     /// Reads one event of a watch.
@@ -107,7 +118,9 @@ impl Keys {
         let mut events: Vec<_> = directory_of(directory).map(RegistryEvent::Bad).into_iter().collect();
         if !node.dir {
             events.push(match read_node(name, node) {
-                Ok(lease) => RegistryEvent::Put(Lease { revision: revisions.hear(&lease, node), ..lease }),
+                Ok(lease) => {
+                    RegistryEvent::Put(Lease { revision: revisions.hear(&lease, node), ..lease }.into())
+                }
                 Err(record) => RegistryEvent::Bad(record),
             });
         }

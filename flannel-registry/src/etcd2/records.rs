@@ -4,8 +4,11 @@
 //! knows (see `revisions`). So a comparison that fails is looked into: if the record was only renewed meanwhile, the
 //! write is made again with its new index.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "etcd-v3")]
+use flannel_core::BadRecord;
 use flannel_core::{Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
 use hyper::Method;
 use serde::Deserialize;
@@ -17,6 +20,8 @@ use super::cluster::{Answer, Failure};
 use super::keys::{form_value, path, read_node};
 use super::member::Ask;
 use crate::etcd::Position;
+#[cfg(feature = "etcd-v3")]
+use crate::migration::Original;
 
 /// How often a write is made again because the record was renewed meanwhile. A record is renewed by one host, hours
 /// apart.
@@ -45,36 +50,68 @@ impl Store {
 
     /// Reads all leases, and where in the history of which store they stand.
     pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
-        let key = self.keys.subnets();
-        let ask = Ask {
-            call: Call::Read,
-            method: Method::GET,
-            path: format!("{}?quorum=true&recursive=true&sorted=false", path(key)),
-            form: None,
-        };
-        let answer = match self.cluster.call(&ask).await {
+        let answer = match self.subnets().await? {
             Ok(answer) => answer,
-            // Nobody has written a lease yet.
-            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => {
-                self.revisions().keep(&[], error.index);
-                let revision = Revision(error.index);
+            Err(absent) => {
+                self.revisions().keep(&[], absent.index);
+                let revision = Revision(absent.index);
                 return Ok((Position::after(revision), Snapshot { revision, ..Snapshot::default() }));
             }
-            Err(failure) => return Err(failure),
         };
-        let directory = self.told(&answer)?.node;
-        if !directory.dir {
-            return Err(Failure::Refused(
-                format!("{key} holds a text and should be a directory; remove it with: ETCDCTL_API=2 etcdctl rm {key}")
-                    .into(),
-            ));
-        }
+        let directory = self.directory(&answer)?;
         // A member that keeps its index to itself is at least as far as what it tells of.
         let position = answer.head.position(Position::after(Revision(directory.modified_index)));
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);
+        let leases = leases.into_iter().map(Arc::new).collect();
         Ok((position, Snapshot { revision: Revision(position.revision), leases, bad }))
+    }
+
+    /// Reads all records as they are written, in the order of their subnets.
+    #[cfg(feature = "etcd-v3")]
+    pub(super) async fn originals(&self) -> Result<(Vec<Original>, Vec<BadRecord>), Failure> {
+        let Ok(answer) = self.subnets().await? else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        let original = |lease, node: &Node<'_>| Original {
+            lease,
+            record: node.value.clone(),
+            // Seconds that are over count as none.
+            left: node.ttl.map(|ttl| Duration::from_secs(u64::try_from(ttl).unwrap_or_default())),
+        };
+        let (mut originals, bad) = self.keys.records(&self.directory(&answer)?, original);
+        originals.sort_by_key(|original| original.lease.subnet);
+        Ok((originals, bad))
+    }
+
+    /// Reads the directory that holds all leases; an error in etcd's words if nobody has written one yet.
+    async fn subnets(&self) -> Result<Result<Answer, EtcdError>, Failure> {
+        let ask = Ask {
+            call: Call::Read,
+            method: Method::GET,
+            path: format!("{}?quorum=true&recursive=true&sorted=false", path(self.keys.subnets())),
+            form: None,
+        };
+        match self.cluster.call(&ask).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(Err(error)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn directory<'a>(&self, answer: &'a Answer) -> Result<Node<'a>, Failure> {
+        let node = self.told(answer)?.node;
+        if node.dir {
+            return Ok(node);
+        }
+        let key = self.keys.subnets();
+        Err(Failure::Refused(
+            format!(
+                "{key} holds a text and should be a directory; remove it with: ETCDCTL_API=2 etcdctl rm {key}"
+            )
+            .into(),
+        ))
     }
 
     /// Writes a lease that is not there yet.

@@ -56,7 +56,7 @@ impl Keys {
             return read_removal(&self.name(record.key()), revision(record));
         }
         match self.read(record) {
-            Ok(lease) => RegistryEvent::Put(lease),
+            Ok(lease) => RegistryEvent::Put(lease.into()),
             Err(bad) => RegistryEvent::Bad(bad),
         }
     }

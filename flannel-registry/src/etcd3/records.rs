@@ -8,7 +8,10 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
+    TxnOp,
+};
 use flannel_core::{BoxError, Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
 
 use super::Store;
@@ -30,9 +33,23 @@ impl Store {
 
     /// Reads all leases, and where in the history of which store they stand.
     pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
+        let take = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {
+            Ok(lease) => snapshot.leases.push(lease.into()),
+            Err(bad) => snapshot.bad.push(bad),
+        };
+        let (position, mut snapshot) = self.each_record(take).await?;
+        snapshot.revision = Revision(position.revision);
+        Ok((position, snapshot))
+    }
+
+    /// Reads all records there are at one moment, and takes them in one after the other.
+    pub(super) async fn each_record<T: Default + Send>(
+        &self,
+        take: impl Fn(&mut T, KeyValue) + Send + Sync,
+    ) -> Result<(Position, T), Failure> {
         let mut attempt = 1;
         loop {
-            match self.list_pages().await {
+            match self.each_page(&take).await {
                 Err(Failure::NotNow(_)) if attempt < LIST_ATTEMPTS => attempt += 1,
                 done => return done,
             }
@@ -40,10 +57,13 @@ impl Store {
     }
 
     /// Reads all pages of one list, all at the revision of the first.
-    async fn list_pages(&self) -> Result<(Position, Snapshot), Failure> {
+    async fn each_page<T: Default + Send>(
+        &self,
+        take: &(impl Fn(&mut T, KeyValue) + Sync),
+    ) -> Result<(Position, T), Failure> {
         let mut from = self.keys.subnets().as_bytes().to_vec();
         let mut position = None;
-        let mut snapshot = Snapshot::default();
+        let mut taken = T::default();
         loop {
             let options = GetOptions::new()
                 .with_range(self.keys.subnets_end())
@@ -54,20 +74,18 @@ impl Store {
                 let (from, options) = (from.clone(), options.clone());
                 async move { connection.kv.get(from, Some(options)).await }
             });
-            let page = call.await?.value;
+            let mut page = call.await?.value;
             let header = page.header().ok_or_else(without_header)?;
-            let position = position.get_or_insert_with(|| Position::of(header));
-            snapshot.revision = Revision(position.revision);
-            for record in page.kvs() {
-                match self.keys.read(record) {
-                    Ok(lease) => snapshot.leases.push(lease),
-                    Err(bad) => snapshot.bad.push(bad),
-                }
+            let position = *position.get_or_insert_with(|| Position::of(header));
+            let records = page.take_kvs();
+            // The next key in order is the last one with a zero byte behind it.
+            let next = records.last().filter(|_| page.more()).map(|last| [last.key(), &[0]].concat());
+            for record in records {
+                take(&mut taken, record);
             }
-            match page.kvs().last() {
-                // The next key in order is this one with a zero byte behind it.
-                Some(last) if page.more() => from = [last.key(), &[0]].concat(),
-                _ => return Ok((*position, snapshot)),
+            match next {
+                Some(next) => from = next,
+                None => return Ok((position, taken)),
             }
         }
     }
@@ -81,7 +99,7 @@ impl Store {
     ) -> Result<Lease, RegistryError> {
         let id = self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?;
         let absent = Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0);
-        match self.put(&subnet, absent, attrs, id).await {
+        match self.put(&subnet, absent, &attrs.to_record(), id).await {
             Ok(Some(revision)) => Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited }),
             Ok(None) => {
                 self.revoke(id).await;
@@ -103,7 +121,7 @@ impl Store {
             NO_LEASE => NO_LEASE,
             _ => self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?,
         };
-        match self.put(&lease.subnet, self.is_at(lease), attrs, id).await {
+        match self.put(&lease.subnet, self.is_at(lease), &attrs.to_record(), id).await {
             Ok(Some(revision)) => {
                 self.drop_lease(before).await;
                 Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
@@ -121,6 +139,10 @@ impl Store {
         let id = self.unchanged(lease).await?.lease();
         if id == NO_LEASE {
             return Ok(ttl);
+        }
+        #[cfg(feature = "etcd-v2")]
+        if super::copies::holds_a_copy(id) {
+            return self.renew_copy(lease, id, ttl).await;
         }
         let call = self.cluster.call(Call::LeaseKeepAlive, |mut connection| async move {
             // The client takes the first answer for itself; the second one tells the time to live.
@@ -162,28 +184,28 @@ impl Store {
     }
 
     /// Puts a record if a comparison holds, and answers with its revision.
-    async fn put(
+    pub(super) async fn put(
         &self,
         subnet: &SubnetKey,
         condition: Compare,
-        attrs: &LeaseAttrs,
+        record: &str,
         id: i64,
     ) -> Result<Option<Revision>, Failure> {
-        let (key, value) = (self.keys.subnet(subnet), attrs.to_record());
-        let put = TxnOp::put(key.clone(), value.clone(), Some(PutOptions::new().with_lease(id)));
+        let key = self.keys.subnet(subnet);
+        let put = TxnOp::put(key.clone(), record, Some(PutOptions::new().with_lease(id)));
         match self.write(condition, put).await? {
             Written::Done(revision) => Ok(Some(revision)),
             Written::Not { again: false } => Ok(None),
             Written::Not { again: true } => {
                 let found = self.get(&key).await?;
-                let ours = found.filter(|found| found.lease() == id && found.value() == value.as_bytes());
+                let ours = found.filter(|found| found.lease() == id && found.value() == record.as_bytes());
                 Ok(ours.as_ref().map(revision))
             }
         }
     }
 
     /// Does one thing to a record if a comparison holds.
-    async fn write(&self, condition: Compare, operation: TxnOp) -> Result<Written, Failure> {
+    pub(super) async fn write(&self, condition: Compare, operation: TxnOp) -> Result<Written, Failure> {
         let txn = Txn::new().when([condition]).and_then([operation]);
         let call = self.cluster.call(Call::Txn, |mut connection| {
             let txn = txn.clone();
@@ -198,7 +220,7 @@ impl Store {
     }
 
     /// Reads a record, and answers with it if it is still the one that the lease was read from.
-    async fn unchanged(&self, lease: &Lease) -> Result<KeyValue, RegistryError> {
+    pub(super) async fn unchanged(&self, lease: &Lease) -> Result<KeyValue, RegistryError> {
         let record = self.get(&self.keys.subnet(&lease.subnet)).await;
         match record.map_err(|failure| self.unwritten(failure))? {
             Some(record) if revision(&record) == lease.revision => Ok(record),
@@ -208,7 +230,7 @@ impl Store {
     }
 
     /// Reads one key.
-    async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
         let call = self.cluster.call(Call::Range, |mut connection| {
             let key = key.to_owned();
             async move { connection.kv.get(key, None).await }
@@ -217,7 +239,7 @@ impl Store {
     }
 
     /// Holds if the record is still the one that the lease was read from.
-    fn is_at(&self, lease: &Lease) -> Compare {
+    pub(super) fn is_at(&self, lease: &Lease) -> Compare {
         // Revisions come from etcd, whose own are signed.
         let revision = i64::try_from(lease.revision.0).unwrap_or(i64::MAX);
         Compare::mod_revision(self.keys.subnet(&lease.subnet), CompareOp::Equal, revision)
@@ -225,17 +247,23 @@ impl Store {
 
     /// Grants a lease and answers with its id.
     async fn grant(&self, ttl: Duration) -> Result<i64, Failure> {
+        self.grant_as(ttl, || NO_LEASE).await
+    }
+
+    /// Grants a lease with an id that is chosen here for each attempt; etcd chooses if that is none.
+    pub(super) async fn grant_as(&self, ttl: Duration, id: fn() -> i64) -> Result<i64, Failure> {
         // etcd counts whole seconds.
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
-        let call = self.cluster.call(Call::LeaseGrant, |mut connection| async move {
-            connection.lease.grant(seconds, None).await
+        let call = self.cluster.call(Call::LeaseGrant, |mut connection| {
+            let options = LeaseGrantOptions::new().with_id(id());
+            async move { connection.lease.grant(seconds, Some(options)).await }
         });
         Ok(call.await?.value.id())
     }
 
     /// Ends a put that failed. A lease that may hold the record stays; it runs out by itself if it does not.
-    async fn give_up(&self, subnet: SubnetKey, id: i64, failure: Failure) -> RegistryError {
+    pub(super) async fn give_up(&self, subnet: SubnetKey, id: i64, failure: Failure) -> RegistryError {
         if !matches!(failure, Failure::Away(_)) {
             self.revoke(id).await;
         }
@@ -243,7 +271,7 @@ impl Store {
     }
 
     /// Revokes a lease that holds nothing. One that stays runs out by itself.
-    async fn revoke(&self, id: i64) {
+    pub(super) async fn revoke(&self, id: i64) {
         if id == NO_LEASE {
             return;
         }
@@ -256,7 +284,7 @@ impl Store {
     }
 
     /// Revokes a lease that a record of ours hung on, unless something else does: to revoke removes what it holds.
-    async fn drop_lease(&self, id: i64) {
+    pub(super) async fn drop_lease(&self, id: i64) {
         if id == NO_LEASE {
             return;
         }
@@ -282,7 +310,7 @@ impl Store {
     }
 
     /// The error of a call that may have written a record.
-    fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
+    pub(super) fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
         match failure {
             Failure::Away(reason) => RegistryError::Unknown(subnet, reason),
             other @ (Failure::NotNow(_) | Failure::Refused(_)) => self.unwritten(other),
@@ -291,10 +319,10 @@ impl Store {
 }
 
 /// The id that stands for "no lease".
-const NO_LEASE: i64 = 0;
+pub(super) const NO_LEASE: i64 = 0;
 
 /// How a transaction went.
-enum Written {
+pub(super) enum Written {
     /// It was done, at this revision.
     Done(Revision),
     /// The comparison failed.

@@ -1,5 +1,7 @@
 //! Folding what a registry tells into what a host needs to know of its peers.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
@@ -13,7 +15,7 @@ use flannel_core::{
 pub(super) struct OwnRecord {
     pub(super) subnet: SubnetKey,
     /// What it says; nothing if it is gone.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<Arc<Lease>>,
     /// When it was written or removed.
     pub(super) revision: Revision,
     /// Whether the store went back in time, so that a smaller revision is news too.

@@ -98,7 +98,7 @@ impl Site {
 
     pub(crate) async fn leases(&self) -> Vec<(String, LeaseAttrs)> {
         let leases = self.store.list().await.unwrap().leases;
-        leases.into_iter().map(|lease| (lease.subnet.to_string(), lease.attrs)).collect()
+        leases.into_iter().map(|lease| (lease.subnet.to_string(), lease.attrs.clone())).collect()
     }
 
     /// Ends the lease of a subnet.

@@ -150,7 +150,7 @@ async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
         };
         assert!(matches!(loser, RegistryError::Exists(taken) if taken == subnet(third)));
         let list = one.list().await.unwrap();
-        assert_eq!(list.leases.iter().find(|lease| lease.subnet == subnet(third)), Some(&winner));
+        assert_eq!(list.leases.iter().find(|lease| lease.subnet == subnet(third)), Some(&winner.into()));
     }
 }
 
@@ -182,7 +182,7 @@ async fn a_directory_where_a_record_belongs_is_named_and_counts_as_taken() {
     server.put("10.5.2.0-24", b"");
     let good = registry.create(subnet(3), &host(3), DAY).await.unwrap();
     let mut list = registry.list().await.unwrap();
-    assert_eq!(list.leases, [good]);
+    assert_eq!(list.leases, [good.into()]);
     list.bad.sort();
     let bad: Vec<_> = list.bad.iter().map(|record| (record.key.as_str(), record.subnet)).collect();
     let expected =
@@ -319,5 +319,5 @@ fn a_registry_says_where_it_is_and_how_it_is_configured() {
 async fn only(registry: &Etcd2Registry) -> Lease {
     let mut leases = registry.list().await.unwrap().leases;
     assert_eq!(leases.len(), 1);
-    leases.remove(0)
+    Lease::clone(&leases.remove(0))
 }

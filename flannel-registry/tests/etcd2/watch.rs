@@ -105,7 +105,7 @@ async fn an_emptied_etcd_is_believed() {
     assert!(again.revision < stale.revision);
     for lease in [&lease, &again] {
         registry.renew(lease, DAY).await.unwrap();
-        assert!(registry.list().await.unwrap().leases.contains(lease));
+        assert!(registry.list().await.unwrap().leases.contains(&lease.clone().into()));
     }
 }
 

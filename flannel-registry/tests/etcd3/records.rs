@@ -128,7 +128,7 @@ async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
         };
         assert!(matches!(loser, RegistryError::Exists(taken) if taken == subnet(third)));
         let list = one.list().await.unwrap();
-        assert_eq!(list.leases.iter().find(|lease| lease.subnet == subnet(third)), Some(&winner));
+        assert_eq!(list.leases.iter().find(|lease| lease.subnet == subnet(third)), Some(&winner.into()));
     }
     assert!(server.ctl(&["lease", "list"]).starts_with("found 50 leases"), "losers keep no lease");
 }
@@ -172,7 +172,7 @@ async fn keys_beside_those_of_the_network_are_not_its_leases() {
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let list = registry.list().await.unwrap();
-    assert_eq!((list.leases, list.bad), (vec![lease], vec![]));
+    assert_eq!((list.leases, list.bad), (vec![lease.into()], vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,7 +305,7 @@ async fn lose_the_answer(proxy: &Proxy, registry: &Etcd3Registry) -> Result<Leas
 async fn only(registry: &Etcd3Registry) -> Lease {
     let mut leases = registry.list().await.unwrap().leases;
     assert_eq!(leases.len(), 1);
-    leases.remove(0)
+    Lease::clone(&leases.remove(0))
 }
 
 /// The id of the only lease that etcd knows.

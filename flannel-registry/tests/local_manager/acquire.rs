@@ -295,3 +295,16 @@ async fn a_host_without_an_address_recalls_nothing() {
     site.store.put_raw("10.5.1.0-24", b"{}");
     assert_eq!(site.manager.recall(PublicAddrs::default()).await.unwrap(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_renewal_leaves_with_another_time_to_live_is_written_again() {
+    let site = site();
+    let old = site.lease("10.5.9.0-24", 1).await;
+    let told = site.acquire().await.unwrap();
+    assert_eq!(told, old, "a renewal that grants what is wanted tells nobody");
+    site.faulty.limit_renewals(Duration::from_secs(3600));
+    let own = site.acquire().await.unwrap();
+    assert_eq!((own.subnet, &own.attrs), (old.subnet, &old.attrs));
+    assert!(own.revision > old.revision, "{own:?}");
+    assert_eq!(site.list().await, [own]);
+}

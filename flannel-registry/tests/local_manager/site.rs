@@ -1,6 +1,7 @@
 //! The store, its faults and the manager that the tests look at.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
@@ -67,7 +68,7 @@ impl Site {
     }
 
     pub(crate) async fn list(&self) -> Vec<Lease> {
-        self.store.list().await.unwrap().leases
+        self.store.list().await.unwrap().leases.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
     pub(crate) fn calls(&self) -> Vec<(Call, usize)> {

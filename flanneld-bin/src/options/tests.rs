@@ -18,11 +18,17 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, Stri
 #[test]
 fn the_defaults_are_upstreams() {
     let options = run(&[], &[]).expect("defaults");
-    assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-    assert_eq!(options.etcd_prefix, "/coreos.com/network");
+    assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(options.etcd.prefix, "/coreos.com/network");
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!((options.public_ip, options.verbosity), (None, 0));
     assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
+    let rules = RuleOptions { masquerade: false, fully_random: true, forward: true };
+    let resync = Duration::from_secs(5);
+    assert_eq!(
+        options.firewall,
+        FirewallFlags { rules, resync, restrict_tunnel_port: false, blackhole_route: false }
+    );
     assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
 }
 
@@ -44,6 +50,13 @@ fn every_flag_reaches_its_option() {
             "-subnet-file",
             "/vxlan.env",
             "-v=4",
+            "-ip-masq",
+            "-ip-masq-fully-random-disable",
+            "-ip-blackhole-route",
+            "-iptables-forward-rules=false",
+            "-iptables-resync=60",
+            "-restrict-tunnel-port",
+            "-public-ipv6=2001:db8::7",
             "-mass-expiry-hold=60",
             "-etcd-api=v2",
             "",
@@ -55,18 +68,27 @@ fn every_flag_reaches_its_option() {
     assert_eq!(
         options,
         Options {
-            etcd_endpoints: vec!["https://10.0.0.1:2379".to_owned(), "https://etcd.example".to_owned()],
-            etcd_prefix: "/kubernetes/network".to_owned(),
-            etcd_files: EtcdFiles {
-                authorities: Some("/ca.pem".into()),
-                certificate: Some("/cert.pem".into()),
-                key: Some("/key.pem".into()),
+            etcd: EtcdOptions {
+                endpoints: vec!["https://10.0.0.1:2379".to_owned(), "https://etcd.example".to_owned()],
+                prefix: "/kubernetes/network".to_owned(),
+                files: EtcdFiles {
+                    authorities: Some("/ca.pem".into()),
+                    certificate: Some("/cert.pem".into()),
+                    key: Some("/key.pem".into()),
+                },
+                user: EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() },
             },
-            etcd_user: EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() },
             etcd_api: EtcdApi::V2,
             interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
             public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
+            public_ipv6: "2001:db8::7".parse().ok(),
             subnet_file: "/vxlan.env".into(),
+            firewall: FirewallFlags {
+                rules: RuleOptions { masquerade: true, fully_random: false, forward: false },
+                resync: Duration::from_secs(60),
+                restrict_tunnel_port: true,
+                blackhole_route: true,
+            },
             mass_expiry_hold: Duration::from_secs(60),
             verbosity: 4,
             ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
@@ -93,12 +115,12 @@ fn every_flag_has_its_variable() {
         ],
     )
     .expect("good variables");
-    assert_eq!(options.etcd_endpoints, ["https://10.0.0.1"], "as there is a client certificate");
-    assert_eq!(options.etcd_prefix, "/p");
-    let EtcdFiles { authorities, certificate, key } = &options.etcd_files;
+    assert_eq!(options.etcd.endpoints, ["https://10.0.0.1"], "as there is a client certificate");
+    assert_eq!(options.etcd.prefix, "/p");
+    let EtcdFiles { authorities, certificate, key } = &options.etcd.files;
     let files = [authorities, certificate, key].map(|path| path.as_deref().and_then(|path| path.to_str()));
     assert_eq!(files, [Some("/ca"), Some("/cert"), Some("/key")]);
-    assert_eq!((options.etcd_user.name.as_str(), options.etcd_user.password.as_str()), ("flannel", "secret"));
+    assert_eq!((options.etcd.user.name.as_str(), options.etcd.user.password.as_str()), ("flannel", "secret"));
     assert!(!format!("{options:?}").contains("secret"));
     assert_eq!(options.interfaces, ["eth0,eth1"]);
     assert_eq!(options.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
@@ -133,8 +155,11 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
         ("-public-ip=10.0.0.01", "flag -public-ip: invalid public IP address: 10.0.0.01"),
         ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
         ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
+        ("-public-ipv6=10.0.0.1", "flag -public-ipv6: invalid public IPv6 address: 10.0.0.1"),
+        ("-public-ipv6=::", "flag -public-ipv6: invalid public IPv6 address: ::"),
         ("-subnet-file=", "flag -subnet-file: the path is empty"),
         ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3"),
+        ("-iptables-resync=0", "flag -iptables-resync: 0 is not within 1 and 86400 seconds"),
         ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
     ] {
         assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
@@ -145,10 +170,10 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
 #[test]
 fn the_command_lines_that_operators_have_in_their_units_are_read() {
     let options = run(&["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"], &[]);
-    assert_eq!(options.map(|o| o.etcd_prefix), Ok("/vxlan/network".to_owned()));
+    assert_eq!(options.map(|o| o.etcd.prefix), Ok("/vxlan/network".to_owned()));
     let twice = run(&["-etcd-endpoints=", "-etcd-prefix=", "-etcd-endpoints=b:1", "-etcd-prefix=/b"], &[])
         .expect("the last one wins");
-    assert_eq!((twice.etcd_endpoints, twice.etcd_prefix), (vec!["http://b:1".into()], "/b".into()));
+    assert_eq!((twice.etcd.endpoints, twice.etcd.prefix), (vec!["http://b:1".into()], "/b".into()));
 }
 
 #[test]
@@ -157,5 +182,35 @@ fn no_flag_is_in_the_table_twice() {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    assert_eq!((names.len(), count), (33, 33));
+    assert_eq!((names.len(), count), (34, 34));
+}
+
+fn migrate(arguments: &[&str], environment: &[(&str, &str)]) -> Result<MigrateOptions, String> {
+    let lookup = |name: &str| {
+        environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+    };
+    match parse(["migrate-etcd"].iter().chain(arguments).map(OsString::from), lookup) {
+        Ok(Command::Migrate(options)) => Ok(*options),
+        Ok(command) => Err(format!("{command:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
+    let variables = [("FLANNELD_ETCD_USERNAME", "flannel"), ("FLANNELD_MASS_EXPIRY_HOLD", "nonsense")];
+    let options = migrate(&["-etcd-prefix=/n", "--dry-run", "-v=1"], &variables).expect("good flags");
+    assert_eq!((options.etcd.prefix.as_str(), options.etcd.user.name.as_str()), ("/n", "flannel"));
+    assert_eq!((options.dry_run, options.verbosity), (true, 1));
+    assert!(!migrate(&[], &[]).expect("good flags").dry_run);
+    assert_eq!(migrate(&["-help"], &[]), Err("MigrateHelp".to_owned()));
+    for (arguments, why) in [
+        (&["-iface=eth0"][..], "flag provided but not defined: -iface"),
+        (&["-etcd-api=v3"], "flag provided but not defined: -etcd-api"),
+        (&["true", "--dry-run"], "argument \"true\" is not expected"),
+        (&["-etcd-endpoints="], "flag -etcd-endpoints"),
+    ] {
+        let error = migrate(arguments, &[]).expect_err("bad flags");
+        assert!(error.starts_with(why), "{arguments:?}: {error}");
+    }
 }

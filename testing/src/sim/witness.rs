@@ -31,7 +31,7 @@ pub(super) enum Found {
 struct State {
     started: Instant,
     events: BoxStream<'static, RegistryEvent>,
-    leases: BTreeMap<SubnetKey, Lease>,
+    leases: BTreeMap<SubnetKey, Arc<Lease>>,
     bad: BTreeSet<SubnetKey>,
     /// When the record of a subnet last became another one than before.
     changed: BTreeMap<SubnetKey, Instant>,
@@ -212,7 +212,7 @@ impl State {
         }
     }
 
-    fn put(&mut self, lease: Lease, now: Instant) {
+    fn put(&mut self, lease: Arc<Lease>, now: Instant) {
         if self.leases.get(&lease.subnet).is_none_or(|known| known.attrs != lease.attrs) {
             self.changed.insert(lease.subnet, now);
         }

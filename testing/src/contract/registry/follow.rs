@@ -83,7 +83,7 @@ impl State {
             RegistryEvent::Snapshot(snapshot) => *self = snapshot.clone().into(),
             RegistryEvent::Put(lease) => {
                 self.bad.remove(&lease.subnet.to_string());
-                self.leases.insert(lease.subnet, lease.clone());
+                self.leases.insert(lease.subnet, Lease::clone(lease));
             }
             RegistryEvent::Deleted(subnet, _) => {
                 self.bad.remove(&subnet.to_string());
@@ -104,7 +104,7 @@ impl State {
 impl From<Snapshot> for State {
     fn from(snapshot: Snapshot) -> Self {
         Self {
-            leases: snapshot.leases.into_iter().map(|lease| (lease.subnet, lease)).collect(),
+            leases: snapshot.leases.iter().map(|lease| (lease.subnet, Lease::clone(lease))).collect(),
             bad: snapshot.bad.into_iter().map(|record| record.key).collect(),
         }
     }

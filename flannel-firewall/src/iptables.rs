@@ -1,0 +1,205 @@
+//! The rules in iptables: compared with one `iptables-save` for each table, changed with one `iptables-restore` for each
+//! family.
+
+use flannel_netlink::{Family, Namespace};
+
+use crate::obstacles;
+use crate::program::{Program, ProgramError};
+use crate::rules::{Nets, RuleOptions};
+use listing::Listing;
+use plan::{FORWARD, MASQUERADE, Place, Wanted};
+
+pub(crate) mod listing;
+mod plan;
+pub(crate) mod spec;
+
+/// The chains whose change may concern us, with the names of their tables.
+pub(crate) const WATCHED: [(&str, &str); 4] = [
+    (MASQUERADE.table, MASQUERADE.builtin),
+    (MASQUERADE.table, MASQUERADE.chain),
+    (FORWARD.table, FORWARD.builtin),
+    (FORWARD.table, FORWARD.chain),
+];
+
+/// Why the rules in iptables are not as they should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IptablesError {
+    /// A program of iptables did not work.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A table contains what iptables cannot show, so it cannot change it either: have the rules in nftables
+    /// (`EnableNFTables`), or remove what `nft` put into the table.
+    #[error(
+        "{program} does not show table {table}, which `nft` must have changed; set \"EnableNFTables\": true"
+    )]
+    NotShown {
+        /// The program.
+        program: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+}
+
+/// The programs of one family.
+#[derive(Clone, Copy, Debug)]
+struct Programs {
+    iptables: Program,
+    save: Program,
+    restore: Program,
+}
+
+fn programs(family: Family) -> Programs {
+    let program = |name| Program { name, package: "iptables" };
+    let [iptables, save, restore] = match family {
+        Family::V4 => ["iptables", "iptables-save", "iptables-restore"],
+        Family::V6 => ["ip6tables", "ip6tables-save", "ip6tables-restore"],
+    };
+    Programs { iptables: program(iptables), save: program(save), restore: program(restore) }
+}
+
+/// Which iptables there is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Variant {
+    /// Whether its rules are rules of nftables, of whose change the kernel tells.
+    pub(crate) is_nft: bool,
+    /// `--random-fully` and `--wait` of `iptables-restore` came with version 1.6.2.
+    is_at_least_1_6_2: bool,
+}
+
+impl Variant {
+    /// Reads what `iptables --version` says: `iptables v1.8.9 (nf_tables)`.
+    fn read(text: &str) -> Self {
+        let number = text.split_whitespace().find_map(|word| word.strip_prefix('v')).unwrap_or_default();
+        let version: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
+        // What cannot be read is newer than what this was written for.
+        let is_at_least_1_6_2 = version.is_empty() || version >= vec![1, 6, 2];
+        Self { is_nft: text.contains("nf_tables"), is_at_least_1_6_2 }
+    }
+}
+
+/// The rules of one family.
+#[derive(Debug)]
+pub(crate) struct Iptables {
+    family: Family,
+    variant: Option<Variant>,
+}
+
+/// What there should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Desired<'a> {
+    /// Our networks of the family, unless we have none.
+    pub(crate) nets: Option<Nets>,
+    /// The networks that we have and had.
+    pub(crate) ours: &'a [Nets],
+    pub(crate) options: RuleOptions,
+    /// Look also for what earlier runs and versions left.
+    pub(crate) first: bool,
+}
+
+/// What a look at the rules found.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Looked {
+    /// How many commands were needed to put them right.
+    pub(crate) changes: usize,
+    /// What else on the host keeps packets of ours from being forwarded.
+    pub(crate) obstacles: Vec<String>,
+}
+
+impl Iptables {
+    pub(crate) fn new(family: Family) -> Self {
+        Self { family, variant: None }
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Which iptables it is, once it was used.
+    pub(crate) fn variant(&self) -> Option<Variant> {
+        self.variant
+    }
+
+    /// Tells whether the programs are there.
+    pub(crate) fn is_installed(&self) -> bool {
+        programs(self.family).restore.is_installed()
+    }
+
+    /// Makes the rules as desired.
+    pub(crate) async fn keep(
+        &mut self,
+        namespace: &Namespace,
+        desired: &Desired<'_>,
+    ) -> Result<Looked, IptablesError> {
+        let programs = programs(self.family);
+        let variant = match self.variant {
+            Some(variant) => variant,
+            None => Variant::read(&programs.iptables.run(namespace, &["--version"], "").await?),
+        };
+        self.variant = Some(variant);
+        let mut options = desired.options;
+        options.fully_random &= variant.is_at_least_1_6_2;
+        let (mut looked, mut payload) = (Looked::default(), String::new());
+        for (place, is_on) in [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)] {
+            let may_have_left = desired.first && self.may_exist(namespace, variant, place);
+            if !(is_on || may_have_left) {
+                continue;
+            }
+            let listing = list(namespace, &programs, place).await?;
+            let rules = place.wanted(desired.nets.as_ref(), &options);
+            let wanted = Wanted { place, rules, nets: desired.ours, old: desired.first && is_on };
+            let changes = wanted.changes(&listing);
+            if !changes.is_empty() {
+                payload += &format!("*{}\n{}\nCOMMIT\n", place.table, changes.join("\n"));
+            }
+            looked.changes += changes.len();
+            if let (true, Some(nets)) = (place.table == FORWARD.table, desired.nets) {
+                looked.obstacles = obstacles::in_iptables(&listing, FORWARD.chain, &nets, self.family);
+            }
+        }
+        if !payload.is_empty() {
+            let wait: &[&str] =
+                if variant.is_at_least_1_6_2 { &["--noflush", "--wait"] } else { &["--noflush"] };
+            programs.restore.run(namespace, wait, &payload).await?;
+        }
+        Ok(looked)
+    }
+
+    /// Tells whether a table that we do not need may hold something of ours. To list a legacy table would create it,
+    /// and with the table nat comes the tracking of all connections.
+    fn may_exist(&self, namespace: &Namespace, variant: Variant, place: &Place) -> bool {
+        let path = match self.family {
+            Family::V4 => "/proc/thread-self/net/ip_tables_names",
+            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        };
+        let names = || std::fs::read_to_string(path).unwrap_or_default();
+        variant.is_nft
+            || namespace.run(names).is_ok_and(|names| names.lines().any(|name| name == place.table))
+    }
+}
+
+async fn list(namespace: &Namespace, programs: &Programs, place: &Place) -> Result<Listing, IptablesError> {
+    let text = programs.save.run(namespace, &["-t", place.table], "").await?;
+    let not_shown = || IptablesError::NotShown { program: programs.save.name, table: place.table };
+    Listing::read(&text, place.table).ok_or_else(not_shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_says_what_iptables_can_do() {
+        for (text, is_nft, is_at_least_1_6_2) in [
+            ("iptables v1.8.9 (nf_tables)\n", true, true),
+            ("iptables v1.8.9 (legacy)\n", false, true),
+            ("ip6tables v1.8.10 (nf_tables)", true, true),
+            ("iptables v1.6.2", false, true),
+            ("iptables v1.6.1", false, false),
+            ("iptables v1.4.21", false, false),
+            ("something else", false, true),
+        ] {
+            assert_eq!(Variant::read(text), Variant { is_nft, is_at_least_1_6_2 }, "{text}");
+        }
+    }
+}

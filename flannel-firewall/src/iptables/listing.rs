@@ -1,0 +1,78 @@
+//! One table as `iptables-save` prints it. Pure.
+
+use std::collections::BTreeMap;
+
+use super::spec::{Spec, words};
+
+/// A table.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Listing {
+    /// Its chains, and the policy of those that have one.
+    pub(crate) chains: BTreeMap<String, Option<String>>,
+    /// The rules of all chains; those of one chain in order.
+    pub(crate) rules: Vec<Listed>,
+}
+
+/// A rule in a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Listed {
+    pub(crate) chain: String,
+    /// Its words behind the name of the chain, as they stand; this text also deletes it.
+    pub(crate) text: String,
+    pub(crate) spec: Spec,
+}
+
+impl Listing {
+    /// Reads the table called `name`; `None` if the text does not contain it whole.
+    ///
+    /// `iptables-save` succeeds, and says so in a comment, when a table holds what it cannot show.
+    pub(crate) fn read(text: &str, name: &str) -> Option<Self> {
+        let mut listing = Self::default();
+        let start = format!("*{name}");
+        let mut lines = text.lines().map(str::trim).skip_while(|line| *line != start).skip(1);
+        for line in &mut lines {
+            if line == "COMMIT" {
+                return Some(listing);
+            }
+            listing.take(line);
+        }
+        None
+    }
+
+    fn take(&mut self, line: &str) {
+        if let Some(chain) = line.strip_prefix(':') {
+            let mut parts = chain.split_whitespace();
+            let name = parts.next().unwrap_or_default().to_owned();
+            let policy = parts.next().filter(|policy| *policy != "-").map(str::to_owned);
+            self.chains.insert(name, policy);
+        } else if let Some((chain, text)) = line.strip_prefix("-A ").and_then(|rule| rule.split_once(' ')) {
+            let (chain, text) = (chain.to_owned(), text.to_owned());
+            self.rules.push(Listed { chain, spec: Spec::read(words(&text)), text });
+        }
+    }
+
+    /// The rules of one chain, in order.
+    pub(crate) fn of(&self, chain: &str) -> impl Iterator<Item = &Listed> {
+        self.rules.iter().filter(move |rule| rule.chain == chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_read_only_if_it_is_there_and_whole() {
+        let text = "# Generated\n*filter\n:FORWARD DROP [3:4]\n:FLANNEL-FWD - [0:0]\n-A FORWARD -j FLANNEL-FWD\nCOMMIT\n# Completed\n";
+        let listing = Listing::read(text, "filter").expect("whole");
+        assert_eq!(listing.chains["FORWARD"].as_deref(), Some("DROP"));
+        assert_eq!(listing.chains["FLANNEL-FWD"], None);
+        assert_eq!(
+            listing.of("FORWARD").map(|rule| rule.text.as_str()).collect::<Vec<_>>(),
+            ["-j FLANNEL-FWD"]
+        );
+        assert_eq!(Listing::read(text, "nat"), None);
+        assert_eq!(Listing::read(text.split_once("COMMIT").expect("end").0, "filter"), None);
+        assert_eq!(Listing::read("# Table `filter' is incompatible, use 'nft' tool.\n", "filter"), None);
+    }
+}

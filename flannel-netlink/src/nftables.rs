@@ -1,0 +1,397 @@
+//! nftables, as far as it can be looked at without a program: which tables and chains there are, what a table holds,
+//! and the number that changes with every change.
+//!
+//! Rules are read as a sequence of expressions with their verdict, enough to see whether one concerns every packet, and
+//! as bytes, enough to see whether somebody changed them. Nothing is written. Rules that `iptables` of the nf_tables
+//! variant made are here too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use netlink_packet_core::{DecodeError, NlasIterator, parse_string};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::error::Error;
+use crate::message::{HEADER_LEN, Message, Request};
+use crate::namespace::Namespace;
+use crate::socket::Netlink;
+
+/// `NFNL_SUBSYS_NFTABLES` in `linux/netfilter/nfnetlink.h`, in the upper byte of each message's type.
+pub(crate) const SUBSYSTEM: u16 = 10 << 8;
+/// `sizeof(struct nfgenmsg)`: family, version, and the lower half of the generation.
+pub(crate) const HEADER: usize = 4;
+
+// `enum nf_tables_msg_types` in `linux/netfilter/nf_tables.h`.
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+const GET_SET: u16 = SUBSYSTEM | 10;
+const GET_SET_ELEMENTS: u16 = SUBSYSTEM | 13;
+const GET_GENERATION: u16 = SUBSYSTEM | 16;
+
+/// The first attribute of every message about a table, or about something in one, is the table's name.
+pub(crate) const TABLE: u16 = 1;
+pub(crate) const CHAIN_NAME: u16 = 3;
+pub(crate) const RULE_CHAIN: u16 = 2;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const RULE_EXPRESSIONS: u16 = 4;
+const SET_NAME: u16 = 2;
+const SET_ELEMENTS: u16 = 3;
+const SET_ELEMENT_KEY: u16 = 1;
+const GENERATION: u16 = 1;
+
+/// How often contents that change while they are read are read again.
+const ATTEMPTS: usize = 16;
+
+/// Which packets a table sees (`NFPROTO_*` in `linux/netfilter.h`).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum NftFamily {
+    /// IPv4 and IPv6.
+    Inet,
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+    /// Others, by their number.
+    Other(u8),
+}
+
+impl NftFamily {
+    pub(crate) fn of_number(number: u8) -> Self {
+        match number {
+            1 => Self::Inet,
+            2 => Self::Ip,
+            10 => Self::Ip6,
+            other => Self::Other(other),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Ip => 2,
+            Self::Ip6 => 10,
+            Self::Other(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for NftFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet => f.write_str("inet"),
+            Self::Ip => f.write_str("ip"),
+            Self::Ip6 => f.write_str("ip6"),
+            Self::Other(number) => write!(f, "family {number}"),
+        }
+    }
+}
+
+/// A table, by what it is known by.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NftTable {
+    /// The family it is in.
+    pub family: NftFamily,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for NftTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+/// A chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NftChain {
+    /// The table it is in.
+    pub table: NftTable,
+    /// Its name.
+    pub name: String,
+    /// The number of the hook it is called from (`enum nf_inet_hooks`: 2 is forward); none for a chain that only other
+    /// chains call.
+    pub hook: Option<u32>,
+    /// Whether it drops packets that no rule decides on.
+    pub drops: bool,
+}
+
+impl NftChain {
+    /// The hook that forwarded packets pass (`NF_INET_FORWARD`).
+    pub const FORWARD: u32 = 2;
+}
+
+/// A rule.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NftRule {
+    /// The names of its expressions, in order: `payload`, `cmp`, `immediate`, `reject`, …
+    pub expressions: Vec<String>,
+    /// What it decides by a verdict.
+    pub verdict: Option<NftVerdict>,
+}
+
+/// What a rule decides (`enum nft_verdicts`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NftVerdict {
+    /// The packet is dropped.
+    Drop,
+    /// No further chain of this hook's priority is asked.
+    Accept,
+    /// Another chain is asked, and then the rules behind this one.
+    Jump(String),
+    /// Another chain is asked, and then those behind the chain that called this one.
+    Goto(String),
+    /// The calling chain goes on.
+    Return,
+    /// Something else, by its number.
+    Other(i32),
+}
+
+/// What a table holds. Two of them are equal if nobody changed the table in between.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NftContents {
+    /// Chains, rules and sets as the kernel tells them, with the numbers that it gave to them.
+    definition: Vec<u8>,
+    /// The elements of each set, as the bytes of their keys.
+    pub elements: BTreeMap<String, BTreeSet<Vec<u8>>>,
+}
+
+/// A connection to nftables in one network namespace.
+#[derive(Debug)]
+pub struct Nftables {
+    netlink: Netlink,
+}
+
+impl Nftables {
+    /// Opens a socket in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the kernel has no netfilter, or no descriptor or memory left.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { netlink: Netlink::open_to(NETLINK_NETFILTER)? })
+    }
+
+    /// Opens a socket in the given namespace.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
+        namespace.run(Self::open)?
+    }
+
+    /// The number of the last change of any table of the namespace.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel has no nftables or the caller lacks `CAP_NET_ADMIN`.
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        let request = Ask { kind: GET_GENERATION, family: 0, attributes: Vec::new() };
+        self.netlink.query("the generation of nftables", &request, |message| {
+            let attribute = attribute(body(message), GENERATION).and_then(be32);
+            attribute.ok_or_else(|| DecodeError::from("no generation"))
+        })
+    }
+
+    /// All tables.
+    ///
+    /// # Errors
+    /// Those of [`generation`](Self::generation), and [`Error::Interrupted`].
+    pub fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
+        self.dump("tables of nftables", GET_TABLE, 0, &[], |message| Ok(table_of(message)))
+    }
+
+    /// The chains of all tables.
+    ///
+    /// # Errors
+    /// Those of [`tables`](Self::tables).
+    pub fn chains(&mut self) -> Result<Vec<NftChain>, Error> {
+        self.dump("chains of nftables", GET_CHAIN, 0, &[], read_chain)
+    }
+
+    /// The rules of a chain, in order; none if there is no such chain.
+    ///
+    /// # Errors
+    /// Those of [`tables`](Self::tables).
+    pub fn rules(&mut self, table: &NftTable, chain: &str) -> Result<Vec<NftRule>, Error> {
+        let names = [(TABLE, table.name.as_str()), (RULE_CHAIN, chain)];
+        self.dump("rules of nftables", GET_RULE, table.family.number(), &names, |message| {
+            let is_here = table_of(message).as_ref() == Some(table)
+                && text(body(message), RULE_CHAIN).as_deref() == Some(chain);
+            Ok(is_here.then(|| read_rule(body(message))))
+        })
+    }
+
+    /// What a table holds, and at which generation; `None` if there is no such table.
+    ///
+    /// # Errors
+    /// Those of [`tables`](Self::tables).
+    pub fn contents(&mut self, table: &NftTable) -> Result<(u32, Option<NftContents>), Error> {
+        for _ in 0..ATTEMPTS {
+            let before = self.generation()?;
+            let contents = self.read_contents(table)?;
+            if self.generation()? == before {
+                return Ok((before, contents));
+            }
+        }
+        Err(Error::Interrupted("contents of a table"))
+    }
+
+    fn read_contents(&mut self, table: &NftTable) -> Result<Option<NftContents>, Error> {
+        let family = table.family.number();
+        let names = [(TABLE, table.name.as_str())];
+        let mut contents = NftContents::default();
+        for (kind, filter) in [(GET_TABLE, &[][..]), (GET_CHAIN, &[]), (GET_RULE, &names), (GET_SET, &names)]
+        {
+            let parts = self.dump("contents of a table", kind, family, filter, |message| {
+                let is_here = table_of(message).as_ref() == Some(table);
+                Ok(is_here.then(|| (text(body(message), SET_NAME), body(message).to_vec())))
+            })?;
+            if kind == GET_TABLE && parts.is_empty() {
+                return Ok(None);
+            }
+            for (set, part) in parts {
+                contents.definition.extend(part);
+                if let (GET_SET, Some(set)) = (kind, set) {
+                    let elements = self.elements(table, &set)?;
+                    contents.elements.insert(set, elements);
+                }
+            }
+        }
+        Ok(Some(contents))
+    }
+
+    fn elements(&mut self, table: &NftTable, set: &str) -> Result<BTreeSet<Vec<u8>>, Error> {
+        let names = [(TABLE, table.name.as_str()), (SET_NAME, set)];
+        let parts =
+            self.dump("elements of a set", GET_SET_ELEMENTS, table.family.number(), &names, |message| {
+                let elements = attribute(body(message), SET_ELEMENTS).unwrap_or_default();
+                let key = |element| attribute(attribute(element, SET_ELEMENT_KEY)?, 1).map(<[u8]>::to_vec);
+                Ok(Some(attributes(elements).filter_map(|(_, element)| key(element)).collect::<Vec<_>>()))
+            })?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    fn dump<T>(
+        &mut self,
+        objects: &'static str,
+        kind: u16,
+        family: u8,
+        names: &[(u16, &str)],
+        read: impl Fn(Message<'_>) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, Error> {
+        let mut attributes = Vec::new();
+        for (kind, name) in names {
+            append_name(&mut attributes, *kind, name);
+        }
+        match self.netlink.dump(objects, &Ask { kind, family, attributes }, read) {
+            // What is to be listed is in a table, chain or set that does not exist.
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            result => result,
+        }
+    }
+}
+
+/// A question about nftables.
+struct Ask {
+    kind: u16,
+    family: u8,
+    attributes: Vec<u8>,
+}
+
+impl Request for Ask {
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
+        let length = HEADER_LEN + HEADER + self.attributes.len();
+        buffer.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        buffer.extend(self.kind.to_ne_bytes());
+        buffer.extend(flags.to_ne_bytes());
+        buffer.extend(sequence.to_ne_bytes());
+        buffer.extend([0; 4]);
+        buffer.extend([self.family, 0, 0, 0]);
+        buffer.extend(&self.attributes);
+    }
+}
+
+/// Appends an attribute that is a text (`struct nlattr`, then the text with its zero byte, padded to four bytes).
+fn append_name(attributes: &mut Vec<u8>, kind: u16, name: &str) {
+    // The kernel knows no longer name (`NFT_NAME_MAXLEN` is 256).
+    let name = &name.as_bytes()[..name.len().min(255)];
+    attributes.extend((name.len() as u16 + 5).to_ne_bytes());
+    attributes.extend(kind.to_ne_bytes());
+    attributes.extend(name);
+    attributes.push(0);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+}
+
+/// What follows the header of a message.
+pub(crate) fn body(message: Message<'_>) -> &[u8] {
+    message.payload.get(HEADER..).unwrap_or_default()
+}
+
+/// The table that a message is about, or that contains what it is about.
+pub(crate) fn table_of(message: Message<'_>) -> Option<NftTable> {
+    let family = NftFamily::of_number(*message.payload.first()?);
+    Some(NftTable { family, name: text(body(message), TABLE)? })
+}
+
+/// The attributes of a message or of a nested attribute, with their numbers; what cannot be read ends them.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes)
+        .map_while(Result::ok)
+        .map(|attribute| (attribute.kind(), attribute.into_inner()))
+        .map(|(kind, bytes)| (kind, value_of(bytes)))
+}
+
+/// The value behind an attribute's header of length and kind.
+fn value_of(attribute: &[u8]) -> &[u8] {
+    let length =
+        attribute.get(..2).map_or(0, |length| usize::from(u16::from_ne_bytes([length[0], length[1]])));
+    attribute.get(4..length).unwrap_or_default()
+}
+
+fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+pub(crate) fn text(bytes: &[u8], wanted: u16) -> Option<String> {
+    parse_string(attribute(bytes, wanted)?).ok()
+}
+
+/// Numbers of nftables are in network byte order.
+fn be32(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+fn read_chain(message: Message<'_>) -> Result<Option<NftChain>, DecodeError> {
+    let body = body(message);
+    let (Some(table), Some(name)) = (table_of(message), text(body, CHAIN_NAME)) else {
+        return Ok(None);
+    };
+    let hook = attribute(body, CHAIN_HOOK).and_then(|hook| be32(attribute(hook, 1)?));
+    let policy = attribute(body, CHAIN_POLICY).and_then(be32);
+    Ok(Some(NftChain { table, name, hook, drops: policy == Some(0) }))
+}
+
+fn read_rule(body: &[u8]) -> NftRule {
+    let mut rule = NftRule::default();
+    for (_, expression) in attributes(attribute(body, RULE_EXPRESSIONS).unwrap_or_default()) {
+        rule.expressions.extend(text(expression, 1));
+        if let Some(verdict) = attribute(expression, 2).and_then(read_verdict) {
+            rule.verdict = Some(verdict);
+        }
+    }
+    rule
+}
+
+/// Reads the data of an expression `immediate`, if it is a verdict (`NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`).
+fn read_verdict(data: &[u8]) -> Option<NftVerdict> {
+    let verdict = attribute(attribute(data, 2)?, 2)?;
+    let chain = || text(verdict, 2).unwrap_or_default();
+    Some(match be32(attribute(verdict, 1)?)?.cast_signed() {
+        0 => NftVerdict::Drop,
+        1 => NftVerdict::Accept,
+        -3 => NftVerdict::Jump(chain()),
+        -4 => NftVerdict::Goto(chain()),
+        -5 => NftVerdict::Return,
+        other => NftVerdict::Other(other),
+    })
+}
