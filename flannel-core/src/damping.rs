@@ -156,6 +156,15 @@ impl Damping {
         gone.inspect(|subnet| self.forget(subnet)).map(LeaseChange::Removed).collect()
     }
 
+    /// Forgets peers without doubt and without passing anything on.
+    pub fn disown(&mut self, subnets: &[SubnetKey]) {
+        for subnet in subnets {
+            self.left.remove(subnet);
+            self.unhold(subnet);
+            self.forget(subnet);
+        }
+    }
+
     fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<LeaseChange>) {
         let subnet = lease.subnet;
         self.left.remove(&subnet);

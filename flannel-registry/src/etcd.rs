@@ -13,6 +13,6 @@ mod teller;
 mod turn;
 
 pub(crate) use names::Names;
-pub(crate) use position::Position;
+pub(crate) use position::{LastCluster, Position};
 pub(crate) use teller::Teller;
 pub(crate) use turn::Turn;

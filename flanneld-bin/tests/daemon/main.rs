@@ -8,6 +8,7 @@ mod identity;
 mod interfaces;
 mod living;
 mod migrate;
+mod moved;
 mod outage;
 mod release;
 mod secured;
