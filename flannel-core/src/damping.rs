@@ -161,6 +161,15 @@ impl Damping {
         gone.into_keys().filter_map(|subnet| self.forget(&subnet)).collect()
     }
 
+    /// Forgets peers without doubt and without passing anything on.
+    pub fn disown(&mut self, subnets: &[SubnetKey]) {
+        for subnet in subnets {
+            self.left.remove(subnet);
+            self.unhold(subnet);
+            self.forget(subnet);
+        }
+    }
+
     fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<PeerChange>) {
         let subnet = lease.subnet;
         self.left.remove(&subnet);

@@ -212,6 +212,19 @@ impl Cluster {
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
+    /// What `ip` prints on the machine that all hosts are connected to.
+    pub(crate) fn ip_on_switch(&self, arguments: &str) -> String {
+        let mut command = Command::new(program("ip", "iproute2").unwrap());
+        command.args(arguments.split_whitespace());
+        String::from_utf8(output_in(self.lab.switch(), command).unwrap().stdout).unwrap()
+    }
+
+    /// The device there that has etcd's address.
+    pub(crate) fn switch_device(&self) -> String {
+        let text = self.ip_on_switch(&format!("-o -4 addr show to {SWITCH}"));
+        text.split_whitespace().nth(1).unwrap().to_owned()
+    }
+
     /// The host's routes through the tunnel, as `ip route` shows them.
     pub(crate) fn routes(&self, host: usize) -> Vec<String> {
         self.lines(host, "ip route").into_iter().filter(|line| line.contains("flannel.1")).collect()
