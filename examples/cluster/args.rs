@@ -21,7 +21,7 @@ one network per host, all in this process, with a registry in memory.
 Usage: cargo run --release --example cluster -- [OPTIONS]
 
   --hosts N         number of hosts, 2 to 64 (default 3)
-  --backend NAME    what carries the traffic: vxlan or host-gw (default vxlan)
+  --backend NAME    what carries the traffic: vxlan, host-gw or udp (default vxlan)
   --keep            leave it up for a look around until Ctrl-C
   --help            this text
 
@@ -45,8 +45,8 @@ pub(crate) fn read() -> Result<Option<Args>, lexopt::Error> {
     if !(2..=64).contains(&args.hosts) {
         return Err(format!("--hosts is {}, and must be from 2 to 64", args.hosts).into());
     }
-    if !["vxlan", "host-gw"].contains(&args.backend.as_str()) {
-        return Err(format!("--backend is {:?}, and must be vxlan or host-gw", args.backend).into());
+    if !["vxlan", "host-gw", "udp"].contains(&args.backend.as_str()) {
+        return Err(format!("--backend is {:?}, and must be vxlan, host-gw or udp", args.backend).into());
     }
     Ok(Some(args))
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
 use flannel_examples::{Progress, Table};
@@ -120,6 +121,7 @@ impl Member {
         let (namespace, manager) = (host.namespace.clone(), LocalManager::new(registry));
         let options = match backend {
             "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(namespace), external),
+            "udp" => NetworkOptions::new(manager, OpenUdp::new(namespace), external),
             _ => NetworkOptions::new(manager, OpenVxlan::new(namespace), external),
         };
         let (network, task) = Network::new(options);

@@ -7,7 +7,7 @@ use flannel_core::reconcile::{Change, Table};
 use flannel_netlink::{Route, RouteFilter, RouteKind};
 use ipnet::IpNet;
 
-use crate::routes::{self, Mark};
+use crate::routes::{self, Foreign, InTheWay, Mark};
 use crate::tables::{Place, boxed};
 
 /// A route to a peer's subnet through the tunnel.
@@ -25,6 +25,8 @@ pub(crate) struct OverlayRoute {
     /// hear them when a route is to be deleted that stands beside another one.
     pub(crate) scope: u8,
     pub(crate) protocol: u8,
+    /// Whether somebody else's route to the same subnet counts instead; ours then is as good as missing.
+    pub(crate) is_shadowed: bool,
 }
 
 impl OverlayRoute {
@@ -37,6 +39,7 @@ impl OverlayRoute {
             tos: 0,
             scope: Route::SCOPE_UNIVERSE,
             protocol: Route::PROTOCOL_BOOT,
+            is_shadowed: false,
         }
     }
 
@@ -63,6 +66,7 @@ impl From<&Route> for OverlayRoute {
             tos: route.tos,
             scope: route.scope,
             protocol: route.protocol,
+            is_shadowed: false,
         }
     }
 }
@@ -73,6 +77,36 @@ pub(crate) struct Routes {
     pub(crate) place: Place,
     /// By what the direct routes are known that one of these may take the place of.
     pub(crate) mark: Mark,
+    foreign: Foreign,
+}
+
+impl Routes {
+    pub(crate) fn new(place: Place, mark: Mark) -> Self {
+        Self { place, mark, foreign: Foreign::default() }
+    }
+
+    /// Finds somebody else's route that would count instead of a new one.
+    fn in_the_way(&self, change: &Change<IpNet, OverlayRoute>) -> Option<&Route> {
+        match change {
+            Change::Put { key, value, .. } => self.foreign.before(key, value.metric),
+            Change::Drop { .. } => None,
+        }
+    }
+
+    fn write(&self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
+        let Self { place, mark, .. } = self;
+        let message = |subnet: &IpNet, route: &OverlayRoute| route.message(*subnet, place.index);
+        let plain = |change: &Change<IpNet, OverlayRoute>| match change {
+            Change::Put { key, value, instead_of } => Change::Put {
+                key: *key,
+                value: message(key, value),
+                instead_of: instead_of.as_ref().map(|old| message(key, old)),
+            },
+            Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
+        };
+        let is_ours = |there: &Route| there.index == Some(place.index) || mark.is_on(there);
+        routes::apply(&place.kernel, place.family, changes, plain, is_ours)
+    }
 }
 
 impl Table for Routes {
@@ -87,30 +121,40 @@ impl Table for Routes {
     }
 
     fn will_do(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
-        (desired.gateway, desired.onlink, desired.tos) == (actual.gateway, actual.onlink, actual.tos)
+        let way = |route: &OverlayRoute| (route.gateway, route.onlink, route.tos, route.is_shadowed);
+        way(desired) == way(actual)
     }
 
+    /// Reads the whole table, since it takes other routes to tell which of ours count.
     fn read(&mut self) -> Result<Vec<(IpNet, OverlayRoute)>, BoxError> {
-        let filter = RouteFilter { index: Some(self.place.index), ..RouteFilter::default() };
-        let read = routes::read_main(&self.place.kernel, self.place.family, filter).map_err(boxed)?;
-        let ours = read
-            .into_iter()
-            .filter(|route| route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL);
-        Ok(ours.map(|route| (route.destination, OverlayRoute::from(&route))).collect())
+        let Self { place, mark, foreign } = self;
+        let read = routes::read_main(&place.kernel, place.family, RouteFilter::default()).map_err(boxed)?;
+        let (mut ours, mut others) = (Vec::with_capacity(read.len()), Foreign::default());
+        for route in read {
+            if route.index != Some(place.index) {
+                others.add(route, mark);
+            } else if route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL {
+                ours.push((route.destination, OverlayRoute::from(&route)));
+            }
+        }
+        for (subnet, route) in &mut ours {
+            route.is_shadowed = others.before(subnet, route.metric).is_some();
+        }
+        *foreign = others;
+        Ok(ours)
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
-        let Self { place, mark } = self;
-        let message = |subnet: &IpNet, route: &OverlayRoute| route.message(*subnet, place.index);
-        let plain = |change: &Change<IpNet, OverlayRoute>| match change {
-            Change::Put { key, value, instead_of } => Change::Put {
-                key: *key,
-                value: message(key, value),
-                instead_of: instead_of.as_ref().map(|old| message(key, old)),
-            },
-            Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
+        if !changes.iter().any(|change| self.in_the_way(change).is_some()) {
+            return self.write(changes);
+        }
+        let free: Vec<_> =
+            changes.iter().filter(|change| self.in_the_way(change).is_none()).cloned().collect();
+        let mut answers = self.write(&free).into_iter();
+        let answer = |change| match self.in_the_way(change) {
+            Some(there) => Err(InTheWay(there.clone()).into()),
+            None => answers.next().unwrap_or(Ok(())),
         };
-        let is_ours = |there: &Route| there.index == Some(place.index) || mark.is_on(there);
-        routes::apply(&place.kernel, place.family, changes, plain, is_ours)
+        changes.iter().map(answer).collect()
     }
 }

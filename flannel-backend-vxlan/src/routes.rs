@@ -177,4 +177,29 @@ fn replace(kernel: &Kernel, new: &Route, old: &Route) -> Result<(), BoxError> {
 /// A route cannot be put because somebody else's is there.
 #[derive(Debug, thiserror::Error)]
 #[error("somebody else's route is in its place: {0}")]
-struct InTheWay(Route);
+pub(crate) struct InTheWay(pub(crate) Route);
+
+/// Somebody else's routes into the overlay, as last read: for each destination the one that counts.
+///
+/// The kernel takes the route with the smallest metric, so one beside ours may count instead. The kernel refuses only
+/// what has the same metric.
+#[derive(Debug, Default)]
+pub(crate) struct Foreign(BTreeMap<IpNet, Route>);
+
+impl Foreign {
+    /// Takes in a route that is not the caller's, if it is nobody's of this network.
+    pub(crate) fn add(&mut self, route: Route, mark: &Mark) {
+        if route.tos != 0 || mark.is_on(&route) || !mark.network.contains(&route.destination) {
+            return;
+        }
+        let counts = self.0.entry(route.destination).or_insert_with(|| route.clone());
+        if route.metric < counts.metric {
+            *counts = route;
+        }
+    }
+
+    /// Finds the route to a destination that counts before one with this metric.
+    pub(crate) fn before(&self, destination: &IpNet, metric: u32) -> Option<&Route> {
+        self.0.get(destination).filter(|route| route.metric.unwrap_or(0) < metric)
+    }
+}

@@ -49,7 +49,7 @@ impl Tunnel {
         Ok(Self {
             neighbours: Reconciler::new(Neighbours(place.clone())),
             fdb: Reconciler::new(Fdb(place.clone())),
-            routes: Reconciler::new(Routes { place, mark: direct.mark() }),
+            routes: Reconciler::new(Routes::new(place, direct.mark())),
             desired: Desired::default(),
             device_in_doubt: true,
             forwarding: Forwarding::new(spec.family, namespace.clone()),

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Station, assert_idle, ip, lab, lines_of_all, mac, numbered, peer};
-use flannel_core::Dirty;
+use flannel_core::{Dirty, NetworkConfig};
 use flannel_netlink::{Neighbour, NeighbourState, Route, Write};
 
 fn apply(station: &mut Station, writes: &[Write]) {
@@ -126,6 +126,50 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     ip(host, "route del 10.5.2.0/24 via 192.168.64.254 dev eth0");
     assert_eq!(station.heal().failed, []);
     assert_eq!(station.tables(), lines_of_all([2, 3]));
+}
+
+/// Beyond 256 peers a route has a metric, and the kernel takes another one to the same subnet beside it.
+#[test]
+fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let config = NetworkConfig::parse(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap();
+    let mut station = Station::start_with(host, "10.5.1.0-24", &config);
+    let leases: Vec<_> = (0..300_u32).map(numbered).collect();
+    let last = leases.last().unwrap().subnet.v4().unwrap();
+    // One that was there before, and one that comes later to a peer that has its route already.
+    ip(host, &format!("route add {last} via 192.168.64.254 dev eth0"));
+    station.learn(leases);
+    station.peers.complete();
+    let report = station.sync();
+    let [failure] = &report.failed[..] else { panic!("{report:?}") };
+    assert_eq!(failure.object, format!("route {last} via {}", last.addr()));
+    let index = station.external.index;
+    let reason = |net: &str| {
+        format!("somebody else's route is in its place: route {net} via 192.168.64.254 dev {index}")
+    };
+    assert_eq!(failure.reason, reason(&last.to_string()));
+    assert_eq!(ip(host, "route show dev flannel.1").len(), 299, "nobody else waits");
+    let other = numbered(298).subnet.v4().unwrap();
+    ip(host, &format!("route add {other} via 192.168.64.254 dev eth0"));
+    station.heal();
+    let report = station.sync();
+    let reasons: Vec<_> = report.failed.iter().map(|failure| failure.reason.clone()).collect();
+    assert_eq!(reasons, [reason(&other.to_string()), reason(&last.to_string())]);
+    assert_eq!((report.drifted, report.written), (0, 0), "told once");
+    assert_eq!(ip(host, &format!("route show {other}")).len(), 2, "neither is touched");
+    for foreign in [last, other] {
+        ip(host, &format!("route del {foreign} via 192.168.64.254 dev eth0"));
+        station.heal();
+    }
+    assert_idle(&station.sync());
+    assert_eq!(ip(host, "route show dev flannel.1").len(), 300);
+    // A peer whose route does not count goes with it all the same.
+    ip(host, &format!("route add {other} via 192.168.64.254 dev eth0"));
+    station.heal();
+    station.forget(&format!("{}-24", other.addr()));
+    assert_eq!(station.sync().failed, []);
+    assert_eq!(ip(host, &format!("route show {other}")), [format!("{other} via 192.168.64.254 dev eth0 ")]);
 }
 
 #[test]

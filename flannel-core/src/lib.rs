@@ -39,7 +39,7 @@ pub use backend::{
     Backend, BackendAttrs, BackendError, ExternalInterface, ObjectFailure, OpenBackend, OpenRequest,
     SyncReport, SyncRequest,
 };
-pub use backoff::{Backoff, renew_after};
+pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};

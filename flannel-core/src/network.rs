@@ -226,6 +226,9 @@ pub enum NetworkError {
     /// There is no lease to be had.
     #[error("failed to acquire lease")]
     Lease(#[source] ManagerError),
+    /// Everything on the host was removed, but the lease was not given back; it ends by itself.
+    #[error("failed to give the lease back")]
+    Release(#[source] ManagerError),
 }
 
 #[cfg(test)]

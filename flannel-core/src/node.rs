@@ -368,7 +368,7 @@ impl Node {
             Err(ManagerError::Registry(RegistryError::Gone(_) | RegistryError::Changed(_))) | Ok(()) => {
                 Ok(())
             }
-            Err(error) => Err(NetworkError::Lease(error)),
+            Err(error) => Err(NetworkError::Release(error)),
         }
     }
 

@@ -43,6 +43,7 @@
 
 mod cache;
 mod cached;
+mod clock;
 #[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd;
 #[cfg(feature = "etcd-v2")]
@@ -57,9 +58,11 @@ mod local_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+mod sys;
 mod whole_file;
 
 pub use cached::{CacheOptions, CachedManager};
+pub use clock::{BootClock, Clock, TokioClock};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]

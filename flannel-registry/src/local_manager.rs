@@ -27,7 +27,7 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use crate::NodeIdentity;
+use crate::{BootClock, Clock, NodeIdentity};
 use keep::Keep;
 use peers::OwnRecord;
 
@@ -60,10 +60,15 @@ pub struct LocalManager<R> {
 /// How a [`LocalManager`] leases.
 #[derive(Clone, Debug)]
 pub struct LocalManagerOptions {
-    /// How long a lease lasts that is not renewed. Renewals come at a third of it.
+    /// How long a lease lasts that is not renewed.
     pub ttl: Duration,
+    /// How much of that shall be left at the latest when it is renewed; `None` renews at a third of it, which leaves two
+    /// thirds.
+    pub renew_margin: Option<Duration>,
     /// The pauses between attempts at a renewal that failed.
     pub retry: Backoff,
+    /// By what the time until a renewal is measured.
+    pub clock: Arc<dyn Clock>,
     /// By what the host is known besides its public address.
     pub identity: Option<Arc<NodeIdentity>>,
     /// Fixes the random choices, for tests that shall run the same way each time.
@@ -77,6 +82,8 @@ impl Default for LocalManagerOptions {
             ttl: Duration::from_secs(86_400),
             // Quick, because a registry is often back soon; then as patient as flannel, which waits a minute.
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            renew_margin: None,
+            clock: Arc::new(BootClock::new()),
             identity: None,
             seed: None,
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Lease, NetworkConfig, OpenBackend,
@@ -16,12 +17,13 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
-    peers: watch::Sender<BTreeSet<IpAddr>>,
+    peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
 }
 
 impl Backends {
-    /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers.
-    pub(crate) fn new(namespace: Namespace, peers: watch::Sender<BTreeSet<IpAddr>>) -> Self {
+    /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers, if anybody
+    /// wants to know: that costs a look at all peers whenever one changes.
+    pub(crate) fn new(namespace: Namespace, peers: Option<watch::Sender<BTreeSet<IpAddr>>>) -> Self {
         Self { namespace, peers }
     }
 }
@@ -31,11 +33,17 @@ impl OpenBackend for Backends {
         let backend = match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
+            "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
             name => {
-                return Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw)")));
+                return Err(BackendError::UnknownType(format!(
+                    "{name} (this daemon has: vxlan, host-gw, udp)"
+                )));
             }
         };
-        Ok(Box::new(Told { backend, peers: self.peers.clone() }))
+        Ok(match self.peers.clone() {
+            Some(peers) => Box::new(Told { backend, peers }),
+            None => backend,
+        })
     }
 }
 

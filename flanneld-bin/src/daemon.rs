@@ -3,10 +3,12 @@
 //! 1. Check what no waiting will cure: the capability, the external interface.
 //! 2. Put the network together and run it.
 //! 3. When it carries traffic: put the firewall rules, write `subnet.env`, then tell systemd.
-//! 4. On SIGTERM or SIGINT: end, and leave everything in place.
+//! 4. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
-    Running, Shutdown, SubnetKey, chain,
+    Running, Shutdown, SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
@@ -130,6 +132,7 @@ impl Daemon<'_> {
         let damping = DampingOptions { hold, ..DampingOptions::default() };
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
+        let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
         let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
@@ -141,7 +144,12 @@ impl Daemon<'_> {
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
         let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
-        Ok(LocalManagerOptions { identity: Some(Arc::new(identity)), ..LocalManagerOptions::default() })
+        Ok(LocalManagerOptions {
+            ttl: self.options.lease_ttl,
+            renew_margin: self.options.renew_margin,
+            identity: Some(Arc::new(identity)),
+            ..LocalManagerOptions::default()
+        })
     }
 
     /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
@@ -218,8 +226,34 @@ impl Daemon<'_> {
     ) -> Result<(), NetworkError> {
         self.notified(self.notifier.stopping());
         info!("Waiting for all goroutines to exit");
-        let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
+        if !self.options.release_on_exit {
+            let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
+            return ended;
+        }
+        let lease = network.lease();
+        let ((), ended) = tokio::join!(network.shutdown(Shutdown::Remove), work);
+        self.remove_subnet_file();
+        if ended.is_ok()
+            && let Some(lease) = lease
+        {
+            match lease.term {
+                Term::Limited => info!("Gave the lease {} back", story::subnets(&lease.subnet)),
+                Term::Permanent => {
+                    info!("The lease {} is a reservation, and stays", story::subnets(&lease.subnet))
+                }
+            }
+        }
         ended
+    }
+
+    /// Whoever reads it would give containers addresses that soon are others'.
+    fn remove_subnet_file(&self) {
+        let path = &self.options.subnet_file;
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            warn!("The subnet file {} cannot be removed: {error}", path.display());
+        }
     }
 
     fn notified(&self, result: std::io::Result<()>) {
@@ -245,6 +279,9 @@ fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
 
 /// Why the network did not start, with flannel's words in front.
 fn reason(error: &NetworkError) -> String {
+    if matches!(error, NetworkError::Release(_)) {
+        return format!("{}; it runs out by itself", chain(error));
+    }
     let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
     let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };
     format!("{words}: {}", chain(error))

@@ -11,6 +11,7 @@ use std::time::Duration;
 use flannel_firewall::RuleOptions;
 
 use crate::flags::{self, Flag, FlagError, Kind};
+use crate::go_duration::duration;
 
 mod endpoint;
 mod migrate;
@@ -79,7 +80,12 @@ const FLAGS: &[Flag<Settings>] = &[
         kind: Kind::Text(|s| &mut s.subnet_file),
         description: "file that tells the container runtime its subnet and MTU",
     },
-    unsupported("subnet-lease-renew-margin"),
+    Flag {
+        name: "subnet-lease-renew-margin",
+        kind: Kind::OptionalInt(|s| &mut s.renew_margin),
+        description: "minutes, 1 to 1439, that are left of the subnet lease at the latest when it is renewed; without \
+                      it, the lease is renewed when a third of its time is over",
+    },
     Flag {
         name: "ip-masq",
         kind: Kind::Bool(|s| &mut s.ip_masq),
@@ -137,6 +143,18 @@ const FLAGS: &[Flag<Settings>] = &[
         description: "seconds for which peers are kept when more than half of them leave at once, because then the \
                       registry is more likely at fault than they are; 0 never keeps any",
     },
+    Flag {
+        name: "subnet-lease-ttl",
+        kind: Kind::Duration(|s| &mut s.lease_ttl),
+        description: "how long the subnet lease lasts when this host no longer renews it, 1m to 8760h; then others may \
+                      get the subnet",
+    },
+    Flag {
+        name: "release-on-exit",
+        kind: Kind::Bool(|s| &mut s.release_on_exit),
+        description: "when told to end, remove device, routes and subnet file, and give the subnet lease back, unless \
+                      it is a reservation; without it all stay, and traffic goes on",
+    },
 ];
 
 /// A flag that upstream has and this daemon does not have yet.
@@ -167,6 +185,9 @@ struct Settings {
     version: bool,
     verbosity: i64,
     mass_expiry_hold: i64,
+    lease_ttl: Duration,
+    renew_margin: Option<i64>,
+    release_on_exit: bool,
     dry_run: bool,
 }
 
@@ -194,6 +215,9 @@ impl Default for Settings {
             version: false,
             verbosity: 0,
             mass_expiry_hold: 300,
+            lease_ttl: Duration::from_secs(86_400),
+            renew_margin: None,
+            release_on_exit: false,
             dry_run: false,
         }
     }
@@ -233,6 +257,12 @@ pub(crate) struct Options {
     pub(crate) firewall: FirewallFlags,
     /// How long peers are kept when too many leave at once.
     pub(crate) mass_expiry_hold: Duration,
+    /// How long the lease lasts that is not renewed.
+    pub(crate) lease_ttl: Duration,
+    /// How much of that is left at the latest when it is renewed, if not two thirds.
+    pub(crate) renew_margin: Option<Duration>,
+    /// Whether everything is removed at the end, and the lease given back.
+    pub(crate) release_on_exit: bool,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
@@ -359,6 +389,10 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         },
         mass_expiry_hold: seconds(settings.mass_expiry_hold, 0)
             .map_err(|why| bad("mass-expiry-hold", why))?,
+        lease_ttl: lease_ttl(settings.lease_ttl).map_err(|why| bad("subnet-lease-ttl", why))?,
+        renew_margin: renew_margin(settings.renew_margin, settings.lease_ttl)
+            .map_err(|why| bad("subnet-lease-renew-margin", why))?,
+        release_on_exit: settings.release_on_exit,
         verbosity: settings.verbosity,
         ignored_arguments,
     })
@@ -393,6 +427,37 @@ fn etcd_api(text: &str) -> Result<EtcdApi, String> {
         "v3" => Ok(EtcdApi::V3),
         _ => Err(format!("{text:?} is none of auto, v2 and v3")),
     }
+}
+
+/// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
+/// gone for good holds its subnet for ever.
+fn lease_ttl(ttl: Duration) -> Result<Duration, String> {
+    const RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
+    if RANGE.contains(&ttl) { Ok(ttl) } else { Err(format!("{} is not within 1m and 8760h", duration(ttl))) }
+}
+
+/// Checks how much of a lease is left when it is renewed. Bounds and words are upstream's.
+fn renew_margin(minutes: Option<i64>, ttl: Duration) -> Result<Option<Duration>, String> {
+    let Some(minutes) = minutes else {
+        return Ok(None);
+    };
+    let margin = match u64::try_from(minutes) {
+        Ok(minutes @ 1..=1439) => Duration::from_secs(minutes * 60),
+        _ => {
+            return Err(format!(
+                "Invalid subnet-lease-renew-margin option, out of acceptable range: {minutes} is not within 1 and 1439 \
+                 minutes"
+            ));
+        }
+    };
+    if margin >= ttl {
+        return Err(format!(
+            "{minutes} minutes are not less than the {} of -subnet-lease-ttl",
+            duration(ttl)
+        ));
+    }
+    Ok(Some(margin))
 }
 
 /// Reads a time of up to a day.

@@ -73,8 +73,11 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -mass-expiry-hold int",
         "  -public-ip string",
         "  -public-ipv6 string",
+        "  -release-on-exit",
         "  -restrict-tunnel-port",
         "  -subnet-file string",
+        "  -subnet-lease-renew-margin int",
+        "  -subnet-lease-ttl duration",
         "  -v int",
         "  -version",
     ];
@@ -84,13 +87,14 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/coreos.com/network\")\n",
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
+        " (default 24h0m0s)\n",
         " (default \"auto\")\n",
         " (default true)\n",
         " (default 5)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 7);
+    assert_eq!(usage.matches("(default").count(), 8);
     let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);

@@ -5,8 +5,10 @@
 //! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] make traffic and check it.
 //! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
+//! * [`PlainProxy`] is a host with upstream flannel's `udp` backend, as others see it.
 //! * [`Process`] is a program inside a namespace, [`Member`] a network on a thread of this process.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
+//! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
@@ -41,10 +43,12 @@ mod faulty;
 mod lab;
 mod member;
 mod overlay_state;
+mod plain_proxy;
 mod process;
 pub mod sim;
 mod sys;
 mod traffic;
+mod wire;
 
 pub use capture::packet::{
     ArpPacket, Frame, FrameContent, IcmpMessage, Ipv4Packet, Ipv6Packet, TcpSegment, Transport, UdpContent,
@@ -62,7 +66,9 @@ pub use lab::{
 };
 pub use member::Member;
 pub use overlay_state::{DeviceState, OverlayState};
+pub use plain_proxy::{PlainProxy, PlainProxyOptions};
 pub use process::{NoSuchLine, Process, output_in};
 pub use traffic::datagrams::{DatagramReport, datagrams};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
+pub use wire::{Wire, WireOptions};

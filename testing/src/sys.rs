@@ -145,6 +145,23 @@ pub(crate) fn wait_readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Resu
     check(unsafe { libc::poll(&raw mut wanted, 1, limit) }).map(drop)
 }
 
+/// Waits until either of two descriptors can be read or has an error, or `limit` has passed (`poll(2)`).
+pub(crate) fn wait_either(one: BorrowedFd<'_>, other: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
+    let wanted = |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut wanted = [wanted(one), wanted(other)];
+    let limit = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: the pointer and the number describe `wanted` during the call.
+    check(unsafe { libc::poll(wanted.as_mut_ptr(), 2, limit) }).map(drop)
+}
+
+/// Has reads and writes return at once (`fcntl(2)`, O_NONBLOCK).
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: takes no memory.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
 /// Counts the frames that a packet socket had no room for since the last call (`packet(7)`,
 /// PACKET_STATISTICS).
 pub(crate) fn frames_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {

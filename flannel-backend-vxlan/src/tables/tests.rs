@@ -157,7 +157,7 @@ impl TableSubject for RoutesInKernel {
 
     fn open(&mut self) -> Routes {
         let mark = Mark { protocol: RouteProtocol::default(), network: net("10.5.0.0/16") };
-        Routes { place: self.0.place.clone(), mark }
+        Routes::new(self.0.place.clone(), mark)
     }
 
     fn samples(&self) -> Vec<(IpNet, OverlayRoute, OverlayRoute)> {

@@ -9,3 +9,4 @@ mod log;
 mod peers;
 mod reservations;
 mod site;
+mod suspend;

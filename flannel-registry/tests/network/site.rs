@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
     ExternalInterface, LeaseAttrs, LeaseManager, Network, NetworkError, NetworkEvent, NetworkOptions,
     PublicAddrs, SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
 use flannel_testing::{FakeBackend, FaultyRegistry};
 use futures::{Stream, StreamExt, stream};
 use tokio::task::JoinHandle;
@@ -46,7 +47,9 @@ pub(crate) struct Node {
 
 pub(crate) fn manager(registry: &Registry) -> LocalManager<Registry> {
     let seed = Some(7);
-    let options = LocalManagerOptions { seed, ..LocalManagerOptions::default() };
+    // Weeks pass in these tests, and the clock of a real host is looked at four times a minute.
+    let clock = Arc::new(TokioClock::new());
+    let options = LocalManagerOptions { clock, seed, ..LocalManagerOptions::default() };
     LocalManager::with_options(registry.clone(), options)
 }
 

@@ -58,6 +58,9 @@ fn every_flag_reaches_its_option() {
             "-restrict-tunnel-port",
             "-public-ipv6=2001:db8::7",
             "-mass-expiry-hold=60",
+            "-subnet-lease-ttl=1h30m",
+            "-subnet-lease-renew-margin=15",
+            "-release-on-exit",
             "-etcd-api=v2",
             "",
             "-iface=eth9",
@@ -90,6 +93,9 @@ fn every_flag_reaches_its_option() {
                 blackhole_route: true,
             },
             mass_expiry_hold: Duration::from_secs(60),
+            lease_ttl: Duration::from_secs(5400),
+            renew_margin: Some(Duration::from_secs(900)),
+            release_on_exit: true,
             verbosity: 4,
             ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
         }
@@ -182,7 +188,33 @@ fn no_flag_is_in_the_table_twice() {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    assert_eq!((names.len(), count), (34, 34));
+    assert_eq!((names.len(), count), (36, 36));
+}
+
+#[test]
+fn a_lease_lasts_a_day_is_renewed_at_a_third_of_it_and_is_kept_unless_something_else_is_said() {
+    let options = run(&[], &[]).expect("defaults");
+    assert_eq!((options.lease_ttl, options.renew_margin), (Duration::from_secs(86_400), None));
+    assert!(!options.release_on_exit);
+    let options = run(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "1439")]).expect("upstream's bound");
+    assert_eq!(options.renew_margin, Some(Duration::from_secs(1439 * 60)));
+    for (arguments, why) in [
+        (&["-subnet-lease-renew-margin=0"][..], "out of acceptable range: 0"),
+        (
+            &["-subnet-lease-renew-margin=1440"],
+            "Invalid subnet-lease-renew-margin option, out of acceptable range",
+        ),
+        (
+            &["-subnet-lease-ttl=1h", "-subnet-lease-renew-margin=60"],
+            "not less than the 1h0m0s of -subnet-lease-ttl",
+        ),
+        (&["-subnet-lease-ttl=59s"], "flag -subnet-lease-ttl: 59s is not within 1m and 8760h"),
+        (&["-subnet-lease-ttl=8761h"], "is not within 1m and 8760h"),
+        (&["-subnet-lease-ttl=86400"], "invalid value \"86400\" for flag -subnet-lease-ttl: parse error"),
+    ] {
+        let error = run(arguments, &[]).expect_err("bad value");
+        assert!(error.contains(why), "{arguments:?}: {error}");
+    }
 }
 
 fn migrate(arguments: &[&str], environment: &[(&str, &str)]) -> Result<MigrateOptions, String> {

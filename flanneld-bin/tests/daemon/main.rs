@@ -15,5 +15,7 @@ mod living;
 mod migrate;
 mod mixed;
 mod outage;
+mod release;
 mod secured;
+mod udp;
 mod upstream_defects;

@@ -1,0 +1,177 @@
+//! How fast is the UDP backend, beside the raw link, the kernel's VXLAN and a path of one packet per system call?
+//!
+//! All four are up at once between the same two hosts, which are network namespaces joined by a bridge; traffic goes from
+//! host to host by the addresses of each. Every figure is the median of rounds in which all paths were measured in turn,
+//! with TCP under one congestion control, which is said. `× vxlan` is the ratio of two medians of this run.
+//!
+//! * `one`, `four`: TCP from host to host, Gbit/s; `both`: one stream each way at once, their sum.
+//! * `64 B`: datagrams of 64 bytes of payload that arrived, thousands per second, sent with a system call each, and
+//!   `bursts`, sent 64 at a time; `loss`: those that did not arrive, of those sent with a system call each.
+//! * `rtt`: median round trip of a ping at rest, and `loaded`: beside a TCP stream, µs.
+//! * `cpu`: CPU time of this process (both ends, generator, packet path) for one stream, seconds per GiB.
+//!
+//! ```text
+//! cargo bench -p flannel-benches --bench udp_path                          # 3 rounds, the machine's default
+//! cargo bench -p flannel-benches --bench udp_path -- --rounds 5 --control reno
+//! ```
+//!
+//! Needs root.
+
+#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
+
+mod datagrams;
+mod flood;
+mod paths;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use flannel_netlink::Namespace;
+use flannel_testing::{PingOptions, ping, throughput};
+
+use paths::{Path, Site};
+
+/// How long each TCP figure is taken in one round.
+const TIME: Duration = Duration::from_millis(700);
+
+/// What is measured, in the order of the columns.
+const COLUMNS: [&str; 9] = ["one", "four", "both", "64 B", "loss %", "bursts", "rtt", "loaded", "cpu"];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let rounds: usize = option("--rounds").map_or(3, |rounds| rounds.parse().unwrap());
+    let only = option("--only");
+
+    let site = Site::new(option("--control").as_deref());
+    let control = site.hosts[0].read_sysctl("net/ipv4/tcp_congestion_control").unwrap();
+    println!("Linux {}, {} processors", kernel(), std::thread::available_parallelism().unwrap());
+    println!("TCP with {control}; {rounds} rounds of {} ms for each figure, medians\n", TIME.as_millis());
+    let paths: Vec<&Path> =
+        site.paths.iter().filter(|path| only.as_ref().is_none_or(|only| path.name.contains(only))).collect();
+    let mut figures = vec![vec![Vec::new(); COLUMNS.len()]; paths.len()];
+    for _ in 0..rounds {
+        for (path, figures) in paths.iter().zip(&mut figures) {
+            for (figure, list) in measure(&site, path).into_iter().zip(figures) {
+                list.push(figure);
+            }
+        }
+    }
+    let medians: Vec<Vec<f64>> =
+        figures.into_iter().map(|row| row.into_iter().map(median).collect()).collect();
+    print(&paths, &medians);
+    if let Some(path) = paths.iter().find(|path| path.name == paths::UDP) {
+        show_flood(&site, path, rounds);
+    }
+    for line in site.counts() {
+        println!("{line}");
+    }
+}
+
+/// One round of one path.
+fn measure(site: &Site, path: &Path) -> [f64; COLUMNS.len()] {
+    let [from, to] = [&site.hosts[0], &site.hosts[1]];
+    let before = cpu_time();
+    let one = throughput(from, to, path.to, TIME, 1).unwrap();
+    let cpu = (cpu_time() - before).as_secs_f64() / (one.bytes as f64 / f64::from(1 << 30));
+    let four = throughput(from, to, path.to, TIME, 4).unwrap();
+    let both = both_ways(from, to, path);
+    let single = datagrams::send(from, to, path.to, TIME, 1);
+    let bursts = datagrams::send(from, to, path.to, TIME, 64);
+    let loaded = std::thread::scope(|scope| {
+        let load = scope.spawn(|| throughput(from, to, path.to, TIME, 1).unwrap());
+        std::thread::sleep(TIME / 5);
+        let loaded = round_trip(from, path.to, TIME / 2);
+        load.join().unwrap();
+        loaded
+    });
+    [
+        one.bits_per_second() / 1e9,
+        four.bits_per_second() / 1e9,
+        both,
+        single.per_second() / 1e3,
+        single.loss() * 100.0,
+        bursts.per_second() / 1e3,
+        round_trip(from, path.to, TIME / 5),
+        loaded,
+        cpu,
+    ]
+}
+
+fn both_ways(from: &Namespace, to: &Namespace, path: &Path) -> f64 {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| throughput(from, to, path.to, TIME, 1).unwrap());
+        let back = scope.spawn(|| throughput(to, from, path.from, TIME, 1).unwrap());
+        (there.join().unwrap().bits_per_second() + back.join().unwrap().bits_per_second()) / 1e9
+    })
+}
+
+/// The median round trip, in microseconds.
+fn round_trip(from: &Namespace, to: IpAddr, time: Duration) -> f64 {
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while start.elapsed() < time || times.len() < 9 {
+        match ping(from, to, &PingOptions::default()) {
+            Ok(time) => times.push(time.as_secs_f64() * 1e6),
+            // One that is lost under load counts as long as was waited for it.
+            Err(_) => times.push(1e6),
+        }
+    }
+    median(times)
+}
+
+fn print(paths: &[&Path], medians: &[Vec<f64>]) {
+    print!("{:<26}", "");
+    COLUMNS.iter().for_each(|column| print!("{column:>9}"));
+    println!();
+    for (path, row) in paths.iter().zip(medians) {
+        print!("{:<26}", path.name);
+        for figure in row {
+            print!("{:>9}", if *figure < 100.0 { format!("{figure:.2}") } else { format!("{figure:.0}") });
+        }
+        println!();
+    }
+    let row = |name: &str| paths.iter().position(|path| path.name == name).map(|at| &medians[at]);
+    let Some(ours) = row(paths::UDP) else { return };
+    for baseline in [paths::VXLAN, paths::PLAIN] {
+        let Some(theirs) = row(baseline) else { continue };
+        print!("{:<26}", format!("udp × {baseline}"));
+        ours.iter().zip(theirs).for_each(|(ours, theirs)| print!("{:>9.2}", ours / theirs));
+        println!();
+    }
+}
+
+/// Shows what a flood of strangers takes from one stream of the UDP backend.
+fn show_flood(site: &Site, path: &Path, rounds: usize) {
+    let runs: Vec<_> = (0..rounds).map(|_| flood::measure(site, path, TIME)).collect();
+    let [quiet, beside, flooded] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at]).collect()));
+    println!(
+        "\none stream while ten strangers flood: {quiet:.2} Gbit/s in peace, {beside:.2} with the flood at an idle \
+         socket, {flooded:.2} with the flood at the backend's port ({:.2} × idle socket, {:.2} × peace)",
+        flooded / beside,
+        flooded / quiet
+    );
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// CPU time that this process has used, in the kernel and outside (proc_pid_stat(5)).
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // The name, in parentheses, may hold spaces.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // A tick is a hundredth of a second wherever /proc is read from (USER_HZ, asm-generic/param.h).
+    Duration::from_millis(ticks * 10)
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,430 @@
+//! The backend: a device, a socket for each family, a table of peers, and the threads between them.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, NetworkConfig,
+    ObjectFailure, OpenBackend, OpenRequest, SyncReport, SyncRequest,
+};
+use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
+use ipnet::IpNet;
+
+use crate::config::UdpConfig;
+use crate::counters::UdpCounters;
+use crate::device::{Device, Overlay};
+use crate::filter;
+use crate::peers::{Exchange, PeerTable, Routing};
+use crate::routing::{self, Hops};
+use crate::sys::socket;
+use crate::worker::{Failure, Offloads, Parts, Workers};
+
+/// Opens the UDP backend in one network namespace.
+///
+/// ```no_run
+/// use flannel_backend_udp::OpenUdp;
+/// use flannel_netlink::Namespace;
+///
+/// let open = OpenUdp::new(Namespace::current()?);
+/// let counters = open.counters();
+/// // … hand `open` to a network, and read the counters whenever you like.
+/// println!("{:?}", counters.read());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenUdp {
+    namespace: Namespace,
+    offloads: Offloads,
+    counters: UdpCounters,
+}
+
+impl OpenUdp {
+    /// Takes the namespace that the external interface is in.
+    #[must_use]
+    pub fn new(namespace: Namespace) -> Self {
+        Self { namespace, offloads: Offloads::default(), counters: UdpCounters::default() }
+    }
+
+    /// Chooses which bursts are made and taken: all of them, unless one is to be done without.
+    #[must_use]
+    pub fn with_offloads(self, offloads: Offloads) -> Self {
+        Self { offloads, ..self }
+    }
+
+    /// Returns the counters of the backend that is opened.
+    #[must_use]
+    pub fn counters(&self) -> UdpCounters {
+        self.counters.clone()
+    }
+}
+
+impl OpenBackend for OpenUdp {
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        Ok(Box::new(Udp::open(self, request)?))
+    }
+}
+
+/// The UDP backend of one network on one host.
+#[derive(Debug)]
+struct Udp {
+    namespace: Namespace,
+    netlink: Netlink,
+    /// Gone if it broke and could not be opened again yet.
+    monitor: Option<Monitor>,
+    config: NetworkConfig,
+    port: u16,
+    local: Vec<SocketAddr>,
+    wanted: Offloads,
+    device: Device,
+    sockets: Vec<Arc<UdpSocket>>,
+    exchange: Arc<Exchange>,
+    counters: UdpCounters,
+    failure: Arc<Failure>,
+    own: Option<Lease>,
+    hops: Hops,
+    unreachable: Vec<ObjectFailure>,
+    /// What the sockets had dropped when they were last asked.
+    dropped: Vec<u32>,
+    in_doubt: bool,
+    /// The threads are the first to go.
+    workers: Option<Workers>,
+}
+
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the headers of a datagram take, in bytes: UDP (8) and IP (20 or 40).
+const OVERHEAD_V4: u32 = 28;
+const OVERHEAD_V6: u32 = 48;
+
+/// Room for what arrives while the thread is busy, some milliseconds of it at full speed.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// Room for what waits for hosts that are not reached: each may hold some 200 KiB (`unres_qlen_bytes`, arp(7)) for
+/// seconds, and must not keep others from being sent to.
+const SEND_BUFFER: i32 = 32 << 20;
+
+impl Udp {
+    fn open(open: &OpenUdp, request: OpenRequest<'_>) -> Result<Self, BackendError> {
+        let OpenRequest { config, external, .. } = request;
+        let options = UdpConfig::parse(&config.backend)?;
+        tracing::info!("UDP config: Port={}", options.port);
+        let namespace = open.namespace.clone();
+        let local = local_addresses(config, external, options.port)?;
+        // Before the first read, so that no change falls between the two.
+        let netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
+        let monitor = Some(open_monitor(&namespace, &netlink)?);
+        let device = Device::open(&namespace, None, mtu(config, external), open.offloads)?;
+        let sockets = open_sockets(&namespace, &local, open.offloads)?;
+        Ok(Self {
+            namespace,
+            netlink,
+            monitor,
+            config: config.clone(),
+            port: options.port,
+            local,
+            wanted: open.offloads,
+            device,
+            dropped: vec![0; sockets.len()],
+            sockets,
+            exchange: Arc::default(),
+            counters: open.counters.clone(),
+            failure: Arc::default(),
+            own: None,
+            hops: Hops::new(),
+            unreachable: Vec::new(),
+            in_doubt: true,
+            workers: None,
+        })
+    }
+
+    /// Makes device, sockets and threads as they should be; returns how many things were not so.
+    fn mend(&mut self) -> Result<usize, BackendError> {
+        let mut changes = self.mend_device()?;
+        if self.workers.as_ref().is_some_and(Workers::have_ended) {
+            self.workers = None;
+            self.sockets.clear();
+        }
+        if self.sockets.is_empty() {
+            self.sockets = open_sockets(&self.namespace, &self.local, self.wanted)?;
+            self.dropped = vec![0; self.sockets.len()];
+            self.set_filters();
+        }
+        if self.workers.is_none() {
+            self.start()?;
+            changes += 1;
+        }
+        self.in_doubt = false;
+        Ok(changes)
+    }
+
+    fn mend_device(&mut self) -> Result<usize, BackendError> {
+        let is_there = self.device.exists(&mut self.netlink)?;
+        if !is_there {
+            // The threads hold what is left of the old one.
+            self.workers = None;
+            let Device { name, mtu, overlays, .. } = &self.device;
+            let opened = Device::open(&self.namespace, Some(name), *mtu, self.wanted)?;
+            self.device = Device { overlays: overlays.clone(), ..opened };
+        }
+        let changes = self.device.ensure(&mut self.netlink, &self.namespace)?;
+        Ok(changes + usize::from(!is_there))
+    }
+
+    fn start(&mut self) -> Result<(), BackendError> {
+        let parts = Parts {
+            tun: Arc::clone(&self.device.tun),
+            sockets: self.sockets.clone(),
+            exchange: Arc::clone(&self.exchange),
+            counters: self.counters.clone(),
+            failure: Arc::clone(&self.failure),
+            offloads: self.device.offloads,
+        };
+        let started = Workers::start(&self.namespace, &parts).map_err(|source| BackendError::Kernel {
+            object: "cannot start the threads of the packet path".to_owned(),
+            source: source.into(),
+        })?;
+        self.workers = Some(started);
+        Ok(())
+    }
+
+    /// Works out the next hops, and hands them to the packet path if they are others. Returns how many are new, and how
+    /// many are gone.
+    fn route(&mut self, request: SyncRequest<'_>) -> (usize, usize) {
+        let Some(own) = &self.own else { return (0, 0) };
+        let (mut hops, unreachable) = routing::decide(&self.config, &own.subnet, self.port, request.peers);
+        self.unreachable = unreachable;
+        if !request.peers.is_complete() {
+            // Who is not known yet may still be there.
+            self.hops.iter().for_each(|(subnet, hop)| {
+                hops.entry(*subnet).or_insert(*hop);
+            });
+        }
+        let new = hops.iter().filter(|(subnet, hop)| self.hops.get(subnet) != Some(hop)).count();
+        let gone = self.hops.keys().filter(|subnet| !hops.contains_key(subnet)).count();
+        if new + gone > 0 {
+            self.hops = hops;
+            self.publish();
+        }
+        (new, gone)
+    }
+
+    /// Hands the next hops and own addresses to the packet path.
+    fn publish(&mut self) {
+        let own = |is_v4: bool| {
+            let mut own = self.device.overlays.iter().map(Overlay::own);
+            own.find(|address| address.is_ipv4() == is_v4)
+        };
+        let own_v4 = own(true).and_then(|own| if let IpAddr::V4(v4) = own { Some(v4) } else { None });
+        let own_v6 = own(false).and_then(|own| if let IpAddr::V6(v6) = own { Some(v6) } else { None });
+        let peers = PeerTable::new(routing::entries(&self.hops, &self.counters));
+        self.exchange.replace(Routing { peers, own_v4, own_v6 });
+        let stay: std::collections::BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
+        self.counters.retain(|peer| stay.contains(peer));
+        self.set_filters();
+    }
+
+    fn set_filters(&self) {
+        let routing = self.exchange.current();
+        for (socket, local) in self.sockets.iter().zip(&self.local) {
+            let program = filter::program(local.is_ipv6(), routing.peers.publics().iter().copied());
+            if let Err(error) = socket::attach_filter(socket, &program) {
+                // The packet path checks as well.
+                tracing::debug!(%error, "the kernel takes no filter");
+            }
+        }
+    }
+
+    fn count_drops(&mut self) {
+        for (socket, before) in self.sockets.iter().zip(&mut self.dropped) {
+            if let Ok(now) = socket::drops(socket) {
+                self.counters.kernel_dropped(u64::from(now.wrapping_sub(*before)));
+                *before = now;
+            }
+        }
+    }
+
+    fn mend_monitor(&mut self, report: &mut SyncReport) {
+        if self.monitor.is_none() {
+            match open_monitor(&self.namespace, &self.netlink) {
+                Ok(monitor) => self.monitor = Some(monitor),
+                Err(error) => failed(report, "the monitor of the kernel's notices".to_owned(), &error),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Udp {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+    }
+
+    fn mtu(&self) -> u32 {
+        self.device.mtu
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        let local = local_addresses(&self.config, external, self.port)?;
+        if local != self.local {
+            self.local = local;
+            // The next pass listens where the host is now.
+            self.workers = None;
+            self.sockets.clear();
+        }
+        self.device.mtu = mtu(&self.config, external);
+        self.in_doubt = true;
+        Ok(())
+    }
+
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
+        let mut overlays = Vec::new();
+        for pool in self.config.pools() {
+            let network = pool.network();
+            let is_v4 = network.addr().is_ipv4();
+            let subnet = own.subnet.nets().find(|net| net.addr().is_ipv4() == is_v4).ok_or_else(|| {
+                BackendError::Host(format!("the lease {} has no subnet of {network}", own.subnet))
+            })?;
+            overlays.push(Overlay { address: IpNet::from(subnet.network()), network });
+        }
+        self.device.overlays = overlays;
+        self.own = Some(own.clone());
+        self.publish();
+        self.in_doubt = true;
+        self.mend().map(drop)
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        let mut report = SyncReport::default();
+        if self.own.is_none() {
+            return report;
+        }
+        self.mend_monitor(&mut report);
+        if *request.dirty == Dirty::All || self.in_doubt {
+            self.in_doubt = true;
+            match self.mend() {
+                Ok(changes) => report.drifted += changes,
+                Err(error) => {
+                    let object = format!("device {}", self.device.name);
+                    failed(&mut report, object, &error);
+                }
+            }
+        }
+        if *request.dirty != Dirty::NONE {
+            (report.written, report.removed) = self.route(request);
+        }
+        report.unreachable.clone_from(&self.unreachable);
+        self.count_drops();
+        report
+    }
+
+    async fn drifted(&mut self) -> String {
+        loop {
+            let broken = self.failure.wait();
+            let what = match &mut self.monitor {
+                None => broken.await,
+                Some(monitor) => tokio::select! {
+                    what = broken => what,
+                    notice = monitor.next() => match notice {
+                        Ok(notice) => match heard(monitor, notice, &self.device) {
+                            Some(what) => what,
+                            None => continue,
+                        },
+                        Err(error) => {
+                            self.monitor = None;
+                            format!("the monitor of the kernel's notices broke: {error}")
+                        }
+                    },
+                },
+            };
+            self.in_doubt = true;
+            return what;
+        }
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        self.workers = None;
+        self.own = None;
+        self.netlink.delete_link(self.device.index).map_err(|error| BackendError::Kernel {
+            object: format!("cannot delete the device {}", self.device.name),
+            source: error.into(),
+        })
+    }
+}
+
+/// Notices taken at once, so that a storm leads to one pass and not to one for each.
+const NOTICES_AT_ONCE: usize = 4096;
+
+/// Takes in a notice and those that wait behind it, and says what the first one that means anything means.
+fn heard(monitor: &mut Monitor, first: Notice, device: &Device) -> Option<String> {
+    let mut what = device.notice(&first);
+    for _ in 0..NOTICES_AT_ONCE {
+        // An error shows again at the next wait.
+        let Ok(Some(notice)) = monitor.try_next() else { break };
+        what = what.or_else(|| device.notice(&notice));
+    }
+    what
+}
+
+fn failed(report: &mut SyncReport, object: String, error: &BackendError) {
+    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(error) });
+    report.retry_in = Some(RETRY);
+}
+
+/// The addresses to listen on, one for each family of the network.
+fn local_addresses(
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+    port: u16,
+) -> Result<Vec<SocketAddr>, BackendError> {
+    let v4 = config.ipv4.map(|_| (external.v4.map(IpAddr::V4), "IPv4"));
+    let v6 = config.ipv6.map(|_| (external.v6.map(IpAddr::V6), "IPv6"));
+    let address = |(address, family): (Option<IpAddr>, &str)| {
+        let address = address.ok_or_else(|| {
+            BackendError::Host(format!("the interface {} has no {family} address", external.name))
+        })?;
+        Ok(SocketAddr::new(address, port))
+    };
+    v4.into_iter().chain(v6).map(address).collect()
+}
+
+/// What fits into a datagram that fits the external interface.
+fn mtu(config: &NetworkConfig, external: &ExternalInterface) -> u32 {
+    external.mtu.saturating_sub(if config.ipv6.is_some() { OVERHEAD_V6 } else { OVERHEAD_V4 })
+}
+
+fn open_sockets(
+    namespace: &Namespace,
+    local: &[SocketAddr],
+    offloads: Offloads,
+) -> Result<Vec<Arc<UdpSocket>>, BackendError> {
+    let open = |local: &SocketAddr| {
+        let failed = |source: std::io::Error| BackendError::Kernel {
+            object: format!("cannot listen on {local} (UDP)"),
+            source: source.into(),
+        };
+        let socket = namespace.run(|| UdpSocket::bind(local)).and_then(|bound| bound).map_err(failed)?;
+        if offloads.receive_bursts
+            && let Err(error) = socket::set_gro(&socket, true)
+        {
+            tracing::info!(%error, "the kernel does not receive bursts: datagrams are taken one by one");
+        }
+        if let Err(error) = socket::force_buffers(&socket, RECEIVE_BUFFER, SEND_BUFFER) {
+            tracing::debug!(%error, "the buffers keep their size");
+        }
+        Ok(Arc::new(socket))
+    };
+    local.iter().map(open).collect()
+}
+
+fn open_monitor(namespace: &Namespace, netlink: &Netlink) -> Result<Monitor, BackendError> {
+    let mut monitor = Monitor::open_in(namespace).map_err(no_netlink)?;
+    monitor.ignore_changes_of(&[netlink.port_id()]).map_err(no_netlink)?;
+    Ok(monitor)
+}
+
+fn no_netlink(error: flannel_netlink::Error) -> BackendError {
+    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
+}

@@ -1,0 +1,182 @@
+//! What the packet path counts: by peer, and what was dropped by reason.
+//!
+//! Each number has one writer, a thread of the packet path, which adds once for a burst and not for each packet.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flannel_core::SubnetKey;
+
+/// A number that one thread at a time adds to and anybody reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct PeerCounters {
+    pub(crate) sent_packets: Counter,
+    pub(crate) sent_bytes: Counter,
+    pub(crate) sent_bursts: Counter,
+    pub(crate) send_errors: Counter,
+    pub(crate) received_packets: Counter,
+    pub(crate) received_bytes: Counter,
+}
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// From the host: no peer has its destination.
+    NoRoute,
+    /// From the host: it is to a group or to all, which the overlay does not carry.
+    Group,
+    /// From the host: it is no IP packet, or not what its header says.
+    MalformedOut,
+    /// It had been through too many hosts.
+    TimeExceeded,
+    /// The kernel did not take it: the send buffer was full, or the peer's host is not reached.
+    SendFailed,
+    /// From the network: it came from an address that is no peer's.
+    Stranger,
+    /// From the network: its source is not in the subnet of the peer it came from.
+    WrongSource,
+    /// From the network: it is no IP packet, or cut off.
+    MalformedIn,
+    /// From the network: the device did not take it.
+    WriteFailed,
+}
+
+impl DropReason {
+    const ALL: [Self; 9] = [
+        Self::NoRoute,
+        Self::Group,
+        Self::MalformedOut,
+        Self::TimeExceeded,
+        Self::SendFailed,
+        Self::Stranger,
+        Self::WrongSource,
+        Self::MalformedIn,
+        Self::WriteFailed,
+    ];
+}
+
+/// A handle to the counters of a UDP backend, which outlives it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct UdpCounters {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    drops: [Counter; DropReason::ALL.len()],
+    /// What the sockets dropped that there were before.
+    kernel_drops: Counter,
+    reads: Counter,
+    writes: Counter,
+    peers: Mutex<BTreeMap<SubnetKey, Arc<PeerCounters>>>,
+}
+
+/// What was counted up to a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UdpCounts {
+    /// By peer. One that leaves takes its numbers along.
+    pub peers: BTreeMap<SubnetKey, PeerCounts>,
+    /// Packets that were dropped, by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Datagrams that the kernel dropped before they were looked at: from strangers, which the socket's filter knows,
+    /// or because the receive buffer was full.
+    pub kernel_drops: u64,
+    /// How often the device was read; each time gives up to 64 KiB.
+    pub reads: u64,
+    /// How often the device was written to.
+    pub writes: u64,
+}
+
+/// What was counted for one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerCounts {
+    /// Packets sent to it.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// In how many bursts, each of which took one system call.
+    pub sent_bursts: u64,
+    /// Packets for it that the kernel did not take.
+    pub send_errors: u64,
+    /// Packets that came from it and were let in.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+}
+
+impl UdpCounters {
+    /// Reads all counters.
+    #[must_use]
+    pub fn read(&self) -> UdpCounts {
+        let shared = &self.shared;
+        let drops = DropReason::ALL.iter().zip(&shared.drops).map(|(reason, n)| (*reason, n.get()));
+        UdpCounts {
+            peers: self.lock().iter().map(|(subnet, peer)| (*subnet, peer.read())).collect(),
+            drops: drops.filter(|(_, n)| *n > 0).collect(),
+            kernel_drops: shared.kernel_drops.get(),
+            reads: shared.reads.get(),
+            writes: shared.writes.get(),
+        }
+    }
+
+    /// Returns the counters of a peer, the same ones as long as it stays.
+    pub(crate) fn peer(&self, subnet: SubnetKey) -> Arc<PeerCounters> {
+        Arc::clone(self.lock().entry(subnet).or_default())
+    }
+
+    /// Forgets peers that are gone.
+    pub(crate) fn retain(&self, stays: impl Fn(&SubnetKey) -> bool) {
+        self.lock().retain(|subnet, _| stays(subnet));
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason, n: u64) {
+        self.shared.drops[reason as usize].add(n);
+    }
+
+    pub(crate) fn kernel_dropped(&self, n: u64) {
+        self.shared.kernel_drops.add(n);
+    }
+
+    pub(crate) fn was_read(&self, n: u64) {
+        self.shared.reads.add(n);
+    }
+
+    pub(crate) fn was_written(&self, n: u64) {
+        self.shared.writes.add(n);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SubnetKey, Arc<PeerCounters>>> {
+        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PeerCounters {
+    fn read(&self) -> PeerCounts {
+        PeerCounts {
+            sent_packets: self.sent_packets.get(),
+            sent_bytes: self.sent_bytes.get(),
+            sent_bursts: self.sent_bursts.get(),
+            send_errors: self.send_errors.get(),
+            received_packets: self.received_packets.get(),
+            received_bytes: self.received_bytes.get(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Where packets go, which are refused, and what bursts they make.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::offload::virtio::VirtioHeader;
+use crate::packet::samples::{Sample, is_right};
+use crate::peers::{Hop, PeerTable};
+
+/// Peer `n` has 10.5.n.0/24 behind 192.168.64.n.
+fn routing(peers: impl IntoIterator<Item = u8>) -> Routing {
+    let hop = |n: u8| Hop {
+        subnet: format!("10.5.{n}.0/24").parse().unwrap(),
+        address: SocketAddr::from(([192, 168, 64, n], 8285)),
+        counters: Arc::default(),
+    };
+    let peers = PeerTable::new(peers.into_iter().map(hop).collect());
+    Routing { peers, own_v4: Some([10, 5, 9, 0].into()), own_v6: None }
+}
+
+fn to(octets: [u8; 4]) -> Sample {
+    Sample { destination: octets.into(), ..Sample::default() }
+}
+
+fn host(n: u8) -> IpAddr {
+    IpAddr::from([192, 168, 64, n])
+}
+
+#[test]
+fn a_packet_goes_to_the_peer_that_has_its_destination_one_hop_older() {
+    let mut packet = to([10, 5, 3, 7]).udp();
+    assert_eq!(outward(&routing([2, 3]), &mut packet), Ok(1));
+    assert!(is_right(&packet));
+    assert_eq!(Header::read(&packet).unwrap().ttl, 63);
+}
+
+#[test]
+fn what_cannot_go_out_is_refused_with_its_reason() {
+    let refused = |mut packet: Vec<u8>| outward(&routing([2]), &mut packet).unwrap_err();
+    let told = |reason, trouble| Refusal { reason, trouble: Some(trouble) };
+    assert_eq!(refused(to([10, 5, 3, 7]).udp()), told(DropReason::NoRoute, Trouble::NoRoute));
+    for ttl in [0, 1] {
+        let old = Sample { ttl, ..to([10, 5, 2, 7]) };
+        assert_eq!(refused(old.udp()), told(DropReason::TimeExceeded, Trouble::TimeExceeded));
+    }
+    for group in [[224, 0, 0, 251], [255; 4]] {
+        assert_eq!(refused(to(group).udp()), Refusal::silent(DropReason::Group));
+    }
+    let whole = to([10, 5, 2, 7]).udp();
+    assert_eq!(refused(whole[..30].to_vec()), Refusal::silent(DropReason::MalformedOut));
+    assert_eq!(refused(Vec::new()), Refusal::silent(DropReason::MalformedOut));
+}
+
+#[test]
+fn a_datagram_comes_in_only_from_the_peer_that_has_its_source() {
+    let routing = routing([2, 3]);
+    let packet = Sample::default().udp();
+    let source = Sample::default().source;
+    assert_eq!(inward(&routing, host(2), &packet, None), Ok((source, 0, packet.len())));
+    let wrong = Err(Refusal::silent(DropReason::WrongSource));
+    assert_eq!(inward(&routing, host(3), &packet, None), wrong, "a peer says it were another one");
+    assert_eq!(inward(&routing, host(4), &packet, None), wrong, "a stranger");
+    let foreign = Sample { source: [9, 9, 9, 9].into(), ..Sample::default() };
+    assert_eq!(inward(&routing, host(2), &foreign.udp(), None), wrong);
+    let known = Some((source, 0));
+    assert_eq!(inward(&routing, host(2), &foreign.udp(), known), wrong, "another source than before");
+}
+
+#[test]
+fn what_is_behind_a_packet_is_left_out_and_one_that_is_cut_off_refused() {
+    let routing = routing([2]);
+    let packet = Sample::default().udp();
+    let longer = [&packet[..], b"more"].concat();
+    assert_eq!(inward(&routing, host(2), &longer, None).unwrap().2, packet.len());
+    for len in 0..packet.len() {
+        let cut = inward(&routing, host(2), &packet[..len], None);
+        assert_eq!(cut, Err(Refusal::silent(DropReason::MalformedIn)), "{len} bytes");
+    }
+}
+
+#[test]
+fn a_packet_that_has_been_through_too_many_hosts_does_not_come_in() {
+    for ttl in [0, 1] {
+        let packet = Sample { ttl, ..Sample::default() }.udp();
+        let refused = inward(&routing([2]), host(2), &packet, None).unwrap_err();
+        assert_eq!(refused.reason, DropReason::TimeExceeded);
+    }
+}
+
+#[test]
+fn a_burst_ends_with_a_shorter_packet_and_at_what_the_kernel_takes() {
+    let plan = |sizes: &[usize]| {
+        let mut outbox = Outbox::new();
+        for size in sizes {
+            push(&mut outbox, 0, &vec![0; *size]);
+        }
+        outbox.bursts().iter().map(|burst| (burst.segment, burst.packets)).collect::<Vec<_>>()
+    };
+    assert_eq!(plan(&[1472; 44]), [(1472, 44)]);
+    assert_eq!(plan(&[1472; 45]), [(1472, 44), (1472, 1)], "65,507 bytes");
+    assert_eq!(plan(&[92; 65]), [(92, 64), (92, 1)], "64 packets");
+    assert_eq!(plan(&[1472, 1472, 500, 1472]), [(1472, 3), (1472, 1)]);
+    assert_eq!(plan(&[500, 1472, 1472]), [(500, 1), (1472, 2)]);
+}
+
+#[test]
+fn an_outbox_that_is_full_leaves_the_rest_for_later() {
+    let mut outbox = Outbox::new();
+    let packet = vec![0; 60_000];
+    let taken = (0..10).filter(|_| push(&mut outbox, 0, &packet)).count();
+    assert_eq!(taken, 4);
+    assert!(outbox.is_worth_sending());
+    outbox.clear();
+    assert!(outbox.is_empty() && push(&mut outbox, 0, &packet));
+}
+
+fn push(outbox: &mut Outbox, hop: usize, packet: &[u8]) -> bool {
+    let mut segments = Segments::new(&VirtioHeader::default(), packet).unwrap();
+    outbox.push(hop, &mut segments);
+    segments.left() == 0
+}
+
+proptest! {
+    #[test]
+    fn each_peer_gets_its_packets_once_and_in_order(
+        packets in prop::collection::vec((0..4usize, prop::sample::select(vec![40usize, 64, 1400, 1472])), 0..150),
+        max_segments in prop::sample::select(vec![1, 3, MAX_SEGMENTS]),
+    ) {
+        let mut outbox = Outbox::new();
+        outbox.max_segments = max_segments;
+        let mut expected = vec![Vec::new(); 4];
+        for (number, (hop, size)) in packets.into_iter().enumerate() {
+            let packet = vec![number as u8; size];
+            prop_assert!(push(&mut outbox, hop, &packet));
+            expected[hop].push(packet);
+        }
+        let mut sent = vec![Vec::new(); 4];
+        for burst in outbox.bursts() {
+            prop_assert!(burst.packets <= max_segments && burst.bytes <= 65_507);
+            let packets: Vec<_> = outbox.packets(burst).map(<[u8]>::to_vec).collect();
+            let (last, others) = packets.split_last().unwrap();
+            prop_assert!(others.iter().all(|packet| packet.len() == burst.segment) && last.len() <= burst.segment);
+            prop_assert_eq!(packets.len(), burst.packets);
+            prop_assert!(outbox.pieces(burst).count() <= MAX_SEGMENTS);
+            sent[burst.hop].extend(packets);
+        }
+        prop_assert_eq!(sent, expected);
+    }
+}

@@ -1,0 +1,158 @@
+//! The pure code behind what arrives, for fuzzers: any bytes go in, and promises are checked that hold for all.
+//!
+//! Each function is an entry of `fuzz/`, and is run on random bytes by the tests as well. They panic when a promise is
+//! broken.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::forward::{self, Outbox};
+use crate::offload::coalesce::Coalescer;
+use crate::offload::split::{MAX_PACKET, Segments};
+use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
+use crate::packet::icmp::{self, Trouble};
+use crate::packet::{Header, decrement_ttl};
+use crate::peers::{Hop, PeerTable, Routing};
+
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 64, 2));
+
+/// What is read from the device, its header first: every packet that leaves is one that arrives.
+pub fn outward(bytes: &[u8]) {
+    let routing = routing();
+    let mut bytes = bytes.to_vec();
+    bytes.truncate(VIRTIO_HEADER + MAX_PACKET);
+    let Some(header) = VirtioHeader::read(&bytes) else { return };
+    let packet = &mut bytes[VIRTIO_HEADER..];
+    let Ok(hop) = forward::outward(&routing, packet) else { return };
+    let Ok(mut segments) = Segments::new(&header, packet) else { return };
+    let (count, mut outbox, mut sent) = (segments.left(), Outbox::new(), 0);
+    loop {
+        outbox.push(hop, &mut segments);
+        for burst in outbox.bursts() {
+            sent += outbox.packets(burst).count();
+            let parts: usize = outbox.pieces(burst).map(<[u8]>::len).sum();
+            assert!(parts == burst.bytes && burst.packets <= 64, "a burst is what it says");
+            for packet in outbox.packets(burst) {
+                let header = Header::read(packet).expect("a packet that leaves has a header");
+                assert!(header.total <= packet.len() || segments.left() == 0 && count == 1);
+            }
+        }
+        if segments.left() == 0 {
+            break;
+        }
+        assert!(!outbox.is_empty(), "there is room for a packet when nothing waits");
+        outbox.clear();
+    }
+    assert_eq!(sent, count, "every packet is sent once");
+}
+
+/// What is received: datagrams, each behind two bytes that say its length. What is joined and taken apart again is what
+/// came, one hop later.
+pub fn inward(bytes: &[u8]) {
+    let routing = routing();
+    let mut coalescer = Coalescer::new();
+    let (mut rest, mut expected, mut out) = (bytes, Vec::new(), Vec::new());
+    while let Some((len, after)) = rest.split_first_chunk::<2>() {
+        let (datagram, after) = after.split_at(usize::from(u16::from_be_bytes(*len)).min(after.len()));
+        rest = after;
+        for trouble in [Trouble::NoRoute, Trouble::TimeExceeded, Trouble::TooBig(1280)] {
+            let mut message = [0; 1280];
+            if let Some(len) = icmp::write(&mut message, IpAddr::from([10, 5, 1, 0]), trouble, datagram) {
+                assert_eq!(Header::read(&message[..len]).map(|header| header.total), Some(len));
+            }
+        }
+        let Ok((_, _, len)) = forward::inward(&routing, PEER, datagram, None) else { continue };
+        if !coalescer.has_room() {
+            apart(&mut coalescer, &mut out);
+        }
+        coalescer.push(&datagram[..len]);
+        let mut later = datagram[..len].to_vec();
+        decrement_ttl(&mut later);
+        expected.push(later);
+    }
+    apart(&mut coalescer, &mut out);
+    expected.iter_mut().chain(&mut out).for_each(|packet| forget_what_may_differ(packet));
+    // Flows may overtake each other, packets of one flow may not; that is for the property tests.
+    expected.sort_unstable();
+    out.sort_unstable();
+    assert_eq!(out, expected);
+}
+
+/// Two packets are the same although these differ: the identification of one that must not be cut (RFC 6864, section
+/// 4.1), and with it the header's checksum; which of its two forms a zero has in the checksum of TCP.
+fn forget_what_may_differ(packet: &mut [u8]) {
+    let (transport, protocol) = if packet[0] >> 4 == 6 { (40, packet[6]) } else { (20, packet[9]) };
+    if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    if protocol == crate::packet::TCP
+        && let Some(checksum) = packet.get_mut(transport + 16..transport + 18)
+        && checksum == [0xff; 2]
+    {
+        checksum.fill(0);
+    }
+}
+
+/// Takes apart what was joined.
+fn apart(coalescer: &mut Coalescer, out: &mut Vec<Vec<u8>>) {
+    let mut room = vec![0; MAX_PACKET];
+    for bytes in coalescer.finish() {
+        let header = VirtioHeader::read(bytes).expect("what is written has the device's header");
+        let packet = &bytes[VIRTIO_HEADER..];
+        let mut segments = Segments::new(&header, packet).expect("what was joined can be taken apart");
+        while let Some(len) = segments.write_next(&mut room) {
+            out.push(room[..len].to_vec());
+        }
+        assert_eq!(segments.left(), 0);
+    }
+}
+
+/// Everything is behind one peer.
+fn routing() -> Routing {
+    let hop = |subnet: &str| {
+        let subnet = subnet.parse().ok()?;
+        Some(Hop { subnet, address: SocketAddr::new(PEER, 8285), counters: Arc::default() })
+    };
+    let hops = ["0.0.0.0/0", "::/0"].into_iter().filter_map(hop).collect();
+    Routing { peers: PeerTable::new(hops), own_v4: None, own_v6: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::virtio::{Gso, GsoKind};
+    use crate::packet::samples::Sample;
+    use proptest::prelude::*;
+
+    /// A packet with some bytes changed, which gets further than random ones.
+    fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+        (any::<bool>(), any::<bool>(), 0..300usize, changes).prop_map(|(is_v6, is_tcp, len, changes)| {
+            let base = if is_v6 { Sample::v6() } else { Sample::default() };
+            let sample = Sample { payload: vec![3; len], ..base };
+            let mut packet = if is_tcp { sample.tcp() } else { sample.udp() };
+            for (at, value) in changes {
+                *at.get_mut(&mut packet) = value;
+            }
+            packet
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_packet_from_the_device_keeps_the_promises(packet in nearly_right(), kind in 0..4u8, size: u16, start in 0..60u16) {
+            let kind = [None, Some(GsoKind::TcpV4), Some(GsoKind::TcpV6), Some(GsoKind::Udp)][usize::from(kind)];
+            let gso = kind.map(|kind| Gso { kind, size: size % 400 });
+            let header = VirtioHeader { checksum: Some((start, 16)), gso, header_len: size };
+            outward(&[&header.to_bytes()[..], &packet].concat());
+            outward(&packet);
+        }
+
+        #[test]
+        fn any_datagrams_keep_the_promises(packets in prop::collection::vec(nearly_right(), 0..20)) {
+            let framed = |packet: &Vec<u8>| [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
+            inward(&packets.iter().flat_map(framed).collect::<Vec<u8>>());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! From leases to next hops. Pure.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use flannel_core::{BackendType, Lease, NetworkConfig, ObjectFailure, PeerSet, SubnetKey};
+use ipnet::IpNet;
+
+use crate::counters::UdpCounters;
+use crate::peers::Hop;
+
+/// Where the packets to each subnet go.
+pub(crate) type Hops = BTreeMap<IpNet, (SubnetKey, SocketAddr)>;
+
+/// Works out the next hops to all peers, and why there is none to some.
+pub(crate) fn decide(
+    config: &NetworkConfig,
+    own: &SubnetKey,
+    port: u16,
+    peers: &PeerSet,
+) -> (Hops, Vec<ObjectFailure>) {
+    let (mut hops, mut unreachable) = (Hops::new(), Vec::new());
+    for lease in peers.iter() {
+        let mut refuse = |reason: String| {
+            unreachable.push(ObjectFailure { object: format!("peer {}", lease.subnet), reason });
+        };
+        if let Err(reason) = check(lease, own) {
+            refuse(reason);
+            continue;
+        }
+        for subnet in lease.subnet.nets() {
+            match public_address(config, lease, subnet) {
+                Ok(Some(public)) => {
+                    hops.entry(subnet.trunc()).or_insert((lease.subnet, SocketAddr::new(public, port)));
+                }
+                Ok(None) => {}
+                Err(reason) => refuse(reason),
+            }
+        }
+    }
+    (hops, unreachable)
+}
+
+/// Makes the table's entries.
+pub(crate) fn entries(hops: &Hops, counters: &UdpCounters) -> Vec<Hop> {
+    let entry = |(subnet, (peer, address)): (&IpNet, &(SubnetKey, SocketAddr))| Hop {
+        subnet: *subnet,
+        address: *address,
+        counters: counters.peer(*peer),
+    };
+    hops.iter().map(entry).collect()
+}
+
+fn check(lease: &Lease, own: &SubnetKey) -> Result<(), String> {
+    let backend = &lease.attrs.backend_type;
+    if *backend != BackendType::UNNAMED && backend.as_str() != "udp" {
+        return Err(format!("ignoring non-udp subnet({}): type={backend}", lease.subnet));
+    }
+    if lease.subnet.overlaps(own) {
+        return Err(format!("its subnet overlaps the own one, {own}"));
+    }
+    Ok(())
+}
+
+/// Where packets to a subnet go, if the network has its family.
+fn public_address(config: &NetworkConfig, lease: &Lease, subnet: IpNet) -> Result<Option<IpAddr>, String> {
+    let public = &lease.attrs.public;
+    let (pool, public) = match subnet {
+        IpNet::V4(_) => (config.ipv4, public.v4.map(IpAddr::V4)),
+        IpNet::V6(_) => (config.ipv6, public.v6.map(IpAddr::V6)),
+    };
+    let Some(pool) = pool else { return Ok(None) };
+    if !pool.network().contains(&subnet) {
+        return Err(format!("its subnet {subnet} is outside the network {}", pool.network()));
+    }
+    public.map(Some).ok_or_else(|| "its lease has no public address of this family".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! Which leases are peers of this backend.
+
+use std::sync::Arc;
+
+use flannel_core::{LeaseAttrs, LeaseChange, PublicAddrs, Revision, Term};
+
+use super::*;
+
+fn lease(subnet: &str, public: PublicAddrs, backend_type: BackendType) -> Lease {
+    let attrs = LeaseAttrs { backend_type, ..LeaseAttrs::new(public) };
+    Lease { subnet: subnet.parse().unwrap(), attrs, revision: Revision(1), term: Term::Limited }
+}
+
+fn v4(last: u8) -> PublicAddrs {
+    PublicAddrs { v4: Some([192, 168, 64, last].into()), v6: None }
+}
+
+fn decided(config: &str, leases: Vec<Lease>) -> (Vec<String>, Vec<String>) {
+    let config = NetworkConfig::parse(config).unwrap();
+    let own = "10.5.1.0-24".parse().unwrap();
+    let mut peers = PeerSet::default();
+    peers.extend(leases.into_iter().map(|lease| LeaseChange::Put(Arc::new(lease))));
+    let (hops, unreachable) = decide(&config, &own, 8285, &peers);
+    let hops = hops.iter().map(|(subnet, (_, address))| format!("{subnet} at {address}")).collect();
+    (hops, unreachable.into_iter().map(|failure| failure.reason).collect())
+}
+
+const V4: &str = r#"{"Network":"10.5.0.0/16"}"#;
+
+#[test]
+fn leases_without_a_backends_name_are_peers_as_upstream_writes_them() {
+    let leases = vec![
+        lease("10.5.2.0-24", v4(2), BackendType::UNNAMED),
+        lease("10.5.3.0-24", v4(3), BackendType::from("udp".to_owned())),
+    ];
+    let (hops, refused) = decided(V4, leases);
+    assert_eq!(hops, ["10.5.2.0/24 at 192.168.64.2:8285", "10.5.3.0/24 at 192.168.64.3:8285"]);
+    assert_eq!(refused, [""; 0]);
+}
+
+#[test]
+fn leases_that_cannot_be_peers_are_named_with_the_reason() {
+    let leases = vec![
+        lease("10.5.1.0-25", v4(2), BackendType::UNNAMED),
+        lease("10.5.2.0-24", v4(2), BackendType::VXLAN),
+        lease("10.5.3.0-24", PublicAddrs::default(), BackendType::UNNAMED),
+        lease("10.6.4.0-24", v4(4), BackendType::UNNAMED),
+    ];
+    let (hops, refused) = decided(V4, leases);
+    assert_eq!(hops, [""; 0]);
+    assert_eq!(
+        refused,
+        [
+            "its subnet overlaps the own one, 10.5.1.0-24",
+            "ignoring non-udp subnet(10.5.2.0-24): type=vxlan",
+            "its lease has no public address of this family",
+            "its subnet 10.6.4.0/24 is outside the network 10.5.0.0/16",
+        ]
+    );
+}
+
+#[test]
+fn a_peer_without_ipv6_is_reached_by_ipv4_alone() {
+    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+    let both = PublicAddrs { v6: Some("fd00:64::3".parse().unwrap()), ..v4(3) };
+    let leases = vec![
+        lease("10.5.2.0-24", v4(2), BackendType::UNNAMED),
+        lease("10.5.3.0-24&fd00:5:0:3::-64", both, BackendType::UNNAMED),
+    ];
+    let (hops, refused) = decided(config, leases);
+    assert_eq!(
+        hops,
+        [
+            "10.5.2.0/24 at 192.168.64.2:8285",
+            "10.5.3.0/24 at 192.168.64.3:8285",
+            "fd00:5:0:3::/64 at [fd00:64::3]:8285"
+        ]
+    );
+    assert_eq!(refused, [""; 0]);
+}

@@ -1,0 +1,206 @@
+//! From the network to the device.
+
+use std::io::{self, ErrorKind, IoSlice, PipeReader, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::Parts;
+use super::limit::Limit;
+use crate::counters::DropReason;
+use crate::forward::{self, Refusal};
+use crate::offload::coalesce::Coalescer;
+use crate::offload::split::{MAX_PACKET, Segments};
+use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
+use crate::packet::icmp::{self, Trouble};
+use crate::packet::{Header, decrement_ttl};
+use crate::peers::View;
+use crate::sys::poll;
+use crate::sys::socket::{Inbox, Received};
+
+/// So many errors of a socket in a row, with nothing received between, are taken for its end.
+const ERRORS: u32 = 100;
+
+/// Runs until told to end.
+///
+/// # Errors
+/// What broke.
+pub(crate) fn run(parts: &Parts, index: usize, ended: &PipeReader, view: View) -> Result<(), String> {
+    let broken = |error: io::Error| format!("the socket cannot be read: {error}");
+    let Some(socket) = parts.sockets.get(index) else { return Ok(()) };
+    let mut path = Inward::new(parts, socket, view);
+    let mut inbox = Inbox::new();
+    let mut errors = 0;
+    loop {
+        match inbox.receive(socket) {
+            Ok(()) => {
+                errors = 0;
+                path.burst(&inbox);
+                if inbox.is_full() {
+                    continue;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // An error that the network reported is told once and means nothing to this end.
+            Err(_) if errors < ERRORS => errors += 1,
+            Err(error) => return Err(broken(error)),
+        }
+        let ready = poll::wait_readable(socket.as_fd(), ended.as_fd()).map_err(broken)?;
+        if ready.second {
+            return Ok(());
+        }
+    }
+}
+
+struct Inward<'a> {
+    parts: &'a Parts,
+    socket: &'a UdpSocket,
+    view: View,
+    coalescer: Coalescer,
+    limit: Limit,
+}
+
+impl<'a> Inward<'a> {
+    fn new(parts: &'a Parts, socket: &'a UdpSocket, view: View) -> Self {
+        let mut coalescer = Coalescer::new();
+        coalescer.joins_tcp = parts.offloads.device_tcp;
+        coalescer.joins_udp = parts.offloads.device_udp;
+        Self { parts, socket, view, coalescer, limit: Limit::new(Instant::now()) }
+    }
+
+    /// Passes on what was received at once.
+    fn burst(&mut self, inbox: &Inbox) {
+        self.view.refresh();
+        for message in inbox.iter() {
+            self.message(&message);
+        }
+        self.write();
+    }
+
+    /// Passes on the datagrams of one message, all from one sender.
+    fn message(&mut self, message: &Received<'_>) {
+        let from = message.from.ip();
+        let count = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
+        if !self.view.routing().peers.is_public(from) {
+            return self.parts.counters.dropped(DropReason::Stranger, count as u64);
+        }
+        // Packets that follow each other are mostly from one source.
+        let mut known: Option<(IpAddr, usize)> = None;
+        let mut passed = Passed::default();
+        // A datagram may be empty.
+        let empty = std::iter::once(message.bytes).filter(|bytes| bytes.is_empty());
+        for datagram in message.bytes.chunks(message.segment.max(1)).chain(empty) {
+            match forward::inward(self.view.routing(), from, datagram, known) {
+                Ok((source, hop, len)) => {
+                    if known.is_none_or(|(_, before)| before != hop) {
+                        self.count(known, &mut passed);
+                    }
+                    known = Some((source, hop));
+                    passed.packets += 1;
+                    passed.bytes += len as u64;
+                    self.take(&datagram[..len]);
+                }
+                Err(refusal) => self.refuse(refusal, datagram),
+            }
+        }
+        self.count(known, &mut passed);
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        if !self.coalescer.has_room() {
+            self.write();
+        }
+        self.coalescer.push(packet);
+    }
+
+    fn count(&self, known: Option<(IpAddr, usize)>, passed: &mut Passed) {
+        let passed = std::mem::take(passed);
+        if let Some(hop) = known.and_then(|(_, hop)| self.view.routing().peers.hops().get(hop)) {
+            hop.counters.received_packets.add(passed.packets);
+            hop.counters.received_bytes.add(passed.bytes);
+        }
+    }
+
+    /// Writes everything to the device.
+    fn write(&mut self) {
+        let (mut writes, mut failed, mut refuses) = (0, 0, false);
+        let joins = self.coalescer.joins_tcp || self.coalescer.joins_udp;
+        for bytes in self.coalescer.finish() {
+            writes += 1;
+            match write(&self.parts.tun, bytes) {
+                Ok(()) => {}
+                Err(error) if joins && error.raw_os_error() == Some(libc::EINVAL) && is_joined(bytes) => {
+                    refuses = true;
+                    failed += write_one_by_one(&self.parts.tun, bytes);
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        self.parts.counters.was_written(writes);
+        if failed > 0 {
+            self.parts.counters.dropped(DropReason::WriteFailed, failed);
+        }
+        if refuses {
+            tracing::info!(
+                "the device does not take joined packets: they are written one by one from now on"
+            );
+            (self.coalescer.joins_tcp, self.coalescer.joins_udp) = (false, false);
+        }
+    }
+
+    /// Drops a datagram, counts it, and tells its source if that is of use.
+    fn refuse(&mut self, refusal: Refusal, datagram: &[u8]) {
+        self.parts.counters.dropped(refusal.reason, 1);
+        if let Some(trouble) = refusal.trouble {
+            self.complain(trouble, datagram);
+        }
+    }
+
+    /// Sends an error message to a packet's source, through the peer that it is behind.
+    fn complain(&mut self, trouble: Trouble, packet: &[u8]) {
+        let routing = self.view.routing();
+        let Some(header) = Header::read(packet) else { return };
+        let Some(own) = routing.own(header.source) else { return };
+        let Some(hop) = routing.peers.lookup(header.source) else { return };
+        let Some(to) = forward::address(routing, hop) else { return };
+        let mut message = [0; size_of::<icmp::Message>()];
+        let Some(len) = icmp::write(&mut message, own, trouble, packet) else { return };
+        decrement_ttl(&mut message);
+        if self.limit.allows(Instant::now()) {
+            // One that is not sent is one error message less.
+            let _ = crate::sys::socket::send(self.socket, to, &[IoSlice::new(&message[..len])], None);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Passed {
+    packets: u64,
+    bytes: u64,
+}
+
+fn write(mut tun: &std::fs::File, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        match tun.write(bytes) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_joined(bytes: &[u8]) -> bool {
+    VirtioHeader::read(bytes).is_some_and(|header| header.gso.is_some())
+}
+
+/// Takes a joined packet apart again and writes its parts; returns how many could not be written.
+fn write_one_by_one(tun: &std::fs::File, bytes: &[u8]) -> u64 {
+    let Some(header) = VirtioHeader::read(bytes) else { return 1 };
+    let Ok(mut segments) = Segments::new(&header, &bytes[VIRTIO_HEADER..]) else { return 1 };
+    let mut part = vec![0; VIRTIO_HEADER + MAX_PACKET];
+    let mut failed = 0;
+    while let Some(len) = segments.write_next(&mut part[VIRTIO_HEADER..]) {
+        failed += u64::from(write(tun, &part[..VIRTIO_HEADER + len]).is_err());
+    }
+    failed
+}

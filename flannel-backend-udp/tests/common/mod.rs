@@ -1,0 +1,213 @@
+//! What the kernel tests share: a station, which is a host with the backend on it.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flannel_backend_udp::{Offloads, OpenUdp, UdpCounters, UdpCounts};
+use flannel_backend_vxlan::external_interface;
+use flannel_core::{
+    Backend, BackendError, Dirty, ExternalInterface, Lease, LeaseAttrs, LeaseChange, NetworkConfig,
+    OpenBackend, OpenRequest, PeerSet, Revision, SyncReport, SyncRequest, Term,
+};
+use flannel_netlink::Namespace;
+use flannel_testing::{Lab, LabOptions, Pod, output_in, program};
+use ipnet::IpNet;
+
+/// How long to wait for something that the kernel does in its own time.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long nothing must happen to count as quiet.
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
+
+pub(crate) const IPV4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+
+pub(crate) const BOTH: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48",
+    "Backend":{"Type":"udp"}}"#;
+
+/// A host with the backend on it.
+pub(crate) struct Station {
+    pub(crate) namespace: Namespace,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) own: Lease,
+    pub(crate) peers: PeerSet,
+    pub(crate) counters: UdpCounters,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// How a station is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) config: &'static str,
+    pub(crate) interface: &'static str,
+    pub(crate) offloads: Offloads,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { config: IPV4, interface: "eth0", offloads: Offloads::default() }
+    }
+}
+
+impl Station {
+    /// Opens the backend, and makes the host ready for the lease of host number `n`.
+    pub(crate) fn start(namespace: &Namespace, n: u8, setup: Setup) -> Self {
+        let config = NetworkConfig::parse(setup.config).unwrap();
+        let external = external_interface(namespace, setup.interface).unwrap();
+        let opener = OpenUdp::new(namespace.clone()).with_offloads(setup.offloads);
+        let counters = opener.counters();
+        let backend = open(&opener, &config, &external).unwrap();
+        let own = Lease {
+            subnet: subnet(n, &config).parse().unwrap(),
+            attrs: backend.attrs().at(external.public.used_by(&config)),
+            revision: Revision(1),
+            term: Term::Limited,
+        };
+        let mut station = Self {
+            namespace: namespace.clone(),
+            backend,
+            own,
+            peers: PeerSet::default(),
+            counters,
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        };
+        station.backend.configure(&station.own).unwrap();
+        station
+    }
+
+    pub(crate) fn learn(&mut self, leases: impl IntoIterator<Item = Lease>) {
+        let puts = leases.into_iter().map(|lease| LeaseChange::Put(Arc::new(lease)));
+        self.peers.extend(puts);
+        self.peers.complete();
+    }
+
+    pub(crate) fn forget(&mut self, lease: &Lease) {
+        self.peers.apply(LeaseChange::Removed(lease.subnet));
+    }
+
+    /// One pass over everything.
+    pub(crate) fn sync(&mut self) -> SyncReport {
+        self.sync_only(&Dirty::All)
+    }
+
+    /// One pass, told which peers changed.
+    pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
+        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
+    }
+
+    /// What the backend noticed within the time, if it noticed anything.
+    pub(crate) fn noticed(&mut self, limit: Duration) -> Option<String> {
+        let drifted = self.backend.drifted();
+        self.runtime.block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
+    }
+
+    /// Has the backend notice what changed, as the loop of a network does, and look again.
+    pub(crate) fn heal(&mut self) -> SyncReport {
+        let noticed = self.noticed(DEADLINE);
+        assert!(noticed.is_some(), "the change was not noticed");
+        let mut report = self.sync_only(&Dirty::NONE);
+        // What a person does may come in several parts.
+        while self.noticed(QUIET).is_some() {
+            report.merge(self.sync_only(&Dirty::NONE));
+        }
+        report
+    }
+
+    pub(crate) fn counts(&self) -> UdpCounts {
+        self.counters.read()
+    }
+}
+
+pub(crate) fn open(
+    opener: &OpenUdp,
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+) -> Result<Box<dyn Backend>, BackendError> {
+    opener.open(OpenRequest { config, external, before: None })
+}
+
+/// Hosts with the backend on them that know each other, and a pod on each.
+pub(crate) struct Overlay {
+    pub(crate) stations: Vec<Station>,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) lab: Lab,
+}
+
+impl Overlay {
+    pub(crate) fn new(hosts: usize) -> Self {
+        Self::with(hosts, Setup::default())
+    }
+
+    pub(crate) fn with(hosts: usize, setup: Setup) -> Self {
+        Self::on(lab(hosts), setup)
+    }
+
+    /// Puts stations on the hosts of a lab.
+    pub(crate) fn on(lab: Lab, setup: Setup) -> Self {
+        let start = |(n, host): (u8, &flannel_testing::Host)| Station::start(&host.namespace, n, setup);
+        let mut stations: Vec<_> = (1..).zip(&lab.hosts).map(start).collect();
+        introduce(&mut stations);
+        let add_pod = |(station, host): (&Station, &flannel_testing::Host)| {
+            let subnets: Vec<_> = station.own.subnet.nets().collect();
+            host.add_pod(&subnets, station.backend.mtu()).unwrap()
+        };
+        let pods = stations.iter().zip(&lab.hosts).map(add_pod).collect();
+        Self { stations, pods, lab }
+    }
+}
+
+/// Has all stations know each other.
+pub(crate) fn introduce(stations: &mut [Station]) {
+    let leases: Vec<_> = stations.iter().map(|station| station.own.clone()).collect();
+    for (at, station) in stations.iter_mut().enumerate() {
+        let others = leases.iter().enumerate().filter(|(other, _)| *other != at);
+        station.learn(others.map(|(_, lease)| lease.clone()));
+        let report = station.sync();
+        assert_eq!((report.failed, report.unreachable), (vec![], vec![]));
+    }
+}
+
+pub(crate) fn lab(hosts: usize) -> Lab {
+    Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap()
+}
+
+/// The subnets of host number `n`.
+fn subnet(n: u8, config: &NetworkConfig) -> String {
+    let v4 = config.ipv4.map(|_| format!("10.5.{n}.0-24"));
+    let v6 = config.ipv6.map(|_| format!("fd00:5:0:{n}::-64"));
+    v4.into_iter().chain(v6).collect::<Vec<_>>().join("&")
+}
+
+/// The lease of host number `n`, which exists only on paper.
+pub(crate) fn peer(n: u8) -> Lease {
+    let public = std::net::Ipv4Addr::new(192, 168, 64, n);
+    let attrs = LeaseAttrs::new(public.into());
+    Lease {
+        subnet: format!("10.5.{n}.0-24").parse().unwrap(),
+        attrs,
+        revision: Revision(1),
+        term: Term::Limited,
+    }
+}
+
+pub(crate) fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub(crate) fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Runs `ip` in a namespace and returns the lines that it writes.
+pub(crate) fn ip(namespace: &Namespace, arguments: &str) -> Vec<String> {
+    let mut command = Command::new(program("ip", "iproute2").unwrap());
+    command.args(arguments.split_whitespace());
+    let output = output_in(namespace, command).unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {complaint}");
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim().to_owned()).collect()
+}

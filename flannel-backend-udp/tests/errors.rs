@@ -1,0 +1,96 @@
+//! What a host says about packets that cannot go on, and what arrives where the path is narrower than the device.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use common::{DEADLINE, Overlay, Setup, address, ip};
+use flannel_testing::{
+    Capture, Captured, Lab, LabOptions, PingError, PingOptions, Transport, datagrams, ping, transfer,
+};
+
+fn short() -> PingOptions {
+    PingOptions { timeout: Duration::from_millis(700), ..PingOptions::default() }
+}
+
+/// Captures in a pod while something is sent, and waits for an ICMP message of a type and code.
+fn is_told(overlay: &Overlay, kind: u8, code: u8, send: impl FnOnce()) -> Captured {
+    let capture = Capture::start(&overlay.pods[0].namespace, "eth0").unwrap();
+    send();
+    let is_it = |packet: &Captured| {
+        let Some(ip) = packet.frame.ipv4() else { return false };
+        matches!(&ip.transport, Transport::Icmp(icmp) if (icmp.kind, icmp.code) == (kind, code))
+    };
+    let found = capture.wait_for(DEADLINE, |packet| !packet.outgoing && is_it(packet));
+    found.unwrap_or_else(|| panic!("nothing of type {kind}: {:?}", capture.stop()))
+}
+
+#[test]
+fn a_destination_that_no_peer_has_is_unreachable_and_its_source_is_told() {
+    let overlay = Overlay::new(2);
+    let outcome = ping(&overlay.pods[0].namespace, address("10.5.200.7"), &short());
+    assert!(matches!(outcome, Err(PingError::Unreachable { .. })), "{outcome:?}");
+    let told =
+        is_told(&overlay, 3, 0, || drop(ping(&overlay.pods[0].namespace, address("10.5.201.7"), &short())));
+    assert_eq!(told.frame.ipv4().unwrap().source.to_string(), "10.5.1.0");
+    // What is for nobody in the own subnet does not go round in circles either.
+    ip(&overlay.stations[0].namespace, "link set cni0 down");
+    assert!(ping(&overlay.stations[0].namespace, address("10.5.1.200"), &short()).is_err());
+}
+
+#[test]
+fn every_hop_of_a_traceroute_answers() {
+    let overlay = Overlay::new(2);
+    for (ttl, from) in [(1, "10.5.1.1"), (2, "10.5.1.0"), (3, "10.5.2.0"), (4, "10.5.2.0")] {
+        let socket = overlay.pods[0].namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        socket.set_ttl(ttl).unwrap();
+        let told = is_told(&overlay, 11, 0, || drop(socket.send_to(b"?", (address("10.5.2.2"), 33_434))));
+        assert_eq!(told.frame.ipv4().unwrap().source.to_string(), from, "ttl {ttl}");
+    }
+    let socket = overlay.pods[0].namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    socket.set_ttl(5).unwrap();
+    is_told(&overlay, 3, 3, || drop(socket.send_to(b"?", (address("10.5.2.2"), 33_434))));
+}
+
+#[test]
+fn groups_are_not_carried_and_nobody_is_told() {
+    let overlay = Overlay::new(2);
+    let host = &overlay.stations[0].namespace;
+    ip(host, "route add 239.1.2.3/32 dev flannel0");
+    let socket = host.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    let capture = Capture::start(host, "flannel0").unwrap();
+    socket.send_to(b"all", ("239.1.2.3", 9)).unwrap();
+    flannel_testing::eventually(DEADLINE, || {
+        overlay.stations[0].counts().drops.get(&flannel_backend_udp::DropReason::Group).copied()
+    })
+    .unwrap();
+    assert!(capture.stop().unwrap().iter().all(|packet| packet.outgoing));
+}
+
+#[test]
+fn a_path_that_is_narrower_than_the_device_carries_everything_and_the_source_is_told() {
+    // The second host is behind a router, whose link to it is narrower than those of the hosts believe.
+    let lab = Lab::new(&LabOptions { hosts: 2, segments: 2, ..LabOptions::default() }).unwrap();
+    let overlay = Overlay::on(lab, Setup::default());
+    let switch = overlay.lab.switch();
+    ip(switch, "link set port2 mtu 1300");
+    ip(switch, "link set br1 mtu 1300");
+    ip(&overlay.lab.hosts[1].namespace, "link set eth0 mtu 1300");
+    let [one, other] = [0, 1].map(|pod: usize| overlay.pods[pod].namespace.clone());
+    // The first packet teaches the host's kernel what the path carries.
+    let large = PingOptions { payload: 1400, ..short() };
+    flannel_testing::eventually(DEADLINE, || ping(&one, address("10.5.2.2"), &large)).unwrap();
+    // Where it is many at once that do not fit, their source is told what does: 1300 without the 28 of the datagram.
+    let told = is_told(&overlay, 3, 4, || {
+        transfer(&one, &other, address("10.5.2.2"), 8 << 20).unwrap();
+    });
+    assert_eq!(told.bytes[14 + 20 + 6..][..2], 1272u16.to_be_bytes());
+    let report =
+        datagrams(&one, &other, address("10.5.2.2"), &[100, 1200, 1444, 1400, 9000, 60_000], DEADLINE)
+            .unwrap();
+    assert!(report.is_perfect(), "{report:?}");
+    assert_eq!(overlay.stations[0].counts().drops, [].into());
+}
