@@ -24,6 +24,8 @@ const REPAIRS: Backoff = Backoff { first: Duration::from_millis(20), longest: Du
 const FAILURES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 /// A repair so long after the last one is a new story.
 const CALM: Duration = Duration::from_secs(10);
+/// How often it is looked for what stands in the way, unless rules are looked at anyway.
+const OBSTACLES_EVERY: Duration = Duration::from_secs(60);
 /// A person may undo as many repairs in a row without being taken for a program.
 const PATIENCE: u32 = 10;
 
@@ -74,6 +76,8 @@ pub struct Firewall {
     iptables: [Iptables; 2],
     tables: [OwnTable; 2],
     tunnel: Option<(u16, OwnTable)>,
+    /// What stood in the way in iptables at the last look.
+    obstacles: Vec<String>,
     kernel: Option<Nftables>,
     monitor: Option<NftMonitor>,
     doubt: Doubt,
@@ -90,17 +94,19 @@ struct Doubt {
     leftovers: bool,
     rules: bool,
     tunnel: bool,
+    /// Whether something new stands in the way.
+    obstacles: bool,
     /// What there was at the last look that found everything in order.
-    looked_at: Option<Seen>,
+    looked_at: Seen,
 }
 
-/// What can be seen of all rules of the host without reading them; it differs if somebody changed any.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What can be seen of the host's rules without a program.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Seen {
     /// The number of the last change in nftables.
-    generation: u32,
-    /// The tables of a legacy iptables, where that is what we use.
-    legacy: Vec<u64>,
+    generation: Option<u32>,
+    /// Numbers that are others if somebody changed the chains that concern us; none if that cannot be seen.
+    rules: Option<Vec<u64>>,
 }
 
 /// When to look.
@@ -112,6 +118,8 @@ struct Pace {
     repairs: u32,
     last_repair: Option<Instant>,
     failures: u32,
+    /// When it may be looked for obstacles again: hosts have thousands of chains.
+    obstacles_at: Instant,
 }
 
 /// What a pass did.
@@ -181,15 +189,24 @@ impl Firewall {
             iptables: Family::BOTH.map(Iptables::new),
             tables: Family::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
             tunnel: options.tunnel_port.map(|port| (port, OwnTable::new(tunnel_port::table(port)))),
+            obstacles: Vec::new(),
             kernel: None,
             monitor: None,
-            doubt: Doubt { is_new: true, leftovers: true, rules: true, tunnel: true, looked_at: None },
+            doubt: Doubt {
+                is_new: true,
+                leftovers: true,
+                rules: true,
+                tunnel: true,
+                obstacles: true,
+                looked_at: Seen::default(),
+            },
             pace: Pace {
                 audit_at: Instant::now(),
                 pass_at: None,
                 repairs: 0,
                 last_repair: None,
                 failures: 0,
+                obstacles_at: Instant::now(),
             },
             counts: FirewallCounts::default(),
         };
@@ -219,9 +236,7 @@ impl Firewall {
     pub async fn pass(&mut self) -> Pass {
         self.listen();
         let seen = self.see();
-        if seen.is_none() || seen != self.doubt.looked_at {
-            (self.doubt.rules, self.doubt.tunnel) = (true, true);
-        }
+        self.doubt_what_differs(&seen);
         let mut pass = Pass::default();
         let is_new = self.doubt.is_new;
         if self.doubt.rules {
@@ -232,13 +247,16 @@ impl Firewall {
             let changed = self.keep_tunnel(&mut pass).await;
             pass.repaired_tunnel = changed && !is_new;
         }
+        if self.doubt.rules || self.doubt.obstacles {
+            self.look_for_obstacles(&mut pass);
+        }
         self.settle(&pass, seen);
         pass
     }
 
     /// Waits until there is a reason for another pass. May be dropped at any time.
     pub async fn wait(&mut self) {
-        while !(self.doubt.rules || self.doubt.tunnel) {
+        while !(self.doubt.rules || self.doubt.tunnel || self.doubt.obstacles) {
             tokio::select! {
                 notice = next_notice(&mut self.monitor) => self.hear(notice),
                 () = sleep_until(self.pace.audit_at) => self.audit(),
@@ -252,9 +270,15 @@ impl Firewall {
         self.pace.audit_at = Instant::now() + self.options.audit_every;
         self.listen();
         let seen = self.see();
-        if seen.is_none() || seen != self.doubt.looked_at {
-            (self.doubt.rules, self.doubt.tunnel) = (true, true);
-        }
+        self.doubt_what_differs(&seen);
+    }
+
+    fn doubt_what_differs(&mut self, seen: &Seen) {
+        let before = &self.doubt.looked_at;
+        self.doubt.rules |= seen.rules.is_none() || seen.rules != before.rules;
+        let is_changed = seen.generation.is_none() || seen.generation != before.generation;
+        self.doubt.tunnel |= is_changed && self.options.restrict_tunnel_port;
+        self.doubt.obstacles |= is_changed && self.pace.obstacles_at <= Instant::now();
     }
 
     fn hear(&mut self, notice: Option<NftNotice>) {
@@ -293,20 +317,24 @@ impl Firewall {
         }
     }
 
-    /// What can be seen without a program; none if that is not enough.
-    fn see(&mut self) -> Option<Seen> {
-        let is_legacy = self.is_legacy();
-        // A kernel without nftables never counts a change there.
+    /// Looks at what can be seen without a program.
+    fn see(&mut self) -> Seen {
         let generation = self.kernel.as_mut().and_then(|kernel| kernel.generation().ok());
-        let generation = generation.or(is_legacy.then_some(0))?;
-        let mut legacy = Vec::new();
-        for iptables in self.iptables.iter().filter(|_| is_legacy) {
-            let is_used = self.nets.iter().any(|nets| nets.family() == iptables.family());
-            if is_used {
-                legacy.extend(iptables.fingerprint(&self.namespace, &self.options.rules)?);
+        let rules = match self.options.mode {
+            FirewallMode::Nftables => generation.map(|generation| vec![generation.into()]),
+            FirewallMode::Iptables => {
+                let used = self
+                    .iptables
+                    .iter()
+                    .filter(|iptables| self.nets.iter().any(|nets| nets.family() == iptables.family()));
+                let mut kernel = self.kernel.as_mut();
+                let numbers = used.map(|iptables| {
+                    iptables.fingerprint(&self.namespace, kernel.as_deref_mut(), &self.options.rules)
+                });
+                numbers.collect::<Option<Vec<_>>>().map(|numbers| numbers.concat())
             }
-        }
-        Some(Seen { generation, legacy })
+        };
+        Seen { generation, rules }
     }
 
     fn is_legacy(&self) -> bool {
@@ -329,17 +357,24 @@ impl Firewall {
                 }
             }
         }
-        if self.options.rules.forward {
-            let are_in_iptables = self.options.mode == FirewallMode::Iptables && !self.is_legacy();
-            let kernel = self.kernel.as_mut();
-            let found = kernel.map(|kernel| obstacles::in_nftables(kernel, &self.nets, are_in_iptables));
-            // A kernel that cannot be asked has no such chains.
-            pass.obstacles.get_or_insert_default().extend(found.and_then(Result::ok).unwrap_or_default());
+    }
+
+    /// Looks for what stands in the way in nftables.
+    fn look_for_obstacles(&mut self, pass: &mut Pass) {
+        if !self.options.rules.forward {
+            return;
         }
+        let are_in_iptables = self.options.mode == FirewallMode::Iptables && !self.is_legacy();
+        let kernel = self.kernel.as_mut();
+        let found = kernel.map(|kernel| obstacles::in_nftables(kernel, &self.nets, are_in_iptables));
+        // A kernel that cannot be asked has no such chains.
+        let found = found.and_then(Result::ok).unwrap_or_default();
+        pass.obstacles = Some(self.obstacles.iter().cloned().chain(found).collect());
     }
 
     /// Makes the rules in iptables as they should be, or removes them.
     async fn keep_iptables(&mut self, pass: &mut Pass, remove: bool) {
+        self.obstacles.clear();
         for iptables in &mut self.iptables {
             let family = iptables.family();
             let is_here = |nets: &&Nets| nets.family() == family;
@@ -356,9 +391,7 @@ impl Firewall {
             match iptables.keep(&self.namespace, &desired).await {
                 Ok(looked) => {
                     pass.changed |= looked.changes > 0;
-                    if is_needed && rules.forward {
-                        pass.obstacles.get_or_insert_default().extend(looked.obstacles);
-                    }
+                    self.obstacles.extend(looked.obstacles);
                 }
                 Err(error @ IptablesError::NotShown { .. }) if !is_needed => {
                     tracing::debug!(%error, "leftovers in iptables are not looked for");
@@ -394,22 +427,24 @@ impl Firewall {
     }
 
     /// Remembers how the pass went.
-    fn settle(&mut self, pass: &Pass, seen: Option<Seen>) {
+    fn settle(&mut self, pass: &Pass, seen: Seen) {
         self.counts.passes += 1;
         self.counts.repairs += u64::from(pass.repaired) + u64::from(pass.repaired_tunnel);
         self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
-            let is_verified = !pass.changed;
+            // After a change, the next look makes sure of it.
+            let looked_at = if pass.changed { Seen::default() } else { seen };
             self.doubt = Doubt {
                 is_new: false,
                 leftovers: false,
                 rules: false,
                 tunnel: false,
-                looked_at: seen.filter(|_| is_verified),
+                obstacles: false,
+                looked_at,
             };
         } else {
-            (self.doubt.rules, self.doubt.tunnel, self.doubt.looked_at) = (true, true, None);
+            (self.doubt.rules, self.doubt.tunnel, self.doubt.looked_at) = (true, true, Seen::default());
         }
     }
 }
@@ -459,6 +494,9 @@ impl Pace {
         let now = Instant::now();
         self.audit_at = now + audit_every;
         self.pass_at = None;
+        if pass.obstacles.is_some() {
+            self.obstacles_at = now + OBSTACLES_EVERY;
+        }
         self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
         if pass.repaired || pass.repaired_tunnel {
             self.repairs = if self.is_quarrel(now) { self.repairs.saturating_add(1) } else { 1 };
@@ -497,7 +535,14 @@ mod tests {
     use super::*;
 
     fn pace() -> Pace {
-        Pace { audit_at: Instant::now(), pass_at: None, repairs: 0, last_repair: None, failures: 0 }
+        Pace {
+            audit_at: Instant::now(),
+            pass_at: None,
+            repairs: 0,
+            last_repair: None,
+            failures: 0,
+            obstacles_at: Instant::now(),
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,9 @@
 //! The rules in iptables: compared with one `iptables-save` for each table, changed with one `iptables-restore` for each
 //! family.
 
-use flannel_netlink::{Family, Namespace};
+use std::hash::{DefaultHasher, Hasher};
+
+use flannel_netlink::{Family, Namespace, NftFamily, NftTable, Nftables};
 
 use crate::obstacles;
 use crate::program::{Program, ProgramError};
@@ -121,13 +123,29 @@ impl Iptables {
         self.variant
     }
 
-    /// A number that is another one if somebody changed the tables that are kept; none if that cannot be known so, or need
-    /// not, because the kernel tells of changes.
-    pub(crate) fn fingerprint(&self, namespace: &Namespace, options: &RuleOptions) -> Option<Vec<u64>> {
-        self.variant.filter(|variant| !variant.is_nft)?;
+    /// Numbers that are others if somebody changed the chains that are kept, found without a program; none if they cannot
+    /// be found so.
+    pub(crate) fn fingerprint(
+        &self,
+        namespace: &Namespace,
+        kernel: Option<&mut Nftables>,
+        options: &RuleOptions,
+    ) -> Option<Vec<u64>> {
         let kept = [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)];
-        let numbers = kept.into_iter().filter(|(_, is_on)| *is_on);
-        numbers.map(|(place, _)| legacy::fingerprint(namespace, self.family, place.table).ok()).collect()
+        let mut kept = kept.into_iter().filter(|(_, is_on)| *is_on).map(|(place, _)| place);
+        if !self.variant?.is_nft {
+            return kept.map(|place| legacy::fingerprint(namespace, self.family, place.table).ok()).collect();
+        }
+        let kernel = kernel?;
+        kept.try_fold(Vec::new(), |mut numbers, place| {
+            let table = NftTable { family: nft_family(self.family), name: place.table.to_owned() };
+            for chain in [place.builtin, place.chain] {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(&kernel.rules_as_bytes(&table, chain).ok()?);
+                numbers.push(hasher.finish());
+            }
+            Some(numbers)
+        })
     }
 
     /// Tells whether the programs are there.
@@ -199,6 +217,14 @@ impl Iptables {
         let names = || std::fs::read_to_string(path).unwrap_or_default();
         variant.is_nft
             || namespace.run(names).is_ok_and(|names| names.lines().any(|name| name == place.table))
+    }
+}
+
+/// The family in nftables of the tables of an iptables of the nf_tables variant.
+fn nft_family(family: Family) -> NftFamily {
+    match family {
+        Family::V4 => NftFamily::Ip,
+        Family::V6 => NftFamily::Ip6,
     }
 }
 

@@ -213,12 +213,31 @@ impl Nftables {
     /// # Errors
     /// Those of [`tables`](Self::tables).
     pub fn rules(&mut self, table: &NftTable, chain: &str) -> Result<Vec<NftRule>, Error> {
+        self.dump_rules(table, chain, read_rule)
+    }
+
+    fn dump_rules<T>(
+        &mut self,
+        table: &NftTable,
+        chain: &str,
+        read: impl Fn(&[u8]) -> T,
+    ) -> Result<Vec<T>, Error> {
         let names = [(TABLE, table.name.as_str()), (RULE_CHAIN, chain)];
         self.dump("rules of nftables", GET_RULE, table.family.number(), &names, |message| {
             let is_here = table_of(message).as_ref() == Some(table)
                 && text(body(message), RULE_CHAIN).as_deref() == Some(chain);
-            Ok(is_here.then(|| read_rule(body(message))))
+            Ok(is_here.then(|| read(body(message))))
         })
+    }
+
+    /// The rules of a chain as the kernel tells them, without what they counted: two answers are equal if nobody changed
+    /// the rules in between. Empty if there is no such chain.
+    ///
+    /// # Errors
+    /// Those of [`tables`](Self::tables).
+    pub fn rules_as_bytes(&mut self, table: &NftTable, chain: &str) -> Result<Vec<u8>, Error> {
+        let rules = self.dump_rules(table, chain, without_counters)?;
+        Ok(rules.concat())
     }
 
     /// What a table holds, and at which generation; `None` if there is no such table.
@@ -380,6 +399,23 @@ fn read_rule(body: &[u8]) -> NftRule {
         }
     }
     rule
+}
+
+/// The attributes of a rule, and of its expressions, but for the data of counters.
+fn without_counters(body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(body.len());
+    for (kind, value) in attributes(body) {
+        bytes.extend(kind.to_ne_bytes());
+        if kind != RULE_EXPRESSIONS {
+            bytes.extend(value);
+            continue;
+        }
+        for (_, expression) in attributes(value) {
+            let name = attribute(expression, 1).unwrap_or_default();
+            bytes.extend(if name.starts_with(b"counter") { name } else { expression });
+        }
+    }
+    bytes
 }
 
 /// Reads the data of an expression `immediate`, if it is a verdict (`NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`).

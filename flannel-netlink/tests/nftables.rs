@@ -80,6 +80,34 @@ fn contents_are_equal_exactly_if_nobody_changed_the_table() {
 }
 
 #[test]
+fn the_bytes_of_a_chain_change_with_its_rules_and_not_with_what_they_count() {
+    let namespace = own_namespace();
+    let mut nftables = Nftables::open_in(&namespace).unwrap();
+    let mut netlink = flannel_netlink::Netlink::open_in(&namespace).unwrap();
+    set_up(&mut netlink, LOOPBACK, true);
+    let counts = "table ip counts { chain output {
+        type filter hook output priority filter;
+        ip daddr 127.0.0.1 counter accept
+        ip daddr 127.0.0.2 counter accept
+    }
+}";
+    let counts_table = table(NftFamily::Ip, "counts");
+    assert_eq!(nftables.rules_as_bytes(&counts_table, "output").unwrap(), []);
+    nft(&namespace, counts);
+    let before = nftables.rules_as_bytes(&counts_table, "output").unwrap();
+    let whole = nftables.contents(&counts_table).unwrap().1;
+    let send =
+        || std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(b"x", "127.0.0.1:9"));
+    namespace.run(send).unwrap().unwrap();
+    assert_ne!(nftables.contents(&counts_table).unwrap().1, whole, "the packet was counted");
+    assert_eq!(nftables.rules_as_bytes(&counts_table, "output").unwrap(), before);
+    nft(&namespace, "add chain ip counts another; add rule ip counts another drop");
+    assert_eq!(nftables.rules_as_bytes(&counts_table, "output").unwrap(), before);
+    nft(&namespace, "add rule ip counts output ip daddr 127.0.0.3 counter accept");
+    assert_ne!(nftables.rules_as_bytes(&counts_table, "output").unwrap(), before);
+}
+
+#[test]
 fn chains_and_rules_tell_what_becomes_of_packets() {
     let namespace = own_namespace();
     let mut nftables = Nftables::open_in(&namespace).unwrap();
