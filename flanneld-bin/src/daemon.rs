@@ -6,6 +6,7 @@
 //! 4. On SIGTERM or SIGINT: end, and leave everything in place.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
@@ -23,7 +24,10 @@ use crate::iface::{self, Families, Request};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, SubnetEnv};
-use crate::{capabilities, facts, registry, story};
+use crate::{capabilities, facts, registry, story, sys};
+
+/// So long after it is ready the daemon has done what a start brings with it.
+const AT_REST: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -135,6 +139,10 @@ impl Daemon<'_> {
         {
             self.write_subnet_file(&running);
             info!("Running backend.");
+            tokio::spawn(async {
+                tokio::time::sleep(AT_REST).await;
+                sys::give_memory_back();
+            });
             let subnet = running.lease.subnet;
             self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
