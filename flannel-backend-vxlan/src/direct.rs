@@ -37,6 +37,12 @@ impl Direct {
         Some(Hop { gateway: public, index, protocol: mark.protocol })
     }
 
+    /// Takes in which interface is the external one from now on.
+    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+        self.underlay.move_to(name, index);
+        self.distrust();
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         self.mark
     }
@@ -52,14 +58,20 @@ impl Direct {
     pub(crate) fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
         let what = self.underlay.notice(notice)?;
         self.distrust();
+        // What could not be put on the interface as it was may now.
+        self.routes.tracker.retry_all();
         Some(what)
     }
 
     /// Takes in that a route was made or removed.
     pub(crate) fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
         let wanted = self.routes.tracker.wanted(&route.destination);
-        let same = wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route));
-        let differs = if self.mark.is_on(route) { same == removed } else { wanted.is_some() };
+        let differs = match (self.mark.is_on(route), removed) {
+            (true, true) => wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route)),
+            // One that would do may be a second one beside it, with another metric.
+            (true, false) => self.routes.tracker.believed(&route.destination) != Some(route),
+            (false, _) => wanted.is_some(),
+        };
         if route.table != Route::MAIN_TABLE || !differs {
             return None;
         }

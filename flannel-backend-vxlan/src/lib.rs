@@ -14,8 +14,10 @@
 //! way that is wanted, as upstream flannel leaves it, is marked and becomes the backend's. Nothing else is touched; a
 //! foreign route to a peer's subnet is reported, not replaced.
 
+mod ask_again;
 mod attrs;
 mod backend;
+mod checksums;
 mod config;
 mod desired;
 mod device;
@@ -23,6 +25,7 @@ mod direct;
 mod direct_routes;
 mod external;
 mod families;
+mod forwarding;
 mod host_gw;
 mod overlay_routes;
 mod routes;
@@ -32,7 +35,8 @@ mod underlay;
 mod watch;
 
 pub use backend::OpenVxlan;
-pub use external::external_interface;
+pub use checksums::ChecksumOffload;
+pub use external::{Look, external_interface, follow_external};
 pub use host_gw::OpenHostGw;
 pub use routes::RouteProtocol;
 

@@ -1,10 +1,11 @@
 //! The kernel's notices, taken in bunches, by a monitor that is opened again if it breaks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_core::{BackendError, ObjectFailure, SyncReport};
 use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
 
+use crate::ask_again::AskAgain;
 use crate::tables::Kernel;
 
 /// What a backend hears from the kernel.
@@ -14,6 +15,7 @@ pub(crate) struct Watch {
     kernel: Kernel,
     /// Gone if it broke and could not be opened again yet.
     monitor: Option<Monitor>,
+    ask_again: AskAgain,
 }
 
 /// What a backend keeps in order and the kernel tells about.
@@ -33,23 +35,26 @@ const RETRY: Duration = Duration::from_secs(1);
 const NOTICES_AT_ONCE: usize = 4096;
 
 impl Watch {
-    /// Opens a request socket, and a monitor that is silent about what is done through it.
-    pub(crate) fn open(namespace: Namespace) -> Result<(Self, Kernel), BackendError> {
+    /// Opens a request socket, and a monitor that is silent about what is done through it. The interface is the
+    /// external one.
+    pub(crate) fn open(namespace: Namespace, interface: &str) -> Result<(Self, Kernel), BackendError> {
         let kernel = Kernel::new(Netlink::open_in(&namespace).map_err(no_socket)?);
         let monitor = Some(open_monitor(&namespace, &kernel)?);
-        Ok((Self { namespace, kernel: kernel.clone(), monitor }, kernel))
+        let ask_again = AskAgain::new(interface);
+        Ok((Self { namespace, kernel: kernel.clone(), monitor, ask_again }, kernel))
     }
 
-    /// Opens the monitor again if it is gone.
-    pub(crate) fn mend(&mut self) -> SyncReport {
+    /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
+    pub(crate) fn mend(&mut self, now: Instant) -> SyncReport {
         let mut report = SyncReport::default();
+        report.retry_in = self.ask_again.act(&self.kernel, now);
         if self.monitor.is_none() {
             match open_monitor(&self.namespace, &self.kernel) {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
                     let object = "the monitor of the kernel's notices".to_owned();
                     report.failed.push(ObjectFailure { object, reason: flannel_core::chain(&error) });
-                    report.retry_in = Some(RETRY);
+                    report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
                 }
             }
         }
@@ -67,8 +72,9 @@ impl Watch {
                     return broken;
                 }
             };
-            let mut what = None;
+            let (mut what, now) = (None, Instant::now());
             for notice in &notices {
+                what = what.or(self.ask_again.notice(notice, now));
                 for listener in &mut *listeners {
                     // Each one is to hear it, whatever came before.
                     let heard = listener.notice(notice);

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{DEVICE, QUIET, Station, assert_idle, bridge, ip, lab, lines_of_all, peer};
 use flannel_core::{Dirty, SyncReport};
-use flannel_netlink::{Namespace, Netlink, Write};
+use flannel_netlink::{Family, Namespace, NeighbourState, Netlink, Write};
 
 /// A host with three peers, whose backend has nothing more to tell.
 fn settled(namespace: &Namespace) -> Station {
@@ -129,6 +131,13 @@ fn foreign_entries_on_the_device_go() {
         bridge(host, "fdb add 0e:00:00:00:00:66 dev flannel.1 dst 192.168.64.66");
     });
     assert_eq!((report.written, report.removed), (0, 3));
+}
+
+#[test]
+fn a_second_route_to_a_peer_goes() {
+    let report =
+        disturb(|host| drop(ip(host, "route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink metric 77")));
+    assert_eq!((report.written, report.removed), (0, 1));
 }
 
 #[test]
@@ -274,4 +283,63 @@ fn an_audit_repairs_what_was_not_noticed() {
     assert_eq!((report.written, report.drifted), (3, 1 + 3));
     assert_eq!(station.tables(), lines_of_all([2, 3, 4]));
     assert_eq!(station.device().mtu, 1450);
+}
+
+/// What was in the way of an object may be gone when the device changes, so its pause ends then.
+#[test]
+fn what_could_not_be_put_is_tried_at_once_when_the_device_changes() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = settled(host);
+    let tables = station.tables();
+    // No route goes by an address of the host itself.
+    ip(host, "address add 10.5.2.0/32 dev lo");
+    ip(host, "route del 10.5.2.0/24");
+    assert_eq!(station.heal().failed.len(), 1);
+    for _ in 0..8 {
+        let report = station.sync_later(Duration::from_secs(60));
+        assert_eq!(report.failed.len(), 1, "{report:?}");
+    }
+    ip(host, "address del 10.5.2.0/32 dev lo");
+    assert_eq!(station.sync_only(&Dirty::NONE).written, 0, "it waits");
+    ip(host, "link set flannel.1 mtu 1200");
+    assert_eq!((station.heal().failed, station.tables()), (vec![], tables));
+}
+
+/// A question for a neighbour that was lost while the interface came up is asked again before the kernel would, and
+/// whatever else is known of neighbours stays.
+#[test]
+fn when_the_interface_is_back_unanswered_neighbours_are_asked_for_again() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = settled(host);
+    let index = station.external.index;
+    let mut netlink = Netlink::open_in(host).unwrap();
+    let mut unanswered = |station: &mut Station, later: Duration| {
+        // As a packet to it would, this has the kernel ask for an address that nobody has.
+        ip(host, "neigh replace 192.168.64.77 dev eth0 use");
+        let report = station.sync_later(later);
+        let known = netlink.neighbours(index, Some(Family::V4)).unwrap();
+        let is_unanswered =
+            |neighbour: &&flannel_netlink::Neighbour| neighbour.state == NeighbourState::Incomplete;
+        (known.iter().filter(is_unanswered).count(), report.retry_in)
+    };
+    assert_eq!(unanswered(&mut station, Duration::ZERO), (1, None), "that is the kernel's business");
+    ip(host, "link set eth0 down");
+    ip(host, "link set eth0 up");
+    ip(host, "neigh add 192.168.64.66 lladdr 0e:00:00:00:00:66 dev eth0 nud permanent");
+    while station.noticed(QUIET).is_some() {}
+    let mut times = 0;
+    let (mut later, mut pause) = (Duration::ZERO, Some(Duration::ZERO));
+    while let Some(next) = pause {
+        later += next;
+        let (count, next) = unanswered(&mut station, later);
+        assert_eq!(count, 0);
+        (pause, times) = (next, times + 1);
+    }
+    assert_eq!(times, 7);
+    assert_eq!(
+        ip(host, "neigh show dev eth0 nud permanent"),
+        ["192.168.64.66 lladdr 0e:00:00:00:00:66 PERMANENT "]
+    );
 }

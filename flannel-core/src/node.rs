@@ -3,9 +3,10 @@
 //! 1. Read the configuration, waiting for it as long as it takes.
 //! 2. Open the backend: its device exists before the lease, which carries the device's address.
 //! 3. Get the lease, and make the host ready for it.
-//! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
-//!    makes the host as it should be.
+//! 4. Then, for ever: follow the peers and the external interface, keep the lease, listen to the kernel. Each only says
+//!    "look again"; one pass makes the host as it should be, and the lease says what the host has become.
 
+mod external;
 mod follow;
 
 use std::collections::BTreeSet;
@@ -14,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{HoldEvent, hold};
+use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
@@ -37,6 +38,10 @@ const PASS_GAP: Duration = Duration::from_millis(10);
 /// from coming.
 const EVENTS_AT_ONCE: usize = 256;
 
+/// How often and after what pause the backend is opened before the kernel's refusal is believed.
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) struct Node {
     options: NetworkOptions,
     random: fastrand::Rng,
@@ -44,6 +49,8 @@ pub(crate) struct Node {
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
+    /// What the lease shall say about the host; nothing before there is one.
+    attrs: Option<LeaseAttrs>,
     /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
@@ -71,6 +78,7 @@ impl Node {
             events,
             backend: None,
             own: None,
+            attrs: None,
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -87,17 +95,47 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
-        let request = OpenRequest {
-            config: &config,
-            external: &self.options.external,
-            before: before.as_ref().map(|lease| &lease.attrs),
-        };
-        let mut backend = self.options.backend.open(request)?;
+        let before = before.as_ref().map(|lease| &lease.attrs);
+        let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
         let own = self.acquire(&config, &attrs).await?;
-        backend.configure(&own)?;
+        if let Err(error) = backend.configure(&own) {
+            self.may_pass(&own, error)?;
+        }
         self.backend = Some(backend);
+        self.attrs = Some(attrs);
         self.follow(config, own).await
+    }
+
+    /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
+    /// moment, so that is tried again before it is believed.
+    async fn open(
+        &mut self,
+        config: &NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        for _ in 1..OPEN_ATTEMPTS {
+            let request = OpenRequest { config, external: &self.options.external, before };
+            match self.options.backend.open(request) {
+                Err(error @ BackendError::Kernel { .. }) => {
+                    tracing::debug!(error = crate::chain(&error), "opening the backend again");
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+    }
+
+    /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
+    /// error is for good.
+    fn may_pass(&self, own: &Lease, error: BackendError) -> Result<(), BackendError> {
+        if !matches!(error, BackendError::Kernel { .. }) {
+            return Err(error);
+        }
+        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        Ok(())
     }
 
     async fn configuration(&mut self) -> Result<NetworkConfig, NetworkError> {
@@ -142,10 +180,9 @@ impl Node {
 
     /// Step 4: the life of a network that has its lease.
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
-        let manager = Arc::clone(&self.options.manager);
-        let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding =
-            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
+        let mut external =
+            std::mem::replace(&mut self.options.external_changes, stream::empty().boxed()).fuse();
+        let mut holding = self.hold(&config, own.clone());
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -155,7 +192,12 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = not_before(self.next_pass) => self.pass(&config),
+                () = not_before(self.next_pass) => {
+                    self.pass(&config);
+                    if let Some(own) = self.unpublished(&config) {
+                        holding = self.hold(&config, own);
+                    }
+                }
                 () = until(self.damping.due()) => self.let_go(),
                 Some(event) = holding.next() => {
                     if let Some(moved) = self.on_lease(event) {
@@ -170,6 +212,7 @@ impl Node {
                         self.on_peers(event);
                     }
                 }
+                Some(external) = external.next() => self.on_external(external),
                 noticed = backend.drifted() => self.look_again(noticed),
             }
         }
@@ -203,6 +246,13 @@ impl Node {
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
+            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+                self.status(|status| {
+                    status.lease_disputes += 1;
+                    status.last_dispute = Some(what.clone());
+                });
+                self.tell(NetworkEvent::LeaseDisputed(what));
+            }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.status(|status| status.lease_lost = Some(reason.clone()));
                 self.tell(NetworkEvent::LeaseLost(reason));
@@ -211,6 +261,7 @@ impl Node {
                 self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
+            HoldEvent::Published(lease) => self.on_published(lease),
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
         }
         None
@@ -272,6 +323,7 @@ impl Node {
             "pass"
         );
         self.report(report, started.elapsed());
+        self.follow_mtu();
         self.become_ready(config);
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flannel_core::Backoff;
 use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
@@ -43,8 +43,10 @@ pub struct FirewallOptions {
     pub rules: RuleOptions,
     /// How often it is looked whether something changed that no notice told of.
     pub audit_every: Duration,
-    /// A UDP port that only peers may send to.
+    /// The UDP port of the tunnel, if it has one.
     pub tunnel_port: Option<u16>,
+    /// Whether only peers may send to that port.
+    pub restrict_tunnel_port: bool,
 }
 
 /// The rules of one network on one host.
@@ -74,6 +76,7 @@ pub struct Firewall {
     monitor: Option<NftMonitor>,
     doubt: Doubt,
     pace: Pace,
+    counts: FirewallCounts,
 }
 
 /// Why to look.
@@ -93,6 +96,8 @@ struct Doubt {
 #[derive(Debug)]
 struct Pace {
     audit_at: Instant,
+    /// When the next pass is due, if there is a reason for one.
+    pass_at: Option<Instant>,
     repairs: u32,
     last_repair: Option<Instant>,
     failures: u32,
@@ -112,6 +117,18 @@ pub struct Pass {
     pub obstacles: Option<Vec<String>>,
 }
 
+/// What a [`Firewall`] did so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct FirewallCounts {
+    /// How often there was a reason to look.
+    pub passes: u64,
+    /// How often somebody had changed rules, and they were put right.
+    pub repairs: u64,
+    /// How many times something could not be done.
+    pub failures: u64,
+}
+
 /// Why rules are not as they should be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -122,6 +139,18 @@ pub enum FirewallError {
     /// A table in nftables.
     #[error("table {0} in nftables")]
     Nftables(NftTable, #[source] NftablesError),
+}
+
+impl FirewallError {
+    /// Tells whether it is because the program is not installed.
+    #[must_use]
+    pub fn is_not_installed(&self) -> bool {
+        match self {
+            Self::Iptables(_, IptablesError::Program(error))
+            | Self::Nftables(_, NftablesError::Program(error)) => error.is_not_installed(),
+            Self::Iptables(..) | Self::Nftables(..) => false,
+        }
+    }
 }
 
 impl Firewall {
@@ -142,7 +171,14 @@ impl Firewall {
             kernel: None,
             monitor: None,
             doubt: Doubt { is_new: true, leftovers: true, rules: true, tunnel: true, looked_at: None },
-            pace: Pace { audit_at: Instant::now(), repairs: 0, last_repair: None, failures: 0 },
+            pace: Pace {
+                audit_at: Instant::now(),
+                pass_at: None,
+                repairs: 0,
+                last_repair: None,
+                failures: 0,
+            },
+            counts: FirewallCounts::default(),
         };
         firewall.set_nets(nets);
         firewall
@@ -192,7 +228,7 @@ impl Firewall {
                 () = sleep_until(self.pace.audit_at) => self.audit(),
             }
         }
-        sleep(self.pace.pause(self.doubt.is_new)).await;
+        sleep_until(self.pace.next_pass(self.doubt.is_new)).await;
     }
 
     /// Looks whether there is anything to look at.
@@ -316,15 +352,26 @@ impl Firewall {
     }
 
     async fn keep_tunnel(&mut self, pass: &mut Pass) {
-        if let Some((port, own)) = &mut self.tunnel {
-            let script = tunnel_port::script(*port, &self.peers);
-            keep_table(&self.namespace, self.kernel.as_mut(), own, Some(&script), pass).await;
-        }
+        let is_restricted = self.options.restrict_tunnel_port;
+        let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
+            return;
+        };
+        let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
+        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await;
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> FirewallCounts {
+        self.counts
     }
 
     /// Remembers how the pass went.
     fn settle(&mut self, pass: &mut Pass, generation: Option<u32>) {
         pass.repaired = pass.changed && !self.doubt.is_new;
+        self.counts.passes += 1;
+        self.counts.repairs += u64::from(pass.repaired);
+        self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
             let is_verified = !pass.changed;
@@ -376,6 +423,7 @@ impl Pace {
     fn note(&mut self, pass: &Pass, audit_every: Duration) {
         let now = Instant::now();
         self.audit_at = now + audit_every;
+        self.pass_at = None;
         self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
         if pass.repaired {
             let pause = REPAIRS.delay(self.repairs, 0.0);
@@ -383,6 +431,12 @@ impl Pace {
             self.repairs = if is_new { 1 } else { self.repairs.saturating_add(1) };
             self.last_repair = Some(now);
         }
+    }
+
+    /// The time of the next pass. Reasons that come after the first one do not put it off.
+    fn next_pass(&mut self, is_new: bool) -> Instant {
+        let at = Instant::now() + self.pause(is_new);
+        *self.pass_at.insert(self.pass_at.map_or(at, |earlier| earlier.min(at)))
     }
 
     /// How long to wait before a pass for which there is a reason. What is wanted newly never waits for a quarrel.

@@ -22,7 +22,7 @@ mod program;
 mod rules;
 mod tunnel_port;
 
-pub use firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Pass};
+pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Pass};
 pub use iptables::IptablesError;
 pub use nftables::NftablesError;
 pub use program::ProgramError;

@@ -51,6 +51,7 @@ mod etcd2;
 mod etcd3;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd_api;
+mod identity;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
@@ -65,6 +66,7 @@ pub use etcd_api::EtcdRegistry;
 pub use etcd2::{Etcd2Calls, Etcd2Options, Etcd2OptionsError, Etcd2Registry};
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
+pub use identity::NodeIdentity;
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryBackup, MemoryRegistry};

@@ -5,7 +5,8 @@
 //! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] make traffic and check it.
 //! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
-//! * [`Process`] is a program inside a namespace.
+//! * [`Process`] is a program inside a namespace, [`Member`] a network on a thread of this process.
+//! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
@@ -38,6 +39,8 @@ mod fake_backend;
 mod fake_table;
 mod faulty;
 mod lab;
+mod member;
+mod overlay_state;
 mod process;
 pub mod sim;
 mod sys;
@@ -57,6 +60,8 @@ pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
     check_requirements, remove_name,
 };
+pub use member::Member;
+pub use overlay_state::{DeviceState, OverlayState};
 pub use process::{NoSuchLine, Process, output_in};
 pub use traffic::datagrams::{DatagramReport, datagrams};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};

@@ -16,6 +16,7 @@ impl Listens for Tunnel {
         self.decide_again = true;
         self.distrust_tables();
         self.direct.distrust();
+        self.forwarding.distrust();
     }
 
     fn notice(&mut self, notice: &Notice) -> Option<String> {
@@ -25,9 +26,11 @@ impl Listens for Tunnel {
         }
         let tunnel = match notice {
             Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
-            Notice::Link { link, removed } => self.notice_link(link, *removed).inspect(|_| self.distrust()),
+            Notice::Link { link, removed } => {
+                self.notice_link(link, *removed).inspect(|_| self.device_changed())
+            }
             Notice::Address { address, removed } => {
-                self.notice_address(address, *removed).inspect(|_| self.distrust())
+                self.notice_address(address, *removed).inspect(|_| self.device_changed())
             }
             Notice::Route { route, removed } => {
                 let direct = self.direct.notice_route(route, *removed);
@@ -35,23 +38,32 @@ impl Listens for Tunnel {
             }
             Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
             Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
+            Notice::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
         };
         tunnel.or(underlay)
     }
 }
 
 impl Tunnel {
+    /// What could not be put on the device as it was may now.
+    fn device_changed(&mut self) {
+        self.distrust();
+        self.retry_tables();
+    }
+
     fn notice_link(&self, link: &Link, removed: bool) -> Option<String> {
         let name = &self.spec.name;
         if link.index == self.device.index {
             let what = if removed { "removed" } else { "changed" };
-            (removed || !self.spec.is_met_by(link)).then(|| format!("device {name} was {what}"))
+            // That its offloads were changed shows in no field.
+            let differs = removed || !self.spec.is_met_by(link) || self.spec.checksums_off;
+            differs.then(|| format!("device {name} was {what}"))
         } else if removed {
             None
         } else if link.name == *name {
             Some(format!("another device {name} was made"))
         } else {
-            let is_new = link.name == self.spec.lower_name && link.index != self.spec.lower;
+            let is_new = link.name == self.spec.below.lower_name && link.index != self.spec.below.lower;
             is_new.then(|| format!("the interface {} was made", link.name))
         }
     }
@@ -68,8 +80,12 @@ impl Tunnel {
         let here = route.index == Some(self.device.index);
         let wanted = self.routes.tracker.wanted(&route.destination);
         let found = OverlayRoute::from(route);
-        let same = wanted.is_some_and(|wanted| Routes::will_do(wanted, &found));
-        let differs = if here { same == removed } else { wanted.is_some() };
+        let differs = match (here, removed) {
+            (true, true) => wanted.is_some_and(|wanted| Routes::will_do(wanted, &found)),
+            // One that would do may be a second one beside it, with another metric.
+            (true, false) => self.routes.tracker.believed(&route.destination) != Some(&found),
+            (false, _) => wanted.is_some(),
+        };
         if !(told && differs) {
             return None;
         }

@@ -96,6 +96,12 @@ impl Station {
         self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
     }
 
+    /// One pass about nothing in particular, as it will be after some time.
+    pub(crate) fn sync_later(&mut self, later: Duration) -> SyncReport {
+        let now = Instant::now() + later;
+        self.backend.sync(SyncRequest { peers: &self.peers, dirty: &Dirty::NONE, now })
+    }
+
     /// The first pass with all peers known; nothing may fail in it.
     pub(crate) fn complete(&mut self, leases: impl IntoIterator<Item = Lease>) {
         self.learn(leases);

@@ -169,6 +169,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.objects.get(key)?.desired()
     }
 
+    /// Returns what is believed to be there and in force.
+    #[must_use]
+    pub fn believed(&self, key: &K) -> Option<&V> {
+        believed(key, self.objects.get(key)?, &self.instead)
+    }
+
     /// Says that the kernel may have changed: the table is to be read before the next write.
     pub fn distrust(&mut self) {
         self.in_doubt = true;
@@ -177,6 +183,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Lets an object that failed be tried again at once, because what was in its way may be gone.
     pub fn retry(&mut self, key: &K) {
         self.waiting.remove(key);
+    }
+
+    /// Lets all objects that failed be tried again at once, because what was in their way may be gone.
+    pub fn retry_all(&mut self) {
+        self.waiting.clear();
     }
 
     /// Tells whether the table is to be read before the next write.

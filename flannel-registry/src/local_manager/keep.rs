@@ -6,7 +6,7 @@
 //!      ▲  ▲                                    │ │
 //!      │  └───────── Trouble, a pause ◀─no answer │ changed: list, and look who wrote it
 //!      │                                          ▼
-//!      └──────── this host's other daemon ◀── whose record? ──nobody's or another host's──▶ Lost
+//!      └── Disputed, this host's all the same ◀── whose record? ──nobody's or another host's──▶ Lost
 //! ```
 //!
 //! What the watch hears of the own record is looked at in the same way, at once.
@@ -15,15 +15,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{KeepEvent, Lease, RegistryError, SubnetRegistry, Term, chain, renew_after};
+use flannel_core::{KeepEvent, Lease, RegistryError, SubnetRegistry, Term, Tie, chain, renew_after};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::acquire::name;
 use super::peers::OwnRecord;
+use super::{Holder, Shared};
 
 pub(super) struct Keep<R> {
     shared: Arc<Shared<R>>,
@@ -38,6 +38,14 @@ pub(super) struct Keep<R> {
     disputes: u32,
     failures: u32,
     untold: VecDeque<KeepEvent>,
+}
+
+/// Who keeps the lease.
+enum Verdict {
+    /// This host, and what there is to tell about it if the record says something else than it should.
+    Kept(String),
+    /// Another host, and why.
+    Lost(String),
 }
 
 /// When to act.
@@ -170,17 +178,18 @@ impl<R: SubnetRegistry> Keep<R> {
 
     /// Looks at a record that somebody else wrote.
     fn see(&mut self, lease: &Lease) {
-        if !lease.is_held_by(&self.own.attrs.public) {
-            let (subnet, other) = (lease.subnet, lease.attrs.public);
-            return self.lose(format!("the lease of {subnet} was overwritten by {other}"));
+        match self.judge(lease) {
+            Verdict::Lost(reason) => return self.lose(reason),
+            Verdict::Kept(dispute) => {
+                self.overwritten = lease.attrs != self.own.attrs;
+                if self.overwritten {
+                    self.untold.push_back(KeepEvent::Disputed(dispute));
+                }
+            }
         }
         let was = std::mem::replace(&mut self.own.term, lease.term);
         self.note(lease.revision, lease.term);
-        self.overwritten = lease.attrs != self.own.attrs;
-        if self.overwritten {
-            let (subnet, ip) = (name(&lease.subnet), lease.attrs.public);
-            tracing::warn!("Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})");
-        } else if lease.term == Term::Permanent {
+        if !self.overwritten && lease.term == Term::Permanent {
             self.due = Due::Never;
             if was != Term::Permanent {
                 self.wait();
@@ -193,6 +202,50 @@ impl<R: SubnetRegistry> Keep<R> {
         };
         self.disputes = self.disputes.saturating_add(1);
         self.due = Due::Soon(Instant::now() + pause);
+    }
+
+    /// Decides who keeps the lease when somebody else wrote its record.
+    ///
+    /// | the record names | then |
+    /// |---|---|
+    /// | the own address, and the own id or none | another daemon of this host wrote it, such as upstream's: put it right |
+    /// | the own address and another id, or the own id at another address | two hosts have one address, or one id: whoever had the lease first keeps it |
+    /// | another host | it is lost |
+    ///
+    /// Of two hosts that have one address or one id, the later one cannot know of the earlier one when it takes its
+    /// lease: that may be its own, from before it moved or lost its id. The earlier one puts the record right, which
+    /// shows the later one that both live. It gives up, and takes another subnet.
+    fn judge(&self, lease: &Lease) -> Verdict {
+        let (subnet, theirs, own) = (lease.subnet, Holder::of(&lease.attrs), Holder::of(&self.own.attrs));
+        let Some(tie) = lease.tie(&own.public, own.node) else {
+            return Verdict::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
+        };
+        let has_moved = tie == Tie::Id && !lease.is_held_by(&own.public);
+        if !has_moved && tie != Tie::AddressOfOtherId {
+            let (subnet, ip) = (name(&subnet), own.public);
+            return Verdict::Kept(format!(
+                "Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})"
+            ));
+        }
+        let id = |holder: Holder| holder.node.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let clash = if has_moved {
+            format!("two hosts have the node id {}, {} and {}", id(own), own.public, theirs.public)
+        } else {
+            let (ip, ours, theirs) = (own.public, id(own), id(theirs));
+            format!(
+                "two hosts have the IP {ip}, of node ids {ours} and {theirs}; give each its own, see -public-ip"
+            )
+        };
+        let mut state = self.shared.state();
+        if state.taken_from != Some(theirs) {
+            return Verdict::Kept(format!("Lease ({}) was overwritten: {clash}", name(&subnet)));
+        }
+        if !has_moved {
+            state.others.extend(theirs.node);
+        } else if let Some(identity) = &self.shared.options.identity {
+            identity.renew();
+        }
+        Verdict::Lost(format!("the lease of {subnet} is held by another host: {clash}"))
     }
 
     fn note(&mut self, revision: flannel_core::Revision, term: Term) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in its helpers too")]
 
 mod acquire;
+mod identity;
 mod keep;
 mod log;
 mod peers;

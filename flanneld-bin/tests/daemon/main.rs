@@ -2,10 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cluster;
+mod cni;
 mod direct;
+mod external;
 mod failing;
+mod firewall;
+mod healing;
+mod identity;
 mod interfaces;
+mod killed;
 mod living;
 mod migrate;
+mod mixed;
 mod outage;
 mod secured;
+mod upstream_defects;

@@ -189,3 +189,29 @@ fn a_failed_put_goes_on_waiting_when_a_surplus_object_of_its_key_is_dropped() {
     tracker.close();
     assert_eq!((tracker.missing(now), tracker.failures().count()), (vec![], 1));
 }
+
+#[test]
+fn what_is_believed_to_be_there_is_what_was_read_or_written_last() {
+    let (mut tracker, now) = (tracker(), Instant::now());
+    tracker.want(1, "a");
+    tracker.want(2, "b");
+    assert_eq!(tracker.believed(&1), None);
+    tracker.observe([(1, "a"), (2, "x"), (3, "c")]);
+    let believed = |tracker: &T| [1, 2, 3, 4].map(|key| tracker.believed(&key).copied());
+    assert_eq!(believed(&tracker), [Some("a"), Some("x"), Some("c"), None]);
+    obey(&mut tracker, now);
+    assert_eq!(believed(&tracker), [Some("a"), Some("b"), None, None]);
+}
+
+#[test]
+fn what_waits_is_tried_at_once_when_all_is_to_be_tried_again() {
+    let (mut tracker, now) = (tracker(), Instant::now());
+    tracker.observe([]);
+    tracker.want(1, "a");
+    tracker.want(2, "b");
+    tracker.missing(now).into_iter().for_each(|change| fails(&mut tracker, change, now));
+    assert_eq!((tracker.missing(now), tracker.failures().count()), (vec![], 2));
+    tracker.retry_all();
+    assert_eq!(tracker.missing(now), [put(1, "a", None), put(2, "b", None)]);
+    assert_eq!(tracker.retry_in(now), None);
+}

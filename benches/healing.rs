@@ -1,0 +1,311 @@
+//! How long until what somebody broke is right again?
+//!
+//! Three hosts with the backend, each network on a thread with a runtime of its own, as the daemon runs it. The first
+//! host is broken in one way after the other, ten times each, while a pod on it pings a pod on the second host every
+//! millisecond. `kernel` is the time from the system call that does the damage until all that the kernel holds is as it
+//! was before; `silence` is the longest time between two answers to the ping around it, so a few milliseconds mean that
+//! nothing was lost. Both count from when the external interface is up again, where that was taken down. No audit runs
+//! in that time: it is the kernel's notices that lead to the repair.
+//!
+//! ```text
+//! cargo bench -p flannel-benches --bench healing            # ten times each
+//! cargo bench -p flannel-benches --bench healing -- 30      # more
+//! ```
+//!
+//! Needs root.
+
+#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_interface};
+use flannel_core::NetworkOptions;
+use flannel_netlink::{
+    Address, Family, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
+};
+use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_testing::{INTERFACE, Lab, LabOptions, Member, OverlayState, PingOptions, Pod, RunningPing};
+
+const HOSTS: usize = 3;
+/// A repair that takes longer than this has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at the kernel: short against what is measured.
+const LOOK: Duration = Duration::from_micros(200);
+/// The ping sees the damage between so many answers before and after.
+const ANSWERS: u64 = 20;
+
+fn main() {
+    let tries = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(10);
+    println!("{:<52} | {:>16} | {:>16}", "", "kernel ms", "silence ms");
+    println!("{:<52} | {:>7} {:>8} | {:>7} {:>8}", "damage", "median", "worst", "median", "worst");
+    for (network, family, faults) in [
+        ("vxlan", Family::V4, &VXLAN[..]),
+        ("vxlan", Family::V6, &VXLAN[..]),
+        ("direct", Family::V4, &DIRECT[..]),
+        ("direct", Family::V6, &DIRECT[..]),
+        ("host-gw", Family::V4, &DIRECT[..]),
+        ("host-gw", Family::V6, &DIRECT[..]),
+    ] {
+        let mut site = Site::new(network, family);
+        for (name, fault) in faults {
+            let runs: Vec<_> = (0..tries).map(|_| site.suffer(*fault)).collect();
+            let kernel = sorted(runs.iter().map(|run| run.kernel));
+            let silence = sorted(runs.iter().map(|run| run.silence));
+            println!(
+                "{:<52} | {:>7.1} {:>8.1} | {:>7.1} {:>8.1}",
+                format!("{network}, {family}: {name}"),
+                milliseconds(kernel[tries / 2]),
+                milliseconds(kernel[tries - 1]),
+                milliseconds(silence[tries / 2]),
+                milliseconds(silence[tries - 1]),
+            );
+        }
+    }
+}
+
+/// Something that is done to the first host; says when, which is right before the system call that does the damage.
+type Fault = fn(&mut Victim) -> Instant;
+
+const VXLAN: [(&str, Fault); 13] = [
+    ("no damage", |_| Instant::now()),
+    ("routes flushed", |victim| {
+        let routes = victim.routes();
+        victim.write(routes.into_iter().map(Write::DeleteRoute).collect())
+    }),
+    ("permanent neighbours flushed", |victim| {
+        let neighbours = victim.neighbours();
+        victim.write(neighbours.into_iter().map(Write::DeleteNeighbour).collect())
+    }),
+    ("forwarding entries deleted", |victim| {
+        let index = victim.index();
+        let entries = victim.netlink.fdb(index).unwrap();
+        victim.write(entries.into_iter().map(Write::DeleteFdb).collect())
+    }),
+    ("all three", |victim| {
+        let index = victim.index();
+        let mut writes: Vec<_> = victim.routes().into_iter().map(Write::DeleteRoute).collect();
+        writes.extend(victim.neighbours().into_iter().map(Write::DeleteNeighbour));
+        writes.extend(victim.netlink.fdb(index).unwrap().into_iter().map(Write::DeleteFdb));
+        victim.write(writes)
+    }),
+    ("address removed", |victim| {
+        let index = victim.index();
+        let addresses = victim.netlink.addresses(index).unwrap().into_iter();
+        victim.write(addresses.filter(|address| address.scope == 0).map(Write::DeleteAddress).collect())
+    }),
+    ("device set down", |victim| victim.change(LinkChange { up: Some(false), ..LinkChange::default() })),
+    ("MTU changed", |victim| victim.change(LinkChange { mtu: Some(1300), ..LinkChange::default() })),
+    ("MAC changed", |victim| {
+        let mac = Some(Mac([0x0e, 0xee, 0, 0, 0, 1]));
+        victim.change(LinkChange { mac, ..LinkChange::default() })
+    }),
+    ("device deleted", |victim| {
+        let (index, now) = (victim.index(), Instant::now());
+        victim.netlink.delete_link(index).unwrap();
+        now
+    }),
+    ("device deleted, and a bridge of its name made", |victim| {
+        let (index, now) = (victim.index(), Instant::now());
+        victim.netlink.delete_link(index).unwrap();
+        // The backend may have been faster.
+        let _ = victim.netlink.create_link(&NewLink::new(victim.device, NewLinkKind::Bridge));
+        now
+    }),
+    ("external interface down and at once up", |victim| victim.bounce(Duration::ZERO)),
+    ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
+];
+
+const DIRECT: [(&str, Fault); 4] = [
+    ("no damage", |_| Instant::now()),
+    ("direct routes flushed", |victim| {
+        let routes = victim.direct_routes();
+        victim.write(routes.into_iter().map(Write::DeleteRoute).collect())
+    }),
+    ("external interface down and at once up", |victim| victim.bounce(Duration::ZERO)),
+    ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
+];
+
+/// The host that suffers.
+struct Victim {
+    netlink: Netlink,
+    device: &'static str,
+    family: Family,
+    /// How long the last fault lasted before the time is taken.
+    down_for: Duration,
+}
+
+impl Victim {
+    fn index(&mut self) -> u32 {
+        self.netlink.link(self.device).unwrap().unwrap().index
+    }
+
+    fn write(&mut self, writes: Vec<Write>) -> Instant {
+        assert!(!writes.is_empty(), "there is nothing to damage");
+        let now = Instant::now();
+        self.netlink.apply(&writes).into_iter().for_each(Result::unwrap);
+        now
+    }
+
+    fn change(&mut self, change: LinkChange) -> Instant {
+        let (index, now) = (self.index(), Instant::now());
+        self.netlink.change_link(index, &change).unwrap();
+        now
+    }
+
+    fn routes(&mut self) -> Vec<Route> {
+        let index = Some(self.index());
+        self.main_routes(RouteFilter {
+            index,
+            protocol: Some(Route::PROTOCOL_BOOT),
+            ..RouteFilter::default()
+        })
+    }
+
+    fn direct_routes(&mut self) -> Vec<Route> {
+        let protocol = Some(RouteProtocol::default().number());
+        self.main_routes(RouteFilter { protocol, ..RouteFilter::default() })
+    }
+
+    fn main_routes(&mut self, filter: RouteFilter) -> Vec<Route> {
+        let filter = RouteFilter { family: Some(self.family), table: Some(Route::MAIN_TABLE), ..filter };
+        self.netlink.routes(&filter).unwrap()
+    }
+
+    fn neighbours(&mut self) -> Vec<Neighbour> {
+        let index = self.index();
+        let all = self.netlink.neighbours(index, Some(self.family)).unwrap();
+        all.into_iter().filter(Neighbour::is_permanent).collect()
+    }
+
+    /// Takes the external interface down and up, and gives it its IPv6 address again, which the kernel removes then.
+    /// The time counts from when it is up.
+    fn bounce(&mut self, pause: Duration) -> Instant {
+        let index = self.netlink.link(INTERFACE).unwrap().unwrap().index;
+        let addresses = self.netlink.addresses(index).unwrap();
+        let mut set = |up| {
+            let change = LinkChange { up: Some(up), ..LinkChange::default() };
+            self.netlink.change_link(index, &change).unwrap();
+        };
+        set(false);
+        std::thread::sleep(pause);
+        self.down_for = pause;
+        let now = Instant::now();
+        set(true);
+        let lost = addresses.into_iter().filter(|address| address.scope == 0 && address.net.addr().is_ipv6());
+        for address in lost {
+            let again = Address { flags: Address::NO_DAD, ..Address::new(index, address.net) };
+            self.netlink.add_address(&again).unwrap();
+        }
+        now
+    }
+
+    fn state(&mut self) -> OverlayState {
+        let is_direct = |route: &Route| route.protocol == RouteProtocol::default().number();
+        OverlayState::read(&mut self.netlink, self.device, self.family, is_direct).unwrap_or_default()
+    }
+}
+
+/// Three hosts with a network, and a pod on each of the first two.
+struct Site {
+    victim: Victim,
+    /// What the first host holds while all is well.
+    right: OverlayState,
+    pods: [Pod; 2],
+    to: IpAddr,
+    _members: Vec<Member>,
+    _lab: Lab,
+}
+
+struct Run {
+    kernel: Duration,
+    silence: Duration,
+}
+
+impl Site {
+    fn new(network: &str, family: Family) -> Self {
+        let lab = Lab::new(&LabOptions { hosts: HOSTS, ..LabOptions::default() }).unwrap();
+        let registry = MemoryRegistry::new();
+        registry.set_config(config(network, family));
+        let start = |host: usize| {
+            let host = &lab.hosts[host].namespace;
+            let external = external_interface(host, INTERFACE).unwrap();
+            let manager = LocalManager::new(registry.clone());
+            let options = match network {
+                "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(host.clone()), external),
+                _ => NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external),
+            };
+            let audit_every = Duration::from_secs(3600);
+            Member::start(NetworkOptions { audit_every, ..options }).unwrap()
+        };
+        let members: Vec<_> = (0..HOSTS).map(start).collect();
+        for member in &members {
+            member.wait_for_peers(HOSTS - 1, LIMIT).unwrap();
+        }
+        let pods = [0, 1].map(|host| {
+            let subnets: Vec<_> = members[host].lease().unwrap().subnet.nets().collect();
+            lab.hosts[host].add_pod(&subnets, 1400).unwrap()
+        });
+        let device = if family == Family::V4 { "flannel.1" } else { "flannel-v6.1" };
+        let netlink = Netlink::open_in(&lab.hosts[0].namespace).unwrap();
+        let mut victim = Victim { netlink, device, family, down_for: Duration::ZERO };
+        let right = victim.state();
+        assert_eq!(right.routes.len(), HOSTS - 1);
+        let to = pods[1].addresses[0];
+        Self { victim, right, pods, to, _members: members, _lab: lab }
+    }
+
+    /// One try.
+    fn suffer(&mut self, fault: Fault) -> Run {
+        let options = PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() };
+        let from = &self.pods[0].namespace;
+        let ping = RunningPing::start(from, self.to, Duration::from_millis(1), &options).unwrap();
+        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        self.victim.down_for = Duration::ZERO;
+        let begun = fault(&mut self.victim);
+        let kernel = self.time_to_heal(begun);
+        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        // Nothing of it comes undone when the last notices are heard.
+        std::thread::sleep(Duration::from_millis(100));
+        self.time_to_heal(begun);
+        let report = ping.stop();
+        Run { kernel, silence: report.longest_gap.saturating_sub(self.victim.down_for) }
+    }
+
+    fn time_to_heal(&mut self, begun: Instant) -> Duration {
+        let Self { victim, right, .. } = self;
+        loop {
+            let state = victim.state();
+            let time = begun.elapsed();
+            if state == *right {
+                return time;
+            }
+            assert!(time < LIMIT, "{:#?}", state.differences(right));
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+fn config(network: &str, family: Family) -> String {
+    let overlay = match family {
+        Family::V4 => r#""Network":"10.5.0.0/16""#,
+        Family::V6 => r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48""#,
+    };
+    let backend = match network {
+        "host-gw" => r#""Type":"host-gw""#,
+        "direct" => r#""Type":"vxlan","DirectRouting":true"#,
+        _ => r#""Type":"vxlan""#,
+    };
+    format!("{{{overlay},\"Backend\":{{{backend}}}}}")
+}
+
+fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    times
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,163 @@
+//! The host: its network, its kernel, and what others have there.
+
+use std::time::Duration;
+
+use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
+use flannel_core::{DampingOptions, NetworkOptions, Shutdown};
+use flannel_netlink::{
+    Address, Family, FdbEntry, Link, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan,
+    Route, Write,
+};
+use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_testing::{DeviceState, INTERFACE, Lab, LabOptions, Member, OverlayState, eventually};
+use ipnet::IpNet;
+
+use crate::model::{Model, OWN, key};
+
+/// Long enough for a machine under load.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const FAMILIES: [(Family, &str); 2] = [(Family::V4, "flannel.1"), (Family::V6, "flannel-v6.1")];
+
+/// The device of another network on the host.
+const FOREIGN: &str = "vxlan77";
+
+pub(crate) struct Site {
+    pub(crate) registry: MemoryRegistry,
+    pub(crate) lab: Lab,
+    netlink: Netlink,
+    member: Option<Member>,
+    /// Both families' devices as they are to be.
+    devices: Vec<OverlayState>,
+    foreign: Vec<OverlayState>,
+}
+
+impl Site {
+    pub(crate) fn new(has_direct_routing: bool) -> Self {
+        let lab = Lab::new(&LabOptions { hosts: 1, default_route: true, ..LabOptions::default() }).unwrap();
+        let registry = MemoryRegistry::new();
+        registry.set_config(format!(
+            r#"{{"Network":"10.4.0.0/14","EnableIPv6":true,"IPv6Network":"fd10::/48",
+                "Backend":{{"Type":"vxlan","DirectRouting":{has_direct_routing}}}}}"#
+        ));
+        let netlink = Netlink::open_in(&lab.hosts[0].namespace).unwrap();
+        let member = Some(start(&lab.hosts[0].namespace, &registry));
+        let mut site = Self { registry, lab, netlink, member, devices: Vec::new(), foreign: Vec::new() };
+        let member = site.member.as_ref().unwrap();
+        member.wait_for_peers(0, PATIENCE).unwrap();
+        assert_eq!(member.lease().unwrap().subnet, key(OWN));
+        site.make_foreign();
+        site.devices = site.read(FAMILIES.map(|(_, device)| device));
+        site.foreign = site.read_foreign();
+        site
+    }
+
+    /// Ends the network, in order or not, and starts it again after something happened.
+    pub(crate) fn restart(&mut self, in_order: bool, meanwhile: impl FnOnce()) -> &'static str {
+        let member = self.member.take().unwrap();
+        if in_order {
+            member.stop(Shutdown::Keep).unwrap();
+        } else {
+            drop(member);
+        }
+        meanwhile();
+        self.member = Some(start(&self.lab.hosts[0].namespace, &self.registry));
+        if in_order { "a restart" } else { "a sudden death and a start" }
+    }
+
+    /// Waits until the kernel holds exactly what it should, and the network says so.
+    pub(crate) fn come_to_rest(&mut self, model: &Model) {
+        let external = self.netlink.link(INTERFACE).unwrap().unwrap().index;
+        let devices: Vec<_> = self.devices.iter().map(|state| state.device.clone().unwrap()).collect();
+        let rested = eventually(PATIENCE, || {
+            let there = self.read(FAMILIES.map(|(_, device)| device));
+            let macs = self.published();
+            let desired: Vec<_> = FAMILIES
+                .iter()
+                .zip(devices.iter().zip(macs))
+                .map(|((family, _), (device, mac))| {
+                    model.desired(*family, external, DeviceState { mac: Some(mac), ..device.clone() })
+                })
+                .collect();
+            let status = self.member.as_ref().unwrap().status();
+            let is_said = status.ready && status.failed.is_empty() && status.peers == model.len();
+            if there == desired && is_said {
+                return Ok(());
+            }
+            let differences =
+                there.iter().zip(&desired).flat_map(|(there, desired)| there.differences(desired));
+            let differences: Vec<_> = differences.take(40).collect();
+            Err(format!("{differences:#?}, {:?}, {} peers", status.failed, status.peers))
+        });
+        if let Err(error) = rested {
+            let ended = self.member.take().unwrap().stop(Shutdown::Keep);
+            panic!("{error}\nthe network ended with {ended:?}");
+        }
+        let foreign = self.read_foreign();
+        for (there, before) in foreign.iter().zip(&self.foreign) {
+            assert_eq!(there.differences(before), [] as [&str; 0], "what is not ours is not touched");
+        }
+    }
+
+    /// The devices' addresses that the registry tells the peers: one that was changed while nobody looked is kept.
+    fn published(&self) -> [Mac; 2] {
+        let Some(lease) = self.member.as_ref().unwrap().lease() else { return [Mac([0; 6]); 2] };
+        [lease.attrs.backend_data, lease.attrs.backend_v6_data].map(|data| {
+            let data = data.unwrap();
+            data.as_str().split('"').nth_back(1).unwrap().parse().unwrap()
+        })
+    }
+
+    /// Both families of an overlay; routes beside its device are its own if they lead into our network.
+    fn read(&mut self, devices: [&str; 2]) -> Vec<OverlayState> {
+        let mut read = |family, device: &str| {
+            OverlayState::read(&mut self.netlink, device, family, is_direct).unwrap_or_default()
+        };
+        vec![read(Family::V4, devices[0]), read(Family::V6, devices[1])]
+    }
+
+    /// What the host holds of the other overlay.
+    fn read_foreign(&mut self) -> Vec<OverlayState> {
+        let mut read = |family| OverlayState::read(&mut self.netlink, FOREIGN, family, |_| false).unwrap();
+        vec![read(Family::V4), read(Family::V6)]
+    }
+
+    /// Another overlay beside ours, with all that it needs, whose routes have our number.
+    fn make_foreign(&mut self) {
+        let vxlan = NewVxlan { vni: 77, port: Some(8472), ..NewVxlan::default() };
+        let link = NewLink { up: true, ..NewLink::new(FOREIGN, NewLinkKind::Vxlan(vxlan)) };
+        self.netlink.create_link(&link).unwrap();
+        let Link { index, .. } = self.netlink.link(FOREIGN).unwrap().unwrap();
+        let mac = |n: u8| Mac([0x0e, 0x77, 0, 0, 0, n]);
+        let mut writes = vec![Write::PutAddress(Address::new(index, "10.77.0.0/32".parse().unwrap()))];
+        for n in 1..=3_u8 {
+            let subnet: IpNet = format!("10.77.{n}.0/24").parse().unwrap();
+            let subnet6: IpNet = format!("fd77:0:0:{n}::/64").parse().unwrap();
+            writes.push(Write::PutNeighbour(Neighbour::permanent(index, subnet.network(), mac(n))));
+            writes.push(Write::PutFdb(FdbEntry::permanent(index, mac(n), [172, 30, 0, n].into())));
+            for subnet in [subnet, subnet6] {
+                let route = Route::onlink(subnet, subnet.network(), index);
+                writes.push(Write::PutRoute(Route { protocol: RouteProtocol::default().number(), ..route }));
+            }
+        }
+        self.netlink.apply(&writes).into_iter().for_each(Result::unwrap);
+    }
+}
+
+/// Tells whether a route is a direct one of ours.
+pub(crate) fn is_direct(route: &Route) -> bool {
+    let networks = ["10.4.0.0/14", "fd10::/48"].map(|net| net.parse::<IpNet>().unwrap());
+    route.protocol == RouteProtocol::default().number()
+        && networks.iter().any(|network| network.contains(&route.destination))
+}
+
+fn start(namespace: &Namespace, registry: &MemoryRegistry) -> Member {
+    let external = external_interface(namespace, INTERFACE).unwrap();
+    let options =
+        NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(namespace.clone()), external);
+    // Peers leave faster here than anybody would believe; and no audit covers for a notice that was not understood.
+    let damping = DampingOptions { hold: Duration::ZERO, ..DampingOptions::default() };
+    let audit_every = Duration::from_secs(3600);
+    let previous = Some(key(OWN));
+    Member::start(NetworkOptions { damping, audit_every, previous, ..options }).unwrap()
+}

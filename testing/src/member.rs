@@ -1,0 +1,94 @@
+//! A network on a thread of its own, with a runtime like the daemon's.
+
+use flannel_core::{Lease, Network, NetworkError, NetworkOptions, Shutdown, Status, chain};
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+use crate::{NotInTime, eventually};
+
+/// A network that runs. Dropping it stops it where it is, without a last word to the kernel or the registry.
+#[derive(Debug)]
+pub struct Member {
+    network: Option<Network>,
+    abandon: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), NetworkError>>>,
+}
+
+impl Member {
+    /// Starts a network on a thread of its own, which has a runtime for it alone, as the daemon has.
+    ///
+    /// # Errors
+    /// Fails when the thread or its runtime cannot be made.
+    pub fn start(options: NetworkOptions) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (network, task) = Network::new(options);
+        let (abandon, abandoned) = oneshot::channel();
+        let life = async {
+            tokio::select! {
+                biased;
+                _ = abandoned => Ok(()),
+                ended = task.run() => ended,
+            }
+        };
+        let work = move || runtime.block_on(life);
+        let thread = std::thread::Builder::new().name("network".to_owned()).spawn(work)?;
+        Ok(Self { network: Some(network), abandon: Some(abandon), thread: Some(thread) })
+    }
+
+    /// The state of the network.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.network.as_ref().map(Network::status).unwrap_or_default()
+    }
+
+    /// The network's lease, once there is one.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.network.as_ref().and_then(Network::lease)
+    }
+
+    /// Waits until the host carries traffic to so many peers.
+    ///
+    /// # Errors
+    /// Shows the state that it has after the limit.
+    pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), NotInTime> {
+        eventually(limit, || {
+            let status = self.status();
+            if status.ready && status.peers == peers { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+    }
+
+    /// Ends the network, and keeps or removes what it made; says what went wrong.
+    ///
+    /// # Errors
+    /// Those of the network, as text.
+    pub fn stop(mut self, shutdown: Shutdown) -> Result<(), String> {
+        if let Some(network) = self.network.take() {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.map_err(|error| error.to_string())?.block_on(network.shutdown(shutdown));
+        }
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), String> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Ok(()))) | None => Ok(()),
+            Some(Ok(Err(error))) => Err(chain(&error)),
+            Some(Err(_)) => Err("the thread of the network panicked".to_owned()),
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // Not by dropping the handle: that would let the network end in order.
+        if let Some(abandon) = self.abandon.take() {
+            let _ = abandon.send(());
+        }
+        if let Err(error) = self.join() {
+            tracing::warn!(%error, "a network ended badly");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What the kernel holds of an overlay on one host, to be compared with what it should hold.
+
+use flannel_netlink::{
+    Error, Family, FdbEntry, Link, LinkKind, Mac, Neighbour, Netlink, Route, RouteFilter, RouteKind,
+};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The objects of an overlay in one family: a tunnel device, all that is on it, and the direct routes beside it.
+///
+/// What the kernel or the backend may choose freely is left out, so that two states are equal exactly if the host
+/// reaches the same peers in the same way: the index of the device, and the metrics of routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OverlayState {
+    /// The tunnel device, if there is one.
+    pub device: Option<DeviceState>,
+    /// Its addresses, without those of the link itself.
+    pub addresses: BTreeSet<IpNet>,
+    /// Its neighbours, but for those that the kernel asks for itself.
+    pub neighbours: BTreeSet<(IpAddr, Mac)>,
+    /// Its forwarding entries. A device address may have several.
+    pub fdb: BTreeSet<(Mac, IpAddr)>,
+    /// The routes of the main table that leave by it, and the direct ones, sorted by their destinations. They have no
+    /// metric, and those on the device have no index.
+    pub routes: Vec<Route>,
+}
+
+/// A tunnel device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceState {
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The length of its queue.
+    pub txqlen: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+}
+
+impl From<Link> for DeviceState {
+    fn from(link: Link) -> Self {
+        let Link { kind, mac, mtu, txqlen, up, master, .. } = link;
+        Self { kind, mac, mtu, txqlen, up, master }
+    }
+}
+
+impl OverlayState {
+    /// Reads what there is of one family; `is_direct` tells which routes beside the device are the overlay's.
+    ///
+    /// # Errors
+    /// Those of the kernel. Something that vanishes while it is read is not there.
+    pub fn read(
+        netlink: &mut Netlink,
+        device: &str,
+        family: Family,
+        is_direct: impl Fn(&Route) -> bool,
+    ) -> Result<Self, Error> {
+        let mut state = Self::default();
+        let link = netlink.link(device)?;
+        let index = link.as_ref().map(|link| link.index);
+        let filter =
+            RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
+        for route in netlink.routes(&filter)? {
+            let on_device = index.is_some() && route.index == index;
+            if on_device && !is_kernels(&route) {
+                state.routes.push(Route { metric: None, index: None, ..route });
+            } else if !on_device && is_direct(&route) {
+                state.routes.push(Route { metric: None, ..route });
+            }
+        }
+        state.routes.sort_by_key(|route| (route.destination, route.gateway, route.index));
+        if let Some(link) = link {
+            state.read_device(netlink, link.index, family)?;
+            state.device = Some(link.into());
+        }
+        Ok(state)
+    }
+
+    /// One line for each object, sorted.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let device = self.device.iter().map(|device| format!("{device:?}"));
+        let addresses = self.addresses.iter().map(|net| format!("address {net}"));
+        let neighbours =
+            self.neighbours.iter().map(|(address, mac)| format!("neighbour {address} lladdr {mac}"));
+        let fdb = self.fdb.iter().map(|(mac, public)| format!("forwarding entry {mac} dst {public}"));
+        let routes = self.routes.iter().map(|route| format!("route {route} proto {}", route.protocol));
+        let mut lines: Vec<_> = device.chain(addresses).chain(neighbours).chain(fdb).chain(routes).collect();
+        lines.sort();
+        lines
+    }
+
+    /// Says what is here and should not be, and what is not and should, one line each.
+    #[must_use]
+    pub fn differences(&self, desired: &Self) -> Vec<String> {
+        let (here, desired) = (self.lines(), desired.lines());
+        let lacks = |lines: &[String], line: &String| lines.binary_search(line).is_err();
+        let surplus =
+            here.iter().filter(|line| lacks(&desired, line)).map(|line| format!("too much: {line}"));
+        let missing = desired.iter().filter(|line| lacks(&here, line)).map(|line| format!("missing: {line}"));
+        let mut found: Vec<_> = surplus.chain(missing).collect();
+        let twice =
+            here.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| format!("twice: {}", pair[0]));
+        found.extend(twice);
+        found
+    }
+
+    fn read_device(&mut self, netlink: &mut Netlink, index: u32, family: Family) -> Result<(), Error> {
+        let of_family = |address: IpAddr| Family::of(address) == family;
+        let addresses = netlink.addresses(index)?.into_iter().filter(|address| address.scope == 0);
+        self.addresses = addresses.map(|address| address.net).filter(|net| of_family(net.addr())).collect();
+        let neighbours = netlink.neighbours(index, Some(family))?.into_iter();
+        self.neighbours = neighbours.filter(Neighbour::is_permanent).filter_map(is_told).collect();
+        let entry = |entry: FdbEntry| Some((entry.mac, entry.destination?));
+        self.fdb = netlink.fdb(index)?.into_iter().filter_map(entry).collect();
+        Ok(())
+    }
+}
+
+/// The kernel makes routes for addresses, and for groups on links with IPv6.
+fn is_kernels(route: &Route) -> bool {
+    route.protocol == Route::PROTOCOL_KERNEL || route.kind == RouteKind::Multicast
+}
+
+fn is_told(neighbour: Neighbour) -> Option<(IpAddr, Mac)> {
+    Some((neighbour.address, neighbour.mac?))
+}
