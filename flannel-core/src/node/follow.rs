@@ -19,10 +19,10 @@ impl Node {
                 self.soon();
             }
             PeerEvent::Disowned(subnets) => {
-                self.damping.disown(&subnets);
+                let changes = self.damping.disown(&subnets);
                 let held = self.damping.held();
                 self.status(|status| status.held_peers = held);
-                self.apply(subnets.into_iter().map(LeaseChange::Removed).collect());
+                self.apply(changes);
             }
             PeerEvent::Complete => self.on_complete(),
             PeerEvent::Bad(bad) => self.on_bad(bad),
