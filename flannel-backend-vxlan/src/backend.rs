@@ -187,6 +187,7 @@ fn device_spec(
         lower: external.index,
         local,
         mtu: underlay.saturating_sub(overhead(family)),
+        index: None,
         mac: None,
         preferred_mac,
         address: None,

@@ -28,6 +28,8 @@ pub(crate) struct DeviceSpec {
     /// Where the tunnel ends on this host.
     pub(crate) local: IpAddr,
     pub(crate) mtu: u32,
+    /// By what the kernel knew the device last: nobody can change that.
+    pub(crate) index: Option<u32>,
     /// The device's address; before it is known, that of an existing device is kept.
     pub(crate) mac: Option<Mac>,
     /// The address to make a new device with, while `mac` is not known.
@@ -89,6 +91,7 @@ impl DeviceSpec {
             // Last, because a route can only be put on a device that is up.
             done.push(self.set_up(netlink, &link));
         }
+        self.index = Some(link.index);
         let device = Device { index: link.index, mac, mtu: self.mtu };
         let mut ensured = Ensured { device, changes: usize::from(is_new), failed: Vec::new() };
         for result in done {
@@ -144,13 +147,31 @@ impl DeviceSpec {
             }
             netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))?;
         }
-        self.create(netlink, mac)?;
+        if !self.take_name_back(netlink)? {
+            self.create(netlink, mac)?;
+        }
         let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let link = created.ok_or_else(|| BackendError::Kernel {
             object: format!("cannot create the device {}", self.name),
             source: "it vanished right after it was created".into(),
         })?;
         Ok((link, true))
+    }
+
+    /// Gives the device its name again if somebody gave it another one, and tells whether that was so. As long as it is
+    /// there, no other one can have its tunnel.
+    fn take_name_back(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
+        let failed = |error| self.failed("take the name back of", error);
+        let Some(index) = self.index else { return Ok(false) };
+        let found = netlink.link_by_index(index).map_err(failed)?;
+        let Some(link) = found.filter(|link| self.difference(link).is_none()) else { return Ok(false) };
+        tracing::warn!(device = self.name, other = link.name, "the device was renamed, taking its name back");
+        // The kernel renames no device that is up (`dev_change_name` in `net/core/dev.c`).
+        let down = LinkChange { up: Some(false), ..LinkChange::default() };
+        netlink.change_link(index, &down).map_err(failed)?;
+        let name = LinkChange { name: Some(self.name.clone()), ..LinkChange::default() };
+        netlink.change_link(index, &name).map_err(failed)?;
+        Ok(true)
     }
 
     /// Tells what keeps an existing device from being used.

@@ -111,8 +111,8 @@ impl Tunnel {
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
         let mut layers: [(&str, &mut dyn Layer); 4] = [
-            ("the neighbours", &mut self.neighbours),
             ("the forwarding entries", &mut self.fdb),
+            ("the neighbours", &mut self.neighbours),
             ("the routes", &mut self.routes),
             ("the direct routes", &mut self.direct.routes),
         ];
