@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use flannel_benches::median;
+use flannel_benches::{median, processor_time};
 use flannel_netlink::{Mac, Namespace};
 use ipnet::Ipv4Net;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -43,7 +43,9 @@ pub(crate) fn measure(size: u32) -> Measured {
     let requests = Requests { index };
     let batches = requests.batches(size);
 
+    let before = processor_time();
     let first = timed(|| batches.iter().for_each(|batch| socket.write(batch)));
+    let first_cpu = processor_time() - before;
     let changes: Vec<_> = (0..CHANGES).map(|i| requests.change(i * (size / CHANGES))).collect();
     let change = median(changes.iter().map(|batch| timed(|| socket.write(batch))));
     let restart = timed(|| {
@@ -54,10 +56,18 @@ pub(crate) fn measure(size: u32) -> Measured {
         assert!(read >= 3 * size as usize);
     });
     flush(host, size);
+    let before = processor_time();
     let repair = timed(|| batches.iter().for_each(|batch| socket.write(batch)));
-    [("first start", first), ("one change", change), ("restart", restart), ("repair", repair)]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+    [
+        ("first start", first),
+        ("first start CPU", first_cpu),
+        ("one change", change),
+        ("restart", restart),
+        ("repair", repair),
+        ("repair CPU", processor_time() - before),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 fn timed(work: impl FnOnce()) -> f64 {

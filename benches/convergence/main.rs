@@ -18,7 +18,8 @@
 //! | restart | a new daemon finds everything in place, and writes nothing |
 //! | repair | all routes, neighbours and forwarding entries were flushed by somebody else |
 //!
-//! A number is the median of the rounds, with the smallest and the largest; a ratio is taken within each round, as the
+//! Below a first start and a repair stands how long they had a processor for: where others use the machine too, the
+//! ratio of these says more than that of the times that passed. A number is the median of the rounds, with the smallest and the largest; a ratio is taken within each round, as the
 //! machine may be busier in another one. Memory is that of the process of `ours`: after the first start, and its peak.
 //!
 //! ```text
@@ -35,7 +36,7 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
-use flannel_benches::{Spread, machine};
+use flannel_benches::{Options, Spread, machine};
 
 mod floor;
 mod one_by_one;
@@ -47,12 +48,14 @@ mod site;
 type Measured = BTreeMap<String, f64>;
 
 /// The rows of the table: the name, what it is measured in, and how many of these a second has.
-const ROWS: [(&str, &str, f64); 5] = [
+const ROWS: [(&str, &str, f64); 7] = [
     ("first start", "ms", 1e3),
+    ("first start CPU", "ms", 1e3),
     ("one change", "µs", 1e6),
     ("event to kernel", "µs", 1e6),
     ("restart", "ms", 1e3),
     ("repair", "ms", 1e3),
+    ("repair CPU", "ms", 1e3),
 ];
 
 /// Up to this size writing one by one takes no longer than a second.
@@ -67,7 +70,7 @@ fn main() {
     {
         return child(way, size.parse().unwrap());
     }
-    let (sizes, rounds) = options(&arguments);
+    let Options { sizes, rounds } = Options::read();
     println!("{}; {rounds} rounds: median (smallest – largest)", machine());
     println!(
         "{:>7} {:<16}| {:>28} | {:>28} | {:>22} | {:>13}",
@@ -86,26 +89,6 @@ fn main() {
             );
         }
     }
-}
-
-/// Reads the sizes and the number of rounds.
-fn options(arguments: &[String]) -> (Vec<u32>, u32) {
-    let is_quick = arguments.iter().any(|argument| argument == "--quick");
-    let mut rounds = if is_quick { 3 } else { 5 };
-    let mut sizes = Vec::new();
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
-            // Cargo's own, and the one above.
-            "--bench" | "--quick" => {}
-            size => sizes.push(size.parse().unwrap()),
-        }
-    }
-    if sizes.is_empty() {
-        sizes = if is_quick { vec![1_000, 5_000] } else { vec![1_000, 5_000, 20_000, 50_000] };
-    }
-    (sizes, rounds)
 }
 
 /// One round: each way once.

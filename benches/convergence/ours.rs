@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_benches::{Memory, median};
+use flannel_benches::{Memory, median, processor_time};
 use flannel_core::{
     Backend, Dirty, LeaseChange, Network, NetworkOptions, PeerSet, Shutdown, SubnetKey, SubnetRegistry,
     SyncReport, SyncRequest,
@@ -30,7 +30,9 @@ pub(crate) fn measure(size: u32) -> Measured {
     let mut backend = open(host);
     let all = 3 * size as usize;
 
+    let before = processor_time();
     let (report, first) = sync(&mut *backend, &peers, &Dirty::All);
+    let first_cpu = processor_time() - before;
     assert_eq!(report.written, all);
     let memory = Memory::of("self");
     let change = median((0..CHANGES).map(|i| change(&mut *backend, &mut peers, i * (size / CHANGES))));
@@ -43,13 +45,17 @@ pub(crate) fn measure(size: u32) -> Measured {
     assert_eq!((report.written, report.removed), (0, 0), "a restart writes nothing");
 
     flush(host, size);
+    let before = processor_time();
     let (report, repair) = sync(&mut *backend, &peers, &Dirty::All);
+    let repair_cpu = processor_time() - before;
     assert_eq!((report.drifted, report.written), (all, all));
     [
         ("first start", first),
+        ("first start CPU", first_cpu),
         ("one change", change),
         ("restart", restart),
         ("repair", repair),
+        ("repair CPU", repair_cpu),
         ("resident", memory.resident),
         ("peak", memory.peak),
     ]

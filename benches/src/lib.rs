@@ -71,6 +71,19 @@ impl Memory {
     }
 }
 
+/// How long this thread has had a processor for, in seconds (`/proc/[pid]/schedstat`).
+///
+/// On a machine that others use too, this says more about the work than the time that passed.
+///
+/// # Panics
+///
+/// If the kernel does not say.
+#[must_use]
+pub fn processor_time() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
 /// What the numbers were taken on.
 #[must_use]
 pub fn machine() -> String {
@@ -83,4 +96,41 @@ pub fn machine() -> String {
         std::thread::available_parallelism().map_or(1, usize::from),
         model.map_or("unknown processor", |(_, model)| model),
     )
+}
+
+/// What a bench over sizes is told on its command line: sizes, `--rounds N`, `--quick`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The numbers of peers.
+    pub sizes: Vec<u32>,
+    /// How many times each is measured.
+    pub rounds: u32,
+}
+
+impl Options {
+    /// Reads the command line.
+    ///
+    /// # Panics
+    ///
+    /// If there is anything else on it.
+    #[must_use]
+    pub fn read() -> Self {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let is_quick = arguments.iter().any(|argument| argument == "--quick");
+        let mut rounds = if is_quick { 3 } else { 5 };
+        let mut sizes = Vec::new();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
+                // Cargo's own, and the one above.
+                "--bench" | "--quick" => {}
+                size => sizes.push(size.parse().unwrap()),
+            }
+        }
+        if sizes.is_empty() {
+            sizes = if is_quick { vec![1_000, 5_000] } else { vec![1_000, 5_000, 20_000, 50_000] };
+        }
+        Self { sizes, rounds }
+    }
 }

@@ -15,11 +15,11 @@ pub(crate) fn write(vni: u32, mac: Mac) -> Json {
 /// only read by hosts of the same network.
 pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     let object: Object<'_> = data.ok_or(AttrsError::Missing("BackendData"))?.object()?;
-    let text = object.string("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
-    let mac: Mac = text.parse().map_err(|_| AttrsError::NotAMac(text.clone()))?;
+    let text = object.text("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
+    let mac: Option<Mac> = text.parse().ok();
     // No device has another kind of address, and the kernel refuses it in its tables.
-    let is_a_devices = mac.is_unicast() && mac != Mac([0; 6]);
-    if is_a_devices { Ok(mac) } else { Err(AttrsError::NotAMac(text)) }
+    let a_devices = mac.filter(|mac| mac.is_unicast() && *mac != Mac([0; 6]));
+    a_devices.ok_or_else(|| AttrsError::NotAMac(text.into_owned()))
 }
 
 /// Why the backend data of a peer cannot be used.

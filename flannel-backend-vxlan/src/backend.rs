@@ -12,8 +12,9 @@ use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
 
 use crate::attrs;
+use crate::checksums::ChecksumOffload;
 use crate::config::VxlanConfig;
-use crate::device::{DeviceSpec, OverlayAddress};
+use crate::device::{Below, DeviceSpec, OverlayAddress};
 use crate::direct::Direct;
 use crate::families::{families, own_subnet, pool};
 use crate::routes::{Mark, RouteProtocol};
@@ -35,13 +36,15 @@ use crate::watch::Watch;
 pub struct OpenVxlan {
     namespace: Namespace,
     protocol: RouteProtocol,
+    offload: ChecksumOffload,
 }
 
 impl OpenVxlan {
     /// Takes the namespace that the external interface is in.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
-        Self { namespace, protocol: RouteProtocol::default() }
+        let (protocol, offload) = (RouteProtocol::default(), ChecksumOffload::default());
+        Self { namespace, protocol, offload }
     }
 
     /// Marks direct routes (`DirectRouting`) with another number than the default.
@@ -49,18 +52,24 @@ impl OpenVxlan {
     pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }
     }
+
+    /// Treats the checksum offload of the tunnel device in another way than by the kernel's release.
+    #[must_use]
+    pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
+        Self { offload, ..self }
+    }
 }
 
 impl OpenBackend for OpenVxlan {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Vxlan::open(self.namespace.clone(), self.protocol, request)?))
+        Ok(Box::new(Vxlan::open(self, request)?))
     }
 }
 
 /// The VXLAN backend of one network on one host.
 #[derive(Debug)]
 struct Vxlan {
-    vni: u32,
+    options: VxlanConfig,
     config: NetworkConfig,
     watch: Watch,
     tunnels: Vec<Tunnel>,
@@ -68,11 +77,8 @@ struct Vxlan {
 }
 
 impl Vxlan {
-    fn open(
-        namespace: Namespace,
-        protocol: RouteProtocol,
-        request: OpenRequest<'_>,
-    ) -> Result<Self, BackendError> {
+    fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
+        let OpenVxlan { namespace, protocol, offload } = opener;
         let OpenRequest { config, external, before } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
@@ -85,6 +91,9 @@ impl Vxlan {
         );
         // Before the first read, so that no change falls between the two.
         let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
+        // A kernel that does not say its release is taken for a good one.
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let checksums_off = offload.is_off_on(&release);
         let mut tunnels = Vec::new();
         for (family, pool) in families(config) {
             let before = before.and_then(|attrs| match family {
@@ -92,13 +101,14 @@ impl Vxlan {
                 Family::V6 => attrs.backend_v6_data.as_ref(),
             });
             let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
-            let spec = device_spec(family, &options, external, preferred_mac)?;
-            let mark = Mark { protocol, network: pool.network() };
+            let below = Below::of(family, &options, external)?;
+            let spec = DeviceSpec { checksums_off, ..device_spec(family, &options, below, preferred_mac) };
+            let mark = Mark { protocol: *protocol, network: pool.network() };
             let direct = Direct::new(kernel.clone(), external, family, mark);
             let (kernel, namespace) = (kernel.clone(), namespace.clone());
             tunnels.push(Tunnel::open(spec, kernel, namespace, direct, options.direct_routing)?);
         }
-        Ok(Self { vni: options.vni, config: config.clone(), watch, tunnels, own: None })
+        Ok(Self { options, config: config.clone(), watch, tunnels, own: None })
     }
 }
 
@@ -107,13 +117,24 @@ impl Backend for Vxlan {
     fn attrs(&self) -> BackendAttrs {
         let data = |family| {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
-            Some(attrs::write(self.vni, tunnel.device().mac))
+            Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
         BackendAttrs { backend_type: BackendType::VXLAN, data: data(Family::V4), v6_data: data(Family::V6) }
     }
 
     fn mtu(&self) -> u32 {
         self.tunnels.iter().map(|tunnel| tunnel.device().mtu).min().unwrap_or(0)
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        let below = |tunnel: &Tunnel| Below::of(tunnel.family(), &self.options, external);
+        // Each family's, before any is moved.
+        let below = self.tunnels.iter().map(below).collect::<Result<Vec<_>, _>>()?;
+        for (tunnel, below) in self.tunnels.iter_mut().zip(below) {
+            tunnel.move_to(below);
+        }
+        self.watch.move_to(&external.name);
+        Ok(())
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
@@ -158,40 +179,48 @@ fn overhead(family: Family) -> u32 {
     }
 }
 
-fn device_spec(
-    family: Family,
-    options: &VxlanConfig,
-    external: &ExternalInterface,
-    preferred_mac: Mac,
-) -> Result<DeviceSpec, BackendError> {
-    let (name, local) = match family {
-        Family::V4 => (format!("flannel.{}", options.vni), external.v4.map(IpAddr::V4)),
-        Family::V6 => (format!("flannel-v6.{}", options.vni), external.v6.map(IpAddr::V6)),
-    };
-    let local = local.ok_or_else(|| {
-        BackendError::Host(format!(
-            "the interface {} has no {family} address for the tunnel {name}",
-            external.name
-        ))
-    })?;
-    // The kernel does not let a tunnel's packets be larger than the interface below can carry.
-    let underlay = options.mtu.unwrap_or(external.mtu).min(external.mtu);
-    Ok(DeviceSpec {
-        name,
+impl Below {
+    /// What a tunnel of a family has below, or why it cannot be there.
+    fn of(family: Family, options: &VxlanConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
+        let local = match family {
+            Family::V4 => external.v4.map(IpAddr::V4),
+            Family::V6 => external.v6.map(IpAddr::V6),
+        };
+        let local = local.ok_or_else(|| {
+            let (interface, device) = (&external.name, device_name(family, options));
+            BackendError::Host(format!(
+                "the interface {interface} has no {family} address for the tunnel {device}"
+            ))
+        })?;
+        // The kernel does not let a tunnel's packets be larger than the interface below can carry.
+        let underlay = options.mtu.unwrap_or(external.mtu).min(external.mtu);
+        let mtu = underlay.saturating_sub(overhead(family));
+        Ok(Self { lower_name: external.name.clone(), lower: external.index, local, mtu })
+    }
+}
+
+fn device_name(family: Family, options: &VxlanConfig) -> String {
+    match family {
+        Family::V4 => format!("flannel.{}", options.vni),
+        Family::V6 => format!("flannel-v6.{}", options.vni),
+    }
+}
+
+fn device_spec(family: Family, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
+    DeviceSpec {
+        name: device_name(family, options),
         family,
         vni: options.vni,
         port: options.udp_port(),
         gbp: options.gbp,
         learning: options.learning,
-        lower_name: external.name.clone(),
-        lower: external.index,
-        local,
-        mtu: underlay.saturating_sub(overhead(family)),
+        below,
+        checksums_off: false,
         index: None,
         mac: None,
         preferred_mac,
         address: None,
-    })
+    }
 }
 
 /// Makes up a device address: locally administered, for a single device (IEEE 802, section 8.4).

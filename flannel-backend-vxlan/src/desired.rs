@@ -38,8 +38,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Reads a lease; `None` if it has no subnet of this family.
     pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: Family) -> Option<Result<Self, String>> {
-        let subnet = lease.subnet.nets().find(|net| Family::of(net.addr()) == family)?;
-        Some(Self::at(subnet, lease, own, family))
+        Some(Self::at(net(&lease.subnet, family)?, lease, own, family))
     }
 
     fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
@@ -65,6 +64,11 @@ impl Peer {
     }
 }
 
+/// The subnet of one family.
+fn net(subnet: &SubnetKey, family: Family) -> Option<IpNet> {
+    subnet.nets().find(|net| Family::of(net.addr()) == family)
+}
+
 /// The objects that the tables should hold.
 #[derive(Debug, Default)]
 struct Objects {
@@ -79,10 +83,25 @@ struct Objects {
 pub(crate) struct Desired {
     /// The host's own subnet, which no peer may have.
     own: Option<SubnetKey>,
-    peers: BTreeMap<SubnetKey, Peer>,
+    peers: BTreeMap<SubnetKey, Reached>,
     unreachable: BTreeMap<SubnetKey, ObjectFailure>,
     /// Whether two peers want the same object, so that one peer's change may change what another one gets.
     contested: bool,
+}
+
+/// How a peer is reached: what must be known of it when it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// Through the tunnel, to this device.
+    Tunnel(Mac),
+    /// By a direct route.
+    Direct,
+}
+
+impl From<&Peer> for Reached {
+    fn from(peer: &Peer) -> Self {
+        if peer.hop.is_some() { Self::Direct } else { Self::Tunnel(peer.mac) }
+    }
 }
 
 /// Who is asked, and where the tables are told what they should hold.
@@ -105,13 +124,15 @@ impl Wanted<'_> {
         self.routes.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
-    fn forget(&mut self, peer: &Peer) {
-        if peer.hop.is_some() {
-            return self.direct.forget(&peer.subnet);
+    fn forget(&mut self, subnet: IpNet, reached: Reached) {
+        match reached {
+            Reached::Direct => self.direct.forget(&subnet),
+            Reached::Tunnel(mac) => {
+                self.neighbours.forget(&subnet.network());
+                self.fdb.forget(&mac);
+                self.routes.forget(&subnet);
+            }
         }
-        self.neighbours.forget(&peer.gateway());
-        self.fdb.forget(&peer.mac);
-        self.routes.forget(&peer.subnet);
     }
 
     fn want_exactly(&mut self, objects: Objects) {
@@ -163,8 +184,10 @@ impl Desired {
     ) -> bool {
         for subnet in dirty {
             self.unreachable.remove(subnet);
-            if let Some(peer) = self.peers.remove(subnet) {
-                wanted.forget(&peer);
+            if let Some(reached) = self.peers.remove(subnet)
+                && let Some(net) = net(subnet, family)
+            {
+                wanted.forget(net, reached);
             }
         }
         for lease in dirty.iter().filter_map(|subnet| peers.peer(subnet)) {
@@ -174,7 +197,8 @@ impl Desired {
             if wanted.is_taken(&peer) {
                 return false;
             }
-            wanted.want(&peer, self.peers.len() - 1);
+            wanted.want(&peer, self.peers.len());
+            self.peers.insert(lease.subnet, Reached::from(&peer));
         }
         true
     }
@@ -188,19 +212,25 @@ impl Desired {
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Objects {
         *self = Self { own: Some(*own), ..Self::default() };
-        let mut objects = Objects::default();
+        let mut taken = Vec::with_capacity(peers.len());
         for lease in peers.iter() {
-            let Some(peer) = self.take(lease, own, family, hop) else {
-                continue;
-            };
-            if let Some(reason) = objects.add(&peer) {
-                self.contested = true;
-                self.refuse(lease.subnet, reason);
-            }
+            taken.extend(self.take(lease, own, family, hop).map(|peer| (lease.subnet, peer)));
         }
+        let objects = Objects::of(&taken).unwrap_or_else(|| {
+            self.contested = true;
+            let mut objects = Objects::default();
+            taken.retain(|(subnet, peer)| {
+                let reason = objects.add(peer);
+                reason.map(|reason| self.refuse(*subnet, reason)).is_none()
+            });
+            objects
+        });
+        // They are in order, and lie more closely than if they were added one by one.
+        self.peers = taken.iter().map(|(subnet, peer)| (*subnet, Reached::from(peer))).collect();
         objects
     }
 
+    /// Reads what a lease says, and finds the way to its host.
     fn take(
         &mut self,
         lease: &Lease,
@@ -209,11 +239,7 @@ impl Desired {
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Option<Peer> {
         match Peer::of(lease, own, family)? {
-            Ok(peer) => {
-                let peer = Peer { hop: hop(peer.subnet, peer.public), ..peer };
-                self.peers.insert(lease.subnet, peer);
-                Some(peer)
-            }
+            Ok(peer) => Some(Peer { hop: hop(peer.subnet, peer.public), ..peer }),
             Err(reason) => {
                 self.refuse(lease.subnet, reason);
                 None
@@ -232,6 +258,26 @@ impl Desired {
 }
 
 impl Objects {
+    /// Puts together what leads to all peers, unless two of them want the same object. To sort them is much faster than
+    /// to add one after the other.
+    fn of(peers: &[(SubnetKey, Peer)]) -> Option<Self> {
+        let direct = |(i, (_, peer)): (usize, &(SubnetKey, Peer))| {
+            Some((peer.subnet, peer.hop?.route(peer.subnet, i)))
+        };
+        let tunnel = || peers.iter().enumerate().filter(|(_, (_, peer))| peer.hop.is_none());
+        let objects = Self {
+            neighbours: tunnel().map(|(_, (_, peer))| (peer.gateway(), peer.mac)).collect(),
+            fdb: tunnel().map(|(_, (_, peer))| (peer.mac, peer.public)).collect(),
+            routes: tunnel().map(|(i, (_, peer))| (peer.subnet, OverlayRoute::to(peer.subnet, i))).collect(),
+            direct: peers.iter().enumerate().filter_map(direct).collect(),
+        };
+        let through = objects.routes.len();
+        let is_shared = objects.direct.keys().any(|subnet| objects.routes.contains_key(subnet));
+        let all_differ = through + objects.direct.len() == peers.len()
+            && (objects.neighbours.len(), objects.fdb.len()) == (through, through);
+        (all_differ && !is_shared).then_some(objects)
+    }
+
     /// Adds a peer, or returns what is in its way.
     fn add(&mut self, peer: &Peer) -> Option<String> {
         let others = self.routes.len() + self.direct.len();

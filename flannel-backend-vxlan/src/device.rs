@@ -1,14 +1,15 @@
 //! The tunnel device: made what it should be, field by field.
 //!
-//! What cannot be changed on a device (its kind, VNI, port, local address, lower link and the like) makes it another
-//! device: it is replaced, and keeps its address so that the peers need not learn a new one. Everything else is set
-//! in place, so that routes and neighbours live on.
+//! What cannot be changed on a device (its kind, VNI, port and the like) makes it another device: it is replaced, and
+//! keeps its address so that the peers need not learn a new one. Everything else, also the external interface and its
+//! address, is set in place, so that routes and neighbours live on.
 
 use std::net::IpAddr;
 
 use flannel_core::BackendError;
 use flannel_netlink::{
     Address, Error, Family, Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Vxlan,
+    VxlanChange,
 };
 use ipnet::IpNet;
 
@@ -21,13 +22,9 @@ pub(crate) struct DeviceSpec {
     pub(crate) port: u16,
     pub(crate) gbp: bool,
     pub(crate) learning: bool,
-    /// The external interface.
-    pub(crate) lower_name: String,
-    /// Its index, which is another one when it went away and came back.
-    pub(crate) lower: u32,
-    /// Where the tunnel ends on this host.
-    pub(crate) local: IpAddr,
-    pub(crate) mtu: u32,
+    pub(crate) below: Below,
+    /// Whether the kernel shall compute all checksums before a packet leaves the device.
+    pub(crate) checksums_off: bool,
     /// By what the kernel knew the device last: nobody can change that.
     pub(crate) index: Option<u32>,
     /// The device's address; before it is known, that of an existing device is kept.
@@ -36,6 +33,19 @@ pub(crate) struct DeviceSpec {
     pub(crate) preferred_mac: Mac,
     /// The host's own address on the overlay, once there is a lease.
     pub(crate) address: Option<OverlayAddress>,
+}
+
+/// What a tunnel device has below, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Below {
+    /// The external interface.
+    pub(crate) lower_name: String,
+    /// Its index, which is another one when it went away and came back.
+    pub(crate) lower: u32,
+    /// Where the tunnel ends on this host.
+    pub(crate) local: IpAddr,
+    /// The largest packet for the tunnel, in bytes.
+    pub(crate) mtu: u32,
 }
 
 /// The host's own address on the overlay.
@@ -72,6 +82,17 @@ impl Ensured {
     }
 }
 
+/// How a device was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It was there as it should be.
+    Kept,
+    /// It was there, with something else below.
+    Moved,
+    /// It is new.
+    Made,
+}
+
 impl DeviceSpec {
     /// Makes the device so, or says why there cannot be one.
     pub(crate) fn ensure(
@@ -80,20 +101,22 @@ impl DeviceSpec {
         namespace: &Namespace,
     ) -> Result<Ensured, BackendError> {
         self.find_lower(netlink)?;
-        let (link, is_new) = self.find_or_create(netlink)?;
-        if is_new {
+        let (link, found) = self.find_or_create(netlink)?;
+        if found == Found::Made {
             self.refuse_router_advertisements(namespace);
         }
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
         let mut done = self.set_fields(netlink, &link, mac);
+        done.push(self.set_checksums(netlink));
         if let Some(address) = self.address {
             done.push(self.set_address(netlink, link.index, address));
             // Last, because a route can only be put on a device that is up.
             done.push(self.set_up(netlink, &link));
         }
         self.index = Some(link.index);
-        let device = Device { index: link.index, mac, mtu: self.mtu };
-        let mut ensured = Ensured { device, changes: usize::from(is_new), failed: Vec::new() };
+        let device = Device { index: link.index, mac, mtu: self.below.mtu };
+        let changes = usize::from(found != Found::Kept);
+        let mut ensured = Ensured { device, changes, failed: Vec::new() };
         for result in done {
             match result {
                 Ok(changes) => ensured.changes += changes,
@@ -108,7 +131,8 @@ impl DeviceSpec {
         let fields = (link.mtu, link.mac, link.txqlen, link.up);
         link.name == self.name
             && self.difference(link).is_none()
-            && fields == (self.mtu, self.mac, 0, self.address.is_some())
+            && self.move_of(link).is_none()
+            && fields == (self.below.mtu, self.mac, 0, self.address.is_some())
     }
 
     /// Tells whether an address of the device is a leftover of an earlier lease.
@@ -122,20 +146,30 @@ impl DeviceSpec {
 
     fn find_lower(&mut self, netlink: &mut Netlink) -> Result<(), BackendError> {
         let lower = netlink
-            .link(&self.lower_name)
+            .link(&self.below.lower_name)
             .map_err(|error| self.failed("look up the interface below", error))?;
         // One that is not there under its name may have another one now.
-        self.lower = lower.map_or(self.lower, |link| link.index);
+        self.below.lower = lower.map_or(self.below.lower, |link| link.index);
         Ok(())
     }
 
-    /// Returns the device, and whether it is new.
-    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, bool), BackendError> {
-        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
+    /// Returns the device, and what was done for it.
+    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, Found), BackendError> {
+        let look_up =
+            |netlink: &mut Netlink| netlink.link(&self.name).map_err(|error| self.failed("look up", error));
+        let mut found = look_up(netlink)?;
+        if found.is_none() && self.take_name_back(netlink)? {
+            found = look_up(netlink)?;
+        }
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
-            let Some(difference) = self.difference(&link) else {
-                return Ok((link, false));
+            let difference = match (self.difference(&link), self.move_of(&link)) {
+                (Some(difference), _) => difference,
+                (None, None) => return Ok((link, Found::Kept)),
+                (None, Some(below)) => match self.moved(netlink, &link, &below) {
+                    Ok(link) => return Ok((link, Found::Moved)),
+                    Err(reason) => reason,
+                },
             };
             // Without this, a device that carries traffic would go for one that cannot be made.
             if let Some(other) = self.same_tunnel(netlink) {
@@ -147,15 +181,31 @@ impl DeviceSpec {
             }
             netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))?;
         }
-        if !self.take_name_back(netlink)? {
-            self.create(netlink, mac)?;
-        }
-        let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let link = created.ok_or_else(|| BackendError::Kernel {
+        self.create(netlink, mac)?;
+        let link = look_up(netlink)?.ok_or_else(|| BackendError::Kernel {
             object: format!("cannot create the device {}", self.name),
             source: "it vanished right after it was created".into(),
         })?;
-        Ok((link, true))
+        Ok((link, Found::Made))
+    }
+
+    /// Moves a device, and returns what it is then. An old kernel does not do it, or not all of it.
+    fn moved(&self, netlink: &mut Netlink, link: &Link, below: &LinkChange) -> Result<Link, String> {
+        let moved = netlink.change_link(link.index, below).and_then(|()| netlink.link_by_index(link.index));
+        match moved {
+            Ok(Some(moved)) if self.move_of(&moved).is_none() => Ok(moved),
+            Ok(_) => Err("the kernel does not move it".to_owned()),
+            Err(error) => Err(format!("it cannot be moved: {error}")),
+        }
+    }
+
+    /// What must be changed below a device that can be used otherwise.
+    fn move_of(&self, link: &Link) -> Option<LinkChange> {
+        let vxlan = link.vxlan()?;
+        let below = (Some(self.below.lower), Some(self.below.local));
+        let change = VxlanChange { lower: below.0, local: below.1 };
+        ((vxlan.lower, vxlan.local) != below)
+            .then(|| LinkChange { vxlan: Some(change), ..LinkChange::default() })
     }
 
     /// Gives the device its name again if somebody gave it another one, and tells whether that was so. As long as it is
@@ -182,10 +232,11 @@ impl DeviceSpec {
         let wanted = Vxlan {
             vni: self.vni,
             port: self.port,
-            lower: Some(self.lower),
-            local: Some(self.local),
             learning: self.learning,
             gbp: self.gbp,
+            // What is moved in place.
+            lower: vxlan.lower,
+            local: vxlan.local.filter(|local| Family::of(*local) == self.family),
             // What the kernel fills in, and what an operator may have tuned without harm.
             ageing: vxlan.ageing,
             limit: vxlan.limit,
@@ -203,8 +254,8 @@ impl DeviceSpec {
     fn create(&self, netlink: &mut Netlink, mac: Mac) -> Result<(), BackendError> {
         let vxlan = NewVxlan {
             vni: self.vni,
-            lower: Some(self.lower),
-            local: Some(self.local),
+            lower: Some(self.below.lower),
+            local: Some(self.below.local),
             port: Some(self.port),
             learning: self.learning,
             gbp: self.gbp,
@@ -212,7 +263,7 @@ impl DeviceSpec {
         };
         let link = NewLink {
             mac: Some(mac),
-            mtu: Some(self.mtu),
+            mtu: Some(self.below.mtu),
             // No queue: a tunnel's packets wait at the interface below.
             txqlen: Some(0),
             ..NewLink::new(self.name.clone(), NewLinkKind::Vxlan(vxlan))
@@ -251,11 +302,20 @@ impl DeviceSpec {
         let same = LinkChange::default;
         let mac = (link.mac != Some(mac)).then(|| LinkChange { mac: Some(mac), ..same() });
         let txqlen = (link.txqlen != 0).then(|| LinkChange { txqlen: Some(0), ..same() });
-        let mtu = (link.mtu != self.mtu).then(|| LinkChange { mtu: Some(self.mtu), ..same() });
+        let mtu = (link.mtu != self.below.mtu).then(|| LinkChange { mtu: Some(self.below.mtu), ..same() });
         [(mac, "set the MAC address of"), (txqlen, "remove the queue of"), (mtu, "set the MTU of")]
             .into_iter()
             .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
             .collect()
+    }
+
+    fn set_checksums(&self, netlink: &Netlink) -> Result<usize, BackendError> {
+        let failed = |error| self.failed("switch off the checksum offload of", error);
+        if !self.checksums_off || !netlink.leaves_checksums(&self.name).map_err(failed)? {
+            return Ok(0);
+        }
+        netlink.leave_checksums(&self.name, false).map_err(failed)?;
+        Ok(1)
     }
 
     fn set_up(&self, netlink: &mut Netlink, link: &Link) -> Result<usize, BackendError> {

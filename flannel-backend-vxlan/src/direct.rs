@@ -37,6 +37,12 @@ impl Direct {
         Some(Hop { gateway: public, index, protocol: mark.protocol })
     }
 
+    /// Takes in which interface is the external one from now on.
+    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+        self.underlay.move_to(name, index);
+        self.distrust();
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         self.mark
     }

@@ -111,23 +111,20 @@ impl Table for DirectRoutes {
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, Route>]) -> Vec<Result<(), BoxError>> {
-        let mut adoptable = self.adoptable(changes);
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|change| match change {
-                Change::Put { key, value, instead_of: None } => {
-                    Change::Put { key: *key, value: value.clone(), instead_of: adoptable.remove(key) }
-                }
-                Change::Put { .. } | Change::Drop { .. } => change.clone(),
-            })
-            .collect();
+        let adoptable = self.adoptable(changes);
+        let adopting = |change: &Change<IpNet, Route>| match change {
+            Change::Put { key, value, instead_of: None } => {
+                Change::Put { key: *key, value: value.clone(), instead_of: adoptable.get(key).cloned() }
+            }
+            Change::Put { .. } | Change::Drop { .. } => change.clone(),
+        };
         let is_ours = |there: &Route| {
             self.mark.is_on(there)
                 || (there.index == self.tunnel
                     && self.tunnel.is_some()
                     && there.protocol != Route::PROTOCOL_KERNEL)
         };
-        routes::apply(&self.kernel, self.family, &changes, is_ours)
+        routes::apply(&self.kernel, self.family, changes, adopting, is_ours)
     }
 }
 

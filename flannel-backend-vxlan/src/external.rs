@@ -1,9 +1,13 @@
 //! The external interface, as a network needs to know it.
 
+mod follow;
+
 use std::net::IpAddr;
 
 use flannel_core::{BackendError, ExternalInterface, PublicAddrs};
 use flannel_netlink::{Namespace, Netlink};
+
+pub use follow::{Look, follow_external};
 
 /// Reads what a network needs to know of an interface: its index, MTU and addresses. Its addresses are those that
 /// peers use, unless the caller says otherwise afterwards.

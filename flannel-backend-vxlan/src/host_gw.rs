@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
+use crate::forwarding::Forwarding;
 use crate::routes::{Mark, RouteProtocol};
 use crate::watch::{Listens, Watch};
 
@@ -60,6 +61,7 @@ impl OpenBackend for OpenHostGw {
             gateways.push(Gateways {
                 family,
                 direct: Direct::new(kernel.clone(), external, family, mark),
+                forwarding: Forwarding::new(family, self.namespace.clone()),
                 unreachable: Vec::new(),
                 decide_again: true,
             });
@@ -104,6 +106,17 @@ impl Backend for HostGw {
         self.mtu
     }
 
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
+        self.mtu = external.mtu;
+        self.watch.move_to(&external.name);
+        for gateways in &mut self.gateways {
+            gateways.direct.move_to(&external.name, external.index);
+            gateways.decide_again = true;
+        }
+        Ok(())
+    }
+
     /// There is nothing to make; a lease without a subnet for each family is refused.
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         for gateways in &mut self.gateways {
@@ -139,6 +152,7 @@ impl Backend for HostGw {
 struct Gateways {
     family: Family,
     direct: Direct,
+    forwarding: Forwarding,
     unreachable: Vec<ObjectFailure>,
     /// Whether a peer may be on the link now that was not, or the other way round.
     decide_again: bool,
@@ -156,6 +170,7 @@ impl Gateways {
         let routes = &mut self.direct.routes;
         let mut report = SyncReport::default();
         report.unreachable.clone_from(&self.unreachable);
+        report.merge(self.forwarding.sync(None));
         report.merge(routes.look("the routes"));
         report.merge(routes.put_missing(request.now));
         if request.peers.is_complete() {
@@ -216,6 +231,7 @@ impl Gateways {
 impl Listens for Gateways {
     fn distrust(&mut self) {
         self.direct.distrust();
+        self.forwarding.distrust();
         self.decide_again = true;
     }
 
@@ -224,7 +240,9 @@ impl Listens for Gateways {
             self.decide_again = true;
             return Some(what);
         }
-        let Notice::Route { route, removed } = notice else { return None };
-        self.direct.notice_route(route, *removed)
+        if let Notice::Route { route, removed } = notice {
+            return self.direct.notice_route(route, *removed);
+        }
+        self.forwarding.notice(notice, None)
     }
 }

@@ -17,6 +17,7 @@
 mod ask_again;
 mod attrs;
 mod backend;
+mod checksums;
 mod config;
 mod desired;
 mod device;
@@ -24,6 +25,7 @@ mod direct;
 mod direct_routes;
 mod external;
 mod families;
+mod forwarding;
 mod host_gw;
 mod overlay_routes;
 mod routes;
@@ -33,7 +35,8 @@ mod underlay;
 mod watch;
 
 pub use backend::OpenVxlan;
-pub use external::external_interface;
+pub use checksums::ChecksumOffload;
+pub use external::{Look, external_interface, follow_external};
 pub use host_gw::OpenHostGw;
 pub use routes::RouteProtocol;
 

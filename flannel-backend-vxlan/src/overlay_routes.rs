@@ -102,18 +102,15 @@ impl Table for Routes {
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
         let Self { place, mark } = self;
         let message = |subnet: &IpNet, route: &OverlayRoute| route.message(*subnet, place.index);
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|change| match change {
-                Change::Put { key, value, instead_of } => Change::Put {
-                    key: *key,
-                    value: message(key, value),
-                    instead_of: instead_of.as_ref().map(|old| message(key, old)),
-                },
-                Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
-            })
-            .collect();
+        let plain = |change: &Change<IpNet, OverlayRoute>| match change {
+            Change::Put { key, value, instead_of } => Change::Put {
+                key: *key,
+                value: message(key, value),
+                instead_of: instead_of.as_ref().map(|old| message(key, old)),
+            },
+            Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
+        };
         let is_ours = |there: &Route| there.index == Some(place.index) || mark.is_on(there);
-        routes::apply(&place.kernel, place.family, &changes, is_ours)
+        routes::apply(&place.kernel, place.family, changes, plain, is_ours)
     }
 }

@@ -11,7 +11,7 @@ use flannel_core::reconcile::Change;
 use flannel_netlink::{Error, Family, Route, RouteFilter, RouteKind, Write};
 use ipnet::IpNet;
 
-use crate::tables::{Kernel, boxed};
+use crate::tables::{Kernel, WRITES_AT_ONCE, boxed};
 
 /// Who made a route, as the kernel remembers it (`rtm_protocol`, rtnetlink(7)). Direct routes carry it so that a
 /// process that has just started recognises them.
@@ -87,64 +87,74 @@ pub(crate) fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) ->
     kernel.lock().routes(&filter)
 }
 
-/// Writes changes of routes, and answers for each. `is_ours` tells of a route that has the place of a new one
-/// whether it may go.
-pub(crate) fn apply(
+/// Writes changes of routes, each told as one of plain routes, and answers for each. `is_ours` tells of a route that has
+/// the place of a new one whether it may go.
+pub(crate) fn apply<C>(
     kernel: &Kernel,
     family: Family,
-    changes: &[Change<IpNet, Route>],
+    changes: &[C],
+    plain: impl Fn(&C) -> Change<IpNet, Route>,
     is_ours: impl Fn(&Route) -> bool,
 ) -> Vec<Result<(), BoxError>> {
-    // A change may take two writes; it is done if both are.
-    let mut writes = Vec::with_capacity(changes.len());
-    let mut counts = Vec::with_capacity(changes.len());
-    for change in changes {
-        let start = writes.len();
-        match change {
-            Change::Put { value, instead_of, .. } => put(value, instead_of.as_ref(), &mut writes),
-            Change::Drop { value, .. } => writes.push(Write::DeleteRoute(value.clone())),
+    let mut places = None;
+    let mut results = Vec::with_capacity(changes.len());
+    // In parts, so that the writes of a large network never all stand in memory.
+    for part in changes.chunks(WRITES_AT_ONCE) {
+        // A change may take two writes; it is done if both are.
+        let (mut writes, mut counts) = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
+        for change in part {
+            let start = writes.len();
+            match plain(change) {
+                Change::Put { value, instead_of, .. } => put(value, instead_of, &mut writes),
+                Change::Drop { value, .. } => writes.push(Write::DeleteRoute(value)),
+            }
+            counts.push(writes.len() - start);
         }
-        counts.push(writes.len() - start);
+        let outcomes = kernel.lock().apply(&writes);
+        let mut answers = resolve(kernel, family, &writes, outcomes, &mut places, &is_ours).into_iter();
+        results
+            .extend(counts.into_iter().map(|count| answers.by_ref().take(count).collect::<Result<(), _>>()));
     }
-    let outcomes = kernel.lock().apply(&writes);
-    let mut results = resolve(kernel, family, &writes, outcomes, is_ours).into_iter();
-    counts.into_iter().map(|count| results.by_ref().take(count).collect()).collect()
+    results
 }
 
-fn put(new: &Route, old: Option<&Route>, writes: &mut Vec<Write>) {
+fn put(new: Route, old: Option<Route>, writes: &mut Vec<Write>) {
     match old {
-        Some(old) if place(old) == place(new) => writes.push(Write::PutRoute(new.clone())),
+        Some(old) if place(&old) == place(&new) => writes.push(Write::PutRoute(new)),
         // Where none of ours is there, a route to the same subnet is somebody else's and stays.
-        None => writes.push(Write::AddRoute(new.clone())),
+        None => writes.push(Write::AddRoute(new)),
         // To the kernel it is another route: the new one is put beside the old one, which goes afterwards.
-        Some(old) => writes.extend([Write::AddRoute(new.clone()), Write::DeleteRoute(old.clone())]),
+        Some(old) => writes.extend([Write::AddRoute(new), Write::DeleteRoute(old)]),
     }
 }
+
+/// The routes of a table by what makes them stand in others' way.
+type Places = BTreeMap<(IpNet, Option<u32>, u8), Route>;
 
 /// What makes two routes stand in each other's way.
 fn place(route: &Route) -> (IpNet, Option<u32>, u8) {
     (route.destination, route.metric, route.tos)
 }
 
-/// Looks what has the place of routes that could not be added: ours is replaced, somebody else's is named.
+/// Looks, once, what has the place of routes that could not be added: ours is replaced, somebody else's is named.
 fn resolve(
     kernel: &Kernel,
     family: Family,
     writes: &[Write],
     outcomes: Vec<Result<(), Error>>,
-    is_ours: impl Fn(&Route) -> bool,
+    places: &mut Option<Places>,
+    is_ours: &impl Fn(&Route) -> bool,
 ) -> Vec<Result<(), BoxError>> {
     let refused =
         |write: &Write, outcome: &Result<(), Error>| outcome.is_err() && matches!(write, Write::AddRoute(_));
-    let mut places = BTreeMap::new();
-    if writes.iter().zip(&outcomes).any(|(write, outcome)| refused(write, outcome)) {
+    if places.is_none() && writes.iter().zip(&outcomes).any(|(write, outcome)| refused(write, outcome)) {
         // If they cannot be read, the kernel's answer has to do.
         let present = read_main(kernel, family, RouteFilter::default()).unwrap_or_default();
-        places.extend(present.into_iter().map(|route| (place(&route), route)));
+        *places = Some(present.into_iter().map(|route| (place(&route), route)).collect());
     }
     let answer = |(write, outcome): (&Write, Result<(), Error>)| {
         let Write::AddRoute(new) = write else { return outcome.map_err(boxed) };
-        match places.get(&place(new)) {
+        match places.as_ref().and_then(|places| places.get(&place(new))) {
             Some(there) if outcome.is_err() && is_ours(there) => replace(kernel, new, there),
             Some(there) if outcome.is_err() => Err(InTheWay(there.clone()).into()),
             Some(_) | None => outcome.map_err(boxed),

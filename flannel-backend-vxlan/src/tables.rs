@@ -25,7 +25,21 @@ impl Kernel {
     pub(crate) fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
         self.lock().apply(writes).into_iter().map(|result| result.map_err(boxed)).collect()
     }
+
+    /// Carries out changes that take one write each. The writes of a large network are made in parts, so that they
+    /// never all stand in memory.
+    fn apply_changes<C>(&self, changes: &[C], write: impl Fn(&C) -> Write) -> Vec<Result<(), BoxError>> {
+        let mut results = Vec::with_capacity(changes.len());
+        for part in changes.chunks(WRITES_AT_ONCE) {
+            let writes: Vec<Write> = part.iter().map(&write).collect();
+            results.extend(self.apply(&writes));
+        }
+        results
+    }
 }
+
+/// Far more than go to the kernel in one message.
+pub(crate) const WRITES_AT_ONCE: usize = 1024;
 
 pub(crate) fn boxed(error: Error) -> BoxError {
     Box::new(error)
@@ -59,14 +73,10 @@ impl Table for Neighbours {
 
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
         let neighbour = |address: IpAddr, mac: Mac| Neighbour::permanent(self.0.index, address, mac);
-        let writes: Vec<Write> = changes
-            .iter()
-            .map(|change| match change {
-                Change::Put { key, value, .. } => Write::PutNeighbour(neighbour(*key, *value)),
-                Change::Drop { key, value } => Write::DeleteNeighbour(neighbour(*key, *value)),
-            })
-            .collect();
-        self.0.kernel.apply(&writes)
+        self.0.kernel.apply_changes(changes, |change| match change {
+            Change::Put { key, value, .. } => Write::PutNeighbour(neighbour(*key, *value)),
+            Change::Drop { key, value } => Write::DeleteNeighbour(neighbour(*key, *value)),
+        })
     }
 }
 
@@ -90,14 +100,10 @@ impl Table for Fdb {
 
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
         let entry = |mac: Mac, destination: IpAddr| FdbEntry::permanent(self.0.index, mac, destination);
-        let writes: Vec<Write> = changes
-            .iter()
-            .map(|change| match change {
-                Change::Put { key, value, .. } => Write::PutFdb(entry(*key, *value)),
-                Change::Drop { key, value } => Write::DeleteFdb(entry(*key, *value)),
-            })
-            .collect();
-        self.0.kernel.apply(&writes)
+        self.0.kernel.apply_changes(changes, |change| match change {
+            Change::Put { key, value, .. } => Write::PutFdb(entry(*key, *value)),
+            Change::Drop { key, value } => Write::DeleteFdb(entry(*key, *value)),
+        })
     }
 }
 

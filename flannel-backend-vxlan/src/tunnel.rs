@@ -5,8 +5,9 @@ use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, Sy
 use flannel_netlink::{Family, Namespace};
 
 use crate::desired::{Desired, Wanted};
-use crate::device::{Device, DeviceSpec, Ensured, OverlayAddress};
+use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::direct::Direct;
+use crate::forwarding::Forwarding;
 use crate::overlay_routes::Routes;
 use crate::tables::{Fdb, Kernel, Neighbours, Place};
 use crate::watch::Listens;
@@ -22,6 +23,7 @@ pub(crate) struct Tunnel {
     fdb: Reconciler<Fdb>,
     routes: Reconciler<Routes>,
     device_in_doubt: bool,
+    forwarding: Forwarding,
     /// Without `DirectRouting` it wants no route, and drops those of a time with it.
     direct: Direct,
     has_direct_routing: bool,
@@ -50,6 +52,7 @@ impl Tunnel {
             routes: Reconciler::new(Routes { place, mark: direct.mark() }),
             desired: Desired::default(),
             device_in_doubt: true,
+            forwarding: Forwarding::new(spec.family, namespace.clone()),
             direct,
             has_direct_routing,
             decide_again: true,
@@ -66,6 +69,15 @@ impl Tunnel {
 
     pub(crate) fn device(&self) -> Device {
         self.device
+    }
+
+    /// Takes in what the device shall have below from now on; the next pass moves it.
+    pub(crate) fn move_to(&mut self, below: Below) {
+        self.direct.move_to(&below.lower_name, below.lower);
+        self.decide_again = true;
+        self.device_in_doubt |= self.spec.below != below;
+        self.spec.below = below;
+        self.device.mtu = self.spec.below.mtu;
     }
 
     /// Gives the device the host's own address.
@@ -110,6 +122,7 @@ impl Tunnel {
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
+        report.merge(self.forwarding.sync(Some(&self.spec.name)));
         let mut layers: [(&str, &mut dyn Layer); 4] = [
             ("the forwarding entries", &mut self.fdb),
             ("the neighbours", &mut self.neighbours),

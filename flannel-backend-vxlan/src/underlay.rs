@@ -30,6 +30,13 @@ impl Underlay {
         Self { kernel, name, family, index, up: true, on_link: BTreeMap::new() }
     }
 
+    /// Asks about another interface from now on.
+    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+        name.clone_into(&mut self.name);
+        self.index = index;
+        self.on_link.clear();
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -74,6 +81,7 @@ impl Underlay {
             Notice::Link { .. }
             | Notice::Address { .. }
             | Notice::Route { .. }
+            | Notice::Forwarding { .. }
             | Notice::Neighbour { .. }
             | Notice::Fdb { .. } => return None,
         };

@@ -125,8 +125,7 @@ fn a_device_that_cannot_be_corrected_is_replaced_and_keeps_its_address() {
         "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 4789 nolearning",
         "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 8472 nolearning gbp",
         "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 8472 learning",
-        "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.9 dstport 8472 nolearning",
-        "link add flannel.1 type vxlan id 1 local 192.168.64.1 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 dev eth0 local fd00:64::1 dstport 8472 nolearning",
         "link add flannel.1 type vxlan id 1 dev eth0 group 239.1.1.1 dstport 8472 nolearning",
     ];
     for case in cases {
@@ -143,6 +142,36 @@ fn a_device_that_cannot_be_corrected_is_replaced_and_keeps_its_address() {
         assert!(data.as_str().contains(&after.mac.unwrap().to_string()), "{case}");
         station.complete([peer(2)]);
         assert_eq!(station.tables(), common::lines_of_all([2]), "{case}");
+    }
+}
+
+#[test]
+fn a_device_with_something_else_below_is_moved_and_keeps_what_is_on_it() {
+    let cases = [
+        // As upstream makes it with -public-ip.
+        "link add flannel.1 type vxlan id 1 dev eth0 local 203.0.113.7 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 local 192.168.64.1 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning",
+        "link add flannel.1 type vxlan id 1 dev dummy0 local 192.168.64.1 dstport 8472 nolearning",
+    ];
+    for case in cases {
+        let lab = lab(1);
+        let host = &lab.hosts[0].namespace;
+        ip(host, "link add dummy0 up type bridge");
+        ip(host, case);
+        ip(host, "link set flannel.1 up");
+        ip(host, "route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
+        let mut netlink = Netlink::open_in(host).unwrap();
+        let before = netlink.link(DEVICE).unwrap().unwrap();
+        let mut station = Station::start(host, "10.5.1.0-24");
+        let after = station.device();
+        assert_eq!((after.index, after.mac), (before.index, before.mac), "{case}");
+        let vxlan = after.vxlan().unwrap();
+        let below = (vxlan.lower, vxlan.local);
+        assert_eq!(below, (Some(station.external.index), Some(common::address("192.168.64.1"))), "{case}");
+        assert_eq!(ip(host, "route show 10.5.2.0/24").len(), 1, "{case}");
+        station.complete([peer(2)]);
+        assert_idle(&station.sync());
     }
 }
 

@@ -1,9 +1,10 @@
 //! How a host gets its lease, decided from what it knows: no call is made here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::allocate::choose;
-use crate::{Lease, LeaseSet, NetworkConfig, PublicAddrs, SubnetKey};
+use crate::{Lease, LeaseSet, NetworkConfig, NodeId, PublicAddrs, SubnetKey, Tie};
 
 /// What a host brings when it asks for a lease.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +13,10 @@ pub struct Claim<'a> {
     pub config: &'a NetworkConfig,
     /// Under which addresses the host is known.
     pub public: PublicAddrs,
+    /// Its id, if it has one.
+    pub node: Option<NodeId>,
+    /// The ids of other hosts that live under the same address: their leases are not this host's.
+    pub others: &'a BTreeSet<NodeId>,
     /// The subnet that it had before, as far as it remembers.
     pub previous: Option<SubnetKey>,
     /// How many attempts failed so far, because others were faster.
@@ -36,17 +41,17 @@ pub enum Step {
 impl Claim<'_> {
     /// Decides the next step, given all leases.
     ///
-    /// A lease held under the host's own public address comes first (among several, the one it had before, then the
-    /// lowest), then the previous subnet if it is free, then the one that the address points at, then any free one (see
-    /// [`choose`]). `pick` answers with a number below the one it is given.
+    /// A lease of the host's own comes first (see [`own`](Self::own)), then the previous subnet if it is free, then the
+    /// one that the address points at, then any free one (see [`choose`]). `pick` answers with a number below the one it
+    /// is given.
     pub fn next_step(&self, leases: &LeaseSet, pick: &mut dyn FnMut(usize) -> usize) -> Step {
-        let own = || leases.leases().filter(|lease| lease.is_held_by(&self.public));
-        let remembered = own().find(|lease| Some(lease.subnet) == self.previous && self.fits(&lease.subnet));
-        if let Some(lease) = remembered.or_else(|| own().find(|lease| self.fits(&lease.subnet))) {
-            return Step::Reuse(Arc::clone(lease));
+        let own = self.own(leases.leases().map(|lease| &**lease));
+        if let Some((_, lease)) = own.iter().find(|(_, lease)| self.fits(&lease.subnet)) {
+            return Step::Reuse(Arc::new((*lease).clone()));
         }
-        if let Some(lease) = own().next() {
-            return Step::Discard(Arc::clone(lease));
+        // What may be another host's is left to end by itself.
+        if let Some((_, lease)) = own.first().filter(|(tie, _)| *tie != Tie::AddressOfOtherId) {
+            return Step::Discard(Arc::new((*lease).clone()));
         }
         let taken: Vec<SubnetKey> = leases.taken().collect();
         let is_free = |subnet: &SubnetKey| !taken.iter().any(|other| other.overlaps(subnet));
@@ -59,6 +64,17 @@ impl Claim<'_> {
         // So is the place that the address points at: whoever is there now stays.
         let place = Some(self.public).filter(|_| self.attempt == 0);
         choose(self.config, &taken, place, pick).map_or(Step::OutOfSubnets, Step::Take)
+    }
+
+    /// Returns the leases that may be the host's own, the likeliest first: by what ties it to them, then the one that it
+    /// had before, then the lowest.
+    pub fn own<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<(Tie, &'l Lease)> {
+        let is_other = |lease: &Lease| lease.attrs.node.is_some_and(|node| self.others.contains(&node));
+        let tied = leases.into_iter().filter(|lease| !is_other(lease));
+        let tied = tied.filter_map(|lease| Some((lease.tie(&self.public, self.node)?, lease)));
+        let mut own: Vec<_> = tied.collect();
+        own.sort_by_key(|(tie, lease)| (*tie, Some(lease.subnet) != self.previous, lease.subnet));
+        own
     }
 
     fn fits(&self, subnet: &SubnetKey) -> bool {
@@ -86,6 +102,16 @@ mod tests {
 
     /// Decides with the first free subnet always picked.
     fn step(previous: Option<&str>, leases: &[Lease], attempt: u32) -> Step {
+        step_of(None, &[], previous, leases, attempt)
+    }
+
+    fn step_of(
+        node: Option<NodeId>,
+        others: &[NodeId],
+        previous: Option<&str>,
+        leases: &[Lease],
+        attempt: u32,
+    ) -> Step {
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         let previous = previous.map(|text| text.parse().unwrap());
         let mut set = LeaseSet::default();
@@ -93,7 +119,40 @@ mod tests {
             leases: leases.iter().cloned().map(Arc::new).collect(),
             ..Snapshot::default()
         }));
-        Claim { config: &config, public: ME.into(), previous, attempt }.next_step(&set, &mut |_| 0)
+        let others = &others.iter().copied().collect();
+        let claim = Claim { config: &config, public: ME.into(), node, others, previous, attempt };
+        claim.next_step(&set, &mut |_| 0)
+    }
+
+    fn id(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 16])
+    }
+
+    fn lease_of(subnet: &str, holder: Ipv4Addr, node: u8) -> Lease {
+        let lease = lease(subnet, holder);
+        Lease { attrs: LeaseAttrs { node: Some(id(node)), ..lease.attrs }, ..lease }
+    }
+
+    #[test]
+    fn a_lease_with_the_own_id_is_used_again_whatever_its_address() {
+        let leases = [lease("10.5.1.0-24", ME), lease_of("10.5.7.0-24", OTHER, 1)];
+        let step = |previous| step_of(Some(id(1)), &[], previous, &leases, 0);
+        assert_eq!(step(None), Step::Reuse(leases[1].clone().into()));
+        assert_eq!(step(Some("10.5.1.0-24")), Step::Reuse(leases[1].clone().into()));
+        assert_eq!(step_of(None, &[], None, &leases, 0), Step::Reuse(leases[0].clone().into()));
+    }
+
+    #[test]
+    fn a_lease_of_another_id_under_the_own_address_is_used_unless_that_host_lives() {
+        let leases = [lease_of("10.5.1.0-24", ME, 2)];
+        assert_eq!(step_of(Some(id(1)), &[], None, &leases, 0), Step::Reuse(leases[0].clone().into()));
+        let free = Step::Take("10.5.2.0-24".parse().unwrap());
+        assert_eq!(step_of(Some(id(1)), &[id(2)], Some("10.5.1.0-24"), &leases, 0), free);
+        let unfit = [lease_of("10.9.1.0-24", ME, 2)];
+        let free = Step::Take("10.5.1.0-24".parse().unwrap());
+        assert_eq!(step_of(Some(id(1)), &[], None, &unfit, 0), free, "it is not this host's to remove");
+        let known = [lease_of("10.5.1.0-24", ME, 2), lease("10.5.9.0-24", ME)];
+        assert_eq!(step_of(Some(id(1)), &[], None, &known, 0), Step::Reuse(known[1].clone().into()));
     }
 
     #[test]

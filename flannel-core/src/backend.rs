@@ -32,6 +32,15 @@ pub trait Backend: Send {
     /// Returns the largest packet, in bytes, that a container may send.
     fn mtu(&self) -> u32;
 
+    /// Takes in that the interface, its address or its MTU is another one than the backend was opened with. From now
+    /// on `attrs` and `mtu` answer for it; the next `sync` makes the host so, without losing a peer for longer than it
+    /// must.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
+
     /// Makes the host ready for its own lease. Called once before the first `sync`, and again when the lease changes.
     ///
     /// # Errors
@@ -74,6 +83,7 @@ impl BackendAttrs {
             backend_type: self.backend_type,
             backend_data: self.data,
             backend_v6_data: self.v6_data,
+            node: None,
         }
     }
 }

@@ -38,6 +38,16 @@ pub fn renew_after(ttl: Duration, chance: f64) -> Duration {
     (ttl / 3).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 10.0)
 }
 
+/// Returns how long after a renewal to renew again so that `margin` of the time to live is left at the latest: that time
+/// less up to a tenth by `chance`. A margin that leaves no time counts as none that was given.
+#[must_use]
+pub fn renew_before(ttl: Duration, margin: Duration, chance: f64) -> Duration {
+    match ttl.saturating_sub(margin) {
+        Duration::ZERO => renew_after(ttl, chance),
+        latest => latest.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 10.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +58,17 @@ mod tests {
         assert_eq!(renew_after(day, 0.0), Duration::from_secs(28_800));
         assert_eq!(renew_after(day, 1.0), Duration::from_secs(25_920));
         assert_eq!(renew_after(day, 7.0), renew_after(day, 1.0));
+    }
+
+    #[test]
+    fn a_margin_is_left_at_the_latest() {
+        let (day, hour) = (Duration::from_secs(86_400), Duration::from_secs(3_600));
+        assert_eq!(renew_before(day, hour, 0.0), day - hour);
+        assert_eq!(renew_before(day, hour, 1.0), (day - hour).mul_f64(0.9));
+        assert_eq!(
+            renew_before(hour, hour, 0.0),
+            renew_after(hour, 0.0),
+            "the store granted less than was asked for"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::ObjectFailure;
+use crate::backend::{ExternalInterface, ObjectFailure};
 use crate::registry::BadRecord;
 use crate::{Lease, NetworkConfig, SubnetKey};
 
@@ -40,8 +40,17 @@ pub enum NetworkEvent {
         /// How long the next attempt is away.
         retry_in: Duration,
     },
+    /// Somebody else wrote the record of the lease; it is being put right, and the host keeps its subnet.
+    LeaseDisputed(String),
     /// The lease is lost. Traffic goes on; the same subnet is asked for again.
     LeaseLost(String),
+    /// The external interface, its address or its MTU is another one now.
+    ExternalChanged(ExternalInterface),
+    /// The lease says something new about the host, which the peers hear.
+    LeasePublished(Lease),
+    /// The largest packet, in bytes, that a container may send is another one now; see
+    /// [`Running::mtu`](crate::Running::mtu).
+    MtuChanged(u32),
     /// All peers are known, or remembered, and the host was made as it should be, for the first time.
     Ready,
     /// The registry does not answer, for this reason, and the network runs with the peers that are remembered.

@@ -1,95 +1,127 @@
 //! The life of the own lease after it was acquired.
 //!
 //! ```text
-//!            lost                      acquired (the same subnet first)
-//! Keeping ─────────▶ Lost ──────────▶ Keeping
-//!                     ▲ │ not yet: wait, longer each time
-//!                     └─┘
+//!                     published
+//!         ┌──────────────────────────────────────┐
+//!         │            lost                      ▼ acquired (the same subnet first)
+//! Publishing, Keeping ─────────▶ Lost ──────────▶ Keeping
+//!  ▲ │                            ▲ │ not yet: wait, longer each time
+//!  └─┘ not yet                    └─┘
 //! ```
+//!
+//! It begins with publishing if the lease shall say something else than it does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::manager::{KeepEvent, LeaseManager, LeaseRequest};
-use crate::{Backoff, Lease, LeaseAttrs, NetworkConfig};
+use crate::manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError};
+use crate::{Backoff, Lease, LeaseAttrs, NetworkConfig, RegistryError};
 
 /// What happens to the own lease.
 #[derive(Debug)]
 pub(crate) enum HoldEvent {
     /// While it is kept.
     Keep(KeepEvent),
-    /// It could not be acquired again yet.
+    /// It could not be acquired again, or published, yet.
     NotYet(KeepEvent),
+    /// It says now what it shall.
+    Published(Lease),
     /// It was acquired again, perhaps for another subnet.
     Acquired(Lease),
 }
 
-/// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
-pub(crate) fn hold(
-    manager: Arc<dyn LeaseManager>,
-    config: Arc<NetworkConfig>,
-    own: Lease,
-    retry: Backoff,
-    mut random: fastrand::Rng,
-) -> BoxStream<'static, HoldEvent> {
-    let keeping = State::Keeping(manager.keep(own.clone()));
-    stream::unfold((keeping, own), move |(state, own)| {
-        let (manager, config) = (Arc::clone(&manager), Arc::clone(&config));
-        let chance = random.f64();
-        async move { Some(step(&*manager, &config, state, own, retry, chance).await) }
-    })
-    .boxed()
+/// Whose lease is held, and how.
+pub(crate) struct Hold {
+    pub(crate) manager: Arc<dyn LeaseManager>,
+    pub(crate) config: Arc<NetworkConfig>,
+    /// What the lease shall say about the host.
+    pub(crate) attrs: LeaseAttrs,
+    /// The pauses between attempts.
+    pub(crate) retry: Backoff,
+    pub(crate) random: fastrand::Rng,
 }
+
+/// The first pause after a lease could not be published: until it is, the peers send to where the host no longer is.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(200);
 
 enum State {
+    Publishing { failures: u32 },
     Keeping(BoxStream<'static, KeepEvent>),
-    Lost { attempts: u32 },
+    Lost { failures: u32 },
 }
 
-async fn step(
-    manager: &dyn LeaseManager,
-    config: &NetworkConfig,
-    state: State,
-    own: Lease,
-    retry: Backoff,
-    chance: f64,
-) -> (HoldEvent, (State, Lease)) {
-    match state {
-        State::Keeping(mut keep) => match keep.next().await {
-            Some(event @ KeepEvent::Lost(_)) => (HoldEvent::Keep(event), (State::Lost { attempts: 0 }, own)),
-            Some(event) => (HoldEvent::Keep(event), (State::Keeping(keep), own)),
-            None => {
-                let event = KeepEvent::Lost("it is no longer kept".to_owned());
-                (HoldEvent::Keep(event), (State::Lost { attempts: 0 }, own))
-            }
-        },
-        State::Lost { attempts } => {
-            if let Some(failures) = attempts.checked_sub(1) {
-                tokio::time::sleep(retry.delay(failures, chance)).await;
-            }
-            match again(manager, config, &own.attrs, &own).await {
-                Ok(lease) => {
-                    let keeping = State::Keeping(manager.keep(lease.clone()));
-                    (HoldEvent::Acquired(lease.clone()), (keeping, lease))
+impl Hold {
+    /// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
+    pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, HoldEvent> {
+        // Who the host is, the manager says.
+        let says = LeaseAttrs { node: self.attrs.node, ..own.attrs.clone() };
+        let state = match says == self.attrs {
+            true => State::Keeping(self.manager.keep(own.clone())),
+            false => State::Publishing { failures: 0 },
+        };
+        stream::unfold((self, state, own), |(mut hold, state, own)| async {
+            let (event, state, own) = hold.step(state, own).await;
+            Some((event, (hold, state, own)))
+        })
+        .boxed()
+    }
+
+    async fn step(&mut self, state: State, own: Lease) -> (HoldEvent, State, Lease) {
+        let chance = self.random.f64();
+        match state {
+            State::Keeping(mut keep) => match keep.next().await {
+                Some(KeepEvent::Lost(reason)) => lost(reason, own),
+                Some(event) => (HoldEvent::Keep(event), State::Keeping(keep), own),
+                None => lost("it is no longer kept".to_owned(), own),
+            },
+            State::Publishing { failures } => {
+                let retry = Backoff { first: PUBLISH_AGAIN.min(self.retry.first), ..self.retry };
+                rest(retry, failures, chance).await;
+                match self.manager.publish(&own, &self.attrs).await {
+                    Ok(lease) => self.held(HoldEvent::Published(lease.clone()), lease),
+                    Err(error) if is_loss(&error) => lost(crate::chain(&error), own),
+                    Err(error) => {
+                        let event = not_yet(&error, retry.delay(failures, chance));
+                        (event, State::Publishing { failures: failures.saturating_add(1) }, own)
+                    }
                 }
-                Err(reason) => {
-                    let retry_in = retry.delay(attempts, chance);
-                    let event = KeepEvent::Trouble { reason, retry_in };
-                    (HoldEvent::NotYet(event), (State::Lost { attempts: attempts.saturating_add(1) }, own))
+            }
+            State::Lost { failures } => {
+                rest(self.retry, failures, chance).await;
+                let Self { manager, config, attrs, .. } = &*self;
+                match manager.acquire(LeaseRequest { config, attrs, previous: Some(own.subnet) }).await {
+                    Ok(lease) => self.held(HoldEvent::Acquired(lease.clone()), lease),
+                    Err(error) => {
+                        let event = not_yet(&error, self.retry.delay(failures, chance));
+                        (event, State::Lost { failures: failures.saturating_add(1) }, own)
+                    }
                 }
             }
         }
     }
+
+    fn held(&self, event: HoldEvent, lease: Lease) -> (HoldEvent, State, Lease) {
+        (event, State::Keeping(self.manager.keep(lease.clone())), lease)
+    }
 }
 
-async fn again(
-    manager: &dyn LeaseManager,
-    config: &NetworkConfig,
-    attrs: &LeaseAttrs,
-    own: &Lease,
-) -> Result<Lease, String> {
-    let request = LeaseRequest { config, attrs, previous: Some(own.subnet) };
-    manager.acquire(request).await.map_err(|error| crate::chain(&error))
+async fn rest(retry: Backoff, failures: u32, chance: f64) {
+    if let Some(before) = failures.checked_sub(1) {
+        tokio::time::sleep(retry.delay(before, chance)).await;
+    }
+}
+
+fn lost(reason: String, own: Lease) -> (HoldEvent, State, Lease) {
+    (HoldEvent::Keep(KeepEvent::Lost(reason)), State::Lost { failures: 0 }, own)
+}
+
+fn not_yet(error: &ManagerError, retry_in: Duration) -> HoldEvent {
+    HoldEvent::NotYet(KeepEvent::Trouble { reason: crate::chain(error), retry_in })
+}
+
+fn is_loss(error: &ManagerError) -> bool {
+    matches!(error, ManagerError::Registry(RegistryError::Gone(_) | RegistryError::Changed(_)))
 }

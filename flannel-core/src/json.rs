@@ -4,10 +4,12 @@
 //! ignored and `null` means "not given". Values that nobody here needs to understand (a backend's own data) are
 //! kept as text in [`Json`] and decoded by whoever owns them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One JSON value, kept as the text it came in. Clones share the text.
@@ -93,8 +95,12 @@ impl JsonError {
 /// ```
 #[derive(Debug)]
 pub struct Object<'a> {
-    members: Vec<(String, &'a RawValue)>,
+    members: Vec<(Text<'a>, &'a RawValue)>,
 }
+
+/// A string, borrowed from the text around it unless that escapes something in it.
+#[derive(Debug, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Object<'a> {
     /// Reads an object; the literal `null` counts as an empty one.
@@ -113,7 +119,7 @@ impl<'a> Object<'a> {
         self.members
             .iter()
             .rev()
-            .find(|(name, _)| name.eq_ignore_ascii_case(member))
+            .find(|(name, _)| name.0.eq_ignore_ascii_case(member))
             .map(|(_, value)| value.get())
     }
 
@@ -130,6 +136,15 @@ impl<'a> Object<'a> {
     /// [`JsonError`] names the member if it is not a string.
     pub fn string(&self, member: &str) -> Result<Option<String>, JsonError> {
         self.typed(member, "a string")
+    }
+
+    /// Returns a string member, without a copy if nothing in it is escaped.
+    ///
+    /// # Errors
+    ///
+    /// As [`string`](Self::string).
+    pub fn text(&self, member: &str) -> Result<Option<Cow<'a, str>>, JsonError> {
+        Ok(self.typed::<Text<'a>>(member, "a string")?.map(|text| text.0))
     }
 
     /// Returns a boolean member.
@@ -163,7 +178,7 @@ impl<'a> Object<'a> {
 }
 
 /// Members in the order of the text, duplicates included.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -181,7 +196,7 @@ impl<'de> Visitor<'de> for InOrder {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(8);
         while let Some(member) = map.next_entry()? {
             members.push(member);
         }

@@ -29,7 +29,77 @@ impl Lease {
             None => public.v6.is_some() && self.attrs.public == *public,
         }
     }
+
+    /// Tells why the lease may be that of the host with these addresses and this id; not at all if it is another's.
+    #[must_use]
+    pub fn tie(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<Tie> {
+        match (node, self.attrs.node) {
+            (Some(own), Some(other)) if own == other => Some(Tie::Id),
+            _ if !self.is_held_by(public) => None,
+            (Some(_), Some(_)) => Some(Tie::AddressOfOtherId),
+            (None, _) | (_, None) => Some(Tie::Address),
+        }
+    }
 }
+
+/// What a host has in common with the holder of a lease, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tie {
+    /// The id: it is the same host, also if its addresses changed.
+    Id,
+    /// The public address, and one of the two has no id, as upstream's have none.
+    Address,
+    /// The public address but not the id: it is the same host if it lost its id, or two hosts have one address.
+    AddressOfOtherId,
+}
+
+/// What tells a host from all others though its addresses change: 128 bits that it drew once and keeps.
+///
+/// ```
+/// use flannel_core::NodeId;
+///
+/// let id = NodeId::from_bytes([7; 16]);
+/// assert_eq!(id.to_string(), "07070707070707070707070707070707");
+/// assert_eq!(id.to_string().parse(), Ok(id));
+/// assert!("7".parse::<NodeId>().is_err());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId([u8; 16]);
+
+impl NodeId {
+    /// Takes bytes that nobody else has.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for NodeId {
+    type Err = NodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, NodeIdError> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| is_hex);
+        number.map(|number| Self(number.to_be_bytes())).ok_or(NodeIdError)
+    }
+}
+
+/// A text is no id of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id of a host is 32 hexadecimal digits")]
+pub struct NodeIdError;
 
 /// A registry's logical time: it grows with every change of its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,7 +123,8 @@ pub enum Term {
 /// What a host says about itself in its lease.
 ///
 /// Its text form is the record that flannel keeps in etcd: one compact JSON object, its members in a fixed order.
-/// Reading accepts what every release of flannel has written.
+/// Reading accepts what every release of flannel has written. `NodeID`, the last member, is none of upstream's: it
+/// ignores what it does not know, and leaves it out when it writes a record anew.
 ///
 /// ```
 /// use flannel_core::{BackendType, Json, LeaseAttrs, PublicAddrs};
@@ -79,13 +150,21 @@ pub struct LeaseAttrs {
     pub backend_data: Option<Json>,
     /// What the backend's peers need to know for IPv6.
     pub backend_v6_data: Option<Json>,
+    /// Which host it is, if it has an id. Whoever manages the lease says it.
+    pub node: Option<NodeId>,
 }
 
 impl LeaseAttrs {
     /// Starts the record of a host whose backend has nothing to say.
     #[must_use]
     pub fn new(public: PublicAddrs) -> Self {
-        Self { public, backend_type: BackendType::UNNAMED, backend_data: None, backend_v6_data: None }
+        Self {
+            public,
+            backend_type: BackendType::UNNAMED,
+            backend_data: None,
+            backend_v6_data: None,
+            node: None,
+        }
     }
 
     /// Writes the record.
@@ -106,6 +185,9 @@ impl LeaseAttrs {
                 record.push_str(&format!(r#","{member}":{data}"#));
             }
         }
+        if let Some(node) = self.node {
+            record.push_str(&format!(r#","{NODE}":"{node}""#));
+        }
         record.push('}');
         escape_html(&record).into_owned()
     }
@@ -124,12 +206,17 @@ impl LeaseAttrs {
                 v4: (!v4.is_unspecified()).then_some(v4),
                 v6: (!v6.is_unspecified()).then_some(v6),
             },
-            backend_type: object.string("BackendType")?.unwrap_or_default().into(),
+            backend_type: object.text("BackendType")?.unwrap_or_default().into(),
             backend_data: object.value("BackendData"),
             backend_v6_data: object.value("BackendV6Data"),
+            // Whatever else somebody writes there is no reason not to use the lease.
+            node: object.string(NODE).ok().flatten().and_then(|text| text.parse().ok()),
         })
     }
 }
+
+/// The member of a record that names the host.
+const NODE: &str = "NodeID";
 
 /// Why the record of a lease cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,10 +236,10 @@ pub enum LeaseError {
 }
 
 fn address<A: std::str::FromStr>(object: &Object<'_>, member: &'static str) -> Result<Option<A>, LeaseError> {
-    let Some(text) = object.string(member)? else {
+    let Some(text) = object.text(member)? else {
         return Ok(None);
     };
-    text.parse().map(Some).map_err(|_| LeaseError::Address { member, text })
+    text.parse().map(Some).map_err(|_| LeaseError::Address { member, text: text.into_owned() })
 }
 
 /// Escapes what Go's encoder escapes. In JSON these characters occur inside strings only.
@@ -224,13 +311,19 @@ impl BackendType {
     }
 }
 
-impl From<String> for BackendType {
+impl From<Cow<'_, str>> for BackendType {
     /// Takes a name; well-known ones cost no memory of their own.
-    fn from(name: String) -> Self {
+    fn from(name: Cow<'_, str>) -> Self {
         [Self::VXLAN, Self::HOST_GW, Self::UNNAMED]
             .into_iter()
             .find(|known| known.0 == name)
-            .unwrap_or(Self(Cow::Owned(name)))
+            .unwrap_or_else(|| Self(Cow::Owned(name.into_owned())))
+    }
+}
+
+impl From<String> for BackendType {
+    fn from(name: String) -> Self {
+        Cow::<str>::Owned(name).into()
     }
 }
 
@@ -263,6 +356,40 @@ mod tests {
         for record in V0_28 {
             assert_eq!(LeaseAttrs::from_record(record).unwrap().to_record(), record);
         }
+    }
+
+    #[test]
+    fn the_id_of_a_host_comes_last_and_what_is_none_is_ignored() {
+        let id = NodeId::from_bytes([0xab; 16]);
+        let attrs = LeaseAttrs { node: Some(id), ..LeaseAttrs::from_record(V0_28[2]).unwrap() };
+        let record = r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw","NodeID":"abababababababababababababababab"}"#;
+        assert_eq!(attrs.to_record(), record);
+        assert_eq!(LeaseAttrs::from_record(record).unwrap(), attrs);
+        for other in ["5", "\"\"", "null", "\"+babababababababababababababababa\""] {
+            let record = format!(r#"{{"PublicIP":"1.2.3.4","NodeID":{other}}}"#);
+            assert_eq!(LeaseAttrs::from_record(&record).unwrap().node, None, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_tied_to_a_lease_by_its_id_before_its_address() {
+        let lease = |node: Option<u8>| Lease {
+            subnet: "10.5.1.0-24".parse().unwrap(),
+            attrs: LeaseAttrs {
+                node: node.map(|node| NodeId::from_bytes([node; 16])),
+                ..LeaseAttrs::from_record(V0_28[2]).unwrap()
+            },
+            revision: Revision(1),
+            term: Term::Limited,
+        };
+        let (here, there) = (Ipv4Addr::new(1, 2, 3, 4).into(), Ipv4Addr::new(1, 2, 3, 5).into());
+        let me = Some(NodeId::from_bytes([1; 16]));
+        assert_eq!(lease(Some(1)).tie(&there, me), Some(Tie::Id));
+        assert_eq!(lease(Some(2)).tie(&here, me), Some(Tie::AddressOfOtherId));
+        assert_eq!(lease(Some(2)).tie(&there, me), None);
+        assert_eq!(lease(None).tie(&here, me), Some(Tie::Address));
+        assert_eq!(lease(Some(1)).tie(&here, None), Some(Tie::Address));
+        assert_eq!(lease(None).tie(&there, None), None);
     }
 
     #[test]

@@ -39,12 +39,14 @@ pub use backend::{
     Backend, BackendAttrs, BackendError, ExternalInterface, ObjectFailure, OpenBackend, OpenRequest,
     SyncReport, SyncRequest,
 };
-pub use backoff::{Backoff, renew_after};
+pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
 pub use json::Json;
-pub use lease::{BackendType, Lease, LeaseAttrs, LeaseError, PublicAddrs, Revision, Term};
+pub use lease::{
+    BackendType, Lease, LeaseAttrs, LeaseError, NodeId, NodeIdError, PublicAddrs, Revision, Term, Tie,
+};
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
 pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};

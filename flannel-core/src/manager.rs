@@ -26,6 +26,8 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 ///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are.
 /// 7. **Memory is named.** Peers that are told from memory because the store does not answer are followed by
 ///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
+/// 8. **Publishing changes words only.** `publish` never changes subnet or term, and never overwrites the record of
+///    another host.
 #[async_trait]
 pub trait LeaseManager: Send + Sync + 'static {
     /// Names the manager for logs and status. Holds no secret.
@@ -52,6 +54,18 @@ pub trait LeaseManager: Send + Sync + 'static {
     ///
     /// [`ManagerError::OutOfSubnets`], or [`ManagerError::Registry`]: try again later.
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError>;
+
+    /// Lets the record of a lease say something else about this host, perhaps that it has other addresses. No other
+    /// stream keeps the lease meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Registry`]; with [`RegistryError::Gone`] or [`RegistryError::Changed`] the lease is lost,
+    /// otherwise try again later.
+    async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError>;
+
+    /// Says that addresses of this host changed, so that connections made before may be dead.
+    fn reconnect(&self) {}
 
     /// Keeps a lease. The stream ends after [`KeepEvent::Lost`]; to drop it is to stop renewing.
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent>;
@@ -94,6 +108,8 @@ pub enum KeepEvent {
         /// How long the next attempt is away.
         retry_in: Duration,
     },
+    /// Somebody else wrote its record; it is being put right.
+    Disputed(String),
     /// It is lost.
     Lost(String),
 }

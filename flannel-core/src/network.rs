@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream;
+use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{broadcast, watch};
 
 use crate::backend::{BackendError, ExternalInterface, OpenBackend};
@@ -22,6 +22,8 @@ pub struct NetworkOptions {
     pub backend: Box<dyn OpenBackend>,
     /// The interface through which the hosts reach each other.
     pub external: ExternalInterface,
+    /// What becomes of that interface: each item replaces what was known of it. The lease and the host follow.
+    pub external_changes: BoxStream<'static, ExternalInterface>,
     /// The subnet this host had before, if that is remembered.
     pub previous: Option<SubnetKey>,
     /// The pauses between attempts while starting, and while a lost lease is asked for again.
@@ -48,6 +50,7 @@ impl NetworkOptions {
             manager: Arc::new(manager),
             backend: Box::new(backend),
             external,
+            external_changes: stream::pending().boxed(),
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
             // registry does not mind.
@@ -223,6 +226,9 @@ pub enum NetworkError {
     /// There is no lease to be had.
     #[error("failed to acquire lease")]
     Lease(#[source] ManagerError),
+    /// Everything on the host was removed, but the lease was not given back; it ends by itself.
+    #[error("failed to give the lease back")]
+    Release(#[source] ManagerError),
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! 1. Read the configuration, waiting for it as long as it takes.
 //! 2. Open the backend: its device exists before the lease, which carries the device's address.
 //! 3. Get the lease, and make the host ready for it.
-//! 4. Then, for ever: follow the peers, keep the lease, listen to the kernel. Each only says "look again"; one pass
-//!    makes the host as it should be.
+//! 4. Then, for ever: follow the peers and the external interface, keep the lease, listen to the kernel. Each only says
+//!    "look again"; one pass makes the host as it should be, and the lease says what the host has become.
 
+mod external;
 mod follow;
 
 use std::collections::BTreeSet;
@@ -15,13 +16,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{HoldEvent, hold};
+use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
+    /// What the lease shall say about the host; nothing before there is one.
+    attrs: Option<LeaseAttrs>,
     /// The peers, those among them that may have left.
     damping: Damping,
     dirty: Dirty,
@@ -71,6 +74,7 @@ impl Node {
             events,
             backend: None,
             own: None,
+            attrs: None,
             damping,
             dirty: Dirty::All,
             last_pass: now,
@@ -95,6 +99,7 @@ impl Node {
             self.may_pass(&own, error)?;
         }
         self.backend = Some(backend);
+        self.attrs = Some(attrs);
         self.follow(config, own).await
     }
 
@@ -171,10 +176,9 @@ impl Node {
 
     /// Step 4: the life of a network that has its lease.
     async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
-        let manager = Arc::clone(&self.options.manager);
-        let seed = fastrand::Rng::with_seed(self.random.u64(..));
-        let mut holding =
-            hold(Arc::clone(&manager), Arc::clone(&config), own.clone(), self.options.retry, seed);
+        let mut external =
+            std::mem::replace(&mut self.options.external_changes, stream::empty().boxed()).fuse();
+        let mut holding = self.hold(&config, own.clone());
         let mut peers = self.start(&config, own);
         loop {
             let Some(backend) = self.backend.as_mut() else {
@@ -184,7 +188,12 @@ impl Node {
             // is bounded by the gap between two; so no storm of events keeps it from coming.
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(self.next_pass) => self.pass(&config),
+                () = not_before(self.next_pass) => {
+                    self.pass(&config);
+                    if let Some(own) = self.unpublished(&config) {
+                        holding = self.hold(&config, own);
+                    }
+                }
                 () = until(self.damping.due()) => self.let_go(),
                 Some(event) = holding.next() => {
                     if let Some(moved) = self.on_lease(event) {
@@ -192,6 +201,7 @@ impl Node {
                     }
                 }
                 Some(event) = peers.next() => self.on_peers(event),
+                Some(external) = external.next() => self.on_external(external),
                 noticed = backend.drifted() => self.look_again(noticed),
             }
         }
@@ -225,6 +235,13 @@ impl Node {
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
+            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+                self.status(|status| {
+                    status.lease_disputes += 1;
+                    status.last_dispute = Some(what.clone());
+                });
+                self.tell(NetworkEvent::LeaseDisputed(what));
+            }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.status(|status| status.lease_lost = Some(reason.clone()));
                 self.tell(NetworkEvent::LeaseLost(reason));
@@ -233,6 +250,7 @@ impl Node {
                 self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
             HoldEvent::NotYet(_) => {}
+            HoldEvent::Published(lease) => self.on_published(lease),
             HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
         }
         None
@@ -294,6 +312,7 @@ impl Node {
             "pass"
         );
         self.report(report, started.elapsed());
+        self.follow_mtu();
         self.become_ready(config);
     }
 
@@ -303,10 +322,10 @@ impl Node {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
         let known = self.shared.borrow().status.clone();
-        for failure in new_among(&report.failed, &known.failed) {
+        for failure in news(&report.failed, &known.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in new_among(&report.unreachable, &known.unreachable) {
+        for failure in news(&report.unreachable, &known.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
         let peers = self.damping.peers().len();
@@ -349,7 +368,7 @@ impl Node {
             Err(ManagerError::Registry(RegistryError::Gone(_) | RegistryError::Changed(_))) | Ok(()) => {
                 Ok(())
             }
-            Err(error) => Err(NetworkError::Lease(error)),
+            Err(error) => Err(NetworkError::Release(error)),
         }
     }
 
@@ -369,13 +388,11 @@ impl Node {
     }
 }
 
-/// Lists the failures that were not known; there may be as many as peers.
-fn new_among<'a>(
-    failures: &'a [ObjectFailure],
-    known: &[ObjectFailure],
-) -> impl Iterator<Item = &'a ObjectFailure> + use<'a> {
-    let known: BTreeSet<ObjectFailure> = known.iter().cloned().collect();
-    failures.iter().filter(move |failure| !known.contains(failure))
+/// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.
+async fn not_before(moment: Instant) {
+    if Instant::now() < moment {
+        tokio::time::sleep_until(moment).await;
+    }
 }
 
 /// Waits for a moment, or for ever if there is none.
@@ -384,6 +401,12 @@ async fn until(moment: Option<std::time::Instant>) {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns what was not known before.
+fn news<'a, T: Ord>(told: &'a [T], known: &[T]) -> impl Iterator<Item = &'a T> {
+    let known: BTreeSet<&T> = known.iter().collect();
+    told.iter().filter(move |told| !known.contains(told))
 }
 
 /// Tells whether no waiting will help. A store that refuses may be set right while we wait.

@@ -96,6 +96,10 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// Follows all changes after a revision, or from a snapshot if none is given. The stream never ends; dropping it
     /// ends the subscription.
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
+
+    /// Says that addresses of this host changed: connections that were made before may be dead, and waiting for an
+    /// answer over one may take as long as the store's patience. A store without connections has nothing to do.
+    fn reconnect(&self) {}
 }
 
 /// A shared registry is a registry.
@@ -140,6 +144,10 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         (**self).watch(after)
+    }
+
+    fn reconnect(&self) {
+        (**self).reconnect();
     }
 }
 

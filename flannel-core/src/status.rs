@@ -18,6 +18,10 @@ pub struct Status {
     pub lease: Option<Lease>,
     /// Why the lease is not held at the moment.
     pub lease_lost: Option<String>,
+    /// How many times somebody else wrote the record of the lease, which the host put right.
+    pub lease_disputes: u64,
+    /// What was found in it the last time.
+    pub last_dispute: Option<String>,
     /// The largest packet, in bytes, that a container may send.
     pub mtu: Option<u32>,
     /// Whether all peers are known, or remembered, and the host was made as it should be for them.

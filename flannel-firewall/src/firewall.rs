@@ -1,8 +1,8 @@
 //! Keeping the rules: look, put right, wait for a reason to look again.
 //!
 //! Reasons are: what is wanted changed; the kernel told of a change of a chain or table that matters; the audit found that
-//! something in nftables changed, though no notice said so; a failure is to be tried again. Rules of a legacy iptables are
-//! not in nftables, so the kernel tells nothing of them: each audit looks at them.
+//! something changed, though no notice said so; a failure is to be tried again. Rules of a legacy iptables are not in
+//! nftables, so the kernel tells nothing of them, and it is the audit that finds changes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flannel_core::Backoff;
 use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
@@ -24,6 +24,8 @@ const REPAIRS: Backoff = Backoff { first: Duration::from_millis(20), longest: Du
 const FAILURES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 /// A repair so long after the last one is a new story.
 const CALM: Duration = Duration::from_secs(10);
+/// A person may undo as many repairs in a row without being taken for a program.
+const PATIENCE: u32 = 10;
 
 /// Where the rules are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,8 +45,10 @@ pub struct FirewallOptions {
     pub rules: RuleOptions,
     /// How often it is looked whether something changed that no notice told of.
     pub audit_every: Duration,
-    /// A UDP port that only peers may send to.
+    /// The UDP port of the tunnel, if it has one.
     pub tunnel_port: Option<u16>,
+    /// Whether only peers may send to that port.
+    pub restrict_tunnel_port: bool,
 }
 
 /// The rules of one network on one host.
@@ -74,6 +78,7 @@ pub struct Firewall {
     monitor: Option<NftMonitor>,
     doubt: Doubt,
     pace: Pace,
+    counts: FirewallCounts,
 }
 
 /// Why to look.
@@ -85,14 +90,25 @@ struct Doubt {
     leftovers: bool,
     rules: bool,
     tunnel: bool,
-    /// The generation of nftables at the last look that found or left everything in order.
-    looked_at: Option<u32>,
+    /// What there was at the last look that found everything in order.
+    looked_at: Option<Seen>,
+}
+
+/// What can be seen of all rules of the host without reading them; it differs if somebody changed any.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Seen {
+    /// The number of the last change in nftables.
+    generation: u32,
+    /// The tables of a legacy iptables, where that is what we use.
+    legacy: Vec<u64>,
 }
 
 /// When to look.
 #[derive(Debug)]
 struct Pace {
     audit_at: Instant,
+    /// When the next pass is due, if there is a reason for one.
+    pass_at: Option<Instant>,
     repairs: u32,
     last_repair: Option<Instant>,
     failures: u32,
@@ -106,10 +122,24 @@ pub struct Pass {
     pub changed: bool,
     /// Whether that was because somebody had changed them.
     pub repaired: bool,
+    /// The same for the table that guards the port of the tunnel.
+    pub repaired_tunnel: bool,
     /// What could not be done; it is tried again.
     pub failures: Vec<FirewallError>,
     /// What stands in the way of forwarded packets, each with what to do about it; none if it was not looked for.
     pub obstacles: Option<Vec<String>>,
+}
+
+/// What a [`Firewall`] did so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct FirewallCounts {
+    /// How often there was a reason to look.
+    pub passes: u64,
+    /// How often somebody had changed rules, and they were put right.
+    pub repairs: u64,
+    /// How many times something could not be done.
+    pub failures: u64,
 }
 
 /// Why rules are not as they should be.
@@ -122,6 +152,18 @@ pub enum FirewallError {
     /// A table in nftables.
     #[error("table {0} in nftables")]
     Nftables(NftTable, #[source] NftablesError),
+}
+
+impl FirewallError {
+    /// Tells whether it is because the program is not installed.
+    #[must_use]
+    pub fn is_not_installed(&self) -> bool {
+        match self {
+            Self::Iptables(_, IptablesError::Program(error))
+            | Self::Nftables(_, NftablesError::Program(error)) => error.is_not_installed(),
+            Self::Iptables(..) | Self::Nftables(..) => false,
+        }
+    }
 }
 
 impl Firewall {
@@ -142,7 +184,14 @@ impl Firewall {
             kernel: None,
             monitor: None,
             doubt: Doubt { is_new: true, leftovers: true, rules: true, tunnel: true, looked_at: None },
-            pace: Pace { audit_at: Instant::now(), repairs: 0, last_repair: None, failures: 0 },
+            pace: Pace {
+                audit_at: Instant::now(),
+                pass_at: None,
+                repairs: 0,
+                last_repair: None,
+                failures: 0,
+            },
+            counts: FirewallCounts::default(),
         };
         firewall.set_nets(nets);
         firewall
@@ -169,18 +218,21 @@ impl Firewall {
     /// Looks at what there is reason to look at, and makes it as it should be.
     pub async fn pass(&mut self) -> Pass {
         self.listen();
-        let generation = self.generation();
-        if generation.is_none() || generation != self.doubt.looked_at {
+        let seen = self.see();
+        if seen.is_none() || seen != self.doubt.looked_at {
             (self.doubt.rules, self.doubt.tunnel) = (true, true);
         }
         let mut pass = Pass::default();
+        let is_new = self.doubt.is_new;
         if self.doubt.rules {
             self.keep_rules(&mut pass).await;
         }
+        pass.repaired = pass.changed && !is_new;
         if self.doubt.tunnel {
-            self.keep_tunnel(&mut pass).await;
+            let changed = self.keep_tunnel(&mut pass).await;
+            pass.repaired_tunnel = changed && !is_new;
         }
-        self.settle(&mut pass, generation);
+        self.settle(&pass, seen);
         pass
     }
 
@@ -192,16 +244,15 @@ impl Firewall {
                 () = sleep_until(self.pace.audit_at) => self.audit(),
             }
         }
-        sleep(self.pace.pause(self.doubt.is_new)).await;
+        sleep_until(self.pace.next_pass(self.doubt.is_new)).await;
     }
 
     /// Looks whether there is anything to look at.
     fn audit(&mut self) {
         self.pace.audit_at = Instant::now() + self.options.audit_every;
         self.listen();
-        let generation = self.generation();
-        let is_silent = generation.is_none() || self.is_legacy();
-        if is_silent || generation != self.doubt.looked_at {
+        let seen = self.see();
+        if seen.is_none() || seen != self.doubt.looked_at {
             (self.doubt.rules, self.doubt.tunnel) = (true, true);
         }
     }
@@ -242,9 +293,20 @@ impl Firewall {
         }
     }
 
-    /// The number of the last change in nftables; none where the kernel has none.
-    fn generation(&mut self) -> Option<u32> {
-        self.kernel.as_mut()?.generation().ok()
+    /// What can be seen without a program; none if that is not enough.
+    fn see(&mut self) -> Option<Seen> {
+        let is_legacy = self.is_legacy();
+        // A kernel without nftables never counts a change there.
+        let generation = self.kernel.as_mut().and_then(|kernel| kernel.generation().ok());
+        let generation = generation.or(is_legacy.then_some(0))?;
+        let mut legacy = Vec::new();
+        for iptables in self.iptables.iter().filter(|_| is_legacy) {
+            let is_used = self.nets.iter().any(|nets| nets.family() == iptables.family());
+            if is_used {
+                legacy.extend(iptables.fingerprint(&self.namespace, &self.options.rules)?);
+            }
+        }
+        Some(Seen { generation, legacy })
     }
 
     fn is_legacy(&self) -> bool {
@@ -315,16 +377,27 @@ impl Firewall {
         }
     }
 
-    async fn keep_tunnel(&mut self, pass: &mut Pass) {
-        if let Some((port, own)) = &mut self.tunnel {
-            let script = tunnel_port::script(*port, &self.peers);
-            keep_table(&self.namespace, self.kernel.as_mut(), own, Some(&script), pass).await;
-        }
+    /// Makes the table for the port of the tunnel as it should be; tells whether it was not.
+    async fn keep_tunnel(&mut self, pass: &mut Pass) -> bool {
+        let is_restricted = self.options.restrict_tunnel_port;
+        let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
+            return false;
+        };
+        let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
+        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> FirewallCounts {
+        self.counts
     }
 
     /// Remembers how the pass went.
-    fn settle(&mut self, pass: &mut Pass, generation: Option<u32>) {
-        pass.repaired = pass.changed && !self.doubt.is_new;
+    fn settle(&mut self, pass: &Pass, seen: Option<Seen>) {
+        self.counts.passes += 1;
+        self.counts.repairs += u64::from(pass.repaired) + u64::from(pass.repaired_tunnel);
+        self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
             let is_verified = !pass.changed;
@@ -333,7 +406,7 @@ impl Firewall {
                 leftovers: false,
                 rules: false,
                 tunnel: false,
-                looked_at: generation.filter(|_| is_verified),
+                looked_at: seen.filter(|_| is_verified),
             };
         } else {
             (self.doubt.rules, self.doubt.tunnel, self.doubt.looked_at) = (true, true, None);
@@ -353,36 +426,50 @@ async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
     notice
 }
 
-/// Makes one table as it should be.
+/// Makes one table as it should be; tells whether it was not.
 async fn keep_table(
     namespace: &Namespace,
     kernel: Option<&mut Nftables>,
     own: &mut OwnTable,
     script: Option<&str>,
     pass: &mut Pass,
-) {
+) -> bool {
     let Some(kernel) = kernel else {
-        return;
+        if script.is_some() {
+            let error = FirewallError::Nftables(own.table().clone(), NftablesError::Unavailable);
+            pass.failures.push(error);
+        }
+        return false;
     };
-    match own.keep(namespace, kernel, script).await {
-        Ok(changed) => pass.changed |= changed,
+    let changed = match own.keep(namespace, kernel, script).await {
+        Ok(changed) => changed,
         // A kernel without nftables has no table to remove.
-        Err(NftablesError::Kernel(_)) if script.is_none() => {}
-        Err(error) => pass.failures.push(FirewallError::Nftables(own.table().clone(), error)),
-    }
+        Err(NftablesError::Kernel(_)) if script.is_none() => false,
+        Err(error) => {
+            pass.failures.push(FirewallError::Nftables(own.table().clone(), error));
+            false
+        }
+    };
+    pass.changed |= changed;
+    changed
 }
 
 impl Pace {
     fn note(&mut self, pass: &Pass, audit_every: Duration) {
         let now = Instant::now();
         self.audit_at = now + audit_every;
+        self.pass_at = None;
         self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
-        if pass.repaired {
-            let pause = REPAIRS.delay(self.repairs, 0.0);
-            let is_new = self.last_repair.is_none_or(|last| now - last > CALM + pause * 2);
-            self.repairs = if is_new { 1 } else { self.repairs.saturating_add(1) };
+        if pass.repaired || pass.repaired_tunnel {
+            self.repairs = if self.is_quarrel(now) { self.repairs.saturating_add(1) } else { 1 };
             self.last_repair = Some(now);
         }
+    }
+
+    /// The time of the next pass. Reasons that come after the first one do not put it off.
+    fn next_pass(&mut self, is_new: bool) -> Instant {
+        let at = Instant::now() + self.pause(is_new);
+        *self.pass_at.insert(self.pass_at.map_or(at, |earlier| earlier.min(at)))
     }
 
     /// How long to wait before a pass for which there is a reason. What is wanted newly never waits for a quarrel.
@@ -390,9 +477,59 @@ impl Pace {
         if self.failures > 0 {
             return FAILURES.delay(self.failures - 1, 0.0);
         }
-        let is_quarrel = self
-            .last_repair
-            .is_some_and(|last| last.elapsed() <= CALM + REPAIRS.delay(self.repairs, 0.0) * 2);
-        REPAIRS.delay(if is_quarrel && !is_new { self.repairs } else { 0 }, 0.0)
+        let is_quarrel = !is_new && self.is_quarrel(Instant::now());
+        REPAIRS.delay(if is_quarrel { self.excess() } else { 0 }, 0.0)
+    }
+
+    /// Tells whether a repair now would follow closely on the last one.
+    fn is_quarrel(&self, now: Instant) -> bool {
+        self.last_repair.is_some_and(|last| now - last <= CALM + REPAIRS.delay(self.excess(), 0.0) * 2)
+    }
+
+    /// How many repairs in a row were more than a person would undo.
+    fn excess(&self) -> u32 {
+        self.repairs.saturating_sub(PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace() -> Pace {
+        Pace { audit_at: Instant::now(), pass_at: None, repairs: 0, last_repair: None, failures: 0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_person_undoes_is_repaired_at_once_and_a_program_that_always_undoes_it_waits_longer_each_time()
+     {
+        let mut pace = pace();
+        let repaired = Pass { repaired: true, changed: true, ..Pass::default() };
+        let mut pauses = Vec::new();
+        for _ in 0..30 {
+            pauses.push(pace.pause(false));
+            tokio::time::sleep(pace.pause(false)).await;
+            pace.note(&repaired, CALM);
+        }
+        assert!(pauses[..10].iter().all(|pause| *pause == REPAIRS.first), "{pauses:?}");
+        assert!(pauses[11..].is_sorted() && pauses[29] == REPAIRS.longest, "{pauses:?}");
+        assert_eq!(pace.pause(true), REPAIRS.first, "what is wanted newly does not wait");
+        tokio::time::sleep(REPAIRS.longest * 3).await;
+        assert_eq!(pace.pause(false), REPAIRS.first, "it is calm again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_wait_longer_each_time_and_reasons_that_come_meanwhile_put_nothing_off() {
+        let mut pace = pace();
+        let error = NftablesError::Program(crate::ProgramError::TimedOut { program: "nft" });
+        let error = FirewallError::Nftables(nftables::rules_table(Family::V4), error);
+        let failed = Pass { failures: vec![error], ..Pass::default() };
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            pace.note(&failed, CALM);
+            assert_eq!(pace.pause(true), Duration::from_secs(seconds));
+        }
+        let due = pace.next_pass(false);
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert_eq!(pace.next_pass(false), due);
     }
 }

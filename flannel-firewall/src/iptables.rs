@@ -9,6 +9,7 @@ use crate::rules::{Nets, RuleOptions};
 use listing::Listing;
 use plan::{FORWARD, MASQUERADE, Place, Wanted};
 
+mod legacy;
 pub(crate) mod listing;
 mod plan;
 pub(crate) mod spec;
@@ -120,6 +121,15 @@ impl Iptables {
         self.variant
     }
 
+    /// A number that is another one if somebody changed the tables that are kept; none if that cannot be known so, or need
+    /// not, because the kernel tells of changes.
+    pub(crate) fn fingerprint(&self, namespace: &Namespace, options: &RuleOptions) -> Option<Vec<u64>> {
+        self.variant.filter(|variant| !variant.is_nft)?;
+        let kept = [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)];
+        let numbers = kept.into_iter().filter(|(_, is_on)| *is_on);
+        numbers.map(|(place, _)| legacy::fingerprint(namespace, self.family, place.table).ok()).collect()
+    }
+
     /// Tells whether the programs are there.
     pub(crate) fn is_installed(&self) -> bool {
         programs(self.family).restore.is_installed()
@@ -127,6 +137,20 @@ impl Iptables {
 
     /// Makes the rules as desired.
     pub(crate) async fn keep(
+        &mut self,
+        namespace: &Namespace,
+        desired: &Desired<'_>,
+    ) -> Result<Looked, IptablesError> {
+        match self.try_to_keep(namespace, desired).await {
+            // Somebody may have changed the table between the look and the change.
+            Err(IptablesError::Program(ProgramError::Failed { .. })) => {
+                self.try_to_keep(namespace, desired).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_to_keep(
         &mut self,
         namespace: &Namespace,
         desired: &Desired<'_>,

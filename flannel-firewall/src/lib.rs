@@ -20,9 +20,10 @@ mod nftables;
 mod obstacles;
 mod program;
 mod rules;
+mod sys;
 mod tunnel_port;
 
-pub use firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Pass};
+pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Pass};
 pub use iptables::IptablesError;
 pub use nftables::NftablesError;
 pub use program::ProgramError;

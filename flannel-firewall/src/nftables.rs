@@ -22,6 +22,9 @@ pub enum NftablesError {
     /// The program did not work.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// The kernel has no netfilter, or no descriptor left: have the rules in iptables, or see why.
+    #[error("no netlink socket for netfilter can be opened")]
+    Unavailable,
     /// The kernel could not be asked.
     #[error(transparent)]
     Kernel(#[from] Error),

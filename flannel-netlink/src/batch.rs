@@ -196,8 +196,8 @@ struct Answers<'a> {
     batch: &'a [Write],
     /// The number of the first request.
     first: u32,
-    /// By position in the batch; `None` as long as the kernel has said nothing.
-    outcomes: Vec<Option<Result<(), Error>>>,
+    /// What the kernel has said, and about which request; of most it says nothing.
+    said: Vec<(usize, Result<(), Error>)>,
     /// Whether the last request was answered, so that no more will come.
     complete: bool,
     /// Whether the kernel may have said more than was received.
@@ -206,8 +206,7 @@ struct Answers<'a> {
 
 impl<'a> Answers<'a> {
     fn new(batch: &'a [Write], first: u32) -> Self {
-        let outcomes = batch.iter().map(|_| None).collect();
-        Self { batch, first, outcomes, complete: false, lost: false }
+        Self { batch, first, said: Vec::new(), complete: false, lost: false }
     }
 
     fn take(&mut self, datagram: &[u8]) {
@@ -227,18 +226,21 @@ impl<'a> Answers<'a> {
         };
         if message.kind == NLMSG_ERROR {
             self.complete |= position == self.batch.len() - 1;
-            self.outcomes[position] = Some(write.outcome(Verdict::of_error(message)?));
+            self.said.push((position, write.outcome(Verdict::of_error(message)?)));
         }
         Ok(())
     }
 
     /// Silence is success, unless an answer may have been lost.
-    fn into_outcomes(self) -> impl Iterator<Item = Result<(), Error>> {
-        let lost = self.lost;
-        self.batch.iter().zip(self.outcomes).map(move |(write, outcome)| match outcome {
-            Some(outcome) => outcome,
-            None if lost => Err(Error::Unanswered { object: write.to_string() }),
-            None => Ok(()),
+    fn into_outcomes(mut self) -> impl Iterator<Item = Result<(), Error>> {
+        self.said.sort_by_key(|(position, _)| *position);
+        let (lost, mut said) = (self.lost, self.said.into_iter().peekable());
+        self.batch.iter().enumerate().map(move |(position, write)| {
+            match said.next_if(|(about, _)| *about == position) {
+                Some((_, outcome)) => outcome,
+                None if lost => Err(Error::Unanswered { object: write.to_string() }),
+                None => Ok(()),
+            }
         })
     }
 }

@@ -47,6 +47,7 @@ mod neighbour;
 mod new_link;
 mod nft_monitor;
 mod nftables;
+mod offload;
 mod route;
 mod socket;
 mod sys;
@@ -69,4 +70,4 @@ pub use nftables::{NftChain, NftContents, NftFamily, NftRule, NftTable, NftVerdi
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;
 pub use tun::{Tun, TunOptions};
-pub use vxlan::{NewVxlan, Vxlan};
+pub use vxlan::{NewVxlan, Vxlan, VxlanChange};

@@ -10,7 +10,9 @@
 
 use std::collections::VecDeque;
 
-use netlink_packet_core::{DecodeError, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP};
+use netlink_packet_core::{
+    DecodeError, ErrorContext, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NlasIterator, parse_i32,
+};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::neighbour::NeighbourHeader;
@@ -18,6 +20,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::address::Address;
 use crate::error::Error;
+use crate::family::Family;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
 use crate::listener::{Listener, Received};
@@ -36,9 +39,21 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWNETCONF: u16 = 80;
 
-/// `enum rtnetlink_groups`: LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+// `enum` in `linux/netconf.h`.
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
+/// `sizeof(struct netconfmsg)`, aligned.
+const NETCONF_HEADER: usize = 4;
+
+// `enum rtnetlink_groups` in `linux/rtnetlink.h`.
+const LINK: u32 = 1;
+const NEIGHBOUR: u32 = 3;
+const ADDRESSES: [u32; 2] = [5, 9];
+const ROUTES: [u32; 2] = [7, 11];
+const SETTINGS: [u32; 2] = [24, 25];
 
 /// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
 /// new or different.
@@ -79,13 +94,23 @@ pub enum Notice {
         /// Whether it is gone.
         removed: bool,
     },
+    /// Whether packets are forwarded that arrive on a link, or on any (`net.ipv4.ip_forward` and
+    /// the like).
+    Forwarding {
+        /// The family of the packets.
+        family: Family,
+        /// The link; `None` is all of them.
+        index: Option<u32>,
+        /// Whether they are.
+        on: bool,
+    },
     /// Notices were lost, because they came faster than they were taken: everything must be
     /// read again.
     Overrun,
 }
 
-/// A listener to the changes of links, addresses, routes, neighbours and forwarding entries in
-/// one network namespace.
+/// A listener to the changes of links, addresses, routes, neighbours, forwarding entries and
+/// settings of forwarding in one network namespace.
 ///
 /// Open it before the first read, so that no change falls between the two.
 #[derive(Debug)]
@@ -100,7 +125,23 @@ impl Monitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &GROUPS)?, waiting: VecDeque::new() })
+        Self::join([LINK, NEIGHBOUR].into_iter().chain(ADDRESSES).chain(ROUTES).chain(SETTINGS))
+    }
+
+    /// Starts to listen in the given namespace, to links, addresses and default routes only: what
+    /// tells where the namespace is connected, and is not much however many routes there are.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_for_connections(namespace: &Namespace) -> Result<Self, Error> {
+        let monitor = namespace.run(|| Self::join([LINK].into_iter().chain(ADDRESSES).chain(ROUTES)))??;
+        monitor.listener.filter(&default_routes_only())?;
+        Ok(monitor)
+    }
+
+    fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
+        let groups: Vec<_> = groups.collect();
+        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.
@@ -193,33 +234,84 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
                 Neighbour::read(message)?.map(|neighbour| Notice::Neighbour { neighbour, removed })
             }
         }
+        RTM_NEWNETCONF => read_forwarding(message.payload)?,
         NLMSG_NOOP | NLMSG_ERROR | NLMSG_DONE => None,
         _ => None,
     })
+}
+
+/// Reads an `RTM_NEWNETCONF`, if it tells of forwarding by links that there are.
+fn read_forwarding(payload: &[u8]) -> Result<Option<Notice>, DecodeError> {
+    let family = match payload.first().map(|family| libc::c_int::from(*family)) {
+        Some(libc::AF_INET) => Family::V4,
+        Some(libc::AF_INET6) => Family::V6,
+        _ => return Ok(None),
+    };
+    let (mut index, mut forwarding) = (None, None);
+    for attribute in NlasIterator::new(payload.get(NETCONF_HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            NETCONFA_IFINDEX => index = Some(parse_i32(attribute.value()).context("NETCONFA_IFINDEX")?),
+            NETCONFA_FORWARDING => {
+                forwarding = Some(parse_i32(attribute.value()).context("NETCONFA_FORWARDING")?);
+            }
+            _ => {}
+        }
+    }
+    Ok(index.zip(forwarding).and_then(|(index, forwarding)| {
+        // The other negative number is what links get that there are not yet.
+        let index = match index {
+            NETCONFA_IFINDEX_ALL => None,
+            index => Some(u32::try_from(index).ok()?),
+        };
+        Some(Notice::Forwarding { family, index, on: forwarding != 0 })
+    }))
+}
+
+/// A program for the kernel's packet filter machine that drops notices about other routes than
+/// default ones.
+fn default_routes_only() -> Vec<FilterInstruction> {
+    // nlmsg_type is at offset 4, and rtm_dst_len the second byte behind `struct nlmsghdr`.
+    vec![
+        step(LOAD_HALF, 4, 0, 0),
+        step(IF_EQUAL, u32::from(RTM_NEWROUTE.to_be()), 1, 0),
+        step(IF_EQUAL, u32::from(RTM_DELROUTE.to_be()), 0, 2),
+        step(LOAD_BYTE, 17, 0, 0),
+        step(IF_EQUAL, 0, 0, 1),
+        step(RETURN, TAKE, 0, 0),
+        step(RETURN, DROP, 0, 0),
+    ]
+}
+
+// The machine's instructions, and what it returns.
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+const DROP: u32 = 0;
+const TAKE: u32 = u32::MAX;
+
+/// One instruction, with the number of instructions to skip if a comparison is true or false.
+fn step(code: u16, k: u32, if_true: u8, if_false: u8) -> FilterInstruction {
+    FilterInstruction { code, jt: if_true, jf: if_false, k }
 }
 
 /// A program for the kernel's packet filter machine that drops notices about routes and
 /// neighbours with one of the given ports in `nlmsg_pid`. The machine loads in network byte
 /// order what netlink writes in the host's, so the constants are turned round.
 fn filter(port_ids: &[u32]) -> Vec<FilterInstruction> {
-    const LOAD_PORT: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const LOAD_TYPE: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
-    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    const DROP: u32 = 0;
-    const TAKE: u32 = u32::MAX;
-    let step = |code, k, jt, jf| FilterInstruction { code, jt, jf, k };
     let kinds = [RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH];
 
     // nlmsg_type is at offset 4, nlmsg_pid at 12 (`struct nlmsghdr`).
-    let mut program = vec![step(LOAD_TYPE, 4, 0, 0)];
+    let mut program = vec![step(LOAD_HALF, 4, 0, 0)];
     for (position, kind) in kinds.iter().enumerate() {
         // On equality go on behind the return that follows the last kind.
         let skip = (kinds.len() - position) as u8;
         program.push(step(IF_EQUAL, u32::from(kind.to_be()), skip, 0));
     }
     program.push(step(RETURN, TAKE, 0, 0));
-    program.push(step(LOAD_PORT, 12, 0, 0));
+    program.push(step(LOAD_WORD, 12, 0, 0));
     for port_id in port_ids {
         program.push(step(IF_EQUAL, port_id.to_be(), 0, 1));
         program.push(step(RETURN, DROP, 0, 0));

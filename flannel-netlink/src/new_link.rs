@@ -13,7 +13,7 @@ use crate::link::AddressGeneration;
 use crate::mac::Mac;
 use crate::namespace::Namespace;
 use crate::socket::Netlink;
-use crate::vxlan::NewVxlan;
+use crate::vxlan::{NewVxlan, VxlanChange};
 
 /// `IFNAMSIZ` without the NUL at the end.
 const NAME_MAX: usize = 15;
@@ -78,6 +78,8 @@ pub struct LinkChange {
     pub address_generation: Option<AddressGeneration>,
     /// The namespace to move it to, where it may get another index.
     pub namespace: Option<Namespace>,
+    /// What is below a VXLAN device. Other kinds refuse it.
+    pub vxlan: Option<VxlanChange>,
 }
 
 impl Netlink {
@@ -178,6 +180,10 @@ impl LinkChange {
         attributes.extend(self.address_generation.map(|mode| {
             let mode = AfSpecInet6::AddrGenMode(mode.number().into());
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
+        }));
+        attributes.extend(self.vxlan.as_ref().map(|vxlan| {
+            let data = LinkInfo::Data(InfoData::Vxlan(vxlan.attributes()));
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), data])
         }));
         message
     }

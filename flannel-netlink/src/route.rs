@@ -122,6 +122,11 @@ impl Route {
         Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
+    /// A route, in the main table, by which packets end here without a word.
+    pub fn blackhole(destination: IpNet) -> Self {
+        Self { kind: RouteKind::Blackhole, ..Self::to(destination) }
+    }
+
     /// The same route with a metric.
     #[must_use]
     pub fn with_metric(self, metric: u32) -> Self {

@@ -155,7 +155,6 @@ impl Netlink {
         while let Ok(()) = receive(&self.socket, &mut self.received, libc::MSG_DONTWAIT) {}
     }
 
-    #[cfg(test)]
     pub(crate) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&self.socket)
     }

@@ -71,6 +71,26 @@ pub(crate) fn attach_tun(tun: impl AsFd, name: &CStr, flags: i16) -> io::Result<
     String::from_utf8(name).map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))
 }
 
+/// Asks for, or sets, one number of a link (`SIOCETHTOOL`, `struct ethtool_value`), in the namespace of a socket of any
+/// kind. Returns the number that the kernel left.
+pub(crate) fn ethtool(socket: BorrowedFd<'_>, link: &CStr, command: u32, value: u32) -> io::Result<u32> {
+    let bytes = link.to_bytes_with_nul();
+    if bytes.len() > libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    let mut values: [u32; 2] = [command, value];
+    // SAFETY: `ifreq` is plain data for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = values.as_mut_ptr().cast();
+    // SAFETY: the request, and the two numbers that it points to and that the kernel reads and writes for the commands
+    // of `offload`, live through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
+    Ok(values[1])
+}
+
 /// Registers a socket with the current tokio runtime, to wait until it can be read.
 ///
 /// # Panics

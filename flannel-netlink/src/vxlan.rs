@@ -40,10 +40,7 @@ impl NewVxlan {
             IpAddr::V6(group) => InfoVxlan::Group6(group),
         }));
         attributes.extend(self.lower.map(InfoVxlan::Link));
-        attributes.extend(self.local.map(|local| match local {
-            IpAddr::V4(local) => InfoVxlan::Local(local),
-            IpAddr::V6(local) => InfoVxlan::Local6(local),
-        }));
+        attributes.extend(self.local.map(local_attribute));
         attributes.extend([
             InfoVxlan::Ttl(0),
             InfoVxlan::Tos(0),
@@ -58,6 +55,32 @@ impl NewVxlan {
         attributes.extend(self.gbp.then_some(InfoVxlan::Gbp));
         attributes.extend(self.port.map(InfoVxlan::Port));
         attributes
+    }
+}
+
+/// A change of a VXLAN device that keeps everything on it; what is `None` stays as it is.
+///
+/// Old kernels refuse it (`vxlan_changelink` in `drivers/net/vxlan/vxlan_core.c`), and every kernel refuses an address
+/// of the other family.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct VxlanChange {
+    /// The index of the link that carries the tunnel.
+    pub lower: Option<u32>,
+    /// The source address of the outer packets.
+    pub local: Option<IpAddr>,
+}
+
+impl VxlanChange {
+    pub(crate) fn attributes(&self) -> Vec<InfoVxlan> {
+        let lower = self.lower.map(InfoVxlan::Link);
+        lower.into_iter().chain(self.local.map(local_attribute)).collect()
+    }
+}
+
+fn local_attribute(local: IpAddr) -> InfoVxlan {
+    match local {
+        IpAddr::V4(local) => InfoVxlan::Local(local),
+        IpAddr::V6(local) => InfoVxlan::Local6(local),
     }
 }
 

@@ -11,8 +11,8 @@ mod common;
 
 use common::*;
 use flannel_netlink::{
-    AddressGeneration, LinkChange, LinkKind, Namespace, NewLink, NewLinkKind, NewVxlan, Tun, TunOptions,
-    VethPeer, Vxlan,
+    AddressGeneration, FdbEntry, LinkChange, LinkKind, Namespace, NewLink, NewLinkKind, NewVxlan, Route,
+    RouteFilter, Tun, TunOptions, VethPeer, Vxlan, VxlanChange, Write,
 };
 
 #[test]
@@ -245,4 +245,49 @@ fn a_kernel_setting_belongs_to_its_namespace() {
     assert_eq!(one.read_sysctl("net/ipv4/ip_forward").unwrap(), "1");
     assert_eq!(other.read_sysctl("net/ipv4/ip_forward").unwrap(), "0");
     assert!(one.read_sysctl("net/ipv4/no_such_setting").is_err());
+}
+
+#[test]
+fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
+    let (_namespace, mut netlink) = namespace();
+    let [old, new] = ["eth0", "eth1"].map(|name| create(&mut netlink, &ethernet(name)).index);
+    for (from, to, other) in [("10.88.0.1", "10.88.0.9", "fd00::9"), ("fd00::1", "fd00::9", "10.88.0.9")] {
+        let vxlan = NewVxlan { vni: 7, lower: Some(old), local: Some(ip(from)), ..NewVxlan::default() };
+        let device = create(
+            &mut netlink,
+            &NewLink { up: true, ..NewLink::new("flannel.7", NewLinkKind::Vxlan(vxlan)) },
+        );
+        let peer = net("10.5.2.0/24");
+        let writes = [
+            Write::PutFdb(FdbEntry::permanent(device.index, numbered_mac(2), ip(to))),
+            Write::PutRoute(Route::onlink(peer, peer.network(), device.index)),
+        ];
+        assert!(netlink.apply(&writes).iter().all(Result::is_ok));
+        let moved = |lower, local| LinkChange {
+            vxlan: Some(VxlanChange { lower, local: Some(ip(local)) }),
+            ..LinkChange::default()
+        };
+        netlink.change_link(device.index, &moved(Some(new), to)).unwrap();
+        let after = netlink.link("flannel.7").unwrap().unwrap();
+        let expected = Vxlan { lower: Some(new), local: Some(ip(to)), ..device.vxlan().unwrap().clone() };
+        assert_eq!(after.vxlan(), Some(&expected));
+        assert_eq!((after.index, after.mac, after.up), (device.index, device.mac, true));
+        assert_eq!(netlink.fdb(device.index).unwrap().len(), 1);
+        let filter = RouteFilter { index: Some(device.index), ..RouteFilter::default() };
+        assert!(netlink.routes(&filter).unwrap().iter().any(|route| route.destination == peer));
+        assert!(netlink.change_link(device.index, &moved(None, other)).is_err(), "the other family");
+        netlink.delete_link(device.index).unwrap();
+    }
+}
+
+#[test]
+fn checksums_of_a_link_are_left_to_it_or_not() {
+    let (_namespace, mut netlink, index) = namespace_with_vxlan();
+    let name = netlink.link_by_index(index).unwrap().unwrap().name;
+    assert!(netlink.leaves_checksums(&name).unwrap(), "as the kernel makes it");
+    for leave in [false, true, false] {
+        netlink.leave_checksums(&name, leave).unwrap();
+        assert_eq!(netlink.leaves_checksums(&name).unwrap(), leave);
+    }
+    assert!(netlink.leaves_checksums("none").unwrap_err().is_not_found());
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use common::*;
 use flannel_netlink::{
-    Address, FdbEntry, LinkChange, Monitor, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, Notice,
-    Route, Write,
+    Address, Family, FdbEntry, LinkChange, Monitor, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
+    Notice, Route, Write,
 };
 
 /// Waits for the notice that `wanted` accepts; those before it are skipped.
@@ -245,4 +245,52 @@ fn a_monitor_hears_nothing_of_other_namespaces() {
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     elsewhere.create_link(&NewLink::new("cni0", NewLinkKind::Bridge)).unwrap();
     assert_eq!(until_marker(&mut monitor, &mut netlink), []);
+}
+
+#[test]
+fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() {
+    let (namespace, mut netlink, index) = namespace_with_ethernet();
+    let mut monitor = Monitor::open_for_connections(&namespace).unwrap();
+    let address = Address::new(index, net("10.88.0.1/24"));
+    netlink.add_address(&address).unwrap();
+    let default = Route::by_gateway(net("0.0.0.0/0"), ip("10.88.0.254"));
+    let writes = [
+        Write::PutRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
+        Write::PutRoute(default.clone()),
+        Write::PutNeighbour(Neighbour::permanent(index, ip("10.88.0.2"), numbered_mac(2))),
+        Write::DeleteRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
+        Write::DeleteRoute(default),
+    ];
+    assert!(netlink.apply(&writes).iter().all(Result::is_ok));
+    let seen = until_marker(&mut monitor, &mut netlink);
+    let short = |notice: &Notice| match notice {
+        Notice::Address { address, removed: false } => format!("{}", address.net),
+        Notice::Route { route, removed } => format!("{} {removed}", route.destination),
+        other => panic!("{other:?}"),
+    };
+    let seen: Vec<_> = seen.iter().map(short).collect();
+    assert_eq!(seen, ["10.88.0.1/24", "0.0.0.0/0 false", "0.0.0.0/0 true"]);
+}
+
+#[test]
+fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
+    let (namespace, _netlink, index) = namespace_with_ethernet();
+    let families =
+        [(Family::V4, "net/ipv4/ip_forward", "ipv4"), (Family::V6, "net/ipv6/conf/all/forwarding", "ipv6")];
+    for (family, all, one) in families {
+        for value in ["0", "1"] {
+            namespace.write_sysctl(all, value).unwrap();
+        }
+        let mut monitor = Monitor::open_in(&namespace).unwrap();
+        let mut told = |name: &str, value: &str, wanted: Option<u32>| {
+            namespace.write_sysctl(name, value).unwrap();
+            wait_for(&mut monitor, name, |notice| match notice {
+                Notice::Forwarding { family: of, index, on } if (of, index) == (family, wanted) => Some(on),
+                _ => None,
+            })
+        };
+        assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
+        assert!(!told(all, "0", None));
+        assert!(told(all, "1", None));
+    }
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, Lease, LeaseChange, LeaseManager, LeaseRequest,
+    Backoff, Damping, DampingOptions, KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest,
     ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, SubnetKey, chain,
 };
 use futures::StreamExt;
@@ -194,6 +194,16 @@ impl<M: LeaseManager> LeaseManager for CachedManager<M> {
         }
     }
 
+    async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
+        let own = self.shared.inner.publish(own, attrs).await?;
+        self.shared.confirmed(&own);
+        Ok(own)
+    }
+
+    fn reconnect(&self) {
+        self.shared.inner.reconnect();
+    }
+
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {
         if self.shared.state().unconfirmed {
             keep::stream(Arc::clone(&self.shared), own)
@@ -220,14 +230,19 @@ impl<M: LeaseManager> Shared<M> {
         let remembered = self.state().memory.as_ref().map(|memory| memory.own.subnet);
         let previous = request.previous.or(remembered);
         let own = self.inner.acquire(LeaseRequest { previous, ..request }).await?;
+        self.state().config.get_or_insert_with(|| request.config.clone());
+        self.confirmed(&own);
+        Ok(own)
+    }
+
+    /// Takes in the registry's own word of what this host holds.
+    fn confirmed(&self, own: &Lease) {
         let mut state = self.state();
         state.memory = None;
         state.silent = None;
         state.unconfirmed = false;
-        state.config.get_or_insert_with(|| request.config.clone());
         state.own = Some(own.clone());
         self.changed.notify_one();
-        Ok(own)
     }
 
     /// Returns the remembered lease, if the registry is silent and the lease is that of this host.

@@ -2,16 +2,26 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | `files` | reads the certificates |
+//! | `moves` | counts how often this host moved |
 //! | `names` | names the keys of a network (pure) |
 //! | `position` | tells whether one store leads on where another one was left (pure) |
 //! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
 //! | `turn` | says which member is to be asked |
 
+mod files;
+mod moves;
 mod names;
 mod position;
 mod teller;
 mod turn;
 
+#[cfg(feature = "etcd-v3")]
+pub(crate) use files::Stamp;
+#[cfg(feature = "etcd-v2")]
+pub(crate) use files::certificates;
+pub(crate) use files::{FileError, Files, HalfPair};
+pub(crate) use moves::Moves;
 pub(crate) use names::Names;
 pub(crate) use position::Position;
 pub(crate) use teller::Teller;

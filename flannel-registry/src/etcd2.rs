@@ -5,7 +5,7 @@
 //! | `answer` | reads what etcd says (pure) |
 //! | `keys` | names the keys and reads what is under them (pure) |
 //! | `revisions` | tells a renewal from a change (pure) |
-//! | `tls` | reads who is trusted |
+//! | `tls` | what a connection over TLS is made with |
 //! | `connection` | one HTTP connection |
 //! | `member` | one request to one member |
 //! | `cluster` | finds a member that answers |
@@ -148,9 +148,15 @@ pub enum Etcd2OptionsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A certificate came without its key, or a key without its certificate; give both.
-    #[error("a certificate and its key must be given together")]
-    HalfACertificate,
+    /// One of the certificate and its key is given without the other; give both. The words are upstream's.
+    #[error("KeyFile and CertFile must both be present[key: {key_file}, cert: {cert_file}]",
+        key_file = .key_file.display(), cert_file = .cert_file.display())]
+    HalfPair {
+        /// The certificate's file, or nothing.
+        cert_file: PathBuf,
+        /// The key's file, or nothing.
+        key_file: PathBuf,
+    },
     /// A file cannot be used; correct it.
     #[error("{0}")]
     Tls(String),
@@ -257,6 +263,10 @@ impl SubnetRegistry for Etcd2Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn reconnect(&self) {
+        self.store.cluster.moves.add();
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {

@@ -6,7 +6,6 @@
 //! | `position` | decides what follows from what etcd says to a watch (pure) |
 //! | `cluster` | finds a member that answers |
 //! | `connection` | connects to a member, and shows it who we are |
-//! | `files` | reads the certificates |
 //! | `records` | reads and writes records |
 //! | `copies` | reads and writes copies of the records of another store |
 //! | `watch` | follows them, for ever |
@@ -29,7 +28,6 @@ mod cluster;
 mod connection;
 #[cfg(feature = "etcd-v2")]
 mod copies;
-mod files;
 mod keys;
 mod position;
 mod records;
@@ -275,6 +273,10 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn reconnect(&self) {
+        self.store.cluster.moves.add();
     }
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {

@@ -200,6 +200,11 @@ impl SubnetRegistry for EtcdRegistry {
         self.decided().await?.delete(lease).await
     }
 
+    fn reconnect(&self) {
+        self.v3.reconnect();
+        self.v2.reconnect();
+    }
+
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let registry = self.clone();
         stream::once(async move {

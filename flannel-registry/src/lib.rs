@@ -43,6 +43,7 @@
 
 mod cache;
 mod cached;
+mod clock;
 #[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd;
 #[cfg(feature = "etcd-v2")]
@@ -51,20 +52,24 @@ mod etcd2;
 mod etcd3;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd_api;
+mod identity;
 mod local_manager;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+mod sys;
 mod whole_file;
 
 pub use cached::{CacheOptions, CachedManager};
+pub use clock::{BootClock, Clock, TokioClock};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]
 pub use etcd2::{Etcd2Calls, Etcd2Options, Etcd2OptionsError, Etcd2Registry};
 #[cfg(feature = "etcd-v3")]
 pub use etcd3::{Etcd3Calls, Etcd3Options, Etcd3OptionsError, Etcd3Registry};
+pub use identity::NodeIdentity;
 pub use local_manager::{LocalManager, LocalManagerOptions};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryBackup, MemoryRegistry};

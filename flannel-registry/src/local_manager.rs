@@ -13,18 +13,21 @@
 mod acquire;
 mod keep;
 mod peers;
+mod publish;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
-    PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
+    Backoff, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, NodeId,
+    PeerEvent, PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
+use crate::{BootClock, Clock, NodeIdentity};
 use keep::Keep;
 use peers::OwnRecord;
 
@@ -55,12 +58,19 @@ pub struct LocalManager<R> {
 }
 
 /// How a [`LocalManager`] leases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LocalManagerOptions {
-    /// How long a lease lasts that is not renewed. Renewals come at a third of it.
+    /// How long a lease lasts that is not renewed.
     pub ttl: Duration,
+    /// How much of that shall be left at the latest when it is renewed; `None` renews at a third of it, which leaves two
+    /// thirds.
+    pub renew_margin: Option<Duration>,
     /// The pauses between attempts at a renewal that failed.
     pub retry: Backoff,
+    /// By what the time until a renewal is measured.
+    pub clock: Arc<dyn Clock>,
+    /// By what the host is known besides its public address.
+    pub identity: Option<Arc<NodeIdentity>>,
     /// Fixes the random choices, for tests that shall run the same way each time.
     pub seed: Option<u64>,
 }
@@ -72,6 +82,9 @@ impl Default for LocalManagerOptions {
             ttl: Duration::from_secs(86_400),
             // Quick, because a registry is often back soon; then as patient as flannel, which waits a minute.
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            renew_margin: None,
+            clock: Arc::new(BootClock::new()),
+            identity: None,
             seed: None,
         }
     }
@@ -95,6 +108,23 @@ struct State {
     granted: Duration,
     /// The lease as it was last read or written: its revision is what the next write compares.
     held: Option<Lease>,
+    /// Under what the lease was held before, if that was another id or another address than this host's.
+    taken_from: Option<Holder>,
+    /// The ids of hosts that were found to live under this host's address.
+    others: BTreeSet<NodeId>,
+}
+
+/// Who a record names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder {
+    public: PublicAddrs,
+    node: Option<NodeId>,
+}
+
+impl Holder {
+    fn of(attrs: &LeaseAttrs) -> Self {
+        Self { public: attrs.public, node: attrs.node }
+    }
 }
 
 #[derive(Debug)]
@@ -113,7 +143,14 @@ impl<R: SubnetRegistry> LocalManager<R> {
     /// Manages a host's lease with options of its own.
     pub fn with_options(registry: R, options: LocalManagerOptions) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        let state = State { random, known: None, granted: options.ttl, held: None };
+        let state = State {
+            random,
+            known: None,
+            granted: options.ttl,
+            held: None,
+            taken_from: None,
+            others: BTreeSet::new(),
+        };
         let shared = Shared { registry, options, state: Mutex::new(state), own: watch::Sender::new(None) };
         Self { shared: Arc::new(shared) }
     }
@@ -139,16 +176,33 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
 
     async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
-        let mut own: Vec<_> = snapshot.leases.iter().filter(|lease| lease.is_held_by(&public)).collect();
+        let node = self.shared.node();
+        // A lease of the own id at another address may be that of a host that this one was cloned from, whose hardware
+        // address it must not take.
+        let here = |lease: &&Arc<Lease>| lease.is_held_by(&public);
+        let mut own: Vec<_> = snapshot
+            .leases
+            .iter()
+            .filter(here)
+            .filter_map(|lease| Some((lease.tie(&public, node)?, lease)))
+            .collect();
         // A store may list in any order; the choice is the same each time.
-        own.sort_by_key(|lease| lease.subnet);
-        let own = own.first().map(|lease| Lease::clone(lease));
+        own.sort_by_key(|(tie, lease)| (*tie, lease.subnet));
+        let own = own.first().map(|(_, lease)| Lease::clone(lease));
         self.shared.state().known = Some(Known { snapshot, fresh: true });
         Ok(own)
     }
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         self.shared.acquire(request).await
+    }
+
+    async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
+        Ok(self.shared.publish(own, attrs).await?)
+    }
+
+    fn reconnect(&self) {
+        self.shared.registry.reconnect();
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {
@@ -186,6 +240,11 @@ impl<R> Shared<R> {
     /// reason to renew it later.
     fn granted(&self, ttl: Duration) {
         self.state().granted = ttl.min(self.options.ttl);
+    }
+
+    /// The id of this host, if it has one.
+    fn node(&self) -> Option<NodeId> {
+        self.options.identity.as_ref().map(|identity| identity.id())
     }
 
     fn chance(&self) -> f64 {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flannel_core::{LeaseManager, SubnetRegistry};
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
 use flannel_testing::sim::{Link, SimOptions, SimReport, SimStore, simulate};
 
 struct Memory(MemoryRegistry);
@@ -28,7 +28,9 @@ impl SimStore for Memory {
     }
 
     fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
-        let options = LocalManagerOptions { seed: Some(seed), ..LocalManagerOptions::default() };
+        // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
+        let clock = Arc::new(TokioClock::new());
+        let options = LocalManagerOptions { clock, seed: Some(seed), ..LocalManagerOptions::default() };
         Arc::new(LocalManager::with_options(link, options))
     }
 

@@ -1,28 +1,118 @@
 //! Which backend a configuration asks for.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
-use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Lease, NetworkConfig, OpenBackend,
+    OpenRequest, SyncReport, SyncRequest,
+};
 use flannel_netlink::Namespace;
+use tokio::sync::watch;
 
 /// The backends that this daemon has.
 #[derive(Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
+    peers: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl Backends {
-    /// Takes the namespace in which the backends work.
-    pub(crate) fn new(namespace: Namespace) -> Self {
-        Self { namespace }
+    /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers.
+    pub(crate) fn new(namespace: Namespace, peers: watch::Sender<BTreeSet<IpAddr>>) -> Self {
+        Self { namespace, peers }
     }
 }
 
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        match request.config.backend.name.to_lowercase().as_str() {
-            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
-            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request),
-            name => Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw)"))),
+        let backend = match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
+            name => {
+                return Err(BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw)")));
+            }
+        };
+        Ok(Box::new(Told { backend, peers: self.peers.clone() }))
+    }
+}
+
+/// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.
+pub(crate) fn tunnel_port(config: &NetworkConfig) -> Option<u16> {
+    let default = match config.backend.name.to_lowercase().as_str() {
+        "vxlan" => 8472,
+        "udp" => 8285,
+        _ => return None,
+    };
+    // What is wrong with it, the backend says.
+    let given = config.backend.options.object().ok().and_then(|options| options.unsigned("Port").ok()?);
+    given.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).or(Some(default))
+}
+
+/// A backend whose peers somebody else wants to know, too.
+struct Told {
+    backend: Box<dyn Backend>,
+    peers: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+#[async_trait]
+impl Backend for Told {
+    fn attrs(&self) -> BackendAttrs {
+        self.backend.attrs()
+    }
+
+    fn mtu(&self) -> u32 {
+        self.backend.mtu()
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.backend.move_to(external)
+    }
+
+    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
+        self.backend.configure(own)
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        if *request.dirty != Dirty::NONE {
+            let publics = request.peers.iter().map(|peer| peer.attrs.public);
+            let peers = publics
+                .flat_map(|public| public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6)));
+            let peers = peers.collect();
+            self.peers.send_if_modified(|told| {
+                let is_news = *told != peers;
+                *told = peers;
+                is_news
+            });
         }
+        self.backend.sync(request)
+    }
+
+    async fn drifted(&mut self) -> String {
+        self.backend.drifted().await
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        self.backend.remove()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_the_tunnel_is_the_configured_one_or_the_backends() {
+        let port = |backend: &str| {
+            let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+            tunnel_port(&NetworkConfig::parse(&text).expect("valid"))
+        };
+        assert_eq!(port(r#"{"Type":"vxlan"}"#), Some(8472));
+        assert_eq!(port(r#"{"Type":"VXLAN","port":4789}"#), Some(4789));
+        assert_eq!(port(r#"{"Type":"vxlan","Port":0}"#), Some(8472));
+        assert_eq!(port(r#"{"Type":"udp"}"#), Some(8285));
+        assert_eq!(port(r#"{"Type":"host-gw"}"#), None);
     }
 }

@@ -2,28 +2,38 @@
 //!
 //! 1. Check what no waiting will cure: the capability, the external interface.
 //! 2. Put the network together and run it.
-//! 3. When it carries traffic: write `subnet.env`, then tell systemd.
-//! 4. On SIGTERM or SIGINT: end, and leave everything in place.
+//! 3. When it carries traffic: put the firewall rules, write `subnet.env`, then tell systemd.
+//! 4. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
-    Running, Shutdown, SubnetKey, chain,
+    Running, Shutdown, SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{CacheOptions, CachedManager, LocalManager};
+use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
-use crate::iface::{self, Families, Request};
+use crate::firewall::Keeper;
+use crate::follow::KnownFamilies;
+use crate::iface::{self, Families};
 use crate::notify::Notifier;
 use crate::options::Options;
-use crate::subnet_env::{self, SubnetEnv};
-use crate::{capabilities, facts, registry, story};
+use crate::subnet_env::{self, Previous, SubnetEnv};
+use crate::{blackhole, capabilities, facts, follow, registry, story};
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -51,7 +61,8 @@ struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
-    previous: Option<SubnetKey>,
+    families: KnownFamilies,
+    previous: Previous,
     notifier: Notifier,
 }
 
@@ -59,13 +70,8 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     capabilities::check()?;
     let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let request = Request {
-        interfaces: &options.interfaces,
-        public_v4: options.public_ip,
-        public_v6: None,
-        families: Families { v4: true, v6: false },
-    };
-    let external = iface::choose_any(&facts, &request).map_err(|error| error.to_string())?;
+    let external =
+        iface::choose_any(&facts, &follow::request(options, None)).map_err(|error| error.to_string())?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -73,8 +79,8 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
-    Ok(Daemon { options, namespace, external, previous, notifier })
+    let families = KnownFamilies::default();
+    Ok(Daemon { options, namespace, external, families, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -82,10 +88,16 @@ impl Daemon<'_> {
     async fn live(self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
-        let (network, task) = Network::new(self.network_options()?);
+        let (tell_peers, peers) = watch::channel(BTreeSet::new());
+        let (network, task) = Network::new(self.network_options(tell_peers)?);
         let mut events = network.events();
         let work = task.run();
-        tokio::pin!(work);
+        let (tell_running, running) = watch::channel(None);
+        let (done, mut guarded) = mpsc::unbounded_channel();
+        let blackhole = self.blackhole(running.clone());
+        let rules = self.firewall(running, peers, done).keep();
+        tokio::pin!(work, rules, blackhole);
+        let mut told = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -94,7 +106,10 @@ impl Daemon<'_> {
                     break None;
                 }
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => self.on_event(&network, &event).await,
+                Some(event) = events.next() => self.on_event(&network, &event, &tell_running).await,
+                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told),
+                never = &mut rules => match never {},
+                never = &mut blackhole => match never {},
             }
         };
         let ended = match ended {
@@ -107,35 +122,89 @@ impl Daemon<'_> {
         ended.map_err(|error| reason(&error))
     }
 
-    fn network_options(&self) -> Result<NetworkOptions, String> {
+    fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
         let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
-        let previous = self.previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
-        info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {previous}");
+        let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
+        let name = previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
+        info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let hold = self.options.mass_expiry_hold;
         let damping = DampingOptions { hold, ..DampingOptions::default() };
-        let manager = CachedManager::open(LocalManager::new(registry), self.cache_options(damping));
-        let backends = Backends::new(self.namespace.clone());
+        let manager = LocalManager::with_options(registry, self.lease_options()?);
+        let manager = CachedManager::open(manager, self.cache_options(damping));
+        let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        Ok(NetworkOptions { previous: self.previous, damping, ..options })
+        let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
+        let external_changes = follow::changes(namespace, self.options, &self.external, families)
+            .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
+        Ok(NetworkOptions { external_changes, previous, damping, ..options })
     }
 
-    /// The cache lies beside `subnet.env`, so that two daemons on one host have two.
-    fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
+    fn lease_options(&self) -> Result<LocalManagerOptions, String> {
+        let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
+            .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
+        Ok(LocalManagerOptions {
+            ttl: self.options.lease_ttl,
+            renew_margin: self.options.renew_margin,
+            identity: Some(Arc::new(identity)),
+            ..LocalManagerOptions::default()
+        })
+    }
+
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
         let mut path = self.options.subnet_file.clone().into_os_string();
-        path.push(".cache");
+        path.push(suffix);
+        path.into()
+    }
+
+    fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
+        let path = self.beside_subnet_file(".cache");
         let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }
 
-    async fn on_event(&self, network: &Network, event: &NetworkEvent) {
+    fn firewall(
+        &self,
+        network: watch::Receiver<Option<Running>>,
+        peers: watch::Receiver<BTreeSet<IpAddr>>,
+        done: mpsc::UnboundedSender<Running>,
+    ) -> Keeper {
+        let (flags, namespace) = (self.options.firewall, self.namespace.clone());
+        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, done }
+    }
+
+    async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
+        if self.options.firewall.blackhole_route {
+            blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    async fn on_event(
+        &self,
+        network: &Network,
+        event: &NetworkEvent,
+        running: &watch::Sender<Option<Running>>,
+    ) {
         story::tell(event);
-        if let NetworkEvent::Ready = event
-            && let Some(running) = network.ready().await
-        {
-            self.write_subnet_file(&running);
+        if let NetworkEvent::Configured(config) = event {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            // It is configured once.
+            let _ = self.families.set(families);
+        }
+        if let NetworkEvent::Ready | NetworkEvent::MtuChanged(_) = event {
+            running.send_replace(network.ready().await);
+        }
+    }
+
+    /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
+    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>) {
+        self.write_subnet_file(running);
+        let subnet = running.lease.subnet;
+        if told.replace(subnet) != Some(subnet) {
             info!("Running backend.");
-            let subnet = running.lease.subnet;
             self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
     }
@@ -143,7 +212,7 @@ impl Daemon<'_> {
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) {
         let path = &self.options.subnet_file;
-        match subnet_env(running).write(path) {
+        match subnet_env(running, self.options.firewall.rules.masquerade).write(path) {
             Ok(()) => info!("Wrote subnet file to {}", path.display()),
             Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
         }
@@ -156,8 +225,34 @@ impl Daemon<'_> {
     ) -> Result<(), NetworkError> {
         self.notified(self.notifier.stopping());
         info!("Waiting for all goroutines to exit");
-        let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
+        if !self.options.release_on_exit {
+            let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
+            return ended;
+        }
+        let lease = network.lease();
+        let ((), ended) = tokio::join!(network.shutdown(Shutdown::Remove), work);
+        self.remove_subnet_file();
+        if ended.is_ok()
+            && let Some(lease) = lease
+        {
+            match lease.term {
+                Term::Limited => info!("Gave the lease {} back", story::subnets(&lease.subnet)),
+                Term::Permanent => {
+                    info!("The lease {} is a reservation, and stays", story::subnets(&lease.subnet))
+                }
+            }
+        }
         ended
+    }
+
+    /// Whoever reads it would give containers addresses that soon are others'.
+    fn remove_subnet_file(&self) {
+        let path = &self.options.subnet_file;
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            warn!("The subnet file {} cannot be removed: {error}", path.display());
+        }
     }
 
     fn notified(&self, result: std::io::Result<()>) {
@@ -167,7 +262,7 @@ impl Daemon<'_> {
     }
 }
 
-fn subnet_env(running: &Running) -> SubnetEnv {
+fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
     let Running { lease, mtu, config, .. } = running;
     let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
     let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
@@ -177,12 +272,15 @@ fn subnet_env(running: &Running) -> SubnetEnv {
         ipv6_network: v6,
         ipv6_subnet: lease.subnet.v6(),
         mtu: *mtu,
-        ip_masq: false,
+        ip_masq,
     }
 }
 
 /// Why the network did not start, with flannel's words in front.
 fn reason(error: &NetworkError) -> String {
+    if matches!(error, NetworkError::Release(_)) {
+        return format!("{}; it runs out by itself", chain(error));
+    }
     let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
     let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };
     format!("{words}: {}", chain(error))

@@ -1,4 +1,4 @@
-//! What the kernel says about this host's interfaces, read once at the start.
+//! What the kernel says about this host's interfaces.
 
 use flannel_netlink::{Address, Error, Family, Link, Netlink, Route, RouteFilter};
 
@@ -7,13 +7,24 @@ use crate::iface::{AddressFact, DefaultRoute, Facts, LinkFact};
 /// Reads the interfaces, their addresses and the default routes of the namespace that the process is in.
 pub(crate) fn read() -> Result<Facts, Error> {
     let mut netlink = Netlink::open()?;
-    let links = netlink.links()?;
-    let addresses = netlink.addresses(0)?;
     Ok(Facts {
-        links: links.into_iter().map(|link| link_fact(link, &addresses)).collect(),
         default_routes_v4: default_routes(&mut netlink, Family::V4)?,
         default_routes_v6: default_routes(&mut netlink, Family::V6)?,
+        ..interfaces(&mut netlink)?
     })
+}
+
+/// Reads the interfaces and their addresses only: to find the default routes, the kernel hands out all routes there
+/// are.
+pub(crate) fn read_interfaces() -> Result<Facts, Error> {
+    interfaces(&mut Netlink::open()?)
+}
+
+fn interfaces(netlink: &mut Netlink) -> Result<Facts, Error> {
+    let links = netlink.links()?;
+    let addresses = netlink.addresses(0)?;
+    let links = links.into_iter().map(|link| link_fact(link, &addresses)).collect();
+    Ok(Facts { links, ..Facts::default() })
 }
 
 fn link_fact(link: Link, addresses: &[Address]) -> LinkFact {

@@ -9,7 +9,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use crate::go_duration;
 use crate::go_syntax::{parse_bool, parse_int, quote};
 
 /// What every environment variable that stands for a flag begins with.
@@ -39,6 +41,10 @@ pub(crate) enum Kind<T> {
     Bool(fn(&mut T) -> &mut bool),
     /// A whole number.
     Int(fn(&mut T) -> &mut i64),
+    /// A whole number that need not be given.
+    OptionalInt(fn(&mut T) -> &mut Option<i64>),
+    /// A time, such as `24h` or `1h30m`.
+    Duration(fn(&mut T) -> &mut Duration),
     /// Any text.
     Text(fn(&mut T) -> &mut String),
     /// Any text, collected from every occurrence.
@@ -62,6 +68,10 @@ impl<T> Kind<T> {
         match self {
             Self::Bool(field) => *field(settings) = parse_bool(value).ok_or(BadFlag::Value("parse error"))?,
             Self::Int(field) => *field(settings) = parse_int(value).map_err(BadFlag::Value)?,
+            Self::OptionalInt(field) => *field(settings) = Some(parse_int(value).map_err(BadFlag::Value)?),
+            Self::Duration(field) => {
+                *field(settings) = go_duration::parse(value).ok_or(BadFlag::Value("parse error"))?;
+            }
             Self::Text(field) => value.clone_into(field(settings)),
             Self::List(field) => field(settings).push(value.to_owned()),
             Self::Unsupported => return Err(BadFlag::Unsupported),
@@ -168,7 +178,7 @@ fn set_from_arguments<T>(
     let value = match (value, &flag.kind) {
         (Some(value), _) => value,
         (None, Kind::Bool(_) | Kind::Unsupported) => "true".to_owned(),
-        (None, Kind::Int(_) | Kind::Text(_) | Kind::List(_)) => {
+        (None, Kind::Int(_) | Kind::OptionalInt(_) | Kind::Duration(_) | Kind::Text(_) | Kind::List(_)) => {
             arguments.next().ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?
         }
     };
@@ -244,6 +254,10 @@ fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Strin
             0 => (" int", String::new()),
             number => (" int", format!(" (default {number})")),
         },
+        Kind::OptionalInt(_) => (" int", String::new()),
+        Kind::Duration(field) => {
+            (" duration", format!(" (default {})", go_duration::duration(*field(defaults))))
+        }
         Kind::Text(field) if field(defaults).is_empty() => (" string", String::new()),
         Kind::Text(field) => (" string", format!(" (default {})", quote(field(defaults)))),
         Kind::List(_) => (" value", String::new()),

@@ -1,4 +1,5 @@
-//! Times as Go prints them (<https://pkg.go.dev/time#Duration.String>), because people and scripts know the lines.
+//! Times as Go prints them (<https://pkg.go.dev/time#Duration.String>), because people and scripts know the lines, and as
+//! it reads them (<https://pkg.go.dev/time#ParseDuration>).
 
 use std::time::Duration;
 
@@ -30,9 +31,77 @@ fn decimal(number: u64, places: u32) -> String {
     format!("{whole}.{fraction:0width$}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Reads a time such as `24h`, `1h30m` or `1.5s`. One below zero, and one of more than 292 years, is none.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut nanos: u64 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+        let (number, behind) = rest.split_at(end);
+        let end = behind.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(end);
+        nanos = nanos.checked_add(part(number, unit_nanos(unit)?)?)?;
+        rest = behind;
+    }
+    i64::try_from(nanos).is_ok().then(|| Duration::from_nanos(nanos))
+}
+
+/// Reads one number of units. What is behind the point counts down to the nanosecond.
+fn part(number: &str, unit: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.checked_mul(unit)? };
+    let (mut nanos, mut place) = (0, unit);
+    for digit in fraction.chars() {
+        place /= 10;
+        nanos += place * u64::from(digit.to_digit(10)?);
+    }
+    whole.checked_add(nanos)
+}
+
+fn unit_nanos(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "ns" => 1,
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_as_go_reads_them() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("+24h", 86_400_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("24h0m0s", 86_400_000_000_000),
+            ("1.5s", 1_500_000_000),
+            (".5m", 30_000_000_000),
+            ("1.h", 3_600_000_000_000),
+            ("3ms7µs1ns", 3_007_001),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+        for text in ["", "+", "24", "h", ".h", "-1h", "1d", "1 h", "1h ", "1..5s", "9999999999h", "1h2", "٣h"]
+        {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn times_are_written_as_go_writes_them() {

@@ -6,11 +6,17 @@
 //! 2. `-public-ip` alone: the interface that has this address; if none has, there is address translation
 //!    between this host and its peers, and the next rule applies.
 //! 3. The interface of the default route.
+//!
+//! [`follow`] decides what becomes of the choice while the daemon runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::{ExternalInterface, PublicAddrs};
 use tracing::{info, warn};
+
+mod follow;
+
+pub(crate) use follow::{Basis, Followed, basis, follow};
 
 /// What the kernel says about the interfaces of this host.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

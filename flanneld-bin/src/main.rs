@@ -10,10 +10,13 @@ use flags::FlagError;
 use options::{Command, Options};
 
 mod backends;
+mod blackhole;
 mod capabilities;
 mod daemon;
 mod facts;
+mod firewall;
 mod flags;
+mod follow;
 mod go_duration;
 mod go_syntax;
 mod iface;

@@ -4,11 +4,14 @@
 //! [`Settings`] (the raw value) and, if it needs checking, one in [`Options`] (the value that is used).
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_firewall::RuleOptions;
+
 use crate::flags::{self, Flag, FlagError, Kind};
+use crate::go_duration::duration;
 
 mod endpoint;
 mod migrate;
@@ -67,18 +70,47 @@ const FLAGS: &[Flag<Settings>] = &[
         kind: Kind::Text(|s| &mut s.public_ip),
         description: "IPv4 address at which peers reach this host, if not the address of the external interface",
     },
-    unsupported("public-ipv6"),
+    Flag {
+        name: "public-ipv6",
+        kind: Kind::Text(|s| &mut s.public_ipv6),
+        description: "IPv6 address at which peers reach this host, if not the address of the external interface",
+    },
     Flag {
         name: "subnet-file",
         kind: Kind::Text(|s| &mut s.subnet_file),
         description: "file that tells the container runtime its subnet and MTU",
     },
-    unsupported("subnet-lease-renew-margin"),
-    unsupported("ip-masq"),
-    unsupported("ip-masq-fully-random-disable"),
-    unsupported("ip-blackhole-route"),
-    unsupported("iptables-forward-rules"),
-    unsupported("iptables-resync"),
+    Flag {
+        name: "subnet-lease-renew-margin",
+        kind: Kind::OptionalInt(|s| &mut s.renew_margin),
+        description: "minutes, 1 to 1439, that are left of the subnet lease at the latest when it is renewed; without \
+                      it, the lease is renewed when a third of its time is over",
+    },
+    Flag {
+        name: "ip-masq",
+        kind: Kind::Bool(|s| &mut s.ip_masq),
+        description: "masquerade what containers send out of the network",
+    },
+    Flag {
+        name: "ip-masq-fully-random-disable",
+        kind: Kind::Bool(|s| &mut s.ip_masq_fully_random_disable),
+        description: "let masqueraded connections keep their source ports where they can",
+    },
+    Flag {
+        name: "ip-blackhole-route",
+        kind: Kind::Bool(|s| &mut s.ip_blackhole_route),
+        description: "end packets to containers that do not exist here, by a route for the own subnet",
+    },
+    Flag {
+        name: "iptables-forward-rules",
+        kind: Kind::Bool(|s| &mut s.iptables_forward_rules),
+        description: "accept forwarded packets of the network, whatever the policy of this host",
+    },
+    Flag {
+        name: "iptables-resync",
+        kind: Kind::Int(|s| &mut s.iptables_resync),
+        description: "seconds after which firewall rules are looked at even if the kernel told of no change",
+    },
     unsupported("kube-subnet-mgr"),
     unsupported("kube-api-url"),
     unsupported("kubeconfig-file"),
@@ -101,10 +133,27 @@ const FLAGS: &[Flag<Settings>] = &[
         description: "interface of etcd to use: v2, v3, or auto for the one that the network config is found in",
     },
     Flag {
+        name: "restrict-tunnel-port",
+        kind: Kind::Bool(|s| &mut s.restrict_tunnel_port),
+        description: "drop packets to the UDP port of the tunnel that do not come from a peer (needs nft)",
+    },
+    Flag {
         name: "mass-expiry-hold",
         kind: Kind::Int(|s| &mut s.mass_expiry_hold),
         description: "seconds for which peers are kept when more than half of them leave at once, because then the \
                       registry is more likely at fault than they are; 0 never keeps any",
+    },
+    Flag {
+        name: "subnet-lease-ttl",
+        kind: Kind::Duration(|s| &mut s.lease_ttl),
+        description: "how long the subnet lease lasts when this host no longer renews it, 1m to 8760h; then others may \
+                      get the subnet",
+    },
+    Flag {
+        name: "release-on-exit",
+        kind: Kind::Bool(|s| &mut s.release_on_exit),
+        description: "when told to end, remove device, routes and subnet file, and give the subnet lease back, unless \
+                      it is a reservation; without it all stay, and traffic goes on",
     },
 ];
 
@@ -125,10 +174,20 @@ struct Settings {
     etcd_api: String,
     iface: Vec<String>,
     public_ip: String,
+    public_ipv6: String,
     subnet_file: String,
+    ip_masq: bool,
+    ip_masq_fully_random_disable: bool,
+    ip_blackhole_route: bool,
+    iptables_forward_rules: bool,
+    iptables_resync: i64,
+    restrict_tunnel_port: bool,
     version: bool,
     verbosity: i64,
     mass_expiry_hold: i64,
+    lease_ttl: Duration,
+    renew_margin: Option<i64>,
+    release_on_exit: bool,
     dry_run: bool,
 }
 
@@ -145,10 +204,20 @@ impl Default for Settings {
             etcd_api: "auto".to_owned(),
             iface: Vec::new(),
             public_ip: String::new(),
+            public_ipv6: String::new(),
             subnet_file: "/run/flannel/subnet.env".to_owned(),
+            ip_masq: false,
+            ip_masq_fully_random_disable: false,
+            ip_blackhole_route: false,
+            iptables_forward_rules: true,
+            iptables_resync: 5,
+            restrict_tunnel_port: false,
             version: false,
             verbosity: 0,
             mass_expiry_hold: 300,
+            lease_ttl: Duration::from_secs(86_400),
+            renew_margin: None,
+            release_on_exit: false,
             dry_run: false,
         }
     }
@@ -180,14 +249,37 @@ pub(crate) struct Options {
     pub(crate) interfaces: Vec<String>,
     /// The address published to peers, if it was given.
     pub(crate) public_ip: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub(crate) public_ipv6: Option<Ipv6Addr>,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
+    /// Which firewall rules to keep.
+    pub(crate) firewall: FirewallFlags,
     /// How long peers are kept when too many leave at once.
     pub(crate) mass_expiry_hold: Duration,
+    /// How long the lease lasts that is not renewed.
+    pub(crate) lease_ttl: Duration,
+    /// How much of that is left at the latest when it is renewed, if not two thirds.
+    pub(crate) renew_margin: Option<Duration>,
+    /// Whether everything is removed at the end, and the lease given back.
+    pub(crate) release_on_exit: bool,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
+}
+
+/// Which firewall rules to keep. Where they are, the network config says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FirewallFlags {
+    /// The masquerade and forward rules.
+    pub(crate) rules: RuleOptions,
+    /// How often they are looked at whether or not the kernel told of a change.
+    pub(crate) resync: Duration,
+    /// Close the tunnel's port to everybody but peers.
+    pub(crate) restrict_tunnel_port: bool,
+    /// Keep a blackhole route for the own subnet.
+    pub(crate) blackhole_route: bool,
 }
 
 /// How to reach a network in etcd.
@@ -283,8 +375,24 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         interfaces: settings.iface,
         public_ip: public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
+        public_ipv6: public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
         subnet_file: settings.subnet_file.into(),
-        mass_expiry_hold: seconds(settings.mass_expiry_hold).map_err(|why| bad("mass-expiry-hold", why))?,
+        firewall: FirewallFlags {
+            rules: RuleOptions {
+                masquerade: settings.ip_masq,
+                fully_random: !settings.ip_masq_fully_random_disable,
+                forward: settings.iptables_forward_rules,
+            },
+            resync: seconds(settings.iptables_resync, 1).map_err(|why| bad("iptables-resync", why))?,
+            restrict_tunnel_port: settings.restrict_tunnel_port,
+            blackhole_route: settings.ip_blackhole_route,
+        },
+        mass_expiry_hold: seconds(settings.mass_expiry_hold, 0)
+            .map_err(|why| bad("mass-expiry-hold", why))?,
+        lease_ttl: lease_ttl(settings.lease_ttl).map_err(|why| bad("subnet-lease-ttl", why))?,
+        renew_margin: renew_margin(settings.renew_margin, settings.lease_ttl)
+            .map_err(|why| bad("subnet-lease-renew-margin", why))?,
+        release_on_exit: settings.release_on_exit,
         verbosity: settings.verbosity,
         ignored_arguments,
     })
@@ -321,11 +429,42 @@ fn etcd_api(text: &str) -> Result<EtcdApi, String> {
     }
 }
 
+/// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
+/// gone for good holds its subnet for ever.
+fn lease_ttl(ttl: Duration) -> Result<Duration, String> {
+    const RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
+    if RANGE.contains(&ttl) { Ok(ttl) } else { Err(format!("{} is not within 1m and 8760h", duration(ttl))) }
+}
+
+/// Checks how much of a lease is left when it is renewed. Bounds and words are upstream's.
+fn renew_margin(minutes: Option<i64>, ttl: Duration) -> Result<Option<Duration>, String> {
+    let Some(minutes) = minutes else {
+        return Ok(None);
+    };
+    let margin = match u64::try_from(minutes) {
+        Ok(minutes @ 1..=1439) => Duration::from_secs(minutes * 60),
+        _ => {
+            return Err(format!(
+                "Invalid subnet-lease-renew-margin option, out of acceptable range: {minutes} is not within 1 and 1439 \
+                 minutes"
+            ));
+        }
+    };
+    if margin >= ttl {
+        return Err(format!(
+            "{minutes} minutes are not less than the {} of -subnet-lease-ttl",
+            duration(ttl)
+        ));
+    }
+    Ok(Some(margin))
+}
+
 /// Reads a time of up to a day.
-fn seconds(value: i64) -> Result<Duration, String> {
+fn seconds(value: i64, least: u64) -> Result<Duration, String> {
     match u64::try_from(value) {
-        Ok(seconds @ 0..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("{value} is not within 0 and 86400 seconds")),
+        Ok(seconds) if (least..=86_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{value} is not within {least} and 86400 seconds")),
     }
 }
 
@@ -337,6 +476,17 @@ fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
     match text.parse::<Ipv4Addr>() {
         Ok(address) if !address.is_unspecified() => Ok(Some(address)),
         _ => Err(format!("invalid public IP address: {}", text.escape_debug())),
+    }
+}
+
+/// The same for IPv6.
+fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<Ipv6Addr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid public IPv6 address: {}", text.escape_debug())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_core::{NetworkEvent, Phase, SubnetKey};
+use flannel_core::{ExternalInterface, NetworkEvent, Phase, SubnetKey};
 use tracing::{error, info, warn};
 
 use crate::go_duration::duration;
@@ -21,8 +21,16 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::RenewalFailed { reason, retry_in } => {
             error!("Error renewing lease (trying again in {}): {reason}", pause(*retry_in));
         }
+        NetworkEvent::LeaseDisputed(what) => warn!("{what}; it is put right"),
         NetworkEvent::LeaseLost(reason) => {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
+        }
+        NetworkEvent::ExternalChanged(external) => moved(external),
+        NetworkEvent::LeasePublished(lease) => {
+            info!("Lease ({}) says {} from now on", subnets(&lease.subnet), lease.attrs.public);
+        }
+        NetworkEvent::MtuChanged(mtu) => {
+            info!("The MTU of the network is {mtu} now; containers that are running keep theirs");
         }
         NetworkEvent::Ready => info!("All peers are known and reachable as far as this host can tell"),
         NetworkEvent::Recalled(reason) => {
@@ -58,6 +66,17 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::RegistryHeard => info!("Watch of subnet leases: the registry answers again"),
         NetworkEvent::Missed(events) => warn!("{events} events are missing above: they came too fast"),
         event => info!("{event:?}"),
+    }
+}
+
+/// Says it in the words that are said about the interface at the start.
+fn moved(external: &ExternalInterface) {
+    let ExternalInterface { name, mtu, v4, v6, .. } = external;
+    if let Some(address) = v4 {
+        info!("Using interface with name {name} and address {address} from now on, MTU {mtu}");
+    }
+    if let Some(address) = v6 {
+        info!("Using interface with name {name} and v6 address {address} from now on, MTU {mtu}");
     }
 }
 

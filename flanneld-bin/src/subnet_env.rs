@@ -13,7 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 mod previous;
 
-pub(crate) use previous::read_previous;
+pub(crate) use previous::{Previous, read_previous};
 
 /// The keys of the file, in the order in which they are written.
 const NETWORK: &str = "FLANNEL_NETWORK";

@@ -65,9 +65,19 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -ip-blackhole-route",
+        "  -ip-masq",
+        "  -ip-masq-fully-random-disable",
+        "  -iptables-forward-rules",
+        "  -iptables-resync int",
         "  -mass-expiry-hold int",
         "  -public-ip string",
+        "  -public-ipv6 string",
+        "  -release-on-exit",
+        "  -restrict-tunnel-port",
         "  -subnet-file string",
+        "  -subnet-lease-renew-margin int",
+        "  -subnet-lease-ttl duration",
         "  -v int",
         "  -version",
     ];
@@ -77,11 +87,14 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/coreos.com/network\")\n",
         " (default \"/run/flannel/subnet.env\")\n",
         " (default 300)\n",
+        " (default 24h0m0s)\n",
         " (default \"auto\")\n",
+        " (default true)\n",
+        " (default 5)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 5);
+    assert_eq!(usage.matches("(default").count(), 8);
     let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);
@@ -130,7 +143,7 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 #[test]
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
-        (&["-ip-masq"][..], &[][..], "flag -ip-masq is not supported yet"),
+        (&["-net-config-path=/c"][..], &[][..], "flag -net-config-path is not supported yet"),
         (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
         (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
         (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
@@ -143,8 +156,8 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
-            &[("FLANNELD_IP_MASQ", "true")],
-            "flag -ip-masq is not supported yet (set by FLANNELD_IP_MASQ)",
+            &[("FLANNELD_NET_CONFIG_PATH", "/c")],
+            "flag -net-config-path is not supported yet (set by FLANNELD_NET_CONFIG_PATH)",
         ),
     ] {
         let outcome = flanneld(arguments, environment);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Json, Lease, LeaseAttrs, ObjectFailure, OpenBackend,
-    OpenRequest, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Json, Lease, LeaseAttrs,
+    ObjectFailure, OpenBackend, OpenRequest, SubnetKey, SyncReport, SyncRequest,
 };
 use tokio::sync::Notify;
 
@@ -25,6 +25,8 @@ pub struct FakeBackend {
 pub enum BackendCall {
     /// It was opened, and told what the host said before.
     Opened(Option<LeaseAttrs>),
+    /// It was told of another external interface, by name.
+    MovedTo(String),
     /// It was made ready for this lease.
     Configured(SubnetKey),
     /// It wrote and removed so many objects.
@@ -124,10 +126,14 @@ impl OpenBackend for FakeBackend {
             return Err(BackendError::Host(reason.clone()));
         }
         refuse(&mut state.refusals.0)?;
-        let mtu = request.external.mtu.saturating_sub(50);
         let host = Arc::clone(&self.host);
-        Ok(Box::new(Opened { host, mtu }))
+        Ok(Box::new(Opened { host, mtu: mtu(request.external) }))
     }
+}
+
+/// The fake wraps packets in 50 bytes.
+fn mtu(external: &ExternalInterface) -> u32 {
+    external.mtu.saturating_sub(50)
 }
 
 struct Opened {
@@ -147,6 +153,16 @@ impl Backend for Opened {
 
     fn mtu(&self) -> u32 {
         self.mtu
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        let mut state = self.host.state();
+        if let Some(reason) = &state.unusable {
+            return Err(BackendError::Host(reason.clone()));
+        }
+        state.calls.push(BackendCall::MovedTo(external.name.clone()));
+        self.mtu = mtu(external);
+        Ok(())
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {

@@ -69,10 +69,24 @@ pub struct SimOptions {
     pub hosts: usize,
 }
 
+/// What is done to a host costs every other host work. So that all hosts together bear what a cluster of this size
+/// would, larger ones have fewer of it.
+const LARGE: usize = 1000;
+
 impl SimOptions {
-    /// An audit costs each host work for each peer, so in large clusters it comes once a day.
+    /// An audit costs each host work for each peer, so in large clusters there is one in each phase.
     fn audit_every(&self) -> Duration {
-        Duration::from_secs(if self.hosts > 500 { 24 } else { 6 } * 3600)
+        Duration::from_secs(if self.hosts > 500 { 29 } else { 6 } * 3600)
+    }
+
+    /// The longest time that a link keeps news back to deliver what comes meanwhile along with them.
+    fn slowest_news(&self) -> Duration {
+        Duration::from_millis(if self.hosts > 500 { 4000 } else { 300 })
+    }
+
+    /// How many of something may happen, if as many as this may in a cluster that is not large.
+    fn at_most(&self, number: usize) -> usize {
+        (number * LARGE / self.hosts.max(LARGE)).max(1)
     }
 }
 

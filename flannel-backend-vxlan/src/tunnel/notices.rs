@@ -16,6 +16,7 @@ impl Listens for Tunnel {
         self.decide_again = true;
         self.distrust_tables();
         self.direct.distrust();
+        self.forwarding.distrust();
     }
 
     fn notice(&mut self, notice: &Notice) -> Option<String> {
@@ -37,6 +38,7 @@ impl Listens for Tunnel {
             }
             Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
             Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
+            Notice::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
         };
         tunnel.or(underlay)
     }
@@ -53,13 +55,15 @@ impl Tunnel {
         let name = &self.spec.name;
         if link.index == self.device.index {
             let what = if removed { "removed" } else { "changed" };
-            (removed || !self.spec.is_met_by(link)).then(|| format!("device {name} was {what}"))
+            // That its offloads were changed shows in no field.
+            let differs = removed || !self.spec.is_met_by(link) || self.spec.checksums_off;
+            differs.then(|| format!("device {name} was {what}"))
         } else if removed {
             None
         } else if link.name == *name {
             Some(format!("another device {name} was made"))
         } else {
-            let is_new = link.name == self.spec.lower_name && link.index != self.spec.lower;
+            let is_new = link.name == self.spec.below.lower_name && link.index != self.spec.below.lower;
             is_new.then(|| format!("the interface {} was made", link.name))
         }
     }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Node;
+use super::{Node, news};
 use crate::event::NetworkEvent;
 use crate::lease_set::LeaseChange;
 use crate::manager::PeerEvent;
@@ -90,7 +90,7 @@ impl Node {
     /// Tells each bad record once: when it was not there before, or is bad in another way.
     fn on_bad(&mut self, bad: Vec<BadRecord>) {
         let known = self.shared.borrow().status.bad_records.clone();
-        for record in bad.iter().filter(|record| !known.contains(record)) {
+        for record in news(&bad, &known) {
             self.tell(NetworkEvent::BadRecord(record.clone()));
         }
         self.status(|status| status.bad_records = bad);

@@ -9,7 +9,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use flannel_core::BoxError;
+use flannel_core::{BoxError, chain};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderValue;
 
@@ -17,9 +17,9 @@ use super::answer::{EtcdError, Head};
 use super::calls::{Call, Counters};
 use super::connection::Connection;
 use super::member::{Ask, Manner, Member, Trouble};
-use super::tls::Credentials;
+use super::tls::tls;
 use super::{Etcd2Options, Etcd2OptionsError};
-use crate::etcd::Turn;
+use crate::etcd::{Files, HalfPair, Moves, Turn};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Cluster {
     members: Vec<Member>,
     turn: Turn,
     manner: Manner,
+    pub(super) moves: Moves,
     pub(super) counters: Counters,
 }
 
@@ -41,6 +42,8 @@ pub(super) struct Answer {
 pub(super) struct Poll {
     pub(super) head: Head,
     pub(super) line: Line,
+    /// How often this host had moved when it was asked.
+    pub(super) moves: u64,
     body: Incoming,
 }
 
@@ -78,22 +81,20 @@ impl Cluster {
         if members.is_empty() {
             return Err(Etcd2OptionsError::NoEndpoint);
         }
-        let client = match (&options.cert_file, &options.key_file) {
-            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-            (None, None) => None,
-            _ => return Err(Etcd2OptionsError::HalfACertificate),
-        };
-        let credentials = Credentials { ca_file: options.ca_file.clone(), client };
+        let files = Files::new(&options.ca_file, &options.cert_file, &options.key_file);
+        let half = |HalfPair { cert_file, key_file }| Etcd2OptionsError::HalfPair { cert_file, key_file };
+        let files = files.map_err(half)?;
         if members.iter().any(|member| member.url.starts_with("https:")) {
-            credentials.tls("localhost").map_err(|error| Etcd2OptionsError::Tls(error.to_string()))?;
+            tls(&files, "localhost").map_err(|error| Etcd2OptionsError::Tls(chain(error.as_ref())))?;
         }
         let manner = Manner {
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,
             authorization: options.user.as_deref().map(|user| basic(user, &options.password)),
-            credentials,
+            files,
         };
-        Ok(Self { turn: Turn::among(members.len()), members, manner, counters: Counters::default() })
+        let (moves, counters) = (Moves::default(), Counters::default());
+        Ok(Self { turn: Turn::among(members.len()), members, manner, moves, counters })
     }
 
     /// The members' addresses, for people.
@@ -158,9 +159,9 @@ impl Cluster {
     }
 
     async fn poll_over(&self, ask: &Ask, mut line: Line) -> Result<Poll, Trouble> {
-        let member = &self.members[line.member];
+        let (member, moves) = (&self.members[line.member], self.moves.count());
         let (head, body) = member.begin(&mut line.connection, ask, &self.manner).await?;
-        Ok(Poll { head, line, body })
+        Ok(Poll { head, line, moves, body })
     }
 
     /// The member whose turn it is; it is counted as asked.

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use super::answer::{EtcdError, Head};
 use super::calls::Call;
 use super::connection::Connection;
-use super::tls::Credentials;
+use super::tls::tls;
+use crate::etcd::Files;
 
 /// A member of the cluster.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(super) struct Manner {
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) authorization: Option<HeaderValue>,
-    pub(super) credentials: Credentials,
+    pub(super) files: Files,
 }
 
 /// Why a request to one member failed, by what it means for the next one.
@@ -95,8 +96,8 @@ impl Member {
             let answer = connection
                 .send(self.request(ask, manner))
                 .await
-                .map_err(|error| self.away(error.as_ref()))?;
-            self.whole(&mut connection, answer).await
+                .map_err(|error| self.away(error.as_ref(), manner))?;
+            self.whole(&mut connection, answer, manner).await
         };
         timeout(manner.timeout, exchange).await.unwrap_or_else(|_| Err(self.late(manner.timeout)))
     }
@@ -112,11 +113,11 @@ impl Member {
             let answer = connection
                 .send(self.request(ask, manner))
                 .await
-                .map_err(|error| self.away(error.as_ref()))?;
+                .map_err(|error| self.away(error.as_ref(), manner))?;
             if answer.status().is_success() {
                 return Ok((Head::read(answer.headers()), answer.into_body()));
             }
-            match self.whole(connection, answer).await {
+            match self.whole(connection, answer, manner).await {
                 Ok(_) => Err(Trouble::Away(format!("{}: an error without one", self.url).into())),
                 Err(trouble) => Err(trouble),
             }
@@ -127,12 +128,13 @@ impl Member {
     /// Connects.
     pub(super) async fn connect(&self, manner: &Manner) -> Result<Connection, Trouble> {
         let open = async {
-            let tls = self.tls_name.as_deref().map(|name| manner.credentials.tls(name)).transpose()?;
+            let tls = self.tls_name.as_deref().map(|name| tls(&manner.files, name)).transpose()?;
             Connection::open(&self.address, tls).await
         };
         match timeout(manner.connect_timeout, open).await {
-            Ok(opened) => opened
-                .map_err(|error| Trouble::NotSent(format!("{}: {}", self.url, chain(error.as_ref())).into())),
+            Ok(opened) => {
+                opened.map_err(|error| Trouble::NotSent(self.explain(error.as_ref(), manner).into()))
+            }
             Err(_) => {
                 let limit = manner.connect_timeout;
                 Err(Trouble::NotSent(format!("{}: no connection within {limit:?}", self.url).into()))
@@ -163,10 +165,12 @@ impl Member {
         &self,
         connection: &mut Connection,
         answer: Response<Incoming>,
+        manner: &Manner,
     ) -> Result<(Head, Bytes), Trouble> {
         let (status, head) = (answer.status(), Head::read(answer.headers()));
         let location = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok()).map(str::to_owned);
-        let body = connection.read(answer.into_body()).await.map_err(|error| self.away(error.as_ref()))?;
+        let body =
+            connection.read(answer.into_body()).await.map_err(|error| self.away(error.as_ref(), manner))?;
         if status.is_success() && body.starts_with(b"{") {
             return Ok((head, body));
         }
@@ -194,8 +198,17 @@ impl Member {
         }
     }
 
-    fn away(&self, error: &(dyn std::error::Error + 'static)) -> Trouble {
-        Trouble::Away(format!("{}: {}", self.url, chain(error)).into())
+    fn away(&self, error: &(dyn std::error::Error + 'static), manner: &Manner) -> Trouble {
+        Trouble::Away(self.explain(error, manner).into())
+    }
+
+    /// An error with the member's address, and which file may have to do with it.
+    fn explain(&self, error: &(dyn std::error::Error + 'static), manner: &Manner) -> String {
+        let reason = format!("{}: {}", self.url, chain(error));
+        match self.tls_name.as_ref().and_then(|_| manner.files.hint(&reason)) {
+            Some(hint) => format!("{reason}; {hint}"),
+            None => reason,
+        }
     }
 
     fn late(&self, limit: Duration) -> Trouble {

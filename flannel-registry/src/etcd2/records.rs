@@ -323,14 +323,18 @@ impl Store {
 /// What etcd 2.1 and later answer to `GET /version`.
 #[derive(Debug, Deserialize)]
 struct Version {
-    /// What all members can do.
+    /// What all members can do; `not_decided` right after a new cluster has started.
     #[serde(rename = "etcdcluster")]
     cluster: String,
+    /// What this member can do.
+    #[serde(rename = "etcdserver", default)]
+    member: String,
 }
 
 impl Version {
     fn parse(&self) -> Option<(u32, u32)> {
-        let mut parts = self.cluster.split('.').map(|part| part.parse().ok());
+        let decided = if self.cluster == "not_decided" { &self.member } else { &self.cluster };
+        let mut parts = decided.split('.').map(|part| part.parse().ok());
         parts.next().flatten().zip(parts.next().flatten())
     }
 }

@@ -136,7 +136,14 @@ impl Watch {
     }
 
     async fn follow(&mut self, known: Position, mut poll: Box<Poll>, since: Instant) -> State {
-        match timeout(self.store.silence, poll.answer()).await {
+        let (moves, silence) = (poll.moves, self.store.silence);
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(silence, poll.answer()) => answer,
+            // An event that is under way is told again from the same index.
+            () = self.store.cluster.moves.beyond(moves) => return State::Opening(known, None),
+        };
+        match answer {
             Ok(Ok(body)) if body.trim_ascii().is_empty() => {
                 if since.elapsed() < SHORTEST_POLL {
                     self.teller.rest();

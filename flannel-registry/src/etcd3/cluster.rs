@@ -4,8 +4,8 @@
 //! 2. If that one does not answer in time, the next one is asked, once round.
 //! 3. An answer ends the search, also if it is a refusal.
 //!
-//! Each member has a connection of its own, made at the first call and again by itself after it broke, or when the
-//! certificate files changed.
+//! Each member has a connection of its own, made at the first call and again by itself after it broke, when the
+//! certificate files changed, or when this host has other addresses; the last also ends the calls that wait for an answer.
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,9 +18,8 @@ use tonic::{Code, Status};
 
 use super::calls::{Call, Counters};
 use super::connection::{Access, Connection};
-use super::files::Stamp;
 use super::{Etcd3Options, Etcd3OptionsError};
-use crate::etcd::Turn;
+use crate::etcd::{Moves, Stamp, Turn};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -29,6 +28,7 @@ pub(super) struct Cluster {
     turn: Turn,
     timeout: Duration,
     access: Access,
+    pub(super) moves: Moves,
     pub(super) counters: Counters,
 }
 
@@ -38,11 +38,12 @@ struct Member {
     connection: Mutex<Option<Made>>,
 }
 
-/// A connection, and the state of the files it was made with.
+/// A connection, the state of the files it was made with, and how often this host had moved by then.
 #[derive(Debug)]
 struct Made {
     connection: Connection,
     stamp: Stamp,
+    moves: u64,
 }
 
 /// What a member answered, and which one it was.
@@ -82,6 +83,7 @@ impl Cluster {
             members,
             timeout: options.timeout,
             access: Access::new(options)?,
+            moves: Moves::default(),
             counters: Counters::default(),
         })
     }
@@ -153,11 +155,14 @@ impl Cluster {
             }
             .map_err(|error| self.access.failure(&error, &member.url))
         };
-        match timeout(self.timeout, attempt).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                Err(Failure::Away(format!("{}: no answer within {:?}", member.url, self.timeout).into()))
+        let away = |why: String| Err(Failure::Away(format!("{}: {why}", member.url).into()));
+        let moves = self.moves.count();
+        tokio::select! {
+            biased;
+            answer = timeout(self.timeout, attempt) => {
+                answer.unwrap_or_else(|_| away(format!("no answer within {:?}", self.timeout)))
             }
+            () = self.moves.beyond(moves) => away("this host has other addresses now".to_owned()),
         }
     }
 
@@ -165,16 +170,16 @@ impl Cluster {
     ///
     /// Files that cannot be used, because they are just being replaced, end no connection that was made before.
     async fn connection(&self, member: &Member) -> Result<Connection, Failure> {
-        let stamp = self.access.stamp(&member.url);
+        let (stamp, moves) = (self.access.stamp(&member.url), self.moves.count());
         let mut made = member.connection.lock().await;
         let before = match &*made {
-            Some(made) if made.stamp == stamp => return Ok(made.connection.clone()),
-            Some(made) => Some(made.connection.clone()),
-            None => None,
+            Some(made) if (&made.stamp, made.moves) == (&stamp, moves) => return Ok(made.connection.clone()),
+            Some(made) if made.moves == moves => Some(made.connection.clone()),
+            Some(_) | None => None,
         };
         match self.access.connect(&member.url, &self.counters).await {
             Ok(connection) => {
-                *made = Some(Made { connection: connection.clone(), stamp });
+                *made = Some(Made { connection: connection.clone(), stamp, moves });
                 Ok(connection)
             }
             Err(failure) => before.ok_or(failure).inspect(|_| {

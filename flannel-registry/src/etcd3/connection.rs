@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Error, KvClient, LeaseClient, WatchClient};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Error, Identity, KvClient, LeaseClient, TlsOptions, WatchClient,
+};
 use tokio::sync::Mutex;
 use tonic::{Code, Status};
 
 use super::calls::{Call, Counters};
 use super::cluster::{Failure, failure};
-use super::files::{Files, Stamp};
 use super::{Etcd3Options, Etcd3OptionsError};
+use crate::etcd::{FileError, Files, HalfPair, Stamp};
 
 /// A page of leases is about 1 MB, and a watch that catches up gets all it missed at once.
 const LONGEST_MESSAGE: usize = 256 << 20;
@@ -70,7 +72,9 @@ impl Access {
             (_, "") => return Err(Etcd3OptionsError::HalfUser("a user name without a password")),
             (name, password) => Some((name.to_owned(), password.to_owned())),
         };
-        Ok(Self { files: Files::new(options)?, user, connect_timeout: options.connect_timeout })
+        let files = Files::new(&options.ca_file, &options.cert_file, &options.key_file);
+        let half = |HalfPair { cert_file, key_file }| Etcd3OptionsError::HalfPair { cert_file, key_file };
+        Ok(Self { files: files.map_err(half)?, user, connect_timeout: options.connect_timeout })
     }
 
     /// The state of the files that a connection to a member is made with.
@@ -88,10 +92,10 @@ impl Access {
             // A member cut off from the others says so, instead of keeping a silent watch open.
             .with_require_leader(true);
         if is_tls(url) {
-            let files = self.files.read(self.connect_timeout).map_err(|error| {
+            let tls = self.tls().map_err(|error| {
                 Failure::Refused(format!("{url}: {}", flannel_core::chain(&error)).into())
             })?;
-            options = options.with_tls(files);
+            options = options.with_tls(tls);
         }
         let client =
             Client::connect([url], Some(options)).await.map_err(|error| self.failure(&error, url))?;
@@ -105,6 +109,20 @@ impl Access {
         let first = connection.token();
         connection.renew_token(self, first, counters).await.map_err(|error| self.failure(&error, url))?;
         Ok(connection)
+    }
+
+    /// What the files say, as the client wants it.
+    fn tls(&self) -> Result<TlsOptions, FileError> {
+        let files = self.files.read()?;
+        let mut options = TlsOptions::new().timeout(self.connect_timeout);
+        options = match files.authorities {
+            Some(authorities) => options.ca_certificate(Certificate::from_pem(authorities.pem)),
+            None => options.with_native_roots(),
+        };
+        Ok(match files.identity {
+            Some(own) => options.identity(Identity::from_pem(own.certificate_pem, own.key_pem)),
+            None => options,
+        })
     }
 
     /// Tells what an error means, and which file may have to do with it.

@@ -7,7 +7,7 @@
 //!        └─┘ │  failed         └─┘ │ compacted,      │ │
 //!       pause│                pause│ another store   │ │
 //!            └───── pause ─────────┴─────────────────┘ │
-//!                                ▲───── pause ─────────┘ broke, ended, went silent
+//!                                ▲───── pause ─────────┘ broke, ended, went silent; at once if this host moved
 //! ```
 //!
 //! An audit is a list beside the open watch, now and then: it is told as a snapshot, and the watch goes on behind it.
@@ -68,6 +68,8 @@ struct Subscription {
     stream: WatchStream,
     /// The member that serves it.
     member: usize,
+    /// How often this host had moved when it was opened.
+    moves: u64,
     /// How often it was asked for a word since it last gave one.
     questions: u32,
 }
@@ -123,6 +125,7 @@ impl Watch {
     }
 
     async fn open(&mut self, known: Position) -> State {
+        let moves = self.store.cluster.moves.count();
         let keys = &self.store.keys;
         let options = WatchOptions::new()
             .with_range(keys.subnets_end())
@@ -142,7 +145,7 @@ impl Watch {
             Err(failure) => return self.fail(failure, State::Opening(known)),
         };
         let (stream, first) = answer.value;
-        let subscription = Box::new(Subscription { stream, member: answer.member, questions: 0 });
+        let subscription = Box::new(Subscription { stream, member: answer.member, moves, questions: 0 });
         match first {
             Some(first) => self.obey(judge(known, Notice::read(keys, &first)), known, subscription),
             None => self.broken("it ended at once", known, &subscription),
@@ -155,7 +158,12 @@ impl Watch {
         if to_audit == Some(Duration::ZERO) {
             return self.audit(known, subscription).await;
         }
-        let heard = timeout(patience.min(to_audit.unwrap_or(patience)), subscription.stream.message()).await;
+        let heard = timeout(patience.min(to_audit.unwrap_or(patience)), subscription.stream.message());
+        let heard = tokio::select! {
+            biased;
+            heard = heard => heard,
+            () = self.store.cluster.moves.beyond(subscription.moves) => return State::Opening(known),
+        };
         match heard {
             Err(_) if to_audit.is_some_and(|left| left < patience) => State::Following(known, subscription),
             Ok(Ok(Some(response))) => {

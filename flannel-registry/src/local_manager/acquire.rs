@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use flannel_core::{
     Claim, Lease, LeaseAttrs, LeaseRequest, LeaseSet, ManagerError, NetworkConfig, RegistryError,
-    RegistryEvent, Step, SubnetKey, SubnetRegistry, Term,
+    RegistryEvent, Step, SubnetKey, SubnetRegistry, Term, Tie,
 };
 
-use super::{Known, Shared};
+use super::{Holder, Known, Shared};
 
 /// How many writes may find another state than the list before it is left to the caller to try again; flannel's own.
 const ATTEMPTS: u32 = 10;
@@ -18,19 +18,26 @@ const ROUNDING: Duration = Duration::from_secs(1);
 impl<R: SubnetRegistry> Shared<R> {
     pub(super) async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         let LeaseRequest { config, attrs, mut previous } = request;
+        let attrs = &LeaseAttrs { node: self.node(), ..attrs.clone() };
+        let others = self.state().others.clone();
         let (mut races_lost, mut tries) = (0, 1);
         loop {
             let leases = self.leases().await?;
-            let claim = Claim { config, public: attrs.public, previous, attempt: races_lost };
+            let (public, node, others) = (attrs.public, attrs.node, &others);
+            let claim = Claim { config, public, node, others, previous, attempt: races_lost };
             let step = claim.next_step(&leases, &mut |n| self.state().random.usize(..n.max(1)));
             say(&step, &claim, attrs);
             if let Step::Reuse(lease) = &step {
                 // Should it run out before it is written, it is the one to take back.
                 previous = Some(lease.subnet);
             }
+            let before = match &step {
+                Step::Reuse(lease) => Some(Holder::of(&lease.attrs)),
+                Step::Discard(_) | Step::TakeBack(_) | Step::Take(_) | Step::OutOfSubnets => None,
+            };
             let error = match self.take(step, config, attrs).await {
                 Ok(lease) => {
-                    self.hold(&lease);
+                    self.hold(&lease, before);
                     return Ok(lease);
                 }
                 Err(ManagerError::Registry(error)) => error,
@@ -108,10 +115,14 @@ impl<R: SubnetRegistry> Shared<R> {
         self.registry.update(lease, attrs, ttl).await
     }
 
-    /// Notes that a lease is held now, and forgets what was heard of the one before.
-    fn hold(&self, lease: &Lease) {
+    /// Notes that a lease is held now, and by whom it was before, and forgets what was heard of the one before.
+    pub(super) fn hold(&self, lease: &Lease, before: Option<Holder>) {
         self.own.send_replace(None);
-        self.state().held = Some(lease.clone());
+        let mut state = self.state();
+        state.held = Some(lease.clone());
+        // A holder without an id cannot be told from this host.
+        state.taken_from =
+            before.filter(|before| before.node.is_some() && *before != Holder::of(&lease.attrs));
     }
 }
 
@@ -126,7 +137,17 @@ fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
     let ip = attrs.public;
     match step {
         Step::Reuse(lease) => {
-            tracing::info!("Found lease ({}) for current IP ({ip}), reusing", name(&lease.subnet));
+            let (subnet, was) = (name(&lease.subnet), lease.attrs.public);
+            match lease.tie(&ip, attrs.node) {
+                Some(Tie::Id) if was != ip => tracing::info!(
+                    "Found lease ({subnet}) of this host, whose IP was {was}, for current IP ({ip}), reusing"
+                ),
+                Some(Tie::AddressOfOtherId) => tracing::info!(
+                    "Found lease ({subnet}) for current IP ({ip}), reusing, though it names another node id: this \
+                     host lost its own, or another host has the same IP"
+                ),
+                _ => tracing::info!("Found lease ({subnet}) for current IP ({ip}), reusing"),
+            }
         }
         Step::Discard(lease) => tracing::info!(
             "Found lease ({}) for current IP ({ip}) but not compatible with current config, deleting",

@@ -1,12 +1,12 @@
 //! Keeping a lease.
 //!
 //! ```text
-//!             a third of the time to live
+//!             a third of the time to live, on a clock that goes on in suspend
 //!   Waiting ───────────────────────────────▶ renew ──yes──▶ Renewed, Waiting
 //!      ▲  ▲                                    │ │
 //!      │  └───────── Trouble, a pause ◀─no answer │ changed: list, and look who wrote it
 //!      │                                          ▼
-//!      └──────── this host's other daemon ◀── whose record? ──nobody's or another host's──▶ Lost
+//!      └── Disputed, this host's all the same ◀── whose record? ──nobody's or another host's──▶ Lost
 //! ```
 //!
 //! What the watch hears of the own record is looked at in the same way, at once.
@@ -15,15 +15,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{KeepEvent, Lease, RegistryError, SubnetRegistry, Term, chain, renew_after};
+use flannel_core::{
+    KeepEvent, Lease, RegistryError, SubnetRegistry, Term, Tie, chain, renew_after, renew_before,
+};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::Shared;
 use super::acquire::name;
 use super::peers::OwnRecord;
+use super::{Holder, Shared};
+use crate::clock::sleep_until;
 
 pub(super) struct Keep<R> {
     shared: Arc<Shared<R>>,
@@ -37,16 +39,26 @@ pub(super) struct Keep<R> {
     /// that two daemons that fight over a record do so slowly.
     disputes: u32,
     failures: u32,
+    /// When the lease was acquired or last renewed.
+    renewed: Duration,
     untold: VecDeque<KeepEvent>,
 }
 
-/// When to act.
+/// Who keeps the lease.
+enum Verdict {
+    /// This host, and what there is to tell about it if the record says something else than it should.
+    Kept(String),
+    /// Another host, and why.
+    Lost(String),
+}
+
+/// When to act, by the manager's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// At the next renewal.
-    At(Instant),
+    At(Duration),
     /// Soon, to make a record that somebody else wrote say and last what it should.
-    Soon(Instant),
+    Soon(Duration),
     /// Only when something is heard: the lease is a reservation.
     Never,
     /// Never again: the lease is lost.
@@ -66,6 +78,7 @@ impl<R: SubnetRegistry> Keep<R> {
             overwritten: false,
             disputes: 0,
             failures: 0,
+            renewed: Duration::ZERO,
             untold: VecDeque::new(),
         };
         keep.wait();
@@ -82,9 +95,10 @@ impl<R: SubnetRegistry> Keep<R> {
                 Due::At(at) | Due::Soon(at) => Some(at),
                 Due::Never => None,
             };
+            let clock = &*self.shared.options.clock;
             let due = async {
                 match at {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                    Some(at) => sleep_until(clock, at).await,
                     None => std::future::pending().await,
                 }
             };
@@ -100,14 +114,19 @@ impl<R: SubnetRegistry> Keep<R> {
     /// Waits for the next renewal, if there is to be one.
     fn wait(&mut self) {
         self.failures = 0;
+        self.renewed = self.now();
         if self.own.term == Term::Permanent {
             self.due = Due::Never;
             self.untold.push_back(KeepEvent::Permanent);
             return;
         }
         let granted = self.shared.state().granted;
-        let pause = renew_after(granted, self.shared.chance());
-        self.due = Due::At(Instant::now() + pause);
+        let chance = self.shared.chance();
+        let pause = match self.shared.options.renew_margin {
+            Some(margin) => renew_before(granted, margin, chance),
+            None => renew_after(granted, chance),
+        };
+        self.due = Due::At(self.now() + pause);
         self.untold.push_back(KeepEvent::Waiting(pause));
     }
 
@@ -170,17 +189,18 @@ impl<R: SubnetRegistry> Keep<R> {
 
     /// Looks at a record that somebody else wrote.
     fn see(&mut self, lease: &Lease) {
-        if !lease.is_held_by(&self.own.attrs.public) {
-            let (subnet, other) = (lease.subnet, lease.attrs.public);
-            return self.lose(format!("the lease of {subnet} was overwritten by {other}"));
+        match self.judge(lease) {
+            Verdict::Lost(reason) => return self.lose(reason),
+            Verdict::Kept(dispute) => {
+                self.overwritten = lease.attrs != self.own.attrs;
+                if self.overwritten {
+                    self.untold.push_back(KeepEvent::Disputed(dispute));
+                }
+            }
         }
         let was = std::mem::replace(&mut self.own.term, lease.term);
         self.note(lease.revision, lease.term);
-        self.overwritten = lease.attrs != self.own.attrs;
-        if self.overwritten {
-            let (subnet, ip) = (name(&lease.subnet), lease.attrs.public);
-            tracing::warn!("Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})");
-        } else if lease.term == Term::Permanent {
+        if !self.overwritten && lease.term == Term::Permanent {
             self.due = Due::Never;
             if was != Term::Permanent {
                 self.wait();
@@ -192,7 +212,53 @@ impl<R: SubnetRegistry> Keep<R> {
             disputes => self.pause(disputes - 1),
         };
         self.disputes = self.disputes.saturating_add(1);
-        self.due = Due::Soon(Instant::now() + pause);
+        self.due = Due::Soon(self.now() + pause);
+    }
+
+    /// Decides who keeps the lease when somebody else wrote its record.
+    ///
+    /// | the record names | then |
+    /// |---|---|
+    /// | the own address, and the own id or none | another daemon of this host wrote it, such as upstream's: put it right |
+    /// | the own address and another id, or the own id at another address | two hosts have one address, or one id: whoever had the lease first keeps it |
+    /// | another host | it is lost |
+    ///
+    /// Of two hosts that have one address or one id, the later one cannot know of the earlier one when it takes its
+    /// lease: that may be its own, from before it moved or lost its id. The earlier one puts the record right, which
+    /// shows the later one that both live. It gives up, and takes another subnet. A host that was away for longer than
+    /// its lease lasts is the later one of the two.
+    fn judge(&self, lease: &Lease) -> Verdict {
+        let (subnet, theirs, own) = (lease.subnet, Holder::of(&lease.attrs), Holder::of(&self.own.attrs));
+        let Some(tie) = lease.tie(&own.public, own.node) else {
+            return Verdict::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
+        };
+        let has_moved = tie == Tie::Id && !lease.is_held_by(&own.public);
+        if !has_moved && tie != Tie::AddressOfOtherId {
+            let (subnet, ip) = (name(&subnet), own.public);
+            return Verdict::Kept(format!(
+                "Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})"
+            ));
+        }
+        let id = |holder: Holder| holder.node.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let clash = if has_moved {
+            format!("two hosts have the node id {}, {} and {}", id(own), own.public, theirs.public)
+        } else {
+            let (ip, ours, theirs) = (own.public, id(own), id(theirs));
+            format!(
+                "two hosts have the IP {ip}, of node ids {ours} and {theirs}; give each its own, see -public-ip"
+            )
+        };
+        let is_overdue = self.is_overdue();
+        let mut state = self.shared.state();
+        if state.taken_from != Some(theirs) && !is_overdue {
+            return Verdict::Kept(format!("Lease ({}) was overwritten: {clash}", name(&subnet)));
+        }
+        if !has_moved {
+            state.others.extend(theirs.node);
+        } else if let Some(identity) = &self.shared.options.identity {
+            identity.renew();
+        }
+        Verdict::Lost(format!("the lease of {subnet} is held by another host: {clash}"))
     }
 
     fn note(&mut self, revision: flannel_core::Revision, term: Term) {
@@ -209,7 +275,7 @@ impl<R: SubnetRegistry> Keep<R> {
     fn trouble(&mut self, reason: String) {
         let retry_in = self.pause(self.failures);
         self.failures = self.failures.saturating_add(1);
-        let at = Instant::now() + retry_in;
+        let at = self.now() + retry_in;
         self.due = match self.due {
             Due::Soon(_) => Due::Soon(at),
             Due::At(_) | Due::Never | Due::Lost => Due::At(at),
@@ -221,7 +287,19 @@ impl<R: SubnetRegistry> Keep<R> {
     fn pause(&self, failures: u32) -> Duration {
         let chance = self.shared.chance();
         let pause = self.shared.options.retry.delay(failures, chance);
-        pause.min(self.shared.state().granted / 10)
+        let granted = self.shared.state().granted;
+        let left = self.shared.options.renew_margin.unwrap_or(granted);
+        pause.min(granted / 10).min(left / 4)
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.options.clock.now()
+    }
+
+    /// Tells whether the lease would be over by now if nobody had renewed it.
+    fn is_overdue(&self) -> bool {
+        let lasts = self.renewed + self.shared.state().granted;
+        self.own.term == Term::Limited && self.now() > lasts
     }
 
     fn lose(&mut self, reason: String) {

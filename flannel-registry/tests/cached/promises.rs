@@ -7,7 +7,7 @@ use flannel_testing::{Call, Fault};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use crate::site::{CONFIG, DAY, MOMENT, OWN, Site, host, key, short, start, until_complete};
+use crate::site::{CONFIG, DAY, MOMENT, NETWORK, OWN, Site, host, key, short, start, until_complete};
 
 const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
 
@@ -186,4 +186,35 @@ async fn without_a_memory_the_errors_are_those_of_the_registry() {
     let error = start(&site.manager()).await.unwrap_err();
     let is_registry = matches!(error, flannel_core::ManagerError::Registry(RegistryError::Unavailable(..)));
     assert!(is_registry, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_published_is_what_is_remembered() {
+    let site = Site::after_a_run(PEERS).await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    let subnet = own.subnet;
+    let mut peers = manager.watch(subnet);
+    until_complete(&mut peers).await;
+    let own = manager.publish(&own, &host(77)).await.unwrap();
+    assert_eq!((own.subnet, &own.attrs), (subnet, &host(77)));
+    site.is_written(&mut peers, |text| text.contains(r#"{"PublicIP":"192.168.0.77""#)).await;
+    site.faulty.go_silent();
+    let manager = site.manager_of(NETWORK, 77);
+    let config = manager.config().await.unwrap();
+    let request = LeaseRequest { config: &config, attrs: &host(77), previous: None };
+    assert_eq!(manager.acquire(request).await.unwrap().subnet, subnet);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_from_memory_is_confirmed_by_publishing_it() {
+    let site = Site::after_a_run(PEERS).await;
+    site.faulty.go_silent();
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    assert!(manager.publish(&own, &host(77)).await.is_err(), "nobody answers");
+    site.faulty.come_back();
+    let own = manager.publish(&own, &host(77)).await.unwrap();
+    assert!(site.leases().await.contains(&(OWN.to_owned(), host(77))));
+    assert!(matches!(manager.keep(own).next().await, Some(KeepEvent::Waiting(_))), "it is kept");
 }

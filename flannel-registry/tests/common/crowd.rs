@@ -1,14 +1,16 @@
-//! Many nodes in one process that start at the same moment, each with a registry of its own.
+//! Whole nodes without a kernel, alone or many that start at the same moment, each with a registry of its own.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use flannel_core::{
-    ExternalInterface, LeaseAttrs, Network, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry,
+    ExternalInterface, LeaseAttrs, Network, NetworkEvent, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry,
 };
 use flannel_registry::LocalManager;
 use flannel_testing::FakeBackend;
+use futures::StreamExt;
 use tokio::time::sleep;
 
 /// What the nodes read first.
@@ -19,33 +21,65 @@ pub(crate) const NODES: u8 = 60;
 /// wait for an answer, so that being slow alone makes nobody ask twice.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A node without a kernel, and what it was told so far.
+pub(crate) struct Node {
+    pub(crate) network: Network,
+    pub(crate) host: FakeBackend,
+    events: Arc<Mutex<Vec<NetworkEvent>>>,
+}
+
+impl Node {
+    /// Starts a node at `192.168.0.LAST`.
+    pub(crate) fn start(registry: impl SubnetRegistry, last: u8, previous: Option<SubnetKey>) -> Self {
+        let host = FakeBackend::new();
+        let manager = LocalManager::new(registry);
+        let options =
+            NetworkOptions { previous, ..NetworkOptions::new(manager, host.clone(), external(last)) };
+        let (network, task) = Network::new(options);
+        let events: Arc<Mutex<Vec<NetworkEvent>>> = Arc::default();
+        let (mut stream, log) = (Box::pin(network.events()), Arc::clone(&events));
+        tokio::spawn(async move {
+            while let Some(event) = stream.next().await {
+                log.lock().unwrap().push(event);
+            }
+        });
+        tokio::spawn(task.run());
+        Self { network, host, events }
+    }
+
+    /// Whether it was told anything like that.
+    pub(crate) fn was_told(&self, is_it: impl Fn(&NetworkEvent) -> bool) -> bool {
+        self.events.lock().unwrap().iter().any(is_it)
+    }
+
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !is_so(self) {
+            assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 pub(crate) struct Crowd<R> {
     pub(crate) registries: Vec<R>,
-    networks: Vec<Network>,
-    hosts: Vec<FakeBackend>,
+    nodes: Vec<Node>,
 }
 
 impl<R: SubnetRegistry + Clone> Crowd<R> {
     /// Starts all nodes and waits until each knows all others.
     pub(crate) async fn start(open: impl Fn() -> R) -> Self {
         let registries: Vec<R> = (0..NODES).map(|_| open()).collect();
-        let hosts: Vec<FakeBackend> = (0..NODES).map(|_| FakeBackend::new()).collect();
-        let networks = (1..).zip(registries.iter().zip(&hosts)).map(|(last, (registry, host))| {
-            let manager = LocalManager::new(registry.clone());
-            let options = NetworkOptions::new(manager, host.clone(), external(last));
-            let (network, task) = Network::new(options);
-            tokio::spawn(task.run());
-            network
-        });
-        let networks = networks.collect();
-        let crowd = Self { registries, networks, hosts };
+        let numbered = (1..).zip(&registries);
+        let nodes = numbered.map(|(last, registry)| Node::start(registry.clone(), last, None)).collect();
+        let crowd = Self { registries, nodes };
         crowd.until("each knows all others", |host| host.peers().len() == usize::from(NODES) - 1).await;
         crowd
     }
 
     /// The subnets of all nodes.
     pub(crate) fn subnets(&self) -> BTreeSet<SubnetKey> {
-        self.networks.iter().filter_map(|network| network.lease().map(|lease| lease.subnet)).collect()
+        self.nodes.iter().filter_map(|node| node.network.lease()).map(|lease| lease.subnet).collect()
     }
 
     /// Lets another host come, change and go, and waits each time until all nodes act on it.
@@ -62,16 +96,14 @@ impl<R: SubnetRegistry + Clone> Crowd<R> {
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&FakeBackend) -> bool) {
-        let begin = Instant::now();
-        while !self.hosts.iter().all(&is_so) {
-            assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
-            sleep(Duration::from_millis(20)).await;
+        for node in &self.nodes {
+            node.until(what, |node| is_so(&node.host)).await;
         }
     }
 
     pub(crate) async fn stop(self) {
-        for network in self.networks {
-            network.shutdown(Shutdown::Keep).await;
+        for node in self.nodes {
+            node.network.shutdown(Shutdown::Keep).await;
         }
     }
 }

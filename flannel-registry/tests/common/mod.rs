@@ -1,13 +1,14 @@
 //! What the tests of both interfaces of etcd need.
 #![allow(dead_code, reason = "not every test needs all")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_core::{LeaseAttrs, RegistryEvent, SubnetKey};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+pub(crate) mod certificates;
 pub(crate) mod crowd;
 pub(crate) mod frames;
 pub(crate) mod proxy;
@@ -41,8 +42,10 @@ pub(crate) async fn until(
     watch: &mut BoxStream<'static, RegistryEvent>,
     is_it: impl Fn(&RegistryEvent) -> bool,
 ) -> Vec<RegistryEvent> {
-    let mut events = Vec::new();
+    let (begin, mut events) = (Instant::now(), Vec::new());
     loop {
+        // A watch may say other things for ever.
+        assert!(begin.elapsed() < PATIENCE * 2, "it never came: {:?}", words(&events));
         let event = next(watch).await;
         let last = is_it(&event);
         events.push(event);

@@ -17,8 +17,8 @@ struct Subject {
 }
 
 impl Subject {
-    fn start() -> Self {
-        Self { server: Server::start(), opened: Mutex::default() }
+    fn new(server: Server) -> Self {
+        Self { server, opened: Mutex::default() }
     }
 }
 
@@ -70,7 +70,29 @@ impl RegistrySubject for Subject {
     }
 }
 
-flannel_testing::registry_contract!(
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    Subject::start()
-);
+mod plain {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start())
+    );
+}
+
+mod over_tls_with_certificates_on_both_sides {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start_tls())
+    );
+}
+
+mod as_a_user_with_a_password {
+    use super::{Server, Subject};
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        Subject::new(Server::start_with_password())
+    );
+}

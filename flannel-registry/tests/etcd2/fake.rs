@@ -158,6 +158,21 @@ async fn an_event_that_cannot_be_read_is_replaced_by_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_was_told_before_is_replaced_by_a_list() {
+    let fake = Fake::answering(|line| {
+        Some(match line {
+            _ if line.contains("waitIndex=11 ") => answer("200 OK", 11, 1, &event(9)),
+            _ if line.contains("wait=true") => waiting(11, 1),
+            _ => answer("200 OK", 10, 0, EMPTY),
+        })
+    });
+    let fake = fake.await;
+    let mut watch = fake.registry().watch(None);
+    let events = [next(&mut watch).await, next(&mut watch).await];
+    assert_eq!(words(&events), ["snapshot ", "snapshot "]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_is_cut_off_is_left_for_one_that_is_not() {
     let cut_off = Fake::answering(|line| match line {
         _ if line.contains("wait=true") => Some(waiting(10, 77)),
@@ -201,6 +216,19 @@ async fn an_etcd_that_would_empty_a_record_to_renew_it_is_refused_before_anythin
         assert!(chain(&error).contains("2.3"), "{}", chain(&error));
         assert!(fake.asked("PUT").is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_cluster_that_has_not_decided_on_a_version_has_that_of_its_member() {
+    let fake = Fake::answering(|line| {
+        Some(match line {
+            _ if line.contains("/version") => {
+                answer("200 OK", 10, 0, r#"{"etcdserver":"3.4.23","etcdcluster":"not_decided"}"#)
+            }
+            _ => answer("201 Created", 11, 0, &event(11)),
+        })
+    });
+    fake.await.registry().create(subnet(1), &host(1), DAY).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

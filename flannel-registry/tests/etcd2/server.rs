@@ -1,17 +1,29 @@
 //! An etcd for one test, and what only its operator can do to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use flannel_netlink::Namespace;
 use flannel_registry::{Etcd2Options, Etcd2Registry};
-use flannel_testing::{Etcd, EtcdOptions};
+use flannel_testing::{Etcd, EtcdOptions, unlikely_loopback_address};
 
+use crate::common::certificates::Certificates;
 use crate::common::subnet_key;
 
-pub(crate) struct Server(Mutex<Etcd>);
+/// A key that is none of the network's, and anybody's.
+const UNRELATED: &str = "/unrelated";
+
+pub(crate) struct Server {
+    etcd: Mutex<Etcd>,
+    /// The password of `root`, if one is needed.
+    password: Option<&'static str>,
+    /// Where it speaks TLS, and the files.
+    secured: Option<(String, Certificates)>,
+}
 
 impl Server {
     /// Starts an etcd that serves the v2 interface.
@@ -19,15 +31,46 @@ impl Server {
         Self::start_with(EtcdOptions { enable_v2: true, ..EtcdOptions::default() })
     }
 
-    /// Starts one with more arguments, at port 2379 of a loopback address.
-    pub(crate) fn start_at(address: IpAddr, arguments: &[String]) -> Self {
-        let inside = Some((Namespace::current().unwrap(), address));
-        Self::start_with(EtcdOptions {
+    /// Starts one that asks for a certificate where it speaks TLS. Its operator reaches it without.
+    pub(crate) fn start_tls() -> Self {
+        let (files, address) = (Certificates::new(), unlikely_loopback_address());
+        files.server("server", address);
+        files.client("client");
+        Self::start_with_certificates(files, address)
+    }
+
+    /// The same with `server.pem` as it is.
+    pub(crate) fn start_with_certificates(files: Certificates, address: Ipv4Addr) -> Self {
+        let url = format!("https://{address}:2383");
+        let path = |name: &str| files.path(name).display().to_string();
+        let arguments = [
+            format!("--listen-client-urls=http://{address}:2379,{url}"),
+            format!("--cert-file={}", path("server.pem")),
+            format!("--key-file={}", path("server-key.pem")),
+            format!("--trusted-ca-file={}", path("ca.pem")),
+            "--client-cert-auth=true".to_owned(),
+        ];
+        let server = Self::start_with(EtcdOptions {
             enable_v2: true,
-            inside,
+            inside: Some((Namespace::current().unwrap(), address.into())),
             arguments: arguments.to_vec(),
             ..EtcdOptions::default()
-        })
+        });
+        Self { secured: Some((url, files)), ..server }
+    }
+
+    /// Starts one that lets in `root` only, with a password.
+    pub(crate) fn start_with_password() -> Self {
+        let server = Self::start();
+        let password = "secret";
+        server.ctl(&["user", "add", &format!("root:{password}")]);
+        server.ctl(&["auth", "enable"]);
+        let server = Self { password: Some(password), ..server };
+        // Until then everybody may do everything.
+        server.ctl(&["role", "revoke", "guest", "--path", "/*", "--readwrite"]);
+        // To check a password takes etcd a tenth of a second, which is too long for `compact`.
+        server.ctl(&["role", "grant", "guest", "--path", UNRELATED, "--readwrite"]);
+        server
     }
 
     pub(crate) fn start_without_v2() -> Self {
@@ -35,15 +78,21 @@ impl Server {
     }
 
     fn start_with(options: EtcdOptions) -> Self {
-        Self(Mutex::new(Etcd::start_with(options).unwrap()))
+        Self { etcd: Mutex::new(Etcd::start_with(options).unwrap()), password: None, secured: None }
+    }
+
+    /// The files, if it speaks TLS.
+    pub(crate) fn certificates(&self) -> &Certificates {
+        &self.secured.as_ref().unwrap().1
     }
 
     pub(crate) fn etcd(&self) -> MutexGuard<'_, Etcd> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.etcd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where hosts reach it.
     pub(crate) fn url(&self) -> String {
-        self.etcd().client_url()
+        self.secured.as_ref().map_or_else(|| self.etcd().client_url(), |(url, _)| url.clone())
     }
 
     /// Options that notice a silent etcd soon.
@@ -52,6 +101,17 @@ impl Server {
         options.endpoints = vec![self.url()];
         options.timeout = Duration::from_secs(2);
         options.silence = Duration::from_secs(3);
+        if let Some(password) = self.password {
+            options.user = Some("root".to_owned());
+            options.password = password.to_owned();
+            // Many requests at once wait for each other's passwords to be checked.
+            options.timeout = Duration::from_secs(20);
+        }
+        if let Some((_, files)) = &self.secured {
+            options.ca_file = Some(files.path("ca.pem"));
+            options.cert_file = Some(files.path("client.pem"));
+            options.key_file = Some(files.path("client-key.pem"));
+        }
         options
     }
 
@@ -61,12 +121,12 @@ impl Server {
 
     /// Runs `etcdctl` with the v2 interface and answers with what it writes, without the last line break.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        let output = std::process::Command::new("etcdctl")
-            .env("ETCDCTL_API", "2")
-            .args(["--endpoints", &self.url()])
-            .args(arguments)
-            .output()
-            .expect("apt-get install -y etcd-client");
+        let mut etcdctl = std::process::Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "2").args(["--endpoints", &self.etcd().client_url()]);
+        if let Some(password) = self.password {
+            etcdctl.args(["--username", &format!("root:{password}")]);
+        }
+        let output = etcdctl.args(arguments).output().expect("apt-get install -y etcd-client");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "etcdctl {arguments:?}: {errors}");
         String::from_utf8(output.stdout).unwrap().trim_end_matches('\n').to_owned()
@@ -84,14 +144,14 @@ impl Server {
 
     /// Makes etcd forget all changes so far: it remembers 1000, of whatever key.
     pub(crate) fn compact(&self) {
-        let mut http = self.http();
+        let mut http = Http::to(self.etcd().client_address(), None);
         for _ in 0..1001 {
-            http.request("PUT", "/unrelated", "value=1");
+            http.request("PUT", UNRELATED, "value=1");
         }
     }
 
     pub(crate) fn http(&self) -> Http {
-        Http::to(self.etcd().client_address())
+        Http::to(self.etcd().client_address(), self.password)
     }
 }
 
@@ -104,13 +164,17 @@ fn form(value: &[u8]) -> String {
 /// A connection by hand.
 pub(crate) struct Http {
     stream: BufReader<TcpStream>,
+    /// The line of the head that says who asks.
+    authorization: String,
 }
 
 impl Http {
-    fn to(address: SocketAddr) -> Self {
+    fn to(address: SocketAddr, password: Option<&str>) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+        let who = password.map(|password| STANDARD.encode(format!("root:{password}")));
+        let authorization = who.map(|who| format!("Authorization: Basic {who}\r\n")).unwrap_or_default();
+        Self { stream: BufReader::new(stream), authorization }
     }
 
     /// Makes a request for a key and answers with the body of the answer.
@@ -126,8 +190,9 @@ impl Http {
     fn exchange(&mut self, method: &str, path: &str, body: &str) -> String {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}",
-            body.len()
+             Content-Type: application/x-www-form-urlencoded\r\n{}\r\n{body}",
+            body.len(),
+            self.authorization
         );
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let mut length = 0;

@@ -3,7 +3,6 @@
 
 mod audit;
 mod auth;
-mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;
@@ -14,4 +13,5 @@ mod scale;
 mod server;
 mod three_members;
 mod tls;
+mod upstream_defects;
 mod watch;

@@ -9,7 +9,7 @@ use flannel_netlink::Namespace;
 use flannel_registry::{Etcd3Options, Etcd3Registry};
 use flannel_testing::{Etcd, EtcdOptions, EtcdTls, unlikely_loopback_address};
 
-use crate::certificates::Certificates;
+use crate::common::certificates::Certificates;
 pub(crate) use crate::common::{DAY, PATIENCE, PREFIX, host, next, subnet, subnet_key, until, words};
 
 pub(crate) struct Server {

@@ -90,6 +90,9 @@ async fn a_member_alone_is_silent_and_tells_nothing_old() {
     for member in &mut members[1..] {
         member.kill().unwrap();
     }
+    // It does not know yet that it is alone, and could answer with what it has.
+    let listed = lone.list().await;
+    assert!(matches!(listed, Err(RegistryError::Unavailable(..))), "an old list: {listed:?}");
     assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
     let listed = lone.list().await;
     assert!(matches!(listed, Err(RegistryError::Unavailable(..))), "an old list: {listed:?}");

@@ -3,9 +3,8 @@
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
 use flannel_registry::{Etcd3Options, Etcd3OptionsError, Etcd3Registry};
 use flannel_testing::unlikely_loopback_address;
-use rcgen::{KeyPair, PKCS_RSA_SHA256};
 
-use crate::certificates::{Certificates, RSA_PKCS1, RSA_PKCS8};
+use crate::common::certificates::{Certificates, SPOILT};
 use crate::server::{DAY, Server, host, next, subnet, words};
 
 /// What a registry with these options says about its configuration.
@@ -35,13 +34,11 @@ async fn an_authority_is_enough_where_etcd_asks_for_no_certificate() {
 async fn keys_are_read_in_every_form_they_are_written_in() {
     let server = Server::start_tls(true);
     let files = server.certificates.as_ref().unwrap();
-    let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
-    files.issue("rsa", &rsa, |_| {});
     let mut options = server.options();
     options.cert_file = Some(files.path("rsa.pem"));
-    for (name, key) in [("rsa-pkcs8.pem", RSA_PKCS8), ("rsa-pkcs1.pem", RSA_PKCS1)] {
-        options.key_file = Some(files.write(name, key));
-        assert_eq!(ask(options.clone()).await.unwrap(), None, "{name}");
+    for key in files.rsa_client() {
+        options.key_file = Some(key);
+        assert_eq!(ask(options.clone()).await.unwrap(), None, "{:?}", options.key_file);
     }
     assert_eq!(ask(server.options()).await.unwrap(), None, "an elliptic curve");
 }
@@ -50,21 +47,8 @@ async fn keys_are_read_in_every_form_they_are_written_in() {
 async fn files_that_cannot_be_used_are_named_with_the_reason() {
     let server = Server::start_tls(true);
     let files = server.certificates.as_ref().unwrap();
-    files.write("garbage.pem", "no certificate at all\n");
-    files.write("half.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
-    files.client("other");
-    let cases = [
-        (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
-        (
-            ["garbage.pem", "client.pem", "client-key.pem"],
-            ["garbage.pem", "holds no certificate in PEM form"],
-        ),
-        (["half.pem", "client.pem", "client-key.pem"], ["half.pem", "holds no certificate in PEM form"]),
-        (["ca.pem", "garbage.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
-        (["ca.pem", "client.pem", "client.pem"], ["client.pem", "holds no private key in PEM form"]),
-        (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not fit", "client.pem"]),
-    ];
-    for (names, [file, reason]) in cases {
+    files.spoil();
+    for (names, [file, reason]) in SPOILT {
         let [ca_file, cert_file, key_file] = names.map(|name| Some(files.path(name)));
         let mut options = server.options();
         (options.ca_file, options.cert_file, options.key_file) = (ca_file, cert_file, key_file);
@@ -109,6 +93,11 @@ async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
     options.cert_file = Some(stranger.path("stranger.pem"));
     options.key_file = Some(stranger.path("stranger-key.pem"));
     says(ask(options.clone()).await, false, &[&server.url(), "stranger.pem"]);
+    let files = server.certificates.as_ref().unwrap();
+    files.expired_client("late");
+    options.cert_file = Some(files.path("late.pem"));
+    options.key_file = Some(files.path("late-key.pem"));
+    says(ask(options.clone()).await, false, &[&server.url(), "late.pem, which has expired"]);
     (options.cert_file, options.key_file) = (None, None);
     says(ask(options).await, false, &[&server.url(), "no client certificate"]);
 }

@@ -162,6 +162,8 @@ async fn a_record_that_another_daemon_of_this_host_writes_is_put_right_and_kept(
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         // Flannel's own renewal compares nothing.
         let theirs = site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
+        let told = "Lease (10.5.9.0/24) was rewritten by somebody else under the current IP (192.168.0.1)";
+        assert_eq!(keep.next().await, Some(KeepEvent::Disputed(told.to_owned())));
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         let now = site.list().await.remove(0);
@@ -180,6 +182,7 @@ async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
     let start = Instant::now();
     for _ in 0..20 {
         site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
+        assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     }
@@ -194,6 +197,7 @@ async fn a_short_lease_is_tried_again_often_enough_to_live() {
         ttl: Duration::from_secs(10),
         retry: Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) },
         seed: Some(1),
+        ..LocalManagerOptions::default()
     };
     let manager = LocalManager::with_options(faulty.clone(), options);
     let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };

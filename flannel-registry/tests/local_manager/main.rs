@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in its helpers too")]
 
 mod acquire;
+mod identity;
 mod keep;
 mod log;
 mod peers;
 mod reservations;
 mod site;
+mod suspend;

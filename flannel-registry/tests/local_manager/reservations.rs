@@ -41,6 +41,7 @@ async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     let bare = br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#;
     site.store.put_raw("10.5.9.0-24", bare);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
     assert!(matches!(keep.next().await, Some(KeepEvent::Renewed(_))));
     assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
     let record = site.list().await.remove(0);

@@ -8,6 +8,7 @@
 )]
 
 mod ending;
+mod external;
 mod lease;
 mod peers;
 mod site;

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
     ExternalInterface, LeaseAttrs, LeaseManager, Network, NetworkError, NetworkEvent, NetworkOptions,
     PublicAddrs, SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
 use flannel_testing::{FakeBackend, FaultyRegistry};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -40,11 +41,15 @@ pub(crate) struct Node {
     pub(crate) task: JoinHandle<Result<(), NetworkError>>,
     pub(crate) events: Box<dyn Stream<Item = NetworkEvent> + Send + Unpin>,
     pub(crate) host: FakeBackend,
+    /// Where it is said that the external interface is another one.
+    pub(crate) moves: tokio::sync::mpsc::UnboundedSender<ExternalInterface>,
 }
 
 pub(crate) fn manager(registry: &Registry) -> LocalManager<Registry> {
     let seed = Some(7);
-    let options = LocalManagerOptions { seed, ..LocalManagerOptions::default() };
+    // Weeks pass in these tests, and the clock of a real host is looked at four times a minute.
+    let clock = Arc::new(TokioClock::new());
+    let options = LocalManagerOptions { clock, seed, ..LocalManagerOptions::default() };
     LocalManager::with_options(registry.clone(), options)
 }
 
@@ -70,15 +75,18 @@ pub(crate) fn start_on(
     last: u8,
     previous: Option<&str>,
 ) -> Node {
+    let (moves, moved) = tokio::sync::mpsc::unbounded_channel();
+    let moved = stream::unfold(moved, |mut moved| async { moved.recv().await.map(|now| (now, moved)) });
     let options = NetworkOptions {
         previous: previous.map(key),
         seed: Some(3),
+        external_changes: moved.boxed(),
         ..NetworkOptions::new(manager, host.clone(), external(last))
     };
     let (network, task) = Network::new(options);
     let events = Box::new(network.events());
     let task = tokio::spawn(task.run());
-    Node { network, task, events, host }
+    Node { network, task, events, host, moves }
 }
 
 impl Node {

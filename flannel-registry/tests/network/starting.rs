@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    BackendType, KeepEvent, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, NetworkError,
-    NetworkEvent, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
+    BackendType, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    NetworkError, NetworkEvent, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
 };
 use flannel_registry::{LocalManager, MemoryRegistry};
 use flannel_testing::{BackendCall, Call, FakeBackend, Fault, FaultyRegistry};
@@ -97,6 +97,10 @@ impl LeaseManager for Slow {
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         self.inner.acquire(request).await
+    }
+
+    async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
+        self.inner.publish(own, attrs).await
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {

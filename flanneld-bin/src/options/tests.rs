@@ -23,6 +23,12 @@ fn the_defaults_are_upstreams() {
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!((options.public_ip, options.verbosity), (None, 0));
     assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
+    let rules = RuleOptions { masquerade: false, fully_random: true, forward: true };
+    let resync = Duration::from_secs(5);
+    assert_eq!(
+        options.firewall,
+        FirewallFlags { rules, resync, restrict_tunnel_port: false, blackhole_route: false }
+    );
     assert!(options.interfaces.is_empty() && options.ignored_arguments.is_empty());
 }
 
@@ -44,7 +50,17 @@ fn every_flag_reaches_its_option() {
             "-subnet-file",
             "/vxlan.env",
             "-v=4",
+            "-ip-masq",
+            "-ip-masq-fully-random-disable",
+            "-ip-blackhole-route",
+            "-iptables-forward-rules=false",
+            "-iptables-resync=60",
+            "-restrict-tunnel-port",
+            "-public-ipv6=2001:db8::7",
             "-mass-expiry-hold=60",
+            "-subnet-lease-ttl=1h30m",
+            "-subnet-lease-renew-margin=15",
+            "-release-on-exit",
             "-etcd-api=v2",
             "",
             "-iface=eth9",
@@ -68,8 +84,18 @@ fn every_flag_reaches_its_option() {
             etcd_api: EtcdApi::V2,
             interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
             public_ip: Some(Ipv4Addr::new(192, 0, 2, 7)),
+            public_ipv6: "2001:db8::7".parse().ok(),
             subnet_file: "/vxlan.env".into(),
+            firewall: FirewallFlags {
+                rules: RuleOptions { masquerade: true, fully_random: false, forward: false },
+                resync: Duration::from_secs(60),
+                restrict_tunnel_port: true,
+                blackhole_route: true,
+            },
             mass_expiry_hold: Duration::from_secs(60),
+            lease_ttl: Duration::from_secs(5400),
+            renew_margin: Some(Duration::from_secs(900)),
+            release_on_exit: true,
             verbosity: 4,
             ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
         }
@@ -135,8 +161,11 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
         ("-public-ip=10.0.0.01", "flag -public-ip: invalid public IP address: 10.0.0.01"),
         ("-public-ip=0.0.0.0", "flag -public-ip: invalid public IP address: 0.0.0.0"),
         ("-public-ip=fd00::1", "flag -public-ip: invalid public IP address: fd00::1"),
+        ("-public-ipv6=10.0.0.1", "flag -public-ipv6: invalid public IPv6 address: 10.0.0.1"),
+        ("-public-ipv6=::", "flag -public-ipv6: invalid public IPv6 address: ::"),
         ("-subnet-file=", "flag -subnet-file: the path is empty"),
         ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3"),
+        ("-iptables-resync=0", "flag -iptables-resync: 0 is not within 1 and 86400 seconds"),
         ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
     ] {
         assert_eq!(run(&[argument], &[]), Err(line.to_owned()));
@@ -159,7 +188,33 @@ fn no_flag_is_in_the_table_twice() {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    assert_eq!((names.len(), count), (33, 33));
+    assert_eq!((names.len(), count), (36, 36));
+}
+
+#[test]
+fn a_lease_lasts_a_day_is_renewed_at_a_third_of_it_and_is_kept_unless_something_else_is_said() {
+    let options = run(&[], &[]).expect("defaults");
+    assert_eq!((options.lease_ttl, options.renew_margin), (Duration::from_secs(86_400), None));
+    assert!(!options.release_on_exit);
+    let options = run(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "1439")]).expect("upstream's bound");
+    assert_eq!(options.renew_margin, Some(Duration::from_secs(1439 * 60)));
+    for (arguments, why) in [
+        (&["-subnet-lease-renew-margin=0"][..], "out of acceptable range: 0"),
+        (
+            &["-subnet-lease-renew-margin=1440"],
+            "Invalid subnet-lease-renew-margin option, out of acceptable range",
+        ),
+        (
+            &["-subnet-lease-ttl=1h", "-subnet-lease-renew-margin=60"],
+            "not less than the 1h0m0s of -subnet-lease-ttl",
+        ),
+        (&["-subnet-lease-ttl=59s"], "flag -subnet-lease-ttl: 59s is not within 1m and 8760h"),
+        (&["-subnet-lease-ttl=8761h"], "is not within 1m and 8760h"),
+        (&["-subnet-lease-ttl=86400"], "invalid value \"86400\" for flag -subnet-lease-ttl: parse error"),
+    ] {
+        let error = run(arguments, &[]).expect_err("bad value");
+        assert!(error.contains(why), "{arguments:?}: {error}");
+    }
 }
 
 fn migrate(arguments: &[&str], environment: &[(&str, &str)]) -> Result<MigrateOptions, String> {

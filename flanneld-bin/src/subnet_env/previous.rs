@@ -1,4 +1,4 @@
-//! The subnet that this host had before, read from the file that an earlier run wrote.
+//! The network and the subnet that this host had before, read from the file that an earlier run wrote.
 //!
 //! The file may have been edited by hand or written by another program, so anything odd in it is a
 //! warning and never more: the host then asks for any free subnet.
@@ -9,21 +9,36 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use flannel_firewall::Nets;
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{IPV6_SUBNET, SUBNET};
+use super::{IPV6_NETWORK, IPV6_SUBNET, NETWORK, SUBNET};
 use crate::go_syntax::quote;
 
 /// How much of the file is read, in bytes. What we write is below 300.
 const LARGEST: u64 = 64 * 1024;
 
-/// The subnets of an earlier run, with their host bits clear.
+/// What an earlier run had, with the host bits clear.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Previous {
+    /// The IPv4 network of the cluster, if there was one.
+    pub(crate) network: Option<Ipv4Net>,
+    /// The IPv6 network of the cluster, if there was one.
+    pub(crate) ipv6_network: Option<Ipv6Net>,
     /// The IPv4 subnet, if there was one.
     pub(crate) subnet: Option<Ipv4Net>,
     /// The IPv6 subnet, if there was one.
     pub(crate) ipv6_subnet: Option<Ipv6Net>,
+}
+
+impl Previous {
+    /// The networks that rules of the earlier run are about.
+    pub(crate) fn nets(&self) -> Vec<Nets> {
+        let v4 = self.network.zip(self.subnet).map(|(network, subnet)| (network.into(), subnet.into()));
+        let v6 =
+            self.ipv6_network.zip(self.ipv6_subnet).map(|(network, subnet)| (network.into(), subnet.into()));
+        v4.into_iter().chain(v6).filter_map(|(network, subnet)| Nets::new(network, subnet)).collect()
+    }
 }
 
 /// What was odd about the file; to be logged, and nothing else.
@@ -113,14 +128,19 @@ fn parse(path: &Path, bytes: &[u8]) -> (Previous, Vec<PreviousWarning>) {
     if !values.contains_key(SUBNET) && !values.contains_key(IPV6_SUBNET) {
         warnings.push(PreviousWarning::NoSubnet { path: path.to_owned() });
     }
-    let subnet = one_subnet(path, SUBNET, &values, &mut warnings).map(|subnet: Ipv4Net| subnet.trunc());
-    let ipv6_subnet =
-        one_subnet(path, IPV6_SUBNET, &values, &mut warnings).map(|subnet: Ipv6Net| subnet.trunc());
-    (Previous { subnet, ipv6_subnet }, warnings)
+    let v4 = |key, warnings: &mut _| one_net(path, key, &values, warnings).map(|net: Ipv4Net| net.trunc());
+    let v6 = |key, warnings: &mut _| one_net(path, key, &values, warnings).map(|net: Ipv6Net| net.trunc());
+    let previous = Previous {
+        subnet: v4(SUBNET, &mut warnings),
+        ipv6_subnet: v6(IPV6_SUBNET, &mut warnings),
+        network: v4(NETWORK, &mut warnings),
+        ipv6_network: v6(IPV6_NETWORK, &mut warnings),
+    };
+    (previous, warnings)
 }
 
-/// The only valid subnet under `key`, whose value may be a list.
-fn one_subnet<N: FromStr>(
+/// The only valid network or subnet under `key`, whose value may be a list.
+fn one_net<N: FromStr>(
     path: &Path,
     key: &'static str,
     values: &BTreeMap<String, String>,
@@ -251,6 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn the_networks_of_earlier_rules_are_those_of_whole_pairs() {
+        let nets = |text: &str| {
+            let nets = parse(Path::new("/f"), text.as_bytes()).0.nets();
+            nets.iter().map(|nets| format!("{} of {}", nets.subnet(), nets.network())).collect::<Vec<_>>()
+        };
+        let v4 = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n";
+        let v6 = "FLANNEL_IPV6_NETWORK=fd10:5::/48\nFLANNEL_IPV6_SUBNET=fd10:5:0:7::1/64\n";
+        assert_eq!(
+            nets(&format!("{v4}{v6}")),
+            ["10.5.7.0/24 of 10.5.0.0/16", "fd10:5:0:7::/64 of fd10:5::/48"]
+        );
+        assert_eq!(nets("FLANNEL_SUBNET=10.5.7.1/24"), Vec::<String>::new());
+        assert_eq!(nets("FLANNEL_NETWORK=0.0.0.0/0\nFLANNEL_SUBNET=10.5.7.1/24"), Vec::<String>::new());
+    }
+
+    #[test]
     fn only_a_file_that_does_not_exist_is_passed_over_in_silence() {
         let directory = std::env::temp_dir();
         let missing = directory.join(format!("no-such-subnet-env-{}", std::process::id()));
@@ -306,7 +342,8 @@ mod tests {
             let (previous, warnings) = parse(Path::new("/f"), env.to_string().as_bytes());
             // Host routes have no address but their own, so "plus one" leaves them.
             if subnet.is_none_or(|net| net.prefix_len() < 32) && ipv6_subnet.is_none_or(|net| net.prefix_len() < 128) {
-                prop_assert_eq!(previous, Previous { subnet, ipv6_subnet });
+                let (network, ipv6_network) = (subnet, ipv6_subnet);
+                prop_assert_eq!(previous, Previous { network, ipv6_network, subnet, ipv6_subnet });
             }
             prop_assert_eq!(warnings.len(), usize::from(subnet.is_none() && ipv6_subnet.is_none()));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use flannel_netlink::{Link, Mac, Netlink};
+use flannel_netlink::{Link, Mac, Netlink, NewLink, NewLinkKind, VethPeer};
 use flannel_testing::{
     Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, eventually, output_in, ping,
     program,
@@ -87,9 +87,16 @@ impl Cluster {
 
     /// The program with the options that every host needs.
     pub(crate) fn command(&self, host: usize) -> Command {
+        let mut command = self.command_without_interface(host);
+        command.arg("-iface=eth0");
+        command
+    }
+
+    /// As [`command`](Self::command), but no interface is named.
+    pub(crate) fn command_without_interface(&self, host: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
         command.arg(format!("--etcd-endpoints={}", self.etcd.client_url()));
-        command.arg("-subnet-file").arg(self.subnet_file(host)).arg("-iface=eth0");
+        command.arg("-subnet-file").arg(self.subnet_file(host));
         command
     }
 
@@ -135,6 +142,11 @@ impl Cluster {
         self.directory.join(format!("host-{host}/subnet.env"))
     }
 
+    /// The file with the host's id.
+    pub(crate) fn node_id(&self, host: usize) -> PathBuf {
+        self.subnet_file(host).with_extension("env.node-id")
+    }
+
     /// A value of the host's `subnet.env`.
     pub(crate) fn subnet_env(&self, host: usize, key: &str) -> String {
         let text = std::fs::read_to_string(self.subnet_file(host)).unwrap();
@@ -157,6 +169,25 @@ impl Cluster {
         self.lab.hosts[host].add_pod(&[self.subnet(host)], mtu).unwrap()
     }
 
+    /// A pod with an address of each family.
+    pub(crate) fn add_dual_pod(&self, host: usize) -> Pod {
+        let mtu = self.subnet_env(host, "FLANNEL_MTU").parse().unwrap();
+        let v6 = self.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+        self.lab.hosts[host].add_pod(&[self.subnet(host), v6], mtu).unwrap()
+    }
+
+    /// Connects a host to the first segment by one more interface.
+    pub(crate) fn connect(&self, host: usize, interface: &str) {
+        let port = format!("more{host}{interface}");
+        let mut switch = Netlink::open_in(self.lab.switch()).unwrap();
+        let namespace = Some(self.lab.hosts[host].namespace.clone());
+        let peer = VethPeer { name: interface.to_owned(), mac: None, namespace };
+        let master = Some(switch.link("br0").unwrap().unwrap().index);
+        let link = NewLink { master, up: true, ..NewLink::new(port, NewLinkKind::Veth(peer)) };
+        switch.create_link(&link).unwrap();
+        self.lines(host, &format!("ip link set {interface} up"));
+    }
+
     pub(crate) fn device(&self, host: usize) -> Link {
         let mut netlink = Netlink::open_in(&self.lab.hosts[host].namespace).unwrap();
         netlink.link("flannel.1").unwrap().unwrap()
@@ -175,6 +206,8 @@ impl Cluster {
         words.next();
         command.args(words);
         let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(complaint.is_empty(), "{complaint}");
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
     }

@@ -1,6 +1,7 @@
 //! Hosts that reach each other without a tunnel: host-gw, and VXLAN with `DirectRouting`.
 
-use flannel_testing::eventually;
+use flannel_testing::{PingOptions, eventually, ping};
+use ipnet::IpNet;
 
 use crate::cluster::{Cluster, PATIENCE, check_ping};
 
@@ -35,7 +36,7 @@ fn host_gw_routes_between_hosts_on_one_link() {
     .unwrap();
     assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1500");
     for (_, record) in cluster.leases() {
-        assert!(record.ends_with(r#","PublicIPv6":null,"BackendType":"host-gw"}"#), "{record}");
+        assert!(record.contains(r#","PublicIPv6":null,"BackendType":"host-gw","NodeID":""#), "{record}");
     }
     check_pods(&cluster);
 
@@ -85,4 +86,43 @@ fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
     let daemon = cluster.daemon(0);
     let status = eventually(PATIENCE, || daemon.exit_status().ok().flatten()).unwrap();
     assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_host_that_host_gw_cannot_reach_is_named_in_the_log() {
+    let mut cluster = Cluster::on_segments(3, 2);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.start_all();
+    let far = cluster.subnet(1);
+    let reason = "192.168.65.2 is not on the link of eth0, as host-gw needs it";
+    let line = cluster.daemon(0).wait_for_line(reason, PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.contains(&format!("peer {}-24", far.addr())), "{line}");
+    eventually(PATIENCE, || (routes(&cluster, 0).len() == 1).then_some(())).unwrap();
+    let near = routes(&cluster, 0);
+    assert!(near[0].starts_with(&cluster.subnet(2).to_string()), "{near:?}");
+}
+
+#[test]
+fn with_both_families_direct_routing_takes_the_tunnel_across_the_router_only() {
+    let mut cluster = Cluster::on_segments(3, 2);
+    cluster.configure(
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan","DirectRouting":true}}"#,
+    );
+    cluster.start_all();
+    let pods: Vec<_> = (0..3).map(|host| cluster.add_dual_pod(host)).collect();
+    for from in &pods {
+        for to in pods.iter().filter(|to| to.name != from.name).flat_map(|to| &to.addresses) {
+            let answered = eventually(PATIENCE, || ping(&from.namespace, *to, &PingOptions::default()));
+            answered.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name));
+        }
+    }
+    let v6 = cluster.lines(0, "ip -6 route");
+    let to = |host: usize| cluster.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+    let expected = [
+        format!("{} via {} dev flannel-v6.1 metric 1024 onlink pref medium", to(1), to(1).addr()),
+        format!("{} via fd00:64::3 dev eth0 proto 241 metric 1024 pref medium", to(2)),
+    ];
+    for route in &expected {
+        assert!(v6.contains(route), "{route} in {v6:#?}");
+    }
 }

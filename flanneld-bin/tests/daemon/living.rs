@@ -64,9 +64,10 @@ fn the_registry_and_the_file_say_what_flannel_says() {
         let subnet = cluster.subnet(host);
         let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
         let record = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}},"NodeID":"{}"}}"#,
             cluster.public(host),
-            cluster.mac(host)
+            cluster.mac(host),
+            std::fs::read_to_string(cluster.node_id(host)).unwrap().trim()
         );
         (key, record)
     });
@@ -154,25 +155,6 @@ fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
-    let mut cluster = Cluster::running(3);
-    let before: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
-    cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/garbage", "x"]).unwrap();
-    for host in 0..3 {
-        cluster.daemon(host).wait_for_line("garbage", PATIENCE).unwrap();
-    }
-    let after: Vec<_> = (0..3).map(|host| cluster.routes(host)).collect();
-    assert_eq!(after, before);
-    let gone = cluster.subnet(2);
-    let key = format!("/coreos.com/network/subnets/{}-24", gone.addr());
-    cluster.daemon(2).terminate(PATIENCE).unwrap();
-    cluster.etcd.etcdctl(&["del", &key]).unwrap();
-    eventually(PATIENCE, || cluster.routes(0).len() == 1).expect("peers still come and go");
-    let named = cluster.daemon(0).lines().iter().filter(|line| line.contains("garbage")).count();
-    assert_eq!(named, 1);
-}
-
-#[test]
 fn with_both_families_pods_reach_each_other_over_both() {
     let mut cluster = Cluster::new(2);
     cluster.configure(
@@ -188,5 +170,28 @@ fn with_both_families_pods_reach_each_other_over_both() {
     for to in pods[1].addresses.clone() {
         let answered = eventually(PATIENCE, || ping(&pods[0].namespace, to, &PingOptions::default()));
         answered.unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+}
+
+#[test]
+fn with_ipv6_alone_pods_reach_each_other() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(
+        r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    cluster.start_all();
+    let pods: Vec<_> = (0..3)
+        .map(|host| {
+            let text = std::fs::read_to_string(cluster.subnet_file(host)).unwrap();
+            assert!(!text.contains("FLANNEL_SUBNET") && !text.contains("FLANNEL_NETWORK"), "{text}");
+            let subnet = cluster.subnet_env(host, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+            assert_eq!(cluster.lines(host, "ip -o link show type vxlan").len(), 1);
+            cluster.lab.hosts[host].add_pod(&[subnet], 1430).unwrap()
+        })
+        .collect();
+    for from in &pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            check_ping(from, to);
+        }
     }
 }

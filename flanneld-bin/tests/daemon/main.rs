@@ -2,12 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cluster;
+mod cni;
 mod direct;
+mod external;
 mod failing;
+mod firewall;
 mod healing;
+mod identity;
 mod interfaces;
 mod killed;
 mod living;
 mod migrate;
+mod mixed;
 mod outage;
+mod release;
 mod secured;
+mod upstream_defects;

@@ -12,39 +12,55 @@ use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
 const PASSWORD: &str = "never to be logged";
 
 /// Certificates in a directory that goes with them.
-struct Certificates(PathBuf);
+pub(crate) struct Certificates(PathBuf);
 
 impl Certificates {
     /// Makes an authority, and of each name a certificate for etcd's address.
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let certificates = Self(directory);
+        certificates.issue();
+        certificates
+    }
+
+    /// Makes all of them anew, by another authority.
+    pub(crate) fn issue(&self) {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        fs::write(certificates.path("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(self.path("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
         let authority = Issuer::new(params, key);
         for name in ["server", "client"] {
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
             let certificate = params.signed_by(&key, &authority).unwrap();
-            fs::write(certificates.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-            fs::write(certificates.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+            fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
         }
-        certificates
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }
 
+    /// An etcd that wants to be shown a certificate.
     fn options(&self) -> EtcdOptions {
+        let client = Some((self.path("client.pem"), self.path("client-key.pem")));
+        self.options_for(client)
+    }
+
+    /// An etcd that shows its own only.
+    pub(crate) fn one_sided(&self) -> EtcdOptions {
+        self.options_for(None)
+    }
+
+    fn options_for(&self, client: Option<(PathBuf, PathBuf)>) -> EtcdOptions {
         let tls = EtcdTls {
             authority: self.path("ca.pem"),
             certificate: self.path("server.pem"),
             key: self.path("server-key.pem"),
-            client: Some((self.path("client.pem"), self.path("client-key.pem"))),
+            client,
         };
         EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }
     }

@@ -461,7 +461,8 @@ pub async fn the_cost_does_not_grow_with_the_number_of_hosts(subject: &dyn Regis
     watch.until("all there is", |state| state.leases.len() == 41).await;
     let before = write(150).await;
     watch.until("all that came", |state| state.leases.len() == 61).await;
-    assert_eq!(calls() - before, unwatched, "events cost calls");
+    // A watch that has much to catch up with may list instead.
+    assert!(calls() - before <= unwatched + 1, "events cost calls");
 }
 
 /// Writes of every kind, so that to leave out any one of them gives another state.

@@ -1,13 +1,12 @@
 //! The backend of a simulated host: the three tables of VXLAN, kept by the same engine in the same order.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use flannel_core::reconcile::{Layer, Reconciler, pass};
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, Json, Lease, LeaseAttrs, OpenBackend,
-    OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs,
+    OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
@@ -38,7 +37,6 @@ impl OpenBackend for OpenSim {
             witness: self.witness.clone(),
             mac: before.unwrap_or(self.fresh),
             own: None,
-            known: BTreeMap::new(),
             neighbours: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.neighbours, |_, _| {})),
             fdb: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.fdb, |_, _| {})),
             routes: Reconciler::new(SimTable::new(
@@ -57,8 +55,6 @@ struct SimBackend {
     witness: Witness,
     mac: Mac,
     own: Option<SubnetKey>,
-    /// What each peer was last told to be.
-    known: BTreeMap<Ipv4Net, (Mac, Ipv4Addr)>,
     neighbours: Reconciler<SimTable<Ipv4Addr, Mac>>,
     fdb: Reconciler<SimTable<Mac, Ipv4Addr>>,
     routes: Reconciler<SimTable<Ipv4Net, Ipv4Addr>>,
@@ -70,15 +66,17 @@ pub(super) fn data(mac: Mac) -> Option<Json> {
 }
 
 /// Reads it. The text has a fixed form here, so the cost of reading JSON in earnest is saved.
-pub(super) fn mac_of(attrs: &LeaseAttrs) -> Option<Mac> {
-    attrs.backend_data.as_ref()?.as_str().split('"').nth(5)?.parse().ok()
+fn mac_of(attrs: &LeaseAttrs) -> Option<Mac> {
+    let text = attrs.backend_data.as_ref()?.as_str();
+    text.strip_prefix(r#"{"VNI":1,"VtepMAC":""#)?.strip_suffix(r#""}"#)?.parse().ok()
+}
+
+/// Reads where a lease's subnet is, and by which device.
+pub(super) fn peer(subnet: SubnetKey, attrs: &LeaseAttrs) -> Option<(Ipv4Net, Mac, Ipv4Addr)> {
+    Some((subnet.v4()?, mac_of(attrs)?, attrs.public.v4?))
 }
 
 impl SimBackend {
-    fn peer(lease: &Lease) -> Option<(Ipv4Net, Mac, Ipv4Addr)> {
-        Some((lease.subnet.v4()?, mac_of(&lease.attrs)?, lease.attrs.public.v4?))
-    }
-
     fn update(&mut self, peers: &PeerSet, dirty: &Dirty) {
         match dirty {
             Dirty::All => self.all(peers),
@@ -91,29 +89,32 @@ impl SimBackend {
     }
 
     fn all(&mut self, peers: &PeerSet) {
-        self.known =
-            peers.iter().filter_map(|lease| Self::peer(lease)).map(|(s, m, p)| (s, (m, p))).collect();
-        let known = || self.known.iter();
-        self.neighbours
-            .tracker
-            .want_exactly(known().map(|(subnet, (mac, _))| (subnet.addr(), *mac)).collect());
-        self.fdb.tracker.want_exactly(known().map(|(_, (mac, public))| (*mac, *public)).collect());
-        self.routes.tracker.want_exactly(known().map(|(subnet, _)| (*subnet, subnet.addr())).collect());
+        let known = || peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs));
+        self.neighbours.tracker.want_exactly(known().map(|(subnet, mac, _)| (subnet.addr(), mac)).collect());
+        self.fdb.tracker.want_exactly(known().map(|(_, mac, public)| (mac, public)).collect());
+        self.routes.tracker.want_exactly(known().map(|(subnet, ..)| (subnet, subnet.addr())).collect());
+        self.distrust();
+    }
+
+    fn distrust(&mut self) {
         self.neighbours.tracker.distrust();
         self.fdb.tracker.distrust();
         self.routes.tracker.distrust();
+    }
+
+    /// Returns what a peer was last told to be.
+    fn told(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
+        let mac = self.neighbours.tracker.wanted(&subnet.addr())?;
+        Some((*mac, *self.fdb.tracker.wanted(mac)?))
     }
 
     fn one(&mut self, subnet: SubnetKey, peers: &PeerSet) {
         let Some(net) = subnet.v4() else {
             return;
         };
-        let now =
-            peers.peer(&subnet).and_then(|lease| Self::peer(lease)).map(|(_, mac, public)| (mac, public));
-        let before = match now {
-            Some(now) => self.known.insert(net, now),
-            None => self.known.remove(&net),
-        };
+        let now = peers.peer(&subnet).and_then(|lease| peer(subnet, &lease.attrs));
+        let now = now.map(|(_, mac, public)| (mac, public));
+        let before = self.told(net);
         if peers.is_complete() && before == now && self.witness.is_settled(subnet, self.link.heard()) {
             let host = self.host;
             self.witness.accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
@@ -154,6 +155,10 @@ impl Backend for SimBackend {
         1450
     }
 
+    fn move_to(&mut self, _external: &ExternalInterface) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.subnet);
         Ok(())
@@ -178,9 +183,7 @@ impl Backend for SimBackend {
 
     async fn drifted(&mut self) -> String {
         self.kernel.changed().await;
-        self.neighbours.tracker.distrust();
-        self.fdb.tracker.distrust();
-        self.routes.tracker.distrust();
+        self.distrust();
         "a notice".to_owned()
     }
 

@@ -10,8 +10,8 @@ use flannel_core::{
     SubnetKey,
 };
 use flannel_netlink::Mac;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 
 use super::SimStore;
 use super::backend::OpenSim;
@@ -94,6 +94,7 @@ impl Host {
                 v6: None,
                 public,
             },
+            external_changes: stream::pending().boxed(),
             previous: self.remembers.filter(|_| birth.with_memory),
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             audit_every: birth.audit_every,

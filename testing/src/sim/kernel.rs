@@ -1,7 +1,8 @@
 //! The kernel of a simulated host: three tables that outlive the process, change by themselves and refuse writes.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Debug;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,12 +19,15 @@ pub(super) struct Kernel {
     changed: Arc<Notify>,
 }
 
+/// One kind of objects. Their order means nothing, but is the same in each run.
+pub(super) type Objects<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+
 /// What the kernel holds: for each peer a neighbour, a forwarding entry and a route.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    pub(super) neighbours: BTreeMap<Ipv4Addr, Mac>,
-    pub(super) fdb: BTreeMap<Mac, Ipv4Addr>,
-    pub(super) routes: BTreeMap<Ipv4Net, Ipv4Addr>,
+    pub(super) neighbours: Objects<Ipv4Addr, Mac>,
+    pub(super) fdb: Objects<Mac, Ipv4Addr>,
+    pub(super) routes: Objects<Ipv4Net, Ipv4Addr>,
     /// How many writes and reads will be refused.
     pub(super) refusals: u32,
     /// The routes that were dropped and not looked at yet.
@@ -46,6 +50,10 @@ impl Kernel {
 }
 
 impl Tables {
+    pub(super) fn hold_the_same_as(&self, other: &Self) -> bool {
+        (&self.neighbours, &self.fdb, &self.routes) == (&other.neighbours, &other.fdb, &other.routes)
+    }
+
     fn refuses(&mut self) -> bool {
         let refuses = self.refusals > 0;
         self.refusals = self.refusals.saturating_sub(1);
@@ -57,14 +65,14 @@ impl Tables {
 #[derive(Debug)]
 pub(super) struct SimTable<K, V> {
     kernel: Kernel,
-    part: fn(&mut Tables) -> &mut BTreeMap<K, V>,
+    part: fn(&mut Tables) -> &mut Objects<K, V>,
     dropped: fn(&mut Tables, &K),
 }
 
 impl<K, V> SimTable<K, V> {
     pub(super) fn new(
         kernel: &Kernel,
-        part: fn(&mut Tables) -> &mut BTreeMap<K, V>,
+        part: fn(&mut Tables) -> &mut Objects<K, V>,
         dropped: fn(&mut Tables, &K),
     ) -> Self {
         Self { kernel: kernel.clone(), part, dropped }
@@ -73,7 +81,7 @@ impl<K, V> SimTable<K, V> {
 
 impl<K, V> Table for SimTable<K, V>
 where
-    K: Ord + Clone + Debug + Send,
+    K: Ord + Hash + Clone + Debug + Send,
     V: PartialEq + Clone + Debug + Send,
 {
     type Key = K;
@@ -88,7 +96,10 @@ where
         if tables.refuses() {
             return Err("interrupted".into());
         }
-        Ok((self.part)(&mut tables).iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        let mut read: Vec<_> =
+            (self.part)(&mut tables).iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        read.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(read)
     }
 
     fn apply(&mut self, changes: &[Change<K, V>]) -> Vec<Result<(), BoxError>> {

@@ -39,7 +39,10 @@ struct Weather {
 
 struct State {
     random: fastrand::Rng,
+    /// How long a call takes in each direction, about.
     delay: Duration,
+    /// How long news take, about.
+    news: Duration,
     loss: f64,
     calls: u64,
     lists: u64,
@@ -62,12 +65,20 @@ pub(super) struct Calls {
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Link {
-    pub(super) fn new(host: usize, seed: u64, store: Arc<dyn SubnetRegistry>, witness: Witness) -> Self {
+    pub(super) fn new(
+        host: usize,
+        seed: u64,
+        slowest_news: Duration,
+        store: Arc<dyn SubnetRegistry>,
+        witness: Witness,
+    ) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let delay = Duration::from_millis(random.u64(1..200));
+        let news = slowest_news.mul_f64(random.f64() / 1.5);
         let state = State {
             random,
             delay,
+            news,
             loss: 0.0,
             calls: 0,
             lists: 0,
@@ -154,6 +165,16 @@ impl Link {
         let mut state = self.state();
         let jitter = state.random.f64();
         state.delay.mul_f64(0.5 + jitter)
+    }
+
+    /// Waits as long as news take that are under way.
+    async fn bring_news(&self) {
+        let time = {
+            let mut state = self.state();
+            let jitter = state.random.f64();
+            state.news.mul_f64(0.5 + jitter)
+        };
+        sleep(time).await;
     }
 
     fn is_cut_off(&self) -> bool {
@@ -317,7 +338,7 @@ impl Watch {
             };
             let event = async {
                 let first = inner.next().await;
-                sleep(self.link.delay()).await;
+                self.link.bring_news().await;
                 // What else has come meanwhile comes along.
                 let mut events: VecDeque<_> = first.into_iter().collect();
                 while let Some(Some(event)) = inner.next().now_or_never() {

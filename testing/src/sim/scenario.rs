@@ -16,6 +16,9 @@ use super::{SimOptions, SimReport, SimStore};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// In how many groups the hosts start that do not start at once.
+const GROUPS: usize = 12;
+
 /// How long the faults go on.
 const TROUBLE: Duration = Duration::from_secs(48 * 3600);
 /// Longer than a lease lasts and an audit is away, so that nothing is left of the faults.
@@ -88,15 +91,19 @@ enum End {
 }
 
 impl Play<'_> {
-    /// Most hosts start at the same moment, the others within the hour.
+    /// Most hosts start at the same moment, the others in groups within the hour.
     async fn join(&mut self) -> f64 {
         let hosts = self.world.options.hosts;
+        let begun = Instant::now();
+        let groups: Vec<Instant> =
+            (0..GROUPS).map(|_| begun + HOUR.mul_f64(self.world.random.f64())).collect();
         for _ in 0..hosts {
             let host = self.world.add_host();
             if self.world.random.f64() < 0.6 {
                 self.world.start(host, false, false);
             } else {
-                self.later(HOUR, End::Down { host, with_memory: false, anew: false });
+                let at = groups[self.world.random.usize(..GROUPS)];
+                self.at(at, End::Down { host, with_memory: false, anew: false });
             }
         }
         self.run_for(HOUR + MINUTE).await;
@@ -110,7 +117,8 @@ impl Play<'_> {
     }
 
     async fn trouble(&mut self) {
-        let acts = (60 + self.world.options.hosts / 4).min(400);
+        let options = self.world.options;
+        let acts = 60 + (options.hosts / 4).min(options.at_most(250));
         let pause = TROUBLE / u32::try_from(acts).unwrap_or(u32::MAX);
         for _ in 0..acts {
             // Sometimes much happens at once.
@@ -179,7 +187,10 @@ impl Play<'_> {
 
     fn later(&mut self, within: Duration, end: End) {
         let share = self.world.random.f64();
-        let at = Instant::now() + within.mul_f64(share);
+        self.at(Instant::now() + within.mul_f64(share), end);
+    }
+
+    fn at(&mut self, at: Instant, end: End) {
         self.ended += 1;
         self.ends.insert((at, self.ended), end);
     }

@@ -77,7 +77,13 @@ impl<'a> World<'a> {
     pub(super) fn add_host(&mut self) -> usize {
         let number = self.hosts.len();
         let public = self.new_address();
-        let link = Link::new(number, self.random.u64(..), self.store.registry(), self.witness.clone());
+        let link = Link::new(
+            number,
+            self.random.u64(..),
+            self.options.slowest_news(),
+            self.store.registry(),
+            self.witness.clone(),
+        );
         self.hosts.push(Host::new(number, public, link));
         self.wakers.push(Waker::from(Arc::new(HostWaker { number, woken: Arc::clone(&self.woken) })));
         number

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use super::{End, HOUR, MINUTE, Play};
+use crate::sim::LARGE;
 use crate::sim::backend::data;
 
 /// How many hosts one act may befall.
@@ -51,8 +52,7 @@ impl Play<'_> {
         if live.is_empty() {
             return;
         }
-        // Each host that connects again costs a list of all others, so in large clusters it is a smaller share.
-        let most = ((live.len() as f64 * share) as usize).min(MOST_AT_ONCE);
+        let most = ((live.len() as f64 * share) as usize).min(self.world.options.at_most(MOST_AT_ONCE));
         let mut chosen = BTreeSet::new();
         for _ in 0..=self.world.random.usize(..=most) {
             chosen.insert(live[self.world.random.usize(..live.len())]);
@@ -145,7 +145,8 @@ impl Play<'_> {
         let share = self.world.random.f64() * 0.6;
         let leases: Vec<SubnetKey> = self.world.witness.leases().into_keys().collect();
         // Each of them costs every host two events.
-        let share = share * (1000.0 / leases.len().max(1000) as f64);
+        let most = self.world.options.at_most(LARGE) as f64;
+        let share = share * (most / most.max(leases.len() as f64));
         for subnet in leases {
             if self.world.random.f64() < share {
                 self.world.store.remove_raw(&subnet.to_string());

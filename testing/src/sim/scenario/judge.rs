@@ -1,11 +1,11 @@
 //! What must hold in the end.
 
-use std::collections::BTreeMap;
-
-use flannel_core::PublicAddrs;
+use flannel_core::{LeaseAttrs, PublicAddrs, SubnetKey};
 
 use super::Play;
-use crate::sim::{backend, host};
+use crate::sim::backend::peer;
+use crate::sim::host;
+use crate::sim::kernel::Tables;
 
 impl Play<'_> {
     /// Looks at every host in the end.
@@ -14,6 +14,8 @@ impl Play<'_> {
         let witness = &self.world.witness;
         let leases = witness.leases();
         let mut held = 0;
+        let mut should = Tables::default();
+        leases.iter().for_each(|(subnet, attrs)| should.know(*subnet, attrs));
         for host in self.world.hosts.iter().filter(|host| host.runs()) {
             let number = host.number;
             let own = host.believes.and_then(|subnet| Some((subnet, leases.get(&subnet)?)));
@@ -25,24 +27,17 @@ impl Play<'_> {
             if attrs.public != PublicAddrs::from(host.public) {
                 witness.accuse(format_args!("host {number} holds {own}, which is of {}", attrs.public));
             }
-            let peers = leases.iter().filter(|(subnet, _)| **subnet != own);
-            let peers = peers.filter_map(|(subnet, attrs)| {
-                Some((subnet.v4()?, backend::mac_of(attrs)?, attrs.public.v4?))
-            });
-            let (mut routes, mut neighbours, mut fdb) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-            for (subnet, mac, public) in peers {
-                routes.insert(subnet, subnet.addr());
-                neighbours.insert(subnet.addr(), mac);
-                fdb.insert(mac, public);
-            }
+            should.forget(own, attrs);
             let tables = host.kernel.tables();
-            if (&tables.routes, &tables.neighbours, &tables.fdb) != (&routes, &neighbours, &fdb) {
-                let extra = tables.routes.keys().find(|subnet| !routes.contains_key(subnet));
-                let lacks = routes.keys().find(|subnet| !tables.routes.contains_key(subnet));
+            if !tables.hold_the_same_as(&should) {
+                let extra = tables.routes.keys().find(|subnet| !should.routes.contains_key(subnet));
+                let lacks = should.routes.keys().find(|subnet| !tables.routes.contains_key(subnet));
                 witness.accuse(format_args!(
                     "host {number} has not exactly the peers there are: too much is {extra:?}, too little {lacks:?}"
                 ));
             }
+            drop(tables);
+            should.know(own, attrs);
         }
         // Whatever happens, no host asks its store more often than this over days.
         let allowed = self.begun.elapsed().as_secs() / 20;
@@ -52,6 +47,25 @@ impl Play<'_> {
         let strangers = leases.len().abs_diff(held + self.upstream.len());
         if strangers > 0 {
             witness.accuse(format_args!("{strangers} leases too many or too few in the end"));
+        }
+    }
+}
+
+/// What a kernel holds for some leases.
+impl Tables {
+    fn know(&mut self, subnet: SubnetKey, attrs: &LeaseAttrs) {
+        if let Some((subnet, mac, public)) = peer(subnet, attrs) {
+            self.routes.insert(subnet, subnet.addr());
+            self.neighbours.insert(subnet.addr(), mac);
+            self.fdb.insert(mac, public);
+        }
+    }
+
+    fn forget(&mut self, subnet: SubnetKey, attrs: &LeaseAttrs) {
+        if let Some((subnet, mac, _)) = peer(subnet, attrs) {
+            self.routes.remove(&subnet);
+            self.neighbours.remove(&subnet.addr());
+            self.fdb.remove(&mac);
         }
     }
 }

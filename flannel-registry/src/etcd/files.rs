@@ -7,24 +7,61 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use etcd_client::{Certificate, Identity, TlsOptions};
-use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
-
-use super::{Etcd3Options, Etcd3OptionsError};
+use rustls::{CertificateError, RootCertStore};
 
 /// The names of the files.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     /// Whom to trust; without it, those whom the system trusts.
     ca: Option<PathBuf>,
     /// Who we are.
     pair: Option<Pair>,
+}
+
+/// What is in the files, each part as it was written and as it was understood.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// Whom to trust, if a file says so.
+    pub(crate) authorities: Option<Authorities>,
+    /// Who we are, if files say so.
+    pub(crate) identity: Option<Identity>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Authorities {
+    pub(crate) pem: Vec<u8>,
+    pub(crate) roots: RootCertStore,
+}
+
+pub(crate) struct Identity {
+    pub(crate) certificate_pem: Vec<u8>,
+    pub(crate) key_pem: Vec<u8>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+impl std::fmt::Debug for Identity {
+    /// Shows no key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// One of a certificate and its key is given without the other.
+#[derive(Debug)]
+pub(crate) struct HalfPair {
+    /// The certificate's file, or nothing.
+    pub(crate) cert_file: PathBuf,
+    /// The key's file, or nothing.
+    pub(crate) key_file: PathBuf,
 }
 
 #[derive(Debug)]
@@ -35,11 +72,11 @@ struct Pair {
 
 /// What tells a file that was written or replaced from what it was before: inode, size and time of the last change.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<(u64, u64, SystemTime)>>);
+pub(crate) struct Stamp(Vec<Option<(u64, u64, SystemTime)>>);
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("cannot read {path}", path = .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
     #[error("{path} holds no certificate in PEM form", path = .0.display())]
@@ -57,22 +94,26 @@ pub(super) enum FileError {
 
 impl Files {
     /// Takes the names. Reads nothing.
-    pub(super) fn new(options: &Etcd3Options) -> Result<Self, Etcd3OptionsError> {
-        let pair = match (options.cert_file.clone(), options.key_file.clone()) {
+    pub(crate) fn new(
+        ca_file: &Option<PathBuf>,
+        cert_file: &Option<PathBuf>,
+        key_file: &Option<PathBuf>,
+    ) -> Result<Self, HalfPair> {
+        let pair = match (cert_file.clone(), key_file.clone()) {
             (Some(certificate), Some(key)) => Some(Pair { certificate, key }),
             (None, None) => None,
             (cert_file, key_file) => {
-                return Err(Etcd3OptionsError::HalfPair {
+                return Err(HalfPair {
                     cert_file: cert_file.unwrap_or_default(),
                     key_file: key_file.unwrap_or_default(),
                 });
             }
         };
-        Ok(Self { ca: options.ca_file.clone(), pair })
+        Ok(Self { ca: ca_file.clone(), pair })
     }
 
     /// Tells how the files are now.
-    pub(super) fn stamp(&self) -> Stamp {
+    pub(crate) fn stamp(&self) -> Stamp {
         let of = |path: &Path| {
             let metadata = fs::metadata(path).ok()?;
             Some((metadata.ino(), metadata.size(), metadata.modified().ok()?))
@@ -80,21 +121,16 @@ impl Files {
         Stamp(self.paths().map(of).collect())
     }
 
-    /// Reads the files and checks that a connection can be made with them. The handshake may take `patience`.
-    pub(super) fn read(&self, patience: Duration) -> Result<TlsOptions, FileError> {
-        let mut options = TlsOptions::new().timeout(patience);
-        options = match &self.ca {
-            Some(path) => options.ca_certificate(Certificate::from_pem(authorities(path)?)),
-            None => options.with_native_roots(),
-        };
-        if let Some(pair) = &self.pair {
-            options = options.identity(pair.read()?);
-        }
-        Ok(options)
+    /// Reads the files and checks that a connection can be made with them.
+    pub(crate) fn read(&self) -> Result<Contents, FileError> {
+        Ok(Contents {
+            authorities: self.ca.as_deref().map(authorities).transpose()?,
+            identity: self.pair.as_ref().map(Pair::read).transpose()?,
+        })
     }
 
     /// What to add to the reason why a handshake failed: which file has to do with it.
-    pub(super) fn hint(&self, reason: &str) -> Option<String> {
+    pub(crate) fn hint(&self, reason: &str) -> Option<String> {
         if reason.contains("invalid peer certificate") {
             return Some(match &self.ca {
                 Some(path) => format!("trusted are the authorities in {}", path.display()),
@@ -104,9 +140,32 @@ impl Files {
         // With TLS 1.3 a client is ready before it is judged, and may hear no more than that the connection ended.
         let ended = ["received fatal alert", "broken pipe", "reset by peer", "connection closed"];
         ended.iter().any(|words| reason.contains(words)).then(|| match &self.pair {
-            Some(pair) => format!("etcd was shown the certificate in {}", pair.certificate.display()),
+            Some(pair) => {
+                let expired = if self.has_expired() { ", which has expired" } else { "" };
+                format!("etcd was shown the certificate in {}{expired}", pair.certificate.display())
+            }
             None => "etcd was shown no client certificate, as none is given".to_owned(),
         })
+    }
+
+    /// Tells whether our own certificate has expired, as etcd would find if it trusts whom we trust. Only that explains
+    /// a refusal; the clock of this host alone is no reason to do without etcd.
+    fn has_expired(&self) -> bool {
+        let Ok(Contents { authorities: Some(authorities), identity: Some(identity) }) = self.read() else {
+            return false;
+        };
+        let (roots, provider) = (Arc::new(authorities.roots), Arc::new(default_provider()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+        let (Ok(verifier), Some((own, above))) = (verifier, identity.chain.split_first()) else {
+            return false;
+        };
+        let verified = verifier.verify_client_cert(own, above, UnixTime::now());
+        matches!(
+            verified,
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        )
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -120,8 +179,8 @@ impl Pair {
         let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
         let chain = certificates(&self.certificate, &certificate)?;
         let parsed = PrivateKeyDer::from_pem_slice(&key).map_err(|_| FileError::NoKey(self.key.clone()))?;
-        match CertifiedKey::from_der(chain, parsed, &default_provider()) {
-            Ok(_) => Ok(Identity::from_pem(certificate, key)),
+        match CertifiedKey::from_der(chain.clone(), parsed.clone_key(), &default_provider()) {
+            Ok(_) => Ok(Identity { certificate_pem: certificate, key_pem: key, chain, key: parsed }),
             Err(rustls::Error::InconsistentKeys(_)) => {
                 Err(FileError::Mismatch { key: self.key.clone(), certificate: self.certificate.clone() })
             }
@@ -134,16 +193,17 @@ impl Pair {
 }
 
 /// Reads a file of authorities, each of which can be used.
-fn authorities(path: &Path) -> Result<Vec<u8>, FileError> {
-    let text = read(path)?;
+fn authorities(path: &Path) -> Result<Authorities, FileError> {
+    let pem = read(path)?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path, &text)? {
+    for certificate in certificates(path, &pem)? {
         roots.add(certificate).map_err(|error| FileError::BadCertificate(path.to_owned(), error))?;
     }
-    Ok(text)
+    Ok(Authorities { pem, roots })
 }
 
-fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
+/// Reads all certificates of a file.
+pub(crate) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or_else(|| FileError::NoCertificate(path.to_owned()))
 }

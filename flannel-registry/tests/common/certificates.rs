@@ -6,14 +6,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PKCS_RSA_SHA256, SanType, date_time_ymd,
 };
 
 /// An RSA key of 2048 bits as `cfssl` writes one; it secures nothing but tests.
-pub(crate) const RSA_PKCS1: &str = include_str!("rsa-pkcs1.pem");
+const RSA_PKCS1: &str = include_str!("rsa-pkcs1.pem");
 /// The same key in the other form.
-pub(crate) const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
+const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
+
+/// Files for the authority, the certificate and the key of which one cannot be used, after [`Certificates::spoil`]; and
+/// which one with what reason is to be told.
+pub(crate) const SPOILT: [([&str; 3], [&str; 2]); 7] = [
+    (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
+    (["garbage.pem", "client.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
+    (["half.pem", "client.pem", "client-key.pem"], ["half.pem", "holds no certificate in PEM form"]),
+    (["ca.pem", "garbage.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
+    (["ca.pem", "client.pem", "client.pem"], ["client.pem", "holds no private key in PEM form"]),
+    (["ca.pem", "client.pem", "absent-key.pem"], ["absent-key.pem", "No such file"]),
+    (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not fit", "client.pem"]),
+];
 
 /// An authority, and the directory of its certificates.
 pub(crate) struct Certificates {
@@ -64,6 +76,27 @@ impl Certificates {
             params.subject_alt_names = vec![SanType::IpAddress(address.into())];
             params.not_after = date_time_ymd(2020, 1, 1);
         });
+    }
+
+    /// Makes `NAME.pem` and `NAME-key.pem` for a client, too late.
+    pub(crate) fn expired_client(&self, name: &str) {
+        self.issue(name, &KeyPair::generate().unwrap(), |params| {
+            params.not_after = date_time_ymd(2020, 1, 1);
+        });
+    }
+
+    /// Makes `rsa.pem` for a client with the RSA key, and the key in both forms.
+    pub(crate) fn rsa_client(&self) -> [PathBuf; 2] {
+        let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
+        self.issue("rsa", &rsa, |_| {});
+        [self.write("rsa-pkcs8.pem", RSA_PKCS8), self.write("rsa-pkcs1.pem", RSA_PKCS1)]
+    }
+
+    /// Makes the files of [`SPOILT`], beside those of `client`.
+    pub(crate) fn spoil(&self) {
+        self.write("garbage.pem", "no certificate at all\n");
+        self.write("half.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+        self.client("other");
     }
 
     /// Makes `NAME.pem` and `NAME-key.pem` for a client.

@@ -1,0 +1,183 @@
+//! How long does the real `flanneld` need from its start until it reaches all peers of a network whose leases are in a
+//! real etcd v3, and how much memory does it keep?
+//!
+//! | row | what happens |
+//! |---|---|
+//! | first start | a host without a lease, a device or a memory; until the daemon says that it is ready |
+//! | restart | the same again, with all that a daemon leaves when it is told to end |
+//! | list | for comparison: all records read by a bare etcd client in pages of the same size, none of them looked at |
+//! | resident, peak | the daemon's memory once it is at rest after the first start (`VmRSS`, `VmHWM`) |
+//!
+//! Ready means: lease taken, all peers known, kernel programmed, `subnet.env` written. That every peer has its route
+//! is checked. A number is the median of the rounds, with the smallest and the largest. Each round has a namespace of
+//! its own, with one host and one etcd.
+//!
+//! ```text
+//! cargo bench -p flannel-benches --bench cold_start                # 1,000, 5,000, 20,000 and 50,000 leases
+//! cargo bench -p flannel-benches --bench cold_start -- --quick     # 1,000 and 5,000
+//! cargo bench -p flannel-benches --bench cold_start -- 30000 --rounds 9
+//! FLANNELD=target/debug/flanneld cargo bench -p flannel-benches --bench cold_start
+//! ```
+//!
+//! Needs root, `etcd`, and what `flanneld` needs to be built.
+
+#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, GetOptions, KvClient, Txn, TxnOp};
+use flannel_benches::{Memory, Options, Spread, machine};
+use flannel_netlink::{Namespace, Netlink, RouteFilter};
+use flannel_testing::{Etcd, EtcdOptions, Lab, LabOptions, Process};
+
+const PREFIX: &str = "/coreos.com/network";
+const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
+/// Where etcd runs: the switch of the lab.
+const SWITCH: &str = "192.168.64.254";
+/// etcd takes at most 128 operations in one transaction.
+const PUTS: u32 = 128;
+/// As in `flanneld`.
+const PAGE: i64 = 5_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() {
+    let Options { sizes, rounds } = Options::read();
+    let flanneld = build();
+    println!("{}; {rounds} rounds: median (smallest – largest)", machine());
+    println!(
+        "{:>7} | {:>24} | {:>24} | {:>24} | {:>12} | {:>8}",
+        "leases", "first start ms", "restart ms", "list ms", "resident MiB", "peak MiB"
+    );
+    for size in sizes {
+        let rounds: Vec<Round> = (0..rounds).map(|_| Round::run(&flanneld, size)).collect();
+        let of = |pick: fn(&Round) -> f64| Spread::of(rounds.iter().map(pick)).unwrap();
+        println!(
+            "{size:>7} | {:>24} | {:>24} | {:>24} | {:>12.1} | {:>8.1}",
+            of(|round| round.first * 1e3).to_string(),
+            of(|round| round.restart * 1e3).to_string(),
+            of(|round| round.list * 1e3).to_string(),
+            of(|round| round.memory.resident).median,
+            of(|round| round.memory.peak).median,
+        );
+    }
+}
+
+/// Builds the daemon as it is released, and tells where it is; or takes the one that is named by `FLANNELD`.
+fn build() -> PathBuf {
+    if let Some(flanneld) = std::env::var_os("FLANNELD") {
+        return flanneld.into();
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["build", "--release", "-p", "flanneld-bin"]).status().unwrap();
+    assert!(built.success(), "flanneld cannot be built");
+    // target/release/deps/cold_start-…
+    let bench = std::env::current_exe().unwrap();
+    bench.ancestors().nth(2).unwrap().join("flanneld")
+}
+
+/// Times in seconds.
+struct Round {
+    first: f64,
+    restart: f64,
+    list: f64,
+    memory: Memory,
+}
+
+impl Round {
+    fn run(flanneld: &Path, size: u32) -> Self {
+        let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+        let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
+        let etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
+        let host = &lab.hosts[0].namespace;
+        let list = fill(host, &etcd.client_url(), size);
+
+        let directory = std::env::temp_dir().join(format!("cold-start-{}", host.inode()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let begin = || {
+            let mut command = Command::new(flanneld);
+            command.arg(format!("--etcd-endpoints={}", etcd.client_url())).arg("--iface=eth0");
+            command.arg("--subnet-file").arg(directory.join("subnet.env"));
+            start(host, command)
+        };
+        let (mut daemon, first) = begin();
+        assert_eq!(routes(host), size as usize);
+        // It has looked at everything again and written its memory by then.
+        std::thread::sleep(Duration::from_secs(3));
+        let memory = Memory::of(&daemon.id().to_string());
+        daemon.terminate(PATIENCE).unwrap();
+        let (mut daemon, restart) = begin();
+        assert_eq!(routes(host), size as usize);
+        daemon.terminate(PATIENCE).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+        Self { first, restart, list, memory }
+    }
+}
+
+/// Starts the daemon, and tells how long it took to be ready.
+fn start(host: &Namespace, command: Command) -> (Process, f64) {
+    let started = Instant::now();
+    let daemon = Process::spawn_in(host, command).unwrap();
+    daemon.wait_for_line("Running backend.", PATIENCE).unwrap();
+    (daemon, started.elapsed().as_secs_f64())
+}
+
+/// The number of routes to peers.
+fn routes(host: &Namespace) -> usize {
+    let mut netlink = Netlink::open_in(host).unwrap();
+    let index = netlink.link("flannel.1").unwrap().unwrap().index;
+    let routes = netlink.routes(&RouteFilter { index: Some(index), ..RouteFilter::default() }).unwrap();
+    routes.iter().filter(|route| route.gateway.is_some()).count()
+}
+
+/// Writes the configuration and the leases into etcd, and tells how long a bare client takes to read them.
+fn fill(host: &Namespace, url: &str, size: u32) -> f64 {
+    let work = async {
+        let mut client = Client::connect([url], None).await.unwrap();
+        client.put(format!("{PREFIX}/config"), CONFIG, None).await.unwrap();
+        for first in (0..size).step_by(PUTS as usize) {
+            let puts = (first..size.min(first + PUTS)).map(|n| {
+                let (key, record) = lease(n);
+                TxnOp::put(key, record, None)
+            });
+            client.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
+        }
+        let mut reader = client.kv_client().max_decoding_message_size(256 << 20);
+        let started = Instant::now();
+        assert_eq!(list(&mut reader).await, size as usize);
+        started.elapsed().as_secs_f64()
+    };
+    // A socket belongs to the namespace of the thread that makes it.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    host.run(|| runtime().block_on(work)).unwrap()
+}
+
+/// Reads all records, page by page, and counts them.
+async fn list(client: &mut KvClient) -> usize {
+    let mut from = format!("{PREFIX}/subnets/").into_bytes();
+    let mut count = 0;
+    loop {
+        let options = GetOptions::new().with_range(format!("{PREFIX}/subnets0")).with_limit(PAGE);
+        let page = client.get(from.clone(), Some(options)).await.unwrap();
+        count += page.kvs().len();
+        match page.kvs().last() {
+            Some(last) if page.more() => from = [last.key(), &[0]].concat(),
+            _ => return count,
+        }
+    }
+}
+
+/// The record of a host, as upstream writes it: 10.1.0.0/24 and on, at 172.16.0.0 and on.
+fn lease(n: u32) -> (String, String) {
+    let at = |first: [u8; 4], n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::from(first)) + n);
+    let (subnet, public) = (at([10, 1, 0, 0], n << 8), at([172, 16, 0, 0], n));
+    let [a, b, c, d] = n.to_be_bytes();
+    let mac = format!("0e:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+    let record = format!(
+        r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    );
+    (format!("{PREFIX}/subnets/{subnet}-24"), record)
+}

@@ -1,0 +1,202 @@
+//! The external interface becomes another one: the tunnel and the direct routes follow it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{DEADLINE, QUIET, Station, assert_idle, config, ip, lab, lines_of_all, net, peer};
+use flannel_backend_vxlan::{Look, external_interface, follow_external};
+use flannel_core::{Dirty, ExternalInterface, NetworkConfig};
+use flannel_testing::{PingOptions, RunningPing};
+use futures::StreamExt;
+
+/// What the interface of a host is now.
+fn now(station: &Station, name: &str) -> ExternalInterface {
+    external_interface(&station.namespace, name).unwrap()
+}
+
+/// Has a station follow its interface, as the loop of a network does.
+fn follow(station: &mut Station, name: &str) {
+    let external = now(station, name);
+    station.backend.move_to(&external).unwrap();
+    station.own.attrs = station.backend.attrs().at(external.public);
+    station.external = external;
+    assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
+}
+
+#[test]
+fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
+    let lab = lab(2);
+    let [mut one, mut two] =
+        [0, 1].map(|n| Station::start(&lab.hosts[n].namespace, &format!("10.5.{}.0-24", n + 1)));
+    one.complete([two.own.clone()]);
+    two.complete([one.own.clone()]);
+    let pod = |n: usize, station: &Station| {
+        lab.hosts[n - 1].add_pod(&[net(&format!("10.5.{n}.0/24"))], station.backend.mtu()).unwrap()
+    };
+    let (from, to) = (pod(2, &two), pod(1, &one));
+    let running = RunningPing::start(
+        &from.namespace,
+        to.addresses[0],
+        Duration::from_millis(1),
+        &PingOptions::default(),
+    )
+    .unwrap();
+    running.wait_for_answers(20, DEADLINE).unwrap();
+    let (device, tables) = (one.device(), one.tables());
+    // Both addresses for a while: no packet need be lost.
+    ip(&one.namespace, "address add 192.168.64.77/32 dev eth0");
+    one.namespace.write_sysctl("net/ipv4/conf/eth0/promote_secondaries", "1").unwrap();
+    let both = ExternalInterface { v4: "192.168.64.77".parse().ok(), ..now(&one, "eth0") };
+    one.backend.move_to(&both).unwrap();
+    assert_eq!(one.sync_only(&Dirty::NONE).failed, []);
+    let mut lease = one.own.clone();
+    lease.attrs.public.v4 = both.v4;
+    two.learn([lease]);
+    two.sync();
+    ip(&one.namespace, "address del 192.168.64.1/24 dev eth0");
+    ip(&one.namespace, "route add 192.168.64.0/24 dev eth0");
+    running.wait_for_answers(running.received() + 100, DEADLINE).unwrap();
+    let after = one.device();
+    assert_eq!((after.index, after.mac, one.tables()), (device.index, device.mac, tables));
+    let local = after.vxlan().unwrap().local;
+    assert_eq!(local, Some(common::address("192.168.64.77")));
+    let report = running.stop();
+    // Between the last address and the route that took its place nothing could be sent.
+    assert!(report.longest_gap < Duration::from_secs(1), "{report:?}");
+    assert_idle(&one.sync());
+}
+
+#[test]
+fn a_tunnel_follows_to_another_interface_and_keeps_its_peers() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete([peer(2), peer(3)]);
+    let before = station.device();
+    ip(&station.namespace, "link add lan0 up mtu 1400 type bridge");
+    ip(&station.namespace, "address add 10.99.0.1/24 dev lan0");
+    follow(&mut station, "lan0");
+    let after = station.device();
+    assert_eq!((after.index, after.mac, after.mtu), (before.index, before.mac, 1350));
+    assert_eq!(station.tables(), lines_of_all([2, 3]));
+    let link = ip(&station.namespace, "-d link show flannel.1").join(" ");
+    assert!(link.contains(" local 10.99.0.1 dev lan0 "), "{link}");
+    assert_idle(&station.sync());
+    station.settle();
+    // What is done to the device is put right by what is true now.
+    ip(&station.namespace, "link del flannel.1");
+    assert_eq!(station.heal().failed, []);
+    assert_eq!((station.device().mac, station.device().mtu), (before.mac, 1350));
+}
+
+#[test]
+fn the_mtu_below_is_followed_up_and_down() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete([peer(2)]);
+    for (below, on_top) in [(1400, 1350), (9000, 8950), (1500, 1450)] {
+        ip(&station.namespace, &format!("link set eth0 mtu {below}"));
+        follow(&mut station, "eth0");
+        assert_eq!((station.backend.mtu(), station.device().mtu), (on_top, on_top));
+        assert_eq!(station.tables(), lines_of_all([2]));
+        assert_idle(&station.sync());
+    }
+}
+
+#[test]
+fn an_mtu_that_the_configuration_sets_stays_as_far_as_it_fits() {
+    let lab = lab(1);
+    let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config(r#","MTU":1300"#));
+    for (below, on_top) in [(1400, 1250), (9000, 1250), (1280, 1230)] {
+        ip(&station.namespace, &format!("link set eth0 mtu {below}"));
+        follow(&mut station, "eth0");
+        assert_eq!((station.backend.mtu(), station.device().mtu), (on_top, on_top));
+    }
+}
+
+#[test]
+fn an_interface_that_lacks_a_family_is_refused_and_everything_stays() {
+    let text = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
+        "Backend":{"Type":"vxlan"}}"#;
+    let lab = lab(1);
+    let config = NetworkConfig::parse(text).unwrap();
+    let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24&fd00:5:0:1::-64", &config);
+    let before = ip(&station.namespace, "-d link show type vxlan");
+    let without = ExternalInterface { v4: "192.168.64.9".parse().ok(), v6: None, ..now(&station, "eth0") };
+    let error = station.backend.move_to(&without).unwrap_err().to_string();
+    assert_eq!(error, "the interface eth0 has no IPv6 address for the tunnel flannel-v6.1");
+    station.sync();
+    assert_eq!(ip(&station.namespace, "-d link show type vxlan"), before);
+}
+
+#[test]
+fn host_gw_follows_to_another_interface() {
+    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let lab = lab(1);
+    let config = NetworkConfig::parse(text).unwrap();
+    let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config);
+    let mut far = peer(2);
+    far.attrs.backend_type = flannel_core::BackendType::HOST_GW;
+    station.complete([far]);
+    ip(&station.namespace, "link add lan0 up mtu 1400 type bridge");
+    ip(&station.namespace, "address add 192.168.64.9/24 dev lan0");
+    ip(&station.namespace, "link set eth0 down");
+    follow(&mut station, "lan0");
+    assert_eq!(station.backend.mtu(), 1400);
+    station.sync();
+    let route = ip(&station.namespace, "route show 10.5.2.0/24");
+    assert!(route[0].starts_with("10.5.2.0/24 via 192.168.64.2 dev lan0 proto 241"), "{route:?}");
+    let behind_nat = ExternalInterface { public: peer(7).attrs.public, ..now(&station, "lan0") };
+    assert!(station.backend.move_to(&behind_nat).is_err());
+    assert_eq!(station.backend.mtu(), 1400);
+}
+
+/// The changes of `eth0` of a host, followed by its name.
+fn changes(station: &Station) -> futures::stream::BoxStream<'static, ExternalInterface> {
+    let (namespace, known) = (station.namespace.clone(), now(station, "eth0"));
+    let look = {
+        let namespace = namespace.clone();
+        move |_: &ExternalInterface| {
+            external_interface(&namespace, "eth0").map_or(Look::Nothing, |now| match now.v4 {
+                Some(_) => Look::Found(now),
+                None => Look::Nothing,
+            })
+        }
+    };
+    follow_external(namespace, known, look).unwrap()
+}
+
+#[test]
+fn what_becomes_of_an_interface_is_told_once_it_has_settled() {
+    let lab = lab(1);
+    let station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut changes = changes(&station);
+    let mut told = |limit: Duration| {
+        runtime.block_on(async { tokio::time::timeout(limit, changes.next()).await.ok().flatten() })
+    };
+    let host = &station.namespace;
+    assert_eq!(told(QUIET), None);
+    // What others do beside it is nothing.
+    ip(host, "link add dummy0 up type bridge");
+    ip(host, "route add 10.66.0.0/16 via 192.168.64.254");
+    assert_eq!(told(QUIET), None);
+    // Without an address there is nothing to follow; the next one is told once.
+    ip(host, "address flush dev eth0");
+    assert_eq!(told(QUIET), None);
+    ip(host, "address add 192.168.64.7/24 dev eth0");
+    let moved = told(DEADLINE).unwrap();
+    assert_eq!(moved.v4, "192.168.64.7".parse().ok());
+    assert_eq!(told(QUIET), None);
+    ip(host, "link set eth0 mtu 1300");
+    assert_eq!(told(DEADLINE).unwrap().mtu, 1300);
+    ip(host, "link del eth0");
+    assert_eq!(told(QUIET), None);
+    ip(host, "link add eth0 mtu 1300 type bridge");
+    ip(host, "address add 192.168.64.7/24 dev eth0");
+    let again = told(DEADLINE).unwrap();
+    assert_ne!(again.index, moved.index);
+    assert_eq!(again, ExternalInterface { index: again.index, mtu: 1300, ..moved });
+}

@@ -1,0 +1,137 @@
+//! Whether somebody changed a table of the legacy iptables, of which the kernel gives no notice: the table is read from the
+//! kernel and compared by a number, without a program.
+//!
+//! The options and structures are those of `linux/netfilter_ipv4/ip_tables.h` and `linux/netfilter_ipv6/ip6_tables.h`.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use flannel_netlink::{Family, Namespace};
+
+use crate::sys;
+
+/// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`, also of IPv6.
+const GET_INFO: libc::c_int = 64;
+const GET_ENTRIES: libc::c_int = 65;
+/// `XT_TABLE_MAXNAMELEN`: how both questions begin.
+const NAME: usize = 32;
+/// `sizeof(struct ipt_getinfo)`; its last member is the size of all entries, in bytes.
+const INFO: usize = 84;
+/// `sizeof(struct ipt_get_entries)`: the name, the size, and what aligns the first entry.
+const ENTRIES_HEADER: usize = (NAME + 4).next_multiple_of(align_of::<u64>());
+/// How often a table that changes between the two questions is asked for again.
+const ATTEMPTS: usize = 4;
+
+/// Where an entry (`struct ipt_entry`, `struct ip6t_entry`) says how long it is, and where its counters are.
+struct Layout {
+    family: libc::c_int,
+    level: libc::c_int,
+    next_offset: usize,
+    counters: usize,
+}
+
+fn layout(family: Family) -> Layout {
+    let (family, level, next_offset, counters) = match family {
+        Family::V4 => (libc::AF_INET, libc::SOL_IP, 90, 96_usize),
+        Family::V6 => (libc::AF_INET6, libc::SOL_IPV6, 142, 148),
+    };
+    Layout { family, level, next_offset, counters: counters.next_multiple_of(align_of::<u64>()) }
+}
+
+/// A number that is another one if the rules of a table are, whatever they counted.
+///
+/// The table is made if it does not exist, as by `iptables`.
+pub(crate) fn fingerprint(namespace: &Namespace, family: Family, table: &str) -> io::Result<u64> {
+    let layout = layout(family);
+    let socket = namespace.run(|| sys::datagram_socket(layout.family))??;
+    for _ in 0..ATTEMPTS {
+        match entries(socket.as_fd(), &layout, table) {
+            Ok(entries) => return Ok(hash(entries, &layout)),
+            // The size is no longer the one that was asked for.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINVAL)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+}
+
+fn entries(socket: BorrowedFd<'_>, layout: &Layout, table: &str) -> io::Result<Vec<u8>> {
+    let name = &table.as_bytes()[..table.len().min(NAME - 1)];
+    let mut info = [0; INFO];
+    info[..name.len()].copy_from_slice(name);
+    sys::read_option(socket, layout.level, GET_INFO, &mut info)?;
+    let size = [info[INFO - 4], info[INFO - 3], info[INFO - 2], info[INFO - 1]];
+    let length = ENTRIES_HEADER + u32::from_ne_bytes(size) as usize;
+    let mut answer = vec![0; length];
+    answer[..name.len()].copy_from_slice(name);
+    answer[NAME..NAME + 4].copy_from_slice(&size);
+    let read = sys::read_option(socket, layout.level, GET_ENTRIES, &mut answer)?;
+    Ok(answer.drain(ENTRIES_HEADER.min(read)..read).collect())
+}
+
+fn hash(mut entries: Vec<u8>, layout: &Layout) -> u64 {
+    let mut start = 0;
+    while let Some(entry) = entries.get_mut(start..) {
+        let Some(&[low, high]) = entry.get(layout.next_offset..layout.next_offset + 2) else { break };
+        if let Some(counters) = entry.get_mut(layout.counters..layout.counters + 16) {
+            counters.fill(0);
+        }
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        if length == 0 {
+            break;
+        }
+        start += length;
+    }
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&entries);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Has a legacy iptables do something in the namespace.
+    fn run(namespace: &Namespace, line: &str) {
+        let mut words = line.split(' ');
+        let program = words.next().expect("a program");
+        let output = namespace.run(|| Command::new(program).args(words).output()).expect("namespace");
+        let output =
+            output.unwrap_or_else(|error| panic!("{program}: {error}; run: apt-get install iptables"));
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+
+    #[test]
+    #[allow(clippy::panic, reason = "a test fails by panicking")]
+    fn the_number_changes_with_the_rules_and_not_with_what_they_count() {
+        for (family, program, host) in
+            [(Family::V4, "iptables-legacy", "127.0.0.1"), (Family::V6, "ip6tables-legacy", "::1")]
+        {
+            let namespace =
+                Namespace::create().expect("these tests make network namespaces: run them as root");
+            run(&namespace, "ip link set lo up");
+            let number = || fingerprint(&namespace, family, "filter").expect("readable");
+            for rule in
+                ["-A OUTPUT -j ACCEPT", "-A FORWARD -p tcp -j DROP", "-A FORWARD -p udp -j DROP", "-N ours"]
+            {
+                run(&namespace, &format!("{program} {rule}"));
+            }
+            let before = number();
+            let send = || UdpSocket::bind((host, 0)).and_then(|socket| socket.send_to(b"x", (host, 9)));
+            namespace.run(send).expect("namespace").expect("sent");
+            assert_eq!(number(), before, "{family}: packets were counted");
+            // One of the same size in its place.
+            run(&namespace, &format!("{program} -R FORWARD 1 -p udp -j DROP"));
+            let replaced = number();
+            assert_ne!(replaced, before, "{family}");
+            run(&namespace, &format!("{program} -R FORWARD 1 -p tcp -j DROP"));
+            assert_eq!(number(), before, "{family}: as it was");
+            run(&namespace, &format!("{program} -F FORWARD"));
+            assert_ne!(number(), before, "{family}");
+        }
+    }
+}

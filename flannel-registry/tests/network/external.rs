@@ -1,0 +1,153 @@
+//! The external interface becomes another one.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use flannel_core::{ExternalInterface, Lease, NetworkEvent, Phase, PublicAddrs};
+use flannel_testing::{BackendCall, Call, Fault};
+use tokio::time::sleep;
+
+use crate::site::*;
+
+/// A running host number 1, with a peer.
+async fn running(site: &Site) -> Node {
+    site.peer("10.5.2.0-24", 2);
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    node
+}
+
+fn published(event: &NetworkEvent) -> Option<Lease> {
+    if let NetworkEvent::LeasePublished(lease) = event { Some(lease.clone()) } else { None }
+}
+
+fn public(last: u8) -> PublicAddrs {
+    Ipv4Addr::new(192, 168, 0, last).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() {
+    let site = site();
+    let mut node = running(&site).await;
+    let subnet = node.subnet();
+    node.moves.send(external(77)).unwrap();
+    let lease = node.sees("the publication", published).await;
+    assert_eq!((lease.subnet, lease.attrs.public), (subnet, public(77)));
+    assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(77), 2));
+    assert_eq!(node.network.lease(), Some(lease.clone()));
+    assert_eq!(node.network.ready().await.unwrap().lease, lease);
+    assert!(node.host.calls().contains(&BackendCall::MovedTo("eth0".to_owned())));
+    assert_eq!((site.faulty.count(Call::Update), site.faulty.count(Call::List)), (1, 1), "one write");
+    // And it is kept from now on.
+    let seen = node.within(DAY * 3).await;
+    assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::LeaseLost(_))), "{seen:?}");
+    assert_eq!(site.subnets().await[&subnet], public(77));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_the_same_is_not_written() {
+    let site = site();
+    let mut node = running(&site).await;
+    node.moves.send(external(1)).unwrap();
+    node.moves.send(ExternalInterface { index: 9, ..external(1) }).unwrap();
+    let seen = node.within(MOMENT).await;
+    let moved = seen.iter().filter(|event| matches!(event, NetworkEvent::ExternalChanged(_))).count();
+    assert_eq!((moved, site.faulty.count(Call::Update)), (1, 0), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_does_not_answer_is_told_when_it_does() {
+    let site = site();
+    let mut node = running(&site).await;
+    let subnet = node.subnet();
+    site.faulty.go_silent();
+    node.moves.send(external(77)).unwrap();
+    let waits = |event: &NetworkEvent| match event {
+        NetworkEvent::Waiting { phase: Phase::Lease, retry_in, .. } => Some(*retry_in),
+        _ => None,
+    };
+    assert!(node.sees("the wait", waits).await < Duration::from_secs(1), "soon, at first");
+    assert!(node.host.calls().contains(&BackendCall::MovedTo("eth0".to_owned())), "the host does not wait");
+    sleep(DAY / 2).await;
+    site.faulty.come_back();
+    node.sees("the publication", published).await;
+    assert_eq!(site.subnets().await[&subnet], public(77));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_nobody_confirmed_is_looked_up() {
+    for fault in [Fault::AnswerLost, Fault::RequestLost] {
+        let site = site();
+        let mut node = running(&site).await;
+        let subnet = node.subnet();
+        site.faulty.fail_next(Call::Update, [fault]);
+        node.moves.send(external(77)).unwrap();
+        assert_eq!(node.sees("the publication", published).await.subnet, subnet, "{fault:?}");
+        assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(77), 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_that_another_host_took_meanwhile_is_not_taken_from_it() {
+    let site = site();
+    let mut node = running(&site).await;
+    let subnet = node.subnet();
+    site.faulty.go_silent();
+    site.peer(&subnet.to_string(), 66);
+    node.moves.send(external(77)).unwrap();
+    sleep(MOMENT).await;
+    site.faulty.come_back();
+    let acquired = |event: &NetworkEvent| match event {
+        NetworkEvent::LeaseAcquired(lease) if lease.subnet != subnet => Some(lease.clone()),
+        _ => None,
+    };
+    let lease = node.sees("another lease", acquired).await;
+    assert_eq!((site.subnets().await[&subnet], lease.attrs.public), (public(66), public(77)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_several_addresses_is_the_one_that_stays() {
+    let site = site();
+    let mut node = running(&site).await;
+    let subnet = node.subnet();
+    site.faulty.go_silent();
+    for last in [77, 78, 79] {
+        node.moves.send(external(last)).unwrap();
+        sleep(MOMENT).await;
+    }
+    site.faulty.come_back();
+    node.sees("the publication", published).await;
+    sleep(MOMENT).await;
+    assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(79), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_mtu_is_told_and_costs_the_registry_nothing() {
+    let site = site();
+    let mut node = running(&site).await;
+    node.moves.send(ExternalInterface { mtu: 9000, ..external(1) }).unwrap();
+    let mtu =
+        |event: &NetworkEvent| if let NetworkEvent::MtuChanged(mtu) = event { Some(*mtu) } else { None };
+    assert_eq!(node.sees("the MTU", mtu).await, 8950);
+    assert_eq!(node.network.status().mtu, Some(8950));
+    assert_eq!(node.network.ready().await.unwrap().mtu, 8950);
+    assert_eq!(site.faulty.count(Call::Update), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_the_backend_cannot_work_with_changes_nothing() {
+    let site = site();
+    let mut node = running(&site).await;
+    let subnet = node.subnet();
+    node.host.make_unusable("it has no address");
+    node.moves.send(external(77)).unwrap();
+    let failed = |event: &NetworkEvent| match event {
+        NetworkEvent::ObjectFailed(failure) => Some((failure.object.clone(), failure.reason.clone())),
+        _ => None,
+    };
+    let expected = ("interface eth0".to_owned(), "it has no address".to_owned());
+    assert_eq!(node.sees("the reason", failed).await, expected);
+    sleep(MOMENT).await;
+    assert_eq!(site.subnets().await[&subnet], public(1));
+    assert!(node.network.status().ready);
+}

@@ -1,0 +1,123 @@
+//! The rules of the firewall: kept beside the network, and told of in the log.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use flannel_core::{Running, chain};
+use flannel_firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Nets, Pass};
+use flannel_netlink::Namespace;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::backends;
+use crate::options::FirewallFlags;
+
+/// What the rules are made from.
+pub(crate) struct Keeper {
+    pub(crate) flags: FirewallFlags,
+    pub(crate) namespace: Namespace,
+    /// The networks of an earlier run.
+    pub(crate) previous: Vec<Nets>,
+    /// The network, once it carries traffic, and again when it has another subnet.
+    pub(crate) network: watch::Receiver<Option<Running>>,
+    /// The public addresses of all peers.
+    pub(crate) peers: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Who is told when the rules for a network were put, or could not be.
+    pub(crate) done: mpsc::UnboundedSender<Running>,
+}
+
+impl Keeper {
+    /// Keeps the rules for ever. A failure is told and tried again, and never ends the daemon.
+    pub(crate) async fn keep(mut self) -> Infallible {
+        let Some(mut running) = next(&mut self.network).await else {
+            return std::future::pending().await;
+        };
+        let options = self.options(&running);
+        let nets = Nets::of(&running.config, &running.lease.subnet);
+        let mut firewall = Firewall::new(self.namespace.clone(), options, nets, &self.previous);
+        let mut told = Told::default();
+        loop {
+            firewall.set_nets(Nets::of(&running.config, &running.lease.subnet));
+            firewall.set_peers(self.peers.borrow_and_update().clone());
+            told.tell(&firewall.pass().await, options.mode);
+            // Who waited for the rules may be gone: the daemon ends.
+            let _ = self.done.send(running.clone());
+            running = loop {
+                tokio::select! {
+                    biased;
+                    Some(running) = next(&mut self.network) => break running,
+                    Ok(()) = self.peers.changed() => firewall.set_peers(self.peers.borrow_and_update().clone()),
+                    () = firewall.wait() => told.tell(&firewall.pass().await, options.mode),
+                }
+            };
+        }
+    }
+
+    fn options(&self, running: &Running) -> FirewallOptions {
+        let config = &running.config;
+        let mode = if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
+        let (tunnel_port, restrict_tunnel_port) =
+            (backends::tunnel_port(config), self.flags.restrict_tunnel_port);
+        if restrict_tunnel_port && tunnel_port.is_none() {
+            warn!("-restrict-tunnel-port has no effect: backend {} has no port", config.backend.name);
+        }
+        let (rules, audit_every) = (self.flags.rules, self.flags.resync);
+        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port }
+    }
+}
+
+/// Waits for a network that carries traffic; `None` if there will be none.
+async fn next(network: &mut watch::Receiver<Option<Running>>) -> Option<Running> {
+    network.changed().await.ok()?;
+    network.borrow_and_update().clone()
+}
+
+/// What was told last; the same is not told twice in a row.
+#[derive(Default)]
+struct Told {
+    failures: Vec<String>,
+    obstacles: Vec<String>,
+}
+
+impl Told {
+    fn tell(&mut self, pass: &Pass, mode: FirewallMode) {
+        match mode {
+            _ if !pass.repaired => {}
+            FirewallMode::Iptables => info!("Some iptables rules are missing; deleting and recreating rules"),
+            FirewallMode::Nftables => info!("Some nftables rules were changed; writing them again"),
+        }
+        if pass.repaired_tunnel {
+            info!("The table for the port of the tunnel was changed; writing it again");
+        }
+        if pass.changed && !pass.repaired && !pass.repaired_tunnel {
+            info!("The firewall rules are in place");
+        }
+        let failures: Vec<String> = pass.failures.iter().map(describe).collect();
+        for line in failures.iter().filter(|line| !self.failures.contains(line)) {
+            error!("{line}; it is tried again");
+        }
+        if failures.is_empty() && !self.failures.is_empty() {
+            info!("The firewall rules are in order again");
+        }
+        self.failures = failures;
+        if let Some(obstacles) = &pass.obstacles {
+            for line in obstacles.iter().filter(|line| !self.obstacles.contains(line)) {
+                warn!("Pods may not reach each other: {line}");
+            }
+            self.obstacles.clone_from(obstacles);
+        }
+    }
+}
+
+/// Says what failed, with upstream's words where it has some.
+fn describe(error: &FirewallError) -> String {
+    let words = if !error.is_not_installed() {
+        "Failed to setup firewall rules"
+    } else if let FirewallError::Iptables(..) = error {
+        "Failed to setup IPTables. iptables binary was not found"
+    } else {
+        "Failed to setup nftables. nft binary was not found"
+    };
+    format!("{words}: {}", chain(error))
+}

@@ -1,0 +1,130 @@
+//! Containers that a runtime attaches through the CNI plugin and the reference plugins, on hosts that run flanneld.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flannel_netlink::{Namespace, Netlink};
+use flannel_testing::{PingOptions, eventually, output_in, ping};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, PATIENCE};
+
+/// Where Debian puts the reference plugins.
+const PLUGINS: &str = "/usr/lib/cni";
+
+/// A container runtime on one host: it keeps its files in a directory of its own.
+struct Runtime<'a> {
+    cluster: &'a Cluster,
+    host: usize,
+    directory: PathBuf,
+}
+
+impl<'a> Runtime<'a> {
+    fn new(cluster: &'a Cluster, host: usize) -> Self {
+        assert!(
+            Path::new(PLUGINS).join("bridge").exists(),
+            "there is no {PLUGINS}/bridge: apt-get install containernetworking-plugins"
+        );
+        let directory = cluster.subnet_file(host).with_file_name("cni");
+        fs::create_dir_all(&directory).unwrap();
+        Self { cluster, host, directory }
+    }
+
+    /// The usual entry of a configuration list, with files of our own and what a runtime adds.
+    fn conf(&self, previous: Option<&Value>) -> String {
+        let mut conf = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": "cbr0",
+            "type": "flannel",
+            "subnetFile": self.cluster.subnet_file(self.host),
+            "dataDir": self.directory.join("states"),
+            "ipam": { "dataDir": self.directory.join("addresses") },
+            "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasq": false },
+        });
+        if let Some(previous) = previous {
+            conf["prevResult"] = previous.clone();
+        }
+        conf.to_string()
+    }
+
+    /// Runs the plugin; what it prints is an answer or an error.
+    fn run(&self, verb: &str, container: &Namespace, previous: Option<&Value>) -> Result<Value, Value> {
+        let input = self.directory.join("input");
+        fs::write(&input, self.conf(previous)).unwrap();
+        let descriptor = container.as_fd().as_raw_fd();
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"exec "$0" < "$1""#, env!("CARGO_BIN_EXE_flannel")]).arg(&input);
+        command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", "box").env("CNI_IFNAME", "eth0");
+        command.env("CNI_NETNS", format!("/proc/{}/fd/{descriptor}", std::process::id()));
+        command.env("CNI_PATH", PLUGINS);
+        let output = output_in(&self.cluster.lab.hosts[self.host].namespace, command).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let answer = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
+        if output.status.success() { Ok(answer) } else { Err(answer) }
+    }
+
+    /// What is left of containers: states and leased addresses.
+    fn leftovers(&self) -> Vec<String> {
+        let names = |directory: PathBuf| {
+            let entries = fs::read_dir(directory).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let addresses = names(self.directory.join("addresses/cbr0"));
+        // What `host-local` keeps for itself.
+        let addresses =
+            addresses.into_iter().filter(|name| name != "lock" && !name.starts_with("last_reserved"));
+        names(self.directory.join("states")).into_iter().chain(addresses).collect()
+    }
+}
+
+/// The addresses in a result.
+fn addresses(result: &Value) -> Vec<IpAddr> {
+    let address = |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
+    result["ips"].as_array().unwrap().iter().map(address).collect()
+}
+
+#[test]
+fn containers_of_two_hosts_reach_each_other_and_leave_nothing_behind() {
+    let mut cluster = Cluster::new(2);
+    cluster.configure(
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    cluster.start_all();
+    let runtimes = [0, 1].map(|host| Runtime::new(&cluster, host));
+    let containers = [0, 1].map(|_| Namespace::create().unwrap());
+    let results = [0, 1].map(|i| runtimes[i].run("ADD", &containers[i], None).unwrap());
+    for (host, result) in results.iter().enumerate() {
+        let (addresses, subnet) = (addresses(result), cluster.subnet(host));
+        assert_eq!(addresses.len(), 2, "{result}");
+        assert!(subnet.contains(&addresses[0]), "{result}");
+        let mtu = Netlink::open_in(&containers[host]).unwrap().link("eth0").unwrap().unwrap().mtu;
+        assert_eq!(mtu.to_string(), cluster.subnet_env(host, "FLANNEL_MTU"));
+    }
+    for to in addresses(&results[1]) {
+        let answered = eventually(PATIENCE, || ping(&containers[0], to, &PingOptions::default()));
+        answered.unwrap_or_else(|error| panic!("to {to}: {error}"));
+    }
+
+    for i in [0, 1] {
+        assert_eq!(runtimes[i].run("CHECK", &containers[i], Some(&results[i])), Ok(Value::Null));
+        assert!(!runtimes[i].leftovers().is_empty());
+    }
+    // Somebody takes the interface away, which CHECK is for.
+    let mut netlink = Netlink::open_in(&containers[0]).unwrap();
+    let link = netlink.link("eth0").unwrap().unwrap().index;
+    netlink.delete_link(link).unwrap();
+    let error = runtimes[0].run("CHECK", &containers[0], Some(&results[0])).unwrap_err();
+    assert!(error["msg"].as_str().is_some_and(|msg| !msg.is_empty()), "{error}");
+
+    for i in [0, 1] {
+        assert_eq!(runtimes[i].run("DEL", &containers[i], None), Ok(Value::Null));
+        assert_eq!(runtimes[i].run("DEL", &containers[i], None), Ok(Value::Null), "again");
+        assert_eq!(runtimes[i].leftovers(), [""; 0]);
+        assert_eq!(Netlink::open_in(&containers[i]).unwrap().link("eth0").unwrap(), None);
+    }
+    let error = runtimes[1].run("CHECK", &containers[1], Some(&results[1])).unwrap_err();
+    assert_eq!(error["code"], 3);
+}

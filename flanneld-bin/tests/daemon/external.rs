@@ -1,0 +1,239 @@
+//! The external interface becomes another one while the daemons run: its address, its MTU, the interface itself.
+
+use std::time::{Duration, Instant};
+
+use flannel_netlink::{LinkChange, Netlink};
+use flannel_testing::{PingOptions, RunningPing, eventually, ping};
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
+
+/// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
+const FOLLOWED: Duration = Duration::from_secs(8);
+
+const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
+
+/// Three hosts that run with this configuration and know each other.
+fn running(config: &str) -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(config);
+    cluster.start_all();
+    for host in 0..3 {
+        let to_peers = |line: &&String| line.starts_with("10.5.") && line.contains(" via ");
+        let known = || (cluster.lines(host, "ip route").iter().filter(to_peers).count() == 2).then_some(());
+        eventually(PATIENCE, known).unwrap();
+    }
+    cluster
+}
+
+fn subnet_file(cluster: &Cluster, host: usize) -> String {
+    std::fs::read_to_string(cluster.subnet_file(host)).unwrap()
+}
+
+/// Waits until this ping and that one are answered again, after what is being done now.
+fn answered_again(pings: &[RunningPing]) {
+    for ping in pings {
+        ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
+    }
+}
+
+/// Waits until the lease of a host says that this is its address, and checks that there is no other lease.
+fn check_lease(cluster: &Cluster, host: usize, public: &str) {
+    let key = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(host).addr());
+    let expected = format!(r#"{{"PublicIP":"{public}","#);
+    let written = eventually(PATIENCE, || {
+        let leases = cluster.leases();
+        let is_written = |(there, record): &(String, String)| *there == key && record.starts_with(&expected);
+        if leases.iter().any(is_written) { Ok(leases) } else { Err(format!("{leases:#?}")) }
+    });
+    let leases = written.unwrap();
+    assert_eq!(leases.len(), 3, "no other lease was taken: {leases:#?}");
+}
+
+fn address_replaced(config: &str, steps: &[&str]) {
+    let mut cluster = running(config);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1), cluster.add_pod(2)];
+    // As on hosts with systemd: without it, an address takes the later ones of its subnet with it.
+    let host = &cluster.lab.hosts[0].namespace;
+    host.write_sysctl("net/ipv4/conf/eth0/promote_secondaries", "1").unwrap();
+    let (file, mtu) = (subnet_file(&cluster, 0), cluster.subnet_env(0, "FLANNEL_MTU"));
+    let pings = [running_ping(&pods[1], &pods[0]), running_ping(&pods[0], &pods[2])];
+    let started = Instant::now();
+    for step in steps {
+        cluster.lines(0, step);
+    }
+    answered_again(&pings);
+    let out = started.elapsed();
+    check_lease(&cluster, 0, "192.168.64.77");
+    assert_eq!((subnet_file(&cluster, 0), cluster.subnet_env(0, "FLANNEL_MTU")), (file, mtu));
+    check_ping(&pods[2], &pods[0]);
+    let line = cluster.daemon(0).wait_for_line("address 192.168.64.77 from now on", PATIENCE).unwrap();
+    assert!(line.starts_with('I'), "{line}");
+    assert!(out < FOLLOWED, "{out:?}");
+}
+
+#[test]
+fn with_an_address_that_was_replaced_the_host_is_reached_again_in_its_subnet() {
+    address_replaced(
+        VXLAN,
+        &["ip address add 192.168.64.77/24 dev eth0", "ip address del 192.168.64.1/24 dev eth0"],
+    );
+}
+
+#[test]
+fn with_an_address_that_was_removed_first_too() {
+    address_replaced(
+        VXLAN,
+        &["ip address del 192.168.64.1/24 dev eth0", "ip address add 192.168.64.77/24 dev eth0"],
+    );
+}
+
+#[test]
+fn with_host_gw_too() {
+    address_replaced(
+        HOST_GW,
+        &["ip address add 192.168.64.77/24 dev eth0", "ip address del 192.168.64.1/24 dev eth0"],
+    );
+}
+
+#[test]
+fn with_both_families_replaced_both_are_reached_again() {
+    let mut cluster = running(DUAL);
+    let pods = [cluster.add_dual_pod(0), cluster.add_dual_pod(1)];
+    for step in [
+        "ip address del 192.168.64.1/24 dev eth0",
+        "ip -6 address del fd00:64::1/64 dev eth0",
+        "ip address add 192.168.64.77/24 dev eth0",
+        "ip -6 address add fd00:64::77/64 dev eth0 nodad",
+    ] {
+        cluster.lines(0, step);
+    }
+    for to in &pods[0].addresses {
+        let answered = eventually(PATIENCE, || ping(&pods[1].namespace, *to, &PingOptions::default()));
+        answered.unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+    let leases = cluster.leases();
+    assert_eq!(leases.len(), 3);
+    let moved = r#"{"PublicIP":"192.168.64.77","PublicIPv6":"fd00:64::77","#;
+    assert!(leases.iter().any(|(_, record)| record.starts_with(moved)), "{leases:#?}");
+    cluster.daemon(0).wait_for_line("v6 address fd00:64::77 from now on", PATIENCE).unwrap();
+}
+
+#[test]
+fn without_an_address_the_host_waits_for_one_and_after_a_restart_it_is_the_same() {
+    let mut cluster = running(VXLAN);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    let (mac, subnet) = (cluster.mac(0), cluster.subnet(0));
+    cluster.lines(0, "ip address flush dev eth0");
+    let line = cluster.daemon(0).wait_for_line("eth0 has no IPv4 address", PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.contains("going on with eth0 at 192.168.64.1"), "{line}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(cluster.daemon(0).exit_status().unwrap(), None, "it goes on");
+    assert_eq!(cluster.routes(0).len(), 2, "and so would the traffic");
+    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth0");
+    check_ping(&pods[1], &pods[0]);
+    check_lease(&cluster, 0, "192.168.64.77");
+    cluster.daemon(0).kill().unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    check_lease(&cluster, 0, "192.168.64.77");
+    assert_eq!((cluster.mac(0), cluster.subnet(0)), (mac, subnet));
+    check_ping(&pods[1], &pods[0]);
+}
+
+#[test]
+fn an_interface_that_is_made_anew_with_another_address_is_followed() {
+    let cluster = running(VXLAN);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    let (mac, file) = (cluster.mac(0), subnet_file(&cluster, 0));
+    cluster.lines(0, "ip link del eth0");
+    cluster.connect(0, "eth0");
+    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth0");
+    check_ping(&pods[1], &pods[0]);
+    check_lease(&cluster, 0, "192.168.64.77");
+    assert_eq!((cluster.mac(0), subnet_file(&cluster, 0)), (mac, file));
+}
+
+#[test]
+fn the_default_route_is_followed_to_another_interface() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(VXLAN);
+    cluster.lines(0, "ip route add default via 192.168.64.254");
+    cluster.start_as(0, cluster.command_without_interface(0));
+    (1..3).for_each(|host| cluster.start(host));
+    (0..3).for_each(|host| cluster.wait_until_ready(host));
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    let before = cluster.device(0);
+    cluster.connect(0, "eth1");
+    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth1");
+    cluster.lines(0, "ip route replace default via 192.168.64.254 dev eth1");
+    cluster.daemon(0).wait_for_line("eth1 takes the place of eth0, if it stays so", PATIENCE).unwrap();
+    cluster
+        .daemon(0)
+        .wait_for_line("Using interface with name eth1 and address 192.168.64.77", PATIENCE)
+        .unwrap();
+    cluster.lines(0, "ip link set eth0 down");
+    check_ping(&pods[1], &pods[0]);
+    check_lease(&cluster, 0, "192.168.64.77");
+    let after = cluster.device(0);
+    assert_eq!((after.index, after.mac), (before.index, before.mac), "the device was moved, not replaced");
+}
+
+/// Sets the MTU of both ends of a host's cable.
+fn set_mtu(cluster: &Cluster, host: usize, mtu: u32) {
+    let ends = [
+        (&cluster.lab.hosts[host].namespace, "eth0".to_owned()),
+        (cluster.lab.switch(), format!("port{}", host + 1)),
+    ];
+    for (namespace, name) in ends {
+        let mut netlink = Netlink::open_in(namespace).unwrap();
+        let link = netlink.link(&name).unwrap().unwrap();
+        netlink.change_link(link.index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).unwrap();
+    }
+}
+
+/// Waits until the file and the device of the first host have these.
+fn wait_for_mtu(cluster: &Cluster, file: &str, device: Option<u32>) {
+    eventually(PATIENCE, || {
+        let now = (cluster.subnet_env(0, "FLANNEL_MTU"), device.map(|_| cluster.device(0).mtu));
+        if now == (file.to_owned(), device) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_mtu_that_changes_is_followed_by_device_and_file() {
+    let mut cluster = running(VXLAN);
+    let before = subnet_file(&cluster, 0);
+    let peers = cluster.tunnel(0);
+    set_mtu(&cluster, 0, 1400);
+    wait_for_mtu(&cluster, "1350", Some(1350));
+    assert_eq!(subnet_file(&cluster, 0), before.replace("MTU=1450", "MTU=1350"), "the rest stays");
+    assert_eq!(cluster.tunnel(0), peers);
+    let line = cluster.daemon(0).wait_for_line("The MTU of the network is 1350 now", PATIENCE).unwrap();
+    assert!(line.starts_with('I'), "{line}");
+    set_mtu(&cluster, 0, 9000);
+    wait_for_mtu(&cluster, "8950", Some(8950));
+    assert_eq!(cluster.leases().len(), 3);
+}
+
+#[test]
+fn an_mtu_that_the_configuration_sets_stays() {
+    let mut cluster = running(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":1300}}"#);
+    for mtu in [1400, 9000] {
+        set_mtu(&cluster, 0, mtu);
+        cluster.daemon(0).wait_for_line(&format!("from now on, MTU {mtu}"), PATIENCE).unwrap();
+        wait_for_mtu(&cluster, "1250", Some(1250));
+    }
+    let lines = cluster.daemon(0).lines();
+    assert!(!lines.iter().any(|line| line.contains("The MTU of the network is")), "{lines:#?}");
+}
+
+#[test]
+fn an_mtu_that_changes_is_followed_by_host_gw() {
+    let cluster = running(HOST_GW);
+    set_mtu(&cluster, 0, 1400);
+    wait_for_mtu(&cluster, "1400", None);
+}

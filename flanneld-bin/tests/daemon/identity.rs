@@ -1,0 +1,96 @@
+//! Which host is which: its id, its address, and both of them doubled.
+
+use std::fs;
+
+use flannel_testing::eventually;
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
+
+/// The record of a host's own lease.
+fn record(cluster: &Cluster, host: usize) -> String {
+    let key = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(host).addr());
+    let found = cluster.leases().into_iter().find(|(name, _)| *name == key);
+    found.unwrap_or_else(|| panic!("{key} in {:?}", cluster.leases())).1
+}
+
+#[test]
+fn a_host_that_comes_back_with_another_address_keeps_its_subnet_and_its_pods_are_reached() {
+    let mut cluster = Cluster::running(2);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[1], &pods[0]);
+    let (subnet, id) = (cluster.subnet(0), fs::read_to_string(cluster.node_id(0)).unwrap());
+    assert!(
+        record(&cluster, 0).ends_with(&format!(r#","NodeID":"{}"}}"#, id.trim())),
+        "{}",
+        record(&cluster, 0)
+    );
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    // Nothing but the id tells whose lease it is.
+    fs::remove_file(cluster.subnet_file(0)).unwrap();
+    fs::remove_file(cluster.subnet_file(0).with_extension("env.cache")).unwrap();
+    cluster.lines(0, &format!("ip addr del {}/24 dev eth0", cluster.public(0)));
+    cluster.lines(0, "ip addr add 192.168.64.77/24 dev eth0");
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    assert_eq!(cluster.subnet(0), subnet);
+    assert!(record(&cluster, 0).starts_with(r#"{"PublicIP":"192.168.64.77""#), "{:?}", cluster.leases());
+    assert_eq!(cluster.leases().len(), 2);
+    cluster.daemon(0).wait_for_line("of this host, whose IP was 192.168.64.1", PATIENCE).unwrap();
+    check_ping(&pods[1], &pods[0]);
+    check_ping(&pods[0], &pods[1]);
+}
+
+#[test]
+fn two_hosts_with_one_public_address_are_told_so_and_hold_two_subnets() {
+    let mut cluster = Cluster::with_spare(1, 1);
+    let subnet = cluster.subnet(0);
+    let mut command = cluster.command(1);
+    command.arg(format!("-public-ip={}", cluster.public(0)));
+    cluster.start_as(1, command);
+    let told = cluster.daemon(0).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
+    assert!(told.starts_with('W') && told.contains("-public-ip"), "{told}");
+    let told = cluster.daemon(1).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
+    assert!(told.starts_with('E') && told.contains("-public-ip"), "{told}");
+    eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
+    assert_eq!(cluster.subnet(0), subnet);
+    let own = fs::read_to_string(cluster.node_id(0)).unwrap();
+    assert!(record(&cluster, 0).contains(own.trim()), "{:?}", cluster.leases());
+}
+
+#[test]
+fn a_clone_of_a_host_takes_another_id_and_another_subnet_and_both_are_reached() {
+    let mut cluster = Cluster::with_spare(1, 1);
+    let subnet = cluster.subnet(0);
+    // The image of a disk: id and subnet.env, but another address.
+    fs::create_dir_all(cluster.subnet_file(1).parent().unwrap()).unwrap();
+    for (from, to) in
+        [(cluster.node_id(0), cluster.node_id(1)), (cluster.subnet_file(0), cluster.subnet_file(1))]
+    {
+        fs::copy(from, to).unwrap();
+    }
+    cluster.start(1);
+    let told = cluster.daemon(1).wait_for_line("two hosts have the node id", PATIENCE).unwrap();
+    assert!(told.starts_with('E'), "{told}");
+    eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
+    assert_eq!(cluster.subnet(0), subnet);
+    let id = |host| fs::read_to_string(cluster.node_id(host)).unwrap();
+    assert_ne!(id(0), id(1));
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[0], &pods[1]);
+    check_ping(&pods[1], &pods[0]);
+}
+
+#[test]
+fn a_host_that_lost_its_id_has_its_subnet_again_by_its_address() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    let (subnet, id) = (cluster.subnet(0), fs::read_to_string(cluster.node_id(0)).unwrap());
+    cluster.daemon(0).kill().unwrap();
+    fs::remove_dir_all(cluster.subnet_file(0).parent().unwrap()).unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    assert_eq!((cluster.subnet(0), cluster.leases().len()), (subnet, 1));
+    assert_ne!(fs::read_to_string(cluster.node_id(0)).unwrap(), id);
+}

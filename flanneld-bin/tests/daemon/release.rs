@@ -1,0 +1,84 @@
+//! How long a lease lasts, and giving it back.
+
+use std::process::Command;
+
+use flannel_testing::eventually;
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN};
+
+/// A cluster of which the first host is told how to lease, and ready.
+fn cluster(hosts: usize, flags: &[&str]) -> Cluster {
+    let mut cluster = Cluster::new(hosts);
+    cluster.configure(VXLAN);
+    let command = command(&cluster, flags);
+    cluster.start_as(0, command);
+    (1..hosts).for_each(|host| cluster.start(host));
+    (0..hosts).for_each(|host| cluster.wait_until_ready(host));
+    cluster
+}
+
+fn command(cluster: &Cluster, flags: &[&str]) -> Command {
+    let mut command = cluster.command(0);
+    command.args(flags);
+    command
+}
+
+/// For how many seconds the first etcd lease was granted.
+fn granted(cluster: &Cluster) -> u64 {
+    let list = cluster.etcd.etcdctl(&["lease", "list"]).unwrap();
+    let id = list.lines().nth(1).unwrap();
+    let told = cluster.etcd.etcdctl(&["lease", "timetolive", id]).unwrap();
+    told.split_once("granted with TTL(").unwrap().1.split_once('s').unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_was_asked_for_and_is_renewed_before_the_margin() {
+    let mut cluster = cluster(1, &["-subnet-lease-ttl=10m", "-subnet-lease-renew-margin=9"]);
+    assert_eq!(granted(&cluster), 600);
+    let line = cluster.daemon(0).wait_for_line("to renew lease", PATIENCE).unwrap();
+    assert!(line.contains("Waiting for 5") || line.contains("Waiting for 1m0s"), "{line}");
+    // Another time to live is taken on by the next start.
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    let subnet = cluster.subnet(0);
+    let command = command(&cluster, &["-subnet-lease-ttl=2h"]);
+    cluster.start_as(0, command);
+    cluster.wait_until_ready(0);
+    assert_eq!((granted(&cluster), cluster.subnet(0)), (7200, subnet));
+}
+
+#[test]
+fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
+    let mut cluster = cluster(3, &["-release-on-exit"]);
+    eventually(PATIENCE, || cluster.routes(1).len() == 2).unwrap();
+    let status = cluster.daemon(0).terminate(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
+    assert_eq!(cluster.leases().len(), 2);
+    assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
+    let remembered =
+        ["env", "env.cache", "env.node-id"].map(|name| cluster.subnet_file(0).with_extension(name).exists());
+    assert_eq!(remembered, [false, false, true], "only who it is");
+    eventually(PATIENCE, || cluster.routes(1).len() == 1).unwrap();
+    cluster.daemon(0).wait_for_line("Gave the lease", PATIENCE).unwrap();
+}
+
+#[test]
+fn a_reservation_is_not_given_back() {
+    let mut cluster = cluster(1, &["-release-on-exit"]);
+    let (key, record) = cluster.leases().remove(0);
+    cluster.etcd.etcdctl(&["put", &key, &record]).unwrap();
+    cluster.daemon(0).wait_for_line("is a reservation", PATIENCE).unwrap();
+    assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(0));
+    assert_eq!(cluster.leases(), [(key, record)]);
+    assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
+}
+
+#[test]
+fn a_lease_that_cannot_be_given_back_is_said_and_the_host_is_cleaned_up_all_the_same() {
+    let mut cluster = cluster(1, &["-release-on-exit"]);
+    cluster.etcd.stop().unwrap();
+    assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(1));
+    let line = cluster.daemon(0).wait_for_line("failed to give the lease back", PATIENCE).unwrap();
+    assert!(line.starts_with('E') && line.contains("it runs out by itself"), "{line}");
+    assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
+    assert!(!cluster.subnet_file(0).exists());
+}
