@@ -34,6 +34,13 @@ impl AskAgain {
         Self { interface: interface.to_owned(), index: 0, carries: true, next: None }
     }
 
+    /// Goes on with the interface of this name.
+    pub(crate) fn move_to(&mut self, interface: &str) {
+        if self.interface != interface {
+            *self = Self::new(interface);
+        }
+    }
+
     /// Takes in what the kernel tells, and says so if the interface is back.
     pub(crate) fn notice(&mut self, notice: &Notice, now: Instant) -> Option<String> {
         let Notice::Link { link, removed } = notice else { return None };

@@ -133,6 +133,7 @@ impl Backend for Vxlan {
         for (tunnel, below) in self.tunnels.iter_mut().zip(below) {
             tunnel.move_to(below);
         }
+        self.watch.move_to(&external.name);
         Ok(())
     }
 
@@ -215,6 +216,7 @@ fn device_spec(family: Family, options: &VxlanConfig, below: Below, preferred_ma
         learning: options.learning,
         below,
         checksums_off: false,
+        index: None,
         mac: None,
         preferred_mac,
         address: None,

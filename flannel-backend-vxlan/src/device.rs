@@ -25,6 +25,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) below: Below,
     /// Whether the kernel shall compute all checksums before a packet leaves the device.
     pub(crate) checksums_off: bool,
+    /// By what the kernel knew the device last: nobody can change that.
+    pub(crate) index: Option<u32>,
     /// The device's address; before it is known, that of an existing device is kept.
     pub(crate) mac: Option<Mac>,
     /// The address to make a new device with, while `mac` is not known.
@@ -111,6 +113,7 @@ impl DeviceSpec {
             // Last, because a route can only be put on a device that is up.
             done.push(self.set_up(netlink, &link));
         }
+        self.index = Some(link.index);
         let device = Device { index: link.index, mac, mtu: self.below.mtu };
         let changes = usize::from(found != Found::Kept);
         let mut ensured = Ensured { device, changes, failed: Vec::new() };
@@ -152,7 +155,12 @@ impl DeviceSpec {
 
     /// Returns the device, and what was done for it.
     fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, Found), BackendError> {
-        let found = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
+        let look_up =
+            |netlink: &mut Netlink| netlink.link(&self.name).map_err(|error| self.failed("look up", error));
+        let mut found = look_up(netlink)?;
+        if found.is_none() && self.take_name_back(netlink)? {
+            found = look_up(netlink)?;
+        }
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
             let difference = match (self.difference(&link), self.move_of(&link)) {
@@ -174,8 +182,7 @@ impl DeviceSpec {
             netlink.delete_link(link.index).map_err(|error| self.failed("delete", error))?;
         }
         self.create(netlink, mac)?;
-        let created = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let link = created.ok_or_else(|| BackendError::Kernel {
+        let link = look_up(netlink)?.ok_or_else(|| BackendError::Kernel {
             object: format!("cannot create the device {}", self.name),
             source: "it vanished right after it was created".into(),
         })?;
@@ -199,6 +206,22 @@ impl DeviceSpec {
         let change = VxlanChange { lower: below.0, local: below.1 };
         ((vxlan.lower, vxlan.local) != below)
             .then(|| LinkChange { vxlan: Some(change), ..LinkChange::default() })
+    }
+
+    /// Gives the device its name again if somebody gave it another one, and tells whether that was so. As long as it is
+    /// there, no other one can have its tunnel.
+    fn take_name_back(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
+        let failed = |error| self.failed("take the name back of", error);
+        let Some(index) = self.index else { return Ok(false) };
+        let found = netlink.link_by_index(index).map_err(failed)?;
+        let Some(link) = found.filter(|link| self.difference(link).is_none()) else { return Ok(false) };
+        tracing::warn!(device = self.name, other = link.name, "the device was renamed, taking its name back");
+        // The kernel renames no device that is up (`dev_change_name` in `net/core/dev.c`).
+        let down = LinkChange { up: Some(false), ..LinkChange::default() };
+        netlink.change_link(index, &down).map_err(failed)?;
+        let name = LinkChange { name: Some(self.name.clone()), ..LinkChange::default() };
+        netlink.change_link(index, &name).map_err(failed)?;
+        Ok(true)
     }
 
     /// Tells what keeps an existing device from being used.

@@ -109,6 +109,7 @@ impl Backend for HostGw {
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
         self.mtu = external.mtu;
+        self.watch.move_to(&external.name);
         for gateways in &mut self.gateways {
             gateways.direct.move_to(&external.name, external.index);
             gateways.decide_again = true;

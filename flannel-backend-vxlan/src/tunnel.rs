@@ -124,8 +124,8 @@ impl Tunnel {
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
         report.merge(self.forwarding.sync(Some(&self.spec.name)));
         let mut layers: [(&str, &mut dyn Layer); 4] = [
-            ("the neighbours", &mut self.neighbours),
             ("the forwarding entries", &mut self.fdb),
+            ("the neighbours", &mut self.neighbours),
             ("the routes", &mut self.routes),
             ("the direct routes", &mut self.direct.routes),
         ];

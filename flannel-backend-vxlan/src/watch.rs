@@ -44,6 +44,11 @@ impl Watch {
         Ok((Self { namespace, kernel: kernel.clone(), monitor, ask_again }, kernel))
     }
 
+    /// Goes on with another external interface.
+    pub(crate) fn move_to(&mut self, interface: &str) {
+        self.ask_again.move_to(interface);
+    }
+
     /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
     pub(crate) fn mend(&mut self, now: Instant) -> SyncReport {
         let mut report = SyncReport::default();

@@ -119,6 +119,15 @@ fn a_device_in_place_of_a_deleted_one_is_replaced() {
 }
 
 #[test]
+fn a_device_that_was_renamed_takes_its_name_back() {
+    disturb(|host| {
+        ip(host, "link set flannel.1 down");
+        ip(host, "link set flannel.1 name somebody");
+        ip(host, "link set somebody up");
+    });
+}
+
+#[test]
 fn a_second_address_on_the_overlay_goes() {
     disturb(|host| drop(ip(host, "address add 10.5.77.0/32 dev flannel.1")));
 }

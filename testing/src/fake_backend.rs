@@ -53,6 +53,8 @@ struct State {
     left: BTreeSet<SubnetKey>,
     refused: BTreeSet<SubnetKey>,
     unusable: Option<String>,
+    /// How often the kernel will still refuse to open it, and to make it ready.
+    refusals: (usize, usize),
     calls: Vec<BackendCall>,
 }
 
@@ -104,6 +106,12 @@ impl FakeBackend {
         }
     }
 
+    /// Lets the kernel refuse so often to open the backend, and so often to make it ready for its lease, as if others
+    /// changed the same objects.
+    pub fn disturb_the_start(&self, opening: usize, making_ready: usize) {
+        self.host.state().refusals = (opening, making_ready);
+    }
+
     /// Lets the backend fail to open.
     pub fn make_unusable(&self, reason: &str) {
         self.host.state().unusable = Some(reason.to_owned());
@@ -117,6 +125,7 @@ impl OpenBackend for FakeBackend {
         if let Some(reason) = &state.unusable {
             return Err(BackendError::Host(reason.clone()));
         }
+        refuse(&mut state.refusals.0)?;
         let host = Arc::clone(&self.host);
         Ok(Box::new(Opened { host, mtu: mtu(request.external) }))
     }
@@ -157,7 +166,9 @@ impl Backend for Opened {
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
-        self.host.state().calls.push(BackendCall::Configured(own.subnet));
+        let mut state = self.host.state();
+        refuse(&mut state.refusals.1)?;
+        state.calls.push(BackendCall::Configured(own.subnet));
         Ok(())
     }
 
@@ -203,6 +214,12 @@ impl Backend for Opened {
         state.calls.push(BackendCall::Removed);
         Ok(())
     }
+}
+
+fn refuse(times: &mut usize) -> Result<(), BackendError> {
+    let Some(left) = times.checked_sub(1) else { return Ok(()) };
+    *times = left;
+    Err(BackendError::Kernel { object: "cannot make the device".to_owned(), source: "no such device".into() })
 }
 
 impl Host {

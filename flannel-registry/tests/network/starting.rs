@@ -165,3 +165,34 @@ async fn a_backend_that_cannot_work_ends_its_network_before_it_has_a_lease() {
     assert_eq!(ended.to_string(), "there is no such device");
     assert_eq!(site.subnets().await, BTreeMap::new());
 }
+
+/// Somebody works on the same device at the same time; a moment later the kernel refuses nothing.
+#[tokio::test(start_paused = true)]
+async fn a_kernel_that_refuses_for_a_moment_does_not_end_the_start() {
+    let site = site();
+    let host = FakeBackend::new();
+    host.disturb_the_start(3, 0);
+    let mut node = start_on(manager(&site.faulty), host, 1, None);
+    node.is_ready().await;
+    let host = FakeBackend::new();
+    host.disturb_the_start(usize::MAX, 0);
+    let node = start_on(manager(&site.faulty), host, 2, None);
+    let ended = node.task.await.unwrap().unwrap_err();
+    assert_eq!(flannel_core::chain(&ended), "cannot make the device: no such device");
+}
+
+/// The backend is open and the host has its lease: from then on the next pass makes good what the kernel refused.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_the_kernel_does_not_let_be_made_ready_is_made_ready_by_the_next_pass() {
+    let site = site();
+    let host = FakeBackend::new();
+    host.disturb_the_start(0, 1);
+    let mut node = start_on(manager(&site.faulty), host, 1, None);
+    let refused = node
+        .sees("the refusal", |event| {
+            if let NetworkEvent::ObjectFailed(failure) = event { Some(failure.clone()) } else { None }
+        })
+        .await;
+    assert_eq!(refused.reason, "cannot make the device: no such device");
+    node.is_ready().await;
+}

@@ -93,7 +93,7 @@ fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothin
     let all_entries = macs.map(|mac| format!("bridge fdb del {mac} dev flannel.1")).collect();
     let one = |command: &str| vec![command.to_owned()];
     let two = |first: &str, second: &str| vec![first.to_owned(), second.to_owned()];
-    let damages: [Vec<String>; 14] = [
+    let damages: [Vec<String>; 15] = [
         one("ip route flush dev flannel.1"),
         one("ip neigh flush nud permanent dev flannel.1"),
         all_entries,
@@ -101,6 +101,7 @@ fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothin
         one(&format!("ip addr del {}/32 dev flannel.1", cluster.subnet(0).addr())),
         one("ip link set flannel.1 down"),
         two("ip link set flannel.1 down", "ip link set flannel.1 up"),
+        two("ip link set flannel.1 down", "ip link set flannel.1 name somebody"),
         one("ip link set flannel.1 mtu 1300"),
         one("ip link set flannel.1 address 0e:00:00:00:00:99"),
         one("ip link set flannel.1 txqueuelen 1000"),

@@ -1,0 +1,51 @@
+//! The whole network over the backend, given a namespace by its handle.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{DEADLINE, ip, lab, lease, numbered};
+use flannel_backend_vxlan::{OpenVxlan, external_interface};
+use flannel_core::{NetworkOptions, Shutdown};
+use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_testing::{Member, eventually};
+
+/// Of thousands of objects the kernel refuses one. It alone waits, and the status says which it is and why.
+#[test]
+fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named() {
+    const PEERS: u32 = 2000;
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let registry = MemoryRegistry::new();
+    registry.set_config(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#);
+    let put = |lease: &flannel_core::Lease| {
+        registry.put_raw(&lease.subnet.to_string(), lease.attrs.to_record().as_bytes());
+    };
+    (0..PEERS).for_each(|n| put(&numbered(n)));
+    // No route goes by an address of the host itself.
+    ip(host, "address add 10.200.0.0/32 dev lo");
+    let refused = lease("10.200.0.0-24", "172.31.0.1", "0e:02:00:00:00:01");
+    put(&refused);
+    let external = external_interface(host, "eth0").unwrap();
+    let options =
+        NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(host.clone()), external);
+    let member = Member::start(NetworkOptions { audit_every: Duration::from_secs(3600), ..options }).unwrap();
+    member.wait_for_peers(PEERS as usize + 1, DEADLINE).unwrap();
+    let status = member.status();
+    let [failure] = &status.failed[..] else { panic!("{:?}", status.failed) };
+    assert_eq!(failure.object, "route 10.200.0.0/24 via 10.200.0.0");
+    assert!(failure.reason.contains("invalid gateway"), "{}", failure.reason);
+    assert_eq!(ip(host, "route show dev flannel.1").len(), PEERS as usize);
+    // The others go on as if nothing was wrong.
+    put(&numbered(PEERS));
+    eventually(DEADLINE, || ip(host, "route show dev flannel.1").len() == PEERS as usize + 1).unwrap();
+    assert_eq!(member.status().failed.len(), 1);
+    // What was in the way goes, and the object is tried again by itself.
+    ip(host, "address del 10.200.0.0/32 dev lo");
+    eventually(DEADLINE * 3, || member.status().failed.is_empty()).unwrap();
+    assert_eq!(ip(host, "route show dev flannel.1").len(), PEERS as usize + 2);
+    member.stop(Shutdown::Remove).unwrap();
+    assert_eq!(ip(host, "link show type vxlan"), [] as [&str; 0]);
+}

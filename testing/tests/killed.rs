@@ -1,0 +1,189 @@
+//! A process that is killed between any two of its writes, and the one that is started after it. Three tables that lead
+//! from one to the next, as those of a tunnel do, and a script of what happens to the peers meanwhile; it is run once
+//! for each write that it makes, and the process dies right before that one.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use flannel_core::reconcile::{Change, Layer, Reconciler, Table, pass};
+use flannel_core::{BoxError, SyncReport};
+use flannel_testing::FakeTable;
+
+/// Who there is: the number of each peer's subnet with that of its device, and of the place behind it.
+type Peers = BTreeMap<u8, (u8, u8)>;
+
+/// The tables of a host's kernel, which outlive processes.
+#[derive(Clone, Default)]
+struct Kernel {
+    /// Where a device is.
+    entries: FakeTable<u8, u8>,
+    /// Which device has a subnet's address.
+    neighbours: FakeTable<u8, u8>,
+    routes: FakeTable<u8, u8>,
+}
+
+impl Kernel {
+    fn holds(&self, peers: &Peers) -> bool {
+        let one = |pairs: Vec<(u8, u8)>| -> BTreeMap<u8, Vec<u8>> {
+            pairs.into_iter().map(|(key, value)| (key, vec![value])).collect()
+        };
+        self.entries.objects() == one(peers.values().copied().collect())
+            && self.neighbours.objects() == one(peers.iter().map(|(n, (device, _))| (*n, *device)).collect())
+            && self.routes.objects() == one(peers.keys().map(|n| (*n, *n)).collect())
+    }
+
+    /// Tells whether packets to a peer arrive.
+    fn reaches(&self, n: u8, (device, place): (u8, u8)) -> bool {
+        self.routes.objects().get(&n) == Some(&vec![n])
+            && self.neighbours.objects().get(&n) == Some(&vec![device])
+            && self.entries.objects().get(&device) == Some(&vec![place])
+    }
+
+    /// No route leads to an address whose device, or the place of that device, is unknown.
+    fn check_that_no_route_leads_nowhere(&self) {
+        let (neighbours, entries) = (self.neighbours.objects(), self.entries.objects());
+        for n in self.routes.objects().keys() {
+            let device = neighbours.get(n).map(|devices| devices[0]);
+            let place = device.and_then(|device| entries.get(&device));
+            assert!(place.is_some(), "route {n} leads to the device {device:?}, which is nowhere");
+        }
+    }
+
+    fn removed(&self) -> usize {
+        let drops = |writes: Vec<Change<u8, u8>>| {
+            writes.iter().filter(|change| matches!(change, Change::Drop { .. })).count()
+        };
+        [&self.entries, &self.neighbours, &self.routes].map(|table| drops(table.take_writes())).iter().sum()
+    }
+}
+
+/// A table of a process that has so many writes left to live, in all its tables together.
+struct Mortal {
+    table: FakeTable<u8, u8>,
+    life: Rc<Cell<usize>>,
+}
+
+impl Table for Mortal {
+    type Key = u8;
+    type Value = u8;
+
+    fn name(key: &u8, value: &u8) -> String {
+        FakeTable::name(key, value)
+    }
+
+    fn read(&mut self) -> Result<Vec<(u8, u8)>, BoxError> {
+        self.table.read()
+    }
+
+    fn apply(&mut self, changes: &[Change<u8, u8>]) -> Vec<Result<(), BoxError>> {
+        let mut one = |change: &Change<u8, u8>| {
+            let left = self.life.get().checked_sub(1).ok_or("the process is dead")?;
+            self.life.set(left);
+            self.table.apply(std::slice::from_ref(change)).remove(0)
+        };
+        changes.iter().map(&mut one).collect()
+    }
+}
+
+struct Process {
+    entries: Reconciler<Mortal>,
+    neighbours: Reconciler<Mortal>,
+    routes: Reconciler<Mortal>,
+}
+
+impl Process {
+    fn start(kernel: &Kernel, life: &Rc<Cell<usize>>) -> Self {
+        let open = |table: &FakeTable<u8, u8>| {
+            Reconciler::new(Mortal { table: table.clone(), life: Rc::clone(life) })
+        };
+        Self {
+            entries: open(&kernel.entries),
+            neighbours: open(&kernel.neighbours),
+            routes: open(&kernel.routes),
+        }
+    }
+
+    fn pass(&mut self, peers: &Peers, complete: bool, now: Instant) -> SyncReport {
+        self.entries.tracker.want_exactly(peers.values().copied().collect());
+        self.neighbours.tracker.want_exactly(peers.iter().map(|(n, (device, _))| (*n, *device)).collect());
+        self.routes.tracker.want_exactly(peers.keys().map(|n| (*n, *n)).collect());
+        let mut layers: [(&str, &mut dyn Layer); 3] = [
+            ("the entries", &mut self.entries),
+            ("the neighbours", &mut self.neighbours),
+            ("the routes", &mut self.routes),
+        ];
+        pass(&mut layers, complete, now)
+    }
+}
+
+/// What a life of the process sees: each step is a pass with these peers, known completely or not.
+fn script() -> Vec<(Peers, bool)> {
+    let stays = (1, (11, 101));
+    vec![
+        ([stays].into(), false),
+        ([stays, (2, (12, 102)), (3, (13, 103))].into(), true),
+        // One joins.
+        ([stays, (2, (12, 102)), (3, (13, 103)), (4, (14, 104))].into(), true),
+        // One gets a new device, one moves.
+        ([stays, (2, (22, 102)), (3, (13, 113)), (4, (14, 104))].into(), true),
+        // One leaves, one comes back with another's place.
+        ([stays, (3, (13, 113)), (5, (25, 102))].into(), true),
+        // Two change their subnets with each other.
+        ([stays, (3, (25, 102)), (5, (13, 113))].into(), true),
+        ([stays].into(), true),
+        // All come at once.
+        ((1..=9).map(|n| (n, (10 + n, 100 + n))).collect(), true),
+    ]
+}
+
+/// Lives until the writes are used up or the script ends; returns the step it died in, and what it was about to know.
+fn live(kernel: &Kernel, writes: usize) -> Option<(Peers, bool)> {
+    let life = Rc::new(Cell::new(writes));
+    let mut process = Process::start(kernel, &life);
+    let mut now = Instant::now();
+    for (peers, complete) in script() {
+        let report = process.pass(&peers, complete, now);
+        if !report.failed.is_empty() {
+            return Some((peers, complete));
+        }
+        assert!(!complete || kernel.holds(&peers));
+        now += Duration::from_secs(1);
+    }
+    None
+}
+
+#[test]
+fn wherever_it_is_killed_the_next_one_ends_the_work_and_removes_nothing_early() {
+    let mut deaths = 0;
+    for writes in 0.. {
+        let kernel = Kernel::default();
+        let Some((peers, complete)) = live(&kernel, writes) else { break };
+        deaths += 1;
+        kernel.check_that_no_route_leads_nowhere();
+        // The one that is there all the time is reached from its three writes on, whatever happens to the others.
+        assert!(writes < 3 || kernel.reaches(1, (11, 101)), "killed before write {writes}");
+        let _ = kernel.removed();
+
+        // The next life hears of one peer first, then of all.
+        let immortal = Rc::new(Cell::new(usize::MAX));
+        let mut next = Process::start(&kernel, &immortal);
+        let now = Instant::now();
+        let before = [&kernel.entries, &kernel.neighbours, &kernel.routes].map(FakeTable::objects);
+        next.pass(&peers.iter().take(1).map(|(n, peer)| (*n, *peer)).collect(), false, now);
+        assert_eq!(kernel.removed(), 0, "killed before write {writes}: not all peers were known");
+        let after = [&kernel.entries, &kernel.neighbours, &kernel.routes].map(FakeTable::objects);
+        assert!(writes < 3 || after == before, "killed before write {writes}: all that is known was right");
+        kernel.check_that_no_route_leads_nowhere();
+
+        let report = next.pass(&peers, true, now);
+        assert_eq!(report.failed, []);
+        assert!(kernel.holds(&peers), "killed before write {writes}, with all peers known: {complete}");
+        assert!(kernel.reaches(1, (11, 101)));
+        assert_eq!(next.pass(&peers, true, now), SyncReport::default(), "nothing is left to do");
+    }
+    assert!(deaths > 50, "{deaths} writes");
+}
