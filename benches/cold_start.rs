@@ -105,8 +105,8 @@ impl Round {
         };
         let (mut daemon, first) = begin();
         assert_eq!(routes(host), size as usize);
-        // It has looked at everything again and written its memory by then.
-        std::thread::sleep(Duration::from_secs(3));
+        // It has looked at everything again, written its memory and given back what it does not need by then.
+        std::thread::sleep(Duration::from_secs(5));
         let memory = Memory::of(&daemon.id().to_string());
         daemon.terminate(PATIENCE).unwrap();
         let (mut daemon, restart) = begin();

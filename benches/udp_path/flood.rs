@@ -40,7 +40,7 @@ fn flooded(site: &Site, port: u16, measure: impl FnOnce() -> f64) -> f64 {
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..BURST {
                         // What is not sent is not missed.
-                        let _ = socket.send_to(&packet, (std::net::Ipv4Addr::new(192, 168, 64, 2), port));
+                        let _ = socket.send_to(&packet, SocketAddr::from(([192, 168, 64, 2], port)));
                     }
                     thread::sleep(PAUSE);
                 }

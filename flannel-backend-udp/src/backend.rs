@@ -69,6 +69,8 @@ impl OpenBackend for OpenUdp {
 /// The UDP backend of one network on one host.
 #[derive(Debug)]
 struct Udp {
+    /// The threads are the first to go.
+    workers: Option<Workers>,
     namespace: Namespace,
     netlink: Netlink,
     /// Gone if it broke and could not be opened again yet.
@@ -88,8 +90,6 @@ struct Udp {
     /// What the sockets had dropped when they were last asked.
     dropped: Vec<u32>,
     in_doubt: bool,
-    /// The threads are the first to go.
-    workers: Option<Workers>,
 }
 
 /// How long after a failure it is tried again.
@@ -119,6 +119,7 @@ impl Udp {
         let device = Device::open(&namespace, None, mtu(config, external), open.offloads)?;
         let sockets = open_sockets(&namespace, &local, open.offloads)?;
         Ok(Self {
+            workers: None,
             namespace,
             netlink,
             monitor,
@@ -136,14 +137,13 @@ impl Udp {
             hops: Hops::new(),
             unreachable: Vec::new(),
             in_doubt: true,
-            workers: None,
         })
     }
 
     /// Makes device, sockets and threads as they should be; returns how many things were not so.
     fn mend(&mut self) -> Result<usize, BackendError> {
         let mut changes = self.mend_device()?;
-        if self.workers.as_ref().is_some_and(Workers::have_ended) {
+        if self.workers.as_ref().is_some_and(Workers::are_broken) {
             self.workers = None;
             self.sockets.clear();
         }

@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::UdpSocket;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -90,6 +92,8 @@ const NICE: i32 = -15;
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
+    /// Whether a thread has ended by itself.
+    is_broken: Arc<AtomicBool>,
     /// The threads see the other end hang up.
     stop: Option<PipeWriter>,
 }
@@ -99,7 +103,7 @@ impl Workers {
     pub(crate) fn start(namespace: &Namespace, parts: &Parts) -> io::Result<Self> {
         let (ended, stop) = io::pipe()?;
         let ended = Arc::new(ended);
-        let mut workers = Self { threads: Vec::new(), stop: Some(stop) };
+        let mut workers = Self { threads: Vec::new(), is_broken: Arc::default(), stop: Some(stop) };
         // A thread is born in the namespace of the one that starts it.
         namespace
             .run(|| {
@@ -116,9 +120,9 @@ impl Workers {
             .map(|()| workers)
     }
 
-    /// Whether any of them has ended.
-    pub(crate) fn have_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+    /// Whether any of them has ended by itself.
+    pub(crate) fn are_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     fn spawn(
@@ -130,12 +134,17 @@ impl Workers {
     ) -> io::Result<()> {
         let (parts, ended) = (parts.clone(), Arc::clone(ended));
         let view = View::new(Arc::clone(&parts.exchange));
-        let failure = Arc::clone(&parts.failure);
+        let (failure, is_broken) = (Arc::clone(&parts.failure), Arc::clone(&self.is_broken));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Err(error) = sys::priority::set_nice(NICE) {
                 tracing::debug!(%error, "the packet path has no precedence");
             }
-            if let Err(what) = run(parts, ended, view) {
+            // Nothing that a thread leaves behind is used again, so that a panic costs no more than a broken device.
+            let ran = panic::catch_unwind(AssertUnwindSafe(|| run(parts, ended, view)));
+            if let Err(what) = ran.unwrap_or_else(|_| Err("a thread of the packet path panicked".to_owned()))
+            {
+                // In this order: whoever is told finds it so.
+                is_broken.store(true, Ordering::Release);
                 failure.tell(what);
             }
         })?;
@@ -148,7 +157,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
-            // A thread that panicked has told so on standard error, and is gone either way.
+            // It cannot have panicked outside of what is caught.
             let _ = thread.join();
         }
     }

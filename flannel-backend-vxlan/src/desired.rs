@@ -72,10 +72,10 @@ fn net(subnet: &SubnetKey, family: Family) -> Option<IpNet> {
 /// The objects that the tables should hold.
 #[derive(Debug, Default)]
 struct Objects {
-    neighbours: BTreeMap<IpAddr, Mac>,
-    fdb: BTreeMap<Mac, IpAddr>,
-    routes: BTreeMap<IpNet, OverlayRoute>,
-    direct: BTreeMap<IpNet, Route>,
+    neighbours: Vec<(IpAddr, Mac)>,
+    fdb: Vec<(Mac, IpAddr)>,
+    routes: Vec<(IpNet, OverlayRoute)>,
+    direct: Vec<(IpNet, Route)>,
 }
 
 /// The peers of one family, as the tables were last told of them.
@@ -216,15 +216,14 @@ impl Desired {
         for lease in peers.iter() {
             taken.extend(self.take(lease, own, family, hop).map(|peer| (lease.subnet, peer)));
         }
-        let objects = Objects::of(&taken).unwrap_or_else(|| {
-            self.contested = true;
-            let mut objects = Objects::default();
-            taken.retain(|(subnet, peer)| {
-                let reason = objects.add(peer);
-                reason.map(|reason| self.refuse(*subnet, reason)).is_none()
-            });
-            objects
+        let refused = conflicts(&taken);
+        self.contested = !refused.is_empty();
+        let mut position = 0..;
+        taken.retain(|(subnet, _)| {
+            let reason = position.next().and_then(|i| refused.get(&i));
+            reason.map(|reason| self.refuse(*subnet, reason.clone())).is_none()
         });
+        let objects = Objects::of(&taken);
         // They are in order, and lie more closely than if they were added one by one.
         self.peers = taken.iter().map(|(subnet, peer)| (*subnet, Reached::from(peer))).collect();
         objects
@@ -258,48 +257,60 @@ impl Desired {
 }
 
 impl Objects {
-    /// Puts together what leads to all peers, unless two of them want the same object. To sort them is much faster than
-    /// to add one after the other.
-    fn of(peers: &[(SubnetKey, Peer)]) -> Option<Self> {
-        let direct = |(i, (_, peer)): (usize, &(SubnetKey, Peer))| {
-            Some((peer.subnet, peer.hop?.route(peer.subnet, i)))
-        };
-        let tunnel = || peers.iter().enumerate().filter(|(_, (_, peer))| peer.hop.is_none());
-        let objects = Self {
-            neighbours: tunnel().map(|(_, (_, peer))| (peer.gateway(), peer.mac)).collect(),
-            fdb: tunnel().map(|(_, (_, peer))| (peer.mac, peer.public)).collect(),
-            routes: tunnel().map(|(i, (_, peer))| (peer.subnet, OverlayRoute::to(peer.subnet, i))).collect(),
-            direct: peers.iter().enumerate().filter_map(direct).collect(),
-        };
-        let through = objects.routes.len();
-        let is_shared = objects.direct.keys().any(|subnet| objects.routes.contains_key(subnet));
-        let all_differ = through + objects.direct.len() == peers.len()
-            && (objects.neighbours.len(), objects.fdb.len()) == (through, through);
-        (all_differ && !is_shared).then_some(objects)
+    /// Puts together what leads to peers of whom no two want the same object.
+    fn of(peers: &[(SubnetKey, Peer)]) -> Self {
+        let mut objects = Self::default();
+        for (others, (_, peer)) in peers.iter().enumerate() {
+            if let Some(hop) = peer.hop {
+                objects.direct.push((peer.subnet, hop.route(peer.subnet, others)));
+                continue;
+            }
+            objects.neighbours.push((peer.gateway(), peer.mac));
+            objects.fdb.push((peer.mac, peer.public));
+            objects.routes.push((peer.subnet, OverlayRoute::to(peer.subnet, others)));
+        }
+        objects
     }
+}
 
-    /// Adds a peer, or returns what is in its way.
-    fn add(&mut self, peer: &Peer) -> Option<String> {
-        let others = self.routes.len() + self.direct.len();
-        if self.routes.contains_key(&peer.subnet) || self.direct.contains_key(&peer.subnet) {
-            return Some(format!("another peer has the subnet {} too", peer.subnet));
-        }
-        if let Some(hop) = peer.hop {
-            self.direct.insert(peer.subnet, hop.route(peer.subnet, others));
-            return None;
-        }
-        if let Some(other) = self.fdb.get(&peer.mac) {
-            return Some(format!("{} is the device of {other} already", peer.mac));
-        }
-        if self.neighbours.contains_key(&peer.gateway()) {
-            return Some(format!("another peer's subnet starts at {} too", peer.gateway()));
-        }
-        let route = OverlayRoute::to(peer.subnet, others);
-        self.neighbours.insert(peer.gateway(), peer.mac);
-        self.fdb.insert(peer.mac, peer.public);
-        self.routes.insert(peer.subnet, route);
-        None
+/// Finds the peers that want what one before them gets, by their positions, and says what that is.
+fn conflicts(peers: &[(SubnetKey, Peer)]) -> BTreeMap<usize, String> {
+    let mut refused = BTreeMap::new();
+    if !may_conflict(peers) {
+        return refused;
     }
+    let (mut subnets, mut gateways, mut devices) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+    for (i, (_, peer)) in peers.iter().enumerate() {
+        let (subnet, gateway) = (peer.subnet, peer.gateway());
+        // A peer that is reached directly needs neither.
+        let device = devices.get(&peer.mac).filter(|_| peer.hop.is_none());
+        let has_gateway = peer.hop.is_none() && gateways.contains(&gateway);
+        let reason = match device {
+            _ if subnets.contains(&subnet) => format!("another peer has the subnet {subnet} too"),
+            Some(other) => format!("{} is the device of {other} already", peer.mac),
+            None if has_gateway => format!("another peer's subnet starts at {gateway} too"),
+            None => {
+                subnets.insert(subnet);
+                if peer.hop.is_none() {
+                    gateways.insert(gateway);
+                    devices.insert(peer.mac, peer.public);
+                }
+                continue;
+            }
+        };
+        refused.insert(i, reason);
+    }
+    refused
+}
+
+/// Tells whether two peers have the same device, or subnets that begin at the same address. To sort them is much faster
+/// than to look each one up among those before it.
+fn may_conflict(peers: &[(SubnetKey, Peer)]) -> bool {
+    let mut devices: Vec<Mac> = peers.iter().map(|(_, peer)| peer.mac).collect();
+    let mut gateways: Vec<IpAddr> = peers.iter().map(|(_, peer)| peer.gateway()).collect();
+    devices.sort_unstable();
+    gateways.sort_unstable();
+    !(devices.is_sorted_by(|one, other| one < other) && gateways.is_sorted_by(|one, other| one < other))
 }
 
 #[cfg(test)]

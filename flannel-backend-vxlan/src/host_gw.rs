@@ -199,7 +199,7 @@ impl Gateways {
             let object = format!("peer {}", lease.subnet);
             self.unreachable.push(ObjectFailure { object, reason: refused });
         }
-        self.direct.routes.tracker.want_exactly(routes);
+        self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
         self.decide_again = false;
     }
 

@@ -161,6 +161,16 @@ impl Damping {
         gone.into_keys().filter_map(|subnet| self.forget(&subnet)).collect()
     }
 
+    /// Forgets peers without doubt, and returns the changes to pass on.
+    pub fn disown(&mut self, subnets: &[SubnetKey]) -> Vec<PeerChange> {
+        let forget = |subnet: &SubnetKey| {
+            self.left.remove(subnet);
+            self.unhold(subnet);
+            self.forget(subnet)
+        };
+        subnets.iter().filter_map(forget).collect()
+    }
+
     fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<PeerChange>) {
         let subnet = lease.subnet;
         self.left.remove(&subnet);

@@ -53,7 +53,8 @@ pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, Running, S
 pub use peers::{Dirty, PeerChange, PeerSet};
 pub use pool::SubnetPool;
 pub use registry::{
-    BadRecord, BoxError, RegistryError, RegistryEvent, Snapshot, SubnetRegistry, read_record, read_removal,
+    BadRecord, BoxError, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry, read_record,
+    read_removal,
 };
 pub use status::Status;
 pub use subnet::{SubnetKey, SubnetKeyError};

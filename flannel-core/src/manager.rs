@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::lease_set::LeaseChange;
-use crate::registry::{BadRecord, RegistryError};
+use crate::registry::{BadRecord, RegistryError, StoreIdentity};
 use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Gets and keeps this host's lease, and tells about the peers.
@@ -32,6 +32,11 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 pub trait LeaseManager: Send + Sync + 'static {
     /// Names the manager for logs and status. Holds no secret.
     fn describe(&self) -> String;
+
+    /// Tells which store the leases are in, as far as is known yet; nothing if there is none.
+    fn store(&self) -> StoreIdentity {
+        StoreIdentity::default()
+    }
 
     /// Reads the configuration of the network.
     ///
@@ -122,6 +127,9 @@ pub enum PeerEvent {
     /// All peers that are remembered from before have been told; the text says why the store cannot be asked. They
     /// are good enough to carry traffic, but no reason to remove anything.
     Recalled(String),
+    /// These were told from memory, and turn out to be of another network. They are no peers, which is beyond doubt
+    /// however many they are.
+    Disowned(Vec<SubnetKey>),
     /// All peers have been told.
     Complete,
     /// These records cannot be read and are not used; the list replaces the one before.

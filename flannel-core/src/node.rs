@@ -14,9 +14,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -33,6 +33,10 @@ use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
 const PASS_GAP: Duration = Duration::from_millis(10);
+
+/// So many events of the peers are taken in before a pass; bounded, so that a storm without end does not keep the pass
+/// from coming.
+const EVENTS_AT_ONCE: usize = 256;
 
 /// How often and after what pause the backend is opened before the kernel's refusal is believed.
 const OPEN_ATTEMPTS: u32 = 10;
@@ -200,7 +204,14 @@ impl Node {
                         peers = self.start(&config, moved);
                     }
                 }
-                Some(event) = peers.next() => self.on_peers(event),
+                Some(event) = peers.next() => {
+                    self.on_peers(event);
+                    // What else is there already comes into the same pass: above all, that the peers are complete.
+                    for _ in 1..EVENTS_AT_ONCE {
+                        let Some(Some(event)) = peers.next().now_or_never() else { break };
+                        self.on_peers(event);
+                    }
+                }
                 Some(external) = external.next() => self.on_external(external),
                 noticed = backend.drifted() => self.look_again(noticed),
             }

@@ -41,6 +41,11 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// `etcdctl put /coreos.com/network/config '{...}'`.
     fn how_to_configure(&self) -> String;
 
+    /// Tells which store this is, as far as is known yet. A registry that cannot tell answers with nothing.
+    fn store(&self) -> StoreIdentity {
+        StoreIdentity::default()
+    }
+
     /// Reads the text of the network configuration; `None` if nobody has written one yet.
     ///
     /// # Errors
@@ -113,6 +118,10 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
         (**self).how_to_configure()
     }
 
+    fn store(&self) -> StoreIdentity {
+        (**self).store()
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         (**self).config().await
     }
@@ -148,6 +157,36 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 
     fn reconnect(&self) {
         (**self).reconnect();
+    }
+}
+
+/// Which store a registry is, to know it again after a restart.
+///
+/// ```
+/// use flannel_core::StoreIdentity;
+///
+/// let store = |id: &str, address: &str| StoreIdentity { id: Some(id.into()), addresses: vec![address.into()] };
+/// let known = store("1", "http://10.0.0.1:2379");
+/// assert!(!store("2", "http://10.0.0.1:2379").is_other_than(&known), "it may have been restored from a backup");
+/// assert!(!store("1", "http://10.0.0.9:2379").is_other_than(&known), "its members may have moved");
+/// assert!(store("2", "http://10.0.0.9:2379").is_other_than(&known));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// What the store calls itself, once it has answered, such as the id of an etcd cluster.
+    pub id: Option<String>,
+    /// Under which addresses it is asked.
+    pub addresses: Vec<String>,
+}
+
+impl StoreIdentity {
+    /// Tells whether it is surely another store: both have a name, and neither name nor any address is the same. A store
+    /// that was restored from a backup may have another name, and one that moved has other addresses.
+    #[must_use]
+    pub fn is_other_than(&self, known: &Self) -> bool {
+        let is_named = self.id.is_some() && known.id.is_some();
+        let shares = |address| known.addresses.contains(address);
+        is_named && self.id != known.id && !self.addresses.iter().any(shares)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The text in which a host remembers its network: configuration, own lease and peers.
 //!
 //! ```text
-//! flannel cache 1
+//! flannel cache 2
 //! network /coreos.com/network
+//! store cdf818194e3a8c32 http://10.0.0.10:2379
 //! config {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}
 //! own 10.5.1.0-24 17 limited {"PublicIP":"192.168.0.1",...}
 //! peer 10.5.2.0-24 {"PublicIP":"192.168.0.2",...}
@@ -14,14 +15,18 @@
 
 use std::sync::Arc;
 
-use flannel_core::{Lease, LeaseAttrs, NetworkConfig, Revision, Term};
+use flannel_core::{Lease, LeaseAttrs, NetworkConfig, Revision, StoreIdentity, Term};
 
-const VERSION: &str = "flannel cache 1";
+const VERSION: &str = "flannel cache 2";
+/// Stands for the name of a store that has none.
+const NAMELESS: &str = "-";
 const CHECKSUM: &str = "crc32 ";
 
 /// What is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cache {
+    /// Where it was learnt.
+    pub(crate) store: StoreIdentity,
     pub(crate) config: NetworkConfig,
     pub(crate) own: Lease,
     /// Their revisions and terms are not remembered.
@@ -42,6 +47,10 @@ impl Cache {
             Term::Permanent => "permanent",
         };
         let mut text = format!("{VERSION}\nnetwork {}\n", network.escape_debug());
+        let StoreIdentity { id, addresses } = &self.store;
+        let words =
+            [id.as_deref().unwrap_or(NAMELESS)].into_iter().chain(addresses.iter().map(String::as_str));
+        text.push_str(&format!("store {}\n", words.collect::<Vec<_>>().join(" ").escape_debug()));
         text.push_str(&format!("config {}\n", one_line(self.config.source.as_str())));
         let record = one_line(&own.attrs.to_record());
         text.push_str(&format!("own {} {} {term} {record}\n", own.subnet, own.revision));
@@ -66,10 +75,11 @@ impl Cache {
         if next("network")? != network.escape_debug().to_string() {
             return Err(refuse("it is about another network"));
         }
+        let store = store(next("store")?);
         let config = NetworkConfig::parse(next("config")?).map_err(|error| refuse(&error.to_string()))?;
         let own = own(next("own")?)?;
         let peers = lines.map(peer).collect::<Result<_, _>>()?;
-        Ok(Self { config, own, peers })
+        Ok(Self { store, config, own, peers })
     }
 }
 
@@ -88,6 +98,12 @@ fn checked(text: &str) -> Result<&str, CacheError> {
         return Err(cut());
     }
     if last == checksum(body) { Ok(body) } else { Err(refuse("its checksum is wrong")) }
+}
+
+fn store(line: &str) -> StoreIdentity {
+    let mut words = line.split(' ').map(str::to_owned);
+    let id = words.next().filter(|id| id != NAMELESS);
+    StoreIdentity { id, addresses: words.collect() }
 }
 
 fn own(line: &str) -> Result<Lease, CacheError> {
@@ -136,6 +152,10 @@ mod tests {
         let own =
             r#"{"PublicIP":"192.168.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
         Cache {
+            store: StoreIdentity {
+                id: Some("cdf818194e3a8c32".to_owned()),
+                addresses: vec!["http://10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()],
+            },
             config: NetworkConfig::parse("{\"Network\":\"10.5.0.0/16\",\n\"Backend\":{\"Type\":\"vxlan\"}}")
                 .unwrap(),
             own: lease("10.5.1.0-24", own, Revision(17), Term::Permanent).unwrap(),
@@ -161,10 +181,12 @@ mod tests {
         let known = cache(&peers);
         let text = known.write(NETWORK);
         let read = Cache::read(text.as_bytes(), NETWORK).unwrap();
-        assert_eq!((&read.own, &read.peers), (&known.own, &known.peers));
+        assert_eq!((&read.store, &read.own, &read.peers), (&known.store, &known.own, &known.peers));
+        let nameless = Cache { store: StoreIdentity::default(), ..known.clone() };
+        assert_eq!(Cache::read(nameless.write(NETWORK).as_bytes(), NETWORK).unwrap().store.id, None);
         assert_eq!((read.config.ipv4, &read.config.backend), (known.config.ipv4, &known.config.backend));
         assert_eq!(read.write(NETWORK), text);
-        assert_eq!(text.lines().count(), 7, "{text}");
+        assert_eq!(text.lines().count(), 8, "{text}");
     }
 
     #[test]
@@ -173,7 +195,7 @@ mod tests {
         assert!(Cache::read(text.as_bytes(), "a\nb").is_ok());
         let refused = |text: &str, network| Cache::read(text.as_bytes(), network).unwrap_err().to_string();
         assert_eq!(refused(&text, "a"), "it is about another network");
-        assert_eq!(refused(&text.replace("cache 1", "cache 2"), "a\nb"), "it is of another version");
+        assert_eq!(refused(&text.replace("cache 2", "cache 1"), "a\nb"), "it is of another version");
         assert_eq!(refused("", "a"), "it is of another version");
     }
 
@@ -199,7 +221,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>, body: String) {
             prop_assert!(Cache::read(&bytes, NETWORK).is_err());
             let _ = Cache::read(sealed(&format!("{VERSION}\n{body}\n")).as_bytes(), NETWORK);
-            let head = format!("{VERSION}\nnetwork {NETWORK}\nconfig {{\"Network\":\"10.5.0.0/16\"}}\n");
+            let head = format!("{VERSION}\nnetwork {NETWORK}\nstore -\nconfig {{\"Network\":\"10.5.0.0/16\"}}\n");
             let _ = Cache::read(sealed(&format!("{head}{body}\n")).as_bytes(), NETWORK);
             let _ = Cache::read(sealed(&format!("{head}own {body}\npeer {body}\n")).as_bytes(), NETWORK);
         }

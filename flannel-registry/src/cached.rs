@@ -9,6 +9,9 @@
 //!                 remembered but gone, as gone         told only if it is news
 //! ```
 //!
+//! Remembered peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
+//! all: a host that was moved to another registry does not keep those of the first.
+//!
 //! What is known is written to the file when it changes, at most once a second, on another thread.
 
 mod file;
@@ -21,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use flannel_core::{
     Backoff, Damping, DampingOptions, KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest,
-    ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, SubnetKey, chain,
+    ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity, SubnetKey, chain,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -106,6 +109,8 @@ struct Shared<M> {
 struct State {
     /// What the file says, until the inner manager has given a lease.
     memory: Option<Cache>,
+    /// The store that it was learnt from, until the one that is there now has told all peers.
+    learnt_from: Option<StoreIdentity>,
     /// Why answers come from memory.
     silent: Option<String>,
     /// Whether the own lease was answered from memory and the registry has not been asked yet.
@@ -127,7 +132,9 @@ impl<M: LeaseManager> CachedManager<M> {
             let told = memory.peers.iter().cloned().map(LeaseChange::Put).collect();
             peers.filter(told, Instant::now().into_std());
         }
-        let state = State { memory, silent: None, unconfirmed: false, config: None, own: None, peers };
+        let learnt_from = memory.as_ref().map(|memory| memory.store.clone());
+        let state =
+            State { memory, learnt_from, silent: None, unconfirmed: false, config: None, own: None, peers };
         let shared = Shared {
             inner,
             file: Arc::new(file),
@@ -144,6 +151,10 @@ impl<M: LeaseManager> CachedManager<M> {
 impl<M: LeaseManager> LeaseManager for CachedManager<M> {
     fn describe(&self) -> String {
         self.shared.inner.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        self.shared.inner.store()
     }
 
     /// Answers with the remembered configuration if the registry has none or a wrong one, too: one bad write shall not
@@ -243,6 +254,22 @@ impl<M: LeaseManager> Shared<M> {
         state.unconfirmed = false;
         state.own = Some(own.clone());
         self.changed.notify_one();
+    }
+
+    /// Tells whether the store that has answered is another one than the memory was learnt from. Asked once.
+    fn has_moved(&self) -> bool {
+        let store = self.inner.store();
+        let Some(known) = self.state().learnt_from.take() else {
+            return false;
+        };
+        let is_other = store.is_other_than(&known);
+        if is_other {
+            let addresses = known.addresses.join(", ");
+            tracing::warn!(
+                "The cache was learnt from another registry, at {addresses}: its peers are none here"
+            );
+        }
+        is_other
     }
 
     /// Returns the remembered lease, if the registry is silent and the lease is that of this host.

@@ -23,6 +23,6 @@ pub(crate) use files::certificates;
 pub(crate) use files::{FileError, Files, HalfPair};
 pub(crate) use moves::Moves;
 pub(crate) use names::Names;
-pub(crate) use position::Position;
+pub(crate) use position::{LastCluster, Position};
 pub(crate) use teller::Teller;
 pub(crate) use turn::Turn;

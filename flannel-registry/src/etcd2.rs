@@ -22,7 +22,8 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v3")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
+    SubnetRegistry,
 };
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
@@ -38,6 +39,7 @@ mod revisions;
 mod tls;
 mod watch;
 
+use crate::etcd::LastCluster;
 #[cfg(feature = "etcd-v3")]
 use crate::migration::Original;
 pub use calls::Etcd2Calls;
@@ -167,6 +169,7 @@ pub enum Etcd2OptionsError {
 struct Store {
     cluster: Cluster,
     keys: Keys,
+    last: LastCluster,
     silence: Duration,
     revisions: Mutex<Revisions>,
     /// The version of etcd, once it is known.
@@ -174,6 +177,10 @@ struct Store {
 }
 
 impl Store {
+    fn identity(&self) -> StoreIdentity {
+        StoreIdentity { id: self.last.id(), addresses: self.cluster.addresses() }
+    }
+
     fn describe(&self) -> String {
         format!("etcd v2 at {}", self.cluster.describe())
     }
@@ -194,6 +201,7 @@ impl Etcd2Registry {
         let store = Store {
             cluster: Cluster::new(&options)?,
             keys: Keys::below(&options.prefix),
+            last: LastCluster::default(),
             silence: options.silence,
             revisions: Mutex::default(),
             version: OnceCell::new(),
@@ -224,6 +232,10 @@ impl Etcd2Registry {
 impl SubnetRegistry for Etcd2Registry {
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        self.store.identity()
     }
 
     fn how_to_configure(&self) -> String {

@@ -19,7 +19,8 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v2")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
+    SubnetRegistry,
 };
 use futures::stream::BoxStream;
 
@@ -33,6 +34,7 @@ mod position;
 mod records;
 mod watch;
 
+use crate::etcd::LastCluster;
 #[cfg(feature = "etcd-v2")]
 use crate::migration::{Found, Original};
 pub use calls::Etcd3Calls;
@@ -174,12 +176,17 @@ pub enum Etcd3OptionsError {
 struct Store {
     cluster: Cluster,
     keys: Keys,
+    last: LastCluster,
     page_size: u32,
     silence: Duration,
     audit: Option<Duration>,
 }
 
 impl Store {
+    fn identity(&self) -> StoreIdentity {
+        StoreIdentity { id: self.last.id(), addresses: self.cluster.addresses() }
+    }
+
     fn describe(&self) -> String {
         format!("etcd v3 at {}", self.cluster.describe())
     }
@@ -195,6 +202,7 @@ impl Etcd3Registry {
         let store = Store {
             cluster: Cluster::new(&options)?,
             keys: Keys::below(&options.prefix),
+            last: LastCluster::default(),
             page_size: options.page_size,
             silence: options.silence,
             audit: options.audit,
@@ -235,6 +243,10 @@ impl Etcd3Registry {
 impl SubnetRegistry for Etcd3Registry {
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        self.store.identity()
     }
 
     fn how_to_configure(&self) -> String {

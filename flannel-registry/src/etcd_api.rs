@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
+    SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -162,6 +163,10 @@ impl SubnetRegistry for EtcdRegistry {
             Some(registry) => registry.describe(),
             None => format!("{} (v2 was looked in too)", self.v3.describe()),
         }
+    }
+
+    fn store(&self) -> StoreIdentity {
+        self.chosen().unwrap_or(&self.v3).store()
     }
 
     fn how_to_configure(&self) -> String {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::{
     Backoff, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, NodeId,
-    PeerEvent, PublicAddrs, RegistryError, Snapshot, SubnetKey, SubnetRegistry, Term,
+    PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -160,6 +160,10 @@ impl<R: SubnetRegistry> LocalManager<R> {
 impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
     fn describe(&self) -> String {
         self.shared.registry.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        self.shared.registry.store()
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flannel_core::{
     BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
@@ -33,7 +34,10 @@ use crate::iface::{self, Families};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, facts, follow, registry, story};
+use crate::{blackhole, capabilities, facts, follow, registry, story, sys};
+
+/// So long after it is ready the daemon has done what a start brings with it.
+const AT_REST: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until it is told to end or cannot start.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -206,6 +210,10 @@ impl Daemon<'_> {
         let subnet = running.lease.subnet;
         if told.replace(subnet) != Some(subnet) {
             info!("Running backend.");
+            tokio::spawn(async {
+                tokio::time::sleep(AT_REST).await;
+                sys::give_memory_back();
+            });
             self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
     }

@@ -27,12 +27,14 @@ mod options;
 mod registry;
 mod story;
 mod subnet_env;
+mod sys;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that
 /// restarts on failure takes for a success.
 const BAD_FLAGS: u8 = 2;
 
 fn main() -> ExitCode {
+    sys::keep_no_large_buffers();
     let mut arguments = env::args_os();
     let program = arguments.next().unwrap_or_else(|| "flanneld".into());
     let usage = || options::usage(&program.to_string_lossy());

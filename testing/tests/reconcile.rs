@@ -24,7 +24,7 @@ struct Run {
 impl Run {
     fn new(kernel: &Kernel, wanted: &Wanted) -> Self {
         let mut engine = Reconciler::new(kernel.clone());
-        engine.tracker.want_exactly(wanted.clone());
+        engine.tracker.want_exactly(wanted.clone().into_iter().collect());
         Self { kernel: kernel.clone(), engine, wanted: wanted.clone(), now: Instant::now() }
     }
 
@@ -148,7 +148,7 @@ proptest! {
                 Step::Forget(key) => run.forget(key),
                 Step::Exactly(wanted) => {
                     run.wanted = wanted.clone();
-                    run.engine.tracker.want_exactly(wanted);
+                    run.engine.tracker.want_exactly(wanted.into_iter().collect());
                 }
                 Step::Foreign(key, values, seen) => {
                     kernel.set(key, values);

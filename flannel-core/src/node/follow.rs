@@ -18,6 +18,12 @@ impl Node {
                 self.tell(NetworkEvent::Recalled(reason));
                 self.soon();
             }
+            PeerEvent::Disowned(subnets) => {
+                let changes = self.damping.disown(&subnets);
+                let held = self.damping.held();
+                self.status(|status| status.held_peers = held);
+                self.apply(changes);
+            }
             PeerEvent::Complete => self.on_complete(),
             PeerEvent::Bad(bad) => self.on_bad(bad),
             PeerEvent::Silent(reason) => {

@@ -148,15 +148,17 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.open.add(key.clone());
     }
 
-    /// Says what all objects should be.
-    pub fn want_exactly(&mut self, desired: BTreeMap<K, V>) {
+    /// Says what all objects should be; of several values for one key the last counts.
+    pub fn want_exactly(&mut self, mut desired: Vec<(K, V)>) {
         self.open = Open::All;
+        desired.sort_by(|one, other| one.0.cmp(&other.0));
         if self.objects.is_empty() {
             let missing = |(key, value)| (key, Object { value, state: State::Missing });
             self.objects = desired.into_iter().map(missing).collect();
             return;
         }
-        let gone: Vec<K> = self.objects.keys().filter(|key| !desired.contains_key(key)).cloned().collect();
+        let is_gone = |key: &&K| desired.binary_search_by(|(other, _)| other.cmp(key)).is_err();
+        let gone: Vec<K> = self.objects.keys().filter(is_gone).cloned().collect();
         gone.iter().for_each(|key| self.forget(key));
         desired.into_iter().for_each(|(key, value)| self.want(key, value));
     }

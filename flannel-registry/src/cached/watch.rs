@@ -76,6 +76,9 @@ impl<M: LeaseManager> Watch<M> {
             }
             PeerEvent::Complete => {
                 self.shared.heard.notify_one();
+                if self.shared.has_moved() {
+                    self.disown_unheard();
+                }
                 self.forget_unheard();
                 self.is_complete = true;
                 self.save();
@@ -85,9 +88,21 @@ impl<M: LeaseManager> Watch<M> {
                 self.shared.heard.notify_one();
                 self.untold.push_back(PeerEvent::Heard);
             }
-            event @ (PeerEvent::Recalled(_) | PeerEvent::Bad(_) | PeerEvent::Silent(_)) => {
+            event @ (PeerEvent::Recalled(_)
+            | PeerEvent::Disowned(_)
+            | PeerEvent::Bad(_)
+            | PeerEvent::Silent(_)) => {
                 self.untold.push_back(event);
             }
+        }
+    }
+
+    /// Forgets who was not heard of, because they are of another network.
+    fn disown_unheard(&mut self) {
+        let subnets: Vec<_> = std::mem::take(&mut self.unheard).into_keys().collect();
+        self.shared.state().peers.disown(&subnets);
+        if self.is_recalled && !subnets.is_empty() {
+            self.untold.push_back(PeerEvent::Disowned(subnets));
         }
     }
 
@@ -133,7 +148,8 @@ impl<M: LeaseManager> Watch<M> {
         };
         let peers = state.peers.peers().iter().filter(|lease| lease.subnet != self.own).cloned().collect();
         drop(state);
-        let (file, cache) = (Arc::clone(&self.shared.file), Cache { config, own, peers });
+        let store = self.shared.inner.store();
+        let (file, cache) = (Arc::clone(&self.shared.file), Cache { store, config, own, peers });
         self.saver.begin(move || file.write(&cache));
     }
 }

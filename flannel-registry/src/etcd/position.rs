@@ -1,6 +1,27 @@
 //! A point in the history of a store. Pure.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use flannel_core::Revision;
+
+/// The cluster that was heard last; zero before.
+#[derive(Debug, Default)]
+pub(crate) struct LastCluster(AtomicU64);
+
+impl LastCluster {
+    /// Takes note of where an answer came from.
+    pub(crate) fn heard(&self, position: &Position) {
+        if let Some(cluster) = position.cluster {
+            self.0.store(cluster, Ordering::Relaxed);
+        }
+    }
+
+    /// Its id, as etcd writes it; both interfaces of a cluster have the same.
+    pub(crate) fn id(&self) -> Option<String> {
+        let id = self.0.load(Ordering::Relaxed);
+        (id != 0).then(|| format!("{id:x}"))
+    }
+}
 
 /// A point in the history of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -103,6 +103,11 @@ impl Cluster {
         urls.join(", ")
     }
 
+    /// The members' addresses.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.url.clone()).collect()
+    }
+
     /// A member's address.
     pub(super) fn url(&self, member: usize) -> &str {
         self.members.get(member).map_or("", |member| &member.url)

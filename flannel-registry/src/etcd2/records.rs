@@ -37,6 +37,7 @@ impl Store {
         let Some(answer) = answer else {
             return Ok(None);
         };
+        self.last.heard(&answer.head.position(Position::default()));
         let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
         if node.dir {
             let reason = format!(
@@ -61,6 +62,7 @@ impl Store {
         let directory = self.directory(&answer)?;
         // A member that keeps its index to itself is at least as far as what it tells of.
         let position = answer.head.position(Position::after(Revision(directory.modified_index)));
+        self.last.heard(&position);
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);

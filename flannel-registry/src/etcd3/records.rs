@@ -77,6 +77,7 @@ impl Store {
             let mut page = call.await?.value;
             let header = page.header().ok_or_else(without_header)?;
             let position = *position.get_or_insert_with(|| Position::of(header));
+            self.last.heard(&position);
             let records = page.take_kvs();
             // The next key in order is the last one with a zero byte behind it.
             let next = records.last().filter(|_| page.more()).map(|last| [last.key(), &[0]].concat());

@@ -16,12 +16,12 @@ async fn the_file_says_what_the_registry_says() {
     let text = site.text();
     let lines: Vec<_> = text.lines().collect();
     let peer = |subnet: &str, last| format!("peer {subnet} {}", host(last).to_record());
-    assert_eq!(lines[..2], ["flannel cache 1", "network /coreos.com/network"]);
+    assert_eq!(lines[..3], ["flannel cache 2", "network /coreos.com/network", "store -"]);
     assert!(
-        lines[3].starts_with(&format!("own {OWN} ")) && lines[3].ends_with(&host(1).to_record()),
+        lines[4].starts_with(&format!("own {OWN} ")) && lines[4].ends_with(&host(1).to_record()),
         "{text}"
     );
-    assert_eq!(lines[4..6], [peer("10.5.2.0-24", 2), peer("10.5.3.0-24", 3)]);
+    assert_eq!(lines[5..7], [peer("10.5.2.0-24", 2), peer("10.5.3.0-24", 3)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,9 +37,9 @@ async fn many_changes_are_one_write() {
         // Part of the second in which nothing is written.
         assert!(timeout(Duration::from_millis(50), events.next()).await.is_ok());
         assert!(timeout(Duration::from_millis(20), events.next()).await.is_err());
-        assert_eq!(site.text().lines().count(), 5);
+        assert_eq!(site.text().lines().count(), 6);
     }
-    site.is_written(&mut events, |text| text.lines().count() == 15).await;
+    site.is_written(&mut events, |text| text.lines().count() == 16).await;
 }
 
 #[tokio::test(start_paused = true)]

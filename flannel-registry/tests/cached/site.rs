@@ -76,7 +76,7 @@ impl Site {
         let own = start(&manager).await.unwrap();
         let mut events = manager.watch(own.subnet);
         until_complete(&mut events).await;
-        site.is_written(&mut events, |text| text.lines().count() == 5 + peers.len()).await;
+        site.is_written(&mut events, |text| text.lines().count() == 6 + peers.len()).await;
         site
     }
 
@@ -145,6 +145,7 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
                 LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
                 LeaseChange::Removed(subnet) => format!("-{subnet}"),
             })),
+            PeerEvent::Disowned(_) => told.push("disowned".to_owned()),
             PeerEvent::Recalled(_) => told.push("recalled".to_owned()),
             PeerEvent::Complete => told.push("complete".to_owned()),
             PeerEvent::Silent(_) => told.push("silent".to_owned()),

@@ -81,6 +81,10 @@ impl Server {
         Self { etcd: Mutex::new(Etcd::start_with(options).unwrap()), password: None, secured: None }
     }
 
+    pub(crate) fn asks_for_a_password(&self) -> bool {
+        self.password.is_some()
+    }
+
     /// The files, if it speaks TLS.
     pub(crate) fn certificates(&self) -> &Certificates {
         &self.secured.as_ref().unwrap().1

@@ -46,7 +46,7 @@ async fn to_remove_with_a_silent_registry_removes_what_is_on_the_host_and_says_w
     node.is_ready().await;
     site.faulty.go_silent();
     node.network.shutdown(Shutdown::Remove).await;
-    assert!(matches!(node.task.await.unwrap(), Err(NetworkError::Lease(ManagerError::Registry(_)))));
+    assert!(matches!(node.task.await.unwrap(), Err(NetworkError::Release(ManagerError::Registry(_)))));
     assert_eq!(node.host.peers(), BTreeMap::new());
 }
 

@@ -185,7 +185,7 @@ impl Cluster {
         let master = Some(switch.link("br0").unwrap().unwrap().index);
         let link = NewLink { master, up: true, ..NewLink::new(port, NewLinkKind::Veth(peer)) };
         switch.create_link(&link).unwrap();
-        self.lines(host, &format!("ip link set {interface} up"));
+        self.change(host, &format!("ip link set {interface} up"));
     }
 
     pub(crate) fn device(&self, host: usize) -> Link {
@@ -197,8 +197,19 @@ impl Cluster {
         self.device(host).mac.unwrap()
     }
 
-    /// What a program prints inside the host's namespace, line by line, without the blanks at the ends.
+    /// What a program prints inside the host's namespace, line by line, without the blanks at the ends. What it asks
+    /// for may not be there.
     pub(crate) fn lines(&self, host: usize, command: &str) -> Vec<String> {
+        self.run(host, command).0
+    }
+
+    /// Changes something on a host by `ip` or `bridge`.
+    pub(crate) fn change(&self, host: usize, command: &str) {
+        let (_, complaint) = self.run(host, command);
+        assert!(complaint.is_empty(), "{command}: {complaint}");
+    }
+
+    fn run(&self, host: usize, command: &str) -> (Vec<String>, String) {
         let mut words = command.split_whitespace();
         let program =
             program(if command.starts_with("bridge") { "bridge" } else { "ip" }, "iproute2").unwrap();
@@ -206,10 +217,22 @@ impl Cluster {
         words.next();
         command.args(words);
         let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(complaint.is_empty(), "{complaint}");
         let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| line.trim().to_owned()).collect()
+        let lines = text.lines().map(|line| line.trim().to_owned()).collect();
+        (lines, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// What `ip` prints on the machine that all hosts are connected to.
+    pub(crate) fn ip_on_switch(&self, arguments: &str) -> String {
+        let mut command = Command::new(program("ip", "iproute2").unwrap());
+        command.args(arguments.split_whitespace());
+        String::from_utf8(output_in(self.lab.switch(), command).unwrap().stdout).unwrap()
+    }
+
+    /// The device there that has etcd's address.
+    pub(crate) fn switch_device(&self) -> String {
+        let text = self.ip_on_switch(&format!("-o -4 addr show to {SWITCH}"));
+        text.split_whitespace().nth(1).unwrap().to_owned()
     }
 
     /// The host's routes through the tunnel, as `ip route` shows them.

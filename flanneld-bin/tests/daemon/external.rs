@@ -62,7 +62,7 @@ fn address_replaced(config: &str, steps: &[&str]) {
     let pings = [running_ping(&pods[1], &pods[0]), running_ping(&pods[0], &pods[2])];
     let started = Instant::now();
     for step in steps {
-        cluster.lines(0, step);
+        cluster.change(0, step);
     }
     answered_again(&pings);
     let out = started.elapsed();
@@ -108,7 +108,7 @@ fn with_both_families_replaced_both_are_reached_again() {
         "ip address add 192.168.64.77/24 dev eth0",
         "ip -6 address add fd00:64::77/64 dev eth0 nodad",
     ] {
-        cluster.lines(0, step);
+        cluster.change(0, step);
     }
     for to in &pods[0].addresses {
         let answered = eventually(PATIENCE, || ping(&pods[1].namespace, *to, &PingOptions::default()));
@@ -126,13 +126,13 @@ fn without_an_address_the_host_waits_for_one_and_after_a_restart_it_is_the_same(
     let mut cluster = running(VXLAN);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let (mac, subnet) = (cluster.mac(0), cluster.subnet(0));
-    cluster.lines(0, "ip address flush dev eth0");
+    cluster.change(0, "ip address flush dev eth0");
     let line = cluster.daemon(0).wait_for_line("eth0 has no IPv4 address", PATIENCE).unwrap();
     assert!(line.starts_with('W') && line.contains("going on with eth0 at 192.168.64.1"), "{line}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(cluster.daemon(0).exit_status().unwrap(), None, "it goes on");
     assert_eq!(cluster.routes(0).len(), 2, "and so would the traffic");
-    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth0");
+    cluster.change(0, "ip address add 192.168.64.77/24 dev eth0");
     check_ping(&pods[1], &pods[0]);
     check_lease(&cluster, 0, "192.168.64.77");
     cluster.daemon(0).kill().unwrap();
@@ -148,9 +148,9 @@ fn an_interface_that_is_made_anew_with_another_address_is_followed() {
     let cluster = running(VXLAN);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let (mac, file) = (cluster.mac(0), subnet_file(&cluster, 0));
-    cluster.lines(0, "ip link del eth0");
+    cluster.change(0, "ip link del eth0");
     cluster.connect(0, "eth0");
-    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth0");
+    cluster.change(0, "ip address add 192.168.64.77/24 dev eth0");
     check_ping(&pods[1], &pods[0]);
     check_lease(&cluster, 0, "192.168.64.77");
     assert_eq!((cluster.mac(0), subnet_file(&cluster, 0)), (mac, file));
@@ -160,21 +160,21 @@ fn an_interface_that_is_made_anew_with_another_address_is_followed() {
 fn the_default_route_is_followed_to_another_interface() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
-    cluster.lines(0, "ip route add default via 192.168.64.254");
+    cluster.change(0, "ip route add default via 192.168.64.254");
     cluster.start_as(0, cluster.command_without_interface(0));
     (1..3).for_each(|host| cluster.start(host));
     (0..3).for_each(|host| cluster.wait_until_ready(host));
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let before = cluster.device(0);
     cluster.connect(0, "eth1");
-    cluster.lines(0, "ip address add 192.168.64.77/24 dev eth1");
-    cluster.lines(0, "ip route replace default via 192.168.64.254 dev eth1");
+    cluster.change(0, "ip address add 192.168.64.77/24 dev eth1");
+    cluster.change(0, "ip route replace default via 192.168.64.254 dev eth1");
     cluster.daemon(0).wait_for_line("eth1 takes the place of eth0, if it stays so", PATIENCE).unwrap();
     cluster
         .daemon(0)
         .wait_for_line("Using interface with name eth1 and address 192.168.64.77", PATIENCE)
         .unwrap();
-    cluster.lines(0, "ip link set eth0 down");
+    cluster.change(0, "ip link set eth0 down");
     check_ping(&pods[1], &pods[0]);
     check_lease(&cluster, 0, "192.168.64.77");
     let after = cluster.device(0);

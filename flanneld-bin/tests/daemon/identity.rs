@@ -94,3 +94,32 @@ fn a_host_that_lost_its_id_has_its_subnet_again_by_its_address() {
     assert_eq!((cluster.subnet(0), cluster.leases().len()), (subnet, 1));
     assert_ne!(fs::read_to_string(cluster.node_id(0)).unwrap(), id);
 }
+
+#[test]
+fn a_record_that_another_host_overwrites_is_its_from_then_on_and_this_host_takes_another_subnet() {
+    let mut cluster = Cluster::running(2);
+    let subnet = cluster.subnet(0);
+    // As upstream renews: without comparing, here after it was cut off for longer than its lease lasted.
+    let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
+    cluster.etcd.etcdctl(&["put", &key, r#"{"PublicIP":"192.168.64.99","PublicIPv6":null}"#]).unwrap();
+    let line = cluster.daemon(0).wait_for_line("was overwritten by 192.168.64.99", PATIENCE).unwrap();
+    assert!(line.starts_with('E') && line.contains("Lease has been revoked"), "{line}");
+    eventually(PATIENCE, || cluster.leases().len() == 3 && cluster.subnet(0) != subnet).unwrap();
+    let held = cluster.leases();
+    assert!(held.iter().any(|(name, record)| *name == key && record.contains("192.168.64.99")), "{held:?}");
+    assert!(record(&cluster, 0).starts_with(r#"{"PublicIP":"192.168.64.1""#), "{held:?}");
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[1], &pods[0]);
+}
+
+#[test]
+fn a_record_that_another_daemon_of_the_host_rewrites_is_put_right_and_told() {
+    let mut cluster = Cluster::running(2);
+    let (key, ours) = cluster.leases().remove(0);
+    let host = usize::from(!ours.contains("192.168.64.1\""));
+    let theirs = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.public(host));
+    cluster.etcd.etcdctl(&["put", &key, &theirs]).unwrap();
+    let line = cluster.daemon(host).wait_for_line("was rewritten by somebody else", PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.ends_with("it is put right"), "{line}");
+    eventually(PATIENCE, || cluster.leases()[0].1 == ours).unwrap();
+}

@@ -14,6 +14,7 @@ mod killed;
 mod living;
 mod migrate;
 mod mixed;
+mod moved;
 mod outage;
 mod release;
 mod secured;

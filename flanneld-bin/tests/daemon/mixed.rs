@@ -96,7 +96,7 @@ impl Upstream {
             ]);
         }
         for step in steps {
-            cluster.lines(self.host, &step);
+            cluster.change(self.host, &step);
         }
     }
 
@@ -119,7 +119,7 @@ impl Upstream {
                     format!("bridge fdb replace {mac} dst {public} dev {device} self permanent"),
                     format!("{ip} route replace {net} via {gateway} dev {device} onlink"),
                 ] {
-                    cluster.lines(self.host, &step);
+                    cluster.change(self.host, &step);
                 }
             }
         }
@@ -247,7 +247,7 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
             "bridge fdb add 0e:00:00:00:00:66 dev flannel.1 dst 192.168.64.66 self permanent",
             "ip route add 10.5.66.0/24 via 10.5.66.0 dev flannel.1 onlink",
         ] {
-            cluster.lines(0, step);
+            cluster.change(0, step);
         }
         let pods = [before[0].add_pod(&cluster), before[1].add_pod(&cluster)];
         check_ping(&pods[0], &pods[1]);

@@ -16,7 +16,7 @@ fn cache(cluster: &Cluster, host: usize) -> PathBuf {
 }
 
 /// Waits until a host remembers so many peers.
-fn wait_until_remembered(cluster: &Cluster, host: usize, peers: usize) {
+pub(crate) fn wait_until_remembered(cluster: &Cluster, host: usize, peers: usize) {
     eventually(PATIENCE, || {
         let text = std::fs::read_to_string(cache(cluster, host)).unwrap_or_default();
         text.lines().filter(|line| line.starts_with("peer ")).count() == peers

@@ -1,0 +1,84 @@
+//! What becomes of the peers that a host remembers when its registry is another one.
+
+use std::process::Command;
+
+use flannel_testing::{Etcd, EtcdOptions, eventually};
+
+use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
+use crate::outage::wait_until_remembered;
+
+/// Beside the cluster's own etcd, on the same machine.
+const BESIDE: &str = "192.168.64.253";
+
+/// Three hosts that remember each other.
+fn remembering() -> Cluster {
+    let cluster = Cluster::running(3);
+    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    cluster
+}
+
+fn etcd(cluster: &Cluster, address: &str, token: &str) -> Etcd {
+    let inside = Some((cluster.lab.switch().clone(), address.parse().unwrap()));
+    let arguments = vec![format!("--initial-cluster-token={token}")];
+    Etcd::start_with(EtcdOptions { inside, arguments, ..EtcdOptions::default() }).unwrap()
+}
+
+/// The daemon of a host, told to use another etcd.
+fn command(cluster: &Cluster, host: usize, etcd: &Etcd) -> Command {
+    let mut command = cluster.command(host);
+    command.arg(format!("-etcd-endpoints={}", etcd.client_url()));
+    command
+}
+
+#[test]
+fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
+    let mut cluster = remembering();
+    let device = cluster.switch_device();
+    cluster.ip_on_switch(&format!("addr add {BESIDE}/24 dev {device}"));
+    let mut other = etcd(&cluster, BESIDE, "other");
+    other.etcdctl(&["put", "/coreos.com/network/config", VXLAN]).unwrap();
+    for host in [0, 1] {
+        cluster.daemon(host).terminate(PATIENCE).unwrap();
+    }
+
+    // The first starts when its new registry is there, the second before.
+    let moved = command(&cluster, 0, &other);
+    cluster.start_as(0, moved);
+    cluster
+        .daemon(0)
+        .wait_for_line("The cache was learnt from another registry, at http://", PATIENCE)
+        .unwrap();
+    cluster.wait_until_ready(0);
+    eventually(PATIENCE, || cluster.routes(0).is_empty()).unwrap();
+
+    other.stop().unwrap();
+    let moved = command(&cluster, 1, &other);
+    cluster.start_as(1, moved);
+    cluster.daemon(1).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
+    cluster.wait_until_ready(1);
+    assert_eq!(cluster.routes(1).len(), 2, "who does not know better goes on");
+    other.restart().unwrap();
+    cluster.daemon(1).wait_for_line("The cache was learnt from another registry", PATIENCE * 2).unwrap();
+    let only_the_other = |host, peer| {
+        let routes = cluster.routes(host);
+        routes.len() == 1 && routes[0].starts_with(&cluster.subnet(peer).to_string())
+    };
+    eventually(PATIENCE, || only_the_other(1, 0) && only_the_other(0, 1)).unwrap();
+}
+
+#[test]
+fn an_etcd_that_was_made_anew_under_its_address_is_doubted() {
+    let mut cluster = remembering();
+    for host in 0..3 {
+        cluster.daemon(host).kill().unwrap();
+    }
+    cluster.etcd.stop().unwrap();
+    cluster.etcd = etcd(&cluster, SWITCH, "made anew");
+    cluster.configure(VXLAN);
+    cluster.start(0);
+    cluster.daemon(0).wait_for_line("2 peers left at once, which is doubted", PATIENCE).unwrap();
+    cluster.wait_until_ready(0);
+    assert_eq!(cluster.routes(0).len(), 2);
+    let lines = cluster.daemon(0).lines();
+    assert!(!lines.iter().any(|line| line.contains("another registry")), "{lines:#?}");
+}
