@@ -8,26 +8,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use flannel_core::Backoff;
 use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
 use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
+use crate::pace::Pace;
 use crate::rules::{Nets, RuleOptions};
 use crate::{obstacles, tunnel_port};
-
-/// What a person or program does to a rule set comes in several parts; and the pauses when somebody undoes each repair at
-/// once, as a second flanneld with the same tables does.
-const REPAIRS: Backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_secs(60) };
-/// The pauses after failures.
-const FAILURES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
-/// A repair so long after the last one is a new story.
-const CALM: Duration = Duration::from_secs(10);
-/// How often it is looked for what stands in the way, unless rules are looked at anyway.
-const OBSTACLES_EVERY: Duration = Duration::from_secs(60);
-/// A person may undo as many repairs in a row without being taken for a program.
-const PATIENCE: u32 = 10;
 
 /// Where the rules are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,6 +78,8 @@ pub struct Firewall {
 struct Doubt {
     /// Something is wanted that was not before: to change rules then is no repair.
     is_new: bool,
+    /// The same for who may use the port of the tunnel.
+    peers_are_new: bool,
     /// Earlier runs, earlier versions and the other mode may have left something.
     leftovers: bool,
     rules: bool,
@@ -109,33 +99,40 @@ struct Seen {
     rules: Option<Vec<u64>>,
 }
 
-/// When to look.
-#[derive(Debug)]
-struct Pace {
-    audit_at: Instant,
-    /// When the next pass is due, if there is a reason for one.
-    pass_at: Option<Instant>,
-    repairs: u32,
-    last_repair: Option<Instant>,
-    failures: u32,
-    /// When it may be looked for obstacles again: hosts have thousands of chains.
-    obstacles_at: Instant,
-}
-
 /// What a pass did.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Pass {
-    /// Whether rules were changed.
-    pub changed: bool,
-    /// Whether that was because somebody had changed them.
-    pub repaired: bool,
-    /// The same for the table that guards the port of the tunnel.
-    pub repaired_tunnel: bool,
+    /// What became of the masquerade and forward rules.
+    pub rules: Kept,
+    /// What became of the table that guards the port of the tunnel.
+    pub tunnel: Kept,
     /// What could not be done; it is tried again.
     pub failures: Vec<FirewallError>,
     /// What stands in the way of forwarded packets, each with what to do about it; none if it was not looked for.
     pub obstacles: Option<Vec<String>>,
+}
+
+/// What became of rules in a [`Pass`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Kept {
+    /// They were not looked at, or were as they should be.
+    #[default]
+    InOrder,
+    /// They were made as they should be for what is wanted newly.
+    Put,
+    /// Somebody had changed them, and they were put right.
+    Repaired,
+}
+
+impl Kept {
+    fn new(changed: bool, is_new: bool) -> Self {
+        match (changed, is_new) {
+            (false, _) => Self::InOrder,
+            (true, true) => Self::Put,
+            (true, false) => Self::Repaired,
+        }
+    }
 }
 
 /// What a [`Firewall`] did so far.
@@ -194,20 +191,14 @@ impl Firewall {
             monitor: None,
             doubt: Doubt {
                 is_new: true,
+                peers_are_new: true,
                 leftovers: true,
                 rules: true,
                 tunnel: true,
                 obstacles: true,
                 looked_at: Seen::default(),
             },
-            pace: Pace {
-                audit_at: Instant::now(),
-                pass_at: None,
-                repairs: 0,
-                last_repair: None,
-                failures: 0,
-                obstacles_at: Instant::now(),
-            },
+            pace: Pace::new(),
             counts: FirewallCounts::default(),
         };
         firewall.set_nets(nets);
@@ -228,7 +219,7 @@ impl Firewall {
     pub fn set_peers(&mut self, peers: BTreeSet<IpAddr>) {
         if peers != self.peers {
             self.peers = peers;
-            (self.doubt.is_new, self.doubt.tunnel) = (true, true);
+            (self.doubt.peers_are_new, self.doubt.tunnel) = (true, true);
         }
     }
 
@@ -238,14 +229,13 @@ impl Firewall {
         let seen = self.see();
         self.doubt_what_differs(&seen);
         let mut pass = Pass::default();
-        let is_new = self.doubt.is_new;
         if self.doubt.rules {
-            self.keep_rules(&mut pass).await;
+            let changed = self.keep_rules(&mut pass.failures).await;
+            pass.rules = Kept::new(changed, self.doubt.is_new);
         }
-        pass.repaired = pass.changed && !is_new;
         if self.doubt.tunnel {
-            let changed = self.keep_tunnel(&mut pass).await;
-            pass.repaired_tunnel = changed && !is_new;
+            let changed = self.keep_tunnel(&mut pass.failures).await;
+            pass.tunnel = Kept::new(changed, self.doubt.peers_are_new);
         }
         if self.doubt.rules || self.doubt.obstacles {
             self.look_for_obstacles(&mut pass);
@@ -262,7 +252,8 @@ impl Firewall {
                 () = sleep_until(self.pace.audit_at) => self.audit(),
             }
         }
-        sleep_until(self.pace.next_pass(self.doubt.is_new)).await;
+        let is_new = self.doubt.is_new || self.doubt.peers_are_new;
+        sleep_until(self.pace.next_pass(is_new)).await;
     }
 
     /// Looks whether there is anything to look at.
@@ -342,21 +333,24 @@ impl Firewall {
         self.options.mode == FirewallMode::Iptables && self.iptables.iter().any(legacy)
     }
 
-    async fn keep_rules(&mut self, pass: &mut Pass) {
+    /// Makes the rules as they should be, and removes those of the other mode; tells whether any had to be changed.
+    async fn keep_rules(&mut self, failures: &mut Vec<FirewallError>) -> bool {
+        let (mut changed, leftovers) = (false, self.doubt.leftovers);
         match self.options.mode {
             FirewallMode::Iptables => {
-                self.keep_iptables(pass, false).await;
-                if self.doubt.leftovers {
-                    self.keep_nftables(pass, false).await;
+                changed |= self.keep_iptables(failures, false).await;
+                if leftovers {
+                    changed |= self.keep_nftables(failures, false).await;
                 }
             }
             FirewallMode::Nftables => {
-                self.keep_nftables(pass, true).await;
-                if self.doubt.leftovers {
-                    self.keep_iptables(pass, true).await;
+                changed |= self.keep_nftables(failures, true).await;
+                if leftovers {
+                    changed |= self.keep_iptables(failures, true).await;
                 }
             }
         }
+        changed
     }
 
     /// Looks for what stands in the way in nftables.
@@ -373,7 +367,8 @@ impl Firewall {
     }
 
     /// Makes the rules in iptables as they should be, or removes them.
-    async fn keep_iptables(&mut self, pass: &mut Pass, remove: bool) {
+    async fn keep_iptables(&mut self, failures: &mut Vec<FirewallError>, remove: bool) -> bool {
+        let mut changed = false;
         self.obstacles.clear();
         for iptables in &mut self.iptables {
             let family = iptables.family();
@@ -390,34 +385,38 @@ impl Firewall {
             let desired = Desired { nets, ours: &ours, options: rules, first: self.doubt.leftovers };
             match iptables.keep(&self.namespace, &desired).await {
                 Ok(looked) => {
-                    pass.changed |= looked.changes > 0;
+                    changed |= looked.changes > 0;
                     self.obstacles.extend(looked.obstacles);
                 }
                 Err(error @ IptablesError::NotShown { .. }) if !is_needed => {
                     tracing::debug!(%error, "leftovers in iptables are not looked for");
                 }
-                Err(error) => pass.failures.push(FirewallError::Iptables(family, error)),
+                Err(error) => failures.push(FirewallError::Iptables(family, error)),
             }
         }
+        changed
     }
 
     /// Makes the rules in nftables as they should be, or removes them.
-    async fn keep_nftables(&mut self, pass: &mut Pass, wanted: bool) {
+    async fn keep_nftables(&mut self, failures: &mut Vec<FirewallError>, wanted: bool) -> bool {
+        let mut changed = false;
         for (family, own) in Family::BOTH.into_iter().zip(&mut self.tables) {
             let nets = self.nets.iter().find(|nets| wanted && nets.family() == family);
             let script = nets.and_then(|nets| nftables::rules_script(nets, &self.options.rules));
-            keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await;
+            let script = script.as_deref();
+            changed |= keep_table(&self.namespace, self.kernel.as_mut(), own, script, failures).await;
         }
+        changed
     }
 
     /// Makes the table for the port of the tunnel as it should be; tells whether it was not.
-    async fn keep_tunnel(&mut self, pass: &mut Pass) -> bool {
+    async fn keep_tunnel(&mut self, failures: &mut Vec<FirewallError>) -> bool {
         let is_restricted = self.options.restrict_tunnel_port;
         let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
             return false;
         };
         let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
-        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), pass).await
+        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), failures).await
     }
 
     /// What was done so far.
@@ -429,14 +428,17 @@ impl Firewall {
     /// Remembers how the pass went.
     fn settle(&mut self, pass: &Pass, seen: Seen) {
         self.counts.passes += 1;
-        self.counts.repairs += u64::from(pass.repaired) + u64::from(pass.repaired_tunnel);
+        let repairs = [pass.rules, pass.tunnel].iter().filter(|kept| **kept == Kept::Repaired).count();
+        self.counts.repairs += repairs as u64;
         self.counts.failures += pass.failures.len() as u64;
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
             // After a change, the next look makes sure of it.
-            let looked_at = if pass.changed { Seen::default() } else { seen };
+            let is_changed = [pass.rules, pass.tunnel] != [Kept::InOrder; 2];
+            let looked_at = if is_changed { Seen::default() } else { seen };
             self.doubt = Doubt {
                 is_new: false,
+                peers_are_new: false,
                 leftovers: false,
                 rules: false,
                 tunnel: false,
@@ -467,114 +469,19 @@ async fn keep_table(
     kernel: Option<&mut Nftables>,
     own: &mut OwnTable,
     script: Option<&str>,
-    pass: &mut Pass,
+    failures: &mut Vec<FirewallError>,
 ) -> bool {
-    let Some(kernel) = kernel else {
-        if script.is_some() {
-            let error = FirewallError::Nftables(own.table().clone(), NftablesError::Unavailable);
-            pass.failures.push(error);
-        }
-        return false;
+    let kept = match kernel {
+        Some(kernel) => own.keep(namespace, kernel, script).await,
+        None => Err(NftablesError::Unavailable),
     };
-    let changed = match own.keep(namespace, kernel, script).await {
+    match kept {
         Ok(changed) => changed,
         // A kernel without nftables has no table to remove.
-        Err(NftablesError::Kernel(_)) if script.is_none() => false,
+        Err(NftablesError::Kernel(_) | NftablesError::Unavailable) if script.is_none() => false,
         Err(error) => {
-            pass.failures.push(FirewallError::Nftables(own.table().clone(), error));
+            failures.push(FirewallError::Nftables(own.table().clone(), error));
             false
         }
-    };
-    pass.changed |= changed;
-    changed
-}
-
-impl Pace {
-    fn note(&mut self, pass: &Pass, audit_every: Duration) {
-        let now = Instant::now();
-        self.audit_at = now + audit_every;
-        self.pass_at = None;
-        if pass.obstacles.is_some() {
-            self.obstacles_at = now + OBSTACLES_EVERY;
-        }
-        self.failures = if pass.failures.is_empty() { 0 } else { self.failures.saturating_add(1) };
-        if pass.repaired || pass.repaired_tunnel {
-            self.repairs = if self.is_quarrel(now) { self.repairs.saturating_add(1) } else { 1 };
-            self.last_repair = Some(now);
-        }
-    }
-
-    /// The time of the next pass. Reasons that come after the first one do not put it off.
-    fn next_pass(&mut self, is_new: bool) -> Instant {
-        let at = Instant::now() + self.pause(is_new);
-        *self.pass_at.insert(self.pass_at.map_or(at, |earlier| earlier.min(at)))
-    }
-
-    /// How long to wait before a pass for which there is a reason. What is wanted newly never waits for a quarrel.
-    fn pause(&self, is_new: bool) -> Duration {
-        if self.failures > 0 {
-            return FAILURES.delay(self.failures - 1, 0.0);
-        }
-        let is_quarrel = !is_new && self.is_quarrel(Instant::now());
-        REPAIRS.delay(if is_quarrel { self.excess() } else { 0 }, 0.0)
-    }
-
-    /// Tells whether a repair now would follow closely on the last one.
-    fn is_quarrel(&self, now: Instant) -> bool {
-        self.last_repair.is_some_and(|last| now - last <= CALM + REPAIRS.delay(self.excess(), 0.0) * 2)
-    }
-
-    /// How many repairs in a row were more than a person would undo.
-    fn excess(&self) -> u32 {
-        self.repairs.saturating_sub(PATIENCE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pace() -> Pace {
-        Pace {
-            audit_at: Instant::now(),
-            pass_at: None,
-            repairs: 0,
-            last_repair: None,
-            failures: 0,
-            obstacles_at: Instant::now(),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_person_undoes_is_repaired_at_once_and_a_program_that_always_undoes_it_waits_longer_each_time()
-     {
-        let mut pace = pace();
-        let repaired = Pass { repaired: true, changed: true, ..Pass::default() };
-        let mut pauses = Vec::new();
-        for _ in 0..30 {
-            pauses.push(pace.pause(false));
-            tokio::time::sleep(pace.pause(false)).await;
-            pace.note(&repaired, CALM);
-        }
-        assert!(pauses[..10].iter().all(|pause| *pause == REPAIRS.first), "{pauses:?}");
-        assert!(pauses[11..].is_sorted() && pauses[29] == REPAIRS.longest, "{pauses:?}");
-        assert_eq!(pace.pause(true), REPAIRS.first, "what is wanted newly does not wait");
-        tokio::time::sleep(REPAIRS.longest * 3).await;
-        assert_eq!(pace.pause(false), REPAIRS.first, "it is calm again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_wait_longer_each_time_and_reasons_that_come_meanwhile_put_nothing_off() {
-        let mut pace = pace();
-        let error = NftablesError::Program(crate::ProgramError::TimedOut { program: "nft" });
-        let error = FirewallError::Nftables(nftables::rules_table(Family::V4), error);
-        let failed = Pass { failures: vec![error], ..Pass::default() };
-        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            pace.note(&failed, CALM);
-            assert_eq!(pace.pause(true), Duration::from_secs(seconds));
-        }
-        let due = pace.next_pass(false);
-        tokio::time::sleep(Duration::from_secs(59)).await;
-        assert_eq!(pace.next_pass(false), due);
     }
 }

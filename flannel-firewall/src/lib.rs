@@ -18,12 +18,13 @@ mod firewall;
 mod iptables;
 mod nftables;
 mod obstacles;
+mod pace;
 mod program;
 mod rules;
 mod sys;
 mod tunnel_port;
 
-pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Pass};
+pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Kept, Pass};
 pub use iptables::IptablesError;
 pub use nftables::NftablesError;
 pub use program::ProgramError;

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use flannel_core::{Running, chain};
-use flannel_firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Nets, Pass};
+use flannel_firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass};
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backends;
 use crate::options::FirewallFlags;
@@ -82,16 +82,20 @@ struct Told {
 
 impl Told {
     fn tell(&mut self, pass: &Pass, mode: FirewallMode) {
-        match mode {
-            _ if !pass.repaired => {}
-            FirewallMode::Iptables => info!("Some iptables rules are missing; deleting and recreating rules"),
-            FirewallMode::Nftables => info!("Some nftables rules were changed; writing them again"),
+        match (pass.rules, mode) {
+            (Kept::InOrder, _) => {}
+            (Kept::Put, _) => info!("The firewall rules are in place"),
+            (Kept::Repaired, FirewallMode::Iptables) => {
+                info!("Some iptables rules are missing; deleting and recreating rules");
+            }
+            (Kept::Repaired, FirewallMode::Nftables) => {
+                info!("Some nftables rules were changed; writing them again");
+            }
         }
-        if pass.repaired_tunnel {
-            info!("The table for the port of the tunnel was changed; writing it again");
-        }
-        if pass.changed && !pass.repaired && !pass.repaired_tunnel {
-            info!("The firewall rules are in place");
+        match pass.tunnel {
+            Kept::InOrder => {}
+            Kept::Put => debug!("The port of the tunnel is for the peers there are now"),
+            Kept::Repaired => info!("The table for the port of the tunnel was changed; writing it again"),
         }
         let failures: Vec<String> = pass.failures.iter().map(describe).collect();
         for line in failures.iter().filter(|line| !self.failures.contains(line)) {

@@ -549,6 +549,15 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
 }
 
 #[test]
+fn the_port_of_the_udp_backend_is_open_to_peers() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+    let (cluster, pods) = Cluster::with_pods(2, config, &["-restrict-tunnel-port", "-ip-masq"]);
+    check_ping(&pods[0], &pods[1]);
+    let rules = cluster.rules(0);
+    assert!(rules.contains("table inet flannel-port-8285") && rules.contains("{ 192.168.64.2 }"), "{rules}");
+}
+
+#[test]
 fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
     let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
     let (mut cluster, pods) = Cluster::with_pods(1, config, &["-ip-blackhole-route", "-iptables-resync=1"]);
