@@ -22,6 +22,7 @@ mod backend;
 mod host;
 mod kernel;
 mod link;
+mod observed;
 mod scenario;
 mod witness;
 mod world;
@@ -35,6 +36,9 @@ pub use link::Link;
 
 /// How long a host may go by what it knew after it could have heard better.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// The longest time between two renewals of a lease: a third of its time to live.
+const RENEWAL: Duration = Duration::from_secs(8 * 3600);
 
 /// The store of a simulation, and what can be done to it past the hosts.
 pub trait SimStore {

@@ -174,7 +174,13 @@ impl<R: SubnetRegistry> Keep<R> {
 
     /// Takes in what the watch heard.
     fn hear(&mut self) {
-        let news = self.news.borrow_and_update().clone();
+        self.news.mark_unchanged();
+        let mut news = None;
+        // Taken away, so that what comes next need not repeat that the store went back.
+        self.shared.own.send_if_modified(|heard| {
+            news = heard.take();
+            false
+        });
         let is_new = |news: &OwnRecord| {
             news.subnet == self.own.subnet && (news.restored || news.revision > self.own.revision)
         };

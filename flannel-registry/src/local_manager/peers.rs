@@ -104,7 +104,13 @@ impl Peers {
                 }
                 let own = snapshot.leases.iter().find(|lease| lease.subnet == self.own);
                 let revision = own.map_or(snapshot.revision, |lease| lease.revision);
-                (own, revision, snapshot.revision < self.leases.revision())
+                // A store that went back may have grown as far as it was. Then its record is older than the one that
+                // is known, or is not there, though the list is no younger than what is known.
+                let is_older = self.leases.lease(&self.own).is_some_and(|known| match own {
+                    Some(own) => own.revision < known.revision,
+                    None => snapshot.revision <= known.revision,
+                });
+                (own, revision, is_older || snapshot.revision < self.leases.revision())
             }
             RegistryEvent::Put(_)
             | RegistryEvent::Deleted(..)
@@ -114,7 +120,12 @@ impl Peers {
             | RegistryEvent::Heard => return,
         };
         let (lease, revision, restored) = heard;
-        news.send_replace(Some(OwnRecord { subnet: self.own, lease: lease.cloned(), revision, restored }));
+        let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, restored };
+        news.send_modify(|heard| {
+            let before = heard.take().filter(|before| before.subnet == record.subnet);
+            let restored = record.restored || before.is_some_and(|before| before.restored);
+            *heard = Some(OwnRecord { restored, ..record });
+        });
     }
 }
 

@@ -272,3 +272,30 @@ async fn a_registry_restored_from_before_the_lease_has_lost_it_at_once() {
     assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
     assert!(start.elapsed() > DAY / 4, "the old loss is forgotten");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_lost_with_a_store_that_went_back_and_has_grown_as_far_as_it_was() {
+    let site = site();
+    let before = site.store.backup();
+    let own = site.acquire().await.unwrap();
+    let mut peers = site.manager.watch(own.subnet);
+    let mut keep = site.manager.keep(own.clone());
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    // The peers hear of the own lease.
+    assert!(
+        tokio::time::timeout(Duration::from_secs(9), async { while peers.next().await.is_some() {} })
+            .await
+            .is_err()
+    );
+    site.store.restore(before);
+    while site.store.list().await.unwrap().revision < own.revision {
+        site.store.put_raw("garbage", b"x");
+    }
+    let lost = tokio::time::timeout(Duration::from_secs(9), async {
+        tokio::select! {
+            lost = keep.next() => lost,
+            () = async { while peers.next().await.is_some() {} } => None,
+        }
+    });
+    assert!(matches!(lost.await, Ok(Some(KeepEvent::Lost(_)))), "the list does not hold it any more");
+}

@@ -1,5 +1,6 @@
 //! The backend of a simulated host: the three tables of VXLAN, kept by the same engine in the same order.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
@@ -30,19 +31,23 @@ pub(super) struct OpenSim {
 impl OpenBackend for OpenSim {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         let before = request.before.filter(|_| !self.anew).and_then(mac_of);
+        let mac = before.unwrap_or(self.fresh);
+        self.kernel.tables().device = Some(mac);
         Ok(Box::new(SimBackend {
             host: self.host,
             kernel: self.kernel.clone(),
             link: self.link.clone(),
             witness: self.witness.clone(),
-            mac: before.unwrap_or(self.fresh),
+            mac,
             own: None,
-            neighbours: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.neighbours, |_, _| {})),
-            fdb: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.fdb, |_, _| {})),
+            is_contested: false,
+            neighbours: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.neighbours, |_, _| {}, 1)),
+            fdb: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.fdb, |_, _| {}, 2)),
             routes: Reconciler::new(SimTable::new(
                 &self.kernel,
                 |t| &mut t.routes,
                 |t, k| t.dropped.push(*k),
+                4,
             )),
         }))
     }
@@ -55,6 +60,8 @@ struct SimBackend {
     witness: Witness,
     mac: Mac,
     own: Option<SubnetKey>,
+    /// Whether two peers have the same device, as a host with two leases has, so that one's end is not the other's.
+    is_contested: bool,
     neighbours: Reconciler<SimTable<Ipv4Addr, Mac>>,
     fdb: Reconciler<SimTable<Mac, Ipv4Addr>>,
     routes: Reconciler<SimTable<Ipv4Net, Ipv4Addr>>,
@@ -79,10 +86,16 @@ pub(super) fn peer(subnet: SubnetKey, attrs: &LeaseAttrs) -> Option<(Ipv4Net, Ma
 impl SimBackend {
     fn update(&mut self, peers: &PeerSet, dirty: &Dirty) {
         match dirty {
-            Dirty::All => self.all(peers),
+            Dirty::All => {
+                self.all(peers);
+                self.distrust();
+            }
             Dirty::Some(dirty) => {
                 for subnet in dirty {
                     self.one(*subnet, peers);
+                }
+                if self.is_contested && !dirty.is_empty() {
+                    self.all(peers);
                 }
             }
         }
@@ -90,10 +103,11 @@ impl SimBackend {
 
     fn all(&mut self, peers: &PeerSet) {
         let known = || peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs));
+        let fdb: BTreeMap<_, _> = known().map(|(_, mac, public)| (mac, public)).collect();
+        self.is_contested = fdb.len() < known().count();
+        self.fdb.tracker.want_exactly(fdb.into_iter().collect());
         self.neighbours.tracker.want_exactly(known().map(|(subnet, mac, _)| (subnet.addr(), mac)).collect());
-        self.fdb.tracker.want_exactly(known().map(|(_, mac, public)| (mac, public)).collect());
         self.routes.tracker.want_exactly(known().map(|(subnet, ..)| (subnet, subnet.addr())).collect());
-        self.distrust();
     }
 
     fn distrust(&mut self) {
@@ -125,6 +139,7 @@ impl SimBackend {
             self.routes.tracker.forget(&net);
         }
         if let Some((mac, public)) = now {
+            self.is_contested |= self.fdb.tracker.wanted(&mac).is_some();
             self.neighbours.tracker.want(net.addr(), mac);
             self.fdb.tracker.want(mac, public);
             self.routes.tracker.want(net, net.addr());

@@ -12,11 +12,13 @@ use flannel_core::{
 use flannel_netlink::Mac;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
+use tokio::time::Instant;
 
 use super::SimStore;
 use super::backend::OpenSim;
 use super::kernel::Kernel;
 use super::link::Link;
+use super::observed::Observed;
 use super::witness::Witness;
 
 pub(super) struct Host {
@@ -33,6 +35,10 @@ pub(super) struct Host {
     /// The process is stopped, as by a debugger or a sleeping machine.
     pub(super) frozen: bool,
     pub(super) ready: bool,
+    /// When its process started.
+    pub(super) started: Instant,
+    /// The lease that it is giving back.
+    pub(super) leaves: Option<SubnetKey>,
     lives: u32,
     network: Option<Network>,
     task: Option<BoxFuture<'static, Result<(), NetworkError>>>,
@@ -61,6 +67,8 @@ impl Host {
             remembers: None,
             frozen: false,
             ready: false,
+            started: Instant::now(),
+            leaves: None,
             lives: 0,
             network: None,
             task: None,
@@ -72,6 +80,8 @@ impl Host {
             *self.kernel.tables() = super::kernel::Tables::default();
         }
         self.lives += 1;
+        self.started = Instant::now();
+        self.leaves = None;
         let [_, a, b, c] = u32::try_from(self.number).unwrap_or(u32::MAX).to_be_bytes();
         let [.., d, e] = self.lives.to_be_bytes();
         let backend = OpenSim {
@@ -84,7 +94,13 @@ impl Host {
         };
         let public = PublicAddrs::from(self.public);
         let options = NetworkOptions {
-            manager: store.manager(self.link.clone(), birth.seed),
+            manager: Arc::new(Observed {
+                inner: store.manager(self.link.clone(), birth.seed),
+                host: self.number,
+                link: self.link.clone(),
+                witness: witness.clone(),
+                follows_twice: birth.seed.is_multiple_of(4),
+            }),
             backend: Box::new(backend),
             external: ExternalInterface {
                 name: "eth0".to_owned(),
@@ -128,7 +144,7 @@ impl Host {
         };
         let leaving = async move { futures::future::join(task, network.shutdown(Shutdown::Remove)).await.0 };
         self.task = Some(Box::pin(leaving));
-        self.believes = None;
+        self.leaves = self.believes.take();
         self.remembers = None;
         self.ready = false;
     }

@@ -11,6 +11,7 @@ use flannel_core::reconcile::{Change, Table};
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Clones look at the same kernel.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +29,13 @@ pub(super) struct Tables {
     pub(super) neighbours: Objects<Ipv4Addr, Mac>,
     pub(super) fdb: Objects<Mac, Ipv4Addr>,
     pub(super) routes: Objects<Ipv4Net, Ipv4Addr>,
+    /// The address of its device.
+    pub(super) device: Option<Mac>,
+    /// Which tables were changed by others and not read since, one bit for each.
+    drifted: u8,
+    refused: Option<Instant>,
     /// How many writes and reads will be refused.
-    pub(super) refusals: u32,
+    refusals: u32,
     /// The routes that were dropped and not looked at yet.
     pub(super) dropped: Vec<Ipv4Net>,
 }
@@ -54,6 +60,22 @@ impl Tables {
         (&self.neighbours, &self.fdb, &self.routes) == (&other.neighbours, &other.fdb, &other.routes)
     }
 
+    /// Lets some writes and reads be refused from now on.
+    pub(super) fn refuse(&mut self, refusals: u32) {
+        self.refusals = refusals;
+        self.refused = Some(Instant::now());
+    }
+
+    /// Notes that all tables were changed by others.
+    pub(super) fn drift(&mut self) {
+        self.drifted = 0b111;
+    }
+
+    /// Tells whether the process had the chance to make the tables as they should be.
+    pub(super) fn are_kept(&self) -> bool {
+        self.drifted == 0 && self.refused.is_none_or(|refused| refused.elapsed() > 5 * super::GRACE)
+    }
+
     fn refuses(&mut self) -> bool {
         let refuses = self.refusals > 0;
         self.refusals = self.refusals.saturating_sub(1);
@@ -67,6 +89,8 @@ pub(super) struct SimTable<K, V> {
     kernel: Kernel,
     part: fn(&mut Tables) -> &mut Objects<K, V>,
     dropped: fn(&mut Tables, &K),
+    /// Stands for the table.
+    bit: u8,
 }
 
 impl<K, V> SimTable<K, V> {
@@ -74,8 +98,9 @@ impl<K, V> SimTable<K, V> {
         kernel: &Kernel,
         part: fn(&mut Tables) -> &mut Objects<K, V>,
         dropped: fn(&mut Tables, &K),
+        bit: u8,
     ) -> Self {
-        Self { kernel: kernel.clone(), part, dropped }
+        Self { kernel: kernel.clone(), part, dropped, bit }
     }
 }
 
@@ -96,6 +121,7 @@ where
         if tables.refuses() {
             return Err("interrupted".into());
         }
+        tables.drifted &= !self.bit;
         let mut read: Vec<_> =
             (self.part)(&mut tables).iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         read.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

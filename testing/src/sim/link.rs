@@ -20,6 +20,7 @@ use crate::Call;
 #[derive(Clone)]
 pub struct Link {
     host: usize,
+    made: Instant,
     store: Arc<dyn SubnetRegistry>,
     witness: Witness,
     state: Arc<Mutex<State>>,
@@ -33,8 +34,6 @@ struct Weather {
     /// The watch says nothing, not even that it hears nothing.
     stuck: bool,
     cuts: u32,
-    /// How many times the store went back in time, which a store tells those who connect again.
-    restores: u32,
 }
 
 struct State {
@@ -47,10 +46,36 @@ struct State {
     calls: u64,
     lists: u64,
     watches: u64,
-    /// Until when the host has heard the store, and from when on it hears it again.
-    deaf: Option<(Instant, Instant)>,
+    /// How many times the store went back in time, which a store tells those who connect again.
+    restores: u32,
+    /// When the host does not hear the store.
+    deaf: Option<Deaf>,
+    /// When its watch does not, while its calls get through.
+    stuck: Option<Deaf>,
     touched: bool,
     own: Option<SubnetKey>,
+}
+
+/// Until when a host has heard everything, and from when on it hears again.
+#[derive(Clone, Copy, Debug)]
+struct Deaf {
+    since: Instant,
+    end: Instant,
+}
+
+impl Deaf {
+    /// Tells whether the host may not have heard yet what it missed.
+    fn is_excuse(&self) -> bool {
+        Instant::now() <= self.end + super::GRACE
+    }
+
+    fn and(this: Option<Self>, until: Instant) -> Self {
+        let now = Instant::now();
+        match this {
+            Some(deaf) if deaf.is_excuse() => Self { since: deaf.since, end: deaf.end.max(until) },
+            Some(_) | None => Self { since: now, end: until },
+        }
+    }
 }
 
 /// How many calls a host made.
@@ -83,12 +108,15 @@ impl Link {
             calls: 0,
             lists: 0,
             watches: 0,
+            restores: 0,
             deaf: None,
+            stuck: None,
             touched: false,
             own: None,
         };
         let weather = watch::Sender::new(Weather::default());
-        Self { host, store, witness, state: Arc::new(Mutex::new(state)), weather }
+        let made = Instant::now();
+        Self { host, made, store, witness, state: Arc::new(Mutex::new(state)), weather }
     }
 
     pub(super) fn partition(&self, partitioned: bool) {
@@ -104,7 +132,7 @@ impl Link {
     }
 
     pub(super) fn note_restore(&self) {
-        self.weather.send_modify(|weather| weather.restores += 1);
+        self.state().restores += 1;
     }
 
     pub(super) fn lose(&self, share: f64) {
@@ -122,22 +150,40 @@ impl Link {
     /// Says that the host does not, or not soon, hear what happens from now until then.
     pub(super) fn deafen(&self, until: Instant) {
         let mut state = self.state();
-        let now = Instant::now();
-        state.deaf = match state.deaf {
-            Some((since, end)) if end + super::GRACE >= now => Some((since, end.max(until))),
-            Some(_) | None => Some((now, until)),
-        };
+        state.deaf = Some(Deaf::and(state.deaf, until));
     }
 
-    /// Tells whether the host may not have heard yet what happened a while ago.
-    pub(super) fn is_excused(&self) -> bool {
-        self.state().deaf.is_some_and(|(_, end)| Instant::now() <= end + super::GRACE)
+    /// Says that the watch of the host does not, or not soon, hear what happens from now until then.
+    pub(super) fn deafen_watch(&self, until: Instant) {
+        let mut state = self.state();
+        state.stuck = Some(Deaf::and(state.stuck, until));
+    }
+
+    /// Tells whether the host may not know yet what happened to its own record at some time, which it renews or not.
+    pub(super) fn is_excused(&self, changed: Instant, renews: bool) -> bool {
+        let state = self.state();
+        // Each renewal asks for the record, whatever the watch hears.
+        let renewed = |stuck: Deaf| {
+            let begun = stuck.since.max(changed).max(state.deaf.map_or(changed, |deaf| deaf.end));
+            renews && Instant::now() > begun + super::RENEWAL + super::GRACE
+        };
+        state.deaf.is_some_and(|deaf| deaf.is_excuse())
+            || state.stuck.is_some_and(|stuck| stuck.is_excuse() && !renewed(stuck))
+    }
+
+    /// Returns since when the calls of the host get through and its watch hears; `None` if they do not.
+    pub(super) fn sound_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let ends = [state.deaf, state.stuck].into_iter().flatten().map(|deaf| deaf.end);
+        let last = ends.max();
+        last.map_or(Some(self.made), |end| (end <= Instant::now()).then_some(end))
     }
 
     /// Returns the latest time of which the host has surely heard everything.
     pub(super) fn heard(&self) -> Instant {
-        let now = Instant::now();
-        self.state().deaf.filter(|(_, end)| now <= *end + super::GRACE).map_or(now, |(since, _)| since)
+        let state = self.state();
+        let deaf = [state.deaf, state.stuck].into_iter().flatten().filter(Deaf::is_excuse);
+        deaf.map(|deaf| deaf.since).min().unwrap_or_else(Instant::now)
     }
 
     pub(super) fn calls(&self) -> Calls {
@@ -287,6 +333,7 @@ impl SubnetRegistry for Link {
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let was = Weather { partitioned: false, stuck: false, ..*self.weather.borrow() };
+        let restores = self.state().restores;
         let mut watch = Watch {
             link: self.clone(),
             weather: self.weather.subscribe(),
@@ -295,6 +342,8 @@ impl SubnetRegistry for Link {
             heard: after,
             silent: false,
             untold: VecDeque::new(),
+            restores,
+            told_restores: restores,
         };
         watch.weather.mark_changed();
         stream::unfold(watch, |mut watch| async {
@@ -315,6 +364,10 @@ struct Watch {
     heard: Option<Revision>,
     silent: bool,
     untold: VecDeque<RegistryEvent>,
+    /// How many times the store had gone back in time when the last of `untold` came.
+    restores: u32,
+    /// The same for the last of those that were told before: where they ended means nothing in another store.
+    told_restores: u32,
 }
 
 impl Watch {
@@ -349,7 +402,10 @@ impl Watch {
             tokio::select! {
                 biased;
                 _ = self.weather.changed() => self.lose_what_is_under_way(),
-                events = event => self.untold = events,
+                events = event => {
+                    self.untold = events;
+                    self.restores = self.link.state().restores;
+                }
             }
         }
     }
@@ -365,19 +421,10 @@ impl Watch {
             return;
         }
         let now = *self.weather.borrow_and_update();
-        if now.restores != self.was.restores {
-            // A store that was restored is another one: where the events of the old one ended means nothing.
-            self.heard = None;
-            if !self.untold.is_empty() {
-                self.untold.clear();
-                self.inner = None;
-            }
-        }
         if now.partitioned && !self.silent {
-            self.silent = true;
             self.inner = None;
             self.untold.clear();
-            self.untold.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+            self.fall_silent();
         }
         if now.cuts != self.was.cuts {
             self.inner = None;
@@ -391,7 +438,13 @@ impl Watch {
         if self.weather.has_changed().unwrap_or(false) {
             return;
         }
-        let after = self.heard.filter(|_| self.link.chance() < 0.7);
+        let loss = self.link.state().loss;
+        if loss > 0.0 && self.link.chance() < loss {
+            self.fall_silent();
+            sleep(TIMEOUT).await;
+            return;
+        }
+        let after = self.resume();
         self.link.state().calls += 1;
         self.link.state().watches += 1;
         self.inner = Some(self.link.store.watch(after));
@@ -400,7 +453,28 @@ impl Watch {
         }
     }
 
+    /// Returns where to go on: where the events ended, a little before, or at the beginning.
+    fn resume(&mut self) -> Option<Revision> {
+        let restores = self.link.state().restores;
+        if self.told_restores != restores {
+            self.told_restores = restores;
+            self.heard = None;
+        }
+        let after = self.heard.filter(|_| self.link.chance() < 0.7);
+        let again = self.link.state().random.u64(0..4);
+        after.map(|revision| Revision(revision.0.saturating_sub(again)))
+    }
+
+    fn fall_silent(&mut self) {
+        if !std::mem::replace(&mut self.silent, true) {
+            self.untold.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+        }
+    }
+
     fn tell(&mut self, event: RegistryEvent) -> RegistryEvent {
+        if self.untold.is_empty() {
+            self.told_restores = self.restores;
+        }
         let (revision, subnet) = match &event {
             RegistryEvent::Snapshot(snapshot) => (Some(snapshot.revision), None),
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),

@@ -82,6 +82,8 @@ enum End {
     Stuck(usize),
     Loss(usize),
     Frozen(usize),
+    /// Of the pause after which another daemon of a host writes its record once more.
+    Rewritten(usize),
     /// Of the time a host is down; it remembers or not, and its kernel is empty or not.
     Down {
         host: usize,
@@ -126,6 +128,7 @@ impl Play<'_> {
                 let share = self.world.random.f64() * 2.0 / 0.7;
                 self.run_for(pause.mul_f64(share)).await;
             }
+            self.look_at_some();
             self.act();
             self.acts += 1;
         }
@@ -140,7 +143,7 @@ impl Play<'_> {
             let host = &self.world.hosts[number];
             host.link.heal();
             host.link.deafen(Instant::now());
-            host.kernel.tables().refusals = 0;
+            host.kernel.tables().refuse(0);
         }
         self.world.witness.note(format_args!("the faults end"));
         self.run_for(MINUTE * 10).await;
@@ -214,6 +217,7 @@ impl Play<'_> {
             End::Stuck(host) => link(host).stick(false),
             End::Loss(host) => link(host).lose(0.0),
             End::Frozen(host) => self.world.freeze(host, false),
+            End::Rewritten(host) => return self.write_for(host),
             End::Down { host, with_memory, anew } => {
                 if !self.world.hosts[host].runs() {
                     self.world.kill(host);
@@ -225,6 +229,7 @@ impl Play<'_> {
         | End::Stuck(host)
         | End::Loss(host)
         | End::Frozen(host)
+        | End::Rewritten(host)
         | End::Down { host, .. }) = end;
         self.world.hosts[host].link.deafen(Instant::now());
     }

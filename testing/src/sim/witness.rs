@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flannel_core::{Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, SubnetKey, SubnetRegistry};
+use flannel_core::{
+    Lease, LeaseAttrs, PublicAddrs, RegistryError, RegistryEvent, Revision, SubnetKey, SubnetRegistry, Term,
+};
 use futures::FutureExt;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -28,6 +30,15 @@ pub(super) enum Found {
     Lease(Revision),
 }
 
+/// Who has a subnet in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Nobody,
+    /// The record cannot be read; whoever had the subnet before still has it.
+    Unreadable,
+    Host(PublicAddrs, Term),
+}
+
 struct State {
     started: Instant,
     events: BoxStream<'static, RegistryEvent>,
@@ -35,6 +46,10 @@ struct State {
     bad: BTreeSet<SubnetKey>,
     /// When the record of a subnet last became another one than before.
     changed: BTreeMap<SubnetKey, Instant>,
+    /// When a subnet was last left without a record.
+    absent: BTreeMap<SubnetKey, Instant>,
+    /// The subnets that ever had a reservation, which nobody renews.
+    reserved: BTreeSet<SubnetKey>,
     trace: u64,
     violations: Vec<String>,
     told: bool,
@@ -48,6 +63,8 @@ impl Witness {
             leases: BTreeMap::new(),
             bad: BTreeSet::new(),
             changed: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            reserved: BTreeSet::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
             told: std::env::var_os("FLANNEL_SIM_TRACE").is_some(),
@@ -70,6 +87,11 @@ impl Witness {
 
     pub(super) fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
+    }
+
+    /// Tells whether so much went wrong that more of it says nothing new.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.state().violations.len() > 500
     }
 
     /// Returns a number that stands for everything that was noted.
@@ -105,6 +127,48 @@ impl Witness {
         state.catch_up();
         let changed = state.changed.get(&subnet).copied();
         state.leases.contains_key(&subnet) && changed.is_none_or(|changed| changed + LAG < heard)
+    }
+
+    /// Tells whether a subnet has had a record without a break for so long that nobody can have seen it without one who
+    /// heard the store at this time or later.
+    pub(super) fn is_lasting(&self, subnet: SubnetKey, heard: Instant) -> bool {
+        let mut state = self.state();
+        state.catch_up();
+        let is_there = state.leases.contains_key(&subnet) || state.bad.contains(&subnet);
+        is_there && state.absent.get(&subnet).is_none_or(|absent| *absent + LAG < heard)
+    }
+
+    /// Returns a lease that everybody knows who heard the store at this time, and that is not among these.
+    pub(super) fn first_settled_but(&self, these: &BTreeSet<SubnetKey>, heard: Instant) -> Option<SubnetKey> {
+        let mut state = self.state();
+        state.catch_up();
+        let is_old = |subnet: &SubnetKey| state.changed.get(subnet).is_none_or(|at| *at + LAG < heard);
+        state.leases.keys().find(|subnet| !these.contains(subnet) && is_old(subnet)).copied()
+    }
+
+    /// Returns the leases that have been as they are for at least this time.
+    pub(super) fn unchanged_for(&self, time: Duration) -> Vec<Arc<Lease>> {
+        let mut state = self.state();
+        state.catch_up();
+        let is_old = |subnet: &SubnetKey| state.changed.get(subnet).is_none_or(|at| at.elapsed() > time);
+        state.leases.values().filter(|lease| is_old(&lease.subnet)).cloned().collect()
+    }
+
+    /// Tells who has a subnet, and since when it is as it is.
+    pub(super) fn holder(&self, subnet: SubnetKey) -> (Holder, Instant) {
+        let mut state = self.state();
+        state.catch_up();
+        let holder = match state.leases.get(&subnet) {
+            Some(lease) => Holder::Host(lease.attrs.public, lease.term),
+            None if state.bad.contains(&subnet) => Holder::Unreadable,
+            None => Holder::Nobody,
+        };
+        (holder, state.changed.get(&subnet).copied().unwrap_or(state.started))
+    }
+
+    /// Tells whether the host of a subnet asks for its record now and then, whatever its watch says.
+    pub(super) fn is_renewed(&self, subnet: SubnetKey) -> bool {
+        !self.state().reserved.contains(&subnet)
     }
 
     /// Judges the answer to a `create`, given what there was before.
@@ -194,6 +258,7 @@ impl State {
             RegistryEvent::Deleted(subnet, _) => {
                 self.bad.remove(&subnet);
                 self.drop(subnet, now);
+                self.absent.insert(subnet, now);
             }
             RegistryEvent::Bad(record) => {
                 if let Some(subnet) = record.subnet {
@@ -204,8 +269,22 @@ impl State {
             RegistryEvent::Snapshot(snapshot) => {
                 let there: BTreeSet<SubnetKey> = snapshot.leases.iter().map(|lease| lease.subnet).collect();
                 let gone: Vec<_> = self.leases.keys().filter(|key| !there.contains(key)).copied().collect();
-                gone.into_iter().for_each(|subnet| self.drop(subnet, now));
+                for subnet in gone {
+                    self.drop(subnet, now);
+                    self.absent.insert(subnet, now);
+                }
+                // What was written again may have been gone meanwhile.
+                for lease in &snapshot.leases {
+                    if self.leases.get(&lease.subnet).is_none_or(|known| known.revision != lease.revision) {
+                        self.absent.insert(lease.subnet, now);
+                    }
+                }
                 snapshot.leases.into_iter().for_each(|lease| self.put(lease, now));
+                for subnet in std::mem::take(&mut self.bad) {
+                    if !self.leases.contains_key(&subnet) {
+                        self.absent.insert(subnet, now);
+                    }
+                }
                 self.bad = snapshot.bad.into_iter().filter_map(|record| record.subnet).collect();
             }
             RegistryEvent::BadDeleted(_) | RegistryEvent::Silent(_) | RegistryEvent::Heard => {}
@@ -215,6 +294,9 @@ impl State {
     fn put(&mut self, lease: Arc<Lease>, now: Instant) {
         if self.leases.get(&lease.subnet).is_none_or(|known| known.attrs != lease.attrs) {
             self.changed.insert(lease.subnet, now);
+        }
+        if lease.term == Term::Permanent {
+            self.reserved.insert(lease.subnet);
         }
         self.leases.insert(lease.subnet, lease);
     }

@@ -6,14 +6,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 
-use flannel_core::SubnetKey;
+use flannel_core::{PublicAddrs, SubnetKey, Term};
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::host::{Birth, Host, HostWaker};
 use super::link::Link;
-use super::witness::Witness;
-use super::{GRACE, SimOptions, SimStore};
+use super::witness::{Holder, LAG, Witness};
+use super::{GRACE, RENEWAL, SimOptions, SimStore};
 
 pub(super) struct World<'a> {
     pub(super) store: &'a dyn SimStore,
@@ -29,6 +29,8 @@ pub(super) struct World<'a> {
     /// When somebody last wrote to the store past the hosts: one record, and all of them.
     disturbed: BTreeMap<SubnetKey, Instant>,
     all_disturbed: Option<Instant>,
+    /// When the store last forgot renewals.
+    restored: Option<Instant>,
     /// Public addresses are never used twice.
     addresses: u32,
 }
@@ -65,6 +67,7 @@ impl<'a> World<'a> {
             owners: BTreeMap::new(),
             disturbed: BTreeMap::new(),
             all_disturbed: None,
+            restored: None,
             addresses: u32::from(Ipv4Addr::new(172, 16, 0, 0)),
         }
     }
@@ -127,8 +130,17 @@ impl<'a> World<'a> {
         self.witness.catch_up();
     }
 
+    /// Says that the store went back in time.
+    pub(super) fn note_restore(&mut self) {
+        self.restored = Some(Instant::now());
+        self.hosts.iter().for_each(|host| host.link.note_restore());
+    }
+
     /// Lets time pass.
     pub(super) async fn run_until(&mut self, end: Instant) {
+        if self.witness.is_hopeless() {
+            return;
+        }
         let mut sleep = pin!(tokio::time::sleep_until(end));
         std::future::poll_fn(|cx| {
             self.woken.simulation.register(cx.waker());
@@ -173,6 +185,9 @@ impl<'a> World<'a> {
             None => {}
             // A lease that cannot be given back ends by itself.
             Some(result) if !host.runs() => {
+                if let Some(subnet) = host.leaves.filter(|_| result.is_ok()) {
+                    self.judge_leaver(number, subnet);
+                }
                 let left = if result.is_ok() { "left" } else { "left, and could not give back its lease" };
                 self.witness.note(format_args!("host {number} {left}"));
             }
@@ -193,6 +208,9 @@ impl<'a> World<'a> {
             hosts.remove(&number);
         }
         self.witness.note(format_args!("host {number} believes {believes:?}"));
+        if let Some(before) = before.filter(|_| self.hosts[number].runs()) {
+            self.judge_loss(number, before);
+        }
         if let Some(subnet) = believes {
             self.owners.entry(subnet).or_default().insert(number);
             self.judge_owners(subnet);
@@ -202,14 +220,72 @@ impl<'a> World<'a> {
     /// Looks whether more than one host holds a subnet that could know better.
     fn judge_owners(&self, subnet: SubnetKey) {
         let now = Instant::now();
-        let written = self.disturbed.get(&subnet).copied().max(self.all_disturbed);
-        if written.is_some_and(|written| now <= written + GRACE) {
+        if self.disturbed_at(subnet).is_some_and(|at| now <= at + GRACE) {
             return;
         }
+        let (_, changed) = self.witness.holder(subnet);
+        let renews = self.witness.is_renewed(subnet);
         let owners = self.owners.get(&subnet).into_iter().flatten().copied();
-        let knowing: Vec<usize> = owners.filter(|host| !self.hosts[*host].link.is_excused()).collect();
+        let knowing: Vec<usize> =
+            owners.filter(|host| !self.hosts[*host].link.is_excused(changed, renews)).collect();
         if knowing.len() > 1 {
             self.witness.accuse(format_args!("{subnet} has more than one live owner: hosts {knowing:?}"));
+        }
+    }
+
+    fn disturbed_at(&self, subnet: SubnetKey) -> Option<Instant> {
+        self.disturbed.get(&subnet).copied().max(self.all_disturbed)
+    }
+
+    /// Looks whether a host gave up what it has, or lost it by its own fault.
+    fn judge_loss(&self, number: usize, subnet: SubnetKey) {
+        let host = &self.hosts[number];
+        let (holder, changed) = self.witness.holder(subnet);
+        match holder {
+            Holder::Host(public, _) if public == PublicAddrs::from(host.public) => {
+                if self.witness.is_settled(subnet, host.link.heard()) {
+                    self.witness.accuse(format_args!("host {number} gave up {subnet}, which it has"));
+                }
+            }
+            Holder::Nobody => {
+                let was_disturbed = self.disturbed_at(subnet).is_some_and(|at| at + LAG >= changed)
+                    || self.restored.is_some_and(|at| at + RENEWAL + GRACE >= changed);
+                let since = host.link.sound_since().map(|since| since.max(host.started));
+                if !was_disturbed && since.is_some_and(|since| since + 2 * GRACE < changed) {
+                    self.witness.accuse(format_args!("host {number} let its lease of {subnet} run out"));
+                }
+            }
+            Holder::Host(..) | Holder::Unreadable => {}
+        }
+    }
+
+    /// Looks whether a host that left gave its lease back.
+    fn judge_leaver(&self, number: usize, subnet: SubnetKey) {
+        let public = PublicAddrs::from(self.hosts[number].public);
+        let was_disturbed = self.disturbed_at(subnet).is_some_and(|at| at.elapsed() <= GRACE);
+        if !was_disturbed && self.witness.holder(subnet).0 == Holder::Host(public, Term::Limited) {
+            self.witness.accuse(format_args!("host {number} left, and its lease of {subnet} is there"));
+        }
+    }
+
+    /// Looks whether all hosts that could know that they have lost their subnets do.
+    pub(super) fn judge_beliefs(&self) {
+        for host in self.hosts.iter().filter(|host| host.runs() && !host.frozen) {
+            let Some(subnet) = host.believes else {
+                continue;
+            };
+            let (holder, changed) = self.witness.holder(subnet);
+            let is_theirs = match holder {
+                Holder::Host(public, _) => public == PublicAddrs::from(host.public),
+                Holder::Unreadable => true,
+                Holder::Nobody => false,
+            };
+            let is_new = Instant::now() <= changed.max(host.started) + GRACE;
+            if !is_theirs && !is_new && !host.link.is_excused(changed, self.witness.is_renewed(subnet)) {
+                let number = host.number;
+                self.witness
+                    .accuse(format_args!("host {number} believes to hold {subnet}, which has {holder:?}"));
+            }
         }
     }
 }

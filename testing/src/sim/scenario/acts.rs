@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use flannel_core::{BackendType, LeaseAttrs, SubnetKey};
 use flannel_netlink::Mac;
@@ -18,7 +19,7 @@ const MOST_AT_ONCE: usize = 100;
 impl Play<'_> {
     /// Does what the seed says.
     pub(super) fn act(&mut self) {
-        let act = self.world.random.u32(..100);
+        let act = self.world.random.u32(..104);
         self.world.witness.note(format_args!("act {act}"));
         match act {
             0..=9 => self.each_of(0.05, Self::kill),
@@ -41,7 +42,8 @@ impl Play<'_> {
             84..=86 => self.each_of(0.01, Self::overwrite),
             87..=89 => self.each_of(0.02, Self::rewrite),
             90..=95 => self.each_of(0.1, Self::drift),
-            _ => self.each_of(0.1, |play, host| play.world.hosts[host].kernel.tables().refusals = 3),
+            96..=99 => self.each_of(0.1, |play, host| play.world.hosts[host].kernel.tables().refuse(3)),
+            _ => self.each_of(0.2, Self::start_on_a_bad_link),
         }
     }
 
@@ -73,7 +75,13 @@ impl Play<'_> {
         }
     }
 
+    /// Leaves; sometimes somebody writes its record at the same moment.
     fn leave(&mut self, host: usize) {
+        match self.world.random.u32(..4) {
+            0 => self.write_for(host),
+            1 => self.overwrite(host),
+            _ => {}
+        }
         self.world.leave(host);
         if self.world.random.bool() {
             self.later(HOUR * 4, End::Down { host, with_memory: false, anew: true });
@@ -106,12 +114,20 @@ impl Play<'_> {
 
     fn stick(&mut self, host: usize) {
         self.world.hosts[host].link.stick(true);
-        self.disturb_for(host, End::Stuck(host));
+        let within = self.fault();
+        self.later(within, End::Stuck(host));
+        self.world.hosts[host].link.deafen_watch(Instant::now() + within);
     }
 
     fn freeze(&mut self, host: usize) {
         self.world.freeze(host, true);
         self.disturb_for(host, End::Frozen(host));
+    }
+
+    fn start_on_a_bad_link(&mut self, host: usize) {
+        self.lossy(host);
+        self.world.kill(host);
+        self.later(MINUTE, End::Down { host, with_memory: true, anew: false });
     }
 
     fn lossy(&mut self, host: usize) {
@@ -122,9 +138,14 @@ impl Play<'_> {
 
     /// Lets a fault of a host end some time, most soon, some later than its lease.
     fn disturb_for(&mut self, host: usize, end: End) {
-        let within = if self.world.random.f64() < 0.7 { MINUTE * 5 } else { HOUR * 40 };
+        let within = self.fault();
         self.later(within, end);
         self.world.hosts[host].link.deafen(Instant::now() + within);
+    }
+
+    /// Draws how long a fault lasts at most.
+    fn fault(&mut self) -> Duration {
+        if self.world.random.f64() < 0.7 { MINUTE * 5 } else { HOUR * 40 }
     }
 
     fn restore(&mut self) {
@@ -132,7 +153,7 @@ impl Play<'_> {
             return;
         };
         restore();
-        self.world.hosts.iter().for_each(|host| host.link.note_restore());
+        self.world.note_restore();
         let leases = self.world.witness.leases();
         self.upstream.retain(|subnet, attrs| leases.get(subnet) == Some(attrs));
         self.world.disturb(None);
@@ -220,16 +241,23 @@ impl Play<'_> {
         renewed.into_iter().for_each(|subnet| self.world.disturb(Some(subnet)));
     }
 
-    /// Another daemon of the same host writes its record.
+    /// Another daemon of the same host writes its record, sometimes once more while the host answers.
     fn rewrite(&mut self, host: usize) {
+        self.write_for(host);
+        if self.world.random.bool() {
+            self.later(Duration::from_secs(1), End::Rewritten(host));
+        }
+    }
+
+    pub(super) fn write_for(&mut self, host: usize) {
         let public = self.world.hosts[host].public;
         let Some(subnet) = self.world.hosts[host].believes else {
             return;
         };
-        let [a, b, c, d] = public.octets();
+        let [_, b, c, d] = public.octets();
         let attrs = LeaseAttrs {
             backend_type: BackendType::VXLAN,
-            backend_data: data(Mac([0x0a, 0xfe, a, b, c, d])),
+            backend_data: data(Mac([0x0a, 0xfe, self.world.random.u8(..), b, c, d])),
             ..LeaseAttrs::new(public.into())
         };
         self.upstream.remove(&subnet);
@@ -253,6 +281,7 @@ impl Play<'_> {
                 tables.fdb.insert(mac, Ipv4Addr::LOCALHOST);
             }
             tables.fdb.insert(Mac([4; 6]), Ipv4Addr::LOCALHOST);
+            tables.drift();
         }
         if seen {
             kernel.notice();
