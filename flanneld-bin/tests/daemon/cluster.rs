@@ -199,6 +199,17 @@ impl Cluster {
 
     /// What a program prints inside the host's namespace, line by line, without the blanks at the ends.
     pub(crate) fn lines(&self, host: usize, command: &str) -> Vec<String> {
+        let (lines, complaint) = self.lines_and_complaint(host, command);
+        assert!(complaint.is_empty(), "{complaint}");
+        lines
+    }
+
+    /// The same of something that may not be there.
+    pub(crate) fn lines_if_any(&self, host: usize, command: &str) -> Vec<String> {
+        self.lines_and_complaint(host, command).0
+    }
+
+    fn lines_and_complaint(&self, host: usize, command: &str) -> (Vec<String>, String) {
         let mut words = command.split_whitespace();
         let program =
             program(if command.starts_with("bridge") { "bridge" } else { "ip" }, "iproute2").unwrap();
@@ -206,10 +217,9 @@ impl Cluster {
         words.next();
         command.args(words);
         let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(complaint.is_empty(), "{complaint}");
         let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| line.trim().to_owned()).collect()
+        let lines = text.lines().map(|line| line.trim().to_owned()).collect();
+        (lines, String::from_utf8(output.stderr).unwrap())
     }
 
     /// The host's routes through the tunnel, as `ip route` shows them.
