@@ -37,14 +37,19 @@ fn foreign(cluster: &Cluster) -> Vec<String> {
 fn overlay(cluster: &Cluster) -> Vec<String> {
     let without_index =
         |line: String| line.split_once(": ").map_or(line.clone(), |(_, rest)| rest.to_owned());
-    let mut lines: Vec<_> = ["ip -d -o link show flannel.1", "ip -4 -o addr show flannel.1"]
-        .iter()
-        .flat_map(|command| cluster.lines(0, command))
-        .map(without_index)
-        .collect();
-    lines.extend(cluster.tunnel(0));
-    let direct = cluster.lines(0, "ip route show proto 241");
-    lines.extend(direct);
+    let ours = ["ip -d -o link show flannel.1", "ip -4 -o addr show flannel.1"];
+    let mut lines: Vec<_> =
+        ours.iter().flat_map(|command| cluster.lines(0, command)).map(without_index).collect();
+    for command in [
+        "ip route show dev flannel.1",
+        "ip -4 neigh show nud permanent dev flannel.1",
+        "bridge fdb show dev flannel.1",
+        "ip route show proto 241",
+    ] {
+        let mut table = cluster.lines(0, command);
+        table.sort();
+        lines.extend(table);
+    }
     lines
 }
 
@@ -56,6 +61,7 @@ fn breaks(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: &[Stri
     };
     let repaired = repairs(cluster);
     for command in damage {
+        // The daemon may be faster than the second half of a damage.
         cluster.lines(0, command);
     }
     eventually(PATIENCE, || {
