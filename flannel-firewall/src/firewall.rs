@@ -210,7 +210,7 @@ impl Firewall {
         if nets == self.nets {
             return;
         }
-        self.ours.extend(nets.iter().filter(|nets| !self.ours.contains(nets)).copied().collect::<Vec<_>>());
+        self.ours.extend(&nets);
         self.nets = nets;
         (self.doubt.is_new, self.doubt.leftovers, self.doubt.rules) = (true, true, true);
     }
@@ -311,6 +311,10 @@ impl Firewall {
     /// Looks at what can be seen without a program.
     fn see(&mut self) -> Seen {
         let generation = self.kernel.as_mut().and_then(|kernel| kernel.generation().ok());
+        if generation.is_none() {
+            // The socket may be broken; the next look opens another one.
+            self.kernel = None;
+        }
         let rules = match self.options.mode {
             FirewallMode::Nftables => generation.map(|generation| vec![generation.into()]),
             FirewallMode::Iptables => {
@@ -434,6 +438,10 @@ impl Firewall {
         self.pace.note(pass, self.options.audit_every);
         if pass.failures.is_empty() {
             // After a change, the next look makes sure of it.
+            if self.doubt.leftovers {
+                // What was of earlier networks is gone.
+                self.ours.clone_from(&self.nets);
+            }
             let is_changed = [pass.rules, pass.tunnel] != [Kept::InOrder; 2];
             let looked_at = if is_changed { Seen::default() } else { seen };
             self.doubt = Doubt {

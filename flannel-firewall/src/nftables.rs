@@ -22,8 +22,10 @@ pub enum NftablesError {
     /// The program did not work.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// The kernel has no netfilter, or no descriptor left: have the rules in iptables, or see why.
-    #[error("no netlink socket for netfilter can be opened")]
+    /// The kernel has no nftables, or does not let this process ask: have the rules in iptables, or see why.
+    #[error(
+        "the kernel does not answer about nftables: it needs CONFIG_NF_TABLES, and this process CAP_NET_ADMIN"
+    )]
     Unavailable,
     /// The kernel could not be asked.
     #[error(transparent)]
