@@ -40,6 +40,13 @@ pub(crate) async fn keep(
     }
 }
 
+/// Removes the routes for the subnets of a network that ends.
+pub(crate) fn remove(namespace: &Namespace, running: &Running) {
+    if let Err(error) = put(namespace, Some(running.lease.subnet), None) {
+        error!("The blackhole route stays: {}", chain(&error));
+    }
+}
+
 /// Adds what is missing, and deletes the routes of an earlier subnet.
 fn put(namespace: &Namespace, before: Option<SubnetKey>, now: Option<SubnetKey>) -> Result<(), Error> {
     let routes = |subnet: Option<SubnetKey>| {

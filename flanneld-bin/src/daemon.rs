@@ -34,7 +34,7 @@ use crate::iface::{self, Families};
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, facts, follow, registry, story, sys};
+use crate::{blackhole, capabilities, facts, firewall, follow, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -118,7 +118,10 @@ impl Daemon<'_> {
         };
         let ended = match ended {
             Some(ended) => ended,
-            None => self.stop(network, work).await,
+            None => {
+                let running = tell_running.borrow().clone();
+                self.stop(network, work, running).await
+            }
         };
         while let Some(Some(event)) = events.next().now_or_never() {
             story::tell(&event);
@@ -231,6 +234,7 @@ impl Daemon<'_> {
         &self,
         network: Network,
         work: impl Future<Output = Result<(), NetworkError>>,
+        running: Option<Running>,
     ) -> Result<(), NetworkError> {
         self.notified(self.notifier.stopping());
         info!("Waiting for all goroutines to exit");
@@ -241,6 +245,12 @@ impl Daemon<'_> {
         let lease = network.lease();
         let ((), ended) = tokio::join!(network.shutdown(Shutdown::Remove), work);
         self.remove_subnet_file();
+        if let Some(running) = running {
+            firewall::remove(&self.options.firewall, self.namespace.clone(), &running).await;
+            if self.options.firewall.blackhole_route {
+                blackhole::remove(&self.namespace, &running);
+            }
+        }
         if ended.is_ok()
             && let Some(lease) = lease
         {

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use flannel_core::{Running, chain};
-use flannel_firewall::{Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass};
+use flannel_core::{NetworkConfig, Running, chain};
+use flannel_firewall::{
+    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions,
+};
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
@@ -56,7 +58,7 @@ impl Keeper {
 
     fn options(&self, running: &Running) -> FirewallOptions {
         let config = &running.config;
-        let mode = if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
+        let mode = mode(config);
         let (tunnel_port, restrict_tunnel_port) =
             (backends::tunnel_port(config), self.flags.restrict_tunnel_port);
         if restrict_tunnel_port && tunnel_port.is_none() {
@@ -65,6 +67,26 @@ impl Keeper {
         let (rules, audit_every) = (self.flags.rules, self.flags.resync);
         FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port }
     }
+}
+
+/// Removes the rules for a network that ends.
+pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running: &Running) {
+    let before = Nets::of(&running.config, &running.lease.subnet);
+    let nothing = FirewallOptions {
+        mode: mode(&running.config),
+        rules: RuleOptions { masquerade: false, fully_random: false, forward: false },
+        audit_every: flags.resync,
+        tunnel_port: backends::tunnel_port(&running.config),
+        restrict_tunnel_port: false,
+    };
+    let pass = Firewall::new(namespace, nothing, Vec::new(), &before).pass().await;
+    for failure in &pass.failures {
+        warn!("Firewall rules stay: {}", chain(failure));
+    }
+}
+
+fn mode(config: &NetworkConfig) -> FirewallMode {
+    if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables }
 }
 
 /// Waits for a network that carries traffic; `None` if there will be none.

@@ -62,6 +62,27 @@ fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
 }
 
 #[test]
+fn told_to_release_a_host_leaves_no_rule_behind() {
+    let flags = ["-release-on-exit", "-ip-masq", "-ip-blackhole-route", "-restrict-tunnel-port"];
+    for config in [VXLAN.to_owned(), VXLAN.replacen('{', r#"{"EnableNFTables":true,"#, 1)] {
+        let mut cluster = Cluster::new(1);
+        cluster.configure(&config);
+        let command = command(&cluster, &flags);
+        cluster.start_as(0, command);
+        cluster.wait_until_ready(0);
+        let traces = |cluster: &Cluster| {
+            cluster.shell(
+                0,
+                "{ iptables-save; nft list ruleset; ip route; } | grep -i -e flannel -e blackhole || true",
+            )
+        };
+        assert!(traces(&cluster).contains("blackhole"), "{}", traces(&cluster));
+        assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(0));
+        assert_eq!(traces(&cluster), "", "{config}");
+    }
+}
+
+#[test]
 fn a_reservation_is_not_given_back() {
     let mut cluster = cluster(1, &["-release-on-exit"]);
     let (key, record) = cluster.leases().remove(0);
