@@ -35,6 +35,8 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use flannel_benches::{Options, Spread, machine};
 
@@ -91,6 +93,9 @@ fn main() {
     }
 }
 
+/// For how long the kernel is at most busy with what is left of one peer.
+const TAKEN_APART: Duration = Duration::from_micros(20);
+
 /// One round: each way once.
 fn measure(size: u32, round: u32) -> [Measured; 3] {
     let mut ours = run("backend", size);
@@ -105,6 +110,8 @@ fn run(way: &str, size: u32) -> Measured {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let output = command.args(["--child", way, &size.to_string()]).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{way} with {size} peers: {}", output.status);
+    // The kernel takes the child's namespaces apart behind our backs, and holds the lock that the next one needs.
+    thread::sleep(Duration::from_millis(300) + TAKEN_APART * size);
     let text = String::from_utf8(output.stdout).unwrap();
     let pair =
         |line: &str| line.rsplit_once('=').map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
