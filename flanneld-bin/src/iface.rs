@@ -7,7 +7,7 @@
 //!    between this host and its peers, and the next rule applies.
 //! 3. The interface of the default route.
 //!
-//! [`follow`] decides what becomes of the choice while the daemon runs.
+//! [`follow()`] decides what becomes of the choice while the daemon runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
