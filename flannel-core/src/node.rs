@@ -93,6 +93,9 @@ impl Node {
     pub(crate) async fn live(&mut self) -> Result<Infallible, NetworkError> {
         let config = Arc::new(self.configuration().await?);
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
+        if let Some(choose) = self.options.choose_external.take() {
+            self.options.external = choose(&config).map_err(NetworkError::External)?;
+        }
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
         let before = before.as_ref().map(|lease| &lease.attrs);

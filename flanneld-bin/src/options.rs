@@ -3,13 +3,14 @@
 //! Which flags there are, [`table`] says.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
 
 use crate::flags::{self, FlagError};
+use crate::iface::{Pattern, Wishes};
+use crate::log::{LogOptions, ModuleLevel, Place};
 
 mod endpoint;
 mod etcd;
@@ -38,12 +39,8 @@ pub(crate) struct Options {
     pub(crate) etcd: EtcdOptions,
     /// The interface of etcd to use.
     pub(crate) etcd_api: EtcdApi,
-    /// The external interface, by name or address, in the order of preference; empty for the default route's.
-    pub(crate) interfaces: Vec<String>,
-    /// The address published to peers, if it was given.
-    pub(crate) public_ip: Option<Ipv4Addr>,
-    /// The same for IPv6.
-    pub(crate) public_ipv6: Option<Ipv6Addr>,
+    /// Which interface other hosts reach this one by, and where.
+    pub(crate) external: Wishes,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
     /// Which firewall rules to keep.
@@ -56,8 +53,8 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
-    /// How much to log; see [`crate::log::start`].
-    pub(crate) verbosity: i64,
+    /// What to log, and how.
+    pub(crate) log: LogOptions,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
 }
@@ -99,15 +96,18 @@ pub(crate) fn usage(program: &str) -> String {
 
 /// Turns raw values into usable ones, or says which flag's value is not.
 fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, String> {
+    if settings.kube_subnet_mgr {
+        let why = "Kubernetes is not supported yet, leases are kept in etcd";
+        return Err(bad("kube-subnet-mgr", why.to_owned()));
+    }
     if settings.subnet_file.is_empty() {
         return Err(bad("subnet-file", "the path is empty".to_owned()));
     }
     Ok(Options {
         etcd: etcd::etcd(&settings)?,
         etcd_api: etcd::etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
-        interfaces: settings.iface,
-        public_ip: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
-        public_ipv6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
+        external: external(&settings)?,
+        log: log(&settings)?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -126,8 +126,27 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
-        verbosity: settings.verbosity,
         ignored_arguments,
+    })
+}
+
+fn external(settings: &Settings) -> Result<Wishes, String> {
+    let patterns = settings.iface_regex.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>();
+    Ok(Wishes {
+        interfaces: settings.iface.clone(),
+        patterns: patterns.map_err(|why| bad("iface-regex", why))?,
+        can_reach: values::ip(&settings.iface_can_reach).map_err(|why| bad("iface-can-reach", why))?,
+        public_v4: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
+        public_v6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
+    })
+}
+
+fn log(settings: &Settings) -> Result<LogOptions, String> {
+    Ok(LogOptions {
+        verbosity: settings.verbosity,
+        modules: ModuleLevel::parse_list(&settings.vmodule).map_err(|why| bad("vmodule", why))?,
+        backtrace_at: Place::parse(&settings.log_backtrace_at).map_err(|why| bad("log_backtrace_at", why))?,
+        format: values::log_format(&settings.log_format).map_err(|why| bad("log-format", why))?,
     })
 }
 

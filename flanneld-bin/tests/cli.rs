@@ -65,21 +65,32 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -iface-can-reach string",
+        "  -iface-regex value",
         "  -ip-blackhole-route",
         "  -ip-masq",
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -kube-annotation-prefix string",
+        "  -kube-api-url string",
+        "  -kube-subnet-mgr",
+        "  -kubeconfig-file string",
+        "  -log-format string",
+        "  -log_backtrace_at string",
         "  -mass-expiry-hold int",
+        "  -net-config-path string",
         "  -public-ip string",
         "  -public-ipv6 string",
         "  -release-on-exit",
         "  -restrict-tunnel-port",
+        "  -set-node-network-unavailable",
         "  -subnet-file string",
         "  -subnet-lease-renew-margin int",
         "  -subnet-lease-ttl duration",
         "  -v int",
         "  -version",
+        "  -vmodule string",
     ];
     assert_eq!(heads, expected);
     for default in [
@@ -91,10 +102,13 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"auto\")\n",
         " (default true)\n",
         " (default 5)\n",
+        " (default \"flannel.alpha.coreos.com\")\n",
+        " (default \"/etc/kube-flannel/net-conf.json\")\n",
+        " (default \"text\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 8);
+    assert_eq!(usage.matches("(default").count(), 12);
     let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);
@@ -143,10 +157,11 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
 #[test]
 fn what_cannot_be_honoured_is_a_failure_of_one_line() {
     for (arguments, environment, line) in [
-        (&["-net-config-path=/c"][..], &[][..], "flag -net-config-path is not supported yet"),
-        (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
-        (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
-        (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
+        (
+            &["--kube-subnet-mgr=true"][..],
+            &[][..],
+            "flag -kube-subnet-mgr: Kubernetes is not supported yet, leases are kept in etcd",
+        ),
         (
             &["-etcd-endpoints=http://10.0.0.1:2379,h:0"],
             &[],
@@ -156,8 +171,8 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
         (
             &[],
-            &[("FLANNELD_NET_CONFIG_PATH", "/c")],
-            "flag -net-config-path is not supported yet (set by FLANNELD_NET_CONFIG_PATH)",
+            &[("FLANNELD_KUBE_SUBNET_MGR", "true")],
+            "flag -kube-subnet-mgr: Kubernetes is not supported yet, leases are kept in etcd",
         ),
     ] {
         let outcome = flanneld(arguments, environment);

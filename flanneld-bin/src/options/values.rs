@@ -1,9 +1,10 @@
 //! Checks of single values. Each error is the end of a line that begins with the flag.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::go_duration::duration;
+use crate::log::LogFormat;
 
 /// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
 /// gone for good holds its subnet for ever.
@@ -63,5 +64,24 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     match text.parse::<Ipv6Addr>() {
         Ok(address) if !address.is_unspecified() => Ok(Some(address)),
         _ => Err(format!("invalid public IPv6 address: {}", text.escape_debug())),
+    }
+}
+
+/// Reads an address of either family; an empty value counts as not given.
+pub(super) fn ip(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid IP address: {}", text.escape_debug())),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
     }
 }
