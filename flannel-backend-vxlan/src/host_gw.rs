@@ -61,7 +61,7 @@ impl OpenBackend for OpenHostGw {
             gateways.push(Gateways {
                 family,
                 direct: Direct::new(kernel.clone(), external, family, mark),
-                forwarding: Forwarding::new(family, self.namespace.clone()),
+                forwarding: Forwarding::new(family, kernel.clone(), self.namespace.clone()),
                 unreachable: Vec::new(),
                 decide_again: true,
             });

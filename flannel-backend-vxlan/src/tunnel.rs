@@ -52,7 +52,7 @@ impl Tunnel {
             routes: Reconciler::new(Routes::new(place, direct.mark())),
             desired: Desired::default(),
             device_in_doubt: true,
-            forwarding: Forwarding::new(spec.family, namespace.clone()),
+            forwarding: Forwarding::new(spec.family, kernel.clone(), namespace.clone()),
             direct,
             has_direct_routing,
             decide_again: true,
@@ -122,7 +122,7 @@ impl Tunnel {
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
-        report.merge(self.forwarding.sync(Some(&self.spec.name)));
+        report.merge(self.forwarding.sync(Some((&self.spec.name, self.device.index))));
         let mut layers: [(&str, &mut dyn Layer); 4] = [
             ("the forwarding entries", &mut self.fdb),
             ("the neighbours", &mut self.neighbours),

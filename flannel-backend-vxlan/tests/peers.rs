@@ -199,10 +199,10 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     // The first ones look as flannel's do, each other one has its own metric.
     let mut metrics: Vec<&str> =
         routes.iter().filter_map(|line| line.split_once(" metric ")).map(|(_, metric)| metric).collect();
-    assert_eq!(metrics.len(), 2000 - 256);
+    assert_eq!(metrics.len(), 2000 - 64);
     metrics.sort_unstable();
     metrics.dedup();
-    assert_eq!(metrics.len(), 2000 - 256);
+    assert_eq!(metrics.len(), 2000 - 64);
     // Tried again when its time has come, and not before.
     let report = station.sync_only(&Dirty::NONE);
     assert_eq!((report.written, report.failed.len()), (0, 1));
