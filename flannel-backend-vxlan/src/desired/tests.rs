@@ -159,12 +159,12 @@ fn of_two_peers_that_want_the_same_the_first_by_subnet_gets_it() {
         peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", V0_28), lease("10.5.2.0-25", &same_start)]);
     let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
     trackers.update(&mut desired, &peers, &Dirty::All, None);
-    let refused: Vec<_> = desired.unreachable().map(|refused| (&*refused.object, &*refused.reason)).collect();
+    let refused: Vec<_> = desired.unreachable().map(ToString::to_string).collect();
     assert_eq!(
         refused,
         [
-            ("peer 10.5.2.0-25", "another peer's subnet starts at 10.5.2.0 too"),
-            ("peer 10.5.3.0-24", "0e:00:00:00:00:02 is the device of 192.168.64.2 already"),
+            "peer 10.5.2.0-25: another peer's subnet starts at 10.5.2.0 too",
+            "peer 10.5.3.0-24: 0e:00:00:00:00:02 is the device of 192.168.64.2 already",
         ]
     );
 }
