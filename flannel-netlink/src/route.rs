@@ -6,15 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, parse_u32};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteVia,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 
 use crate::address::none_if_gone;
 use crate::error::Error;
 use crate::family::Family;
 use crate::message::Message;
 use crate::socket::Netlink;
+use crate::writer::RequestWriter;
 
 /// `sizeof(struct rtmsg)`.
 const HEADER_LEN: usize = 12;
@@ -153,11 +152,10 @@ impl Route {
         }
     }
 
-    /// The same message puts and deletes, so that the two cannot disagree.
-    pub(crate) fn message(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
+    /// The same content puts and deletes, so that the two cannot disagree.
+    pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         let destination = self.destination.network();
-        message.header = RouteHeader {
+        request.header(&RouteHeader {
             address_family: Family::of(destination).into(),
             destination_prefix_length: self.destination.prefix_len(),
             tos: self.tos,
@@ -167,18 +165,25 @@ impl Route {
             kind: u8::from(self.kind).into(),
             flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
             ..RouteHeader::default()
-        };
-        let attributes = &mut message.attributes;
-        attributes.reserve_exact(4);
-        attributes.push(RouteAttribute::Destination(destination.into()));
-        attributes.extend(self.gateway.map(|gateway| gateway_attribute(destination, gateway)));
-        attributes.extend(self.index.map(RouteAttribute::Oif));
-        attributes.extend(self.metric.map(RouteAttribute::Priority));
-        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
-        if self.table > u32::from(u8::MAX) {
-            attributes.push(RouteAttribute::Table(self.table));
+        });
+        request.address(RTA_DST, destination);
+        match (destination, self.gateway) {
+            (_, None) => {}
+            (IpAddr::V4(_), Some(IpAddr::V6(gateway))) => write_via(gateway, request),
+            (IpAddr::V4(_) | IpAddr::V6(_), Some(gateway)) => request.address(RTA_GATEWAY, gateway),
         }
-        message
+        if let Some(index) = self.index {
+            request.attribute(RTA_OIF, &index.to_ne_bytes());
+        }
+        if let Some(metric) = self.metric {
+            request.attribute(RTA_PRIORITY, &metric.to_ne_bytes());
+        }
+        if let Some(source) = self.source {
+            request.address(RTA_PREFSRC, source);
+        }
+        if self.table > u32::from(u8::MAX) {
+            request.attribute(RTA_TABLE, &self.table.to_ne_bytes());
+        }
     }
 
     /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
@@ -329,11 +334,12 @@ fn first_link(mut hops: &[u8]) -> Option<u32> {
     first
 }
 
-fn gateway_attribute(destination: IpAddr, gateway: IpAddr) -> RouteAttribute {
-    match (destination, gateway) {
-        (IpAddr::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
-        (IpAddr::V4(_) | IpAddr::V6(_), _) => RouteAttribute::Gateway(gateway.into()),
-    }
+/// Writes a gateway of the other family (`struct rtvia`): the family in two bytes, then the address.
+fn write_via(gateway: Ipv6Addr, request: &mut RequestWriter<'_>) {
+    let mut via = [0; 18];
+    via[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+    via[2..].copy_from_slice(&gateway.octets());
+    request.attribute(RTA_VIA, &via);
 }
 
 fn unspecified(family: Family) -> IpAddr {
@@ -380,7 +386,8 @@ impl From<RouteKind> for u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{append_request, read_back};
+    use crate::batch::Write;
+    use crate::message::{Request, read_back};
 
     #[test]
     fn a_route_is_read_as_it_is_written() {
@@ -396,8 +403,8 @@ mod tests {
             Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
             Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
-            let request = RouteNetlinkMessage::NewRoute(route.message());
-            assert_eq!(read_back(request, Route::read), Some(route));
+            let request = Write::PutRoute(route.clone());
+            assert_eq!(read_back(&request, Route::read), Some(route));
         }
     }
 
@@ -406,7 +413,7 @@ mod tests {
     fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let mut bytes = Vec::new();
-        append_request(&mut bytes, RouteNetlinkMessage::NewRoute(route.message()), 0, 1);
+        Write::PutRoute(route).append(&mut bytes, 0, 1);
         #[rustfmt::skip]
         let expected = [
             libc::AF_INET as u8, 24, 0, 0,
@@ -422,7 +429,7 @@ mod tests {
     #[test]
     fn host_bits_of_a_destination_are_not_sent() {
         let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
-        let read = read_back(RouteNetlinkMessage::NewRoute(route.message()), Route::read).unwrap();
+        let read = read_back(&Write::PutRoute(route), Route::read).unwrap();
         assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
     }
 
