@@ -17,6 +17,9 @@ use crate::go_syntax::{parse_bool, parse_int, quote};
 /// What every environment variable that stands for a flag begins with.
 const ENVIRONMENT_PREFIX: &str = "FLANNELD_";
 
+/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
+const WITHOUT_VARIABLE: &str = "version";
+
 /// One flag of a command whose settings are a `T`.
 pub(crate) struct Flag<T: 'static> {
     /// The name, without dashes.
@@ -105,8 +108,31 @@ pub(crate) enum FlagError {
 pub(crate) struct Arguments {
     /// The flags that were given; the environment does not touch them.
     given: BTreeSet<&'static str>,
+    /// The flags that a variable spoke for.
+    from_environment: BTreeSet<&'static str>,
     /// What followed the end of the flags and is not used.
     pub(crate) ignored: Vec<String>,
+}
+
+impl Arguments {
+    /// Refuses a value where it came from: the flag, or the variable that spoke for it.
+    pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
+        let BadValue { flag, why } = bad;
+        if self.from_environment.contains(flag) {
+            FlagError::Refused(format!("{}: {why}", environment_variable(flag)))
+        } else {
+            FlagError::Refused(format!("flag -{flag}: {why}"))
+        }
+    }
+}
+
+/// A value that is well formed and cannot be used.
+#[derive(Debug)]
+pub(crate) struct BadValue {
+    /// The name of the flag.
+    pub(crate) flag: &'static str,
+    /// What is wrong with it.
+    pub(crate) why: String,
 }
 
 /// Applies `arguments` (without the program's name) to `settings`.
@@ -122,7 +148,7 @@ pub(crate) fn parse_arguments<T>(
             // `--` only ends the flags; any other word that is no flag is itself the first one ignored.
             let first = (argument != "--").then_some(argument);
             let ignored = first.into_iter().chain(arguments).collect();
-            return Ok(Arguments { given, ignored });
+            return Ok(Arguments { given, ignored, ..Arguments::default() });
         };
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -132,7 +158,7 @@ pub(crate) fn parse_arguments<T>(
         set_from_arguments(flag, value, &mut arguments, settings)?;
         given.insert(flag.name);
     }
-    Ok(Arguments { given, ignored: Vec::new() })
+    Ok(Arguments { given, ..Arguments::default() })
 }
 
 /// Turns every argument into text, or names the one that is not.
@@ -198,11 +224,14 @@ fn set_from_arguments<T>(
 /// An empty variable counts as absent. A variable is one occurrence of its flag, also of a list.
 pub(crate) fn apply_environment<T>(
     flags: &[Flag<T>],
-    arguments: &Arguments,
+    arguments: &mut Arguments,
     lookup: impl Fn(&str) -> Option<OsString>,
     settings: &mut T,
 ) -> Result<(), FlagError> {
-    for flag in flags.iter().filter(|flag| !arguments.given.contains(flag.name)) {
+    for flag in flags {
+        if arguments.given.contains(flag.name) || flag.name == WITHOUT_VARIABLE {
+            continue;
+        }
         let variable = environment_variable(flag.name);
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
             continue;
@@ -218,6 +247,7 @@ pub(crate) fn apply_environment<T>(
                 FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
             }
         })?;
+        arguments.from_environment.insert(flag.name);
     }
     Ok(())
 }
@@ -232,15 +262,15 @@ pub(crate) fn read_command<T: Default>(
     flags: &[Flag<T>],
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<T, FlagError> {
+) -> Result<(T, Arguments), FlagError> {
     let mut settings = T::default();
-    let arguments = parse_arguments(flags, arguments, &mut settings)?;
+    let mut arguments = parse_arguments(flags, arguments, &mut settings)?;
     // The daemon ignores what follows the end of its flags. Here a `--dry-run` may be among it.
     if let Some(word) = arguments.ignored.first() {
         return Err(FlagError::Refused(format!("argument {word:?} is not expected")));
     }
-    apply_environment(flags, &arguments, environment, &mut settings)?;
-    Ok(settings)
+    apply_environment(flags, &mut arguments, environment, &mut settings)?;
+    Ok((settings, arguments))
 }
 
 /// A flag as people are told of it.
@@ -257,9 +287,6 @@ pub(crate) struct Described {
     /// The environment variable that is looked at if it is not given.
     pub(crate) variable: Option<String>,
 }
-
-/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
-const WITHOUT_VARIABLE: &str = "version";
 
 /// Describes every supported flag, in the order of the table, with the defaults of the settings.
 pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
 
-use crate::flags::{self, FlagError};
+use crate::flags::{self, BadValue, FlagError};
 use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 
@@ -78,15 +78,17 @@ pub(crate) fn parse(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Asked, FlagError> {
     let (table, mut settings) = (table::flags(), Settings::default());
-    let arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
+    let mut arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
     // Before the environment, so that no variable can ask for the version or keep it from being printed.
     if settings.version {
         return Ok(Asked::Version);
     }
-    flags::apply_environment(&table, &arguments, environment, &mut settings)?;
-    check(settings, arguments.ignored)
-        .map(|options| Asked::Run(Box::new(options)))
-        .map_err(FlagError::Refused)
+    flags::apply_environment(&table, &mut arguments, environment, &mut settings)?;
+    let ignored_arguments = std::mem::take(&mut arguments.ignored);
+    match check(settings, ignored_arguments) {
+        Ok(options) => Ok(Asked::Run(Box::new(options))),
+        Err(bad) => Err(arguments.refuse(&bad)),
+    }
 }
 
 /// The usage text of the daemon, run as `program`.
@@ -95,7 +97,7 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
-fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, String> {
+fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, BadValue> {
     if settings.kube_subnet_mgr {
         let why = "Kubernetes is not supported yet, leases are kept in etcd";
         return Err(bad("kube-subnet-mgr", why.to_owned()));
@@ -130,7 +132,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
     })
 }
 
-fn external(settings: &Settings) -> Result<Wishes, String> {
+fn external(settings: &Settings) -> Result<Wishes, BadValue> {
     let patterns = settings.iface_regex.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>();
     Ok(Wishes {
         interfaces: settings.iface.clone(),
@@ -141,7 +143,7 @@ fn external(settings: &Settings) -> Result<Wishes, String> {
     })
 }
 
-fn log(settings: &Settings) -> Result<LogOptions, String> {
+fn log(settings: &Settings) -> Result<LogOptions, BadValue> {
     Ok(LogOptions {
         verbosity: settings.verbosity,
         modules: ModuleLevel::parse_list(&settings.vmodule).map_err(|why| bad("vmodule", why))?,
@@ -150,8 +152,8 @@ fn log(settings: &Settings) -> Result<LogOptions, String> {
     })
 }
 
-fn bad(flag: &str, why: String) -> String {
-    format!("flag -{flag}: {why}")
+fn bad(flag: &'static str, why: String) -> BadValue {
+    BadValue { flag, why }
 }
 
 #[cfg(test)]

@@ -147,9 +147,9 @@ fn an_argument_that_is_no_text_is_refused() {
 /// Parses no arguments but `given`, with one environment variable set.
 fn environment(given: &[&str], variable: &str, value: &str) -> Result<Settings, FlagError> {
     let mut settings = Settings::default();
-    let arguments = parse_arguments(FLAGS, given.iter().map(OsString::from), &mut settings)?;
+    let mut arguments = parse_arguments(FLAGS, given.iter().map(OsString::from), &mut settings)?;
     let lookup = |name: &str| (name == variable).then(|| OsString::from(value));
-    apply_environment(FLAGS, &arguments, lookup, &mut settings).map(|()| settings)
+    apply_environment(FLAGS, &mut arguments, lookup, &mut settings).map(|()| settings)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::etcd::EtcdUser;
 use super::migrate::MigrateOptions;
 use super::*;
+use crate::flags::Kind;
 use crate::log::LogFormat;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, String> {
@@ -282,5 +283,89 @@ fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
     ] {
         let error = migrate(arguments, &[]).expect_err("bad flags");
         assert!(error.starts_with(why), "{arguments:?}: {error}");
+    }
+}
+
+/// A value that differs from the default of a flag, and how it is shown once it is stored.
+fn sample(kind: Kind<Settings>) -> (String, String) {
+    match kind {
+        Kind::Bool(field) => {
+            let other = (!*field(&mut Settings::default())).to_string();
+            (other.clone(), other)
+        }
+        Kind::Int(_) => ("0x2A".to_owned(), "42".to_owned()),
+        Kind::OptionalInt(_) => ("4_2".to_owned(), "Some(42)".to_owned()),
+        Kind::Duration(_) => ("90m".to_owned(), "5400s".to_owned()),
+        Kind::Text(_) => ("-a=b".to_owned(), "\"-a=b\"".to_owned()),
+        Kind::List(_) => ("a,b".to_owned(), "[\"a,b\"]".to_owned()),
+        Kind::Unsupported => (String::new(), String::new()),
+    }
+}
+
+/// The value of every flag, by its name.
+fn shown(settings: &mut Settings) -> Vec<(&'static str, String)> {
+    let value = |kind: Kind<Settings>| match kind {
+        Kind::Bool(field) => format!("{:?}", field(settings)),
+        Kind::Int(field) => format!("{:?}", field(settings)),
+        Kind::OptionalInt(field) => format!("{:?}", field(settings)),
+        Kind::Duration(field) => format!("{:?}", field(settings)),
+        Kind::Text(field) => format!("{:?}", field(settings)),
+        Kind::List(field) => format!("{:?}", field(settings)),
+        Kind::Unsupported => String::new(),
+    };
+    let flags = table::flags();
+    let (names, kinds): (Vec<_>, Vec<_>) = flags.iter().map(|flag| (flag.name, flag.kind)).unzip();
+    names.into_iter().zip(kinds.into_iter().map(value).collect::<Vec<_>>()).collect()
+}
+
+/// What these arguments and this variable set.
+fn set(arguments: &[&str], variable: (&str, &str)) -> Vec<(&'static str, String)> {
+    let (table, mut settings) = (table::flags(), Settings::default());
+    let arguments = arguments.iter().map(OsString::from);
+    let mut arguments = flags::parse_arguments(&table, arguments, &mut settings).expect("good arguments");
+    let lookup = |name: &str| (name == variable.0).then(|| OsString::from(variable.1));
+    flags::apply_environment(&table, &mut arguments, lookup, &mut settings).expect("a good variable");
+    shown(&mut settings)
+}
+
+#[test]
+fn every_form_of_every_flag_sets_what_the_flag_is_about_and_nothing_else() {
+    let none = ("", "");
+    for flag in table::flags() {
+        let (given, stored) = sample(flag.kind);
+        if matches!(flag.kind, Kind::Unsupported) {
+            continue;
+        }
+        let mut expected = shown(&mut Settings::default());
+        let row = expected.iter_mut().find(|(name, _)| *name == flag.name).expect("its own row");
+        assert_ne!(row.1, stored, "-{}: the sample is the default", flag.name);
+        row.1 = stored;
+        let (one, two) = (format!("-{}", flag.name), format!("--{}", flag.name));
+        let variable = format!("FLANNELD_{}", flag.name.to_uppercase().replace('-', "_"));
+        assert_eq!(set(&[&format!("{one}={given}")], none), expected, "{one}={given}");
+        assert_eq!(set(&[&format!("{two}={given}")], none), expected, "{two}={given}");
+        // No variable asks for the version.
+        let heard = if flag.name == "version" { shown(&mut Settings::default()) } else { expected.clone() };
+        assert_eq!(set(&[], (&variable, &given)), heard, "{variable}={given}");
+        assert_eq!(set(&[&format!("{one}={given}")], (&variable, "")), expected, "{variable} is empty");
+        let is_bool = matches!(flag.kind, Kind::Bool(_));
+        if is_bool {
+            let alone = set(&[&one], none);
+            assert_eq!(
+                alone,
+                set(&[&format!("{one}=true")], (&variable, "false")),
+                "{one} goes before {variable}"
+            );
+            assert_eq!(alone, set(&[&two, "false", "-etcd-prefix=/x"], none), "a word ends the flags");
+        } else {
+            assert_eq!(set(&[&one, &given], none), expected, "{one} {given}");
+            assert_eq!(set(&[&two, &given], none), expected, "{two} {given}");
+            let last = format!("{one}={given}");
+            let other = if matches!(flag.kind, Kind::Duration(_)) { "7m" } else { "7" };
+            if !matches!(flag.kind, Kind::List(_)) {
+                assert_eq!(set(&[&one, other, &last], none), expected, "the last one wins");
+            }
+            assert_eq!(set(&[&last], (&variable, "7m")), expected, "{one} goes before {variable}");
+        }
     }
 }
