@@ -95,7 +95,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
     assert_eq!(usage.matches("(default").count(), 8);
-    let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
+    let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);
     for description in descriptions {
@@ -163,5 +163,50 @@ fn what_cannot_be_honoured_is_a_failure_of_one_line() {
         let outcome = flanneld(arguments, environment);
         assert_eq!(outcome.stderr, format!("{line}\n"), "{arguments:?} {environment:?}");
         assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
+    }
+}
+
+/// The names of the flags in a usage text, without dashes.
+fn names(usage: &str) -> Vec<&str> {
+    let heads = usage.lines().filter_map(|line| line.strip_prefix("  -"));
+    heads.filter_map(|head| head.split([' ', '\t']).next()).collect()
+}
+
+#[test]
+fn the_manual_names_every_flag_and_every_command() {
+    let roff = flanneld(&["man"], &[]);
+    let markdown = flanneld(&["man", "-format=markdown"], &[]);
+    let usage = usage();
+    let commands: Vec<&str> = usage.lines().filter_map(|line| line.strip_suffix(" [OPTION]...")).collect();
+    let commands: Vec<&str> =
+        commands.iter().skip(1).filter_map(|line| line.split(' ').next_back()).collect();
+    assert!(names(&usage).len() > 20 && commands.contains(&"migrate-etcd"), "{usage}");
+    let own = commands.iter().map(|command| flanneld(&[command, "-help"], &[]).stderr);
+    for usage in own.chain([usage.clone()]) {
+        for name in names(&usage) {
+            let escaped = name.replace('-', "\\-");
+            assert!(roff.stdout.contains(&format!("\n.TP\n\\fB\\-{escaped}\\fR")), "-{name} in the man page");
+            assert!(markdown.stdout.contains(&format!("\n| `-{name}")), "-{name} in the page");
+        }
+    }
+    for command in commands {
+        assert!(roff.stdout.contains(&format!("\n.SS {}\n", command.replace('-', "\\-"))), "{command}");
+        assert!(markdown.stdout.contains(&format!("\n### {command}\n")), "{command}");
+    }
+    for outcome in [roff, markdown] {
+        assert_eq!((outcome.stderr.as_str(), outcome.code), ("", Some(0)));
+    }
+    let outcome = flanneld(&["man", "-format=html"], &[]);
+    assert_eq!(outcome.stderr, "flag -format: \"html\" is neither roff nor markdown\n");
+    assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn the_man_page_and_the_page_of_flags_that_are_shipped_are_those_of_the_program() {
+    for (file, format) in [("dist/flanneld.8", "roff"), ("docs/flags.md", "markdown")] {
+        let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
+        let shipped = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let printed = flanneld(&["man", "-format", format], &[]).stdout;
+        assert!(shipped == printed, "run: scripts/flags, which makes {file} anew");
     }
 }

@@ -182,7 +182,7 @@ fn the_usage_text_has_gos_form() {
     let expected = "Usage: ./x [OPTION]...\n  -file string\n    \ta path\n  -forward\n    \tlet through (default true)\n  \
         -healthz-port int\n    \tlisten here\n  -iface value\n    \trepeatable\n  -margin int\n    \tminutes (default 60)\n  \
         -masq\n    \thide\n  -prefix string\n    \ta key (default \"/a \\\"b\\\"\")\n  -x\tone letter\n";
-    assert_eq!(usage(FLAGS, "./x"), expected);
+    assert_eq!(usage("./x", &describe(FLAGS)), expected);
 }
 
 proptest! {

@@ -1,5 +1,7 @@
 //! Which flags and variables make which options.
 
+use super::etcd::EtcdUser;
+use super::migrate::MigrateOptions;
 use super::*;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, String> {
@@ -7,7 +9,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, Stri
         environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
     };
     match parse(arguments.iter().map(OsString::from), lookup) {
-        Ok(Command::Run(options)) => Ok(*options),
+        Ok(Asked::Run(options)) => Ok(*options),
         other => Err(match other {
             Ok(command) => format!("{command:?}"),
             Err(error) => error.to_string(),
@@ -140,12 +142,12 @@ fn the_version_is_asked_for_by_its_flag_alone() {
         let lookup = move |name: &str| (name == variable).then(|| OsString::from(value));
         parse(arguments.iter().map(OsString::from), lookup)
     };
-    assert_eq!(version(&["-version"], "", ""), Ok(Command::Version));
-    assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Command::Version));
-    assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Command::Run(_))));
-    assert!(matches!(version(&["-version=false"], "", ""), Ok(Command::Run(_))));
+    assert_eq!(version(&["-version"], "", ""), Ok(Asked::Version));
+    assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Asked::Version));
+    assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Asked::Run(_))));
+    assert!(matches!(version(&["-version=false"], "", ""), Ok(Asked::Run(_))));
     assert!(matches!(version(&["-version", "-nosuch"], "", ""), Err(FlagError::Syntax(_))));
-    assert_eq!(version(&["-version", "-help"], "", ""), Ok(Command::Help));
+    assert_eq!(version(&["-version", "-help"], "", ""), Err(FlagError::Help));
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn the_command_lines_that_operators_have_in_their_units_are_read() {
 
 #[test]
 fn no_flag_is_in_the_table_twice() {
-    let mut names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+    let mut names: Vec<&str> = table::flags().iter().map(|flag| flag.name).collect();
     names.sort_unstable();
     let count = names.len();
     names.dedup();
@@ -221,11 +223,7 @@ fn migrate(arguments: &[&str], environment: &[(&str, &str)]) -> Result<MigrateOp
     let lookup = |name: &str| {
         environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
     };
-    match parse(["migrate-etcd"].iter().chain(arguments).map(OsString::from), lookup) {
-        Ok(Command::Migrate(options)) => Ok(*options),
-        Ok(command) => Err(format!("{command:?}")),
-        Err(error) => Err(error.to_string()),
-    }
+    migrate::parse(arguments.iter().map(OsString::from), lookup).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -235,7 +233,7 @@ fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
     assert_eq!((options.etcd.prefix.as_str(), options.etcd.user.name.as_str()), ("/n", "flannel"));
     assert_eq!((options.dry_run, options.verbosity), (true, 1));
     assert!(!migrate(&[], &[]).expect("good flags").dry_run);
-    assert_eq!(migrate(&["-help"], &[]), Err("MigrateHelp".to_owned()));
+    assert_eq!(migrate(&["-help"], &[]), Err("help requested".to_owned()));
     for (arguments, why) in [
         (&["-iface=eth0"][..], "flag provided but not defined: -iface"),
         (&["-etcd-api=v3"], "flag provided but not defined: -etcd-api"),
