@@ -25,6 +25,7 @@ mod log;
 mod manual;
 mod migrate;
 mod notify;
+mod observe;
 mod options;
 mod registry;
 mod story;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use flannel_firewall::RuleOptions;
 
 use crate::flags::{self, FlagError};
+use crate::observe::ObserveOptions;
 
 mod endpoint;
 mod etcd;
@@ -56,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Where the daemon tells of itself.
+    pub(crate) observe: ObserveOptions,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
@@ -108,6 +111,10 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         interfaces: settings.iface,
         public_ip: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         public_ipv6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
+        observe: ObserveOptions {
+            health: values::health(&settings.healthz_ip, settings.healthz_port)?,
+            socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
+        },
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {

@@ -1,6 +1,7 @@
 //! Checks of single values. Each error is the end of a line that begins with the flag.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::go_duration::duration;
@@ -63,5 +64,27 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     match text.parse::<Ipv6Addr>() {
         Ok(address) if !address.is_unspecified() => Ok(Some(address)),
         _ => Err(format!("invalid public IPv6 address: {}", text.escape_debug())),
+    }
+}
+
+/// Reads where the health port is; nowhere if the port is 0.
+pub(super) fn health(ip: &str, port: i64) -> Result<Option<SocketAddr>, String> {
+    let port =
+        u16::try_from(port).map_err(|_| format!("flag -healthz-port: {port} is not within 0 and 65535"))?;
+    if port == 0 {
+        return Ok(None);
+    }
+    let ip: IpAddr =
+        ip.parse().map_err(|_| format!("flag -healthz-ip: invalid IP address: {}", ip.escape_debug()))?;
+    Ok(Some(SocketAddr::new(ip, port)))
+}
+
+/// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
+/// sockets.
+pub(super) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
+    match path {
+        "off" => None,
+        "" => Some(format!("{subnet_file}.sock").into()),
+        path => Some(path.into()),
     }
 }
