@@ -28,6 +28,7 @@ mod notify;
 mod observe;
 mod options;
 mod registry;
+mod show;
 mod story;
 mod subcommands;
 mod subnet_env;

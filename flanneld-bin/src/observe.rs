@@ -7,6 +7,7 @@
 //! | `socket` | the unix socket: the same and `/status`, `/summary`; for root alone |
 //! | `report` | what is told: the network's status and what the daemon does beside it |
 //! | `ready`, `metrics` | the same in other forms (pure) |
+//! | `client` | asks a daemon over its socket |
 //!
 //! Nothing is put together unless it is asked for.
 
@@ -16,6 +17,8 @@ mod metrics;
 mod ready;
 pub(crate) mod report;
 mod socket;
+
+pub(crate) mod client;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

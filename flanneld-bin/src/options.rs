@@ -18,7 +18,7 @@ pub(crate) mod migrate;
 mod prefix;
 mod settings;
 pub(crate) mod table;
-mod values;
+pub(crate) mod values;
 
 pub(crate) use etcd::{EtcdApi, EtcdFiles, EtcdOptions};
 pub(crate) use settings::Settings;

@@ -24,7 +24,6 @@ impl Report {
     /// # Errors
     ///
     /// Says what is wrong with the text.
-    #[cfg(test)]
     pub(crate) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         /// What is beside the status.
         #[derive(Deserialize)]

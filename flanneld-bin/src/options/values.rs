@@ -81,7 +81,7 @@ pub(super) fn health(ip: &str, port: i64) -> Result<Option<SocketAddr>, String> 
 
 /// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
 /// sockets.
-pub(super) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
+pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
     match path {
         "off" => None,
         "" => Some(format!("{subnet_file}.sock").into()),

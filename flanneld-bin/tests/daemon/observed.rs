@@ -4,12 +4,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
-use flannel_testing::eventually;
+use flannel_testing::{eventually, output_in};
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 
 const PORT: u16 = 8090;
+
+/// The record of a host that is not there.
+const RECORD: &str = r#"{"PublicIP":"172.31.0.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:02:00:00:00:01"}}"#;
 
 /// Starts a daemon with a health port.
 fn start(cluster: &mut Cluster, host: usize) {
@@ -86,9 +90,8 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
 
     // No route goes by an address of the host itself.
     cluster.change(0, "ip address add 10.5.251.0/32 dev lo");
-    let record = r#"{"PublicIP":"172.31.0.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:02:00:00:00:01"}}"#;
     let peer = "/coreos.com/network/subnets/10.5.251.0-24";
-    cluster.etcd.etcdctl(&["put", peer, record]).unwrap();
+    cluster.etcd.etcdctl(&["put", peer, RECORD]).unwrap();
     wait_for_readiness(&cluster, 503, Some("objects_failed: route 10.5.251.0/24 via 10.5.251.0: "));
     wait_for_metrics(
         &cluster,
@@ -170,4 +173,84 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
     told("/status");
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     assert!(!path.exists());
+}
+
+/// Runs a command of the program on a host, and returns its exit status, what it wrote, and its complaints.
+fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    command.args(arguments).arg("-subnet-file").arg(cluster.subnet_file(host));
+    let output = output_in(&cluster.lab.hosts[host].namespace, command).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none_runs() {
+    let mut cluster = Cluster::with_spare(3, 1);
+    let (status, page, complaint) = run(&cluster, 0, &["status"]);
+    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    for line in [
+        "network    10.5.0.0/16, backend vxlan".to_owned(),
+        format!("lease      {} of {}, renewed in ", cluster.subnet(0), cluster.public(0)),
+        format!("device     flannel.1, vxlan, VNI 1, port 8472, {}, MTU 1450", cluster.mac(0)),
+        "peers      2 known, 2 programmed".to_owned(),
+        "in order".to_owned(),
+    ] {
+        assert!(page.lines().any(|other| other.starts_with(&line)), "{line:?} is missing in\n{page}");
+    }
+    assert!(!page.contains('\u{1b}'), "this is no terminal: {page}");
+    assert!(run(&cluster, 0, &["status", "-color=always"]).1.contains('\u{1b}'));
+    let (status, page, _) = run(&cluster, 0, &["peers"]);
+    let lines: Vec<Vec<&str>> = page.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((status, lines.len()), (Some(0), 3), "{page}");
+    let mut others = [1, 2].map(|host| (cluster.subnet(host).to_string(), cluster.public(host)));
+    others.sort();
+    for (line, (subnet, public)) in lines[1..].iter().zip(&others) {
+        assert_eq!(
+            (line[0], line[1], line[2], line[4]),
+            (&**subnet, &**public, "vxlan", "programmed"),
+            "{page}"
+        );
+    }
+    let (_, json, _) = run(&cluster, 0, &["peers", "--json"]);
+    let peers: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&peers[0]["subnets"][0], &peers[1]["subnets"][0]),
+        (&others[0].0.clone().into(), &others[1].0.clone().into())
+    );
+
+    // Without its registry, it says so and is in order.
+    cluster.etcd.stop().unwrap();
+    let said = eventually(PATIENCE, || {
+        let (status, page, _) = run(&cluster, 0, &["status"]);
+        if page.contains("  registry_silent  for ") { Ok(status) } else { Err(page) }
+    });
+    assert_eq!(said.unwrap(), Some(0));
+    assert_eq!(run(&cluster, 0, &["peers"]).0, Some(0));
+    let (_, json, _) = run(&cluster, 0, &["status", "-json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["ready"], &json["conditions"][0]["name"]), (&true.into(), &"registry_silent".into()));
+
+    // A peer that is not reached has an exit status of its own.
+    cluster.etcd.restart().unwrap();
+    cluster.change(0, "ip address add 10.5.251.0/32 dev lo");
+    cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/10.5.251.0-24", RECORD]).unwrap();
+    let shown = eventually(PATIENCE, || {
+        let (status, page, _) = run(&cluster, 0, &["peers"]);
+        if status == Some(3) { Ok(page) } else { Err(page) }
+    });
+    let line = shown.unwrap().lines().find(|line| line.starts_with("10.5.251.0/24")).unwrap().to_owned();
+    assert!(line.contains("  pending ") && line.contains("route 10.5.251.0/24 via 10.5.251.0: "), "{line}");
+    assert_eq!(run(&cluster, 0, &["status"]).0, Some(3));
+
+    // Where none runs, and none ever ran, one line says so.
+    for command in ["status", "peers"] {
+        let (status, page, complaint) = run(&cluster, 3, &[command]);
+        assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
+        assert!(complaint.starts_with("no flanneld runs here: nothing serves the socket "), "{complaint}");
+        let (status, _, complaint) = run(&cluster, 0, &[command, "-color=green"]);
+        assert_eq!((status, complaint.lines().count()), (Some(2), 1), "{complaint}");
+    }
+    cluster.daemon(0).kill().unwrap();
+    assert_eq!(run(&cluster, 0, &["status"]).0, Some(1), "its socket is still there");
 }
