@@ -15,6 +15,7 @@ mod living;
 mod migrate;
 mod mixed;
 mod moved;
+mod observed;
 mod outage;
 mod release;
 mod secured;
