@@ -4,6 +4,7 @@
 mod cluster;
 mod cni;
 mod direct;
+mod extension;
 mod external;
 mod failing;
 mod firewall;
