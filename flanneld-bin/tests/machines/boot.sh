@@ -7,7 +7,7 @@ cgroup=$1 programs=$2 source=$3 name=$4
 
 mount --make-rprivate /
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work /mnt/root /mnt/cgroup /mnt/dev
+mkdir /mnt/upper /mnt/work /mnt/root /mnt/cgroup /mnt/dev /mnt/source /mnt/source-work
 
 # A part of the tree of processes of its own; others boot at the same time. What a killed test left goes.
 mount -t cgroup2 cgroup2 /mnt/cgroup
@@ -35,10 +35,11 @@ for device in null zero full random urandom tty net/tun; do
     : >"dev/$device"
     mount --bind "/dev/$device" "dev/$device"
 done
+# The source, as if everything in it had been built.
 mkdir -p usr/src/flannel-rs
-mount --bind "$source" usr/src/flannel-rs
-mkdir -p built
-mount --bind "$programs" built
+mount -t overlay overlay -o "lowerdir=$source,upperdir=/mnt/source,workdir=/mnt/source-work" usr/src/flannel-rs
+mkdir -p usr/src/flannel-rs/target/release
+mount --bind "$programs" usr/src/flannel-rs/target/release
 
 # Nothing of what the distribution starts, and nothing that belongs to the whole machine.
 rm -rf lib/systemd/system/*.wants etc/systemd/system/*.wants etc/systemd/system/etcd* etc/systemd/network

@@ -88,8 +88,6 @@ impl Machine {
         inside
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root");
-        // What an operator builds is built already.
-        inside.env("PROGRAMS", "/built");
         output_in(&self.namespace, inside).unwrap()
     }
 

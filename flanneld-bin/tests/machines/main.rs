@@ -3,4 +3,6 @@
 
 mod machine;
 mod package;
+mod page;
 mod units;
+mod walkthroughs;
