@@ -19,5 +19,6 @@ mod moved;
 mod outage;
 mod release;
 mod secured;
+mod troubleshooting;
 mod udp;
 mod upstream_defects;
