@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Json, Lease, NetworkConfig, ObjectFailure,
-    OpenBackend, OpenRequest, PeerSet, PublicAddrs, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Json, Lease, NetworkConfig, OpenBackend,
+    OpenRequest, PeerFailure, PeerSet, PublicAddrs, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 
@@ -159,10 +159,9 @@ impl Backend for Extension {
         }
         report.failed = self.ledger.failed();
         report.retry_in = self.ledger.retry_in(request.now);
-        let unreachable = |(subnet, reason): (&SubnetKey, &String)| ObjectFailure {
-            object: format!("peer {subnet}"),
-            reason: reason.clone(),
-        };
+        report.pending = self.ledger.pending();
+        let unreachable =
+            |(peer, reason): (&SubnetKey, &String)| PeerFailure { peer: *peer, reason: reason.clone() };
         report.unreachable = self.unreachable.iter().map(unreachable).collect();
         report
     }

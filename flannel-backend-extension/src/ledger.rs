@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use flannel_core::{Backoff, ObjectFailure, SubnetKey};
+use flannel_core::{Backoff, ObjectFailure, PeerFailure, SubnetKey};
 
 /// The pauses before a command that failed is run again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
@@ -137,12 +137,25 @@ impl Ledger {
 
     /// Returns what failed and will be run again.
     pub(crate) fn failed(&self) -> Vec<ObjectFailure> {
-        let failures = self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.failure.as_ref()?)));
         let describe = |(subnet, failure): (&SubnetKey, &Failure)| ObjectFailure {
             object: describe(failure.task, subnet),
             reason: failure.reason.clone(),
         };
-        failures.map(describe).collect()
+        self.failures().map(describe).collect()
+    }
+
+    /// Returns the peers for whom a command failed.
+    pub(crate) fn pending(&self) -> Vec<PeerFailure> {
+        let waiting = self.failures().filter(|(_, failure)| failure.task == Task::Add);
+        let describe = |(peer, failure): (&SubnetKey, &Failure)| PeerFailure {
+            peer: *peer,
+            reason: format!("SubnetAddCommand: {}", failure.reason),
+        };
+        waiting.map(describe).collect()
+    }
+
+    fn failures(&self) -> impl Iterator<Item = (&SubnetKey, &Failure)> {
+        self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.failure.as_ref()?)))
     }
 
     /// Returns how long until the first of these.

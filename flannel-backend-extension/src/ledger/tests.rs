@@ -74,6 +74,7 @@ fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other()
     let failed = ledger.failed();
     assert_eq!(failed[0].object, "SubnetAddCommand for 10.5.1.0/24");
     assert_eq!(failed[0].reason, "exit status: 2");
+    assert_eq!(ledger.pending()[0].to_string(), "peer 10.5.1.0-24: SubnetAddCommand: exit status: 2");
     assert_eq!(run_all(&mut ledger, now).len(), 2);
     assert_eq!((ledger.failed(), ledger.retry_in(now)), (Vec::new(), None));
 }
