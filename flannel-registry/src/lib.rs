@@ -58,6 +58,7 @@ mod local_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+mod remembered;
 mod sys;
 mod whole_file;
 
@@ -75,4 +76,5 @@ pub use local_manager::{LocalManager, LocalManagerOptions};
 pub use memory::{MemoryBackup, MemoryRegistry};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use migration::{Fate, MigrationError, MigrationStep, migrate};
+pub use remembered::Remembered;
 pub use whole_file::{WriteError, write_whole};

@@ -28,6 +28,7 @@ mod migrate;
 mod notify;
 mod observe;
 mod options;
+mod plan;
 mod registry;
 mod show;
 mod story;
