@@ -15,8 +15,8 @@
 //!
 //! # Whose object is it?
 //!
-//! The device ends with the process, or when the backend is dropped, and everything on it goes along. No other object is
-//! made.
+//! The device ends with the process, or when the backend is dropped, and everything on it goes along, unless a
+//! [`DescriptorStore`] keeps it open for the next one. No other object is made.
 
 mod backend;
 mod config;
@@ -27,13 +27,16 @@ mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod listen;
 mod offload;
 mod packet;
 mod peers;
 mod routing;
+mod store;
 mod sys;
 mod worker;
 
 pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
+pub use store::DescriptorStore;
 pub use worker::Offloads;

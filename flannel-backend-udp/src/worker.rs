@@ -88,12 +88,28 @@ impl Failure {
 /// packets need, and whoever waits for a packet waits for them.
 const NICE: i32 = -15;
 
+/// What is broken, and so has to be made anew. A thread that panicked breaks nothing else: that it is over is all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) device: bool,
+    pub(crate) sockets: bool,
+    /// Any thread is over.
+    pub(crate) threads: bool,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    device: AtomicBool,
+    sockets: AtomicBool,
+    threads: AtomicBool,
+}
+
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
-    /// Whether a thread has ended by itself.
-    is_broken: Arc<AtomicBool>,
+    /// What threads that ended by themselves found broken.
+    broken: Arc<Marks>,
     /// The threads see the other end hang up.
     stop: Option<PipeWriter>,
 }
@@ -103,15 +119,17 @@ impl Workers {
     pub(crate) fn start(namespace: &Namespace, parts: &Parts) -> io::Result<Self> {
         let (ended, stop) = io::pipe()?;
         let ended = Arc::new(ended);
-        let mut workers = Self { threads: Vec::new(), is_broken: Arc::default(), stop: Some(stop) };
+        let mut workers = Self { threads: Vec::new(), broken: Arc::default(), stop: Some(stop) };
         // A thread is born in the namespace of the one that starts it.
         namespace
             .run(|| {
-                workers.spawn("flannel-udp-out", parts, &ended, |parts, ended, view| {
+                let device = |marks: &Marks| marks.device.store(true, Ordering::Relaxed);
+                workers.spawn("flannel-udp-out", device, parts, &ended, |parts, ended, view| {
                     outward::run(&parts, &ended, view)
                 })?;
                 for index in 0..parts.sockets.len() {
-                    workers.spawn("flannel-udp-in", parts, &ended, move |parts, ended, view| {
+                    let sockets = |marks: &Marks| marks.sockets.store(true, Ordering::Relaxed);
+                    workers.spawn("flannel-udp-in", sockets, parts, &ended, move |parts, ended, view| {
                         inward::run(&parts, index, &ended, view)
                     })?;
                 }
@@ -120,33 +138,45 @@ impl Workers {
             .map(|()| workers)
     }
 
-    /// Whether any of them has ended by itself.
-    pub(crate) fn are_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Acquire)
+    /// Tells what is broken, if any of them has ended by itself.
+    pub(crate) fn broken(&self) -> Broken {
+        let Marks { device, sockets, threads } = &*self.broken;
+        // In this order: whoever sees that a thread is over sees why.
+        let threads = threads.load(Ordering::Acquire);
+        Broken {
+            threads,
+            device: threads && device.load(Ordering::Relaxed),
+            sockets: threads && sockets.load(Ordering::Relaxed),
+        }
     }
 
     fn spawn(
         &mut self,
         name: &str,
+        mark: impl FnOnce(&Marks) + Send + 'static,
         parts: &Parts,
         ended: &Arc<PipeReader>,
         run: impl FnOnce(Parts, Arc<PipeReader>, View) -> Result<(), String> + Send + 'static,
     ) -> io::Result<()> {
         let (parts, ended) = (parts.clone(), Arc::clone(ended));
         let view = View::new(Arc::clone(&parts.exchange));
-        let (failure, is_broken) = (Arc::clone(&parts.failure), Arc::clone(&self.is_broken));
+        let (failure, broken) = (Arc::clone(&parts.failure), Arc::clone(&self.broken));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Err(error) = sys::priority::set_nice(NICE) {
                 tracing::debug!(%error, "the packet path has no precedence");
             }
             // Nothing that a thread leaves behind is used again, so that a panic costs no more than a broken device.
-            let ran = panic::catch_unwind(AssertUnwindSafe(|| run(parts, ended, view)));
-            if let Err(what) = ran.unwrap_or_else(|_| Err("a thread of the packet path panicked".to_owned()))
-            {
-                // In this order: whoever is told finds it so.
-                is_broken.store(true, Ordering::Release);
-                failure.tell(what);
-            }
+            let what = match panic::catch_unwind(AssertUnwindSafe(|| run(parts, ended, view))) {
+                Ok(Ok(())) => return,
+                Ok(Err(what)) => {
+                    mark(&broken);
+                    what
+                }
+                Err(_) => "a thread of the packet path panicked".to_owned(),
+            };
+            // In this order: whoever is told finds it so.
+            broken.threads.store(true, Ordering::Release);
+            failure.tell(what);
         })?;
         self.threads.push(thread);
         Ok(())

@@ -14,6 +14,7 @@ mod blackhole;
 mod capabilities;
 mod daemon;
 mod facts;
+mod fd_store;
 mod firewall;
 mod flags;
 mod follow;

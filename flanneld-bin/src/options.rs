@@ -155,6 +155,12 @@ const FLAGS: &[Flag<Settings>] = &[
         description: "when told to end, remove device, routes and subnet file, and give the subnet lease back, unless \
                       it is a reservation; without it all stay, and traffic goes on",
     },
+    Flag {
+        name: "keep-udp-device",
+        kind: Kind::Bool(|s| &mut s.keep_udp_device),
+        description: "have systemd keep the device and the sockets of the udp backend while this daemon restarts, so \
+                      that packets wait and none is lost; the unit needs FileDescriptorStoreMax=3",
+    },
 ];
 
 /// A flag that upstream has and this daemon does not have yet.
@@ -188,6 +194,7 @@ struct Settings {
     lease_ttl: Duration,
     renew_margin: Option<i64>,
     release_on_exit: bool,
+    keep_udp_device: bool,
     dry_run: bool,
 }
 
@@ -218,6 +225,7 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(86_400),
             renew_margin: None,
             release_on_exit: false,
+            keep_udp_device: false,
             dry_run: false,
         }
     }
@@ -263,6 +271,8 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    pub(crate) keep_udp_device: bool,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
@@ -393,6 +403,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         renew_margin: renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
+        keep_udp_device: settings.keep_udp_device,
         verbosity: settings.verbosity,
         ignored_arguments,
     })

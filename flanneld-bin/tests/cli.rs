@@ -70,6 +70,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -keep-udp-device",
         "  -mass-expiry-hold int",
         "  -public-ip string",
         "  -public-ipv6 string",

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(crate) struct Ready {
     /// Something can be read, or an error be asked for.
     pub(crate) first: bool,
+    /// It will never be ready again: a socket was shut down, a device deleted.
+    pub(crate) first_is_over: bool,
     /// The same of the second descriptor.
     pub(crate) second: bool,
 }
@@ -17,7 +19,9 @@ pub(crate) struct Ready {
 pub(crate) fn wait_readable(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<Ready> {
     let mut fds = [entry(first, libc::POLLIN), entry(second, libc::POLLIN)];
     poll(&mut fds, None)?;
-    Ok(Ready { first: fds[0].revents != 0, second: fds[1].revents != 0 })
+    let is_over = |revents| revents & (libc::POLLHUP | libc::POLLNVAL) != 0;
+    let [first, second] = fds.map(|fd| fd.revents);
+    Ok(Ready { first: first != 0, first_is_over: is_over(first), second: second != 0 })
 }
 
 /// Waits until something can be written, at most so long; tells whether it can.

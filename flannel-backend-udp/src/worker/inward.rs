@@ -49,6 +49,9 @@ pub(crate) fn run(parts: &Parts, index: usize, ended: &PipeReader, view: View) -
         if ready.second {
             return Ok(());
         }
+        if ready.first_is_over {
+            return Err("the socket was shut down".to_owned());
+        }
     }
 }
 

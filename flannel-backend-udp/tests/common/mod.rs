@@ -56,9 +56,14 @@ impl Default for Setup {
 impl Station {
     /// Opens the backend, and makes the host ready for the lease of host number `n`.
     pub(crate) fn start(namespace: &Namespace, n: u8, setup: Setup) -> Self {
+        Self::start_with(OpenUdp::new(namespace.clone()), namespace, n, setup)
+    }
+
+    /// The same, with a backend that is opened in a special way.
+    pub(crate) fn start_with(opener: OpenUdp, namespace: &Namespace, n: u8, setup: Setup) -> Self {
         let config = NetworkConfig::parse(setup.config).unwrap();
         let external = external_interface(namespace, setup.interface).unwrap();
-        let opener = OpenUdp::new(namespace.clone()).with_offloads(setup.offloads);
+        let opener = opener.with_offloads(setup.offloads);
         let counters = opener.counters();
         let backend = open(&opener, &config, &external).unwrap();
         let own = Lease {

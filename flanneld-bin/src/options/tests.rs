@@ -61,6 +61,7 @@ fn every_flag_reaches_its_option() {
             "-subnet-lease-ttl=1h30m",
             "-subnet-lease-renew-margin=15",
             "-release-on-exit",
+            "-keep-udp-device",
             "-etcd-api=v2",
             "",
             "-iface=eth9",
@@ -96,6 +97,7 @@ fn every_flag_reaches_its_option() {
             lease_ttl: Duration::from_secs(5400),
             renew_margin: Some(Duration::from_secs(900)),
             release_on_exit: true,
+            keep_udp_device: true,
             verbosity: 4,
             ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
         }
@@ -188,14 +190,14 @@ fn no_flag_is_in_the_table_twice() {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    assert_eq!((names.len(), count), (36, 36));
+    assert_eq!((names.len(), count), (37, 37));
 }
 
 #[test]
 fn a_lease_lasts_a_day_is_renewed_at_a_third_of_it_and_is_kept_unless_something_else_is_said() {
     let options = run(&[], &[]).expect("defaults");
     assert_eq!((options.lease_ttl, options.renew_margin), (Duration::from_secs(86_400), None));
-    assert!(!options.release_on_exit);
+    assert!(!options.release_on_exit && !options.keep_udp_device);
     let options = run(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "1439")]).expect("upstream's bound");
     assert_eq!(options.renew_margin, Some(Duration::from_secs(1439 * 60)));
     for (arguments, why) in [
