@@ -1,7 +1,7 @@
 //! The UDP backend of flannel: packets go from host to host as the payload of UDP datagrams, one in each, through a
 //! packet path of our own. It is for networks where VXLAN does not pass, and it is flannel's default.
 //!
-//! Each host has a TUN device, `flannel0`, to which the whole network is routed, and a socket. Between the two, two
+//! Each host has a TUN device, `flannel0`, to which the whole network is routed, and a socket. Between the two,
 //! threads move bursts of up to 64 KiB: what the kernel hands out as one packet of 64 KiB is cut into packets of the
 //! network's MTU, and the kernel sends all of them in one call; what it receives at once is joined and handed back as
 //! one. On the wire it is what upstream flannel's `udp` backend sends and takes.

@@ -139,6 +139,11 @@ impl Inbox {
         Self { bytes, messages: Vec::with_capacity(MESSAGES) }
     }
 
+    /// Without room for anything: what stands in for one while it is looked at.
+    pub(crate) fn empty() -> Self {
+        Self { bytes: Box::default(), messages: Vec::new() }
+    }
+
     /// Receives what is there, without waiting.
     ///
     /// # Errors
@@ -180,6 +185,16 @@ impl Inbox {
             self.messages.push(Message { len, from, segment });
         }
         Ok(())
+    }
+
+    /// How many messages were received, each a datagram or several.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// How many bytes were received.
+    pub(crate) fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.len).sum()
     }
 
     /// Whether all buffers were used, so that there may be more.
