@@ -71,7 +71,7 @@ pub use overlay_state::{DeviceState, OverlayState};
 pub use plain_proxy::{PlainProxy, PlainProxyOptions};
 pub use process::{NoSuchLine, Process, output_in};
 pub use service_manager::ServiceManager;
-pub use traffic::datagrams::{DatagramReport, datagrams};
+pub use traffic::datagrams::{DatagramReport, datagrams, datagrams_in_flight};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
 pub use wire::{Wire, WireOptions};
