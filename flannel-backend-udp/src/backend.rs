@@ -297,8 +297,7 @@ impl Udp {
             if listener.is_old && !self.knows_peers {
                 continue;
             }
-            let publics = routing.peers.publics().iter().copied();
-            let program = filter::program(listener.local.is_ipv6(), publics);
+            let program = filter::program(listener.local.is_ipv6(), routing.peers.publics());
             if let Err(error) = socket::attach_filter(&listener.socket, &program) {
                 // The packet path checks as well.
                 tracing::debug!(%error, "the kernel takes no filter");

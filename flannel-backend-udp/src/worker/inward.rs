@@ -89,7 +89,7 @@ impl<'a> Inward<'a> {
     fn message(&mut self, message: &Received<'_>) {
         let from = message.from.ip();
         let count = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
-        if !self.view.routing().peers.is_public(from) {
+        if self.view.routing().peers.by_public(from).is_none() {
             return self.parts.counters.dropped(DropReason::Stranger, count as u64);
         }
         // Packets that follow each other are mostly from one source.
@@ -108,7 +108,7 @@ impl<'a> Inward<'a> {
                     passed.bytes += len as u64;
                     self.take(&datagram[..len]);
                 }
-                Err(refusal) => self.refuse(refusal, datagram),
+                Err(refusal) => self.refuse(refusal, from, datagram),
             }
         }
         self.count(known, &mut passed);
@@ -156,9 +156,12 @@ impl<'a> Inward<'a> {
         }
     }
 
-    /// Drops a datagram, counts it, and tells its source if that is of use.
-    fn refuse(&mut self, refusal: Refusal, datagram: &[u8]) {
+    /// Drops a peer's datagram, counts it, and tells its source if that is of use.
+    fn refuse(&mut self, refusal: Refusal, from: IpAddr, datagram: &[u8]) {
         self.parts.counters.dropped(refusal.reason, 1);
+        if let Some(peer) = self.view.routing().peers.by_public(from) {
+            peer.counters.refused_packets.add(1);
+        }
         if let Some(trouble) = refusal.trouble {
             self.complain(trouble, datagram);
         }
