@@ -16,6 +16,7 @@ mod capabilities;
 mod daemon;
 mod external;
 mod facts;
+mod fd_store;
 mod firewall;
 mod flags;
 mod follow;
