@@ -3,12 +3,14 @@
 //! | part | what it does |
 //! |---|---|
 //! | `files` | reads the certificates |
+//! | `dates` | tells from when until when they are good |
 //! | `moves` | counts how often this host moved |
 //! | `names` | names the keys of a network (pure) |
 //! | `position` | tells whether one store leads on where another one was left (pure) |
 //! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
 //! | `turn` | says which member is to be asked |
 
+mod dates;
 mod files;
 mod moves;
 mod names;
@@ -16,9 +18,9 @@ mod position;
 mod teller;
 mod turn;
 
+pub use dates::{CertificateDates, certificate_dates};
 #[cfg(feature = "etcd-v3")]
 pub(crate) use files::Stamp;
-#[cfg(feature = "etcd-v2")]
 pub(crate) use files::certificates;
 pub(crate) use files::{FileError, Files, HalfPair};
 pub(crate) use moves::Moves;
