@@ -34,17 +34,18 @@ impl OpenBackend for Backends {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
             "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
-            name => {
-                return Err(BackendError::UnknownType(format!(
-                    "{name} (this daemon has: vxlan, host-gw, udp)"
-                )));
-            }
+            name => return Err(unknown(name)),
         };
         Ok(match self.peers.clone() {
             Some(peers) => Box::new(Told { backend, peers }),
             None => backend,
         })
     }
+}
+
+/// Says that there is no such backend.
+pub(crate) fn unknown(name: &str) -> BackendError {
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.

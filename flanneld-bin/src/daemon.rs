@@ -22,7 +22,6 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -224,7 +223,9 @@ impl Daemon<'_> {
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) {
         let path = &self.options.subnet_file;
-        match subnet_env(running, self.options.firewall.rules.masquerade).write(path) {
+        let Running { config, lease, mtu, .. } = running;
+        let file = SubnetEnv::of(config, &lease.subnet, *mtu, self.options.firewall.rules.masquerade);
+        match file.write(path) {
             Ok(()) => info!("Wrote subnet file to {}", path.display()),
             Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
         }
@@ -278,20 +279,6 @@ impl Daemon<'_> {
         if let Err(error) = result {
             warn!("The service manager cannot be told: {error}");
         }
-    }
-}
-
-fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
-    let Running { lease, mtu, config, .. } = running;
-    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
-    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
-    SubnetEnv {
-        network: v4,
-        subnet: lease.subnet.v4(),
-        ipv6_network: v6,
-        ipv6_subnet: lease.subnet.v6(),
-        mtu: *mtu,
-        ip_masq,
     }
 }
 

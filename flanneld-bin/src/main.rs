@@ -13,6 +13,7 @@ mod backends;
 mod blackhole;
 mod capabilities;
 mod daemon;
+mod doctor;
 mod facts;
 mod firewall;
 mod flags;
@@ -38,6 +39,13 @@ fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let program = arguments.next().unwrap_or_else(|| "flanneld".into());
     let usage = || options::usage(&program.to_string_lossy());
+    let arguments: Vec<_> = arguments.collect();
+    if arguments.first().is_some_and(|word| word == "doctor") {
+        return match doctor::options::parse(arguments[1..].to_vec(), |variable| env::var_os(variable)) {
+            Ok(options) => doctor::run(options),
+            Err(error) => print(&format!("{error}\n"), ExitCode::from(BAD_FLAGS)),
+        };
+    }
     match options::parse(arguments, |variable| env::var_os(variable)) {
         Ok(Command::Run(options)) => run(&options),
         Ok(Command::Migrate(options)) => migrate::run(&options),
