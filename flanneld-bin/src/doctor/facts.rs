@@ -173,7 +173,7 @@ pub(crate) enum Answer {
 pub(crate) struct Socket {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// Whose it is: process id and name.
+    /// Whose it is, process id and name; the kernel's own are nobody's.
     pub(crate) owner: Option<(u32, String)>,
 }
 
@@ -265,6 +265,17 @@ pub(crate) fn own_lease<'l>(
 ) -> Option<&'l Arc<Lease>> {
     let tied = leases.leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
     tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
+}
+
+/// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
+/// first.
+pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
+    let own = facts.own().map(|own| own.subnet);
+    if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
+        other
+    } else {
+        one
+    }
 }
 
 /// The public addresses of a lease.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flannel_core::Lease;
 use flannel_netlink::{Link, LinkKind};
 
-use crate::doctor::facts::{Facts, publics};
+use crate::doctor::facts::{Facts, leftover, publics};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const INTERFACE: Fault =
@@ -76,18 +76,11 @@ pub(super) const SHARED: Fault = Fault::error(
 
 pub(in crate::doctor) fn shared(facts: &Facts) -> Vec<Finding> {
     let Some(snapshot) = &facts.registry.leases else { return Vec::new() };
-    let own = facts.own().map(|own| own.subnet);
     let (mut holders, mut found) = (BTreeMap::<IpAddr, &Arc<Lease>>::new(), Vec::new());
     for lease in &snapshot.leases {
         let Some(address) = publics(&lease.attrs).next() else { continue };
         let Some(other) = holders.insert(address, lease) else { continue };
-        // The one that this host does not hold goes; of two others, the one that was written first.
-        let goes = match own {
-            Some(own) if own == lease.subnet => other,
-            Some(own) if own == other.subnet => lease,
-            _ if other.revision < lease.revision => other,
-            _ => lease,
-        };
+        let goes = leftover(facts, lease, other);
         let what = format!("the leases {} and {} both name {address}", other.subnet, lease.subnet);
         let remove = facts.registry.etcdctl.remove_record(&goes.subnet.to_string());
         found.push(SHARED.found(what, Cure::run([remove])));

@@ -94,11 +94,11 @@ pub(super) const PORT_TAKEN: Fault =
     Fault::error("port-taken", "the tunnel cannot hear its peers on a port that another program has");
 
 pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
-    let is_ours = |socket: &&Socket| {
-        socket
-            .owner
-            .as_ref()
-            .is_some_and(|(pid, _)| facts.own_daemon.as_ref().is_some_and(|it| it.pid == *pid))
+    let is_ours = |pid: u32| facts.own_daemon.as_ref().is_some_and(|daemon| daemon.pid == pid);
+    let is_in_order = |socket: &&Socket| match &socket.owner {
+        Some((pid, _)) => is_ours(*pid),
+        // The socket of a VXLAN device belongs to no process; a device that is in the way is told of by itself.
+        None => facts.links.iter().filter_map(Link::vxlan).any(|vxlan| vxlan.port == socket.port),
     };
     let found = |socket: &Socket| {
         let (address, port) = (socket.address, socket.port);
@@ -108,7 +108,7 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
         };
         PORT_TAKEN.found(format!("{who} has UDP port {port} on {address}"), cure)
     };
-    facts.sockets.iter().filter(|socket| !is_ours(socket)).map(found).collect()
+    facts.sockets.iter().filter(|socket| !is_in_order(socket)).map(found).collect()
 }
 
 pub(super) const TUNNEL_TAKEN: Fault = Fault::error(

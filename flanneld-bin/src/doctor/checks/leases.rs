@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use flannel_core::{Lease, SubnetKey};
+use flannel_core::Lease;
 use ipnet::IpNet;
 
 use super::daemons;
-use crate::doctor::facts::{Answer, Facts, Peer, publics};
+use crate::doctor::facts::{Answer, Facts, Peer, leftover, publics};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const EXPIRED: Fault = Fault::error(
@@ -59,11 +59,7 @@ pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
     for (net, lease) in nets {
         match widest {
             Some((around, other)) if around.contains(&net) && other.subnet != lease.subnet => {
-                let goes = if is_own(facts, &other.subnet) || lease.revision < other.revision {
-                    lease
-                } else {
-                    other
-                };
+                let goes = leftover(facts, lease, other);
                 let what = format!("the subnets of the leases {} and {} overlap", other.subnet, lease.subnet);
                 let remove = facts.registry.etcdctl.remove_record(&goes.subnet.to_string());
                 found.push(OVERLAP.found(what, Cure::run([remove])));
@@ -72,10 +68,6 @@ pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
         }
     }
     found
-}
-
-fn is_own(facts: &Facts, subnet: &SubnetKey) -> bool {
-    facts.own().is_some_and(|own| own.subnet == *subnet)
 }
 
 pub(super) const UNREACHABLE_HOST: Fault = Fault::warning(

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::doctor::facts::Socket;
 
-/// The sockets of programs. The kernel's own, as that of a VXLAN device, have no number and are left out.
+/// All of them, also those of the kernel, as that of a VXLAN device, which have no owner.
 pub(super) fn on(port: u16) -> Vec<Socket> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let listed = read("/proc/thread-self/net/udp") + &read("/proc/thread-self/net/udp6");
-    let found = listed.lines().filter_map(line).filter(|(_, local, inode)| *local == port && *inode != 0);
+    let found = listed.lines().filter_map(line).filter(|(_, local, _)| *local == port);
     found.map(|(address, port, inode)| Socket { address, port, owner: owner(inode) }).collect()
 }
 
