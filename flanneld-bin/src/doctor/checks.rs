@@ -23,6 +23,7 @@ mod registry;
 #[cfg(test)]
 pub(crate) const FAULTS: &[&Fault] = &[
     &host::CAPABILITIES,
+    &host::NOT_ROOT,
     &host::KERNEL_VXLAN,
     &host::TUN_DEVICE,
     &host::KERNEL_NFTABLES,
@@ -64,6 +65,7 @@ pub(crate) const FAULTS: &[&Fault] = &[
     &firewall::TUNNEL,
     &firewall::FORWARD,
     &firewall::RULES,
+    &firewall::NOT_SHOWN,
     &firewall::UNREADABLE,
     &managers::NETWORKD,
     &managers::NETWORK_MANAGER,
@@ -71,6 +73,7 @@ pub(crate) const FAULTS: &[&Fault] = &[
 
 const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
     host::capabilities,
+    host::not_root,
     host::kernel,
     host::firewall_program,
     host::checksum_offload,
@@ -106,3 +109,6 @@ const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
 pub(crate) fn examine(facts: &Facts) -> Vec<Finding> {
     CHECKS.iter().flat_map(|check| check(facts)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) own_daemon: Option<Daemon>,
     /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
     pub(crate) may_change_network: Option<bool>,
+    /// Whether doctor may look at all: packet filters are shown only to who may change the network.
+    pub(crate) may_look: bool,
     pub(crate) kernel: Kernel,
     /// Settings by their path below `/proc/sys`; those that are not there are missing.
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -186,6 +188,8 @@ pub(crate) struct Firewall {
     pub(crate) missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.
     pub(crate) lacks: Option<String>,
+    /// Which table iptables does not show, as far as our rules are concerned.
+    pub(crate) not_shown: Option<String>,
     /// Why rules could not be read.
     pub(crate) failures: Vec<String>,
     /// Whether kube-proxy keeps rules here.
@@ -327,6 +331,7 @@ pub(super) mod tests {
             daemons: Vec::new(),
             own_daemon: Some(daemon),
             may_change_network: Some(true),
+            may_look: true,
             kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
             sysctls: BTreeMap::new(),
             links: Vec::new(),

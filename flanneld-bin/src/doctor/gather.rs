@@ -41,6 +41,7 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         now: SystemTime::now(),
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
         may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
+        may_look: capabilities::of(None) != Some(false),
         certificates: certificates(&options.etcd.files),
         daemons: with_devices(daemons, &external).await,
         own_daemon,

@@ -82,3 +82,39 @@ fn our_own_rules_that_are_missing_are_put_back_by_the_printed_commands() {
         assert!(commands(&finding)[0].contains("10.5.0.0/16"), "{finding:#}");
     }
 }
+
+#[test]
+fn a_table_that_iptables_cannot_show_is_left_for_nftables() {
+    let mut site = Site::running(1);
+    let before = site.ids();
+    site.shell("nft 'add rule ip filter FORWARD meta time > 1 counter'");
+    let finding = site.finds("iptables-not-shown");
+    assert!(commands(&finding)[0].contains("\"EnableNFTables\":true"), "{finding:#}");
+    site.apply(&finding);
+    assert_eq!(site.asked(), "systemctl restart flanneld\n");
+    site.cluster.daemon(0).terminate(PATIENCE).unwrap();
+    site.cluster.start(0);
+    site.cluster.wait_until_ready(0);
+    site.is_as(&before, "iptables-not-shown");
+}
+
+#[test]
+fn programs_that_fail_are_installed_anew() {
+    let site = Site::new(1);
+    let before = site.ids();
+    site.stand_in("iptables-save", "echo 'Segmentation fault' >&2; exit 139");
+    let look = || {
+        let mut command = site.doctor_command();
+        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", site.path("").display()));
+        crate::site::Report::of(
+            &flannel_testing::output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap(),
+        )
+    };
+    let report = look();
+    let finding = report.finding("firewall-unreadable").unwrap_or_else(|| panic!("{:#?}", report.findings));
+    assert!(what(finding).contains("Segmentation fault"), "{finding:#}");
+    let program = site.path("iptables-save");
+    site.stand_in("apt-get", &format!("rm {}", program.display()));
+    site.apply(finding);
+    assert_eq!(look().ids(), before);
+}

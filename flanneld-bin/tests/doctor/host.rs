@@ -31,6 +31,22 @@ fn without_the_capability_doctor_says_so_and_how_the_program_gets_it() {
 }
 
 #[test]
+fn who_is_not_root_is_told_that_more_may_be_wrong() {
+    let site = Site::running(1);
+    site.stand_in("sudo", r#"exec "$@""#);
+    let doctor = site.doctor_command();
+    let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+    // Another user would not find the program in a private build directory.
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]);
+    command.arg(doctor.get_program()).args(doctor.get_args());
+    let report = Report::of(&output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap());
+    let ids: Vec<_> = report.ids().into_iter().collect();
+    assert_eq!(ids, ["doctor-not-root"], "{:#?}", report.findings);
+    let again = site.shell(&commands(&report.findings[0])[0]);
+    assert_eq!(again, "nothing found\n", "as the daemon is the only one, no flags are needed");
+}
+
+#[test]
 fn a_missing_tun_device_and_missing_programs_are_put_in_their_place() {
     let mut site = Site::of(Cluster::new(1));
     site.cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
@@ -61,18 +77,17 @@ fn an_old_kernel_that_leaves_checksums_to_the_interface_below_is_told_not_to() {
 fn whoever_holds_the_port_or_the_tunnel_is_named_and_made_to_let_go() {
     let mut site = Site::new(1);
     let namespace = site.cluster.lab.hosts[0].namespace.clone();
-    // A listener whose program outlives it would be a shell; this one ends when it is told.
-    let mut command = Command::new(program("python3", "python3").unwrap());
-    let script = "import socket,sys,time; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); \
-                  s.bind(('0.0.0.0',8472)); print('bound',file=sys.stderr,flush=True); time.sleep(600)";
-    command.args(["-c", script]);
+    let mut command = Command::new(program("perl", "perl-base").unwrap());
+    let script = r#"socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(8472, INADDR_ANY)) or die;
+        print STDERR "bound\n"; sleep 600"#;
+    command.args(["-MSocket", "-e", script]);
     let mut holder = None;
     let finding = site.cycle("port-taken", || {
         let process = Process::spawn_in(&namespace, command).unwrap();
         process.wait_for_line("bound", PATIENCE).unwrap();
         holder = Some(process);
     });
-    assert!(what(&finding).contains("python3") && what(&finding).contains("8472"), "{finding:#}");
+    assert!(what(&finding).contains("perl") && what(&finding).contains("8472"), "{finding:#}");
 
     let other = "ip link add other0 type vxlan id 1 dstport 8472 dev eth0 local $(ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1)";
     let finding = site.cycle("tunnel-taken", || drop(site.shell(other)));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use flannel_firewall::{Barrier, BarrierPlace, MissingRules, Packet, Way};
 use ipnet::IpNet;
 
+use super::registry::with_member;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Cure, Fault, Finding};
 
@@ -130,6 +131,10 @@ pub(super) const RULES: Fault = Fault::error(
     "pods may not be let through, or what leaves the network keeps an address that nobody outside can answer; a daemon \
      that runs puts them right by itself, so where one does it cannot",
 );
+pub(super) const NOT_SHOWN: Fault = Fault::error(
+    "iptables-not-shown",
+    "a table holds what iptables cannot show, so the daemon can neither keep its rules there nor anybody else theirs",
+);
 pub(super) const UNREADABLE: Fault = Fault::warning(
     "firewall-unreadable",
     "what the packet filters do with the network's packets cannot be told, and the daemon cannot keep its rules where \
@@ -144,11 +149,17 @@ pub(in crate::doctor) fn rules(facts: &Facts) -> Vec<Finding> {
             format!("the network's own rules are not as they should be, as `{program}` would make them");
         RULES.found(what, Cure::run([format!("{program} <<'END'\n{}\nEND", input.trim_end())]))
     };
-    let unreadable = |why: &String| {
-        let cure = Cure::run(["nft list ruleset", "iptables-save"]);
-        UNREADABLE.found(why.clone(), cure)
-    };
     let firewall = &facts.firewall;
-    let failures = firewall.failures.iter().filter(|_| facts.may_change_network != Some(false));
-    firewall.missing.iter().map(missing).chain(failures.map(unreadable)).collect()
+    let mut found: Vec<Finding> = firewall.missing.iter().map(missing).collect();
+    if let (Some(why), Some(network)) = (&firewall.not_shown, &facts.network) {
+        let text = with_member(&network.config, "EnableNFTables", true.into());
+        let commands = [facts.registry.etcdctl.write_config(&text), "systemctl restart flanneld".to_owned()];
+        found.push(NOT_SHOWN.found(why.clone(), Cure::run(commands)));
+    } else if facts.may_look {
+        let reinstall =
+            "apt-get install --reinstall -y iptables nftables || dnf reinstall -y iptables nftables";
+        let unreadable = |why: &String| UNREADABLE.found(why.clone(), Cure::run([reinstall]));
+        found.extend(firewall.failures.iter().map(unreadable));
+    }
+    found
 }

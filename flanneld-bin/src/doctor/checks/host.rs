@@ -26,6 +26,21 @@ pub(in crate::doctor) fn capabilities(facts: &Facts) -> Vec<Finding> {
     vec![CAPABILITIES.found(format!("{who} lacks CAP_NET_ADMIN"), cure)]
 }
 
+pub(super) const NOT_ROOT: Fault = Fault::warning(
+    "doctor-not-root",
+    "packet filters and other users' processes are not shown: more may be wrong",
+);
+
+pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
+    // Where that is the daemon's fault, too, it is told as the daemon's.
+    if facts.may_look || facts.may_change_network == Some(false) {
+        return Vec::new();
+    }
+    let program = quoted(&facts.program.to_string_lossy());
+    let what = "doctor runs without CAP_NET_ADMIN and sees a part only";
+    vec![NOT_ROOT.found(what, Cure::run([format!("sudo {program} doctor")]))]
+}
+
 pub(super) const KERNEL_VXLAN: Fault =
     Fault::error("kernel-vxlan", "the backend vxlan needs devices of this kind, and finds none");
 pub(super) const TUN_DEVICE: Fault =
@@ -54,7 +69,7 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
         found.push(TUN_DEVICE.found(why.clone(), Cure { commands: vec![make.to_owned()], ..module("tun") }));
     }
     // Who may not ask gets no answer either.
-    if network.config.enable_nftables && !kernel.has_nftables && facts.may_change_network != Some(false) {
+    if network.config.enable_nftables && !kernel.has_nftables && facts.may_look {
         let what = format!("kernel {release} does not answer about nftables");
         found.push(KERNEL_NFTABLES.found(what, module("nf_tables")));
     }
@@ -108,7 +123,10 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
         };
         PORT_TAKEN.found(format!("{who} has UDP port {port} on {address}"), cure)
     };
-    facts.sockets.iter().filter(|socket| !is_in_order(socket)).map(found).collect()
+    // One for IPv4 and one for IPv6 are one program's.
+    let mut taken: Vec<&Socket> = facts.sockets.iter().filter(|socket| !is_in_order(socket)).collect();
+    taken.dedup_by_key(|socket| &socket.owner);
+    taken.into_iter().map(found).collect()
 }
 
 pub(super) const TUNNEL_TAKEN: Fault = Fault::error(

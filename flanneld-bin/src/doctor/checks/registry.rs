@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use flannel_core::NetworkConfig;
 use ipnet::IpNet;
+use serde_json::{Map, Value};
 
 use crate::doctor::facts::{Config, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
@@ -121,14 +122,27 @@ pub(super) fn free_network(facts: &Facts) -> String {
 
 /// The text of a configuration with another network in it.
 pub(super) fn with_network(config: &NetworkConfig, network: &str) -> String {
-    let mut members: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(config.source.as_str()).unwrap_or_default();
-    let is_about_range = |name: &str| {
-        ["network", "subnetmin", "subnetmax"].iter().any(|other| name.eq_ignore_ascii_case(other))
-    };
-    members.retain(|name, _| !is_about_range(name));
-    members.insert("Network".to_owned(), network.into());
-    serde_json::Value::Object(members).to_string()
+    let mut members = members(config);
+    for name in ["SubnetMin", "SubnetMax"] {
+        members.retain(|other, _| !other.eq_ignore_ascii_case(name));
+    }
+    set(members, "Network", network.into())
+}
+
+/// The text of a configuration with another value of one member.
+pub(super) fn with_member(config: &NetworkConfig, name: &str, value: Value) -> String {
+    set(members(config), name, value)
+}
+
+fn members(config: &NetworkConfig) -> Map<String, Value> {
+    serde_json::from_str(config.source.as_str()).unwrap_or_default()
+}
+
+/// Names of members count in any case, as in Go.
+fn set(mut members: Map<String, Value>, name: &str, value: Value) -> String {
+    members.retain(|other, _| !other.eq_ignore_ascii_case(name));
+    members.insert(name.to_owned(), value);
+    Value::Object(members).to_string()
 }
 
 pub(super) const BAD_RECORD: Fault = Fault::warning(

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallMode, FirewallOptions, Nets, Packet, Ruleset, Transport, Way, missing_rules,
+    FirewallError, FirewallMode, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way,
+    missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -53,6 +54,9 @@ async fn look_for_own_rules(
     match missing_rules(namespace, &options, &nets).await {
         Ok(missing) => firewall.missing = missing,
         Err(error) if error.is_not_installed() => firewall.lacks = Some(package(&error).to_owned()),
+        Err(error @ FirewallError::Iptables(_, IptablesError::NotShown { .. })) => {
+            firewall.not_shown = Some(chain(&error));
+        }
         Err(error) => firewall.failures.push(chain(&error)),
     }
     // Without a lease nothing was looked for.
