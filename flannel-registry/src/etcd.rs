@@ -9,6 +9,7 @@
 //! | `position` | tells whether one store leads on where another one was left (pure) |
 //! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
 //! | `turn` | says which member is to be asked |
+//! | `word` | notes when etcd was heard |
 
 mod dates;
 mod files;
@@ -17,6 +18,7 @@ mod names;
 mod position;
 mod teller;
 mod turn;
+mod word;
 
 pub use dates::{CertificateDates, certificate_dates};
 #[cfg(feature = "etcd-v3")]
@@ -28,3 +30,4 @@ pub(crate) use names::Names;
 pub(crate) use position::{LastCluster, Position};
 pub(crate) use teller::Teller;
 pub(crate) use turn::Turn;
+pub(crate) use word::Word;

@@ -60,14 +60,18 @@ impl Etcdctl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{EtcdFiles, EtcdUser};
+    use crate::options::doctor::of_daemon;
 
     #[test]
     fn the_commands_reach_the_store_that_the_flags_name_and_tell_no_password() {
-        let user = EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() };
-        let files = EtcdFiles { authorities: Some("/ca.pem".into()), ..EtcdFiles::default() };
-        let endpoints = vec!["https://10.0.0.1:2379".to_owned(), "https://10.0.0.2:2379".to_owned()];
-        let etcd = EtcdOptions { endpoints, prefix: "/coreos.com/network".to_owned(), files, user };
+        let arguments = [
+            "-etcd-endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379",
+            "-etcd-cafile=/ca.pem",
+            "-etcd-username=flannel",
+            "-etcd-password=secret",
+        ];
+        let options = of_daemon(arguments.map(Into::into).to_vec(), |_| None);
+        let etcd = options.expect("good flags").expect("a daemon's").etcd;
         assert_eq!(
             Etcdctl::new(&etcd, false).remove_record("10.5.1.0-24&fd00::-64"),
             "ETCDCTL_API=3 etcdctl --endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379 --cacert=/ca.pem \

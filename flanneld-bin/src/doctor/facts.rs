@@ -291,11 +291,11 @@ pub(crate) fn publics(attrs: &LeaseAttrs) -> impl Iterator<Item = IpAddr> + use<
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::options::{self, Command};
+    use crate::options::{self, Asked};
 
     /// A host that runs a daemon and has nothing wrong.
     pub(in crate::doctor) fn healthy() -> Facts {
-        let Ok(Command::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
+        let Ok(Asked::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
             unreachable!("no flags are good flags")
         };
         let config =

@@ -12,10 +12,9 @@ use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry, own_lease};
-use crate::iface::{self, Families};
 use crate::options::{EtcdFiles, Options};
 use crate::subnet_env::SubnetEnv;
-use crate::{capabilities, facts, follow};
+use crate::{capabilities, external};
 
 mod daemons;
 mod firewall;
@@ -126,18 +125,11 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 
 /// Chooses the interface as the daemon does.
 fn external(options: &Options, registry: &Registry, memory: &Memory) -> Result<ExternalInterface, String> {
-    let facts = facts::read().map_err(|error| chain(&error))?;
     let config = match &registry.config {
-        Config::Valid(config) => Some(config.clone()),
-        _ => memory.network.as_ref().map(|remembered| remembered.config.clone()),
+        Config::Valid(config) => Some(config),
+        _ => memory.network.as_ref().map(|remembered| &remembered.config),
     };
-    let families = config.map(|config| Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() });
-    let request = follow::request(options, families);
-    let chosen = match families {
-        Some(_) => iface::choose(&facts, &request),
-        None => iface::choose_any(&facts, &request),
-    };
-    chosen.map_err(|error| error.to_string())
+    external::look(&options.external, config)
 }
 
 /// Puts together what is known of the network.

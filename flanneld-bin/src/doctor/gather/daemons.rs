@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use crate::doctor::facts::Daemon;
-use crate::doctor::options;
+use crate::options;
 
 /// Finds them all; what belongs to another user is not seen without the rights of root.
 pub(in crate::doctor) fn all() -> Vec<Daemon> {
@@ -42,7 +42,7 @@ fn daemon(pid: u32) -> Option<Daemon> {
             (key == name).then(|| OsString::from(value))
         })
     };
-    let options = match options::of_daemon(arguments.clone(), variable) {
+    let options = match options::doctor::of_daemon(arguments.clone(), variable) {
         Ok(Some(options)) => Ok(options),
         // It does something else, as this process does.
         Ok(None) => return None,
