@@ -10,7 +10,7 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, SyncReport, SyncRequest,
+    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -44,6 +44,21 @@ impl OpenBackend for Backends {
             Some(peers) => Box::new(Told { backend, peers }),
             None => backend,
         })
+    }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).plan(request),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).plan(request),
+            "udp" => Err(BackendError::Host(
+                "there is nothing to plan for the backend udp: its device ends with its daemon, and a start makes \
+                 everything anew"
+                    .to_owned(),
+            )),
+            "extension" => OpenExtension::new(self.namespace.clone()).plan(request),
+            "alloc" => OpenAlloc.plan(request),
+            name => Err(unknown(name)),
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,7 +151,7 @@ impl Daemon<'_> {
     }
 
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
-        let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
+        let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
         Ok(LocalManagerOptions {
             ttl: self.options.lease_ttl,
@@ -162,15 +161,8 @@ impl Daemon<'_> {
         })
     }
 
-    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
-    fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
-        let mut path = self.options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        path.into()
-    }
-
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
-        let path = self.beside_subnet_file(".cache");
+        let path = self.options.beside_subnet_file(".cache");
         let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }

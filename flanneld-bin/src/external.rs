@@ -41,7 +41,7 @@ pub(crate) fn choose_again(
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
-        let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+        let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
         let external = chosen.external.clone();
         let changes = follow::changes(namespace, wishes, families, chosen)
@@ -52,6 +52,12 @@ pub(crate) fn choose_again(
     });
     let changes = stream::once(async { told.await.unwrap_or_else(|_| stream::pending().boxed()) });
     (choose, changes.flatten().boxed())
+}
+
+/// Chooses the interface for a network, as the daemon does, for those who only look.
+pub(crate) fn choose_for(wishes: &Wishes, config: &NetworkConfig) -> Result<ExternalInterface, String> {
+    let chosen = iface::choose(&read(wishes)?, wishes, Families::of(config)).chosen;
+    chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
 }
 
 fn chosen(wishes: &Wishes, families: Families, first: &Outcome) -> Result<Chosen, String> {

@@ -29,6 +29,7 @@ mod migrate;
 mod notify;
 mod observe;
 mod options;
+mod plan;
 mod registry;
 mod show;
 mod story;

@@ -18,6 +18,7 @@ pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 mod prefix;
 mod settings;
 pub(crate) mod table;
@@ -62,6 +63,15 @@ pub(crate) struct Options {
     pub(crate) observe: ObserveOptions,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
+}
+
+impl Options {
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    pub(crate) fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
+        let mut path = self.subnet_file.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
 }
 
 /// Which firewall rules to keep. Where they are, the network config says.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{Described, FlagError};
-use crate::{doctor, manual, migrate, options, show};
+use crate::{doctor, manual, migrate, options, plan, show};
 
 /// Every command.
 pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
@@ -22,6 +22,12 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
         purpose: "show the other hosts, and how far each is reached",
         flags: show::described,
         run: show::peers,
+    },
+    Subcommand {
+        name: "plan",
+        purpose: "show what would be written on this host now, and write nothing; takes the flags of the daemon too",
+        flags: options::plan::described,
+        run: plan::run,
     },
     Subcommand {
         name: "migrate-etcd",

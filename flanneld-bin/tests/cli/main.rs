@@ -115,6 +115,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"flannel.alpha.coreos.com\")\n",
         " (default \"/etc/kube-flannel/net-conf.json\")\n",
         " (default \"text\")\n",
+        " (default \"0.0.0.0\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
