@@ -46,11 +46,6 @@ impl Backends {
     }
 }
 
-/// What is said of a backend that this daemon does not have.
-fn unknown(name: &str) -> BackendError {
-    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
-}
-
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         let backend = match request.config.backend.name.to_lowercase().as_str() {
@@ -87,6 +82,11 @@ impl OpenBackend for Backends {
             name => Err(unknown(name)),
         }
     }
+}
+
+/// Says that there is no such backend.
+pub(crate) fn unknown(name: &str) -> BackendError {
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.

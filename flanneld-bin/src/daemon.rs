@@ -21,7 +21,6 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -225,7 +224,9 @@ impl Daemon<'_> {
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) -> Result<(), String> {
         let path = &self.options.subnet_file;
-        let written = subnet_env(running, self.options.firewall.rules.masquerade).write(path);
+        let Running { config, lease, mtu, .. } = running;
+        let file = SubnetEnv::of(config, &lease.subnet, *mtu, self.options.firewall.rules.masquerade);
+        let written = file.write(path);
         match written.map_err(|error| chain(&error)) {
             Ok(()) => {
                 info!("Wrote subnet file to {}", path.display());
@@ -323,20 +324,6 @@ async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
         }
         let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
         tokio::time::sleep(pause).await;
-    }
-}
-
-fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
-    let Running { lease, mtu, config, .. } = running;
-    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
-    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
-    SubnetEnv {
-        network: v4,
-        subnet: lease.subnet.v4(),
-        ipv6_network: v6,
-        ipv6_subnet: lease.subnet.v6(),
-        mtu: *mtu,
-        ip_masq,
     }
 }
 

@@ -20,6 +20,19 @@ pub(crate) fn choose_first(wishes: &Wishes) -> Result<(ExternalInterface, Outcom
     Ok((chosen.external, outcome))
 }
 
+/// Chooses the interface for a network, or before anything is known of one, and says nothing.
+pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
+    let facts = read(wishes)?;
+    let outcome = match config {
+        Some(config) => {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            iface::choose(&facts, wishes, families)
+        }
+        None => iface::choose_any(&facts, wishes),
+    };
+    outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
+}
+
 /// Gives who chooses again, and what becomes of the interface from then on.
 pub(crate) fn choose_again(
     namespace: Namespace,

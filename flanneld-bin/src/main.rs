@@ -14,6 +14,7 @@ mod backends;
 mod blackhole;
 mod capabilities;
 mod daemon;
+mod doctor;
 mod external;
 mod facts;
 mod fd_store;

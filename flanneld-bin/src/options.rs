@@ -14,6 +14,7 @@ use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
 
+pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
