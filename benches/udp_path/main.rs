@@ -13,6 +13,7 @@
 //! ```text
 //! cargo bench -p flannel-benches --bench udp_path                          # 3 rounds, the machine's default
 //! cargo bench -p flannel-benches --bench udp_path -- --rounds 5 --control reno
+//! cargo bench -p flannel-benches --bench udp_path -- --quick               # one round
 //! ```
 //!
 //! Needs root.
@@ -27,6 +28,8 @@ mod paths;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use flannel_benches::Spread;
+use flannel_benches::figures::keep;
 use flannel_netlink::Namespace;
 use flannel_testing::{PingOptions, ping, throughput};
 
@@ -44,7 +47,8 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
     };
-    let rounds: usize = option("--rounds").map_or(3, |rounds| rounds.parse().unwrap());
+    let rounds = if arguments.iter().any(|argument| argument == "--quick") { 1 } else { 3 };
+    let rounds: usize = option("--rounds").map_or(rounds, |rounds| rounds.parse().unwrap());
     let only = option("--only");
 
     let site = Site::new(option("--control").as_deref());
@@ -59,6 +63,11 @@ fn main() {
             for (figure, list) in measure(&site, path).into_iter().zip(figures) {
                 list.push(figure);
             }
+        }
+    }
+    for (path, row) in paths.iter().zip(&figures) {
+        for (column, list) in COLUMNS.iter().zip(row) {
+            keep("udp_path", column, path.name, "", Spread::of(list.iter().copied()).unwrap());
         }
     }
     let medians: Vec<Vec<f64>> =
