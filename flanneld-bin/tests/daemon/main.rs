@@ -16,6 +16,7 @@ mod living;
 mod migrate;
 mod mixed;
 mod moved;
+mod observed;
 mod outage;
 mod release;
 mod secured;
