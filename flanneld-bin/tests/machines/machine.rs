@@ -105,7 +105,7 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
-    /// What the unit wrote to its log.
+    /// What the unit wrote to its log, and systemd about it.
     pub(crate) fn journal(&self, unit: &str) -> String {
         self.get(&format!("journalctl --no-pager -o cat -u {unit}"))
     }
