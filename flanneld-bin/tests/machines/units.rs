@@ -124,6 +124,27 @@ fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
 }
 
 #[test]
+fn a_daemon_that_hangs_is_started_again() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
+    machine.write(
+        "/etc/systemd/system/flanneld.service.d/soon.conf",
+        "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n",
+    );
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
+    machine.get("systemctl daemon-reload && systemctl start etcd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    machine.get("systemctl start flanneld");
+    let heard = show("WatchdogTimestampMonotonic");
+    eventually(PATIENCE, || show("WatchdogTimestampMonotonic") != heard).expect("it tells that it lives");
+    machine.get("kill -STOP $(systemctl show -p MainPID --value flanneld)");
+    eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
+    let told = machine.journal("flanneld");
+    assert!(told.contains("flanneld.service: Watchdog timeout"), "{told}");
+}
+
+#[test]
 fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
