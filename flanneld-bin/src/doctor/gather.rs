@@ -21,6 +21,7 @@ mod firewall;
 mod kernel;
 mod managers;
 mod peers;
+mod plan;
 mod registry;
 mod sockets;
 
@@ -54,6 +55,7 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         memory,
         network,
         peers: Vec::new(),
+        plan: None,
         sockets: Vec::new(),
         firewall: Firewall::default(),
         managed: Vec::new(),
@@ -70,6 +72,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
+    facts.plan = plan::look(namespace, facts).await;
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
     facts.managed = managers::of(facts.devices());
@@ -179,7 +182,9 @@ impl Carried {
                 let (mtu, port) = OpenUdp::device(config, external)?;
                 Ok(Self { devices: Vec::new(), mtu, port: Some(port) })
             }
-            "host-gw" | "extension" | "alloc" => Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None }),
+            "host-gw" | "extension" | "alloc" => {
+                Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None })
+            }
             name => Err(crate::backends::unknown(name)),
         }
     }
@@ -207,13 +212,11 @@ fn find_tun(facts: &mut Facts) {
 
 /// Reads what earlier runs left.
 fn memory(options: &Options) -> Memory {
-    let beside = |suffix: &str| {
-        let mut path = options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    let network = Remembered::read(&beside(".cache"), &options.etcd.prefix).ok().flatten();
-    let node = fs::read_to_string(beside(".node-id")).ok().and_then(|text| text.trim().parse().ok());
+    let network =
+        Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
+    let node = fs::read_to_string(options.beside_subnet_file(".node-id"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     Memory { subnet_file: fs::read_to_string(&options.subnet_file).ok(), network, node }
 }
 
