@@ -17,6 +17,7 @@ mod daemon;
 mod doctor;
 mod external;
 mod facts;
+mod fd_store;
 mod firewall;
 mod flags;
 mod follow;

@@ -81,6 +81,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -keep-udp-device",
         "  -kube-annotation-prefix string",
         "  -kube-api-url string",
         "  -kube-subnet-mgr",
