@@ -53,6 +53,8 @@ pub(crate) struct Facts {
     pub(crate) peers: Vec<Peer>,
     /// What a pass of the daemon would write now, if the backend tells.
     pub(crate) plan: Option<Plan>,
+    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    pub(crate) held_peers: usize,
     /// Who has sockets for the tunnel's port.
     pub(crate) sockets: Vec<Socket>,
     pub(crate) firewall: Firewall,
@@ -354,6 +356,7 @@ pub(super) mod tests {
             network: Some(network),
             peers: Vec::new(),
             plan: None,
+            held_peers: 0,
             sockets: Vec::new(),
             firewall: Firewall::default(),
             managed: Vec::new(),

@@ -12,6 +12,7 @@ use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry, own_lease};
+use crate::observe::client;
 use crate::options::{EtcdFiles, Options};
 use crate::subnet_env::SubnetEnv;
 use crate::{capabilities, external};
@@ -56,6 +57,7 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         network,
         peers: Vec::new(),
         plan: None,
+        held_peers: 0,
         sockets: Vec::new(),
         firewall: Firewall::default(),
         managed: Vec::new(),
@@ -73,6 +75,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
     facts.plan = plan::look(namespace, facts).await;
+    facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
     facts.managed = managers::of(facts.devices());
@@ -208,6 +211,14 @@ fn find_tun(facts: &mut Facts) {
     if let (Some(name), Some(network)) = (name, &mut facts.network) {
         network.devices = vec![TunnelDevice::new(name, Family::V4, 0, port, mtu)];
     }
+}
+
+/// Asks the daemon that runs, if it has a socket for that.
+fn held_peers(facts: &Facts) -> usize {
+    let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
+    let socket = options.and_then(|options| options.observe.socket.as_deref());
+    let report = socket.and_then(|socket| client::summary(socket).ok());
+    report.map_or(0, |report| report.network.peers.held)
 }
 
 /// Reads what earlier runs left.

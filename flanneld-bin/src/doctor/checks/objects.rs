@@ -31,7 +31,9 @@ pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
         (PlannedAction::Remove, &STALE, "left over"),
     ] {
         let count = of(action).count();
-        if count > 0 {
+        // Peers of whom too many left at once are kept on purpose for a while, and so is what leads to them.
+        let is_held = action == PlannedAction::Remove && facts.held_peers > 0;
+        if count > 0 && !is_held {
             let what = format!("{count} objects are {words}: {}", list(of(action)));
             found.push(fault.found(what, cure()));
         }
