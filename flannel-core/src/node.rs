@@ -332,13 +332,14 @@ impl Node {
         if report.drifted > 0 {
             self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
         }
-        let known = self.shared.borrow().status.clone();
-        for failure in news(&report.failed, &known.failed) {
+        let known = self.shared.borrow();
+        for failure in news(&report.failed, &known.status.failed) {
             self.tell(NetworkEvent::ObjectFailed(failure.clone()));
         }
-        for failure in news(&report.unreachable, &known.unreachable) {
+        for failure in news(&report.unreachable, &known.status.unreachable) {
             self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
         }
+        drop(known);
         let peers = self.damping.peers().len();
         self.status(|status| {
             status.peers = peers;
