@@ -118,7 +118,7 @@ async fn start(store: Store, addresses: Addresses, size: u16) -> Run {
     }
     let ready = begun.elapsed();
     assert_eq!(subnets.len(), usize::from(size), "all subnets differ");
-    while networks.iter().any(|network| network.status().peers + 1 < usize::from(size)) {
+    while networks.iter().any(|network| network.summary().peers.programmed + 1 < usize::from(size)) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let all_known = begun.elapsed();

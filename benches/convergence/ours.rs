@@ -125,9 +125,9 @@ fn observe(network: Network, registry: &MemoryRegistry, host: &Namespace, size: 
 /// Waits until the network has made no pass for a while.
 async fn settle(network: &Network) {
     loop {
-        let passes = network.status().passes;
+        let passes = network.summary().kernel.passes;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if network.status().passes == passes {
+        if network.summary().kernel.passes == passes {
             return;
         }
     }

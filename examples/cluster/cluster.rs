@@ -132,7 +132,7 @@ impl Member {
     async fn ready(&mut self, others: usize) -> Result<Running, Box<dyn Error>> {
         let all_there = async {
             let running = self.network.ready().await?;
-            while self.network.status().peers < others {
+            while self.network.summary().peers.programmed < others {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             Some(running)
@@ -143,7 +143,7 @@ impl Member {
                 Err(error) => Err(flannel_core::chain(&error).into()),
                 Ok(()) => Err("a network ended before it was ready".into()),
             },
-            Err(_) => Err(format!("a host does not get ready: {:?}", self.network.status()).into()),
+            Err(_) => Err(format!("a host does not get ready: {:?}", self.network.summary()).into()),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The backend: a device, a socket for each family, a table of peers, and the threads between them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, NetworkConfig,
-    ObjectFailure, OpenBackend, OpenRequest, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, CountTraffic, DeviceFacts, Dirty, ExternalInterface,
+    Lease, NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
 use ipnet::IpNet;
@@ -86,7 +87,7 @@ struct Udp {
     failure: Arc<Failure>,
     own: Option<Lease>,
     hops: Hops,
-    unreachable: Vec<ObjectFailure>,
+    unreachable: Vec<PeerFailure>,
     /// What the sockets had dropped when they were last asked.
     dropped: Vec<u32>,
     in_doubt: bool,
@@ -221,7 +222,7 @@ impl Udp {
         let own_v6 = own(false).and_then(|own| if let IpAddr::V6(v6) = own { Some(v6) } else { None });
         let peers = PeerTable::new(routing::entries(&self.hops, &self.counters));
         self.exchange.replace(Routing { peers, own_v4, own_v6 });
-        let stay: std::collections::BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
+        let stay: BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
         self.counters.retain(|peer| stay.contains(peer));
         self.set_filters();
     }
@@ -235,6 +236,11 @@ impl Udp {
                 tracing::debug!(%error, "the kernel takes no filter");
             }
         }
+    }
+
+    /// How the device is named in reports.
+    fn name(&self) -> String {
+        format!("device {}", self.device.name)
     }
 
     fn count_drops(&mut self) {
@@ -306,16 +312,20 @@ impl Backend for Udp {
             self.in_doubt = true;
             match self.mend() {
                 Ok(changes) => report.drifted += changes,
-                Err(error) => {
-                    let object = format!("device {}", self.device.name);
-                    failed(&mut report, object, &error);
-                }
+                Err(error) => failed(&mut report, self.name(), &error),
             }
         }
         if *request.dirty != Dirty::NONE {
             (report.written, report.removed) = self.route(request);
         }
         report.unreachable.clone_from(&self.unreachable);
+        if let Some(failure) = report.failed.iter().find(|failure| failure.object == self.name()) {
+            // Without its device no peer is reached.
+            let reason = format!("{}: {}", failure.object, failure.reason);
+            let peers: BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
+            let pending = peers.into_iter().map(|peer| PeerFailure { peer, reason: reason.clone() });
+            report.pending.extend(pending);
+        }
         self.count_drops();
         report
     }
@@ -342,6 +352,19 @@ impl Backend for Udp {
             self.in_doubt = true;
             return what;
         }
+    }
+
+    fn devices(&self) -> Vec<DeviceFacts> {
+        let mut facts = DeviceFacts::new(&*self.device.name, "tun");
+        facts.index = self.device.index;
+        facts.mtu = self.device.mtu;
+        facts.port = Some(self.port);
+        facts.local = self.local.first().map(SocketAddr::ip);
+        vec![facts]
+    }
+
+    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+        Some(Arc::new(self.counters.clone()))
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

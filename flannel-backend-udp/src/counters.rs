@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flannel_core::SubnetKey;
+use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
 
 /// A number that one thread at a time adds to and anybody reads.
 #[derive(Debug, Default)]
@@ -69,6 +69,22 @@ impl DropReason {
         Self::MalformedIn,
         Self::WriteFailed,
     ];
+
+    /// Returns the name of the reason, as status and metrics write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::Group => "group",
+            Self::MalformedOut => "malformed_out",
+            Self::TimeExceeded => "time_exceeded",
+            Self::SendFailed => "send_failed",
+            Self::Stranger => "stranger",
+            Self::WrongSource => "wrong_source",
+            Self::MalformedIn => "malformed_in",
+            Self::WriteFailed => "write_failed",
+        }
+    }
 }
 
 /// A handle to the counters of a UDP backend, which outlives it. Clones share it.
@@ -165,6 +181,32 @@ impl UdpCounters {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SubnetKey, Arc<PeerCounters>>> {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CountTraffic for UdpCounters {
+    fn total(&self) -> TrafficStatus {
+        let shared = &self.shared;
+        let drops = DropReason::ALL.iter().zip(&shared.drops).map(|(reason, n)| (reason.name(), n.get()));
+        let kernel = ("kernel", shared.kernel_drops.get());
+        let drops = drops.chain([kernel]).filter(|(_, n)| *n > 0);
+        let mut total = TrafficStatus::default();
+        total.drops = drops.map(|(reason, n)| (reason.to_owned(), n)).collect();
+        total
+    }
+
+    fn by_peer(&self) -> BTreeMap<SubnetKey, PeerTraffic> {
+        let traffic = |peer: &PeerCounters| {
+            let counts = peer.read();
+            let mut traffic = PeerTraffic::default();
+            traffic.sent_packets = counts.sent_packets;
+            traffic.sent_bytes = counts.sent_bytes;
+            traffic.send_errors = counts.send_errors;
+            traffic.received_packets = counts.received_packets;
+            traffic.received_bytes = counts.received_bytes;
+            traffic
+        };
+        self.lock().iter().map(|(subnet, peer)| (*subnet, traffic(peer))).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use flannel_core::{BackendType, Lease, NetworkConfig, ObjectFailure, PeerSet, SubnetKey};
+use flannel_core::{BackendType, Lease, NetworkConfig, PeerFailure, PeerSet, SubnetKey};
 use ipnet::IpNet;
 
 use crate::counters::UdpCounters;
@@ -18,11 +18,11 @@ pub(crate) fn decide(
     own: &SubnetKey,
     port: u16,
     peers: &PeerSet,
-) -> (Hops, Vec<ObjectFailure>) {
+) -> (Hops, Vec<PeerFailure>) {
     let (mut hops, mut unreachable) = (Hops::new(), Vec::new());
     for lease in peers.iter() {
         let mut refuse = |reason: String| {
-            unreachable.push(ObjectFailure { object: format!("peer {}", lease.subnet), reason });
+            unreachable.push(PeerFailure { peer: lease.subnet, reason });
         };
         if let Err(reason) = check(lease, own) {
             refuse(reason);

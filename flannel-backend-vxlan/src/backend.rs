@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Lease, NetworkConfig, OpenBackend,
-    OpenRequest, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
+    OpenBackend, OpenRequest, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
@@ -162,6 +162,10 @@ impl Backend for Vxlan {
 
     async fn drifted(&mut self) -> String {
         self.watch.drifted(&mut self.tunnels).await
+    }
+
+    fn devices(&self) -> Vec<DeviceFacts> {
+        self.tunnels.iter().map(Tunnel::facts).collect()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use flannel_core::reconcile::Tracker;
-use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerSet, SubnetKey};
+use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerFailure, PeerSet, SubnetKey};
 use flannel_netlink::{Family, Mac, Route};
 use ipnet::IpNet;
 
@@ -84,7 +84,7 @@ pub(crate) struct Desired {
     /// The host's own subnet, which no peer may have.
     own: Option<SubnetKey>,
     peers: BTreeMap<SubnetKey, Reached>,
-    unreachable: BTreeMap<SubnetKey, ObjectFailure>,
+    unreachable: BTreeMap<SubnetKey, PeerFailure>,
     /// Whether two peers want the same object, so that one peer's change may change what another one gets.
     contested: bool,
 }
@@ -247,12 +247,60 @@ impl Desired {
     }
 
     fn refuse(&mut self, subnet: SubnetKey, reason: String) {
-        self.unreachable.insert(subnet, ObjectFailure { object: format!("peer {subnet}"), reason });
+        self.unreachable.insert(subnet, PeerFailure { peer: subnet, reason });
     }
 
     /// Lists the peers that cannot be reached, and why.
-    pub(crate) fn unreachable(&self) -> impl Iterator<Item = &ObjectFailure> {
+    pub(crate) fn unreachable(&self) -> impl Iterator<Item = &PeerFailure> {
         self.unreachable.values()
+    }
+
+    /// Lists the peers that something is missing for, which is among the objects that failed. Costs a look at all peers
+    /// if there is any.
+    pub(crate) fn pending(&self, family: Family, failed: &Failed<'_>) -> Vec<PeerFailure> {
+        if failed.is_empty() {
+            return Vec::new();
+        }
+        let pending = |(subnet, reached): (&SubnetKey, &Reached)| {
+            let failure = failed.of(net(subnet, family)?, *reached)?;
+            Some(PeerFailure { peer: *subnet, reason: format!("{}: {}", failure.object, failure.reason) })
+        };
+        self.peers.iter().filter_map(pending).collect()
+    }
+
+    /// Lists the peers that are reached through the tunnel, when it is not there.
+    pub(crate) fn cut_off(&self, reason: &str) -> Vec<PeerFailure> {
+        let tunneled = self.peers.iter().filter(|(_, reached)| **reached != Reached::Direct);
+        tunneled.map(|(subnet, _)| PeerFailure { peer: *subnet, reason: reason.to_owned() }).collect()
+    }
+}
+
+/// The objects that failed, by their keys.
+#[derive(Debug, Default)]
+pub(crate) struct Failed<'a> {
+    pub(crate) neighbours: BTreeMap<IpAddr, &'a ObjectFailure>,
+    pub(crate) fdb: BTreeMap<Mac, &'a ObjectFailure>,
+    pub(crate) routes: BTreeMap<IpNet, &'a ObjectFailure>,
+    pub(crate) direct: BTreeMap<IpNet, &'a ObjectFailure>,
+}
+
+impl<'a> Failed<'a> {
+    fn is_empty(&self) -> bool {
+        let Self { neighbours, fdb, routes, direct } = self;
+        neighbours.is_empty() && fdb.is_empty() && routes.is_empty() && direct.is_empty()
+    }
+
+    /// The first one that leads to a peer.
+    fn of(&self, subnet: IpNet, reached: Reached) -> Option<&'a ObjectFailure> {
+        match reached {
+            Reached::Direct => self.direct.get(&subnet).copied(),
+            Reached::Tunnel(mac) => self
+                .fdb
+                .get(&mac)
+                .or_else(|| self.neighbours.get(&subnet.network()))
+                .or_else(|| self.routes.get(&subnet))
+                .copied(),
+        }
     }
 }
 

@@ -7,9 +7,12 @@
 use flannel_core::{ObjectFailure, SyncReport};
 use flannel_netlink::{Family, Namespace, Notice};
 
+use crate::tables::Kernel;
+
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     family: Family,
+    kernel: Kernel,
     namespace: Namespace,
     /// Whether it was on since this process began.
     was_on: bool,
@@ -19,8 +22,8 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(crate) fn new(family: Family, namespace: Namespace) -> Self {
-        Self { family, namespace, was_on: false, in_doubt: true, said: false }
+    pub(crate) fn new(family: Family, kernel: Kernel, namespace: Namespace) -> Self {
+        Self { family, kernel, namespace, was_on: false, in_doubt: true, said: false }
     }
 
     pub(crate) fn distrust(&mut self) {
@@ -39,8 +42,8 @@ impl Forwarding {
         is_off.then(|| format!("forwarding of {family} was switched off"))
     }
 
-    /// Looks, if in doubt, and switches on again what was on.
-    pub(crate) fn sync(&mut self, device: Option<&str>) -> SyncReport {
+    /// Looks, if in doubt, and switches on again what was on, for all links and for the tunnel's device.
+    pub(crate) fn sync(&mut self, device: Option<(&str, u32)>) -> SyncReport {
         let mut report = SyncReport::default();
         if !std::mem::take(&mut self.in_doubt) {
             return report;
@@ -49,19 +52,20 @@ impl Forwarding {
             Family::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
             Family::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
-        match self.namespace.read_sysctl(all).as_deref() {
-            Ok("0") if self.was_on => self.switch_on(all, &mut report),
-            Ok("0") => return self.say(all, report),
-            Ok(_) => self.was_on = true,
+        let (family, kernel) = (self.family, self.kernel.clone());
+        let forwards = |index| kernel.lock().forwards(family, index);
+        match forwards(None) {
+            Ok(false) if self.was_on => self.switch_on(all, &mut report),
+            Ok(false) => return self.say(all, report),
+            Ok(true) => self.was_on = true,
             // It cannot be told, so nothing is done about it.
             Err(_) => return report,
         }
         // A device can be left out by itself.
-        let of_device = device.map(|device| format!("{of_one}/{device}/forwarding"));
-        if let Some(name) = of_device
-            && self.namespace.read_sysctl(&name).is_ok_and(|value| value == "0")
+        if let Some((device, index)) = device
+            && matches!(forwards(Some(index)), Ok(false))
         {
-            self.switch_on(&name, &mut report);
+            self.switch_on(&format!("{of_one}/{device}/forwarding"), &mut report);
         }
         report
     }

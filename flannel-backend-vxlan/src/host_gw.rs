@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, ObjectFailure,
-    OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, OpenBackend,
+    OpenRequest, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Namespace, Notice, Route};
 use ipnet::IpNet;
@@ -61,7 +61,7 @@ impl OpenBackend for OpenHostGw {
             gateways.push(Gateways {
                 family,
                 direct: Direct::new(kernel.clone(), external, family, mark),
-                forwarding: Forwarding::new(family, self.namespace.clone()),
+                forwarding: Forwarding::new(family, kernel.clone(), self.namespace.clone()),
                 unreachable: Vec::new(),
                 decide_again: true,
             });
@@ -153,7 +153,7 @@ struct Gateways {
     family: Family,
     direct: Direct,
     forwarding: Forwarding,
-    unreachable: Vec<ObjectFailure>,
+    unreachable: Vec<PeerFailure>,
     /// Whether a peer may be on the link now that was not, or the other way round.
     decide_again: bool,
 }
@@ -177,7 +177,21 @@ impl Gateways {
             report.merge(routes.drop_stale(request.now));
         }
         report.merge(routes.finish(request.now));
+        report.pending.extend(self.pending(request.peers));
         report
+    }
+
+    /// The peers whose routes failed. Costs a look at all peers if there is any.
+    fn pending(&self, peers: &PeerSet) -> Vec<PeerFailure> {
+        let failed: BTreeMap<_, _> = self.direct.routes.tracker.failures_by_key().collect();
+        if failed.is_empty() {
+            return Vec::new();
+        }
+        let pending = |peer: SubnetKey| {
+            let failure = peer.nets().find_map(|net| failed.get(&net))?;
+            Some(PeerFailure { peer, reason: format!("{}: {}", failure.object, failure.reason) })
+        };
+        peers.iter().filter_map(|lease| pending(lease.subnet)).collect()
     }
 
     /// Works out the routes to all peers. What was asked of the kernel before is not asked again.
@@ -197,8 +211,7 @@ impl Gateways {
                 }
                 Err(reason) => reason,
             };
-            let object = format!("peer {}", lease.subnet);
-            self.unreachable.push(ObjectFailure { object, reason: refused });
+            self.unreachable.push(PeerFailure { peer: lease.subnet, reason: refused });
         }
         self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
         self.decide_again = false;

@@ -1,10 +1,12 @@
 //! One tunnel: a device and its three tables, and beside it the direct routes, for one family.
 
 use flannel_core::reconcile::{Layer, Reconciler, pass};
-use flannel_core::{BackendError, Dirty, ObjectFailure, SubnetKey, SyncReport, SyncRequest};
+use flannel_core::{
+    BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, SubnetKey, SyncReport, SyncRequest,
+};
 use flannel_netlink::{Family, Namespace};
 
-use crate::desired::{Desired, Wanted};
+use crate::desired::{Desired, Failed, Wanted};
 use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
 use crate::direct::Direct;
 use crate::forwarding::Forwarding;
@@ -52,7 +54,7 @@ impl Tunnel {
             routes: Reconciler::new(Routes::new(place, direct.mark())),
             desired: Desired::default(),
             device_in_doubt: true,
-            forwarding: Forwarding::new(spec.family, namespace.clone()),
+            forwarding: Forwarding::new(spec.family, kernel.clone(), namespace.clone()),
             direct,
             has_direct_routing,
             decide_again: true,
@@ -122,7 +124,7 @@ impl Tunnel {
         self.update(request, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
-        report.merge(self.forwarding.sync(Some(&self.spec.name)));
+        report.merge(self.forwarding.sync(Some((&self.spec.name, self.device.index))));
         let mut layers: [(&str, &mut dyn Layer); 4] = [
             ("the forwarding entries", &mut self.fdb),
             ("the neighbours", &mut self.neighbours),
@@ -132,7 +134,40 @@ impl Tunnel {
         // Direct routes need no device.
         let possible = if has_device { &mut layers[..] } else { &mut layers[3..] };
         report.merge(pass(possible, request.peers.is_complete(), now));
+        if has_device {
+            report.pending.extend(self.pending());
+        } else if let Some(reason) = report.failed.iter().find(|failure| failure.object == self.name()) {
+            report.pending.extend(self.desired.cut_off(&format!("{}: {}", reason.object, reason.reason)));
+        }
         report
+    }
+
+    /// The peers that something is missing for.
+    fn pending(&self) -> Vec<PeerFailure> {
+        let failed = Failed {
+            neighbours: self.neighbours.tracker.failures_by_key().map(|(key, why)| (*key, why)).collect(),
+            fdb: self.fdb.tracker.failures_by_key().map(|(key, why)| (*key, why)).collect(),
+            routes: self.routes.tracker.failures_by_key().map(|(key, why)| (*key, why)).collect(),
+            direct: self.direct.routes.tracker.failures_by_key().map(|(key, why)| (*key, why)).collect(),
+        };
+        self.desired.pending(self.family(), &failed)
+    }
+
+    /// How the device is named in reports.
+    fn name(&self) -> String {
+        format!("device {}", self.spec.name)
+    }
+
+    /// Describes the device.
+    pub(crate) fn facts(&self) -> DeviceFacts {
+        let mut facts = DeviceFacts::new(&*self.spec.name, "vxlan");
+        facts.index = self.device.index;
+        facts.mtu = self.device.mtu;
+        facts.mac = Some(self.device.mac.to_string());
+        facts.vni = Some(self.spec.vni);
+        facts.port = Some(self.spec.port);
+        facts.local = Some(self.spec.below.local);
+        facts
     }
 
     /// Makes the device as it should be, and tells whether there is one.
@@ -151,10 +186,7 @@ impl Tunnel {
     }
 
     fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
-        report.failed.push(ObjectFailure {
-            object: format!("device {}", self.spec.name),
-            reason: flannel_core::chain(error),
-        });
+        report.failed.push(ObjectFailure { object: self.name(), reason: flannel_core::chain(error) });
         report.retry_in = Some(DEVICE_RETRY);
     }
 

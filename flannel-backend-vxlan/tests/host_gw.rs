@@ -109,8 +109,8 @@ fn a_peer_that_is_not_on_the_link_is_reported_until_it_is() {
     station.peers.complete();
     let report = station.sync();
     assert_eq!((report.failed, report.retry_in), (vec![], None));
-    let reasons: Vec<_> = report.unreachable.iter().map(|peer| (&*peer.object, &*peer.reason)).collect();
-    let name = "peer 10.5.2.0-24&fd00:5:0:2::-64";
+    let reasons: Vec<_> = report.unreachable.iter().map(|peer| (peer.peer, &*peer.reason)).collect();
+    let name = key("10.5.2.0-24&fd00:5:0:2::-64");
     assert_eq!(
         reasons,
         [

@@ -128,7 +128,7 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     assert_eq!(station.tables(), lines_of_all([2, 3]));
 }
 
-/// Beyond 256 peers a route has a metric, and the kernel takes another one to the same subnet beside it.
+/// Beyond 64 peers a route has a metric, and the kernel takes another one to the same subnet beside it.
 #[test]
 fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too() {
     let lab = lab(1);

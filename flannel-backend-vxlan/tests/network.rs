@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{DEADLINE, ip, lab, lease, numbered};
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_core::{NetworkOptions, Shutdown};
+use flannel_core::{ConditionName, NetworkOptions, PeerState, Shutdown};
 use flannel_registry::{LocalManager, MemoryRegistry};
 use flannel_testing::{Member, eventually};
 
@@ -32,19 +32,30 @@ fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named()
     let options =
         NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(host.clone()), external);
     let member = Member::start(NetworkOptions { audit_every: Duration::from_secs(3600), ..options }).unwrap();
-    member.wait_for_peers(PEERS as usize + 1, DEADLINE).unwrap();
+    member.wait_for_peers(PEERS as usize, DEADLINE).unwrap();
     let status = member.status();
-    let [failure] = &status.failed[..] else { panic!("{:?}", status.failed) };
+    let [failure] = &status.kernel.failed[..] else { panic!("{:?}", status.kernel.failed) };
     assert_eq!(failure.object, "route 10.200.0.0/24 via 10.200.0.0");
     assert!(failure.reason.contains("invalid gateway"), "{}", failure.reason);
+    assert_eq!((status.peers.known, status.peers.pending), (PEERS as usize + 1, 1));
+    let each = status.peers.each.unwrap();
+    let pending: Vec<_> = each.iter().filter(|peer| peer.state != PeerState::Programmed).collect();
+    assert_eq!((pending.len(), pending[0].subnet, pending[0].state), (1, refused.subnet, PeerState::Pending));
+    let reason = pending[0].reason.as_deref().unwrap();
+    assert!(reason.starts_with("route 10.200.0.0/24 via 10.200.0.0: "), "{reason}");
+    assert_eq!(status.conditions[0].name, ConditionName::ObjectsFailed);
     assert_eq!(ip(host, "route show dev flannel.1").len(), PEERS as usize);
     // The others go on as if nothing was wrong.
     put(&numbered(PEERS));
     eventually(DEADLINE, || ip(host, "route show dev flannel.1").len() == PEERS as usize + 1).unwrap();
-    assert_eq!(member.status().failed.len(), 1);
+    assert_eq!(member.status().kernel.failed.len(), 1);
     // What was in the way goes, and the object is tried again by itself.
     ip(host, "address del 10.200.0.0/32 dev lo");
-    eventually(DEADLINE * 3, || member.status().failed.is_empty()).unwrap();
+    eventually(DEADLINE * 3, || member.status().kernel.failed.is_empty()).unwrap();
+    let status = member.status();
+    assert_eq!((status.peers.programmed, status.is_in_order()), (PEERS as usize + 2, true));
+    let [device] = &status.devices[..] else { panic!("{:?}", status.devices) };
+    assert_eq!((device.name.as_str(), device.vni, device.port), ("flannel.1", Some(1), Some(8472)));
     assert_eq!(ip(host, "route show dev flannel.1").len(), PEERS as usize + 2);
     member.stop(Shutdown::Remove).unwrap();
     assert_eq!(ip(host, "link show type vxlan"), [] as [&str; 0]);

@@ -1,13 +1,17 @@
 //! The seam to whatever carries the traffic.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::peers::{Dirty, PeerSet};
 use crate::registry::BoxError;
-use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
+use crate::status::CountTraffic;
+use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Carries traffic between hosts, for one network on one host.
 ///
@@ -54,6 +58,16 @@ pub trait Backend: Send {
     /// Waits until something on the host may have changed that the backend looks after, and says what. The next
     /// `sync` looks again. May be dropped at any time without losing a change.
     async fn drifted(&mut self) -> String;
+
+    /// Describes the devices through which the traffic goes, for whoever looks at the host. Asked after each pass.
+    fn devices(&self) -> Vec<DeviceFacts> {
+        Vec::new()
+    }
+
+    /// Returns what counts the traffic, if anything does. Asked once.
+    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+        None
+    }
 
     /// Removes everything that the backend made.
     ///
@@ -111,8 +125,10 @@ pub struct SyncReport {
     pub drifted: usize,
     /// What could not be done, and waits.
     pub failed: Vec<ObjectFailure>,
-    /// Peers that this backend cannot reach, and why.
-    pub unreachable: Vec<ObjectFailure>,
+    /// Peers for whom something is missing that is tried again, and what. All of them, not only those that changed.
+    pub pending: Vec<PeerFailure>,
+    /// Peers that this backend cannot reach, and why. All of them, not only those that changed.
+    pub unreachable: Vec<PeerFailure>,
     /// How long until the first of the failed objects may be tried again.
     pub retry_in: Option<Duration>,
 }
@@ -124,18 +140,65 @@ impl SyncReport {
         self.removed += other.removed;
         self.drifted += other.drifted;
         self.failed.extend(other.failed);
+        self.pending.extend(other.pending);
         self.unreachable.extend(other.unreachable);
         self.retry_in = [self.retry_in, other.retry_in].into_iter().flatten().min();
     }
 }
 
 /// One object that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectFailure {
     /// The object, such as `route 10.5.3.0/24 via 10.5.3.0`.
     pub object: String,
     /// What is wrong.
     pub reason: String,
+}
+
+/// One peer that is not reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerFailure {
+    /// Which one.
+    pub peer: SubnetKey,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for PeerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peer {}: {}", self.peer, self.reason)
+    }
+}
+
+/// A device through which the traffic of a network goes.
+///
+/// ```
+/// use flannel_core::DeviceFacts;
+///
+/// let mut device = DeviceFacts::new("flannel.1", "vxlan");
+/// device.mtu = 1450;
+/// assert_eq!((device.name.as_str(), device.vni), ("flannel.1", None));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct DeviceFacts {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `vxlan` or `tun`.
+    pub kind: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its hardware address, if it has one.
+    pub mac: Option<String>,
+    /// The number of its VXLAN network.
+    pub vni: Option<u32>,
+    /// The UDP port at which the peers reach it.
+    pub port: Option<u16>,
+    /// This host's address, to which the peers send.
+    pub local: Option<IpAddr>,
 }
 
 /// Why a backend cannot work.

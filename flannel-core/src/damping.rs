@@ -114,6 +114,12 @@ impl Damping {
         self.held.len()
     }
 
+    /// Tells whether a peer is held.
+    #[must_use]
+    pub fn is_held(&self, subnet: &SubnetKey) -> bool {
+        self.held.contains_key(subnet)
+    }
+
     /// Returns when [`expire`](Self::expire) has something to do.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

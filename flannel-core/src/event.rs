@@ -1,9 +1,12 @@
 //! What a network tells the program that runs it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{ExternalInterface, ObjectFailure};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{ExternalInterface, ObjectFailure, PeerFailure};
 use crate::registry::BadRecord;
 use crate::{Lease, NetworkConfig, SubnetKey};
 
@@ -88,7 +91,7 @@ pub enum NetworkEvent {
     /// An object cannot be made as it should be; it is tried again.
     ObjectFailed(ObjectFailure),
     /// This backend cannot reach a peer.
-    PeerUnreachable(ObjectFailure),
+    PeerUnreachable(PeerFailure),
     /// The registry stopped to answer. Traffic goes on with what is known.
     RegistrySilent(String),
     /// The registry answers again.
@@ -98,7 +101,8 @@ pub enum NetworkEvent {
 }
 
 /// What a network does before it carries traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Reading the network configuration.
     Configuration,
@@ -106,4 +110,14 @@ pub enum Phase {
     Recall,
     /// Getting a lease.
     Lease,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "reading the network configuration",
+            Self::Recall => "looking for the lease held before",
+            Self::Lease => "getting a lease",
+        })
+    }
 }

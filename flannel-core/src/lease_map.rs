@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::{Lease, SubnetKey};
@@ -45,6 +45,33 @@ impl LeaseMap {
 
     pub(crate) fn len(&self) -> usize {
         self.leases.len()
+    }
+}
+
+/// A time for each lease, in seconds since whoever keeps it began. It holds a pointer and the time, and nothing else.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseTimes(BTreeMap<BySubnet, u32>);
+
+impl LeaseTimes {
+    pub(crate) fn get(&self, subnet: &SubnetKey) -> Option<u32> {
+        self.0.get(subnet).copied()
+    }
+
+    pub(crate) fn insert(&mut self, lease: &Arc<Lease>, seconds: u32) {
+        // The key must go first: a map keeps the one that it has.
+        self.0.remove(&lease.subnet);
+        self.0.insert(BySubnet(Arc::clone(lease)), seconds);
+    }
+
+    /// Lets go of what a lease was before, and keeps its time.
+    pub(crate) fn replace(&mut self, lease: &Arc<Lease>) {
+        if let Some(seconds) = self.0.remove(&lease.subnet) {
+            self.0.insert(BySubnet(Arc::clone(lease)), seconds);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, subnet: &SubnetKey) {
+        self.0.remove(subnet);
     }
 }
 

@@ -15,6 +15,7 @@ mod acquire;
 mod allocate;
 mod backend;
 mod backoff;
+mod book;
 mod config;
 mod damping;
 mod event;
@@ -36,8 +37,8 @@ mod subnet;
 pub use acquire::{Claim, Step};
 pub use allocate::choose;
 pub use backend::{
-    Backend, BackendAttrs, BackendError, ExternalInterface, ObjectFailure, OpenBackend, OpenRequest,
-    SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, DeviceFacts, ExternalInterface, ObjectFailure, OpenBackend,
+    OpenRequest, PeerFailure, SyncReport, SyncRequest,
 };
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
@@ -49,14 +50,18 @@ pub use lease::{
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
-pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};
+pub use network::{ChooseExternal, Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};
 pub use peers::{Dirty, PeerChange, PeerSet};
 pub use pool::SubnetPool;
 pub use registry::{
-    BadRecord, BoxError, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry, read_record,
-    read_removal,
+    BadRecord, BoxError, LastWord, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
+    read_record, read_removal,
 };
-pub use status::Status;
+pub use status::{
+    Condition, ConditionName, CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus,
+    PastError, PeerState, PeerStatus, PeerTraffic, PeersStatus, RegistryStatus, Repair, Status,
+    TrafficStatus, Waiting,
+};
 pub use subnet::{SubnetKey, SubnetKeyError};
 
 /// Writes an error with all its causes on one line.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::lease_set::LeaseChange;
-use crate::registry::{BadRecord, RegistryError, StoreIdentity};
+use crate::registry::{BadRecord, LastWord, RegistryError, StoreIdentity};
 use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Gets and keeps this host's lease, and tells about the peers.
@@ -36,6 +36,11 @@ pub trait LeaseManager: Send + Sync + 'static {
     /// Tells which store the leases are in, as far as is known yet; nothing if there is none.
     fn store(&self) -> StoreIdentity {
         StoreIdentity::default()
+    }
+
+    /// Tells when the store was last heard, and up to where; nothing if that is not known.
+    fn last_word(&self) -> Option<LastWord> {
+        None
     }
 
     /// Reads the configuration of the network.

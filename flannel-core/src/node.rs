@@ -11,7 +11,7 @@ mod follow;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -21,13 +21,13 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
+use crate::book::Book;
 use crate::event::{NetworkEvent, Phase};
 use crate::hold::HoldEvent;
 use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
 use crate::registry::RegistryError;
-use crate::status::Status;
 use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
@@ -46,14 +46,13 @@ pub(crate) struct Node {
     options: NetworkOptions,
     random: fastrand::Rng,
     shared: watch::Sender<Shared>,
+    /// What is known of the network, with the peers. Nobody else writes in it.
+    book: Arc<RwLock<Book>>,
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
     /// What the lease shall say about the host; nothing before there is one.
     attrs: Option<LeaseAttrs>,
-    /// The peers, those among them that may have left.
-    damping: Damping,
-    dirty: Dirty,
     last_pass: Instant,
     next_pass: Instant,
     /// When everything is compared with the kernel.
@@ -65,22 +64,20 @@ impl Node {
     pub(crate) fn new(
         options: NetworkOptions,
         shared: watch::Sender<Shared>,
+        book: Arc<RwLock<Book>>,
         events: broadcast::Sender<NetworkEvent>,
     ) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        shared.send_modify(|shared| shared.status.manager = options.manager.describe());
-        let damping = Damping::new(options.damping);
         let now = Instant::now();
         Self {
             options,
             random,
             shared,
+            book,
             events,
             backend: None,
             own: None,
             attrs: None,
-            damping,
-            dirty: Dirty::All,
             last_pass: now,
             next_pass: now,
             next_audit: now,
@@ -92,7 +89,11 @@ impl Node {
     /// writes happen within one.
     pub(crate) async fn live(&mut self) -> Result<Infallible, NetworkError> {
         let config = Arc::new(self.configuration().await?);
+        self.note(|book| book.config = Some(Arc::clone(&config)));
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
+        if let Some(choose) = self.options.choose_external.take() {
+            self.options.external = choose(&config).map_err(NetworkError::External)?;
+        }
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;
         let before = before.as_ref().map(|lease| &lease.attrs);
@@ -102,6 +103,8 @@ impl Node {
         if let Err(error) = backend.configure(&own) {
             self.may_pass(&own, error)?;
         }
+        let (devices, traffic) = (backend.devices(), backend.traffic());
+        self.note(|book| (book.devices, book.traffic) = (devices, traffic));
         self.backend = Some(backend);
         self.attrs = Some(attrs);
         self.follow(config, own).await
@@ -163,7 +166,7 @@ impl Node {
         for failures in 0_u32.. {
             let error = match attempt().await {
                 Ok(value) => {
-                    self.status(|status| status.waiting_for = None);
+                    self.note(|book| book.waiting = None);
                     return Ok(value);
                 }
                 Err(error) if is_final(&error) => return Err(NetworkError::Lease(error)),
@@ -171,7 +174,7 @@ impl Node {
             };
             let reason = crate::chain(&error);
             let retry_in = self.options.retry.delay(failures, self.random.f64());
-            self.status(|status| status.waiting_for = Some(reason.clone()));
+            self.note(|book| book.waiting = Some((phase, reason.clone())));
             self.tell(NetworkEvent::Waiting { phase, reason, retry_in });
             tokio::time::sleep(retry_in).await;
         }
@@ -185,6 +188,7 @@ impl Node {
         let mut holding = self.hold(&config, own.clone());
         let mut peers = self.start(&config, own);
         loop {
+            let due = self.read().damping.due();
             let Some(backend) = self.backend.as_mut() else {
                 return std::future::pending().await;
             };
@@ -198,7 +202,7 @@ impl Node {
                         holding = self.hold(&config, own);
                     }
                 }
-                () = until(self.damping.due()) => self.let_go(),
+                () = until(due) => self.let_go(),
                 Some(event) = holding.next() => {
                     if let Some(moved) = self.on_lease(event) {
                         peers = self.start(&config, moved);
@@ -222,15 +226,11 @@ impl Node {
     fn start(&mut self, config: &NetworkConfig, own: Lease) -> BoxStream<'static, PeerEvent> {
         let subnet = own.subnet;
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
-        self.damping = Damping::new(self.options.damping);
-        self.dirty = Dirty::All;
         self.own = Some(own.clone());
-        self.status(|status| {
-            status.lease = Some(own.clone());
-            status.lease_lost = None;
-            status.recalled = None;
-            status.held_peers = 0;
-            status.mtu = mtu;
+        let damping = Damping::new(self.options.damping);
+        self.note(|book| {
+            book.restart(own.clone(), damping);
+            book.mtu = mtu;
         });
         tracing::debug!(%subnet, backend = config.backend.name, "following the peers");
         self.tell(NetworkEvent::LeaseAcquired(own));
@@ -240,21 +240,31 @@ impl Node {
     /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
     fn on_lease(&mut self, event: HoldEvent) -> Option<Lease> {
         match event {
-            HoldEvent::Keep(KeepEvent::Waiting(time)) => self.tell(NetworkEvent::RenewalIn(time)),
+            HoldEvent::Keep(KeepEvent::Waiting(time)) => {
+                self.note(|book| book.own.renewal = later(time));
+                self.tell(NetworkEvent::RenewalIn(time));
+            }
             HoldEvent::Keep(KeepEvent::Permanent) => self.tell(NetworkEvent::LeasePermanent),
-            HoldEvent::Keep(KeepEvent::Renewed(time)) => self.tell(NetworkEvent::LeaseRenewed(time)),
+            HoldEvent::Keep(KeepEvent::Renewed(time)) => {
+                self.note(|book| book.own.end = later(time));
+                self.tell(NetworkEvent::LeaseRenewed(time));
+            }
             HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
+                self.note(|book| book.own.renewal = later(retry_in));
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
             HoldEvent::Keep(KeepEvent::Disputed(what)) => {
-                self.status(|status| {
-                    status.lease_disputes += 1;
-                    status.last_dispute = Some(what.clone());
+                self.note(|book| {
+                    book.own.disputes += 1;
+                    book.own.last_dispute = Some(what.clone());
                 });
                 self.tell(NetworkEvent::LeaseDisputed(what));
             }
             HoldEvent::Keep(KeepEvent::Lost(reason)) => {
-                self.status(|status| status.lease_lost = Some(reason.clone()));
+                self.note(|book| {
+                    book.own.lost = Some(reason.clone());
+                    (book.own.renewal, book.own.end) = (None, None);
+                });
                 self.tell(NetworkEvent::LeaseLost(reason));
             }
             HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
@@ -270,9 +280,9 @@ impl Node {
     fn on_acquired_again(&mut self, lease: Lease) -> Option<Lease> {
         if self.own.as_ref().is_some_and(|own| own.subnet == lease.subnet) {
             self.own = Some(lease.clone());
-            self.status(|status| {
-                status.lease = Some(lease.clone());
-                status.lease_lost = None;
+            self.note(|book| {
+                book.own.lease = Some(lease.clone());
+                book.own.lost = None;
             });
             self.tell(NetworkEvent::LeaseAcquired(lease));
             return None;
@@ -299,19 +309,20 @@ impl Node {
 
     /// Makes the host as it should be.
     fn pass(&mut self, config: &Arc<NetworkConfig>) {
-        let Some(backend) = self.backend.as_mut() else {
+        let Some(mut backend) = self.backend.take() else {
             return;
         };
-        if Instant::now() >= self.next_audit {
-            self.dirty = Dirty::All;
-        }
-        let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE);
+        let is_audit = Instant::now() >= self.next_audit;
         let started = std::time::Instant::now();
-        let request =
-            SyncRequest { peers: self.damping.peers(), dirty: &dirty, now: Instant::now().into_std() };
-        let report = backend.sync(request);
+        let (report, was_all) = {
+            let book = self.read();
+            let dirty = if is_audit { &Dirty::All } else { &book.dirty };
+            let request = SyncRequest { peers: book.damping.peers(), dirty, now: Instant::now().into_std() };
+            (backend.sync(request), *dirty == Dirty::All)
+        };
+        let took = started.elapsed();
         self.last_pass = Instant::now();
-        if dirty == Dirty::All {
+        if was_all {
             self.next_audit = self.last_pass + self.options.audit_every.max(PASS_GAP);
         }
         let retry = report.retry_in.map(|pause| self.last_pass + pause.max(PASS_GAP));
@@ -322,33 +333,29 @@ impl Node {
             failed = report.failed.len(),
             "pass"
         );
-        self.report(report, started.elapsed());
+        let devices = backend.devices();
+        self.backend = Some(backend);
+        self.note(|book| (book.dirty, book.devices) = (Dirty::NONE, devices));
+        self.report(report, took);
         self.follow_mtu();
         self.become_ready(config);
     }
 
     fn report(&mut self, report: SyncReport, took: Duration) {
         let noticed = std::mem::replace(&mut self.noticed, "an audit".to_owned());
+        let mut told = Vec::new();
         if report.drifted > 0 {
-            self.tell(NetworkEvent::Repaired { objects: report.drifted, noticed });
+            told.push(NetworkEvent::Repaired { objects: report.drifted, noticed: noticed.clone() });
         }
-        let known = self.shared.borrow();
-        for failure in news(&report.failed, &known.status.failed) {
-            self.tell(NetworkEvent::ObjectFailed(failure.clone()));
+        {
+            let known = &self.read().passes;
+            told.extend(news(&report.failed, &known.failed).cloned().map(NetworkEvent::ObjectFailed));
+            let unreachable = news(&report.unreachable, &known.unreachable);
+            told.extend(unreachable.cloned().map(NetworkEvent::PeerUnreachable));
         }
-        for failure in news(&report.unreachable, &known.status.unreachable) {
-            self.tell(NetworkEvent::PeerUnreachable(failure.clone()));
-        }
-        drop(known);
-        let peers = self.damping.peers().len();
-        self.status(|status| {
-            status.peers = peers;
-            status.passes += 1;
-            status.repaired += report.drifted as u64;
-            status.last_pass = took;
-            status.failed = report.failed;
-            status.unreachable = report.unreachable;
-        });
+        told.into_iter().for_each(|event| self.tell(event));
+        let now = self.last_pass.into_std();
+        self.note(|book| book.passes.add(report, noticed, took, now));
     }
 
     fn become_ready(&mut self, config: &Arc<NetworkConfig>) {
@@ -359,10 +366,8 @@ impl Node {
             self.shared.borrow().running.as_ref().is_none_or(|running| running.lease.subnet != own.subnet);
         if self.are_peers_known() && is_new {
             let running = Running { lease: own.clone(), mtu: backend.mtu(), config: Arc::clone(config) };
-            self.shared.send_modify(|shared| {
-                shared.status.ready = true;
-                shared.running = Some(running);
-            });
+            self.note(|book| book.ready = true);
+            self.shared.send_modify(|shared| shared.running = Some(running));
             self.tell(NetworkEvent::Ready);
         }
     }
@@ -391,13 +396,25 @@ impl Node {
 
     fn tell(&self, event: NetworkEvent) {
         tracing::trace!(?event, "event");
+        self.note(|book| book.note_error(&event, Instant::now().into_std()));
         // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);
     }
 
-    fn status(&self, change: impl FnOnce(&mut Status)) {
-        self.shared.send_modify(|shared| change(&mut shared.status));
+    /// Writes in the book.
+    fn note(&self, write: impl FnOnce(&mut Book)) {
+        write(&mut self.book.write().unwrap_or_else(PoisonError::into_inner));
     }
+
+    /// Reads in the book. Nothing may be written until the guard is gone.
+    fn read(&self) -> RwLockReadGuard<'_, Book> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the moment that is so far away, if there is one.
+fn later(time: Duration) -> Option<std::time::Instant> {
+    Instant::now().into_std().checked_add(time)
 }
 
 /// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::{Lease, LeaseAttrs, Revision, SubnetKey, Term};
 
@@ -44,6 +45,11 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// Tells which store this is, as far as is known yet. A registry that cannot tell answers with nothing.
     fn store(&self) -> StoreIdentity {
         StoreIdentity::default()
+    }
+
+    /// Tells when the store was last heard, and up to where; nothing if that is not known.
+    fn last_word(&self) -> Option<LastWord> {
+        None
     }
 
     /// Reads the text of the network configuration; `None` if nobody has written one yet.
@@ -122,6 +128,10 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
         (**self).store()
     }
 
+    fn last_word(&self) -> Option<LastWord> {
+        (**self).last_word()
+    }
+
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         (**self).config().await
     }
@@ -190,6 +200,15 @@ impl StoreIdentity {
     }
 }
 
+/// When a store was last heard, and up to where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWord {
+    /// When it gave any answer or event.
+    pub at: Instant,
+    /// The largest revision that it told of.
+    pub revision: Option<Revision>,
+}
+
 /// All leases at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -221,11 +240,12 @@ pub enum RegistryEvent {
 }
 
 /// A record that cannot be read, and is therefore not used.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BadRecord {
     /// Its key, below the one that holds all leases.
     pub key: String,
     /// Its subnet, if the key at least can be read: it counts as taken.
+    #[serde(rename = "subnets")]
     pub subnet: Option<SubnetKey>,
     /// What is wrong with it.
     pub reason: String,

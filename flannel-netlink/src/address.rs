@@ -192,7 +192,7 @@ mod tests {
                 plain,
             ] {
                 let request = RouteNetlinkMessage::NewAddress(address.message());
-                assert_eq!(read_back(request, Address::read), Some(address));
+                assert_eq!(read_back(&request, Address::read), Some(address));
             }
         }
     }

@@ -19,10 +19,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use crate::address::Address;
 use crate::error::{Error, is_gone};
 use crate::fdb::FdbEntry;
-use crate::message::{Message, Messages, Verdict, append_request};
+use crate::message::{Message, Messages, Request, Verdict};
+use crate::monitor::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
 use crate::neighbour::Neighbour;
 use crate::route::Route;
 use crate::socket::Netlink;
+use crate::writer::append;
 
 /// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers
 /// to 256 requests that all fail; half of that leaves room for long explanations. More than 64
@@ -72,19 +74,6 @@ enum Verb {
 }
 
 impl Write {
-    fn request(&self) -> RouteNetlinkMessage {
-        match self {
-            Self::PutRoute(route) | Self::AddRoute(route) => RouteNetlinkMessage::NewRoute(route.message()),
-            Self::DeleteRoute(route) => RouteNetlinkMessage::DelRoute(route.message()),
-            Self::PutNeighbour(neighbour) => RouteNetlinkMessage::NewNeighbour(neighbour.message()),
-            Self::DeleteNeighbour(neighbour) => RouteNetlinkMessage::DelNeighbour(neighbour.message()),
-            Self::PutFdb(entry) => RouteNetlinkMessage::NewNeighbour(entry.message()),
-            Self::DeleteFdb(entry) => RouteNetlinkMessage::DelNeighbour(entry.message()),
-            Self::PutAddress(address) => RouteNetlinkMessage::NewAddress(address.message()),
-            Self::DeleteAddress(address) => RouteNetlinkMessage::DelAddress(address.message()),
-        }
-    }
-
     fn verb(&self) -> Verb {
         match self {
             Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => Verb::Put,
@@ -112,6 +101,37 @@ impl Write {
             Verb::Delete => is_gone(verdict.errno),
         };
         if already { Ok(()) } else { verdict.into_result(self) }
+    }
+}
+
+impl Request for Write {
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
+        match self {
+            Self::PutRoute(route) | Self::AddRoute(route) => {
+                append(buffer, RTM_NEWROUTE, flags, sequence, |request| route.write(request));
+            }
+            Self::DeleteRoute(route) => {
+                append(buffer, RTM_DELROUTE, flags, sequence, |request| route.write(request));
+            }
+            Self::PutNeighbour(neighbour) => {
+                append(buffer, RTM_NEWNEIGH, flags, sequence, |request| neighbour.write(request));
+            }
+            Self::DeleteNeighbour(neighbour) => {
+                append(buffer, RTM_DELNEIGH, flags, sequence, |request| neighbour.write(request));
+            }
+            Self::PutFdb(entry) => {
+                append(buffer, RTM_NEWNEIGH, flags, sequence, |request| entry.write(request));
+            }
+            Self::DeleteFdb(entry) => {
+                append(buffer, RTM_DELNEIGH, flags, sequence, |request| entry.write(request));
+            }
+            Self::PutAddress(address) => {
+                RouteNetlinkMessage::NewAddress(address.message()).append(buffer, flags, sequence);
+            }
+            Self::DeleteAddress(address) => {
+                RouteNetlinkMessage::DelAddress(address.message()).append(buffer, flags, sequence);
+            }
+        }
     }
 }
 
@@ -161,12 +181,7 @@ impl Netlink {
         let last = batch.len() - 1;
         for (position, write) in batch.iter().enumerate() {
             let ask = if position == last { NLM_F_ACK } else { 0 };
-            append_request(
-                requests,
-                write.request(),
-                write.flags() | ask,
-                first.wrapping_add(position as u32),
-            );
+            write.append(requests, write.flags() | ask, first.wrapping_add(position as u32));
         }
         if let Err(error) = self.send_bytes(requests) {
             outcomes.extend(batch.iter().map(|_| Err(not_sent(&error))));

@@ -4,9 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, parse_u16_be, parse_u32};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
-};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourHeader, NeighbourMessage};
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -15,6 +13,7 @@ use crate::mac::Mac;
 use crate::message::Message;
 use crate::neighbour::{HEADER_LEN, NDA_DST, NDA_LLADDR, NeighbourState};
 use crate::socket::Netlink;
+use crate::writer::RequestWriter;
 
 // `enum` in `linux/neighbour.h`.
 const NDA_PORT: u16 = 6;
@@ -61,25 +60,25 @@ impl FdbEntry {
         self.state.is_permanent()
     }
 
-    /// The same message puts and deletes, so that the two cannot disagree.
-    pub(crate) fn message(&self) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header = NeighbourHeader {
+    /// The same content puts and deletes, so that the two cannot disagree.
+    pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
+        request.header(&NeighbourHeader {
             family: AddressFamily::Bridge,
             ifindex: self.index,
             state: u16::from(self.state).into(),
             flags: if self.bridge.is_some() { NeighbourFlags::Controller } else { NeighbourFlags::Own },
             kind: RouteType::Unspec,
-        };
-        message.attributes.reserve_exact(2);
-        let attributes = &mut message.attributes;
-        attributes.extend(
-            self.destination.map(|address| NeighbourAttribute::Destination(NeighbourAddress::from(address))),
-        );
-        attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
-        attributes.extend(self.port.map(NeighbourAttribute::Port));
-        attributes.extend(self.vni.map(NeighbourAttribute::Vni));
-        message
+        });
+        if let Some(destination) = self.destination {
+            request.address(NDA_DST, destination);
+        }
+        request.attribute(NDA_LLADDR, &self.mac.0);
+        if let Some(port) = self.port {
+            request.attribute(NDA_PORT, &port.to_be_bytes());
+        }
+        if let Some(vni) = self.vni {
+            request.attribute(NDA_VNI, &vni.to_ne_bytes());
+        }
     }
 
     /// Reads an entry; `None` when the message is about something else, or the device forwards
@@ -137,7 +136,8 @@ impl Netlink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{append_request, read_back};
+    use crate::batch::Write;
+    use crate::message::{Request, read_back};
 
     #[test]
     fn a_forwarding_entry_is_read_as_it_is_written() {
@@ -146,8 +146,8 @@ mod tests {
             let special = FdbEntry { port: Some(4789), vni: Some(9), ..plain.clone() };
             let learned = FdbEntry { destination: None, state: NeighbourState::Reachable, ..plain.clone() };
             for entry in [plain, special, learned] {
-                let request = RouteNetlinkMessage::NewNeighbour(entry.message());
-                assert_eq!(read_back(request, FdbEntry::read), Some(entry));
+                let request = Write::PutFdb(entry.clone());
+                assert_eq!(read_back(&request, FdbEntry::read), Some(entry));
             }
         }
     }
@@ -157,7 +157,7 @@ mod tests {
     fn a_permanent_entry_is_written_byte_for_byte_as_flannel_does() {
         let entry = FdbEntry::permanent(7, Mac([2, 0, 0, 0, 0, 3]), "192.0.2.3".parse().unwrap());
         let mut bytes = Vec::new();
-        append_request(&mut bytes, RouteNetlinkMessage::NewNeighbour(entry.message()), 0, 1);
+        Write::PutFdb(entry).append(&mut bytes, 0, 1);
         #[rustfmt::skip]
         let expected = [
             libc::AF_BRIDGE as u8, 0, 0, 0,  7, 0, 0, 0,

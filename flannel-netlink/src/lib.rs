@@ -44,6 +44,7 @@ mod message;
 mod monitor;
 mod namespace;
 mod neighbour;
+mod netconf;
 mod new_link;
 mod nft_monitor;
 mod nftables;
@@ -53,6 +54,7 @@ mod socket;
 mod sys;
 mod tun;
 mod vxlan;
+mod writer;
 
 pub use address::Address;
 pub use batch::Write;

@@ -124,21 +124,16 @@ pub(crate) trait Request {
 
 impl Request for RouteNetlinkMessage {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
-        append_request(buffer, self.clone(), flags, sequence);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(self.clone()));
+        message.finalize();
+        let start = buffer.len();
+        let len = message.buffer_len();
+        buffer.resize(start + len.next_multiple_of(4), 0);
+        message.serialize(&mut buffer[start..start + len]);
     }
-}
-
-/// Appends a request to a buffer that may hold others already.
-pub(crate) fn append_request(buffer: &mut Vec<u8>, request: RouteNetlinkMessage, flags: u16, sequence: u32) {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
-    message.finalize();
-    let start = buffer.len();
-    let len = message.buffer_len();
-    buffer.resize(start + len.next_multiple_of(4), 0);
-    message.serialize(&mut buffer[start..start + len]);
 }
 
 fn first_i32(payload: &[u8]) -> Result<i32, DecodeError> {
@@ -174,11 +169,11 @@ pub(crate) fn received(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> 
 /// only not panic.
 #[cfg(test)]
 pub(crate) fn read_back<T>(
-    request: RouteNetlinkMessage,
+    request: &impl Request,
     read: impl Fn(Message<'_>) -> Result<T, DecodeError>,
 ) -> T {
     let mut bytes = Vec::new();
-    append_request(&mut bytes, request, 0, 1);
+    request.append(&mut bytes, 0, 1);
     let whole = Messages::new(&bytes).next().expect("a message").expect("a whole message");
     for len in 0..whole.payload.len() {
         let _ = read(Message { payload: &whole.payload[..len], ..whole });

@@ -10,9 +10,7 @@
 
 use std::collections::VecDeque;
 
-use netlink_packet_core::{
-    DecodeError, ErrorContext, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NlasIterator, parse_i32,
-};
+use netlink_packet_core::{DecodeError, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::neighbour::NeighbourHeader;
@@ -27,6 +25,7 @@ use crate::listener::{Listener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
 use crate::neighbour::Neighbour;
+use crate::netconf::{Forwarding, RTM_NEWNETCONF};
 use crate::route::Route;
 use crate::sys::FilterInstruction;
 
@@ -35,18 +34,10 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
-const RTM_NEWNETCONF: u16 = 80;
-
-// `enum` in `linux/netconf.h`.
-const NETCONFA_IFINDEX: u16 = 1;
-const NETCONFA_FORWARDING: u16 = 2;
-const NETCONFA_IFINDEX_ALL: i32 = -1;
-/// `sizeof(struct netconfmsg)`, aligned.
-const NETCONF_HEADER: usize = 4;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_DELNEIGH: u16 = 29;
 
 // `enum rtnetlink_groups` in `linux/rtnetlink.h`.
 const LINK: u32 = 1;
@@ -234,38 +225,11 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
                 Neighbour::read(message)?.map(|neighbour| Notice::Neighbour { neighbour, removed })
             }
         }
-        RTM_NEWNETCONF => read_forwarding(message.payload)?,
+        RTM_NEWNETCONF => Forwarding::read(message)?
+            .map(|Forwarding { family, index, on }| Notice::Forwarding { family, index, on }),
         NLMSG_NOOP | NLMSG_ERROR | NLMSG_DONE => None,
         _ => None,
     })
-}
-
-/// Reads an `RTM_NEWNETCONF`, if it tells of forwarding by links that there are.
-fn read_forwarding(payload: &[u8]) -> Result<Option<Notice>, DecodeError> {
-    let family = match payload.first().map(|family| libc::c_int::from(*family)) {
-        Some(libc::AF_INET) => Family::V4,
-        Some(libc::AF_INET6) => Family::V6,
-        _ => return Ok(None),
-    };
-    let (mut index, mut forwarding) = (None, None);
-    for attribute in NlasIterator::new(payload.get(NETCONF_HEADER..).unwrap_or_default()) {
-        let attribute = attribute?;
-        match attribute.kind() {
-            NETCONFA_IFINDEX => index = Some(parse_i32(attribute.value()).context("NETCONFA_IFINDEX")?),
-            NETCONFA_FORWARDING => {
-                forwarding = Some(parse_i32(attribute.value()).context("NETCONFA_FORWARDING")?);
-            }
-            _ => {}
-        }
-    }
-    Ok(index.zip(forwarding).and_then(|(index, forwarding)| {
-        // The other negative number is what links get that there are not yet.
-        let index = match index {
-            NETCONFA_IFINDEX_ALL => None,
-            index => Some(u32::try_from(index).ok()?),
-        };
-        Some(Notice::Forwarding { family, index, on: forwarding != 0 })
-    }))
 }
 
 /// A program for the kernel's packet filter machine that drops notices about other routes than

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage,
-};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourHeader, NeighbourMessage};
 use netlink_packet_route::route::RouteType;
 
 use crate::error::Error;
@@ -15,6 +13,7 @@ use crate::family::Family;
 use crate::mac::Mac;
 use crate::message::Message;
 use crate::socket::Netlink;
+use crate::writer::RequestWriter;
 
 /// `sizeof(struct ndmsg)`.
 pub(crate) const HEADER_LEN: usize = 12;
@@ -81,22 +80,19 @@ impl Neighbour {
         self.state.is_permanent()
     }
 
-    /// The same message puts and deletes, so that the two cannot disagree.
-    pub(crate) fn message(&self) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header = NeighbourHeader {
+    /// The same content puts and deletes, so that the two cannot disagree.
+    pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
+        request.header(&NeighbourHeader {
             family: Family::of(self.address).into(),
             ifindex: self.index,
             state: u16::from(self.state).into(),
             kind: RouteType::Unicast,
             ..NeighbourHeader::default()
-        };
-        message.attributes.reserve_exact(2);
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(self.address)));
+        });
+        request.address(NDA_DST, self.address);
         if let Some(mac) = self.mac {
-            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+            request.attribute(NDA_LLADDR, &mac.0);
         }
-        message
     }
 
     /// Reads a neighbour; `None` for one of a family other than IPv4 and IPv6.
@@ -193,7 +189,8 @@ impl From<NeighbourState> for u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{append_request, read_back};
+    use crate::batch::Write;
+    use crate::message::{Request, read_back};
 
     #[test]
     fn a_neighbour_is_read_as_it_is_written() {
@@ -201,8 +198,8 @@ mod tests {
             let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
             let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
             for neighbour in [known, unknown] {
-                let request = RouteNetlinkMessage::NewNeighbour(neighbour.message());
-                assert_eq!(read_back(request, Neighbour::read), Some(neighbour));
+                let request = Write::PutNeighbour(neighbour.clone());
+                assert_eq!(read_back(&request, Neighbour::read), Some(neighbour));
             }
         }
     }
@@ -211,7 +208,7 @@ mod tests {
     fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
         let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
         let mut bytes = Vec::new();
-        append_request(&mut bytes, RouteNetlinkMessage::NewNeighbour(neighbour.message()), 0, 1);
+        Write::PutNeighbour(neighbour).append(&mut bytes, 0, 1);
         let [i, ..] = 7_u32.to_le_bytes();
         #[rustfmt::skip]
         let expected = [

@@ -228,7 +228,7 @@ mod tests {
         // IFNAME, ADDRESS, MTU, TXQLEN, LINKINFO.
         assert_eq!(order, [3, 1, 4, 13, 18]);
 
-        let link = read_back(RouteNetlinkMessage::NewLink(message), Link::read);
+        let link = read_back(&RouteNetlinkMessage::NewLink(message), Link::read);
         assert_eq!((link.name.as_str(), link.mac, link.mtu, link.txqlen), ("flannel.7", new.mac, 1450, 0));
         assert!(!link.up);
         let vxlan = link.vxlan().expect("a vxlan device");
@@ -255,7 +255,7 @@ mod tests {
             address_generation: Some(AddressGeneration::None),
             ..LinkChange::default()
         };
-        let link = read_back(RouteNetlinkMessage::NewLink(change.message(7)), Link::read);
+        let link = read_back(&RouteNetlinkMessage::NewLink(change.message(7)), Link::read);
         assert_eq!((link.index, link.up, link.mtu, link.master), (7, true, 1400, Some(9)));
         assert_eq!(link.address_generation, Some(AddressGeneration::None));
         assert_eq!(link.kind, LinkKind::Physical);

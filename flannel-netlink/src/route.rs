@@ -6,15 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, parse_u32};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteVia,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 
 use crate::address::none_if_gone;
 use crate::error::Error;
 use crate::family::Family;
 use crate::message::Message;
 use crate::socket::Netlink;
+use crate::writer::RequestWriter;
 
 /// `sizeof(struct rtmsg)`.
 const HEADER_LEN: usize = 12;
@@ -61,6 +60,8 @@ pub struct Route {
     /// Whether the route that was read has several next hops, which are not read. Such a route
     /// cannot be put.
     pub multipath: bool,
+    /// The index of the link of the first of several next hops that is not dead. Not put.
+    pub first_link: Option<u32>,
 }
 
 /// What happens to the packets of a route (`RTN_*`, `linux/rtnetlink.h`).
@@ -147,14 +148,14 @@ impl Route {
             source: None,
             kind: RouteKind::Unicast,
             multipath: false,
+            first_link: None,
         }
     }
 
-    /// The same message puts and deletes, so that the two cannot disagree.
-    pub(crate) fn message(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
+    /// The same content puts and deletes, so that the two cannot disagree.
+    pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         let destination = self.destination.network();
-        message.header = RouteHeader {
+        request.header(&RouteHeader {
             address_family: Family::of(destination).into(),
             destination_prefix_length: self.destination.prefix_len(),
             tos: self.tos,
@@ -164,18 +165,25 @@ impl Route {
             kind: u8::from(self.kind).into(),
             flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
             ..RouteHeader::default()
-        };
-        let attributes = &mut message.attributes;
-        attributes.reserve_exact(4);
-        attributes.push(RouteAttribute::Destination(destination.into()));
-        attributes.extend(self.gateway.map(|gateway| gateway_attribute(destination, gateway)));
-        attributes.extend(self.index.map(RouteAttribute::Oif));
-        attributes.extend(self.metric.map(RouteAttribute::Priority));
-        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
-        if self.table > u32::from(u8::MAX) {
-            attributes.push(RouteAttribute::Table(self.table));
+        });
+        request.address(RTA_DST, destination);
+        match (destination, self.gateway) {
+            (_, None) => {}
+            (IpAddr::V4(_), Some(IpAddr::V6(gateway))) => write_via(gateway, request),
+            (IpAddr::V4(_) | IpAddr::V6(_), Some(gateway)) => request.address(RTA_GATEWAY, gateway),
         }
-        message
+        if let Some(index) = self.index {
+            request.attribute(RTA_OIF, &index.to_ne_bytes());
+        }
+        if let Some(metric) = self.metric {
+            request.attribute(RTA_PRIORITY, &metric.to_ne_bytes());
+        }
+        if let Some(source) = self.source {
+            request.address(RTA_PREFSRC, source);
+        }
+        if self.table > u32::from(u8::MAX) {
+            request.attribute(RTA_TABLE, &self.table.to_ne_bytes());
+        }
     }
 
     /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
@@ -209,7 +217,10 @@ impl Route {
                 }
                 RTA_PREFSRC => route.source = Some(parse_ip(value).context("RTA_PREFSRC")?),
                 RTA_TABLE => route.table = parse_u32(value).context("RTA_TABLE")?,
-                RTA_MULTIPATH => route.multipath = true,
+                RTA_MULTIPATH => {
+                    route.multipath = true;
+                    route.first_link = first_link(value);
+                }
                 _ => {}
             }
         }
@@ -303,11 +314,32 @@ impl Netlink {
     }
 }
 
-fn gateway_attribute(destination: IpAddr, gateway: IpAddr) -> RouteAttribute {
-    match (destination, gateway) {
-        (IpAddr::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
-        (IpAddr::V4(_) | IpAddr::V6(_), _) => RouteAttribute::Gateway(gateway.into()),
+/// Finds the link in a list of next hops: `struct rtnexthop` (length in two bytes, flags in one, hops in one, index of the
+/// link in four), each followed by attributes (`linux/rtnetlink.h`).
+fn first_link(mut hops: &[u8]) -> Option<u32> {
+    /// `RTNH_F_DEAD` and `RTNH_F_LINKDOWN`.
+    const DOWN: u8 = 1 | 16;
+    /// `RTNH_ALIGNTO`.
+    const ALIGNMENT: usize = 4;
+    let mut first = None;
+    while let Some((&[a, b, flags, _, c, d, e, f], _)) = hops.split_first_chunk::<8>() {
+        let index = u32::from_ne_bytes([c, d, e, f]);
+        if flags & DOWN == 0 {
+            return Some(index);
+        }
+        first = first.or(Some(index));
+        let length = usize::from(u16::from_ne_bytes([a, b])).max(8).next_multiple_of(ALIGNMENT);
+        hops = hops.get(length..).unwrap_or_default();
     }
+    first
+}
+
+/// Writes a gateway of the other family (`struct rtvia`): the family in two bytes, then the address.
+fn write_via(gateway: Ipv6Addr, request: &mut RequestWriter<'_>) {
+    let mut via = [0; 18];
+    via[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+    via[2..].copy_from_slice(&gateway.octets());
+    request.attribute(RTA_VIA, &via);
 }
 
 fn unspecified(family: Family) -> IpAddr {
@@ -354,7 +386,8 @@ impl From<RouteKind> for u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{append_request, read_back};
+    use crate::batch::Write;
+    use crate::message::{Request, read_back};
 
     #[test]
     fn a_route_is_read_as_it_is_written() {
@@ -370,8 +403,8 @@ mod tests {
             Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
             Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
-            let request = RouteNetlinkMessage::NewRoute(route.message());
-            assert_eq!(read_back(request, Route::read), Some(route));
+            let request = Write::PutRoute(route.clone());
+            assert_eq!(read_back(&request, Route::read), Some(route));
         }
     }
 
@@ -380,7 +413,7 @@ mod tests {
     fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let mut bytes = Vec::new();
-        append_request(&mut bytes, RouteNetlinkMessage::NewRoute(route.message()), 0, 1);
+        Write::PutRoute(route).append(&mut bytes, 0, 1);
         #[rustfmt::skip]
         let expected = [
             libc::AF_INET as u8, 24, 0, 0,
@@ -396,7 +429,7 @@ mod tests {
     #[test]
     fn host_bits_of_a_destination_are_not_sent() {
         let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
-        let read = read_back(RouteNetlinkMessage::NewRoute(route.message()), Route::read).unwrap();
+        let read = read_back(&Write::PutRoute(route), Route::read).unwrap();
         assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
     }
 
@@ -414,6 +447,22 @@ mod tests {
         ] {
             assert!(!other.admits(&route), "{other:?}");
         }
+    }
+
+    #[test]
+    fn of_several_next_hops_the_first_that_is_up_has_the_link() {
+        let hop = |flags: u8, index: u32, attributes: &[u8]| {
+            let length = 8 + attributes.len() as u16;
+            let head = [&length.to_ne_bytes()[..], &[flags, 0], &index.to_ne_bytes(), attributes].concat();
+            [head, vec![0; attributes.len().next_multiple_of(4) - attributes.len()]].concat()
+        };
+        assert_eq!(first_link(&[hop(0, 2, b"12345"), hop(0, 3, b"")].concat()), Some(2));
+        assert_eq!(first_link(&[hop(17, 2, b"12345"), hop(0, 3, b"")].concat()), Some(3));
+        assert_eq!(first_link(&[hop(1, 2, b""), hop(16, 3, b"")].concat()), Some(2), "all are down");
+        for cut in [&b""[..], &[9, 0, 0], &[0, 0, 1, 0, 2, 0, 0]] {
+            assert_eq!(first_link(cut), None);
+        }
+        assert_eq!(first_link(&[255, 255, 1, 0, 2, 0, 0, 0]), Some(2), "a length that is a lie");
     }
 
     #[test]

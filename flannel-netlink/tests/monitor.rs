@@ -274,7 +274,7 @@ fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() 
 
 #[test]
 fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
-    let (namespace, _netlink, index) = namespace_with_ethernet();
+    let (namespace, mut netlink, index) = namespace_with_ethernet();
     let families =
         [(Family::V4, "net/ipv4/ip_forward", "ipv4"), (Family::V6, "net/ipv6/conf/all/forwarding", "ipv6")];
     for (family, all, one) in families {
@@ -290,7 +290,13 @@ fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
             })
         };
         assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
+        // The link's own setting is one thing, and that of all links another.
+        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(false));
+        assert_eq!(netlink.forwards(family, None).ok(), Some(true));
         assert!(!told(all, "0", None));
+        assert_eq!(netlink.forwards(family, None).ok(), Some(false));
         assert!(told(all, "1", None));
+        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(true));
+        assert!(netlink.forwards(family, Some(999)).is_err());
     }
 }

@@ -23,8 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest,
-    ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity, SubnetKey, chain,
+    Backoff, Damping, DampingOptions, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager,
+    LeaseRequest, ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity,
+    SubnetKey, chain,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -155,6 +156,10 @@ impl<M: LeaseManager> LeaseManager for CachedManager<M> {
 
     fn store(&self) -> StoreIdentity {
         self.shared.inner.store()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.shared.inner.last_word()
     }
 
     /// Answers with the remembered configuration if the registry has none or a wrong one, too: one bad write shall not

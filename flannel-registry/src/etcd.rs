@@ -8,6 +8,7 @@
 //! | `position` | tells whether one store leads on where another one was left (pure) |
 //! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
 //! | `turn` | says which member is to be asked |
+//! | `word` | notes when etcd was heard |
 
 mod files;
 mod moves;
@@ -15,6 +16,7 @@ mod names;
 mod position;
 mod teller;
 mod turn;
+mod word;
 
 #[cfg(feature = "etcd-v3")]
 pub(crate) use files::Stamp;
@@ -26,3 +28,4 @@ pub(crate) use names::Names;
 pub(crate) use position::{LastCluster, Position};
 pub(crate) use teller::Teller;
 pub(crate) use turn::Turn;
+pub(crate) use word::Word;

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v2")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
+    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
     SubnetRegistry,
 };
 use futures::stream::BoxStream;
@@ -247,6 +247,10 @@ impl SubnetRegistry for Etcd3Registry {
 
     fn store(&self) -> StoreIdentity {
         self.store.identity()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.store.cluster.word.last()
     }
 
     fn how_to_configure(&self) -> String {

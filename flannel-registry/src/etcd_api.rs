@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
+    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
     SubnetRegistry,
 };
 use futures::StreamExt;
@@ -167,6 +167,10 @@ impl SubnetRegistry for EtcdRegistry {
 
     fn store(&self) -> StoreIdentity {
         self.chosen().unwrap_or(&self.v3).store()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.chosen()?.last_word()
     }
 
     fn how_to_configure(&self) -> String {

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, NodeId,
-    PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
+    Backoff, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -164,6 +164,10 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
 
     fn store(&self) -> StoreIdentity {
         self.shared.registry.store()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.shared.registry.last_word()
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {

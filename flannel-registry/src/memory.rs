@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    BadRecord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
+    BadRecord, LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
     SubnetRegistry, Term, read_record, read_removal,
 };
 use futures::StreamExt;
@@ -173,6 +173,12 @@ impl MemoryRegistry {
 impl SubnetRegistry for MemoryRegistry {
     fn describe(&self) -> String {
         "memory".to_owned()
+    }
+
+    /// It is always heard.
+    fn last_word(&self) -> Option<LastWord> {
+        let at = Instant::now().into_std();
+        Some(LastWord { at, revision: Some(self.store.now().revision) })
     }
 
     fn how_to_configure(&self) -> String {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Lease, NetworkConfig, OpenBackend,
-    OpenRequest, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Lease,
+    NetworkConfig, OpenBackend, OpenRequest, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -100,6 +101,14 @@ impl Backend for Told {
 
     async fn drifted(&mut self) -> String {
         self.backend.drifted().await
+    }
+
+    fn devices(&self) -> Vec<DeviceFacts> {
+        self.backend.devices()
+    }
+
+    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+        self.backend.traffic()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

@@ -4,7 +4,7 @@
 //! 1. A table of [`Flag`]s says which field of a settings struct each flag writes to.
 //! 2. [`parse_arguments`] applies the arguments; the last occurrence wins, lists collect.
 //! 3. [`apply_environment`] applies `FLANNELD_*` to every flag that the arguments did not give.
-//! 4. [`usage`] describes the table, with the defaults taken from the settings' `Default`.
+//! 4. [`describe`] tells what there is, with the defaults taken from the settings' `Default`; [`usage`] is its text.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,6 +16,9 @@ use crate::go_syntax::{parse_bool, parse_int, quote};
 
 /// What every environment variable that stands for a flag begins with.
 const ENVIRONMENT_PREFIX: &str = "FLANNELD_";
+
+/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
+const WITHOUT_VARIABLE: &str = "version";
 
 /// One flag of a command whose settings are a `T`.
 pub(crate) struct Flag<T: 'static> {
@@ -105,8 +108,31 @@ pub(crate) enum FlagError {
 pub(crate) struct Arguments {
     /// The flags that were given; the environment does not touch them.
     given: BTreeSet<&'static str>,
+    /// The flags that a variable spoke for.
+    from_environment: BTreeSet<&'static str>,
     /// What followed the end of the flags and is not used.
     pub(crate) ignored: Vec<String>,
+}
+
+impl Arguments {
+    /// Refuses a value where it came from: the flag, or the variable that spoke for it.
+    pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
+        let BadValue { flag, why } = bad;
+        if self.from_environment.contains(flag) {
+            FlagError::Refused(format!("{}: {why}", environment_variable(flag)))
+        } else {
+            FlagError::Refused(format!("flag -{flag}: {why}"))
+        }
+    }
+}
+
+/// A value that is well formed and cannot be used.
+#[derive(Debug)]
+pub(crate) struct BadValue {
+    /// The name of the flag.
+    pub(crate) flag: &'static str,
+    /// What is wrong with it.
+    pub(crate) why: String,
 }
 
 /// Applies `arguments` (without the program's name) to `settings`.
@@ -122,7 +148,7 @@ pub(crate) fn parse_arguments<T>(
             // `--` only ends the flags; any other word that is no flag is itself the first one ignored.
             let first = (argument != "--").then_some(argument);
             let ignored = first.into_iter().chain(arguments).collect();
-            return Ok(Arguments { given, ignored });
+            return Ok(Arguments { given, ignored, ..Arguments::default() });
         };
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -132,7 +158,7 @@ pub(crate) fn parse_arguments<T>(
         set_from_arguments(flag, value, &mut arguments, settings)?;
         given.insert(flag.name);
     }
-    Ok(Arguments { given, ignored: Vec::new() })
+    Ok(Arguments { given, ..Arguments::default() })
 }
 
 /// Turns every argument into text, or names the one that is not.
@@ -198,11 +224,14 @@ fn set_from_arguments<T>(
 /// An empty variable counts as absent. A variable is one occurrence of its flag, also of a list.
 pub(crate) fn apply_environment<T>(
     flags: &[Flag<T>],
-    arguments: &Arguments,
+    arguments: &mut Arguments,
     lookup: impl Fn(&str) -> Option<OsString>,
     settings: &mut T,
 ) -> Result<(), FlagError> {
-    for flag in flags.iter().filter(|flag| !arguments.given.contains(flag.name)) {
+    for flag in flags {
+        if arguments.given.contains(flag.name) || flag.name == WITHOUT_VARIABLE {
+            continue;
+        }
         let variable = environment_variable(flag.name);
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
             continue;
@@ -218,6 +247,7 @@ pub(crate) fn apply_environment<T>(
                 FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
             }
         })?;
+        arguments.from_environment.insert(flag.name);
     }
     Ok(())
 }
@@ -227,41 +257,80 @@ fn environment_variable(name: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// The usage text of `program`: every supported flag in alphabetical order, with its type and default.
-pub(crate) fn usage<T: Default>(flags: &[Flag<T>], program: &str) -> String {
-    let mut rows: Vec<&Flag<T>> =
-        flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported)).collect();
-    rows.sort_by_key(|flag| flag.name);
-    let mut defaults = T::default();
-    let mut text = format!("Usage: {program} [OPTION]...\n");
-    for flag in rows {
-        let (word, default) = type_and_default(&flag.kind, &mut defaults);
-        let head = format!("  -{}{word}", flag.name);
-        // Go keeps a flag of one letter that takes no value on one line.
-        let gap = if head.len() <= 4 { "\t" } else { "\n    \t" };
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{head}{gap}{}{default}", flag.description);
+/// Reads the arguments and the variables of a command that takes flags only.
+pub(crate) fn read_command<T: Default>(
+    flags: &[Flag<T>],
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<(T, Arguments), FlagError> {
+    let mut settings = T::default();
+    let mut arguments = parse_arguments(flags, arguments, &mut settings)?;
+    // The daemon ignores what follows the end of its flags. Here a `--dry-run` may be among it.
+    if let Some(word) = arguments.ignored.first() {
+        return Err(FlagError::Refused(format!("argument {word:?} is not expected")));
     }
-    text
+    apply_environment(flags, &mut arguments, environment, &mut settings)?;
+    Ok((settings, arguments))
 }
 
-/// The type word of a flag (with the blank before it) and its default, if that is not empty, zero or false.
-fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, String) {
+/// A flag as people are told of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Described {
+    /// The name, without dashes.
+    pub(crate) name: &'static str,
+    /// The word for what it takes; empty if that is nothing.
+    pub(crate) word: &'static str,
+    /// The value if it is not given; none if that is empty, zero or false.
+    pub(crate) default: Option<String>,
+    /// What it is for.
+    pub(crate) description: &'static str,
+    /// The environment variable that is looked at if it is not given.
+    pub(crate) variable: Option<String>,
+}
+
+/// Describes every supported flag, in the order of the table, with the defaults of the settings.
+pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
+    let mut defaults = T::default();
+    let supported = flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported));
+    let described = supported.map(|flag| {
+        let (word, default) = type_and_default(&flag.kind, &mut defaults);
+        let Flag { name, description, .. } = *flag;
+        let variable = Some(environment_variable(name)).filter(|_| name != WITHOUT_VARIABLE);
+        Described { name, word, default, description, variable }
+    });
+    described.collect()
+}
+
+/// The type word of a flag and its default, if that is not empty, zero or false.
+fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Option<String>) {
     match kind {
-        Kind::Bool(field) if *field(defaults) => ("", " (default true)".to_owned()),
-        Kind::Bool(_) | Kind::Unsupported => ("", String::new()),
-        Kind::Int(field) => match *field(defaults) {
-            0 => (" int", String::new()),
-            number => (" int", format!(" (default {number})")),
-        },
-        Kind::OptionalInt(_) => (" int", String::new()),
-        Kind::Duration(field) => {
-            (" duration", format!(" (default {})", go_duration::duration(*field(defaults))))
+        Kind::Bool(field) => ("", Some("true".to_owned()).filter(|_| *field(defaults))),
+        Kind::Unsupported => ("", None),
+        Kind::Int(field) => ("int", Some(field(defaults).to_string()).filter(|number| number != "0")),
+        Kind::OptionalInt(_) => ("int", None),
+        Kind::Duration(field) => ("duration", Some(go_duration::duration(*field(defaults)))),
+        Kind::Text(field) => {
+            ("string", Some(field(defaults)).filter(|text| !text.is_empty()).map(|text| quote(text)))
         }
-        Kind::Text(field) if field(defaults).is_empty() => (" string", String::new()),
-        Kind::Text(field) => (" string", format!(" (default {})", quote(field(defaults)))),
-        Kind::List(_) => (" value", String::new()),
+        Kind::List(_) => ("value", None),
     }
+}
+
+/// The usage text of `program`: the flags in alphabetical order, each with its type and default.
+pub(crate) fn usage(program: &str, flags: &[Described]) -> String {
+    let mut rows: Vec<&Described> = flags.iter().collect();
+    rows.sort_by_key(|flag| flag.name);
+    let mut text = format!("Usage: {program} [OPTION]...\n");
+    for Described { name, word, default, description, .. } in rows {
+        let blank = if word.is_empty() { "" } else { " " };
+        let head = format!("  -{name}{blank}{word}");
+        // Go keeps a flag of one letter that takes no value on one line.
+        let gap = if head.len() <= 4 { "\t" } else { "\n    \t" };
+        let default = default.as_ref().map_or_else(String::new, |value| format!(" (default {value})"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{head}{gap}{description}{default}");
+    }
+    text
 }
 
 #[cfg(test)]

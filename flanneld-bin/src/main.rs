@@ -1,18 +1,20 @@
 //! flanneld: the daemon that runs a flannel network on one host.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use tracing::warn;
 
 use flags::FlagError;
-use options::{Command, Options};
+use options::{Asked, Options};
 
 mod backends;
 mod blackhole;
 mod capabilities;
 mod daemon;
+mod external;
 mod facts;
 mod firewall;
 mod flags;
@@ -21,11 +23,13 @@ mod go_duration;
 mod go_syntax;
 mod iface;
 mod log;
+mod manual;
 mod migrate;
 mod notify;
 mod options;
 mod registry;
 mod story;
+mod subcommands;
 mod subnet_env;
 mod sys;
 
@@ -37,17 +41,40 @@ fn main() -> ExitCode {
     sys::keep_no_large_buffers();
     let mut arguments = env::args_os();
     let program = arguments.next().unwrap_or_else(|| "flanneld".into());
-    let usage = || options::usage(&program.to_string_lossy());
-    match options::parse(arguments, |variable| env::var_os(variable)) {
-        Ok(Command::Run(options)) => run(&options),
-        Ok(Command::Migrate(options)) => migrate::run(&options),
-        Ok(Command::MigrateHelp) => {
-            print(&options::migrate_usage(&program.to_string_lossy()), ExitCode::SUCCESS)
-        }
-        Ok(Command::Help) => print(&usage(), ExitCode::SUCCESS),
-        Ok(Command::Version) => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
-        Err(FlagError::Refused(line)) => print(&format!("{line}\n"), ExitCode::from(BAD_FLAGS)),
-        Err(error) => print(&format!("{error}\n{}", usage()), ExitCode::from(BAD_FLAGS)),
+    let program = program.to_string_lossy();
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let Some(command) = arguments.first().and_then(|word| subcommands::named(word)) else {
+        let usage = || format!("{}{}", options::usage(&program), subcommands::usage(&program));
+        return daemon(arguments).unwrap_or_else(|error| refuse(&error, usage));
+    };
+    let usage = || flags::usage(&format!("{program} {}", command.name), &(command.flags)());
+    (command.run)(arguments.split_off(1)).unwrap_or_else(|error| refuse(&error, usage))
+}
+
+/// Runs the daemon, or tells its version.
+fn daemon(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    Ok(match options::parse(arguments, |variable| env::var_os(variable))? {
+        Asked::Run(options) => run(&options),
+        Asked::Version => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
+    })
+}
+
+/// Starts the log, says what the options leave to say, and runs the daemon.
+fn run(options: &Options) -> ExitCode {
+    log::start(&options.log);
+    // A unit that passes a variable in braces passes an empty argument when it is not set.
+    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
+        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
+    }
+    daemon::run(options)
+}
+
+/// Tells why a command line cannot be used; `usage` is what helps.
+fn refuse(error: &FlagError, usage: impl Fn() -> String) -> ExitCode {
+    match error {
+        FlagError::Help => print(&usage(), ExitCode::SUCCESS),
+        FlagError::Refused(line) => print(&format!("{line}\n"), ExitCode::from(BAD_FLAGS)),
+        FlagError::Syntax(line) => print(&format!("{line}\n{}", usage()), ExitCode::from(BAD_FLAGS)),
     }
 }
 
@@ -56,14 +83,4 @@ fn print(text: &str, code: ExitCode) -> ExitCode {
     // A closed standard error leaves nobody to tell.
     let _ = io::stderr().write_all(text.as_bytes());
     code
-}
-
-/// Starts the log, says what the options leave to say, and runs the daemon.
-fn run(options: &Options) -> ExitCode {
-    log::start(options.verbosity);
-    // A unit that passes a variable in braces passes an empty argument when it is not set.
-    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
-        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
-    }
-    daemon::run(options)
 }

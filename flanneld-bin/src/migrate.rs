@@ -10,6 +10,8 @@
 //! | 2 | wrong flags |
 //! | 3 | something else is in the place of a lease or of the configuration, and was left there |
 
+use std::env;
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -19,17 +21,20 @@ use flannel_core::{SubnetRegistry as _, Term, chain};
 use flannel_registry::{Fate, MigrationStep, migrate};
 use tracing::error;
 
+use crate::flags::FlagError;
 use crate::go_duration::duration;
-use crate::options::MigrateOptions;
-use crate::{daemon, log, registry, story};
+use crate::log::LogOptions;
+use crate::options::migrate::MigrateOptions;
+use crate::{daemon, log, options, registry, story};
 
 /// The exit status when something was left for a person to decide.
 const UNDECIDED: u8 = 3;
 
 /// Moves the network, or says how.
-pub(crate) fn run(options: &MigrateOptions) -> ExitCode {
-    log::start(options.verbosity);
-    match daemon::runtime().and_then(|runtime| runtime.block_on(moved(options))) {
+pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    let options = options::migrate::parse(arguments, |variable| env::var_os(variable))?;
+    log::start(&LogOptions { verbosity: options.verbosity, ..LogOptions::default() });
+    Ok(match daemon::runtime().and_then(|runtime| runtime.block_on(moved(&options))) {
         Ok(summary) => {
             say(&summary.to_string());
             ExitCode::from(if summary.conflicts == 0 { 0 } else { UNDECIDED })
@@ -38,7 +43,7 @@ pub(crate) fn run(options: &MigrateOptions) -> ExitCode {
             error!("{reason}");
             ExitCode::FAILURE
         }
-    }
+    })
 }
 
 async fn moved(options: &MigrateOptions) -> Result<Summary, String> {

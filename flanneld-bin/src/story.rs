@@ -59,7 +59,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::ObjectFailed(failure) => {
             error!("{}: {}; it is tried again", failure.object, failure.reason);
         }
-        NetworkEvent::PeerUnreachable(failure) => warn!("{}: {}", failure.object, failure.reason),
+        NetworkEvent::PeerUnreachable(failure) => warn!("{failure}"),
         NetworkEvent::RegistrySilent(reason) => {
             error!("Watch of subnet leases: {reason}; traffic goes on with the leases known so far");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Json, Lease, LeaseAttrs,
-    ObjectFailure, OpenBackend, OpenRequest, SubnetKey, SyncReport, SyncRequest,
+    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SubnetKey, SyncReport, SyncRequest,
 };
 use tokio::sync::Notify;
 
@@ -184,6 +184,7 @@ impl Backend for Opened {
             if state.refused.contains(&subnet) {
                 let object = format!("peer {subnet}");
                 let reason = "operation not permitted".to_owned();
+                report.pending.push(PeerFailure { peer: subnet, reason: reason.clone() });
                 report.failed.push(ObjectFailure { object, reason });
                 report.retry_in = Some(Duration::from_millis(100));
                 continue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -185,6 +185,10 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
 
     fn how_to_configure(&self) -> String {
         self.inner.how_to_configure()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.inner.last_word()
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {

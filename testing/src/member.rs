@@ -43,6 +43,12 @@ impl Member {
         self.network.as_ref().map(Network::status).unwrap_or_default()
     }
 
+    /// The same without the peers one by one.
+    #[must_use]
+    pub fn summary(&self) -> Status {
+        self.network.as_ref().map(Network::summary).unwrap_or_default()
+    }
+
     /// The network's lease, once there is one.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
@@ -55,8 +61,8 @@ impl Member {
     /// Shows the state that it has after the limit.
     pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), NotInTime> {
         eventually(limit, || {
-            let status = self.status();
-            if status.ready && status.peers == peers { Ok(()) } else { Err(format!("{status:?}")) }
+            let status = self.summary();
+            if status.ready && status.peers.programmed == peers { Ok(()) } else { Err(format!("{status:?}")) }
         })
     }
 

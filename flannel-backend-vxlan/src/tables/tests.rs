@@ -163,7 +163,7 @@ impl TableSubject for RoutesInKernel {
     fn samples(&self) -> Vec<(IpNet, OverlayRoute, OverlayRoute)> {
         let sample = |n: u8| {
             let subnet = net(&format!("10.5.{n}.0/24"));
-            let value = OverlayRoute::to(subnet, usize::from(n) * 100);
+            let value = OverlayRoute::to(subnet, usize::from(n) * 25);
             // Even ones are replaced in place, odd ones by a route with another metric.
             let metric = if n.is_multiple_of(2) { value.metric } else { 7 };
             let gateway = Some(IpAddr::from([10, 5, 200, n]));

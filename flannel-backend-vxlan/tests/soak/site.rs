@@ -79,15 +79,16 @@ impl Site {
                     model.desired(*family, external, DeviceState { mac: Some(mac), ..device.clone() })
                 })
                 .collect();
-            let status = self.member.as_ref().unwrap().status();
-            let is_said = status.ready && status.failed.is_empty() && status.peers == model.len();
+            let status = self.member.as_ref().unwrap().summary();
+            let is_said =
+                status.ready && status.kernel.failed.is_empty() && status.peers.known == model.len();
             if there == desired && is_said {
                 return Ok(());
             }
             let differences =
                 there.iter().zip(&desired).flat_map(|(there, desired)| there.differences(desired));
             let differences: Vec<_> = differences.take(40).collect();
-            Err(format!("{differences:#?}, {:?}, {} peers", status.failed, status.peers))
+            Err(format!("{differences:#?}, {:?}, {} peers", status.kernel.failed, status.peers.known))
         });
         if let Err(error) = rested {
             let ended = self.member.take().unwrap().stop(Shutdown::Keep);

@@ -22,6 +22,7 @@ impl Node {
             return self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
         }
         let before = std::mem::replace(&mut self.options.external, external.clone());
+        self.note(|book| book.external = external.clone());
         if (before.index, before.v4, before.v6) != (external.index, external.v4, external.v6) {
             self.options.manager.reconnect();
         }
@@ -50,7 +51,7 @@ impl Node {
 
     pub(super) fn on_published(&mut self, lease: Lease) {
         self.own = Some(lease.clone());
-        self.status(|status| status.lease = Some(lease.clone()));
+        self.note(|book| book.own.lease = Some(lease.clone()));
         self.shared.send_modify(|shared| {
             if let Some(running) = &mut shared.running {
                 running.lease = lease.clone();
@@ -64,11 +65,11 @@ impl Node {
         let Some(mtu) = self.backend.as_ref().map(|backend| backend.mtu()) else {
             return;
         };
-        if self.shared.borrow().status.mtu == Some(mtu) {
+        if self.read().mtu == Some(mtu) {
             return;
         }
+        self.note(|book| book.mtu = Some(mtu));
         self.shared.send_modify(|shared| {
-            shared.status.mtu = Some(mtu);
             if let Some(running) = &mut shared.running {
                 running.mtu = mtu;
             }

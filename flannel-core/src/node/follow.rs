@@ -14,24 +14,24 @@ impl Node {
         match event {
             PeerEvent::Changed(changes) => self.on_changes(changes),
             PeerEvent::Recalled(reason) => {
-                self.status(|status| status.recalled = Some(reason.clone()));
+                self.note(|book| book.recalled = Some(reason.clone()));
                 self.tell(NetworkEvent::Recalled(reason));
                 self.soon();
             }
             PeerEvent::Disowned(subnets) => {
-                let changes = self.damping.disown(&subnets);
-                let held = self.damping.held();
-                self.status(|status| status.held_peers = held);
+                let mut changes = Vec::new();
+                self.note(|book| changes = book.damping.disown(&subnets));
                 self.apply(changes);
             }
             PeerEvent::Complete => self.on_complete(),
             PeerEvent::Bad(bad) => self.on_bad(bad),
             PeerEvent::Silent(reason) => {
-                self.status(|status| status.registry_silent = Some(reason.clone()));
+                let now = Instant::now().into_std();
+                self.note(|book| book.silent = Some((reason.clone(), now)));
                 self.tell(NetworkEvent::RegistrySilent(reason));
             }
             PeerEvent::Heard => {
-                self.status(|status| status.registry_silent = None);
+                self.note(|book| book.silent = None);
                 self.tell(NetworkEvent::RegistryHeard);
             }
         }
@@ -39,37 +39,43 @@ impl Node {
 
     /// Tells whether the peers are known well enough to carry traffic. To remove anything more is needed.
     pub(super) fn are_peers_known(&self) -> bool {
-        self.damping.peers().is_complete() || self.shared.borrow().status.recalled.is_some()
+        let book = self.read();
+        book.damping.peers().is_complete() || book.recalled.is_some()
     }
 
     /// Lets the peers go that were held for long enough.
     pub(super) fn let_go(&mut self) {
-        let changes = self.damping.expire(Instant::now().into_std());
+        let mut changes = Vec::new();
+        self.note(|book| changes = book.damping.expire(Instant::now().into_std()));
         let gone = changes.len();
         self.apply(changes);
-        self.status(|status| status.held_peers = 0);
         self.tell(NetworkEvent::HoldEnded { gone });
     }
 
     fn on_complete(&mut self) {
-        self.damping.complete();
-        self.dirty = Dirty::All;
-        if self.shared.borrow().status.recalled.is_some() {
-            self.status(|status| status.recalled = None);
+        let mut was_recalled = false;
+        self.note(|book| {
+            book.damping.complete();
+            book.dirty = Dirty::All;
+            was_recalled = book.recalled.take().is_some();
+        });
+        if was_recalled {
             self.tell(NetworkEvent::Confirmed);
         }
         self.soon();
     }
 
     fn on_changes(&mut self, changes: Vec<LeaseChange>) {
-        let held_before = self.damping.held();
-        let changes = self.damping.filter(changes, Instant::now().into_std());
-        self.apply(changes);
-        let held = self.damping.held();
+        let (mut passed, mut held_before, mut held) = (Vec::new(), 0, 0);
+        self.note(|book| {
+            held_before = book.damping.held();
+            passed = book.damping.filter(changes, Instant::now().into_std());
+            held = book.damping.held();
+        });
+        self.apply(passed);
         if held == held_before {
             return;
         }
-        self.status(|status| status.held_peers = held);
         if held_before == 0 {
             self.tell(NetworkEvent::PeersHeld { peers: held, at_most: self.options.damping.hold });
         } else if held == 0 {
@@ -85,7 +91,7 @@ impl Node {
     }
 
     fn on_peer(&mut self, change: PeerChange) {
-        self.dirty.add(change.subnet());
+        self.note(|book| book.note_peer(&change, Instant::now().into_std()));
         self.tell(match change {
             PeerChange::Joined(lease) => NetworkEvent::PeerJoined(lease),
             PeerChange::Changed(lease) => NetworkEvent::PeerChanged(lease),
@@ -95,10 +101,8 @@ impl Node {
 
     /// Tells each bad record once: when it was not there before, or is bad in another way.
     fn on_bad(&mut self, bad: Vec<BadRecord>) {
-        let known = self.shared.borrow().status.bad_records.clone();
-        for record in news(&bad, &known) {
-            self.tell(NetworkEvent::BadRecord(record.clone()));
-        }
-        self.status(|status| status.bad_records = bad);
+        let told: Vec<_> = news(&bad, &self.read().bad_records).cloned().collect();
+        told.into_iter().for_each(|record| self.tell(NetworkEvent::BadRecord(record)));
+        self.note(|book| book.bad_records = bad);
     }
 }

@@ -400,6 +400,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.waiting.values().map(|waiting| &waiting.failure)
     }
 
+    /// Lists what failed and waits, by key.
+    pub fn failures_by_key(&self) -> impl Iterator<Item = (&K, &ObjectFailure)> {
+        self.waiting.iter().map(|(key, waiting)| (key, &waiting.failure))
+    }
+
     /// Returns how long until the first failed object may be tried again, or the table is to be read again.
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::member::{Ask, Manner, Member, Trouble};
 use super::tls::tls;
 use super::{Etcd2Options, Etcd2OptionsError};
-use crate::etcd::{Files, HalfPair, Moves, Turn};
+use crate::etcd::{Files, HalfPair, Moves, Turn, Word};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(super) struct Cluster {
     turn: Turn,
     manner: Manner,
     pub(super) moves: Moves,
+    pub(super) word: Word,
     pub(super) counters: Counters,
 }
 
@@ -93,8 +94,8 @@ impl Cluster {
             authorization: options.user.as_deref().map(|user| basic(user, &options.password)),
             files,
         };
-        let (moves, counters) = (Moves::default(), Counters::default());
-        Ok(Self { turn: Turn::among(members.len()), members, manner, moves, counters })
+        let (moves, word, counters) = (Moves::default(), Word::default(), Counters::default());
+        Ok(Self { turn: Turn::among(members.len()), members, manner, moves, word, counters })
     }
 
     /// The members' addresses, for people.
@@ -129,7 +130,10 @@ impl Cluster {
         loop {
             let (index, member) = self.next(ask);
             match member.call(ask, &self.manner).await {
-                Ok((head, body)) => return Ok(Answer { head, body, member: index }),
+                Ok((head, body)) => {
+                    self.word.heard();
+                    return Ok(Answer { head, body, member: index });
+                }
                 Err(trouble) => self.pass(ask, index, trouble, &mut asked)?,
             }
         }

@@ -63,6 +63,7 @@ impl Store {
         // A member that keeps its index to itself is at least as far as what it tells of.
         let position = answer.head.position(Position::after(Revision(directory.modified_index)));
         self.last.heard(&position);
+        self.cluster.word.heard_at(position.revision);
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);

@@ -132,6 +132,7 @@ impl Watch {
             return self.broken("the member is cut off from the others", known, &poll);
         }
         self.teller.heard();
+        self.store.cluster.word.heard();
         State::Following(Position { revision: known.revision, ..member }, Box::new(poll), Instant::now())
     }
 
@@ -171,6 +172,7 @@ impl Watch {
             Err(error) => return self.list_again(&error.to_string()),
         };
         let revision = told.node.modified_index;
+        self.store.cluster.word.heard_at(revision);
         if revision <= known.revision {
             return self.list_again("a member told again what was told before");
         }

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::calls::{Call, Counters};
 use super::connection::{Access, Connection};
 use super::{Etcd3Options, Etcd3OptionsError};
-use crate::etcd::{Moves, Stamp, Turn};
+use crate::etcd::{Moves, Stamp, Turn, Word};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(super) struct Cluster {
     timeout: Duration,
     access: Access,
     pub(super) moves: Moves,
+    pub(super) word: Word,
     pub(super) counters: Counters,
 }
 
@@ -84,6 +85,7 @@ impl Cluster {
             timeout: options.timeout,
             access: Access::new(options)?,
             moves: Moves::default(),
+            word: Word::default(),
             counters: Counters::default(),
         })
     }
@@ -119,6 +121,7 @@ impl Cluster {
             self.counters.count(call);
             match self.attempt(member, &operation).await {
                 Ok(value) => {
+                    self.word.heard();
                     return Ok(Answer { value, member, earlier });
                 }
                 Err(failure @ (Failure::NotNow(_) | Failure::Refused(_))) => return Err(failure),

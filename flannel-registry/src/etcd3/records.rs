@@ -78,6 +78,7 @@ impl Store {
             let header = page.header().ok_or_else(without_header)?;
             let position = *position.get_or_insert_with(|| Position::of(header));
             self.last.heard(&position);
+            self.cluster.word.heard_at(position.revision);
             let records = page.take_kvs();
             // The next key in order is the last one with a zero byte behind it.
             let next = records.last().filter(|_| page.more()).map(|last| [last.key(), &[0]].concat());

@@ -196,6 +196,7 @@ impl Watch {
             Verdict::Follow(position, events) => {
                 self.teller.heard();
                 self.teller.tell(events);
+                self.store.cluster.word.heard_at(position.revision);
                 State::Following(position, subscription)
             }
             Verdict::List(reason) => {

@@ -59,7 +59,9 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     let mut running = run(&site);
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
     let status = running.network.status();
-    assert!(status.ready && status.recalled.is_some_and(|reason| reason.contains("connection refused")));
+    assert!(
+        status.ready && status.registry.recalled.is_some_and(|reason| reason.contains("connection refused"))
+    );
     assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
     sleep(MOMENT).await;
     let kept = ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.200.0-24"];
@@ -72,7 +74,8 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     sleep(MOMENT).await;
     assert_eq!(running.peers(), ["10.5.3.0-24", "10.5.4.0-24", "10.5.5.0-24"]);
     let status = running.network.status();
-    assert_eq!((status.recalled, status.registry_silent, status.lease_lost), (None, None, None));
+    let (registry, lease) = (status.registry, status.lease.unwrap());
+    assert_eq!((registry.recalled, registry.silent, lease.lost), (None, None, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,13 +105,13 @@ async fn peers_that_left_all_at_once_are_held_through_a_start_for_a_bounded_time
     let held = running.sees(|event| matches!(event, NetworkEvent::PeersHeld { .. })).await;
     assert!(matches!(held, NetworkEvent::PeersHeld { peers: 3, at_most } if at_most.as_secs() == 300));
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
-    assert_eq!(running.network.status().held_peers, 3);
+    assert_eq!(running.network.status().peers.held, 3);
     site.peer("10.5.3.0-24", 3);
     sleep(Duration::from_secs(200)).await;
     assert_eq!(running.peers(), ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24"]);
-    assert_eq!(running.network.status().held_peers, 2);
+    assert_eq!(running.network.status().peers.held, 2);
     running.sees(|event| matches!(event, NetworkEvent::HoldEnded { gone: 2 })).await;
     sleep(MOMENT).await;
     assert_eq!(running.peers(), ["10.5.3.0-24"]);
-    assert_eq!(running.network.status().held_peers, 0);
+    assert_eq!(running.network.status().peers.held, 0);
 }

@@ -41,7 +41,7 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     assert_eq!(node.sees("a lease", acquired).await, subnet);
     assert_eq!(site.subnets().await[&subnet], Ipv4Addr::new(192, 168, 0, 1).into());
     assert_eq!((node.host.busy_passes(), node.host.peers().len()), (passes, 1), "the host was left alone");
-    assert_eq!(node.network.status().lease_lost, None);
+    assert_eq!(node.network.status().lease.unwrap().lost, None);
     let configured = BackendCall::Configured(subnet);
     assert_eq!(node.host.calls().iter().filter(|call| **call == configured).count(), 1);
     // And it is kept from now on.
@@ -90,8 +90,9 @@ async fn a_lost_lease_that_cannot_be_had_again_ends_nothing() {
         .await;
     }
     let status = node.network.status();
-    assert!(status.lease_lost.is_some() && status.ready);
-    assert_eq!(status.lease.unwrap().subnet, subnet, "it is still asked for");
+    let lease = status.lease.unwrap();
+    assert!(lease.lost.is_some() && status.ready);
+    assert_eq!(lease.subnet, subnet, "it is still asked for");
     assert!(node.host.peers().contains_key(&key("10.5.2.0-24")));
     site.store.remove_raw("10.5.0.0-16");
     node.sees("a lease", |event| matches!(event, NetworkEvent::LeaseAcquired(_)).then_some(())).await;

@@ -13,3 +13,4 @@ mod lease;
 mod peers;
 mod site;
 mod starting;
+mod status;

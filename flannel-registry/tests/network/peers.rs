@@ -94,14 +94,14 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     site.store.remove_raw("10.5.3.0-24");
     sleep(DAY * 3).await;
     let status = node.network.status();
-    assert!(status.registry_silent.is_some() && status.ready);
+    assert!(status.registry.silent.is_some() && status.ready);
     assert_eq!(node.host.peers().len(), 2, "nothing is known to have changed");
     assert!(!node.task.is_finished());
 
     site.faulty.come_back();
     node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
     sleep(MOMENT).await;
-    assert_eq!(node.network.status().registry_silent, None);
+    assert_eq!(node.network.status().registry.silent, None);
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.2.0-24")]);
 }
 
@@ -120,7 +120,7 @@ async fn what_somebody_does_to_the_host_is_put_right() {
     assert_eq!(node.sees("a repair", repaired).await, (1, "a peer was disturbed".to_owned()));
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(node.host.peers().len(), 1);
-    assert_eq!(node.network.status().repaired, 1);
+    assert_eq!(node.network.status().kernel.repaired, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,11 +134,11 @@ async fn an_object_that_fails_is_told_once_tried_again_and_delays_no_other() {
     site.peer("10.5.3.0-24", 3);
     let seen = node.within(MOMENT).await;
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.3.0-24")]);
-    assert_eq!(node.network.status().failed.len(), 1);
+    assert_eq!(node.network.status().kernel.failed.len(), 1);
     let told = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
     assert_eq!(told, 0, "it was told before, when the network started");
     node.host.refuse(key("10.5.2.0-24"), false);
     sleep(MOMENT).await;
     assert_eq!(node.host.peers().len(), 2);
-    assert_eq!(node.network.status().failed, []);
+    assert_eq!(node.network.status().kernel.failed, []);
 }

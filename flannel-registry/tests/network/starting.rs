@@ -28,7 +28,7 @@ async fn a_network_waits_for_its_configuration_and_goes_on_when_it_is_there() {
         });
         assert_eq!(phase.await, Phase::Configuration);
     }
-    assert!(node.network.status().waiting_for.unwrap().contains("write it with"));
+    assert!(node.network.status().waiting_for.unwrap().reason.contains("write it with"));
     store.set_config(r#"{"Network":"nonsense"}"#);
     let wrong = |event: &NetworkEvent| match event {
         NetworkEvent::Waiting { reason, .. } if reason.contains("nonsense") => Some(()),
@@ -72,7 +72,7 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
     told.notify_one();
     node.is_ready().await;
     assert_eq!(node.host.peers(), [(key("10.5.2.0-24"), host(2))].into());
-    assert_eq!(node.network.status().peers, 1);
+    assert_eq!(node.network.status().peers.programmed, 1);
 }
 
 /// A manager whose watch holds back the word that all peers are told.

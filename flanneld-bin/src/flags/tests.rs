@@ -147,9 +147,9 @@ fn an_argument_that_is_no_text_is_refused() {
 /// Parses no arguments but `given`, with one environment variable set.
 fn environment(given: &[&str], variable: &str, value: &str) -> Result<Settings, FlagError> {
     let mut settings = Settings::default();
-    let arguments = parse_arguments(FLAGS, given.iter().map(OsString::from), &mut settings)?;
+    let mut arguments = parse_arguments(FLAGS, given.iter().map(OsString::from), &mut settings)?;
     let lookup = |name: &str| (name == variable).then(|| OsString::from(value));
-    apply_environment(FLAGS, &arguments, lookup, &mut settings).map(|()| settings)
+    apply_environment(FLAGS, &mut arguments, lookup, &mut settings).map(|()| settings)
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn the_usage_text_has_gos_form() {
     let expected = "Usage: ./x [OPTION]...\n  -file string\n    \ta path\n  -forward\n    \tlet through (default true)\n  \
         -healthz-port int\n    \tlisten here\n  -iface value\n    \trepeatable\n  -margin int\n    \tminutes (default 60)\n  \
         -masq\n    \thide\n  -prefix string\n    \ta key (default \"/a \\\"b\\\"\")\n  -x\tone letter\n";
-    assert_eq!(usage(FLAGS, "./x"), expected);
+    assert_eq!(usage("./x", &describe(FLAGS)), expected);
 }
 
 proptest! {

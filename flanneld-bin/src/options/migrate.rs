@@ -2,13 +2,9 @@
 
 use std::ffi::OsString;
 
-use super::{Command, EtcdOptions, FLAGS, Settings, etcd};
-use crate::flags::{self, Flag, FlagError, Kind};
-
-/// The word that asks for it, as the first argument.
-pub(super) const NAME: &str = "migrate-etcd";
-/// What it is for.
-pub(super) const PURPOSE: &str = "copy the network from etcd's v2 store to its v3 store while its hosts run";
+use super::etcd::etcd;
+use super::{EtcdOptions, Settings, table};
+use crate::flags::{self, Described, Flag, FlagError, Kind};
 
 const DRY_RUN: Flag<Settings> = Flag {
     name: "dry-run",
@@ -27,33 +23,24 @@ pub(crate) struct MigrateOptions {
 }
 
 /// Reads the arguments behind the word.
-pub(super) fn parse(
+pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<Command, FlagError> {
-    let (table, mut settings) = (table(), Settings::default());
-    let arguments = match flags::parse_arguments(&table, arguments, &mut settings) {
-        Err(FlagError::Help) => return Ok(Command::MigrateHelp),
-        parsed => parsed?,
-    };
-    // The daemon ignores what follows the end of its flags. Here a `--dry-run` may be among it.
-    if let Some(word) = arguments.ignored.first() {
-        return Err(FlagError::Refused(format!("argument {word:?} is not expected")));
-    }
-    flags::apply_environment(&table, &arguments, environment, &mut settings)?;
-    let etcd = etcd(&settings).map_err(FlagError::Refused)?;
+) -> Result<MigrateOptions, FlagError> {
+    let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
+    let etcd = etcd(&settings).map_err(|bad| arguments.refuse(&bad))?;
     let Settings { dry_run, verbosity, .. } = settings;
-    Ok(Command::Migrate(Box::new(MigrateOptions { etcd, dry_run, verbosity })))
+    Ok(MigrateOptions { etcd, dry_run, verbosity })
 }
 
-/// The usage text of the command, run as `program migrate-etcd`.
-pub(crate) fn usage(program: &str) -> String {
-    flags::usage(&table(), &format!("{program} {NAME}"))
+/// The flags, for the usage text.
+pub(crate) fn described() -> Vec<Described> {
+    flags::describe(&flags())
 }
 
-fn table() -> Vec<Flag<Settings>> {
-    let is_shared = |flag: &&Flag<Settings>| {
-        flag.name == "v" || (flag.name.starts_with("etcd-") && flag.name != "etcd-api")
-    };
-    FLAGS.iter().filter(is_shared).copied().chain([DRY_RUN]).collect()
+fn flags() -> Vec<Flag<Settings>> {
+    let mut flags = table::flags();
+    flags.retain(|flag| flag.name == "v" || (flag.name.starts_with("etcd-") && flag.name != "etcd-api"));
+    flags.push(DRY_RUN);
+    flags
 }

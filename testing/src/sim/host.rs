@@ -110,6 +110,7 @@ impl Host {
                 v6: None,
                 public,
             },
+            choose_external: None,
             external_changes: stream::pending().boxed(),
             previous: self.remembers.filter(|_| birth.with_memory),
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
@@ -163,8 +164,8 @@ impl Host {
 
     /// Looks at what the process says of itself.
     pub(super) fn observe(&mut self) {
-        let status = self.network.as_ref().map(Network::status).unwrap_or_default();
-        let held = status.lease.filter(|_| status.lease_lost.is_none());
+        let status = self.network.as_ref().map(Network::summary).unwrap_or_default();
+        let held = status.lease.filter(|lease| lease.lost.is_none());
         self.believes = held.map(|lease| lease.subnet);
         self.remembers = self.believes.or(self.remembers);
         self.ready = status.ready;

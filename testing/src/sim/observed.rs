@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
-    PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
+    KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -52,6 +52,10 @@ impl LeaseManager for Observed {
 
     fn store(&self) -> StoreIdentity {
         self.inner.store()
+    }
+
+    fn last_word(&self) -> Option<LastWord> {
+        self.inner.last_word()
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {

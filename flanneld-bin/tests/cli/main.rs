@@ -1,7 +1,13 @@
 //! The command line of the built program: exit status, streams and words.
 
 use std::ffi::OsStr;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use flannel_netlink::Namespace;
+use flannel_testing::output_in;
+
+mod flags;
 
 /// What a run of flanneld left: exit status, standard output, standard error.
 struct Outcome {
@@ -10,16 +16,17 @@ struct Outcome {
     stderr: String,
 }
 
-/// Runs flanneld with nothing but these arguments and variables, and no `subnet.env` to find.
+/// Runs flanneld with nothing but these arguments and variables, and no `subnet.env` to find, where there is no interface:
+/// should it start against all expectation, it ends at once.
 fn flanneld<A: AsRef<OsStr>>(arguments: &[A], environment: &[(&str, &str)]) -> Outcome {
-    let output = Command::new(env!("CARGO_BIN_EXE_flanneld"))
+    static NOWHERE: LazyLock<Namespace> = LazyLock::new(|| Namespace::create().expect("root"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    command
         .args(arguments)
         .env_clear()
         .env("FLANNELD_SUBNET_FILE", "/nonexistent/subnet.env")
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .expect("flanneld runs");
+        .envs(environment.iter().copied());
+    let output = output_in(&NOWHERE, command).expect("flanneld runs");
     Outcome {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
@@ -65,21 +72,32 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-prefix string",
         "  -etcd-username string",
         "  -iface value",
+        "  -iface-can-reach string",
+        "  -iface-regex value",
         "  -ip-blackhole-route",
         "  -ip-masq",
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -kube-annotation-prefix string",
+        "  -kube-api-url string",
+        "  -kube-subnet-mgr",
+        "  -kubeconfig-file string",
+        "  -log-format string",
+        "  -log_backtrace_at string",
         "  -mass-expiry-hold int",
+        "  -net-config-path string",
         "  -public-ip string",
         "  -public-ipv6 string",
         "  -release-on-exit",
         "  -restrict-tunnel-port",
+        "  -set-node-network-unavailable",
         "  -subnet-file string",
         "  -subnet-lease-renew-margin int",
         "  -subnet-lease-ttl duration",
         "  -v int",
         "  -version",
+        "  -vmodule string",
     ];
     assert_eq!(heads, expected);
     for default in [
@@ -91,11 +109,14 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"auto\")\n",
         " (default true)\n",
         " (default 5)\n",
+        " (default \"flannel.alpha.coreos.com\")\n",
+        " (default \"/etc/kube-flannel/net-conf.json\")\n",
+        " (default \"text\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 8);
-    let (flags, others) = usage.split_once("Another command:\n").expect("the other command is named");
+    assert_eq!(usage.matches("(default").count(), 12);
+    let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);
     for description in descriptions {
@@ -140,28 +161,47 @@ fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
     }
 }
 
+/// The names of the flags in a usage text, without dashes.
+fn names(usage: &str) -> Vec<&str> {
+    let heads = usage.lines().filter_map(|line| line.strip_prefix("  -"));
+    heads.filter_map(|head| head.split([' ', '\t']).next()).collect()
+}
+
 #[test]
-fn what_cannot_be_honoured_is_a_failure_of_one_line() {
-    for (arguments, environment, line) in [
-        (&["-net-config-path=/c"][..], &[][..], "flag -net-config-path is not supported yet"),
-        (&["--kube-subnet-mgr=true"], &[], "flag -kube-subnet-mgr is not supported yet"),
-        (&["-kubeconfig-file", "/k"], &[], "flag -kubeconfig-file is not supported yet"),
-        (&["-log_backtrace_at=a.go:1"], &[], "flag -log_backtrace_at is not supported yet"),
-        (
-            &["-etcd-endpoints=http://10.0.0.1:2379,h:0"],
-            &[],
-            "flag -etcd-endpoints: \"h:0\": the port must be a number from 1 to 65535",
-        ),
-        (&["-public-ip=abc"], &[], "flag -public-ip: invalid public IP address: abc"),
-        (&[], &[("FLANNELD_V", "abc")], "invalid value \"abc\" for FLANNELD_V: parse error"),
-        (
-            &[],
-            &[("FLANNELD_NET_CONFIG_PATH", "/c")],
-            "flag -net-config-path is not supported yet (set by FLANNELD_NET_CONFIG_PATH)",
-        ),
-    ] {
-        let outcome = flanneld(arguments, environment);
-        assert_eq!(outcome.stderr, format!("{line}\n"), "{arguments:?} {environment:?}");
-        assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
+fn the_manual_names_every_flag_and_every_command() {
+    let roff = flanneld(&["man"], &[]);
+    let markdown = flanneld(&["man", "-format=markdown"], &[]);
+    let usage = usage();
+    let commands: Vec<&str> = usage.lines().filter_map(|line| line.strip_suffix(" [OPTION]...")).collect();
+    let commands: Vec<&str> =
+        commands.iter().skip(1).filter_map(|line| line.split(' ').next_back()).collect();
+    assert!(names(&usage).len() > 20 && commands.contains(&"migrate-etcd"), "{usage}");
+    let own = commands.iter().map(|command| flanneld(&[command, "-help"], &[]).stderr);
+    for usage in own.chain([usage.clone()]) {
+        for name in names(&usage) {
+            let escaped = name.replace('-', "\\-");
+            assert!(roff.stdout.contains(&format!("\n.TP\n\\fB\\-{escaped}\\fR")), "-{name} in the man page");
+            assert!(markdown.stdout.contains(&format!("\n| `-{name}")), "-{name} in the page");
+        }
+    }
+    for command in commands {
+        assert!(roff.stdout.contains(&format!("\n.SS {}\n", command.replace('-', "\\-"))), "{command}");
+        assert!(markdown.stdout.contains(&format!("\n### {command}\n")), "{command}");
+    }
+    for outcome in [roff, markdown] {
+        assert_eq!((outcome.stderr.as_str(), outcome.code), ("", Some(0)));
+    }
+    let outcome = flanneld(&["man", "-format=html"], &[]);
+    assert_eq!(outcome.stderr, "flag -format: \"html\" is neither roff nor markdown\n");
+    assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn the_man_page_and_the_page_of_flags_that_are_shipped_are_those_of_the_program() {
+    for (file, format) in [("dist/flanneld.8", "roff"), ("docs/flags.md", "markdown")] {
+        let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
+        let shipped = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let printed = flanneld(&["man", "-format", format], &[]).stdout;
+        assert!(shipped == printed, "run: scripts/flags, which makes {file} anew");
     }
 }

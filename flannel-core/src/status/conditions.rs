@@ -1,0 +1,160 @@
+//! What is not as it should be, by name. Pure.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Status;
+
+/// Something that is not as it should be at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Condition {
+    /// What kind of thing.
+    pub name: ConditionName,
+    /// What exactly, in one line.
+    pub detail: String,
+}
+
+impl Condition {
+    /// Names something that is not as it should be.
+    #[must_use]
+    pub fn new(name: ConditionName, detail: impl Into<String>) -> Self {
+        Self { name, detail: detail.into() }
+    }
+}
+
+/// What kinds of things may not be as they should be.
+///
+/// The names stay; scripts and alerts may rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConditionName {
+    /// The network has not carried traffic yet in this run.
+    Starting,
+    /// The lease is lost, and is asked for again.
+    LeaseLost,
+    /// An object of the host is not as it should be, and is tried again.
+    ObjectsFailed,
+    /// The host was not compared with what it should be for too long: the loop does not run.
+    Stalled,
+    /// What belongs to the network on this host and is kept by the program around it, such as its firewall rules, is
+    /// not in order.
+    FirewallFailed,
+    /// The registry does not answer; traffic goes on with what is known.
+    RegistrySilent,
+    /// The peers are those that are remembered, because the registry did not answer since the start.
+    Recalled,
+    /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
+    BadRecords,
+    /// This backend cannot reach some peers.
+    PeersUnreachable,
+    /// Many peers left at once, which is doubted.
+    PeersHeld,
+    /// Something that this program does not know, written by a newer one.
+    #[serde(other)]
+    Other,
+}
+
+impl ConditionName {
+    /// All names there are, in the order of their weight.
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::LeaseLost,
+        Self::ObjectsFailed,
+        Self::Stalled,
+        Self::FirewallFailed,
+        Self::RegistrySilent,
+        Self::Recalled,
+        Self::BadRecords,
+        Self::PeersUnreachable,
+        Self::PeersHeld,
+    ];
+
+    /// Returns the name as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::LeaseLost => "lease_lost",
+            Self::ObjectsFailed => "objects_failed",
+            Self::Stalled => "stalled",
+            Self::FirewallFailed => "firewall_failed",
+            Self::RegistrySilent => "registry_silent",
+            Self::Recalled => "recalled",
+            Self::BadRecords => "bad_records",
+            Self::PeersUnreachable => "peers_unreachable",
+            Self::PeersHeld => "peers_held",
+            Self::Other => "other",
+        }
+    }
+
+    /// Tells whether this is a reason to start no containers here. What only a person at the registry or at another
+    /// host can cure, while this host carries all the traffic that it can, is none.
+    #[must_use]
+    pub const fn is_against_readiness(self) -> bool {
+        matches!(
+            self,
+            Self::Starting | Self::LeaseLost | Self::ObjectsFailed | Self::Stalled | Self::FirewallFailed
+        )
+    }
+}
+
+impl std::fmt::Display for ConditionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Finds what is not as it should be in a state whose `conditions` are not known yet. `audit_every` is the longest time
+/// between two passes.
+pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut add = |name, detail: String| found.push(Condition { name, detail });
+    if !status.ready {
+        let what = status.waiting_for.as_ref().map(|waiting| waiting.reason.clone());
+        add(ConditionName::Starting, what.unwrap_or_else(|| "the first pass is still to come".to_owned()));
+    }
+    if let Some(lost) = status.lease.as_ref().and_then(|lease| lease.lost.clone()) {
+        add(ConditionName::LeaseLost, lost);
+    }
+    let failed = status.kernel.failed.iter().map(|failure| format!("{}: {}", failure.object, failure.reason));
+    if let Some(detail) = first_of(failed) {
+        add(ConditionName::ObjectsFailed, detail);
+    }
+    let longest = audit_every + STALLED_AFTER;
+    if let Some(age) = status.kernel.last_pass_age.filter(|age| *age > longest) {
+        add(ConditionName::Stalled, format!("the last pass was {} seconds ago", age.as_secs()));
+    }
+    if let Some(reason) = &status.registry.silent {
+        let silent_for = status.registry.silent_for.unwrap_or_default().as_secs();
+        add(ConditionName::RegistrySilent, format!("for {silent_for} seconds: {reason}"));
+    }
+    if let Some(reason) = &status.registry.recalled {
+        add(ConditionName::Recalled, reason.clone());
+    }
+    if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {
+        add(ConditionName::BadRecords, detail);
+    }
+    let peers = &status.peers;
+    if peers.unreachable > 0 {
+        add(ConditionName::PeersUnreachable, format!("{} of {} peers", peers.unreachable, peers.known));
+    }
+    if peers.held > 0 {
+        add(ConditionName::PeersHeld, format!("{} of {} peers", peers.held, peers.known));
+    }
+    found
+}
+
+/// So much later than it must come a pass has still not stalled: the host may have stood still, or the pass be long.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Tells the first of several things, and how many more there are.
+fn first_of(mut things: impl ExactSizeIterator<Item = String>) -> Option<String> {
+    let first = things.next()?;
+    Some(match things.len() {
+        0 => first,
+        more => format!("{first}; and {more} more"),
+    })
+}

@@ -1,0 +1,93 @@
+//! Whether packets are forwarded: by all links, or by one.
+
+use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_i32};
+use netlink_packet_route::AddressFamily;
+
+use crate::error::Error;
+use crate::family::Family;
+use crate::message::{Message, Request};
+use crate::socket::Netlink;
+use crate::writer::append;
+
+// `enum` in `linux/rtnetlink.h`.
+pub(crate) const RTM_NEWNETCONF: u16 = 80;
+const RTM_GETNETCONF: u16 = 82;
+
+// `enum` in `linux/netconf.h`.
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
+/// `sizeof(struct netconfmsg)`, aligned.
+const HEADER_LEN: usize = 4;
+
+/// What an `RTM_NEWNETCONF` says about forwarding.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Forwarding {
+    pub(crate) family: Family,
+    /// The link; `None` is all of them.
+    pub(crate) index: Option<u32>,
+    pub(crate) on: bool,
+}
+
+impl Forwarding {
+    /// Reads a message; `None` if it tells of nothing, or of links that there are not yet.
+    pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
+        let family = match message.payload.first().map(|family| libc::c_int::from(*family)) {
+            Some(libc::AF_INET) => Family::V4,
+            Some(libc::AF_INET6) => Family::V6,
+            _ => return Ok(None),
+        };
+        let (mut index, mut forwarding) = (None, None);
+        for attribute in NlasIterator::new(message.payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                NETCONFA_IFINDEX => index = Some(parse_i32(attribute.value()).context("NETCONFA_IFINDEX")?),
+                NETCONFA_FORWARDING => {
+                    forwarding = Some(parse_i32(attribute.value()).context("NETCONFA_FORWARDING")?);
+                }
+                _ => {}
+            }
+        }
+        Ok(index.zip(forwarding).and_then(|(index, forwarding)| {
+            // The other negative number is what links get that there are not yet.
+            let index = match index {
+                NETCONFA_IFINDEX_ALL => None,
+                index => Some(u32::try_from(index).ok()?),
+            };
+            Some(Self { family, index, on: forwarding != 0 })
+        }))
+    }
+}
+
+/// Asks for the settings of one link, or of all.
+struct Get {
+    family: Family,
+    index: i32,
+}
+
+impl Request for Get {
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
+        append(buffer, RTM_GETNETCONF, flags, sequence, |request| {
+            request.fixed(&[AddressFamily::from(self.family).into(), 0, 0, 0]);
+            request.attribute(NETCONFA_IFINDEX, &self.index.to_ne_bytes());
+        });
+    }
+}
+
+impl Netlink {
+    /// Asks whether packets of a family are forwarded that arrive on a link, or on any link unless it says otherwise
+    /// (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when there is no such link, or the kernel has no IPv6.
+    pub fn forwards(&mut self, family: Family, index: Option<u32>) -> Result<bool, Error> {
+        let links = index.map_or_else(|| "all links".to_owned(), |index| format!("link {index}"));
+        // The kernel gives no link a number that is larger.
+        let index = index.map_or(NETCONFA_IFINDEX_ALL, |index| i32::try_from(index).unwrap_or(i32::MAX));
+        let read = |message: Message<'_>| {
+            Forwarding::read(message)?.ok_or_else(|| DecodeError::from("nothing about forwarding"))
+        };
+        let object = format_args!("tell whether {links} forward {family}");
+        self.query(object, &Get { family, index }, read).map(|forwarding| forwarding.on)
+    }
+}

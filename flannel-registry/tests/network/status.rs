@@ -1,0 +1,115 @@
+//! What a network says of itself when it is asked.
+
+use std::time::Duration;
+
+use flannel_core::{ConditionName, NetworkEvent, PeerState, Status};
+use flannel_testing::FakeBackend;
+use tokio::time::sleep;
+
+use crate::site::*;
+
+/// The peers by the last byte of their addresses: their state, and for how many seconds they are known.
+fn each(status: &Status) -> Vec<(u8, PeerState, u64)> {
+    let peers = status.peers.each.as_ref().unwrap();
+    let peer = |peer: &flannel_core::PeerStatus| {
+        (peer.public.v4.unwrap().octets()[3], peer.state, peer.known_for.as_secs())
+    };
+    peers.iter().map(peer).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_says_of_each_peer_since_when_it_is_known_and_what_it_lacks() {
+    use PeerState::{Pending, Programmed};
+    let site = site();
+    site.peer("10.5.2.0-24", 2);
+    let host = FakeBackend::new();
+    host.refuse(key("10.5.3.0-24"), true);
+    let mut node = start_on(manager(&site.faulty), host, 1, None);
+    assert_eq!(node.network.status().peers.known, 0);
+    node.is_ready().await;
+    sleep(Duration::from_secs(100)).await;
+    site.peer("10.5.3.0-24", 3);
+    sleep(Duration::from_secs(10)).await;
+    // That it says something new makes it no newer.
+    site.peer("10.5.2.0-24", 22);
+    sleep(MOMENT).await;
+    let status = node.network.status();
+    let seconds = each(&status)[0].2;
+    assert!((110..=110 + MOMENT.as_secs()).contains(&seconds), "{seconds}");
+    assert_eq!(each(&status), [(22, Programmed, seconds), (3, Pending, seconds - 100)]);
+    let waits = &status.peers.each.as_ref().unwrap()[1];
+    assert_eq!(waits.reason.as_deref(), Some("operation not permitted"));
+    assert_eq!((status.peers.known, status.peers.programmed, status.peers.pending), (2, 1, 1));
+    assert_eq!(status.conditions[0].name, ConditionName::ObjectsFailed);
+    assert!(!status.is_in_order());
+    assert_eq!(status.errors.last().unwrap().what, "peer 10.5.3.0-24: operation not permitted");
+
+    node.host.refuse(key("10.5.3.0-24"), false);
+    site.store.remove_raw("10.5.2.0-24");
+    sleep(MOMENT).await;
+    let status = node.network.status();
+    assert_eq!(each(&status), [(3, Programmed, each(&status)[0].2)]);
+    assert_eq!((status.conditions.clone(), status.is_in_order()), (vec![], true));
+    assert_eq!(status.errors.len(), 1, "what went wrong is remembered");
+    let summary = node.network.summary();
+    assert_eq!((summary.peers.known, summary.peers.each), (1, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_says_how_long_its_registry_was_not_heard() {
+    let site = site();
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    let heard = node.network.status().registry;
+    assert_eq!((heard.silent, heard.silent_for, heard.complete), (None, None, true));
+    assert!(heard.revision.is_some() && heard.last_word_age.is_some());
+    site.faulty.go_silent();
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+    sleep(Duration::from_secs(3600)).await;
+    let status = node.network.status();
+    assert_eq!(status.registry.silent_for.unwrap().as_secs(), 3600);
+    assert_eq!(status.conditions[0].name, ConditionName::RegistrySilent);
+    assert!(status.is_in_order(), "traffic goes on");
+    site.faulty.come_back();
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    let status = node.network.status();
+    assert_eq!((status.registry.silent_for, status.conditions), (None, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_says_of_its_lease_when_it_is_renewed_and_when_it_ends() {
+    let site = site();
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    sleep(MOMENT).await;
+    let lease = node.network.status().lease.unwrap();
+    assert_eq!((lease.subnet, lease.lost, lease.permanent), (node.subnet(), None, false));
+    let renewal = lease.renewal_in.unwrap();
+    assert!((DAY / 4..DAY).contains(&renewal), "{renewal:?}");
+    sleep(DAY).await;
+    let lease = node.network.status().lease.unwrap();
+    assert!((DAY / 2..=DAY).contains(&lease.ends_in.unwrap()), "{:?}", lease.ends_in);
+}
+
+/// However often the same goes wrong, and however many things do, what is remembered of it stays small.
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_is_remembered_up_to_a_bound() {
+    let site = site();
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    for _ in 0..3 {
+        site.faulty.go_silent();
+        node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+        site.faulty.come_back();
+        node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    }
+    let errors = node.network.status().errors;
+    assert_eq!((errors.len(), errors[0].times), (1, 3));
+    for n in 0..100 {
+        site.store.put_raw(&format!("garbage-{n}"), b"x");
+    }
+    sleep(MOMENT).await;
+    let errors = node.network.status().errors;
+    assert_eq!(errors.len(), Status::PAST_ERRORS);
+    assert!(errors.last().unwrap().what.contains("garbage-99"), "{errors:?}");
+}
