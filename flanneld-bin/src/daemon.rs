@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
-    Running, Shutdown, SubnetKey, Term, chain,
+    BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
+    SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
@@ -29,7 +29,6 @@ use tracing::{error, info, warn};
 
 use crate::backends::Backends;
 use crate::firewall::Keeper;
-use crate::iface::Outcome;
 use crate::notify::Notifier;
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
@@ -63,9 +62,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    external: ExternalInterface,
-    /// How it was chosen.
-    outcome: Outcome,
+    chosen: external::First,
     previous: Previous,
     notifier: Notifier,
 }
@@ -73,7 +70,7 @@ struct Daemon<'a> {
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     capabilities::check()?;
-    let (external, outcome) = external::choose_first(&options.external)?;
+    let chosen = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -81,7 +78,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    Ok(Daemon { options, namespace, external, outcome, previous, notifier })
+    Ok(Daemon { options, namespace, chosen, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -138,9 +135,9 @@ impl Daemon<'_> {
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers);
-        let options = NetworkOptions::new(manager, backends, self.external.clone());
+        let options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
+        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
         Ok(NetworkOptions { choose_external: Some(choose), external_changes, previous, damping, ..options })
     }
 
@@ -164,7 +161,7 @@ impl Daemon<'_> {
 
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
         let path = self.beside_subnet_file(".cache");
-        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
+        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.chosen.external.public);
         CacheOptions { damping, ..options }
     }
 
