@@ -8,6 +8,7 @@ mod direct;
 mod external;
 mod failing;
 mod firewall;
+mod guides;
 mod healing;
 mod identity;
 mod interfaces;
