@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
@@ -35,9 +36,11 @@ impl OpenBackend for Backends {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
             "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
+            "alloc" => OpenAlloc.open(request)?,
             name => {
                 return Err(BackendError::UnknownType(format!(
-                    "{name} (this daemon has: vxlan, host-gw, udp)"
+                    "{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"
                 )));
             }
         };

@@ -25,14 +25,16 @@ use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
 use crate::firewall::Keeper;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
+use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, registry, story, sys};
+use crate::{blackhole, capabilities, external, firewall, observe, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -93,8 +95,12 @@ impl Daemon<'_> {
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
         let blackhole = self.blackhole(running.clone());
-        let rules = self.firewall(running, peers, done).keep();
-        tokio::pin!(work, rules, blackhole);
+        let beside = Arc::new(Beside::default());
+        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
+        let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
+        let serving = observe::serve(&self.options.observe, sources.clone());
+        let telling = tell_manager(&self.notifier, sources);
+        tokio::pin!(work, rules, blackhole, serving, telling);
         let mut told = None;
         let ended = loop {
             tokio::select! {
@@ -105,9 +111,11 @@ impl Daemon<'_> {
                 }
                 ended = &mut work => break Some(ended),
                 Some(event) = events.next() => self.on_event(&network, &event, &tell_running).await,
-                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told),
+                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told, &beside),
                 never = &mut rules => match never {},
                 never = &mut blackhole => match never {},
+                never = &mut serving => match never {},
+                never = &mut telling => match never {},
             }
         };
         let ended = match ended {
@@ -170,9 +178,10 @@ impl Daemon<'_> {
         network: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
+        beside: Arc<Beside>,
     ) -> Keeper {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
-        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, done }
+        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, beside, done }
     }
 
     async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
@@ -196,8 +205,8 @@ impl Daemon<'_> {
     }
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>) {
-        self.write_subnet_file(running);
+    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>, beside: &Beside) {
+        beside.subnet_file(self.write_subnet_file(running));
         let subnet = running.lease.subnet;
         if told.replace(subnet) != Some(subnet) {
             info!("Running backend.");
@@ -205,16 +214,23 @@ impl Daemon<'_> {
                 tokio::time::sleep(AT_REST).await;
                 sys::give_memory_back();
             });
-            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+            notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
-    fn write_subnet_file(&self, running: &Running) {
+    fn write_subnet_file(&self, running: &Running) -> Result<(), String> {
         let path = &self.options.subnet_file;
-        match subnet_env(running, self.options.firewall.rules.masquerade).write(path) {
-            Ok(()) => info!("Wrote subnet file to {}", path.display()),
-            Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
+        let written = subnet_env(running, self.options.firewall.rules.masquerade).write(path);
+        match written.map_err(|error| chain(&error)) {
+            Ok(()) => {
+                info!("Wrote subnet file to {}", path.display());
+                Ok(())
+            }
+            Err(error) => {
+                warn!("Failed to write subnet file: {error}");
+                Err(error)
+            }
         }
     }
 
@@ -224,7 +240,7 @@ impl Daemon<'_> {
         work: impl Future<Output = Result<(), NetworkError>>,
         running: Option<Running>,
     ) -> Result<(), NetworkError> {
-        self.notified(self.notifier.stopping());
+        notified(self.notifier.stopping());
         info!("Waiting for all goroutines to exit");
         if !self.options.release_on_exit {
             let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
@@ -261,11 +277,48 @@ impl Daemon<'_> {
             warn!("The subnet file {} cannot be removed: {error}", path.display());
         }
     }
+}
 
-    fn notified(&self, result: std::io::Result<()>) {
-        if let Err(error) = result {
-            warn!("The service manager cannot be told: {error}");
+fn notified(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        warn!("The service manager cannot be told: {error}");
+    }
+}
+
+/// Tells the service manager how the network is, whenever that changes, and that the daemon lives, as long as the loop of
+/// the network does.
+async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
+    if !notifier.is_there() {
+        return std::future::pending().await;
+    }
+    let variable = |name| std::env::var_os(name);
+    let watchdog =
+        notify::watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
+    let mut told = String::new();
+    let mut is_told = true;
+    let mut alive_at = Instant::now();
+    loop {
+        let network = sources.summary().network;
+        let line = report::in_one_line(&network);
+        let mut sent = Ok(());
+        if line != told {
+            sent = notifier.status(&line);
+            told = line;
         }
+        if let Some(every) = watchdog
+            && Instant::now() >= alive_at
+            && report::is_alive(&network)
+        {
+            alive_at = Instant::now() + every;
+            sent = sent.and(notifier.alive());
+        }
+        // Once, however long it lasts: the manager may have gone.
+        if is_told != sent.is_ok() {
+            is_told = sent.is_ok();
+            notified(sent);
+        }
+        let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Which flags there are, [`table`] says.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use flannel_firewall::RuleOptions;
 use crate::flags::{self, BadValue, FlagError};
 use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
+use crate::observe::ObserveOptions;
 
 mod endpoint;
 mod etcd;
@@ -18,7 +20,7 @@ pub(crate) mod migrate;
 mod prefix;
 mod settings;
 pub(crate) mod table;
-mod values;
+pub(crate) mod values;
 
 pub(crate) use etcd::{EtcdApi, EtcdFiles, EtcdOptions};
 pub(crate) use settings::Settings;
@@ -55,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) release_on_exit: bool,
     /// What to log, and how.
     pub(crate) log: LogOptions,
+    /// Where the daemon tells of itself.
+    pub(crate) observe: ObserveOptions,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
 }
@@ -110,6 +114,10 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_api: etcd::etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         external: external(&settings)?,
         log: log(&settings)?,
+        observe: ObserveOptions {
+            health: health(&settings)?,
+            socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
+        },
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -141,6 +149,13 @@ fn external(settings: &Settings) -> Result<Wishes, BadValue> {
         public_v4: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         public_v6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
     })
+}
+
+/// Reads where the health port is; nowhere if the port is 0.
+fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
+    let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
+    let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
+    Ok((port != 0).then(|| SocketAddr::new(ip, port)))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

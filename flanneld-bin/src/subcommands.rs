@@ -7,10 +7,22 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{Described, FlagError};
-use crate::{manual, migrate, options};
+use crate::{manual, migrate, options, show};
 
 /// Every command.
 pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: "status",
+        purpose: "show how the daemon on this host is",
+        flags: show::described,
+        run: show::status,
+    },
+    Subcommand {
+        name: "peers",
+        purpose: "show the other hosts, and how far each is reached",
+        flags: show::described,
+        run: show::peers,
+    },
     Subcommand {
         name: "migrate-etcd",
         purpose: "copy the network from etcd's v2 store to its v3 store while its hosts run",

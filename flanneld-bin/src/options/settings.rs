@@ -40,6 +40,9 @@ pub(crate) struct Settings {
     pub(super) renew_margin: Option<i64>,
     pub(super) release_on_exit: bool,
     pub(super) dry_run: bool,
+    pub(super) healthz_ip: String,
+    pub(super) healthz_port: i64,
+    pub(super) status_socket: String,
 }
 
 impl Default for Settings {
@@ -81,6 +84,9 @@ impl Default for Settings {
             renew_margin: None,
             release_on_exit: false,
             dry_run: false,
+            healthz_ip: "0.0.0.0".to_owned(),
+            healthz_port: 0,
+            status_socket: String::new(),
         }
     }
 }
