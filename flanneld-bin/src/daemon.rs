@@ -206,16 +206,21 @@ impl Daemon<'_> {
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
     fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>, beside: &Beside) {
-        beside.subnet_file(self.write_subnet_file(running));
+        let written = self.write_subnet_file(running);
         let subnet = running.lease.subnet;
         if told.replace(subnet) != Some(subnet) {
+            if written.is_ok() {
+                info!("flannel is ready");
+            }
             info!("Running backend.");
+            story::watching(&running.config.backend.name);
             tokio::spawn(async {
                 tokio::time::sleep(AT_REST).await;
                 sys::give_memory_back();
             });
             notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
+        beside.subnet_file(written);
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
@@ -241,6 +246,7 @@ impl Daemon<'_> {
         running: Option<Running>,
     ) -> Result<(), NetworkError> {
         notified(self.notifier.stopping());
+        info!("Stopped monitoring lease");
         info!("Waiting for all goroutines to exit");
         if !self.options.release_on_exit {
             let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);

@@ -51,7 +51,7 @@ const NO_MARGIN: (&str, &str) = (
     "Invalid subnet-lease-renew-margin option, out of acceptable range: 1440 is not within 1 and 1439 minutes",
 );
 
-/// What v0.11 and v0.28 have, but the flags of the health server and `-version`, which have tests of their own.
+/// What v0.11 and v0.28 have, but `-version`, which has a test of its own.
 const UPSTREAM: &[Row] = &[
     row(
         "etcd-endpoints",
@@ -84,6 +84,8 @@ const UPSTREAM: &[Row] = &[
     row("kube-annotation-prefix", Text, "\"flannel.alpha.coreos.com\"", "example.com", ANY),
     row("net-config-path", Text, "\"/etc/kube-flannel/net-conf.json\"", "/net-conf.json", ANY),
     row("set-node-network-unavailable", Switch, "true", "false", NO_SWITCH),
+    row("healthz-ip", Text, "\"0.0.0.0\"", "127.0.0.1", ANY),
+    row("healthz-port", Number, "", "8090", NO_NUMBER),
     row("v", Number, "", "10", NO_NUMBER),
     row("vmodule", Text, "", "iface=1,net*=4", NO_LIST),
     row("log_backtrace_at", Text, "", "iface.rs:12", NO_PLACE),

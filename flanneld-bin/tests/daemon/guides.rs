@@ -90,6 +90,35 @@ fn start(cluster: &mut Cluster, files: &Certificates, host: usize, guide: &str) 
     cluster.start_as(host, command);
 }
 
+/// What people and scripts look for in the log, in this order.
+const STARTED: &[&str] = &[
+    "Using interface with name eth0 and address 192.168.64.",
+    "Defaulting external address to interface address (192.168.64.",
+    "Installing signal handlers",
+    "Created subnet manager: Etcd Local Manager with Previous Subnet: None",
+    "Found network config - Backend type: vxlan",
+    "VXLAN config: VNI=1 Port=0 GBP=false Learning=false DirectRouting=false",
+    "Picking subnet in range 172.30.8.0 ... 172.30.248.0",
+    "Allocated lease (172.30.",
+    "Wrote subnet file to /run/flannel/subnet.env",
+    "flannel is ready",
+    "Running backend.",
+    "watching for new subnet leases",
+];
+const ENDED: &[&str] = &[
+    "shutdownHandler sent cancel signal...",
+    "Stopped monitoring lease",
+    "Waiting for all goroutines to exit",
+    "Exiting cleanly...",
+];
+
+fn check_order(lines: &[String], texts: &[&str]) {
+    let mut rest = lines.iter();
+    for text in texts {
+        assert!(rest.any(|line| line.contains(text)), "no {text:?} in its place in {lines:#?}");
+    }
+}
+
 /// Three hosts by three guides, on a network that was configured by the first of these lines.
 fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
     let files = Certificates::new(name);
@@ -105,15 +134,8 @@ fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
     }
     for host in 0..3 {
         cluster.wait_until_ready(host);
-        let lines = cluster.daemon(host).lines();
-        for text in [
-            "Using interface with name eth0 and address 192.168.64.",
-            "Found network config - Backend type: vxlan",
-            "Allocated lease (172.30.",
-            "Wrote subnet file to /run/flannel/subnet.env",
-        ] {
-            assert!(lines.iter().any(|line| line.contains(text)), "no {text:?} in {lines:#?}");
-        }
+        cluster.daemon(host).wait_for_line("watching for new subnet leases", PATIENCE).unwrap();
+        check_order(&cluster.daemon(host).lines(), STARTED);
         assert_eq!(cluster.subnet_env(host, "FLANNEL_NETWORK"), "172.30.0.0/16");
         assert_eq!(cluster.subnet(host).prefix_len(), 21);
         assert_eq!(cluster.subnet_env(host, "FLANNEL_MTU"), "1450");
@@ -127,6 +149,9 @@ fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
         check_ping(&pods[from], &pods[to]);
         check_ping(&pods[to], &pods[from]);
     }
+    assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(0));
+    check_order(&cluster.daemon(0).lines(), ENDED);
+    check_ping(&pods[0], &pods[1]);
 }
 
 #[test]
