@@ -29,6 +29,16 @@ pub(crate) fn choose_first(wishes: &Wishes) -> Result<First, String> {
     Ok(First { external: chosen.external, outcome, facts })
 }
 
+/// Chooses the interface for a network, or before anything is known of one, and says nothing.
+pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
+    let facts = read(wishes)?;
+    let outcome = match config {
+        Some(config) => iface::choose(&facts, wishes, Families::of(config)),
+        None => iface::choose_any(&facts, wishes),
+    };
+    outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
+}
+
 /// Gives who chooses again, and what becomes of the interface from then on.
 pub(crate) fn choose_again(
     namespace: Namespace,
@@ -37,7 +47,7 @@ pub(crate) fn choose_again(
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
-        let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+        let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
         let external = chosen.external.clone();
         let changes = follow::changes(namespace, wishes, families, chosen)

@@ -14,9 +14,11 @@ use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
 
+pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 mod prefix;
 mod settings;
 pub(crate) mod table;
@@ -55,12 +57,23 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    pub(crate) keep_udp_device: bool,
     /// What to log, and how.
     pub(crate) log: LogOptions,
     /// Where the daemon tells of itself.
     pub(crate) observe: ObserveOptions,
     /// What followed the end of the flags, which nothing reads.
     pub(crate) ignored: Ignored,
+}
+
+impl Options {
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    pub(crate) fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
+        let mut path = self.subnet_file.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
 }
 
 /// Which firewall rules to keep. Where they are, the network config says.
@@ -136,6 +149,7 @@ fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
+        keep_udp_device: settings.keep_udp_device,
         ignored,
     })
 }

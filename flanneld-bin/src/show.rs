@@ -7,7 +7,7 @@
 //! | 2 | wrong flags |
 //! | 3 | it runs, and something is not in order; what, is shown |
 
-mod format;
+pub(crate) mod format;
 mod peers;
 mod status;
 

@@ -30,7 +30,7 @@ impl Paint {
 }
 
 /// Text from elsewhere, such as a key in the registry, without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
