@@ -51,7 +51,9 @@ pub use lease::{
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
-pub use network::{Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown};
+pub use network::{
+    ChooseExternal, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
+};
 pub use peers::{Dirty, PeerChange, PeerSet};
 pub use plan::{Plan, PlanRequest, PlannedAction, PlannedChange};
 pub use pool::SubnetPool;

@@ -29,13 +29,12 @@ use tracing::{error, info, warn};
 
 use crate::backends::Backends;
 use crate::firewall::Keeper;
-use crate::follow::KnownFamilies;
-use crate::iface::{self, Families};
+use crate::iface::Outcome;
 use crate::notify::{self, Notifier};
 use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, facts, firewall, follow, observe, registry, story, sys};
+use crate::{blackhole, capabilities, external, firewall, observe, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -66,7 +65,8 @@ struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
-    families: KnownFamilies,
+    /// How it was chosen.
+    outcome: Outcome,
     previous: Previous,
     notifier: Notifier,
 }
@@ -74,9 +74,7 @@ struct Daemon<'a> {
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     capabilities::check()?;
-    let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let external =
-        iface::choose_any(&facts, &follow::request(options, None)).map_err(|error| error.to_string())?;
+    let (external, outcome) = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -84,8 +82,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let families = KnownFamilies::default();
-    Ok(Daemon { options, namespace, external, families, previous, notifier })
+    Ok(Daemon { options, namespace, external, outcome, previous, notifier })
 }
 
 impl Daemon<'_> {
@@ -149,10 +146,9 @@ impl Daemon<'_> {
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
-        let external_changes = follow::changes(namespace, self.options, &self.external, families)
-            .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
-        Ok(NetworkOptions { external_changes, previous, damping, ..options })
+        let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
+        let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
+        Ok(NetworkOptions { choose_external: Some(choose), external_changes, previous, damping, ..options })
     }
 
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
@@ -198,11 +194,6 @@ impl Daemon<'_> {
         running: &watch::Sender<Option<Running>>,
     ) {
         story::tell(event);
-        if let NetworkEvent::Configured(config) = event {
-            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
-            // It is configured once.
-            let _ = self.families.set(families);
-        }
         if let NetworkEvent::Ready | NetworkEvent::MtuChanged(_) = event {
             running.send_replace(network.ready().await);
         }
@@ -344,6 +335,9 @@ fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
 fn reason(error: &NetworkError) -> String {
     if matches!(error, NetworkError::Release(_)) {
         return format!("{}; it runs out by itself", chain(error));
+    }
+    if let NetworkError::External(why) = error {
+        return why.clone();
     }
     let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
     let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };

@@ -14,6 +14,7 @@ mod backends;
 mod blackhole;
 mod capabilities;
 mod daemon;
+mod external;
 mod facts;
 mod firewall;
 mod flags;
@@ -63,7 +64,7 @@ fn daemon(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
 
 /// Starts the log, says what the options leave to say, and runs the daemon.
 fn run(options: &Options) -> ExitCode {
-    log::start(options.verbosity);
+    log::start(&options.log);
     // A unit that passes a variable in braces passes an empty argument when it is not set.
     if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
         warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);

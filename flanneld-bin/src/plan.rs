@@ -27,11 +27,10 @@ use serde::Serialize;
 use crate::backends::Backends;
 use crate::daemon;
 use crate::flags::FlagError;
-use crate::iface::{self, Families};
 use crate::options::Options;
 use crate::options::plan::{PlanOptions, parse};
 use crate::show::format::plain;
-use crate::{facts, follow, registry, story};
+use crate::{external, registry, story};
 
 /// The exit status when something would be written.
 const SOMETHING: u8 = 3;
@@ -107,7 +106,7 @@ async fn look(options: &Options) -> Result<Found, String> {
         Ok(known) => known,
         Err(reason) => remember(options, reason)?,
     };
-    let external = external(options, &known.config)?;
+    let external = external::choose(&options.external, &known.config)?;
     let own = own(options, &known, &external)?;
     let mut peers = PeerSet::default();
     let others = known.leases.into_iter().filter(|lease| lease.subnet != own.subnet);
@@ -155,13 +154,6 @@ fn remember(options: &Options, reason: String) -> Result<Known, String> {
         Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
         Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
     }
-}
-
-/// Chooses the interface as the daemon does.
-fn external(options: &Options, config: &NetworkConfig) -> Result<ExternalInterface, String> {
-    let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
-    iface::choose_any(&facts, &follow::request(options, Some(families))).map_err(|error| error.to_string())
 }
 
 /// Finds the lease that this host holds.

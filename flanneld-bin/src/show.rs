@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::flags::{self, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
 use crate::observe::client::{self, ClientError};
 use crate::observe::report::Report;
 use crate::options::values;
@@ -90,7 +90,8 @@ struct ShowOptions {
 }
 
 fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
-    let settings = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let (settings, arguments) =
+        flags::read_command::<Settings>(FLAGS, arguments, |variable| env::var_os(variable))?;
     let Settings { subnet_file, status_socket, json, watch, color } = settings;
     let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paint = match color.as_str() {
@@ -98,12 +99,13 @@ fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
         "always" => true,
         "never" => false,
         other => {
-            let line = format!("flag -color: {other:?} is none of auto, always and never");
-            return Err(FlagError::Refused(line));
+            let why = format!("{other:?} is none of auto, always and never");
+            return Err(arguments.refuse(&BadValue { flag: "color", why }));
         }
     };
-    let socket = values::status_socket(&status_socket, &subnet_file)
-        .ok_or_else(|| FlagError::Refused("flag -status-socket: off is no socket to ask at".to_owned()))?;
+    let socket = values::status_socket(&status_socket, &subnet_file).ok_or_else(|| {
+        arguments.refuse(&BadValue { flag: "status-socket", why: "off is no socket".to_owned() })
+    })?;
     Ok(ShowOptions { socket, json, watch, paint: Paint(paint) })
 }
 

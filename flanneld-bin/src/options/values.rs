@@ -1,10 +1,11 @@
 //! Checks of single values. Each error is the end of a line that begins with the flag.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::go_duration::duration;
+use crate::log::LogFormat;
 
 /// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
 /// gone for good holds its subnet for ever.
@@ -67,16 +68,14 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     }
 }
 
-/// Reads where the health port is; nowhere if the port is 0.
-pub(super) fn health(ip: &str, port: i64) -> Result<Option<SocketAddr>, String> {
-    let port =
-        u16::try_from(port).map_err(|_| format!("flag -healthz-port: {port} is not within 0 and 65535"))?;
-    if port == 0 {
-        return Ok(None);
-    }
-    let ip: IpAddr =
-        ip.parse().map_err(|_| format!("flag -healthz-ip: invalid IP address: {}", ip.escape_debug()))?;
-    Ok(Some(SocketAddr::new(ip, port)))
+/// Reads a port.
+pub(super) fn port(number: i64) -> Result<u16, String> {
+    u16::try_from(number).map_err(|_| format!("{number} is not within 0 and 65535"))
+}
+
+/// Reads an address to listen at, which may be that for all.
+pub(super) fn listen_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
 }
 
 /// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
@@ -86,5 +85,24 @@ pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
         "off" => None,
         "" => Some(format!("{subnet_file}.sock").into()),
         path => Some(path.into()),
+    }
+}
+
+/// Reads an address of either family; an empty value counts as not given.
+pub(super) fn ip(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid IP address: {}", text.escape_debug())),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
     }
 }
