@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
@@ -31,7 +32,7 @@ impl Backends {
 
 /// What is said of a backend that this daemon does not have.
 fn unknown(name: &str) -> BackendError {
-    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp)"))
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 impl OpenBackend for Backends {
@@ -40,6 +41,8 @@ impl OpenBackend for Backends {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
             "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
+            "alloc" => OpenAlloc.open(request)?,
             name => return Err(unknown(name)),
         };
         Ok(match self.peers.clone() {
@@ -57,6 +60,8 @@ impl OpenBackend for Backends {
                  everything anew"
                     .to_owned(),
             )),
+            "extension" => OpenExtension::new(self.namespace.clone()).plan(request),
+            "alloc" => Ok(Plan::default()),
             name => Err(unknown(name)),
         }
     }

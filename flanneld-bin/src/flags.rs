@@ -64,15 +64,13 @@ impl<T> Clone for Kind<T> {
 impl<T> Copy for Kind<T> {}
 
 impl<T> Kind<T> {
-    /// Stores one occurrence of the flag, or says what is wrong with the value.
+    /// Stores one occurrence of the flag.
     fn store(&self, settings: &mut T, value: &str) -> Result<(), &'static str> {
         match self {
             Self::Bool(field) => *field(settings) = parse_bool(value).ok_or("parse error")?,
             Self::Int(field) => *field(settings) = parse_int(value)?,
             Self::OptionalInt(field) => *field(settings) = Some(parse_int(value)?),
-            Self::Duration(field) => {
-                *field(settings) = go_duration::parse(value).ok_or("parse error")?;
-            }
+            Self::Duration(field) => *field(settings) = go_duration::parse(value).ok_or("parse error")?,
             Self::Text(field) => value.clone_into(field(settings)),
             Self::List(field) => field(settings).push(value.to_owned()),
         }
@@ -201,9 +199,10 @@ fn set_from_arguments<T>(
     };
     flag.kind.store(settings, &value).map_err(|why| {
         let value = quote(&value);
-        FlagError::Syntax(match is_bool {
-            true => format!("invalid boolean value {value} for -{name}: {why}"),
-            false => format!("invalid value {value} for flag -{name}: {why}"),
+        FlagError::Syntax(if is_bool {
+            format!("invalid boolean value {value} for -{name}: {why}")
+        } else {
+            format!("invalid value {value} for flag -{name}: {why}")
         })
     })
 }

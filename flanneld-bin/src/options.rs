@@ -56,10 +56,10 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
-    /// Where the daemon tells of itself.
-    pub(crate) observe: ObserveOptions,
     /// What to log, and how.
     pub(crate) log: LogOptions,
+    /// Where the daemon tells of itself.
+    pub(crate) observe: ObserveOptions,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
 }
@@ -124,7 +124,10 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_api: etcd::etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         external: external(&settings)?,
         log: log(&settings)?,
-        observe: observe(&settings)?,
+        observe: ObserveOptions {
+            health: health(&settings)?,
+            socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
+        },
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -158,13 +161,11 @@ fn external(settings: &Settings) -> Result<Wishes, BadValue> {
     })
 }
 
-fn observe(settings: &Settings) -> Result<ObserveOptions, BadValue> {
+/// Reads where the health port is; nowhere if the port is 0.
+fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
     let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
-    let ip = values::listen_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
-    Ok(ObserveOptions {
-        health: (port > 0).then_some(SocketAddr::new(ip, port)),
-        socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
-    })
+    let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
+    Ok((port != 0).then(|| SocketAddr::new(ip, port)))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

@@ -90,22 +90,18 @@ struct ShowOptions {
 }
 
 fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
-    let (settings, arguments) =
-        flags::read_command::<Settings>(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let refuse = |flag, why: &str| arguments.refuse(&BadValue { flag, why: why.to_owned() });
     let Settings { subnet_file, status_socket, json, watch, color } = settings;
     let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paint = match color.as_str() {
         "auto" => io::stdout().is_terminal() && !is_plain(),
         "always" => true,
         "never" => false,
-        other => {
-            let why = format!("{other:?} is none of auto, always and never");
-            return Err(arguments.refuse(&BadValue { flag: "color", why }));
-        }
+        other => return Err(refuse("color", &format!("{other:?} is none of auto, always and never"))),
     };
-    let socket = values::status_socket(&status_socket, &subnet_file).ok_or_else(|| {
-        arguments.refuse(&BadValue { flag: "status-socket", why: "off is no socket".to_owned() })
-    })?;
+    let socket = values::status_socket(&status_socket, &subnet_file)
+        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
     Ok(ShowOptions { socket, json, watch, paint: Paint(paint) })
 }
 

@@ -68,26 +68,6 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     }
 }
 
-/// Reads a port.
-pub(super) fn port(number: i64) -> Result<u16, String> {
-    u16::try_from(number).map_err(|_| format!("{number} is not within 0 and 65535"))
-}
-
-/// Reads an address to listen at, which may be that for all.
-pub(super) fn listen_ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
-}
-
-/// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
-/// sockets.
-pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
-    match path {
-        "off" => None,
-        "" => Some(format!("{subnet_file}.sock").into()),
-        path => Some(path.into()),
-    }
-}
-
 /// Reads an address of either family; an empty value counts as not given.
 pub(super) fn ip(text: &str) -> Result<Option<IpAddr>, String> {
     if text.is_empty() {
@@ -104,5 +84,24 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+/// Reads an address to listen at; that of all interfaces is one.
+pub(super) fn listening_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
+}
+
+pub(super) fn port(port: i64) -> Result<u16, String> {
+    u16::try_from(port).map_err(|_| format!("{port} is not within 0 and 65535"))
+}
+
+/// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
+/// sockets.
+pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
+    match path {
+        "off" => None,
+        "" => Some(format!("{subnet_file}.sock").into()),
+        path => Some(path.into()),
     }
 }

@@ -71,6 +71,8 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-password string",
         "  -etcd-prefix string",
         "  -etcd-username string",
+        "  -healthz-ip string",
+        "  -healthz-port int",
         "  -iface value",
         "  -iface-can-reach string",
         "  -iface-regex value",
@@ -92,6 +94,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -release-on-exit",
         "  -restrict-tunnel-port",
         "  -set-node-network-unavailable",
+        "  -status-socket string",
         "  -subnet-file string",
         "  -subnet-lease-renew-margin int",
         "  -subnet-lease-ttl duration",
@@ -115,7 +118,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 12);
+    assert_eq!(usage.matches("(default").count(), 13);
     let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);

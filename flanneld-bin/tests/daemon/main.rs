@@ -4,6 +4,7 @@
 mod cluster;
 mod cni;
 mod direct;
+mod extension;
 mod external;
 mod failing;
 mod firewall;
@@ -19,5 +20,6 @@ mod observed;
 mod outage;
 mod release;
 mod secured;
+mod troubleshooting;
 mod udp;
 mod upstream_defects;
