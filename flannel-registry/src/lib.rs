@@ -64,6 +64,8 @@ mod whole_file;
 
 pub use cached::{CacheOptions, CachedManager};
 pub use clock::{BootClock, Clock, TokioClock};
+#[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
+pub use etcd::{CertificateDates, certificate_dates};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]

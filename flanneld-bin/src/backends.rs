@@ -15,24 +15,35 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
 
+use crate::fd_store::FdStore;
+
 /// The backends that this daemon has.
 #[derive(Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
     peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
+    store: Option<Arc<FdStore>>,
 }
 
 impl Backends {
     /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers, if anybody
     /// wants to know: that costs a look at all peers whenever one changes.
     pub(crate) fn new(namespace: Namespace, peers: Option<watch::Sender<BTreeSet<IpAddr>>>) -> Self {
-        Self { namespace, peers }
+        Self { namespace, peers, store: None }
     }
-}
 
-/// What is said of a backend that this daemon does not have.
-fn unknown(name: &str) -> BackendError {
-    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
+    /// Keeps what a restart shall not cost in a store.
+    pub(crate) fn with_store(self, store: Option<FdStore>) -> Self {
+        Self { store: store.map(Arc::new), ..self }
+    }
+
+    fn udp(&self) -> OpenUdp {
+        let open = OpenUdp::new(self.namespace.clone());
+        match self.store.clone() {
+            Some(store) => open.with_store(store),
+            None => open,
+        }
+    }
 }
 
 impl OpenBackend for Backends {
@@ -40,11 +51,17 @@ impl OpenBackend for Backends {
         let backend = match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
-            "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
+            "udp" => self.udp().open(request)?,
             "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
             "alloc" => OpenAlloc.open(request)?,
             name => return Err(unknown(name)),
         };
+        if let Some(store) =
+            self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
+        {
+            // What another backend left.
+            store.give_up();
+        }
         Ok(match self.peers.clone() {
             Some(peers) => Box::new(Told { backend, peers }),
             None => backend,
@@ -61,10 +78,15 @@ impl OpenBackend for Backends {
                     .to_owned(),
             )),
             "extension" => OpenExtension::new(self.namespace.clone()).plan(request),
-            "alloc" => Ok(Plan::default()),
+            "alloc" => OpenAlloc.plan(request),
             name => Err(unknown(name)),
         }
     }
+}
+
+/// Says that there is no such backend.
+pub(crate) fn unknown(name: &str) -> BackendError {
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.

@@ -21,13 +21,13 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
+use crate::fd_store::{self, FdStore};
 use crate::firewall::Keeper;
 use crate::iface::Outcome;
 use crate::notify::{self, Notifier};
@@ -69,10 +69,12 @@ struct Daemon<'a> {
     outcome: Outcome,
     previous: Previous,
     notifier: Notifier,
+    store: Option<FdStore>,
 }
 
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
+    let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
     let (external, outcome) = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
@@ -82,16 +84,18 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    Ok(Daemon { options, namespace, external, outcome, previous, notifier })
+    let store = FdStore::open(options.keep_udp_device, &notifier, passed);
+    Ok(Daemon { options, namespace, external, outcome, previous, notifier, store })
 }
 
 impl Daemon<'_> {
     /// Steps 2 to 4.
-    async fn live(self) -> Result<(), String> {
+    async fn live(mut self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
         let (tell_peers, peers) = watch::channel(BTreeSet::new());
-        let (network, task) = Network::new(self.network_options(tell_peers)?);
+        let store = self.store.take();
+        let (network, task) = Network::new(self.network_options(tell_peers, store)?);
         let mut events = network.events();
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
@@ -133,7 +137,11 @@ impl Daemon<'_> {
         ended.map_err(|error| reason(&error))
     }
 
-    fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
+    fn network_options(
+        &self,
+        peers: watch::Sender<BTreeSet<IpAddr>>,
+        store: Option<FdStore>,
+    ) -> Result<NetworkOptions, String> {
         let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
@@ -144,7 +152,7 @@ impl Daemon<'_> {
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
-        let backends = Backends::new(self.namespace.clone(), peers);
+        let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
         let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
@@ -216,7 +224,9 @@ impl Daemon<'_> {
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) -> Result<(), String> {
         let path = &self.options.subnet_file;
-        let written = subnet_env(running, self.options.firewall.rules.masquerade).write(path);
+        let Running { config, lease, mtu, .. } = running;
+        let file = SubnetEnv::of(config, &lease.subnet, *mtu, self.options.firewall.rules.masquerade);
+        let written = file.write(path);
         match written.map_err(|error| chain(&error)) {
             Ok(()) => {
                 info!("Wrote subnet file to {}", path.display());
@@ -314,20 +324,6 @@ async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
         }
         let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
         tokio::time::sleep(pause).await;
-    }
-}
-
-fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
-    let Running { lease, mtu, config, .. } = running;
-    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
-    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
-    SubnetEnv {
-        network: v4,
-        subnet: lease.subnet.v4(),
-        ipv6_network: v6,
-        ipv6_subnet: lease.subnet.v6(),
-        mtu: *mtu,
-        ip_masq,
     }
 }
 

@@ -20,11 +20,17 @@ pub(crate) fn choose_first(wishes: &Wishes) -> Result<(ExternalInterface, Outcom
     Ok((chosen.external, outcome))
 }
 
-/// Chooses the interface for a network whose families are known, for whoever only looks.
-pub(crate) fn choose(wishes: &Wishes, config: &NetworkConfig) -> Result<ExternalInterface, String> {
-    let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
-    let chosen = iface::choose(&read(wishes)?, wishes, families).chosen;
-    chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
+/// Chooses the interface for a network, or before anything is known of one, and says nothing.
+pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
+    let facts = read(wishes)?;
+    let outcome = match config {
+        Some(config) => {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            iface::choose(&facts, wishes, families)
+        }
+        None => iface::choose_any(&facts, wishes),
+    };
+    outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
 }
 
 /// Gives who chooses again, and what becomes of the interface from then on.
@@ -35,7 +41,7 @@ pub(crate) fn choose_again(
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
-        let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+        let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
         let external = chosen.external.clone();
         let changes = follow::changes(namespace, wishes, families, chosen)

@@ -104,6 +104,11 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Tells whether no other flag than this one was given, nor a variable for one.
+    pub(crate) fn say_nothing_but(&self, flag: &str) -> bool {
+        self.given.iter().chain(&self.from_environment).all(|given| *given == flag)
+    }
+
     /// Refuses a value where it came from: the flag, or the variable that spoke for it.
     pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
         let BadValue { flag, why } = bad;

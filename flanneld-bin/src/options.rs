@@ -14,6 +14,7 @@ use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
 
+pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
@@ -56,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    pub(crate) keep_udp_device: bool,
     /// What to log, and how.
     pub(crate) log: LogOptions,
     /// Where the daemon tells of itself.
@@ -146,6 +149,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
+        keep_udp_device: settings.keep_udp_device,
         ignored_arguments,
     })
 }

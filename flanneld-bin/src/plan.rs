@@ -107,7 +107,7 @@ async fn look(options: &Options) -> Result<Found, String> {
         Ok(known) => known,
         Err(reason) => remember(options, reason)?,
     };
-    let external = external::choose(&options.external, &known.config)?;
+    let external = external::look(&options.external, Some(&known.config))?;
     let own = own(options, &known, &external)?;
     let mut peers = PeerSet::default();
     let others = known.leases.into_iter().filter(|lease| lease.subnet != own.subnet);

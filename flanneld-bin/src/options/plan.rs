@@ -25,7 +25,7 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PlanOptions, FlagError> {
-    let (settings, arguments) = flags::read_command::<Settings>(&flags(), arguments, environment)?;
+    let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
     let json = settings.json;
     let daemon = check(settings, Vec::new()).map_err(|bad| arguments.refuse(&bad))?;
     Ok(PlanOptions { daemon, json })

@@ -114,6 +114,12 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "when told to end, remove device, routes and subnet file, and give the subnet lease back, \
                  unless it is a reservation; without it all stay, and traffic goes on",
             ),
+            switch(
+                "keep-udp-device",
+                |s| &mut s.keep_udp_device,
+                "have systemd keep the device and the sockets of the udp backend while this daemon restarts, so that \
+                 packets wait and none is lost; the unit needs FileDescriptorStoreMax=3",
+            ),
         ],
     },
     Section {

@@ -81,6 +81,7 @@ fn every_flag_reaches_its_option() {
             "-healthz-ip=::1",
             "-healthz-port=8090",
             "-status-socket=/a.sock",
+            "-keep-udp-device",
             "-etcd-api=v2",
             "",
             "-iface=eth9",
@@ -123,6 +124,7 @@ fn every_flag_reaches_its_option() {
             lease_ttl: Duration::from_secs(5400),
             renew_margin: Some(Duration::from_secs(900)),
             release_on_exit: true,
+            keep_udp_device: true,
             log: LogOptions {
                 verbosity: 4,
                 modules: ModuleLevel::parse_list("iface=1").expect("a list"),
@@ -242,7 +244,7 @@ fn no_flag_is_in_the_table_twice() {
 fn a_lease_lasts_a_day_is_renewed_at_a_third_of_it_and_is_kept_unless_something_else_is_said() {
     let options = run(&[], &[]).expect("defaults");
     assert_eq!((options.lease_ttl, options.renew_margin), (Duration::from_secs(86_400), None));
-    assert!(!options.release_on_exit);
+    assert!(!options.release_on_exit && !options.keep_udp_device);
     let options = run(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "1439")]).expect("upstream's bound");
     assert_eq!(options.renew_margin, Some(Duration::from_secs(1439 * 60)));
     for (arguments, why) in [

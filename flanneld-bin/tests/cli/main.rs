@@ -81,6 +81,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -keep-udp-device",
         "  -kube-annotation-prefix string",
         "  -kube-api-url string",
         "  -kube-subnet-mgr",
@@ -115,6 +116,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"flannel.alpha.coreos.com\")\n",
         " (default \"/etc/kube-flannel/net-conf.json\")\n",
         " (default \"text\")\n",
+        " (default \"0.0.0.0\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
