@@ -26,7 +26,7 @@ pub(crate) struct Flag<T: 'static> {
     pub(crate) name: &'static str,
     /// What the flag takes, and where it is stored.
     pub(crate) kind: Kind<T>,
-    /// What the usage text says about it; empty for a flag that is not supported.
+    /// What the usage text says about it.
     pub(crate) description: &'static str,
 }
 
