@@ -179,7 +179,9 @@ impl Carried {
                 let (mtu, port) = OpenUdp::device(config, external)?;
                 Ok(Self { devices: Vec::new(), mtu, port: Some(port) })
             }
-            "host-gw" | "extension" | "alloc" => Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None }),
+            "host-gw" | "extension" | "alloc" => {
+                Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None })
+            }
             name => Err(crate::backends::unknown(name)),
         }
     }
