@@ -12,6 +12,7 @@ use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry, own_lease};
+use crate::observe::client;
 use crate::options::{EtcdFiles, Options};
 use crate::subnet_env::SubnetEnv;
 use crate::{capabilities, external};
@@ -21,6 +22,7 @@ mod firewall;
 mod kernel;
 mod managers;
 mod peers;
+mod plan;
 mod registry;
 mod sockets;
 
@@ -54,6 +56,8 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         memory,
         network,
         peers: Vec::new(),
+        plan: None,
+        held_peers: 0,
         sockets: Vec::new(),
         firewall: Firewall::default(),
         managed: Vec::new(),
@@ -70,6 +74,8 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
+    facts.plan = plan::look(namespace, facts).await;
+    facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
     facts.managed = managers::of(facts.devices());
@@ -207,15 +213,21 @@ fn find_tun(facts: &mut Facts) {
     }
 }
 
+/// Asks the daemon that runs, if it has a socket for that.
+fn held_peers(facts: &Facts) -> usize {
+    let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
+    let socket = options.and_then(|options| options.observe.socket.as_deref());
+    let report = socket.and_then(|socket| client::summary(socket).ok());
+    report.map_or(0, |report| report.network.peers.held)
+}
+
 /// Reads what earlier runs left.
 fn memory(options: &Options) -> Memory {
-    let beside = |suffix: &str| {
-        let mut path = options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    let network = Remembered::read(&beside(".cache"), &options.etcd.prefix).ok().flatten();
-    let node = fs::read_to_string(beside(".node-id")).ok().and_then(|text| text.trim().parse().ok());
+    let network =
+        Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
+    let node = fs::read_to_string(options.beside_subnet_file(".node-id"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     Memory { subnet_file: fs::read_to_string(&options.subnet_file).ok(), network, node }
 }
 
