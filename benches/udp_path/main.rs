@@ -15,6 +15,7 @@
 //! cargo bench -p flannel-benches --bench udp_path                          # 3 rounds, the machine's default
 //! cargo bench -p flannel-benches --bench udp_path -- --rounds 5 --control reno
 //! cargo bench -p flannel-benches --bench udp_path -- --only 'udp backend' --figures 'one,rtt,flood'
+//! cargo bench -p flannel-benches --bench udp_path -- --quick               # one round
 //! ```
 //!
 //! Needs root.
@@ -29,6 +30,8 @@ mod paths;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use flannel_benches::Spread;
+use flannel_benches::figures::keep;
 use flannel_netlink::Namespace;
 use flannel_testing::{PingOptions, ping, throughput};
 
@@ -46,7 +49,8 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
     };
-    let rounds: usize = option("--rounds").map_or(3, |rounds| rounds.parse().unwrap());
+    let rounds = if arguments.iter().any(|argument| argument == "--quick") { 1 } else { 3 };
+    let rounds: usize = option("--rounds").map_or(rounds, |rounds| rounds.parse().unwrap());
     let only = option("--only");
     let wanted = option("--figures");
     let is_wanted =
@@ -64,6 +68,13 @@ fn main() {
             for (figure, list) in measure(&site, path, &is_wanted).into_iter().zip(figures) {
                 list.push(figure);
             }
+        }
+    }
+    for (path, row) in paths.iter().zip(&figures) {
+        for (column, list) in COLUMNS.iter().zip(row) {
+            // One that was not wanted is not a number.
+            let spread = Spread::of(list.iter().copied().filter(|figure| figure.is_finite()));
+            spread.into_iter().for_each(|spread| keep("udp_path", column, path.name, "", spread));
         }
     }
     let medians: Vec<Vec<f64>> =

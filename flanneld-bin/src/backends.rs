@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, SyncReport, SyncRequest,
+    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -51,11 +52,9 @@ impl OpenBackend for Backends {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
             "udp" => self.udp().open(request)?,
-            name => {
-                return Err(BackendError::UnknownType(format!(
-                    "{name} (this daemon has: vxlan, host-gw, udp)"
-                )));
-            }
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
+            "alloc" => OpenAlloc.open(request)?,
+            name => return Err(unknown(name)),
         };
         if let Some(store) =
             self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
@@ -68,6 +67,26 @@ impl OpenBackend for Backends {
             None => backend,
         })
     }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).plan(request),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).plan(request),
+            "udp" => Err(BackendError::Host(
+                "there is nothing to plan for the backend udp: its device ends with its daemon, and a start makes \
+                 everything anew"
+                    .to_owned(),
+            )),
+            "extension" => OpenExtension::new(self.namespace.clone()).plan(request),
+            "alloc" => OpenAlloc.plan(request),
+            name => Err(unknown(name)),
+        }
+    }
+}
+
+/// Says that there is no such backend.
+pub(crate) fn unknown(name: &str) -> BackendError {
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.

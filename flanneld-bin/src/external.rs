@@ -20,6 +20,19 @@ pub(crate) fn choose_first(wishes: &Wishes) -> Result<(ExternalInterface, Outcom
     Ok((chosen.external, outcome))
 }
 
+/// Chooses the interface for a network, or before anything is known of one, and says nothing.
+pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
+    let facts = read(wishes)?;
+    let outcome = match config {
+        Some(config) => {
+            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+            iface::choose(&facts, wishes, families)
+        }
+        None => iface::choose_any(&facts, wishes),
+    };
+    outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
+}
+
 /// Gives who chooses again, and what becomes of the interface from then on.
 pub(crate) fn choose_again(
     namespace: Namespace,
@@ -28,7 +41,7 @@ pub(crate) fn choose_again(
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
-        let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
+        let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
         let external = chosen.external.clone();
         let changes = follow::changes(namespace, wishes, families, chosen)
@@ -39,6 +52,12 @@ pub(crate) fn choose_again(
     });
     let changes = stream::once(async { told.await.unwrap_or_else(|_| stream::pending().boxed()) });
     (choose, changes.flatten().boxed())
+}
+
+/// Chooses the interface for a network, as the daemon does, for those who only look.
+pub(crate) fn choose_for(wishes: &Wishes, config: &NetworkConfig) -> Result<ExternalInterface, String> {
+    let chosen = iface::choose(&read(wishes)?, wishes, Families::of(config)).chosen;
+    chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
 }
 
 fn chosen(wishes: &Wishes, families: Families, first: &Outcome) -> Result<Chosen, String> {

@@ -17,7 +17,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flannel_core::ExternalInterface;
+use flannel_core::{ExternalInterface, NetworkConfig};
 use tracing::{info, warn};
 
 mod address;
@@ -109,6 +109,13 @@ pub(crate) struct Families {
     pub(crate) v4: bool,
     /// Whether hosts reach each other over IPv6.
     pub(crate) v6: bool,
+}
+
+impl Families {
+    /// The families of a network.
+    pub(crate) fn of(config: &NetworkConfig) -> Self {
+        Self { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() }
+    }
 }
 
 /// The interface that was chosen. What it has of a family that is not in use is taken along, if it leads to other links.

@@ -32,6 +32,11 @@ impl Notifier {
         Ok(Self(address))
     }
 
+    /// Tells whether there is a manager.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells the manager that the daemon is started, and what it does now.
     pub(crate) fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\n{}", status_line(status)))
@@ -40,6 +45,16 @@ impl Notifier {
     /// Tells the manager that the daemon is about to end.
     pub(crate) fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1\n")
+    }
+
+    /// Tells the manager what the daemon does now.
+    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
+        self.send(&status_line(status))
+    }
+
+    /// Tells the manager that the daemon lives.
+    pub(crate) fn alive(&self) -> io::Result<()> {
+        self.send("WATCHDOG=1\n")
     }
 
     /// Tells whether there is a manager.
@@ -66,6 +81,18 @@ impl Notifier {
         socket.connect_addr(address)?;
         Ok(Some(socket))
     }
+}
+
+/// How often the manager wants to hear that the daemon lives, from the values of `WATCHDOG_USEC` and `WATCHDOG_PID`: half
+/// of the time after which it would take it for dead, as sd_watchdog_enabled(3) advises. None if it does not want to, or
+/// from another process.
+pub(crate) fn watchdog(usec: Option<&OsStr>, pid: Option<&OsStr>) -> Option<Duration> {
+    let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
+    if pid.is_some_and(|pid| number(pid) != Some(std::process::id().into())) {
+        return None;
+    }
+    let usec = number(usec?)?;
+    (usec > 0).then(|| Duration::from_micros(usec) / 2)
 }
 
 /// A status as one assignment; a line break inside it would begin another one.
@@ -107,6 +134,18 @@ mod tests {
         let notifier = Notifier::new(Some(OsStr::new(&format!("@{name}")))).expect("a name");
         notifier.ready("up").expect("sent");
         assert_eq!(received(&manager), "READY=1\nSTATUS=up\n");
+    }
+
+    #[test]
+    fn the_manager_hears_twice_as_often_as_it_must() {
+        let (own, usec) = (std::process::id().to_string(), Some(OsStr::new("30000000")));
+        let half = Some(Duration::from_secs(15));
+        assert_eq!(watchdog(usec, None), half);
+        assert_eq!(watchdog(usec, Some(OsStr::new(&own))), half);
+        assert_eq!(watchdog(usec, Some(OsStr::new("1"))), None, "it is another process that shall tell");
+        for wrong in [None, Some(OsStr::new("")), Some(OsStr::new("0")), Some(OsStr::new("x"))] {
+            assert_eq!(watchdog(wrong, None), None);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
 
 use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -283,6 +284,18 @@ impl Drop for Cluster {
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
+}
+
+/// Waits until a service manager is told something that begins so, and returns it.
+pub(crate) fn wait_until_told(manager: &UnixDatagram, beginning: &str) -> String {
+    let mut message = [0; 1024];
+    loop {
+        let length = manager.recv(&mut message).unwrap();
+        let message = String::from_utf8_lossy(&message[..length]);
+        if message.starts_with(beginning) {
+            return message.into_owned();
+        }
+    }
 }
 
 /// Sends a packet every 5 ms, once the first ones were answered.

@@ -4,6 +4,7 @@
 mod cluster;
 mod cni;
 mod direct;
+mod extension;
 mod external;
 mod failing;
 mod firewall;
@@ -15,8 +16,10 @@ mod living;
 mod migrate;
 mod mixed;
 mod moved;
+mod observed;
 mod outage;
 mod release;
 mod secured;
+mod troubleshooting;
 mod udp;
 mod upstream_defects;
