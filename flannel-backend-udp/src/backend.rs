@@ -54,6 +54,17 @@ impl OpenUdp {
         Self { offloads, ..self }
     }
 
+    /// Tells the MTU, in bytes, of the device that a configuration asks for on a host with this external interface, and
+    /// the port that it hears its peers on. Looks at nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the configuration is wrong.
+    pub fn device(config: &NetworkConfig, external: &ExternalInterface) -> Result<(u32, u16), BackendError> {
+        let options = UdpConfig::parse(&config.backend)?;
+        Ok((mtu(config, external), options.port))
+    }
+
     /// Returns the counters of the backend that is opened.
     #[must_use]
     pub fn counters(&self) -> UdpCounters {

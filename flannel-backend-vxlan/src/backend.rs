@@ -174,6 +174,50 @@ impl Backend for Vxlan {
     }
 }
 
+/// A tunnel device that a configuration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunnelDevice {
+    /// Its name.
+    pub name: String,
+    /// The family of the packets in it, and of the packets that carry them.
+    pub family: Family,
+    /// The number of its VXLAN network.
+    pub vni: u32,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+impl TunnelDevice {
+    /// Describes a device.
+    #[must_use]
+    pub fn new(name: String, family: Family, vni: u32, port: u16, mtu: u32) -> Self {
+        Self { name, family, vni, port, mtu }
+    }
+}
+
+impl OpenVxlan {
+    /// Tells which devices a configuration asks for on a host with this external interface. Looks at nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the configuration is wrong, or the interface has no address of a family.
+    pub fn devices(
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<Vec<TunnelDevice>, BackendError> {
+        let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
+        let device = |(family, _)| {
+            let Below { mtu, .. } = Below::of(family, &options, external)?;
+            let (name, vni, port) = (device_name(family, &options), options.vni, options.udp_port());
+            Ok(TunnelDevice { name, family, vni, port, mtu })
+        };
+        families(config).map(device).collect()
+    }
+}
+
 /// What encapsulation adds to a packet, in bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer IP
 /// header (RFC 7348, section 5).
 fn overhead(family: Family) -> u32 {

@@ -34,7 +34,7 @@ mod tunnel;
 mod underlay;
 mod watch;
 
-pub use backend::OpenVxlan;
+pub use backend::{OpenVxlan, TunnelDevice};
 pub use checksums::ChecksumOffload;
 pub use external::{Look, external_interface, follow_external};
 pub use host_gw::OpenHostGw;
