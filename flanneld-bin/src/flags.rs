@@ -243,6 +243,26 @@ pub(crate) fn read_command<T: Default>(
     Ok(settings)
 }
 
+/// Reads the arguments and the variables of a command that takes words, too, before, between and behind its flags.
+pub(crate) fn read_command_with_words<T: Default>(
+    flags: &[Flag<T>],
+    arguments: Vec<OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<(T, Vec<String>), FlagError> {
+    let (mut settings, mut words, mut rest) = (T::default(), Vec::new(), arguments);
+    let mut all = Arguments::default();
+    loop {
+        let Arguments { given, ignored } = parse_arguments(flags, rest, &mut settings)?;
+        all.given.extend(given);
+        let mut ignored = ignored.into_iter();
+        let Some(word) = ignored.next() else { break };
+        words.push(word);
+        rest = ignored.map(OsString::from).collect();
+    }
+    apply_environment(flags, &all, environment, &mut settings)?;
+    Ok((settings, words))
+}
+
 /// A flag as people are told of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Described {

@@ -27,6 +27,7 @@ mod migrate;
 mod notify;
 mod observe;
 mod options;
+mod ping;
 mod registry;
 mod show;
 mod story;

@@ -11,10 +11,12 @@ use flannel_firewall::RuleOptions;
 
 use crate::flags::{self, FlagError};
 use crate::observe::ObserveOptions;
+use crate::ping::MeshOptions;
 
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
+pub(crate) mod ping;
 mod prefix;
 mod settings;
 pub(crate) mod table;
@@ -59,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) release_on_exit: bool,
     /// Where the daemon tells of itself.
     pub(crate) observe: ObserveOptions,
+    /// How the other hosts are probed in the background, if they are.
+    pub(crate) mesh: Option<MeshOptions>,
     /// How much to log; see [`crate::log::start`].
     pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
@@ -115,6 +119,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
             health: values::health(&settings.healthz_ip, settings.healthz_port)?,
             socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
         },
+        mesh: values::mesh(settings.mesh_probe_interval, settings.mesh_probe_port)?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::go_duration::duration;
+use crate::ping::MeshOptions;
 
 /// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
 /// gone for good holds its subnet for ever.
@@ -87,4 +88,25 @@ pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
         "" => Some(format!("{subnet_file}.sock").into()),
         path => Some(path.into()),
     }
+}
+
+/// Reads how other hosts are probed; not at all if the interval is zero.
+pub(super) fn mesh(interval: Duration, port: i64) -> Result<Option<MeshOptions>, String> {
+    const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    let port = mesh_port(port)?;
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    if !RANGE.contains(&interval) {
+        return Err(format!("flag -mesh-probe-interval: {} is not within 1s and 24h", duration(interval)));
+    }
+    Ok(Some(MeshOptions { interval, port }))
+}
+
+/// Reads the port at which hosts that are probed answer.
+pub(super) fn mesh_port(port: i64) -> Result<u16, String> {
+    u16::try_from(port)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("flag -mesh-probe-port: {port} is not within 1 and 65535"))
 }

@@ -17,6 +17,7 @@ mod mixed;
 mod moved;
 mod observed;
 mod outage;
+mod ping;
 mod release;
 mod secured;
 mod udp;

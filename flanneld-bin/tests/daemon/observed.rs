@@ -17,7 +17,13 @@ const RECORD: &str = r#"{"PublicIP":"172.31.0.1","BackendType":"vxlan","BackendD
 
 /// Starts a daemon with a health port.
 fn start(cluster: &mut Cluster, host: usize) {
+    start_with(cluster, host, &[]);
+}
+
+/// The same with more options.
+pub(crate) fn start_with(cluster: &mut Cluster, host: usize, options: &[&str]) {
     let mut command = cluster.command(host);
+    command.args(options);
     command.arg("-healthz-ip=127.0.0.1").arg(format!("-healthz-port={PORT}"));
     cluster.start_as(host, command);
 }
@@ -39,7 +45,7 @@ fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, String), Strin
 }
 
 /// Waits until a host answers `/readyz` with this status, and a line that begins so; nothing else is wrong.
-fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> String {
+pub(crate) fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> String {
     let ready = eventually(PATIENCE, || {
         let (status, body) = get(cluster, 0, "/readyz")?;
         let mut lines = body.lines().skip(1);
@@ -56,7 +62,7 @@ fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> S
 }
 
 /// Waits until all these lines are in `/metrics`.
-fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
+pub(crate) fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
     let seen = eventually(PATIENCE, || {
         let (_, text) = get(cluster, 0, "/metrics")?;
         let missing: Vec<_> =
@@ -176,7 +182,7 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
 }
 
 /// Runs a command of the program on a host, and returns its exit status, what it wrote, and its complaints.
-fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
     command.args(arguments).arg("-subnet-file").arg(cluster.subnet_file(host));
     let output = output_in(&cluster.lab.hosts[host].namespace, command).unwrap();
