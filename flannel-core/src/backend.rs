@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::peers::{Dirty, PeerSet};
+use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
 use crate::status::CountTraffic;
 use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
@@ -239,6 +240,17 @@ pub trait OpenBackend: Send {
     ///
     /// [`BackendError`].
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError>;
+
+    /// Tells what a start and a pass would do to this host as it is now. Writes nothing, and needs no running network:
+    /// what a running one left is there, and counts.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`], also if the backend cannot tell.
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let name = &request.config.backend.name;
+        Err(BackendError::Host(format!("the backend {name} cannot tell beforehand what it would do")))
+    }
 }
 
 impl<F> OpenBackend for F

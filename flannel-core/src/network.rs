@@ -23,6 +23,8 @@ pub struct NetworkOptions {
     pub backend: Box<dyn OpenBackend>,
     /// The interface through which the hosts reach each other.
     pub external: ExternalInterface,
+    /// Chooses that interface again when the configuration is known, which says of which families it needs an address.
+    pub choose_external: Option<ChooseExternal>,
     /// What becomes of that interface: each item replaces what was known of it. The lease and the host follow.
     pub external_changes: BoxStream<'static, ExternalInterface>,
     /// The subnet this host had before, if that is remembered.
@@ -40,6 +42,9 @@ pub struct NetworkOptions {
     pub seed: Option<u64>,
 }
 
+/// Chooses the external interface of a network that is configured so, or says in one line why there is none.
+pub type ChooseExternal = Box<dyn FnOnce(&NetworkConfig) -> Result<ExternalInterface, String> + Send>;
+
 impl NetworkOptions {
     /// Takes what every network needs and leaves the rest as most want it.
     pub fn new(
@@ -51,6 +56,7 @@ impl NetworkOptions {
             manager: Arc::new(manager),
             backend: Box::new(backend),
             external,
+            choose_external: None,
             external_changes: stream::pending().boxed(),
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
@@ -287,6 +293,9 @@ pub enum NetworkError {
     /// The backend cannot work on this host or with this configuration.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// No interface has what the configuration asks for: see [`NetworkOptions::choose_external`].
+    #[error("{0}")]
+    External(String),
     /// There is no lease to be had.
     #[error("failed to acquire lease")]
     Lease(#[source] ManagerError),

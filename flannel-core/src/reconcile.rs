@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use crate::backend::{ObjectFailure, SyncReport};
+use crate::plan::PlannedChange;
 use crate::registry::BoxError;
 
 mod pass;
@@ -135,6 +136,28 @@ impl<T: Table> Reconciler<T> {
         self.tracker.close();
         let changes = self.tracker.stale(now);
         SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
+    }
+
+    /// Tells what a pass would put, and what it would drop, in the kernel as it is now; for a table that `is_there`, or
+    /// else is to be made. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the table from being read.
+    pub fn plan(&mut self, is_there: bool) -> Result<(Vec<PlannedChange>, Vec<PlannedChange>), BoxError> {
+        let read = if is_there { self.table.read()? } else { Vec::new() };
+        self.tracker.observe(read);
+        let planned = |change: Change<T::Key, T::Value>| match change {
+            Change::Put { key, value, instead_of } => {
+                let instead_of = instead_of.map(|actual| T::name(&key, &actual));
+                PlannedChange::put(T::name(&key, &value), instead_of)
+            }
+            Change::Drop { key, value } => PlannedChange::remove(T::name(&key, &value)),
+        };
+        // Nothing was tried, so nothing waits, whatever the time.
+        let now = tokio::time::Instant::now().into_std();
+        let (puts, drops) = (self.tracker.missing(now), self.tracker.stale(now));
+        Ok((puts.into_iter().map(planned).collect(), drops.into_iter().map(planned).collect()))
     }
 
     /// Ends a pass and reports what failed.

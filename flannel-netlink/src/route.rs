@@ -60,6 +60,8 @@ pub struct Route {
     /// Whether the route that was read has several next hops, which are not read. Such a route
     /// cannot be put.
     pub multipath: bool,
+    /// The index of the link of the first of several next hops that is not dead. Not put.
+    pub first_link: Option<u32>,
 }
 
 /// What happens to the packets of a route (`RTN_*`, `linux/rtnetlink.h`).
@@ -146,6 +148,7 @@ impl Route {
             source: None,
             kind: RouteKind::Unicast,
             multipath: false,
+            first_link: None,
         }
     }
 
@@ -214,7 +217,10 @@ impl Route {
                 }
                 RTA_PREFSRC => route.source = Some(parse_ip(value).context("RTA_PREFSRC")?),
                 RTA_TABLE => route.table = parse_u32(value).context("RTA_TABLE")?,
-                RTA_MULTIPATH => route.multipath = true,
+                RTA_MULTIPATH => {
+                    route.multipath = true;
+                    route.first_link = first_link(value);
+                }
                 _ => {}
             }
         }
@@ -306,6 +312,26 @@ impl Netlink {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
         })
     }
+}
+
+/// Finds the link in a list of next hops: `struct rtnexthop` (length in two bytes, flags in one, hops in one, index of the
+/// link in four), each followed by attributes (`linux/rtnetlink.h`).
+fn first_link(mut hops: &[u8]) -> Option<u32> {
+    /// `RTNH_F_DEAD` and `RTNH_F_LINKDOWN`.
+    const DOWN: u8 = 1 | 16;
+    /// `RTNH_ALIGNTO`.
+    const ALIGNMENT: usize = 4;
+    let mut first = None;
+    while let Some((&[a, b, flags, _, c, d, e, f], _)) = hops.split_first_chunk::<8>() {
+        let index = u32::from_ne_bytes([c, d, e, f]);
+        if flags & DOWN == 0 {
+            return Some(index);
+        }
+        first = first.or(Some(index));
+        let length = usize::from(u16::from_ne_bytes([a, b])).max(8).next_multiple_of(ALIGNMENT);
+        hops = hops.get(length..).unwrap_or_default();
+    }
+    first
 }
 
 /// Writes a gateway of the other family (`struct rtvia`): the family in two bytes, then the address.
@@ -421,6 +447,22 @@ mod tests {
         ] {
             assert!(!other.admits(&route), "{other:?}");
         }
+    }
+
+    #[test]
+    fn of_several_next_hops_the_first_that_is_up_has_the_link() {
+        let hop = |flags: u8, index: u32, attributes: &[u8]| {
+            let length = 8 + attributes.len() as u16;
+            let head = [&length.to_ne_bytes()[..], &[flags, 0], &index.to_ne_bytes(), attributes].concat();
+            [head, vec![0; attributes.len().next_multiple_of(4) - attributes.len()]].concat()
+        };
+        assert_eq!(first_link(&[hop(0, 2, b"12345"), hop(0, 3, b"")].concat()), Some(2));
+        assert_eq!(first_link(&[hop(17, 2, b"12345"), hop(0, 3, b"")].concat()), Some(3));
+        assert_eq!(first_link(&[hop(1, 2, b""), hop(16, 3, b"")].concat()), Some(2), "all are down");
+        for cut in [&b""[..], &[9, 0, 0], &[0, 0, 1, 0, 2, 0, 0]] {
+            assert_eq!(first_link(cut), None);
+        }
+        assert_eq!(first_link(&[255, 255, 1, 0, 2, 0, 0, 0]), Some(2), "a length that is a lie");
     }
 
     #[test]

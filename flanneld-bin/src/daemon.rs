@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +21,20 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
+use crate::fd_store::{self, FdStore};
 use crate::firewall::Keeper;
-use crate::follow::KnownFamilies;
-use crate::iface::{self, Families};
+use crate::iface::Outcome;
 use crate::notify::{self, Notifier};
 use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, facts, firewall, follow, observe, ping, registry, story, sys};
+use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -67,17 +65,18 @@ struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
     external: ExternalInterface,
-    families: KnownFamilies,
+    /// How it was chosen.
+    outcome: Outcome,
     previous: Previous,
     notifier: Notifier,
+    store: Option<FdStore>,
 }
 
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
+    let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let facts = facts::read().map_err(|error| format!("Failed to read the interfaces: {}", chain(&error)))?;
-    let external =
-        iface::choose_any(&facts, &follow::request(options, None)).map_err(|error| error.to_string())?;
+    let (external, outcome) = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -85,17 +84,18 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let families = KnownFamilies::default();
-    Ok(Daemon { options, namespace, external, families, previous, notifier })
+    let store = FdStore::open(options.keep_udp_device, &notifier, passed);
+    Ok(Daemon { options, namespace, external, outcome, previous, notifier, store })
 }
 
 impl Daemon<'_> {
     /// Steps 2 to 4.
-    async fn live(self) -> Result<(), String> {
+    async fn live(mut self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
         let (tell_peers, peers) = watch::channel(BTreeSet::new());
-        let (network, task) = Network::new(self.network_options(tell_peers)?);
+        let store = self.store.take();
+        let (network, task) = Network::new(self.network_options(tell_peers, store)?);
         let mut events = network.events();
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
@@ -139,7 +139,11 @@ impl Daemon<'_> {
         ended.map_err(|error| reason(&error))
     }
 
-    fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
+    fn network_options(
+        &self,
+        peers: watch::Sender<BTreeSet<IpAddr>>,
+        store: Option<FdStore>,
+    ) -> Result<NetworkOptions, String> {
         let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
@@ -150,16 +154,15 @@ impl Daemon<'_> {
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
-        let backends = Backends::new(self.namespace.clone(), peers);
+        let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let options = NetworkOptions::new(manager, backends, self.external.clone());
-        let (namespace, families) = (self.namespace.clone(), Arc::clone(&self.families));
-        let external_changes = follow::changes(namespace, self.options, &self.external, families)
-            .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
-        Ok(NetworkOptions { external_changes, previous, damping, ..options })
+        let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
+        let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
+        Ok(NetworkOptions { choose_external: Some(choose), external_changes, previous, damping, ..options })
     }
 
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
-        let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
+        let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
         Ok(LocalManagerOptions {
             ttl: self.options.lease_ttl,
@@ -169,15 +172,8 @@ impl Daemon<'_> {
         })
     }
 
-    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
-    fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
-        let mut path = self.options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        path.into()
-    }
-
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
-        let path = self.beside_subnet_file(".cache");
+        let path = self.options.beside_subnet_file(".cache");
         let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
         CacheOptions { damping, ..options }
     }
@@ -219,11 +215,6 @@ impl Daemon<'_> {
         running: &watch::Sender<Option<Running>>,
     ) {
         story::tell(event);
-        if let NetworkEvent::Configured(config) = event {
-            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
-            // It is configured once.
-            let _ = self.families.set(families);
-        }
         if let NetworkEvent::Ready | NetworkEvent::MtuChanged(_) = event {
             running.send_replace(network.ready().await);
         }
@@ -246,7 +237,9 @@ impl Daemon<'_> {
     /// A host whose file cannot be written still carries traffic, so this is not the end.
     fn write_subnet_file(&self, running: &Running) -> Result<(), String> {
         let path = &self.options.subnet_file;
-        let written = subnet_env(running, self.options.firewall.rules.masquerade).write(path);
+        let Running { config, lease, mtu, .. } = running;
+        let file = SubnetEnv::of(config, &lease.subnet, *mtu, self.options.firewall.rules.masquerade);
+        let written = file.write(path);
         match written.map_err(|error| chain(&error)) {
             Ok(()) => {
                 info!("Wrote subnet file to {}", path.display());
@@ -347,24 +340,13 @@ async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
     }
 }
 
-fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
-    let Running { lease, mtu, config, .. } = running;
-    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
-    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
-    SubnetEnv {
-        network: v4,
-        subnet: lease.subnet.v4(),
-        ipv6_network: v6,
-        ipv6_subnet: lease.subnet.v6(),
-        mtu: *mtu,
-        ip_masq,
-    }
-}
-
 /// Why the network did not start, with flannel's words in front.
 fn reason(error: &NetworkError) -> String {
     if matches!(error, NetworkError::Release(_)) {
         return format!("{}; it runs out by itself", chain(error));
+    }
+    if let NetworkError::External(why) = error {
+        return why.clone();
     }
     let is_unknown = matches!(error, NetworkError::Backend(BackendError::UnknownType(_)));
     let words = if is_unknown { "Error fetching backend" } else { "Error registering network" };

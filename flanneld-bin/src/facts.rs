@@ -1,30 +1,43 @@
 //! What the kernel says about this host's interfaces.
 
-use flannel_netlink::{Address, Error, Family, Link, Netlink, Route, RouteFilter};
+use std::net::IpAddr;
 
-use crate::iface::{AddressFact, DefaultRoute, Facts, LinkFact};
+use flannel_core::chain;
+use flannel_netlink::{Address, Error, Family, Link, Netlink, Route, RouteFilter, RouteKind};
 
-/// Reads the interfaces, their addresses and the default routes of the namespace that the process is in.
-pub(crate) fn read() -> Result<Facts, Error> {
+use crate::iface::{AddressFact, DefaultRoute, Facts, LinkFact, Way};
+
+/// What is to be read beside the interfaces and their addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// To find them, the kernel hands out all routes there are.
+    pub(crate) default_routes: bool,
+    /// The address to which the way is wanted.
+    pub(crate) way_to: Option<IpAddr>,
+}
+
+/// Reads from the namespace that the process is in.
+pub(crate) fn read(wanted: Wanted) -> Result<Facts, Error> {
     let mut netlink = Netlink::open()?;
-    Ok(Facts {
-        default_routes_v4: default_routes(&mut netlink, Family::V4)?,
-        default_routes_v6: default_routes(&mut netlink, Family::V6)?,
-        ..interfaces(&mut netlink)?
-    })
-}
-
-/// Reads the interfaces and their addresses only: to find the default routes, the kernel hands out all routes there
-/// are.
-pub(crate) fn read_interfaces() -> Result<Facts, Error> {
-    interfaces(&mut Netlink::open()?)
-}
-
-fn interfaces(netlink: &mut Netlink) -> Result<Facts, Error> {
     let links = netlink.links()?;
     let addresses = netlink.addresses(0)?;
     let links = links.into_iter().map(|link| link_fact(link, &addresses)).collect();
-    Ok(Facts { links, ..Facts::default() })
+    let mut facts = Facts { links, ..Facts::default() };
+    if wanted.default_routes {
+        facts.default_routes_v4 = default_routes(&mut netlink, Family::V4)?;
+        facts.default_routes_v6 = default_routes(&mut netlink, Family::V6)?;
+    }
+    facts.way = wanted.way_to.map(|address| way(&mut netlink, address));
+    Ok(facts)
+}
+
+fn way(netlink: &mut Netlink, address: IpAddr) -> Result<Way, String> {
+    let route = netlink.route_to(address).map_err(|error| chain(&error))?;
+    match route {
+        Route { kind: RouteKind::Unicast, index: Some(index), source, .. } => Ok(Way { index, source }),
+        Route { kind: RouteKind::Local, .. } => Err(format!("{address} is an address of this host")),
+        _ => Err(format!("no interface leads to {address}")),
+    }
 }
 
 fn link_fact(link: Link, addresses: &[Address]) -> LinkFact {
@@ -52,8 +65,5 @@ fn default_routes(netlink: &mut Netlink, family: Family) -> Result<Vec<DefaultRo
     let mut routes = netlink.routes(&filter)?;
     routes.retain(|route| route.destination.prefix_len() == 0);
     routes.sort_by_key(|route| route.metric.unwrap_or(0));
-    Ok(routes
-        .into_iter()
-        .map(|route| DefaultRoute { next_hops: route.index.into_iter().collect() })
-        .collect())
+    Ok(routes.into_iter().map(|route| DefaultRoute { index: route.index.or(route.first_link) }).collect())
 }

@@ -17,6 +17,9 @@ use crate::go_syntax::{parse_bool, parse_int, quote};
 /// What every environment variable that stands for a flag begins with.
 const ENVIRONMENT_PREFIX: &str = "FLANNELD_";
 
+/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
+const WITHOUT_VARIABLE: &str = "version";
+
 /// One flag of a command whose settings are a `T`.
 pub(crate) struct Flag<T: 'static> {
     /// The name, without dashes.
@@ -49,8 +52,6 @@ pub(crate) enum Kind<T> {
     Text(fn(&mut T) -> &mut String),
     /// Any text, collected from every occurrence.
     List(fn(&mut T) -> &mut Vec<String>),
-    /// A flag that upstream has and this program does not: giving it is an error.
-    Unsupported,
 }
 
 // Deriving these would ask the same of the settings.
@@ -64,26 +65,17 @@ impl<T> Copy for Kind<T> {}
 
 impl<T> Kind<T> {
     /// Stores one occurrence of the flag.
-    fn store(&self, settings: &mut T, value: &str) -> Result<(), BadFlag> {
+    fn store(&self, settings: &mut T, value: &str) -> Result<(), &'static str> {
         match self {
-            Self::Bool(field) => *field(settings) = parse_bool(value).ok_or(BadFlag::Value("parse error"))?,
-            Self::Int(field) => *field(settings) = parse_int(value).map_err(BadFlag::Value)?,
-            Self::OptionalInt(field) => *field(settings) = Some(parse_int(value).map_err(BadFlag::Value)?),
-            Self::Duration(field) => {
-                *field(settings) = go_duration::parse(value).ok_or(BadFlag::Value("parse error"))?;
-            }
+            Self::Bool(field) => *field(settings) = parse_bool(value).ok_or("parse error")?,
+            Self::Int(field) => *field(settings) = parse_int(value)?,
+            Self::OptionalInt(field) => *field(settings) = Some(parse_int(value)?),
+            Self::Duration(field) => *field(settings) = go_duration::parse(value).ok_or("parse error")?,
             Self::Text(field) => value.clone_into(field(settings)),
             Self::List(field) => field(settings).push(value.to_owned()),
-            Self::Unsupported => return Err(BadFlag::Unsupported),
         }
         Ok(())
     }
-}
-
-/// Why one value could not be stored.
-enum BadFlag {
-    Value(&'static str),
-    Unsupported,
 }
 
 /// Why the flags could not be used.
@@ -105,8 +97,36 @@ pub(crate) enum FlagError {
 pub(crate) struct Arguments {
     /// The flags that were given; the environment does not touch them.
     given: BTreeSet<&'static str>,
+    /// The flags that a variable spoke for.
+    from_environment: BTreeSet<&'static str>,
     /// What followed the end of the flags and is not used.
     pub(crate) ignored: Vec<String>,
+}
+
+impl Arguments {
+    /// Tells whether no other flag than this one was given, nor a variable for one.
+    pub(crate) fn say_nothing_but(&self, flag: &str) -> bool {
+        self.given.iter().chain(&self.from_environment).all(|given| *given == flag)
+    }
+
+    /// Refuses a value where it came from: the flag, or the variable that spoke for it.
+    pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
+        let BadValue { flag, why } = bad;
+        if self.from_environment.contains(flag) {
+            FlagError::Refused(format!("{}: {why}", environment_variable(flag)))
+        } else {
+            FlagError::Refused(format!("flag -{flag}: {why}"))
+        }
+    }
+}
+
+/// A value that is well formed and cannot be used.
+#[derive(Debug)]
+pub(crate) struct BadValue {
+    /// The name of the flag.
+    pub(crate) flag: &'static str,
+    /// What is wrong with it.
+    pub(crate) why: String,
 }
 
 /// Applies `arguments` (without the program's name) to `settings`.
@@ -122,7 +142,7 @@ pub(crate) fn parse_arguments<T>(
             // `--` only ends the flags; any other word that is no flag is itself the first one ignored.
             let first = (argument != "--").then_some(argument);
             let ignored = first.into_iter().chain(arguments).collect();
-            return Ok(Arguments { given, ignored });
+            return Ok(Arguments { given, ignored, ..Arguments::default() });
         };
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -132,7 +152,7 @@ pub(crate) fn parse_arguments<T>(
         set_from_arguments(flag, value, &mut arguments, settings)?;
         given.insert(flag.name);
     }
-    Ok(Arguments { given, ignored: Vec::new() })
+    Ok(Arguments { given, ..Arguments::default() })
 }
 
 /// Turns every argument into text, or names the one that is not.
@@ -177,19 +197,18 @@ fn set_from_arguments<T>(
     let is_bool = matches!(flag.kind, Kind::Bool(_));
     let value = match (value, &flag.kind) {
         (Some(value), _) => value,
-        (None, Kind::Bool(_) | Kind::Unsupported) => "true".to_owned(),
+        (None, Kind::Bool(_)) => "true".to_owned(),
         (None, Kind::Int(_) | Kind::OptionalInt(_) | Kind::Duration(_) | Kind::Text(_) | Kind::List(_)) => {
             arguments.next().ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?
         }
     };
-    flag.kind.store(settings, &value).map_err(|bad| match bad {
-        BadFlag::Unsupported => FlagError::Refused(format!("flag -{name} is not supported yet")),
-        BadFlag::Value(why) if is_bool => {
-            FlagError::Syntax(format!("invalid boolean value {} for -{name}: {why}", quote(&value)))
-        }
-        BadFlag::Value(why) => {
-            FlagError::Syntax(format!("invalid value {} for flag -{name}: {why}", quote(&value)))
-        }
+    flag.kind.store(settings, &value).map_err(|why| {
+        let value = quote(&value);
+        FlagError::Syntax(if is_bool {
+            format!("invalid boolean value {value} for -{name}: {why}")
+        } else {
+            format!("invalid value {value} for flag -{name}: {why}")
+        })
     })
 }
 
@@ -198,11 +217,14 @@ fn set_from_arguments<T>(
 /// An empty variable counts as absent. A variable is one occurrence of its flag, also of a list.
 pub(crate) fn apply_environment<T>(
     flags: &[Flag<T>],
-    arguments: &Arguments,
+    arguments: &mut Arguments,
     lookup: impl Fn(&str) -> Option<OsString>,
     settings: &mut T,
 ) -> Result<(), FlagError> {
-    for flag in flags.iter().filter(|flag| !arguments.given.contains(flag.name)) {
+    for flag in flags {
+        if arguments.given.contains(flag.name) || flag.name == WITHOUT_VARIABLE {
+            continue;
+        }
         let variable = environment_variable(flag.name);
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
             continue;
@@ -210,14 +232,10 @@ pub(crate) fn apply_environment<T>(
         let value = value
             .into_string()
             .map_err(|bad| FlagError::Refused(format!("value {bad:?} of {variable} is not valid UTF-8")))?;
-        flag.kind.store(settings, &value).map_err(|bad| match bad {
-            BadFlag::Unsupported => {
-                FlagError::Refused(format!("flag -{} is not supported yet (set by {variable})", flag.name))
-            }
-            BadFlag::Value(why) => {
-                FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
-            }
+        flag.kind.store(settings, &value).map_err(|why| {
+            FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
         })?;
+        arguments.from_environment.insert(flag.name);
     }
     Ok(())
 }
@@ -232,35 +250,35 @@ pub(crate) fn read_command<T: Default>(
     flags: &[Flag<T>],
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<T, FlagError> {
+) -> Result<(T, Arguments), FlagError> {
     let mut settings = T::default();
-    let arguments = parse_arguments(flags, arguments, &mut settings)?;
+    let mut arguments = parse_arguments(flags, arguments, &mut settings)?;
     // The daemon ignores what follows the end of its flags. Here a `--dry-run` may be among it.
     if let Some(word) = arguments.ignored.first() {
         return Err(FlagError::Refused(format!("argument {word:?} is not expected")));
     }
-    apply_environment(flags, &arguments, environment, &mut settings)?;
-    Ok(settings)
+    apply_environment(flags, &mut arguments, environment, &mut settings)?;
+    Ok((settings, arguments))
 }
 
-/// Reads the arguments and the variables of a command that takes words, too, before, between and behind its flags.
+/// Reads the arguments and the variables of a command that takes words, too, before, between and behind its flags: they
+/// are what is left.
 pub(crate) fn read_command_with_words<T: Default>(
     flags: &[Flag<T>],
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<(T, Vec<String>), FlagError> {
-    let (mut settings, mut words, mut rest) = (T::default(), Vec::new(), arguments);
-    let mut all = Arguments::default();
+) -> Result<(T, Arguments), FlagError> {
+    let (mut settings, mut all, mut rest) = (T::default(), Arguments::default(), arguments);
     loop {
-        let Arguments { given, ignored } = parse_arguments(flags, rest, &mut settings)?;
+        let Arguments { given, ignored, .. } = parse_arguments(flags, rest, &mut settings)?;
         all.given.extend(given);
         let mut ignored = ignored.into_iter();
         let Some(word) = ignored.next() else { break };
-        words.push(word);
+        all.ignored.push(word);
         rest = ignored.map(OsString::from).collect();
     }
-    apply_environment(flags, &all, environment, &mut settings)?;
-    Ok((settings, words))
+    apply_environment(flags, &mut all, environment, &mut settings)?;
+    Ok((settings, all))
 }
 
 /// A flag as people are told of it.
@@ -278,14 +296,10 @@ pub(crate) struct Described {
     pub(crate) variable: Option<String>,
 }
 
-/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
-const WITHOUT_VARIABLE: &str = "version";
-
-/// Describes every supported flag, in the order of the table, with the defaults of the settings.
+/// Describes every flag, in the order of the table, with the defaults of the settings.
 pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
     let mut defaults = T::default();
-    let supported = flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported));
-    let described = supported.map(|flag| {
+    let described = flags.iter().map(|flag| {
         let (word, default) = type_and_default(&flag.kind, &mut defaults);
         let Flag { name, description, .. } = *flag;
         let variable = Some(environment_variable(name)).filter(|_| name != WITHOUT_VARIABLE);
@@ -298,7 +312,6 @@ pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
 fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Option<String>) {
     match kind {
         Kind::Bool(field) => ("", Some("true".to_owned()).filter(|_| *field(defaults))),
-        Kind::Unsupported => ("", None),
         Kind::Int(field) => ("int", Some(field(defaults).to_string()).filter(|number| number != "0")),
         Kind::OptionalInt(_) => ("int", None),
         Kind::Duration(field) => ("duration", Some(go_duration::duration(*field(defaults)))),

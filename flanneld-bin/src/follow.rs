@@ -1,6 +1,5 @@
 //! Following the external interface while the daemon runs, as [`iface::follow`] decides.
 
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{Look, follow_external};
@@ -9,52 +8,34 @@ use flannel_netlink::Namespace;
 use futures::stream::BoxStream;
 use tracing::{info, warn};
 
-use crate::facts;
-use crate::iface::{self, Basis, Families, Followed, Request};
-use crate::options::Options;
+use crate::facts::{self, Wanted};
+use crate::iface::{self, Basis, Chosen, Families, Followed, Wishes};
 
-/// For so long the default route must leave by another interface before it is followed there: it does so for a moment
+/// For so long a route must leave by another interface before it is followed there: it does so for a moment
 /// when cables are pulled and tunnels come up.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// The families of the network, once its configuration was read.
-pub(crate) type KnownFamilies = Arc<OnceLock<Families>>;
-
-/// What the operator asks for. Before the families of the network are known they are those of most.
-pub(crate) fn request(options: &Options, families: Option<Families>) -> Request<'_> {
-    Request {
-        interfaces: &options.interfaces,
-        public_v4: options.public_ip,
-        public_v6: options.public_ipv6,
-        families: families.unwrap_or(Families { v4: true, v6: false }),
-    }
-}
-
-/// Gives what becomes of the interface that was chosen.
+/// Gives what becomes of the interface that was chosen for these families.
 pub(crate) fn changes(
     namespace: Namespace,
-    options: &Options,
-    chosen: &ExternalInterface,
-    families: KnownFamilies,
+    wishes: Wishes,
+    families: Families,
+    chosen: Chosen,
 ) -> Result<BoxStream<'static, ExternalInterface>, BackendError> {
-    let basis = iface::basis(&request(options, None), chosen);
-    let options = options.clone();
+    let Chosen { external, basis } = chosen;
+    let wanted = Wanted {
+        default_routes: basis == Basis::DefaultRoute,
+        way_to: wishes.can_reach.filter(|_| basis == Basis::Way),
+    };
     let mut patience = Patience::default();
-    follow_external(namespace, chosen.clone(), move |known| {
-        let facts = match basis {
-            Basis::DefaultRoute => facts::read(),
-            Basis::Name | Basis::Address(_) => facts::read_interfaces(),
-        };
-        match facts {
-            Ok(facts) => {
-                let followed =
-                    iface::follow(&facts, &request(&options, families.get().copied()), basis, known);
-                patience.judge(followed, known, Instant::now())
-            }
-            Err(error) => {
-                warn!("The interfaces cannot be read: {}", flannel_core::chain(&error));
-                Look::Later(SETTLED)
-            }
+    follow_external(namespace, external, move |known| match facts::read(wanted) {
+        Ok(facts) => {
+            let followed = iface::follow(&facts, &wishes, families, basis, known);
+            patience.judge(followed, known, Instant::now())
+        }
+        Err(error) => {
+            warn!("The interfaces cannot be read: {}", flannel_core::chain(&error));
+            Look::Later(SETTLED)
         }
     })
 }

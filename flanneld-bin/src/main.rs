@@ -14,7 +14,10 @@ mod backends;
 mod blackhole;
 mod capabilities;
 mod daemon;
+mod doctor;
+mod external;
 mod facts;
+mod fd_store;
 mod firewall;
 mod flags;
 mod follow;
@@ -28,6 +31,7 @@ mod notify;
 mod observe;
 mod options;
 mod ping;
+mod plan;
 mod registry;
 mod show;
 mod story;
@@ -63,7 +67,7 @@ fn daemon(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
 
 /// Starts the log, says what the options leave to say, and runs the daemon.
 fn run(options: &Options) -> ExitCode {
-    log::start(options.verbosity);
+    log::start(&options.log);
     // A unit that passes a variable in braces passes an empty argument when it is not set.
     if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
         warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);

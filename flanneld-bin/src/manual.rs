@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use crate::flags::{self, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
 use crate::options::table;
 use crate::subcommands::SUBCOMMANDS;
 
@@ -38,12 +38,14 @@ pub(crate) fn described() -> Vec<Described> {
 
 /// Prints the manual.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
-    let Settings { format } = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let format = settings.format;
     let text = match format.as_str() {
         "roff" => roff::page(&manual()),
         "markdown" => markdown::page(&manual()),
         _ => {
-            return Err(FlagError::Refused(format!("flag -format: {format:?} is neither roff nor markdown")));
+            let why = format!("{format:?} is neither roff nor markdown");
+            return Err(arguments.refuse(&BadValue { flag: "format", why }));
         }
     };
     // Whoever closes it early, such as a pager, has seen enough.

@@ -23,6 +23,7 @@ use tracing::error;
 
 use crate::flags::FlagError;
 use crate::go_duration::duration;
+use crate::log::LogOptions;
 use crate::options::migrate::MigrateOptions;
 use crate::{daemon, log, options, registry, story};
 
@@ -32,7 +33,7 @@ const UNDECIDED: u8 = 3;
 /// Moves the network, or says how.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     let options = options::migrate::parse(arguments, |variable| env::var_os(variable))?;
-    log::start(options.verbosity);
+    log::start(&LogOptions { verbosity: options.verbosity, ..LogOptions::default() });
     Ok(match daemon::runtime().and_then(|runtime| runtime.block_on(moved(&options))) {
         Ok(summary) => {
             say(&summary.to_string());

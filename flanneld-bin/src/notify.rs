@@ -5,10 +5,13 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use crate::sys;
 
 /// How long a full socket may hold up the daemon. A manager that works reads at once.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -54,12 +57,29 @@ impl Notifier {
         self.send("WATCHDOG=1\n")
     }
 
+    /// Tells whether there is a manager.
+    pub(crate) fn has_manager(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Sends one datagram.
-    fn send(&self, message: &str) -> io::Result<()> {
-        let Some(address) = &self.0 else { return Ok(()) };
+    pub(crate) fn send(&self, message: &str) -> io::Result<()> {
+        let Some(socket) = self.connect()? else { return Ok(()) };
+        socket.send(message.as_bytes()).map(drop)
+    }
+
+    /// Sends one datagram with a copy of a descriptor.
+    pub(crate) fn send_with(&self, message: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(socket) = self.connect()? else { return Ok(()) };
+        sys::descriptors::send(&socket, message.as_bytes(), descriptor)
+    }
+
+    fn connect(&self) -> io::Result<Option<UnixDatagram>> {
+        let Some(address) = &self.0 else { return Ok(None) };
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        socket.send_to_addr(message.as_bytes(), address).map(drop)
+        socket.connect_addr(address)?;
+        Ok(Some(socket))
     }
 }
 

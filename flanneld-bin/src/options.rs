@@ -3,20 +3,24 @@
 //! Which flags there are, [`table`] says.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
 
-use crate::flags::{self, FlagError};
+use crate::flags::{self, BadValue, FlagError};
+use crate::iface::{Pattern, Wishes};
+use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
 use crate::ping::MeshOptions;
 
+pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
 pub(crate) mod ping;
+pub(crate) mod plan;
 mod prefix;
 mod settings;
 pub(crate) mod table;
@@ -41,12 +45,8 @@ pub(crate) struct Options {
     pub(crate) etcd: EtcdOptions,
     /// The interface of etcd to use.
     pub(crate) etcd_api: EtcdApi,
-    /// The external interface, by name or address, in the order of preference; empty for the default route's.
-    pub(crate) interfaces: Vec<String>,
-    /// The address published to peers, if it was given.
-    pub(crate) public_ip: Option<Ipv4Addr>,
-    /// The same for IPv6.
-    pub(crate) public_ipv6: Option<Ipv6Addr>,
+    /// Which interface other hosts reach this one by, and where.
+    pub(crate) external: Wishes,
     /// Where the container runtime looks for its subnet.
     pub(crate) subnet_file: PathBuf,
     /// Which firewall rules to keep.
@@ -59,14 +59,25 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    pub(crate) keep_udp_device: bool,
+    /// What to log, and how.
+    pub(crate) log: LogOptions,
     /// Where the daemon tells of itself.
     pub(crate) observe: ObserveOptions,
     /// How the other hosts are probed in the background, if they are.
     pub(crate) mesh: Option<MeshOptions>,
-    /// How much to log; see [`crate::log::start`].
-    pub(crate) verbosity: i64,
     /// Arguments after the end of the flags, which nothing reads.
     pub(crate) ignored_arguments: Vec<String>,
+}
+
+impl Options {
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    pub(crate) fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
+        let mut path = self.subnet_file.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
 }
 
 /// Which firewall rules to keep. Where they are, the network config says.
@@ -88,15 +99,17 @@ pub(crate) fn parse(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Asked, FlagError> {
     let (table, mut settings) = (table::flags(), Settings::default());
-    let arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
+    let mut arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
     // Before the environment, so that no variable can ask for the version or keep it from being printed.
     if settings.version {
         return Ok(Asked::Version);
     }
-    flags::apply_environment(&table, &arguments, environment, &mut settings)?;
-    check(settings, arguments.ignored)
-        .map(|options| Asked::Run(Box::new(options)))
-        .map_err(FlagError::Refused)
+    flags::apply_environment(&table, &mut arguments, environment, &mut settings)?;
+    let ignored_arguments = std::mem::take(&mut arguments.ignored);
+    match check(settings, ignored_arguments) {
+        Ok(options) => Ok(Asked::Run(Box::new(options))),
+        Err(bad) => Err(arguments.refuse(&bad)),
+    }
 }
 
 /// The usage text of the daemon, run as `program`.
@@ -105,21 +118,24 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
-fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, String> {
+fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, BadValue> {
+    if settings.kube_subnet_mgr {
+        let why = "Kubernetes is not supported yet, leases are kept in etcd";
+        return Err(bad("kube-subnet-mgr", why.to_owned()));
+    }
     if settings.subnet_file.is_empty() {
         return Err(bad("subnet-file", "the path is empty".to_owned()));
     }
     Ok(Options {
         etcd: etcd::etcd(&settings)?,
         etcd_api: etcd::etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
-        interfaces: settings.iface,
-        public_ip: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
-        public_ipv6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
+        external: external(&settings)?,
+        log: log(&settings)?,
         observe: ObserveOptions {
-            health: values::health(&settings.healthz_ip, settings.healthz_port)?,
+            health: health(&settings)?,
             socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
         },
-        mesh: values::mesh(settings.mesh_probe_interval, settings.mesh_probe_port)?,
+        mesh: mesh(&settings)?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -138,13 +154,47 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
-        verbosity: settings.verbosity,
+        keep_udp_device: settings.keep_udp_device,
         ignored_arguments,
     })
 }
 
-fn bad(flag: &str, why: String) -> String {
-    format!("flag -{flag}: {why}")
+fn external(settings: &Settings) -> Result<Wishes, BadValue> {
+    let patterns = settings.iface_regex.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>();
+    Ok(Wishes {
+        interfaces: settings.iface.clone(),
+        patterns: patterns.map_err(|why| bad("iface-regex", why))?,
+        can_reach: values::ip(&settings.iface_can_reach).map_err(|why| bad("iface-can-reach", why))?,
+        public_v4: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
+        public_v6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
+    })
+}
+
+/// Reads where the health port is; nowhere if the port is 0.
+fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
+    let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
+    let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
+    Ok((port != 0).then(|| SocketAddr::new(ip, port)))
+}
+
+fn mesh(settings: &Settings) -> Result<Option<MeshOptions>, BadValue> {
+    let port = values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?;
+    let interval =
+        values::mesh_interval(settings.mesh_probe_interval).map_err(|why| bad("mesh-probe-interval", why))?;
+    Ok(interval.map(|interval| MeshOptions { interval, port }))
+}
+
+fn log(settings: &Settings) -> Result<LogOptions, BadValue> {
+    Ok(LogOptions {
+        verbosity: settings.verbosity,
+        modules: ModuleLevel::parse_list(&settings.vmodule).map_err(|why| bad("vmodule", why))?,
+        backtrace_at: Place::parse(&settings.log_backtrace_at).map_err(|why| bad("log_backtrace_at", why))?,
+        format: values::log_format(&settings.log_format).map_err(|why| bad("log-format", why))?,
+    })
+}
+
+fn bad(flag: &'static str, why: String) -> BadValue {
+    BadValue { flag, why }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::flags::{self, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
 use crate::observe::client::{self, ClientError};
 use crate::observe::report::Report;
 use crate::options::values;
@@ -90,11 +90,12 @@ struct ShowOptions {
 }
 
 fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
-    let settings = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let refuse = |flag, why: &str| arguments.refuse(&BadValue { flag, why: why.to_owned() });
     let Settings { subnet_file, status_socket, json, watch, color } = settings;
-    let paint = paint(&color).map_err(FlagError::Refused)?;
+    let paint = paint(&color).map_err(|why| refuse("color", &why))?;
     let socket = values::status_socket(&status_socket, &subnet_file)
-        .ok_or_else(|| FlagError::Refused("flag -status-socket: off is no socket to ask at".to_owned()))?;
+        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
     Ok(ShowOptions { socket, json, watch, paint })
 }
 
@@ -105,7 +106,7 @@ pub(crate) fn paint(color: &str) -> Result<Paint, String> {
         "auto" => io::stdout().is_terminal() && !is_plain(),
         "always" => true,
         "never" => false,
-        other => return Err(format!("flag -color: {other:?} is none of auto, always and never")),
+        other => return Err(format!("{other:?} is none of auto, always and never")),
     }))
 }
 

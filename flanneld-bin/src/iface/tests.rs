@@ -13,9 +13,12 @@ fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
     LinkFact { index, name: name.to_owned(), mtu: 1500, addresses }
 }
 
-fn via(next_hops: &[u32]) -> DefaultRoute {
-    DefaultRoute { next_hops: next_hops.to_vec() }
+fn via(index: u32) -> DefaultRoute {
+    DefaultRoute { index: Some(index) }
 }
+
+/// A route that rejects.
+const NOWHERE: DefaultRoute = DefaultRoute { index: None };
 
 /// A host with a default route over `eth0`.
 fn host() -> Facts {
@@ -26,34 +29,39 @@ fn host() -> Facts {
             link(3, "eth1", &["10.0.0.5", "10.0.0.6", "fd01::1"]),
             link(4, "wlan0", &[]),
         ],
-        default_routes_v4: vec![via(&[2]), via(&[3])],
-        default_routes_v6: vec![via(&[2])],
+        default_routes_v4: vec![via(2), via(3)],
+        default_routes_v6: vec![via(2)],
+        way: None,
     }
 }
 
 const V4: Families = Families { v4: true, v6: false };
 const DUAL: Families = Families { v4: true, v6: true };
 
-/// What is chosen for `-iface` items and `-public-ip`, and what is logged meanwhile.
+/// The wish for some `-iface` items and a `-public-ip`.
+fn wishes(items: &[&str], public_ip: Option<&str>) -> Wishes {
+    let interfaces = items.iter().map(ToString::to_string).collect();
+    let public_v4 = public_ip.map(|text| text.parse().expect("address"));
+    Wishes { interfaces, public_v4, ..Wishes::default() }
+}
+
+/// What is chosen for `-iface` items and `-public-ip`, and what is logged.
 fn chosen(
     facts: &Facts,
     families: Families,
     items: &[&str],
     public_ip: Option<&str>,
 ) -> (Result<ExternalInterface, String>, Vec<String>) {
-    let interfaces: Vec<String> = items.iter().map(ToString::to_string).collect();
-    let public_v4 = public_ip.map(|text| text.parse().expect("address"));
-    let request = Request { interfaces: &interfaces, public_v4, public_v6: None, families };
-    let mut result = None;
-    let logged = messages(0, || result = Some(choose(facts, &request)));
-    (result.expect("ran").map_err(|error| error.to_string()), logged)
+    let wishes = wishes(items, public_ip);
+    let outcome = choose(facts, &wishes, families);
+    let logged = messages(0, || outcome.tell(&wishes, None));
+    (outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string()), logged)
 }
 
 /// The same for IPv4, as `name own-address public-address`.
 fn summary(facts: &Facts, items: &[&str], public_ip: Option<&str>) -> Result<String, String> {
     chosen(facts, V4, items, public_ip).0.map(|chosen| {
         let (own, public) = (chosen.v4.expect("IPv4"), chosen.public.v4.expect("IPv4"));
-        assert_eq!((chosen.v6, chosen.public.v6), (None, None), "IPv6 is not in use");
         format!("{} {own} {public}", chosen.name)
     })
 }
@@ -88,12 +96,10 @@ fn the_choice_carries_index_and_mtu() {
 }
 
 #[test]
-fn the_first_next_hop_of_the_first_default_route_leads_out() {
-    for (routes, expected) in [
-        (vec![via(&[3, 2])], "eth1"),
-        (vec![via(&[]), via(&[3])], "eth1"),
-        (vec![via(&[2]), via(&[3])], "eth0"),
-    ] {
+fn the_first_default_route_that_leads_anywhere_leads_out() {
+    for (routes, expected) in
+        [(vec![via(3), via(2)], "eth1"), (vec![NOWHERE, via(3)], "eth1"), (vec![via(2), via(3)], "eth0")]
+    {
         let facts = Facts { default_routes_v4: routes, ..host() };
         assert_eq!(chosen(&facts, V4, &[], None).0.map(|chosen| chosen.name).as_deref(), Ok(expected));
     }
@@ -106,14 +112,11 @@ fn a_host_without_a_way_out_is_described_in_one_line() {
     for (routes, why) in [
         (vec![], "failed to get default interface: unable to find default route"),
         (
-            vec![via(&[])],
+            vec![NOWHERE],
             "failed to get default interface: found default route but could not determine interface",
         ),
-        (
-            vec![via(&[77])],
-            "failed to get default interface: interface 77 of the default route does not exist",
-        ),
-        (vec![via(&[4])], "failed to find IPv4 address for interface wlan0"),
+        (vec![via(77)], "failed to get default interface: interface 77 of the default route does not exist"),
+        (vec![via(4)], "failed to find IPv4 address for interface wlan0"),
     ] {
         let facts = Facts { default_routes_v4: routes, ..host() };
         let line = format!("Failed to find any valid interface to use: {why}; {has}");
@@ -219,7 +222,7 @@ fn two_families_need_one_interface_with_an_address_of_each() {
     };
     assert_eq!(both(&host(), &[]).as_deref(), Ok("eth0 192.168.9.1 fd00::1"));
     assert_eq!(both(&host(), &["fd01::1"]).as_deref(), Ok("eth1 10.0.0.5 fd01::1"));
-    let apart = Facts { default_routes_v6: vec![via(&[3])], ..host() };
+    let apart = Facts { default_routes_v6: vec![via(3)], ..host() };
     let error = both(&apart, &[]).expect_err("two ways out");
     assert!(
         error.contains(
@@ -239,7 +242,7 @@ fn an_ipv6_network_asks_for_no_ipv4() {
     let facts = Facts { default_routes_v4: vec![], ..host() };
     let (chosen, logged) = chosen(&facts, v6, &[], None);
     let chosen = chosen.expect("found");
-    assert_eq!((chosen.v4, chosen.public.v4), (None, None));
+    assert_eq!(chosen.v4, "192.168.9.1".parse().ok(), "what else it has is taken along");
     assert_eq!(chosen.public.v6, "fd00::1".parse().ok());
     assert_eq!(
         logged,
@@ -252,11 +255,9 @@ fn an_ipv6_network_asks_for_no_ipv4() {
 }
 
 #[test]
-fn before_the_families_are_known_ipv4_decides_and_ipv6_is_taken_along() {
+fn before_the_families_are_known_ipv4_decides_or_else_ipv6_and_the_other_is_taken_along() {
     let any = |facts: &Facts, items: &[&str]| {
-        let interfaces: Vec<String> = items.iter().map(ToString::to_string).collect();
-        let request = Request { interfaces: &interfaces, public_v4: None, public_v6: None, families: V4 };
-        let chosen = choose_any(facts, &request).expect("an interface");
+        let chosen = choose_any(facts, &wishes(items, None)).chosen.expect("an interface").external;
         assert_eq!((chosen.v4, chosen.v6), (chosen.public.v4, chosen.public.v6));
         (chosen.name, chosen.v4.map(|v4| v4.to_string()), chosen.v6.map(|v6| v6.to_string()))
     };
@@ -268,8 +269,154 @@ fn before_the_families_are_known_ipv4_decides_and_ipv6_is_taken_along() {
     assert_eq!(any(&facts, &["eth1"]), of("eth1", "10.0.0.5", Some("fd01::1")));
     facts.links[1].addresses.retain(|fact| !is_global(fact.address) || fact.address.is_ipv4());
     assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", None), "a link-local address leads nowhere");
-    for link in &mut facts.links {
-        link.addresses.retain(|fact| fact.address.is_ipv6());
+    facts.links[2].addresses.retain(|fact| fact.address.is_ipv6());
+    assert_eq!(any(&facts, &["eth1"]), of("eth1", "", Some("fd01::1")), "though another one has IPv4");
+    let error = choose_any(&facts, &wishes(&["wlan0"], None)).chosen.expect_err("it has no address");
+    assert!(error.to_string().contains("failed to find IPv4 address for interface wlan0"), "{error}");
+    facts.links[1].addresses.clear();
+    let error = choose_any(&facts, &wishes(&["wlan0"], None)).chosen.expect_err("it has no address");
+    assert!(error.to_string().contains("failed to find IPv6 address for interface wlan0"), "{error}");
+}
+
+#[test]
+fn what_was_told_is_told_again_only_if_it_changed() {
+    let wishes = wishes(&["eth9", "eth0"], None);
+    let first = choose_any(&host(), &wishes);
+    assert_eq!(messages(0, || choose(&host(), &wishes, V4).tell(&wishes, Some(&first))), [""; 0]);
+    let v6 = [
+        "Using interface with name eth0 and v6 address fd00::1",
+        "Defaulting external v6 address to interface address (fd00::1)",
+    ];
+    assert_eq!(messages(0, || choose(&host(), &wishes, DUAL).tell(&wishes, Some(&first))), v6);
+    let mut moved = host();
+    moved.links[1].addresses[0] = address("192.168.9.7");
+    let logged = messages(0, || choose(&moved, &wishes, V4).tell(&wishes, Some(&first)));
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    assert!(
+        logged[0].contains("matching eth9") && logged[1].ends_with("and address 192.168.9.7"),
+        "{logged:?}"
+    );
+}
+
+/// What is chosen for `-iface-regex`, as `name v4 v6`.
+fn by_pattern(families: Families, patterns: &[&str]) -> Result<String, String> {
+    let patterns = patterns.iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
+    let chosen = choose(&host(), &Wishes { patterns, ..Wishes::default() }, families).chosen;
+    let chosen = chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())?;
+    let word =
+        |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    Ok(format!("{} {} {}", chosen.name, word(chosen.v4.map(IpAddr::V4)), word(chosen.v6.map(IpAddr::V6))))
+}
+
+#[test]
+fn a_pattern_is_held_against_addresses_and_then_against_names() {
+    const V6: Families = Families { v4: false, v6: true };
+    for (families, patterns, expected) in [
+        (V4, &[r"10\.0\.0\.6"][..], "eth1 10.0.0.6 fd01::1"),
+        (V4, &["^10"], "eth1 10.0.0.5 fd01::1"),
+        (V4, &["eth[1-9]"], "eth1 10.0.0.5 fd01::1"),
+        (V4, &["ETH9", "(?i)ETH1"], "eth1 10.0.0.5 fd01::1"),
+        (V4, &["^e"], "eth0 192.168.9.1 fd00::1"),
+        (V4, &[""], "eth0 192.168.9.1 fd00::1"),
+        (V4, &["."], "eth0 192.168.9.1 fd00::1"),
+        (V6, &["^fd01:"], "eth1 10.0.0.5 fd01::1"),
+        (V6, &["^fe80:"], "eth0 192.168.9.1 fe80::2"),
+        (DUAL, &[r"^192\.168\.9|^fd01"], "no interface has both, and no name fits"),
+        (DUAL, &[r"^192\.168\.9|^10\.0\.0\.6|^fd01"], "eth1 10.0.0.6 fd01::1"),
+        (DUAL, &[r"^192\.168\.9", "^eth1$"], "eth1 10.0.0.5 fd01::1"),
+    ] {
+        match by_pattern(families, patterns) {
+            Ok(chosen) => assert_eq!(chosen, expected, "{patterns:?}"),
+            Err(why) => {
+                assert!(expected.starts_with("no ") && why.contains("could not match"), "{patterns:?} {why}")
+            }
+        }
     }
-    assert_eq!(any(&facts, &["eth1"]), of("eth1", "", Some("fd01::1")));
+    let error = by_pattern(V4, &["^lo$", "^nothing"]).expect_err("neither");
+    let tried = "-iface-regex=^lo$: failed to find IPv4 address for interface lo; -iface-regex=^nothing: could not match \
+                 pattern ^nothing to any of the available network interfaces (lo:[], eth0:[192.168.9.1], \
+                 eth1:[10.0.0.5 10.0.0.6], wlan0:[]); this host has ";
+    assert!(error.contains(tried), "{error}");
+}
+
+#[test]
+fn a_name_that_a_pattern_fits_is_final() {
+    // As upstream has it: `wlan` fits wlan0, which has no address, and eth1 is not tried.
+    let error = by_pattern(V4, &["^wlan0$|^eth1x$"]).expect_err("wlan0 has no address");
+    assert!(error.contains("failed to find IPv4 address for interface wlan0"), "{error}");
+}
+
+#[test]
+fn the_kernel_says_by_which_interface_an_address_can_be_reached() {
+    let by_way = |families, way: Result<Way, String>| {
+        let wishes = Wishes { can_reach: "10.9.9.9".parse().ok(), ..wishes(&["eth7"], None) };
+        let outcome = choose(&Facts { way: Some(way), ..host() }, &wishes, families);
+        let chosen =
+            outcome.chosen.as_ref().map(|chosen| chosen.external.clone()).map_err(ToString::to_string);
+        (chosen, messages(0, || outcome.tell(&wishes, None)))
+    };
+    let way = Way { index: 3, source: "10.0.0.6".parse().ok() };
+    let chosen = by_way(DUAL, Ok(way)).0.expect("eth1");
+    assert_eq!(
+        (chosen.name.as_str(), chosen.v4, chosen.v6),
+        ("eth1", "10.0.0.6".parse().ok(), "fd01::1".parse().ok())
+    );
+    let chosen = by_way(V4, Ok(Way { index: 3, source: "fd01::1".parse().ok() })).0.expect("eth1");
+    assert_eq!(chosen.v4, "10.0.0.5".parse().ok());
+    let (chosen, logged) = by_way(V4, Err("network unreachable".to_owned()));
+    let error = chosen.expect_err("no way");
+    assert!(error.contains("-iface-can-reach=10.9.9.9: network unreachable; this host has"), "{error}");
+    assert_eq!(
+        logged[1],
+        "Could not find valid interface matching ifaceCanReach: 10.9.9.9: network unreachable"
+    );
+}
+
+#[test]
+fn addresses_that_are_published_for_both_families_and_are_this_hosts_are_on_one_interface() {
+    let dual = |items: &[&str], v4: &str, v6: &str| {
+        let wishes = Wishes { public_v6: v6.parse().ok(), ..wishes(items, Some(v4)) };
+        let chosen = choose(&host(), &wishes, DUAL).chosen.map_err(|error| error.to_string());
+        chosen.map(|chosen| {
+            let ExternalInterface { name, v4, v6, .. } = chosen.external;
+            format!("{name} {} {}", v4.expect("IPv4"), v6.expect("IPv6"))
+        })
+    };
+    assert_eq!(dual(&[], "10.0.0.6", "fd01::1").as_deref(), Ok("eth1 10.0.0.6 fd01::1"));
+    assert_eq!(dual(&[], "10.0.0.6", "2001:db8::1").as_deref(), Ok("eth1 10.0.0.6 fd01::1"), "behind a NAT");
+    assert_eq!(dual(&["192.168.9.1"], "203.0.113.7", "fe80::2").as_deref(), Ok("eth0 192.168.9.1 fe80::2"));
+    assert_eq!(dual(&["eth0"], "203.0.113.7", "fd01::1").as_deref(), Ok("eth0 192.168.9.1 fd00::1"));
+    for (items, v4) in [(&[][..], "192.168.9.1"), (&["192.168.9.1"], "203.0.113.7")] {
+        let error = dual(items, v4, "fd01::1").expect_err("two interfaces");
+        assert!(error.contains("v6 interface eth1 must be the same with v4 interface eth0"), "{error}");
+    }
+}
+
+#[test]
+fn the_basis_is_what_decided() {
+    let basis =
+        |facts: &Facts, wishes: &Wishes| choose(facts, wishes, V4).chosen.expect("an interface").basis;
+    let at = |text: &str| Basis::Address(text.parse().expect("address"));
+    for (items, public_ip, expected) in [
+        (&[][..], None, Basis::DefaultRoute),
+        (&[""], None, Basis::DefaultRoute),
+        (&["eth0"], None, Basis::Name),
+        (&["eth7", "eth0"], None, Basis::Name),
+        (&["192.168.9.1"], None, at("192.168.9.1")),
+        (&["10.0.0.1", "fd00::1"], None, at("fd00::1")),
+        (&[], Some("192.168.9.1"), at("192.168.9.1")),
+        (&[], Some("203.0.113.7"), Basis::DefaultRoute),
+        (&["eth0"], Some("192.168.9.1"), Basis::Name),
+    ] {
+        assert_eq!(basis(&host(), &wishes(items, public_ip)), expected, "{items:?} {public_ip:?}");
+    }
+    for (pattern, expected) in [("^10", Basis::Pattern), ("^eth", Basis::Name), ("", Basis::DefaultRoute)] {
+        let patterns = vec![Pattern::new(pattern).expect("a pattern")];
+        assert_eq!(basis(&host(), &Wishes { patterns, ..Wishes::default() }), expected, "{pattern}");
+    }
+    let facts = Facts { way: Some(Ok(Way { index: 3, source: None })), ..host() };
+    assert_eq!(
+        basis(&facts, &Wishes { can_reach: "10.9.9.9".parse().ok(), ..Wishes::default() }),
+        Basis::Way
+    );
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Settings, bad, endpoint, prefix};
+use crate::flags::BadValue;
 
 /// How to reach a network in etcd.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,7 +55,7 @@ pub(crate) enum EtcdApi {
 }
 
 /// Checks what the flags say about etcd.
-pub(super) fn etcd(settings: &Settings) -> Result<EtcdOptions, String> {
+pub(super) fn etcd(settings: &Settings) -> Result<EtcdOptions, BadValue> {
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     let files = EtcdFiles {
         authorities: path(&settings.etcd_cafile),

@@ -27,8 +27,8 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<MigrateOptions, FlagError> {
-    let settings = flags::read_command(&flags(), arguments, environment)?;
-    let etcd = etcd(&settings).map_err(FlagError::Refused)?;
+    let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
+    let etcd = etcd(&settings).map_err(|bad| arguments.refuse(&bad))?;
     let Settings { dry_run, verbosity, .. } = settings;
     Ok(MigrateOptions { etcd, dry_run, verbosity })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::etcd::{etcd, etcd_api};
 use super::{EtcdApi, EtcdOptions, Settings, bad, table, values};
-use crate::flags::{self, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
 use crate::show;
 use crate::show::format::Paint;
 
@@ -56,11 +56,12 @@ pub(crate) fn parse(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PingOptions, FlagError> {
-    let (settings, peers) = flags::read_command_with_words(&flags(), arguments, environment)?;
-    check(&settings, peers).map_err(FlagError::Refused)
+    let (settings, mut arguments) = flags::read_command_with_words(&flags(), arguments, environment)?;
+    let peers = std::mem::take(&mut arguments.ignored);
+    check(&settings, peers).map_err(|bad| arguments.refuse(&bad))
 }
 
-fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, String> {
+fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValue> {
     let count = u32::try_from(settings.count).ok().filter(|count| (1..=1000).contains(count));
     Ok(PingOptions {
         peers,
@@ -68,11 +69,11 @@ fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, String>
         cache: format!("{}.cache", settings.subnet_file).into(),
         etcd: etcd(settings)?,
         etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
-        port: values::mesh_port(settings.mesh_probe_port)?,
+        port: values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?,
         count: count.ok_or_else(|| bad("count", format!("{} is not within 1 and 1000", settings.count)))?,
         json: settings.json,
         mesh: settings.mesh,
-        paint: show::paint(&settings.color)?,
+        paint: show::paint(&settings.color).map_err(|why| bad("color", why))?,
     })
 }
 

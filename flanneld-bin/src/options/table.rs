@@ -58,8 +58,18 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "external interface, by name or by one of its addresses; may be given several times, the first \
                  that fits is used; without it, the interface of the default route",
             ),
-            unsupported("iface-regex"),
-            unsupported("iface-can-reach"),
+            list(
+                "iface-regex",
+                |s| &mut s.iface_regex,
+                "external interface, by a regular expression that one of its addresses or its name fits; may be \
+                 given several times; tried after -iface",
+            ),
+            text(
+                "iface-can-reach",
+                |s| &mut s.iface_can_reach,
+                "external interface, by an address to which the kernel would send through it; tried after -iface \
+                 and -iface-regex",
+            ),
             text(
                 "public-ip",
                 |s| &mut s.public_ip,
@@ -103,6 +113,12 @@ pub(crate) const SECTIONS: &[Section] = &[
                 |s| &mut s.release_on_exit,
                 "when told to end, remove device, routes and subnet file, and give the subnet lease back, \
                  unless it is a reservation; without it all stay, and traffic goes on",
+            ),
+            switch(
+                "keep-udp-device",
+                |s| &mut s.keep_udp_device,
+                "have systemd keep the device and the sockets of the udp backend while this daemon restarts, so that \
+                 packets wait and none is lost; the unit needs FileDescriptorStoreMax=3",
             ),
         ],
     },
@@ -168,12 +184,36 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section {
         title: "Kubernetes",
         flags: &[
-            unsupported("kube-subnet-mgr"),
-            unsupported("kube-api-url"),
-            unsupported("kubeconfig-file"),
-            unsupported("kube-annotation-prefix"),
-            unsupported("net-config-path"),
-            unsupported("set-node-network-unavailable"),
+            switch(
+                "kube-subnet-mgr",
+                |s| &mut s.kube_subnet_mgr,
+                "keep leases in Kubernetes and not in etcd; not supported yet, and refused",
+            ),
+            text(
+                "kube-api-url",
+                |s| &mut s.kube_api_url,
+                "server of Kubernetes, as a URL (only with -kube-subnet-mgr)",
+            ),
+            text(
+                "kubeconfig-file",
+                |s| &mut s.kubeconfig_file,
+                "file that says how to reach it (only with -kube-subnet-mgr)",
+            ),
+            text(
+                "kube-annotation-prefix",
+                |s| &mut s.kube_annotation_prefix,
+                "what the names of annotations begin with (only with -kube-subnet-mgr)",
+            ),
+            text(
+                "net-config-path",
+                |s| &mut s.net_config_path,
+                "file with the configuration of the network (only with -kube-subnet-mgr)",
+            ),
+            switch(
+                "set-node-network-unavailable",
+                |s| &mut s.set_node_network_unavailable,
+                "tell Kubernetes when the network of this node is up (only with -kube-subnet-mgr)",
+            ),
         ],
     },
     Section {
@@ -184,8 +224,21 @@ pub(crate) const SECTIONS: &[Section] = &[
                 |s| &mut s.verbosity,
                 "how much to log: 0 is changes of state, 1 to 3 also each decision, 4 and above everything",
             ),
-            unsupported("vmodule"),
-            unsupported("log_backtrace_at"),
+            text(
+                "vmodule",
+                |s| &mut s.vmodule,
+                "files of the program that log more than -v says, as a list such as iface=1,n*=4",
+            ),
+            text(
+                "log_backtrace_at",
+                |s| &mut s.log_backtrace_at,
+                "line of the program, such as iface.rs:12, that logs how the program came there",
+            ),
+            text(
+                "log-format",
+                |s| &mut s.log_format,
+                "text, as glog writes it, or json, an object for each event",
+            ),
             switch("version", |s| &mut s.version, "print the version and exit"),
         ],
     },
@@ -224,9 +277,4 @@ const fn text(name: &'static str, field: Field<String>, description: &'static st
 
 const fn list(name: &'static str, field: Field<Vec<String>>, description: &'static str) -> Flag<Settings> {
     Flag { name, kind: Kind::List(field), description }
-}
-
-/// A flag that upstream has and this daemon does not have yet.
-const fn unsupported(name: &'static str) -> Flag<Settings> {
-    Flag { name, kind: Kind::Unsupported, description: "" }
 }

@@ -1,11 +1,11 @@
 //! Checks of single values. Each error is the end of a line that begins with the flag.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::go_duration::duration;
-use crate::ping::MeshOptions;
+use crate::log::LogFormat;
 
 /// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
 /// gone for good holds its subnet for ever.
@@ -68,16 +68,32 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     }
 }
 
-/// Reads where the health port is; nowhere if the port is 0.
-pub(super) fn health(ip: &str, port: i64) -> Result<Option<SocketAddr>, String> {
-    let port =
-        u16::try_from(port).map_err(|_| format!("flag -healthz-port: {port} is not within 0 and 65535"))?;
-    if port == 0 {
+/// Reads an address of either family; an empty value counts as not given.
+pub(super) fn ip(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
         return Ok(None);
     }
-    let ip: IpAddr =
-        ip.parse().map_err(|_| format!("flag -healthz-ip: invalid IP address: {}", ip.escape_debug()))?;
-    Ok(Some(SocketAddr::new(ip, port)))
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() => Ok(Some(address)),
+        _ => Err(format!("invalid IP address: {}", text.escape_debug())),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+/// Reads an address to listen at; that of all interfaces is one.
+pub(super) fn listening_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
+}
+
+pub(super) fn port(port: i64) -> Result<u16, String> {
+    u16::try_from(port).map_err(|_| format!("{port} is not within 0 and 65535"))
 }
 
 /// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
@@ -90,23 +106,21 @@ pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
     }
 }
 
-/// Reads how other hosts are probed; not at all if the interval is zero.
-pub(super) fn mesh(interval: Duration, port: i64) -> Result<Option<MeshOptions>, String> {
+/// Reads how often other hosts are probed; never if it is zero.
+pub(super) fn mesh_interval(interval: Duration) -> Result<Option<Duration>, String> {
     const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    let port = mesh_port(port)?;
     if interval.is_zero() {
         return Ok(None);
     }
-    if !RANGE.contains(&interval) {
-        return Err(format!("flag -mesh-probe-interval: {} is not within 1s and 24h", duration(interval)));
+    if RANGE.contains(&interval) {
+        Ok(Some(interval))
+    } else {
+        Err(format!("{} is not within 1s and 24h", duration(interval)))
     }
-    Ok(Some(MeshOptions { interval, port }))
 }
 
 /// Reads the port at which hosts that are probed answer.
-pub(super) fn mesh_port(port: i64) -> Result<u16, String> {
-    u16::try_from(port)
-        .ok()
-        .filter(|port| *port > 0)
-        .ok_or_else(|| format!("flag -mesh-probe-port: {port} is not within 1 and 65535"))
+pub(super) fn mesh_port(number: i64) -> Result<u16, String> {
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| format!("{number} is not within 1 and 65535"))
 }

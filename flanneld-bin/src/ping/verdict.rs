@@ -24,24 +24,19 @@ pub(super) fn judge(ways: &[ProbedWay], context: &Context) -> (ProbeVerdict, Str
         let of = |side| ways.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
         (of(ProbeSide::Inside), of(ProbeSide::Outside))
     });
-    let has_both = families.iter().all(|(inside, outside)| inside.or(*outside).is_some());
-    let verdicts = families.into_iter().enumerate().filter_map(|(at, (inside, outside))| {
-        let (verdict, mut detail) = of_family(inside, outside, context)?;
-        if has_both && !detail.is_empty() {
-            detail.insert_str(0, ["IPv4: ", "IPv6: "][at]);
-        }
-        Some((verdict, detail))
-    });
-    let mut worst = None;
-    for judged in verdicts {
-        if worst.as_ref().is_none_or(|(verdict, _)| weight(*verdict) < weight(judged.0)) {
-            worst = Some(judged);
-        }
-    }
-    worst.unwrap_or((
-        ProbeVerdict::Unknown,
-        "none of its addresses is of a family that this host has".to_owned(),
-    ))
+    let judged: Vec<_> = families
+        .into_iter()
+        .zip(["IPv4", "IPv6"])
+        .filter_map(|((inside, outside), name)| Some((of_family(inside, outside, context)?, name)))
+        .collect();
+    let worst = judged.iter().rev().max_by_key(|((verdict, _), _)| weight(*verdict));
+    let Some(((verdict, detail), name)) = worst else {
+        let none = "none of its addresses is of a family that this host has";
+        return (ProbeVerdict::Unknown, none.to_owned());
+    };
+    let is_of_one = judged.iter().any(|((other, _), _)| other != verdict);
+    let detail = if is_of_one && !detail.is_empty() { format!("{name}: {detail}") } else { detail.clone() };
+    (*verdict, detail)
 }
 
 /// Orders verdicts, the worst last.

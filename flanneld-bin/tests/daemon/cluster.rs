@@ -204,6 +204,15 @@ impl Cluster {
         self.run(host, command).0
     }
 
+    /// The UDP ports on which somebody listens in the host's namespace over IPv4 (`/proc/net/udp`, proc_net(5)).
+    pub(crate) fn udp_ports(&self, host: usize) -> Vec<u16> {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+        let text = self.lab.hosts[host].namespace.run(read).unwrap();
+        let port =
+            |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.split_once(':')?.1, 16).ok();
+        text.lines().skip(1).filter_map(port).collect()
+    }
+
     /// Changes something on a host by `ip` or `bridge`.
     pub(crate) fn change(&self, host: usize, command: &str) {
         let (_, complaint) = self.run(host, command);

@@ -4,6 +4,7 @@
 mod cluster;
 mod cni;
 mod direct;
+mod extension;
 mod external;
 mod failing;
 mod firewall;
@@ -20,5 +21,6 @@ mod outage;
 mod ping;
 mod release;
 mod secured;
+mod troubleshooting;
 mod udp;
 mod upstream_defects;

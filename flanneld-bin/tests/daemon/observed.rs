@@ -9,6 +9,7 @@ use std::process::Command;
 use flannel_testing::{eventually, output_in};
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
+use crate::outage::wait_until_remembered;
 
 const PORT: u16 = 8090;
 
@@ -259,4 +260,82 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
     }
     cluster.daemon(0).kill().unwrap();
     assert_eq!(run(&cluster, 0, &["status"]).0, Some(1), "its socket is still there");
+}
+
+/// Runs `flanneld plan` on a host.
+fn plan(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let endpoints = format!("-etcd-endpoints={}", cluster.etcd.client_url());
+    let arguments: Vec<&str> = ["plan", "-iface=eth0", &endpoints].iter().chain(arguments).copied().collect();
+    run(cluster, host, &arguments)
+}
+
+#[test]
+fn a_plan_says_what_a_pass_would_write_and_writes_nothing() {
+    let mut cluster = Cluster::with_spare(3, 1);
+    let (status, page, complaint) = plan(&cluster, 0, &[]);
+    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    assert!(page.ends_with("nothing to do: this host is as it should be\n"), "{page}");
+
+    // While nobody keeps it, a host is damaged.
+    wait_until_remembered(&cluster, 0, 2);
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    let whole = cluster.tunnel(0);
+    let (subnet, mac) = (cluster.subnet(1), cluster.mac(1));
+    cluster.change(0, &format!("ip route del {subnet}"));
+    cluster.change(0, "ip route add 10.5.252.0/24 via 10.5.252.0 dev flannel.1 onlink");
+    cluster.change(
+        0,
+        &format!("ip neigh replace {} lladdr 0e:09:09:09:09:09 dev flannel.1 nud permanent", subnet.addr()),
+    );
+    cluster.change(0, "ip link set flannel.1 mtu 1400");
+    let damaged = cluster.tunnel(0);
+    let (status, page, _) = plan(&cluster, 0, &[]);
+    let neighbour = format!("neighbour {} lladdr", subnet.addr());
+    let expected = [
+        "+ the MTU 1450 of the device flannel.1, instead of 1400".to_owned(),
+        format!("+ {neighbour} {mac}, instead of {neighbour} 0e:09:09:09:09:09"),
+        format!("+ route {subnet} via {}", subnet.addr()),
+        "- route 10.5.252.0/24 via 10.5.252.0".to_owned(),
+        "3 would be written, 1 would be removed".to_owned(),
+    ];
+    assert_eq!(page.lines().skip(1).collect::<Vec<_>>(), expected, "{page}");
+    assert_eq!(status, Some(3));
+
+    // Without the registry the same follows from what is remembered, which is no reason to remove anything.
+    cluster.etcd.stop().unwrap();
+    let (status, json, _) = plan(&cluster, 0, &["-json"]);
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let changes = found["changes"].as_array().unwrap();
+    assert_eq!((status, changes.len(), &found["source"]["kind"]), (Some(3), 3, &"memory".into()), "{json}");
+    let route = format!("route {subnet} via {}", subnet.addr());
+    let last = serde_json::json!({"action": "put", "object": route, "instead_of": null});
+    let own = serde_json::json!([cluster.subnet(0).to_string()]);
+    assert_eq!((&changes[2], &found["subnets"], &found["peers"]), (&last, &own, &2.into()));
+    let (status, page, complaint) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
+    assert!(
+        complaint.contains("does not answer") && complaint.contains("nothing is remembered in "),
+        "{complaint}"
+    );
+    cluster.etcd.restart().unwrap();
+
+    // A host that never ran it holds no lease, and looking leaves nothing behind.
+    let (status, page, complaint) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str()), (Some(1), ""), "{complaint}");
+    assert_eq!(
+        complaint,
+        format!(
+            "this host, at {}, holds no lease: a flanneld that starts here takes one first\n",
+            cluster.public(3)
+        )
+    );
+    assert!(!cluster.subnet_file(3).parent().unwrap().exists());
+    assert!(cluster.lines(3, "ip link show type vxlan").is_empty());
+    assert_eq!((cluster.tunnel(0), cluster.leases().len()), (damaged, 3), "nothing was written");
+
+    // What was told is what is done.
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    assert_eq!(cluster.tunnel(0), whole);
+    assert_eq!(plan(&cluster, 0, &[]).0, Some(0));
 }

@@ -25,12 +25,8 @@ fn nft(cluster: &Cluster, rules: &str) {
 }
 
 fn drop_forwarded(cluster: &Cluster, what: &str) {
-    nft(
-        cluster,
-        &format!(
-            "table inet cut {{ chain forward {{ type filter hook forward priority 0; policy accept; {what} drop; }} }}"
-        ),
-    );
+    let chain = format!("type filter hook forward priority 0; policy accept; {what} drop;");
+    nft(cluster, &format!("table inet cut {{ chain forward {{ {chain} }}; }}"));
 }
 
 fn cure(cluster: &Cluster) {

@@ -110,6 +110,7 @@ impl Host {
                 v6: None,
                 public,
             },
+            choose_external: None,
             external_changes: stream::pending().boxed(),
             previous: self.remembers.filter(|_| birth.with_memory),
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },

@@ -1,7 +1,7 @@
 //! Cases of what becomes of a choice.
 
 use super::*;
-use crate::iface::AddressFact;
+use crate::iface::{AddressFact, DefaultRoute, Pattern, Way};
 
 fn fact(text: &str) -> AddressFact {
     let address = text.parse().expect("address");
@@ -14,15 +14,11 @@ fn link_fact(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
 }
 
 fn facts(links: &[LinkFact], default_route: Option<u32>) -> Facts {
-    let routes: Vec<_> =
-        default_route.into_iter().map(|index| DefaultRoute { next_hops: vec![index] }).collect();
-    Facts { links: links.to_vec(), default_routes_v4: routes.clone(), default_routes_v6: routes }
+    let routes: Vec<_> = default_route.map(|index| DefaultRoute { index: Some(index) }).into_iter().collect();
+    Facts { links: links.to_vec(), default_routes_v4: routes.clone(), default_routes_v6: routes, way: None }
 }
 
-fn request<'a>(interfaces: &'a [String], public_ip: Option<&str>) -> Request<'a> {
-    let public_v4 = public_ip.map(|text| text.parse().expect("address"));
-    Request { interfaces, public_v4, public_v6: None, families: Families { v4: true, v6: true } }
-}
+const DUAL: Families = Families { v4: true, v6: true };
 
 /// The interface of a host that has both families.
 fn known() -> ExternalInterface {
@@ -33,32 +29,13 @@ fn known() -> ExternalInterface {
 
 /// What becomes of it, as `name index v4 v6`, and what is missing.
 fn followed(basis: Basis, facts: &Facts) -> (String, Option<String>) {
-    let Followed { external, missing } = follow(facts, &request(&[], None), basis, &known());
+    let Followed { external, missing } = follow(facts, &Wishes::default(), DUAL, basis, &known());
     let ExternalInterface { name, index, v4, v6, public, .. } = external;
     assert_eq!(public, PublicAddrs { v4, v6 });
     (format!("{name} {index} {} {}", v4.expect("IPv4"), v6.expect("IPv6")), missing)
 }
 
 const SAME: &str = "eth0 2 192.168.9.1 fd00::1";
-
-#[test]
-fn the_basis_is_what_the_operator_said() {
-    let address = |text: &str| Basis::Address(text.parse().expect("address"));
-    for (items, public_ip, expected) in [
-        (&[][..], None, Basis::DefaultRoute),
-        (&[""], None, Basis::DefaultRoute),
-        (&["eth0"], None, Basis::Name),
-        (&["eth7", "eth0"], None, Basis::Name),
-        (&["192.168.9.1"], None, address("192.168.9.1")),
-        (&["10.0.0.1", "fd00::1"], None, address("fd00::1")),
-        (&[], Some("192.168.9.1"), address("192.168.9.1")),
-        (&[], Some("203.0.113.7"), Basis::DefaultRoute),
-        (&["eth0"], Some("192.168.9.1"), Basis::Name),
-    ] {
-        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-        assert_eq!(basis(&request(&items, public_ip), &known()), expected, "{items:?} {public_ip:?}");
-    }
-}
 
 #[test]
 fn an_address_is_kept_as_long_as_it_is_there() {
@@ -134,9 +111,8 @@ fn the_default_route_is_followed_to_another_interface_only_if_that_has_the_same_
 fn a_public_address_that_was_given_stays_and_the_mtu_is_followed() {
     let mut link = link_fact(2, "eth0", &["192.168.9.77", "fd00::1"]);
     link.mtu = 9000;
-    let items = ["eth0".to_owned()];
-    let request = request(&items, Some("203.0.113.7"));
-    let now = follow(&facts(&[link], None), &request, Basis::Name, &known()).external;
+    let wishes = Wishes { public_v4: "203.0.113.7".parse().ok(), ..Wishes::default() };
+    let now = follow(&facts(&[link], None), &wishes, DUAL, Basis::Name, &known()).external;
     assert_eq!((now.v4, now.mtu), ("192.168.9.77".parse().ok(), 9000));
     assert_eq!(now.public.v4, "203.0.113.7".parse().ok());
 }
@@ -144,9 +120,47 @@ fn a_public_address_that_was_given_stays_and_the_mtu_is_followed() {
 #[test]
 fn a_family_that_is_not_in_use_decides_nothing() {
     let links = [link_fact(2, "eth0", &["192.168.9.1"]), link_fact(3, "eth1", &["10.0.0.1"])];
-    let request = Request { families: Families { v4: true, v6: false }, ..request(&[], None) };
-    let followed = |route| follow(&facts(&links, Some(route)), &request, Basis::DefaultRoute, &known());
+    let (wishes, families) = (Wishes::default(), Families { v4: true, v6: false });
+    let followed =
+        |route| follow(&facts(&links, Some(route)), &wishes, families, Basis::DefaultRoute, &known());
     assert_eq!(followed(2), Followed { external: known(), missing: None });
     let moved = followed(3);
     assert_eq!((moved.external.name.as_str(), moved.missing), ("eth1", None));
+}
+
+#[test]
+fn a_pattern_is_followed_when_the_address_that_it_fits_is_gone() {
+    let wishes =
+        Wishes { patterns: Pattern::new(r"^192\.168\.9\.").into_iter().collect(), ..Wishes::default() };
+    let families = Families { v4: true, v6: false };
+    let now = |links: &[LinkFact]| {
+        let Followed { external, missing } =
+            follow(&facts(links, None), &wishes, families, Basis::Pattern, &known());
+        (format!("{} {}", external.name, external.v4.expect("IPv4")), missing)
+    };
+    let eth0 = |addresses: &[&str]| link_fact(2, "eth0", addresses);
+    let eth1 = link_fact(1, "eth1", &["10.0.0.1", "192.168.9.7"]);
+    assert_eq!(
+        now(&[eth1.clone(), eth0(&["192.168.9.1"])]),
+        ("eth0 192.168.9.1".to_owned(), None),
+        "it stays"
+    );
+    assert_eq!(now(&[eth0(&["10.0.0.2", "192.168.9.9"])]), ("eth0 192.168.9.9".to_owned(), None));
+    assert_eq!(now(&[eth1, eth0(&["10.0.0.2"])]), ("eth1 192.168.9.7".to_owned(), None));
+    let why = Some("no interface has an address that -iface-regex fits".to_owned());
+    assert_eq!(now(&[eth0(&["10.0.0.2"])]), ("eth0 192.168.9.1".to_owned(), why));
+}
+
+#[test]
+fn the_way_to_an_address_is_followed_and_kept_while_there_is_none() {
+    let links = [link_fact(2, "eth0", &["192.168.9.1"]), link_fact(3, "eth1", &["10.0.0.1", "10.0.0.2"])];
+    let families = Families { v4: true, v6: false };
+    let now = |way: Result<Way, String>| {
+        let facts = Facts { way: Some(way), ..facts(&links, None) };
+        let now = follow(&facts, &Wishes::default(), families, Basis::Way, &known()).external;
+        format!("{} {}", now.name, now.v4.expect("IPv4"))
+    };
+    assert_eq!(now(Ok(Way { index: 3, source: "10.0.0.2".parse().ok() })), "eth1 10.0.0.2");
+    assert_eq!(now(Ok(Way { index: 2, source: None })), "eth0 192.168.9.1");
+    assert_eq!(now(Err("unreachable".to_owned())), "eth0 192.168.9.1");
 }

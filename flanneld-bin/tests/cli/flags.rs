@@ -1,0 +1,266 @@
+//! Every form of every flag that upstream has, given to the program itself. The table is upstream's; what the program makes
+//! of each value is tested where it is read.
+
+use crate::{flanneld, usage};
+
+/// What a flag takes.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Takes {
+    Text,
+    Number,
+    Switch,
+    List,
+}
+
+use Takes::{List, Number, Switch, Text};
+
+/// One flag of upstream.
+struct Row {
+    name: &'static str,
+    takes: Takes,
+    /// As the usage text shows it; empty if it shows none.
+    default: &'static str,
+    /// A value that is taken.
+    good: &'static str,
+    /// A value that is not, and why; empty if every text is taken.
+    bad: (&'static str, &'static str),
+}
+
+const fn row(
+    name: &'static str,
+    takes: Takes,
+    default: &'static str,
+    good: &'static str,
+    bad: (&'static str, &'static str),
+) -> Row {
+    Row { name, takes, default, good, bad }
+}
+
+const ANY: (&str, &str) = ("", "");
+const NO_NUMBER: (&str, &str) = ("abc", "parse error");
+const NO_SWITCH: (&str, &str) = ("maybe", "parse error");
+const NO_PLACE: (&str, &str) = ("12", "syntax error: expect file.rs:234: \"12\"");
+const NO_LIST: (&str, &str) = ("x", "syntax error: expect comma-separated list of filename=N: \"x\"");
+const NO_KEY: (&str, &str) = ("a/..", "no key in \"a/..\"");
+const NO_PORT: (&str, &str) = ("h:0", "\"h:0\": the port must be a number from 1 to 65535");
+const NO_IPV4: (&str, &str) = ("fd00::1", "invalid public IP address: fd00::1");
+const NO_IPV6: (&str, &str) = ("10.0.0.1", "invalid public IPv6 address: 10.0.0.1");
+const NO_IP: (&str, &str) = ("eth0", "invalid IP address: eth0");
+const NO_MARGIN: (&str, &str) = (
+    "1440",
+    "Invalid subnet-lease-renew-margin option, out of acceptable range: 1440 is not within 1 and 1439 minutes",
+);
+
+/// What v0.11 and v0.28 have, but the flags of the health server and `-version`, which have tests of their own.
+const UPSTREAM: &[Row] = &[
+    row(
+        "etcd-endpoints",
+        Text,
+        "\"http://127.0.0.1:4001,http://127.0.0.1:2379\"",
+        "https://192.168.8.26:2379,https://192.168.8.31:2379",
+        NO_PORT,
+    ),
+    row("etcd-prefix", Text, "\"/coreos.com/network\"", "/kubernetes/network", NO_KEY),
+    row("etcd-keyfile", Text, "", "/etc/kubernetes/ssl/flanneld-key.pem", ANY),
+    row("etcd-certfile", Text, "", "/etc/kubernetes/ssl/flanneld.pem", ANY),
+    row("etcd-cafile", Text, "", "/etc/kubernetes/ssl/ca.pem", ANY),
+    row("etcd-username", Text, "", "flannel", ANY),
+    row("etcd-password", Text, "", "-secret=", ANY),
+    row("iface", List, "", "eth0", ANY),
+    row("iface-regex", List, "", "eth[0-9]|10\\.0\\.", ANY),
+    row("iface-can-reach", Text, "", "192.168.1.1", NO_IP),
+    row("public-ip", Text, "", "203.0.113.7", NO_IPV4),
+    row("public-ipv6", Text, "", "2001:db8::7", NO_IPV6),
+    row("subnet-file", Text, "\"/run/flannel/subnet.env\"", "/vxlan.env", ANY),
+    row("subnet-lease-renew-margin", Number, "", "1439", NO_MARGIN),
+    row("ip-masq", Switch, "", "true", NO_SWITCH),
+    row("ip-masq-fully-random-disable", Switch, "", "true", NO_SWITCH),
+    row("ip-blackhole-route", Switch, "", "true", NO_SWITCH),
+    row("iptables-forward-rules", Switch, "true", "false", NO_SWITCH),
+    row("iptables-resync", Number, "5", "0x10", NO_NUMBER),
+    row("kube-subnet-mgr", Switch, "", "false", NO_SWITCH),
+    row("kube-api-url", Text, "", "https://10.0.0.1:6443", ANY),
+    row("kubeconfig-file", Text, "", "/etc/kubernetes/kubeconfig", ANY),
+    row("kube-annotation-prefix", Text, "\"flannel.alpha.coreos.com\"", "example.com", ANY),
+    row("net-config-path", Text, "\"/etc/kube-flannel/net-conf.json\"", "/net-conf.json", ANY),
+    row("set-node-network-unavailable", Switch, "true", "false", NO_SWITCH),
+    row("v", Number, "", "10", NO_NUMBER),
+    row("vmodule", Text, "", "iface=1,net*=4", NO_LIST),
+    row("log_backtrace_at", Text, "", "iface.rs:12", NO_PLACE),
+];
+
+/// A flag that is looked at last and refused, so that no daemon starts here: whoever gets its line, had all others taken.
+fn last(row: &Row) -> (&'static str, &'static str) {
+    if row.name == "subnet-lease-renew-margin" {
+        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3\n")
+    } else {
+        (
+            "-subnet-lease-renew-margin=0",
+            "flag -subnet-lease-renew-margin: Invalid subnet-lease-renew-margin option, out of acceptable range: 0 \
+             is not within 1 and 1439 minutes\n",
+        )
+    }
+}
+
+/// The environment variable of a flag.
+fn variable(name: &str) -> String {
+    format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"))
+}
+
+/// Checks that these arguments and this variable are taken.
+fn taken(row: &Row, arguments: &[&str], environment: &[(&str, &str)]) {
+    let (last, line) = last(row);
+    let arguments: Vec<&str> = [arguments, &[last]].concat();
+    let outcome = flanneld(&arguments, environment);
+    assert_eq!(outcome.stderr, line, "{arguments:?} {environment:?}");
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
+}
+
+/// Checks that these arguments and this variable end the program with this text.
+fn refused(arguments: &[&str], environment: &[(&str, &str)], text: &str) {
+    let outcome = flanneld(arguments, environment);
+    assert_eq!(outcome.stderr, text, "{arguments:?} {environment:?}");
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
+}
+
+#[test]
+fn every_flag_of_upstream_is_in_the_usage_text_with_its_type_and_default() {
+    let usage = usage();
+    for Row { name, takes, default, .. } in UPSTREAM {
+        let word = match takes {
+            Text => " string",
+            Number => " int",
+            List => " value",
+            Switch => "",
+        };
+        let head = format!("  -{name}{word}");
+        let mut lines = usage.lines().skip_while(|line| *line != head);
+        assert_eq!(lines.next(), Some(head.as_str()), "not in the usage text");
+        let description = lines.next().expect("a description");
+        let shown =
+            description.rsplit_once(" (default ").map_or("", |(_, shown)| shown.trim_end_matches(')'));
+        assert_eq!(shown, *default, "-{name}: {description}");
+    }
+}
+
+#[test]
+fn every_form_in_which_a_flag_can_be_given_is_taken() {
+    for row in UPSTREAM {
+        let Row { name, takes, good, .. } = row;
+        let (one, two) = (format!("-{name}"), format!("--{name}"));
+        let (one_is, two_is) = (format!("{one}={good}"), format!("{two}={good}"));
+        taken(row, &[&one_is, &two_is], &[]);
+        if *takes == Switch {
+            if *name != "kube-subnet-mgr" {
+                taken(row, &[&one, &two, &one_is], &[]);
+            }
+            // The last one is that of the default's side, which leaves Kubernetes out.
+            let spellings = "1 t T TRUE true True 0 f F FALSE false False";
+            let forms: Vec<String> = spellings.split(' ').map(|value| format!("{one}={value}")).collect();
+            taken(row, &forms.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+        } else {
+            taken(row, &[&one, good, &two, good], &[]);
+        }
+        taken(row, &[], &[(&variable(name), good)]);
+        taken(row, &[], &[(&variable(name), "")]);
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_refused_wherever_it_comes_from() {
+    let usage = usage();
+    for row in UPSTREAM.iter().filter(|row| row.bad != ANY) {
+        let Row { name, takes, good, bad: (value, why), .. } = row;
+        let (line, in_variable) = match (*takes, *why) {
+            (Switch, _) => (
+                format!("invalid boolean value \"{value}\" for -{name}: {why}\n{usage}"),
+                format!("invalid value \"{value}\" for {}: {why}\n", variable(name)),
+            ),
+            (_, "parse error") => (
+                format!("invalid value \"{value}\" for flag -{name}: {why}\n{usage}"),
+                format!("invalid value \"{value}\" for {}: {why}\n", variable(name)),
+            ),
+            _ => (format!("flag -{name}: {why}\n"), format!("{}: {why}\n", variable(name))),
+        };
+        refused(&[&format!("-{name}={value}")], &[], &line);
+        refused(&[&format!("--{name}={value}")], &[], &line);
+        if *takes != Switch {
+            refused(&[&format!("--{name}"), value], &[], &line);
+        }
+        refused(&[], &[(&variable(name), value)], &in_variable);
+        // What was given on the command line is not looked up.
+        taken(row, &[&format!("-{name}={good}")], &[(&variable(name), value)]);
+    }
+}
+
+#[test]
+fn a_flag_without_its_value_is_refused() {
+    let usage = usage();
+    for Row { name, .. } in UPSTREAM.iter().filter(|row| row.takes != Switch) {
+        refused(&[&format!("--{name}")], &[], &format!("flag needs an argument: -{name}\n{usage}"));
+        refused(&[&format!("---{name}")], &[], &format!("bad flag syntax: ---{name}\n{usage}"));
+    }
+}
+
+#[test]
+fn numbers_are_read_as_go_reads_them() {
+    for row in UPSTREAM.iter().filter(|row| row.takes == Number) {
+        for number in ["10", "+10", "0xA", "0XA", "0o12", "0b1010", "012", "1_0"] {
+            taken(row, &[&format!("-{}={number}", row.name)], &[]);
+        }
+        for (number, why) in [
+            ("", "parse error"),
+            ("10s", "parse error"),
+            ("1.0", "parse error"),
+            ("9223372036854775808", "value out of range"),
+        ] {
+            let line = format!("invalid value \"{number}\" for flag -{}: {why}\n{}", row.name, usage());
+            refused(&[&format!("-{}", row.name), number], &[], &line);
+        }
+    }
+}
+
+#[test]
+fn what_ends_the_flags_leaves_the_rest_unread() {
+    let margin = &UPSTREAM[0];
+    let (stop, line) = last(margin);
+    for end in [&["--"][..], &["-"], &[""], &["word"], &["-ip-masq", "true"]] {
+        let arguments: Vec<&str> = [&[stop][..], end, &["-nosuch", "-v=abc"]].concat();
+        refused(&arguments, &[], line);
+    }
+    // A value is taken even if it looks like a flag, so nothing is left to end this.
+    refused(&["-etcd-username", "--", stop], &[], line);
+}
+
+#[test]
+fn variables_that_are_not_flannelds_are_not_read() {
+    let row = &UPSTREAM[0];
+    for name in
+        ["FLANNEL_ETCD_ENDPOINTS", "ETCD_ENDPOINTS", "FLANNEL_OPTIONS", "FLANNELD_NOSUCH", "FLANNELD_VERSION"]
+    {
+        taken(row, &[], &[(name, "h:0")]);
+    }
+}
+
+#[test]
+fn kubernetes_as_the_store_is_refused_in_one_line() {
+    let why = "Kubernetes is not supported yet, leases are kept in etcd\n";
+    for form in ["-kube-subnet-mgr", "--kube-subnet-mgr", "-kube-subnet-mgr=true", "--kube-subnet-mgr=1"] {
+        refused(&[form], &[], &format!("flag -kube-subnet-mgr: {why}"));
+    }
+    refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], &format!("FLANNELD_KUBE_SUBNET_MGR: {why}"));
+}
+
+#[test]
+fn a_pattern_that_is_none_is_refused() {
+    for (arguments, environment, source) in [
+        (&["-iface-regex=("][..], &[][..], "flag -iface-regex"),
+        (&["--iface-regex", "eth0", "--iface-regex", "("], &[], "flag -iface-regex"),
+        (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX"),
+    ] {
+        let outcome = flanneld(arguments, environment);
+        let head = format!("{source}: could not compile the IP address regex '(': ");
+        assert!(outcome.stderr.starts_with(&head), "{}", outcome.stderr);
+        assert_eq!((outcome.stderr.lines().count(), outcome.code), (1, Some(2)));
+    }
+}
