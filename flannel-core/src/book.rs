@@ -233,6 +233,7 @@ impl Book {
             pending,
             unreachable,
             held: self.damping.held(),
+            mesh: None,
             each: None,
         }
     }
@@ -276,6 +277,7 @@ impl Book {
                 reason,
                 held: self.damping.is_held(&subnet),
                 traffic: traffic.as_ref().and_then(|traffic| traffic.get(&subnet).copied()),
+                probe: None,
             }
         };
         self.damping.peers().iter().map(status).collect()

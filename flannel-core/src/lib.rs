@@ -62,9 +62,9 @@ pub use registry::{
     read_record, read_removal,
 };
 pub use status::{
-    Condition, ConditionName, CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus,
-    PastError, PeerState, PeerStatus, PeerTraffic, PeersStatus, RegistryStatus, Repair, Status,
-    TrafficStatus, Waiting,
+    Condition, ConditionName, CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
+    NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans,
+    ProbeSide, ProbeVerdict, ProbedWay, RegistryStatus, Repair, Status, TrafficStatus, Waiting,
 };
 pub use subnet::{SubnetKey, SubnetKeyError};
 

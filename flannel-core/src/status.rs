@@ -6,6 +6,7 @@
 //! are ages in seconds, which a clock that is set does not move.
 
 mod conditions;
+mod probe;
 pub(crate) mod serial;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::{NodeId, PublicAddrs, Revision, SubnetKey};
 
 pub(crate) use conditions::conditions;
 pub use conditions::{Condition, ConditionName};
+pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, ProbedWay};
 
 /// The state of a network on this host.
 ///
@@ -241,6 +243,9 @@ pub struct PeersStatus {
     pub unreachable: usize,
     /// How many of them are kept although they are said to have left, because too many left at once.
     pub held: usize,
+    /// What the probes of the ways to them found together, where somebody probes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshStatus>,
     /// Each of them, in the order of their subnets. Left out of a [summary](crate::Network::summary).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub each: Option<Vec<PeerStatus>>,
@@ -271,6 +276,9 @@ pub struct PeerStatus {
     pub held: bool,
     /// What was sent and received, if the backend counts it.
     pub traffic: Option<PeerTraffic>,
+    /// What probes of the ways to it found, where somebody probes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<PeerProbe>,
 }
 
 /// How far a peer is reached.

@@ -91,14 +91,19 @@ pub(crate) fn unknown(name: &str) -> BackendError {
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.
 pub(crate) fn tunnel_port(config: &NetworkConfig) -> Option<u16> {
-    let default = match config.backend.name.to_lowercase().as_str() {
-        "vxlan" => 8472,
-        "udp" => 8285,
-        _ => return None,
-    };
+    let default = default_port(&config.backend.name.to_lowercase())?;
     // What is wrong with it, the backend says.
     let given = config.backend.options.object().ok().and_then(|options| options.unsigned("Port").ok()?);
     given.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).or(Some(default))
+}
+
+/// The UDP port of a backend whose configuration names none.
+pub(crate) fn default_port(backend: &str) -> Option<u16> {
+    match backend {
+        "vxlan" => Some(8472),
+        "udp" => Some(8285),
+        _ => None,
+    }
 }
 
 /// A backend whose peers somebody else wants to know, too.

@@ -33,7 +33,7 @@ use crate::notify::{self, Notifier};
 use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, observe, registry, story, sys};
+use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -103,7 +103,8 @@ impl Daemon<'_> {
         let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
         let serving = observe::serve(&self.options.observe, sources.clone());
         let telling = tell_manager(&self.notifier, sources);
-        tokio::pin!(work, rules, blackhole, serving, telling);
+        let probing = self.probe(&network, &beside);
+        tokio::pin!(work, rules, blackhole, serving, telling, probing);
         let mut told = None;
         let ended = loop {
             tokio::select! {
@@ -119,6 +120,7 @@ impl Daemon<'_> {
                 never = &mut blackhole => match never {},
                 never = &mut serving => match never {},
                 never = &mut telling => match never {},
+                never = &mut probing => match never {},
             }
         };
         let ended = match ended {
@@ -189,6 +191,17 @@ impl Daemon<'_> {
             blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
         } else {
             std::future::pending().await
+        }
+    }
+
+    /// Probes the other hosts, if that is asked for.
+    fn probe(&self, network: &Network, beside: &Arc<Beside>) -> impl Future<Output = Infallible> + use<> {
+        let (mesh, view, beside) = (self.options.mesh, network.view(), Arc::clone(beside));
+        async move {
+            match mesh {
+                Some(options) => ping::keep(options, view, beside).await,
+                None => std::future::pending().await,
+            }
         }
     }
 

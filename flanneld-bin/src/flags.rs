@@ -283,6 +283,26 @@ pub(crate) fn read_command<T: Default>(
     Ok((settings, arguments))
 }
 
+/// Reads the arguments and the variables of a command that takes words, too, before, between and behind its flags: they
+/// are what is left.
+pub(crate) fn read_command_with_words<T: Default>(
+    flags: &[Flag<T>],
+    arguments: Vec<OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<(T, Arguments), FlagError> {
+    let (mut settings, mut all, mut rest) = (T::default(), Arguments::default(), arguments);
+    loop {
+        let Arguments { given, ignored, .. } = parse_arguments(flags, rest, &mut settings)?;
+        all.given.extend(given);
+        let mut ignored = ignored.into_iter();
+        let Some(word) = ignored.next() else { break };
+        all.ignored.push(word);
+        rest = ignored.map(OsString::from).collect();
+    }
+    apply_environment(flags, &mut all, environment, &mut settings)?;
+    Ok((settings, all))
+}
+
 /// A flag as people are told of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Described {

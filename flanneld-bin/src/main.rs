@@ -30,6 +30,7 @@ mod migrate;
 mod notify;
 mod observe;
 mod options;
+mod ping;
 mod plan;
 mod registry;
 mod show;

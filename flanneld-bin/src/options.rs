@@ -13,11 +13,13 @@ use crate::flags::{self, BadValue, FlagError, Ignored};
 use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
+use crate::ping::MeshOptions;
 
 pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
+pub(crate) mod ping;
 pub(crate) mod plan;
 mod prefix;
 mod settings;
@@ -63,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) log: LogOptions,
     /// Where the daemon tells of itself.
     pub(crate) observe: ObserveOptions,
+    /// How the other hosts are probed in the background, if they are.
+    pub(crate) mesh: Option<MeshOptions>,
     /// What followed the end of the flags, which nothing reads.
     pub(crate) ignored: Ignored,
 }
@@ -131,6 +135,7 @@ fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
             health: health(&settings)?,
             socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
         },
+        mesh: mesh(&settings)?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -170,6 +175,13 @@ fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
     let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
     let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
     Ok((port != 0).then(|| SocketAddr::new(ip, port)))
+}
+
+fn mesh(settings: &Settings) -> Result<Option<MeshOptions>, BadValue> {
+    let port = values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?;
+    let interval =
+        values::mesh_interval(settings.mesh_probe_interval).map_err(|why| bad("mesh-probe-interval", why))?;
+    Ok(interval.map(|interval| MeshOptions { interval, port }))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

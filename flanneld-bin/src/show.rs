@@ -25,7 +25,7 @@ use crate::options::values;
 use format::Paint;
 
 /// The exit status when something is not in order.
-const NOT_IN_ORDER: u8 = 3;
+pub(crate) const NOT_IN_ORDER: u8 = 3;
 
 /// The flags as they were given.
 struct Settings {
@@ -93,16 +93,21 @@ fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
     let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
     let refuse = |flag, why: &str| arguments.refuse(&BadValue { flag, why: why.to_owned() });
     let Settings { subnet_file, status_socket, json, watch, color } = settings;
+    let paint = paint(&color).map_err(|why| refuse("color", &why))?;
+    let socket = values::status_socket(&status_socket, &subnet_file)
+        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
+    Ok(ShowOptions { socket, json, watch, paint })
+}
+
+/// Reads whether to colour what goes to standard output.
+pub(crate) fn paint(color: &str) -> Result<Paint, String> {
     let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let paint = match color.as_str() {
+    Ok(Paint(match color {
         "auto" => io::stdout().is_terminal() && !is_plain(),
         "always" => true,
         "never" => false,
-        other => return Err(refuse("color", &format!("{other:?} is none of auto, always and never"))),
-    };
-    let socket = values::status_socket(&status_socket, &subnet_file)
-        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
-    Ok(ShowOptions { socket, json, watch, paint: Paint(paint) })
+        other => return Err(format!("{other:?} is none of auto, always and never")),
+    }))
 }
 
 /// Runs `flanneld status`.
@@ -186,7 +191,7 @@ fn show(
 }
 
 /// Writes a value for programs: for people to read as well, or on one line.
-fn json(value: &impl serde::Serialize, on_one_line: bool) -> String {
+pub(crate) fn json(value: &impl serde::Serialize, on_one_line: bool) -> String {
     let text = match on_one_line {
         true => serde_json::to_string(value),
         false => serde_json::to_string_pretty(value),

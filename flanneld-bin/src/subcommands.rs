@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{Described, FlagError};
-use crate::{doctor, manual, migrate, options, plan, show};
+use crate::{doctor, manual, migrate, options, ping, plan, show};
 
 /// Every command.
 pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
@@ -22,6 +22,12 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
         purpose: "show the other hosts, and how far each is reached",
         flags: show::described,
         run: show::peers,
+    },
+    Subcommand {
+        name: "ping",
+        purpose: "probe the other hosts, or those named behind it, inside and outside of the tunnel",
+        flags: options::ping::described,
+        run: ping::run,
     },
     Subcommand {
         name: "plan",

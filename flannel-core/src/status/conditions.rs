@@ -53,6 +53,14 @@ pub enum ConditionName {
     PeersUnreachable,
     /// Many peers left at once, which is doubted.
     PeersHeld,
+    /// The underlay answers and the tunnel does not, for some peers; found by probing them.
+    TunnelBlocked,
+    /// Some peers answer neither inside nor outside of the tunnel.
+    PeersSilent,
+    /// Packets to some peers, or their answers, are lost.
+    PacketsLost,
+    /// Packets as large as the tunnel's device allows do not come through to some peers.
+    PathMtuSmall,
     /// Something that this program does not know, written by a newer one.
     #[serde(other)]
     Other,
@@ -60,7 +68,7 @@ pub enum ConditionName {
 
 impl ConditionName {
     /// All names there are, in the order of their weight.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Starting,
         Self::LeaseLost,
         Self::ObjectsFailed,
@@ -72,6 +80,10 @@ impl ConditionName {
         Self::BadRecords,
         Self::PeersUnreachable,
         Self::PeersHeld,
+        Self::TunnelBlocked,
+        Self::PeersSilent,
+        Self::PacketsLost,
+        Self::PathMtuSmall,
     ];
 
     /// Returns the name as it is written.
@@ -89,6 +101,10 @@ impl ConditionName {
             Self::BadRecords => "bad_records",
             Self::PeersUnreachable => "peers_unreachable",
             Self::PeersHeld => "peers_held",
+            Self::TunnelBlocked => "tunnel_blocked",
+            Self::PeersSilent => "peers_silent",
+            Self::PacketsLost => "packets_lost",
+            Self::PathMtuSmall => "path_mtu_small",
             Self::Other => "other",
         }
     }

@@ -25,6 +25,7 @@ fn full() -> Status {
             received_packets: 4,
             received_bytes: 5,
         }),
+        probe: (n == 2).then(probe),
     };
     let why = "route 10.5.3.0/24 via 10.5.3.0: not permitted";
     let mut device = DeviceFacts::new("flannel.1", "vxlan");
@@ -97,6 +98,13 @@ fn full() -> Status {
             pending: 1,
             unreachable: 1,
             held: 1,
+            mesh: Some(MeshStatus {
+                verdicts: BTreeMap::from([(ProbeVerdict::TunnelBlocked, 1)]),
+                round: Duration::from_secs(30),
+                sent: 9,
+                lost: 3,
+                longest_round_trip_microseconds: Some(400),
+            }),
             each: Some(vec![
                 peer(2, PeerState::Programmed, None),
                 peer(3, PeerState::Pending, Some(why)),
@@ -117,6 +125,37 @@ fn full() -> Status {
     };
     status.conditions = conditions(&status, Duration::from_secs(60));
     status
+}
+
+/// What a peer is like whose tunnel is cut.
+fn probe() -> PeerProbe {
+    let inside = ProbedWay::new(ProbeSide::Inside, Ipv4Addr::new(10, 5, 2, 0).into(), ProbeMeans::Udp);
+    let outside = ProbedWay::new(ProbeSide::Outside, Ipv4Addr::new(192, 168, 0, 2).into(), ProbeMeans::Icmp);
+    PeerProbe {
+        verdict: ProbeVerdict::TunnelBlocked,
+        detail: "the underlay answers and the tunnel does not".to_owned(),
+        age: Duration::from_millis(1_500),
+        ways: vec![
+            ProbedWay { sent: 3, lost: 3, device_mtu: Some(1450), error: Some("no".to_owned()), ..inside },
+            ProbedWay {
+                answers: true,
+                sent: 6,
+                round_trip_microseconds: Some(212),
+                path_mtu: Some(1500),
+                device_mtu: Some(1500),
+                ..outside
+            },
+        ],
+    }
+}
+
+#[test]
+fn a_verdict_of_a_newer_release_is_unknown_and_none_is_missing() {
+    let read = |text: &str| serde_json::from_str::<ProbeVerdict>(text).unwrap();
+    assert_eq!(read("\"made_up_later\""), ProbeVerdict::Unknown);
+    for verdict in ProbeVerdict::ALL {
+        assert_eq!(serde_json::to_string(&verdict).unwrap(), format!("{:?}", verdict.as_str()));
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(super) fn metrics(report: &Report) -> String {
         conditions.with("name", name.as_str(), flag(is_there));
     }
     peers(&mut page, report);
+    mesh(&mut page, report);
     lease(&mut page, report);
     registry(&mut page, report);
     kernel(&mut page, report);
@@ -46,6 +47,24 @@ fn peers(page: &mut Page, report: &Report) {
         .with("state", "unreachable", count(peers.unreachable));
     page.gauge("flannel_peers_held", "Peers that are kept though they are said to have left, many at once.")
         .is(count(peers.held));
+}
+
+fn mesh(page: &mut Page, report: &Report) {
+    let Some(mesh) = &report.network.peers.mesh else { return };
+    let mut peers =
+        page.gauge("flannel_probed_peers", "Other hosts by how probes found that they are reached.");
+    for (verdict, number) in &mesh.verdicts {
+        peers.with("verdict", verdict.as_str(), count(*number));
+    }
+    page.counter("flannel_probes_sent_total", "Questions that were sent to other hosts.")
+        .is(mesh.sent as f64);
+    page.counter("flannel_probes_lost_total", "Questions that were not answered.").is(mesh.lost as f64);
+    page.gauge("flannel_probe_round_seconds", "How long it takes until each other host was probed once.")
+        .is(seconds(mesh.round));
+    if let Some(longest) = mesh.longest_round_trip_microseconds {
+        page.gauge("flannel_probe_longest_round_trip_seconds", "The longest round trip inside the tunnel.")
+            .is(longest as f64 / 1e6);
+    }
 }
 
 fn lease(page: &mut Page, report: &Report) {
@@ -235,6 +254,8 @@ mod tests {
             "flannel_condition{name=\"bad_records\"} 1",
             "flannel_condition{name=\"stalled\"} 0",
             "flannel_objects_failed 1",
+            "flannel_probed_peers{verdict=\"tunnel_blocked\"} 1",
+            "flannel_probe_longest_round_trip_seconds 0.0004",
             "flannel_firewall_repairs_total 2",
             "flannel_dropped_packets_total{reason=\"stranger\"} 3",
             "flannel_registry_last_word_age_seconds 4.2",

@@ -1,10 +1,12 @@
 //! What a daemon tells: the network's [`Status`], and beside its members what the daemon does around the network.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use flannel_core::{Condition, ConditionName, NetworkView, Status};
+use flannel_core::{Condition, ConditionName, MeshStatus, NetworkView, ProbeSide, ProbeVerdict, Status};
 use serde::{Deserialize, Serialize};
+
+use crate::ping::MeshNotes;
 
 /// Everything that a daemon tells.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -86,6 +88,8 @@ struct Notes {
     firewall: Option<FirewallStatus>,
     /// What became of the subnet file, once it was to be written.
     subnet_file: Option<Result<(), String>>,
+    /// What the probes in the background found, if there are any.
+    mesh: Option<MeshNotes>,
 }
 
 impl Beside {
@@ -97,6 +101,11 @@ impl Beside {
     /// Notes whether the subnet file could be written.
     pub(crate) fn subnet_file(&self, written: Result<(), String>) {
         self.notes().subnet_file = Some(written);
+    }
+
+    /// Notes what probes found.
+    pub(crate) fn mesh<T>(&self, note: impl FnOnce(&mut MeshNotes) -> T) -> T {
+        note(self.notes().mesh.get_or_insert_default())
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -131,6 +140,9 @@ impl Sources {
     fn report(&self, mut network: Status) -> Report {
         let notes = self.beside.notes();
         network.conditions.extend(conditions(&notes, network.ready));
+        if let Some(mesh) = &notes.mesh {
+            add_mesh(&mut network, mesh, Instant::now());
+        }
         let (daemon, firewall) = (self.daemon.clone(), notes.firewall.clone());
         Report { daemon, firewall, network }
     }
@@ -152,6 +164,39 @@ fn conditions(notes: &Notes, is_network_ready: bool) -> Vec<Condition> {
         None => {}
     }
     conditions
+}
+
+/// Adds what probes found to the state of the network: of each peer, of all together, and what is wrong by name.
+fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
+    for peer in network.peers.each.iter_mut().flatten() {
+        peer.probe = mesh.peers.get(&peer.subnet).map(|history| history.show(now));
+    }
+    let mut status = MeshStatus::default();
+    (status.round, status.sent, status.lost) = (mesh.round, mesh.sent, mesh.lost);
+    // Every verdict is there, so that a graph of it does not break off.
+    status.verdicts = ProbeVerdict::ALL.iter().map(|verdict| (*verdict, 0)).collect();
+    let probes = || mesh.peers.iter().map(|(subnet, history)| (subnet, history.probe()));
+    for (_, probe) in probes() {
+        *status.verdicts.entry(probe.verdict).or_default() += 1;
+        let inside = probe.ways.iter().filter(|way| way.side == ProbeSide::Inside);
+        let longest = inside.filter_map(|way| way.round_trip_microseconds).max();
+        status.longest_round_trip_microseconds = status.longest_round_trip_microseconds.max(longest);
+    }
+    for (verdict, name) in [
+        (ProbeVerdict::TunnelBlocked, ConditionName::TunnelBlocked),
+        (ProbeVerdict::Silent, ConditionName::PeersSilent),
+        (ProbeVerdict::Lossy, ConditionName::PacketsLost),
+        (ProbeVerdict::MtuSmall, ConditionName::PathMtuSmall),
+    ] {
+        if let Some((subnet, probe)) = probes().find(|(_, probe)| probe.verdict == verdict) {
+            let (count, all) = (status.verdicts.get(&verdict).copied().unwrap_or_default(), mesh.peers.len());
+            let which = crate::story::subnets(subnet);
+            network
+                .conditions
+                .push(Condition::new(name, format!("{count} of {all} peers; {which}: {}", probe.detail)));
+        }
+    }
+    network.peers.mesh = Some(status);
 }
 
 /// Tells whether the loop of the network runs, so that the service manager may be told that the daemon lives.

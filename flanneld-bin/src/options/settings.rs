@@ -45,6 +45,11 @@ pub(crate) struct Settings {
     pub(super) healthz_ip: String,
     pub(super) healthz_port: i64,
     pub(super) status_socket: String,
+    pub(super) mesh_probe_interval: Duration,
+    pub(super) mesh_probe_port: i64,
+    pub(super) color: String,
+    pub(super) mesh: bool,
+    pub(super) count: i64,
 }
 
 impl Default for Settings {
@@ -91,6 +96,11 @@ impl Default for Settings {
             healthz_ip: "0.0.0.0".to_owned(),
             healthz_port: 0,
             status_socket: String::new(),
+            mesh_probe_interval: Duration::ZERO,
+            mesh_probe_port: 8473,
+            color: "auto".to_owned(),
+            mesh: false,
+            count: 5,
         }
     }
 }

@@ -168,6 +168,17 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "unix socket over which root asks for the status; without it, the path of the subnet file with .sock \
                  behind it; off for none",
             ),
+            duration(
+                "mesh-probe-interval",
+                |s| &mut s.mesh_probe_interval,
+                "how often each other host is probed inside and outside of the tunnel, 1s to 24h, with at most ten hosts a \
+                 second; 0s probes none and answers none",
+            ),
+            int(
+                "mesh-probe-port",
+                |s| &mut s.mesh_probe_port,
+                "UDP port on the address in the overlay at which hosts that probe answer each other, the same on all",
+            ),
         ],
     },
     Section {

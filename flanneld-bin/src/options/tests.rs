@@ -132,6 +132,7 @@ fn every_flag_reaches_its_option() {
                 format: LogFormat::Json,
             },
             observe: ObserveOptions { health: "[::1]:8090".parse().ok(), socket: Some("/a.sock".into()) },
+            mesh: None,
             ignored: Ignored { count: 1, flags: vec!["iface"] },
         }
     );
@@ -384,4 +385,39 @@ fn the_status_is_told_beside_the_subnet_file_and_health_nowhere_unless_it_is_ask
     }
     let line = observed(&["-healthz-port=80", "-healthz-ip=here"]).expect_err("no address").to_string();
     assert_eq!(line, "flag -healthz-ip: invalid IP address: here");
+}
+
+#[test]
+fn other_hosts_are_probed_only_if_that_is_asked_for() {
+    let mesh = |arguments: &[&str]| run(arguments, &[]).map(|options| options.mesh);
+    assert_eq!(mesh(&[]), Ok(None));
+    let options = MeshOptions { interval: Duration::from_secs(30), port: 8473 };
+    assert_eq!(mesh(&["-mesh-probe-interval=30s"]), Ok(Some(options)));
+    for (arguments, why) in [
+        (&["-mesh-probe-interval=10ms"][..], "flag -mesh-probe-interval: 10ms is not within 1s and 24h"),
+        (&["-mesh-probe-port=0"], "flag -mesh-probe-port: 0 is not within 1 and 65535"),
+    ] {
+        assert_eq!(mesh(arguments), Err(why.to_owned()));
+    }
+}
+
+#[test]
+fn a_ping_takes_peers_before_and_behind_its_flags() {
+    let ping = |arguments: &[&str]| {
+        ping::parse(arguments.iter().map(OsString::from).collect(), |_| None)
+            .map_err(|error| error.to_string())
+    };
+    let options = ping(&["10.5.2.0/24", "-count", "3", "192.168.0.3", "-json"]).expect("good flags");
+    assert_eq!(
+        (options.peers, options.count, options.json),
+        (vec!["10.5.2.0/24".into(), "192.168.0.3".into()], 3, true)
+    );
+    assert_eq!(options.socket, Some("/run/flannel/subnet.env.sock".into()));
+    for (argument, why) in [
+        ("-count=0", "flag -count: 0 is not within 1 and 1000"),
+        ("-color=green", "flag -color: \"green\" is none of auto, always and never"),
+        ("-iface=eth0", "flag provided but not defined: -iface"),
+    ] {
+        assert_eq!(ping(&[argument]).map(|_| ()), Err(why.to_owned()));
+    }
 }

@@ -105,3 +105,22 @@ pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
         path => Some(path.into()),
     }
 }
+
+/// Reads how often other hosts are probed; never if it is zero.
+pub(super) fn mesh_interval(interval: Duration) -> Result<Option<Duration>, String> {
+    const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    if RANGE.contains(&interval) {
+        Ok(Some(interval))
+    } else {
+        Err(format!("{} is not within 1s and 24h", duration(interval)))
+    }
+}
+
+/// Reads the port at which hosts that are probed answer.
+pub(super) fn mesh_port(number: i64) -> Result<u16, String> {
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| format!("{number} is not within 1 and 65535"))
+}

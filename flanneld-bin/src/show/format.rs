@@ -4,22 +4,22 @@ use std::time::Duration;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Paint(pub(super) bool);
+pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
-    pub(super) fn good(self, text: &str) -> String {
+    pub(crate) fn good(self, text: &str) -> String {
         self.with("32", text)
     }
 
-    pub(super) fn doubtful(self, text: &str) -> String {
+    pub(crate) fn doubtful(self, text: &str) -> String {
         self.with("33", text)
     }
 
-    pub(super) fn bad(self, text: &str) -> String {
+    pub(crate) fn bad(self, text: &str) -> String {
         self.with("1;31", text)
     }
 
-    pub(super) fn faint(self, text: &str) -> String {
+    pub(crate) fn faint(self, text: &str) -> String {
         self.with("2", text)
     }
 
@@ -35,7 +35,7 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// A time in its two largest units, such as `2h5m`.
-pub(super) fn time(time: Duration) -> String {
+pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -50,12 +50,12 @@ pub(super) fn time(time: Duration) -> String {
 }
 
 /// Several things with commas between.
-pub(super) fn list<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
     things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A number with its unit, such as `3.2 MiB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 1024.0 && unit + 1 < UNITS.len() {
@@ -66,12 +66,12 @@ pub(super) fn bytes(bytes: u64) -> String {
 
 /// Rows whose cells stand below each other, with two blanks between.
 #[derive(Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
 /// What stands in a place of a table.
-pub(super) struct Cell {
+pub(crate) struct Cell {
     /// What it shows, which counts for the width.
     text: String,
     /// The same with its colour.
@@ -79,24 +79,24 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         Self { painted: text.clone(), text }
     }
 
-    pub(super) fn painted(text: impl Into<String>, paint: impl FnOnce(&str) -> String) -> Self {
+    pub(crate) fn painted(text: impl Into<String>, paint: impl FnOnce(&str) -> String) -> Self {
         let text = text.into();
         Self { painted: paint(&text), text }
     }
 }
 
 impl Table {
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// Writes it; no line ends with blanks.
-    pub(super) fn write(&self) -> String {
+    pub(crate) fn write(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));

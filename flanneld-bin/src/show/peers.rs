@@ -9,18 +9,20 @@ pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
         return "no other host is known\n".to_owned();
     }
     let has_traffic = peers.iter().any(|peer| peer.traffic.is_some());
+    let has_probe = peers.iter().any(|peer| peer.probe.is_some());
     let mut table = Table::default();
     let traffic: &[&str] = if has_traffic { &["SENT", "RECEIVED"] } else { &[] };
-    let names =
-        ["SUBNET", "ADDRESS", "BACKEND", "KNOWN FOR", "STATE"].iter().chain(traffic).chain(&["REASON"]);
+    let probe: &[&str] = if has_probe { &["PROBE"] } else { &[] };
+    let names = ["SUBNET", "ADDRESS", "BACKEND", "KNOWN FOR", "STATE"].iter();
+    let names = names.chain(traffic).chain(probe).chain(&["REASON"]);
     table.row(names.map(|name| Cell::painted(*name, |name| paint.faint(name))));
     for peer in peers {
-        table.row(row(peer, has_traffic, paint));
+        table.row(row(peer, has_traffic, has_probe, paint));
     }
     table.write()
 }
 
-fn row(peer: &PeerStatus, has_traffic: bool, paint: Paint) -> Vec<Cell> {
+fn row(peer: &PeerStatus, has_traffic: bool, has_probe: bool, paint: Paint) -> Vec<Cell> {
     // What leaves its name out is `udp`, or one of the cloud's.
     let backend = if peer.backend.is_empty() { "-".to_owned() } else { plain(&peer.backend) };
     let (state, colour): (_, fn(Paint, &str) -> String) = match peer.state {
@@ -41,6 +43,14 @@ fn row(peer: &PeerStatus, has_traffic: bool, paint: Paint) -> Vec<Cell> {
         let traffic = peer.traffic.unwrap_or_default();
         cells.push(Cell::new(bytes(traffic.sent_bytes)));
         cells.push(Cell::new(bytes(traffic.received_bytes)));
+    }
+    if has_probe {
+        cells.push(peer.probe.as_ref().map_or_else(
+            || Cell::new("-"),
+            |probe| {
+                Cell::painted(probe.verdict.as_str(), |text| crate::ping::painted(probe.verdict, paint, text))
+            },
+        ));
     }
     cells.push(Cell::new(peer.reason.as_deref().map(plain).unwrap_or_default()));
     cells

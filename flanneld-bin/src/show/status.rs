@@ -1,6 +1,6 @@
 //! The page of `flanneld status`. Pure.
 
-use flannel_core::{DeviceFacts, LeaseStatus, RegistryStatus, Status};
+use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, ProbeVerdict, RegistryStatus, Status};
 
 use super::format::{Cell, Paint, Table, list, plain, time};
 use crate::observe::report::{FirewallStatus, Report};
@@ -28,6 +28,7 @@ pub(super) fn page(report: &Report, paint: Paint) -> String {
     row("interface", interface(network));
     network.devices.iter().for_each(|facts| row("device", device(facts)));
     row("peers", peers(network));
+    row("probes", network.peers.mesh.as_ref().map_or_else(String::new, probes));
     row("kernel", kernel(network));
     row("firewall", report.firewall.as_ref().map_or_else(String::new, firewall));
     row(
@@ -115,6 +116,19 @@ fn peers(network: &Status) -> String {
         }
     }
     text
+}
+
+/// How many peers probes found in which state, the worst first.
+fn probes(mesh: &MeshStatus) -> String {
+    let verdicts = ProbeVerdict::ALL.iter().rev().filter_map(|verdict| {
+        let peers = mesh.verdicts.get(verdict).filter(|peers| **peers > 0)?;
+        Some(format!("{peers} {verdict}"))
+    });
+    let mut text = list(verdicts);
+    if let Some(micros) = mesh.longest_round_trip_microseconds {
+        text.push_str(&format!(", at most {}.{:02}ms inside", micros / 1000, micros % 1000 / 10));
+    }
+    text + &format!(", each every {}", time(mesh.round))
 }
 
 fn kernel(network: &Status) -> String {

@@ -20,6 +20,7 @@ mod mixed;
 mod moved;
 mod observed;
 mod outage;
+mod ping;
 mod release;
 mod secured;
 mod troubleshooting;

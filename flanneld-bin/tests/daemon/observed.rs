@@ -18,7 +18,13 @@ const RECORD: &str = r#"{"PublicIP":"172.31.0.1","BackendType":"vxlan","BackendD
 
 /// Starts a daemon with a health port.
 fn start(cluster: &mut Cluster, host: usize) {
+    start_with(cluster, host, &[]);
+}
+
+/// The same with more options.
+pub(crate) fn start_with(cluster: &mut Cluster, host: usize, options: &[&str]) {
     let mut command = cluster.command(host);
+    command.args(options);
     command.arg("-healthz-ip=127.0.0.1").arg(format!("-healthz-port={PORT}"));
     cluster.start_as(host, command);
 }
@@ -40,7 +46,7 @@ fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, String), Strin
 }
 
 /// Waits until a host answers `/readyz` with this status, and a line that begins so; nothing else is wrong.
-fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> String {
+pub(crate) fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> String {
     let ready = eventually(PATIENCE, || {
         let (status, body) = get(cluster, 0, "/readyz")?;
         let mut lines = body.lines().skip(1);
@@ -57,7 +63,7 @@ fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> S
 }
 
 /// Waits until all these lines are in `/metrics`.
-fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
+pub(crate) fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
     let seen = eventually(PATIENCE, || {
         let (_, text) = get(cluster, 0, "/metrics")?;
         let missing: Vec<_> =

@@ -1,0 +1,93 @@
+//! The options of `flanneld ping`: those of the daemon that say where it and etcd are, and what to probe and show.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::etcd::{etcd, etcd_api};
+use super::{EtcdApi, EtcdOptions, Settings, bad, table, values};
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
+use crate::show;
+use crate::show::format::Paint;
+
+const OWN: &[Flag<Settings>] = &[
+    Flag {
+        name: "count",
+        kind: Kind::Int(|s| &mut s.count),
+        description: "how many small questions go each way, 1 to 1000",
+    },
+    Flag {
+        name: "mesh",
+        kind: Kind::Bool(|s| &mut s.mesh),
+        description: "show a map with a sign for each peer instead of a line",
+    },
+    Flag {
+        name: "json",
+        kind: Kind::Bool(|s| &mut s.json),
+        description: "write JSON, whose members keep their names and meaning",
+    },
+    Flag {
+        name: "color",
+        kind: Kind::Text(|s| &mut s.color),
+        description: "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
+    },
+];
+
+/// What to probe, and how to show it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PingOptions {
+    /// Which peers; all if none is named.
+    pub(crate) peers: Vec<String>,
+    /// Where the daemon tells its status.
+    pub(crate) socket: Option<PathBuf>,
+    /// Where the host remembers its network.
+    pub(crate) cache: PathBuf,
+    pub(crate) etcd: EtcdOptions,
+    pub(crate) etcd_api: EtcdApi,
+    /// The port of all responders.
+    pub(crate) port: u16,
+    pub(crate) count: u32,
+    pub(crate) json: bool,
+    pub(crate) mesh: bool,
+    pub(crate) paint: Paint,
+}
+
+/// Reads the arguments behind the word.
+pub(crate) fn parse(
+    arguments: Vec<OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<PingOptions, FlagError> {
+    let (settings, mut arguments) = flags::read_command_with_words(&flags(), arguments, environment)?;
+    let peers = std::mem::take(&mut arguments.ignored);
+    check(&settings, peers).map_err(|bad| arguments.refuse(&bad))
+}
+
+fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValue> {
+    let count = u32::try_from(settings.count).ok().filter(|count| (1..=1000).contains(count));
+    Ok(PingOptions {
+        peers,
+        socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
+        cache: format!("{}.cache", settings.subnet_file).into(),
+        etcd: etcd(settings)?,
+        etcd_api: etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
+        port: values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?,
+        count: count.ok_or_else(|| bad("count", format!("{} is not within 1 and 1000", settings.count)))?,
+        json: settings.json,
+        mesh: settings.mesh,
+        paint: show::paint(&settings.color).map_err(|why| bad("color", why))?,
+    })
+}
+
+/// The flags, for the usage text.
+pub(crate) fn described() -> Vec<Described> {
+    flags::describe(&flags())
+}
+
+fn flags() -> Vec<Flag<Settings>> {
+    const DAEMONS: [&str; 3] = ["subnet-file", "status-socket", "mesh-probe-port"];
+    let mut flags = OWN.to_vec();
+    let of_daemon = table::flags();
+    flags.extend(
+        of_daemon.into_iter().filter(|flag| DAEMONS.contains(&flag.name) || flag.name.starts_with("etcd-")),
+    );
+    flags
+}

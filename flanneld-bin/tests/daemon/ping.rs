@@ -1,0 +1,201 @@
+//! The ways to the peers as they are measured: by hand, in the background, and when something on them is cut.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_testing::{eventually, output_in, program};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN};
+use crate::observed::{run, start_with, wait_for_metrics, wait_for_readiness};
+
+const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
+
+/// Where peers that probe answer.
+const PORT: u16 = 8473;
+
+/// Applies rules to what the lab's switch forwards.
+fn nft(cluster: &Cluster, rules: &str) {
+    let mut command = Command::new(program("nft", "nftables").unwrap());
+    command.arg(rules);
+    let output = output_in(cluster.lab.switch(), command).unwrap();
+    assert!(output.status.success(), "{rules}: {output:?}");
+}
+
+fn drop_forwarded(cluster: &Cluster, what: &str) {
+    let chain = format!("type filter hook forward priority 0; policy accept; {what} drop;");
+    nft(cluster, &format!("table inet cut {{ chain forward {{ {chain} }}; }}"));
+}
+
+fn cure(cluster: &Cluster) {
+    nft(cluster, "delete table inet cut");
+}
+
+/// Pings from a host, and returns exit status and what it says for programs.
+fn ping(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Value) {
+    let arguments = [&["ping", "-json"], arguments].concat();
+    let (status, text, complaint) = run(cluster, host, &arguments);
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{complaint}")))
+}
+
+/// The verdicts on all peers.
+fn verdicts(pinged: &Value) -> Vec<&str> {
+    pinged["peers"].as_array().unwrap().iter().map(|peer| peer["verdict"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_cured() {
+    let mut cluster = Cluster::on_segments(3, 3);
+    cluster.configure(VXLAN);
+    (0..3).for_each(|host| start_with(&mut cluster, host, &["-mesh-probe-interval=1s"]));
+    (0..3).for_each(|host| cluster.wait_until_ready(host));
+    let healthy =
+        ["flannel_probed_peers{verdict=\"reachable\"} 2", "flannel_condition{name=\"tunnel_blocked\"} 0"];
+    wait_for_metrics(&cluster, &healthy);
+
+    drop_forwarded(&cluster, "udp dport 8472");
+    let blocked = [
+        "flannel_probed_peers{verdict=\"tunnel_blocked\"} 2",
+        "flannel_condition{name=\"tunnel_blocked\"} 1",
+    ];
+    wait_for_metrics(&cluster, &blocked);
+    let why = "the underlay answers and the tunnel does not: UDP port 8472 is likely dropped between ";
+    // It is no reason to take the host out of service: the others have the same trouble with it.
+    let body = wait_for_readiness(&cluster, 200, Some("tunnel_blocked: 2 of 2 peers; "));
+    assert!(body.contains(why), "{body}");
+    let (_, page, _) = run(&cluster, 0, &["status"]);
+    assert!(page.contains("tunnel_blocked  2 of 2 peers; ") && page.contains(why), "{page}");
+    let (_, page, _) = run(&cluster, 0, &["peers"]);
+    assert_eq!(page.matches("  tunnel_blocked").count(), 2, "{page}");
+    let (status, text, _) = run(&cluster, 0, &["ping", "-count=2"]);
+    assert_eq!((status, text.matches(why).count()), (Some(3), 2), "{text}");
+    assert!(text.contains(&format!("between {} and {}", cluster.public(0), cluster.public(1))), "{text}");
+    let (status, text, _) = run(&cluster, 0, &["ping", "-mesh", "-count=1"]);
+    assert!(status == Some(3) && text.contains("  TT\n"), "{text}");
+
+    cure(&cluster);
+    wait_for_metrics(&cluster, &healthy);
+    wait_for_readiness(&cluster, 200, None);
+    let cured = eventually(PATIENCE, || {
+        let (status, pinged) = ping(&cluster, 0, &["-count=2"]);
+        if status == Some(0) { Ok(pinged) } else { Err(pinged.to_string()) }
+    });
+    let cured = cured.unwrap();
+    let ways = cured["peers"][0]["ways"].as_array().unwrap();
+    let seen: Vec<_> =
+        ways.iter().map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap())).collect();
+    assert_eq!(seen, [("inside", "udp"), ("outside", "icmp")], "{cured:#}");
+    assert_eq!((&ways[0]["path_mtu"], &ways[1]["path_mtu"]), (&1450.into(), &1500.into()), "{cured:#}");
+    assert!(ways[0]["round_trip_microseconds"].as_u64().is_some_and(|time| time > 0), "{cured:#}");
+
+    only_peers_are_answered(&cluster);
+}
+
+/// The responder answers the addresses of peers in the overlay, with as much as it was asked with.
+fn only_peers_are_answered(cluster: &Cluster) {
+    let mut question = b"FLPR\x01".to_vec();
+    question.resize(100, 0);
+    let target = SocketAddr::new(cluster.subnet(0).network(), PORT);
+    let ask = |from: IpAddr, namespace: &flannel_netlink::Namespace| {
+        let asked = namespace.run(|| {
+            let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            socket.send_to(&question, target)?;
+            let mut answer = [0; 2000];
+            socket.recv(&mut answer).map(|length| answer[..length].to_vec())
+        });
+        asked.unwrap()
+    };
+    let answer = eventually(PATIENCE, || {
+        ask(cluster.subnet(1).network(), &cluster.lab.hosts[1].namespace).map_err(|error| error.to_string())
+    });
+    let mut expected = question.clone();
+    expected[5] = 1;
+    assert_eq!(answer.unwrap(), expected);
+    let pod = cluster.add_pod(1);
+    assert!(ask(pod.addresses[0], &pod.namespace).is_err(), "a pod is no peer");
+}
+
+#[test]
+fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_outside() {
+    let mut cluster = Cluster::on_segments(2, 2);
+    cluster.configure(VXLAN);
+    cluster.start_all();
+    drop_forwarded(&cluster, "ip length > 1400");
+    let found = eventually(PATIENCE, || {
+        let (status, pinged) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
+        let peer = &pinged["peers"][0];
+        let mtus = (peer["ways"][0]["path_mtu"].as_u64(), peer["ways"][1]["path_mtu"].as_u64());
+        // VXLAN takes 50 bytes.
+        let is_it = mtus == (Some(1350), Some(1400)) && verdicts(&pinged) == ["mtu_small"];
+        if is_it && status == Some(3) { Ok(()) } else { Err(format!("{status:?} {pinged:#}")) }
+    });
+    found.unwrap();
+    cure(&cluster);
+    drop_forwarded(&cluster, "ip protocol icmp");
+    let (status, pinged) = ping(&cluster, 0, &["-count=1"]);
+    assert_eq!((status, verdicts(&pinged)), (Some(0), vec!["underlay_silent"]), "{pinged:#}");
+    cure(&cluster);
+    cluster.lab.hosts[1].unplug().unwrap();
+    let (status, pinged) = ping(&cluster, 0, &["-count=1"]);
+    assert_eq!((status, verdicts(&pinged)), (Some(3), vec!["silent"]), "{pinged:#}");
+}
+
+#[test]
+fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
+    let mut cluster = Cluster::new(4);
+    cluster.configure(DUAL);
+    (0..3).for_each(|host| cluster.start(host));
+    (0..3).for_each(|host| cluster.wait_until_ready(host));
+    for host in 0..3 {
+        eventually(PATIENCE, || cluster.routes(host).len() == 2).unwrap();
+    }
+    let reached = |host: usize, source: &str| {
+        let reached = eventually(PATIENCE, || {
+            let (status, pinged) = ping(&cluster, host, &["-count=2"]);
+            if (status, verdicts(&pinged)) == (Some(0), vec!["reachable"; 2]) && pinged["source"] == source {
+                return Ok(pinged);
+            }
+            Err(pinged.to_string())
+        });
+        reached.unwrap()
+    };
+    // Daemons that do not probe answer nothing, their kernels do.
+    let pinged = reached(0, "daemon");
+    let ways = pinged["peers"][0]["ways"].as_array().unwrap();
+    assert_eq!(ways.len(), 4, "{pinged:#}");
+    assert!(ways.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
+    assert!(ways.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{pinged:#}");
+
+    // With a socket that every user may have it is the same.
+    cluster.lab.hosts[1].namespace.write_sysctl("net/ipv4/ping_group_range", "0 2147483647").unwrap();
+    reached(1, "daemon");
+
+    // A host that never ran it finds the leases in etcd, and has no tunnel.
+    let etcd = format!("-etcd-endpoints={}", cluster.etcd.client_url());
+    let (status, pinged) = ping(&cluster, 3, &["-count=1", &etcd]);
+    assert_eq!(
+        (status, &pinged["source"], verdicts(&pinged)),
+        (Some(0), &"registry".into(), vec!["underlay_only"; 3])
+    );
+    let detail = pinged["peers"][0]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("this host has no lease"), "{detail}");
+
+    cluster.etcd.stop().unwrap();
+    let reached = |cluster: &Cluster, source: &str| {
+        let (status, pinged) = ping(cluster, 0, &["-count=2"]);
+        assert_eq!(
+            (status, &pinged["source"], verdicts(&pinged)),
+            (Some(0), &source.into(), vec!["reachable"; 2])
+        );
+    };
+    reached(&cluster, "daemon");
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    reached(&cluster, "cache");
+    let (status, page, complaint) = run(&cluster, 3, &["ping", &etcd]);
+    assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
+    assert!(complaint.starts_with("nothing to ping: no flanneld runs here: "), "{complaint}");
+    assert!(complaint.contains("it remembers no network: ") && complaint.contains("etcd"), "{complaint}");
+}
