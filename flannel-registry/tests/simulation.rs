@@ -113,7 +113,7 @@ fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
     let hosts = variable("FLANNEL_SIM_HOSTS").unwrap_or(60) as usize;
     let seeds = match variable("FLANNEL_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("FLANNEL_SIM_SEEDS").unwrap_or(6),
+        None => 0..variable("FLANNEL_SIM_SEEDS").unwrap_or(12),
     };
     let (left, failed) = (Mutex::new(seeds), Mutex::new(Vec::new()));
     let next = || left.lock().unwrap().next();

@@ -39,7 +39,7 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
     let external = external(&options, &registry, &memory);
     let network = network(&options, &registry, &memory, &external);
     let mut facts = Facts {
-        now: SystemTime::now(),
+        now: wall_clock(),
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
         may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
         may_look: capabilities::of(None) != Some(false),
@@ -65,6 +65,15 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
     };
     look_closer(&namespace, &mut facts).await;
     Ok(facts)
+}
+
+/// What time this host takes it to be: doctor compares it with etcd's, and judges certificates by it as TLS does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the program, and it is the wall clock that is looked at"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Reads what it takes the network to know for.
@@ -131,9 +140,10 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 
 /// Chooses the interface as the daemon does.
 fn external(options: &Options, registry: &Registry, memory: &Memory) -> Result<ExternalInterface, String> {
-    let config = match &registry.config {
-        Config::Valid(config) => Some(config),
-        _ => memory.network.as_ref().map(|remembered| &remembered.config),
+    let config = if let Config::Valid(config) = &registry.config {
+        Some(config)
+    } else {
+        memory.network.as_ref().map(|remembered| &remembered.config)
     };
     external::look(&options.external, config)
 }

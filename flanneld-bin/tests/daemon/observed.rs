@@ -1,10 +1,10 @@
 //! What a daemon tells of itself, over its health port and its socket.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flannel_testing::{eventually, output_in};
 
@@ -177,7 +177,7 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
 }
 
 /// Runs a command of the program on a host, and returns its exit status, what it wrote, and its complaints.
-fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
     command.args(arguments).arg("-subnet-file").arg(cluster.subnet_file(host));
     let output = output_in(&cluster.lab.hosts[host].namespace, command).unwrap();
@@ -219,6 +219,18 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
         (&peers[0]["subnets"][0], &peers[1]["subnets"][0]),
         (&others[0].0.clone().into(), &others[1].0.clone().into())
     );
+
+    // Watched, it is shown again and again.
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    watch.args(["status", "-watch", "-json", "-subnet-file"]).arg(cluster.subnet_file(0));
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let ages = [0, 1].map(|_| {
+        let status: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        status["age_seconds"].as_f64().unwrap()
+    });
+    watch.kill().and_then(|()| watch.wait()).unwrap();
+    assert!(ages[1] > ages[0], "{ages:?}");
 
     // Without its registry, it says so and is in order.
     cluster.etcd.stop().unwrap();

@@ -128,7 +128,7 @@ fn the_device_of_the_udp_backend_outlives_a_kill_and_a_restart_and_ends_with_a_s
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
-    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\nFLANNELD_KEEP_UDP_DEVICE=true\n");
     machine.get("systemctl start etcd");
     configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
     machine.get("systemctl start flanneld");
@@ -163,6 +163,28 @@ fn a_daemon_that_hangs_is_started_again() {
     eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
     let told = machine.journal("flanneld");
     assert!(told.contains("flanneld.service: Watchdog timeout"), "{told}");
+}
+
+#[test]
+fn the_device_of_the_udp_backend_outlives_a_restart_of_the_unit() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\nFLANNELD_KEEP_UDP_DEVICE=true\n");
+    machine.get("systemctl start etcd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    machine.get("systemctl start flanneld");
+    let seen = || machine.get("cat /sys/class/net/flannel0/ifindex; ip -4 -br addr show flannel0");
+    let before = seen();
+    let stored = || machine.get("systemctl show -p NFileDescriptorStore --value flanneld");
+    eventually(PATIENCE, || stored() != "0").expect("systemd keeps device and socket");
+    for restart in ["systemctl restart flanneld", "systemctl kill --signal=KILL flanneld"] {
+        let process = machine.get("systemctl show -p MainPID --value flanneld");
+        machine.get(restart);
+        let anew =
+            || machine.get("systemctl show -p MainPID -p ActiveState --value flanneld").replace('\n', " ");
+        eventually(PATIENCE, || anew().ends_with("active") && !anew().contains(&process)).unwrap();
+        assert_eq!(seen(), before, "{restart}: {}", machine.journal("flanneld"));
+    }
 }
 
 #[test]

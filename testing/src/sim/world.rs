@@ -103,8 +103,12 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The hosts stand in racks, each of which has a block of addresses that it counts from one on.
     pub(super) fn new_address(&mut self) -> Ipv4Addr {
         self.addresses += 1;
+        if self.random.f64() < 0.3 {
+            self.addresses = (self.addresses | 0xff) + 2;
+        }
         self.addresses.into()
     }
 
