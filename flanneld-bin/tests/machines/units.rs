@@ -124,6 +124,27 @@ fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
 }
 
 #[test]
+fn the_device_of_the_udp_backend_outlives_a_kill_and_a_restart_and_ends_with_a_stop() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\nFLANNELD_KEEP_UDP_DEVICE=true\n");
+    machine.get("systemctl start etcd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    machine.get("systemctl start flanneld");
+    let index = || machine.get("cat /sys/class/net/flannel0/ifindex");
+    let first = index();
+    eventually(PATIENCE, || show("NFileDescriptorStore") == "2").unwrap();
+    machine.get("kill -KILL $(systemctl show -p MainPID --value flanneld)");
+    eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
+    assert_eq!((index(), show("NFileDescriptorStore").as_str()), (first.clone(), "2"));
+    machine.get("systemctl restart flanneld");
+    assert_eq!((index(), show("NFileDescriptorStore").as_str()), (first, "2"));
+    machine.get("systemctl stop flanneld");
+    eventually(PATIENCE, || !machine.run("test -e /sys/class/net/flannel0").status.success()).unwrap();
+}
+
+#[test]
 fn a_daemon_that_hangs_is_started_again() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
