@@ -36,4 +36,6 @@ mod worker;
 
 pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
+/// Where a network lives: the one name of another crate that is needed to open a backend.
+pub use flannel_netlink::Namespace;
 pub use worker::Offloads;

@@ -257,6 +257,8 @@ impl fmt::Display for BadRecord {
     }
 }
 
+impl std::error::Error for BadRecord {}
+
 /// Reads one record as every registry does: a readable key and a readable value make a lease.
 ///
 /// A key is readable if it is written as flannel writes it. Any other spelling of the same subnet, or the same key in
