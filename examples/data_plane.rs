@@ -8,8 +8,8 @@ use std::error::Error;
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{
-    BadRecord, FedManager, Lease, Network, NetworkConfig, NetworkOptions, Revision, Shutdown, Term,
-    read_record,
+    BadRecord, FedManager, Lease, Network, NetworkConfig, NetworkOptions, OpenBackend, PeerSet, PlanRequest,
+    Revision, Running, Shutdown, Term, read_record,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_netlink::{Netlink, Route, RouteFilter, Write};
@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // It is kept so, whoever else changes the host.
     let mut kernel = Netlink::open_in(&red.namespace)?;
     let route = to_blue(&mut kernel)?.ok_or("there is no route to blue")?;
+    show_plan(red, &red_runs, &[])?;
     for outcome in kernel.apply(&[Write::DeleteRoute(route)]) {
         outcome?;
     }
@@ -60,6 +61,16 @@ fn start(host: &Host, subnet: &str) -> Result<(FedManager, Network), Box<dyn Err
     let (network, task) = Network::new(options);
     run(task);
     Ok((plane, network))
+}
+
+/// Tells what would be done to a host if these were its peers. Nothing is written, and no network needs to run.
+fn show_plan(host: &Host, running: &Running, peers: &[Lease]) -> Result<(), Box<dyn Error>> {
+    let external = external_interface(&host.namespace, INTERFACE)?;
+    let (config, own, peers) = (&running.config, &running.lease, &PeerSet::all_of(peers.to_vec()));
+    let request = PlanRequest { config, external: &external, own, peers };
+    let changes = OpenVxlan::new(host.namespace.clone()).plan(request)?.changes;
+    changes.iter().for_each(|change| println!("without blue: {:?} {}", change.action, change.object));
+    Ok(())
 }
 
 /// What a host says about itself, as two texts for the wire.

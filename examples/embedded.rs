@@ -57,11 +57,12 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
 /// Tells what happens on a host. Most events are left out; a program takes those that it wants.
 async fn tell(host: String, mut events: impl futures::Stream<Item = NetworkEvent> + Unpin) {
     while let Some(event) = events.next().await {
-        match event {
-            NetworkEvent::LeaseAcquired(lease) => println!("{host} leased {}", lease.subnet),
-            NetworkEvent::PeerJoined(lease) => println!("{host} heard of {}", lease.attrs.public),
-            NetworkEvent::Ready => println!("{host} is ready"),
-            _ => {}
+        if let NetworkEvent::LeaseAcquired(lease) = &event {
+            println!("{host} leased {}", lease.subnet);
+        } else if let NetworkEvent::PeerJoined(lease) = &event {
+            println!("{host} heard of {}", lease.attrs.public);
+        } else if let NetworkEvent::Ready = event {
+            println!("{host} is ready");
         }
     }
 }

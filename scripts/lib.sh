@@ -27,3 +27,16 @@ need_root() {
         exit 1
     fi
 }
+
+# Builds what is shipped, and says in $shipped where it is: one static program each, if the compiler for that is there
+# (rustup target add x86_64-unknown-linux-musl; Debian: musl-tools), else programs that need the C library of this system.
+build_shipped() {
+    local host target
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    target=${host/-gnu/-musl}
+    if ! [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || ! command -v musl-gcc >/dev/null; then
+        target=$host
+    fi
+    cargo build --locked --quiet --profile dist --target "$target" -p flanneld-bin
+    shipped=${CARGO_TARGET_DIR:-target}/$target/dist
+}

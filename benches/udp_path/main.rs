@@ -13,6 +13,8 @@
 //! ```text
 //! cargo bench -p flannel-benches --bench udp_path                          # 3 rounds, the machine's default
 //! cargo bench -p flannel-benches --bench udp_path -- --rounds 5 --control reno
+//! cargo bench -p flannel-benches --bench udp_path -- --only 'udp backend' --figures 'one,rtt,flood'
+//! cargo bench -p flannel-benches --bench udp_path -- --quick               # one round
 //! ```
 //!
 //! Needs root.
@@ -27,6 +29,8 @@ mod paths;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use flannel_benches::Spread;
+use flannel_benches::figures::keep;
 use flannel_netlink::Namespace;
 use flannel_testing::{PingOptions, ping, throughput};
 
@@ -44,8 +48,12 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
     };
-    let rounds: usize = option("--rounds").map_or(3, |rounds| rounds.parse().unwrap());
+    let rounds = if arguments.iter().any(|argument| argument == "--quick") { 1 } else { 3 };
+    let rounds: usize = option("--rounds").map_or(rounds, |rounds| rounds.parse().unwrap());
     let only = option("--only");
+    let wanted = option("--figures");
+    let is_wanted =
+        |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.split(',').any(|one| one == name));
 
     let site = Site::new(option("--control").as_deref());
     let control = site.hosts[0].read_sysctl("net/ipv4/tcp_congestion_control").unwrap();
@@ -56,15 +64,22 @@ fn main() {
     let mut figures = vec![vec![Vec::new(); COLUMNS.len()]; paths.len()];
     for _ in 0..rounds {
         for (path, figures) in paths.iter().zip(&mut figures) {
-            for (figure, list) in measure(&site, path).into_iter().zip(figures) {
+            for (figure, list) in measure(&site, path, &is_wanted).into_iter().zip(figures) {
                 list.push(figure);
             }
+        }
+    }
+    for (path, row) in paths.iter().zip(&figures) {
+        for (column, list) in COLUMNS.iter().zip(row) {
+            // One that was not wanted is not a number.
+            let spread = Spread::of(list.iter().copied().filter(|figure| figure.is_finite()));
+            spread.into_iter().for_each(|spread| keep("udp_path", column, path.name, "", spread));
         }
     }
     let medians: Vec<Vec<f64>> =
         figures.into_iter().map(|row| row.into_iter().map(median).collect()).collect();
     print(&paths, &medians);
-    if let Some(path) = paths.iter().find(|path| path.name == paths::UDP) {
+    if let Some(path) = paths.iter().find(|path| path.name == paths::UDP && is_wanted("flood")) {
         show_flood(&site, path, rounds);
     }
     for line in site.counts() {
@@ -72,34 +87,42 @@ fn main() {
     }
 }
 
-/// One round of one path.
-fn measure(site: &Site, path: &Path) -> [f64; COLUMNS.len()] {
+/// One round of one path. What was not asked for is not a number.
+fn measure(site: &Site, path: &Path, is_wanted: &impl Fn(&str) -> bool) -> [f64; COLUMNS.len()] {
     let [from, to] = [&site.hosts[0], &site.hosts[1]];
-    let before = cpu_time();
-    let one = throughput(from, to, path.to, TIME, 1).unwrap();
-    let cpu = (cpu_time() - before).as_secs_f64() / (one.bytes as f64 / f64::from(1 << 30));
-    let four = throughput(from, to, path.to, TIME, 4).unwrap();
-    let both = both_ways(from, to, path);
-    let single = datagrams::send(from, to, path.to, TIME, 1);
-    let bursts = datagrams::send(from, to, path.to, TIME, 64);
-    let loaded = std::thread::scope(|scope| {
-        let load = scope.spawn(|| throughput(from, to, path.to, TIME, 1).unwrap());
-        std::thread::sleep(TIME / 5);
-        let loaded = round_trip(from, path.to, TIME / 2);
-        load.join().unwrap();
-        loaded
+    let mut figures = [f64::NAN; COLUMNS.len()];
+    let mut set = |names: &[&str], measure: &dyn Fn() -> Vec<f64>| {
+        if names.iter().any(|name| is_wanted(name)) {
+            for (name, figure) in names.iter().zip(measure()) {
+                let column = COLUMNS.iter().position(|column| column == name).unwrap();
+                figures[column] = figure;
+            }
+        }
+    };
+    set(&["one", "cpu"], &|| {
+        let before = cpu_time();
+        let one = throughput(from, to, path.to, TIME, 1).unwrap();
+        let cpu = (cpu_time() - before).as_secs_f64() / (one.bytes as f64 / f64::from(1 << 30));
+        vec![one.bits_per_second() / 1e9, cpu]
     });
-    [
-        one.bits_per_second() / 1e9,
-        four.bits_per_second() / 1e9,
-        both,
-        single.per_second() / 1e3,
-        single.loss() * 100.0,
-        bursts.per_second() / 1e3,
-        round_trip(from, path.to, TIME / 5),
-        loaded,
-        cpu,
-    ]
+    set(&["four"], &|| vec![throughput(from, to, path.to, TIME, 4).unwrap().bits_per_second() / 1e9]);
+    set(&["both"], &|| vec![both_ways(from, to, path)]);
+    set(&["64 B", "loss %"], &|| {
+        let single = datagrams::send(from, to, path.to, TIME, 1);
+        vec![single.per_second() / 1e3, single.loss() * 100.0]
+    });
+    set(&["bursts"], &|| vec![datagrams::send(from, to, path.to, TIME, 64).per_second() / 1e3]);
+    set(&["rtt"], &|| vec![round_trip(from, path.to, TIME / 5)]);
+    set(&["loaded"], &|| {
+        vec![std::thread::scope(|scope| {
+            let load = scope.spawn(|| throughput(from, to, path.to, TIME, 1).unwrap());
+            std::thread::sleep(TIME / 5);
+            let loaded = round_trip(from, path.to, TIME / 2);
+            load.join().unwrap();
+            loaded
+        })]
+    });
+    figures
 }
 
 fn both_ways(from: &Namespace, to: &Namespace, path: &Path) -> f64 {

@@ -50,6 +50,7 @@ fn a_data_plane_without_a_registry_carries_traffic_and_heals() {
         &[
             r#"red says 10.5.1.0-24 {"PublicIP":"192.168.64.1""#,
             "host-1-pod-1 reaches host-2-pod-1 at 10.5.2.2",
+            "without blue: Remove route 10.5.2.0/24",
             "the route to blue was deleted, and is back",
             "host-1-pod-1 reaches host-2-pod-1 at 10.5.2.2",
             "blue left, and its route with it",

@@ -1,7 +1,8 @@
 //! The backend: a device, a socket for each family, a table of peers, and the threads between them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,12 @@ use crate::config::UdpConfig;
 use crate::counters::UdpCounters;
 use crate::device::{Device, Overlay};
 use crate::filter;
+use crate::listen::{Listener, local_addresses};
 use crate::peers::{Exchange, PeerTable, Routing};
 use crate::routing::{self, Hops};
+use crate::store::{DescriptorStore, Keeper, Slot};
 use crate::sys::socket;
-use crate::worker::{Failure, Offloads, Parts, Workers};
+use crate::worker::{Broken, Failure, Offloads, Parts, Workers};
 
 /// Opens the UDP backend in one network namespace.
 ///
@@ -39,19 +42,42 @@ pub struct OpenUdp {
     namespace: Namespace,
     offloads: Offloads,
     counters: UdpCounters,
+    keeper: Keeper,
 }
 
 impl OpenUdp {
     /// Takes the namespace that the external interface is in.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
-        Self { namespace, offloads: Offloads::default(), counters: UdpCounters::default() }
+        Self {
+            namespace,
+            offloads: Offloads::default(),
+            counters: UdpCounters::default(),
+            keeper: Keeper::default(),
+        }
+    }
+
+    /// Keeps device and sockets in a store, and takes back what is there and still right. What is not is made anew.
+    #[must_use]
+    pub fn with_store(self, store: Arc<dyn DescriptorStore>) -> Self {
+        Self { keeper: Keeper(Some(store)), ..self }
     }
 
     /// Chooses which bursts are made and taken: all of them, unless one is to be done without.
     #[must_use]
     pub fn with_offloads(self, offloads: Offloads) -> Self {
         Self { offloads, ..self }
+    }
+
+    /// Tells the MTU, in bytes, of the device that a configuration asks for on a host with this external interface, and
+    /// the port that it hears its peers on. Looks at nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the configuration is wrong.
+    pub fn device(config: &NetworkConfig, external: &ExternalInterface) -> Result<(u32, u16), BackendError> {
+        let options = UdpConfig::parse(&config.backend)?;
+        Ok((mtu(config, external), options.port))
     }
 
     /// Returns the counters of the backend that is opened.
@@ -81,15 +107,17 @@ struct Udp {
     local: Vec<SocketAddr>,
     wanted: Offloads,
     device: Device,
-    sockets: Vec<Arc<UdpSocket>>,
+    /// One for each local address, or none after one broke.
+    listeners: Vec<Listener>,
+    keeper: Keeper,
     exchange: Arc<Exchange>,
     counters: UdpCounters,
     failure: Arc<Failure>,
     own: Option<Lease>,
+    /// Whether it is known well enough who there is for packets to be moved.
+    knows_peers: bool,
     hops: Hops,
     unreachable: Vec<PeerFailure>,
-    /// What the sockets had dropped when they were last asked.
-    dropped: Vec<u32>,
     in_doubt: bool,
 }
 
@@ -99,13 +127,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the headers of a datagram take, in bytes: UDP (8) and IP (20 or 40).
 const OVERHEAD_V4: u32 = 28;
 const OVERHEAD_V6: u32 = 48;
-
-/// Room for what arrives while the thread is busy, some milliseconds of it at full speed.
-const RECEIVE_BUFFER: i32 = 8 << 20;
-
-/// Room for what waits for hosts that are not reached: each may hold some 200 KiB (`unres_qlen_bytes`, arp(7)) for
-/// seconds, and must not keep others from being sent to.
-const SEND_BUFFER: i32 = 32 << 20;
 
 impl Udp {
     fn open(open: &OpenUdp, request: OpenRequest<'_>) -> Result<Self, BackendError> {
@@ -117,9 +138,12 @@ impl Udp {
         // Before the first read, so that no change falls between the two.
         let netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
-        let device = Device::open(&namespace, None, mtu(config, external), open.offloads)?;
-        let sockets = open_sockets(&namespace, &local, open.offloads)?;
-        Ok(Self {
+        let mtu = mtu(config, external);
+        let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
+        let old = Device::take_back(&open.keeper, &namespace, &networks, mtu, open.offloads);
+        let is_old = old.is_some();
+        let device = old.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
+        let mut udp = Self {
             workers: None,
             namespace,
             netlink,
@@ -129,55 +153,104 @@ impl Udp {
             local,
             wanted: open.offloads,
             device,
-            dropped: vec![0; sockets.len()],
-            sockets,
+            listeners: Vec::new(),
+            keeper: open.keeper.clone(),
             exchange: Arc::default(),
             counters: open.counters.clone(),
             failure: Arc::default(),
             own: None,
+            knows_peers: false,
             hops: Hops::new(),
             unreachable: Vec::new(),
             in_doubt: true,
-        })
+        };
+        udp.listen()?;
+        if is_old {
+            tracing::info!("took back the device {}", udp.device.name);
+        } else {
+            udp.keeper.keep(Slot::Tun, udp.device.tun.as_fd());
+        }
+        Ok(udp)
     }
 
     /// Makes device, sockets and threads as they should be; returns how many things were not so.
     fn mend(&mut self) -> Result<usize, BackendError> {
-        let mut changes = self.mend_device()?;
-        if self.workers.as_ref().is_some_and(Workers::are_broken) {
+        let broken = self.workers.as_ref().map(Workers::broken).unwrap_or_default();
+        if broken != Broken::default() {
             self.workers = None;
-            self.sockets.clear();
         }
-        if self.sockets.is_empty() {
-            self.sockets = open_sockets(&self.namespace, &self.local, self.wanted)?;
-            self.dropped = vec![0; self.sockets.len()];
-            self.set_filters();
+        let mut changes = self.mend_device(broken.device)?;
+        if broken.sockets {
+            // Not to be taken back.
+            Slot::SOCKETS.into_iter().for_each(|slot| self.keeper.forget(slot));
+            self.listeners.clear();
         }
-        if self.workers.is_none() {
-            self.start()?;
-            changes += 1;
+        self.listen()?;
+        if self.start()? {
+            changes += usize::from(broken != Broken::default());
         }
         self.in_doubt = false;
         Ok(changes)
     }
 
-    fn mend_device(&mut self) -> Result<usize, BackendError> {
+    fn mend_device(&mut self, is_broken: bool) -> Result<usize, BackendError> {
         let is_there = self.device.exists(&mut self.netlink)?;
-        if !is_there {
+        if !is_there || is_broken {
             // The threads hold what is left of the old one.
             self.workers = None;
+            if is_there {
+                self.delete_device()?;
+            }
             let Device { name, mtu, overlays, .. } = &self.device;
             let opened = Device::open(&self.namespace, Some(name), *mtu, self.wanted)?;
+            self.keeper.keep(Slot::Tun, opened.tun.as_fd());
             self.device = Device { overlays: overlays.clone(), ..opened };
         }
         let changes = self.device.ensure(&mut self.netlink, &self.namespace)?;
         Ok(changes + usize::from(!is_there))
     }
 
-    fn start(&mut self) -> Result<(), BackendError> {
+    /// Listens on each address, with the socket that is there, an old one, or a new one.
+    fn listen(&mut self) -> Result<(), BackendError> {
+        let is_right = |listener: &Listener| self.local.contains(&listener.local);
+        if self.listeners.len() == self.local.len() && self.listeners.iter().all(is_right) {
+            return Ok(());
+        }
+        self.workers = None;
+        self.listeners.retain(is_right);
+        for slot in Slot::SOCKETS {
+            if !self.local.iter().any(|local| Slot::of(local) == slot) {
+                self.keeper.forget(slot);
+            }
+        }
+        for local in self.local.clone() {
+            if self.listeners.iter().any(|listener| listener.local == local) {
+                continue;
+            }
+            let old = Listener::take_back(&self.keeper, &self.namespace, local, self.wanted);
+            let listener = match old {
+                Some(listener) => listener,
+                None => {
+                    let listener = Listener::open(&self.namespace, local, self.wanted)?;
+                    self.keeper.keep(Slot::of(&local), listener.socket.as_fd());
+                    listener
+                }
+            };
+            self.listeners.push(listener);
+        }
+        self.set_filters();
+        Ok(())
+    }
+
+    /// Starts the threads unless they run, or nobody knows yet where packets go: those that wait from before a restart
+    /// would be lost. Tells whether it did.
+    fn start(&mut self) -> Result<bool, BackendError> {
+        if self.workers.is_some() || !self.knows_peers {
+            return Ok(false);
+        }
         let parts = Parts {
             tun: Arc::clone(&self.device.tun),
-            sockets: self.sockets.clone(),
+            sockets: self.listeners.iter().map(|listener| Arc::clone(&listener.socket)).collect(),
             exchange: Arc::clone(&self.exchange),
             counters: self.counters.clone(),
             failure: Arc::clone(&self.failure),
@@ -188,7 +261,7 @@ impl Udp {
             source: source.into(),
         })?;
         self.workers = Some(started);
-        Ok(())
+        Ok(true)
     }
 
     /// Works out the next hops, and hands them to the packet path if they are others. Returns how many are new, and how
@@ -205,7 +278,9 @@ impl Udp {
         }
         let new = hops.iter().filter(|(subnet, hop)| self.hops.get(subnet) != Some(hop)).count();
         let gone = self.hops.keys().filter(|subnet| !hops.contains_key(subnet)).count();
-        if new + gone > 0 {
+        let knew_peers = self.knows_peers;
+        self.knows_peers |= request.peers.is_complete() || !hops.is_empty();
+        if new + gone > 0 || knew_peers != self.knows_peers {
             self.hops = hops;
             self.publish();
         }
@@ -227,11 +302,15 @@ impl Udp {
         self.set_filters();
     }
 
-    fn set_filters(&self) {
+    /// Lets in from the network who is a peer. A socket that is older than what is known of the peers keeps its filter.
+    fn set_filters(&mut self) {
         let routing = self.exchange.current();
-        for (socket, local) in self.sockets.iter().zip(&self.local) {
-            let program = filter::program(local.is_ipv6(), routing.peers.publics().iter().copied());
-            if let Err(error) = socket::attach_filter(socket, &program) {
+        for listener in &mut self.listeners {
+            if listener.is_old && !self.knows_peers {
+                continue;
+            }
+            let program = filter::program(listener.local.is_ipv6(), routing.peers.publics());
+            if let Err(error) = socket::attach_filter(&listener.socket, &program) {
                 // The packet path checks as well.
                 tracing::debug!(%error, "the kernel takes no filter");
             }
@@ -244,12 +323,16 @@ impl Udp {
     }
 
     fn count_drops(&mut self) {
-        for (socket, before) in self.sockets.iter().zip(&mut self.dropped) {
-            if let Ok(now) = socket::drops(socket) {
-                self.counters.kernel_dropped(u64::from(now.wrapping_sub(*before)));
-                *before = now;
-            }
+        for listener in &mut self.listeners {
+            self.counters.kernel_dropped(listener.new_drops());
         }
+    }
+
+    fn delete_device(&mut self) -> Result<(), BackendError> {
+        self.netlink.delete_link(self.device.index).map_err(|error| BackendError::Kernel {
+            object: format!("cannot delete the device {}", self.device.name),
+            source: error.into(),
+        })
     }
 
     fn mend_monitor(&mut self, report: &mut SyncReport) {
@@ -274,12 +357,8 @@ impl Backend for Udp {
 
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let local = local_addresses(&self.config, external, self.port)?;
-        if local != self.local {
-            self.local = local;
-            // The next pass listens where the host is now.
-            self.workers = None;
-            self.sockets.clear();
-        }
+        // The next pass listens where the host is now.
+        self.local = local;
         self.device.mtu = mtu(&self.config, external);
         self.in_doubt = true;
         Ok(())
@@ -308,15 +387,16 @@ impl Backend for Udp {
             return report;
         }
         self.mend_monitor(&mut report);
-        if *request.dirty == Dirty::All || self.in_doubt {
+        let knew_peers = self.knows_peers;
+        if *request.dirty != Dirty::NONE {
+            (report.written, report.removed) = self.route(request);
+        }
+        if knew_peers != self.knows_peers || *request.dirty == Dirty::All || self.in_doubt {
             self.in_doubt = true;
             match self.mend() {
                 Ok(changes) => report.drifted += changes,
                 Err(error) => failed(&mut report, self.name(), &error),
             }
-        }
-        if *request.dirty != Dirty::NONE {
-            (report.written, report.removed) = self.route(request);
         }
         report.unreachable.clone_from(&self.unreachable);
         if let Some(failure) = report.failed.iter().find(|failure| failure.object == self.name()) {
@@ -370,10 +450,8 @@ impl Backend for Udp {
     fn remove(&mut self) -> Result<(), BackendError> {
         self.workers = None;
         self.own = None;
-        self.netlink.delete_link(self.device.index).map_err(|error| BackendError::Kernel {
-            object: format!("cannot delete the device {}", self.device.name),
-            source: error.into(),
-        })
+        Slot::SOCKETS.into_iter().chain([Slot::Tun]).for_each(|slot| self.keeper.forget(slot));
+        self.delete_device()
     }
 }
 
@@ -396,50 +474,9 @@ fn failed(report: &mut SyncReport, object: String, error: &BackendError) {
     report.retry_in = Some(RETRY);
 }
 
-/// The addresses to listen on, one for each family of the network.
-fn local_addresses(
-    config: &NetworkConfig,
-    external: &ExternalInterface,
-    port: u16,
-) -> Result<Vec<SocketAddr>, BackendError> {
-    let v4 = config.ipv4.map(|_| (external.v4.map(IpAddr::V4), "IPv4"));
-    let v6 = config.ipv6.map(|_| (external.v6.map(IpAddr::V6), "IPv6"));
-    let address = |(address, family): (Option<IpAddr>, &str)| {
-        let address = address.ok_or_else(|| {
-            BackendError::Host(format!("the interface {} has no {family} address", external.name))
-        })?;
-        Ok(SocketAddr::new(address, port))
-    };
-    v4.into_iter().chain(v6).map(address).collect()
-}
-
 /// What fits into a datagram that fits the external interface.
 fn mtu(config: &NetworkConfig, external: &ExternalInterface) -> u32 {
     external.mtu.saturating_sub(if config.ipv6.is_some() { OVERHEAD_V6 } else { OVERHEAD_V4 })
-}
-
-fn open_sockets(
-    namespace: &Namespace,
-    local: &[SocketAddr],
-    offloads: Offloads,
-) -> Result<Vec<Arc<UdpSocket>>, BackendError> {
-    let open = |local: &SocketAddr| {
-        let failed = |source: std::io::Error| BackendError::Kernel {
-            object: format!("cannot listen on {local} (UDP)"),
-            source: source.into(),
-        };
-        let socket = namespace.run(|| UdpSocket::bind(local)).and_then(|bound| bound).map_err(failed)?;
-        if offloads.receive_bursts
-            && let Err(error) = socket::set_gro(&socket, true)
-        {
-            tracing::info!(%error, "the kernel does not receive bursts: datagrams are taken one by one");
-        }
-        if let Err(error) = socket::force_buffers(&socket, RECEIVE_BUFFER, SEND_BUFFER) {
-            tracing::debug!(%error, "the buffers keep their size");
-        }
-        Ok(Arc::new(socket))
-    };
-    local.iter().map(open).collect()
 }
 
 fn open_monitor(namespace: &Namespace, netlink: &Netlink) -> Result<Monitor, BackendError> {

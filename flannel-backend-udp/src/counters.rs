@@ -1,6 +1,6 @@
 //! What the packet path counts: by peer, and what was dropped by reason.
 //!
-//! Each number has one writer, a thread of the packet path, which adds once for a burst and not for each packet.
+//! The threads of the packet path add once for a burst and not for each packet; only what is dropped is counted one by one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
 
-/// A number that one thread at a time adds to and anybody reads.
+/// A number that the threads of the packet path add to and anybody reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -31,6 +31,7 @@ pub(crate) struct PeerCounters {
     pub(crate) send_errors: Counter,
     pub(crate) received_packets: Counter,
     pub(crate) received_bytes: Counter,
+    pub(crate) refused_packets: Counter,
 }
 
 /// Why a packet was dropped.
@@ -136,6 +137,8 @@ pub struct PeerCounts {
     pub received_packets: u64,
     /// Their bytes.
     pub received_bytes: u64,
+    /// Datagrams that came from its address and were not let in, whatever the reason.
+    pub refused_packets: u64,
 }
 
 impl UdpCounters {
@@ -219,6 +222,7 @@ impl PeerCounters {
             send_errors: self.send_errors.get(),
             received_packets: self.received_packets.get(),
             received_bytes: self.received_bytes.get(),
+            refused_packets: self.refused_packets.get(),
         }
     }
 }

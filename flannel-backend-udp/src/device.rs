@@ -12,6 +12,7 @@ use flannel_netlink::{
 };
 use ipnet::IpNet;
 
+use crate::store::{Keeper, Slot};
 use crate::sys::tun;
 use crate::worker::Offloads;
 
@@ -40,6 +41,10 @@ pub(crate) struct Device {
 /// The kernel puts the first free number in the place of `%d`.
 const NAME: &str = "flannel%d";
 
+fn options(name: &str) -> TunOptions {
+    TunOptions { vnet_header: true, ..TunOptions::new(name) }
+}
+
 impl Device {
     /// Makes a device, under the given name or the first one that is free.
     pub(crate) fn open(
@@ -48,8 +53,32 @@ impl Device {
         mtu: u32,
         wanted: Offloads,
     ) -> Result<Self, BackendError> {
-        let options = TunOptions { vnet_header: true, ..TunOptions::new(name.unwrap_or(NAME)) };
-        let opened = Tun::open_in(namespace, &options).map_err(cannot_open)?;
+        let opened = Tun::open_in(namespace, &options(name.unwrap_or(NAME))).map_err(cannot_open)?;
+        Self::prepare(opened, mtu, wanted)
+    }
+
+    /// Takes back the device that a process which is gone left, if its queue is kept and it is one for these networks.
+    /// What the host sent meanwhile waits in it.
+    pub(crate) fn take_back(
+        keeper: &Keeper,
+        namespace: &Namespace,
+        networks: &[IpNet],
+        mtu: u32,
+        wanted: Offloads,
+    ) -> Option<Self> {
+        keeper.take_back(Slot::Tun, |kept| {
+            let opened = Tun::adopt_in(namespace, kept, &options(NAME))
+                .map_err(|error| flannel_core::chain(&error))?;
+            let device = Self::prepare(opened, mtu, wanted).map_err(|error| flannel_core::chain(&error))?;
+            match device.is_for(namespace, networks) {
+                Ok(true) => Ok(device),
+                Ok(false) => Err(format!("{} is a device of another network", device.name)),
+                Err(error) => Err(flannel_core::chain(&error)),
+            }
+        })
+    }
+
+    fn prepare(opened: Tun, mtu: u32, wanted: Offloads) -> Result<Self, BackendError> {
         let kernel = |source: std::io::Error| BackendError::Kernel {
             object: format!("cannot set up the device {}", opened.name),
             source: source.into(),
@@ -59,6 +88,30 @@ impl Device {
         let offloads = Offloads { ..probe(&opened, wanted) };
         let Tun { fd, name, index } = opened;
         Ok(Self { tun: Arc::new(File::from(fd)), name, index, mtu, overlays: Vec::new(), offloads })
+    }
+
+    /// Whether what the device has from an earlier process is of these networks. If not, it is deleted, so that its name
+    /// is free: the keeper of its queue may not close that at once.
+    fn is_for(&self, namespace: &Namespace, networks: &[IpNet]) -> Result<bool, Error> {
+        let mut netlink = Netlink::open_in(namespace)?;
+        let has_name = self.name.strip_prefix("flannel").is_some_and(|n| n.parse::<u16>().is_ok());
+        let of_network = |net: &IpNet| networks.iter().any(|network| network.contains(net));
+        let is_link_local = |net: &IpNet| matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local());
+        let addresses = netlink.addresses(self.index)?;
+        let mut addresses = addresses.iter().map(|address| address.net).filter(|net| !is_link_local(net));
+        let on_device =
+            RouteFilter { index: Some(self.index), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
+        let routes = netlink.routes(&on_device)?;
+        let mut routes = routes.iter().map(|route| route.destination).filter(|net| !is_link_local(net));
+        // The kernel routes an IPv6 address of its own.
+        let is_own = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && of_network(net);
+        let is_for = has_name
+            && addresses.all(|net| of_network(&net))
+            && routes.all(|net| networks.contains(&net) || is_own(&net));
+        if !is_for {
+            netlink.delete_link(self.index)?;
+        }
+        Ok(is_for)
     }
 
     /// Makes the device as it should be; returns how many things were not so. One that is gone stays gone.

@@ -24,8 +24,8 @@ pub(crate) struct PeerTable {
     hops: Vec<Hop>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
-    /// The public addresses of all peers, in order.
-    publics: Vec<IpAddr>,
+    /// The public addresses of all peers, in order, each with one of the peer's subnets.
+    publics: Vec<(IpAddr, usize)>,
 }
 
 impl PeerTable {
@@ -39,20 +39,21 @@ impl PeerTable {
                 (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
             }
         }
-        let mut publics: Vec<_> = hops.iter().map(|hop| hop.address.ip()).collect();
+        let mut publics: Vec<_> = hops.iter().map(|hop| hop.address.ip()).zip(0..).collect();
         publics.sort_unstable();
-        publics.dedup();
+        publics.dedup_by_key(|(address, _)| *address);
         Self { v4: Ranges::new(v4), v6: Ranges::new(v6), publics, hops }
     }
 
-    /// Tells whether an address is the public one of a peer.
-    pub(crate) fn is_public(&self, address: IpAddr) -> bool {
-        self.publics.binary_search(&address).is_ok()
+    /// Returns the peer, by one of its subnets, that an address is the public one of.
+    pub(crate) fn by_public(&self, address: IpAddr) -> Option<&Hop> {
+        let at = self.publics.binary_search_by_key(&address, |(public, _)| *public).ok()?;
+        self.hops.get(self.publics.get(at)?.1)
     }
 
     /// Returns the public addresses of all peers.
-    pub(crate) fn publics(&self) -> &[IpAddr] {
-        &self.publics
+    pub(crate) fn publics(&self) -> impl Iterator<Item = IpAddr> {
+        self.publics.iter().map(|(public, _)| *public)
     }
 
     /// Returns the peer whose subnet an address is in.

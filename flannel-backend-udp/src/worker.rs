@@ -1,4 +1,8 @@
-//! The threads of the packet path: one from the device to the network, and one for each socket the other way.
+//! The threads of the packet path: a first one, and one each for what it gives away.
+//!
+//! While there is little to do, the first thread serves device and sockets alike: an answer that is there when its question
+//! was delivered goes out at once, and no other thread has to be woken for it. When much is moved, each of the others
+//! takes what is its own, and gives it back when it is light work again.
 //!
 //! A thread waits until there is something, takes bursts until there is nothing, and looks once for each whether the
 //! table is a new one and whether it is to end. It ends by itself only if what it reads from is broken, and says so.
@@ -6,8 +10,9 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::UdpSocket;
+use std::os::fd::BorrowedFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -17,10 +22,13 @@ use tokio::sync::Notify;
 use crate::counters::UdpCounters;
 use crate::peers::{Exchange, View};
 use crate::sys;
+use turn::Turn;
 
+mod first;
 mod inward;
 mod limit;
 mod outward;
+mod turn;
 
 /// What the threads work with.
 #[derive(Clone, Debug)]
@@ -88,14 +96,85 @@ impl Failure {
 /// packets need, and whoever waits for a packet waits for them.
 const NICE: i32 = -15;
 
+/// One way through the packet path.
+trait Path {
+    /// What it reads from.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Moves what is there, without waiting, at most so much that others are served soon.
+    fn step(&mut self) -> Result<Step, Fault>;
+
+    /// Why nothing will ever be read again.
+    fn over(&self) -> Fault;
+}
+
+/// What a step moved.
+#[derive(Clone, Copy, Debug, Default)]
+struct Step {
+    /// So many reads gave something.
+    moved: usize,
+    /// What they gave.
+    bytes: usize,
+    /// There may be more.
+    is_full: bool,
+}
+
+impl Step {
+    /// Whether it moved more at once than comes of questions and answers.
+    fn is_large(self) -> bool {
+        self.moved >= 8 || self.bytes >= 16_384
+    }
+}
+
+/// What broke, and how it showed.
+#[derive(Debug)]
+enum Fault {
+    Device(String),
+    Sockets(String),
+}
+
+/// What is broken, and so has to be made anew. A thread that panicked breaks nothing else: that it is over is all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) device: bool,
+    pub(crate) sockets: bool,
+    /// Any thread is over.
+    pub(crate) threads: bool,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    device: AtomicBool,
+    sockets: AtomicBool,
+    threads: AtomicBool,
+}
+
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
-    /// Whether a thread has ended by itself.
-    is_broken: Arc<AtomicBool>,
+    /// What threads that ended by themselves found broken.
+    broken: Arc<Marks>,
     /// The threads see the other end hang up.
     stop: Option<PipeWriter>,
+    turns: Vec<Arc<Turn>>,
+}
+
+/// What every thread has.
+struct Work {
+    parts: Parts,
+    /// Hangs up when the threads are to end.
+    ended: Arc<PipeReader>,
+    /// Of the device, and of each socket but the first.
+    turns: Vec<Arc<Turn>>,
+    /// How many large steps the first thread made.
+    large: Arc<AtomicU64>,
+}
+
+impl Work {
+    fn view(&self) -> View {
+        View::new(Arc::clone(&self.parts.exchange))
+    }
 }
 
 impl Workers {
@@ -103,16 +182,36 @@ impl Workers {
     pub(crate) fn start(namespace: &Namespace, parts: &Parts) -> io::Result<Self> {
         let (ended, stop) = io::pipe()?;
         let ended = Arc::new(ended);
-        let mut workers = Self { threads: Vec::new(), is_broken: Arc::default(), stop: Some(stop) };
+        let (given_back, giver) = io::pipe()?;
+        let giver = Arc::new(giver);
+        let turns: Vec<_> =
+            (0..parts.sockets.len()).map(|_| Arc::new(Turn::new(Arc::clone(&giver)))).collect();
+        let mut workers =
+            Self { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), turns: turns.clone() };
+        let large = Arc::<AtomicU64>::default();
+        let work = || Work {
+            parts: parts.clone(),
+            ended: Arc::clone(&ended),
+            turns: turns.clone(),
+            large: Arc::clone(&large),
+        };
         // A thread is born in the namespace of the one that starts it.
         namespace
             .run(|| {
-                workers.spawn("flannel-udp-out", parts, &ended, |parts, ended, view| {
-                    outward::run(&parts, &ended, view)
-                })?;
-                for index in 0..parts.sockets.len() {
-                    workers.spawn("flannel-udp-in", parts, &ended, move |parts, ended, view| {
-                        inward::run(&parts, index, &ended, view)
+                workers.spawn("flannel-udp", work(), move |work| first::run(work, &given_back))?;
+                for index in 0..turns.len() {
+                    let name = if index == 0 { "flannel-udp-out" } else { "flannel-udp-in" };
+                    workers.spawn(name, work(), move |work| {
+                        match (index, work.parts.sockets.get(index)) {
+                            (1.., Some(socket)) => turn::serve(
+                                work,
+                                index,
+                                &mut inward::Inward::new(&work.parts, socket, work.view()),
+                            ),
+                            _ => {
+                                turn::serve(work, index, &mut outward::Outward::new(&work.parts, work.view()))
+                            }
+                        }
                     })?;
                 }
                 Ok(())
@@ -120,33 +219,45 @@ impl Workers {
             .map(|()| workers)
     }
 
-    /// Whether any of them has ended by itself.
-    pub(crate) fn are_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Acquire)
+    /// Tells what is broken, if any of them has ended by itself.
+    pub(crate) fn broken(&self) -> Broken {
+        let Marks { device, sockets, threads } = &*self.broken;
+        // In this order: whoever sees that a thread is over sees why.
+        let threads = threads.load(Ordering::Acquire);
+        Broken {
+            threads,
+            device: threads && device.load(Ordering::Relaxed),
+            sockets: threads && sockets.load(Ordering::Relaxed),
+        }
     }
 
     fn spawn(
         &mut self,
         name: &str,
-        parts: &Parts,
-        ended: &Arc<PipeReader>,
-        run: impl FnOnce(Parts, Arc<PipeReader>, View) -> Result<(), String> + Send + 'static,
+        work: Work,
+        run: impl FnOnce(&Work) -> Result<(), Fault> + Send + 'static,
     ) -> io::Result<()> {
-        let (parts, ended) = (parts.clone(), Arc::clone(ended));
-        let view = View::new(Arc::clone(&parts.exchange));
-        let (failure, is_broken) = (Arc::clone(&parts.failure), Arc::clone(&self.is_broken));
+        let (failure, broken) = (Arc::clone(&work.parts.failure), Arc::clone(&self.broken));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Err(error) = sys::priority::set_nice(NICE) {
                 tracing::debug!(%error, "the packet path has no precedence");
             }
             // Nothing that a thread leaves behind is used again, so that a panic costs no more than a broken device.
-            let ran = panic::catch_unwind(AssertUnwindSafe(|| run(parts, ended, view)));
-            if let Err(what) = ran.unwrap_or_else(|_| Err("a thread of the packet path panicked".to_owned()))
-            {
-                // In this order: whoever is told finds it so.
-                is_broken.store(true, Ordering::Release);
-                failure.tell(what);
-            }
+            let what = match panic::catch_unwind(AssertUnwindSafe(|| run(&work))) {
+                Ok(Ok(())) => return,
+                Ok(Err(Fault::Device(what))) => {
+                    broken.device.store(true, Ordering::Relaxed);
+                    what
+                }
+                Ok(Err(Fault::Sockets(what))) => {
+                    broken.sockets.store(true, Ordering::Relaxed);
+                    what
+                }
+                Err(_) => "a thread of the packet path panicked".to_owned(),
+            };
+            // In this order: whoever is told finds it so.
+            broken.threads.store(true, Ordering::Release);
+            failure.tell(what);
         })?;
         self.threads.push(thread);
         Ok(())
@@ -156,9 +267,38 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         drop(self.stop.take());
+        self.turns.iter().for_each(|turn| turn.end());
         for thread in self.threads.drain(..) {
             // It cannot have panicked outside of what is caught.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::panic, reason = "what a defect would do")]
+    fn a_thread_that_panics_is_told_of_and_breaks_nothing_else() {
+        let parts = Parts {
+            tun: Arc::new(File::open("/dev/null").unwrap()),
+            sockets: Vec::new(),
+            exchange: Arc::default(),
+            counters: UdpCounters::default(),
+            failure: Arc::default(),
+            offloads: Offloads::NONE,
+        };
+        let (ended, stop) = io::pipe().unwrap();
+        let failure = Arc::clone(&parts.failure);
+        let work = Work { parts, ended: Arc::new(ended), turns: Vec::new(), large: Arc::default() };
+        let mut workers =
+            Workers { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), turns: Vec::new() };
+        assert_eq!(workers.broken(), Broken::default());
+        workers.spawn("panics", work, |_| panic!("a defect")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(failure.wait()), "a thread of the packet path panicked");
+        assert_eq!(workers.broken(), Broken { threads: true, device: false, sockets: false });
     }
 }

@@ -11,7 +11,7 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::external_interface;
 use flannel_core::{NetworkConfig, SyncReport};
 use flannel_netlink::{LinkKind, Namespace, Netlink};
-use flannel_testing::{PingOptions, eventually, ping};
+use flannel_testing::{PingOptions, eventually, ping, transfer};
 
 /// What `ip` shows of the device that anybody could rely on.
 fn shown(namespace: &Namespace) -> Vec<String> {
@@ -59,6 +59,28 @@ fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
 #[test]
 fn a_deleted_device_comes_back() {
     disturb(|host| drop(ip(host, "link del flannel0")));
+}
+
+#[test]
+fn a_device_that_is_deleted_under_load_comes_back_and_the_stream_goes_on() {
+    let mut overlay = Overlay::new(2);
+    let (from, to) = (overlay.pods[0].namespace.clone(), overlay.pods[1].namespace.clone());
+    let address = overlay.pods[1].addresses[0];
+    std::thread::scope(|scope| {
+        let stream = scope.spawn(|| transfer(&from, &to, address, 64 << 20));
+        for station in [0, 1] {
+            let station = &mut overlay.stations[station];
+            let moved = |station: &Station| {
+                let counts = station.counts();
+                counts.peers.values().map(|peer| peer.sent_bytes + peer.received_bytes).sum::<u64>()
+            };
+            let before = moved(station);
+            eventually(DEADLINE, || moved(station) > before + (1 << 20)).unwrap();
+            ip(&station.namespace, "link del flannel0");
+            assert_eq!(station.heal().failed, []);
+        }
+        stream.join().unwrap().unwrap();
+    });
 }
 
 #[test]

@@ -7,46 +7,14 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use common::{BOTH, DEADLINE, Overlay, Setup, Station, address, introduce, lab, net};
-use flannel_backend_udp::Offloads;
-use flannel_netlink::Namespace;
-use flannel_testing::{
-    Capture, Captured, PingError, PingOptions, PlainProxy, PlainProxyOptions, Transport, Wire, WireOptions,
-    datagrams, ping, transfer,
+use common::{
+    BOTH, DEADLINE, Overlay, Setup, Station, address, check, check_with, introduce, ip, lab, mib, net, sizes,
 };
-
-/// Enough for a stream to fill every buffer on its way many times. `UDP_TEST_MIB=1024` sends a GiB.
-fn stream_bytes(divisor: u64) -> u64 {
-    let mib = std::env::var("UDP_TEST_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(32);
-    (mib << 20) / divisor
-}
-
-/// Sizes of datagrams, small and large, from the smallest to the largest there is. `UDP_TEST_DATAGRAMS=1000000` sends a
-/// million.
-fn sizes(count: usize) -> Vec<usize> {
-    let count =
-        std::env::var("UDP_TEST_DATAGRAMS").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
-    // Xorshift (G. Marsaglia, 2003): the same sizes in every run.
-    let mut chance = 0x2545_f491_4f6c_dd1du64;
-    let mut next = move || {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        chance
-    };
-    let mut sizes = vec![4, 1443, 1444, 1445, 65_507];
-    // Most of them near the MTU or below it, some of any size.
-    sizes.extend((0..count).map(|_| 4 + next() as usize % [40, 1500, 3000, 65_504][next() as usize % 4]));
-    sizes
-}
-
-/// Sends streams both ways and datagrams, and finds that all arrive.
-fn check(from: &Namespace, to: &Namespace, there: &str, back: &str, bytes: u64, count: usize) {
-    transfer(from, to, address(there), bytes).unwrap();
-    transfer(to, from, address(back), bytes).unwrap();
-    let report = datagrams(from, to, address(there), &sizes(count), DEADLINE).unwrap();
-    assert!(report.is_perfect(), "{report:?}");
-}
+use flannel_backend_udp::Offloads;
+use flannel_testing::{
+    Capture, Captured, Lab, LabOptions, PingError, PingOptions, PlainProxy, PlainProxyOptions, Pod,
+    Transport, Wire, WireOptions, datagrams, ping, transfer,
+};
 
 #[test]
 fn pods_of_three_hosts_reach_each_other_and_the_hosts() {
@@ -113,11 +81,15 @@ fn ttl_of_the_next(capture: &Capture, source: Ipv4Addr) -> u8 {
     arrived.unwrap().frame.ipv4().unwrap().ttl
 }
 
+/// The pods of the first two hosts.
+fn pair(overlay: &Overlay) -> [&Pod; 2] {
+    [&overlay.pods[0], &overlay.pods[1]]
+}
+
 #[test]
 fn streams_and_datagrams_arrive_whole_with_every_offload() {
     let overlay = Overlay::new(2);
-    let [one, other] = [0, 1].map(|pod: usize| &overlay.pods[pod].namespace);
-    check(one, other, "10.5.2.2", "10.5.1.2", stream_bytes(1), 300);
+    check("every offload", pair(&overlay), 0, mib(32), &sizes(300));
     let counts = overlay.stations[0].counts();
     let peer = counts.peers.values().next().unwrap();
     assert!(peer.sent_bursts * 4 < peer.sent_packets, "sent in bursts: {counts:?}");
@@ -126,32 +98,29 @@ fn streams_and_datagrams_arrive_whole_with_every_offload() {
 
 #[test]
 fn streams_and_datagrams_arrive_whole_with_each_offload_switched_off() {
-    let on = Offloads::default();
     let all_but = |change: fn(&mut Offloads)| {
-        let mut offloads = on;
+        let mut offloads = Offloads::default();
         change(&mut offloads);
         offloads
     };
-    for offloads in [
-        all_but(|offloads| offloads.device_tcp = false),
-        all_but(|offloads| offloads.device_udp = false),
-        all_but(|offloads| offloads.send_bursts = false),
-        all_but(|offloads| offloads.receive_bursts = false),
-        Offloads::NONE,
+    for (what, offloads) in [
+        ("all but TCP bursts of the device", all_but(|offloads| offloads.device_tcp = false)),
+        ("all but UDP bursts of the device", all_but(|offloads| offloads.device_udp = false)),
+        ("all but sending bursts", all_but(|offloads| offloads.send_bursts = false)),
+        ("all but receiving bursts", all_but(|offloads| offloads.receive_bursts = false)),
+        ("no offload", Offloads::NONE),
     ] {
         let overlay = Overlay::with(2, Setup { offloads, ..Setup::default() });
-        let [one, other] = [0, 1].map(|pod: usize| &overlay.pods[pod].namespace);
-        check(one, other, "10.5.2.2", "10.5.1.2", stream_bytes(8), 50);
+        check(what, pair(&overlay), 0, mib(4), &sizes(50));
     }
 }
 
 #[test]
 fn ipv6_goes_in_ipv6() {
     let overlay = Overlay::with(2, Setup { config: BOTH, ..Setup::default() });
-    let [one, other] = [0, 1].map(|pod: usize| &overlay.pods[pod].namespace);
     assert_eq!(overlay.stations[0].backend.mtu(), 1452);
-    check(one, other, "fd00:5:0:2::2", "fd00:5:0:1::2", stream_bytes(2), 150);
-    check(one, other, "10.5.2.2", "10.5.1.2", stream_bytes(4), 100);
+    check("IPv6 in IPv6", pair(&overlay), 1, mib(16), &sizes(150));
+    check("IPv4 beside it", pair(&overlay), 0, mib(8), &sizes(100));
 }
 
 #[test]
@@ -164,13 +133,40 @@ fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
     let setup = Setup { interface: "wire0", ..Setup::default() };
     let mut stations = [1, 2].map(|n| Station::start(hosts[usize::from(n) - 1], n, setup));
     introduce(&mut stations);
-    transfer(hosts[0], hosts[1], address("10.5.2.0"), stream_bytes(16)).unwrap();
-    transfer(hosts[1], hosts[0], address("10.5.1.0"), stream_bytes(16)).unwrap();
+    transfer(hosts[0], hosts[1], address("10.5.2.0"), mib(2)).unwrap();
+    transfer(hosts[1], hosts[0], address("10.5.1.0"), mib(2)).unwrap();
     let report =
         datagrams(hosts[0], hosts[1], address("10.5.2.0"), &vec![1000; 300], Duration::from_millis(100));
     let report = report.unwrap();
     assert_eq!((report.altered, report.duplicates), (0, 0));
     assert!(report.lost.len() < 60, "{report:?}");
+    // What arrives is right, whatever its size.
+    let sizes = sizes(200);
+    let report =
+        datagrams(hosts[0], hosts[1], address("10.5.2.0"), &sizes, Duration::from_millis(20)).unwrap();
+    assert_eq!((report.altered, report.duplicates), (0, 0), "{report:?}");
+    println!(
+        "a bad cable: {} MiB each way; {} of {} datagrams, none altered",
+        mib(2) >> 20,
+        sizes.len() - report.lost.len(),
+        sizes.len()
+    );
+}
+
+#[test]
+fn a_path_that_is_narrower_than_the_device_loses_nothing() {
+    // The second host is behind a router, whose link to it is narrower than those of the hosts believe.
+    let lab = Lab::new(&LabOptions { hosts: 2, segments: 2, ..LabOptions::default() }).unwrap();
+    let overlay = Overlay::on(lab, Setup::default());
+    let switch = overlay.lab.switch();
+    ip(switch, "link set port2 mtu 1300");
+    ip(switch, "link set br1 mtu 1300");
+    ip(&overlay.lab.hosts[1].namespace, "link set eth0 mtu 1300");
+    // The first packet teaches the host's kernel what the path carries.
+    let large = PingOptions { payload: 1400, timeout: Duration::from_millis(700), ..PingOptions::default() };
+    let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
+    flannel_testing::eventually(DEADLINE, || ping(from, to, &large)).unwrap();
+    check("a narrow path", pair(&overlay), 0, mib(4), &sizes(30));
 }
 
 #[test]
@@ -193,10 +189,9 @@ fn a_host_with_upstreams_backend_is_a_peer_like_any_other() {
     .unwrap();
     let one = ours.add_pod(&[net("10.5.1.0/24")], 1472).unwrap();
     let other = theirs.add_pod(&[net("10.5.2.0/24")], 1472).unwrap();
-    check(&one.namespace, &other.namespace, "10.5.2.2", "10.5.1.2", stream_bytes(16), 100);
-    let report =
-        datagrams(&other.namespace, &one.namespace, address("10.5.1.2"), &sizes(100), DEADLINE).unwrap();
-    assert!(report.is_perfect(), "{report:?}");
+    // Its socket has room for few large datagrams.
+    check_with(1, "to upstream's backend", [&one, &other], 0, mib(2), &sizes(100));
+    check_with(1, "from upstream's backend", [&other, &one], 0, mib(2), &sizes(100));
     // Hops are counted the same way as between two of upstream.
     let in_pod = Capture::start(&one.namespace, "eth0").unwrap();
     ping(&other.namespace, one.addresses[0], &PingOptions::default()).unwrap();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
-    OpenBackend, OpenRequest, SubnetKey, SyncReport, SyncRequest,
+    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use crate::config::VxlanConfig;
 use crate::device::{Below, DeviceSpec, OverlayAddress};
 use crate::direct::Direct;
 use crate::families::{families, own_subnet, pool};
+use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
 use crate::tunnel::Tunnel;
 use crate::watch::Watch;
@@ -53,6 +54,12 @@ impl OpenVxlan {
         Self { protocol, ..self }
     }
 
+    fn are_checksums_off(&self) -> bool {
+        // A kernel that does not say its release is taken for a good one.
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        self.offload.is_off_on(&release)
+    }
+
     /// Treats the checksum offload of the tunnel device in another way than by the kernel's release.
     #[must_use]
     pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
@@ -63,6 +70,23 @@ impl OpenVxlan {
 impl OpenBackend for OpenVxlan {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         Ok(Box::new(Vxlan::open(self, request)?))
+    }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let PlanRequest { config, external, .. } = request;
+        let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
+        let kernel = plan::kernel(&self.namespace)?;
+        let checksums_off = self.are_checksums_off();
+        let mut plan = Plan::default();
+        for (family, pool) in families(config) {
+            let below = Below::of(family, &options, external)?;
+            let spec = DeviceSpec { checksums_off, ..device_spec(family, &options, below, random_mac()) };
+            let mark = Mark { protocol: self.protocol, network: pool.network() };
+            let direct = Direct::new(kernel.clone(), external, family, mark);
+            let network = pool.network();
+            plan.merge(plan::tunnel(spec, &kernel, direct, options.direct_routing, network, request)?);
+        }
+        Ok(plan)
     }
 }
 
@@ -78,7 +102,7 @@ struct Vxlan {
 
 impl Vxlan {
     fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
-        let OpenVxlan { namespace, protocol, offload } = opener;
+        let OpenVxlan { namespace, protocol, .. } = opener;
         let OpenRequest { config, external, before } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
@@ -91,9 +115,7 @@ impl Vxlan {
         );
         // Before the first read, so that no change falls between the two.
         let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
-        // A kernel that does not say its release is taken for a good one.
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let checksums_off = offload.is_off_on(&release);
+        let checksums_off = opener.are_checksums_off();
         let mut tunnels = Vec::new();
         for (family, pool) in families(config) {
             let before = before.and_then(|attrs| match family {
@@ -171,6 +193,50 @@ impl Backend for Vxlan {
     fn remove(&mut self) -> Result<(), BackendError> {
         let removed: Vec<_> = self.tunnels.iter_mut().map(Tunnel::remove).collect();
         removed.into_iter().collect()
+    }
+}
+
+/// A tunnel device that a configuration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunnelDevice {
+    /// Its name.
+    pub name: String,
+    /// The family of the packets in it, and of the packets that carry them.
+    pub family: Family,
+    /// The number of its VXLAN network.
+    pub vni: u32,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+impl TunnelDevice {
+    /// Describes a device.
+    #[must_use]
+    pub fn new(name: String, family: Family, vni: u32, port: u16, mtu: u32) -> Self {
+        Self { name, family, vni, port, mtu }
+    }
+}
+
+impl OpenVxlan {
+    /// Tells which devices a configuration asks for on a host with this external interface. Looks at nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the configuration is wrong, or the interface has no address of a family.
+    pub fn devices(
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<Vec<TunnelDevice>, BackendError> {
+        let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
+        let device = |(family, _)| {
+            let Below { mtu, .. } = Below::of(family, &options, external)?;
+            let (name, vni, port) = (device_name(family, &options), options.vni, options.udp_port());
+            Ok(TunnelDevice { name, family, vni, port, mtu })
+        };
+        families(config).map(device).collect()
     }
 }
 

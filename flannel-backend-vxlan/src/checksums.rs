@@ -19,7 +19,8 @@ pub enum ChecksumOffload {
 
 impl ChecksumOffload {
     /// Tells whether it is to be off on a kernel with this release, as `uname -r` shows it.
-    pub(crate) fn is_off_on(self, release: &str) -> bool {
+    #[must_use]
+    pub fn is_off_on(self, release: &str) -> bool {
         match self {
             Self::ByKernel => version(release).is_some_and(|version| version < (5, 7)),
             Self::Untouched => false,

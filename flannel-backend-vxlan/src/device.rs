@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use flannel_core::BackendError;
+use flannel_core::{BackendError, PlannedChange};
 use flannel_netlink::{
     Address, Error, Family, Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Vxlan,
     VxlanChange,
@@ -124,6 +124,54 @@ impl DeviceSpec {
             }
         }
         Ok(ensured)
+    }
+
+    /// Tells what `ensure` would do, and by what index the kernel knows the device if it would stay. Writes nothing.
+    pub(crate) fn plan(
+        &mut self,
+        netlink: &mut Netlink,
+    ) -> Result<(Option<u32>, Vec<PlannedChange>), BackendError> {
+        self.find_lower(netlink)?;
+        let device = format!("device {}", self.name);
+        let link = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
+        let Some(link) = link else {
+            if let Some(other) = self.same_tunnel(netlink) {
+                return Err(self.taken(&other));
+            }
+            return Ok((None, vec![PlannedChange::put(device, None)]));
+        };
+        if let Some(difference) = self.difference(&link) {
+            return Ok((None, vec![PlannedChange::put(device, Some(difference))]));
+        }
+        let mut changes = Vec::new();
+        if self.move_of(&link).is_some() {
+            let below = format!("{} at {} below the {device}", self.below.lower_name, self.below.local);
+            changes.push(PlannedChange::put(below, None));
+        }
+        let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
+        for (_, what, actual) in self.field_changes(&link, mac) {
+            changes.push(PlannedChange::put(format!("{what} the {device}"), Some(actual)));
+        }
+        if self.checksums_off && netlink.leaves_checksums(&self.name).unwrap_or(false) {
+            changes.push(PlannedChange::put(format!("no checksum offload on the {device}"), None));
+        }
+        changes.extend(self.plan_address(netlink, link.index)?);
+        if !link.up {
+            changes.push(PlannedChange::put(format!("{device} up"), None));
+        }
+        Ok((Some(link.index), changes))
+    }
+
+    fn plan_address(&self, netlink: &mut Netlink, index: u32) -> Result<Vec<PlannedChange>, BackendError> {
+        let Some(address) = self.address else { return Ok(Vec::new()) };
+        let present =
+            netlink.addresses(index).map_err(|error| self.failed("read the addresses of", error))?;
+        let name = |net: IpNet| format!("address {net} of the device {}", self.name);
+        let is_missing = !present.iter().any(|present| present.net == address.net);
+        let put = is_missing.then(|| PlannedChange::put(name(address.net), None));
+        let leftovers = present.iter().filter(|present| self.is_leftover(present));
+        let removals = leftovers.map(|present| PlannedChange::remove(name(present.net)));
+        Ok(put.into_iter().chain(removals).collect())
     }
 
     /// Tells whether a link is all that the device should be, but for its addresses.
@@ -299,14 +347,32 @@ impl DeviceSpec {
 
     /// Sets each field by itself, so that one that the kernel refuses keeps no other from being set.
     fn set_fields(&self, netlink: &mut Netlink, link: &Link, mac: Mac) -> Vec<Result<usize, BackendError>> {
+        let changes = self.field_changes(link, mac).into_iter();
+        changes.map(|(change, what, _)| self.change(netlink, link, &change, &format!("set {what}"))).collect()
+    }
+
+    /// The fields that are not as they should be: what to change, in words, and what they are.
+    fn field_changes(&self, link: &Link, mac: Mac) -> Vec<(LinkChange, String, String)> {
         let same = LinkChange::default;
-        let mac = (link.mac != Some(mac)).then(|| LinkChange { mac: Some(mac), ..same() });
-        let txqlen = (link.txqlen != 0).then(|| LinkChange { txqlen: Some(0), ..same() });
-        let mtu = (link.mtu != self.below.mtu).then(|| LinkChange { mtu: Some(self.below.mtu), ..same() });
-        [(mac, "set the MAC address of"), (txqlen, "remove the queue of"), (mtu, "set the MTU of")]
-            .into_iter()
-            .filter_map(|(change, action)| Some(self.change(netlink, link, &change?, action)))
-            .collect()
+        let mtu = self.below.mtu;
+        let mut changes = Vec::new();
+        if link.mac != Some(mac) {
+            let actual = link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+            changes.push((
+                LinkChange { mac: Some(mac), ..same() },
+                format!("the MAC address {mac} of"),
+                actual,
+            ));
+        }
+        if link.txqlen != 0 {
+            let change = LinkChange { txqlen: Some(0), ..same() };
+            changes.push((change, "no queue for".to_owned(), link.txqlen.to_string()));
+        }
+        if link.mtu != mtu {
+            let change = LinkChange { mtu: Some(mtu), ..same() };
+            changes.push((change, format!("the MTU {mtu} of"), link.mtu.to_string()));
+        }
+        changes
     }
 
     fn set_checksums(&self, netlink: &Netlink) -> Result<usize, BackendError> {

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, OpenBackend,
-    OpenRequest, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, NetworkConfig,
+    OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport,
+    SyncRequest,
 };
 use flannel_netlink::{Family, Namespace, Notice, Route};
 use ipnet::IpNet;
@@ -15,7 +16,9 @@ use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
 use crate::forwarding::Forwarding;
+use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
+use crate::tables::Kernel;
 use crate::watch::{Listens, Watch};
 
 /// Opens the host-gw backend in one network namespace.
@@ -54,19 +57,45 @@ impl OpenBackend for OpenHostGw {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         let OpenRequest { config, external, .. } = request;
         let (watch, kernel) = Watch::open(self.namespace.clone(), &external.name)?;
-        let mut gateways = Vec::new();
-        for (family, pool) in families(config) {
+        let gateways = self.gateways(&kernel, config, external)?;
+        Ok(Box::new(HostGw { mtu: external.mtu, watch, gateways, own: None }))
+    }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let PlanRequest { config, external, own, peers } = request;
+        let mut plan = Plan::default();
+        for mut gateways in self.gateways(&plan::kernel(&self.namespace)?, config, external)? {
+            own_subnet(own, gateways.family)?;
+            gateways.decide(peers, &own.subnet);
+            let planned = gateways.direct.routes.plan(true);
+            let (puts, drops) = planned.map_err(|error| plan::unreadable("the routes", error))?;
+            let drops = drops.into_iter().filter(|_| peers.is_complete());
+            plan.changes.extend(puts.into_iter().chain(drops));
+            plan.unreachable.extend(gateways.unreachable);
+        }
+        Ok(plan)
+    }
+}
+
+impl OpenHostGw {
+    fn gateways(
+        &self,
+        kernel: &Kernel,
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<Vec<Gateways>, BackendError> {
+        let gateways = |(family, pool): (Family, SubnetPool)| {
             check_address(external, family)?;
             let mark = Mark { protocol: self.protocol, network: pool.network() };
-            gateways.push(Gateways {
+            Ok(Gateways {
                 family,
                 direct: Direct::new(kernel.clone(), external, family, mark),
                 forwarding: Forwarding::new(family, kernel.clone(), self.namespace.clone()),
                 unreachable: Vec::new(),
                 decide_again: true,
-            });
-        }
-        Ok(Box::new(HostGw { mtu: external.mtu, watch, gateways, own: None }))
+            })
+        };
+        families(config).map(gateways).collect()
     }
 }
 

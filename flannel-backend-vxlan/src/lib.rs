@@ -28,13 +28,14 @@ mod families;
 mod forwarding;
 mod host_gw;
 mod overlay_routes;
+mod plan;
 mod routes;
 mod tables;
 mod tunnel;
 mod underlay;
 mod watch;
 
-pub use backend::OpenVxlan;
+pub use backend::{OpenVxlan, TunnelDevice};
 pub use checksums::ChecksumOffload;
 pub use external::{Look, external_interface, follow_external};
 /// Where a network lives: the one name of another crate that is needed to open a backend.

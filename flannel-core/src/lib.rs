@@ -30,6 +30,7 @@ mod manager;
 mod network;
 mod node;
 mod peers;
+mod plan;
 mod pool;
 pub mod reconcile;
 mod registry;
@@ -53,8 +54,11 @@ pub use lease::{
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
-pub use network::{ChooseExternal, Network, NetworkError, NetworkOptions, NetworkTask, Running, Shutdown};
+pub use network::{
+    ChooseExternal, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
+};
 pub use peers::{Dirty, PeerChange, PeerSet};
+pub use plan::{Plan, PlanRequest, PlannedAction, PlannedChange};
 pub use pool::SubnetPool;
 pub use registry::{
     BadRecord, BoxError, LastWord, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,

@@ -1,6 +1,6 @@
 //! The handle of a running network.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use futures::Stream;
@@ -85,16 +85,15 @@ impl std::fmt::Debug for NetworkOptions {
 /// installs no logger, starts no thread and no runtime, and never ends the process; it runs where its
 /// [`NetworkTask`] is awaited, inside a tokio runtime with time enabled.
 pub struct Network {
-    manager: Arc<dyn LeaseManager>,
+    view: NetworkView,
     shared: watch::Receiver<Shared>,
-    book: Arc<RwLock<Book>>,
     events: broadcast::Sender<NetworkEvent>,
     stop: watch::Sender<Option<Shutdown>>,
 }
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Network").field("manager", &self.manager.describe()).finish_non_exhaustive()
+        f.debug_struct("Network").field("view", &self.view).finish_non_exhaustive()
     }
 }
 
@@ -137,7 +136,8 @@ impl Network {
         let book = Book::new(options.external.clone(), damping, options.audit_every, now);
         let (manager, book) = (Arc::clone(&options.manager), Arc::new(RwLock::new(book)));
         let node = Node::new(options, shared_in, Arc::clone(&book), events.clone());
-        (Self { manager, shared, book, events, stop }, NetworkTask { node, stopped })
+        let view = NetworkView { manager, book };
+        (Self { view, shared, events, stop }, NetworkTask { node, stopped })
     }
 
     /// Waits until all peers are known, or remembered, and the host carries their traffic; `None` if the network ended before.
@@ -151,29 +151,25 @@ impl Network {
     /// Returns the host's lease, once there is one.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner).own.lease.clone()
+        self.view.book().own.lease.clone()
     }
 
-    /// Returns the state of the network, with all peers one by one. It is put together for this call: a few
-    /// milliseconds and some 10 MB with 50,000 peers, and nothing if nobody asks.
+    /// Returns the state of the network, with all peers one by one; see [`NetworkView::status`].
     #[must_use]
     pub fn status(&self) -> Status {
-        self.look(true)
+        self.view.status()
     }
 
-    /// Returns the same without the peers one by one, which costs next to nothing however many there are.
+    /// Returns the same without the peers one by one; see [`NetworkView::summary`].
     #[must_use]
     pub fn summary(&self) -> Status {
-        self.look(false)
+        self.view.summary()
     }
 
-    fn look(&self, with_peers: bool) -> Status {
-        let now = tokio::time::Instant::now().into_std();
-        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
-        let mut status = book.summary(&*self.manager, now);
-        status.traffic = book.traffic.as_ref().map(|traffic| traffic.total());
-        status.peers.each = with_peers.then(|| book.each_peer(now));
-        status
+    /// Returns a way to look at the network, for whoever shows it and shall not be able to end it.
+    #[must_use]
+    pub fn view(&self) -> NetworkView {
+        self.view.clone()
     }
 
     /// Follows what happens from now on. The stream ends with the network.
@@ -206,6 +202,48 @@ impl Network {
         let mut shared = self.shared.clone();
         self.stop.send_replace(Some(shutdown));
         let _ = shared.wait_for(|shared| shared.done).await;
+    }
+}
+
+/// Looks at a [`Network`], from any thread and for as long as it is wanted: after the network ended it shows its last
+/// state.
+#[derive(Clone)]
+pub struct NetworkView {
+    manager: Arc<dyn LeaseManager>,
+    book: Arc<RwLock<Book>>,
+}
+
+impl std::fmt::Debug for NetworkView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkView").field("manager", &self.manager.describe()).finish_non_exhaustive()
+    }
+}
+
+impl NetworkView {
+    /// Returns the state of the network, with all peers one by one. It is put together for this call: a few
+    /// milliseconds and some 10 MB with 50,000 peers, and nothing if nobody asks.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.look(true)
+    }
+
+    /// Returns the same without the peers one by one, which costs next to nothing however many there are.
+    #[must_use]
+    pub fn summary(&self) -> Status {
+        self.look(false)
+    }
+
+    fn look(&self, with_peers: bool) -> Status {
+        let now = tokio::time::Instant::now().into_std();
+        let book = self.book();
+        let mut status = book.summary(&*self.manager, now);
+        status.traffic = book.traffic.as_ref().map(|traffic| traffic.total());
+        status.peers.each = with_peers.then(|| book.each_peer(now));
+        status
+    }
+
+    fn book(&self) -> RwLockReadGuard<'_, Book> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

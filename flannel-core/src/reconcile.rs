@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use crate::backend::{ObjectFailure, SyncReport};
+use crate::plan::PlannedChange;
 use crate::registry::BoxError;
 
 mod pass;
@@ -32,6 +33,43 @@ pub use tracker::Tracker;
 ///    kernel holds several under one key; the one that is in force comes first.
 /// 2. `apply` answers once for each change, in order, and one change that fails stops no other.
 /// 3. To put what is there already, and to drop what is gone already, succeeds.
+///
+/// A table in memory, made what it should be:
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::time::Instant;
+/// use flannel_core::BoxError;
+/// use flannel_core::reconcile::{Change, Reconciler, Table, pass};
+///
+/// struct Routes(BTreeMap<&'static str, &'static str>);
+///
+/// impl Table for Routes {
+///     type Key = &'static str;
+///     type Value = &'static str;
+///
+///     fn name(subnet: &Self::Key, host: &Self::Value) -> String {
+///         format!("route {subnet} via {host}")
+///     }
+///     fn read(&mut self) -> Result<Vec<(Self::Key, Self::Value)>, BoxError> {
+///         Ok(self.0.clone().into_iter().collect())
+///     }
+///     fn apply(&mut self, changes: &[Change<Self::Key, Self::Value>]) -> Vec<Result<(), BoxError>> {
+///         let mut apply = |change: &Change<_, _>| match change {
+///             Change::Put { key, value, .. } => drop(self.0.insert(*key, *value)),
+///             Change::Drop { key, .. } => drop(self.0.remove(*key)),
+///         };
+///         changes.iter().map(|change| Ok(apply(change))).collect()
+///     }
+/// }
+///
+/// let stale = BTreeMap::from([("10.5.9.0/24", "192.168.64.9")]);
+/// let mut routes = Reconciler::new(Routes(stale));
+/// routes.tracker.want("10.5.2.0/24", "192.168.64.2");
+/// let report = pass(&mut [("the routes", &mut routes)], true, Instant::now());
+/// assert_eq!((report.written, report.removed), (1, 1));
+/// assert_eq!(routes.table().0, BTreeMap::from([("10.5.2.0/24", "192.168.64.2")]));
+/// ```
 pub trait Table {
     /// What tells the objects apart.
     type Key: Ord + Clone + Debug + Send;
@@ -135,6 +173,28 @@ impl<T: Table> Reconciler<T> {
         self.tracker.close();
         let changes = self.tracker.stale(now);
         SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
+    }
+
+    /// Tells what a pass would put, and what it would drop, in the kernel as it is now; for a table that `is_there`, or
+    /// else is to be made. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the table from being read.
+    pub fn plan(&mut self, is_there: bool) -> Result<(Vec<PlannedChange>, Vec<PlannedChange>), BoxError> {
+        let read = if is_there { self.table.read()? } else { Vec::new() };
+        self.tracker.observe(read);
+        let planned = |change: Change<T::Key, T::Value>| match change {
+            Change::Put { key, value, instead_of } => {
+                let instead_of = instead_of.map(|actual| T::name(&key, &actual));
+                PlannedChange::put(T::name(&key, &value), instead_of)
+            }
+            Change::Drop { key, value } => PlannedChange::remove(T::name(&key, &value)),
+        };
+        // Nothing was tried, so nothing waits, whatever the time.
+        let now = tokio::time::Instant::now().into_std();
+        let (puts, drops) = (self.tracker.missing(now), self.tracker.stale(now));
+        Ok((puts.into_iter().map(planned).collect(), drops.into_iter().map(planned).collect()))
     }
 
     /// Ends a pass and reports what failed.

@@ -52,6 +52,11 @@ struct Programs {
     restore: Program,
 }
 
+/// The program that changes tables of a family from a text.
+pub(crate) fn restore(family: Family) -> &'static str {
+    programs(family).restore.name
+}
+
 fn programs(family: Family) -> Programs {
     let program = |name| Program { name, package: "iptables" };
     let [iptables, save, restore] = match family {
@@ -78,6 +83,11 @@ impl Variant {
         // What cannot be read is newer than what this was written for.
         let is_at_least_1_6_2 = version.is_empty() || version >= vec![1, 6, 2];
         Self { is_nft: text.contains("nf_tables"), is_at_least_1_6_2 }
+    }
+
+    /// How `iptables-restore` is told to leave what it is not told of.
+    pub(crate) fn restore_arguments(self) -> &'static [&'static str] {
+        if self.is_at_least_1_6_2 { &["--noflush", "--wait"] } else { &["--noflush"] }
     }
 }
 
@@ -107,6 +117,15 @@ pub(crate) struct Looked {
     pub(crate) changes: usize,
     /// What else on the host keeps packets of ours from being forwarded.
     pub(crate) obstacles: Vec<String>,
+}
+
+/// What is to be changed, and what else was found.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    looked: Looked,
+    /// What makes it so, for `iptables-restore`; empty if nothing is to be changed.
+    pub(crate) payload: String,
+    pub(crate) variant: Variant,
 }
 
 impl Iptables {
@@ -173,6 +192,20 @@ impl Iptables {
         namespace: &Namespace,
         desired: &Desired<'_>,
     ) -> Result<Looked, IptablesError> {
+        let Planned { looked, payload, variant } = self.plan(namespace, desired).await?;
+        if !payload.is_empty() {
+            let restore = programs(self.family).restore;
+            restore.run(namespace, variant.restore_arguments(), &payload).await?;
+        }
+        Ok(looked)
+    }
+
+    /// Looks what is to be changed, and changes nothing.
+    pub(crate) async fn plan(
+        &mut self,
+        namespace: &Namespace,
+        desired: &Desired<'_>,
+    ) -> Result<Planned, IptablesError> {
         let programs = programs(self.family);
         let variant = match self.variant {
             Some(variant) => variant,
@@ -199,25 +232,54 @@ impl Iptables {
                 looked.obstacles = obstacles::in_iptables(&listing, FORWARD.chain, &nets, self.family);
             }
         }
-        if !payload.is_empty() {
-            let wait: &[&str] =
-                if variant.is_at_least_1_6_2 { &["--noflush", "--wait"] } else { &["--noflush"] };
-            programs.restore.run(namespace, wait, &payload).await?;
-        }
-        Ok(looked)
+        Ok(Planned { looked, payload, variant })
     }
 
     /// Tells whether a table that we do not need may hold something of ours. To list a legacy table would create it,
     /// and with the table nat comes the tracking of all connections.
     fn may_exist(&self, namespace: &Namespace, variant: Variant, place: &Place) -> bool {
-        let path = match self.family {
-            Family::V4 => "/proc/thread-self/net/ip_tables_names",
-            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-        };
-        let names = || std::fs::read_to_string(path).unwrap_or_default();
-        variant.is_nft
-            || namespace.run(names).is_ok_and(|names| names.lines().any(|name| name == place.table))
+        variant.is_nft || legacy_tables(namespace, self.family).lines().any(|name| name == place.table)
     }
+}
+
+/// The names of the tables of the legacy iptables, one a line.
+fn legacy_tables(namespace: &Namespace, family: Family) -> String {
+    let path = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    namespace.run(|| std::fs::read_to_string(path).unwrap_or_default()).unwrap_or_default()
+}
+
+/// All tables of a family in the words of `iptables-save`, from each program that the host has and may use: the one that
+/// changes them, and whether they are in nftables.
+pub(crate) async fn saved(
+    namespace: &Namespace,
+    family: Family,
+    failures: &mut Vec<ProgramError>,
+) -> Vec<(&'static str, bool, String)> {
+    let Programs { iptables, save, .. } = programs(family);
+    let mut saved = Vec::new();
+    let mut is_nft = false;
+    let both = async {
+        is_nft = Variant::read(&iptables.run(namespace, &["--version"], "").await?).is_nft;
+        save.run(namespace, &[], "").await
+    };
+    match both.await {
+        Ok(text) => saved.push((iptables.name, is_nft, text)),
+        Err(error) => failures.push(error),
+    }
+    if is_nft && !legacy_tables(namespace, family).is_empty() {
+        let (name, save) = match family {
+            Family::V4 => ("iptables-legacy", "iptables-legacy-save"),
+            Family::V6 => ("ip6tables-legacy", "ip6tables-legacy-save"),
+        };
+        match (Program { name: save, package: "iptables" }).run(namespace, &[], "").await {
+            Ok(text) => saved.push((name, false, text)),
+            Err(error) => failures.push(error),
+        }
+    }
+    saved
 }
 
 /// The family in nftables of the tables of an iptables of the nf_tables variant.

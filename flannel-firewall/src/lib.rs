@@ -13,9 +13,15 @@
 //! and rules in the shape of earlier versions of flannel, about this host's networks only. In nftables: the tables
 //! `ip flannel-ipv4`, `ip6 flannel-ipv6` and `inet flannel-port-…`. Nothing else is touched. What stands in the way is
 //! told ([`Pass::obstacles`]).
+//!
+//! # Looking only
+//!
+//! [`missing_rules`] says what a pass would change, and [`Ruleset`] what all rules of the host, whoever made them, do with
+//! a packet. Both change nothing.
 
 mod firewall;
 mod iptables;
+mod missing;
 mod nftables;
 mod obstacles;
 mod pace;
@@ -23,9 +29,12 @@ mod program;
 mod rules;
 mod sys;
 mod tunnel_port;
+mod verdict;
 
 pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Kept, Pass};
 pub use iptables::IptablesError;
+pub use missing::{MissingRules, missing_rules};
 pub use nftables::NftablesError;
-pub use program::ProgramError;
+pub use program::{ProgramError, is_installed};
 pub use rules::{Nets, RuleOptions};
+pub use verdict::{Barrier, BarrierPlace, Packet, Ruleset, Transport, Way};

@@ -11,6 +11,10 @@ use crate::rules::{self, KUBE_PROXY_MARK, Nets, Rule, RuleOptions, Selector, Ver
 /// The program.
 pub(crate) const NFT: Program = Program { name: "nft", package: "nftables" };
 
+/// The chains of the table that holds the rules.
+pub(crate) const MASQUERADE: &str = "postrtg";
+pub(crate) const FORWARD: &str = "forward";
+
 /// How often a table is written again because somebody else changed something during the write, so that it is not known
 /// whether the table is as it was written.
 const ATTEMPTS: usize = 3;
@@ -50,12 +54,12 @@ pub(crate) fn rules_script(nets: &Nets, options: &RuleOptions) -> Option<String>
     let mut text = format!("table {table} {{\n\tcomment \"rules for {}\"\n", table.name);
     let chains = [
         (
-            "postrtg",
+            MASQUERADE,
             "chain to manage traffic masquerading by flannel",
             "nat hook postrouting priority 100",
             masquerade,
         ),
-        ("forward", "chain to accept flannel traffic", "filter hook forward priority 0", forward),
+        (FORWARD, "chain to accept flannel traffic", "filter hook forward priority 0", forward),
     ];
     for (name, comment, hook, rules) in chains {
         if rules.is_empty() {

@@ -111,6 +111,12 @@ impl Program {
     }
 }
 
+/// Tells whether a program is installed, wherever system programs are.
+#[must_use]
+pub fn is_installed(program: &'static str) -> bool {
+    Program { name: program, package: program }.is_installed()
+}
+
 /// Starts a command in a namespace: a program is born where the thread is that starts it.
 fn spawn(namespace: &Namespace, mut command: Command) -> io::Result<Child> {
     let runtime = Handle::current();

@@ -36,7 +36,18 @@ impl Namespace {
     /// # Errors
     /// Those of opening the file. That it is a network namespace shows on the first use.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = File::open(path)?;
+        Self::from_file(File::open(path)?)
+    }
+
+    /// Opens the namespace that a socket is in, which it never leaves.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_NET_ADMIN` there, `ENOTTY` when it is no socket.
+    pub fn of_socket(socket: impl AsFd) -> io::Result<Self> {
+        Self::from_file(sys::socket_namespace(socket.as_fd())?.into())
+    }
+
+    pub(crate) fn from_file(file: File) -> io::Result<Self> {
         let inode = file.metadata()?.ino();
         Ok(Self { file: Arc::new(file), inode })
     }

@@ -5,7 +5,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,48 @@ pub(crate) fn attach_tun(tun: impl AsFd, name: &CStr, flags: i16) -> io::Result<
     request.ifr_ifru.ifru_flags = flags;
     // SAFETY: the request lives through the call, which reads and writes one `ifreq`.
     check(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
+    link_name(&request)
+}
+
+/// Asks which device a descriptor is a queue of, and how it was opened (`TUNGETIFF`).
+pub(crate) fn attached_tun(tun: BorrowedFd<'_>) -> io::Result<(String, i16)> {
+    // SAFETY: `ifreq` is plain data for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the request lives through the call, which writes one `ifreq`.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) })?;
+    // SAFETY: the kernel has written the flags, and the bytes of any other member are a value of this one.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok((link_name(&request)?, flags))
+}
+
+/// Asks how long the header before each packet of a device is (`TUNGETVNETHDRSZ`).
+pub(crate) fn tun_header_len(tun: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: the pointer is to an `int` that outlives the call, which the kernel writes.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETVNETHDRSZ as _, &raw mut len) })?;
+    usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Opens the network namespace that the device of a queue is in (`TUNGETDEVNETNS`).
+pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: takes no memory; the descriptor is open for as long as it is borrowed.
+    opened(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS as _) })
+}
+
+/// Opens the network namespace that a socket is in (`SIOCGSKNS`, `linux/sockios.h`).
+pub(crate) fn socket_namespace(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: u32 = 0x894c;
+    // SAFETY: takes no memory; the descriptor is open for as long as it is borrowed.
+    opened(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS as _) })
+}
+
+fn opened(answer: libc::c_int) -> io::Result<OwnedFd> {
+    check(answer)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else holds it.
+    Ok(unsafe { OwnedFd::from_raw_fd(answer) })
+}
+
+fn link_name(request: &libc::ifreq) -> io::Result<String> {
     let name: Vec<u8> =
         request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
     String::from_utf8(name).map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))

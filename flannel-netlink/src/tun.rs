@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::Error;
 use crate::namespace::Namespace;
@@ -62,7 +62,35 @@ impl Tun {
     pub fn open_in(namespace: &Namespace, options: &TunOptions) -> Result<Self, Error> {
         namespace.run(|| Self::open(options))?
     }
+
+    /// Takes a queue that was opened before, perhaps by a process that is gone and left its descriptor with
+    /// a service manager. Name and index are those that its device has now.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] with `EBADFD` when its device is gone, `ENOTTY` when it is no queue at all,
+    /// `EPERM` without `CAP_NET_ADMIN` where its device is; of kind `InvalidInput` when that is not the
+    /// given namespace, or it was opened with other options than these, whatever the name in them.
+    pub fn adopt_in(namespace: &Namespace, fd: OwnedFd, options: &TunOptions) -> Result<Self, Error> {
+        let unfit = |reason: &str| Error::Socket(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        let (name, flags) = sys::attached_tun(fd.as_fd())?;
+        // One bit is told for two things: no header of the device's own (IFF_NO_PI), and no packet filter (IFF_NOFILTER).
+        if flags | libc::IFF_NOFILTER as i16 != options.flags() {
+            return Err(unfit("the device was opened with other options"));
+        }
+        if options.vnet_header && sys::tun_header_len(fd.as_fd())? != VNET_HEADER {
+            return Err(unfit("packets of the device have a longer header"));
+        }
+        if Namespace::from_file(sys::tun_namespace(fd.as_fd())?.into())? != *namespace {
+            return Err(unfit("the device is in another network namespace"));
+        }
+        let link = Netlink::open_in(namespace)?.link(&name)?;
+        let index = link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
+        Ok(Self { fd, name, index })
+    }
 }
+
+/// Bytes of the header before each packet, unless another length is set (`struct virtio_net_hdr`).
+const VNET_HEADER: usize = 10;
 
 impl TunOptions {
     /// One queue, plain packets.

@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::cache::Cache;
 use file::CacheFile;
+pub(crate) use file::read_file;
 
 /// A manager in front of another one, which keeps the last known state of the network in a file.
 ///

@@ -3,6 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | `files` | reads the certificates |
+//! | `dates` | tells from when until when they are good |
 //! | `moves` | counts how often this host moved |
 //! | `names` | names the keys of a network (pure) |
 //! | `position` | tells whether one store leads on where another one was left (pure) |
@@ -10,6 +11,7 @@
 //! | `turn` | says which member is to be asked |
 //! | `word` | notes when etcd was heard |
 
+mod dates;
 mod files;
 mod moves;
 mod names;
@@ -18,9 +20,9 @@ mod teller;
 mod turn;
 mod word;
 
+pub use dates::{CertificateDates, certificate_dates};
 #[cfg(feature = "etcd-v3")]
 pub(crate) use files::Stamp;
-#[cfg(feature = "etcd-v2")]
 pub(crate) use files::certificates;
 pub(crate) use files::{FileError, Files, HalfPair};
 pub(crate) use moves::Moves;

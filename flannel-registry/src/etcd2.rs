@@ -16,7 +16,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 #[cfg(feature = "etcd-v3")]
@@ -207,6 +207,17 @@ impl Etcd2Registry {
             version: OnceCell::new(),
         };
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Asks what time it is at etcd, to the second, and answers with the URL of the member that told it. Any etcd that
+    /// speaks HTTP does, also one that does not serve the v2 interface. The time is missing if something between took it
+    /// away.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] if no member answers.
+    pub async fn date(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
+        self.store.date().await
     }
 
     /// Tells whether this etcd has the v3 interface beside this one.

@@ -68,6 +68,12 @@ impl EtcdRegistry {
         Self { v3, v2, chosen: Arc::default() }
     }
 
+    /// Tells whether the v2 interface was chosen.
+    #[must_use]
+    pub fn uses_v2(&self) -> bool {
+        self.chosen.get() == Some(&Interface::V2)
+    }
+
     fn chosen(&self) -> Option<&dyn SubnetRegistry> {
         match self.chosen.get()? {
             Interface::V2 => Some(&self.v2),

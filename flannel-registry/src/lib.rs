@@ -58,11 +58,14 @@ mod local_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+mod remembered;
 mod sys;
 mod whole_file;
 
 pub use cached::{CacheOptions, CachedManager};
 pub use clock::{BootClock, Clock, TokioClock};
+#[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
+pub use etcd::{CertificateDates, certificate_dates};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use etcd_api::EtcdRegistry;
 #[cfg(feature = "etcd-v2")]
@@ -75,4 +78,5 @@ pub use local_manager::{LocalManager, LocalManagerOptions};
 pub use memory::{MemoryBackup, MemoryRegistry};
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 pub use migration::{Fate, MigrationError, MigrationStep, migrate};
+pub use remembered::Remembered;
 pub use whole_file::{WriteError, write_whole};

@@ -5,27 +5,44 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, SyncReport, SyncRequest,
+    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SyncReport, SyncRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
+
+use crate::fd_store::FdStore;
 
 /// The backends that this daemon has.
 #[derive(Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
     peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
+    store: Option<Arc<FdStore>>,
 }
 
 impl Backends {
     /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers, if anybody
     /// wants to know: that costs a look at all peers whenever one changes.
     pub(crate) fn new(namespace: Namespace, peers: Option<watch::Sender<BTreeSet<IpAddr>>>) -> Self {
-        Self { namespace, peers }
+        Self { namespace, peers, store: None }
+    }
+
+    /// Keeps what a restart shall not cost in a store.
+    pub(crate) fn with_store(self, store: Option<FdStore>) -> Self {
+        Self { store: store.map(Arc::new), ..self }
+    }
+
+    fn udp(&self) -> OpenUdp {
+        let open = OpenUdp::new(self.namespace.clone());
+        match self.store.clone() {
+            Some(store) => open.with_store(store),
+            None => open,
+        }
     }
 }
 
@@ -34,18 +51,42 @@ impl OpenBackend for Backends {
         let backend = match request.config.backend.name.to_lowercase().as_str() {
             "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
             "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
-            "udp" => OpenUdp::new(self.namespace.clone()).open(request)?,
-            name => {
-                return Err(BackendError::UnknownType(format!(
-                    "{name} (this daemon has: vxlan, host-gw, udp)"
-                )));
-            }
+            "udp" => self.udp().open(request)?,
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
+            "alloc" => OpenAlloc.open(request)?,
+            name => return Err(unknown(name)),
         };
+        if let Some(store) =
+            self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
+        {
+            // What another backend left.
+            store.give_up();
+        }
         Ok(match self.peers.clone() {
             Some(peers) => Box::new(Told { backend, peers }),
             None => backend,
         })
     }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).plan(request),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).plan(request),
+            "udp" => Err(BackendError::Host(
+                "there is nothing to plan for the backend udp: its device ends with its daemon, and a start makes \
+                 everything anew"
+                    .to_owned(),
+            )),
+            "extension" => OpenExtension::new(self.namespace.clone()).plan(request),
+            "alloc" => OpenAlloc.plan(request),
+            name => Err(unknown(name)),
+        }
+    }
+}
+
+/// Says that there is no such backend.
+pub(crate) fn unknown(name: &str) -> BackendError {
+    BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.

@@ -6,13 +6,19 @@ const NET_ADMIN: u32 = 12;
 /// Checks that the process may change the network of its namespace. The error is one line for the operator.
 pub(crate) fn check() -> Result<(), String> {
     // Where /proc cannot be read the kernel will say what is missing.
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    if is_effective(&status, NET_ADMIN).unwrap_or(true) {
+    if of(None).unwrap_or(true) {
         return Ok(());
     }
     Err("flanneld may not change the network: run it as root, or give it CAP_NET_ADMIN (in a systemd unit \
          AmbientCapabilities=CAP_NET_ADMIN, in Docker --cap-add=NET_ADMIN)"
         .to_owned())
+}
+
+/// Tells whether a process, or this one, may change the network of its namespace; `None` if that is not told.
+pub(crate) fn of(process: Option<u32>) -> Option<bool> {
+    let name = process.map_or_else(|| "thread-self".to_owned(), |id| id.to_string());
+    let status = std::fs::read_to_string(format!("/proc/{name}/status")).ok()?;
+    is_effective(&status, NET_ADMIN)
 }
 
 /// Reads a capability from the text of `/proc/PID/status` (proc_pid_status(5)); `None` if it is not told.

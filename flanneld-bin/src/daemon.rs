@@ -10,30 +10,30 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
-    Running, Shutdown, SubnetKey, Term, chain,
+    BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
+    SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backends::Backends;
+use crate::fd_store::{self, FdStore};
 use crate::firewall::Keeper;
-use crate::iface::Outcome;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
+use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, registry, story, sys};
+use crate::{blackhole, capabilities, external, firewall, observe, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -63,17 +63,17 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    external: ExternalInterface,
-    /// How it was chosen.
-    outcome: Outcome,
+    chosen: external::First,
     previous: Previous,
     notifier: Notifier,
+    store: Option<FdStore>,
 }
 
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
+    let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let (external, outcome) = external::choose_first(&options.external)?;
+    let chosen = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -81,23 +81,29 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    Ok(Daemon { options, namespace, external, outcome, previous, notifier })
+    let store = FdStore::open(options.keep_udp_device, &notifier, passed);
+    Ok(Daemon { options, namespace, chosen, previous, notifier, store })
 }
 
 impl Daemon<'_> {
     /// Steps 2 to 4.
-    async fn live(self) -> Result<(), String> {
+    async fn live(mut self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
         let (tell_peers, peers) = watch::channel(BTreeSet::new());
-        let (network, task) = Network::new(self.network_options(tell_peers)?);
+        let store = self.store.take();
+        let (network, task) = Network::new(self.network_options(tell_peers, store)?);
         let mut events = network.events();
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
         let blackhole = self.blackhole(running.clone());
-        let rules = self.firewall(running, peers, done).keep();
-        tokio::pin!(work, rules, blackhole);
+        let beside = Arc::new(Beside::default());
+        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
+        let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
+        let serving = observe::serve(&self.options.observe, sources.clone());
+        let telling = tell_manager(&self.notifier, sources);
+        tokio::pin!(work, rules, blackhole, serving, telling);
         let mut told = None;
         let ended = loop {
             tokio::select! {
@@ -108,9 +114,11 @@ impl Daemon<'_> {
                 }
                 ended = &mut work => break Some(ended),
                 Some(event) = events.next() => self.on_event(&network, &event, &tell_running).await,
-                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told),
+                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told, &beside),
                 never = &mut rules => match never {},
                 never = &mut blackhole => match never {},
+                never = &mut serving => match never {},
+                never = &mut telling => match never {},
             }
         };
         let ended = match ended {
@@ -126,7 +134,11 @@ impl Daemon<'_> {
         ended.map_err(|error| reason(&error))
     }
 
-    fn network_options(&self, peers: watch::Sender<BTreeSet<IpAddr>>) -> Result<NetworkOptions, String> {
+    fn network_options(
+        &self,
+        peers: watch::Sender<BTreeSet<IpAddr>>,
+        store: Option<FdStore>,
+    ) -> Result<NetworkOptions, String> {
         let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
@@ -137,15 +149,15 @@ impl Daemon<'_> {
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
-        let backends = Backends::new(self.namespace.clone(), peers);
-        let options = NetworkOptions::new(manager, backends, self.external.clone());
+        let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
+        let options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
+        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
         Ok(NetworkOptions { choose_external: Some(choose), external_changes, previous, damping, ..options })
     }
 
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
-        let identity = NodeIdentity::open(self.beside_subnet_file(".node-id"))
+        let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
         Ok(LocalManagerOptions {
             ttl: self.options.lease_ttl,
@@ -155,16 +167,9 @@ impl Daemon<'_> {
         })
     }
 
-    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
-    fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
-        let mut path = self.options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        path.into()
-    }
-
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
-        let path = self.beside_subnet_file(".cache");
-        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
+        let path = self.options.beside_subnet_file(".cache");
+        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.chosen.external.public);
         CacheOptions { damping, ..options }
     }
 
@@ -173,9 +178,10 @@ impl Daemon<'_> {
         network: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
+        beside: Arc<Beside>,
     ) -> Keeper {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
-        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, done }
+        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, beside, done }
     }
 
     async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
@@ -199,25 +205,39 @@ impl Daemon<'_> {
     }
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>) {
-        self.write_subnet_file(running);
+    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>, beside: &Beside) {
+        let written = self.write_subnet_file(running);
         let subnet = running.lease.subnet;
         if told.replace(subnet) != Some(subnet) {
+            if written.is_ok() {
+                info!("flannel is ready");
+            }
             info!("Running backend.");
+            story::watching(&running.config.backend.name);
             tokio::spawn(async {
                 tokio::time::sleep(AT_REST).await;
                 sys::give_memory_back();
             });
-            self.notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+            notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
+        beside.subnet_file(written);
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
-    fn write_subnet_file(&self, running: &Running) {
+    fn write_subnet_file(&self, running: &Running) -> Result<(), String> {
         let path = &self.options.subnet_file;
-        match subnet_env(running, self.options.firewall.rules.masquerade).write(path) {
-            Ok(()) => info!("Wrote subnet file to {}", path.display()),
-            Err(error) => warn!("Failed to write subnet file: {}", chain(&error)),
+        let Running { config, lease, mtu, .. } = running;
+        let file = SubnetEnv::of(config, &lease.subnet, *mtu, self.options.firewall.rules.masquerade);
+        let written = file.write(path);
+        match written.map_err(|error| chain(&error)) {
+            Ok(()) => {
+                info!("Wrote subnet file to {}", path.display());
+                Ok(())
+            }
+            Err(error) => {
+                warn!("Failed to write subnet file: {error}");
+                Err(error)
+            }
         }
     }
 
@@ -227,7 +247,8 @@ impl Daemon<'_> {
         work: impl Future<Output = Result<(), NetworkError>>,
         running: Option<Running>,
     ) -> Result<(), NetworkError> {
-        self.notified(self.notifier.stopping());
+        notified(self.notifier.stopping());
+        info!("Stopped monitoring lease");
         info!("Waiting for all goroutines to exit");
         if !self.options.release_on_exit {
             let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
@@ -264,25 +285,48 @@ impl Daemon<'_> {
             warn!("The subnet file {} cannot be removed: {error}", path.display());
         }
     }
+}
 
-    fn notified(&self, result: std::io::Result<()>) {
-        if let Err(error) = result {
-            warn!("The service manager cannot be told: {error}");
-        }
+fn notified(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        warn!("The service manager cannot be told: {error}");
     }
 }
 
-fn subnet_env(running: &Running, ip_masq: bool) -> SubnetEnv {
-    let Running { lease, mtu, config, .. } = running;
-    let v4 = config.ipv4.and_then(|pool| if let IpNet::V4(net) = pool.network() { Some(net) } else { None });
-    let v6 = config.ipv6.and_then(|pool| if let IpNet::V6(net) = pool.network() { Some(net) } else { None });
-    SubnetEnv {
-        network: v4,
-        subnet: lease.subnet.v4(),
-        ipv6_network: v6,
-        ipv6_subnet: lease.subnet.v6(),
-        mtu: *mtu,
-        ip_masq,
+/// Tells the service manager how the network is, whenever that changes, and that the daemon lives, as long as the loop of
+/// the network does.
+async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
+    if !notifier.is_there() {
+        return std::future::pending().await;
+    }
+    let variable = |name| std::env::var_os(name);
+    let watchdog =
+        notify::watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
+    let mut told = String::new();
+    let mut is_told = true;
+    let mut alive_at = Instant::now();
+    loop {
+        let network = sources.summary().network;
+        let line = report::in_one_line(&network);
+        let mut sent = Ok(());
+        if line != told {
+            sent = notifier.status(&line);
+            told = line;
+        }
+        if let Some(every) = watchdog
+            && Instant::now() >= alive_at
+            && report::is_alive(&network)
+        {
+            alive_at = Instant::now() + every;
+            sent = sent.and(notifier.alive());
+        }
+        // Once, however long it lasts: the manager may have gone.
+        if is_told != sent.is_ok() {
+            is_told = sent.is_ok();
+            notified(sent);
+        }
+        let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
+        tokio::time::sleep(pause).await;
     }
 }
 

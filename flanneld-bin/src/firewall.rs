@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flannel_core::{NetworkConfig, Running, chain};
 use flannel_firewall::{
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::backends;
+use crate::observe::report::{Beside, FirewallStatus};
 use crate::options::FirewallFlags;
 
 /// What the rules are made from.
@@ -25,6 +27,8 @@ pub(crate) struct Keeper {
     pub(crate) network: watch::Receiver<Option<Running>>,
     /// The public addresses of all peers.
     pub(crate) peers: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Where it is noted what the firewall did.
+    pub(crate) beside: Arc<Beside>,
     /// Who is told when the rules for a network were put, or could not be.
     pub(crate) done: mpsc::UnboundedSender<Running>,
 }
@@ -42,7 +46,7 @@ impl Keeper {
         loop {
             firewall.set_nets(Nets::of(&running.config, &running.lease.subnet));
             firewall.set_peers(self.peers.borrow_and_update().clone());
-            told.tell(&firewall.pass().await, options.mode);
+            self.look(&mut firewall, &mut told, options.mode).await;
             // Who waited for the rules may be gone: the daemon ends.
             let _ = self.done.send(running.clone());
             running = loop {
@@ -50,10 +54,23 @@ impl Keeper {
                     biased;
                     Some(running) = next(&mut self.network) => break running,
                     Ok(()) = self.peers.changed() => firewall.set_peers(self.peers.borrow_and_update().clone()),
-                    () = firewall.wait() => told.tell(&firewall.pass().await, options.mode),
+                    () = firewall.wait() => self.look(&mut firewall, &mut told, options.mode).await,
                 }
             };
         }
+    }
+
+    async fn look(&self, firewall: &mut Firewall, told: &mut Told, mode: FirewallMode) {
+        told.tell(&firewall.pass().await, mode);
+        let counts = firewall.counts();
+        self.beside.firewall(FirewallStatus {
+            mode: if mode == FirewallMode::Nftables { "nftables" } else { "iptables" }.to_owned(),
+            passes: counts.passes,
+            repairs: counts.repairs,
+            failures: counts.failures,
+            failed: told.failures.clone(),
+            obstacles: told.obstacles.clone(),
+        });
     }
 
     fn options(&self, running: &Running) -> FirewallOptions {

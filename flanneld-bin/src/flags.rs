@@ -52,8 +52,6 @@ pub(crate) enum Kind<T> {
     Text(fn(&mut T) -> &mut String),
     /// Any text, collected from every occurrence.
     List(fn(&mut T) -> &mut Vec<String>),
-    /// A flag that upstream has and this program does not: giving it is an error.
-    Unsupported,
 }
 
 // Deriving these would ask the same of the settings.
@@ -67,26 +65,17 @@ impl<T> Copy for Kind<T> {}
 
 impl<T> Kind<T> {
     /// Stores one occurrence of the flag.
-    fn store(&self, settings: &mut T, value: &str) -> Result<(), BadFlag> {
+    fn store(&self, settings: &mut T, value: &str) -> Result<(), &'static str> {
         match self {
-            Self::Bool(field) => *field(settings) = parse_bool(value).ok_or(BadFlag::Value("parse error"))?,
-            Self::Int(field) => *field(settings) = parse_int(value).map_err(BadFlag::Value)?,
-            Self::OptionalInt(field) => *field(settings) = Some(parse_int(value).map_err(BadFlag::Value)?),
-            Self::Duration(field) => {
-                *field(settings) = go_duration::parse(value).ok_or(BadFlag::Value("parse error"))?;
-            }
+            Self::Bool(field) => *field(settings) = parse_bool(value).ok_or("parse error")?,
+            Self::Int(field) => *field(settings) = parse_int(value)?,
+            Self::OptionalInt(field) => *field(settings) = Some(parse_int(value)?),
+            Self::Duration(field) => *field(settings) = go_duration::parse(value).ok_or("parse error")?,
             Self::Text(field) => value.clone_into(field(settings)),
             Self::List(field) => field(settings).push(value.to_owned()),
-            Self::Unsupported => return Err(BadFlag::Unsupported),
         }
         Ok(())
     }
-}
-
-/// Why one value could not be stored.
-enum BadFlag {
-    Value(&'static str),
-    Unsupported,
 }
 
 /// Why the flags could not be used.
@@ -114,7 +103,34 @@ pub(crate) struct Arguments {
     pub(crate) ignored: Vec<String>,
 }
 
+/// What followed the end of the flags, as far as it can be told: there may be a password in it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Ignored {
+    /// How many arguments; empty ones, which a unit makes of a variable that is not set, do not count.
+    pub(crate) count: usize,
+    /// The flags among them.
+    pub(crate) flags: Vec<&'static str>,
+}
+
+impl Ignored {
+    /// Finds out what is known of `arguments`.
+    pub(crate) fn new<T>(flags: &[Flag<T>], arguments: &[String]) -> Self {
+        let known = |argument: &String| {
+            let name = argument.trim_start_matches('-').split('=').next()?;
+            let flag = flags.iter().find(|flag| flag.name == name)?;
+            argument.starts_with('-').then_some(flag.name)
+        };
+        let count = arguments.iter().filter(|argument| !argument.is_empty()).count();
+        Self { count, flags: arguments.iter().filter_map(known).collect() }
+    }
+}
+
 impl Arguments {
+    /// Tells whether no other flag than this one was given, nor a variable for one.
+    pub(crate) fn say_nothing_but(&self, flag: &str) -> bool {
+        self.given.iter().chain(&self.from_environment).all(|given| *given == flag)
+    }
+
     /// Refuses a value where it came from: the flag, or the variable that spoke for it.
     pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
         let BadValue { flag, why } = bad;
@@ -161,13 +177,13 @@ pub(crate) fn parse_arguments<T>(
     Ok(Arguments { given, ..Arguments::default() })
 }
 
-/// Turns every argument into text, or names the one that is not.
+/// Turns every argument into text, or says which one is not: by its number, because it may be a password.
 fn unicode(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, FlagError> {
-    let text = |argument: OsString| {
-        let lossy = |bad: OsString| FlagError::Refused(format!("argument {bad:?} is not valid UTF-8"));
-        argument.into_string().map_err(lossy)
+    let text = |(number, argument): (usize, OsString)| {
+        let bad = |_| FlagError::Refused(format!("argument {} is not valid UTF-8", number + 1));
+        argument.into_string().map_err(bad)
     };
-    arguments.into_iter().map(text).collect()
+    arguments.into_iter().enumerate().map(text).collect()
 }
 
 /// The text of a flag after its dashes; none if `argument` is no flag and so ends them.
@@ -203,19 +219,18 @@ fn set_from_arguments<T>(
     let is_bool = matches!(flag.kind, Kind::Bool(_));
     let value = match (value, &flag.kind) {
         (Some(value), _) => value,
-        (None, Kind::Bool(_) | Kind::Unsupported) => "true".to_owned(),
+        (None, Kind::Bool(_)) => "true".to_owned(),
         (None, Kind::Int(_) | Kind::OptionalInt(_) | Kind::Duration(_) | Kind::Text(_) | Kind::List(_)) => {
             arguments.next().ok_or_else(|| FlagError::Syntax(format!("flag needs an argument: -{name}")))?
         }
     };
-    flag.kind.store(settings, &value).map_err(|bad| match bad {
-        BadFlag::Unsupported => FlagError::Refused(format!("flag -{name} is not supported yet")),
-        BadFlag::Value(why) if is_bool => {
-            FlagError::Syntax(format!("invalid boolean value {} for -{name}: {why}", quote(&value)))
-        }
-        BadFlag::Value(why) => {
-            FlagError::Syntax(format!("invalid value {} for flag -{name}: {why}", quote(&value)))
-        }
+    flag.kind.store(settings, &value).map_err(|why| {
+        let value = quote(&value);
+        FlagError::Syntax(if is_bool {
+            format!("invalid boolean value {value} for -{name}: {why}")
+        } else {
+            format!("invalid value {value} for flag -{name}: {why}")
+        })
     })
 }
 
@@ -238,14 +253,9 @@ pub(crate) fn apply_environment<T>(
         };
         let value = value
             .into_string()
-            .map_err(|bad| FlagError::Refused(format!("value {bad:?} of {variable} is not valid UTF-8")))?;
-        flag.kind.store(settings, &value).map_err(|bad| match bad {
-            BadFlag::Unsupported => {
-                FlagError::Refused(format!("flag -{} is not supported yet (set by {variable})", flag.name))
-            }
-            BadFlag::Value(why) => {
-                FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
-            }
+            .map_err(|_| FlagError::Refused(format!("the value of {variable} is not valid UTF-8")))?;
+        flag.kind.store(settings, &value).map_err(|why| {
+            FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
         })?;
         arguments.from_environment.insert(flag.name);
     }
@@ -288,11 +298,10 @@ pub(crate) struct Described {
     pub(crate) variable: Option<String>,
 }
 
-/// Describes every supported flag, in the order of the table, with the defaults of the settings.
+/// Describes every flag, in the order of the table, with the defaults of the settings.
 pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
     let mut defaults = T::default();
-    let supported = flags.iter().filter(|flag| !matches!(flag.kind, Kind::Unsupported));
-    let described = supported.map(|flag| {
+    let described = flags.iter().map(|flag| {
         let (word, default) = type_and_default(&flag.kind, &mut defaults);
         let Flag { name, description, .. } = *flag;
         let variable = Some(environment_variable(name)).filter(|_| name != WITHOUT_VARIABLE);
@@ -305,7 +314,6 @@ pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
 fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Option<String>) {
     match kind {
         Kind::Bool(field) => ("", Some("true".to_owned()).filter(|_| *field(defaults))),
-        Kind::Unsupported => ("", None),
         Kind::Int(field) => ("int", Some(field(defaults).to_string()).filter(|number| number != "0")),
         Kind::OptionalInt(_) => ("int", None),
         Kind::Duration(field) => ("duration", Some(go_duration::duration(*field(defaults)))),

@@ -17,7 +17,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flannel_core::ExternalInterface;
+use flannel_core::{ExternalInterface, NetworkConfig};
 use tracing::{info, warn};
 
 mod address;
@@ -111,6 +111,13 @@ pub(crate) struct Families {
     pub(crate) v6: bool,
 }
 
+impl Families {
+    /// The families of a network.
+    pub(crate) fn of(config: &NetworkConfig) -> Self {
+        Self { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() }
+    }
+}
+
 /// The interface that was chosen. What it has of a family that is not in use is taken along, if it leads to other links.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Chosen {
@@ -179,7 +186,8 @@ pub(crate) fn choose_any(facts: &Facts, wishes: &Wishes) -> Outcome {
         return by_v4;
     }
     let by_v6 = choose(facts, wishes, Families { v4: false, v6: true });
-    let has_v4 = facts.links.iter().any(|link| preferred(link, as_v4).is_some());
+    let mut addresses = facts.links.iter().flat_map(|link| &link.addresses);
+    let has_v4 = addresses.any(|fact| fact.address.is_ipv4() && !fact.address.is_loopback());
     if by_v6.chosen.is_ok() || !has_v4 { by_v6 } else { by_v4 }
 }
 

@@ -5,10 +5,13 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use crate::sys;
 
 /// How long a full socket may hold up the daemon. A manager that works reads at once.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,6 +32,11 @@ impl Notifier {
         Ok(Self(address))
     }
 
+    /// Tells whether there is a manager.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells the manager that the daemon is started, and what it does now.
     pub(crate) fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\n{}", status_line(status)))
@@ -39,13 +47,52 @@ impl Notifier {
         self.send("STOPPING=1\n")
     }
 
+    /// Tells the manager what the daemon does now.
+    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
+        self.send(&status_line(status))
+    }
+
+    /// Tells the manager that the daemon lives.
+    pub(crate) fn alive(&self) -> io::Result<()> {
+        self.send("WATCHDOG=1\n")
+    }
+
+    /// Tells whether there is a manager.
+    pub(crate) fn has_manager(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Sends one datagram.
-    fn send(&self, message: &str) -> io::Result<()> {
-        let Some(address) = &self.0 else { return Ok(()) };
+    pub(crate) fn send(&self, message: &str) -> io::Result<()> {
+        let Some(socket) = self.connect()? else { return Ok(()) };
+        socket.send(message.as_bytes()).map(drop)
+    }
+
+    /// Sends one datagram with a copy of a descriptor.
+    pub(crate) fn send_with(&self, message: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(socket) = self.connect()? else { return Ok(()) };
+        sys::descriptors::send(&socket, message.as_bytes(), descriptor)
+    }
+
+    fn connect(&self) -> io::Result<Option<UnixDatagram>> {
+        let Some(address) = &self.0 else { return Ok(None) };
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        socket.send_to_addr(message.as_bytes(), address).map(drop)
+        socket.connect_addr(address)?;
+        Ok(Some(socket))
     }
+}
+
+/// How often the manager wants to hear that the daemon lives, from the values of `WATCHDOG_USEC` and `WATCHDOG_PID`: half
+/// of the time after which it would take it for dead, as sd_watchdog_enabled(3) advises. None if it does not want to, or
+/// from another process.
+pub(crate) fn watchdog(usec: Option<&OsStr>, pid: Option<&OsStr>) -> Option<Duration> {
+    let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
+    if pid.is_some_and(|pid| number(pid) != Some(std::process::id().into())) {
+        return None;
+    }
+    let usec = number(usec?)?;
+    (usec > 0).then(|| Duration::from_micros(usec) / 2)
 }
 
 /// A status as one assignment; a line break inside it would begin another one.
@@ -87,6 +134,18 @@ mod tests {
         let notifier = Notifier::new(Some(OsStr::new(&format!("@{name}")))).expect("a name");
         notifier.ready("up").expect("sent");
         assert_eq!(received(&manager), "READY=1\nSTATUS=up\n");
+    }
+
+    #[test]
+    fn the_manager_hears_twice_as_often_as_it_must() {
+        let (own, usec) = (std::process::id().to_string(), Some(OsStr::new("30000000")));
+        let half = Some(Duration::from_secs(15));
+        assert_eq!(watchdog(usec, None), half);
+        assert_eq!(watchdog(usec, Some(OsStr::new(&own))), half);
+        assert_eq!(watchdog(usec, Some(OsStr::new("1"))), None, "it is another process that shall tell");
+        for wrong in [None, Some(OsStr::new("")), Some(OsStr::new("0")), Some(OsStr::new("x"))] {
+            assert_eq!(watchdog(wrong, None), None);
+        }
     }
 
     #[test]

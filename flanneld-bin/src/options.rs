@@ -3,22 +3,26 @@
 //! Which flags there are, [`table`] says.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
 
-use crate::flags::{self, BadValue, FlagError};
+use crate::flags::{self, BadValue, FlagError, Ignored};
 use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
+use crate::observe::ObserveOptions;
 
+pub(crate) mod doctor;
 mod endpoint;
 mod etcd;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 mod prefix;
 mod settings;
 pub(crate) mod table;
-mod values;
+pub(crate) mod values;
 
 pub(crate) use etcd::{EtcdApi, EtcdFiles, EtcdOptions};
 pub(crate) use settings::Settings;
@@ -53,10 +57,23 @@ pub(crate) struct Options {
     pub(crate) renew_margin: Option<Duration>,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
+    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    pub(crate) keep_udp_device: bool,
     /// What to log, and how.
     pub(crate) log: LogOptions,
-    /// Arguments after the end of the flags, which nothing reads.
-    pub(crate) ignored_arguments: Vec<String>,
+    /// Where the daemon tells of itself.
+    pub(crate) observe: ObserveOptions,
+    /// What followed the end of the flags, which nothing reads.
+    pub(crate) ignored: Ignored,
+}
+
+impl Options {
+    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    pub(crate) fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
+        let mut path = self.subnet_file.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
 }
 
 /// Which firewall rules to keep. Where they are, the network config says.
@@ -84,8 +101,8 @@ pub(crate) fn parse(
         return Ok(Asked::Version);
     }
     flags::apply_environment(&table, &mut arguments, environment, &mut settings)?;
-    let ignored_arguments = std::mem::take(&mut arguments.ignored);
-    match check(settings, ignored_arguments) {
+    let ignored = Ignored::new(&table, &arguments.ignored);
+    match check(settings, ignored) {
         Ok(options) => Ok(Asked::Run(Box::new(options))),
         Err(bad) => Err(arguments.refuse(&bad)),
     }
@@ -97,7 +114,7 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
-fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, BadValue> {
+fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
     if settings.kube_subnet_mgr {
         let why = "Kubernetes is not supported yet, leases are kept in etcd";
         return Err(bad("kube-subnet-mgr", why.to_owned()));
@@ -110,6 +127,10 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         etcd_api: etcd::etcd_api(&settings.etcd_api).map_err(|why| bad("etcd-api", why))?,
         external: external(&settings)?,
         log: log(&settings)?,
+        observe: ObserveOptions {
+            health: health(&settings)?,
+            socket: values::status_socket(&settings.status_socket, &settings.subnet_file),
+        },
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
             rules: RuleOptions {
@@ -128,7 +149,8 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
-        ignored_arguments,
+        keep_udp_device: settings.keep_udp_device,
+        ignored,
     })
 }
 
@@ -141,6 +163,13 @@ fn external(settings: &Settings) -> Result<Wishes, BadValue> {
         public_v4: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
         public_v6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
     })
+}
+
+/// Reads where the health port is; nowhere if the port is 0.
+fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
+    let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
+    let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;
+    Ok((port != 0).then(|| SocketAddr::new(ip, port)))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

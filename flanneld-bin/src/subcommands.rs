@@ -7,15 +7,40 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{Described, FlagError};
-use crate::{manual, migrate, options};
+use crate::{doctor, manual, migrate, options, plan, show};
 
 /// Every command.
 pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: "status",
+        purpose: "show how the daemon on this host is",
+        flags: show::described,
+        run: show::status,
+    },
+    Subcommand {
+        name: "peers",
+        purpose: "show the other hosts, and how far each is reached",
+        flags: show::described,
+        run: show::peers,
+    },
+    Subcommand {
+        name: "plan",
+        purpose: "show what would be written on this host now, and write nothing; takes the flags of the daemon too",
+        flags: options::plan::described,
+        run: plan::run,
+    },
     Subcommand {
         name: "migrate-etcd",
         purpose: "copy the network from etcd's v2 store to its v3 store while its hosts run",
         flags: options::migrate::described,
         run: migrate::run,
+    },
+    Subcommand {
+        name: "doctor",
+        purpose: "say what is wrong on this host, why it matters and what cures it; takes the flags of the daemon, or \
+                  those that it runs with",
+        flags: options::doctor::described,
+        run: doctor::run,
     },
     Subcommand {
         name: "man",

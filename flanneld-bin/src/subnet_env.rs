@@ -8,8 +8,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use flannel_core::{NetworkConfig, SubnetKey, SubnetPool};
 use flannel_registry::{WriteError, write_whole};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod previous;
 
@@ -63,6 +64,21 @@ impl fmt::Display for SubnetEnv {
 }
 
 impl SubnetEnv {
+    /// What the file says of a network and a host's part of it.
+    pub(crate) fn of(config: &NetworkConfig, subnet: &SubnetKey, mtu: u32, ip_masq: bool) -> Self {
+        let network = |pool: Option<SubnetPool>| pool.map(|pool| pool.network());
+        Self {
+            network: network(config.ipv4)
+                .and_then(|net| if let IpNet::V4(net) = net { Some(net) } else { None }),
+            subnet: subnet.v4(),
+            ipv6_network: network(config.ipv6)
+                .and_then(|net| if let IpNet::V6(net) = net { Some(net) } else { None }),
+            ipv6_subnet: subnet.v6(),
+            mtu,
+            ip_masq,
+        }
+    }
+
     /// Replaces the file at `path`, and makes its directory if that is missing.
     ///
     /// A reader sees the old file or the new one, also after a crash of the host. A regular file keeps its

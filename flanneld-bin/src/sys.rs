@@ -1,9 +1,13 @@
-//! How the C library's allocator is to treat a daemon that does nearly all of its work when it starts.
+//! What only the C library offers, each as a safe function: the settings of its allocator, and descriptors that go from
+//! process to process.
 //!
-//! A start on a large network uses several times the memory that stays in use: pages of records, lists of writes. By
-//! default glibc keeps what is freed, and takes ever larger buffers from the heap, where small objects that stay pin
-//! them; so the daemon would stay as large as it ever was. Other C libraries give memory back by themselves.
-#![allow(unsafe_code, reason = "the allocator's settings are the C library's")]
+//! By default its allocator suits a daemon badly that does nearly all of its work when it starts. A start on a large
+//! network uses several times the memory that stays in use: pages of records, lists of writes. glibc keeps what is freed,
+//! and takes ever larger buffers from the heap, where small objects that stay pin them; so the daemon would stay as large
+//! as it ever was. Other C libraries give memory back by themselves.
+#![allow(unsafe_code, reason = "the only module of the daemon that speaks to the C library")]
+
+pub(crate) mod descriptors;
 
 /// Lets large buffers go back to the kernel when they are freed, and all threads share one heap: only the file in which
 /// the network is remembered is written on another one. To be called before memory is used.

@@ -7,6 +7,7 @@
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
 //! * [`PlainProxy`] is a host with upstream flannel's `udp` backend, as others see it.
 //! * [`Process`] is a program inside a namespace, [`Member`] a network on a thread of this process.
+//! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
@@ -45,6 +46,7 @@ mod member;
 mod overlay_state;
 mod plain_proxy;
 mod process;
+mod service_manager;
 pub mod sim;
 mod sys;
 mod traffic;
@@ -68,7 +70,13 @@ pub use member::Member;
 pub use overlay_state::{DeviceState, OverlayState};
 pub use plain_proxy::{PlainProxy, PlainProxyOptions};
 pub use process::{NoSuchLine, Process, output_in};
-pub use traffic::datagrams::{DatagramReport, datagrams};
+pub use service_manager::ServiceManager;
+pub use traffic::datagrams::{DatagramReport, datagrams, datagrams_in_flight};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
 pub use wire::{Wire, WireOptions};
+
+/// The README's examples, so that they run as long as they stand there.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

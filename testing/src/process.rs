@@ -8,7 +8,7 @@ use crate::sys;
 use flannel_netlink::Namespace;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
@@ -32,9 +32,18 @@ impl Process {
     ///
     /// # Errors
     /// Fails when the program cannot be started or the namespace cannot be entered.
-    pub fn spawn_in(namespace: &Namespace, mut command: Command) -> io::Result<Self> {
+    pub fn spawn_in(namespace: &Namespace, command: Command) -> io::Result<Self> {
+        Self::spawn_passing(namespace, command, Vec::new())
+    }
+
+    /// As [`spawn_in`](Self::spawn_in), with descriptors that the program finds open from number 3 on.
+    pub(crate) fn spawn_passing(
+        namespace: &Namespace,
+        mut command: Command,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
         command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let mut child = spawn(namespace, command)?;
+        let mut child = spawn(namespace, command, descriptors)?;
         let log = Arc::new(Log::default());
         let collector = child.stderr.take().map(|stderr| {
             let log = Arc::clone(&log);
@@ -138,12 +147,14 @@ impl Drop for Process {
 /// not an error here.
 pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    spawn(namespace, command)?.wait_with_output()
+    spawn(namespace, command, Vec::new())?.wait_with_output()
 }
 
 /// Starts `command` inside `namespace` from the thread that starts all programs.
-fn spawn(namespace: &Namespace, mut command: Command) -> io::Result<Child> {
+fn spawn(namespace: &Namespace, mut command: Command, descriptors: Vec<OwnedFd>) -> io::Result<Child> {
     sys::enter_before_exec(&mut command, namespace.clone(), std::process::id());
+    // In this order: the descriptors take the places of others, among them perhaps that of the namespace.
+    sys::pass_before_exec(&mut command, descriptors)?;
     let (answer, started) = mpsc::sync_channel(1);
     let gone = || io::Error::other("the thread that starts programs has ended");
     spawner()?.send(Start { command, answer }).map_err(|_| gone())?;

@@ -4,9 +4,10 @@
 use flannel_netlink::Namespace;
 use std::ffi::{CString, c_int};
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{size_of, size_of_val, zeroed};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -36,6 +37,79 @@ pub(crate) fn enter_before_exec(command: &mut Command, namespace: Namespace, par
     };
     // SAFETY: the closure only makes async-signal-safe calls and neither allocates nor locks.
     unsafe { command.pre_exec(enter) };
+}
+
+/// Has the program of `command` find descriptors open from number 3 on.
+pub(crate) fn pass_before_exec(command: &mut Command, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    if descriptors.is_empty() {
+        return Ok(());
+    }
+    // Out of the way of the numbers that they get.
+    let above = descriptors.iter().map(|descriptor| {
+        // SAFETY: takes no memory; the descriptor is open.
+        let copy = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FREE_FROM) })?;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else holds it.
+        Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    });
+    let descriptors: Vec<OwnedFd> = above.collect::<io::Result<_>>()?;
+    let pass = move || {
+        for (number, descriptor) in (3..).zip(&descriptors) {
+            // SAFETY: dup2 is async-signal-safe and takes no memory; what it replaces in the child is closed on
+            // exec anyway.
+            check(unsafe { libc::dup2(descriptor.as_raw_fd(), number) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes async-signal-safe calls and neither allocates nor locks.
+    unsafe { command.pre_exec(pass) };
+    Ok(())
+}
+
+/// No test passes so many descriptors.
+const FREE_FROM: c_int = 128;
+
+/// Receives a datagram and the descriptors that come with it, eight at most, closed on exec (`unix(7)`,
+/// SCM_RIGHTS).
+pub(crate) fn receive_with_descriptors(
+    socket: &UnixDatagram,
+    buf: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = [0_u64; 8];
+    let mut vector = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: all zeroes is a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: all that `message` points to is valid for writes of the lengths given, during the call.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has filled `msg_controllen` bytes of `control`, which is alive and aligned; the macros stay
+    // inside it, and descriptors are read only as far as a message of theirs reaches. Nobody else holds them.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let first = libc::CMSG_DATA(header).cast::<c_int>();
+                for number in 0..bytes / size_of::<c_int>() {
+                    descriptors.push(OwnedFd::from_raw_fd(first.add(number).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok((n, descriptors))
+}
+
+/// Says whether a descriptor has an error or a hang-up (`poll(2)`).
+pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: `asked` is one valid `pollfd` during the call.
+    check(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
+    Ok(asked.revents & (libc::POLLERR | libc::POLLHUP) != 0)
 }
 
 /// Moves the calling thread into the network namespace behind `namespace` (`setns(2)`).

@@ -4,8 +4,8 @@
 
 use flannel_netlink::{LinkChange, Netlink};
 use flannel_testing::{
-    Lab, LabOptions, PingError, PingOptions, RunningPing, TransferError, datagrams, ping, throughput,
-    transfer,
+    Lab, LabOptions, PingError, PingOptions, RunningPing, TransferError, datagrams, datagrams_in_flight,
+    ping, throughput, transfer,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -138,12 +138,14 @@ fn datagrams_of_every_size_arrive_unchanged() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
     // Around the MTU, where fragments begin, and up to the largest there is.
-    let sizes = [4, 5, 100, 1451, 1452, 1453, 1471, 1472, 1473, 3000, 65_507];
+    let sizes = [1, 2, 3, 4, 5, 100, 1451, 1452, 1453, 1471, 1472, 1473, 3000, 65_507];
     for to in addresses(&lab) {
         let report = datagrams(&one.namespace, &two.namespace, to, &sizes, LIMIT).unwrap();
         assert!(report.is_perfect() && report.sent == sizes.len(), "{report:?}");
+        let report = datagrams_in_flight(&one.namespace, &two.namespace, to, &sizes, LIMIT, 4).unwrap();
+        assert!(report.is_perfect() && report.sent == sizes.len(), "{report:?}");
     }
-    let refused = datagrams(&one.namespace, &two.namespace, addresses(&lab)[0], &[3], LIMIT);
+    let refused = datagrams(&one.namespace, &two.namespace, addresses(&lab)[0], &[0], LIMIT);
     assert!(matches!(refused, Err(TransferError::Broken(_))));
 }
 

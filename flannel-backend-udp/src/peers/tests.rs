@@ -60,6 +60,6 @@ fn a_new_table_is_seen_at_the_next_look() {
     assert_eq!(view.routing().peers.hops().len(), 0, "what is under way keeps its table");
     view.refresh();
     assert_eq!(view.routing().peers.hops().len(), 1);
-    assert!(view.routing().peers.is_public([192, 168, 64, 2].into()));
-    assert!(!view.routing().peers.is_public([192, 168, 64, 3].into()));
+    assert!(view.routing().peers.by_public([192, 168, 64, 2].into()).is_some());
+    assert!(view.routing().peers.by_public([192, 168, 64, 3].into()).is_none());
 }

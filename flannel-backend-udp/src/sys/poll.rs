@@ -8,16 +8,25 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready {
     /// Something can be read, or an error be asked for.
-    pub(crate) first: bool,
-    /// The same of the second descriptor.
-    pub(crate) second: bool,
+    pub(crate) is_readable: bool,
+    /// It will never be ready again: a socket was shut down, the other end of a pipe closed.
+    pub(crate) is_over: bool,
 }
 
-/// Waits until either of two descriptors can be read, or has an error or a hang-up.
-pub(crate) fn wait_readable(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<Ready> {
-    let mut fds = [entry(first, libc::POLLIN), entry(second, libc::POLLIN)];
-    poll(&mut fds, None)?;
-    Ok(Ready { first: fds[0].revents != 0, second: fds[1].revents != 0 })
+/// Waits until any of some descriptors can be read, or has an error or a hang-up, at most so long if there is a limit.
+/// Where there is no descriptor nothing is waited for, and nothing becomes ready.
+pub(crate) fn wait_readable<const N: usize>(
+    descriptors: [Option<BorrowedFd<'_>>; N],
+    limit: Option<Duration>,
+) -> io::Result<[Ready; N]> {
+    // The kernel passes over negative numbers (poll(2)).
+    let nothing = libc::pollfd { fd: -1, events: 0, revents: 0 };
+    let mut fds = descriptors.map(|fd| fd.map_or(nothing, |fd| entry(fd, libc::POLLIN)));
+    poll(&mut fds, limit)?;
+    Ok(fds.map(|fd| Ready {
+        is_readable: fd.revents != 0,
+        is_over: fd.revents & (libc::POLLHUP | libc::POLLNVAL) != 0,
+    }))
 }
 
 /// Waits until something can be written, at most so long; tells whether it can.

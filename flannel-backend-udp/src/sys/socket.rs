@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// One instruction of a classic BPF program (`struct sock_filter`).
 pub(crate) use libc::sock_filter as FilterInstruction;
@@ -23,6 +23,16 @@ const UDP_GRO: libc::c_int = 104;
 
 /// Room for one control message with an `int`, suitably aligned.
 type Control = [u64; 4];
+
+/// Tells whether a descriptor is that of a UDP socket (`SO_PROTOCOL`).
+///
+/// # Errors
+/// `ENOTSOCK` if it is of no socket at all.
+pub(crate) fn is_udp(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut protocol: libc::c_int = 0;
+    read_option(descriptor, libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut protocol)?;
+    Ok(protocol == libc::IPPROTO_UDP)
+}
 
 /// Has the kernel hand out bursts (`UDP_GRO`).
 pub(crate) fn set_gro(socket: &UdpSocket, on: bool) -> io::Result<()> {
@@ -129,6 +139,11 @@ impl Inbox {
         Self { bytes, messages: Vec::with_capacity(MESSAGES) }
     }
 
+    /// Without room for anything: what stands in for one while it is looked at.
+    pub(crate) fn empty() -> Self {
+        Self { bytes: Box::default(), messages: Vec::new() }
+    }
+
     /// Receives what is there, without waiting.
     ///
     /// # Errors
@@ -170,6 +185,16 @@ impl Inbox {
             self.messages.push(Message { len, from, segment });
         }
         Ok(())
+    }
+
+    /// How many messages were received, each a datagram or several.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// How many bytes were received.
+    pub(crate) fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.len).sum()
     }
 
     /// Whether all buffers were used, so that there may be more.
@@ -277,8 +302,17 @@ fn set_option<T>(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, valu
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len) })
 }
 
-/// Reads an option into plain numbers, of which the kernel may fill only the first.
 fn get_option<T>(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: &mut T) -> io::Result<()> {
+    read_option(socket.as_fd(), level, name, value)
+}
+
+/// Reads an option into plain numbers, of which the kernel may fill only the first.
+fn read_option<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<()> {
     let mut len = size_of_val(value) as libc::socklen_t;
     // SAFETY: the pointer is valid for writes of `len` bytes during the call, and the callers above pass integers or
     // arrays of them, for which all bytes are values.

@@ -1,12 +1,12 @@
 //! From the network to the device.
 
-use std::io::{self, ErrorKind, IoSlice, PipeReader, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::Parts;
 use super::limit::Limit;
+use super::{Fault, Parts, Path, Step};
 use crate::counters::DropReason;
 use crate::forward::{self, Refusal};
 use crate::offload::coalesce::Coalescer;
@@ -15,57 +15,65 @@ use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
 use crate::packet::icmp::{self, Trouble};
 use crate::packet::{Header, decrement_ttl};
 use crate::peers::View;
-use crate::sys::poll;
 use crate::sys::socket::{Inbox, Received};
 
 /// So many errors of a socket in a row, with nothing received between, are taken for its end.
 const ERRORS: u32 = 100;
 
-/// Runs until told to end.
-///
-/// # Errors
-/// What broke.
-pub(crate) fn run(parts: &Parts, index: usize, ended: &PipeReader, view: View) -> Result<(), String> {
-    let broken = |error: io::Error| format!("the socket cannot be read: {error}");
-    let Some(socket) = parts.sockets.get(index) else { return Ok(()) };
-    let mut path = Inward::new(parts, socket, view);
-    let mut inbox = Inbox::new();
-    let mut errors = 0;
-    loop {
-        match inbox.receive(socket) {
-            Ok(()) => {
-                errors = 0;
-                path.burst(&inbox);
-                if inbox.is_full() {
-                    continue;
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            // An error that the network reported is told once and means nothing to this end.
-            Err(_) if errors < ERRORS => errors += 1,
-            Err(error) => return Err(broken(error)),
-        }
-        let ready = poll::wait_readable(socket.as_fd(), ended.as_fd()).map_err(broken)?;
-        if ready.second {
-            return Ok(());
-        }
-    }
-}
-
-struct Inward<'a> {
+/// The way from one socket to the device.
+pub(super) struct Inward<'a> {
     parts: &'a Parts,
     socket: &'a UdpSocket,
+    inbox: Inbox,
+    /// How many errors the socket had since something was received.
+    errors: u32,
     view: View,
     coalescer: Coalescer,
     limit: Limit,
 }
 
+impl Path for Inward<'_> {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn step(&mut self) -> Result<Step, Fault> {
+        // What it borrows is not touched meanwhile.
+        let mut inbox = std::mem::replace(&mut self.inbox, Inbox::empty());
+        let received = inbox.receive(self.socket);
+        if received.is_ok() {
+            self.errors = 0;
+            self.burst(&inbox);
+        }
+        self.inbox = inbox;
+        match received {
+            Ok(()) => {
+                Ok(Step { moved: self.inbox.len(), bytes: self.inbox.bytes(), is_full: self.inbox.is_full() })
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(Step::default())
+            }
+            // An error that the network reported is told once and means nothing to this end.
+            Err(_) if self.errors < ERRORS => {
+                self.errors += 1;
+                Ok(Step::default())
+            }
+            Err(error) => Err(Fault::Sockets(format!("the socket cannot be read: {error}"))),
+        }
+    }
+
+    fn over(&self) -> Fault {
+        Fault::Sockets("the socket was shut down".to_owned())
+    }
+}
+
 impl<'a> Inward<'a> {
-    fn new(parts: &'a Parts, socket: &'a UdpSocket, view: View) -> Self {
+    pub(super) fn new(parts: &'a Parts, socket: &'a UdpSocket, view: View) -> Self {
         let mut coalescer = Coalescer::new();
         coalescer.joins_tcp = parts.offloads.device_tcp;
         coalescer.joins_udp = parts.offloads.device_udp;
-        Self { parts, socket, view, coalescer, limit: Limit::new(Instant::now()) }
+        let limit = Limit::new(Instant::now());
+        Self { parts, socket, inbox: Inbox::new(), errors: 0, view, coalescer, limit }
     }
 
     /// Passes on what was received at once.
@@ -81,7 +89,7 @@ impl<'a> Inward<'a> {
     fn message(&mut self, message: &Received<'_>) {
         let from = message.from.ip();
         let count = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
-        if !self.view.routing().peers.is_public(from) {
+        if self.view.routing().peers.by_public(from).is_none() {
             return self.parts.counters.dropped(DropReason::Stranger, count as u64);
         }
         // Packets that follow each other are mostly from one source.
@@ -100,7 +108,7 @@ impl<'a> Inward<'a> {
                     passed.bytes += len as u64;
                     self.take(&datagram[..len]);
                 }
-                Err(refusal) => self.refuse(refusal, datagram),
+                Err(refusal) => self.refuse(refusal, from, datagram),
             }
         }
         self.count(known, &mut passed);
@@ -148,9 +156,12 @@ impl<'a> Inward<'a> {
         }
     }
 
-    /// Drops a datagram, counts it, and tells its source if that is of use.
-    fn refuse(&mut self, refusal: Refusal, datagram: &[u8]) {
+    /// Drops a peer's datagram, counts it, and tells its source if that is of use.
+    fn refuse(&mut self, refusal: Refusal, from: IpAddr, datagram: &[u8]) {
         self.parts.counters.dropped(refusal.reason, 1);
+        if let Some(peer) = self.view.routing().peers.by_public(from) {
+            peer.counters.refused_packets.add(1);
+        }
         if let Some(trouble) = refusal.trouble {
             self.complain(trouble, datagram);
         }

@@ -1,12 +1,12 @@
 //! From the device to the network.
 
-use std::io::{self, ErrorKind, IoSlice, PipeReader, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::Parts;
 use super::limit::Limit;
+use super::{Fault, Parts, Path, Step};
 use crate::counters::DropReason;
 use crate::forward::{self, Burst, Outbox, Refusal};
 use crate::offload::split::{MAX_PACKET, Segments};
@@ -30,25 +30,8 @@ const NARROW: Duration = Duration::from_secs(10);
 /// So many narrow paths are remembered.
 const NARROW_PATHS: usize = 64;
 
-/// Runs until told to end.
-///
-/// # Errors
-/// What broke.
-pub(crate) fn run(parts: &Parts, ended: &PipeReader, view: View) -> Result<(), String> {
-    let broken = |error: io::Error| format!("the device cannot be read: {error}");
-    let mut path = Outward::new(parts, view);
-    loop {
-        if path.burst().map_err(broken)? {
-            continue;
-        }
-        let ready = poll::wait_readable(parts.tun.as_fd(), ended.as_fd()).map_err(broken)?;
-        if ready.second {
-            return Ok(());
-        }
-    }
-}
-
-struct Outward<'a> {
+/// The way from the device to the sockets.
+pub(super) struct Outward<'a> {
     parts: &'a Parts,
     view: View,
     buffer: Box<[u8]>,
@@ -65,8 +48,42 @@ struct NarrowPath {
     until: Instant,
 }
 
+impl Path for Outward<'_> {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.parts.tun.as_fd()
+    }
+
+    /// Takes what is there, at most so much that it is sent soon.
+    fn step(&mut self) -> Result<Step, Fault> {
+        self.view.refresh();
+        let (mut reads, mut bytes, mut may_be_more) = (0, 0, true);
+        while reads < READS && may_be_more {
+            match (&*self.parts.tun).read(&mut self.buffer) {
+                Ok(len) => {
+                    reads += 1;
+                    bytes += len;
+                    self.packet(len);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => may_be_more = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Device(format!("the device cannot be read: {error}"))),
+            }
+            if self.outbox.is_worth_sending() {
+                self.send();
+            }
+        }
+        self.send();
+        self.parts.counters.was_read(reads as u64);
+        Ok(Step { moved: reads, bytes, is_full: may_be_more })
+    }
+
+    fn over(&self) -> Fault {
+        Fault::Device("the device is over".to_owned())
+    }
+}
+
 impl<'a> Outward<'a> {
-    fn new(parts: &'a Parts, view: View) -> Self {
+    pub(super) fn new(parts: &'a Parts, view: View) -> Self {
         Self {
             parts,
             view,
@@ -76,29 +93,6 @@ impl<'a> Outward<'a> {
             narrow: Vec::new(),
             sends_bursts: parts.offloads.send_bursts,
         }
-    }
-
-    /// Takes what is there, at most so much that it is sent soon. Returns whether there may be more.
-    fn burst(&mut self) -> io::Result<bool> {
-        self.view.refresh();
-        let (mut reads, mut may_be_more) = (0, true);
-        while reads < READS && may_be_more {
-            match (&*self.parts.tun).read(&mut self.buffer) {
-                Ok(len) => {
-                    reads += 1;
-                    self.packet(len);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => may_be_more = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if self.outbox.is_worth_sending() {
-                self.send();
-            }
-        }
-        self.send();
-        self.parts.counters.was_read(reads as u64);
-        Ok(may_be_more)
     }
 
     /// Takes one packet from the device, which may stand for several.

@@ -1,6 +1,7 @@
 //! What the kernel tests share: a station, which is a host with the backend on it.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::print_stdout, reason = "a long run says what it sent")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use flannel_core::{
     OpenBackend, OpenRequest, PeerSet, Revision, SyncReport, SyncRequest, Term,
 };
 use flannel_netlink::Namespace;
-use flannel_testing::{Lab, LabOptions, Pod, output_in, program};
+use flannel_testing::{Lab, LabOptions, Pod, datagrams_in_flight, output_in, program, transfer};
 use ipnet::IpNet;
 
 /// How long to wait for something that the kernel does in its own time.
@@ -56,9 +57,14 @@ impl Default for Setup {
 impl Station {
     /// Opens the backend, and makes the host ready for the lease of host number `n`.
     pub(crate) fn start(namespace: &Namespace, n: u8, setup: Setup) -> Self {
+        Self::start_with(OpenUdp::new(namespace.clone()), namespace, n, setup)
+    }
+
+    /// The same, with a backend that is opened in a special way.
+    pub(crate) fn start_with(opener: OpenUdp, namespace: &Namespace, n: u8, setup: Setup) -> Self {
         let config = NetworkConfig::parse(setup.config).unwrap();
         let external = external_interface(namespace, setup.interface).unwrap();
-        let opener = OpenUdp::new(namespace.clone()).with_offloads(setup.offloads);
+        let opener = opener.with_offloads(setup.offloads);
         let counters = opener.counters();
         let backend = open(&opener, &config, &external).unwrap();
         let own = Lease {
@@ -210,4 +216,65 @@ pub(crate) fn ip(namespace: &Namespace, arguments: &str) -> Vec<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {complaint}");
     String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// Bytes of a stream: so many MiB, enough to fill every buffer on its way many times, or `UDP_TEST_MIB` of them.
+pub(crate) fn mib(usual: u64) -> u64 {
+    let mib = std::env::var("UDP_TEST_MIB").ok().and_then(|mib| mib.parse().ok());
+    mib.unwrap_or(usual) << 20
+}
+
+/// Sizes of datagrams from the smallest to the largest there is, as many as usual, or `UDP_TEST_DATAGRAMS`.
+pub(crate) fn sizes(usual: usize) -> Vec<usize> {
+    let count = std::env::var("UDP_TEST_DATAGRAMS").ok().and_then(|count| count.parse().ok());
+    // Xorshift (G. Marsaglia, 2003): the same sizes in every run.
+    let mut chance = 0x2545_f491_4f6c_dd1du64;
+    let mut next = move || {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        chance
+    };
+    let mut sizes = vec![1, 2, 3, 4, 1443, 1444, 1445, LARGEST];
+    // Most of them near the MTU or below it, some of any size.
+    let some = count.unwrap_or(usual);
+    sizes.extend((0..some).map(|_| 1 + next() as usize % [40, 1500, 3000, LARGEST][next() as usize % 4]));
+    sizes
+}
+
+/// The largest payload of a datagram over IPv4 (RFC 768, RFC 791).
+const LARGEST: usize = 65_507;
+
+/// So many datagrams are on their way at once: their fragments fill most of the device's queue.
+const IN_FLIGHT: usize = 8;
+
+/// Sends streams both ways and datagrams, and finds that all arrive, whole and in order.
+pub(crate) fn check(what: &str, pods: [&Pod; 2], family: usize, mib: u64, sizes: &[usize]) {
+    check_with(IN_FLIGHT, what, pods, family, mib, sizes);
+}
+
+/// The same, with so many datagrams on their way at once.
+pub(crate) fn check_with(
+    in_flight: usize,
+    what: &str,
+    [one, other]: [&Pod; 2],
+    family: usize,
+    mib: u64,
+    sizes: &[usize],
+) {
+    let start = Instant::now();
+    let [near, far] = [one, other].map(|pod| (&pod.namespace, pod.addresses[family]));
+    transfer(near.0, far.0, far.1, mib).unwrap();
+    transfer(far.0, near.0, near.1, mib).unwrap();
+    let streams = start.elapsed();
+    let report = datagrams_in_flight(near.0, far.0, far.1, sizes, DEADLINE, in_flight).unwrap();
+    assert!(report.is_perfect(), "{what}: {report:?}");
+    println!(
+        "{what}, to {}: {} MiB each way in {streams:.1?}; {} datagrams with {} MB in {:.1?}, all of them in order",
+        far.1,
+        mib >> 20,
+        report.sent,
+        sizes.iter().sum::<usize>() / 1_000_000,
+        start.elapsed() - streams
+    );
 }

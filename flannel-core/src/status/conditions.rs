@@ -39,9 +39,10 @@ pub enum ConditionName {
     ObjectsFailed,
     /// The host was not compared with what it should be for too long: the loop does not run.
     Stalled,
-    /// What belongs to the network on this host and is kept by the program around it, such as its firewall rules, is
-    /// not in order.
+    /// The firewall rules that the daemon keeps for the network are not in order, and are tried again.
     FirewallFailed,
+    /// The file that tells the container runtime its subnet cannot be written.
+    SubnetFileFailed,
     /// The registry does not answer; traffic goes on with what is known.
     RegistrySilent,
     /// The peers are those that are remembered, because the registry did not answer since the start.
@@ -59,12 +60,13 @@ pub enum ConditionName {
 
 impl ConditionName {
     /// All names there are, in the order of their weight.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Starting,
         Self::LeaseLost,
         Self::ObjectsFailed,
         Self::Stalled,
         Self::FirewallFailed,
+        Self::SubnetFileFailed,
         Self::RegistrySilent,
         Self::Recalled,
         Self::BadRecords,
@@ -81,6 +83,7 @@ impl ConditionName {
             Self::ObjectsFailed => "objects_failed",
             Self::Stalled => "stalled",
             Self::FirewallFailed => "firewall_failed",
+            Self::SubnetFileFailed => "subnet_file_failed",
             Self::RegistrySilent => "registry_silent",
             Self::Recalled => "recalled",
             Self::BadRecords => "bad_records",
@@ -96,7 +99,12 @@ impl ConditionName {
     pub const fn is_against_readiness(self) -> bool {
         matches!(
             self,
-            Self::Starting | Self::LeaseLost | Self::ObjectsFailed | Self::Stalled | Self::FirewallFailed
+            Self::Starting
+                | Self::LeaseLost
+                | Self::ObjectsFailed
+                | Self::Stalled
+                | Self::FirewallFailed
+                | Self::SubnetFileFailed
         )
     }
 }

@@ -39,6 +39,12 @@ impl Listing {
         None
     }
 
+    /// Reads all tables, with their names; one that is not whole is left out.
+    pub(crate) fn read_all(text: &str) -> Vec<(String, Self)> {
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix('*'));
+        names.filter_map(|name| Some((name.to_owned(), Self::read(text, name)?))).collect()
+    }
+
     fn take(&mut self, line: &str) {
         if let Some(chain) = line.strip_prefix(':') {
             let mut parts = chain.split_whitespace();

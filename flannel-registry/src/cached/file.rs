@@ -1,8 +1,8 @@
 //! The file in which a network is remembered.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
-use std::path::PathBuf;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use flannel_core::{PublicAddrs, chain};
@@ -38,7 +38,7 @@ impl CacheFile {
 
     /// Reads what is remembered of this network and host; whatever is wrong with it is told and ignored.
     pub(super) fn read(&self, public: &PublicAddrs) -> Option<Cache> {
-        let cache = match self.read_all() {
+        let cache = match read_file(&self.path) {
             Ok(bytes) => Cache::read(&bytes, &self.network).map_err(|error| error.to_string()),
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => Err(error.to_string()),
@@ -56,12 +56,6 @@ impl CacheFile {
                 None
             }
         }
-    }
-
-    fn read_all(&self) -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(&self.path)?.take(LONGEST).read_to_end(&mut bytes)?;
-        Ok(bytes)
     }
 
     /// Writes what is to be remembered. A failure is told once, until a write succeeds.
@@ -90,4 +84,11 @@ impl CacheFile {
             _ => {}
         }
     }
+}
+
+/// Reads the file, as far as it can be a memory of a network.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -3,8 +3,11 @@
 //! The form is that of etcd's `Documentation/v2/api.md`: the state of the store in the head, one JSON object in the
 //! body, and for an error another one with a code of its own (`Documentation/v2/errorcode.md`).
 
+use std::time::SystemTime;
+
 use flannel_core::{BoxError, Term};
 use hyper::HeaderMap;
+use hyper::header::DATE;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -21,6 +24,8 @@ pub(super) struct Head {
     pub(super) term: Option<u64>,
     /// `X-Raft-Index`. A cluster with limited leases writes down twice a second what time it is.
     pub(super) raft: Option<u64>,
+    /// `Date` (RFC 9110, section 6.6.1): what time it is there, to the second.
+    pub(super) date: Option<SystemTime>,
 }
 
 impl Head {
@@ -35,6 +40,7 @@ impl Head {
             cluster: number("x-etcd-cluster-id", 16),
             term: number("x-raft-term", 10),
             raft: number("x-raft-index", 10),
+            date: headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok()),
         }
     }
 

@@ -5,7 +5,7 @@
 //! write is made again with its new index.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "etcd-v3")]
 use flannel_core::BadRecord;
@@ -275,8 +275,7 @@ impl Store {
     /// Returns the version of etcd that all members have, as major and minor. Asked for once.
     pub(super) async fn version(&self) -> Result<(u32, u32), RegistryError> {
         let version = self.version.get_or_try_init(|| async {
-            let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
-            let answer = self.cluster.call(&ask).await?;
+            let answer = self.ask_version().await?;
             let url = self.cluster.url(answer.member);
             let version: Version = serde_json::from_slice(&answer.body)
                 .map_err(|error| Failure::Refused(format!("{url}: its version: {error}").into()))?;
@@ -285,6 +284,18 @@ impl Store {
                 .ok_or_else(|| Failure::Refused(format!("{url}: its version: {:?}", version.cluster).into()))
         });
         version.await.copied().map_err(|failure| self.unwritten(failure))
+    }
+
+    /// Asks what every etcd answers, whichever of its interfaces it serves.
+    async fn ask_version(&self) -> Result<Answer, Failure> {
+        let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
+        self.cluster.call(&ask).await
+    }
+
+    /// Tells what time it is at the member that answers, and which one that is.
+    pub(super) async fn date(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
+        let answer = self.ask_version().await.map_err(|failure| self.unwritten(failure))?;
+        Ok((answer.head.date, self.cluster.url(answer.member).to_owned()))
     }
 
     fn told<'a>(&self, answer: &'a Answer) -> Result<Told<'a>, Failure> {

@@ -40,7 +40,6 @@ const FLAGS: &[Flag<Settings>] = &[
     Flag { name: "prefix", kind: Kind::Text(|s| &mut s.prefix), description: "a key" },
     Flag { name: "iface", kind: Kind::List(|s| &mut s.iface), description: "repeatable" },
     Flag { name: "x", kind: Kind::Bool(|s| &mut s.x), description: "one letter" },
-    Flag { name: "later", kind: Kind::Unsupported, description: "" },
 ];
 
 fn parse(arguments: &[&str]) -> Result<(Settings, Vec<String>), FlagError> {
@@ -130,18 +129,11 @@ fn help_is_asked_for_in_six_ways() {
 }
 
 #[test]
-fn a_flag_that_only_upstream_has_is_refused_and_not_ignored() {
-    for arguments in [&["-later"][..], &["--later=5"], &["-later", "5"]] {
-        assert_eq!(parse(arguments), Err(FlagError::Refused("flag -later is not supported yet".to_owned())));
-    }
-}
-
-#[test]
 fn an_argument_that_is_no_text_is_refused() {
     use std::os::unix::ffi::OsStringExt as _;
     let bad = OsString::from_vec(b"-file=\xff".to_vec());
     let error = parse_arguments(FLAGS, [bad], &mut Settings::default()).expect_err("not UTF-8");
-    assert_eq!(error.to_string(), "argument \"-file=\\xFF\" is not valid UTF-8");
+    assert_eq!(error.to_string(), "argument 1 is not valid UTF-8");
 }
 
 /// Parses no arguments but `given`, with one environment variable set.
@@ -170,7 +162,6 @@ fn a_bad_environment_value_names_its_variable() {
     for (variable, value, line) in [
         ("FLANNELD_MASQ", "maybe", "invalid value \"maybe\" for FLANNELD_MASQ: parse error"),
         ("FLANNELD_HEALTHZ_PORT", "a b", "invalid value \"a b\" for FLANNELD_HEALTHZ_PORT: parse error"),
-        ("FLANNELD_LATER", "1", "flag -later is not supported yet (set by FLANNELD_LATER)"),
     ] {
         assert_eq!(environment(&[], variable, value), Err(FlagError::Refused(line.to_owned())));
     }

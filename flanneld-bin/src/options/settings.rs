@@ -39,7 +39,12 @@ pub(crate) struct Settings {
     pub(super) lease_ttl: Duration,
     pub(super) renew_margin: Option<i64>,
     pub(super) release_on_exit: bool,
+    pub(super) keep_udp_device: bool,
     pub(super) dry_run: bool,
+    pub(super) json: bool,
+    pub(super) healthz_ip: String,
+    pub(super) healthz_port: i64,
+    pub(super) status_socket: String,
 }
 
 impl Default for Settings {
@@ -80,7 +85,12 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(86_400),
             renew_margin: None,
             release_on_exit: false,
+            keep_udp_device: false,
             dry_run: false,
+            json: false,
+            healthz_ip: "0.0.0.0".to_owned(),
+            healthz_port: 0,
+            status_socket: String::new(),
         }
     }
 }

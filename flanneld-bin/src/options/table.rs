@@ -114,6 +114,12 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "when told to end, remove device, routes and subnet file, and give the subnet lease back, \
                  unless it is a reservation; without it all stay, and traffic goes on",
             ),
+            switch(
+                "keep-udp-device",
+                |s| &mut s.keep_udp_device,
+                "have systemd keep the device and the sockets of the udp backend while this daemon restarts, so that \
+                 packets wait and none is lost; the unit needs FileDescriptorStoreMax=3",
+            ),
         ],
     },
     Section {
@@ -147,7 +153,23 @@ pub(crate) const SECTIONS: &[Section] = &[
             ),
         ],
     },
-    Section { title: "Health", flags: &[unsupported("healthz-ip"), unsupported("healthz-port")] },
+    Section {
+        title: "Health and status",
+        flags: &[
+            text(
+                "healthz-ip",
+                |s| &mut s.healthz_ip,
+                "address to serve /healthz, /readyz and /metrics at, with -healthz-port",
+            ),
+            int("healthz-port", |s| &mut s.healthz_port, "port to serve them at; 0 serves them nowhere"),
+            text(
+                "status-socket",
+                |s| &mut s.status_socket,
+                "unix socket over which root asks for the status; without it, the path of the subnet file with .sock \
+                 behind it; off for none",
+            ),
+        ],
+    },
     Section {
         title: "Kubernetes",
         flags: &[
@@ -244,9 +266,4 @@ const fn text(name: &'static str, field: Field<String>, description: &'static st
 
 const fn list(name: &'static str, field: Field<Vec<String>>, description: &'static str) -> Flag<Settings> {
     Flag { name, kind: Kind::List(field), description }
-}
-
-/// A flag that upstream has and this daemon does not have yet.
-const fn unsupported(name: &'static str) -> Flag<Settings> {
-    Flag { name, kind: Kind::Unsupported, description: "" }
 }

@@ -1,6 +1,7 @@
 //! Checks of single values. Each error is the end of a line that begins with the flag.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::go_duration::duration;
@@ -83,5 +84,24 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+/// Reads an address to listen at; that of all interfaces is one.
+pub(super) fn listening_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
+}
+
+pub(super) fn port(port: i64) -> Result<u16, String> {
+    u16::try_from(port).map_err(|_| format!("{port} is not within 0 and 65535"))
+}
+
+/// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
+/// sockets.
+pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
+    match path {
+        "off" => None,
+        "" => Some(format!("{subnet_file}.sock").into()),
+        path => Some(path.into()),
     }
 }

@@ -71,6 +71,8 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-password string",
         "  -etcd-prefix string",
         "  -etcd-username string",
+        "  -healthz-ip string",
+        "  -healthz-port int",
         "  -iface value",
         "  -iface-can-reach string",
         "  -iface-regex value",
@@ -79,6 +81,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -ip-masq-fully-random-disable",
         "  -iptables-forward-rules",
         "  -iptables-resync int",
+        "  -keep-udp-device",
         "  -kube-annotation-prefix string",
         "  -kube-api-url string",
         "  -kube-subnet-mgr",
@@ -92,6 +95,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -release-on-exit",
         "  -restrict-tunnel-port",
         "  -set-node-network-unavailable",
+        "  -status-socket string",
         "  -subnet-file string",
         "  -subnet-lease-renew-margin int",
         "  -subnet-lease-ttl duration",
@@ -112,10 +116,11 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"flannel.alpha.coreos.com\")\n",
         " (default \"/etc/kube-flannel/net-conf.json\")\n",
         " (default \"text\")\n",
+        " (default \"0.0.0.0\")\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 12);
+    assert_eq!(usage.matches("(default").count(), 13);
     let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);

@@ -1,6 +1,7 @@
 //! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
 
 use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -203,6 +204,15 @@ impl Cluster {
         self.run(host, command).0
     }
 
+    /// The UDP ports on which somebody listens in the host's namespace over IPv4 (`/proc/net/udp`, proc_net(5)).
+    pub(crate) fn udp_ports(&self, host: usize) -> Vec<u16> {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+        let text = self.lab.hosts[host].namespace.run(read).unwrap();
+        let port =
+            |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.split_once(':')?.1, 16).ok();
+        text.lines().skip(1).filter_map(port).collect()
+    }
+
     /// Changes something on a host by `ip` or `bridge`.
     pub(crate) fn change(&self, host: usize, command: &str) {
         let (_, complaint) = self.run(host, command);
@@ -274,6 +284,18 @@ impl Drop for Cluster {
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
+}
+
+/// Waits until a service manager is told something that begins so, and returns it.
+pub(crate) fn wait_until_told(manager: &UnixDatagram, beginning: &str) -> String {
+    let mut message = [0; 1024];
+    loop {
+        let length = manager.recv(&mut message).unwrap();
+        let message = String::from_utf8_lossy(&message[..length]);
+        if message.starts_with(beginning) {
+            return message.into_owned();
+        }
+    }
 }
 
 /// Sends a packet every 5 ms, once the first ones were answered.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flannel_testing::{PingOptions, eventually, ping, transfer};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
+use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping, wait_until_told};
 
 #[test]
 fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
@@ -93,11 +93,30 @@ fn systemd_is_told_once_the_file_is_there() {
     let mut command = cluster.command(0);
     command.env("NOTIFY_SOCKET", &socket);
     cluster.start_as(0, command);
-    let mut message = [0; 256];
-    let length = manager.recv(&mut message).unwrap();
-    let message = String::from_utf8_lossy(&message[..length]).into_owned();
-    assert!(message.starts_with("READY=1\n"), "{message:?}");
+    wait_until_told(&manager, "READY=1\n");
     assert!(cluster.subnet_file(0).exists());
+}
+
+#[test]
+fn systemd_is_told_how_the_network_is_and_that_the_daemon_lives() {
+    let mut cluster = Cluster::new(1);
+    let socket = cluster.subnet_file(0).with_file_name("notify");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = cluster.command(0);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "400000");
+    cluster.start_as(0, command);
+    let waits = wait_until_told(&manager, "STATUS=0 peers; starting: flannel config not found in ");
+    assert_eq!(waits.lines().count(), 1, "{waits:?}");
+    cluster.configure(crate::cluster::VXLAN);
+    wait_until_told(&manager, "READY=1\n");
+    let rests = wait_until_told(&manager, &format!("STATUS={}, 0 peers\n", cluster.subnet(0)));
+    assert_eq!(rests.lines().count(), 1, "{rests:?}");
+    wait_until_told(&manager, "WATCHDOG=1\n");
+    wait_until_told(&manager, "WATCHDOG=1\n");
+    cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/10.5.250.0-24", "nonsense"]).unwrap();
+    wait_until_told(&manager, &format!("STATUS={}, 0 peers; bad_records: ", cluster.subnet(0)));
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The whole daemon: hosts as namespaces, a real etcd, real traffic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod choice;
 mod cluster;
 mod cni;
 mod direct;
+mod extension;
 mod external;
 mod failing;
 mod firewall;
+mod guides;
 mod healing;
 mod identity;
 mod interfaces;
@@ -15,8 +18,10 @@ mod living;
 mod migrate;
 mod mixed;
 mod moved;
+mod observed;
 mod outage;
 mod release;
 mod secured;
+mod troubleshooting;
 mod udp;
 mod upstream_defects;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, wait_until_told};
 
 /// How long etcd is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -58,9 +58,7 @@ fn start_and_see_it_told(cluster: &mut Cluster, host: usize) {
     let mut command = cluster.command(host);
     command.env("NOTIFY_SOCKET", &socket);
     cluster.start_as(host, command);
-    let mut message = [0; 256];
-    let length = manager.recv(&mut message).unwrap();
-    assert!(message[..length].starts_with(b"READY=1\n"));
+    wait_until_told(&manager, "READY=1\n");
     assert!(cluster.subnet_file(host).exists());
 }
 

@@ -49,7 +49,7 @@ impl Certificates {
     }
 
     /// An etcd that wants to be shown a certificate.
-    fn options(&self) -> EtcdOptions {
+    pub(crate) fn options(&self) -> EtcdOptions {
         let client = Some((self.path("client.pem"), self.path("client-key.pem")));
         self.options_for(client)
     }

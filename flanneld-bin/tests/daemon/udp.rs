@@ -1,8 +1,11 @@
 //! The UDP backend, which is also what a configuration without `Backend` asks for.
 
-use flannel_testing::eventually;
+use std::time::Duration;
 
-use crate::cluster::{Cluster, PATIENCE, check_ping};
+use flannel_netlink::Netlink;
+use flannel_testing::{ServiceManager, eventually};
+
+use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
 
 #[test]
 fn without_a_backend_hosts_reach_each_other_over_udp() {
@@ -36,4 +39,91 @@ fn without_a_backend_hosts_reach_each_other_over_udp() {
         cluster.wait_until_ready(0);
         check_ping(&pods[0], &pods[1]);
     }
+}
+
+const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+
+/// What the service manager keeps.
+const KEPT: [&str; 2] = ["flannel-tun", "flannel-udp-ipv4"];
+
+/// Starts the daemon of the first host by a service manager, with more flags.
+fn start_by(manager: &ServiceManager, cluster: &mut Cluster, flags: &[&str]) {
+    let mut command = cluster.command(0);
+    command.args(flags);
+    let started = manager.start(&cluster.lab.hosts[0].namespace, &command).unwrap();
+    cluster.daemons[0] = Some(started);
+    cluster.wait_until_ready(0);
+}
+
+/// The index of the first host's device.
+fn index(cluster: &Cluster) -> Option<u32> {
+    let mut netlink = Netlink::open_in(&cluster.lab.hosts[0].namespace).unwrap();
+    netlink.link("flannel0").unwrap().map(|link| link.index)
+}
+
+#[test]
+fn a_restart_under_a_service_manager_loses_no_packet_and_keeps_the_device() {
+    let mut cluster = Cluster::new(2);
+    cluster.configure(UDP);
+    let manager = ServiceManager::new(3).unwrap();
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    cluster.start(1);
+    cluster.wait_until_ready(1);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[0], &pods[1]);
+    assert_eq!(manager.kept(), KEPT);
+    let (before, ping) = (index(&cluster), running_ping(&pods[0], &pods[1]));
+
+    cluster.daemon(0).kill().unwrap();
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    ping.wait_for_answers(20, PATIENCE).unwrap();
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    ping.wait_for_answers(20, PATIENCE).unwrap();
+    let report = ping.stop();
+    println!("two restarts, one of them after a kill: {report}");
+    assert_eq!((report.lost_count(), report.duplicates), (0, 0), "{report}");
+    assert_eq!((index(&cluster), manager.kept()), (before, KEPT.map(str::to_owned).to_vec()));
+
+    // Stopped for good, it leaves nothing.
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    assert_eq!(index(&cluster), before);
+    manager.stopped();
+    eventually(PATIENCE, || index(&cluster).is_none()).unwrap();
+}
+
+#[test]
+fn what_a_service_manager_kept_for_another_port_or_another_network_is_given_up() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(UDP);
+    let manager = ServiceManager::new(3).unwrap();
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    let first = index(&cluster);
+    cluster.daemon(0).kill().unwrap();
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":7890}}"#);
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    assert_eq!(index(&cluster), first, "the device is still right");
+    let listens = |cluster: &Cluster| cluster.udp_ports(0);
+    assert_eq!(listens(&cluster), [7890]);
+
+    cluster.daemon(0).kill().unwrap();
+    cluster.configure(r#"{"Network":"10.6.0.0/16","Backend":{"Type":"udp"}}"#);
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    assert_ne!(index(&cluster), first);
+    assert_eq!(cluster.lines(0, "ip route show dev flannel0"), ["10.6.0.0/16"]);
+    assert_eq!((listens(&cluster), manager.kept()), (vec![8285], KEPT.map(str::to_owned).to_vec()));
+
+    // Told to leave nothing, it has the manager close everything.
+    cluster.daemon(0).kill().unwrap();
+    start_by(&manager, &mut cluster, &["-keep-udp-device", "-release-on-exit"]);
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    eventually(PATIENCE, || manager.kept().is_empty() && listens(&cluster).is_empty()).unwrap();
+
+    // And so does one that is not asked to keep anything.
+    start_by(&manager, &mut cluster, &["-keep-udp-device"]);
+    cluster.daemon(0).kill().unwrap();
+    start_by(&manager, &mut cluster, &[]);
+    eventually(PATIENCE, || manager.kept().is_empty()).unwrap();
+    cluster.daemon(0).kill().unwrap();
+    eventually(Duration::from_secs(10), || listens(&cluster).is_empty()).unwrap();
 }

@@ -2,15 +2,23 @@
 
 use super::pattern::Pattern;
 use super::stream::TransferError;
+use crate::sys;
 use flannel_netlink::Namespace;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Every datagram starts with its number.
+/// Every datagram that has room for it starts with its number.
 const NUMBER: usize = 4;
 /// The largest payload of a datagram over IPv4 (RFC 768, RFC 791).
 const MAX_PAYLOAD: usize = 65_507;
+
+/// No datagram comes later than so many behind it.
+const LATE: usize = 64;
+
+/// Room for those that are on their way at once, with what the kernel adds to each.
+const BUFFER: i32 = 8 << 20;
 
 /// What became of a series of datagrams.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,7 +48,7 @@ impl DatagramReport {
     }
 }
 
-/// Sends one datagram of each of `sizes` (bytes of payload, at least 4) from inside `from` to `address` of
+/// Sends one datagram of each of `sizes` (bytes of payload, at least 1) from inside `from` to `address` of
 /// `to`, and waits at most `limit` for each.
 ///
 /// A datagram is sent when the one before has come or is given up, so that no buffer overflows.
@@ -55,63 +63,111 @@ pub fn datagrams(
     sizes: &[usize],
     limit: Duration,
 ) -> Result<DatagramReport, TransferError> {
-    if let Some(size) = sizes.iter().find(|size| !(NUMBER..=MAX_PAYLOAD).contains(*size)) {
-        let message = format!("datagram of {size} bytes: it must have {NUMBER} to {MAX_PAYLOAD}");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message).into());
-    }
-    let (sender, receiver) = open(from, to, address)?;
-    let mut report = DatagramReport::none();
-    let mut came = vec![false; sizes.len()];
-    for (number, size) in sizes.iter().enumerate() {
-        sender.send(&content(number, *size))?;
-        report.sent += 1;
-        wait_for(number, &receiver, sizes, limit, &mut came, &mut report)?;
-    }
-    report.lost = (0..sizes.len()).filter(|number| !came[*number]).collect();
-    Ok(report)
+    datagrams_in_flight(from, to, address, sizes, limit, 1)
 }
 
-/// Receives until datagram `number` has come or `limit` has passed, and notes everything that comes
-/// meanwhile.
-fn wait_for(
-    number: usize,
-    receiver: &UdpSocket,
+/// As [`datagrams`], with so many on their way at once.
+///
+/// # Errors
+/// Those of [`datagrams`].
+pub fn datagrams_in_flight(
+    from: &Namespace,
+    to: &Namespace,
+    address: IpAddr,
     sizes: &[usize],
     limit: Duration,
-    came: &mut [bool],
-    report: &mut DatagramReport,
-) -> io::Result<()> {
-    let mut buf = vec![0; MAX_PAYLOAD + 1];
-    let deadline = Instant::now() + limit;
-    while !came[number] {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
+    in_flight: usize,
+) -> Result<DatagramReport, TransferError> {
+    if let Some(size) = sizes.iter().find(|size| !(1..=MAX_PAYLOAD).contains(*size)) {
+        let message = format!("datagram of {size} bytes: it must have 1 to {MAX_PAYLOAD}");
+        return Err(io::Error::new(ErrorKind::InvalidInput, message).into());
+    }
+    let (sender, receiver) = open(from, to, address)?;
+    let mut series = Series::new(sizes);
+    for (number, size) in sizes.iter().enumerate() {
+        sender.send(&content(number, *size))?;
+        series.report.sent += 1;
+        if let Some(number) = (number + 1).checked_sub(in_flight.max(1)) {
+            series.wait_for(number, &receiver, limit)?;
         }
-        receiver.set_read_timeout(Some(left))?;
-        let bytes = match receiver.recv(&mut buf) {
-            Ok(n) => &buf[..n],
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                continue;
+    }
+    for number in sizes.len().saturating_sub(in_flight)..sizes.len() {
+        series.wait_for(number, &receiver, limit)?;
+    }
+    series.report.lost = (0..sizes.len()).filter(|number| !series.came[*number]).collect();
+    Ok(series.report)
+}
+
+/// A series of datagrams, and what has come of it.
+struct Series<'a> {
+    sizes: &'a [usize],
+    came: Vec<bool>,
+    /// The newest that has come.
+    newest: usize,
+    report: DatagramReport,
+    buf: Vec<u8>,
+}
+
+impl<'a> Series<'a> {
+    fn new(sizes: &'a [usize]) -> Self {
+        let (came, buf) = (vec![false; sizes.len()], vec![0; MAX_PAYLOAD + 1]);
+        Self { sizes, came, newest: 0, report: DatagramReport::none(), buf }
+    }
+
+    /// Receives until datagram `number` has come or `limit` has passed, and notes everything that comes
+    /// meanwhile.
+    fn wait_for(&mut self, number: usize, receiver: &UdpSocket, limit: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.came[number] {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
             }
-            Err(error) => return Err(error),
-        };
-        match identify(bytes, sizes).filter(|found| *found <= number) {
-            None => report.altered += 1,
-            Some(found) if came[found] => report.duplicates += 1,
+            receiver.set_read_timeout(Some(left))?;
+            match receiver.recv(&mut self.buf) {
+                Ok(n) => self.note(n),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the first `n` bytes of the buffer.
+    fn note(&mut self, n: usize) {
+        match self.identify(self.buf.get(..n).unwrap_or_default()) {
+            None => self.report.altered += 1,
+            Some(found) if self.came[found] => self.report.duplicates += 1,
             Some(found) => {
-                report.reordered += usize::from(found < number);
-                came[found] = true;
+                self.report.reordered += usize::from(found < self.newest);
+                self.newest = self.newest.max(found);
+                self.came[found] = true;
             }
         }
     }
-    Ok(())
+
+    /// The number of a datagram, if it was sent and is unchanged.
+    fn identify(&self, bytes: &[u8]) -> Option<usize> {
+        let is = |number: usize| {
+            let size = *self.sizes.get(number)?;
+            (number < self.report.sent && content(number, size) == bytes).then_some(number)
+        };
+        match bytes.first_chunk() {
+            Some(number) => is(usize::try_from(u32::from_be_bytes(*number)).ok()?),
+            // Too small for a number: the first one like it that is still missing, perhaps one that comes late.
+            None => {
+                let missing = self.newest.saturating_sub(LATE)..self.report.sent;
+                missing.filter(|number| !self.came[*number]).find_map(is)
+            }
+        }
+    }
 }
 
 fn open(from: &Namespace, to: &Namespace, address: IpAddr) -> Result<(UdpSocket, UdpSocket), TransferError> {
     let mut address = SocketAddr::new(address, 0);
     let receiver = to.run(|| UdpSocket::bind(address)).and_then(|bound| bound);
     let receiver = receiver.map_err(|source| TransferError::NotConnected { address, source })?;
+    sys::set_option(receiver.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
     address = receiver.local_addr()?;
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -127,18 +183,14 @@ fn open(from: &Namespace, to: &Namespace, address: IpAddr) -> Result<(UdpSocket,
     Ok((sender, receiver))
 }
 
-/// The bytes of a datagram: its number, then a pattern that depends on it.
+/// The bytes of a datagram: its number if there is room for it, then a pattern that depends on it.
 fn content(number: usize, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
-    let (head, tail) = bytes.split_at_mut(NUMBER);
-    head.copy_from_slice(&(number as u32).to_be_bytes());
+    let head = if size < NUMBER { 0 } else { NUMBER };
+    let (head, tail) = bytes.split_at_mut(head);
+    if !head.is_empty() {
+        head.copy_from_slice(&(number as u32).to_be_bytes());
+    }
     Pattern::new(number as u64).fill(tail);
     bytes
-}
-
-/// The number of a datagram, if it is one of the series and unchanged.
-fn identify(bytes: &[u8], sizes: &[usize]) -> Option<usize> {
-    let number = usize::try_from(u32::from_be_bytes(*bytes.first_chunk()?)).ok()?;
-    let size = *sizes.get(number)?;
-    (content(number, size) == bytes).then_some(number)
 }

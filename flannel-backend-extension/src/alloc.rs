@@ -1,0 +1,54 @@
+//! The alloc backend: a subnet is leased, and that is all.
+
+use async_trait::async_trait;
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Lease, OpenBackend, OpenRequest,
+    SyncReport, SyncRequest,
+};
+
+/// Opens the alloc backend. Somebody else carries the traffic, or nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenAlloc;
+
+impl OpenBackend for OpenAlloc {
+    fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        Ok(Box::new(Alloc { mtu: request.external.mtu }))
+    }
+}
+
+#[derive(Debug)]
+struct Alloc {
+    mtu: u32,
+}
+
+#[async_trait]
+impl Backend for Alloc {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.mtu = external.mtu;
+        Ok(())
+    }
+
+    fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _request: SyncRequest<'_>) -> SyncReport {
+        SyncReport::default()
+    }
+
+    async fn drifted(&mut self) -> String {
+        std::future::pending().await
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+fn subnet(n: u8) -> SubnetKey {
+    format!("10.5.{n}.0-24").parse().unwrap()
+}
+
+fn told(what: &str) -> Told {
+    Told { variables: vec![("PUBLIC_IP", what.to_owned())], input: "\n".to_owned() }
+}
+
+/// The jobs that are due, in short.
+fn due(ledger: &Ledger, now: Instant) -> Vec<String> {
+    let short = |job: &Job| format!("{:?} {} {}", job.task, job.subnet, job.told.variables[0].1);
+    ledger.due(now).iter().map(short).collect()
+}
+
+/// Runs everything that is due, until nothing is.
+fn run_all(ledger: &mut Ledger, now: Instant) -> Vec<String> {
+    let mut ran = Vec::new();
+    while let Some(job) = ledger.due(now).into_iter().next() {
+        ran.push(format!("{:?} {} {}", job.task, job.subnet, job.told.variables[0].1));
+        ledger.ended(job, Ok(()), now);
+    }
+    ran
+}
+
+#[test]
+fn a_peer_that_comes_is_added_once_and_one_that_goes_is_removed_as_it_was_added() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    ledger.want(subnet(1), Some(told("a")));
+    ledger.want(subnet(2), Some(told("b")));
+    assert_eq!(run_all(&mut ledger, now), ["Add 10.5.1.0-24 a", "Add 10.5.2.0-24 b"]);
+    ledger.want(subnet(1), Some(told("a")));
+    assert_eq!(run_all(&mut ledger, now), [""; 0]);
+    ledger.want_only(&[subnet(2)].into());
+    assert_eq!(run_all(&mut ledger, now), ["Remove 10.5.1.0-24 a"]);
+    assert_eq!(ledger.0.len(), 1, "nothing is remembered of who left");
+}
+
+#[test]
+fn a_peer_that_changed_is_removed_as_it_was_and_added_as_it_is() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    ledger.want(subnet(1), Some(told("a")));
+    run_all(&mut ledger, now);
+    ledger.want(subnet(1), Some(told("b")));
+    assert_eq!(run_all(&mut ledger, now), ["Remove 10.5.1.0-24 a", "Add 10.5.1.0-24 b"]);
+}
+
+#[test]
+fn a_subnet_that_another_peer_had_is_made_free_before_anything_is_added() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    ledger.want(subnet(9), Some(told("a")));
+    run_all(&mut ledger, now);
+    ledger.want(subnet(9), None);
+    ledger.want(subnet(1), Some(told("a")));
+    assert_eq!(due(&ledger, now), ["Remove 10.5.9.0-24 a", "Add 10.5.1.0-24 a"]);
+}
+
+#[test]
+fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other() {
+    let (mut ledger, mut now) = (Ledger::default(), Instant::now());
+    ledger.want(subnet(1), Some(told("a")));
+    ledger.want(subnet(2), Some(told("b")));
+    for pause in [1, 2, 4] {
+        let job = ledger.due(now).into_iter().next().unwrap();
+        assert_eq!(job.subnet, subnet(1));
+        assert_eq!(ledger.ended(job, Err("exit status: 2".to_owned()), now), None);
+        assert_eq!(due(&ledger, now), ["Add 10.5.2.0-24 b"]);
+        assert_eq!(ledger.retry_in(now), Some(Duration::from_secs(pause)));
+        now += Duration::from_secs(pause);
+    }
+    let failed = ledger.failed();
+    assert_eq!(failed[0].object, "SubnetAddCommand for 10.5.1.0/24");
+    assert_eq!(failed[0].reason, "exit status: 2");
+    assert_eq!(ledger.pending()[0].to_string(), "peer 10.5.1.0-24: SubnetAddCommand: exit status: 2");
+    assert_eq!(run_all(&mut ledger, now).len(), 2);
+    assert_eq!((ledger.failed(), ledger.retry_in(now)), (Vec::new(), None));
+}
+
+#[test]
+fn a_removal_is_given_up_after_three_attempts_or_at_once_if_the_peer_is_there_otherwise() {
+    let (mut ledger, mut now) = (Ledger::default(), Instant::now());
+    for n in [1, 2] {
+        ledger.want(subnet(n), Some(told("a")));
+    }
+    run_all(&mut ledger, now);
+    ledger.want(subnet(1), None);
+    ledger.want(subnet(2), Some(told("b")));
+    let mut outcomes = Vec::new();
+    for _ in 0..4 {
+        for job in ledger.due(now).into_iter().filter(|job| job.task == Task::Remove) {
+            let key = job.subnet;
+            outcomes.push((key, ledger.ended(job, Err("no such route".to_owned()), now).is_some()));
+        }
+        now += Duration::from_secs(10);
+    }
+    let (left, changed) = (subnet(1), subnet(2));
+    assert_eq!(outcomes, [(left, false), (changed, true), (left, false), (left, true)]);
+    assert_eq!(due(&ledger, now), ["Add 10.5.2.0-24 b"]);
+}
+
+#[test]
+fn a_peer_that_left_while_its_command_ran_is_removed_after_it() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    ledger.want(subnet(1), Some(told("a")));
+    let job = ledger.due(now).into_iter().next().unwrap();
+    ledger.want(subnet(1), None);
+    assert_eq!(due(&ledger, now), [""; 0]);
+    ledger.ended(job, Err("half of it".to_owned()), now);
+    assert_eq!(ledger.undo().len(), 1);
+    assert_eq!(due(&ledger, now), ["Remove 10.5.1.0-24 a"]);
+}

@@ -1,0 +1,118 @@
+//! The sockets, one for each family of the network: opened, or taken back from a process that is gone.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use flannel_core::{BackendError, ExternalInterface, NetworkConfig};
+use flannel_netlink::Namespace;
+
+use crate::store::{Keeper, Slot};
+use crate::sys::socket;
+use crate::worker::Offloads;
+
+/// Room for what arrives while the thread is busy, some milliseconds of it at full speed.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// Room for what waits for hosts that are not reached: each may hold some 200 KiB (`unres_qlen_bytes`, arp(7)) for
+/// seconds, and must not keep others from being sent to.
+const SEND_BUFFER: i32 = 32 << 20;
+
+/// A socket, and how much it had dropped when it was last asked.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) local: SocketAddr,
+    pub(crate) socket: Arc<UdpSocket>,
+    dropped: u32,
+    /// Whether a process that is gone opened it, whose filter it still has.
+    pub(crate) is_old: bool,
+}
+
+impl Listener {
+    /// Listens on an address.
+    pub(crate) fn open(
+        namespace: &Namespace,
+        local: SocketAddr,
+        offloads: Offloads,
+    ) -> Result<Self, BackendError> {
+        let bound = namespace.run(|| UdpSocket::bind(local)).and_then(|bound| bound);
+        let socket = bound.map_err(|source| BackendError::Kernel {
+            object: format!("cannot listen on {local} (UDP)"),
+            source: source.into(),
+        })?;
+        Ok(Self::new(local, socket, offloads, false))
+    }
+
+    /// Takes back a socket that listens there, if one is kept. What arrived meanwhile waits in it.
+    pub(crate) fn take_back(
+        keeper: &Keeper,
+        namespace: &Namespace,
+        local: SocketAddr,
+        offloads: Offloads,
+    ) -> Option<Self> {
+        keeper.take_back(Slot::of(&local), |kept| {
+            let socket = check(kept, namespace, local).map_err(|error| error.to_string())?;
+            Ok(Self::new(local, socket, offloads, true))
+        })
+    }
+
+    fn new(local: SocketAddr, socket: UdpSocket, offloads: Offloads, is_old: bool) -> Self {
+        // An old one may have it otherwise.
+        if let Err(error) = socket::set_gro(&socket, offloads.receive_bursts)
+            && offloads.receive_bursts
+        {
+            tracing::info!(%error, "the kernel does not receive bursts: datagrams are taken one by one");
+        }
+        if let Err(error) = socket::force_buffers(&socket, RECEIVE_BUFFER, SEND_BUFFER) {
+            tracing::debug!(%error, "the buffers keep their size");
+        }
+        let dropped = socket::drops(&socket).unwrap_or_default();
+        Self { local, socket: Arc::new(socket), dropped, is_old }
+    }
+
+    /// How many datagrams it dropped since it was asked last.
+    pub(crate) fn new_drops(&mut self) -> u64 {
+        let Ok(now) = socket::drops(&self.socket) else { return 0 };
+        let new = now.wrapping_sub(self.dropped);
+        self.dropped = now;
+        u64::from(new)
+    }
+}
+
+/// Finds whether a descriptor is a socket that listens where this host should, and talks with everybody.
+fn check(kept: OwnedFd, namespace: &Namespace, local: SocketAddr) -> io::Result<UdpSocket> {
+    let unfit = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if !socket::is_udp(kept.as_fd())? {
+        return unfit("it is not a UDP socket".to_owned());
+    }
+    let socket = UdpSocket::from(kept);
+    let bound = socket.local_addr()?;
+    if (bound.ip(), bound.port()) != (local.ip(), local.port()) {
+        return unfit(format!("it listens on {bound}, not on {local}"));
+    }
+    if let Ok(peer) = socket.peer_addr() {
+        return unfit(format!("it talks with {peer} only"));
+    }
+    if Namespace::of_socket(&socket)? != *namespace {
+        return unfit("it is in another network namespace".to_owned());
+    }
+    Ok(socket)
+}
+
+/// The addresses to listen on, one for each family of the network.
+pub(crate) fn local_addresses(
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+    port: u16,
+) -> Result<Vec<SocketAddr>, BackendError> {
+    let v4 = config.ipv4.map(|_| (external.v4.map(IpAddr::V4), "IPv4"));
+    let v6 = config.ipv6.map(|_| (external.v6.map(IpAddr::V6), "IPv6"));
+    let address = |(address, family): (Option<IpAddr>, &str)| {
+        let address = address.ok_or_else(|| {
+            BackendError::Host(format!("the interface {} has no {family} address", external.name))
+        })?;
+        Ok(SocketAddr::new(address, port))
+    };
+    v4.into_iter().chain(v6).map(address).collect()
+}

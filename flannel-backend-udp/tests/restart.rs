@@ -1,0 +1,282 @@
+//! What a store keeps from one backend to the next, and what becomes of it that is no longer right.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{BOTH, DEADLINE, Setup, Station, introduce, ip, lab};
+use flannel_backend_udp::{DescriptorStore, Offloads, OpenUdp};
+use flannel_netlink::{Namespace, Netlink, Tun, TunOptions};
+use flannel_testing::{Lab, PingOptions, Pod, eventually, ping, transfer};
+
+/// A store in this process.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Vec<(String, OwnedFd)>>);
+
+impl Shelf {
+    fn put(&self, name: &str, descriptor: impl Into<OwnedFd>) {
+        self.0.lock().unwrap().push((name.to_owned(), descriptor.into()));
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.0.lock().unwrap().iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl DescriptorStore for Shelf {
+    fn kept(&self, name: &str) -> Vec<OwnedFd> {
+        let kept = self.0.lock().unwrap();
+        let same = kept.iter().filter(|(other, _)| other == name);
+        same.map(|(_, descriptor)| descriptor.try_clone().unwrap()).collect()
+    }
+
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.forget(name)?;
+        self.put(name, descriptor.try_clone_to_owned()?);
+        Ok(())
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        self.0.lock().unwrap().retain(|(other, _)| other != name);
+        Ok(())
+    }
+}
+
+/// Two hosts that know each other; what the first one has open is put on a shelf.
+struct Site {
+    shelf: Arc<Shelf>,
+    setup: Setup,
+    stations: Vec<Station>,
+    pods: Vec<Pod>,
+    lab: Lab,
+}
+
+impl Site {
+    fn new(setup: Setup) -> Self {
+        let lab = lab(2);
+        let other = Station::start(&lab.hosts[1].namespace, 2, setup);
+        let mut site = Self { shelf: Arc::default(), setup, stations: vec![other], pods: Vec::new(), lab };
+        site.start();
+        introduce(&mut site.stations);
+        for (station, host) in site.stations.iter().zip(&site.lab.hosts) {
+            let subnets: Vec<_> = station.own.subnet.nets().collect();
+            site.pods.push(host.add_pod(&subnets, station.backend.mtu()).unwrap());
+        }
+        site.check();
+        site
+    }
+
+    fn host(&self) -> &Namespace {
+        &self.lab.hosts[0].namespace
+    }
+
+    /// Starts the first one, which knows nobody yet.
+    fn start(&mut self) {
+        let opener = OpenUdp::new(self.host().clone()).with_store(self.shelf.clone());
+        let station = Station::start_with(opener, self.host(), 1, self.setup);
+        self.stations.insert(0, station);
+    }
+
+    fn stop(&mut self) {
+        self.stations.remove(0);
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        self.start();
+        introduce(&mut self.stations);
+        self.check();
+    }
+
+    /// Finds that pods reach each other, in each family.
+    fn check(&self) {
+        for to in &self.pods[1].addresses {
+            ping(&self.pods[0].namespace, *to, &PingOptions::default()).unwrap();
+        }
+        transfer(&self.pods[1].namespace, &self.pods[0].namespace, self.pods[0].addresses[0], 1 << 20)
+            .unwrap();
+    }
+
+    fn index(&self) -> Option<u32> {
+        Netlink::open_in(self.host()).unwrap().link("flannel0").unwrap().map(|link| link.index)
+    }
+}
+
+const NAMES: [&str; 3] = ["flannel-tun", "flannel-udp-ipv4", "flannel-udp-ipv6"];
+
+#[test]
+fn device_and_sockets_are_taken_back() {
+    let mut site = Site::new(Setup { config: BOTH, ..Setup::default() });
+    assert_eq!(site.shelf.names(), NAMES);
+    let (index, shown) = (site.index(), ip(site.host(), "-o address show dev flannel0"));
+    site.restart();
+    assert_eq!((site.index(), ip(site.host(), "-o address show dev flannel0")), (index, shown));
+    assert_eq!(site.shelf.names(), NAMES);
+    assert_eq!(site.stations[0].sync(), flannel_core::SyncReport::default());
+    // Also with other offloads than before.
+    site.setup.offloads = Offloads::NONE;
+    site.restart();
+    site.setup.offloads = Offloads::default();
+    site.restart();
+    assert_eq!(site.index(), index);
+}
+
+#[test]
+fn packets_of_both_directions_wait_until_it_is_known_where_they_go() {
+    let mut site = Site::new(Setup::default());
+    let [near, far] =
+        [0, 1].map(|pod: usize| (site.pods[pod].namespace.clone(), site.pods[pod].addresses[0]));
+    let receiver = |(namespace, address): &(Namespace, IpAddr)| {
+        let socket = namespace.run(|| UdpSocket::bind((*address, 0))).unwrap().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    };
+    let (here, there) = (receiver(&near), receiver(&far));
+    site.stop();
+    for n in 0..100 {
+        here.send_to(&[n], there.local_addr().unwrap()).unwrap();
+        there.send_to(&[n], here.local_addr().unwrap()).unwrap();
+    }
+    site.start();
+    // Nobody is turned away meanwhile.
+    site.stations[0].sync();
+    std::thread::sleep(Duration::from_millis(50));
+    introduce(&mut site.stations);
+    for socket in [&here, &there] {
+        for n in 0..100 {
+            let mut byte = [0];
+            socket.recv(&mut byte).unwrap();
+            assert_eq!(byte, [n]);
+        }
+    }
+    assert_eq!(site.stations[0].counts().drops, [].into());
+}
+
+#[test]
+fn what_is_kept_under_the_names_and_is_something_else_is_not_taken() {
+    let mut site = Site::new(Setup::default());
+    let index = site.index();
+    let elsewhere = site.lab.hosts[1].namespace.clone();
+    let local = "192.168.64.1:8285";
+    let plain =
+        |namespace: &Namespace, name: &str| Tun::open_in(namespace, &TunOptions::new(name)).unwrap().fd;
+    let with_header = |namespace: &Namespace| {
+        let options = TunOptions { vnet_header: true, ..TunOptions::new("flannel%d") };
+        Tun::open_in(namespace, &options).unwrap().fd
+    };
+    let bound = |address: &str| site.host().run(|| UdpSocket::bind(address)).unwrap().unwrap();
+    let connected = bound("192.168.64.1:0");
+    connected.connect("192.168.64.2:9").unwrap();
+    let others: Vec<(&str, OwnedFd)> = vec![
+        ("flannel-tun", File::open("/dev/null").unwrap().into()),
+        ("flannel-tun", File::open("/dev/net/tun").unwrap().into()),
+        ("flannel-tun", plain(site.host(), "flannel%d")),
+        ("flannel-tun", with_header(&elsewhere)),
+        ("flannel-udp-ipv4", File::open("/dev/null").unwrap().into()),
+        ("flannel-udp-ipv4", bound("192.168.64.1:0").into()),
+        ("flannel-udp-ipv4", bound("0.0.0.0:0").into()),
+        ("flannel-udp-ipv4", connected.into()),
+        ("flannel-udp-ipv4", site.host().run(|| TcpListener::bind(local)).unwrap().unwrap().into()),
+        ("flannel-udp-ipv6", File::open("/dev/null").unwrap().into()),
+    ];
+    // Before what is right, so that each is looked at.
+    for (name, descriptor) in others {
+        site.shelf.0.lock().unwrap().insert(0, (name.to_owned(), descriptor));
+    }
+    site.restart();
+    assert_eq!(site.index(), index, "what was right was found");
+    assert!(!site.shelf.names().contains(&"flannel-udp-ipv6".to_owned()), "{:?}", site.shelf);
+    // Without what is right.
+    site.stop();
+    site.shelf.0.lock().unwrap().clear();
+    eventually(DEADLINE, || site.index().is_none()).unwrap();
+    site.shelf.put("flannel-tun", with_header(&elsewhere));
+    site.shelf.put("flannel-udp-ipv4", UdpSocket::bind("127.0.0.1:0").unwrap());
+    site.start();
+    introduce(&mut site.stations);
+    site.check();
+    assert_eq!(site.shelf.names(), NAMES[..2]);
+}
+
+#[test]
+fn a_socket_that_is_in_another_namespace_is_not_taken_though_its_address_is_right() {
+    let mut site = Site::new(Setup::default());
+    let elsewhere = Namespace::create().unwrap();
+    ip(&elsewhere, "link set lo up");
+    ip(&elsewhere, "address add 192.168.64.1/32 dev lo");
+    site.stop();
+    site.shelf.forget("flannel-udp-ipv4").unwrap();
+    let twin = elsewhere.run(|| UdpSocket::bind("192.168.64.1:8285")).unwrap().unwrap();
+    site.shelf.put("flannel-udp-ipv4", twin);
+    site.start();
+    introduce(&mut site.stations);
+    site.check();
+}
+
+#[test]
+fn a_device_of_another_network_is_deleted_and_its_name_taken_again() {
+    let mut site = Site::new(Setup::default());
+    let index = site.index();
+    site.stop();
+    ip(site.host(), "address add 10.9.1.0/32 dev flannel0");
+    site.start();
+    introduce(&mut site.stations);
+    assert!(site.index().is_some() && site.index() != index);
+    site.check();
+    let index = site.index();
+    site.stop();
+    ip(site.host(), "route add 10.9.0.0/16 dev flannel0");
+    site.start();
+    introduce(&mut site.stations);
+    assert!(site.index().is_some() && site.index() != index);
+    site.check();
+    assert_eq!(ip(site.host(), "route show dev flannel0"), ["10.5.0.0/16"]);
+}
+
+#[test]
+fn a_device_that_is_deleted_while_nobody_runs_is_made_anew() {
+    let mut site = Site::new(Setup::default());
+    site.stop();
+    ip(site.host(), "link del flannel0");
+    site.start();
+    introduce(&mut site.stations);
+    site.check();
+    assert_eq!(site.shelf.names(), NAMES[..2]);
+    // And one that is deleted while it runs is not what is taken back later.
+    ip(site.host(), "link del flannel0");
+    assert_eq!(site.stations[0].heal().failed, []);
+    let index = site.index();
+    site.restart();
+    assert_eq!(site.index(), index);
+}
+
+#[test]
+fn what_is_removed_is_not_kept() {
+    let mut site = Site::new(Setup::default());
+    site.stations[0].backend.remove().unwrap();
+    assert_eq!(site.shelf.names(), [""; 0]);
+    assert_eq!(site.index(), None);
+}
+
+#[test]
+fn a_socket_that_somebody_shuts_down_is_made_anew() {
+    let mut site = Site::new(Setup::default());
+    let kept = site.shelf.kept("flannel-udp-ipv4").remove(0);
+    // The standard library shuts down streams only; the kernel does it all the same, and says that it was not connected.
+    let socket = std::net::TcpStream::from(kept);
+    socket.shutdown(std::net::Shutdown::Both).unwrap_err();
+    drop(socket);
+    let report = site.stations[0].heal();
+    assert_eq!((report.failed, report.drifted), (vec![], 1));
+    site.check();
+    site.restart();
+}

@@ -1,0 +1,90 @@
+//! What is planned is what is done.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+mod common;
+
+use common::{Station, ip, key, mac, routed_lab};
+use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
+use flannel_core::{
+    BackendType, Json, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, PeerSet, PlanRequest,
+    PlannedAction, PublicAddrs, Revision, Term,
+};
+use flannel_netlink::Namespace;
+
+const BACKENDS: [&str; 3] =
+    [r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#];
+
+fn config(backend: &str) -> NetworkConfig {
+    let text = format!(
+        r#"{{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,"Backend":{backend}}}"#
+    );
+    NetworkConfig::parse(&text).unwrap()
+}
+
+fn subnet(n: u8) -> String {
+    format!("10.5.{n}.0-24&fd00:5:0:{n}::-64")
+}
+
+/// The lease of host number `n` on the first segment, on which the host that looks is as well.
+fn lease(n: u8, config: &NetworkConfig) -> Lease {
+    let is_vxlan = config.backend.name == "vxlan";
+    let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).ok().filter(|_| is_vxlan);
+    let public =
+        PublicAddrs { v4: format!("192.168.64.{n}").parse().ok(), v6: format!("fd00:64::{n}").parse().ok() };
+    let backend_type = if is_vxlan { BackendType::VXLAN } else { BackendType::HOST_GW };
+    let attrs =
+        LeaseAttrs { backend_type, backend_data: data(), backend_v6_data: data(), ..LeaseAttrs::new(public) };
+    Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
+}
+
+/// What would be put and removed on the host.
+fn planned(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> (Vec<String>, Vec<String>) {
+    let external = external_interface(namespace, "eth0").unwrap();
+    let own = lease(1, config);
+    let request = PlanRequest { config, external: &external, own: &own, peers };
+    let plan = match &*config.backend.name {
+        "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
+        _ => OpenHostGw::new(namespace.clone()).plan(request),
+    };
+    let plan = plan.unwrap();
+    assert_eq!(plan.unreachable, []);
+    let (puts, removals): (Vec<_>, Vec<_>) =
+        plan.changes.into_iter().partition(|change| change.action == PlannedAction::Put);
+    let names =
+        |changes: Vec<flannel_core::PlannedChange>| changes.into_iter().map(|change| change.object).collect();
+    (names(puts), names(removals))
+}
+
+#[test]
+fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
+    for backend in BACKENDS {
+        let config = config(backend);
+        let lab = routed_lab(1);
+        let host = &lab.hosts[0].namespace;
+        let mut peers = PeerSet::default();
+        peers.extend([2, 3].map(|n| LeaseChange::Put(lease(n, &config).into())));
+        let before = ip(host, "route show table all");
+        let (puts, removals) = planned(host, &config, &peers);
+        let has_device = puts.iter().any(|put| put == "device flannel.1");
+        assert_eq!((has_device, removals), (config.backend.name == "vxlan", vec![]), "{backend}: {puts:?}");
+        assert_eq!(ip(host, "route show table all"), before, "{backend}: only looked");
+
+        let mut station = Station::start_with(host, &subnet(1), &config);
+        station.complete([2, 3].map(|n| lease(n, &config)));
+        let objects = puts.len() - 2 * usize::from(has_device);
+        assert!(objects >= 4, "{backend}: {puts:?}");
+        assert_eq!(planned(host, &config, &station.peers), (vec![], vec![]), "{backend}");
+
+        // A peer leaves and routes are lost while nobody looks.
+        ip(host, "-4 route flush root 10.5.0.0/16");
+        station.forget(&subnet(3));
+        let (puts, removals) = planned(host, &config, &station.peers);
+        assert_eq!(puts.len(), 1, "{backend}: {puts:?}");
+        assert!(puts[0].starts_with("route 10.5.2.0/24 via "), "{backend}: {puts:?}");
+        assert!(!removals.is_empty(), "{backend}");
+        let report = station.sync();
+        assert_eq!((report.written, report.removed), (puts.len(), removals.len()), "{backend}: {removals:?}");
+        assert_eq!(planned(host, &config, &station.peers), (vec![], vec![]), "{backend}");
+    }
+}

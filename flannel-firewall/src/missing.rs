@@ -1,0 +1,133 @@
+//! What a pass would change, without changing it.
+
+use flannel_netlink::{Namespace, Nftables};
+
+use crate::firewall::{FirewallError, FirewallMode, FirewallOptions};
+use crate::iptables::{self, Desired, Iptables};
+use crate::nftables::{self, NftablesError};
+use crate::rules::{self, Nets};
+
+/// Rules that are not as they should be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MissingRules {
+    /// The program that puts them right, with its arguments.
+    pub program: String,
+    /// What it is to be given on its standard input.
+    pub input: String,
+}
+
+/// Looks which masquerade and forward rules are not as they should be.
+///
+/// In nftables a table is taken for right if each of its chains has as many rules as it should.
+///
+/// # Errors
+///
+/// [`FirewallError`] if the rules cannot be read.
+pub async fn missing_rules(
+    namespace: &Namespace,
+    options: &FirewallOptions,
+    nets: &[Nets],
+) -> Result<Vec<MissingRules>, FirewallError> {
+    let mut missing = Vec::new();
+    for nets in nets {
+        missing.extend(match options.mode {
+            FirewallMode::Iptables => in_iptables(namespace, options, nets).await?,
+            FirewallMode::Nftables => in_nftables(namespace, options, nets)?,
+        });
+    }
+    Ok(missing)
+}
+
+async fn in_iptables(
+    namespace: &Namespace,
+    options: &FirewallOptions,
+    nets: &Nets,
+) -> Result<Option<MissingRules>, FirewallError> {
+    let family = nets.family();
+    if !(options.rules.masquerade || options.rules.forward) {
+        return Ok(None);
+    }
+    let desired = Desired { nets: Some(*nets), ours: &[*nets], options: options.rules, first: false };
+    let planned = Iptables::new(family).plan(namespace, &desired).await;
+    let planned = planned.map_err(|error| FirewallError::Iptables(family, error))?;
+    let program = [&[iptables::restore(family)], planned.variant.restore_arguments()].concat().join(" ");
+    Ok((!planned.payload.is_empty()).then_some(MissingRules { program, input: planned.payload }))
+}
+
+fn in_nftables(
+    namespace: &Namespace,
+    options: &FirewallOptions,
+    nets: &Nets,
+) -> Result<Option<MissingRules>, FirewallError> {
+    let Some(script) = nftables::rules_script(nets, &options.rules) else {
+        return Ok(None);
+    };
+    let table = nftables::rules_table(nets.family());
+    let failed = |error| FirewallError::Nftables(table.clone(), error);
+    let is_whole = || -> Result<bool, NftablesError> {
+        let mut kernel = Nftables::open_in(namespace)?;
+        for (chain, rules) in [
+            (nftables::MASQUERADE, rules::masquerade(nets, &options.rules)),
+            (nftables::FORWARD, rules::forward(nets, &options.rules)),
+        ] {
+            // A chain that is not there has no rules.
+            let present = kernel.rules(&table, chain).unwrap_or_default();
+            if present.len() != rules.len() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    if is_whole().map_err(failed)? {
+        return Ok(None);
+    }
+    let input = format!("add table {table}\ndelete table {table}\n{script}");
+    Ok(Some(MissingRules { program: "nft -f -".to_owned(), input }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::RuleOptions;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_missing_is_told_with_what_puts_it_right_in_both_modes() {
+        let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
+        let nets = [nets.expect("nets")];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        for mode in [FirewallMode::Iptables, FirewallMode::Nftables] {
+            let rules = RuleOptions { masquerade: true, fully_random: true, forward: true };
+            let (audit_every, tunnel_port) = (Duration::from_secs(5), None);
+            let options =
+                FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port: false };
+            let missing =
+                || runtime.block_on(missing_rules(&namespace, &options, &nets)).expect("readable").pop();
+            let found = missing().expect("no rule is there");
+            apply(&namespace, &found);
+            assert_eq!(missing(), None, "{found:?}");
+            let spoil = match mode {
+                FirewallMode::Iptables => "iptables -D FLANNEL-FWD 2",
+                FirewallMode::Nftables => "nft flush chain ip flannel-ipv4 forward",
+            };
+            apply(&namespace, &MissingRules { program: spoil.to_owned(), input: String::new() });
+            let found = missing().expect("one is missing");
+            apply(&namespace, &found);
+            assert_eq!(missing(), None, "{found:?}");
+        }
+    }
+
+    fn apply(namespace: &Namespace, rules: &MissingRules) {
+        let mut words = rules.program.split(' ');
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).stdin(Stdio::piped());
+        let mut child = namespace.run(move || command.spawn()).expect("namespace").expect("program");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(rules.input.as_bytes()).expect("written");
+        drop(input);
+        assert!(child.wait().expect("ended").success(), "{rules:?}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Rules as `nft` itself writes them, judged.
+
+use flannel_netlink::Namespace;
+
+use super::super::{Packet, Ruleset, Transport, Way};
+
+const FIREWALLD: &str = "
+table inet firewalld {
+  chain filter_INPUT { type filter hook input priority 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname \"lo\" accept
+    ct state invalid drop
+    jump filter_INPUT_ZONES
+    reject with icmpx type admin-prohibited
+  }
+  chain filter_INPUT_ZONES {
+    iifname \"eth0\" goto filter_IN_public
+    goto filter_IN_public
+  }
+  chain filter_IN_public {
+    tcp dport 22 ct state { new, untracked } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+  }
+  chain filter_FORWARD { type filter hook forward priority 10; policy accept;
+    ct state { established, related } accept
+    ip6 daddr { ::/96, ::ffff:0.0.0.0/96 } reject with icmpv6 type addr-unreachable
+    iifname vmap { \"lo\" : accept, \"docker0\" : jump filter_docker }
+    reject with icmpx type admin-prohibited
+  }
+  chain filter_docker { accept; }
+}";
+
+/// What stops a datagram of the tunnel, and a packet from pod to pod, on a host with these tables.
+fn stopped(script: &str) -> [Vec<String>; 2] {
+    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let (ruleset, failures) = runtime.block_on(async {
+        crate::nftables::NFT.run(&namespace, &["-f", "-"], script).await.expect("a script");
+        Ruleset::read(&namespace).await
+    });
+    assert!(failures.is_empty(), "{failures:?}");
+    [datagram(), forwarded()].map(|packet| {
+        let barriers = ruleset.barriers(&packet);
+        barriers.iter().map(|barrier| format!("{}: {}", barrier.place, barrier.rule)).collect()
+    })
+}
+
+fn datagram() -> Packet {
+    Packet {
+        way: Way::Input,
+        incoming: Some("eth0".to_owned()),
+        outgoing: None,
+        source: "192.168.64.2".parse().expect("address"),
+        destination: "192.168.64.1".parse().expect("address"),
+        transport: Transport::Udp,
+        port: 8472,
+    }
+}
+
+fn forwarded() -> Packet {
+    Packet {
+        way: Way::Forward,
+        incoming: Some("flannel.1".to_owned()),
+        outgoing: Some("cni0".to_owned()),
+        source: "10.5.2.2".parse().expect("address"),
+        destination: "10.5.1.2".parse().expect("address"),
+        transport: Transport::Tcp,
+        port: 33_333,
+    }
+}
+
+#[test]
+fn firewallds_rejections_are_found_and_its_zones_followed() {
+    let [input, forward] = stopped(FIREWALLD);
+    assert_eq!(input, ["nftables, table inet firewalld: chain filter_INPUT { … reject }"]);
+    assert_eq!(forward, ["nftables, table inet firewalld: chain filter_FORWARD { … reject }"]);
+
+    let opened = FIREWALLD
+        .replace("tcp dport 22", "udp dport { 53, 8000-9000 } accept\n tcp dport 22")
+        .replace("\"lo\" : accept", "\"lo\" : accept, \"flannel.1\" : accept");
+    assert_eq!(stopped(&opened), [Vec::<String>::new(), Vec::new()]);
+}
+
+#[test]
+fn policies_sets_and_conditions_decide_as_the_kernel_does() {
+    let table = |rules: &str| {
+        format!(
+            "table ip f {{
+               set hosts {{ type ipv4_addr; flags interval; elements = {{ 10.5.2.0/24, 192.168.64.2 }}; }}
+               chain input {{ type filter hook input priority 0; policy drop; {rules}\n }}
+               chain forward {{ type filter hook forward priority 0; policy drop; {rules}\n }}
+             }}"
+        )
+    };
+    let nothing: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    for accepting in [
+        "accept",
+        "ip saddr @hosts accept",
+        "ip saddr != 10.9.0.0/16 accept",
+        "ct state new accept",
+        "ip saddr { 10.5.0.0/16, 192.168.64.0/24 } counter accept",
+        "meta mark 0 accept",
+        "meta l4proto vmap { tcp : accept, udp : accept }",
+        // Whether it accepts cannot be told.
+        "limit rate 5/second accept",
+        "ip dscp cs1 accept",
+    ] {
+        assert_eq!(stopped(&table(accepting)), nothing, "{accepting}");
+    }
+    for stopping in
+        ["", "ip saddr 10.9.0.0/16 accept", "ct state established accept", "iifname \"docker*\" accept"]
+    {
+        let [input, forward] = stopped(&table(stopping));
+        assert_eq!(input, ["nftables, table ip f: chain input { … policy drop; }"], "{stopping}");
+        assert_eq!(forward, ["nftables, table ip f: chain forward { … policy drop; }"], "{stopping}");
+    }
+    let [input, forward] =
+        stopped(&table("udp dport 8472 drop; ip saddr 10.5.2.2 tcp dport 33333 reject; accept"));
+    assert_eq!(input, ["nftables, table ip f: chain input { … udp dport 8472 drop }"]);
+    assert_eq!(
+        forward,
+        ["nftables, table ip f: chain forward { … ip saddr 10.5.2.2 tcp dport 33333 reject }"]
+    );
+}
+
+#[test]
+fn what_iptables_made_is_judged_once_and_in_its_words() {
+    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
+    let run = |line: &str| {
+        let mut words = line.split(' ');
+        let mut command = std::process::Command::new(words.next().expect("a program"));
+        command.args(words);
+        assert!(
+            namespace.run(|| command.status()).expect("namespace").expect("iptables").success(),
+            "{line}"
+        );
+    };
+    for line in ["iptables -P FORWARD DROP", "iptables -A INPUT -p udp -j DROP", "ip6tables -P FORWARD DROP"]
+    {
+        run(line);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let (ruleset, failures) = runtime.block_on(Ruleset::read(&namespace));
+    assert!(failures.is_empty(), "{failures:?}");
+    let stops = |packet: &Packet| -> Vec<String> {
+        let barriers = ruleset.barriers(packet);
+        barriers.iter().map(|barrier| format!("{}: {}", barrier.place, barrier.rule)).collect()
+    };
+    assert_eq!(stops(&datagram()), ["iptables, table filter: -A INPUT -p udp -j DROP"]);
+    assert_eq!(stops(&forwarded()), ["iptables, table filter: -P FORWARD DROP"]);
+}

@@ -1,0 +1,37 @@
+//! What a host remembers of its network, for whoever only looks.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use flannel_core::{BoxError, Lease, NetworkConfig};
+
+use crate::cache::Cache;
+use crate::cached::read_file;
+
+/// A network as the file says that a [`CachedManager`](crate::CachedManager) keeps.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// The configuration.
+    pub config: NetworkConfig,
+    /// The lease that the host held.
+    pub own: Lease,
+    /// The peers there were.
+    pub peers: Vec<Arc<Lease>>,
+}
+
+impl Remembered {
+    /// Reads the file, if there is one, for the network of this name.
+    ///
+    /// # Errors
+    ///
+    /// Why the file is no memory of that network.
+    pub fn read(path: &Path, network: &str) -> Result<Option<Self>, BoxError> {
+        let bytes = match read_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let Cache { config, own, peers, .. } = Cache::read(&bytes, network)?;
+        Ok(Some(Self { config, own, peers }))
+    }
+}

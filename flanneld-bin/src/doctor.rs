@@ -1,0 +1,83 @@
+//! `flanneld doctor`: looks at a host, whether or not the daemon runs there, and says what is wrong, why it matters and
+//! what cures it.
+//!
+//! ```text
+//! flags ──▶ gather (reads kernel, files, registry) ──▶ Facts ──▶ checks (pure) ──▶ Findings ──▶ text or JSON
+//! ```
+//!
+//! It takes the flags of the daemon, so that it looks where the daemon does. Without any, it takes those that the daemon
+//! was started with that runs here. It changes nothing.
+//!
+//! | exit status | |
+//! |---|---|
+//! | 0 | nothing is wrong |
+//! | 1 | something is broken, or the host cannot be looked at |
+//! | 2 | wrong flags |
+//! | 3 | nothing is broken yet, and something should be looked after |
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use tracing::error;
+
+use crate::flags::FlagError;
+use crate::options::doctor::{DoctorOptions, parse};
+use crate::{daemon, log};
+use finding::{Finding, Severity};
+
+mod checks;
+mod etcdctl;
+mod facts;
+mod finding;
+mod gather;
+mod show;
+
+/// The exit status when the worst that was found is a warning.
+const WARNINGS: u8 = 3;
+
+/// Looks, and says what was found.
+pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    let options = parse(arguments, |variable| env::var_os(variable))?;
+    // What the daemon would log while it looks is for who asks for it.
+    if options.daemon.log.verbosity > 0 {
+        log::start(&options.daemon.log);
+    }
+    Ok(report(&options))
+}
+
+fn report(options: &DoctorOptions) -> ExitCode {
+    let found = daemon::runtime().and_then(|runtime| runtime.block_on(look(options)));
+    match found {
+        Ok(findings) => {
+            let mut out = io::stdout();
+            let coloured = out.is_terminal() && env::var_os("NO_COLOR").is_none();
+            let text = if options.json { show::json(&findings) } else { show::text(&findings, coloured) };
+            // A closed standard output leaves nobody to tell.
+            let _ = out.write_all(text.as_bytes());
+            exit_code(&findings)
+        }
+        Err(reason) => {
+            log::start(&options.daemon.log);
+            error!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
+    let daemons = gather::daemons();
+    let only = if let [only] = daemons.as_slice() { only.options.as_ref().ok() } else { None };
+    let flags = options.choose(only);
+    let facts = gather::read(flags, daemons).await?;
+    Ok(checks::examine(&facts))
+}
+
+fn exit_code(findings: &[Finding]) -> ExitCode {
+    match findings.iter().map(|finding| finding.severity).max() {
+        None => ExitCode::SUCCESS,
+        Some(Severity::Warning) => ExitCode::from(WARNINGS),
+        Some(Severity::Error) => ExitCode::FAILURE,
+    }
+}

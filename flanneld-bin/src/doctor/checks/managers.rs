@@ -1,0 +1,50 @@
+//! Network managers that look after our devices.
+
+use crate::doctor::facts::{Facts, Manager};
+use crate::doctor::finding::{Cure, Fault, Finding};
+
+pub(super) const NETWORKD: Fault = Fault::warning(
+    "networkd-manages-device",
+    "when it starts again or its files change, systemd-networkd removes addresses and routes that it did not make",
+);
+pub(super) const NETWORK_MANAGER: Fault = Fault::warning(
+    "network-manager-manages-device",
+    "when a connection changes, NetworkManager removes addresses and routes that it did not make, or sets the device \
+     down",
+);
+
+pub(in crate::doctor) fn managed(facts: &Facts) -> Vec<Finding> {
+    let found = |managed: &crate::doctor::facts::ManagedLink| {
+        let link = &managed.link;
+        match managed.manager {
+            Manager::Networkd => NETWORKD.found(format!("systemd-networkd manages {link}"), networkd()),
+            Manager::NetworkManager => {
+                NETWORK_MANAGER.found(format!("NetworkManager manages {link}"), network_manager())
+            }
+        }
+    };
+    facts.managed.iter().map(found).collect()
+}
+
+/// systemd.network(5): the first file that matches counts, so its name begins with a small number.
+fn networkd() -> Cure {
+    const FILE: &str = "/etc/systemd/network/10-flannel.network";
+    Cure::run([
+        format!(
+            "mkdir -p /etc/systemd/network && printf '[Match]\\nName=flannel*\\n\\n[Link]\\nUnmanaged=yes\\n' > {FILE}"
+        ),
+        "networkctl reload".to_owned(),
+    ])
+}
+
+/// NetworkManager.conf(5), `unmanaged-devices`.
+fn network_manager() -> Cure {
+    const FILE: &str = "/etc/NetworkManager/conf.d/10-flannel.conf";
+    Cure::run([
+        format!(
+            "mkdir -p /etc/NetworkManager/conf.d && printf \
+             '[keyfile]\\nunmanaged-devices+=interface-name:flannel*\\n' > {FILE}"
+        ),
+        "nmcli general reload".to_owned(),
+    ])
+}

@@ -1,0 +1,82 @@
+//! Whether packets that one part lets in fit through the next.
+
+use crate::doctor::facts::{Facts, Network};
+use crate::doctor::finding::{Cure, Fault, Finding, quoted};
+
+pub(super) const DEVICE: Fault = Fault::error(
+    "device-mtu",
+    "larger packets than the interface below can carry are lost: small ones pass, and transfers hang",
+);
+
+pub(in crate::doctor) fn device(facts: &Facts) -> Vec<Finding> {
+    let (Ok(external), Some(network)) = (&facts.external, &facts.network) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for wanted in &network.devices {
+        let Some(link) = facts.link(&wanted.name).filter(|link| link.mtu != wanted.mtu) else {
+            continue;
+        };
+        let what = format!(
+            "{} has an MTU of {} and should have {}, as {} has {}",
+            link.name, link.mtu, wanted.mtu, external.name, external.mtu
+        );
+        let set = format!("ip link set {} mtu {}", quoted(&link.name), wanted.mtu);
+        found.push(DEVICE.found(what, Cure::run([set])));
+    }
+    found
+}
+
+pub(super) const BRIDGE: Fault = Fault::warning(
+    "bridge-mtu",
+    "pods send packets that are too large for the tunnel: those that may not be cut are lost, and transfers hang where \
+     the answer that says so is filtered; pods keep their MTU until they are made anew",
+);
+
+/// Looks at the bridge of the pods and at its ports.
+pub(in crate::doctor) fn bridge(facts: &Facts) -> Vec<Finding> {
+    let Some(Network { mtu, .. }) = &facts.network else { return Vec::new() };
+    let mut found = Vec::new();
+    for bridge in facts.pod_bridges() {
+        let is_part = |index: u32, master: Option<u32>| index == bridge.index || master == Some(bridge.index);
+        let parts = facts.links.iter().filter(|link| is_part(link.index, link.master));
+        let large: Vec<&str> = parts.filter(|link| link.mtu > *mtu).map(|link| link.name.as_str()).collect();
+        if large.is_empty() {
+            continue;
+        }
+        let what = format!(
+            "{} {} an MTU larger than the {mtu} of the network",
+            large.join(", "),
+            if large.len() == 1 { "has" } else { "have" }
+        );
+        let set = large.iter().map(|name| format!("ip link set {} mtu {mtu}", quoted(name)));
+        found.push(BRIDGE.found(what, Cure::run(set)));
+    }
+    found
+}
+
+pub(super) const SUBNET_FILE: Fault = Fault::error(
+    "subnet-file",
+    "it tells the container runtime which addresses and which MTU pods get: new pods get wrong ones, or none",
+);
+
+/// The file is the daemon's to write, so where none runs nobody misses it yet.
+pub(in crate::doctor) fn subnet_file(facts: &Facts) -> Vec<Finding> {
+    let Some(wanted) = facts.network.as_ref().and_then(|network| network.subnet_file.as_ref()) else {
+        return Vec::new();
+    };
+    let path = facts.options.subnet_file.display().to_string();
+    let what = match &facts.memory.subnet_file {
+        None if facts.is_running() => format!("{path} is not there"),
+        None => return Vec::new(),
+        Some(text) => match wanted.lines().find(|line| !text.lines().any(|other| other == *line)) {
+            Some(line) => format!("{path} does not say {line}"),
+            None => return Vec::new(),
+        },
+    };
+    let lines: Vec<String> = wanted.lines().map(quoted).collect();
+    let directory = facts.options.subnet_file.parent().map(|parent| quoted(&parent.to_string_lossy()));
+    let make = directory.filter(|parent| parent != "''").map(|parent| format!("mkdir -p {parent} && "));
+    let write = format!("{}printf '%s\\n' {} > {}", make.unwrap_or_default(), lines.join(" "), quoted(&path));
+    vec![SUBNET_FILE.found(what, Cure::run([write]))]
+}

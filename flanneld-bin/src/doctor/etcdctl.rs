@@ -1,0 +1,86 @@
+//! Commands for etcdctl, as they reach the registry of the flags. Pure.
+
+use std::path::Path;
+
+use super::finding::quoted;
+use crate::options::EtcdOptions;
+
+/// How to reach the registry by hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Etcdctl {
+    etcd: EtcdOptions,
+    is_v2: bool,
+}
+
+impl Etcdctl {
+    pub(crate) fn new(etcd: &EtcdOptions, is_v2: bool) -> Self {
+        Self { etcd: etcd.clone(), is_v2 }
+    }
+
+    /// Removes the record of a lease, by its key below the one that holds all.
+    pub(crate) fn remove_record(&self, key: &str) -> String {
+        let word = if self.is_v2 { "rm" } else { "del" };
+        format!("{} {word} {}", self.start(), quoted(&format!("{}/subnets/{key}", self.etcd.prefix)))
+    }
+
+    /// Writes the network configuration.
+    pub(crate) fn write_config(&self, text: &str) -> String {
+        let word = if self.is_v2 { "set" } else { "put" };
+        format!(
+            "{} {word} {} {}",
+            self.start(),
+            quoted(&format!("{}/config", self.etcd.prefix)),
+            quoted(text)
+        )
+    }
+
+    /// The program with what it needs to reach the registry. It asks for the password by itself.
+    fn start(&self) -> String {
+        let (api, names) = if self.is_v2 {
+            ("2", ["--ca-file", "--cert-file", "--key-file", "--username"])
+        } else {
+            ("3", ["--cacert", "--cert", "--key", "--user"])
+        };
+        let endpoints = quoted(&self.etcd.endpoints.join(","));
+        let mut command = format!("ETCDCTL_API={api} etcdctl --endpoints={endpoints}");
+        let files = &self.etcd.files;
+        let path =
+            |path: &Option<std::path::PathBuf>| path.as_deref().map(Path::display).map(|p| p.to_string());
+        let user = Some(self.etcd.user.name.clone()).filter(|name| !name.is_empty());
+        let values = [path(&files.authorities), path(&files.certificate), path(&files.key), user];
+        for (name, value) in names.iter().zip(values) {
+            if let Some(value) = value {
+                command += &format!(" {name}={}", quoted(&value));
+            }
+        }
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::doctor::of_daemon;
+
+    #[test]
+    fn the_commands_reach_the_store_that_the_flags_name_and_tell_no_password() {
+        let arguments = [
+            "-etcd-endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379",
+            "-etcd-cafile=/ca.pem",
+            "-etcd-username=flannel",
+            "-etcd-password=secret",
+        ];
+        let options = of_daemon(arguments.map(Into::into).to_vec(), |_| None);
+        let etcd = options.expect("good flags").expect("a daemon's").etcd;
+        assert_eq!(
+            Etcdctl::new(&etcd, false).remove_record("10.5.1.0-24&fd00::-64"),
+            "ETCDCTL_API=3 etcdctl --endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379 --cacert=/ca.pem \
+             --user=flannel del '/coreos.com/network/subnets/10.5.1.0-24&fd00::-64'"
+        );
+        assert_eq!(
+            Etcdctl::new(&etcd, true).write_config(r#"{"Network":"10.5.0.0/16"}"#),
+            "ETCDCTL_API=2 etcdctl --endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379 --ca-file=/ca.pem \
+             --username=flannel set /coreos.com/network/config '{\"Network\":\"10.5.0.0/16\"}'"
+        );
+    }
+}

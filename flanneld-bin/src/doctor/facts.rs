@@ -1,0 +1,373 @@
+//! What doctor knows of a host when it judges. Plain data: [`gather`](super::gather) fills it in, [`checks`](super::checks)
+//! read it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use flannel_backend_vxlan::TunnelDevice;
+use flannel_core::{
+    ExternalInterface, Lease, LeaseAttrs, NetworkConfig, NodeId, Plan, PublicAddrs, Snapshot,
+};
+use flannel_firewall::{Barrier, MissingRules, Packet};
+use flannel_netlink::{Address, Link, Route};
+use flannel_registry::{CertificateDates, Remembered};
+
+use super::etcdctl::Etcdctl;
+use crate::options::Options;
+
+/// Everything.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) now: SystemTime,
+    /// How the daemon is started, or would be.
+    pub(crate) options: Options,
+    /// The program that runs.
+    pub(crate) program: PathBuf,
+    /// The daemons that run in this network namespace, but for one whose flags are `options`.
+    pub(crate) daemons: Vec<Daemon>,
+    /// That one.
+    pub(crate) own_daemon: Option<Daemon>,
+    /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
+    pub(crate) may_change_network: Option<bool>,
+    /// Whether doctor may look at all: packet filters are shown only to who may change the network.
+    pub(crate) may_look: bool,
+    pub(crate) kernel: Kernel,
+    /// Settings by their path below `/proc/sys`; those that are not there are missing.
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) links: Vec<Link>,
+    pub(crate) addresses: Vec<Address>,
+    /// Routes of the main table.
+    pub(crate) routes: Vec<Route>,
+    /// The interface to the other hosts, or why there is none.
+    pub(crate) external: Result<ExternalInterface, String>,
+    pub(crate) registry: Registry,
+    /// The certificates in the files that the flags name, or why they cannot be read.
+    pub(crate) certificates: Vec<Result<CertificateDates, String>>,
+    pub(crate) memory: Memory,
+    /// The network, if its configuration is known from the registry or from memory.
+    pub(crate) network: Option<Network>,
+    /// The other hosts.
+    pub(crate) peers: Vec<Peer>,
+    /// What a pass of the daemon would write now, if the backend tells.
+    pub(crate) plan: Option<Plan>,
+    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    pub(crate) held_peers: usize,
+    /// Who has sockets for the tunnel's port.
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) firewall: Firewall,
+    /// Links that a network manager looks after.
+    pub(crate) managed: Vec<ManagedLink>,
+}
+
+/// A process that is a flannel daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Daemon {
+    pub(crate) pid: u32,
+    /// Its command line, without what may be secret.
+    pub(crate) command: String,
+    /// The unit of systemd that started it.
+    pub(crate) unit: Option<String>,
+    /// How it was started, or why that cannot be told.
+    pub(crate) options: Result<Options, String>,
+    /// The names of the devices of its network, if that could be found out.
+    pub(crate) devices: Vec<String>,
+}
+
+/// What the kernel can do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) release: String,
+    /// Whether it makes VXLAN devices; unknown if that could not be tried.
+    pub(crate) has_vxlan: Option<bool>,
+    /// Whether it answers about nftables.
+    pub(crate) has_nftables: bool,
+    /// Why TUN devices cannot be made, if they cannot.
+    pub(crate) no_tun: Option<String>,
+    /// Devices that leave checksums to the interface below though this kernel gets them wrong.
+    pub(crate) wrong_checksums: Vec<String>,
+}
+
+/// What the registry says.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    /// Its name for people.
+    pub(crate) name: String,
+    pub(crate) etcdctl: Etcdctl,
+    pub(crate) config: Config,
+    /// All leases, if they were read.
+    pub(crate) leases: Option<Snapshot>,
+    pub(crate) clock: Option<Clock>,
+}
+
+/// What became of reading the network configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Config {
+    /// Options about the registry are wrong.
+    BadOptions(String),
+    /// It does not answer.
+    Silent(String),
+    /// It refuses.
+    Refused(String),
+    /// There is none.
+    Missing,
+    /// It cannot be used.
+    Invalid(String),
+    /// It can.
+    Valid(NetworkConfig),
+}
+
+/// What time it is at the registry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Clock {
+    pub(crate) member: String,
+    pub(crate) there: SystemTime,
+    /// When it was asked, and when it had answered.
+    pub(crate) asked: SystemTime,
+    pub(crate) answered: SystemTime,
+}
+
+/// What is left of an earlier run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    /// The text of `subnet.env`.
+    pub(crate) subnet_file: Option<String>,
+    /// The network as it was.
+    pub(crate) network: Option<Remembered>,
+    /// The id of the host.
+    pub(crate) node: Option<NodeId>,
+}
+
+/// The network of the host, as far as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) config: NetworkConfig,
+    /// The host's lease in the registry, or in memory if the registry does not answer.
+    pub(crate) own: Option<Lease>,
+    /// The tunnel devices that there should be.
+    pub(crate) devices: Vec<TunnelDevice>,
+    /// The largest packet, in bytes, that a container may send.
+    pub(crate) mtu: u32,
+    /// The UDP port of the tunnel.
+    pub(crate) port: Option<u16>,
+    /// What `subnet.env` should say.
+    pub(crate) subnet_file: Option<String>,
+}
+
+/// Another host.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) lease: Arc<Lease>,
+    /// By which link packets to its public address leave; none if there is no route.
+    pub(crate) leaves_by: Option<u32>,
+    pub(crate) answer: Answer,
+}
+
+/// Whether a host is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Answer {
+    /// It answered.
+    Alive,
+    /// The link, or a router, says that there is no such host.
+    NoHost,
+    /// Nobody answered, which a firewall may be the reason of.
+    Silent,
+}
+
+/// A UDP socket.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Socket {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// Whose it is, process id and name; the kernel's own are nobody's.
+    pub(crate) owner: Option<(u32, String)>,
+}
+
+/// What the host's packet filters do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Firewall {
+    /// The rules in the way of the network's packets.
+    pub(crate) barriers: Vec<(Packet, Barrier)>,
+    /// Our own rules that are not there.
+    pub(crate) missing: Vec<MissingRules>,
+    /// The package whose program is needed and is not installed.
+    pub(crate) lacks: Option<String>,
+    /// Which table iptables does not show, as far as our rules are concerned.
+    pub(crate) not_shown: Option<String>,
+    /// Why rules could not be read.
+    pub(crate) failures: Vec<String>,
+    /// Whether kube-proxy keeps rules here.
+    pub(crate) has_kube_proxy: bool,
+    /// Whether ufw does.
+    pub(crate) has_ufw: bool,
+}
+
+/// A link that somebody else looks after.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ManagedLink {
+    pub(crate) manager: Manager,
+    pub(crate) link: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Manager {
+    Networkd,
+    NetworkManager,
+}
+
+impl Facts {
+    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    pub(crate) fn link_name(&self, index: u32) -> &str {
+        self.links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
+    }
+
+    pub(crate) fn sysctl(&self, path: &str) -> Option<&str> {
+        self.sysctls.get(path).map(String::as_str)
+    }
+
+    /// The tunnel devices that are there.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
+        let wanted = self.network.iter().flat_map(|network| &network.devices);
+        wanted.filter_map(|device| self.link(&device.name))
+    }
+
+    /// The host's own lease.
+    pub(crate) fn own(&self) -> Option<&Lease> {
+        self.network.as_ref()?.own.as_ref()
+    }
+
+    /// The bridges of the host's pods: those that have an address in its subnet.
+    pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
+        let is_pods = |link: &&Link| {
+            link.kind == flannel_netlink::LinkKind::Bridge
+                && self.addresses.iter().any(|address| {
+                    address.index == link.index
+                        && self.own().is_some_and(|own| own.subnet.contains(address.net.addr()))
+                })
+        };
+        self.links.iter().filter(is_pods)
+    }
+
+    /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
+    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+        let fits =
+            |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
+        let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
+        best.index.map(|index| self.link_name(index).to_owned())
+    }
+
+    /// Tells whether the daemon runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.own_daemon.is_some()
+    }
+}
+
+/// The host's lease among all, as the daemon knows it: by its id, or by its public address.
+pub(crate) fn own_lease<'l>(
+    leases: &'l Snapshot,
+    public: &PublicAddrs,
+    node: Option<NodeId>,
+) -> Option<&'l Arc<Lease>> {
+    let tied = leases.leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
+    tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
+}
+
+/// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
+/// first.
+pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
+    let own = facts.own().map(|own| own.subnet);
+    if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
+        other
+    } else {
+        one
+    }
+}
+
+/// The public addresses of a lease.
+pub(crate) fn publics(attrs: &LeaseAttrs) -> impl Iterator<Item = IpAddr> + use<> {
+    let PublicAddrs { v4, v6 } = attrs.public;
+    v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::options::{self, Asked};
+
+    /// A host that runs a daemon and has nothing wrong.
+    pub(in crate::doctor) fn healthy() -> Facts {
+        let Ok(Asked::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
+            unreachable!("no flags are good flags")
+        };
+        let config =
+            NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
+        let own = lease("10.5.1.0-24", "192.168.64.1");
+        let external = ExternalInterface {
+            name: "eth0".to_owned(),
+            index: 2,
+            mtu: 1500,
+            v4: "192.168.64.1".parse().ok(),
+            v6: None,
+            public: PublicAddrs { v4: "192.168.64.1".parse().ok(), v6: None },
+        };
+        let network = Network {
+            config: config.clone(),
+            own: Some(own.clone()),
+            devices: flannel_backend_vxlan::OpenVxlan::devices(&config, &external).expect("valid"),
+            mtu: 1450,
+            port: Some(8472),
+            subnet_file: None,
+        };
+        let daemon = Daemon {
+            pid: 100,
+            command: "flanneld".to_owned(),
+            unit: None,
+            options: Ok((*options).clone()),
+            devices: Vec::new(),
+        };
+        let leases = Snapshot { leases: vec![Arc::new(own)], ..Snapshot::default() };
+        Facts {
+            now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
+            program: "/usr/sbin/flanneld".into(),
+            daemons: Vec::new(),
+            own_daemon: Some(daemon),
+            may_change_network: Some(true),
+            may_look: true,
+            kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
+            sysctls: BTreeMap::new(),
+            links: Vec::new(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            external: Ok(external),
+            registry: Registry {
+                name: "etcd v3 at http://127.0.0.1:2379".to_owned(),
+                etcdctl: Etcdctl::new(&options.etcd, false),
+                config: Config::Valid(config),
+                leases: Some(leases),
+                clock: None,
+            },
+            certificates: Vec::new(),
+            memory: Memory::default(),
+            network: Some(network),
+            peers: Vec::new(),
+            plan: None,
+            held_peers: 0,
+            sockets: Vec::new(),
+            firewall: Firewall::default(),
+            managed: Vec::new(),
+            options: *options,
+        }
+    }
+
+    /// A lease of a VXLAN host.
+    pub(in crate::doctor) fn lease(key: &str, public: &str) -> Lease {
+        let record = format!(r#"{{"PublicIP":"{public}","BackendType":"vxlan"}}"#);
+        let (revision, term) = (flannel_core::Revision(1), flannel_core::Term::Limited);
+        flannel_core::read_record(key, record.as_bytes(), revision, term).expect("a record")
+    }
+}

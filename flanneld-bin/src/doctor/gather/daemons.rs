@@ -1,0 +1,101 @@
+//! The flannel daemons that run in this network namespace.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+
+use crate::doctor::facts::Daemon;
+use crate::options;
+
+/// Finds them all; what belongs to another user is not seen without the rights of root.
+pub(in crate::doctor) fn all() -> Vec<Daemon> {
+    let own_namespace = fs::read_link("/proc/thread-self/ns/net").ok();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut daemons: Vec<Daemon> = ids
+        .filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+            namespace.is_some() && namespace == own_namespace
+        })
+        .filter_map(daemon)
+        .collect();
+    daemons.sort_by_key(|daemon| daemon.pid);
+    daemons
+}
+
+fn daemon(pid: u32) -> Option<Daemon> {
+    let words = |name: &str| strings(fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default());
+    let mut arguments = words("cmdline").into_iter();
+    let program = arguments.next()?;
+    let name = Path::new(&program).file_name()?;
+    // One that was replaced by a newer version while it ran is still one.
+    if name != "flanneld" {
+        return None;
+    }
+    let arguments: Vec<OsString> = arguments.collect();
+    let environment = words("environ");
+    let variable = |name: &str| {
+        environment.iter().find_map(|pair| {
+            let (key, value) = pair.to_str()?.split_once('=')?;
+            (key == name).then(|| OsString::from(value))
+        })
+    };
+    let options = match options::doctor::of_daemon(arguments.clone(), variable) {
+        Ok(Some(options)) => Ok(options),
+        // It does something else, as this process does.
+        Ok(None) => return None,
+        Err(error) => Err(error.to_string()),
+    };
+    let command = shown(&program, &arguments);
+    Some(Daemon { pid, command, unit: unit(pid), options, devices: Vec::new() })
+}
+
+/// The words of a file in which a zero byte ends each.
+fn strings(bytes: Vec<u8>) -> Vec<OsString> {
+    let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words.map(|word| OsString::from_vec(word.to_vec())).collect()
+}
+
+/// The command line without the password.
+fn shown(program: &OsString, arguments: &[OsString]) -> String {
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    let mut is_secret = false;
+    for argument in arguments {
+        let argument = argument.to_string_lossy();
+        let shown = match argument.split_once('=') {
+            _ if std::mem::take(&mut is_secret) => "…".to_owned(),
+            Some((flag, _)) if flag.ends_with("password") => format!("{flag}=…"),
+            None if argument.ends_with("-etcd-password") => {
+                is_secret = true;
+                argument.into_owned()
+            }
+            _ => argument.into_owned(),
+        };
+        words.push(shown);
+    }
+    words.join(" ")
+}
+
+/// The unit of systemd that a process belongs to (systemd's `CGROUP_DELEGATION`: the last part of its group's path).
+fn unit(pid: u32) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = groups.lines().next_back()?.rsplit(':').next()?;
+    path.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_on_a_command_line_is_not_shown() {
+        let show = |arguments: &[&str]| {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            shown(&"flanneld".into(), &arguments)
+        };
+        assert_eq!(show(&["-etcd-password=x", "-iface=eth0"]), "flanneld -etcd-password=… -iface=eth0");
+        assert_eq!(show(&["--etcd-password", "x", "-v", "1"]), "flanneld --etcd-password … -v 1");
+    }
+}

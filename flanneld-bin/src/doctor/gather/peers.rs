@@ -1,0 +1,49 @@
+//! Whether the other hosts are there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::Lease;
+use flannel_netlink::Netlink;
+use futures::StreamExt as _;
+use futures::stream;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::doctor::facts::{Answer, Peer, publics};
+
+/// A host that is not there is known after three questions on its link, a second apart (`mcast_solicit`, arp(7)).
+const PATIENCE: Duration = Duration::from_secs(4);
+/// So many hosts are asked at once.
+const AT_ONCE: usize = 256;
+/// The port of the service discard (RFC 863): hosts refuse it, which is an answer.
+const DISCARD: u16 = 9;
+
+/// Asks each host for a connection that it will refuse.
+pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
+    let mut kernel = Netlink::open().ok();
+    let mut peers = Vec::new();
+    for lease in leases {
+        let Some(public) = publics(&lease.attrs).next() else { continue };
+        let leaves_by = kernel.as_mut().and_then(|kernel| kernel.route_to(public).ok()?.index);
+        peers.push((public, Peer { lease, leaves_by, answer: Answer::Silent }));
+    }
+    let asked = stream::iter(peers).map(|(public, peer)| async move {
+        let answer = answer(public).await;
+        Peer { answer, ..peer }
+    });
+    asked.buffered(AT_ONCE).collect().await
+}
+
+async fn answer(address: IpAddr) -> Answer {
+    match timeout(PATIENCE, TcpStream::connect(SocketAddr::new(address, DISCARD))).await {
+        Ok(Ok(_)) => Answer::Alive,
+        Ok(Err(error)) => match error.raw_os_error() {
+            Some(libc::ECONNREFUSED | libc::ECONNRESET) => Answer::Alive,
+            Some(libc::EHOSTUNREACH) => Answer::NoHost,
+            _ => Answer::Silent,
+        },
+        Err(_) => Answer::Silent,
+    }
+}

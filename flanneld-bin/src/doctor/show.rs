@@ -1,0 +1,65 @@
+//! What doctor found, for people and for programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::finding::{Finding, Severity};
+
+/// Writes findings for people.
+pub(super) fn text(findings: &[Finding], coloured: bool) -> String {
+    if findings.is_empty() {
+        return "nothing found\n".to_owned();
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let Finding { id, severity, what, why, cure } = finding;
+        let (start, end) = if coloured { (colour(*severity), "\u{1b}[0m") } else { ("", "") };
+        let _ = writeln!(text, "{start}{:<7}{end} {id}: {what}", severity.word());
+        line(&mut text, "why", why);
+        cure.commands.iter().for_each(|command| line(&mut text, "cure", command));
+        if !cure.flags.is_empty() {
+            line(&mut text, "cure", &format!("start flanneld with {}", cure.flags.join(" ")));
+        }
+        cure.lasting.iter().for_each(|command| line(&mut text, "for good", command));
+        text.push('\n');
+    }
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let _ = writeln!(text, "{errors} error{}, {warnings} warning{}", plural(errors), plural(warnings));
+    text
+}
+
+fn colour(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Warning => "\u{1b}[1;33m",
+        Severity::Error => "\u{1b}[1;31m",
+    }
+}
+
+/// Writes a labelled text; what a shell reads as one is not broken into lines.
+fn line(text: &mut String, label: &str, content: &str) {
+    let _ = writeln!(text, "  {label:<9} {content}");
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Writes findings for programs: members keep their names and meaning, and new ones may come.
+pub(super) fn json(findings: &[Finding]) -> String {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        /// Of this form.
+        version: u32,
+        severity: Option<Severity>,
+        findings: &'a [Finding],
+    }
+    let severity = findings.iter().map(|finding| finding.severity).max();
+    let report = Report { version: 1, severity, findings };
+    // It has no keys but text, and nothing in it fails to be written.
+    serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests;

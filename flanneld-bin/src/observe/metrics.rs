@@ -1,0 +1,252 @@
+//! The metrics, in Prometheus' text format. Pure.
+//!
+//! Their names are for alerts and graphs, and stay: `docs/status.md` lists them, and a test compares the two.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use flannel_core::ConditionName;
+
+use super::report::Report;
+
+/// The version of the format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Writes all metrics.
+pub(super) fn metrics(report: &Report) -> String {
+    let mut page = Page::default();
+    let network = &report.network;
+    page.gauge("flannel_build_info", "Which program this is; always 1.").with(
+        "version",
+        &report.daemon.version,
+        1.0,
+    );
+    page.gauge("flannel_ready", "Whether lease, peers and kernel are in order: what /readyz answers.")
+        .is(flag(network.is_in_order()));
+    let mut conditions =
+        page.gauge("flannel_condition", "Whether something is not as it should be, by name.");
+    for name in ConditionName::ALL {
+        let is_there = network.conditions.iter().any(|condition| condition.name == name);
+        conditions.with("name", name.as_str(), flag(is_there));
+    }
+    peers(&mut page, report);
+    lease(&mut page, report);
+    registry(&mut page, report);
+    kernel(&mut page, report);
+    firewall(&mut page, report);
+    traffic(&mut page, report);
+    page.text
+}
+
+fn peers(page: &mut Page, report: &Report) {
+    let peers = &report.network.peers;
+    page.gauge("flannel_peers", "Other hosts of the network, by how far they are reached.")
+        .with("state", "programmed", count(peers.programmed))
+        .with("state", "pending", count(peers.pending))
+        .with("state", "unreachable", count(peers.unreachable));
+    page.gauge("flannel_peers_held", "Peers that are kept though they are said to have left, many at once.")
+        .is(count(peers.held));
+}
+
+fn lease(page: &mut Page, report: &Report) {
+    let lease = report.network.lease.as_ref();
+    let is_held = lease.is_some_and(|lease| lease.lost.is_none());
+    page.gauge("flannel_lease_held", "Whether this host holds its lease.").is(flag(is_held));
+    let disputes = lease.map_or(0, |lease| lease.disputes);
+    page.counter("flannel_lease_disputes_total", "How often somebody else wrote this host's record.")
+        .is(disputes as f64);
+    if let Some(renewal) = lease.and_then(|lease| lease.renewal_in) {
+        page.gauge("flannel_lease_renewal_seconds", "Time until the next renewal of the lease.")
+            .is(seconds(renewal));
+    }
+    if let Some(end) = lease.and_then(|lease| lease.ends_in) {
+        page.gauge("flannel_lease_end_seconds", "Time until the lease ends if it is not renewed.")
+            .is(seconds(end));
+    }
+}
+
+fn registry(page: &mut Page, report: &Report) {
+    let registry = &report.network.registry;
+    page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.silent.is_none()));
+    if let Some(age) = registry.last_word_age {
+        page.gauge("flannel_registry_last_word_age_seconds", "Time since the registry gave its last word.")
+            .is(seconds(age));
+    }
+    if let Some(revision) = registry.revision {
+        page.gauge("flannel_registry_revision", "The revision up to which the registry was heard.")
+            .is(revision.0 as f64);
+    }
+    page.gauge("flannel_bad_records", "Records in the registry that cannot be read.")
+        .is(count(report.network.bad_records.len()));
+}
+
+fn kernel(page: &mut Page, report: &Report) {
+    let kernel = &report.network.kernel;
+    page.counter("flannel_passes_total", "How often the host was compared with what it should be.")
+        .is(kernel.passes as f64);
+    page.gauge("flannel_last_pass_duration_seconds", "How long the last comparison took.")
+        .is(seconds(kernel.last_pass_took));
+    if let Some(age) = kernel.last_pass_age {
+        page.gauge("flannel_last_pass_age_seconds", "Time since the last comparison.").is(seconds(age));
+    }
+    page.counter("flannel_objects_written_total", "Objects of the host that were written.")
+        .is(kernel.written as f64);
+    page.counter("flannel_objects_removed_total", "Objects of the host that were removed.")
+        .is(kernel.removed as f64);
+    page.counter(
+        "flannel_objects_repaired_total",
+        "Objects that somebody else had changed and were put right.",
+    )
+    .is(kernel.repaired as f64);
+    page.gauge("flannel_objects_failed", "Objects that are not as they should be and are tried again.")
+        .is(count(kernel.failed.len()));
+    if let Some(mtu) = report.network.mtu {
+        page.gauge("flannel_mtu_bytes", "The largest packet that a container may send.").is(f64::from(mtu));
+    }
+}
+
+fn firewall(page: &mut Page, report: &Report) {
+    let Some(firewall) = &report.firewall else { return };
+    page.counter("flannel_firewall_passes_total", "How often there was a reason to look at the firewall.")
+        .is(firewall.passes as f64);
+    page.counter("flannel_firewall_repairs_total", "How often somebody had changed rules of ours.")
+        .is(firewall.repairs as f64);
+    page.counter("flannel_firewall_failures_total", "How many times something at the firewall failed.")
+        .is(firewall.failures as f64);
+    page.gauge("flannel_firewall_in_order", "Whether the firewall rules are as they should be.")
+        .is(flag(firewall.failed.is_empty()));
+    page.gauge("flannel_firewall_obstacles", "Rules of others that keep pods from reaching each other.")
+        .is(count(firewall.obstacles.len()));
+}
+
+fn traffic(page: &mut Page, report: &Report) {
+    let Some(traffic) = &report.network.traffic else { return };
+    let mut drops =
+        page.counter("flannel_dropped_packets_total", "Packets that the backend dropped, by reason.");
+    for (reason, packets) in &traffic.drops {
+        drops.with("reason", reason, *packets as f64);
+    }
+}
+
+/// The text, as far as it is written.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+/// One metric that is being written.
+struct Metric<'a> {
+    page: &'a mut Page,
+    name: &'static str,
+}
+
+impl Page {
+    fn gauge(&mut self, name: &'static str, help: &str) -> Metric<'_> {
+        self.metric(name, "gauge", help)
+    }
+
+    fn counter(&mut self, name: &'static str, help: &str) -> Metric<'_> {
+        self.metric(name, "counter", help)
+    }
+
+    fn metric(&mut self, name: &'static str, kind: &str, help: &str) -> Metric<'_> {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Metric { page: self, name }
+    }
+}
+
+impl Metric<'_> {
+    /// Gives it its one value.
+    fn is(self, value: f64) {
+        let _ = writeln!(self.page.text, "{} {value}", self.name);
+    }
+
+    /// Gives it a value for a label.
+    fn with(&mut self, label: &str, of: &str, value: f64) -> &mut Self {
+        let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = writeln!(self.page.text, "{}{{{label}=\"{of}\"}} {value}", self.name);
+        self
+    }
+}
+
+fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+fn count(n: usize) -> f64 {
+    n as f64
+}
+
+fn seconds(time: Duration) -> f64 {
+    // To the millisecond: more would be noise.
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A report in which everything is said.
+    fn full() -> Report {
+        let status = include_bytes!("../../../flannel-core/src/status/golden.json");
+        let firewall = crate::observe::report::FirewallStatus {
+            mode: "nftables".to_owned(),
+            passes: 5,
+            repairs: 2,
+            failures: 1,
+            failed: vec!["no".to_owned()],
+            obstacles: Vec::new(),
+        };
+        Report { firewall: Some(firewall), ..Report::read(status).expect("a status") }
+    }
+
+    fn names(text: &str) -> BTreeSet<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_the_metrics_that_there_are() {
+        let docs = include_str!("../../../docs/status.md");
+        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `flannel_"));
+        let rows = rows.filter_map(|row| row.split(['`', '{']).next());
+        let documented: BTreeSet<_> = rows.map(|name| format!("flannel_{name}")).collect();
+        assert_eq!(names(&metrics(&full())), documented);
+        for name in ConditionName::ALL {
+            assert!(docs.contains(&format!("| `{name}` ")), "{name} is not documented");
+        }
+    }
+
+    #[test]
+    fn every_line_is_of_the_format() {
+        let text = metrics(&full());
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            assert!(names(&text).contains(name), "{line}");
+            assert!(labels.is_empty() || (labels.ends_with("\"}") && labels.contains("=\"")), "{line}");
+        }
+        for line in [
+            "flannel_peers{state=\"programmed\"} 1",
+            "flannel_condition{name=\"bad_records\"} 1",
+            "flannel_condition{name=\"stalled\"} 0",
+            "flannel_objects_failed 1",
+            "flannel_firewall_repairs_total 2",
+            "flannel_dropped_packets_total{reason=\"stranger\"} 3",
+            "flannel_registry_last_word_age_seconds 4.2",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_label_cannot_break_out() {
+        let mut page = Page::default();
+        page.gauge("a", "b").with("c", "d\"\\\n", 1.0);
+        assert!(page.text.ends_with("a{c=\"d\\\"\\\\\\n\"} 1\n"), "{}", page.text);
+    }
+}

@@ -1,0 +1,99 @@
+//! The options of `flanneld doctor`: those of the daemon, and how to say what was found.
+
+use std::ffi::OsString;
+
+use super::{Asked, Ignored, Options, Settings, check, table};
+use crate::flags::{self, Described, Flag, FlagError, Kind};
+
+const JSON: Flag<Settings> = Flag {
+    name: "json",
+    kind: Kind::Bool(|s| &mut s.json),
+    description: "write JSON, whose members keep their names and meaning",
+};
+
+/// How to look.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct DoctorOptions {
+    /// How the daemon is started, or would be.
+    pub(crate) daemon: Options,
+    /// Whether that was said, by flags or variables.
+    is_told: bool,
+    /// Write for programs.
+    pub(crate) json: bool,
+}
+
+impl DoctorOptions {
+    /// The options to look by: those that were given or, if none were, those of the only daemon that runs.
+    pub(crate) fn choose(&self, only: Option<&Options>) -> Options {
+        only.filter(|_| !self.is_told).unwrap_or(&self.daemon).clone()
+    }
+}
+
+/// Reads the arguments behind the word.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<DoctorOptions, FlagError> {
+    let mut flags = table::flags();
+    flags.retain(|flag| flag.name != "version");
+    flags.push(JSON);
+    let (settings, arguments) = flags::read_command(&flags, arguments, environment)?;
+    let (json, is_told) = (settings.json, !arguments.say_nothing_but(JSON.name));
+    let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
+    Ok(DoctorOptions { daemon, is_told, json })
+}
+
+/// The flags beside those of the daemon, for the usage text.
+pub(crate) fn described() -> Vec<Described> {
+    flags::describe(&[JSON])
+}
+
+/// Reads the command line of a daemon; `None` if it asks for something else.
+pub(crate) fn of_daemon(
+    arguments: Vec<OsString>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Options>, FlagError> {
+    if arguments.first().is_some_and(|word| crate::subcommands::named(word).is_some()) {
+        return Ok(None);
+    }
+    match super::parse(arguments, environment) {
+        Ok(Asked::Run(options)) => Ok(Some(*options)),
+        Ok(Asked::Version) | Err(FlagError::Help) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str], variable: Option<(&str, &str)>) -> Result<DoctorOptions, FlagError> {
+        let lookup = |name: &str| variable.filter(|(key, _)| *key == name).map(|(_, value)| value.into());
+        super::parse(arguments.iter().map(OsString::from), lookup)
+    }
+
+    #[test]
+    fn the_flags_of_the_only_daemon_count_where_none_are_given() {
+        let running = parse(&["-etcd-prefix=/running"], None).expect("good flags").daemon;
+        let quiet = parse(&["--json"], None).expect("good flags");
+        assert!(quiet.json);
+        assert_eq!(quiet.choose(Some(&running)), running);
+        assert_eq!(quiet.choose(None), quiet.daemon);
+        for told in
+            [parse(&["-etcd-prefix=/told"], None), parse(&[], Some(("FLANNELD_ETCD_PREFIX", "/told")))]
+        {
+            assert_eq!(told.expect("good flags").choose(Some(&running)).etcd.prefix, "/told");
+        }
+        assert!(parse(&["word"], None).is_err() && parse(&["-nosuch"], None).is_err());
+    }
+
+    #[test]
+    fn a_command_line_that_is_no_daemons_is_told_from_one_that_cannot_be_read() {
+        let of = |arguments: &[&str]| of_daemon(arguments.iter().map(OsString::from).collect(), |_| None);
+        assert!(matches!(of(&["-etcd-prefix=/n"]), Ok(Some(options)) if options.etcd.prefix == "/n"));
+        for other in [&["doctor", "--json"][..], &["migrate-etcd"], &["-version"], &["-help"]] {
+            assert_eq!(of(other), Ok(None), "{other:?}");
+        }
+        assert!(of(&["-kube-subnet-mgr"]).is_err());
+    }
+}

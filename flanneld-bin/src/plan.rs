@@ -1,0 +1,204 @@
+//! `flanneld plan`: what a start of the daemon, or a pass of the one that runs, would write on this host now. Nothing is
+//! written, neither here nor in the registry.
+//!
+//! | exit status | |
+//! |---|---|
+//! | 0 | nothing: the host is as it should be |
+//! | 1 | it cannot be told: the line says why |
+//! | 2 | wrong flags |
+//! | 3 | what is shown |
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use flannel_core::{
+    ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend as _, PeerSet, Plan,
+    PlanRequest, PlannedAction, PlannedChange, SubnetKey, SubnetRegistry, chain,
+};
+use flannel_netlink::Namespace;
+use flannel_registry::Remembered;
+use serde::Serialize;
+
+use crate::backends::Backends;
+use crate::daemon;
+use crate::flags::FlagError;
+use crate::options::Options;
+use crate::options::plan::{PlanOptions, parse};
+use crate::show::format::plain;
+use crate::{external, registry, story};
+
+/// The exit status when something would be written.
+const SOMETHING: u8 = 3;
+
+/// Runs the command.
+pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    let options = parse(arguments, |variable| env::var_os(variable))?;
+    let looked = daemon::runtime().and_then(|runtime| runtime.block_on(look(&options.daemon)));
+    Ok(match looked {
+        Ok(found) => {
+            // Whoever closes it early, such as a pager, has seen enough.
+            let _ = io::stdout().write_all(write(&found, &options).as_bytes());
+            if found.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOMETHING) }
+        }
+        Err(reason) => {
+            let _ = writeln!(io::stderr(), "{reason}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// What was found, as programs read it.
+#[derive(Debug, Serialize)]
+struct Found {
+    /// Where lease and peers were learnt.
+    source: Source,
+    /// The host's lease.
+    subnets: SubnetKey,
+    /// How many other hosts there are.
+    peers: usize,
+    /// What would be written, in this order.
+    changes: Vec<PlannedChange>,
+    /// Which peers would not be reached.
+    unreachable: Vec<Unreachable>,
+}
+
+/// Where lease and peers were learnt.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Source {
+    /// From the registry.
+    Registry {
+        /// Which one.
+        name: String,
+    },
+    /// From what was remembered of the last run.
+    Memory {
+        /// The file.
+        file: PathBuf,
+        /// Why not from the registry.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Unreachable {
+    #[serde(rename = "subnets")]
+    peer: SubnetKey,
+    reason: String,
+}
+
+/// What is known of the network.
+struct Known {
+    source: Source,
+    config: NetworkConfig,
+    leases: Vec<Arc<Lease>>,
+    /// The host's own, if that is known already.
+    own: Option<Lease>,
+}
+
+async fn look(options: &Options) -> Result<Found, String> {
+    let known = match ask(options).await {
+        Ok(known) => known,
+        Err(reason) => remember(options, reason)?,
+    };
+    let external = external::look(&options.external, Some(&known.config))?;
+    let own = own(options, &known, &external)?;
+    let mut peers = PeerSet::default();
+    let others = known.leases.into_iter().filter(|lease| lease.subnet != own.subnet);
+    peers.extend(others.map(LeaseChange::Put));
+    if let Source::Registry { .. } = known.source {
+        // What is remembered is no reason to remove anything.
+        peers.complete();
+    }
+    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
+    let request = PlanRequest { config: &known.config, external: &external, own: &own, peers: &peers };
+    let Plan { changes, unreachable, .. } =
+        Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
+    let unreachable =
+        unreachable.into_iter().map(|failure| Unreachable { peer: failure.peer, reason: failure.reason });
+    Ok(Found {
+        source: known.source,
+        subnets: own.subnet,
+        peers: peers.len(),
+        changes,
+        unreachable: unreachable.collect(),
+    })
+}
+
+/// Asks the registry, which is only read.
+async fn ask(options: &Options) -> Result<Known, String> {
+    let registry = registry::open(&options.etcd, options.etcd_api).map_err(|error| chain(error.as_ref()))?;
+    let text = registry.config().await.map_err(|error| chain(&error))?;
+    let text = text.ok_or_else(|| format!("flannel config not found in {}", registry.describe()))?;
+    let config = NetworkConfig::parse(&text)
+        .map_err(|error| format!("{error}; correct it in {}", registry.describe()))?;
+    let snapshot = registry.list().await.map_err(|error| chain(&error))?;
+    let source = Source::Registry { name: registry.describe() };
+    Ok(Known { source, config, leases: snapshot.leases, own: None })
+}
+
+/// Reads what was remembered of the last run, when the registry cannot be asked.
+fn remember(options: &Options, reason: String) -> Result<Known, String> {
+    let file = options.beside_subnet_file(".cache");
+    let nothing = |why: &str| format!("{reason}, and {why}");
+    match Remembered::read(&file, &options.etcd.prefix) {
+        Ok(Some(Remembered { config, own, peers, .. })) => {
+            let source = Source::Memory { file, reason };
+            Ok(Known { source, config, leases: peers, own: Some(own) })
+        }
+        Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
+        Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
+    }
+}
+
+/// Finds the lease that this host holds.
+fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result<Lease, String> {
+    if let Some(own) = &known.own {
+        return Ok(own.clone());
+    }
+    let file = options.beside_subnet_file(".node-id");
+    let node: Option<NodeId> = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    let public = external.public.used_by(&known.config);
+    let tied = known.leases.iter().filter_map(|lease| Some((lease.tie(&public, node)?, lease)));
+    let own = tied.min_by_key(|(tie, lease)| (*tie, lease.subnet));
+    own.map(|(_, lease)| Lease::clone(lease)).ok_or_else(|| {
+        format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
+    })
+}
+
+fn write(found: &Found, options: &PlanOptions) -> String {
+    if options.json {
+        // All keys are text, and nothing in it fails to be written.
+        return serde_json::to_string_pretty(found).unwrap_or_default() + "\n";
+    }
+    let from = match &found.source {
+        Source::Registry { name } => name.clone(),
+        Source::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
+    };
+    let own = story::subnets(&found.subnets);
+    let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
+    for change in &found.changes {
+        let sign = match change.action {
+            PlannedAction::Put => '+',
+            PlannedAction::Remove => '-',
+        };
+        let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
+        text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
+    }
+    for Unreachable { peer, reason } in &found.unreachable {
+        text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
+    }
+    let puts = found.changes.iter().filter(|change| change.action == PlannedAction::Put).count();
+    match (puts, found.changes.len() - puts) {
+        (0, 0) => text.push_str("nothing to do: this host is as it should be\n"),
+        (puts, removals) => {
+            text.push_str(&format!("{puts} would be written, {removals} would be removed\n"));
+        }
+    }
+    text
+}

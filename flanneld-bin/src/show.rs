@@ -1,0 +1,199 @@
+//! `flanneld status` and `flanneld peers`: what the daemon on this host says of itself, for people and programs.
+//!
+//! | exit status | |
+//! |---|---|
+//! | 0 | it runs, and all is in order: for `status` lease, peers and kernel, for `peers` the way to each of them |
+//! | 1 | no daemon runs here, or it does not answer |
+//! | 2 | wrong flags |
+//! | 3 | it runs, and something is not in order; what, is shown |
+
+pub(crate) mod format;
+mod peers;
+mod status;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
+use crate::observe::client::{self, ClientError};
+use crate::observe::report::Report;
+use crate::options::values;
+use format::Paint;
+
+/// The exit status when something is not in order.
+const NOT_IN_ORDER: u8 = 3;
+
+/// The flags as they were given.
+struct Settings {
+    subnet_file: String,
+    status_socket: String,
+    json: bool,
+    watch: bool,
+    color: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            subnet_file: "/run/flannel/subnet.env".to_owned(),
+            status_socket: String::new(),
+            json: false,
+            watch: false,
+            color: "auto".to_owned(),
+        }
+    }
+}
+
+const FLAGS: &[Flag<Settings>] = &[
+    Flag {
+        name: "json",
+        kind: Kind::Bool(|s| &mut s.json),
+        description: "write JSON, whose members keep their names and meaning",
+    },
+    Flag {
+        name: "watch",
+        kind: Kind::Bool(|s| &mut s.watch),
+        description: "show it again every two seconds, until interrupted; with -json a line each time",
+    },
+    Flag {
+        name: "color",
+        kind: Kind::Text(|s| &mut s.color),
+        description: "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
+    },
+    Flag {
+        name: "subnet-file",
+        kind: Kind::Text(|s| &mut s.subnet_file),
+        description: "the -subnet-file of the daemon to ask, which tells where its socket is",
+    },
+    Flag {
+        name: "status-socket",
+        kind: Kind::Text(|s| &mut s.status_socket),
+        description: "the -status-socket of the daemon to ask, if it has one",
+    },
+];
+
+/// The flags, for the usage text.
+pub(crate) fn described() -> Vec<Described> {
+    flags::describe(FLAGS)
+}
+
+/// How to show.
+struct ShowOptions {
+    socket: PathBuf,
+    json: bool,
+    watch: bool,
+    paint: Paint,
+}
+
+fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
+    let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
+    let refuse = |flag, why: &str| arguments.refuse(&BadValue { flag, why: why.to_owned() });
+    let Settings { subnet_file, status_socket, json, watch, color } = settings;
+    let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let paint = match color.as_str() {
+        "auto" => io::stdout().is_terminal() && !is_plain(),
+        "always" => true,
+        "never" => false,
+        other => return Err(refuse("color", &format!("{other:?} is none of auto, always and never"))),
+    };
+    let socket = values::status_socket(&status_socket, &subnet_file)
+        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
+    Ok(ShowOptions { socket, json, watch, paint: Paint(paint) })
+}
+
+/// Runs `flanneld status`.
+pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    let options = read_options(arguments)?;
+    let ask = |options: &ShowOptions| match options.json {
+        true => client::status(&options.socket),
+        // People see numbers of peers; `flanneld peers` shows each.
+        false => client::summary(&options.socket),
+    };
+    Ok(show(&options, ask, |report| Shown {
+        text: if options.json { json(report, options.watch) } else { status::page(report, options.paint) },
+        in_order: report.network.is_in_order(),
+    }))
+}
+
+/// Runs `flanneld peers`.
+pub(crate) fn peers(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+    let options = read_options(arguments)?;
+    Ok(show(
+        &options,
+        |options| client::status(&options.socket),
+        |report| {
+            let peers = report.network.peers.each.as_deref().unwrap_or_default();
+            Shown {
+                text: if options.json {
+                    json(&peers, options.watch)
+                } else {
+                    peers::page(peers, options.paint)
+                },
+                in_order: report.network.peers.programmed == report.network.peers.known,
+            }
+        },
+    ))
+}
+
+/// What is shown once.
+struct Shown {
+    text: String,
+    in_order: bool,
+}
+
+/// How often it is shown again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Clears a terminal, and goes to its first place (ECMA-48).
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+fn show(
+    options: &ShowOptions,
+    ask: impl Fn(&ShowOptions) -> Result<Report, ClientError>,
+    make: impl Fn(&Report) -> Shown,
+) -> ExitCode {
+    if !options.watch {
+        return match ask(options) {
+            Ok(report) => {
+                let Shown { text, in_order } = make(&report);
+                // Whoever closes it early, such as a pager, has seen enough.
+                let _ = io::stdout().write_all(text.as_bytes());
+                if in_order { ExitCode::SUCCESS } else { ExitCode::from(NOT_IN_ORDER) }
+            }
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let clear = if io::stdout().is_terminal() && !options.json { CLEAR } else { "" };
+    loop {
+        let written = match ask(options) {
+            Ok(report) => write!(io::stdout(), "{clear}{}", make(&report).text),
+            Err(error) if options.json => writeln!(io::stderr(), "{error}"),
+            Err(error) => writeln!(io::stdout(), "{clear}{error}"),
+        };
+        if written.and_then(|()| io::stdout().flush()).is_err() {
+            // Nobody looks any more.
+            return ExitCode::SUCCESS;
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// Writes a value for programs: for people to read as well, or on one line.
+fn json(value: &impl serde::Serialize, on_one_line: bool) -> String {
+    let text = match on_one_line {
+        true => serde_json::to_string(value),
+        false => serde_json::to_string_pretty(value),
+    };
+    // All keys are text, and nothing in it fails to be written.
+    text.unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests;

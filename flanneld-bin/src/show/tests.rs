@@ -1,0 +1,118 @@
+//! What people and programs see of a state in which everything is said.
+
+use serde_json::Value;
+
+use super::*;
+use crate::observe::report::{DaemonStatus, FirewallStatus};
+
+const STATUS: &[u8] = include_bytes!("../../../flannel-core/src/status/golden.json");
+
+fn report() -> Report {
+    let mut report = Report::read(STATUS).expect("a status");
+    report.daemon = DaemonStatus {
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        subnet_file: "/run/flannel/subnet.env".to_owned(),
+    };
+    report.firewall = Some(FirewallStatus {
+        mode: "nftables".to_owned(),
+        passes: 5,
+        repairs: 2,
+        failures: 1,
+        failed: vec!["table ip flannel-ipv4 in nftables: not permitted".to_owned()],
+        obstacles: vec!["iptables -P FORWARD is DROP: iptables -P FORWARD ACCEPT".to_owned()],
+    });
+    report
+}
+
+fn peers() -> Vec<flannel_core::PeerStatus> {
+    report().network.peers.each.expect("each")
+}
+
+#[test]
+fn the_page_of_the_status_says_everything_in_aligned_columns() {
+    let page = status::page(&report(), Paint(false));
+    assert_eq!(page, include_str!("status.txt"), "now it is:\n{page}");
+}
+
+#[test]
+fn the_page_of_the_peers_has_a_line_for_each() {
+    let page = peers::page(&peers(), Paint(false));
+    assert_eq!(page, include_str!("peers.txt"), "now it is:\n{page}");
+    assert_eq!(peers::page(&[], Paint(false)), "no other host is known\n");
+}
+
+/// The lines that change here break other programs.
+#[test]
+fn the_json_of_the_status_is_what_other_programs_rely_on() {
+    let text = json(&report(), false);
+    assert_eq!(text, include_str!("status.json"), "now it is:\n{text}");
+    assert_eq!(json(&report(), true).lines().count(), 1);
+}
+
+#[test]
+fn the_documentation_names_every_member_of_the_json() {
+    fn members(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                found.extend(object.keys().cloned());
+                object.values().for_each(|value| members(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| members(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let docs = include_str!("../../../docs/status.md");
+    let mut found = Vec::new();
+    let mut value = serde_json::to_value(report()).expect("a value");
+    // The reasons are those of the metric.
+    value["traffic"]["drops"] = Value::Null;
+    members(&value, &mut found);
+    assert!(found.len() > 80, "{found:?}");
+    for member in found {
+        let named = [format!("`{member}`"), format!("`{member}:"), format!(".{member}`")];
+        assert!(named.iter().any(|name| docs.contains(name)), "{member} is not documented");
+    }
+}
+
+#[test]
+fn colours_change_nothing_but_colour() {
+    let strip = |text: &str| {
+        let mut parts = text.split('\u{1b}');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
+    };
+    let coloured = status::page(&report(), Paint(true));
+    assert!(coloured.contains("\u{1b}[1;31mnot in order\u{1b}[0m"), "{coloured}");
+    assert_eq!(strip(&coloured), status::page(&report(), Paint(false)));
+    assert_eq!(strip(&peers::page(&peers(), Paint(true))), peers::page(&peers(), Paint(false)));
+}
+
+#[test]
+fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
+    let mut report = report();
+    let evil = "\u{1b}]0;evil\u{7}\r\n";
+    report.network.conditions[0].detail = evil.to_owned();
+    report.network.registry.name = evil.to_owned();
+    report.network.errors[0].what = evil.to_owned();
+    let mut peers = peers();
+    peers[0].backend = evil.to_owned();
+    peers[1].reason = Some(evil.to_owned());
+    for page in [status::page(&report, Paint(false)), peers::page(&peers, Paint(false))] {
+        assert!(!page.contains(['\u{1b}', '\u{7}', '\r']), "{page:?}");
+    }
+}
+
+#[test]
+fn times_and_amounts_are_short() {
+    use format::{bytes, time};
+    for (seconds, text) in
+        [(0, "0s"), (59, "59s"), (61, "1m1s"), (3_600, "1h0m"), (86_399, "23h59m"), (90_000, "1d1h")]
+    {
+        assert_eq!(time(Duration::from_secs(seconds)), text);
+    }
+    assert_eq!(time(Duration::from_millis(3)), "3ms");
+    assert_eq!(time(Duration::from_millis(9_500)), "9s");
+    let amounts = [0, 1023, 1024, 1536 * 1024, u64::MAX].map(bytes);
+    assert_eq!(amounts, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "16777216.0 TiB"]);
+}

@@ -1,0 +1,267 @@
+//! What the page about troubleshooting quotes is what the daemon says to those who walk into the trap.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use flannel_testing::{eventually, program};
+
+use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
+use crate::secured::Certificates;
+
+const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
+
+/// Every heading of the page, with how many messages are quoted below it. The tests quote them by these.
+const HEADINGS: &[(&str, usize)] = &[
+    ("etcd does not serve its v2 interface", 1),
+    ("The network config is not found", 1),
+    ("The network config is wrong", 2),
+    ("The other side's certificate is not trusted", 2),
+    ("The own certificate is not accepted", 3),
+    ("A file that the unit may not read", 1),
+    ("http where it should be https", 1),
+    ("etcd is away", 1),
+    ("No interface", 2),
+    ("Two hosts with one address", 1),
+    ("Not allowed to change the network", 1),
+    ("Hosts reach each other and pods do not", 2),
+    ("The device is in use", 1),
+    ("A peer is not reached", 3),
+    ("The address is translated", 1),
+    ("A backend that is not there", 1),
+];
+
+/// The messages quoted below a heading.
+fn quoted(heading: &str) -> Vec<&'static str> {
+    let part = PAGE.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading:?}")).1;
+    let part = part.split("\n## ").next().unwrap();
+    part.split("```text\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect()
+}
+
+#[test]
+fn every_message_of_the_page_is_tried() {
+    let headings: Vec<&str> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(headings, HEADINGS.iter().map(|(heading, _)| *heading).collect::<Vec<_>>());
+    for (heading, messages) in HEADINGS {
+        assert_eq!(quoted(heading).len(), *messages, "{heading}");
+    }
+    assert_eq!(PAGE.matches("```text").count(), HEADINGS.iter().map(|(_, messages)| messages).sum::<usize>());
+}
+
+/// Whether a line of the log is this message, with anything in the place of each `...`.
+fn is(line: &str, message: &str) -> bool {
+    // What stands in front is the time and the place.
+    let line = line.split_once("] ").map_or(line, |(_, message)| message);
+    let mut parts = message.split("...");
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else { return false };
+    let mut last = None;
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+        last = Some(part);
+    }
+    rest.is_empty() || last == Some("")
+}
+
+/// Waits until the daemon says what the page quotes at this place.
+fn says(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
+    let message = quoted(heading)[which];
+    let daemon = cluster.daemon(host);
+    let said = || {
+        let lines = daemon.lines();
+        if lines.iter().any(|line| is(line, message)) { Ok(()) } else { Err(lines.join("\n")) }
+    };
+    eventually(PATIENCE, said).unwrap_or_else(|error| panic!("{message}\nis not what it says: {error}"));
+}
+
+/// A host whose daemon was started with these flags beside the usual ones.
+fn start(cluster: &mut Cluster, host: usize, flags: &[&str]) {
+    let mut command = cluster.command(host);
+    command.args(flags);
+    cluster.start_as(host, command);
+}
+
+#[test]
+fn an_etcd_without_the_interface_or_the_key_that_is_asked_for_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    start(&mut cluster, 0, &["-etcd-api=v2"]);
+    says(&mut cluster, 0, "etcd does not serve its v2 interface", 0);
+    // Written where a guide has it, and read where nobody said otherwise.
+    cluster.etcd.etcdctl(&["put", "/kube-centos/network/config", VXLAN]).unwrap();
+    cluster.start(0);
+    says(&mut cluster, 0, "The network config is not found", 0);
+    start(&mut cluster, 0, &["-etcd-prefix=/kube-centos/network"]);
+    cluster.wait_until_ready(0);
+}
+
+#[test]
+fn a_wrong_first_subnet_is_told_of_until_it_is_put_right() {
+    let mut cluster = Cluster::new(1);
+    for (which, min) in ["10.5.0.10", "10.6.0.0"].into_iter().enumerate() {
+        cluster.configure(&format!(r#"{{"Network":"10.5.0.0/16","SubnetMin":"{min}"}}"#));
+        cluster.start(0);
+        says(&mut cluster, 0, "The network config is wrong", which);
+    }
+    cluster.configure(VXLAN);
+    cluster.wait_until_ready(0);
+}
+
+#[test]
+fn certificates_that_are_not_accepted_are_told_of() {
+    let (files, stranger) = (Certificates::new("trouble"), Certificates::new("trouble-stranger"));
+    let mut cluster = Cluster::with_etcd(1, files.options());
+    cluster.configure(VXLAN);
+    let at = |name: &str| files.path(name).display().to_string();
+    let flags = |ca: String, pair: Option<[String; 2]>| {
+        let pair = pair.map(|[certificate, key]| {
+            [format!("-etcd-certfile={certificate}"), format!("-etcd-keyfile={key}")]
+        });
+        let ca = format!("-etcd-cafile={ca}");
+        ["-etcd-api=v3".to_owned(), ca].into_iter().chain(pair.into_iter().flatten()).collect::<Vec<_>>()
+    };
+    let client = || Some([at("client.pem"), at("client-key.pem")]);
+    let mut try_with = |flags: Vec<String>, heading: &str, which: usize| {
+        start(&mut cluster, 0, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        says(&mut cluster, 0, heading, which);
+    };
+    let (theirs, own) =
+        ("The other side's certificate is not trusted", "The own certificate is not accepted");
+    try_with(flags(stranger.path("ca.pem").display().to_string(), client()), theirs, 0);
+    try_with(flags(at("ca.pem"), None), own, 0);
+    try_with(flags(at("ca.pem"), Some([at("late.pem"), at("late-key.pem")])), own, 1);
+    fs::create_dir_all(files.path("other")).unwrap();
+    fs::copy(stranger.path("client-key.pem"), files.path("other/client-key.pem")).unwrap();
+    try_with(flags(at("ca.pem"), Some([at("client.pem"), at("other/client-key.pem")])), own, 2);
+    let plain = cluster.etcd.client_url().replace("https", "http");
+    let mut command = cluster.command(0);
+    command.arg(format!("-etcd-endpoints={plain}"));
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "http where it should be https", 0);
+    // The certificate is for the address at which etcd listens, and this is another one of the same machine.
+    cluster.ip_on_switch(&format!("addr add 192.168.64.253/24 dev {}", cluster.switch_device()));
+    let redirect = "-t nat -A PREROUTING -d 192.168.64.253 -p tcp -j DNAT --to-destination";
+    let mut iptables = Command::new(program("iptables", "iptables").unwrap());
+    iptables.args(redirect.split(' ')).arg(SWITCH);
+    let output = flannel_testing::output_in(cluster.lab.switch(), iptables).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let other = cluster.etcd.client_url().replace(SWITCH, "192.168.64.253");
+    let mut all = flags(at("ca.pem"), client());
+    all.push(format!("-etcd-endpoints={other}"));
+    start(&mut cluster, 0, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    says(&mut cluster, 0, theirs, 1);
+}
+
+#[test]
+fn a_key_that_belongs_to_somebody_else_is_told_of() {
+    let files = Certificates::new("trouble-key");
+    let key = files.path("client-key.pem");
+    std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut cluster = Cluster::with_etcd(1, files.options());
+    let daemon = cluster.command(0);
+    let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+    // As the sample unit has it.
+    command.args(["--bounding-set=-all,+net_admin,+net_raw", "--"]);
+    command.arg(daemon.get_program()).args(daemon.get_args());
+    for (flag, file) in
+        [("-etcd-cafile", "ca.pem"), ("-etcd-certfile", "client.pem"), ("-etcd-keyfile", "client-key.pem")]
+    {
+        command.arg(flag).arg(files.path(file));
+    }
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "A file that the unit may not read", 0);
+}
+
+#[test]
+fn an_etcd_that_is_away_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    cluster.etcd.stop().unwrap();
+    cluster.start(0);
+    says(&mut cluster, 0, "etcd is away", 0);
+}
+
+#[test]
+fn an_interface_that_is_missing_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    let command = cluster.command_without_interface(0);
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "No interface", 0);
+    let mut command = cluster.command_without_interface(0);
+    command.arg("-iface=eth9");
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "No interface", 1);
+}
+
+#[test]
+fn two_hosts_with_one_address_are_told_of() {
+    let mut cluster = Cluster::new(2);
+    cluster.configure(VXLAN);
+    for host in 0..2 {
+        start(&mut cluster, host, &["-public-ip=192.168.64.1"]);
+        cluster.wait_until_ready(host);
+    }
+    for host in 0..2 {
+        says(&mut cluster, host, "Two hosts with one address", 0);
+    }
+}
+
+#[test]
+fn a_missing_capability_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    let daemon = cluster.command(0);
+    let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+    command.args(["--bounding-set=-net_admin", "--"]).arg(daemon.get_program()).args(daemon.get_args());
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "Not allowed to change the network", 0);
+}
+
+#[test]
+fn what_keeps_pods_from_reaching_each_other_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    cluster.lab.hosts[0].namespace.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
+    let mut iptables = Command::new(program("iptables", "iptables").unwrap());
+    iptables.args(["-A", "FORWARD", "-j", "REJECT"]);
+    let output = flannel_testing::output_in(&cluster.lab.hosts[0].namespace, iptables).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    cluster.start(0);
+    for which in 0..2 {
+        says(&mut cluster, 0, "Hosts reach each other and pods do not", which);
+    }
+}
+
+#[test]
+fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    cluster.change(0, "ip link add other type vxlan id 1 dstport 8472 dev eth0");
+    cluster.start(0);
+    says(&mut cluster, 0, "The device is in use", 0);
+    cluster.change(0, "ip link del other");
+    cluster.change(0, "ip link add bridge type bridge");
+    cluster.change(0, "ip link set bridge up");
+    cluster.change(0, "ip route add 10.5.78.0/24 dev bridge");
+    let record = r#""BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:00:00:00:00:01"}}"#;
+    for (key, record) in [
+        ("garbage", "x".to_owned()),
+        ("10.5.77.0-24", r#"{"PublicIP":"192.168.64.9","BackendType":"host-gw"}"#.to_owned()),
+        ("10.5.78.0-24", format!(r#"{{"PublicIP":"192.168.64.8",{record}"#)),
+    ] {
+        cluster.etcd.etcdctl(&["put", &format!("/coreos.com/network/subnets/{key}"), &record]).unwrap();
+    }
+    cluster.start(0);
+    for which in 0..3 {
+        says(&mut cluster, 0, "A peer is not reached", which);
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_work_is_told_of() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    start(&mut cluster, 0, &["-public-ip=203.0.113.7"]);
+    says(&mut cluster, 0, "The address is translated", 0);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
+    cluster.start(0);
+    says(&mut cluster, 0, "A backend that is not there", 0);
+}

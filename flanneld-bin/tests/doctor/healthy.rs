@@ -1,0 +1,93 @@
+//! Where nothing is wrong, nothing is found; where nothing was ever, only what keeps a daemon from starting.
+
+use std::process::Command;
+
+use flannel_testing::output_in;
+
+use crate::cluster::{Cluster, VXLAN, check_ping};
+use crate::site::{Report, Site};
+
+#[test]
+fn on_a_healthy_node_of_three_nothing_is_found_whatever_carries_the_traffic() {
+    for backend in [
+        r#"{"Type":"vxlan"}"#,
+        r#"{"Type":"vxlan","DirectRouting":true}"#,
+        r#"{"Type":"host-gw"}"#,
+        r#"{"Type":"udp"}"#,
+    ] {
+        let mut cluster = Cluster::new(3);
+        cluster.configure(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#));
+        cluster.start_all();
+        let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
+        check_ping(&pods[0], &pods[1]);
+        let site = Site::of(cluster);
+        let report = site.doctor();
+        assert_eq!((report.status, &report.findings), (0, &Vec::new()), "{backend}");
+    }
+}
+
+#[test]
+fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_takes_the_flags_of_the_daemon_that_runs() {
+    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+    let mut cluster = Cluster::new(2);
+    cluster.configure(config);
+    for host in 0..2 {
+        let mut command = cluster.command(host);
+        command.args(["-ip-masq", "-restrict-tunnel-port", "-ip-blackhole-route"]);
+        cluster.start_as(host, command);
+    }
+    (0..2).for_each(|host| cluster.wait_until_ready(host));
+    let pods: Vec<_> = (0..2).map(|host| cluster.add_dual_pod(host)).collect();
+    check_ping(&pods[0], &pods[1]);
+    let plain = |cluster: &Cluster, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.arg("doctor").args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        output_in(&cluster.lab.hosts[0].namespace, command).unwrap()
+    };
+    let output = plain(&cluster, &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "nothing found\n", "{output:?}");
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+
+    let output = plain(&cluster, &["--nosuch"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_node_whose_etcd_is_away_has_that_fault_and_no_other() {
+    let mut cluster = Cluster::running(2);
+    let pods = [cluster.add_pod(0), cluster.add_pod(1)];
+    check_ping(&pods[0], &pods[1]);
+    cluster.etcd.stop().unwrap();
+    let site = Site::of(cluster);
+    let report = site.doctor();
+    assert_eq!(
+        report.ids().into_iter().collect::<Vec<_>>(),
+        ["registry-unreachable"],
+        "{:#?}",
+        report.findings
+    );
+    assert_eq!(report.status, 1);
+}
+
+#[test]
+fn on_a_host_that_never_ran_it_doctor_tells_what_keeps_a_daemon_from_starting() {
+    let mut site = Site::of(Cluster::new(1));
+    site.cluster.configure(VXLAN);
+    let report = site.doctor();
+    assert_eq!((report.status, report.findings.len()), (0, 0), "{:#?}", report.findings);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    command.args(["doctor", "--json"]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let report = Report::of(&output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap());
+    let ids: Vec<_> = report.ids().into_iter().collect();
+    assert_eq!(
+        ids,
+        ["interface", "registry-unreachable"],
+        "no flags, no default route: {:#?}",
+        report.findings
+    );
+
+    site.cluster.start(0);
+    site.cluster.wait_until_ready(0);
+    assert_eq!(site.doctor().status, 0);
+}

@@ -1,0 +1,246 @@
+//! The registry: whether it answers, what is in it, what time it is there, and the certificates for it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use flannel_netlink::Namespace;
+use flannel_testing::{EtcdOptions, EtcdTls, output_in};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use crate::cluster::{Cluster, SWITCH, VXLAN};
+use crate::site::{Report, Site, commands, flags, what};
+
+#[test]
+fn an_etcd_that_does_not_answer_is_started_where_the_endpoints_say() {
+    let mut site = Site::new(1);
+    let before = site.ids();
+    site.cluster.etcd.stop().unwrap();
+    let finding = site.finds("registry-unreachable");
+    site.apply(&finding);
+    assert_eq!(site.asked(), format!("ssh {SWITCH} systemctl start etcd\n"));
+    site.cluster.etcd.restart().unwrap();
+    site.is_as(&before, "registry-unreachable");
+}
+
+#[test]
+fn a_configuration_that_is_missing_or_wrong_is_written() {
+    let site = Site::new(1);
+    let erase = || drop(site.cluster.etcd.etcdctl(&["del", "/coreos.com/network/config"]).unwrap());
+    site.cycle("config-missing", erase);
+    for wrong in [
+        r#"{"Network":"10.5.0.0/33"}"#,
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"nosuch"}}"#,
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#,
+        "not JSON",
+    ] {
+        site.cycle("config-invalid", || site.cluster.configure(wrong));
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_removed() {
+    let site = Site::running(1);
+    let leases = site.cluster.leases();
+    let put = |key: &str, value: &str| {
+        site.cluster.etcd.etcdctl(&["put", &format!("/coreos.com/network/subnets/{key}"), value]).unwrap();
+    };
+    let finding = site.cycle("bad-record", || put("it's no subnet", "{}"));
+    assert!(what(&finding).contains("it's no subnet"), "{finding:#}");
+    site.cycle("bad-record", || put("10.5.250.0-24", "{"));
+    assert_eq!(site.cluster.leases(), leases, "and nothing else");
+}
+
+#[test]
+fn in_the_v2_store_records_are_removed_by_its_own_commands() {
+    let options = EtcdOptions { enable_v2: true, ..EtcdOptions::default() };
+    let site = Site::of(Cluster::with_etcd(1, options));
+    site.cluster.etcdctl_v2(&["set", "/coreos.com/network/config", VXLAN]);
+    let finding = site.cycle("bad-record", || {
+        site.cluster.etcdctl_v2(&["set", "/coreos.com/network/subnets/10.5.250.0-24", "{"]);
+    });
+    assert!(commands(&finding)[0].starts_with("ETCDCTL_API=2 etcdctl"), "{finding:#}");
+}
+
+#[test]
+fn an_etcd_that_asks_for_a_password_is_given_one() {
+    let mut site = Site::new(1);
+    site.cluster.etcd.require_password("very secret").unwrap();
+    let finding = site.finds("registry-refuses");
+    let given = flags(&finding)
+        .into_iter()
+        .map(|flag| flag.replace("NAME", "root").replace("PASSWORD", "very secret"));
+    site.flags = given.collect();
+    let report = site.doctor();
+    assert!(report.findings.is_empty(), "{:#?}", report.findings);
+}
+
+/// Between host and etcd, an etcd whose clock is two hours ahead, until it is put right.
+struct Clockwork {
+    address: SocketAddr,
+    is_wrong: Arc<AtomicBool>,
+}
+
+impl Clockwork {
+    fn start(namespace: &Namespace) -> Self {
+        let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_wrong = Arc::new(AtomicBool::new(false));
+        let (flag, namespace) = (Arc::clone(&is_wrong), namespace.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = namespace.run(|| TcpStream::connect((SWITCH, 2379))).unwrap();
+                let Ok(server) = server else { continue };
+                let (from_client, to_client) = (client.try_clone().unwrap(), client);
+                let (from_server, to_server) = (server.try_clone().unwrap(), server);
+                thread::spawn(move || pass(from_client, to_server, None));
+                let flag = Arc::clone(&flag);
+                thread::spawn(move || pass(from_server, to_client, Some(flag)));
+            }
+        });
+        Self { address, is_wrong }
+    }
+}
+
+/// Passes bytes on; what stands in a header about the date is two hours later, if it is to be wrong.
+fn pass(mut from: TcpStream, mut to: TcpStream, is_wrong: Option<Arc<AtomicBool>>) {
+    let mut buffer = [0; 65_536];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let bytes = &mut buffer[..length];
+        if is_wrong.as_ref().is_some_and(|flag| flag.load(Ordering::SeqCst))
+            && let Some(at) = bytes.windows(6).position(|window| window == b"Date: ")
+            && let Some(year) = bytes.get_mut(at + 18..at + 22)
+        {
+            year.copy_from_slice(b"2099");
+        }
+        if to.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn a_clock_that_differs_from_etcds_is_set() {
+    let mut site = Site::new(1);
+    let clockwork = Clockwork::start(&site.cluster.lab.hosts[0].namespace);
+    site.flags = vec![format!("-etcd-endpoints=http://{}", clockwork.address)];
+    let before = site.ids();
+    clockwork.is_wrong.store(true, Ordering::SeqCst);
+    let finding = site.finds("clock-skew");
+    assert!(what(&finding).contains("behind"), "{finding:#}");
+    site.apply(&finding);
+    assert_eq!(site.asked(), "timedatectl set-ntp true\n");
+    clockwork.is_wrong.store(false, Ordering::SeqCst);
+    site.is_as(&before, "clock-skew");
+}
+
+/// Certificates for an etcd at the switch and its clients, in a directory of the test's.
+struct Authority {
+    directory: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(directory: PathBuf) -> Self {
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(directory.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { directory, issuer: Issuer::new(params, key) }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    /// Writes a certificate that is good from one year to another, and its key.
+    fn issue(&self, name: &str, from: i32, to: i32) {
+        let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[test]
+fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named() {
+    let directory = std::env::temp_dir().join(format!("doctor-certificates-{}", std::process::id()));
+    let authority = Authority::new(directory.clone());
+    for name in ["server", "client", "good"] {
+        authority.issue(name, 2020, 2500);
+    }
+    let tls = EtcdTls {
+        authority: authority.path("ca.pem"),
+        certificate: authority.path("server.pem"),
+        key: authority.path("server-key.pem"),
+        client: Some((authority.path("good.pem"), authority.path("good-key.pem"))),
+    };
+    let mut site = Site::of(Cluster::with_etcd(1, EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }));
+    site.cluster.configure(VXLAN);
+    let flag = |name: &str, file: &str| format!("-etcd-{name}={}", authority.path(file).display());
+    site.flags =
+        vec![flag("cafile", "ca.pem"), flag("certfile", "client.pem"), flag("keyfile", "client-key.pem")];
+    for (id, from, to) in [("certificate-expired", 2019, 2021), ("certificate-not-yet-valid", 2400, 2500)] {
+        let before = site.ids();
+        authority.issue("client", from, to);
+        let finding = site.finds(id);
+        for line in commands(&finding) {
+            let new = |file: &str| authority.path(file).display().to_string();
+            let line = line.replace("NEW-CERTIFICATE.pem", &new("good.pem"));
+            site.shell(&line.replace("NEW-KEY.pem", &new("good-key.pem")));
+        }
+        site.is_as(&before, id);
+    }
+    let wrong = [flag("cafile", "ca.pem"), flag("certfile", "client.pem"), flag("keyfile", "server-key.pem")];
+    let good = std::mem::replace(&mut site.flags, wrong.to_vec());
+    let finding = site.finds("registry-options");
+    assert!(what(&finding).contains("server-key.pem"), "{finding:#}");
+    assert_eq!(flags(&finding), ["-etcd-cafile=FILE", "-etcd-certfile=FILE", "-etcd-keyfile=FILE"]);
+    site.flags = good;
+    assert!(site.doctor().findings.is_empty());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "certificates are judged by the wall clock")]
+fn a_certificate_in_its_last_days_is_a_warning() {
+    let directory = std::env::temp_dir().join(format!("doctor-last-days-{}", std::process::id()));
+    let authority = Authority::new(directory.clone());
+    let mut site = Site::new(1);
+    let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
+    let now = std::time::SystemTime::now();
+    params.not_before = (now - std::time::Duration::from_secs(300 * 86_400)).into();
+    params.not_after = (now + std::time::Duration::from_secs(3 * 86_400)).into();
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    let file = authority.path("late.pem");
+    std::fs::write(&file, certificate.pem()).unwrap();
+    site.flags = vec![format!("-etcd-cafile={}", file.display())];
+    let finding = site.finds("certificate-expires-soon");
+    assert_eq!((finding["severity"].as_str(), site.doctor().status), (Some("warning"), 3));
+    authority.issue("good", 2020, 2500);
+    let new = authority.path("good.pem").display().to_string();
+    for line in commands(&finding) {
+        site.shell(&line.replace("NEW-CERTIFICATE.pem", &new));
+    }
+    assert!(site.doctor().findings.is_empty());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn flags_that_no_registry_can_be_opened_with_are_the_finding() {
+    let site = Site::new(1);
+    let mut command = site.doctor_command();
+    command.arg("-etcd-certfile=/nosuch.pem");
+    let output = output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap();
+    let report = Report::of(&output);
+    assert!(report.finding("registry-options").is_some(), "{:#?}", report.findings);
+    assert!(Path::new(env!("CARGO_BIN_EXE_flanneld")).exists());
+}

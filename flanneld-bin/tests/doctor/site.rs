@@ -1,0 +1,212 @@
+//! A cluster whose first host doctor looks at, and what its cures are carried out with.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use flannel_testing::{Process, eventually, output_in, program};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, PATIENCE, VXLAN};
+
+/// Programs of a host that a lab has not, or that would change the machine: those that a test gives a meaning to.
+const STAND_INS: [&str; 8] =
+    ["apt-get", "dnf", "modprobe", "networkctl", "nmcli", "ssh", "systemctl", "timedatectl"];
+
+pub(crate) struct Site {
+    pub(crate) cluster: Cluster,
+    /// Flags for doctor, beside those of the daemon.
+    pub(crate) flags: Vec<String>,
+    /// The first host's view of the files of the machine, if it has one of its own.
+    room: Option<Process>,
+    tools: PathBuf,
+}
+
+/// What doctor said.
+pub(crate) struct Report {
+    pub(crate) status: i32,
+    pub(crate) findings: Vec<Value>,
+}
+
+impl Site {
+    /// Hosts, an etcd with a configuration, and no daemon.
+    pub(crate) fn new(hosts: usize) -> Self {
+        let site = Self::of(Cluster::new(hosts));
+        site.cluster.configure(VXLAN);
+        site
+    }
+
+    /// Hosts with a daemon each.
+    pub(crate) fn running(hosts: usize) -> Self {
+        Self::of(Cluster::running(hosts))
+    }
+
+    pub(crate) fn of(cluster: Cluster) -> Self {
+        let name = format!("doctor-{}-{}", std::process::id(), cluster.lab.switch().inode());
+        let tools = std::env::temp_dir().join(name);
+        fs::create_dir_all(&tools).unwrap();
+        let site = Self { cluster, flags: Vec::new(), room: None, tools };
+        for stand_in in STAND_INS {
+            site.stand_in(stand_in, "");
+        }
+        site
+    }
+
+    /// Says what a stand-in does, in the words of a shell.
+    pub(crate) fn stand_in(&self, name: &str, script: &str) {
+        let path = self.tools.join(name);
+        let asked = self.path("asked");
+        fs::write(&path, format!("#!/bin/sh -e\necho {name} \"$@\" >> {}\n{script}\n", asked.display()))
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A file of the test's own.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.tools.join(name)
+    }
+
+    /// What the stand-ins were asked, one a line.
+    pub(crate) fn asked(&self) -> String {
+        fs::read_to_string(self.path("asked")).unwrap_or_default()
+    }
+
+    /// Gives the first host a view of the machine's files of its own: what is mounted there nobody else sees.
+    pub(crate) fn make_room(&mut self) {
+        let mut command = Command::new(program("unshare", "util-linux").unwrap());
+        let script = "echo ready >&2; exec sleep 600";
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        let room = Process::spawn_in(&self.cluster.lab.hosts[0].namespace, command).unwrap();
+        room.wait_for_line("ready", PATIENCE).unwrap();
+        self.room = Some(room);
+    }
+
+    /// A program on the first host, in its view of the files.
+    pub(crate) fn command(&self, program_file: &Path) -> Command {
+        let Some(room) = &self.room else { return Command::new(program_file) };
+        let mut command = Command::new(program("nsenter", "util-linux").unwrap());
+        command.arg(format!("--mount=/proc/{}/ns/mnt", room.id())).arg("--").arg(program_file);
+        command
+    }
+
+    fn output(&self, command: Command) -> Output {
+        output_in(&self.cluster.lab.hosts[0].namespace, command).unwrap()
+    }
+
+    /// Runs a line on the first host by a shell, which stops at the first command that fails.
+    pub(crate) fn shell(&self, line: &str) -> String {
+        let mut command = self.command(Path::new("/bin/sh"));
+        let path = format!("{}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", self.tools.display());
+        command.args(["-e", "-c", line]).env("PATH", path);
+        let output = self.output(command);
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Doctor on the first host, with the flags of its daemon.
+    pub(crate) fn doctor_command(&self) -> Command {
+        let daemon = self.cluster.command(0);
+        let mut command = self.command(Path::new(daemon.get_program()));
+        command.args(["doctor", "--json"]).args(daemon.get_args()).args(&self.flags);
+        command
+    }
+
+    pub(crate) fn doctor(&self) -> Report {
+        Report::of(&self.output(self.doctor_command()))
+    }
+
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.doctor().ids()
+    }
+
+    /// Runs all commands of a finding's cure.
+    pub(crate) fn apply(&self, finding: &Value) {
+        let commands = commands(finding);
+        assert!(!commands.is_empty(), "{finding:#}");
+        commands.iter().for_each(|line| drop(self.shell(line)));
+    }
+
+    /// Makes a fault, sees it named, applies its cure, and sees it gone. The finding is returned.
+    pub(crate) fn cycle(&self, id: &str, fault: impl FnOnce()) -> Value {
+        let before = self.ids();
+        assert!(!before.contains(id), "{id} was there before: {before:?}");
+        fault();
+        let finding = self.finds(id);
+        self.apply(&finding);
+        self.is_as(&before, id);
+        finding
+    }
+
+    /// Waits until doctor names a fault.
+    pub(crate) fn finds(&self, id: &str) -> Value {
+        let found = eventually(PATIENCE, || {
+            let report = self.doctor();
+            report.finding(id).cloned().ok_or_else(|| format!("{:#?}", report.findings))
+        });
+        let finding = found.unwrap_or_else(|error| panic!("{id}: {error}"));
+        assert!(finding["what"].as_str().is_some_and(|what| !what.is_empty()), "{finding:#}");
+        finding
+    }
+
+    /// Waits until doctor finds no more than it did before.
+    pub(crate) fn is_as(&self, before: &BTreeSet<String>, id: &str) {
+        let gone = eventually(PATIENCE, || {
+            let report = self.doctor();
+            if report.ids() == *before { Ok(()) } else { Err(format!("{:#?}", report.findings)) }
+        });
+        gone.unwrap_or_else(|error| panic!("{id} is cured: {error}"));
+    }
+
+    /// Writes a lease of another host into the registry, as upstream would.
+    pub(crate) fn lease(&self, key: &str, public: &str) {
+        let record = format!(
+            r#"{{"PublicIP":"{public}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0e:2a:00:00:00:{:02x}"}}}}"#,
+            key.len() + public.len()
+        );
+        let key = format!("/coreos.com/network/subnets/{key}");
+        self.cluster.etcd.etcdctl(&["put", &key, &record]).unwrap();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.tools);
+    }
+}
+
+impl Report {
+    pub(crate) fn of(output: &Output) -> Self {
+        let read: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let findings = read["findings"].as_array().unwrap().clone();
+        Self { status: output.status.code().unwrap(), findings }
+    }
+
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.findings.iter().map(|finding| finding["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) fn finding(&self, id: &str) -> Option<&Value> {
+        self.findings.iter().find(|finding| finding["id"] == id)
+    }
+}
+
+/// The lines of a cure for a shell.
+pub(crate) fn commands(finding: &Value) -> Vec<String> {
+    texts(&finding["cure"]["commands"])
+}
+
+/// The flags of a cure.
+pub(crate) fn flags(finding: &Value) -> Vec<String> {
+    texts(&finding["cure"]["flags"])
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+pub(crate) fn what(finding: &Value) -> &str {
+    finding["what"].as_str().unwrap()
+}

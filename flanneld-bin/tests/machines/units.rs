@@ -1,0 +1,174 @@
+//! The files of `dist/`: whether systemd takes them, how far they lock the daemon in, and whether it works like that.
+
+use flannel_testing::{Lab, LabOptions, eventually};
+
+use crate::machine::{Machine, PATIENCE, text};
+
+/// A unit as Docker's package brings it, for a Docker that does nothing.
+const DOCKER: &str = "[Service]\nType=notify\nExecStart=/usr/bin/dockerd -H fd://\n";
+
+fn installed(lab: &Lab) -> Machine {
+    let machine = Machine::boot(&lab.hosts[0].namespace, "host-1");
+    machine.get("scripts/install");
+    machine
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    machine.write("/etc/systemd/system/docker.service", DOCKER);
+    machine.get("install -m 755 /bin/true /usr/bin/dockerd");
+    machine.get("install -D -m 644 dist/systemd/docker.service.d/flannel.conf -t /etc/systemd/system/docker.service.d");
+    let verified = machine.run("systemd-analyze verify --man=no flanneld.service docker.service");
+    assert!(verified.status.success() && text(&verified).is_empty(), "{}", text(&verified));
+    let rated = machine.get("systemd-analyze security --no-pager --offline=true flanneld.service");
+    let overall = rated.lines().rfind(|line| line.contains("Overall exposure level")).unwrap();
+    assert!(overall.contains(" OK ") || overall.contains(" SAFE "), "{overall}");
+    // The drop-in is read, and its command is the one that runs.
+    let docker = machine.get("systemctl show -p ExecStart -p Wants docker.service");
+    assert!(docker.contains("$DOCKER_NETWORK_OPTIONS") && docker.contains("flanneld.service"), "{docker}");
+}
+
+/// What `/proc` says about the daemon.
+fn status(machine: &Machine, field: &str) -> String {
+    let line =
+        machine.get(&format!("grep {field}: /proc/$(systemctl show -p MainPID --value flanneld)/status"));
+    line.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn configure(machine: &Machine, config: &str) {
+    let put = format!("etcdctl put /coreos.com/network/config '{config}'");
+    eventually(PATIENCE, || {
+        let output = machine.run(&format!("ETCDCTL_API=3 {put}"));
+        if output.status.success() { Ok(()) } else { Err(text(&output)) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\nFLANNEL_OPTIONS=\"-ip-masq -v=1\"\n");
+    machine.get("systemctl start etcd");
+    let v6 = r#""EnableIPv6":true,"IPv6Network":"fd10:5::/48""#;
+    for (settings, device) in [
+        (r#""Backend":{"Type":"vxlan"}"#.to_owned(), "flannel.1"),
+        (format!(r#"{v6},"EnableNFTables":true,"Backend":{{"Type":"vxlan"}}"#), "flannel-v6.1"),
+        (format!(r#"{v6},"Backend":{{"Type":"udp"}}"#), "flannel0"),
+    ] {
+        configure(&machine, &format!(r#"{{"Network":"10.5.0.0/16",{settings}}}"#));
+        machine.get("ip link del flannel.1 2>/dev/null; ip link del flannel-v6.1 2>/dev/null; systemctl restart flanneld");
+        assert!(machine.run(&format!("ip link show {device}")).status.success(), "{settings}");
+        let tables = if settings.contains("NFT") { "nft list ruleset" } else { "iptables-save -t nat" };
+        assert!(machine.get(tables).contains("masq"), "{settings}");
+        if device != "flannel0" {
+            // A setting of the kernel that somebody changes is put right.
+            machine.get("sysctl -q -w net.ipv4.ip_forward=0");
+            eventually(PATIENCE, || machine.get("sysctl -n net.ipv4.ip_forward") == "1").unwrap();
+        }
+        let journal = machine.journal("flanneld");
+        assert!(!journal.lines().any(|line| line.starts_with('E')), "{journal}");
+        let refused = |line: &&str| line.contains("not permitted") || line.contains("Read-only");
+        assert_eq!(journal.lines().find(refused), None, "{journal}");
+    }
+    // NET_ADMIN and NET_RAW (linux/capability.h), a filter of system calls, and no way to more.
+    assert_eq!(
+        ["CapEff", "CapBnd", "CapAmb"].map(|set| status(&machine, set)),
+        ["3000", "3000", "0"].map(|set| format!("{set:0>16}"))
+    );
+    assert_eq!(["NoNewPrivs", "Seccomp"].map(|field| status(&machine, field)), ["1", "2"]);
+    let daemon = machine.get("systemctl show -p MainPID --value flanneld");
+    for (path, may_write) in [
+        ("/etc", false),
+        ("/usr/bin", false),
+        ("/var/lib", false),
+        ("/run", false),
+        ("/proc/sys/kernel/core_pattern", false),
+        ("/proc/sys/net/ipv4/ip_forward", true),
+        ("/run/flannel", true),
+        ("/run/xtables.lock", true),
+    ] {
+        let test = machine.run(&format!("nsenter --target {daemon} --mount --root test -w {path}"));
+        assert_eq!(test.status.success(), may_write, "{path} {}", text(&test));
+    }
+}
+
+#[test]
+fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
+    machine.write("/etc/default/flanneld", "FLANNELD_IP_MASQ=perhaps\n");
+    assert!(!machine.run("systemctl start flanneld").status.success());
+    assert_eq!([show("ActiveState"), show("ExecMainStatus"), show("NRestarts")], ["failed", "2", "0"]);
+    assert!(machine.journal("flanneld").contains("FLANNELD_IP_MASQ"), "{}", machine.journal("flanneld"));
+
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
+    machine.get("systemctl start etcd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    machine.get("systemctl start flanneld");
+    assert!(show("StatusText").contains("10.5."), "{}", show("StatusText"));
+    let subnet = machine.get("cat /run/flannel/subnet.env");
+    let device = machine.get("cat /sys/class/net/flannel.1/ifindex /sys/class/net/flannel.1/address");
+    machine.get("kill -KILL $(systemctl show -p MainPID --value flanneld)");
+    eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
+    machine.get("systemctl stop flanneld");
+    assert_eq!(
+        machine.get("cat /run/flannel/subnet.env"),
+        subnet,
+        "the runtime directory outlives the daemon"
+    );
+    assert_eq!(machine.get("cat /sys/class/net/flannel.1/ifindex /sys/class/net/flannel.1/address"), device);
+}
+
+#[test]
+fn a_daemon_that_hangs_is_started_again() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
+    machine.write(
+        "/etc/systemd/system/flanneld.service.d/soon.conf",
+        "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n",
+    );
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
+    machine.get("systemctl daemon-reload && systemctl start etcd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    machine.get("systemctl start flanneld");
+    let heard = show("WatchdogTimestampMonotonic");
+    eventually(PATIENCE, || show("WatchdogTimestampMonotonic") != heard).expect("it tells that it lives");
+    machine.get("kill -STOP $(systemctl show -p MainPID --value flanneld)");
+    eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
+    let told = machine.journal("flanneld");
+    assert!(told.contains("flanneld.service: Watchdog timeout"), "{told}");
+}
+
+#[test]
+fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
+    let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+    let machine = installed(&lab);
+    // An operator who has networkd manage everything.
+    machine.write(
+        "/etc/systemd/network/50-all.network",
+        "[Match]\nName=*\n[Network]\nLinkLocalAddressing=no\nKeepConfiguration=no\n",
+    );
+    machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
+    machine.get("ip link add other type bridge");
+    machine.get("ip link set other up");
+    machine.get("systemctl start etcd systemd-networkd");
+    configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    machine.get("systemctl start flanneld");
+    // What networkd says about a link (sd-network).
+    let state = |link: &str| {
+        let file = format!("/run/systemd/netif/links/$(cat /sys/class/net/{link}/ifindex)");
+        text(&machine.run(&format!("sed -n s/ADMIN_STATE=//p {file}")))
+    };
+    eventually(PATIENCE, || {
+        Some(state("other")).filter(|state| state == "configured").ok_or_else(|| state("other"))
+    })
+    .expect("networkd is at work");
+    assert_eq!(state("flannel.1"), "unmanaged");
+    let settings = machine.get("systemd-analyze cat-config systemd/networkd.conf");
+    assert!(settings.contains("\nManageForeignRoutes=no"), "{settings}");
+}
