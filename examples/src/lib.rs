@@ -1,8 +1,13 @@
-//! What examples share: words and tables on a terminal.
+//! What examples share: words and tables on a terminal, and waiting for what a network does.
 #![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
 
+use std::error::Error;
 use std::io::Write as _;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use flannel_core::{Network, NetworkTask, Running};
+use flannel_testing::{Host, PingOptions, Pod, ping};
 
 /// One line of progress: what is being done, and when it is done what came of it.
 #[derive(Debug)]
@@ -70,6 +75,74 @@ impl Table {
         }
         println!();
     }
+}
+
+/// How long a network may take for what takes it milliseconds; a machine under load may need more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until something is so.
+///
+/// # Errors
+///
+/// Says what is not so after half a minute.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), Box<dyn Error>> {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.map_err(|_| format!("not in time: {what}").into())
+}
+
+/// Runs a network in the background.
+pub fn run(task: NetworkTask) {
+    tokio::spawn(async {
+        if let Err(error) = task.run().await {
+            println!("a network ended: {}", flannel_core::chain(&error));
+        }
+    });
+}
+
+/// Waits until a network carries traffic to so many peers.
+///
+/// # Errors
+///
+/// Shows the state that it has after half a minute.
+pub async fn ready(network: &Network, peers: usize) -> Result<Running, Box<dyn Error>> {
+    let running = network.ready().await.ok_or("the network did not start")?;
+    until(&format!("{peers} peers"), || network.summary().peers.programmed == peers).await?;
+    Ok(running)
+}
+
+/// Puts a pod on a host, with an address of its lease.
+///
+/// # Errors
+///
+/// Those of the lab.
+pub fn pod(host: &Host, running: &Running) -> Result<Pod, Box<dyn Error>> {
+    Ok(host.add_pod(&running.lease.subnet.nets().collect::<Vec<_>>(), running.mtu)?)
+}
+
+/// Sends a ping from pod to pod, and tells of the answer. On a thread, so that the networks go on meanwhile.
+///
+/// # Errors
+///
+/// Says who did not answer whom.
+pub async fn show_ping(from: &Pod, to: &Pod) -> Result<(), Box<dyn Error>> {
+    let (namespace, address) = (from.namespace.clone(), first_address(to)?);
+    let options = PingOptions { timeout: PATIENCE, ..PingOptions::default() };
+    tokio::task::spawn_blocking(move || ping(&namespace, address, &options)).await??;
+    println!("{} reaches {} at {address}", from.name, to.name);
+    Ok(())
+}
+
+/// The first address of a pod.
+///
+/// # Errors
+///
+/// Says that it has none.
+pub fn first_address(pod: &Pod) -> Result<IpAddr, Box<dyn Error>> {
+    Ok(*pod.addresses.first().ok_or("the pod has no address")?)
 }
 
 /// The README's example, so that it compiles as long as it stands there.

@@ -38,5 +38,7 @@ mod worker;
 
 pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
+/// Where a network lives: the one name of another crate that is needed to open a backend.
+pub use flannel_netlink::Namespace;
 pub use store::DescriptorStore;
 pub use worker::Offloads;

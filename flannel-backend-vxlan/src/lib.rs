@@ -38,6 +38,8 @@ mod watch;
 pub use backend::{OpenVxlan, TunnelDevice};
 pub use checksums::ChecksumOffload;
 pub use external::{Look, external_interface, follow_external};
+/// Where a network lives: the one name of another crate that is needed to open a backend.
+pub use flannel_netlink::Namespace;
 pub use host_gw::OpenHostGw;
 pub use routes::RouteProtocol;
 

@@ -29,6 +29,54 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///    tried again with growing pauses, and the report says when.
 /// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
 /// 7. **Dropping keeps.** To drop a backend changes nothing on the host; only `remove` does.
+///
+/// One that carries nothing, and only counts whom it would reach:
+///
+/// ```
+/// use std::time::Instant;
+/// use flannel_core::{
+///     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, LeaseAttrs, PeerSet,
+///     SyncReport, SyncRequest,
+/// };
+///
+/// #[derive(Default)]
+/// struct Counting(usize);
+///
+/// #[async_trait::async_trait]
+/// impl Backend for Counting {
+///     fn attrs(&self) -> BackendAttrs {
+///         BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+///     }
+///     fn mtu(&self) -> u32 {
+///         1500
+///     }
+///     fn move_to(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
+///         Ok(())
+///     }
+///     fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
+///         Ok(())
+///     }
+///     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+///         let mut report = SyncReport::default();
+///         report.written = request.peers.len().abs_diff(std::mem::replace(&mut self.0, request.peers.len()));
+///         report
+///     }
+///     async fn drifted(&mut self) -> String {
+///         std::future::pending().await
+///     }
+///     fn remove(&mut self) -> Result<(), BackendError> {
+///         Ok(())
+///     }
+/// }
+///
+/// let peer = Lease::new("10.5.2.0-24".parse()?, LeaseAttrs::from_record(r#"{"PublicIP":"192.168.64.2"}"#)?);
+/// let peers = PeerSet::all_of([peer]);
+/// let mut backend: Box<dyn Backend> = Box::new(Counting::default());
+/// let mut sync = || backend.sync(SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() });
+/// assert_eq!(sync().written, 1);
+/// assert_eq!(sync().written, 0, "promise 2");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[async_trait]
 pub trait Backend: Send {
     /// Says what goes into the lease.
@@ -232,7 +280,18 @@ pub enum BackendError {
 
 /// Opens the backend that a configuration asks for.
 ///
-/// Closures of the right shape are openers.
+/// Closures of the right shape are openers:
+///
+/// ```
+/// use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
+///
+/// fn opener() -> impl OpenBackend {
+///     |request: OpenRequest<'_>| -> Result<Box<dyn Backend>, BackendError> {
+///         Err(BackendError::UnknownType(request.config.backend.name.clone()))
+///     }
+/// }
+/// # let _ = opener();
+/// ```
 pub trait OpenBackend: Send {
     /// Opens a backend, making its device if it has one.
     ///

@@ -21,6 +21,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Puts a lease together that no registry holds: it has no end, and nobody counts its changes.
+    #[must_use]
+    pub fn new(subnet: SubnetKey, attrs: LeaseAttrs) -> Self {
+        Self { subnet, attrs, revision: Revision::default(), term: Term::Permanent }
+    }
+
     /// Tells whether the lease names the same host: the same public IPv4 address or, without one, the same IPv6.
     #[must_use]
     pub fn is_held_by(&self, public: &PublicAddrs) -> bool {

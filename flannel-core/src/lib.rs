@@ -7,6 +7,7 @@
 //!
 //! - [`Network`] is what an orchestrator holds.
 //! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
+//! - [`FedManager`] takes lease and peers by calls: a network without any registry.
 //! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
 //! - [`reconcile`] makes one kind of kernel object what it should be.
 //! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide, and do nothing else.
@@ -19,6 +20,7 @@ mod book;
 mod config;
 mod damping;
 mod event;
+mod fed;
 mod hold;
 pub mod json;
 mod lease;
@@ -45,6 +47,7 @@ pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
+pub use fed::{FedManager, WrongSubnet};
 pub use json::Json;
 pub use lease::{
     BackendType, Lease, LeaseAttrs, LeaseError, NodeId, NodeIdError, PublicAddrs, Revision, Term, Tie,

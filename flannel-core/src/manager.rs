@@ -28,6 +28,26 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 ///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
 /// 8. **Publishing changes words only.** `publish` never changes subnet or term, and never overwrites the record of
 ///    another host.
+///
+/// What a network asks of a manager, here of one that is told everything by calls:
+///
+/// ```
+/// use flannel_core::{FedManager, LeaseAttrs, LeaseManager, LeaseRequest, NetworkConfig, PeerEvent};
+/// use futures::StreamExt;
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
+/// let told = FedManager::new(config, "10.5.1.0-24".parse()?)?;
+/// told.set_peers(Vec::<flannel_core::Lease>::new());
+/// let manager: &dyn LeaseManager = &told;
+///
+/// let (config, attrs) = (manager.config().await?, LeaseAttrs::from_record(r#"{"PublicIP":"192.168.64.1"}"#)?);
+/// let own = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await?;
+/// assert_eq!(own.subnet.to_string(), "10.5.1.0-24");
+/// assert!(matches!(manager.watch(own.subnet).next().await, Some(PeerEvent::Complete)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait LeaseManager: Send + Sync + 'static {
     /// Names the manager for logs and status. Holds no secret.

@@ -26,6 +26,11 @@ pub struct PeerSet {
 }
 
 impl PeerSet {
+    /// Takes these for all peers there are.
+    pub fn all_of<L: Into<Arc<Lease>>>(peers: impl IntoIterator<Item = L>) -> Self {
+        Self { peers: peers.into_iter().map(Into::into).collect(), complete: true }
+    }
+
     /// Takes in one change.
     pub fn apply(&mut self, change: LeaseChange) {
         match change {

@@ -33,6 +33,43 @@ pub use tracker::Tracker;
 ///    kernel holds several under one key; the one that is in force comes first.
 /// 2. `apply` answers once for each change, in order, and one change that fails stops no other.
 /// 3. To put what is there already, and to drop what is gone already, succeeds.
+///
+/// A table in memory, made what it should be:
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::time::Instant;
+/// use flannel_core::BoxError;
+/// use flannel_core::reconcile::{Change, Reconciler, Table, pass};
+///
+/// struct Routes(BTreeMap<&'static str, &'static str>);
+///
+/// impl Table for Routes {
+///     type Key = &'static str;
+///     type Value = &'static str;
+///
+///     fn name(subnet: &Self::Key, host: &Self::Value) -> String {
+///         format!("route {subnet} via {host}")
+///     }
+///     fn read(&mut self) -> Result<Vec<(Self::Key, Self::Value)>, BoxError> {
+///         Ok(self.0.clone().into_iter().collect())
+///     }
+///     fn apply(&mut self, changes: &[Change<Self::Key, Self::Value>]) -> Vec<Result<(), BoxError>> {
+///         let mut apply = |change: &Change<_, _>| match change {
+///             Change::Put { key, value, .. } => drop(self.0.insert(*key, *value)),
+///             Change::Drop { key, .. } => drop(self.0.remove(*key)),
+///         };
+///         changes.iter().map(|change| Ok(apply(change))).collect()
+///     }
+/// }
+///
+/// let stale = BTreeMap::from([("10.5.9.0/24", "192.168.64.9")]);
+/// let mut routes = Reconciler::new(Routes(stale));
+/// routes.tracker.want("10.5.2.0/24", "192.168.64.2");
+/// let report = pass(&mut [("the routes", &mut routes)], true, Instant::now());
+/// assert_eq!((report.written, report.removed), (1, 1));
+/// assert_eq!(routes.table().0, BTreeMap::from([("10.5.2.0/24", "192.168.64.2")]));
+/// ```
 pub trait Table {
     /// What tells the objects apart.
     type Key: Ord + Clone + Debug + Send;

@@ -33,6 +33,25 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// 9. **Bad records are set aside.** A record that cannot be read never hides another one, in a list or in a watch.
 /// 10. **Cost.** A list is a number of calls that does not depend on who wrote the records; a watch is one
 ///     subscription; an event costs no call.
+///
+/// The records are texts that every registry writes and reads alike, so that one store can follow another:
+///
+/// ```
+/// use flannel_core::{LeaseAttrs, LeaseSet, RegistryEvent, Revision, Term, read_record, read_removal};
+///
+/// let (key, value) = ("10.5.2.0-24", r#"{"PublicIP":"192.168.64.2","PublicIPv6":null}"#);
+/// let mut known = LeaseSet::default();
+/// let event = match read_record(key, value.as_bytes(), Revision(7), Term::Limited) {
+///     Ok(lease) => RegistryEvent::Put(lease.into()),
+///     Err(bad) => RegistryEvent::Bad(bad),
+/// };
+/// known.apply(event);
+/// assert_eq!(known.leases().next().unwrap().attrs.to_record(), value);
+/// known.apply(read_removal(key, Revision(8)));
+/// assert_eq!(known.leases().count(), 0);
+/// ```
+///
+/// A whole one, over a store of one's own, is `own_registry` among the examples of the repository.
 #[async_trait]
 pub trait SubnetRegistry: Send + Sync + 'static {
     /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`. Holds no secret.
@@ -256,6 +275,8 @@ impl fmt::Display for BadRecord {
         write!(f, "record {:?}: {}", self.key, self.reason)
     }
 }
+
+impl std::error::Error for BadRecord {}
 
 /// Reads one record as every registry does: a readable key and a readable value make a lease.
 ///

@@ -321,6 +321,30 @@ pub struct TrafficStatus {
 }
 
 /// Counts the traffic of a backend. Read from any thread, while packets flow.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
+///
+/// #[derive(Default)]
+/// struct Strangers(AtomicU64);
+///
+/// impl CountTraffic for Strangers {
+///     fn total(&self) -> TrafficStatus {
+///         let mut total = TrafficStatus::default();
+///         total.drops.insert("stranger".to_owned(), self.0.load(Ordering::Relaxed));
+///         total
+///     }
+///     fn by_peer(&self) -> BTreeMap<SubnetKey, PeerTraffic> {
+///         BTreeMap::new()
+///     }
+/// }
+///
+/// let counters = Strangers::default();
+/// counters.0.fetch_add(2, Ordering::Relaxed);
+/// assert_eq!(counters.total().drops["stranger"], 2);
+/// ```
 pub trait CountTraffic: Send + Sync {
     /// Reads the counters of the traffic as a whole.
     fn total(&self) -> TrafficStatus;

@@ -75,3 +75,8 @@ pub use traffic::datagrams::{DatagramReport, datagrams, datagrams_in_flight};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
 pub use wire::{Wire, WireOptions};
+
+/// The README's examples, so that they run as long as they stand there.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

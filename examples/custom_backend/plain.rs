@@ -1,0 +1,76 @@
+//! The backend: what carries the traffic, here plain routes between hosts on one link.
+//!
+//! What should be is told to a `Reconciler`; what there is it reads from a `Table`. Together they make every pass
+//! converge: also after a restart, a failed write, or a change by somebody else.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use flannel_core::reconcile::{Reconciler, pass};
+use flannel_core::{
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, SyncReport,
+    SyncRequest,
+};
+use flannel_netlink::{Monitor, Notice, Route};
+use ipnet::IpNet;
+
+use crate::routes::{OURS, Routes};
+
+/// The backend of one host.
+pub(crate) struct Plain {
+    pub(crate) routes: Reconciler<Routes>,
+    pub(crate) monitor: Monitor,
+    pub(crate) mtu: u32,
+}
+
+#[async_trait]
+impl Backend for Plain {
+    fn attrs(&self) -> BackendAttrs {
+        BackendAttrs { backend_type: BackendType::from("plain".to_owned()), data: None, v6_data: None }
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.mtu = external.mtu;
+        Ok(())
+    }
+
+    fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+        if *request.dirty == Dirty::All {
+            self.routes.tracker.distrust();
+        }
+        let ways = request
+            .peers
+            .iter()
+            .flat_map(|peer| peer.subnet.v4().map(IpNet::V4).zip(peer.attrs.public.v4.map(IpAddr::V4)));
+        self.routes.tracker.want_exactly(ways.collect());
+        pass(&mut [("the routes", &mut self.routes)], request.peers.is_complete(), request.now)
+    }
+
+    async fn drifted(&mut self) -> String {
+        loop {
+            match self.monitor.next().await {
+                Ok(Notice::Route { route: Route { protocol: OURS, .. }, .. } | Notice::Overrun) => break,
+                Ok(_) => {}
+                // From now on only the audits look.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        self.routes.tracker.distrust();
+        "a route of ours changed".to_owned()
+    }
+
+    fn remove(&mut self) -> Result<(), BackendError> {
+        self.routes.tracker.want_exactly(Vec::new());
+        pass(&mut [("the routes", &mut self.routes)], true, Instant::now());
+        Ok(())
+    }
+}

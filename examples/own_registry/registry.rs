@@ -1,0 +1,88 @@
+//! The store as a registry: what a network asks, in the store's own words.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{
+    Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry, Term,
+};
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::store::Store;
+
+#[async_trait]
+impl SubnetRegistry for Store {
+    fn describe(&self) -> String {
+        "the store of this example".to_owned()
+    }
+
+    fn how_to_configure(&self) -> String {
+        "Content::config".to_owned()
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        Ok(self.content().config.clone())
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        Ok(self.look().0)
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        let mut content = self.content();
+        if content.records.contains_key(&subnet.to_string()) {
+            return Err(RegistryError::Exists(subnet));
+        }
+        let lease = Lease { term: Term::Limited, ..Lease::new(subnet, attrs.clone()) };
+        let lease = content.put(lease, attrs, Some(Instant::now() + ttl));
+        self.changed.send_replace(());
+        Ok(lease)
+    }
+
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        let mut content = self.content();
+        let end = content.compare(lease)?.end.map(|_| Instant::now() + ttl);
+        let lease = content.put(lease.clone(), attrs, end);
+        self.changed.send_replace(());
+        Ok(lease)
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        self.content().compare(lease)?.end = Some(Instant::now() + ttl);
+        Ok(ttl)
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let mut content = self.content();
+        content.compare(lease)?;
+        content.write(lease.subnet.to_string(), None, None);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Tells the whole state whenever it is another one. A store that knows its single changes tells those.
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        let watching = (self.clone(), self.changed.subscribe(), after);
+        stream::unfold(watching, |(store, mut changed, told)| async move {
+            loop {
+                changed.mark_unchanged();
+                let (snapshot, next_end) = store.look();
+                if told != Some(snapshot.revision) {
+                    let told = Some(snapshot.revision);
+                    return Some((RegistryEvent::Snapshot(snapshot), (store, changed, told)));
+                }
+                // A lease that ends is a change, too.
+                let far = Duration::from_secs(3600);
+                let end = next_end.unwrap_or_else(|| Instant::now() + far);
+                let _ = timeout_at(end, changed.changed()).await;
+            }
+        })
+        .boxed()
+    }
+}
