@@ -30,7 +30,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, GetOptions, KvClient, Txn, TxnOp};
-use flannel_benches::{Memory, Options, Spread, machine};
+use flannel_benches::{Memory, Options, Spread, figures, machine};
 use flannel_netlink::{Namespace, Netlink, RouteFilter};
 use flannel_testing::{Etcd, EtcdOptions, Lab, LabOptions, Process};
 
@@ -55,14 +55,20 @@ fn main() {
     for size in sizes {
         let rounds: Vec<Round> = (0..rounds).map(|_| Round::run(&flanneld, size)).collect();
         let of = |pick: fn(&Round) -> f64| Spread::of(rounds.iter().map(pick)).unwrap();
-        println!(
-            "{size:>7} | {:>24} | {:>24} | {:>24} | {:>12.1} | {:>8.1}",
-            of(|round| round.first * 1e3).to_string(),
-            of(|round| round.restart * 1e3).to_string(),
-            of(|round| round.list * 1e3).to_string(),
-            of(|round| round.memory.resident).median,
-            of(|round| round.memory.peak).median,
-        );
+        let times = [
+            ("first start", of(|round| round.first * 1e3)),
+            ("restart", of(|round| round.restart * 1e3)),
+            ("list", of(|round| round.list * 1e3)),
+        ];
+        let memory =
+            [("resident", of(|round| round.memory.resident)), ("peak", of(|round| round.memory.peak))];
+        times.iter().for_each(|(name, spread)| figures::keep("cold_start", "time, ms", name, size, *spread));
+        memory
+            .iter()
+            .for_each(|(name, spread)| figures::keep("cold_start", "memory, MiB", name, size, *spread));
+        let [first, restart, list] = times.map(|(_, spread)| spread.to_string());
+        let [resident, peak] = memory.map(|(_, spread)| spread.median);
+        println!("{size:>7} | {first:>24} | {restart:>24} | {list:>24} | {resident:>12.1} | {peak:>8.1}");
     }
 }
 

@@ -10,6 +10,7 @@
 //! ```text
 //! cargo bench -p flannel-benches --bench healing            # ten times each
 //! cargo bench -p flannel-benches --bench healing -- 30      # more
+//! cargo bench -p flannel-benches --bench healing -- --quick # three times each
 //! ```
 //!
 //! Needs root.
@@ -21,6 +22,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_interface};
+use flannel_benches::{Spread, figures};
 use flannel_core::NetworkOptions;
 use flannel_netlink::{
     Address, Family, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
@@ -37,7 +39,9 @@ const LOOK: Duration = Duration::from_micros(200);
 const ANSWERS: u64 = 20;
 
 fn main() {
-    let tries = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(10);
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let tries = std::env::args().find_map(|argument| argument.parse().ok());
+    let tries = tries.unwrap_or(if is_quick { 3 } else { 10 });
     println!("{:<52} | {:>16} | {:>16}", "", "kernel ms", "silence ms");
     println!("{:<52} | {:>7} {:>8} | {:>7} {:>8}", "damage", "median", "worst", "median", "worst");
     for (network, family, faults) in [
@@ -53,9 +57,14 @@ fn main() {
             let runs: Vec<_> = (0..tries).map(|_| site.suffer(*fault)).collect();
             let kernel = sorted(runs.iter().map(|run| run.kernel));
             let silence = sorted(runs.iter().map(|run| run.silence));
+            let damage = format!("{network}, {family}: {name}");
+            for (what, times) in [("kernel, ms", &kernel), ("silence, ms", &silence)] {
+                let times = times.iter().map(|time| milliseconds(*time));
+                figures::keep("healing", what, "ours", &damage, Spread::of(times).unwrap());
+            }
             println!(
                 "{:<52} | {:>7.1} {:>8.1} | {:>7.1} {:>8.1}",
-                format!("{network}, {family}: {name}"),
+                damage,
                 milliseconds(kernel[tries / 2]),
                 milliseconds(kernel[tries - 1]),
                 milliseconds(silence[tries / 2]),

@@ -1,6 +1,6 @@
 //! What does it cost when many nodes start at the same moment?
 //!
-//! 50, 100 and 200 nodes start together on a /16, in one process, each with its own manager and a backend without a
+//! Up to 200 nodes start together on a /16, and more on a /8, in one process, each with its own manager and a backend without a
 //! kernel; over the registry in memory, and over a real etcd by its v3 and its v2 interface, with a connection for each
 //! node. The nodes' public addresses follow each other, as those of a site do, or are scattered, which is the worst
 //! case.
@@ -12,7 +12,8 @@
 //! somebody else took first, which costs one list and one write more. That all subnets differ is checked.
 //!
 //! ```text
-//! cargo bench -p flannel-benches --bench start             # 50, 100 and 200 nodes
+//! cargo bench -p flannel-benches --bench start             # 50, 100 and 200 nodes, in memory up to 5,000
+//! cargo bench -p flannel-benches --bench start -- --quick  # 50, 100 and 200 nodes
 //! cargo bench -p flannel-benches --bench start -- 1000     # others
 //! ```
 //!
@@ -27,6 +28,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flannel_benches::figures;
 use flannel_core::{
     ExternalInterface, Network, NetworkOptions, PublicAddrs, Shutdown, SubnetKey, SubnetRegistry,
 };
@@ -35,8 +37,17 @@ use flannel_registry::{
 };
 use flannel_testing::{Call, Etcd, EtcdOptions, FakeBackend, FaultyRegistry};
 
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
+/// A network with room for so many nodes: a /16 has 255 subnets.
+fn config(nodes: u16) -> String {
+    let network = if nodes < 255 { "10.5.0.0/16" } else { "10.0.0.0/8" };
+    format!(r#"{{"Network":"{network}","Backend":{{"Type":"fake"}}}}"#)
+}
+
 const CONFIG_KEY: &str = "/coreos.com/network/config";
+
+/// So many nodes are started over the registry in memory only. What they know of each other grows with the square: 5,000
+/// take some 10 GiB of memory.
+const LARGE: [u16; 3] = [1_000, 2_000, 5_000];
 
 /// Where the leases are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +65,9 @@ enum Addresses {
 }
 
 fn main() {
-    let mut sizes: Vec<u16> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
-    if sizes.is_empty() {
-        sizes = vec![50, 100, 200];
-    }
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let asked: Vec<u16> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let sizes = if asked.is_empty() { vec![50, 100, 200] } else { asked.clone() };
     let cores = std::thread::available_parallelism().unwrap();
     println!("{cores} cores, one process for all nodes");
     println!(
@@ -76,10 +86,17 @@ fn main() {
     );
     for store in [Store::Memory, Store::EtcdV3, Store::EtcdV2] {
         for addresses in [Addresses::InARow, Addresses::Scattered] {
+            let is_large = matches!((store, addresses), (Store::Memory, Addresses::InARow));
+            let large = if is_large && asked.is_empty() && !is_quick { &LARGE[..] } else { &[] };
             let mut first = None;
-            for size in &sizes {
+            for size in sizes.iter().chain(large) {
                 let run = tokio::runtime::Runtime::new().unwrap().block_on(start(store, addresses, *size));
                 let per_node = mean(&run.calls);
+                let series = format!("{store:?}, {addresses:?}");
+                let keep = |what, value: f64| figures::keep("start", what, &series, size, value.into());
+                keep("calls per node", per_node);
+                keep("all known, ms", run.all_known.as_secs_f64() * 1e3);
+                keep("conflicts", run.conflicts as f64);
                 println!(
                     "{:>7} {:>9} {size:>5} | {:>8.1} {:>12.1} | {per_node:>14.2} {:>5} {:>6.2} | {:>14.2} {:>5} | {:>9}",
                     format!("{store:?}"),
@@ -107,7 +124,7 @@ struct Run {
 }
 
 async fn start(store: Store, addresses: Addresses, size: u16) -> Run {
-    let site = Site::new(store);
+    let site = Site::new(store, &config(size));
     let opened: Vec<Opened> = (0..size).map(|_| site.open()).collect();
     let begun = Instant::now();
     let networks: Vec<Network> =
@@ -150,18 +167,18 @@ enum Counter {
 }
 
 impl Site {
-    fn new(store: Store) -> Self {
+    fn new(store: Store, config: &str) -> Self {
         let memory = MemoryRegistry::new();
-        memory.set_config(CONFIG);
+        memory.set_config(config);
         let options = EtcdOptions { enable_v2: store == Store::EtcdV2, ..EtcdOptions::default() };
         let etcd = (store != Store::Memory).then(|| Etcd::start_with(options).unwrap());
         match &etcd {
             Some(etcd) if store == Store::EtcdV2 => {
                 let mut etcdctl = Command::new("etcdctl");
                 etcdctl.env("ETCDCTL_API", "2").args(["--endpoints", &etcd.client_url()]);
-                assert!(etcdctl.args(["set", CONFIG_KEY, CONFIG]).output().unwrap().status.success());
+                assert!(etcdctl.args(["set", CONFIG_KEY, config]).output().unwrap().status.success());
             }
-            Some(etcd) => drop(etcd.etcdctl(&["put", CONFIG_KEY, CONFIG]).unwrap()),
+            Some(etcd) => drop(etcd.etcdctl(&["put", CONFIG_KEY, config]).unwrap()),
             None => {}
         }
         Self { store, memory, etcd }
@@ -226,7 +243,10 @@ fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses
         public: PublicAddrs::from(v4),
     };
     let manager = LocalManager::new(registry.clone());
-    let (network, task) = Network::new(NetworkOptions::new(manager, FakeBackend::new(), external));
+    let mut options = NetworkOptions::new(manager, FakeBackend::new(), external);
+    // Nobody listens, and thousands of backlogs are much memory.
+    options.event_backlog = 1;
+    let (network, task) = Network::new(options);
     tokio::spawn(task.run());
     network
 }

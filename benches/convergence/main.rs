@@ -38,7 +38,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use flannel_benches::{Options, Spread, machine};
+use flannel_benches::{Options, Spread, figures, machine};
 
 mod floor;
 mod one_by_one;
@@ -60,6 +60,9 @@ const ROWS: [(&str, &str, f64); 7] = [
     ("repair CPU", "ms", 1e3),
 ];
 
+/// The columns.
+const WAYS: [&str; 3] = ["floor", "ours", "one by one"];
+
 /// Up to this size writing one by one takes no longer than a second.
 const BEARABLE: u32 = 5_000;
 /// Beyond this one it takes half a minute.
@@ -76,7 +79,7 @@ fn main() {
     println!("{}; {rounds} rounds: median (smallest – largest)", machine());
     println!(
         "{:>7} {:<16}| {:>28} | {:>28} | {:>22} | {:>13}",
-        "peers", "", "floor", "ours", "ratio", "one by one"
+        "peers", "", WAYS[0], WAYS[1], "ratio", WAYS[2]
     );
     for size in sizes {
         let rounds: Vec<[Measured; 3]> = (0..rounds).map(|round| measure(size, round)).collect();
@@ -85,6 +88,7 @@ fn main() {
         }
         let memory = |name: &str| Spread::of(rounds.iter().filter_map(|round| round[1].get(name).copied()));
         if let (Some(resident), Some(peak)) = (memory("resident"), memory("peak")) {
+            figures::keep("convergence", "memory, MiB", "backend", size, resident);
             println!(
                 "{size:>7} {:<16}| {:>28} | {:>22.1} MiB | peak {:.1} MiB",
                 "memory", "", resident.median, peak.median
@@ -135,9 +139,15 @@ fn print_row(size: u32, (name, unit, per_second): (&str, &str, f64), rounds: &[[
     let of = |way: usize| rounds.iter().map(move |round| round[way].get(name).copied());
     let shown = |way: usize| {
         let spread = Spread::of(of(way).flatten().map(|seconds| seconds * per_second));
-        spread.map_or_else(String::new, |spread| format!("{spread:.1} {unit}"))
+        spread.map_or_else(String::new, |spread| {
+            figures::keep("convergence", &format!("{name}, {unit}"), WAYS[way], size, spread);
+            format!("{spread:.1} {unit}")
+        })
     };
     let ratios = of(0).zip(of(1)).filter_map(|(floor, ours)| Some(ours? / floor?));
-    let ratio = Spread::of(ratios).map_or_else(String::new, |spread| format!("{spread:.2}"));
+    let ratio = Spread::of(ratios).map_or_else(String::new, |spread| {
+        figures::keep("convergence", &format!("{name}, ratio"), "ours to floor", size, spread);
+        format!("{spread:.2}")
+    });
     println!("{size:>7} {name:<16}| {:>28} | {:>28} | {ratio:>22} | {:>13}", shown(0), shown(1), shown(2));
 }

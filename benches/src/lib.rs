@@ -6,8 +6,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+pub mod figures;
+
 /// The median of some numbers, with the smallest and the largest.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The one in the middle.
     pub median: f64,
@@ -24,6 +28,13 @@ impl Spread {
         numbers.sort_unstable_by(f64::total_cmp);
         let (least, most) = (*numbers.first()?, *numbers.last()?);
         Some(Self { median: numbers[numbers.len() / 2], least, most })
+    }
+}
+
+impl From<f64> for Spread {
+    /// A number that was measured once.
+    fn from(number: f64) -> Self {
+        Self { median: number, least: number, most: number }
     }
 }
 

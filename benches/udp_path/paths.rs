@@ -14,6 +14,7 @@ use flannel_netlink::{Address, Namespace, Netlink};
 use flannel_testing::{Lab, LabOptions, PlainProxy, PlainProxyOptions, eventually, ping};
 use ipnet::Ipv4Net;
 
+pub(crate) const RAW: &str = "raw link";
 pub(crate) const VXLAN: &str = "kernel vxlan";
 pub(crate) const UDP: &str = "udp backend";
 pub(crate) const PLAIN: &str = "one packet a call";
@@ -53,7 +54,7 @@ impl Site {
         }));
         let proxies = [0, 1].map(|host: usize| plain(&hosts[host], public[host], host, public[1 - host]));
         let path = |name, network: u8| Path { name, from: device(network, 0), to: device(network, 1) };
-        let raw = Path { name: "raw link", from: public[0].into(), to: public[1].into() };
+        let raw = Path { name: RAW, from: public[0].into(), to: public[1].into() };
         let paths = vec![raw, path(VXLAN, 5), path(UDP, 6), path(PLAIN, 7)];
         for path in &paths {
             eventually(std::time::Duration::from_secs(10), || {

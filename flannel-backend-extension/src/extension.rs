@@ -141,6 +141,8 @@ impl Backend for Extension {
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.subnet);
         if let Some(script) = &self.commands.post_startup {
+            // One at most is waited for; the next pass says again which come.
+            self.worker.with(|work| work.queue.clear());
             host_command(&self.shell, "PostStartupCommand", script, &self.host_variables())?;
         }
         Ok(())

@@ -3,7 +3,9 @@
 //! A store that lost its content, or ended all leases because it stood still, says the same as a network whose hosts
 //! were all switched off. The first is more likely, and to believe it cuts every host off from every other.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,7 +70,7 @@ pub struct Damping {
     /// The peers as passed on, those that are held among them.
     peers: PeerSet,
     /// How many of them each host has.
-    hosts: HashMap<PublicAddrs, u32>,
+    hosts: Hosts,
     /// Those that left within the window, and when.
     left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
     /// The same in the order in which they left; what is not in `left` at this time any more does not count.
@@ -86,7 +88,7 @@ impl Damping {
         Self {
             options,
             peers: PeerSet::default(),
-            hosts: HashMap::new(),
+            hosts: Hosts::default(),
             left: BTreeMap::new(),
             order: VecDeque::new(),
             held: BTreeMap::new(),
@@ -196,11 +198,11 @@ impl Damping {
     fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<PeerChange>) {
         let mut of_host = BTreeMap::new();
         for lease in leaving.values() {
-            *of_host.entry(lease.attrs.public).or_insert(0) += 1;
+            *of_host.entry(lease.attrs.public).or_insert(0_usize) += 1;
         }
         leaving.retain(|subnet, lease| {
             let public = lease.attrs.public;
-            let stays = self.hosts.get(&public) > of_host.get(&public);
+            let stays = self.hosts.count(&public) > *of_host.get(&public).unwrap_or(&0);
             if stays && public != PublicAddrs::default() {
                 passed.extend(self.forget(subnet));
                 return false;
@@ -234,26 +236,18 @@ impl Damping {
 
     /// Takes in a peer, and returns how it changed, if it did.
     fn know(&mut self, lease: Arc<Lease>) -> Option<PeerChange> {
-        *self.hosts.entry(lease.attrs.public).or_insert(0) += 1;
+        self.hosts.add(Arc::clone(&lease));
         let Some(before) = self.peers.insert(Arc::clone(&lease)) else {
             return Some(PeerChange::Joined(lease));
         };
-        self.uncount(before.attrs.public);
+        self.hosts.remove(&before.attrs.public);
         (before.attrs != lease.attrs).then_some(PeerChange::Changed(lease))
     }
 
     fn forget(&mut self, subnet: &SubnetKey) -> Option<PeerChange> {
         let lease = self.peers.remove(subnet)?;
-        self.uncount(lease.attrs.public);
+        self.hosts.remove(&lease.attrs.public);
         Some(PeerChange::Left(*subnet))
-    }
-
-    /// Counts one subnet less for a host.
-    fn uncount(&mut self, public: PublicAddrs) {
-        match self.hosts.get_mut(&public) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.hosts.remove(&public)),
-        }
     }
 
     fn mark(&mut self, lease: &Lease) {
@@ -284,6 +278,59 @@ impl Damping {
                 self.left.remove(&subnet);
             }
         }
+    }
+}
+
+/// How many peers each host has. Nearly all have one, so only what is beyond that takes a number: for each host there is
+/// a pointer to one of its leases, in which its addresses are.
+#[derive(Clone, Debug, Default)]
+struct Hosts {
+    first: HashSet<ByHost>,
+    more: HashMap<PublicAddrs, usize>,
+}
+
+/// A lease that is equal to others as its host is.
+#[derive(Clone, Debug)]
+struct ByHost(Arc<Lease>);
+
+impl Hosts {
+    fn count(&self, public: &PublicAddrs) -> usize {
+        usize::from(self.first.contains(public)) + self.more.get(public).unwrap_or(&0)
+    }
+
+    fn add(&mut self, lease: Arc<Lease>) {
+        let public = lease.attrs.public;
+        if !self.first.insert(ByHost(lease)) {
+            *self.more.entry(public).or_insert(0) += 1;
+        }
+    }
+
+    fn remove(&mut self, public: &PublicAddrs) {
+        match self.more.get_mut(public) {
+            None => drop(self.first.remove(public)),
+            Some(1) => drop(self.more.remove(public)),
+            Some(more) => *more -= 1,
+        }
+    }
+}
+
+impl Borrow<PublicAddrs> for ByHost {
+    fn borrow(&self) -> &PublicAddrs {
+        &self.0.attrs.public
+    }
+}
+
+impl PartialEq for ByHost {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.attrs.public == other.0.attrs.public
+    }
+}
+
+impl Eq for ByHost {}
+
+impl Hash for ByHost {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.attrs.public.hash(state);
     }
 }
 

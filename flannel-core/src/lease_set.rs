@@ -82,17 +82,22 @@ impl LeaseSet {
         self.revision = snapshot.revision;
         self.bad = snapshot.bad.into_iter().map(|record| (record.key.clone(), record)).collect();
         let unreadable: BTreeSet<_> = self.bad.values().filter_map(|record| record.subnet).collect();
-        let before = std::mem::take(&mut self.leases);
-        let leases = snapshot.leases.into_iter();
-        self.leases = leases.map(|lease| keep_attrs(lease, &before)).collect();
-        let mut changes = Vec::new();
-        let news = |lease: &&Arc<Lease>| is_news(lease, &before);
-        changes.extend(self.leases.iter().filter(news).cloned().map(LeaseChange::Put));
-        for mut lease in before.into_leases() {
-            let subnet = lease.subnet;
-            if self.leases.get(&subnet).is_some() {
-                continue;
+        let (mut changes, mut gone) = (Vec::new(), Vec::new());
+        // Both sides are in the order of their subnets, so one walk finds all pairs.
+        let mut before = std::mem::take(&mut self.leases).into_leases().peekable();
+        let mut leases = sorted(snapshot.leases);
+        for lease in &mut leases {
+            gone.extend(std::iter::from_fn(|| before.next_if(|known| known.subnet < lease.subnet)));
+            let known = before.next_if(|known| known.subnet == lease.subnet);
+            keep_attrs(known.as_ref(), lease);
+            if is_news(known.as_ref(), lease) {
+                changes.push(LeaseChange::Put(Arc::clone(lease)));
             }
+        }
+        gone.extend(before);
+        self.leases = leases.into_iter().collect();
+        for mut lease in gone {
+            let subnet = lease.subnet;
             if unreadable.contains(&subnet) {
                 // Where the revision went back, that of a lease from before would make all that follows look older.
                 if lease.revision > snapshot.revision {
@@ -106,12 +111,13 @@ impl LeaseSet {
         changes
     }
 
-    fn put(&mut self, lease: Arc<Lease>) -> Option<LeaseChange> {
-        if self.leases.get(&lease.subnet).is_some_and(|known| known.revision > lease.revision) {
+    fn put(&mut self, mut lease: Arc<Lease>) -> Option<LeaseChange> {
+        let known = self.leases.get(&lease.subnet);
+        if known.is_some_and(|known| known.revision > lease.revision) {
             return None;
         }
-        let lease = keep_attrs(lease, &self.leases);
-        let is_news = is_news(&lease, &self.leases);
+        keep_attrs(known, &mut lease);
+        let is_news = is_news(known, &lease);
         self.revision = self.revision.max(lease.revision);
         self.bad.retain(|_, record| record.subnet != Some(lease.subnet));
         self.leases.insert(Arc::clone(&lease));
@@ -129,19 +135,31 @@ impl LeaseSet {
 }
 
 /// Tells whether a lease says anything that was not known before.
-fn is_news(lease: &Arc<Lease>, before: &LeaseMap) -> bool {
-    before.get(&lease.subnet).is_none_or(|known| !Arc::ptr_eq(known, lease) && known.attrs != lease.attrs)
+fn is_news(known: Option<&Arc<Lease>>, lease: &Arc<Lease>) -> bool {
+    known.is_none_or(|known| !Arc::ptr_eq(known, lease) && known.attrs != lease.attrs)
 }
 
 /// Lets a lease that was only written again share the texts of the one before, which others may still hold.
-fn keep_attrs(mut lease: Arc<Lease>, before: &LeaseMap) -> Arc<Lease> {
-    if let Some(known) = before.get(&lease.subnet)
-        && let Some(lease) = Arc::get_mut(&mut lease)
+fn keep_attrs(known: Option<&Arc<Lease>>, lease: &mut Arc<Lease>) {
+    if let Some(known) = known
+        && let Some(lease) = Arc::get_mut(lease)
         && lease.attrs == known.attrs
     {
         lease.attrs.clone_from(&known.attrs);
     }
-    lease
+}
+
+/// Brings leases into the order of their subnets. Of several for one subnet the last stays.
+fn sorted(mut leases: Vec<Arc<Lease>>) -> Vec<Arc<Lease>> {
+    leases.sort_by_key(|lease| lease.subnet);
+    leases.dedup_by(|later, earlier| {
+        let is_again = later.subnet == earlier.subnet;
+        if is_again {
+            std::mem::swap(later, earlier);
+        }
+        is_again
+    });
+    leases
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ impl Node {
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         if let Some(choose) = self.options.choose_external.take() {
             self.options.external = choose(&config).map_err(NetworkError::External)?;
+            self.note(|book| book.external = self.options.external.clone());
         }
         let public = self.options.external.public.used_by(&config);
         let before = self.recall(public).await?;

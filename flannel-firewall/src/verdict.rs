@@ -187,10 +187,10 @@ impl Fit {
     }
 
     fn inverted_if(self, negated: bool) -> Self {
-        match self {
-            Self::Yes if negated => Self::No,
-            Self::No if negated => Self::Yes,
-            same => same,
+        match (self, negated) {
+            (Self::Unknown, _) => Self::Unknown,
+            (Self::Yes, false) | (Self::No, true) => Self::Yes,
+            (Self::No, false) | (Self::Yes, true) => Self::No,
         }
     }
 }

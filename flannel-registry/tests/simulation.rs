@@ -1,20 +1,22 @@
 //! Whole clusters, simulated: see `flannel_testing::sim` for what happens in them and what must hold.
 //!
 //! ```text
-//! cargo test -p flannel-registry --test simulation                    # a few small clusters, in seconds
-//! FLANNEL_SIM_SEED=7 FLANNEL_SIM_HOSTS=100 cargo test ...             # one seed again
-//! FLANNEL_SIM_SEED=7 FLANNEL_SIM_TRACE=1 ... -- --nocapture           # with everything that happens
-//! scripts/simulate 20 1000                                            # seeds and hosts of a long run
+//! cargo test -p flannel-registry --test simulation     # a few small clusters, in seconds
+//! scripts/simulate                                     # 20 seeds of 5,000 hosts
+//! scripts/simulate --hosts 100 --seed 7                # one seed again
+//! FLANNEL_SIM_TRACE=1 scripts/simulate ...             # with everything that happens
 //! ```
 
 #![allow(
+    clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a test says what it does and may fail in its helpers"
 )]
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use flannel_core::{LeaseManager, SubnetRegistry};
 use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
@@ -56,47 +58,78 @@ impl SimStore for Memory {
     }
 }
 
+/// Runs a seed on a thread of its own, so that one in which a host never returns ends too: as a failure that names it.
 fn run(options: SimOptions) -> SimReport {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(simulate(&Memory(MemoryRegistry::new()), options))
+    let (done, report) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        // Nobody waits any more if it took too long.
+        let _ = done.send(runtime.block_on(simulate(&Memory(MemoryRegistry::new()), options)));
+    });
+    // Dozens of times what it takes on a quiet machine.
+    let patience = Duration::from_secs(180 + 3 * options.hosts as u64);
+    let again = again(options);
+    report.recv_timeout(patience).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => panic!("a seed does not end within {patience:?}; {again}"),
+        RecvTimeoutError::Disconnected => panic!("a seed panicked, see above; {again}"),
+    })
+}
+
+fn again(options: SimOptions) -> String {
+    let SimOptions { seed, hosts } = options;
+    format!("again with: scripts/simulate --hosts {hosts} --seed {seed}")
 }
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// Runs a seed, says how it went, and returns the promises that were broken.
+fn play(options: SimOptions) -> Vec<String> {
+    let SimOptions { seed, hosts } = options;
+    let begun = Instant::now();
+    let report = run(options);
+    eprintln!(
+        "seed {seed}: {hosts} hosts, {} in the end, {} acts, {:.1} days in {:.1} s; calls per host: {:.1} to join, {} \
+         at most; trace {:016x}",
+        report.hosts,
+        report.acts,
+        report.simulated.as_secs_f64() / 86_400.0,
+        begun.elapsed().as_secs_f64(),
+        report.calls_to_join,
+        report.most_calls,
+        report.trace
+    );
+    if let Some(first) = report.violations.first() {
+        eprintln!("seed {seed}: {} promises broken, first: {first}", report.violations.len());
+        eprintln!("{}", again(options));
+    }
+    report.violations
+}
+
 #[test]
 fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
-    let hosts = variable("FLANNEL_SIM_HOSTS").unwrap_or(60);
+    let hosts = variable("FLANNEL_SIM_HOSTS").unwrap_or(60) as usize;
     let seeds = match variable("FLANNEL_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("FLANNEL_SIM_SEEDS").unwrap_or(6),
+        None => 0..variable("FLANNEL_SIM_SEEDS").unwrap_or(12),
     };
-    let mut failed = Vec::new();
-    for seed in seeds {
-        let begun = Instant::now();
-        let report = run(SimOptions { seed, hosts: hosts as usize });
-        eprintln!(
-            "seed {seed}: {hosts} hosts, {} in the end, {} acts, {:.1} days in {:.1} s; calls per host: {:.1} to join, \
-             {} at most; trace {:016x}",
-            report.hosts,
-            report.acts,
-            report.simulated.as_secs_f64() / 86_400.0,
-            begun.elapsed().as_secs_f64(),
-            report.calls_to_join,
-            report.most_calls,
-            report.trace
-        );
-        if let Some(first) = report.violations.first() {
-            eprintln!("seed {seed}: {} promises broken, first: {first}", report.violations.len());
-            eprintln!(
-                "again with: FLANNEL_SIM_SEED={seed} FLANNEL_SIM_HOSTS={hosts} cargo test -p flannel-registry --test \
-                 simulation"
-            );
-            failed.push((seed, report.violations.into_iter().take(5).collect::<Vec<_>>()));
+    let (left, failed) = (Mutex::new(seeds), Mutex::new(Vec::new()));
+    let next = || left.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..variable("FLANNEL_SIM_JOBS").unwrap_or(2) {
+            scope.spawn(|| {
+                while let Some(seed) = next() {
+                    let broken = play(SimOptions { seed, hosts });
+                    if !broken.is_empty() {
+                        failed.lock().unwrap().push((seed, broken.into_iter().take(5).collect::<Vec<_>>()));
+                    }
+                }
+            });
         }
-    }
+    });
+    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "seeds that broke promises, and how: {failed:#?}");
 }
 

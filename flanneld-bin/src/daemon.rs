@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    BackendError, DampingOptions, ExternalInterface, Network, NetworkError, NetworkEvent, NetworkOptions,
-    Running, Shutdown, SubnetKey, Term, chain,
+    BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
+    SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
@@ -29,7 +29,6 @@ use tracing::{error, info, warn};
 use crate::backends::Backends;
 use crate::fd_store::{self, FdStore};
 use crate::firewall::Keeper;
-use crate::iface::Outcome;
 use crate::notify::{self, Notifier};
 use crate::observe::report::{self, Beside, Sources};
 use crate::options::Options;
@@ -64,9 +63,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    external: ExternalInterface,
-    /// How it was chosen.
-    outcome: Outcome,
+    chosen: external::First,
     previous: Previous,
     notifier: Notifier,
     store: Option<FdStore>,
@@ -76,7 +73,7 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let (external, outcome) = external::choose_first(&options.external)?;
+    let chosen = external::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -85,7 +82,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
     let store = FdStore::open(options.keep_udp_device, &notifier, passed);
-    Ok(Daemon { options, namespace, external, outcome, previous, notifier, store })
+    Ok(Daemon { options, namespace, chosen, previous, notifier, store })
 }
 
 impl Daemon<'_> {
@@ -155,9 +152,9 @@ impl Daemon<'_> {
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
-        let options = NetworkOptions::new(manager, backends, self.external.clone());
+        let options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.outcome.clone());
+        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
         Ok(NetworkOptions { choose_external: Some(choose), external_changes, previous, damping, ..options })
     }
 
@@ -174,7 +171,7 @@ impl Daemon<'_> {
 
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
         let path = self.options.beside_subnet_file(".cache");
-        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.external.public);
+        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.chosen.external.public);
         CacheOptions { damping, ..options }
     }
 
@@ -222,16 +219,21 @@ impl Daemon<'_> {
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
     fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>, beside: &Beside) {
-        beside.subnet_file(self.write_subnet_file(running));
+        let written = self.write_subnet_file(running);
         let subnet = running.lease.subnet;
         if told.replace(subnet) != Some(subnet) {
+            if written.is_ok() {
+                info!("flannel is ready");
+            }
             info!("Running backend.");
+            story::watching(&running.config.backend.name);
             tokio::spawn(async {
                 tokio::time::sleep(AT_REST).await;
                 sys::give_memory_back();
             });
             notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
+        beside.subnet_file(written);
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
@@ -259,6 +261,7 @@ impl Daemon<'_> {
         running: Option<Running>,
     ) -> Result<(), NetworkError> {
         notified(self.notifier.stopping());
+        info!("Stopped monitoring lease");
         info!("Waiting for all goroutines to exit");
         if !self.options.release_on_exit {
             let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);

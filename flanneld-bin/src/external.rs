@@ -12,22 +12,28 @@ use crate::facts::{self, Wanted};
 use crate::follow;
 use crate::iface::{self, Chosen, Facts, Families, Outcome, Wishes};
 
+/// What was chosen at the start.
+#[derive(Clone, Debug)]
+pub(crate) struct First {
+    pub(crate) external: ExternalInterface,
+    outcome: Outcome,
+    facts: Facts,
+}
+
 /// Chooses the interface before anything is known of the network. The error is a line for the log.
-pub(crate) fn choose_first(wishes: &Wishes) -> Result<(ExternalInterface, Outcome), String> {
-    let outcome = iface::choose_any(&read(wishes)?, wishes);
+pub(crate) fn choose_first(wishes: &Wishes) -> Result<First, String> {
+    let facts = read(wishes)?;
+    let outcome = iface::choose_any(&facts, wishes);
     outcome.tell(wishes, None);
     let chosen = outcome.chosen.clone().map_err(|error| error.to_string())?;
-    Ok((chosen.external, outcome))
+    Ok(First { external: chosen.external, outcome, facts })
 }
 
 /// Chooses the interface for a network, or before anything is known of one, and says nothing.
 pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
     let facts = read(wishes)?;
     let outcome = match config {
-        Some(config) => {
-            let families = Families { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() };
-            iface::choose(&facts, wishes, families)
-        }
+        Some(config) => iface::choose(&facts, wishes, Families::of(config)),
         None => iface::choose_any(&facts, wishes),
     };
     outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
@@ -37,7 +43,7 @@ pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<Ex
 pub(crate) fn choose_again(
     namespace: Namespace,
     wishes: Wishes,
-    first: Outcome,
+    first: First,
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
@@ -54,28 +60,16 @@ pub(crate) fn choose_again(
     (choose, changes.flatten().boxed())
 }
 
-/// Chooses the interface for a network, as the daemon does, for those who only look.
-pub(crate) fn choose_for(wishes: &Wishes, config: &NetworkConfig) -> Result<ExternalInterface, String> {
-    let chosen = iface::choose(&read(wishes)?, wishes, Families::of(config)).chosen;
-    chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
-}
-
-fn chosen(wishes: &Wishes, families: Families, first: &Outcome) -> Result<Chosen, String> {
-    let outcome = iface::choose(&read(wishes)?, wishes, families);
-    outcome.tell(wishes, Some(first));
-    match (outcome.chosen, &first.chosen) {
-        (Ok(chosen), _) => Ok(chosen),
-        // It may have lost its address for a moment, since it was chosen.
-        (Err(error), Ok(chosen)) if has(&chosen.external, families) => {
-            warn!("{error}; going on with {}", chosen.external.name);
-            Ok(chosen.clone())
-        }
-        (Err(error), _) => Err(error.to_string()),
+fn chosen(wishes: &Wishes, families: Families, first: &First) -> Result<Chosen, String> {
+    let now = iface::choose(&read(wishes)?, wishes, families);
+    // Since the start the host may have lost an address for a moment.
+    let then = || iface::choose(&first.facts, wishes, families).chosen;
+    if let (Err(error), Ok(chosen)) = (&now.chosen, then()) {
+        warn!("{error}; going on with {}", chosen.external.name);
+        return Ok(chosen);
     }
-}
-
-fn has(external: &ExternalInterface, families: Families) -> bool {
-    (external.v4.is_some() || !families.v4) && (external.v6.is_some() || !families.v6)
+    now.tell(wishes, Some(&first.outcome));
+    now.chosen.map_err(|error| error.to_string())
 }
 
 fn read(wishes: &Wishes) -> Result<Facts, String> {

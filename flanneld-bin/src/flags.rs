@@ -26,7 +26,7 @@ pub(crate) struct Flag<T: 'static> {
     pub(crate) name: &'static str,
     /// What the flag takes, and where it is stored.
     pub(crate) kind: Kind<T>,
-    /// What the usage text says about it; empty for a flag that is not supported.
+    /// What the usage text says about it.
     pub(crate) description: &'static str,
 }
 
@@ -103,6 +103,28 @@ pub(crate) struct Arguments {
     pub(crate) ignored: Vec<String>,
 }
 
+/// What followed the end of the flags, as far as it can be told: there may be a password in it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Ignored {
+    /// How many arguments; empty ones, which a unit makes of a variable that is not set, do not count.
+    pub(crate) count: usize,
+    /// The flags among them.
+    pub(crate) flags: Vec<&'static str>,
+}
+
+impl Ignored {
+    /// Finds out what is known of `arguments`.
+    pub(crate) fn new<T>(flags: &[Flag<T>], arguments: &[String]) -> Self {
+        let known = |argument: &String| {
+            let name = argument.trim_start_matches('-').split('=').next()?;
+            let flag = flags.iter().find(|flag| flag.name == name)?;
+            argument.starts_with('-').then_some(flag.name)
+        };
+        let count = arguments.iter().filter(|argument| !argument.is_empty()).count();
+        Self { count, flags: arguments.iter().filter_map(known).collect() }
+    }
+}
+
 impl Arguments {
     /// Tells whether no other flag than this one was given, nor a variable for one.
     pub(crate) fn say_nothing_but(&self, flag: &str) -> bool {
@@ -155,13 +177,13 @@ pub(crate) fn parse_arguments<T>(
     Ok(Arguments { given, ..Arguments::default() })
 }
 
-/// Turns every argument into text, or names the one that is not.
+/// Turns every argument into text, or says which one is not: by its number, because it may be a password.
 fn unicode(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, FlagError> {
-    let text = |argument: OsString| {
-        let lossy = |bad: OsString| FlagError::Refused(format!("argument {bad:?} is not valid UTF-8"));
-        argument.into_string().map_err(lossy)
+    let text = |(number, argument): (usize, OsString)| {
+        let bad = |_| FlagError::Refused(format!("argument {} is not valid UTF-8", number + 1));
+        argument.into_string().map_err(bad)
     };
-    arguments.into_iter().map(text).collect()
+    arguments.into_iter().enumerate().map(text).collect()
 }
 
 /// The text of a flag after its dashes; none if `argument` is no flag and so ends them.
@@ -231,7 +253,7 @@ pub(crate) fn apply_environment<T>(
         };
         let value = value
             .into_string()
-            .map_err(|bad| FlagError::Refused(format!("value {bad:?} of {variable} is not valid UTF-8")))?;
+            .map_err(|_| FlagError::Refused(format!("the value of {variable} is not valid UTF-8")))?;
         flag.kind.store(settings, &value).map_err(|why| {
             FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
         })?;

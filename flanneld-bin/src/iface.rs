@@ -186,7 +186,8 @@ pub(crate) fn choose_any(facts: &Facts, wishes: &Wishes) -> Outcome {
         return by_v4;
     }
     let by_v6 = choose(facts, wishes, Families { v4: false, v6: true });
-    let has_v4 = facts.links.iter().any(|link| preferred(link, as_v4).is_some());
+    let mut addresses = facts.links.iter().flat_map(|link| &link.addresses);
+    let has_v4 = addresses.any(|fact| fact.address.is_ipv4() && !fact.address.is_loopback());
     if by_v6.chosen.is_ok() || !has_v4 { by_v6 } else { by_v4 }
 }
 

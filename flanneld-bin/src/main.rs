@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tracing::warn;
 
-use flags::FlagError;
+use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
 mod backends;
@@ -68,9 +68,15 @@ fn daemon(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
 /// Starts the log, says what the options leave to say, and runs the daemon.
 fn run(options: &Options) -> ExitCode {
     log::start(&options.log);
-    // A unit that passes a variable in braces passes an empty argument when it is not set.
-    if options.ignored_arguments.iter().any(|argument| !argument.is_empty()) {
-        warn!("ignoring the arguments after the end of the flags: {:?}", options.ignored_arguments);
+    let Ignored { count, flags } = &options.ignored;
+    if *count > 0 {
+        let names: Vec<String> = flags.iter().map(|name| format!("-{name}")).collect();
+        let among =
+            if names.is_empty() { String::new() } else { format!(", among them {}", names.join(", ")) };
+        warn!(
+            "ignoring arguments behind the end of the flags: {count}{among}; a flag that is true or false takes its \
+             value with an equals sign only"
+        );
     }
     daemon::run(options)
 }

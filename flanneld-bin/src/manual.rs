@@ -84,9 +84,14 @@ fn manual() -> Vec<Part> {
             parts.push(Part::Flags(flags));
         }
     }
-    for (title, terms) in
-        [("Environment", ENVIRONMENT), ("Signals", SIGNALS), ("Exit status", EXIT_STATUS), ("Files", FILES)]
-    {
+    parts.extend([Part::Section("Interface"), Part::Text(HOW_THE_INTERFACE_IS_CHOSEN.to_owned())]);
+    for (title, terms) in [
+        ("Log", LOG),
+        ("Environment", ENVIRONMENT),
+        ("Signals", SIGNALS),
+        ("Exit status", EXIT_STATUS),
+        ("Files", FILES),
+    ] {
         parts.extend([Part::Section(title), Part::Terms(terms)]);
     }
     parts
@@ -102,6 +107,25 @@ const HOW_FLAGS_ARE_WRITTEN: &str = "One dash or two; `-flag=value`, or `-flag v
     Whole numbers may be written as in Go (`0x10`, `1_000`), times as `90s`, `1h30m`. A flag that is not given is looked \
     up in the environment: `FLANNELD_ETCD_PREFIX` for `-etcd-prefix` and so on; a variable that is empty does not count. \
     A flag or variable that cannot be used ends the program with exit status 2 and a line that names it.";
+
+const HOW_THE_INTERFACE_IS_CHOSEN: &str = "The external interface is the first that fits of these: each `-iface`, each \
+    `-iface-regex` (the first interface of which an address fits or, if there is none, the first whose name does), \
+    `-iface-can-reach`. If none of them is given, it is the one that has the address of `-public-ip` or `-public-ipv6`, \
+    or else that of the default route. It needs an address of each family that the network uses; permanent global ones \
+    go first. While the daemon runs, the interface and its address are followed.";
+
+const LOG: &[(&str, &str)] = &[
+    (
+        "I1121 01:02:03.123456    3068 main.rs:12] message key=value",
+        "a line of -log-format=text: I, W or E for information, warning or error, then month and day, local time, \
+         process, place in the source, message, and what belongs to it.",
+    ),
+    (
+        "{\"time\":…,\"level\":…,\"process\":…,\"place\":…,\"message\":…,\"fields\":{…}}",
+        "a line of -log-format=json: the time is in UTC as in RFC 3339, the level error, warn, info, debug or trace; \
+         fields are there only if something belongs to the message.",
+    ),
+];
 
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("FLANNELD_*", "flags that are not given; see Options. There is none for -version."),
@@ -121,6 +145,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
         "cannot start: no such interface, a capability or a certificate is missing, or the backend cannot be used.",
     ),
     ("2", "a flag or variable is wrong."),
+    ("3", "migrate-etcd left something for a person to decide."),
 ];
 
 const FILES: &[(&str, &str)] = &[

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
 
-use crate::flags::{self, BadValue, FlagError};
+use crate::flags::{self, BadValue, FlagError, Ignored};
 use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
@@ -67,8 +67,8 @@ pub(crate) struct Options {
     pub(crate) observe: ObserveOptions,
     /// How the other hosts are probed in the background, if they are.
     pub(crate) mesh: Option<MeshOptions>,
-    /// Arguments after the end of the flags, which nothing reads.
-    pub(crate) ignored_arguments: Vec<String>,
+    /// What followed the end of the flags, which nothing reads.
+    pub(crate) ignored: Ignored,
 }
 
 impl Options {
@@ -105,8 +105,8 @@ pub(crate) fn parse(
         return Ok(Asked::Version);
     }
     flags::apply_environment(&table, &mut arguments, environment, &mut settings)?;
-    let ignored_arguments = std::mem::take(&mut arguments.ignored);
-    match check(settings, ignored_arguments) {
+    let ignored = Ignored::new(&table, &arguments.ignored);
+    match check(settings, ignored) {
         Ok(options) => Ok(Asked::Run(Box::new(options))),
         Err(bad) => Err(arguments.refuse(&bad)),
     }
@@ -118,7 +118,7 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
-fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, BadValue> {
+fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
     if settings.kube_subnet_mgr {
         let why = "Kubernetes is not supported yet, leases are kept in etcd";
         return Err(bad("kube-subnet-mgr", why.to_owned()));
@@ -155,7 +155,7 @@ fn check(settings: Settings, ignored_arguments: Vec<String>) -> Result<Options, 
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
         release_on_exit: settings.release_on_exit,
         keep_udp_device: settings.keep_udp_device,
-        ignored_arguments,
+        ignored,
     })
 }
 

@@ -28,7 +28,7 @@ use crate::backends::Backends;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
-use crate::options::plan::{PlanOptions, parse};
+use crate::options::plan::parse;
 use crate::show::format::plain;
 use crate::{external, registry, story};
 
@@ -42,7 +42,8 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     Ok(match looked {
         Ok(found) => {
             // Whoever closes it early, such as a pager, has seen enough.
-            let _ = io::stdout().write_all(write(&found, &options).as_bytes());
+            let shown = if options.json { json(&found) } else { text(&found) };
+            let _ = io::stdout().write_all(shown.as_bytes());
             if found.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOMETHING) }
         }
         Err(reason) => {
@@ -106,7 +107,7 @@ async fn look(options: &Options) -> Result<Found, String> {
         Ok(known) => known,
         Err(reason) => remember(options, reason)?,
     };
-    let external = external::choose_for(&options.external, &known.config)?;
+    let external = external::look(&options.external, Some(&known.config))?;
     let own = own(options, &known, &external)?;
     let mut peers = PeerSet::default();
     let others = known.leases.into_iter().filter(|lease| lease.subnet != own.subnet);
@@ -171,11 +172,12 @@ fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result
     })
 }
 
-fn write(found: &Found, options: &PlanOptions) -> String {
-    if options.json {
-        // All keys are text, and nothing in it fails to be written.
-        return serde_json::to_string_pretty(found).unwrap_or_default() + "\n";
-    }
+fn json(found: &Found) -> String {
+    // All keys are text, and nothing in it fails to be written.
+    serde_json::to_string_pretty(found).unwrap_or_default() + "\n"
+}
+
+fn text(found: &Found) -> String {
     let from = match &found.source {
         Source::Registry { name } => name.clone(),
         Source::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
@@ -201,4 +203,75 @@ fn write(found: &Found, options: &PlanOptions) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(changes: Vec<PlannedChange>) -> Found {
+        let subnet = "10.5.1.0-24".parse().expect("a key");
+        let peer = "10.5.4.0-24".parse().expect("a key");
+        Found {
+            source: Source::Memory {
+                file: "/run/flannel/subnet.env.cache".into(),
+                reason: "etcd is away".to_owned(),
+            },
+            subnets: subnet,
+            peers: 3,
+            changes,
+            unreachable: vec![Unreachable { peer, reason: "ignoring non-vxlan subnet".to_owned() }],
+        }
+    }
+
+    fn changes() -> Vec<PlannedChange> {
+        let route = "route 10.5.2.0/24 via 10.5.2.0";
+        vec![
+            PlannedChange::put(route, Some("route 10.5.2.0/24 via 10.5.9.9".to_owned())),
+            PlannedChange::put("device flannel.1", None),
+            PlannedChange::remove("neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J"),
+        ]
+    }
+
+    #[test]
+    fn people_see_a_line_for_each_write() {
+        let expected = "for 10.5.1.0/24 and 3 peers, as the memory in /run/flannel/subnet.env.cache, because etcd is away \
+                        says\n\
+                        + route 10.5.2.0/24 via 10.5.2.0, instead of route 10.5.2.0/24 via 10.5.9.9\n\
+                        + device flannel.1\n\
+                        - neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{fffd}[2J\n\
+                        ? peer 10.5.4.0/24: ignoring non-vxlan subnet\n\
+                        2 would be written, 1 would be removed\n";
+        assert_eq!(text(&found(changes())), expected);
+        assert!(text(&found(Vec::new())).ends_with("nothing to do: this host is as it should be\n"));
+    }
+
+    /// The members that change here break other programs.
+    #[test]
+    fn the_json_of_a_plan_is_what_other_programs_rely_on() {
+        let written: serde_json::Value = serde_json::from_str(&json(&found(changes()))).expect("json");
+        let expected = serde_json::json!({
+            "source": {"kind": "memory", "file": "/run/flannel/subnet.env.cache", "reason": "etcd is away"},
+            "subnets": ["10.5.1.0/24"],
+            "peers": 3,
+            "changes": [
+                {
+                    "action": "put",
+                    "object": "route 10.5.2.0/24 via 10.5.2.0",
+                    "instead_of": "route 10.5.2.0/24 via 10.5.9.9",
+                },
+                {"action": "put", "object": "device flannel.1", "instead_of": null},
+                {
+                    "action": "remove",
+                    "object": "neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J",
+                    "instead_of": null,
+                },
+            ],
+            "unreachable": [{"subnets": ["10.5.4.0/24"], "reason": "ignoring non-vxlan subnet"}],
+        });
+        assert_eq!(written, expected);
+        let registry = Source::Registry { name: "etcd".to_owned() };
+        let written = serde_json::to_value(registry).expect("json");
+        assert_eq!(written, serde_json::json!({"kind": "registry", "name": "etcd"}));
+    }
 }

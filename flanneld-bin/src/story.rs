@@ -69,6 +69,15 @@ pub(crate) fn tell(event: &NetworkEvent) {
     }
 }
 
+/// Says that the peers are followed, as flannel's backends do.
+pub(crate) fn watching(backend: &str) {
+    if backend == "vxlan" {
+        info!("watching for new subnet leases");
+    } else {
+        info!("Watching for new subnet leases");
+    }
+}
+
 /// Says it in the words that are said about the interface at the start.
 fn moved(external: &ExternalInterface) {
     let ExternalInterface { name, mtu, v4, v6, .. } = external;

@@ -78,6 +78,11 @@ pub struct SimOptions {
 const LARGE: usize = 1000;
 
 impl SimOptions {
+    /// How many subnets the network has: few more than there are hosts, so that hosts meet.
+    fn subnets(&self) -> u32 {
+        u32::try_from(self.hosts * 5 / 4).unwrap_or(u32::MAX / 2).next_power_of_two().max(128)
+    }
+
     /// An audit costs each host work for each peer, so in large clusters there is one in each phase.
     fn audit_every(&self) -> Duration {
         Duration::from_secs(if self.hosts > 500 { 29 } else { 6 } * 3600)

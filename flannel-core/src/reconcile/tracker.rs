@@ -3,6 +3,7 @@
 //! For nearly every object the two are equal, so one value stands for both, and what there is in the place of something
 //! else is kept apart. A large network then costs one value for each object.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -109,12 +110,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Says what an object should be.
     pub fn want(&mut self, key: K, value: V) {
-        match self.objects.get_mut(&key) {
-            None => {
-                self.objects.insert(key.clone(), Object { value, state: State::Missing });
-            }
-            Some(object) if object.desired() == Some(&value) => return,
-            Some(object) => {
+        match self.objects.entry(key.clone()) {
+            Entry::Vacant(place) => drop(place.insert(Object { value, state: State::Missing })),
+            Entry::Occupied(object) if object.get().desired() == Some(&value) => return,
+            Entry::Occupied(mut object) => {
+                let object = object.get_mut();
                 let before = std::mem::replace(&mut object.value, value);
                 let actual = match object.state {
                     State::Right | State::Unwanted => Some(before),
@@ -157,10 +157,21 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             self.objects = desired.into_iter().map(missing).collect();
             return;
         }
-        let is_gone = |key: &&K| desired.binary_search_by(|(other, _)| other.cmp(key)).is_err();
-        let gone: Vec<K> = self.objects.keys().filter(is_gone).cloned().collect();
+        // Both sides are in the order of their keys, so one walk finds what differs, which mostly is nothing.
+        let (mut gone, mut news) = (Vec::new(), Vec::new());
+        let mut desired = desired.into_iter().peekable();
+        for (key, object) in &self.objects {
+            news.extend(std::iter::from_fn(|| desired.next_if(|(other, _)| other < key)));
+            let last = std::iter::from_fn(|| desired.next_if(|(other, _)| other == key)).last();
+            match last {
+                Some((_, value)) if object.desired() == Some(&value) => {}
+                Some(wanted) => news.push(wanted),
+                None => gone.push(key.clone()),
+            }
+        }
+        news.extend(desired);
         gone.iter().for_each(|key| self.forget(key));
-        desired.into_iter().for_each(|(key, value)| self.want(key, value));
+        news.into_iter().for_each(|(key, value)| self.want(key, value));
     }
 
     /// Returns what an object should be.

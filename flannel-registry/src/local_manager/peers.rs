@@ -1,9 +1,10 @@
 //! Folding what a registry tells into what a host needs to know of its peers.
 
 use std::sync::Arc;
+use std::task::Poll;
 
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 
 use flannel_core::{
@@ -22,7 +23,7 @@ pub(super) struct OwnRecord {
     pub(super) restored: bool,
 }
 
-/// Events that are taken in at once if they are there; more only make the vector longer.
+/// So many events are taken in at once if they are there; bounded, so that a storm without end is told in parts.
 const BURST: usize = 1024;
 
 /// Follows the peers, from a snapshot that was taken before if there is one.
@@ -36,8 +37,25 @@ pub(super) fn stream(
     let first = known.map(|snapshot| peers.fold([RegistryEvent::Snapshot(snapshot)]));
     // Before here the own record is no news: the lease was acquired after that snapshot was taken.
     peers.news = Some(news);
-    let rest = events.ready_chunks(BURST).map(move |events| peers.fold(events));
+    let rest = bursts(events).map(move |events| peers.fold(events));
     stream::iter(first).chain(rest).flat_map(stream::iter).boxed()
+}
+
+/// Takes together what is there at the same time. Nearly always that is one event, so no room is kept for more.
+fn bursts(events: BoxStream<'static, RegistryEvent>) -> impl Stream<Item = Vec<RegistryEvent>> {
+    let mut events = events.fuse();
+    stream::poll_fn(move |cx| {
+        let mut burst = Vec::new();
+        while burst.len() < BURST {
+            match events.poll_next_unpin(cx) {
+                Poll::Ready(Some(event)) => burst.push(event),
+                Poll::Ready(None) if burst.is_empty() => return Poll::Ready(None),
+                Poll::Pending if burst.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(burst))
+    })
 }
 
 struct Peers {

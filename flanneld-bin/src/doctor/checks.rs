@@ -16,6 +16,7 @@ mod host;
 mod leases;
 mod managers;
 mod mtu;
+mod objects;
 mod overlap;
 mod registry;
 
@@ -59,6 +60,9 @@ pub(crate) const FAULTS: &[&Fault] = &[
     &forwarding::STRICT,
     &forwarding::STRICT_BELOW,
     &forwarding::BRIDGE,
+    &objects::MISSING,
+    &objects::STALE,
+    &objects::PEER,
     &mtu::DEVICE,
     &mtu::BRIDGE,
     &mtu::SUBNET_FILE,
@@ -97,6 +101,8 @@ const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
     forwarding::off,
     forwarding::reverse_path,
     forwarding::bridge,
+    objects::changes,
+    objects::peers,
     mtu::device,
     mtu::bridge,
     mtu::subnet_file,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
-use flannel_core::{ExternalInterface, Lease, LeaseAttrs, NetworkConfig, NodeId, PublicAddrs, Snapshot};
+use flannel_core::{
+    ExternalInterface, Lease, LeaseAttrs, NetworkConfig, NodeId, Plan, PublicAddrs, Snapshot,
+};
 use flannel_firewall::{Barrier, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
 use flannel_registry::{CertificateDates, Remembered};
@@ -49,6 +51,10 @@ pub(crate) struct Facts {
     pub(crate) network: Option<Network>,
     /// The other hosts.
     pub(crate) peers: Vec<Peer>,
+    /// What a pass of the daemon would write now, if the backend tells.
+    pub(crate) plan: Option<Plan>,
+    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    pub(crate) held_peers: usize,
     /// Who has sockets for the tunnel's port.
     pub(crate) sockets: Vec<Socket>,
     pub(crate) firewall: Firewall,
@@ -349,6 +355,8 @@ pub(super) mod tests {
             memory: Memory::default(),
             network: Some(network),
             peers: Vec::new(),
+            plan: None,
+            held_peers: 0,
             sockets: Vec::new(),
             firewall: Firewall::default(),
             managed: Vec::new(),

@@ -12,6 +12,7 @@ use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry, own_lease};
+use crate::observe::client;
 use crate::options::{EtcdFiles, Options};
 use crate::subnet_env::SubnetEnv;
 use crate::{capabilities, external};
@@ -21,6 +22,7 @@ mod firewall;
 mod kernel;
 mod managers;
 mod peers;
+mod plan;
 mod registry;
 mod sockets;
 
@@ -37,7 +39,7 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
     let external = external(&options, &registry, &memory);
     let network = network(&options, &registry, &memory, &external);
     let mut facts = Facts {
-        now: SystemTime::now(),
+        now: wall_clock(),
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
         may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
         may_look: capabilities::of(None) != Some(false),
@@ -54,6 +56,8 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         memory,
         network,
         peers: Vec::new(),
+        plan: None,
+        held_peers: 0,
         sockets: Vec::new(),
         firewall: Firewall::default(),
         managed: Vec::new(),
@@ -63,6 +67,15 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
     Ok(facts)
 }
 
+/// What time this host takes it to be: doctor compares it with etcd's, and judges certificates by it as TLS does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the program, and it is the wall clock that is looked at"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Reads what it takes the network to know for.
 async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     find_tun(facts);
@@ -70,6 +83,8 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
+    facts.plan = plan::look(namespace, facts).await;
+    facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
     facts.managed = managers::of(facts.devices());
@@ -125,9 +140,10 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 
 /// Chooses the interface as the daemon does.
 fn external(options: &Options, registry: &Registry, memory: &Memory) -> Result<ExternalInterface, String> {
-    let config = match &registry.config {
-        Config::Valid(config) => Some(config),
-        _ => memory.network.as_ref().map(|remembered| &remembered.config),
+    let config = if let Config::Valid(config) = &registry.config {
+        Some(config)
+    } else {
+        memory.network.as_ref().map(|remembered| &remembered.config)
     };
     external::look(&options.external, config)
 }
@@ -207,15 +223,21 @@ fn find_tun(facts: &mut Facts) {
     }
 }
 
+/// Asks the daemon that runs, if it has a socket for that.
+fn held_peers(facts: &Facts) -> usize {
+    let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
+    let socket = options.and_then(|options| options.observe.socket.as_deref());
+    let report = socket.and_then(|socket| client::summary(socket).ok());
+    report.map_or(0, |report| report.network.peers.held)
+}
+
 /// Reads what earlier runs left.
 fn memory(options: &Options) -> Memory {
-    let beside = |suffix: &str| {
-        let mut path = options.subnet_file.clone().into_os_string();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    let network = Remembered::read(&beside(".cache"), &options.etcd.prefix).ok().flatten();
-    let node = fs::read_to_string(beside(".node-id")).ok().and_then(|text| text.trim().parse().ok());
+    let network =
+        Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
+    let node = fs::read_to_string(options.beside_subnet_file(".node-id"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     Memory { subnet_file: fs::read_to_string(&options.subnet_file).ok(), network, node }
 }
 

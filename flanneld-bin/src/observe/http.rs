@@ -227,7 +227,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let mut answer = String::new();
-        near.read_to_string(&mut answer).await.expect("an answer");
+        timeout(PATIENCE, near.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
         drop(near);
         serving.await.expect("no panic").expect("served");
         answer

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Asked, Options, Settings, check, table};
+use super::{Asked, Ignored, Options, Settings, check, table};
 use crate::flags::{self, Described, Flag, FlagError, Kind};
 
 const JSON: Flag<Settings> = Flag {
@@ -39,7 +39,7 @@ pub(crate) fn parse(
     flags.push(JSON);
     let (settings, arguments) = flags::read_command(&flags, arguments, environment)?;
     let (json, is_told) = (settings.json, !arguments.say_nothing_but(JSON.name));
-    let daemon = check(settings, Vec::new()).map_err(|bad| arguments.refuse(&bad))?;
+    let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
     Ok(DoctorOptions { daemon, is_told, json })
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Options, Settings, check, table};
+use super::{Ignored, Options, Settings, check, table};
 use crate::flags::{self, Described, Flag, FlagError, Kind};
 
 const JSON: Flag<Settings> = Flag {
@@ -27,7 +27,7 @@ pub(crate) fn parse(
 ) -> Result<PlanOptions, FlagError> {
     let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
     let json = settings.json;
-    let daemon = check(settings, Vec::new()).map_err(|bad| arguments.refuse(&bad))?;
+    let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
     Ok(PlanOptions { daemon, json })
 }
 

@@ -33,7 +33,7 @@ fn the_defaults_are_upstreams() {
         options.firewall,
         FirewallFlags { rules, resync, restrict_tunnel_port: false, blackhole_route: false }
     );
-    assert!(options.ignored_arguments.is_empty());
+    assert_eq!(options.ignored, Ignored::default());
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn every_flag_reaches_its_option() {
             },
             observe: ObserveOptions { health: "[::1]:8090".parse().ok(), socket: Some("/a.sock".into()) },
             mesh: None,
-            ignored_arguments: vec![String::new(), "-iface=eth9".to_owned()],
+            ignored: Ignored { count: 1, flags: vec!["iface"] },
         }
     );
 }

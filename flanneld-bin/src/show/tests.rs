@@ -51,6 +51,13 @@ fn the_json_of_the_status_is_what_other_programs_rely_on() {
 }
 
 #[test]
+fn the_json_of_the_peers_is_that_part_of_the_json_of_the_status() {
+    let status: Value = serde_json::from_str(include_str!("status.json")).expect("json");
+    let each: Value = serde_json::from_str(&json(&peers(), false)).expect("json");
+    assert_eq!(each, status["peers"]["each"]);
+}
+
+#[test]
 fn the_documentation_names_every_member_of_the_json() {
     fn members(value: &Value, found: &mut Vec<String>) {
         match value {

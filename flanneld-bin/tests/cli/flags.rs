@@ -51,7 +51,7 @@ const NO_MARGIN: (&str, &str) = (
     "Invalid subnet-lease-renew-margin option, out of acceptable range: 1440 is not within 1 and 1439 minutes",
 );
 
-/// What v0.11 and v0.28 have, but the flags of the health server and `-version`, which have tests of their own.
+/// What v0.11 and v0.28 have, but `-version`, which has a test of its own.
 const UPSTREAM: &[Row] = &[
     row(
         "etcd-endpoints",
@@ -84,6 +84,8 @@ const UPSTREAM: &[Row] = &[
     row("kube-annotation-prefix", Text, "\"flannel.alpha.coreos.com\"", "example.com", ANY),
     row("net-config-path", Text, "\"/etc/kube-flannel/net-conf.json\"", "/net-conf.json", ANY),
     row("set-node-network-unavailable", Switch, "true", "false", NO_SWITCH),
+    row("healthz-ip", Text, "\"0.0.0.0\"", "127.0.0.1", ANY),
+    row("healthz-port", Number, "", "8090", NO_NUMBER),
     row("v", Number, "", "10", NO_NUMBER),
     row("vmodule", Text, "", "iface=1,net*=4", NO_LIST),
     row("log_backtrace_at", Text, "", "iface.rs:12", NO_PLACE),
@@ -263,4 +265,60 @@ fn a_pattern_that_is_none_is_refused() {
         assert!(outcome.stderr.starts_with(&head), "{}", outcome.stderr);
         assert_eq!((outcome.stderr.lines().count(), outcome.code), (1, Some(2)));
     }
+}
+
+#[test]
+fn no_password_is_logged_however_it_was_given() {
+    const SECRET: &str = "s3cret";
+    let given = format!("-etcd-password={SECRET}");
+    for (arguments, variable) in [
+        (&[given.as_str()][..], ""),
+        (&["--etcd-password", SECRET], ""),
+        (&[], SECRET),
+        (&["-ip-masq", "true", &given], ""),
+        (&["-ip-masq", "true", "-etcd-password", SECRET], ""),
+        (&["-etcd-password=", SECRET], ""),
+    ] {
+        for format in ["-log-format=text", "-log-format=json"] {
+            let arguments = [&["-v=10", format, "-etcd-username=flannel"], arguments].concat();
+            let outcome = flanneld(&arguments, &[("FLANNELD_ETCD_PASSWORD", variable)]);
+            // There is no interface here, so it ends, and says what it has to say before.
+            assert!(
+                outcome.stderr.contains("Failed to find any valid interface to use"),
+                "{}",
+                outcome.stderr
+            );
+            assert_eq!(outcome.code, Some(1));
+            assert!(!(outcome.stdout + &outcome.stderr).contains(SECRET), "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn arguments_that_are_not_read_are_warned_of() {
+    let warning = |arguments: &[&str]| {
+        let stderr = flanneld(arguments, &[]).stderr;
+        let line = stderr.lines().find(|line| line.starts_with('W')).map(str::to_owned);
+        line.map(|line| line.split_once("] ").expect("a head").1.to_owned())
+    };
+    let cure = "; a flag that is true or false takes its value with an equals sign only";
+    let two = warning(&["--ip-masq", "true", "-iface", "eth0p", "-v=1", "-nosuch"]);
+    let expected = format!("ignoring arguments behind the end of the flags: 5, among them -iface, -v{cure}");
+    assert_eq!(two, Some(expected));
+    assert_eq!(warning(&["word"]), Some(format!("ignoring arguments behind the end of the flags: 1{cure}")));
+    assert_eq!(warning(&["-v=1", ""]), None, "a variable that is not set");
+}
+
+#[test]
+fn a_log_in_json_is_an_object_a_line() {
+    let outcome = flanneld(&["-v=10", "-iface=eth7"], &[("FLANNELD_LOG_FORMAT", "json")]);
+    let objects: Vec<serde_json::Value> =
+        outcome.stderr.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let last = objects.last().expect("a line");
+    assert_eq!(last["level"], "error");
+    assert!(last["message"].as_str().is_some_and(|text| text.contains("-iface=eth7: ")), "{last}");
+    for member in ["time", "process", "place"] {
+        assert!(objects.iter().all(|object| !object[member].is_null()), "{member}");
+    }
+    assert_eq!(outcome.code, Some(1));
 }

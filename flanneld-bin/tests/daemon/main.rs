@@ -1,6 +1,7 @@
 //! The whole daemon: hosts as namespaces, a real etcd, real traffic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod choice;
 mod cluster;
 mod cni;
 mod direct;
@@ -8,6 +9,7 @@ mod extension;
 mod external;
 mod failing;
 mod firewall;
+mod guides;
 mod healing;
 mod identity;
 mod interfaces;

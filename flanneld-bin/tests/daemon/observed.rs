@@ -1,10 +1,10 @@
 //! What a daemon tells of itself, over its health port and its socket.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flannel_testing::{eventually, output_in};
 
@@ -225,6 +225,18 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
         (&peers[0]["subnets"][0], &peers[1]["subnets"][0]),
         (&others[0].0.clone().into(), &others[1].0.clone().into())
     );
+
+    // Watched, it is shown again and again.
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+    watch.args(["status", "-watch", "-json", "-subnet-file"]).arg(cluster.subnet_file(0));
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let ages = [0, 1].map(|_| {
+        let status: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        status["age_seconds"].as_f64().unwrap()
+    });
+    watch.kill().and_then(|()| watch.wait()).unwrap();
+    assert!(ages[1] > ages[0], "{ages:?}");
 
     // Without its registry, it says so and is in order.
     cluster.etcd.stop().unwrap();

@@ -1,6 +1,7 @@
 //! What the page about troubleshooting quotes is what the daemon says to those who walk into the trap.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use flannel_testing::{eventually, program};
@@ -17,6 +18,7 @@ const HEADINGS: &[(&str, usize)] = &[
     ("The network config is wrong", 2),
     ("The other side's certificate is not trusted", 2),
     ("The own certificate is not accepted", 3),
+    ("A file that the unit may not read", 1),
     ("http where it should be https", 1),
     ("etcd is away", 1),
     ("No interface", 2),
@@ -147,6 +149,27 @@ fn certificates_that_are_not_accepted_are_told_of() {
     all.push(format!("-etcd-endpoints={other}"));
     start(&mut cluster, 0, &all.iter().map(String::as_str).collect::<Vec<_>>());
     says(&mut cluster, 0, theirs, 1);
+}
+
+#[test]
+fn a_key_that_belongs_to_somebody_else_is_told_of() {
+    let files = Certificates::new("trouble-key");
+    let key = files.path("client-key.pem");
+    std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut cluster = Cluster::with_etcd(1, files.options());
+    let daemon = cluster.command(0);
+    let mut command = Command::new(program("setpriv", "util-linux").unwrap());
+    // As the sample unit has it.
+    command.args(["--bounding-set=-all,+net_admin,+net_raw", "--"]);
+    command.arg(daemon.get_program()).args(daemon.get_args());
+    for (flag, file) in
+        [("-etcd-cafile", "ca.pem"), ("-etcd-certfile", "client.pem"), ("-etcd-keyfile", "client-key.pem")]
+    {
+        command.arg(flag).arg(files.path(file));
+    }
+    cluster.start_as(0, command);
+    says(&mut cluster, 0, "A file that the unit may not read", 0);
 }
 
 #[test]

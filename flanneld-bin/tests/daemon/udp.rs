@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use flannel_netlink::Netlink;
-use flannel_testing::{ServiceManager, eventually};
+use flannel_testing::{PingOptions, Pod, ServiceManager, eventually, ping};
 
 use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
+use crate::observed::run;
 
 #[test]
 fn without_a_backend_hosts_reach_each_other_over_udp() {
@@ -26,6 +27,8 @@ fn without_a_backend_hosts_reach_each_other_over_udp() {
         check_ping(&pods[0], &pods[1]);
         check_ping(&pods[1], &pods[0]);
 
+        check_what_is_counted(&cluster, &pods[0]);
+
         // What a person removes comes back, and the device ends with the daemon.
         cluster.lines(0, "ip link del flannel0");
         let routes = |cluster: &Cluster| cluster.lines(0, "ip route show dev flannel0 10.5.0.0/16");
@@ -39,6 +42,23 @@ fn without_a_backend_hosts_reach_each_other_over_udp() {
         cluster.wait_until_ready(0);
         check_ping(&pods[0], &pods[1]);
     }
+}
+
+/// What was sent and received is told of each peer, and what was dropped by reason.
+fn check_what_is_counted(cluster: &Cluster, pod: &Pod) {
+    let nobody = "10.5.255.254".parse().unwrap();
+    ping(&pod.namespace, nobody, &PingOptions::default()).expect_err("no host has this subnet");
+    let told = eventually(PATIENCE, || {
+        let (_, json, _) = run(cluster, 0, &["status", "-json"]);
+        let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
+        let peer = &status["peers"]["each"][0]["traffic"];
+        let counted =
+            [&peer["sent_packets"], &peer["received_packets"], &status["traffic"]["drops"]["no_route"]];
+        if counted.into_iter().all(|value| number(value) > 0) { Ok(status) } else { Err(json) }
+    });
+    let device = &told.unwrap()["devices"][0];
+    assert_eq!((&device["name"], &device["kind"]), (&"flannel0".into(), &"tun".into()));
 }
 
 const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;

@@ -9,6 +9,8 @@ fn forwarding_that_is_off_is_switched_on() {
     site.cycle("ip-forward", || drop(site.shell("sysctl -qw net.ipv4.ip_forward=0")));
     site.cluster.start_all();
     let pods = [site.cluster.add_pod(0), site.cluster.add_pod(1)];
+    // Both know each other by now.
+    check_ping(&pods[1], &pods[0]);
     // A daemon that runs would switch it on again by itself.
     site.cluster.daemon(0).kill().unwrap();
     site.cycle("ip-forward-device", || drop(site.shell("sysctl -qw net.ipv4.conf.flannel/1.forwarding=0")));

@@ -14,6 +14,7 @@ mod host;
 mod leases;
 mod managers;
 mod mtu;
+mod objects;
 mod overlap;
 mod registry;
 mod site;

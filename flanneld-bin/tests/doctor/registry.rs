@@ -208,9 +208,8 @@ fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// The last days of a certificate are seen from a clock that is ahead, for which `faketime` is not needed: the file says
-/// when it began.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "certificates are judged by the wall clock")]
 fn a_certificate_in_its_last_days_is_a_warning() {
     let directory = std::env::temp_dir().join(format!("doctor-last-days-{}", std::process::id()));
     let authority = Authority::new(directory.clone());

@@ -154,7 +154,7 @@ impl Site {
     pub(crate) fn is_as(&self, before: &BTreeSet<String>, id: &str) {
         let gone = eventually(PATIENCE, || {
             let report = self.doctor();
-            if report.ids() == *before { Ok(()) } else { Err(format!("{:#?}", report.findings)) }
+            if report.ids().is_subset(before) { Ok(()) } else { Err(format!("{:#?}", report.findings)) }
         });
         gone.unwrap_or_else(|error| panic!("{id} is cured: {error}"));
     }

@@ -52,4 +52,4 @@ rm -rf run/systemd var/lib/etcd/*
 export container=flannel-testing
 exec unshare --cgroup sh -c '
     mount -t cgroup2 cgroup2 sys/fs/cgroup
-    exec chroot . /lib/systemd/systemd --system --unit=test.target --show-status=no --log-target=console'
+    exec chroot . /lib/systemd/systemd --system --unit=test.target --show-status=no --log-target=journal'

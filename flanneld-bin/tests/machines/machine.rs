@@ -55,13 +55,8 @@ impl Machine {
             let text = std::fs::read_to_string(&children).unwrap_or_default();
             text.split_whitespace().next().and_then(|pid| pid.parse().ok())
         });
-        let machine = Self {
-            name: name.to_owned(),
-            namespace: namespace.clone(),
-            first: first.unwrap(),
-            system,
-            cgroup,
-        };
+        let first = first.unwrap_or_else(|_| panic!("does not boot: {:#?}", system.lines()));
+        let machine = Self { name: name.to_owned(), namespace: namespace.clone(), first, system, cgroup };
         let booted = eventually(PATIENCE, || {
             let output = machine.run("systemctl is-system-running");
             let state = text(&output);
@@ -110,7 +105,7 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
-    /// What the unit wrote to its log.
+    /// What the unit wrote to its log, and systemd about it.
     pub(crate) fn journal(&self, unit: &str) -> String {
         self.get(&format!("journalctl --no-pager -o cat -u {unit}"))
     }

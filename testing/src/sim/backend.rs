@@ -1,6 +1,6 @@
 //! The backend of a simulated host: the three tables of VXLAN, kept by the same engine in the same order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
@@ -38,9 +38,9 @@ impl OpenBackend for OpenSim {
             kernel: self.kernel.clone(),
             link: self.link.clone(),
             witness: self.witness.clone(),
-            mac,
+            data: data(mac),
             own: None,
-            is_contested: false,
+            shared: BTreeMap::new(),
             neighbours: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.neighbours, |_, _| {}, 1)),
             fdb: Reconciler::new(SimTable::new(&self.kernel, |t| &mut t.fdb, |_, _| {}, 2)),
             routes: Reconciler::new(SimTable::new(
@@ -58,10 +58,11 @@ struct SimBackend {
     kernel: Kernel,
     link: Link,
     witness: Witness,
-    mac: Mac,
+    data: Option<Json>,
     own: Option<SubnetKey>,
-    /// Whether two peers have the same device, as a host with two leases has, so that one's end is not the other's.
-    is_contested: bool,
+    /// The peers that have a device in common, as a host's two leases have, so that one's end is not the other's. It is
+    /// where the last of them is.
+    shared: BTreeMap<Mac, BTreeMap<Ipv4Net, Ipv4Addr>>,
     neighbours: Reconciler<SimTable<Ipv4Addr, Mac>>,
     fdb: Reconciler<SimTable<Mac, Ipv4Addr>>,
     routes: Reconciler<SimTable<Ipv4Net, Ipv4Addr>>,
@@ -83,6 +84,11 @@ pub(super) fn peer(subnet: SubnetKey, attrs: &LeaseAttrs) -> Option<(Ipv4Net, Ma
     Some((subnet.v4()?, mac_of(attrs)?, attrs.public.v4?))
 }
 
+/// Walks over what is known of the peers.
+fn known(peers: &PeerSet) -> impl Iterator<Item = (Ipv4Net, Mac, Ipv4Addr)> {
+    peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs))
+}
+
 impl SimBackend {
     fn update(&mut self, peers: &PeerSet, dirty: &Dirty) {
         match dirty {
@@ -90,24 +96,106 @@ impl SimBackend {
                 self.all(peers);
                 self.distrust();
             }
-            Dirty::Some(dirty) => {
-                for subnet in dirty {
-                    self.one(*subnet, peers);
-                }
-                if self.is_contested && !dirty.is_empty() {
-                    self.all(peers);
-                }
-            }
+            Dirty::Some(dirty) => self.some(peers, dirty),
         }
     }
 
     fn all(&mut self, peers: &PeerSet) {
-        let known = || peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs));
-        let fdb: BTreeMap<_, _> = known().map(|(_, mac, public)| (mac, public)).collect();
-        self.is_contested = fdb.len() < known().count();
-        self.fdb.tracker.want_exactly(fdb.into_iter().collect());
-        self.neighbours.tracker.want_exactly(known().map(|(subnet, mac, _)| (subnet.addr(), mac)).collect());
-        self.routes.tracker.want_exactly(known().map(|(subnet, ..)| (subnet, subnet.addr())).collect());
+        let known: Vec<_> = known(peers).collect();
+        let neighbours = known.iter().map(|(subnet, mac, _)| (subnet.addr(), *mac));
+        self.neighbours.tracker.want_exactly(neighbours.collect());
+        self.routes.tracker.want_exactly(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
+        let mut by_device = known;
+        // Stable, so that the last peer of a device stays the last.
+        by_device.sort_by_key(|(_, mac, _)| *mac);
+        self.shared.clear();
+        for users in by_device.chunk_by(|one, other| one.1 == other.1).filter(|users| users.len() > 1) {
+            let (_, mac, _) = users[0];
+            self.shared.insert(mac, users.iter().map(|(subnet, _, public)| (*subnet, *public)).collect());
+        }
+        self.fdb.tracker.want_exactly(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
+    }
+
+    /// Takes in what became of some peers: first who left their devices, then who has one.
+    fn some(&mut self, peers: &PeerSet, dirty: &BTreeSet<SubnetKey>) {
+        let mut came = Vec::new();
+        for subnet in dirty {
+            let Some(net) = subnet.v4() else {
+                continue;
+            };
+            let now = peers.peer(subnet).and_then(|lease| peer(*subnet, &lease.attrs));
+            let now = now.map(|(_, mac, public)| (mac, public));
+            let before = self.told(net);
+            if before == now {
+                self.judge_no_news(*subnet, peers);
+                continue;
+            }
+            let mac_before = before.map(|(mac, _)| mac);
+            if let Some(mac) = mac_before.filter(|mac| now.is_none_or(|(now, _)| now != *mac)) {
+                self.leave(net, mac);
+            }
+            match now {
+                Some((mac, public)) => came.push((net, mac, public, mac_before != Some(mac))),
+                None => {
+                    self.neighbours.tracker.forget(&net.addr());
+                    self.routes.tracker.forget(&net);
+                }
+            }
+        }
+        let mut met = BTreeSet::new();
+        for (net, mac, public, is_new) in came {
+            if let Some(users) = self.shared.get_mut(&mac) {
+                users.insert(net, public);
+            } else if is_new && self.fdb.tracker.wanted(&mac).is_some() {
+                met.insert(mac);
+            }
+            self.neighbours.tracker.want(net.addr(), mac);
+            self.fdb.tracker.want(mac, self.last_of(&mac).unwrap_or(public));
+            self.routes.tracker.want(net, net.addr());
+        }
+        self.share(peers, &met);
+    }
+
+    /// Finds out whose devices these are that more than one peer has.
+    fn share(&mut self, peers: &PeerSet, met: &BTreeSet<Mac>) {
+        if met.is_empty() {
+            return;
+        }
+        for (subnet, mac, public) in known(peers).filter(|(_, mac, _)| met.contains(mac)) {
+            self.shared.entry(mac).or_default().insert(subnet, public);
+        }
+        for mac in met {
+            if let Some(last) = self.last_of(mac) {
+                self.fdb.tracker.want(*mac, last);
+            }
+        }
+    }
+
+    /// Takes in that a peer does not have a device any more.
+    fn leave(&mut self, subnet: Ipv4Net, mac: Mac) {
+        if let Some(users) = self.shared.get_mut(&mac) {
+            users.remove(&subnet);
+        }
+        match self.last_of(&mac) {
+            Some(last) => self.fdb.tracker.want(mac, last),
+            None => self.fdb.tracker.forget(&mac),
+        }
+        if self.shared.get(&mac).is_some_and(|users| users.len() < 2) {
+            self.shared.remove(&mac);
+        }
+    }
+
+    /// Returns where a device is that more than one peer has.
+    fn last_of(&self, mac: &Mac) -> Option<Ipv4Addr> {
+        self.shared.get(mac)?.values().next_back().copied()
+    }
+
+    /// Looks whether a peer was told without a change though the store has had it, as it is, all the time.
+    fn judge_no_news(&self, subnet: SubnetKey, peers: &PeerSet) {
+        if peers.is_complete() && self.witness.is_settled(subnet, self.link.heard()) {
+            let host = self.host;
+            self.witness.accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
+        }
     }
 
     fn distrust(&mut self) {
@@ -119,31 +207,8 @@ impl SimBackend {
     /// Returns what a peer was last told to be.
     fn told(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
         let mac = self.neighbours.tracker.wanted(&subnet.addr())?;
-        Some((*mac, *self.fdb.tracker.wanted(mac)?))
-    }
-
-    fn one(&mut self, subnet: SubnetKey, peers: &PeerSet) {
-        let Some(net) = subnet.v4() else {
-            return;
-        };
-        let now = peers.peer(&subnet).and_then(|lease| peer(subnet, &lease.attrs));
-        let now = now.map(|(_, mac, public)| (mac, public));
-        let before = self.told(net);
-        if peers.is_complete() && before == now && self.witness.is_settled(subnet, self.link.heard()) {
-            let host = self.host;
-            self.witness.accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
-        }
-        if let Some((mac, _)) = before {
-            self.neighbours.tracker.forget(&net.addr());
-            self.fdb.tracker.forget(&mac);
-            self.routes.tracker.forget(&net);
-        }
-        if let Some((mac, public)) = now {
-            self.is_contested |= self.fdb.tracker.wanted(&mac).is_some();
-            self.neighbours.tracker.want(net.addr(), mac);
-            self.fdb.tracker.want(mac, public);
-            self.routes.tracker.want(net, net.addr());
-        }
+        let shared = self.shared.get(mac).and_then(|users| users.get(&subnet));
+        Some((*mac, *shared.or_else(|| self.fdb.tracker.wanted(mac))?))
     }
 
     /// Looks whether a route was dropped though the store has had its peer all the time.
@@ -163,7 +228,7 @@ impl SimBackend {
 #[async_trait]
 impl Backend for SimBackend {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::VXLAN, data: data(self.mac), v6_data: None }
+        BackendAttrs { backend_type: BackendType::VXLAN, data: self.data.clone(), v6_data: None }
     }
 
     fn mtu(&self) -> u32 {

@@ -52,6 +52,8 @@ struct State {
     deaf: Option<Deaf>,
     /// When its watch does not, while its calls get through.
     stuck: Option<Deaf>,
+    /// When its watch does not, for either reason: one may begin before the other ends.
+    unheard: Option<Deaf>,
     touched: bool,
     own: Option<SubnetKey>,
 }
@@ -111,6 +113,7 @@ impl Link {
             restores: 0,
             deaf: None,
             stuck: None,
+            unheard: None,
             touched: false,
             own: None,
         };
@@ -151,12 +154,14 @@ impl Link {
     pub(super) fn deafen(&self, until: Instant) {
         let mut state = self.state();
         state.deaf = Some(Deaf::and(state.deaf, until));
+        state.unheard = Some(Deaf::and(state.unheard, until));
     }
 
     /// Says that the watch of the host does not, or not soon, hear what happens from now until then.
     pub(super) fn deafen_watch(&self, until: Instant) {
         let mut state = self.state();
         state.stuck = Some(Deaf::and(state.stuck, until));
+        state.unheard = Some(Deaf::and(state.unheard, until));
     }
 
     /// Tells whether the host may not know yet what happened to its own record at some time, which it renews or not.
@@ -173,17 +178,14 @@ impl Link {
 
     /// Returns since when the calls of the host get through and its watch hears; `None` if they do not.
     pub(super) fn sound_since(&self) -> Option<Instant> {
-        let state = self.state();
-        let ends = [state.deaf, state.stuck].into_iter().flatten().map(|deaf| deaf.end);
-        let last = ends.max();
-        last.map_or(Some(self.made), |end| (end <= Instant::now()).then_some(end))
+        let end = self.state().unheard.map(|unheard| unheard.end);
+        end.map_or(Some(self.made), |end| (end <= Instant::now()).then_some(end))
     }
 
     /// Returns the latest time of which the host has surely heard everything.
     pub(super) fn heard(&self) -> Instant {
-        let state = self.state();
-        let deaf = [state.deaf, state.stuck].into_iter().flatten().filter(Deaf::is_excuse);
-        deaf.map(|deaf| deaf.since).min().unwrap_or_else(Instant::now)
+        let unheard = self.state().unheard.filter(Deaf::is_excuse);
+        unheard.map_or_else(Instant::now, |unheard| unheard.since)
     }
 
     pub(super) fn calls(&self) -> Calls {

@@ -26,9 +26,7 @@ const RECOVERY: Duration = Duration::from_secs(30 * 3600);
 const PEACE: Duration = Duration::from_secs(12 * 3600);
 
 pub(super) async fn play(store: &dyn SimStore, options: SimOptions) -> SimReport {
-    // Narrow, so that hosts meet.
-    let subnets = (options.hosts * 2).next_power_of_two().max(256);
-    let network_len = 24 - subnets.ilog2();
+    let network_len = 24 - options.subnets().ilog2();
     store.set_config(&format!(
         r#"{{"Network":"10.0.0.0/{network_len}","SubnetLen":24,"Backend":{{"Type":"vxlan"}}}}"#
     ));

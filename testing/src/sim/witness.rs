@@ -42,6 +42,8 @@ pub(super) enum Holder {
 struct State {
     started: Instant,
     events: BoxStream<'static, RegistryEvent>,
+    /// When it was last caught up with: whoever writes lets it catch up, so within a moment nothing else can be new.
+    caught_up: Option<Instant>,
     leases: BTreeMap<SubnetKey, Arc<Lease>>,
     bad: BTreeSet<SubnetKey>,
     /// When the record of a subnet last became another one than before.
@@ -52,6 +54,7 @@ struct State {
     reserved: BTreeSet<SubnetKey>,
     trace: u64,
     violations: Vec<String>,
+    hopeless: bool,
     told: bool,
 }
 
@@ -60,6 +63,7 @@ impl Witness {
         let state = State {
             started: Instant::now(),
             events: store.watch(None),
+            caught_up: None,
             leases: BTreeMap::new(),
             bad: BTreeSet::new(),
             changed: BTreeMap::new(),
@@ -67,6 +71,7 @@ impl Witness {
             reserved: BTreeSet::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
+            hopeless: false,
             told: std::env::var_os("FLANNEL_SIM_TRACE").is_some(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -83,6 +88,13 @@ impl Witness {
         state.note(what);
         let time = state.started.elapsed();
         state.violations.push(format!("{time:?}: {what}"));
+        state.hopeless |= state.violations.len() > 500;
+    }
+
+    /// Notes that a promise was broken after which it makes no sense to go on.
+    pub(super) fn despair(&self, what: fmt::Arguments<'_>) {
+        self.accuse(what);
+        self.state().hopeless = true;
     }
 
     pub(super) fn violations(&self) -> Vec<String> {
@@ -91,7 +103,7 @@ impl Witness {
 
     /// Tells whether so much went wrong that more of it says nothing new.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.state().violations.len() > 500
+        self.state().hopeless
     }
 
     /// Returns a number that stands for everything that was noted.
@@ -124,7 +136,7 @@ impl Witness {
     /// this time or later.
     pub(super) fn is_settled(&self, subnet: SubnetKey, heard: Instant) -> bool {
         let mut state = self.state();
-        state.catch_up();
+        state.look();
         let changed = state.changed.get(&subnet).copied();
         state.leases.contains_key(&subnet) && changed.is_none_or(|changed| changed + LAG < heard)
     }
@@ -133,7 +145,7 @@ impl Witness {
     /// heard the store at this time or later.
     pub(super) fn is_lasting(&self, subnet: SubnetKey, heard: Instant) -> bool {
         let mut state = self.state();
-        state.catch_up();
+        state.look();
         let is_there = state.leases.contains_key(&subnet) || state.bad.contains(&subnet);
         is_there && state.absent.get(&subnet).is_none_or(|absent| *absent + LAG < heard)
     }
@@ -243,8 +255,16 @@ impl State {
     }
 
     fn catch_up(&mut self) {
+        self.caught_up = Some(Instant::now());
         while let Some(Some(event)) = self.events.next().now_or_never() {
             self.take(event);
+        }
+    }
+
+    /// The same for those who wrote nothing.
+    fn look(&mut self) {
+        if self.caught_up != Some(Instant::now()) {
+            self.catch_up();
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use flannel_core::{PublicAddrs, SubnetKey, Term};
 use futures::task::AtomicWaker;
@@ -33,6 +33,36 @@ pub(super) struct World<'a> {
     restored: Option<Instant>,
     /// Public addresses are never used twice.
     addresses: u32,
+    rest: Rest,
+}
+
+/// Counts how often hosts go on, so that a cluster that does not come to rest ends as a broken promise.
+#[derive(Default)]
+struct Rest {
+    polls: usize,
+    moment: Option<Instant>,
+    polls_in_moment: usize,
+}
+
+/// So often a host may go on over all: fifty times what a host of a small cluster needs, which has the most to do.
+const MOST_POLLS: usize = 500_000;
+/// So often hosts may go on, for each of them, without time passing.
+const MOST_POLLS_AT_ONCE: usize = 10_000;
+
+impl Rest {
+    /// Counts one more, and tells what is wrong if it was one too many.
+    fn count(&mut self, hosts: usize) -> Option<&'static str> {
+        let now = Some(Instant::now());
+        if std::mem::replace(&mut self.moment, now) != now {
+            self.polls_in_moment = 0;
+        }
+        self.polls += 1;
+        self.polls_in_moment += 1;
+        if self.polls_in_moment > MOST_POLLS_AT_ONCE * hosts {
+            return Some("the hosts go on and on while no time passes");
+        }
+        (self.polls > MOST_POLLS * hosts).then_some("the hosts do not come to rest")
+    }
 }
 
 /// The hosts that can go on.
@@ -69,11 +99,16 @@ impl<'a> World<'a> {
             all_disturbed: None,
             restored: None,
             addresses: u32::from(Ipv4Addr::new(172, 16, 0, 0)),
+            rest: Rest::default(),
         }
     }
 
+    /// The hosts stand in racks, each of which has a block of addresses that it counts from one on.
     pub(super) fn new_address(&mut self) -> Ipv4Addr {
         self.addresses += 1;
+        if self.random.f64() < 0.3 {
+            self.addresses = (self.addresses | 0xff) + 2;
+        }
         self.addresses.into()
     }
 
@@ -145,7 +180,7 @@ impl<'a> World<'a> {
         std::future::poll_fn(|cx| {
             self.woken.simulation.register(cx.waker());
             self.go_on();
-            sleep.as_mut().poll(cx)
+            if self.witness.is_hopeless() { Poll::Ready(()) } else { sleep.as_mut().poll(cx) }
         })
         .await;
         let contested: Vec<SubnetKey> =
@@ -156,12 +191,16 @@ impl<'a> World<'a> {
     /// Lets every host do what it can do at this moment.
     fn go_on(&mut self) {
         let mut went_on = BTreeSet::new();
-        loop {
+        while !self.witness.is_hopeless() {
             let woken = self.woken.take();
             if woken.is_empty() {
                 break;
             }
             for number in woken {
+                if let Some(unrest) = self.rest.count(self.hosts.len()) {
+                    self.witness.despair(format_args!("{unrest}, now host {number}"));
+                    break;
+                }
                 if self.hosts[number].frozen {
                     self.stalled.insert(number);
                 } else {

@@ -72,10 +72,7 @@ async fn look_for_own_rules(
 }
 
 fn package(error: &FirewallError) -> &'static str {
-    match error {
-        FirewallError::Iptables(..) => "iptables",
-        _ => "nftables",
-    }
+    if let FirewallError::Iptables(..) = error { "iptables" } else { "nftables" }
 }
 
 /// What passes a host of the network: the tunnel's datagrams both ways, and packets between its pods and those of its

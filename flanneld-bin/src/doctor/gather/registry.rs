@@ -1,12 +1,13 @@
 //! What the registry says: the configuration, the leases, and what time it is.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use flannel_core::{BoxError, NetworkConfig, RegistryError, SubnetRegistry, chain};
 use flannel_registry::EtcdRegistry;
 use tokio::time::timeout;
 
+use super::wall_clock;
 use crate::doctor::etcdctl::Etcdctl;
 use crate::doctor::facts::{Clock, Config, Registry};
 use crate::options::{EtcdApi, EtcdOptions, Options};
@@ -79,7 +80,7 @@ async fn config(registry: &dyn SubnetRegistry) -> Config {
 /// Asks what time it is there.
 async fn clock(etcd: &EtcdOptions) -> Option<Clock> {
     let registry = registry::v2(etcd).ok()?;
-    let asked = SystemTime::now();
+    let asked = wall_clock();
     let (there, member) = timeout(PATIENCE, registry.date()).await.ok()?.ok()?;
-    Some(Clock { member, there: there?, asked, answered: SystemTime::now() })
+    Some(Clock { member, there: there?, asked, answered: wall_clock() })
 }

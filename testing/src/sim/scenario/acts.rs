@@ -113,8 +113,12 @@ impl Play<'_> {
     }
 
     fn stick(&mut self, host: usize) {
-        self.world.hosts[host].link.stick(true);
         let within = self.fault();
+        self.stick_for(host, within);
+    }
+
+    fn stick_for(&mut self, host: usize, within: Duration) {
+        self.world.hosts[host].link.stick(true);
         self.later(within, End::Stuck(host));
         self.world.hosts[host].link.deafen_watch(Instant::now() + within);
     }
@@ -152,6 +156,10 @@ impl Play<'_> {
         let Some(restore) = self.backup.take() else {
             return;
         };
+        if self.world.random.bool() {
+            // They go on in a store that may have grown as far as the one that they know.
+            self.each_of(0.2, Self::freeze);
+        }
         restore();
         self.world.note_restore();
         let leases = self.world.witness.leases();
@@ -198,8 +206,7 @@ impl Play<'_> {
     }
 
     fn any_subnet(&mut self) -> SubnetKey {
-        let subnets = u32::try_from((self.world.options.hosts * 2).max(250)).unwrap_or(250);
-        let number = self.world.random.u32(1..subnets);
+        let number = self.world.random.u32(1..self.world.options.subnets());
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (number << 8));
         Ipv4Net::new_assert(address, 24).into()
     }
@@ -212,8 +219,12 @@ impl Play<'_> {
         }
     }
 
-    /// A node of upstream's renews a lease that it has lost to this host long ago.
+    /// A node of upstream's renews a lease that it has lost to this host long ago. Sometimes the watch of the host hears
+    /// nothing of it, so that the next renewal is the first to find out.
     fn overwrite(&mut self, host: usize) {
+        if self.world.random.bool() {
+            self.stick_for(host, HOUR * 40);
+        }
         if let Some(subnet) = self.world.hosts[host].believes {
             self.upstream_takes(subnet);
         }

@@ -1,0 +1,142 @@
+//! Plots in SVG.
+
+use std::error::Error;
+use std::path::Path;
+
+use flannel_benches::figures::Figure;
+use plotters::prelude::*;
+
+use crate::table::distinct;
+
+const SIZE: (u32, u32) = (760, 420);
+const FONT: &str = "sans-serif";
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0x2c, 0xa0, 0x2c),
+    RGBColor(0x94, 0x67, 0xbd),
+    RGBColor(0xff, 0x7f, 0x0e),
+    RGBColor(0x7f, 0x7f, 0x7f),
+];
+
+/// How a plot is labelled.
+pub(crate) struct Labels<'a> {
+    pub(crate) x: &'a str,
+    pub(crate) y: &'a str,
+}
+
+/// A line for each series over numbers, both axes logarithmic; the bars show the smallest and the largest.
+pub(crate) fn lines(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Result<(), Box<dyn Error>> {
+    let points: Vec<(f64, &Figure)> =
+        figures.iter().filter_map(|figure| Some((figure.at.parse().ok()?, *figure))).collect();
+    let xs = range(points.iter().map(|(x, _)| *x));
+    let ys = range(points.iter().flat_map(|(_, figure)| [figure.spread.least, figure.spread.most]));
+    let (Some(xs), Some(ys)) = (xs, ys) else { return Err("nothing to plot".into()) };
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d((xs.0 / 1.15..xs.1 * 1.15).log_scale(), (ys.0 / 1.5..ys.1 * 1.5).log_scale())?;
+    let label = |value: &f64| short(*value);
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(labels.x)
+        .y_desc(labels.y)
+        .axis_desc_style((FONT, 15))
+        .label_style((FONT, 13))
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
+        .draw()?;
+    let names = distinct(points.iter().map(|(_, figure)| figure.series.as_str()));
+    for (name, colour) in names.into_iter().zip(COLOURS.iter().cycle()) {
+        let series: Vec<_> = points.iter().filter(|(_, figure)| figure.series == name).collect();
+        let style = colour.stroke_width(2);
+        let line = series.iter().map(|(x, figure)| (*x, figure.spread.median));
+        chart
+            .draw_series(LineSeries::new(line.clone(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(line.map(|point| Circle::new(point, 3, colour.filled())))?;
+        let spreads = series.iter().map(|(x, figure)| {
+            let spread = figure.spread;
+            PathElement::new([(*x, spread.least), (*x, spread.most)], colour.stroke_width(1))
+        });
+        chart.draw_series(spreads)?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .label_font((FONT, 14))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+/// A bar for each series, from zero.
+pub(crate) fn bars(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Result<(), Box<dyn Error>> {
+    let most = figures.iter().map(|figure| figure.spread.most).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return Err("nothing to plot".into());
+    }
+    let root = SVGBackend::new(file, (SIZE.0, 80 + 42 * figures.len() as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let count = figures.len() as f64;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(190)
+        .build_cartesian_2d(0.0..most * 1.08, 0.0..count)?;
+    let name = |y: &f64| {
+        let at = count - 0.5 - y;
+        // A label stands in the middle of its bar, and nowhere else.
+        figures
+            .get(at.round() as usize)
+            .filter(|_| (at - at.round()).abs() < 0.01)
+            .map_or_else(String::new, |figure| figure.series.clone())
+    };
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .light_line_style(WHITE)
+        .x_desc(labels.x)
+        .y_labels(2 * figures.len() + 1)
+        .y_label_formatter(&name)
+        .axis_desc_style((FONT, 15))
+        .label_style((FONT, 13))
+        .x_label_formatter(&|value| short(*value))
+        .draw()?;
+    for (position, (figure, colour)) in figures.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        let y = count - 1.0 - position as f64;
+        let spread = figure.spread;
+        let bar = Rectangle::new([(0.0, y + 0.2), (spread.median, y + 0.8)], colour.mix(0.8).filled());
+        chart.draw_series([bar])?;
+        let range =
+            PathElement::new([(spread.least, y + 0.5), (spread.most, y + 0.5)], BLACK.stroke_width(1));
+        chart.draw_series([range])?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// The smallest and the largest of numbers that a logarithm has.
+fn range(numbers: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let positive: Vec<f64> = numbers.filter(|number| *number > 0.0).collect();
+    let least = positive.iter().copied().reduce(f64::min)?;
+    Some((least, positive.iter().copied().fold(least, f64::max)))
+}
+
+/// A number as it stands at an axis.
+fn short(value: f64) -> String {
+    match value {
+        1_000.0.. => format!("{},{:03}", value as u64 / 1_000, value as u64 % 1_000),
+        10.0.. => format!("{value:.0}"),
+        1.0.. => format!("{value:.1}").trim_end_matches(".0").to_owned(),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.2}"),
+    }
+}

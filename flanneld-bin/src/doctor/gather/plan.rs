@@ -1,0 +1,48 @@
+//! What a pass of the daemon would write now, as `flanneld plan` tells it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::{Lease, LeaseChange, OpenBackend as _, PeerSet, Plan, PlanRequest};
+use flannel_netlink::Namespace;
+
+use crate::backends::Backends;
+use crate::doctor::facts::Facts;
+
+/// A daemon that runs repairs within this time what it can, with much to spare.
+const REPAIRED: Duration = Duration::from_secs(1);
+
+/// Asks the backend; nothing if it cannot tell. What a daemon is about to put right is no fault.
+pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
+    let first = ask(namespace, facts)?;
+    if !facts.is_running() || first.changes.is_empty() {
+        return Some(first);
+    }
+    tokio::time::sleep(REPAIRED).await;
+    let mut second = ask(namespace, facts)?;
+    second.changes.retain(|change| first.changes.contains(change));
+    Some(second)
+}
+
+fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
+    let network = facts.network.as_ref()?;
+    let (own, external) = (network.own.as_ref()?, facts.external.as_ref().ok()?);
+    let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.memory.network) {
+        (Some(snapshot), _) => &snapshot.leases,
+        (None, Some(remembered)) => &remembered.peers,
+        (None, None) => return None,
+    };
+    let mut peers = PeerSet::default();
+    let others = leases.iter().filter(|lease| lease.subnet != own.subnet).cloned();
+    peers.extend(others.map(LeaseChange::Put));
+    if facts.registry.leases.is_some() {
+        // What is remembered is no reason to remove anything.
+        peers.complete();
+    }
+    let request = PlanRequest { config: &network.config, external, own, peers: &peers };
+    let mut plan = Backends::new(namespace.clone(), None).plan(request).ok()?;
+    if facts.registry.leases.is_none() {
+        plan.changes.retain(|change| change.action == flannel_core::PlannedAction::Put);
+    }
+    Some(plan)
+}

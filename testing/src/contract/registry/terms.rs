@@ -1,0 +1,90 @@
+//! Promises 5 and 6: how long a record lasts.
+
+use flannel_core::{RegistryEvent, Term};
+use tokio::time::sleep;
+
+use super::follow::Follower;
+use super::{DAY, RegistrySubject, create, host, is_gone, listed, subnet};
+
+/// Promise 5: a limited record that is not renewed disappears, and watchers are told.
+pub async fn a_lease_that_is_not_renewed_ends(subject: &dyn RegistrySubject) {
+    let registry = subject.open().await;
+    let mut watch = Follower::new(subject, registry.watch(None));
+    let ttl = subject.shortest_ttl();
+    let lease = registry.create(subnet(1), &host(1), ttl).await.expect("creates");
+    assert_eq!(lease.term, Term::Limited);
+    watch.until("the lease begins", |state| state.leases.contains_key(&subnet(1))).await;
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
+    assert_eq!(listed(&*registry).await, []);
+    is_gone(registry.renew(&lease, ttl).await.map(drop));
+}
+
+/// Promise 5: a record that is renewed within its time to live stays, and ends after that.
+pub async fn a_renewed_lease_lasts(subject: &dyn RegistrySubject) {
+    let registry = subject.open().await;
+    let mut watch = Follower::new(subject, registry.watch(None));
+    let ttl = subject.shortest_ttl();
+    let lease = registry.create(subnet(1), &host(1), ttl).await.expect("creates");
+    for _ in 0..4 {
+        sleep(ttl / 2).await;
+        let granted = registry.renew(&lease, ttl).await.expect("renews");
+        assert!(granted >= ttl, "asked for {ttl:?}, got {granted:?}");
+    }
+    assert_eq!(listed(&*registry).await, [lease]);
+    watch.until("the lease begins", |state| !state.leases.is_empty()).await;
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
+}
+
+/// Promise 5: `update` gives a limited lease a new time to live, and only that.
+pub async fn an_updated_lease_lasts_for_a_new_time_to_live(subject: &dyn RegistrySubject) {
+    let registry = subject.open().await;
+    let ttl = subject.shortest_ttl();
+    let lease = registry.create(subnet(1), &host(1), ttl).await.expect("creates");
+    sleep(ttl * 3 / 4).await;
+    let lease = registry.update(&lease, &host(2), ttl).await.expect("updates");
+    assert_eq!(lease.term, Term::Limited);
+    sleep(ttl / 2).await;
+    assert_eq!(listed(&*registry).await, std::slice::from_ref(&lease));
+    let mut watch = Follower::new(subject, registry.watch(Some(lease.revision)));
+    watch.state.leases.insert(lease.subnet, lease);
+    watch.until("the lease ends", |state| state.leases.is_empty()).await;
+}
+
+/// Promise 5: a permanent record stays, also after it was updated.
+pub async fn a_reservation_stays(subject: &dyn RegistrySubject) {
+    let registry = subject.open().await;
+    let ttl = subject.shortest_ttl();
+    subject.put_raw("10.5.1.0-24", br#"{"PublicIP":"192.168.0.1"}"#).await;
+    let reservation = listed(&*registry).await.remove(0);
+    assert_eq!((reservation.subnet, reservation.term), (subnet(1), Term::Permanent));
+    let updated = registry.update(&reservation, &host(1), ttl).await.expect("updates");
+    assert_eq!(updated.term, Term::Permanent);
+    // A lease that was made at the same time tells when the time to live is surely over.
+    let mut watch = Follower::new(subject, registry.watch(None));
+    registry.create(subnet(2), &host(2), ttl).await.expect("creates");
+    watch.until("the lease begins", |state| state.leases.contains_key(&subnet(2))).await;
+    watch.until("the lease ends", |state| !state.leases.contains_key(&subnet(2))).await;
+    assert_eq!(listed(&*registry).await, [updated]);
+}
+
+/// Promise 6: `renew` changes neither the record nor its revision, and watchers see nothing.
+pub async fn renewing_is_silent(subject: &dyn RegistrySubject) {
+    let registry = subject.open().await;
+    let lease = create(&*registry, 1).await;
+    let before = registry.list().await.expect("lists");
+    let mut watch = Follower::new(subject, registry.watch(Some(before.revision)));
+    for _ in 0..3 {
+        registry.renew(&lease, DAY).await.expect("renews");
+    }
+    assert_eq!(listed(&*registry).await, [lease]);
+    let marker = create(&*registry, 200).await;
+    match watch.next().await {
+        RegistryEvent::Put(first) => assert_eq!(*first, marker, "a renewal was told"),
+        RegistryEvent::Snapshot(snapshot) => assert_eq!(snapshot.leases.len(), 2),
+        event @ (RegistryEvent::Deleted(..)
+        | RegistryEvent::Bad(_)
+        | RegistryEvent::BadDeleted(_)
+        | RegistryEvent::Silent(_)
+        | RegistryEvent::Heard) => assert_eq!(format!("{event:?}"), "Put"),
+    }
+}
