@@ -36,7 +36,7 @@ impl History {
 
     /// Tells whether sizes are to be measured in the next turn.
     pub(super) fn wants_sizes(&self) -> bool {
-        self.turns % SIZES_EVERY == 0
+        self.turns.is_multiple_of(SIZES_EVERY)
     }
 
     /// Leaves those means out of a plan that a peer did not hear the last time, as long as it hears another one; now and
@@ -134,10 +134,7 @@ mod tests {
     fn measured(side: ProbeSide, sent: u32, lost: u32) -> Measured {
         Measured {
             side,
-            address: match side {
-                ProbeSide::Inside => [10, 5, 2, 0].into(),
-                _ => [192, 168, 0, 2].into(),
-            },
+            address: if side == ProbeSide::Inside { [10, 5, 2, 0] } else { [192, 168, 0, 2] }.into(),
             by: ProbeMeans::Udp,
             sent,
             lost,

@@ -148,10 +148,12 @@ fn line(probe: &PeerProbe) -> String {
 
 /// Colours what tells of a verdict.
 pub(crate) fn painted(verdict: ProbeVerdict, paint: Paint, text: &str) -> String {
-    match verdict {
-        ProbeVerdict::Reachable => paint.good(text),
-        ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent => paint.bad(text),
-        _ => paint.doubtful(text),
+    if verdict == ProbeVerdict::Reachable {
+        paint.good(text)
+    } else if matches!(verdict, ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent) {
+        paint.bad(text)
+    } else {
+        paint.doubtful(text)
     }
 }
 
@@ -192,6 +194,8 @@ fn sign(probe: &PeerProbe) -> char {
         ProbeVerdict::Lossy => '%',
         ProbeVerdict::TunnelBlocked => 'T',
         ProbeVerdict::Silent => 'X',
+        ProbeVerdict::Unknown => '?',
+        // One that the core will have some day.
         _ => '?',
     }
 }

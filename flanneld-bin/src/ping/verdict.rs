@@ -139,10 +139,8 @@ mod tests {
     use super::*;
 
     fn way(side: ProbeSide, answers: bool) -> ProbedWay {
-        let address = match side {
-            ProbeSide::Inside => IpAddr::from([10, 5, 2, 0]),
-            _ => IpAddr::from([192, 168, 0, 2]),
-        };
+        let address = if side == ProbeSide::Inside { [10, 5, 2, 0] } else { [192, 168, 0, 2] };
+        let address = IpAddr::from(address);
         let mut way = ProbedWay::new(side, address, ProbeMeans::Icmp);
         (way.answers, way.sent, way.lost) = (answers, 3, if answers { 0 } else { 3 });
         (way.path_mtu, way.device_mtu) = (answers.then_some(1450), Some(1450));

@@ -145,7 +145,11 @@ impl Measuring {
                 self.sent += 1;
             }
             // Whether the peer hears this kind of question at all is not known yet.
-            _ if !self.is_proven && self.means + 1 < self.plan.means.len() => self.means += 1,
+            Outcome::Lost | Outcome::TooLarge | Outcome::Refused(_)
+                if !self.is_proven && self.means + 1 < self.plan.means.len() =>
+            {
+                self.means += 1;
+            }
             Outcome::Lost | Outcome::TooLarge => (self.sent, self.lost) = (self.sent + 1, self.lost + 1),
             Outcome::Refused(why) => {
                 (self.sent, self.lost) = (self.sent + 1, self.lost + 1);
@@ -239,9 +243,8 @@ mod tests {
 
     #[test]
     fn a_peer_without_a_responder_is_asked_by_icmp_and_nothing_counts_as_lost() {
-        let by_icmp = |question: Question| match question.by {
-            ProbeMeans::Icmp => Outcome::Answered(TIME),
-            _ => Outcome::Lost,
+        let by_icmp = |question: Question| {
+            if question.by == ProbeMeans::Icmp { Outcome::Answered(TIME) } else { Outcome::Lost }
         };
         let (measured, asked) = measure(plan(5, 5, None), by_icmp);
         assert_eq!((measured.by, measured.sent, measured.lost, asked), (ProbeMeans::Icmp, 5, 0, 6));

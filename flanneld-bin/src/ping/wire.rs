@@ -88,9 +88,10 @@ impl Wire {
                 continue;
             };
             let (heard, from) = (&buffer[..length], from.ip());
-            let mark = match open.means {
-                ProbeMeans::Udp => packet::read_answer(heard),
-                _ => packet::read_echo_reply(heard, from, open.has_header),
+            let mark = if open.means == ProbeMeans::Udp {
+                packet::read_answer(heard)
+            } else {
+                packet::read_echo_reply(heard, from, open.has_header)
             };
             let Some(mark) = mark.filter(|mark| mark.secret == self.secret) else { continue };
             let mut waiting = self.waiting();
@@ -149,9 +150,10 @@ impl Wire {
         };
         let mark = Mark { secret: self.secret, number };
         let text = packet::question(mark, to, question.size);
-        let (text, port) = match question.by {
-            ProbeMeans::Udp => (text, self.responder_port),
-            _ => (packet::echo_request(&text, to, mark), 0),
+        let (text, port) = if question.by == ProbeMeans::Udp {
+            (text, self.responder_port)
+        } else {
+            (packet::echo_request(&text, to, mark), 0)
         };
         match open.socket.send_to(&text, SocketAddr::new(to, port)).await {
             Ok(_) => Ok(()),
@@ -181,9 +183,10 @@ impl Drop for Waiting<'_> {
 fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
     let is_v4 = from.is_ipv4();
     let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
-    let (socket, has_header) = match means {
-        ProbeMeans::Udp => (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, false),
-        _ => icmp(domain, is_v4)?,
+    let (socket, has_header) = if means == ProbeMeans::Udp {
+        (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, false)
+    } else {
+        icmp(domain, is_v4)?
     };
     Ok((ready(socket, SocketAddr::new(from, 0))?, has_header))
 }
@@ -217,12 +220,11 @@ fn ready(socket: Socket, from: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn explained(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("{error}: to ask by ICMP takes root, CAP_NET_RAW or the sysctl net.ipv4.ping_group_range")
-        }
-        _ => error.to_string(),
-    }
+    let hint = match error.kind() == io::ErrorKind::PermissionDenied {
+        true => ": to ask by ICMP takes root, CAP_NET_RAW or the sysctl net.ipv4.ping_group_range",
+        false => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// Answers the questions of peers.
