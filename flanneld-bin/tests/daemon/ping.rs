@@ -123,6 +123,8 @@ fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_out
     let mut cluster = Cluster::on_segments(2, 2);
     cluster.configure(VXLAN);
     cluster.start_all();
+    // Each knows its peer; the first one that was ready did not yet.
+    (0..2).for_each(|host| eventually(PATIENCE, || cluster.routes(host).len() == 1).unwrap());
     drop_forwarded(&cluster, "ip length > 1400");
     let found = eventually(PATIENCE, || {
         let (status, pinged) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
