@@ -28,7 +28,7 @@ use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
 use crate::registry::RegistryError;
-use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
+use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Term};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -245,7 +245,13 @@ impl Node {
                 self.note(|book| book.own.renewal = later(time));
                 self.tell(NetworkEvent::RenewalIn(time));
             }
-            HoldEvent::Keep(KeepEvent::Permanent) => self.tell(NetworkEvent::LeasePermanent),
+            HoldEvent::Keep(KeepEvent::Permanent) => {
+                self.note(|book| {
+                    (book.own.renewal, book.own.end) = (None, None);
+                    book.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
+                });
+                self.tell(NetworkEvent::LeasePermanent);
+            }
             HoldEvent::Keep(KeepEvent::Renewed(time)) => {
                 self.note(|book| book.own.end = later(time));
                 self.tell(NetworkEvent::LeaseRenewed(time));

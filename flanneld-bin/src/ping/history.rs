@@ -80,15 +80,20 @@ impl History {
         });
         let Some(way) = self.ways.get_mut(at) else { return };
         let answered = measured.sent - measured.lost;
-        // An outage is no loss: what was asked during it does not count when it is over.
+        let (mut sent, mut lost) = (measured.sent, measured.lost);
+        // An outage is no loss: what was asked during it does not count when it is over, nor does what was asked in the
+        // turn in which it ended, before it did.
         if answered == 0 || !way.shown.answers {
             (way.lost, way.shown.sent) = (0, 0);
         }
-        let bits = 1_u32.checked_shl(measured.lost).map_or(u32::MAX, |bit| bit - 1);
+        if answered > 0 && !way.shown.answers {
+            (sent, lost) = (answered, 0);
+        }
+        let bits = 1_u32.checked_shl(lost).map_or(u32::MAX, |bit| bit - 1);
         // What was answered came last: a turn ends with its answer.
-        way.lost = way.lost.checked_shl(measured.sent).unwrap_or(0) | bits.checked_shl(answered).unwrap_or(0);
+        way.lost = way.lost.checked_shl(sent).unwrap_or(0) | bits.checked_shl(answered).unwrap_or(0);
         let shown = &mut way.shown;
-        shown.sent = (shown.sent + measured.sent).min(WINDOW);
+        shown.sent = (shown.sent + sent).min(WINDOW);
         shown.lost = way.lost.count_ones().min(shown.sent);
         (shown.by, shown.answers, shown.error) = (measured.by, answered > 0, measured.error);
         let time = measured.round_trip.map(micros);
@@ -163,6 +168,11 @@ mod tests {
         // An outage is no loss.
         assert_eq!(turn(&mut history, (1, 0), (1, 0)), ProbeVerdict::Reachable);
         assert_eq!((history.probe().ways[0].sent, history.probe().ways[0].lost), (1, 0));
+        // Nor if it ends in the middle of a turn.
+        assert_eq!(turn(&mut history, (3, 3), (1, 0)), ProbeVerdict::TunnelBlocked);
+        assert_eq!(turn(&mut history, (3, 2), (1, 0)), ProbeVerdict::Reachable);
+        assert_eq!((history.probe().ways[0].sent, history.probe().ways[0].lost), (1, 0));
+        assert_eq!(turn(&mut history, (3, 2), (1, 0)), ProbeVerdict::Lossy);
     }
 
     #[test]

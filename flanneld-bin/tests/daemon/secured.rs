@@ -4,10 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flannel_testing::{EtcdOptions, EtcdTls, eventually};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use base64::Engine as _;
+use flannel_testing::{EtcdOptions, EtcdTls, eventually, output_in, program};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_RSA_SHA256, date_time_ymd,
+};
 
 use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
+
+/// An RSA key of 2048 bits in the two forms; it secures nothing but tests.
+const RSA_PKCS1: &str = include_str!("../../../flannel-registry/tests/common/rsa-pkcs1.pem");
+const RSA_PKCS8: &str = include_str!("../../../flannel-registry/tests/common/rsa-pkcs8.pem");
 
 const PASSWORD: &str = "never to be logged";
 
@@ -26,12 +33,10 @@ impl Certificates {
 
     /// Makes all of them anew, by another authority.
     pub(crate) fn issue(&self) {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, self.0.display().to_string());
         let key = KeyPair::generate().unwrap();
-        fs::write(self.path("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        let authority = Issuer::new(params, key);
+        self.write("ca.pem", &self.authority_params().self_signed(&key).unwrap().pem());
+        self.write("ca-key.pem", &key.serialize_pem());
+        let authority = self.authority();
         for name in ["server", "client", "late"] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
@@ -39,13 +44,48 @@ impl Certificates {
                 params.not_after = date_time_ymd(2020, 1, 1);
             }
             let certificate = params.signed_by(&key, &authority).unwrap();
-            fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-            fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+            self.write(&format!("{name}.pem"), &certificate.pem());
+            self.write(&format!("{name}-key.pem"), &key.serialize_pem());
         }
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
+    }
+
+    /// Makes certificates for a client, and gives them with their keys in every form that programs write: RSA in PKCS#1
+    /// and in PKCS#8, elliptic curve in PKCS#8 and in SEC1 (RFC 5915).
+    fn clients_of_all_forms(&self) -> [(PathBuf, PathBuf); 4] {
+        let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
+        let curve = KeyPair::generate().unwrap();
+        let [rsa_certificate, curve_certificate] = [("rsa", &rsa), ("curve", &curve)].map(|(name, key)| {
+            let certificate = CertificateParams::default().signed_by(key, &self.authority()).unwrap();
+            self.write(&format!("{name}.pem"), &certificate.pem())
+        });
+        [
+            (rsa_certificate.clone(), self.write("pkcs1.pem", RSA_PKCS1)),
+            (rsa_certificate, self.write("pkcs8.pem", RSA_PKCS8)),
+            (curve_certificate.clone(), self.write("curve-pkcs8.pem", &curve.serialize_pem())),
+            (curve_certificate, self.write("sec1.pem", &sec1(&curve))),
+        ]
+    }
+
+    fn authority(&self) -> Issuer<'static, KeyPair> {
+        let key = fs::read_to_string(self.path("ca-key.pem")).unwrap();
+        Issuer::new(self.authority_params(), KeyPair::from_pem(&key).unwrap())
+    }
+
+    fn authority_params(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, self.0.display().to_string());
+        params
+    }
+
+    fn write(&self, file: &str, text: &str) -> PathBuf {
+        let path = self.path(file);
+        fs::write(&path, text).unwrap();
+        path
     }
 
     /// An etcd that wants to be shown a certificate.
@@ -74,6 +114,16 @@ impl Drop for Certificates {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Writes a P-256 key as `openssl ecparam -genkey` does: the part of its PKCS#8 form that both have in common.
+fn sec1(key: &KeyPair) -> String {
+    let pkcs8 = key.serialize_der();
+    // An octet string of 109 bytes that holds a sequence of 107.
+    let begin = pkcs8.windows(4).position(|bytes| bytes == [0x04, 0x6d, 0x30, 0x6b]).unwrap() + 2;
+    let text = base64::engine::general_purpose::STANDARD.encode(&pkcs8[begin..begin + 109]);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", lines.join("\n"))
 }
 
 fn give(command: &mut Command, flag: &str, path: &Path) {
@@ -153,4 +203,57 @@ fn a_file_that_is_at_fault_is_named_in_one_line_over_both_interfaces() {
             assert!(line.contains(reason), "no {reason:?} in {line:?}");
         }
     }
+}
+
+/// Adds the files to a command.
+fn show(command: &mut Command, authority: &Path, (certificate, key): &(PathBuf, PathBuf)) {
+    give(command, "-etcd-cafile", authority);
+    give(command, "-etcd-certfile", certificate);
+    give(command, "-etcd-keyfile", key);
+}
+
+#[test]
+fn a_network_behind_certificates_moves_to_v3_whatever_form_the_key_has() {
+    let files = Certificates::new("forms");
+    let (authority, clients) = (files.path("ca.pem"), files.clients_of_all_forms());
+    let mut cluster = Cluster::with_etcd(1, EtcdOptions { enable_v2: true, ..files.options() });
+    let etcdctl = |arguments: &[&str]| {
+        let mut command = Command::new(program("etcdctl", "etcd-client").unwrap());
+        command.env("ETCDCTL_API", "2").arg("--endpoints").arg(cluster.etcd.client_url());
+        give(&mut command, "--ca-file", &authority);
+        give(&mut command, "--cert-file", &files.path("client.pem"));
+        give(&mut command, "--key-file", &files.path("client-key.pem"));
+        command.args(arguments);
+        let output = output_in(cluster.lab.switch(), command).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let migrate = |client, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command
+            .arg("migrate-etcd")
+            .arg(format!("-etcd-endpoints={}", cluster.etcd.client_url()))
+            .args(arguments);
+        show(&mut command, &authority, client);
+        let output = output_in(cluster.lab.switch(), command).unwrap();
+        (output.status.code(), format!("{output:?}"))
+    };
+    etcdctl(&["set", "/coreos.com/network/config", VXLAN]);
+    // Each reads both stores.
+    for client in &clients {
+        let (code, said) = migrate(client, &["--dry-run"]);
+        assert!(code == Some(0) && said.contains("network config: would be copied"), "{client:?}: {said}");
+    }
+    let nobody = (files.path("late.pem"), files.path("late-key.pem"));
+    assert_eq!(migrate(&nobody, &[]).0, Some(1), "an expired certificate moves nothing");
+    let (code, said) = migrate(&clients[0], &[]);
+    assert!(code == Some(0) && said.contains("network config: copied"), "{said}");
+    for (api, client) in ["v2", "v3", "v2", "v3"].iter().zip(&clients) {
+        let mut command = cluster.command(0);
+        command.arg(format!("-etcd-api={api}"));
+        show(&mut command, &authority, client);
+        cluster.start_as(0, command);
+        cluster.wait_until_ready(0);
+        assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(0));
+    }
+    assert_eq!(cluster.leases().len(), 1);
 }

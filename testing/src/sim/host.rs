@@ -35,6 +35,8 @@ pub(super) struct Host {
     /// The process is stopped, as by a debugger or a sleeping machine.
     pub(super) frozen: bool,
     pub(super) ready: bool,
+    /// Whether it is going to renew its lease, as it does unless that is a reservation.
+    renews: bool,
     /// When its process started.
     pub(super) started: Instant,
     /// The lease that it is giving back.
@@ -67,6 +69,7 @@ impl Host {
             remembers: None,
             frozen: false,
             ready: false,
+            renews: false,
             started: Instant::now(),
             leaves: None,
             lives: 0,
@@ -166,10 +169,16 @@ impl Host {
     pub(super) fn observe(&mut self) {
         let status = self.network.as_ref().map(Network::summary).unwrap_or_default();
         let held = status.lease.filter(|lease| lease.lost.is_none());
+        self.renews = held.as_ref().is_some_and(|lease| lease.renewal_in.is_some());
         self.believes = held.map(|lease| lease.subnet);
         self.remembers = self.believes.or(self.remembers);
         self.ready = status.ready;
         self.link.set_own(self.believes.or(self.remembers));
+    }
+
+    /// Tells whether it may not know yet what happened to its record at some time.
+    pub(super) fn is_excused(&self, changed: Instant) -> bool {
+        self.link.is_excused(changed, self.renews)
     }
 }
 

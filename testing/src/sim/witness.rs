@@ -50,8 +50,6 @@ struct State {
     changed: BTreeMap<SubnetKey, Instant>,
     /// When a subnet was last left without a record.
     absent: BTreeMap<SubnetKey, Instant>,
-    /// The subnets that ever had a reservation, which nobody renews.
-    reserved: BTreeSet<SubnetKey>,
     trace: u64,
     violations: Vec<String>,
     hopeless: bool,
@@ -68,7 +66,6 @@ impl Witness {
             bad: BTreeSet::new(),
             changed: BTreeMap::new(),
             absent: BTreeMap::new(),
-            reserved: BTreeSet::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
             hopeless: false,
@@ -176,11 +173,6 @@ impl Witness {
             None => Holder::Nobody,
         };
         (holder, state.changed.get(&subnet).copied().unwrap_or(state.started))
-    }
-
-    /// Tells whether the host of a subnet asks for its record now and then, whatever its watch says.
-    pub(super) fn is_renewed(&self, subnet: SubnetKey) -> bool {
-        !self.state().reserved.contains(&subnet)
     }
 
     /// Judges the answer to a `create`, given what there was before.
@@ -314,9 +306,6 @@ impl State {
     fn put(&mut self, lease: Arc<Lease>, now: Instant) {
         if self.leases.get(&lease.subnet).is_none_or(|known| known.attrs != lease.attrs) {
             self.changed.insert(lease.subnet, now);
-        }
-        if lease.term == Term::Permanent {
-            self.reserved.insert(lease.subnet);
         }
         self.leases.insert(lease.subnet, lease);
     }

@@ -263,10 +263,8 @@ impl<'a> World<'a> {
             return;
         }
         let (_, changed) = self.witness.holder(subnet);
-        let renews = self.witness.is_renewed(subnet);
         let owners = self.owners.get(&subnet).into_iter().flatten().copied();
-        let knowing: Vec<usize> =
-            owners.filter(|host| !self.hosts[*host].link.is_excused(changed, renews)).collect();
+        let knowing: Vec<usize> = owners.filter(|host| !self.hosts[*host].is_excused(changed)).collect();
         if knowing.len() > 1 {
             self.witness.accuse(format_args!("{subnet} has more than one live owner: hosts {knowing:?}"));
         }
@@ -320,7 +318,7 @@ impl<'a> World<'a> {
                 Holder::Nobody => false,
             };
             let is_new = Instant::now() <= changed.max(host.started) + GRACE;
-            if !is_theirs && !is_new && !host.link.is_excused(changed, self.witness.is_renewed(subnet)) {
+            if !is_theirs && !is_new && !host.is_excused(changed) {
                 let number = host.number;
                 self.witness
                     .accuse(format_args!("host {number} believes to hold {subnet}, which has {holder:?}"));

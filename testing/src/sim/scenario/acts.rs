@@ -40,7 +40,7 @@ impl Play<'_> {
             75..=79 => self.upstream_joins(),
             80..=83 => self.upstream_renews(),
             84..=86 => self.each_of(0.01, Self::overwrite),
-            87..=89 => self.each_of(0.02, Self::rewrite),
+            87..=89 => self.each_of(0.05, Self::rewrite),
             90..=95 => self.each_of(0.1, Self::drift),
             96..=99 => self.each_of(0.1, |play, host| play.world.hosts[host].kernel.tables().refuse(3)),
             _ => self.each_of(0.2, Self::start_on_a_bad_link),
@@ -252,10 +252,10 @@ impl Play<'_> {
         renewed.into_iter().for_each(|subnet| self.world.disturb(Some(subnet)));
     }
 
-    /// Another daemon of the same host writes its record, sometimes once more while the host answers.
+    /// Another daemon of the same host writes its record, sometimes again and again while the host answers.
     fn rewrite(&mut self, host: usize) {
         self.write_for(host);
-        if self.world.random.bool() {
+        for _ in 0..self.world.random.usize(..8) {
             self.later(Duration::from_secs(1), End::Rewritten(host));
         }
     }
