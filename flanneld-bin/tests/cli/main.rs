@@ -89,6 +89,8 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -log-format string",
         "  -log_backtrace_at string",
         "  -mass-expiry-hold int",
+        "  -mesh-probe-interval duration",
+        "  -mesh-probe-port int",
         "  -net-config-path string",
         "  -public-ip string",
         "  -public-ipv6 string",
@@ -117,10 +119,11 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         " (default \"/etc/kube-flannel/net-conf.json\")\n",
         " (default \"text\")\n",
         " (default \"0.0.0.0\")\n",
+        " (default 8473)\n",
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 13);
+    assert_eq!(usage.matches("(default").count(), 15);
     let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);
