@@ -1,6 +1,6 @@
 //! Judging: what is wrong, by the facts alone. Pure.
 //!
-//! Each file has some faults and the functions that find them; [`FAULTS`] and [`CHECKS`] list all.
+//! Each file has some faults and the functions that find them; [`CHECKS`] lists these.
 
 use super::facts::Facts;
 #[cfg(test)]
