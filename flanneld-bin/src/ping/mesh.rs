@@ -82,13 +82,18 @@ impl Mesh<'_> {
         let mut order = Order::new(fastrand::u64(..));
         let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
         let mut turns = FuturesUnordered::new();
+        // A turn in an outage takes seconds. One that ran beside it and ended after it would report the same outage as loss.
+        let mut asked = BTreeSet::new();
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
         // Hosts that start together do not ask together.
         let mut turn_at = tokio::time::Instant::now()
             + pace(self.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
         loop {
             tokio::select! {
-                Some((subnet, measured)) = turns.next() => self.note(subnet, measured, &own),
+                Some((subnet, measured)) = turns.next() => {
+                    asked.remove(&subnet);
+                    self.note(subnet, measured, &own);
+                }
                 () = sleep_until(look_at) => {
                     look_at = tokio::time::Instant::now() + LOOK_EVERY;
                     let Some(site) = Site::of_status(&network.status()) else { continue };
@@ -100,7 +105,9 @@ impl Mesh<'_> {
                 () = sleep_until(turn_at) => {
                     turn_at = tokio::time::Instant::now() + pace(self.options.interval, peers.len());
                     let next = if turns.len() < AT_ONCE { order.next() } else { None };
-                    if let Some(peer) = next.and_then(|subnet| peers.get(&subnet)) {
+                    if let Some(peer) = next.and_then(|subnet| peers.get(&subnet))
+                        && asked.insert(peer.subnet)
+                    {
                         turns.push(turn(self.wire, peer.subnet, self.plans(peer, &own)));
                     }
                 }
