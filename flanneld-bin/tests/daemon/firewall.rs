@@ -177,17 +177,17 @@ fn iptables_shows_the_rules_of_upstream() {
 
 #[test]
 fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
-    // With an audit once an hour, it is the notice that heals.
+    // With an audit once an hour, it is the notice that heals, and faster than a second command would be.
     let flags = ["-ip-masq", "-iptables-resync=3600"];
     let (iptables, nftables) = (
         [
             "iptables -t nat -F",
             "iptables -F FLANNEL-FWD",
             "iptables -t nat -D FLANNEL-POSTRTG 3",
-            "iptables -t nat -D POSTROUTING 1; iptables -t nat -F FLANNEL-POSTRTG; iptables -t nat -X FLANNEL-POSTRTG",
+            r"printf '*nat\n-D POSTROUTING 1\n-F FLANNEL-POSTRTG\n-X FLANNEL-POSTRTG\nCOMMIT\n' | iptables-restore --noflush",
             "nft flush ruleset",
             // The second rule now stands first.
-            "iptables -t nat -D FLANNEL-POSTRTG 1; iptables -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment 'flanneld masq' -j RETURN",
+            r#"printf '*nat\n-D FLANNEL-POSTRTG 1\n-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN\nCOMMIT\n' | iptables-restore --noflush"#,
             "iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD",
         ],
         [
