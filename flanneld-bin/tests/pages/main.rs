@@ -11,6 +11,7 @@ use page::Page;
 
 mod book;
 mod events;
+mod lists;
 mod page;
 
 /// The directory of the repository.
