@@ -35,7 +35,7 @@ mod gather;
 mod show;
 
 /// The exit status when the worst that was found is a warning.
-const WARNINGS: u8 = 3;
+pub(crate) const WARNINGS: u8 = 3;
 
 /// Looks, and says what was found.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
