@@ -50,7 +50,7 @@ impl Cluster {
         let text = self.shell(
             host,
             "{ iptables-save; ip6tables-save; } | grep -e '^-A' -e '^:FLANNEL'
-            nft list tables | grep flannel- | while read -r _ family name; do nft list table $family $name; done",
+            nft list tables | grep flannel- | while read -r _ family name; do nft list table $family $name || true; done",
         );
         let plain = |line: &str| line.split(" [").next().unwrap_or_default().to_owned();
         text.lines().filter(|line| !line.contains("packets")).map(plain).collect::<Vec<_>>().join("\n")
