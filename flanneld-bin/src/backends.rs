@@ -198,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn every_config_that_the_page_shows_is_valid() {
+        let shown: Vec<&str> =
+            PAGE.split("```json\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+        assert!(shown.len() >= 2);
+        for text in shown {
+            assert!(NetworkConfig::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn every_member_on_the_page_of_the_config_is_read() {
         for member in listed("The network") {
             let text = format!(
