@@ -33,7 +33,7 @@ use crate::show::format::plain;
 use crate::{external, registry, story};
 
 /// The exit status when something would be written.
-const SOMETHING: u8 = 3;
+pub(crate) const SOMETHING: u8 = 3;
 
 /// Runs the command.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {

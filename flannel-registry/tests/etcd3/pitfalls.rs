@@ -121,7 +121,7 @@ async fn a_slow_member_is_waited_for_once() {
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url(), server.url()];
-    options.timeout = Duration::from_millis(600);
+    options.timeout = Duration::from_secs(2);
     let registry = through(&proxy, &options).await;
     proxy.delay(Duration::from_secs(3600));
     let mut slowest = Duration::ZERO;
