@@ -215,6 +215,11 @@ impl SubnetRegistry for EtcdRegistry {
         self.decided().await?.delete(lease).await
     }
 
+    /// Only the one that was chosen is watched, and says anything.
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        stream::select(self.v3.config_changes(), self.v2.config_changes()).boxed()
+    }
+
     fn reconnect(&self) {
         self.v3.reconnect();
         self.v2.reconnect();

@@ -39,12 +39,19 @@ impl Keeper {
         let Some(mut running) = next(&mut self.network).await else {
             return std::future::pending().await;
         };
-        let options = self.options(&running);
-        let nets = Nets::of(&running.config, &running.lease.subnet);
-        let mut firewall = Firewall::new(self.namespace.clone(), options, nets, &self.previous);
+        let mut options = self.options(&running);
+        let mut nets = Nets::of(&running.config, &running.lease.subnet);
+        let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
         let mut told = Told::default();
         loop {
-            firewall.set_nets(Nets::of(&running.config, &running.lease.subnet));
+            let before = std::mem::replace(&mut nets, Nets::of(&running.config, &running.lease.subnet));
+            if options == self.options(&running) {
+                firewall.set_nets(nets.clone());
+            } else {
+                // As a restart would: the first pass of another mode removes what is left of this one.
+                options = self.options(&running);
+                firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &before);
+            }
             firewall.set_peers(self.peers.borrow_and_update().clone());
             self.look(&mut firewall, &mut told, options.mode).await;
             // Who waited for the rules may be gone: the daemon ends.
