@@ -143,3 +143,20 @@ async fn a_program_that_feeds_a_network_may_change_its_configuration() {
     node.sees("the new record", |event| matches!(event, NetworkEvent::LeasePublished(_)).then_some(())).await;
     assert_eq!(told.lease().await.attrs.backend_type.to_string(), "other");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_meanwhile_is_still_asked_for() {
+    let site = site();
+    let mut node = start(&site.faulty, 1, None);
+    node.is_ready().await;
+    let own = node.subnet();
+    site.faulty.fail_next(Call::Create, [Fault::Refused; 3]);
+    site.store.remove_raw(&own.to_string());
+    node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
+    site.store.set_config(OTHER);
+    reconfigured(&mut node).await;
+    node.within(MOMENT).await;
+    assert_eq!(site.subnets().await.into_keys().collect::<Vec<_>>(), [own]);
+    let leases = site.store.list().await.unwrap().leases;
+    assert_eq!(leases[0].attrs.backend_type.to_string(), "other", "it says what the host is now");
+}

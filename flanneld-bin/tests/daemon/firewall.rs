@@ -175,6 +175,19 @@ fn the_mode_changes_live_and_leaves_nothing_of_the_other_one() {
 }
 
 #[test]
+fn with_another_port_the_one_before_is_open_again() {
+    let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-restrict-tunnel-port"]);
+    let ports = || cluster.shell(0, "nft list tables | grep -o 'flannel-port-.*' || true");
+    eventually(PATIENCE, || ports() == "flannel-port-8472\n").unwrap();
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#);
+    eventually(PATIENCE, || ports() == "flannel-port-4789\n").unwrap();
+    check_ping(&pods[0], &pods[1]);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    eventually(PATIENCE, || ports() == "flannel-port-8285\n").unwrap();
+    check_ping(&pods[0], &pods[1]);
+}
+
+#[test]
 fn iptables_shows_the_rules_of_upstream() {
     let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
     let (cluster, _pods) = Cluster::with_pods(1, config, &["-ip-masq"]);

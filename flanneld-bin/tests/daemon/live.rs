@@ -245,3 +245,19 @@ fn the_port_of_udp_changes_without_another_device() {
     check_ping(&pods[0], &pods[1]);
     assert_eq!(index(), before);
 }
+
+#[test]
+fn a_host_that_started_without_its_registry_takes_in_what_changed_meanwhile() {
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    cluster.start_all();
+    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1450");
+    cluster.daemon(0).terminate(PATIENCE).unwrap();
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#);
+    cluster.etcd.stop().unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1450", "as it remembers");
+    cluster.etcd.restart().unwrap();
+    eventually(PATIENCE, || cluster.subnet_env(0, "FLANNEL_MTU") == "1350").unwrap();
+}
