@@ -151,6 +151,16 @@ impl Outbox {
         &self.bursts[..self.active]
     }
 
+    /// The bursts without the newest, if more packets of its length would find room in that one.
+    pub(crate) fn full_bursts(&self) -> &[Burst] {
+        match self.bursts().split_last() {
+            Some((newest, before)) if self.takes(newest, newest.segment) && newest.pieces.len() == 1 => {
+                before
+            }
+            _ => self.bursts(),
+        }
+    }
+
     /// The bytes of a burst, in pieces.
     pub(crate) fn pieces(&self, burst: &Burst) -> impl Iterator<Item = &[u8]> {
         burst.pieces.iter().map(|piece| &self.arena[piece.clone()])
@@ -167,15 +177,32 @@ impl Outbox {
         (self.used, self.active) = (0, 0);
     }
 
+    /// Forgets the [full bursts](Self::full_bursts), and moves what is left to where there is all room behind it.
+    pub(crate) fn clear_full(&mut self) {
+        let full = self.full_bursts().len();
+        if full == self.active {
+            return self.clear();
+        }
+        self.bursts.swap(0, full);
+        (self.used, self.active) = (0, 1);
+        if let Some(piece) = self.bursts[0].pieces.first_mut() {
+            self.arena.copy_within(piece.clone(), 0);
+            *piece = 0..piece.len();
+            self.used = piece.end;
+        }
+    }
+
     /// The newest burst to a peer, if a packet of that length can be its next.
     fn burst_for(&self, hop: usize, len: usize) -> Option<usize> {
-        let newest = self.bursts[..self.active].iter().rposition(|burst| burst.hop == hop)?;
-        let burst = &self.bursts[newest];
-        let fits = !burst.closed
+        let newest = self.bursts().iter().rposition(|burst| burst.hop == hop)?;
+        self.takes(&self.bursts[newest], len).then_some(newest)
+    }
+
+    fn takes(&self, burst: &Burst, len: usize) -> bool {
+        !burst.closed
             && len <= burst.segment
             && burst.packets < self.max_segments
-            && burst.bytes + len <= crate::sys::socket::MAX_BURST;
-        fits.then_some(newest)
+            && burst.bytes + len <= crate::sys::socket::MAX_BURST
     }
 
     fn begin(&mut self, hop: usize, segment: usize) -> &mut Burst {

@@ -63,14 +63,15 @@ pub fn inward(bytes: &[u8]) {
         }
         let Ok((_, _, len)) = forward::inward(&routing, PEER, datagram, None) else { continue };
         if !coalescer.has_room() {
-            apart(&mut coalescer, &mut out);
+            apart(&mut coalescer, bytes, &mut out);
         }
-        coalescer.push(&datagram[..len]);
+        let start = bytes.len() - rest.len() - datagram.len();
+        coalescer.push(bytes, start..start + len);
         let mut later = datagram[..len].to_vec();
         decrement_ttl(&mut later);
         expected.push(later);
     }
-    apart(&mut coalescer, &mut out);
+    apart(&mut coalescer, bytes, &mut out);
     expected.iter_mut().chain(&mut out).for_each(|packet| forget_what_may_differ(packet));
     // Flows may overtake each other, packets of one flow may not; that is for the property tests.
     expected.sort_unstable();
@@ -95,10 +96,11 @@ fn forget_what_may_differ(packet: &mut [u8]) {
 }
 
 /// Takes apart what was joined.
-fn apart(coalescer: &mut Coalescer, out: &mut Vec<Vec<u8>>) {
+fn apart(coalescer: &mut Coalescer, buffer: &[u8], out: &mut Vec<Vec<u8>>) {
     let mut room = vec![0; MAX_PACKET];
-    for bytes in coalescer.finish() {
-        let header = VirtioHeader::read(bytes).expect("what is written has the device's header");
+    for joined in coalescer.finish(buffer) {
+        let bytes = joined.parts().collect::<Vec<_>>().concat();
+        let header = VirtioHeader::read(&bytes).expect("what is written has the device's header");
         let packet = &bytes[VIRTIO_HEADER..];
         let mut segments = Segments::new(&header, packet).expect("what was joined can be taken apart");
         while let Some(len) = segments.write_next(&mut room) {

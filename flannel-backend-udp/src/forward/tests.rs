@@ -122,30 +122,57 @@ fn push(outbox: &mut Outbox, hop: usize, packet: &[u8]) -> bool {
     segments.left() == 0
 }
 
+#[test]
+fn a_burst_that_is_not_full_waits_for_more() {
+    let mut outbox = Outbox::new();
+    let packets = |bursts: &[Burst]| bursts.iter().map(|burst| burst.packets).collect::<Vec<_>>();
+    for (more, full) in [(46, 44), (46, 44), (40, 44)] {
+        for _ in 0..more {
+            assert!(push(&mut outbox, 0, &[0; 1472]));
+        }
+        assert_eq!(packets(outbox.full_bursts()), [full]);
+        outbox.clear_full();
+    }
+    assert!(outbox.is_empty());
+    assert!(push(&mut outbox, 0, &[0; 1472]) && push(&mut outbox, 0, &[0; 500]));
+    assert_eq!(packets(outbox.full_bursts()), [2], "nothing follows a shorter packet");
+    assert!(push(&mut outbox, 1, &[0; 1472]));
+    assert_eq!(packets(outbox.full_bursts()), [2], "another peer's");
+}
+
+/// What is sent: the packets of some bursts, by peer.
+fn take(outbox: &Outbox, bursts: &[Burst], sent: &mut [Vec<Vec<u8>>]) {
+    for burst in bursts {
+        assert!(burst.packets <= outbox.max_segments && burst.bytes <= 65_507);
+        let packets: Vec<_> = outbox.packets(burst).map(<[u8]>::to_vec).collect();
+        let (last, others) = packets.split_last().unwrap();
+        assert!(others.iter().all(|packet| packet.len() == burst.segment) && last.len() <= burst.segment);
+        assert_eq!(packets.len(), burst.packets);
+        assert!(outbox.pieces(burst).count() <= MAX_SEGMENTS);
+        sent[burst.hop].extend(packets);
+    }
+}
+
 proptest! {
     #[test]
     fn each_peer_gets_its_packets_once_and_in_order(
-        packets in prop::collection::vec((0..4usize, prop::sample::select(vec![40usize, 64, 1400, 1472])), 0..150),
+        packets in prop::collection::vec((0..4usize, prop::sample::select(vec![40usize, 64, 1400, 1472])), 0..400),
         max_segments in prop::sample::select(vec![1, 3, MAX_SEGMENTS]),
+        sent_after in 1..200usize,
     ) {
         let mut outbox = Outbox::new();
         outbox.max_segments = max_segments;
-        let mut expected = vec![Vec::new(); 4];
+        let (mut expected, mut sent) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
         for (number, (hop, size)) in packets.into_iter().enumerate() {
-            let packet = vec![number as u8; size];
+            let packet: Vec<u8> = (number..number + size).map(|byte| byte as u8).collect();
+            if outbox.is_worth_sending() || number % sent_after == 0 {
+                take(&outbox, outbox.full_bursts(), &mut sent);
+                outbox.clear_full();
+            }
             prop_assert!(push(&mut outbox, hop, &packet));
             expected[hop].push(packet);
         }
-        let mut sent = vec![Vec::new(); 4];
-        for burst in outbox.bursts() {
-            prop_assert!(burst.packets <= max_segments && burst.bytes <= 65_507);
-            let packets: Vec<_> = outbox.packets(burst).map(<[u8]>::to_vec).collect();
-            let (last, others) = packets.split_last().unwrap();
-            prop_assert!(others.iter().all(|packet| packet.len() == burst.segment) && last.len() <= burst.segment);
-            prop_assert_eq!(packets.len(), burst.packets);
-            prop_assert!(outbox.pieces(burst).count() <= MAX_SEGMENTS);
-            sent[burst.hop].extend(packets);
-        }
+        take(&outbox, outbox.bursts(), &mut sent);
         prop_assert_eq!(sent, expected);
     }
 }

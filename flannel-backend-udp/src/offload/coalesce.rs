@@ -1,12 +1,20 @@
 //! Joining packets that follow each other into one that stands for them, as the kernel's own receive offload does.
 //!
 //! The order within each pair of hosts is kept by construction: a packet may only join the newest one of its flow, and
-//! whatever cannot be joined closes all others between the same two hosts. Checksums are verified while the payload is
-//! copied; a packet whose checksum is wrong is passed on as it is, for the kernel to refuse and count.
+//! whatever cannot be joined closes all others between the same two hosts. Checksums are verified; a packet whose
+//! checksum is wrong is passed on as it is, for the kernel to refuse and count.
+//!
+//! Payloads stay where they were received. What is joined is headers of its own and pieces of that buffer:
+//!
+//! ```text
+//!  headers' payload | headers payload | headers payload   ──▶   headers' ─ payload ─ payload ─ payload
+//! ```
 //!
 //! What may be joined (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`): TCP with nothing but ACK, PSH and FIN among
 //! its flags, the next sequence number, the same acknowledgement, window, options, time to live, service and bit DF, and
 //! payloads of one size; UDP likewise. A shorter payload, PSH or FIN is the last of its packet.
+
+use std::ops::Range;
 
 use super::split::{FIN, MAX_PACKET, PSH, TCP_HEADER, UDP_HEADER};
 use super::virtio::{Gso, GsoKind, VIRTIO_HEADER, VirtioHeader};
@@ -20,6 +28,13 @@ const SLOTS: usize = 16;
 const UDP_SEGMENTS: usize = 64;
 
 const ACK: u8 = 0x10;
+
+/// The device's header, and so much of the first packet that all its headers are there (RFC 791, RFC 8200, RFC 9293: at
+/// most 40 bytes of IP without extension headers, and 60 of TCP).
+const HEAD: usize = 128;
+
+/// So many pieces are joined, with which large packets fill 64 KiB.
+pub(crate) const PIECES: usize = 64;
 
 /// What is to be written to the device, in order.
 #[derive(Debug)]
@@ -35,8 +50,12 @@ pub(crate) struct Coalescer {
 /// One packet under way.
 #[derive(Debug)]
 struct Slot {
-    /// The header of the device, then the packet, the one that was first in it with its own IP header.
-    buffer: Box<[u8]>,
+    /// The header of the device, then the beginning of the packet, of the one that was first in it.
+    head: [u8; HEAD],
+    /// Bytes of `head`.
+    head_len: usize,
+    /// What follows, in the buffer.
+    pieces: Vec<Range<usize>>,
     /// Bytes of the packet.
     len: usize,
     /// What can be joined to it, and how it is finished; `None` passes on as it is.
@@ -63,10 +82,32 @@ struct Flow {
     pseudo: Sum,
 }
 
+/// A packet as it is to be written, behind the header of the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joined<'a> {
+    head: &'a [u8],
+    buffer: &'a [u8],
+    pieces: &'a [Range<usize>],
+}
+
+impl<'a> Joined<'a> {
+    /// Its bytes, in at most one part more than there are [`PIECES`].
+    pub(crate) fn parts(self) -> impl Iterator<Item = &'a [u8]> {
+        std::iter::once(self.head).chain(self.pieces.iter().map(move |piece| &self.buffer[piece.clone()]))
+    }
+
+    /// Whether it stands for several.
+    pub(crate) fn is_joined(self) -> bool {
+        VirtioHeader::read(self.head).is_some_and(|header| header.gso.is_some())
+    }
+}
+
 impl Coalescer {
     pub(crate) fn new() -> Self {
         let slot = || Slot {
-            buffer: vec![0; VIRTIO_HEADER + MAX_PACKET].into_boxed_slice(),
+            head: [0; HEAD],
+            head_len: 0,
+            pieces: Vec::with_capacity(PIECES),
             len: 0,
             flow: None,
             closed: true,
@@ -85,38 +126,35 @@ impl Coalescer {
         self.used < SLOTS
     }
 
-    /// Takes a packet that [`Header`](crate::packet::Header) has read, without anything behind its end. The caller
-    /// has made sure that there is room.
-    pub(crate) fn push(&mut self, packet: &[u8]) {
+    /// Takes a packet that [`Header`](crate::packet::Header) has read, without anything behind its end: where it is in
+    /// the buffer, which is the same until [`finish`](Self::finish). The caller has made sure that there is room.
+    pub(crate) fn push(&mut self, buffer: &[u8], place: Range<usize>) {
+        let packet = &buffer[place.clone()];
         let joins = |is_tcp| if is_tcp { self.joins_tcp } else { self.joins_udp };
         let Some(flow) = Flow::of(packet).filter(|flow| joins(flow.is_tcp)) else {
             self.close_between(packet);
-            self.open(packet, None);
+            self.open(packet, place, None);
             return;
         };
+        // The addresses, and with them their sum, are the same in all of a flow.
+        let is_right = flow.pseudo_sum(packet.len()).and(Sum::of(&packet[flow.transport..])).fold() == 0xffff;
         if let Some(newest) = self.newest_of(packet, &flow) {
-            match self.slots[newest].join(packet, &flow) {
-                Joined::Yes => {
-                    self.last = newest;
-                    return;
-                }
-                Joined::No => self.slots[newest].closed = true,
-                Joined::Corrupt => {
-                    self.slots[newest].closed = true;
-                    self.close_between(packet);
-                    self.open(packet, None);
-                    return;
-                }
+            if is_right && self.slots[newest].join(packet, place.clone(), &flow) {
+                self.last = newest;
+                return;
             }
+            self.slots[newest].closed = true;
         }
-        self.open(packet, Some(flow));
+        if !is_right {
+            self.close_between(packet);
+        }
+        self.open(packet, place, is_right.then_some(flow));
     }
 
-    /// The packets as they are to be written, each behind the header of the device, in order. The time to live of each
-    /// has lost one.
-    pub(crate) fn finish(&mut self) -> impl Iterator<Item = &[u8]> {
+    /// The packets as they are to be written, in order. The time to live of each has lost one.
+    pub(crate) fn finish<'a>(&'a mut self, buffer: &'a [u8]) -> impl Iterator<Item = Joined<'a>> {
         let used = std::mem::take(&mut self.used);
-        self.slots.iter_mut().take(used).map(Slot::finish)
+        self.slots.iter_mut().take(used).map(|slot| slot.finish(buffer))
     }
 
     /// The newest packet of the same flow, if it may still be joined.
@@ -132,45 +170,41 @@ impl Coalescer {
     /// Lets nothing be joined any more to packets between the same two hosts: they are before this one.
     fn close_between(&mut self, packet: &[u8]) {
         for slot in &mut self.slots[..self.used] {
-            let other = &slot.buffer[VIRTIO_HEADER..];
-            if addresses(other) == addresses(packet) {
+            if addresses(slot.beginning()) == addresses(packet) {
                 slot.closed = true;
             }
         }
     }
 
-    fn open(&mut self, packet: &[u8], flow: Option<Flow>) {
+    fn open(&mut self, packet: &[u8], place: Range<usize>, flow: Option<Flow>) {
         let Some(slot) = self.slots.get_mut(self.used) else { return };
         self.last = self.used;
         self.used += 1;
-        slot.open(packet, flow);
+        slot.open(packet, place, flow);
     }
-}
-
-enum Joined {
-    Yes,
-    No,
-    Corrupt,
 }
 
 impl Slot {
-    fn open(&mut self, packet: &[u8], flow: Option<Flow>) {
+    fn open(&mut self, packet: &[u8], place: Range<usize>, flow: Option<Flow>) {
+        let beginning = packet.len().min(HEAD - VIRTIO_HEADER);
+        self.head_len = VIRTIO_HEADER + beginning;
+        self.head[VIRTIO_HEADER..self.head_len].copy_from_slice(&packet[..beginning]);
+        self.pieces.clear();
+        if beginning < packet.len() {
+            self.pieces.push(place.start + beginning..place.end);
+        }
         self.len = packet.len();
-        let to = &mut self.buffer[VIRTIO_HEADER..VIRTIO_HEADER + packet.len()];
-        let Some(flow) = flow else {
-            to.copy_from_slice(packet);
-            (self.flow, self.closed) = (None, true);
-            return;
-        };
-        to[..flow.transport].copy_from_slice(&packet[..flow.transport]);
-        let sum = Sum::copy(&mut to[flow.transport..], &packet[flow.transport..]);
-        let is_right = flow.pseudo_sum(packet.len()).and(sum).fold() == 0xffff;
-        self.flow = is_right.then_some(flow);
-        self.closed = !is_right || flow.is_last(packet);
+        self.closed = flow.is_none_or(|flow| flow.is_last(packet));
+        self.flow = flow;
+    }
+
+    /// The first packet, as far as it is here: with all of its headers.
+    fn beginning(&self) -> &[u8] {
+        &self.head[VIRTIO_HEADER..self.head_len]
     }
 
     fn is_of_flow(&self, packet: &[u8], flow: &Flow) -> bool {
-        let mine = &self.buffer[VIRTIO_HEADER..VIRTIO_HEADER + self.len];
+        let mine = self.beginning();
         self.flow.is_some_and(|own| {
             (own.is_v6, own.is_tcp) == (flow.is_v6, flow.is_tcp)
                 && mine[own.transport..own.transport + 4] == packet[flow.transport..flow.transport + 4]
@@ -178,48 +212,47 @@ impl Slot {
         })
     }
 
-    fn join(&mut self, packet: &[u8], new: &Flow) -> Joined {
-        let Some(flow) = &mut self.flow else { return Joined::No };
+    /// Joins a packet of the same flow, if it comes next and there is room; tells whether it did.
+    fn join(&mut self, packet: &[u8], place: Range<usize>, new: &Flow) -> bool {
+        let there = &mut self.head[VIRTIO_HEADER..self.head_len];
+        let Some(flow) = &mut self.flow else { return false };
         let part = packet.len() - new.payload;
-        let (before, rest) = self.buffer[VIRTIO_HEADER..].split_at_mut(self.len);
-        if !flow.continues_with(before, packet, new) || self.len + part > MAX_PACKET {
-            return Joined::No;
-        }
-        let sum = Sum::copy(&mut rest[..part], &packet[new.payload..]);
-        let header = Sum::of(&packet[new.transport..new.payload]);
-        // The addresses are the same.
-        if flow.pseudo_sum(packet.len()).and(header).and(sum).fold() != 0xffff {
-            return Joined::Corrupt;
+        if !flow.continues_with(there, packet, new)
+            || self.len + part > MAX_PACKET
+            || self.pieces.len() == PIECES
+        {
+            return false;
         }
         if flow.is_tcp {
-            before[flow.transport + 13] |= packet[new.transport + 13];
+            there[flow.transport + 13] |= packet[new.transport + 13];
         }
+        self.pieces.push(place.start + new.payload..place.end);
         self.len += part;
         flow.count += 1;
         flow.next_sequence = new.next_sequence;
         flow.next_identification = new.next_identification;
         self.closed = part < flow.size || new.is_last(packet) || (!flow.is_tcp && flow.count == UDP_SEGMENTS);
-        Joined::Yes
+        true
     }
 
     /// Makes the headers those of all that was joined.
-    fn finish(&mut self) -> &[u8] {
-        let (head, packet) = self.buffer[..VIRTIO_HEADER + self.len].split_at_mut(VIRTIO_HEADER);
+    fn finish<'a>(&'a mut self, buffer: &'a [u8]) -> Joined<'a> {
+        let (head, packet) = self.head[..self.head_len].split_at_mut(VIRTIO_HEADER);
         let mut header = VirtioHeader::default();
         if let Some(flow) = self.flow {
             let checksum_at = flow.transport + if flow.is_tcp { 16 } else { 6 };
             if flow.count > 1 {
-                flow.lengthen(packet);
+                flow.lengthen(packet, self.len);
                 header.gso = Some(Gso { kind: flow.kind(), size: flow.size as u16 });
             }
             // The sum of the pseudo header says that the rest was verified (`CHECKSUM_PARTIAL`).
-            set_u16(packet, checksum_at, flow.pseudo_sum(packet.len()).fold());
+            set_u16(packet, checksum_at, flow.pseudo_sum(self.len).fold());
             header.checksum = Some((flow.transport as u16, (checksum_at - flow.transport) as u16));
             header.header_len = flow.payload as u16;
         }
         decrement_ttl(packet);
         head.copy_from_slice(&header.to_bytes());
-        &self.buffer[..VIRTIO_HEADER + self.len]
+        Joined { head: &self.head[..self.head_len], buffer, pieces: &self.pieces }
     }
 }
 
@@ -264,7 +297,7 @@ impl Flow {
 
     /// Whether a packet, which is of the same addresses and ports, comes right after what is there.
     fn continues_with(&self, there: &[u8], packet: &[u8], new: &Self) -> bool {
-        let same = |range: std::ops::Range<usize>| there[range.clone()] == packet[range];
+        let same = |range: Range<usize>| there[range.clone()] == packet[range];
         let (transport, payload) = (self.transport, self.payload);
         if new.payload != payload || new.size > self.size {
             return false;
@@ -294,9 +327,8 @@ impl Flow {
         self.pseudo.double((len - self.transport) as u32)
     }
 
-    /// States the lengths of all that was joined.
-    fn lengthen(&self, packet: &mut [u8]) {
-        let len = packet.len();
+    /// States the length of all that was joined.
+    fn lengthen(&self, packet: &mut [u8], len: usize) {
         if self.is_v6 {
             set_u16(packet, 4, (len - IPV6_HEADER) as u16);
         } else {

@@ -128,6 +128,8 @@ struct Message {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
+    /// Where these bytes are in the buffer of all.
+    pub(crate) start: usize,
     pub(crate) from: SocketAddr,
     /// Bytes of each datagram but the last, which may have less.
     pub(crate) segment: usize,
@@ -202,10 +204,17 @@ impl Inbox {
         self.messages.len() == MESSAGES
     }
 
+    /// What everything that was received is in.
+    pub(crate) fn buffer(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What was received, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Received<'_>> {
-        self.bytes.chunks_exact(MESSAGE).zip(&self.messages).map(|(buffer, message)| Received {
+        let buffers = (0..).step_by(MESSAGE).zip(self.bytes.chunks_exact(MESSAGE));
+        buffers.zip(&self.messages).map(|((start, buffer), message)| Received {
             bytes: &buffer[..message.len],
+            start,
             from: message.from,
             segment: message.segment,
         })

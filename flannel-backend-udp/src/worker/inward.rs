@@ -1,7 +1,9 @@
 //! From the network to the device.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::{IpAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -9,7 +11,7 @@ use super::limit::Limit;
 use super::{Fault, Parts, Path, Step};
 use crate::counters::DropReason;
 use crate::forward::{self, Refusal};
-use crate::offload::coalesce::Coalescer;
+use crate::offload::coalesce::{Coalescer, Joined, PIECES};
 use crate::offload::split::{MAX_PACKET, Segments};
 use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
 use crate::packet::icmp::{self, Trouble};
@@ -80,13 +82,13 @@ impl<'a> Inward<'a> {
     fn burst(&mut self, inbox: &Inbox) {
         self.view.refresh();
         for message in inbox.iter() {
-            self.message(&message);
+            self.message(&message, inbox.buffer());
         }
-        self.write();
+        self.write(inbox.buffer());
     }
 
-    /// Passes on the datagrams of one message, all from one sender.
-    fn message(&mut self, message: &Received<'_>) {
+    /// Passes on the datagrams of one message, all from one sender, which is in a buffer.
+    fn message(&mut self, message: &Received<'_>, buffer: &[u8]) {
         let from = message.from.ip();
         let count = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
         if self.view.routing().peers.by_public(from).is_none() {
@@ -95,6 +97,7 @@ impl<'a> Inward<'a> {
         // Packets that follow each other are mostly from one source.
         let mut known: Option<(IpAddr, usize)> = None;
         let mut passed = Passed::default();
+        let mut start = message.start;
         // A datagram may be empty.
         let empty = std::iter::once(message.bytes).filter(|bytes| bytes.is_empty());
         for datagram in message.bytes.chunks(message.segment.max(1)).chain(empty) {
@@ -106,19 +109,20 @@ impl<'a> Inward<'a> {
                     known = Some((source, hop));
                     passed.packets += 1;
                     passed.bytes += len as u64;
-                    self.take(&datagram[..len]);
+                    self.take(buffer, start..start + len);
                 }
                 Err(refusal) => self.refuse(refusal, from, datagram),
             }
+            start += datagram.len();
         }
         self.count(known, &mut passed);
     }
 
-    fn take(&mut self, packet: &[u8]) {
+    fn take(&mut self, buffer: &[u8], packet: Range<usize>) {
         if !self.coalescer.has_room() {
-            self.write();
+            self.write(buffer);
         }
-        self.coalescer.push(packet);
+        self.coalescer.push(buffer, packet);
     }
 
     fn count(&self, known: Option<(IpAddr, usize)>, passed: &mut Passed) {
@@ -130,16 +134,16 @@ impl<'a> Inward<'a> {
     }
 
     /// Writes everything to the device.
-    fn write(&mut self) {
+    fn write(&mut self, buffer: &[u8]) {
         let (mut writes, mut failed, mut refuses) = (0, 0, false);
         let joins = self.coalescer.joins_tcp || self.coalescer.joins_udp;
-        for bytes in self.coalescer.finish() {
+        for joined in self.coalescer.finish(buffer) {
             writes += 1;
-            match write(&self.parts.tun, bytes) {
+            match write(&self.parts.tun, joined.parts()) {
                 Ok(()) => {}
-                Err(error) if joins && error.raw_os_error() == Some(libc::EINVAL) && is_joined(bytes) => {
+                Err(error) if joins && error.raw_os_error() == Some(libc::EINVAL) && joined.is_joined() => {
                     refuses = true;
-                    failed += write_one_by_one(&self.parts.tun, bytes);
+                    failed += write_one_by_one(&self.parts.tun, joined);
                 }
                 Err(_) => failed += 1,
             }
@@ -190,9 +194,15 @@ struct Passed {
     bytes: u64,
 }
 
-fn write(mut tun: &std::fs::File, bytes: &[u8]) -> io::Result<()> {
+fn write<'a>(mut tun: &File, parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    let mut slices = [IoSlice::new(&[]); PIECES + 1];
+    let mut count = 0;
+    for (slot, part) in slices.iter_mut().zip(parts) {
+        *slot = IoSlice::new(part);
+        count += 1;
+    }
     loop {
-        match tun.write(bytes) {
+        match tun.write_vectored(&slices[..count]) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -200,18 +210,15 @@ fn write(mut tun: &std::fs::File, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-fn is_joined(bytes: &[u8]) -> bool {
-    VirtioHeader::read(bytes).is_some_and(|header| header.gso.is_some())
-}
-
 /// Takes a joined packet apart again and writes its parts; returns how many could not be written.
-fn write_one_by_one(tun: &std::fs::File, bytes: &[u8]) -> u64 {
-    let Some(header) = VirtioHeader::read(bytes) else { return 1 };
+fn write_one_by_one(tun: &File, joined: Joined<'_>) -> u64 {
+    let bytes = joined.parts().collect::<Vec<_>>().concat();
+    let Some(header) = VirtioHeader::read(&bytes) else { return 1 };
     let Ok(mut segments) = Segments::new(&header, &bytes[VIRTIO_HEADER..]) else { return 1 };
     let mut part = vec![0; VIRTIO_HEADER + MAX_PACKET];
     let mut failed = 0;
     while let Some(len) = segments.write_next(&mut part[VIRTIO_HEADER..]) {
-        failed += u64::from(write(tun, &part[..VIRTIO_HEADER + len]).is_err());
+        failed += u64::from(write(tun, std::iter::once(&part[..VIRTIO_HEADER + len])).is_err());
     }
     failed
 }

@@ -41,6 +41,15 @@ pub(super) struct Outward<'a> {
     sends_bursts: bool,
 }
 
+/// What is sent of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    /// What nothing can be added to. A read is of some packets more than a burst holds, and those few would cost as much
+    /// by themselves as a burst does.
+    Full,
+}
+
 /// A path that carries less than the device.
 struct NarrowPath {
     to: IpAddr,
@@ -69,10 +78,10 @@ impl Path for Outward<'_> {
                 Err(error) => return Err(Fault::Device(format!("the device cannot be read: {error}"))),
             }
             if self.outbox.is_worth_sending() {
-                self.send();
+                self.send(Part::Full);
             }
         }
-        self.send();
+        self.send(Part::All);
         self.parts.counters.was_read(reads as u64);
         Ok(Step { moved: reads, bytes, is_full: may_be_more })
     }
@@ -118,7 +127,7 @@ impl<'a> Outward<'a> {
             if self.outbox.is_empty() {
                 return Err(malformed);
             }
-            self.send();
+            self.send(Part::All);
         }
     }
 
@@ -144,17 +153,20 @@ impl<'a> Outward<'a> {
         }
     }
 
-    /// Sends everything.
-    fn send(&mut self) {
+    fn send(&mut self, part: Part) {
         if self.outbox.is_empty() {
             return;
         }
         let outbox = std::mem::replace(&mut self.outbox, Outbox::empty());
-        for burst in outbox.bursts() {
+        let bursts = if part == Part::All { outbox.bursts() } else { outbox.full_bursts() };
+        for burst in bursts {
             self.send_burst(&outbox, burst);
         }
         self.outbox = outbox;
-        self.outbox.clear();
+        match part {
+            Part::All => self.outbox.clear(),
+            Part::Full => self.outbox.clear_full(),
+        }
         self.outbox.max_segments = if self.sends_bursts { forward::MAX_SEGMENTS } else { 1 };
     }
 

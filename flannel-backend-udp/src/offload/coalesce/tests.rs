@@ -10,11 +10,15 @@ use crate::packet::samples::{Sample, is_right};
 /// Joins packets, and takes what comes out apart again with the code that is tested against the slow model.
 fn through(packets: &[Vec<u8>]) -> (usize, Vec<Vec<u8>>) {
     let mut coalescer = Coalescer::new();
-    let (mut writes, mut out) = (0, Vec::new());
+    let buffer = packets.concat();
+    let (mut writes, mut out, mut start) = (0, Vec::new(), 0);
     let mut drain = |coalescer: &mut Coalescer| {
-        for bytes in coalescer.finish() {
+        for joined in coalescer.finish(&buffer) {
             writes += 1;
-            let header = VirtioHeader::read(bytes).unwrap();
+            assert!(joined.parts().count() <= PIECES + 1);
+            let bytes = joined.parts().collect::<Vec<_>>().concat();
+            let header = VirtioHeader::read(&bytes).unwrap();
+            assert_eq!(joined.is_joined(), header.gso.is_some());
             let mut segments = Segments::new(&header, &bytes[VIRTIO_HEADER..]).unwrap();
             let mut room = vec![0; MAX_PACKET];
             while let Some(len) = segments.write_next(&mut room) {
@@ -26,7 +30,8 @@ fn through(packets: &[Vec<u8>]) -> (usize, Vec<Vec<u8>>) {
         if !coalescer.has_room() {
             drain(&mut coalescer);
         }
-        coalescer.push(packet);
+        coalescer.push(&buffer, start..start + packet.len());
+        start += packet.len();
     }
     drain(&mut coalescer);
     (writes, out)
@@ -67,9 +72,10 @@ fn a_stream_becomes_one_write() {
 #[test]
 fn the_kernel_is_told_that_the_checksum_was_verified() {
     let mut coalescer = Coalescer::new();
-    coalescer.push(&Sample::default().tcp());
-    let written: Vec<Vec<u8>> = coalescer.finish().map(<[u8]>::to_vec).collect();
-    assert_eq!(VirtioHeader::read(&written[0]).unwrap().checksum, Some((20, 16)));
+    let packet = Sample::default().tcp();
+    coalescer.push(&packet, 0..packet.len());
+    let joined = coalescer.finish(&packet).next().unwrap();
+    assert_eq!(VirtioHeader::read(joined.parts().next().unwrap()).unwrap().checksum, Some((20, 16)));
 }
 
 #[test]
@@ -126,8 +132,15 @@ fn without_offloads_every_packet_is_written_by_itself() {
     let mut coalescer = Coalescer::new();
     (coalescer.joins_tcp, coalescer.joins_udp) = (false, false);
     let packets = stream(&Sample::default(), &[100; 3], true);
-    packets.iter().for_each(|packet| coalescer.push(packet));
-    let written: Vec<_> = coalescer.finish().map(|bytes| bytes[VIRTIO_HEADER..].to_vec()).collect();
+    let (buffer, mut start) = (packets.concat(), 0);
+    for packet in &packets {
+        coalescer.push(&buffer, start..start + packet.len());
+        start += packet.len();
+    }
+    let written: Vec<_> = coalescer
+        .finish(&buffer)
+        .map(|joined| joined.parts().collect::<Vec<_>>().concat()[VIRTIO_HEADER..].to_vec())
+        .collect();
     assert_eq!(written, packets.iter().map(|packet| one_hop_later(packet)).collect::<Vec<_>>());
 }
 
@@ -178,6 +191,7 @@ proptest! {
         packets in prop::collection::vec((prop::sample::select(vec![0x45u8, 0x60, 0x46]), prop::collection::vec(any::<u8>(), 0..120)), 0..40),
     ) {
         let mut coalescer = Coalescer::new();
+        let (mut buffer, mut places) = (Vec::new(), Vec::new());
         for (version, mut packet) in packets {
             if let Some(first) = packet.first_mut() {
                 *first = version;
@@ -187,12 +201,17 @@ proptest! {
                 set_u16(&mut packet, 2, len as u16);
             }
             if let Some(header) = Header::read(&packet).filter(|header| header.total <= len) {
-                if !coalescer.has_room() {
-                    prop_assert!(coalescer.finish().all(|bytes| bytes.len() > VIRTIO_HEADER));
-                }
-                coalescer.push(&packet[..header.total]);
+                places.push(buffer.len()..buffer.len() + header.total);
+                buffer.extend(packet);
             }
         }
-        prop_assert!(coalescer.finish().all(|bytes| VirtioHeader::read(bytes).is_some()));
+        let has_header = |joined: Joined<'_>| VirtioHeader::read(joined.parts().next().unwrap()).is_some();
+        for place in places {
+            if !coalescer.has_room() {
+                prop_assert!(coalescer.finish(&buffer).all(has_header));
+            }
+            coalescer.push(&buffer, place);
+        }
+        prop_assert!(coalescer.finish(&buffer).all(has_header));
     }
 }
