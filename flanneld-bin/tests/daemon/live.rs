@@ -186,9 +186,13 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
         cluster.lines(0, "ip route").iter().any(|line| line.contains("via 192.168.64.2 "))
     })
     .unwrap();
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     ping.wait_for_answers(20, PATIENCE).unwrap();
     cluster.configure(VXLAN);
     eventually(PATIENCE, || (0..2).all(|host| cluster.routes(host).len() == 1)).unwrap();
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     ping.wait_for_answers(20, PATIENCE).unwrap();
     println!("to another VNI and port, to host-gw, and back: {}", ping.stop());
 
