@@ -99,6 +99,25 @@ pub(crate) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        title: "Ten thousand hosts",
+        text: "Simulated in one process on a clock that jumps, each with its own manager, reconcile loop and a kernel \
+               made of maps: they join within an hour, then half a day of peace passes. Calls are those of one host to \
+               the registry. Time and memory are the whole run's over the number of pairs of hosts: what it costs one \
+               host to learn of one other, to program it and to keep it.",
+        bench: "scale",
+        rows: &[],
+        case: "hosts",
+        plots: &[
+            Plot { file: "scale-calls.svg", what: "calls to join", x: "hosts", shape: Shape::Lines },
+            Plot {
+                file: "scale-time.svg",
+                what: "processor time per pair of hosts, µs",
+                x: "hosts",
+                shape: Shape::Lines,
+            },
+        ],
+    },
+    Section {
         title: "Healing",
         text: "Somebody breaks one host of three. *kernel*: until all is as it was. *silence*: the longest time between \
                two answers to a ping that is sent every millisecond.",

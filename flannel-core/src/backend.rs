@@ -17,18 +17,24 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// Carries traffic between hosts, for one network on one host.
 ///
 /// A backend is opened before there is a lease, because what it says in [`attrs`](Self::attrs) goes into the lease.
-/// Every implementation keeps these promises:
+/// Every implementation keeps these promises; the contract suite in `flannel-testing` checks them on any of them:
 ///
 /// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
-///    as far as the report names no failure.
-/// 2. **Idempotent.** A `sync` that finds everything in order writes nothing.
+///    as far as the report names no failure. What somebody undoes is noticed by `drifted`, and made again.
+/// 2. **Idempotent.** A `sync` that finds everything in order writes nothing; that holds too for what an earlier run
+///    left. A backend that cannot look, or whose objects end with it, says so in its docs and makes them again.
 /// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
 ///    names every peer that changed since the last call.
 /// 4. **Nothing early.** Before the peers are complete nothing is removed that could still be right.
-/// 5. **One failure is one failure.** An object that cannot be written delays no other one; it is in the report, is
-///    tried again with growing pauses, and the report says when.
+/// 5. **One failure is one failure.** An object that cannot be written delays no other one. It is in every report until
+///    it is written, with the peers that wait for it, is tried again with growing pauses, and the report says when. So
+///    is a peer in every report that cannot be reached at all.
 /// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
-/// 7. **Dropping keeps.** To drop a backend changes nothing on the host; only `remove` does.
+/// 7. **Dropping keeps.** To drop a backend removes nothing that can outlive it; only `remove` does, and leaves nothing.
+/// 8. **Words stand.** What `attrs` and `mtu` say changes by `move_to` only, and is the same again for a host that
+///    starts anew with what its lease said before. `mtu` is no larger than the interface's.
+/// 9. **Wrong options are named.** An option that cannot be used is a [`BackendError::Config`] that names it, and
+///    nothing is made with it.
 ///
 /// One that carries nothing, and only counts whom it would reach:
 ///
@@ -94,6 +100,19 @@ pub trait Backend: Send {
     /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
+    /// Takes in that the network has another configuration than the backend was opened with, for the same families.
+    /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
+    /// both at once. `configure` and a `sync` with all peers follow.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the backend cannot work with it, or cannot come to it without a restart, as one cannot that
+    /// does not implement this; then everything stays as it was.
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let name = &request.config.backend.name;
+        Err(BackendError::Host(format!("to go to this configuration of {name} takes a restart")))
+    }
+
     /// Makes the host ready for its own lease. Called once before the first `sync`, and again when the lease changes.
     ///
     /// # Errors
@@ -113,7 +132,7 @@ pub trait Backend: Send {
         Vec::new()
     }
 
-    /// Returns what counts the traffic, if anything does. Asked once.
+    /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
     fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
         None
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 
 use crate::lease_set::LeaseChange;
 use crate::registry::{BadRecord, LastWord, RegistryError, StoreIdentity};
@@ -12,22 +13,31 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 /// Gets and keeps this host's lease, and tells about the peers.
 ///
 /// One manager over a [`SubnetRegistry`](crate::SubnetRegistry) serves every store; an orchestrator that gives out
-/// subnets by itself implements this trait directly. Every implementation keeps these promises:
+/// subnets by itself implements this trait directly. Every implementation keeps these promises; the contract suite in
+/// `flannel-testing` checks them on any of them:
 ///
-/// 1. **One lease.** `acquire` called again with the same public addresses answers with the same subnet, as long as
-///    the configuration offers it.
+/// 1. **One lease.** `acquire` answers with a subnet that the configuration offers. Called again with the same public
+///    addresses, also after a new start, it answers with the same one, as long as the configuration offers it.
 /// 2. **Attributes are published.** When `acquire` has answered, the record says what the request's attributes say. A
 ///    manager that answers from memory because its store does not publishes them as soon as the store answers.
 /// 3. **Nothing is stolen.** `acquire` never takes a subnet that overlaps the lease of another host. An answer from
 ///    memory names only a subnet that this host held; `keep` loses it if the store gave it away meanwhile.
-/// 4. **Keeping lasts.** `keep` goes on until the lease is lost; a store that does not answer is no loss.
+/// 4. **Keeping lasts.** A lease lasts while `keep` is followed, and `keep` goes on until the lease is lost; a store
+///    that does not answer is no loss. What the store says of a loss is told at once if `watch` is followed too.
 /// 5. **Peers are others.** `watch` never names the own subnet.
 /// 6. **A watch never lies.** No error removes a peer: a removal comes only from the store's own word. After
-///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are.
+///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are. A record that cannot be read is
+///    named and hides no other.
 /// 7. **Memory is named.** Peers that are told from memory because the store does not answer are followed by
 ///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
 /// 8. **Publishing changes words only.** `publish` never changes subnet or term, and never overwrites the record of
 ///    another host.
+/// 9. **The same again.** A host whose lease ended, and that asks for its previous subnet, gets it if it is free.
+/// 10. **Giving back is complete.** After `release` the subnet is free at once, and a lease that is gone already is none
+///     to give back. A reservation stays, and so does the lease of another host. Where somebody else decides who has
+///     which subnet, it is for them to take it back.
+/// 11. **Errors are to be acted on.** A configuration that is missing or wrong, and a network without a free subnet, are
+///     errors of their own, which name the place, the field and the cure.
 ///
 /// What a network asks of a manager, here of one that is told everything by calls:
 ///
@@ -69,6 +79,12 @@ pub trait LeaseManager: Send + Sync + 'static {
     ///
     /// [`ManagerError::NotConfigured`], [`ManagerError::Config`] or [`ManagerError::Registry`]: try again later.
     async fn config(&self) -> Result<NetworkConfig, ManagerError>;
+
+    /// Says whenever the configuration may be another one than before this call, and not which: whoever hears it reads
+    /// it, while it follows the peers as well. The stream never ends. A manager that cannot tell never says anything.
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
 
     /// Looks up the lease that this host held before, without changing it. A backend uses it to look to its peers as
     /// it did.

@@ -14,49 +14,17 @@
     reason = "a test says what it does and may fail in its helpers"
 )]
 
+#[path = "simulation/store.rs"]
+mod store;
+
+use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flannel_core::{LeaseManager, SubnetRegistry};
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
-use flannel_testing::sim::{Link, SimOptions, SimReport, SimStore, simulate};
+use flannel_registry::MemoryRegistry;
+use flannel_testing::sim::{SimOptions, SimReport, simulate};
 
-struct Memory(MemoryRegistry);
-
-impl SimStore for Memory {
-    fn registry(&self) -> Arc<dyn SubnetRegistry> {
-        Arc::new(self.0.clone())
-    }
-
-    fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
-        // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
-        let clock = Arc::new(TokioClock::new());
-        let options = LocalManagerOptions { clock, seed: Some(seed), ..LocalManagerOptions::default() };
-        Arc::new(LocalManager::with_options(link, options))
-    }
-
-    fn set_config(&self, text: &str) {
-        self.0.set_config(text);
-    }
-
-    fn put_raw(&self, key: &str, value: &str) {
-        self.0.put_raw(key, value.as_bytes());
-    }
-
-    fn remove_raw(&self, key: &str) {
-        self.0.remove_raw(key);
-    }
-
-    fn compact(&self) {
-        self.0.compact();
-    }
-
-    fn backup(&self) -> Box<dyn FnOnce()> {
-        let (store, backup) = (self.0.clone(), self.0.backup());
-        Box::new(move || store.restore(backup))
-    }
-}
+use crate::store::Memory;
 
 /// Runs a seed on a thread of its own, so that one in which a host never returns ends too: as a failure that names it.
 fn run(options: SimOptions) -> SimReport {
@@ -77,7 +45,7 @@ fn run(options: SimOptions) -> SimReport {
 }
 
 fn again(options: SimOptions) -> String {
-    let SimOptions { seed, hosts } = options;
+    let SimOptions { seed, hosts, .. } = options;
     format!("again with: scripts/simulate --hosts {hosts} --seed {seed}")
 }
 
@@ -87,7 +55,7 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Runs a seed, says how it went, and returns the promises that were broken.
 fn play(options: SimOptions) -> Vec<String> {
-    let SimOptions { seed, hosts } = options;
+    let SimOptions { seed, hosts, .. } = options;
     let begun = Instant::now();
     let report = run(options);
     eprintln!(
@@ -121,7 +89,7 @@ fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
         for _ in 0..variable("FLANNEL_SIM_JOBS").unwrap_or(2) {
             scope.spawn(|| {
                 while let Some(seed) = next() {
-                    let broken = play(SimOptions { seed, hosts });
+                    let broken = play(SimOptions::new(seed, hosts));
                     if !broken.is_empty() {
                         failed.lock().unwrap().push((seed, broken.into_iter().take(5).collect::<Vec<_>>()));
                     }
@@ -135,12 +103,8 @@ fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
 
 #[test]
 fn a_seed_leads_to_the_same_life_each_time() {
-    let options = SimOptions { seed: 1, hosts: 40 };
+    let options = SimOptions::new(1, 40);
     let first = run(options);
     assert_eq!(run(options), first);
-    assert_ne!(
-        run(SimOptions { seed: 2, ..options }).trace,
-        first.trace,
-        "another seed leads to another life"
-    );
+    assert_ne!(run(SimOptions::new(2, 40)).trace, first.trace, "another seed leads to another life");
 }

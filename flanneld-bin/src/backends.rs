@@ -17,8 +17,12 @@ use tokio::sync::watch;
 
 use crate::fd_store::FdStore;
 
+mod carriers;
+
+use carriers::Carriers;
+
 /// The backends that this daemon has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
     peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
@@ -37,8 +41,20 @@ impl Backends {
         Self { store: store.map(Arc::new), ..self }
     }
 
+    /// Opens the one that a configuration names.
+    fn one(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request),
+            "udp" => self.udp().open(request),
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request),
+            "alloc" => OpenAlloc.open(request),
+            name => Err(unknown(name)),
+        }
+    }
+
     fn udp(&self) -> OpenUdp {
-        let open = OpenUdp::new(self.namespace.clone());
+        let open = OpenUdp::new(self.namespace.clone()).with_vxlan_peers();
         match self.store.clone() {
             Some(store) => open.with_store(store),
             None => open,
@@ -48,14 +64,7 @@ impl Backends {
 
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let backend = match request.config.backend.name.to_lowercase().as_str() {
-            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
-            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
-            "udp" => self.udp().open(request)?,
-            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
-            "alloc" => OpenAlloc.open(request)?,
-            name => return Err(unknown(name)),
-        };
+        let backend: Box<dyn Backend> = Box::new(Carriers::open(self.clone(), request)?);
         if let Some(store) =
             self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
         {
@@ -126,6 +135,10 @@ impl Backend for Told {
         self.backend.move_to(external)
     }
 
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        self.backend.reconfigure(request)
+    }
+
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.backend.configure(own)
     }
@@ -165,6 +178,103 @@ impl Backend for Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAGE: &str = include_str!("../../docs/configuration.md");
+
+    /// What reads the config.
+    const READERS: [&str; 4] = [
+        include_str!("../../flannel-core/src/config.rs"),
+        include_str!("../../flannel-backend-vxlan/src/config.rs"),
+        include_str!("../../flannel-backend-udp/src/config.rs"),
+        include_str!("../../flannel-backend-extension/src/config.rs"),
+    ];
+
+    /// The members that the page lists below a heading.
+    fn listed(heading: &str) -> Vec<&'static str> {
+        let (_, part) = PAGE.split_once(&format!("# {heading}\n")).expect("the heading");
+        let part = part.split("\n#").next().unwrap_or_default();
+        part.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+    }
+
+    /// The backends that the page has a heading for.
+    fn documented() -> Vec<&'static str> {
+        PAGE.lines().filter_map(|line| line.strip_prefix("### ")).collect()
+    }
+
+    #[test]
+    fn the_page_of_the_config_has_every_backend() {
+        assert!(
+            unknown("x").to_string().ends_with(&format!("has: {})", documented().join(", "))),
+            "{}",
+            unknown("x")
+        );
+    }
+
+    #[test]
+    fn every_config_that_the_page_shows_is_valid() {
+        let shown: Vec<&str> =
+            PAGE.split("```json\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+        assert!(shown.len() >= 2);
+        for text in shown {
+            assert!(NetworkConfig::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_member_on_the_page_of_the_config_is_read() {
+        for member in listed("The network") {
+            let text = format!(
+                r#"{{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","{member}":[]}}"#
+            );
+            let error = NetworkConfig::parse(&text).expect_err(member);
+            assert_eq!(error.field(), Some(member), "{error}");
+        }
+        assert_eq!(listed("The backend"), ["Type"]);
+        let v4 = "192.168.64.1".parse().expect("an address");
+        let external = ExternalInterface {
+            name: "lo".to_owned(),
+            index: 1,
+            mtu: 1500,
+            v4: Some(v4),
+            v6: None,
+            public: v4.into(),
+        };
+        let backends = Backends::new(Namespace::current().expect("the namespace"), None);
+        for backend in documented() {
+            for member in listed(backend) {
+                let text =
+                    format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{backend}","{member}":[]}}}}"#);
+                let config = NetworkConfig::parse(&text).expect("the backend reads it");
+                let request = OpenRequest { config: &config, external: &external, before: None };
+                let Err(BackendError::Config { reason, .. }) = backends.open(request) else {
+                    panic!("{member} of {backend} is not read");
+                };
+                assert!(reason.contains(&format!("into {member},")), "{reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_member_of_the_config_that_is_read_is_on_its_page() {
+        // Names of families and of backends.
+        let others = ["IPv4", "IPv6", "VXLAN", "UDP"];
+        let mut seen = 0;
+        for source in READERS {
+            let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for line in code {
+                for text in line.split('"').skip(1).step_by(2) {
+                    let is_name = text.starts_with(|first: char| first.is_ascii_uppercase())
+                        && text.chars().all(|sign| sign.is_ascii_alphanumeric());
+                    if is_name && !others.contains(&text) {
+                        seen += 1;
+                        assert!(PAGE.contains(&format!("\n| `{text}` | ")), "{text} is not on the page");
+                    }
+                }
+            }
+        }
+        assert!(seen >= 26, "only {seen} were found");
+    }
 
     #[test]
     fn the_port_of_the_tunnel_is_the_configured_one_or_the_backends() {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It takes the flags of the daemon, so that it looks where the daemon does. Without any, it takes those that the daemon
-//! was started with that runs here. It changes nothing.
+//! was started with that runs here; where several run, `-subnet-file` alone says which one is meant. It changes nothing.
 //!
 //! | exit status | |
 //! |---|---|
@@ -35,7 +35,7 @@ mod gather;
 mod show;
 
 /// The exit status when the worst that was found is a warning.
-const WARNINGS: u8 = 3;
+pub(crate) const WARNINGS: u8 = 3;
 
 /// Looks, and says what was found.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
@@ -68,8 +68,7 @@ fn report(options: &DoctorOptions) -> ExitCode {
 
 async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
     let daemons = gather::daemons();
-    let only = if let [only] = daemons.as_slice() { only.options.as_ref().ok() } else { None };
-    let flags = options.choose(only);
+    let flags = options.choose(daemons.iter().map(|daemon| daemon.options.as_ref().ok())).clone();
     let facts = gather::read(flags, daemons).await?;
     Ok(checks::examine(&facts))
 }

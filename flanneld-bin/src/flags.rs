@@ -126,9 +126,9 @@ impl Ignored {
 }
 
 impl Arguments {
-    /// Tells whether no other flag than this one was given, nor a variable for one.
-    pub(crate) fn say_nothing_but(&self, flag: &str) -> bool {
-        self.given.iter().chain(&self.from_environment).all(|given| *given == flag)
+    /// Tells whether no other flags than these were given, nor a variable for one.
+    pub(crate) fn say_nothing_but(&self, flags: &[&str]) -> bool {
+        self.given.iter().chain(&self.from_environment).all(|given| flags.contains(given))
     }
 
     /// Refuses a value where it came from: the flag, or the variable that spoke for it.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
 use crate::options::table;
-use crate::subcommands::SUBCOMMANDS;
+use crate::subcommands::{SUBCOMMANDS, WRONG_FLAGS};
 
 mod markdown;
 mod roff;
@@ -61,6 +61,8 @@ enum Part {
     Flags(Vec<Described>),
     /// Words and what they mean.
     Terms(&'static [(&'static str, &'static str)]),
+    /// Exit statuses and what they say.
+    Exits(&'static [(u8, &'static str)]),
 }
 
 fn manual() -> Vec<Part> {
@@ -83,17 +85,14 @@ fn manual() -> Vec<Part> {
         if !flags.is_empty() {
             parts.push(Part::Flags(flags));
         }
+        parts.push(Part::Exits(command.exits));
     }
     parts.extend([Part::Section("Interface"), Part::Text(HOW_THE_INTERFACE_IS_CHOSEN.to_owned())]);
-    for (title, terms) in [
-        ("Log", LOG),
-        ("Environment", ENVIRONMENT),
-        ("Signals", SIGNALS),
-        ("Exit status", EXIT_STATUS),
-        ("Files", FILES),
-    ] {
+    for (title, terms) in [("Log", LOG), ("Environment", ENVIRONMENT), ("Signals", SIGNALS)] {
         parts.extend([Part::Section(title), Part::Terms(terms)]);
     }
+    parts.extend([Part::Section("Exit status"), Part::Text(WHOSE_STATUS.to_owned()), Part::Exits(EXITS)]);
+    parts.extend([Part::Section("Files"), Part::Terms(FILES)]);
     parts
 }
 
@@ -138,14 +137,16 @@ const SIGNALS: &[(&str, &str)] = &[(
      with -release-on-exit all are removed.",
 )];
 
-const EXIT_STATUS: &[(&str, &str)] = &[
-    ("0", "told to end by a signal; or the help or the version was asked for."),
+const WHOSE_STATUS: &str = "Of the daemon; those of the commands stand with each.";
+
+const EXITS: &[(u8, &str)] = &[
+    (0, "told to end by a signal; or the help or the version was asked for."),
     (
-        "1",
-        "cannot start: no such interface, a capability or a certificate is missing, or the backend cannot be used.",
+        1,
+        "cannot start: no such interface, a capability or a certificate is missing, or the backend cannot be used. Or \
+         the end failed: with -release-on-exit the lease could not be given back.",
     ),
-    ("2", "a flag or variable is wrong."),
-    ("3", "migrate-etcd left something for a person to decide."),
+    WRONG_FLAGS,
 ];
 
 const FILES: &[(&str, &str)] = &[

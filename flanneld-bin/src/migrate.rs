@@ -28,7 +28,7 @@ use crate::options::migrate::MigrateOptions;
 use crate::{daemon, log, options, registry, story};
 
 /// The exit status when something was left for a person to decide.
-const UNDECIDED: u8 = 3;
+pub(crate) const UNDECIDED: u8 = 3;
 
 /// Moves the network, or says how.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {

@@ -103,6 +103,8 @@ async fn ping(options: &PingOptions) -> Result<Pinged, String> {
     });
     let probed = probed.buffered(AT_ONCE).collect::<Vec<_>>();
     let peers = tokio::select! {
+        // First what was heard: see `mesh`.
+        biased;
         never = wire.listen() => match never {},
         peers = probed => peers,
     };

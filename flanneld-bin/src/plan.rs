@@ -33,7 +33,7 @@ use crate::show::format::plain;
 use crate::{external, registry, story};
 
 /// The exit status when something would be written.
-const SOMETHING: u8 = 3;
+pub(crate) const SOMETHING: u8 = 3;
 
 /// Runs the command.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
@@ -165,9 +165,8 @@ fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result
     let file = options.beside_subnet_file(".node-id");
     let node: Option<NodeId> = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
     let public = external.public.used_by(&known.config);
-    let tied = known.leases.iter().filter_map(|lease| Some((lease.tie(&public, node)?, lease)));
-    let own = tied.min_by_key(|(tie, lease)| (*tie, lease.subnet));
-    own.map(|(_, lease)| Lease::clone(lease)).ok_or_else(|| {
+    let own = registry::own_lease(&known.leases, &public, node);
+    own.map(|lease| Lease::clone(lease)).ok_or_else(|| {
         format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flannel_core::{BoxError, SubnetRegistry};
+use flannel_core::{BoxError, Lease, NodeId, PublicAddrs, SubnetRegistry};
 use flannel_registry::{Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry};
 use tracing::warn;
 
@@ -45,4 +45,14 @@ pub(crate) fn v2(etcd: &EtcdOptions) -> Result<Etcd2Registry, BoxError> {
     options.user = Some(etcd.user.name.clone()).filter(|name| !name.is_empty());
     options.password.clone_from(&etcd.user.password);
     Ok(Etcd2Registry::new(options)?)
+}
+
+/// The host's lease among all, as the daemon knows it: by its id, or by its public address.
+pub(crate) fn own_lease<'l>(
+    leases: &'l [Arc<Lease>],
+    public: &PublicAddrs,
+    node: Option<NodeId>,
+) -> Option<&'l Arc<Lease>> {
+    let tied = leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
+    tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
 }

@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use flannel_testing::write_program;
 
 /// A directory with a delegate called `bridge`, a `subnet.env` and room for states.
 struct Site(PathBuf);
@@ -42,8 +44,7 @@ impl Site {
         let site = Self(path);
         site.put("subnet.env", ENV);
         site.put("answer", "{\n    \"cniVersion\": \"0.3.1\",\n    \"ips\": []\n}\n");
-        site.put("bridge", RECORDER);
-        fs::set_permissions(site.0.join("bridge"), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&site.0.join("bridge"), RECORDER).unwrap();
         site
     }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Json, Lease, LeaseAttrs,
-    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, Backoff, ExternalInterface, Json, Lease, LeaseAttrs,
+    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, Plan, PlanRequest, PlannedChange, SubnetKey,
+    SyncReport, SyncRequest,
 };
 use tokio::sync::Notify;
 
@@ -27,6 +28,8 @@ pub enum BackendCall {
     Opened(Option<LeaseAttrs>),
     /// It was told of another external interface, by name.
     MovedTo(String),
+    /// It was told of another configuration, by the name of the backend in it.
+    Reconfigured(String),
     /// It was made ready for this lease.
     Configured(SubnetKey),
     /// It wrote and removed so many objects.
@@ -127,7 +130,19 @@ impl OpenBackend for FakeBackend {
         }
         refuse(&mut state.refusals.0)?;
         let host = Arc::clone(&self.host);
-        Ok(Box::new(Opened { host, mtu: mtu(request.external) }))
+        let (mtu, name) = (mtu(request.external), request.config.backend.name.clone());
+        Ok(Box::new(Opened { host, mtu, name, failures: BTreeMap::new() }))
+    }
+
+    fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let there = self.peers();
+        let missing = request.peers.iter().filter(|lease| there.get(&lease.subnet) != Some(&lease.attrs));
+        let stale =
+            there.keys().filter(|subnet| request.peers.is_complete() && request.peers.peer(subnet).is_none());
+        let mut plan = Plan::default();
+        plan.changes.extend(missing.map(|lease| PlannedChange::put(format!("peer {}", lease.subnet), None)));
+        plan.changes.extend(stale.map(|subnet| PlannedChange::remove(format!("peer {subnet}"))));
+        Ok(plan)
     }
 }
 
@@ -139,13 +154,20 @@ fn mtu(external: &ExternalInterface) -> u32 {
 struct Opened {
     host: Arc<Host>,
     mtu: u32,
+    /// As its configuration calls it.
+    name: String,
+    /// How often a peer was refused in a row, and when it is tried again.
+    failures: BTreeMap<SubnetKey, (u32, Instant)>,
 }
+
+/// The pauses before a peer that was refused is tried again.
+const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) };
 
 #[async_trait]
 impl Backend for Opened {
     fn attrs(&self) -> BackendAttrs {
         BackendAttrs {
-            backend_type: BackendType::from("fake".to_owned()),
+            backend_type: BackendType::from(self.name.clone()),
             data: Json::parse(r#"{"Fake":true}"#).ok(),
             v6_data: None,
         }
@@ -165,6 +187,17 @@ impl Backend for Opened {
         Ok(())
     }
 
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let mut state = self.host.state();
+        if let Some(reason) = &state.unusable {
+            return Err(BackendError::Host(reason.clone()));
+        }
+        refuse(&mut state.refusals.0)?;
+        state.calls.push(BackendCall::Reconfigured(request.config.backend.name.clone()));
+        self.name.clone_from(&request.config.backend.name);
+        Ok(())
+    }
+
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         let mut state = self.host.state();
         refuse(&mut state.refusals.1)?;
@@ -181,14 +214,16 @@ impl Backend for Opened {
             if state.peers.get(&subnet) == Some(&lease.attrs) {
                 continue;
             }
-            if state.refused.contains(&subnet) {
-                let object = format!("peer {subnet}");
-                let reason = "operation not permitted".to_owned();
-                report.pending.push(PeerFailure { peer: subnet, reason: reason.clone() });
-                report.failed.push(ObjectFailure { object, reason });
-                report.retry_in = Some(Duration::from_millis(100));
+            let (failures, again) = self.failures.get(&subnet).copied().unwrap_or((0, request.now));
+            if request.now < again {
                 continue;
             }
+            if state.refused.contains(&subnet) {
+                let again = request.now + AGAIN.delay(failures, 0.0);
+                self.failures.insert(subnet, (failures.saturating_add(1), again));
+                continue;
+            }
+            self.failures.remove(&subnet);
             state.peers.insert(subnet, lease.attrs.clone());
             report.written += 1;
         }
@@ -198,6 +233,14 @@ impl Backend for Opened {
             report.removed = before - state.peers.len();
         }
         state.left = state.peers.keys().copied().collect();
+        self.failures.retain(|subnet, _| request.peers.peer(subnet).is_some());
+        for (peer, (_, again)) in &self.failures {
+            let (peer, reason) = (*peer, "operation not permitted".to_owned());
+            report.failed.push(ObjectFailure { object: format!("peer {peer}"), reason: reason.clone() });
+            report.pending.push(PeerFailure { peer, reason });
+            let pause = again.saturating_duration_since(request.now);
+            report.retry_in = [report.retry_in, Some(pause)].into_iter().flatten().min();
+        }
         let (written, removed) = (report.written, report.removed);
         state.calls.push(BackendCall::Synced { written, removed });
         report

@@ -43,7 +43,7 @@ pub const UNDERLAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 0
 pub const INTERFACE: &str = "eth0";
 
 /// The kernel takes milliseconds, or a second when many links change at once.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 /// The switch's address ends in it, and the hosts' in smaller numbers.
 const SWITCH: u8 = 254;
 

@@ -125,7 +125,7 @@ impl Process {
         // A grandchild may still hold the pipe; its lines are not worth waiting for.
         let closed = |collector: &JoinHandle<()>| collector.is_finished();
         if let Some(collector) = self.collector.take()
-            && crate::eventually(Duration::from_secs(1), || closed(&collector)).is_ok()
+            && crate::eventually(Duration::from_secs(5), || closed(&collector)).is_ok()
         {
             drop(collector.join());
         }

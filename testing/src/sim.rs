@@ -66,11 +66,14 @@ pub trait SimStore {
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SimOptions {
     /// Where all chance comes from.
     pub seed: u64,
     /// How many hosts start.
     pub hosts: usize,
+    /// Whether anything goes wrong after they started.
+    pub faults: bool,
 }
 
 /// What is done to a host costs every other host work. So that all hosts together bear what a cluster of this size
@@ -78,6 +81,12 @@ pub struct SimOptions {
 const LARGE: usize = 1000;
 
 impl SimOptions {
+    /// So many hosts, to which happens what the seed says.
+    #[must_use]
+    pub const fn new(seed: u64, hosts: usize) -> Self {
+        Self { seed, hosts, faults: true }
+    }
+
     /// How many subnets the network has: few more than there are hosts, so that hosts meet.
     fn subnets(&self) -> u32 {
         u32::try_from(self.hosts * 5 / 4).unwrap_or(u32::MAX / 2).next_power_of_two().max(128)
@@ -115,6 +124,8 @@ pub struct SimReport {
     pub simulated: Duration,
     /// The mean number of calls of a host until all had joined.
     pub calls_to_join: f64,
+    /// The mean number of calls of a host in half a day after that in which nothing happened.
+    pub calls_in_peace: f64,
     /// The largest number of calls that a host made over all.
     pub most_calls: u64,
 }

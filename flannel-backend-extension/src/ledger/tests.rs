@@ -70,6 +70,7 @@ fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other()
         assert_eq!(due(&ledger, now), ["Add 10.5.2.0-24 b"]);
         assert_eq!(ledger.retry_in(now), Some(Duration::from_secs(pause)));
         now += Duration::from_secs(pause);
+        assert_eq!(ledger.retry_in(now), None, "its time has come: it tells by itself when it ended");
     }
     let failed = ledger.failed();
     assert_eq!(failed[0].object, "SubnetAddCommand for 10.5.1.0/24");

@@ -91,25 +91,16 @@ impl Duty<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::{self, PipeReader};
     use std::sync::Arc;
 
     use super::*;
-    use crate::counters::UdpCounters;
+    use crate::worker::Parts;
     use crate::worker::turn::Turn;
-    use crate::worker::{Offloads, Parts};
 
     /// Work with a turn at the device and one at a second socket, and where they are given back.
     fn work() -> (Work, PipeReader) {
-        let parts = Parts {
-            tun: Arc::new(File::open("/dev/null").unwrap()),
-            sockets: Vec::new(),
-            exchange: Arc::default(),
-            counters: UdpCounters::default(),
-            failure: Arc::default(),
-            offloads: Offloads::NONE,
-        };
+        let parts = Parts::without_packets();
         let (ended, _) = io::pipe().unwrap();
         let (given_back, giver) = io::pipe().unwrap();
         let giver = Arc::new(giver);

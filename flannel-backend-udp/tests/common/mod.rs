@@ -20,7 +20,7 @@ use flannel_testing::{Lab, LabOptions, Pod, datagrams_in_flight, output_in, prog
 use ipnet::IpNet;
 
 /// How long to wait for something that the kernel does in its own time.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing must happen to count as quiet.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);

@@ -21,7 +21,7 @@ use flannel_testing::{Lab, LabOptions, output_in, program};
 use ipnet::IpNet;
 
 /// How long to wait for something that the kernel does in its own time.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The name of the device of VNI 1.
 pub(crate) const DEVICE: &str = "flannel.1";

@@ -118,19 +118,19 @@ mod tests {
             for rule in
                 ["-A OUTPUT -j ACCEPT", "-A FORWARD -p tcp -j DROP", "-A FORWARD -p udp -j DROP", "-N ours"]
             {
-                run(&namespace, &format!("{program} {rule}"));
+                run(&namespace, &format!("{program} --wait {rule}"));
             }
             let before = number();
             let send = || UdpSocket::bind((host, 0)).and_then(|socket| socket.send_to(b"x", (host, 9)));
             namespace.run(send).expect("namespace").expect("sent");
             assert_eq!(number(), before, "{family}: packets were counted");
             // One of the same size in its place.
-            run(&namespace, &format!("{program} -R FORWARD 1 -p udp -j DROP"));
+            run(&namespace, &format!("{program} --wait -R FORWARD 1 -p udp -j DROP"));
             let replaced = number();
             assert_ne!(replaced, before, "{family}");
-            run(&namespace, &format!("{program} -R FORWARD 1 -p tcp -j DROP"));
+            run(&namespace, &format!("{program} --wait -R FORWARD 1 -p tcp -j DROP"));
             assert_eq!(number(), before, "{family}: as it was");
-            run(&namespace, &format!("{program} -F FORWARD"));
+            run(&namespace, &format!("{program} --wait -F FORWARD"));
             assert_ne!(number(), before, "{family}");
         }
     }

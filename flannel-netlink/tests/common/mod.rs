@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub(crate) const LOOPBACK: u32 = 1;
 
 /// How long to wait for something that the kernel does in its own time.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A new namespace. That it is entered at all is made sure of here, so that a test of broken
 /// code cannot change the host's own network.
@@ -38,6 +38,7 @@ pub(crate) fn namespace() -> (Namespace, Netlink) {
 /// A namespace with a VXLAN device that is up; returns its index.
 pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
+    make_no_addresses(&namespace);
     let vxlan = NewVxlan { vni: 1, local: Some(ip("10.88.0.1")), ..NewVxlan::default() };
     let device =
         create(&mut netlink, &NewLink { up: true, ..NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan)) });
@@ -47,10 +48,20 @@ pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
 /// A namespace with an Ethernet link that is up and running; returns its index.
 pub(crate) fn namespace_with_ethernet() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
+    make_no_addresses(&namespace);
     let device = create(&mut netlink, &ethernet("eth0"));
     let far = netlink.link("eth0-far").unwrap().unwrap();
     set_up(&mut netlink, far.index, true);
+    // The kernel tells of it a moment later (`net/core/link_watch.c`).
+    for name in ["eth0", "eth0-far"] {
+        eventually("a running link", || netlink.link(name).unwrap().filter(|link| link.running));
+    }
     (namespace, netlink, device.index)
+}
+
+/// Has the kernel give later links of a namespace no addresses of its own, of which it would tell a second or two after.
+fn make_no_addresses(namespace: &Namespace) {
+    namespace.write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
 }
 
 /// An Ethernet link that is up; its far end, which is down, has the same name with `-far`.

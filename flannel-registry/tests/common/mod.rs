@@ -1,9 +1,13 @@
 //! What the tests of both interfaces of etcd need.
 #![allow(dead_code, reason = "not every test needs all")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{LeaseAttrs, RegistryEvent, SubnetKey};
+use flannel_registry::{LocalManager, LocalManagerOptions};
+use flannel_testing::contract::manager::OverRegistry;
+use flannel_testing::contract::registry::RegistrySubject;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
@@ -31,6 +35,14 @@ pub(crate) fn subnet(third: u8) -> SubnetKey {
 
 pub(crate) fn host(last: u8) -> LeaseAttrs {
     LeaseAttrs::new(std::net::Ipv4Addr::new(192, 168, 0, last).into())
+}
+
+/// The hosts of a store, each with a manager of its own.
+pub(crate) fn hosts<S: RegistrySubject>(store: S) -> OverRegistry<S> {
+    OverRegistry::new(store, |registry, _, ttl| {
+        let options = LocalManagerOptions { ttl, ..LocalManagerOptions::default() };
+        Arc::new(LocalManager::with_options(registry, options))
+    })
 }
 
 pub(crate) async fn next(watch: &mut BoxStream<'static, RegistryEvent>) -> RegistryEvent {

@@ -80,6 +80,17 @@ mod plain {
     );
 }
 
+/// And so does a host's lease manager over it.
+mod of_lease_managers {
+    use super::{Server, Subject};
+    use crate::common::hosts;
+
+    flannel_testing::lease_manager_contract!(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        hosts(Subject::new(Server::start()))
+    );
+}
+
 mod over_tls_with_certificates_on_both_sides {
     use super::{Server, Subject};
 

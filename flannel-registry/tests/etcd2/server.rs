@@ -127,6 +127,8 @@ impl Server {
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let mut etcdctl = std::process::Command::new("etcdctl");
         etcdctl.env("ETCDCTL_API", "2").args(["--endpoints", &self.etcd().client_url()]);
+        // Of its own it gives up after two seconds, which a machine may need that runs all tests at once.
+        etcdctl.args(["--timeout", "30s", "--total-timeout", "60s"]);
         if let Some(password) = self.password {
             etcdctl.args(["--username", &format!("root:{password}")]);
         }

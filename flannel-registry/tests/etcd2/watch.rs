@@ -218,15 +218,16 @@ async fn an_etcd_that_is_away_is_not_asked_without_rest() {
 async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
     let server = Server::start();
     let mut options = server.options();
-    options.silence = Duration::from_secs(1);
-    options.timeout = Duration::from_millis(800);
+    // Longer than a busy machine may make etcd stand still.
+    options.silence = Duration::from_millis(2500);
+    options.timeout = Duration::from_secs(2);
     let registry = Etcd2Registry::new(options).unwrap();
     registry.create(subnet(9), &host(9), DAY).await.unwrap();
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     let before = registry.calls();
     assert!(
-        timeout(Duration::from_secs(4), watch.next()).await.is_err(),
+        timeout(Duration::from_secs(10), watch.next()).await.is_err(),
         "nothing happens and nothing is told"
     );
     let after = registry.calls();
@@ -237,7 +238,7 @@ async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
     server.etcd().pause().unwrap();
     let silent = next(&mut watch).await;
     assert!(matches!(&silent, RegistryEvent::Silent(_)), "{silent:?}");
-    assert!(hung.elapsed() < Duration::from_secs(6), "{:?}", hung.elapsed());
+    assert!(hung.elapsed() < Duration::from_secs(12), "{:?}", hung.elapsed());
     server.etcd().resume().unwrap();
     until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
     server.put("10.5.1.0-24", RECORD.as_bytes());

@@ -73,7 +73,9 @@ async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
         snapshot.leases.iter().all(|lease| lease.subnet == subnet(1))
     })
     .await;
-    // No other sign told the restored store from the one before.
+    // No other sign told the restored store from the one before. The audit may be due before the silence is seen.
     let words = words(&events);
-    assert_eq!(words, ["silent", "heard", "snapshot 10.5.1.0-24"]);
+    let [before @ .., last] = &words[..] else { panic!("nothing was told") };
+    assert_eq!(last, "snapshot 10.5.1.0-24");
+    assert!(before.is_empty() || before == ["silent", "heard"], "{words:?}");
 }

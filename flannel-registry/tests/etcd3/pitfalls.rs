@@ -121,7 +121,7 @@ async fn a_slow_member_is_waited_for_once() {
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url(), server.url()];
-    options.timeout = Duration::from_millis(600);
+    options.timeout = Duration::from_secs(2);
     let registry = through(&proxy, &options).await;
     proxy.delay(Duration::from_secs(3600));
     let mut slowest = Duration::ZERO;
@@ -265,6 +265,8 @@ async fn a_lease_that_is_revoked_while_it_is_renewed_is_gone() {
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
+    // An answer is on its way for a second, and for two if it comes in two parts.
+    options.timeout = Duration::from_secs(20);
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let ids = server.ctl(&["lease", "list"]);

@@ -267,16 +267,6 @@ impl Facts {
     }
 }
 
-/// The host's lease among all, as the daemon knows it: by its id, or by its public address.
-pub(crate) fn own_lease<'l>(
-    leases: &'l Snapshot,
-    public: &PublicAddrs,
-    node: Option<NodeId>,
-) -> Option<&'l Arc<Lease>> {
-    let tied = leases.leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
-    tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
-}
-
 /// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
 /// first.
 pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {

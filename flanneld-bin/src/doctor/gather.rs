@@ -11,9 +11,10 @@ use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, Public
 use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{Remembered, certificate_dates};
 
-use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry, own_lease};
+use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry};
 use crate::observe::client;
 use crate::options::{EtcdFiles, Options};
+use crate::registry::own_lease;
 use crate::subnet_env::SubnetEnv;
 use crate::{capabilities, external};
 
@@ -165,7 +166,7 @@ fn network(
     let Carried { devices, mtu, port } = Carried::of(&config, external).ok()?;
     let public: PublicAddrs = external.public.used_by(&config);
     let own = match &registry.leases {
-        Some(leases) => own_lease(leases, &public, memory.node).map(|lease| lease.as_ref().clone()),
+        Some(all) => own_lease(&all.leases, &public, memory.node).map(|lease| Lease::clone(lease)),
         None => remembered.map(|remembered| remembered.own.clone()),
     };
     let subnet_file = own.as_ref().map(|lease| {

@@ -24,6 +24,12 @@ pub(super) fn page(parts: &[Part]) -> String {
                     let _ = writeln!(page, "| `{term}` | {} |", cell(meaning));
                 }
             }
+            Part::Exits(exits) => {
+                page.push_str("| exit status | |\n|---|---|\n");
+                for (status, meaning) in *exits {
+                    let _ = writeln!(page, "| `{status}` | {} |", cell(meaning));
+                }
+            }
         }
     }
     page

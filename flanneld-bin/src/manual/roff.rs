@@ -24,6 +24,12 @@ pub(super) fn page(parts: &[Part]) -> String {
                     let _ = writeln!(page, ".TP\n.B {}\n{}", escaped(term), escaped(meaning));
                 }
             }
+            Part::Exits(exits) => {
+                page.push_str(".PP\nExit status:\n");
+                for (status, meaning) in *exits {
+                    let _ = writeln!(page, ".TP\n.B {status}\n{}", escaped(meaning));
+                }
+            }
         }
     }
     page.push_str(".SH SEE ALSO\n.BR etcd (1),\n.BR ip (8),\n.BR systemd.exec (5)\n");

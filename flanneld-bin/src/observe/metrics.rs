@@ -227,15 +227,54 @@ mod tests {
         types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
     }
 
+    /// Each metric as the documentation writes it: ``| `name{labels}` | type |``.
+    fn described(text: &str) -> BTreeSet<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let row = |(name, kind): (&str, &str)| {
+            let series = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+            // No label here has a comma or a brace in its value.
+            let labels = series.and_then(|series| series.split('}').next()).map(|labels| {
+                let names = labels.split(',').filter_map(|label| label.split('=').next());
+                format!("{{{}}}", names.collect::<Vec<_>>().join(","))
+            });
+            format!("| `{name}{}` | {kind} |", labels.unwrap_or_default())
+        };
+        types.map(row).collect()
+    }
+
     #[test]
-    fn the_documentation_lists_exactly_the_metrics_that_there_are() {
+    fn the_documentation_lists_exactly_the_metrics_that_there_are_with_their_labels_and_types() {
         let docs = include_str!("../../../docs/status.md");
-        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `flannel_"));
-        let rows = rows.filter_map(|row| row.split(['`', '{']).next());
-        let documented: BTreeSet<_> = rows.map(|name| format!("flannel_{name}")).collect();
-        assert_eq!(names(&metrics(&full())), documented);
-        for name in ConditionName::ALL {
-            assert!(docs.contains(&format!("| `{name}` ")), "{name} is not documented");
+        let rows = docs.lines().filter(|line| line.starts_with("| `flannel_"));
+        let first_two = |row: &str| row.split(" | ").take(2).collect::<Vec<_>>().join(" | ") + " |";
+        let documented: BTreeSet<_> = rows.map(first_two).collect();
+        assert_eq!(described(&metrics(&full())), documented);
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_the_conditions_first_those_against_readiness() {
+        let docs = include_str!("../../../docs/status.md");
+        let (_, table) = docs.split_once("\n| name | what it means |").expect("the conditions");
+        let (against, others) = table.split_once("\n| | | |\n").expect("a row between the two");
+        let others = others.split("\n\n").next().expect("the end of the table");
+        let names = |rows: &str| -> BTreeSet<String> {
+            rows.lines()
+                .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
+                .map(str::to_owned)
+                .collect()
+        };
+        let known = |is_against: bool| -> BTreeSet<String> {
+            let all = ConditionName::ALL.iter().filter(|name| name.is_against_readiness() == is_against);
+            all.map(ToString::to_string).collect()
+        };
+        assert_eq!((names(against), names(others)), (known(true), known(false)));
+    }
+
+    #[test]
+    fn the_name_of_a_metric_says_what_it_counts_and_in_which_unit() {
+        for row in described(&metrics(&full())) {
+            let name = row.split(['`', '{']).nth(1).unwrap_or_default();
+            assert_eq!(name.ends_with("_total"), row.ends_with("| counter |"), "{row}");
         }
     }
 

@@ -16,16 +16,35 @@ const JSON: Flag<Settings> = Flag {
 pub(crate) struct DoctorOptions {
     /// How the daemon is started, or would be.
     pub(crate) daemon: Options,
-    /// Whether that was said, by flags or variables.
-    is_told: bool,
+    /// How much of that was said, by flags or variables.
+    told: Told,
     /// Write for programs.
     pub(crate) json: bool,
 }
 
+/// How much a command line says of the daemon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Told {
+    Nothing,
+    /// Which one it is.
+    SubnetFile,
+    More,
+}
+
 impl DoctorOptions {
-    /// The options to look by: those that were given or, if none were, those of the only daemon that runs.
-    pub(crate) fn choose(&self, only: Option<&Options>) -> Options {
-        only.filter(|_| !self.is_told).unwrap_or(&self.daemon).clone()
+    /// The options to look by: those that were given or, if they do no more than name the subnet file of a daemon that
+    /// runs, those of that daemon; if there are none, those of the only daemon that runs.
+    pub(crate) fn choose<'a>(
+        &'a self,
+        mut running: impl ExactSizeIterator<Item = Option<&'a Options>>,
+    ) -> &'a Options {
+        let is_only = running.len() == 1;
+        let chosen = running.by_ref().flatten().find(|options| match self.told {
+            Told::Nothing => is_only,
+            Told::SubnetFile => options.subnet_file == self.daemon.subnet_file,
+            Told::More => false,
+        });
+        chosen.unwrap_or(&self.daemon)
     }
 }
 
@@ -38,9 +57,14 @@ pub(crate) fn parse(
     flags.retain(|flag| flag.name != "version");
     flags.push(JSON);
     let (settings, arguments) = flags::read_command(&flags, arguments, environment)?;
-    let (json, is_told) = (settings.json, !arguments.say_nothing_but(JSON.name));
+    let json = settings.json;
+    let told = match () {
+        () if arguments.say_nothing_but(&[JSON.name]) => Told::Nothing,
+        () if arguments.say_nothing_but(&[JSON.name, "subnet-file"]) => Told::SubnetFile,
+        () => Told::More,
+    };
     let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
-    Ok(DoctorOptions { daemon, is_told, json })
+    Ok(DoctorOptions { daemon, told, json })
 }
 
 /// The flags beside those of the daemon, for the usage text.
@@ -73,16 +97,25 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_the_only_daemon_count_where_none_are_given() {
-        let running = parse(&["-etcd-prefix=/running"], None).expect("good flags").daemon;
-        let quiet = parse(&["--json"], None).expect("good flags");
+    fn the_flags_of_the_daemon_that_runs_count_where_none_are_given_but_which_it_is() {
+        let of = |flags: &[&str]| parse(flags, None).expect("good flags");
+        let running = of(&["-etcd-prefix=/running", "-subnet-file=/run/a.env"]).daemon;
+        let other = of(&["-etcd-prefix=/other", "-subnet-file=/run/b.env"]).daemon;
+        let quiet = of(&["--json"]);
         assert!(quiet.json);
-        assert_eq!(quiet.choose(Some(&running)), running);
-        assert_eq!(quiet.choose(None), quiet.daemon);
+        assert_eq!(quiet.choose([Some(&running)].into_iter()), &running);
+        assert_eq!(quiet.choose([].into_iter()), &quiet.daemon);
+        let both = || [Some(&other), None, Some(&running)].into_iter();
+        assert_eq!(quiet.choose(both()), &quiet.daemon);
+        assert_eq!(of(&["-json", "-subnet-file=/run/a.env"]).choose(both()), &running);
+        let none = of(&["-subnet-file=/run/c.env"]);
+        assert_eq!(none.choose(both()), &none.daemon);
+        let more = of(&["-subnet-file=/run/a.env", "-etcd-prefix=/told"]);
+        assert_eq!(more.choose(both()), &more.daemon);
         for told in
             [parse(&["-etcd-prefix=/told"], None), parse(&[], Some(("FLANNELD_ETCD_PREFIX", "/told")))]
         {
-            assert_eq!(told.expect("good flags").choose(Some(&running)).etcd.prefix, "/told");
+            assert_eq!(told.expect("good flags").choose([Some(&running)].into_iter()).etcd.prefix, "/told");
         }
         assert!(parse(&["word"], None).is_err() && parse(&["-nosuch"], None).is_err());
     }

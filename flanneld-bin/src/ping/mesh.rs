@@ -62,6 +62,8 @@ pub(crate) async fn keep(options: MeshOptions, network: NetworkView, beside: Arc
         let wire = Wire::open(&site.own, options.port);
         let mesh = Mesh { options, wire: &wire, responder: &responder, beside: &beside };
         tokio::select! {
+            // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
+            biased;
             never = wire.listen() => match never {},
             never = responder.serve() => match never {},
             () = mesh.ask(site, &network) => {}

@@ -1,5 +1,7 @@
 //! What people and programs see of a state in which everything is said.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::*;
@@ -80,6 +82,37 @@ fn the_documentation_names_every_member_of_the_json() {
         let named = [format!("`{member}`"), format!("`{member}:"), format!(".{member}`")];
         assert!(named.iter().any(|name| docs.contains(name)), "{member} is not documented");
     }
+}
+
+/// The members that the table of the page lists, as paths: in ``| `a.b`, `.c` |`` they are `a.b` and `a.c`.
+fn listed(page: &str) -> BTreeSet<String> {
+    let (_, part) = page.split_once("\n## The JSON\n").expect("the part about the JSON");
+    let (table, _) = part.split_once("`flanneld peers -json`").expect("its end");
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+    let paths = |cell: &str| {
+        let names: Vec<_> = cell.trim().trim_end_matches('`').split("`, `").map(str::to_owned).collect();
+        let within = names[0].rsplit_once('.').map_or("", |(within, _)| within).to_owned();
+        names
+            .into_iter()
+            .map(move |name| if name.starts_with('.') { format!("{within}{name}") } else { name })
+    };
+    cells.flat_map(paths).collect()
+}
+
+#[test]
+fn the_documentation_lists_exactly_the_members_that_there_are() {
+    let value = serde_json::to_value(report()).expect("a value");
+    let mut there = BTreeSet::new();
+    for (name, value) in value.as_object().expect("an object") {
+        match value.as_object() {
+            Some(members) => there.extend(members.keys().map(|member| format!("{name}.{member}"))),
+            None => drop(there.insert(name.clone())),
+        }
+    }
+    let mut listed = listed(include_str!("../../../docs/status.md"));
+    // A row for an object as a whole says when it is `null`.
+    listed.retain(|path| !there.iter().any(|member| member.starts_with(&format!("{path}."))));
+    assert_eq!(listed, there);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use flannel_netlink::{Namespace, Netlink, NewLink, NewLinkKind, VethPeer};
@@ -86,6 +86,8 @@ impl Host {
         let run = self.runs.replace(self.runs.get() + 1);
         let prefix = format!("/run-{run}");
         self.etcdctl(&["put", &format!("{prefix}/config"), network]);
+        // Even an address that is not doubted is tentative for a moment, and nobody can listen at it.
+        eventually(PATIENCE, || ip_says(&self.namespace, "-6 -o addr show tentative").is_empty()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
         command
             .arg(format!("-etcd-endpoints={}", self.etcd.client_url()))
@@ -140,9 +142,17 @@ fn ip(namespace: &Namespace, arguments: &str) {
 }
 
 fn try_ip(namespace: &Namespace, arguments: &str) -> bool {
+    run_ip(namespace, arguments).status.success()
+}
+
+fn ip_says(namespace: &Namespace, arguments: &str) -> String {
+    String::from_utf8(run_ip(namespace, arguments).stdout).unwrap()
+}
+
+fn run_ip(namespace: &Namespace, arguments: &str) -> Output {
     let mut command = Command::new(program("ip", "iproute2").unwrap());
     command.args(arguments.split_whitespace());
-    output_in(namespace, command).unwrap().status.success()
+    output_in(namespace, command).unwrap()
 }
 
 fn message(line: &str) -> &str {

@@ -1,15 +1,14 @@
 //! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
 
 use std::net::IpAddr;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use flannel_netlink::{Link, Mac, Netlink, NewLink, NewLinkKind, VethPeer};
 use flannel_testing::{
-    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, eventually, output_in, ping,
-    program,
+    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, ServiceManager, copy_program,
+    eventually, output_in, ping, program,
 };
 use ipnet::IpNet;
 
@@ -108,7 +107,7 @@ impl Cluster {
         // Nobody may not look into a private build directory, nor write where root does.
         let program_file = self.directory.join("flanneld");
         if !program_file.exists() {
-            std::fs::copy(daemon.get_program(), &program_file).unwrap();
+            copy_program(Path::new(daemon.get_program()), &program_file).unwrap();
         }
         let own = self.directory.join(format!("host-{host}"));
         std::fs::create_dir_all(&own).unwrap();
@@ -286,15 +285,36 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// Waits until a service manager is told something that begins so, and returns it.
-pub(crate) fn wait_until_told(manager: &UnixDatagram, beginning: &str) -> String {
-    let mut message = [0; 1024];
-    loop {
-        let length = manager.recv(&mut message).unwrap();
-        let message = String::from_utf8_lossy(&message[..length]);
-        if message.starts_with(beginning) {
-            return message.into_owned();
-        }
+/// A service manager that starts a daemon and hears all that it says, also while a test does other things: the kernel keeps
+/// ten messages for one that does not read, and a daemon gives up soon.
+pub(crate) struct Told {
+    manager: ServiceManager,
+    seen: usize,
+}
+
+impl Told {
+    pub(crate) fn new() -> Self {
+        Self { manager: ServiceManager::new(0).unwrap(), seen: 0 }
+    }
+
+    /// Starts the daemon of a host.
+    pub(crate) fn start(&self, cluster: &mut Cluster, host: usize, command: &Command) {
+        let namespace = &cluster.lab.hosts[host].namespace;
+        cluster.daemons[host] = Some(self.manager.start(namespace, command).unwrap());
+    }
+
+    /// Waits until something is told that begins so, after what was waited for before, and returns it.
+    pub(crate) fn wait_for(&mut self, beginning: &str) -> String {
+        let told = eventually(PATIENCE, || {
+            let messages = self.manager.messages();
+            let found = (self.seen..messages.len()).find(|at| messages[*at].starts_with(beginning));
+            found
+                .map(|at| (at, messages[at].clone()))
+                .ok_or_else(|| format!("{beginning:?} in {messages:#?}"))
+        });
+        let (at, message) = told.unwrap();
+        self.seen = at + 1;
+        message
     }
 }
 

@@ -1,7 +1,7 @@
 //! The backends that carry no traffic themselves: `extension`, whose examples are those of its page, and `alloc`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flannel_testing::eventually;
 
@@ -162,7 +162,11 @@ fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_out
             cluster.wait_until_ready(host);
         }
         let pid: u32 = eventually(PATIENCE, || notes.read("pid")?.trim().parse().ok()).unwrap();
-        let is_alive = || Path::new(&format!("/proc/{pid}")).exists();
+        // One that was killed may wait for the first process of the machine to hear of it (proc_pid_stat(5)).
+        let is_alive = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
         assert!(is_alive());
         let status = cluster.daemon(0).terminate(PATIENCE).unwrap();
         assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());

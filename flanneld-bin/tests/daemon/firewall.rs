@@ -1,20 +1,21 @@
 //! The firewall rules: what they do to traffic, and that they stay.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flannel_testing::{Capture, PingOptions, Pod, eventually, output_in, ping, program};
+use flannel_testing::{
+    Capture, Ipv4Packet, PingOptions, Pod, Transport, eventually, output_in, ping, program, write_program,
+};
 
 use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN, check_ping, running_ping};
 
 const NFTABLES: &str = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
 const BOTH_MODES: [&str; 2] = [VXLAN, NFTABLES];
 
-/// So long after the daemon said that it is ready, it has verified what it wrote.
-const SETTLED: Duration = Duration::from_secs(1);
+/// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
+const SETTLED: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// Hosts whose daemons run with these flags, and a pod on each.
@@ -49,7 +50,7 @@ impl Cluster {
         let text = self.shell(
             host,
             "{ iptables-save; ip6tables-save; } | grep -e '^-A' -e '^:FLANNEL'
-            nft list tables | grep flannel- | while read -r _ family name; do nft list table $family $name; done",
+            nft list tables | grep flannel- | while read -r _ family name; do nft list table $family $name || true; done",
         );
         let plain = |line: &str| line.split(" [").next().unwrap_or_default().to_owned();
         text.lines().filter(|line| !line.contains("packets")).map(plain).collect::<Vec<_>>().join("\n")
@@ -71,10 +72,11 @@ fn source_of_ping(from: &Pod, to: &str, place: (&flannel_netlink::Namespace, &st
     let capture = Capture::start(place.0, place.1).unwrap();
     eventually(PATIENCE, || ping(&from.namespace, to.into(), &PingOptions::default())).unwrap();
     let packets = capture.stop().unwrap();
-    let packets = packets.iter().filter_map(|packet| packet.frame.ipv4());
-    let packets = packets.map(|packet| (packet.source, packet.destination));
+    // Nothing else: a gateway that does not know the way yet says so.
+    let is_request = |packet: &&Ipv4Packet| matches!(&packet.transport, Transport::Icmp(message) if message.is_echo_request());
+    let requests = packets.iter().filter_map(|packet| packet.frame.ipv4()).filter(is_request);
     let mut sources: Vec<_> =
-        packets.filter(|(_, destination)| *destination == to).map(|(source, _)| source.to_string()).collect();
+        requests.filter(|packet| packet.destination == to).map(|packet| packet.source.to_string()).collect();
     sources.dedup();
     sources
 }
@@ -97,13 +99,12 @@ fn without_the_flag_nothing_is_masqueraded() {
     let (cluster, pods) = Cluster::with_pods(1, VXLAN, &[]);
     let capture = Capture::start(cluster.lab.switch(), "port1").unwrap();
     let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
-    assert!(
-        ping(&pods[0].namespace, SWITCH.parse().unwrap(), &quick).is_err(),
-        "the switch knows no way back"
-    );
-    let packets = capture.stop().unwrap();
-    let own = pods[0].addresses[0];
-    assert!(packets.iter().any(|packet| packet.frame.addresses().is_some_and(|(source, _)| source == own)));
+    let path = (pods[0].addresses[0], SWITCH.parse().unwrap());
+    let came = eventually(PATIENCE, || {
+        assert!(ping(&pods[0].namespace, path.1, &quick).is_err(), "the switch knows no way back");
+        capture.packets().iter().any(|packet| packet.frame.addresses() == Some(path))
+    });
+    came.expect("the switch sees the address of the pod");
     assert_eq!(cluster.subnet_env(0, "FLANNEL_IPMASQ"), "false");
 }
 
@@ -138,6 +139,53 @@ fn pods_reach_each_other_although_the_policy_is_to_drop_as_docker_sets_it() {
     drop(cluster.shell(0, "iptables -P FORWARD DROP"));
     let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
     assert!(ping(&pods[0].namespace, pods[1].addresses[0], &quick).is_err(), "who wants no rules gets none");
+}
+
+#[test]
+fn the_mode_changes_live_and_leaves_nothing_of_the_other_one() {
+    let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-ip-masq"]);
+    drop(cluster.shell(0, "iptables -A FORWARD -m comment --comment foreign -j ACCEPT"));
+    // Rules of others stay where they are, so ours may come back in another place.
+    let sorted = |rules: String| {
+        let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let in_iptables = sorted(cluster.rules(0));
+    cluster.configure(NFTABLES);
+    let nothing_but_foreign = "-A FORWARD -m comment --comment foreign -j ACCEPT";
+    let moved = eventually(PATIENCE, || {
+        let now = cluster.rules(0);
+        let (ours, others): (Vec<_>, Vec<_>) =
+            now.lines().partition(|line| !line.starts_with("-A") && !line.starts_with(':'));
+        if others == [nothing_but_foreign] && ours.iter().any(|line| line.contains("masquerade")) {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    moved.unwrap();
+    check_ping(&pods[0], &pods[1]);
+    cluster.configure(VXLAN);
+    let back = || {
+        let now = sorted(cluster.rules(0));
+        if now == in_iptables { Ok(()) } else { Err(now.join("\n")) }
+    };
+    eventually(PATIENCE, back).unwrap();
+    check_ping(&pods[0], &pods[1]);
+}
+
+#[test]
+fn with_another_port_the_one_before_is_open_again() {
+    let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-restrict-tunnel-port"]);
+    let ports = || cluster.shell(0, "nft list tables | grep -o 'flannel-port-.*' || true");
+    eventually(PATIENCE, || ports() == "flannel-port-8472\n").unwrap();
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#);
+    eventually(PATIENCE, || ports() == "flannel-port-4789\n").unwrap();
+    check_ping(&pods[0], &pods[1]);
+    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    eventually(PATIENCE, || ports() == "flannel-port-8285\n").unwrap();
+    check_ping(&pods[0], &pods[1]);
 }
 
 #[test]
@@ -176,17 +224,17 @@ fn iptables_shows_the_rules_of_upstream() {
 
 #[test]
 fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
-    // With an audit once an hour, it is the notice that heals.
+    // With an audit once an hour, it is the notice that heals, and faster than a second command would be.
     let flags = ["-ip-masq", "-iptables-resync=3600"];
     let (iptables, nftables) = (
         [
             "iptables -t nat -F",
             "iptables -F FLANNEL-FWD",
             "iptables -t nat -D FLANNEL-POSTRTG 3",
-            "iptables -t nat -D POSTROUTING 1; iptables -t nat -F FLANNEL-POSTRTG; iptables -t nat -X FLANNEL-POSTRTG",
+            r"printf '*nat\n-D POSTROUTING 1\n-F FLANNEL-POSTRTG\n-X FLANNEL-POSTRTG\nCOMMIT\n' | iptables-restore --noflush",
             "nft flush ruleset",
             // The second rule now stands first.
-            "iptables -t nat -D FLANNEL-POSTRTG 1; iptables -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment 'flanneld masq' -j RETURN",
+            r#"printf '*nat\n-D FLANNEL-POSTRTG 1\n-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN\nCOMMIT\n' | iptables-restore --noflush"#,
             "iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD",
         ],
         [
@@ -226,9 +274,7 @@ impl Programs {
         let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         for (program, script) in programs {
-            let path = directory.join(program);
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&directory.join(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
         }
         Self(directory)
     }
@@ -273,8 +319,9 @@ fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
     assert_eq!(before.lines().count(), 10, "{before}");
     for change in ["-t nat -F", "-F", "-t nat -D FLANNEL-POSTRTG 2"] {
         // Until an audit has found everything in order.
-        std::thread::sleep(SETTLED * 2);
-        drop(cluster.shell(0, &format!("iptables-legacy {change}")));
+        std::thread::sleep(SETTLED);
+        // All namespaces of the machine have one lock.
+        drop(cluster.shell(0, &format!("iptables-legacy --wait {change}")));
         eventually(PATIENCE, || if list() == before { Ok(()) } else { Err(list()) })
             .unwrap_or_else(|error| panic!("after {change}: {error}"));
     }
@@ -303,9 +350,7 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
             .env("PATH", programs.path());
         cluster.start_as(0, command);
         cluster.wait_until_ready(0);
-        std::thread::sleep(SETTLED);
-        let (runs, used, began) = (fs::read_to_string(&log).unwrap(), used(&mut cluster), Instant::now());
-        assert!(runs.lines().count() >= 1, "the programs of this test are used: {runs}");
+        let (runs, used, began) = (at_rest(&log), used(&mut cluster), Instant::now());
         // Several audits.
         std::thread::sleep(Duration::from_secs(5));
         assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}");
@@ -329,6 +374,20 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         assert!(share < 0.005, "{name}: {share} of a core");
         let _ = fs::remove_file(&log);
     }
+}
+
+/// Waits until no program was run for a while, and tells which ones were. Some are: those of the test are used.
+fn at_rest(log: &Path) -> String {
+    let (mut runs, mut since) = (String::new(), Instant::now());
+    let at_rest = eventually(PATIENCE, || {
+        let now = fs::read_to_string(log).unwrap_or_default();
+        if now != runs {
+            (runs, since) = (now, Instant::now());
+        }
+        if !runs.is_empty() && since.elapsed() > SETTLED { Ok(()) } else { Err(runs.clone()) }
+    });
+    at_rest.unwrap();
+    runs
 }
 
 /// How long the daemon of the first host has run on a processor (`/proc/PID/schedstat`, of its only thread).
@@ -511,13 +570,18 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
         let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
         let to = pods[0].addresses[0];
         let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
-        let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick);
-        // What came before this one has come.
-        check_ping(&pods[1], &pods[0]);
-        let packets = capture.stop().unwrap();
         let intruders = "10.5.250.1".parse().unwrap();
-        let came = packets.iter().any(|packet| packet.frame.addresses() == Some((intruders, to)));
-        assert_eq!(came, flags.is_empty(), "{config} {flags:?}");
+        let comes = || {
+            let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick);
+            // What came before this one has come.
+            check_ping(&pods[1], &pods[0]);
+            capture.packets().iter().any(|packet| packet.frame.addresses() == Some((intruders, to)))
+        };
+        if flags.is_empty() {
+            eventually(PATIENCE, comes).expect("nobody is kept out");
+        } else {
+            assert!(!comes(), "{config} {flags:?}");
+        }
 
         // Whoever becomes a peer is let in, and the set heals like the rules.
         drop(cluster.shell(2, "ip link del intruder"));

@@ -17,6 +17,15 @@ const FOREIGN: [&str; 9] = [
     "ip route add 10.97.1.0/24 via 10.97.1.0 dev vx9 onlink",
 ];
 
+fn make_foreign(cluster: &Cluster) {
+    for command in FOREIGN {
+        cluster.change(0, command);
+    }
+    // An address that the kernel makes up is tentative for a moment.
+    let is_settled = || !foreign(cluster).join(" ").contains(" tentative");
+    eventually(PATIENCE, is_settled).unwrap();
+}
+
 fn foreign(cluster: &Cluster) -> Vec<String> {
     [
         "ip link show br9",
@@ -87,9 +96,7 @@ fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothin
     let mut cluster = Cluster::running(3);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
-    for command in FOREIGN {
-        cluster.lines(0, command);
-    }
+    make_foreign(&cluster);
     let (before, beside) = (overlay(&cluster), foreign(&cluster));
     assert_eq!(before.len(), 2 + 6, "device, address, and three objects for each peer: {before:#?}");
     assert!(beside.len() > 10, "{beside:#?}");
@@ -133,9 +140,7 @@ fn direct_routes_that_are_removed_by_hand_are_back_because_the_kernel_tells() {
     cluster.start_all();
     eventually(PATIENCE, || overlay(&cluster).len() == 2).unwrap();
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
-    for command in FOREIGN {
-        cluster.lines(0, command);
-    }
+    make_foreign(&cluster);
     // Of our number, but not into our network.
     cluster.lines(0, "ip route add 10.96.0.0/16 via 10.99.0.9 dev br9 proto 241");
     let (before, beside) = (overlay(&cluster), foreign(&cluster));

@@ -51,6 +51,7 @@ fn two_hosts_with_one_public_address_are_told_so_and_hold_two_subnets() {
     assert!(told.starts_with('W') && told.contains("-public-ip"), "{told}");
     let told = cluster.daemon(1).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
     assert!(told.starts_with('E') && told.contains("-public-ip"), "{told}");
+    cluster.wait_until_ready(1);
     eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
     assert_eq!(cluster.subnet(0), subnet);
     let own = fs::read_to_string(cluster.node_id(0)).unwrap();
@@ -71,6 +72,7 @@ fn a_clone_of_a_host_takes_another_id_and_another_subnet_and_both_are_reached() 
     cluster.start(1);
     let told = cluster.daemon(1).wait_for_line("two hosts have the node id", PATIENCE).unwrap();
     assert!(told.starts_with('E'), "{told}");
+    cluster.wait_until_ready(1);
     eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
     assert_eq!(cluster.subnet(0), subnet);
     let id = |host| fs::read_to_string(cluster.node_id(host)).unwrap();

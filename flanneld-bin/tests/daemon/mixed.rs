@@ -259,8 +259,12 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
         assert_eq!(report.lost_count(), 0, "{release:?} {report:?}");
         assert_eq!(cluster.device(0), device, "{release:?}");
         assert_eq!(cluster.subnet(0), before[0].subnet(), "{release:?}");
-        let entries = cluster.tunnel(0);
-        assert_eq!(entries.len(), 3, "{release:?} {entries:#?}");
+        // What is stale goes last.
+        let entries = eventually(PATIENCE, || {
+            let entries = cluster.tunnel(0);
+            if entries.len() == 3 { Ok(entries) } else { Err(format!("{release:?} {entries:#?}")) }
+        });
+        let entries = entries.unwrap();
         assert!(!entries.iter().any(|line| line.contains("10.5.66.0")), "{release:?} {entries:#?}");
         let keys =
             |leases: &[(String, String)]| leases.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();

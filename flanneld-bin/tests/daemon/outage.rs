@@ -1,12 +1,11 @@
 //! What a cluster does without its registry: it goes on.
 
-use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, wait_until_told};
+use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping};
 
 /// How long etcd is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -51,14 +50,9 @@ fn check_nothing_was_lost(pings: Vec<RunningPing>) {
 
 /// Starts a daemon and waits until it says that it is ready.
 fn start_and_see_it_told(cluster: &mut Cluster, host: usize) {
-    let socket = cluster.subnet_file(host).with_file_name("notify");
-    let _ = std::fs::remove_file(&socket);
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = cluster.command(host);
-    command.env("NOTIFY_SOCKET", &socket);
-    cluster.start_as(host, command);
-    wait_until_told(&manager, "READY=1\n");
+    let (mut told, command) = (Told::new(), cluster.command(host));
+    told.start(cluster, host, &command);
+    told.wait_for("READY=1\n");
     assert!(cluster.subnet_file(host).exists());
 }
 
@@ -137,7 +131,7 @@ fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
     let mut command = cluster.command(0);
-    command.arg("-mass-expiry-hold=3");
+    command.arg("-mass-expiry-hold=6");
     cluster.start_as(0, command);
     (1..3).for_each(|host| cluster.start(host));
     (0..3).for_each(|host| cluster.wait_until_ready(host));
@@ -153,7 +147,7 @@ fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     cluster.daemon(0).wait_for_line("2 peers left at once", PATIENCE).unwrap();
     eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
     cluster.daemon(0).wait_for_line("2 peers that left at once did not come back", PATIENCE).unwrap();
-    assert!(began.elapsed() >= Duration::from_secs(3));
+    assert!(began.elapsed() >= Duration::from_secs(6));
     eventually(PATIENCE, || cluster.routes(0).is_empty()).unwrap();
 }
 

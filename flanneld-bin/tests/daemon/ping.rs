@@ -40,6 +40,21 @@ fn ping(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Val
     (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{complaint}")))
 }
 
+/// Pings from a host until the exit status is this and the verdicts are those, and returns what was said then.
+fn wait_for_verdicts(
+    cluster: &Cluster,
+    host: usize,
+    arguments: &[&str],
+    status: Option<i32>,
+    expected: &[&str],
+) -> Value {
+    let said = eventually(PATIENCE, || {
+        let (code, pinged) = ping(cluster, host, arguments);
+        if code == status && verdicts(&pinged) == expected { Ok(pinged) } else { Err(format!("{pinged:#}")) }
+    });
+    said.unwrap()
+}
+
 /// The verdicts on all peers.
 fn verdicts(pinged: &Value) -> Vec<&str> {
     pinged["peers"].as_array().unwrap().iter().map(|peer| peer["verdict"].as_str().unwrap()).collect()
@@ -80,13 +95,13 @@ fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_c
     wait_for_readiness(&cluster, 200, None);
     let cured = eventually(PATIENCE, || {
         let (status, pinged) = ping(&cluster, 0, &["-count=2"]);
-        if status == Some(0) { Ok(pinged) } else { Err(pinged.to_string()) }
+        let ways = pinged["peers"][0]["ways"].as_array().unwrap().iter();
+        let means = ways.map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap()));
+        let are_right = means.eq([("inside", "udp"), ("outside", "icmp")]);
+        if status == Some(0) && are_right { Ok(pinged) } else { Err(format!("{pinged:#}")) }
     });
     let cured = cured.unwrap();
     let ways = cured["peers"][0]["ways"].as_array().unwrap();
-    let seen: Vec<_> =
-        ways.iter().map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap())).collect();
-    assert_eq!(seen, [("inside", "udp"), ("outside", "icmp")], "{cured:#}");
     assert_eq!((&ways[0]["path_mtu"], &ways[1]["path_mtu"]), (&1450.into(), &1500.into()), "{cured:#}");
     assert!(ways[0]["round_trip_microseconds"].as_u64().is_some_and(|time| time > 0), "{cured:#}");
 
@@ -137,8 +152,7 @@ fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_out
     found.unwrap();
     cure(&cluster);
     drop_forwarded(&cluster, "ip protocol icmp");
-    let (status, pinged) = ping(&cluster, 0, &["-count=1"]);
-    assert_eq!((status, verdicts(&pinged)), (Some(0), vec!["underlay_silent"]), "{pinged:#}");
+    wait_for_verdicts(&cluster, 0, &["-count=1"], Some(0), &["underlay_silent"]);
     cure(&cluster);
     cluster.lab.hosts[1].unplug().unwrap();
     let (status, pinged) = ping(&cluster, 0, &["-count=1"]);
@@ -154,18 +168,13 @@ fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
     for host in 0..3 {
         eventually(PATIENCE, || cluster.routes(host).len() == 2).unwrap();
     }
-    let reached = |host: usize, source: &str| {
-        let reached = eventually(PATIENCE, || {
-            let (status, pinged) = ping(&cluster, host, &["-count=2"]);
-            if (status, verdicts(&pinged)) == (Some(0), vec!["reachable"; 2]) && pinged["source"] == source {
-                return Ok(pinged);
-            }
-            Err(pinged.to_string())
-        });
-        reached.unwrap()
+    let reached = |cluster: &Cluster, host: usize, source: &str| {
+        let pinged = wait_for_verdicts(cluster, host, &["-count=2"], Some(0), &["reachable"; 2]);
+        assert_eq!(pinged["source"], source);
+        pinged
     };
     // Daemons that do not probe answer nothing, their kernels do.
-    let pinged = reached(0, "daemon");
+    let pinged = reached(&cluster, 0, "daemon");
     let ways = pinged["peers"][0]["ways"].as_array().unwrap();
     assert_eq!(ways.len(), 4, "{pinged:#}");
     assert!(ways.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
@@ -173,29 +182,19 @@ fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
 
     // With a socket that every user may have it is the same.
     cluster.lab.hosts[1].namespace.write_sysctl("net/ipv4/ping_group_range", "0 2147483647").unwrap();
-    reached(1, "daemon");
+    reached(&cluster, 1, "daemon");
 
     // A host that never ran it finds the leases in etcd, and has no tunnel.
     let etcd = format!("-etcd-endpoints={}", cluster.etcd.client_url());
-    let (status, pinged) = ping(&cluster, 3, &["-count=1", &etcd]);
-    assert_eq!(
-        (status, &pinged["source"], verdicts(&pinged)),
-        (Some(0), &"registry".into(), vec!["underlay_only"; 3])
-    );
+    let pinged = wait_for_verdicts(&cluster, 3, &["-count=1", &etcd], Some(0), &["underlay_only"; 3]);
+    assert_eq!(pinged["source"], "registry");
     let detail = pinged["peers"][0]["detail"].as_str().unwrap();
     assert!(detail.starts_with("this host has no lease"), "{detail}");
 
     cluster.etcd.stop().unwrap();
-    let reached = |cluster: &Cluster, source: &str| {
-        let (status, pinged) = ping(cluster, 0, &["-count=2"]);
-        assert_eq!(
-            (status, &pinged["source"], verdicts(&pinged)),
-            (Some(0), &source.into(), vec!["reachable"; 2])
-        );
-    };
-    reached(&cluster, "daemon");
+    reached(&cluster, 0, "daemon");
     cluster.daemon(0).terminate(PATIENCE).unwrap();
-    reached(&cluster, "cache");
+    reached(&cluster, 0, "cache");
     let (status, page, complaint) = run(&cluster, 3, &["ping", &etcd]);
     assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
     assert!(complaint.starts_with("nothing to ping: no flanneld runs here: "), "{complaint}");

@@ -23,11 +23,14 @@ fn command(cluster: &Cluster, flags: &[&str]) -> Command {
     command
 }
 
-/// For how many seconds the first etcd lease was granted.
+/// For how many seconds the etcd lease was granted that the only record hangs on. The one that it had before may not be gone
+/// yet.
 fn granted(cluster: &Cluster) -> u64 {
-    let list = cluster.etcd.etcdctl(&["lease", "list"]).unwrap();
-    let id = list.lines().nth(1).unwrap();
-    let told = cluster.etcd.etcdctl(&["lease", "timetolive", id]).unwrap();
+    let (key, _) = cluster.leases().remove(0);
+    let fields = cluster.etcd.etcdctl(&["get", &key, "-w=fields"]).unwrap();
+    let id = fields.lines().find_map(|line| line.strip_prefix("\"Lease\" : ")).unwrap();
+    let id = format!("{:x}", id.parse::<u64>().unwrap());
+    let told = cluster.etcd.etcdctl(&["lease", "timetolive", &id]).unwrap();
     told.split_once("granted with TTL(").unwrap().1.split_once('s').unwrap().0.parse().unwrap()
 }
 

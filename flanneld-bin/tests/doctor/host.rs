@@ -1,10 +1,9 @@
 //! What the host itself must offer.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use flannel_testing::{Process, output_in, program};
+use flannel_testing::{Process, copy_program, output_in, program};
 
 use crate::cluster::{Cluster, PATIENCE};
 use crate::site::{Report, Site, commands, what};
@@ -13,8 +12,7 @@ use crate::site::{Report, Site, commands, what};
 fn without_the_capability_doctor_says_so_and_how_the_program_gets_it() {
     let site = Site::new(1);
     let copy = site.path("flanneld");
-    std::fs::copy(env!("CARGO_BIN_EXE_flanneld"), &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_flanneld")), &copy).unwrap();
     let look = || {
         let mut command = Command::new(program("setpriv", "util-linux").unwrap());
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);

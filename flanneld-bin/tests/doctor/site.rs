@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use flannel_testing::{Process, eventually, output_in, program};
+use flannel_testing::{Process, eventually, output_in, program, write_program};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
@@ -58,9 +57,8 @@ impl Site {
     pub(crate) fn stand_in(&self, name: &str, script: &str) {
         let path = self.tools.join(name);
         let asked = self.path("asked");
-        fs::write(&path, format!("#!/bin/sh -e\necho {name} \"$@\" >> {}\n{script}\n", asked.display()))
-            .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh -e\necho {name} \"$@\" >> {}\n{script}\n", asked.display());
+        write_program(&path, &script).unwrap();
     }
 
     /// A file of the test's own.

@@ -30,6 +30,15 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     assert!(docker.contains("$DOCKER_NETWORK_OPTIONS") && docker.contains("flanneld.service"), "{docker}");
 }
 
+/// Waits until the journal has some words about the daemon: what is written to it is there a moment later.
+fn wait_for_journal(machine: &Machine, words: &str) {
+    eventually(PATIENCE, || {
+        let told = machine.journal("flanneld");
+        if told.contains(words) { Ok(()) } else { Err(told) }
+    })
+    .unwrap();
+}
+
 /// What `/proc` says about the daemon.
 fn status(machine: &Machine, field: &str) -> String {
     let line =
@@ -103,7 +112,7 @@ fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
     machine.write("/etc/default/flanneld", "FLANNELD_IP_MASQ=perhaps\n");
     assert!(!machine.run("systemctl start flanneld").status.success());
     assert_eq!([show("ActiveState"), show("ExecMainStatus"), show("NRestarts")], ["failed", "2", "0"]);
-    assert!(machine.journal("flanneld").contains("FLANNELD_IP_MASQ"), "{}", machine.journal("flanneld"));
+    wait_for_journal(&machine, "FLANNELD_IP_MASQ");
 
     machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
     machine.get("systemctl start etcd");
@@ -161,8 +170,7 @@ fn a_daemon_that_hangs_is_started_again() {
     eventually(PATIENCE, || show("WatchdogTimestampMonotonic") != heard).expect("it tells that it lives");
     machine.get("kill -STOP $(systemctl show -p MainPID --value flanneld)");
     eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
-    let told = machine.journal("flanneld");
-    assert!(told.contains("flanneld.service: Watchdog timeout"), "{told}");
+    wait_for_journal(&machine, "flanneld.service: Watchdog timeout");
 }
 
 #[test]
@@ -211,7 +219,11 @@ fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
         Some(state("other")).filter(|state| state == "configured").ok_or_else(|| state("other"))
     })
     .expect("networkd is at work");
-    assert_eq!(state("flannel.1"), "unmanaged");
+    // It is pending before networkd has looked at it.
+    eventually(PATIENCE, || {
+        Some(state("flannel.1")).filter(|state| state == "unmanaged").ok_or_else(|| state("flannel.1"))
+    })
+    .unwrap();
     let settings = machine.get("systemd-analyze cat-config systemd/networkd.conf");
     assert!(settings.contains("\nManageForeignRoutes=no"), "{settings}");
 }

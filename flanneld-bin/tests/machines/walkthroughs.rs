@@ -9,6 +9,7 @@ use crate::machine::{Machine, PATIENCE};
 use crate::page;
 
 const INSTALL: &str = include_str!("../../../docs/install.md");
+const QUICK: &str = include_str!("../../../docs/quick-start.md");
 const MOVING: &str = include_str!("../../../docs/moving-from-upstream.md");
 
 /// A Docker that makes its bridge, closes the host to forwarding as the real one does, and does nothing else.
@@ -44,6 +45,12 @@ fn with_docker(machine: &Machine) {
     let unit = "[Unit]\nAfter=network-online.target\n[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/dockerd -H fd://\n";
     machine.write("/etc/systemd/system/docker.service", unit);
     machine.get("systemctl daemon-reload");
+}
+
+#[test]
+fn the_quick_start() {
+    let (_lab, machines) = boot(3);
+    page::run(QUICK, "Three hosts", &machines);
 }
 
 #[test]

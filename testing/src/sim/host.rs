@@ -97,6 +97,7 @@ impl Host {
         };
         let public = PublicAddrs::from(self.public);
         let options = NetworkOptions {
+            follow_config: true,
             manager: Arc::new(Observed {
                 inner: store.manager(self.link.clone(), birth.seed),
                 host: self.number,

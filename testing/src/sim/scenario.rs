@@ -43,9 +43,11 @@ pub(super) async fn play(store: &dyn SimStore, options: SimOptions) -> SimReport
         begun,
     };
     let calls_to_join = play.join().await;
-    play.trouble().await;
-    play.recover().await;
-    play.peace().await;
+    if options.faults {
+        play.trouble().await;
+        play.recover().await;
+    }
+    let calls_in_peace = play.peace().await;
     play.judge();
     let world = &play.world;
     SimReport {
@@ -55,6 +57,7 @@ pub(super) async fn play(store: &dyn SimStore, options: SimOptions) -> SimReport
         acts: play.acts,
         simulated: begun.elapsed(),
         calls_to_join,
+        calls_in_peace,
         most_calls: world.hosts.iter().map(|host| host.link.calls().all).max().unwrap_or(0),
     }
 }
@@ -169,13 +172,15 @@ impl Play<'_> {
         self.world.disturb(None);
     }
 
-    async fn peace(&mut self) {
+    async fn peace(&mut self) -> f64 {
         let before: Vec<_> = self.world.hosts.iter().map(|host| host.link.calls()).collect();
         self.run_for(PEACE).await;
         // A renewal comes at a third of a day or up to a tenth before.
         let renewals = (PEACE.as_secs_f64() / (8.0 * 3600.0 * 0.9)).ceil() as u64;
+        let mut made = 0;
         for (host, before) in self.world.hosts.iter().zip(before) {
             let calls = host.link.calls();
+            made += calls.all - before.all;
             let others = calls.lists - before.lists + calls.watches - before.watches;
             if calls.all - before.all > renewals || others > 0 {
                 let number = host.number;
@@ -184,6 +189,7 @@ impl Play<'_> {
                     .accuse(format_args!("host {number} made calls in peace: {before:?} {calls:?}"));
             }
         }
+        made as f64 / self.world.hosts.len().max(1) as f64
     }
 
     fn later(&mut self, within: Duration, end: End) {

@@ -36,10 +36,11 @@ pub struct PingOptions {
     pub timeout: Duration,
 }
 
-/// 56 bytes of payload as the `ping` program sends, one second of patience.
+/// 56 bytes of payload as the `ping` program sends, and three seconds of patience: a kernel whose question for a neighbour
+/// was lost asks again after one.
 impl Default for PingOptions {
     fn default() -> Self {
-        Self { from: None, payload: 56, dont_fragment: false, timeout: Duration::from_secs(1) }
+        Self { from: None, payload: 56, dont_fragment: false, timeout: Duration::from_secs(3) }
     }
 }
 
@@ -59,13 +60,14 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
     let mut buf = vec![0; options.payload + echo::MAX_HEADERS];
     loop {
         let left = options.timeout.saturating_sub(started.elapsed());
-        if left.is_zero() {
-            return Err(PingError::Timeout { to, timeout: options.timeout });
-        }
-        socket.set_read_timeout(Some(left))?;
+        // What came in time is read, also by a thread that had no turn for long.
+        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let n = match socket.recv(&mut buf) {
             Ok(n) => n,
-            Err(error) if is_no_packet(&error) => continue,
+            Err(error) if is_no_packet(&error) && !left.is_zero() => continue,
+            Err(error) if is_no_packet(&error) => {
+                return Err(PingError::Timeout { to, timeout: options.timeout });
+            }
             Err(error) => return Err(PingError::from_io(to, error)),
         };
         let elapsed = started.elapsed();
@@ -73,6 +75,10 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
             Some(reply) if (reply.identifier, reply.sequence) == (identifier, sequence) => {
                 let unchanged = reply.payload == payload;
                 return if unchanged { Ok(elapsed) } else { Err(PingError::Altered { to }) };
+            }
+            // Others may ping the same address all the time.
+            _ if elapsed > options.timeout * 2 => {
+                return Err(PingError::Timeout { to, timeout: options.timeout });
             }
             _ => {}
         }

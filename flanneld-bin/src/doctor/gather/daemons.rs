@@ -26,6 +26,10 @@ pub(in crate::doctor) fn all() -> Vec<Daemon> {
 }
 
 fn daemon(pid: u32) -> Option<Daemon> {
+    // Looked at before its command line is, which is its own from then on.
+    if is_copy(pid) {
+        return None;
+    }
     let words = |name: &str| strings(fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default());
     let mut arguments = words("cmdline").into_iter();
     let program = arguments.next()?;
@@ -50,6 +54,15 @@ fn daemon(pid: u32) -> Option<Daemon> {
     };
     let command = shown(&program, &arguments);
     Some(Daemon { pid, command, unit: unit(pid), options, devices: Vec::new() })
+}
+
+/// Tells whether a process is a copy of its parent that has run no program yet, as a daemon's helper is for a moment: it has
+/// its parent's command line (proc_pid_stat(5); `PF_FORKNOEXEC` in `include/linux/sched.h`).
+fn is_copy(pid: u32) -> bool {
+    const FORKED_NO_EXEC: u64 = 0x40;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & FORKED_NO_EXEC != 0)
 }
 
 /// The words of a file in which a zero byte ends each.
@@ -87,7 +100,29 @@ fn unit(pid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    use flannel_testing::eventually;
+
     use super::*;
+
+    #[test]
+    fn a_daemon_that_is_about_to_run_a_program_is_no_second_one() {
+        // A shell by that name, and a copy of it that waits.
+        let mut command = Command::new("sh");
+        command.arg0("/usr/bin/flanneld").args(["-c", "(read line); :"]).stdin(Stdio::piped());
+        let mut shell = command.spawn().expect("a shell");
+        let children = format!("/proc/{0}/task/{0}/children", shell.id());
+        let copy = eventually(std::time::Duration::from_secs(30), || {
+            fs::read_to_string(&children).unwrap_or_default().trim().parse::<u32>()
+        });
+        let (copy, found) = (copy.expect("a copy"), all());
+        drop(shell.stdin.take());
+        shell.wait().expect("ended");
+        let is_found = |pid: u32| found.iter().any(|daemon| daemon.pid == pid);
+        assert_eq!((is_found(shell.id()), is_found(copy)), (true, false), "{found:?}");
+    }
 
     #[test]
     fn a_password_on_a_command_line_is_not_shown() {

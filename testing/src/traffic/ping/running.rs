@@ -183,17 +183,20 @@ impl Shared {
     /// Collects answers until all have come, or the ping has been stopped for longer than its patience.
     fn receive(&self) {
         let mut buf = vec![0; self.payload + echo::MAX_HEADERS];
-        let mut end = None;
+        let (mut end, mut is_empty) = (None, false);
         loop {
             if self.sending_ended.load(Ordering::Acquire) {
                 let end = *end.get_or_insert_with(|| Instant::now() + self.patience);
                 let all = self.received.load(Ordering::Acquire) == self.sent.load(Ordering::Acquire);
-                if all || Instant::now() >= end {
+                // What came in time is read, also by a thread that had no turn for long.
+                if all || is_empty && Instant::now() >= end {
                     return;
                 }
             }
+            let received = self.socket.recv(&mut buf);
+            is_empty = received.as_ref().is_err_and(super::is_no_packet);
             // Errors tell of unreachable hosts; the requests that they concern are lost and counted so.
-            if let Ok(n) = self.socket.recv(&mut buf)
+            if let Ok(n) = received
                 && let Some(reply) = Reply::decode(self.is_ipv4, buf.get(..n).unwrap_or_default())
                 && reply.identifier == self.identifier
             {

@@ -1,0 +1,167 @@
+//! Both backends keep the promises of every backend.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use flannel_backend_extension::{OpenAlloc, OpenExtension};
+use flannel_backend_vxlan::external_interface;
+use flannel_core::{ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_netlink::{Namespace, Netlink, Route, Write};
+use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
+use flannel_testing::{Lab, LabOptions};
+
+/// A host of a lab, and a directory in which the commands note whom they reach: a file for each peer.
+struct Host {
+    lab: Lab,
+    directory: PathBuf,
+    backend: &'static str,
+}
+
+impl Host {
+    fn new(backend: &'static str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("flannel-contract-{}-{n}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        Self { lab: Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap(), directory, backend }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.lab.hosts[0].namespace
+    }
+
+    /// The names and texts of files.
+    fn files(&self) -> Vec<(String, String)> {
+        let entries = std::fs::read_dir(&self.directory).unwrap();
+        let read = entries.filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name()?.to_str()?.to_owned();
+            // One that goes at this moment is gone.
+            Some((name, std::fs::read_to_string(path).ok()?))
+        });
+        read.collect()
+    }
+
+    fn obstacle(&self, subnet: SubnetKey) -> PathBuf {
+        self.directory.join(format!("not-{subnet}"))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl BackendSubject for Host {
+    fn opener(&self) -> Box<dyn OpenBackend> {
+        match self.backend {
+            "alloc" => Box::new(OpenAlloc),
+            _ => Box::new(OpenExtension::new(self.namespace().clone())),
+        }
+    }
+
+    fn config(&self) -> NetworkConfig {
+        // The file of a peer has its place and its address at once.
+        let add =
+            r#"f=$(echo $SUBNET | tr / -); test ! -e not-$f && echo $PUBLIC_IP >new-$f && mv new-$f peer-$f"#;
+        let remove = r#"rm -f peer-$(echo $SUBNET | tr / -)"#;
+        let command = |script: &str| {
+            let script = format!("cd {} && {script}", self.directory.display());
+            format!("{script:?}")
+        };
+        let (add, remove) = (command(add), command(remove));
+        let (up, down) = (command("touch device"), command("rm device"));
+        let text = format!(
+            r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{}","PreStartupCommand":"echo word",
+               "PostStartupCommand":{up},"ShutdownCommand":{down},
+               "SubnetAddCommand":{add},"SubnetRemoveCommand":{remove}}}}}"#,
+            self.backend
+        );
+        NetworkConfig::parse(&text).unwrap()
+    }
+
+    fn external(&self) -> ExternalInterface {
+        external_interface(self.namespace(), "eth0").unwrap()
+    }
+
+    fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
+        let attrs = LeaseAttrs::new(public.into());
+        if !self.carries() {
+            return attrs;
+        }
+        let backend_type = self.backend.to_owned().into();
+        LeaseAttrs { backend_type, backend_data: Json::parse(r#""word""#).ok(), ..attrs }
+    }
+
+    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+        self.carries().then(|| LeaseAttrs::new(public.into()))
+    }
+
+    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+        let files = self.files();
+        let peers = files.iter().filter_map(|(name, text)| Some((name.strip_prefix("peer-")?, text)));
+        peers.map(|(name, text)| (name.parse().unwrap(), text.trim().parse().unwrap())).collect()
+    }
+
+    fn objects(&self) -> Vec<String> {
+        let mut objects = kernel_objects(self.namespace()).unwrap();
+        let files = self.files().into_iter().filter(|(name, _)| !name.starts_with("new-"));
+        objects.extend(files.map(|(name, text)| format!("file {name} {text}")));
+        objects
+    }
+
+    fn add_foreign(&self) {
+        let mut netlink = Netlink::open_in(self.namespace()).unwrap();
+        let route = Route::by_gateway("10.5.99.0/24".parse().unwrap(), "192.168.64.254".parse().unwrap());
+        assert!(netlink.apply(&[Write::PutRoute(route)]).iter().all(Result::is_ok));
+        std::fs::write(self.directory.join("foreign"), "10.5.99.0/24").unwrap();
+    }
+
+    fn block(&self, subnet: SubnetKey) -> bool {
+        std::fs::write(self.obstacle(subnet), "").unwrap();
+        self.carries()
+    }
+
+    fn unblock(&self, subnet: SubnetKey) {
+        std::fs::remove_file(self.obstacle(subnet)).unwrap();
+    }
+
+    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+        if !self.carries() {
+            // It has none.
+            return Vec::new();
+        }
+        vec![
+            (r#"{"Type":"extension","SubnetAddCommand":["ip"]}"#, "SubnetAddCommand"),
+            (r#"{"Type":"extension","CommandTimeout":0}"#, "CommandTimeout"),
+        ]
+    }
+
+    fn carries(&self) -> bool {
+        self.backend == "extension"
+    }
+
+    /// It cannot look at what commands made.
+    fn adopts(&self) -> bool {
+        false
+    }
+
+    /// Commands run beside the passes.
+    fn patience(&self) -> Duration {
+        if self.carries() { Duration::from_secs(30) } else { Duration::ZERO }
+    }
+}
+
+mod of_extension {
+    flannel_testing::backend_contract!(super::Host::new("extension"));
+}
+
+mod of_alloc {
+    flannel_testing::backend_contract!(super::Host::new("alloc"));
+}

@@ -1,0 +1,26 @@
+//! It keeps the promises of every lease manager.
+
+use std::sync::Arc;
+
+use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions};
+use flannel_testing::contract::manager::OverRegistry;
+
+use crate::memory::{Memory, OUTAGE};
+use crate::site::{NETWORK, Site, host};
+
+/// Hosts with a file each, in the directory of a site.
+fn hosts() -> OverRegistry<Memory> {
+    let site = Site::new();
+    let hosts = OverRegistry::new(Memory::new(), move |registry, n, ttl| {
+        let options = LocalManagerOptions { ttl, seed: Some(n.into()), ..LocalManagerOptions::default() };
+        let inner = LocalManager::with_options(registry, options);
+        let path = site.path().with_extension(n.to_string());
+        Arc::new(CachedManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))
+    });
+    hosts.with_outage(OUTAGE)
+}
+
+flannel_testing::lease_manager_contract!(
+    #[tokio::test(start_paused = true)]
+    hosts()
+);

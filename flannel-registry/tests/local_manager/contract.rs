@@ -1,0 +1,27 @@
+//! Over a registry in memory it keeps the promises of every lease manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::SubnetRegistry;
+use flannel_registry::{LocalManager, LocalManagerOptions};
+use flannel_testing::contract::manager::OverRegistry;
+
+use crate::memory::{Memory, OUTAGE};
+
+pub(crate) type Manager = LocalManager<Arc<dyn SubnetRegistry>>;
+
+pub(crate) fn manager(registry: Arc<dyn SubnetRegistry>, host: u8, ttl: Duration) -> Manager {
+    let options = LocalManagerOptions { ttl, seed: Some(host.into()), ..LocalManagerOptions::default() };
+    LocalManager::with_options(registry, options)
+}
+
+fn hosts() -> OverRegistry<Memory> {
+    OverRegistry::new(Memory::new(), |registry, host, ttl| Arc::new(manager(registry, host, ttl)))
+        .with_outage(OUTAGE)
+}
+
+flannel_testing::lease_manager_contract!(
+    #[tokio::test(start_paused = true)]
+    hosts()
+);

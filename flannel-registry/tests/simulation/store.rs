@@ -1,0 +1,43 @@
+//! The registry in memory as the store of a simulation. The bench `scale` uses it too.
+
+use std::sync::Arc;
+
+use flannel_core::{LeaseManager, SubnetRegistry};
+use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
+use flannel_testing::sim::{Link, SimStore};
+
+pub(crate) struct Memory(pub(crate) MemoryRegistry);
+
+impl SimStore for Memory {
+    fn registry(&self) -> Arc<dyn SubnetRegistry> {
+        Arc::new(self.0.clone())
+    }
+
+    fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
+        // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
+        let clock = Arc::new(TokioClock::new());
+        let options = LocalManagerOptions { clock, seed: Some(seed), ..LocalManagerOptions::default() };
+        Arc::new(LocalManager::with_options(link, options))
+    }
+
+    fn set_config(&self, text: &str) {
+        self.0.set_config(text);
+    }
+
+    fn put_raw(&self, key: &str, value: &str) {
+        self.0.put_raw(key, value.as_bytes());
+    }
+
+    fn remove_raw(&self, key: &str) {
+        self.0.remove_raw(key);
+    }
+
+    fn compact(&self) {
+        self.0.compact();
+    }
+
+    fn backup(&self) -> Box<dyn FnOnce()> {
+        let (store, backup) = (self.0.clone(), self.0.backup());
+        Box::new(move || store.restore(backup))
+    }
+}

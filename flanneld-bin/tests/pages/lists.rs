@@ -1,0 +1,71 @@
+//! Lists of pages beside the source that knows what is to be listed.
+
+use std::collections::BTreeSet;
+
+use flannel_core::{LeaseAttrs, SubnetKey};
+
+use crate::read;
+
+/// What stands in the first cells of the table below a heading, one by one and without backticks.
+fn first_cells(page: &str, heading: &str) -> BTreeSet<String> {
+    let page = read(page);
+    let part = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading}")).1;
+    let rows = part.split("\n## ").next().unwrap().lines().skip_while(|line| !line.starts_with("|---"));
+    let cells = rows.filter_map(|row| row.strip_prefix("| ")?.split(" |").next());
+    cells.flat_map(|cell| cell.split(", ").map(|word| word.trim_matches('`').to_owned())).collect()
+}
+
+/// What stands between quotation marks behind these words in a source, up to its tests.
+fn quoted(source: &str, words: &[&str]) -> BTreeSet<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap();
+    let parts = words.iter().flat_map(|word| code.split(*word).skip(1));
+    parts.filter_map(|part| part.strip_prefix('"')?.split('"').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_of_the_plugin_has_every_member_of_its_configuration() {
+    let source = read("flanneld-bin/src/bin/flannel/netconf.rs");
+    let mut read = quoted(&source, &["word(", "path(", "self.map(", "VALID_ATTACHMENTS: &str = "]);
+    // Of an attachment, not of the configuration.
+    assert!(read.remove("containerID") && read.remove("ifname"), "{read:?}");
+    assert_eq!(first_cells("docs/cni.md", "Configuration"), read);
+}
+
+#[test]
+fn the_page_of_the_plugin_has_every_code_of_its_errors() {
+    let source = read("flanneld-bin/src/bin/flannel/error.rs");
+    let codes = source.lines().filter_map(|line| line.trim().strip_prefix("pub(super) const "));
+    let codes = codes.filter_map(|line| Some(line.split_once("= ")?.1.trim_end_matches(';').to_owned()));
+    let mut documented = first_cells("docs/cni.md", "Errors");
+    assert!(documented.remove("others"), "those of other plugins");
+    assert_eq!(documented, codes.collect());
+}
+
+#[test]
+fn the_pages_have_every_path_of_the_health_port_and_of_the_socket() {
+    let source = read("flanneld-bin/src/observe.rs");
+    let asked = source.lines().filter_map(|line| line.trim().strip_prefix("\"/")?.split_once("\" => "));
+    let asked: BTreeSet<String> = asked.map(|(path, _)| format!("/{path}")).collect();
+    let on_socket = BTreeSet::from(["/status".to_owned(), "/summary".to_owned()]);
+    assert_eq!(&first_cells("docs/status.md", "The health port") | &on_socket, asked);
+    let page = read("docs/status.md");
+    assert!(on_socket.iter().all(|path| page.contains(&format!("`{path}`"))), "{on_socket:?}");
+}
+
+#[test]
+fn the_reference_has_the_keys_and_the_members_of_records_as_they_are_written() {
+    let full = r#"{"PublicIP":"192.168.64.1","PublicIPv6":"fc01::1","BackendType":"vxlan","BackendData":{"VNI":1},
+        "BackendV6Data":{"VNI":1},"NodeID":"07070707070707070707070707070707","Other":1}"#;
+    let record = LeaseAttrs::from_record(full).unwrap().to_record();
+    let written: serde_json::Map<_, _> = serde_json::from_str(&record).unwrap();
+    let written: BTreeSet<String> = written.keys().cloned().collect();
+    let listed = first_cells("docs/reference.md", "Keys and records");
+    let (keys, members): (BTreeSet<_>, BTreeSet<_>) =
+        listed.into_iter().partition(|word| word == "config" || word.contains('/'));
+    assert_eq!(members.into_iter().filter(|word| word != "member").collect::<BTreeSet<_>>(), written);
+    let subnets: Vec<_> = keys.iter().filter_map(|key| key.strip_prefix("subnets/")).collect();
+    assert_eq!(subnets.len(), 3, "{keys:?}");
+    for key in subnets {
+        assert_eq!(key.parse::<SubnetKey>().unwrap().to_string(), key);
+    }
+}

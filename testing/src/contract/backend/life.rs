@@ -1,0 +1,145 @@
+//! Promises 7 to 9: how a backend begins, moves and ends.
+
+use flannel_core::{BackendError, Dirty, Lease, NetworkConfig, OpenRequest, PeerSet, Plan, PlanRequest};
+
+use super::BackendSubject;
+use super::peers::sorted;
+use super::run::{Run, home, subnet};
+
+/// Promise 8: what the host says stays the same while peers come and go, over a start, and when it begins anew with
+/// what it said before; no packet is larger than the interface lets through.
+pub fn what_a_host_says_stands(subject: &dyn BackendSubject) {
+    let said = |run: &Run<'_>| (run.backend.attrs(), run.backend.mtu());
+    let run = Run::with_peers(subject, &[2, 3]);
+    let first = said(&run);
+    assert!((1..=subject.external().mtu).contains(&first.1), "an MTU of {}", first.1);
+    let mut run = run.start_again();
+    assert_eq!(said(&run), first, "what the host says after a start");
+    run.backend.remove().expect("removes");
+    let before = run.own.attrs.clone();
+    drop(run);
+    let run = Run::start_after(subject, Some(&before));
+    assert_eq!(said(&run), first, "what the host says when everything is made anew");
+}
+
+/// Promise 9: an option that cannot be used is named, and nothing is made with it.
+pub fn a_wrong_option_is_named(subject: &dyn BackendSubject) {
+    let external = subject.external();
+    let before = sorted(subject);
+    for (options, name) in subject.wrong_options() {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{options}}}"#);
+        let config = NetworkConfig::parse(&text).expect("all but the options can be read");
+        let request = OpenRequest { config: &config, external: &external, before: None };
+        match subject.opener().open(request).map(drop) {
+            Err(BackendError::Config { reason, .. }) => {
+                assert!(reason.contains(name), "{options}: {reason:?} does not name {name}");
+            }
+            other => assert_eq!(format!("{other:?}"), "Err(Config { .. })", "what came of {options}"),
+        }
+        assert_eq!(sorted(subject), before, "the objects on the host after {options}");
+    }
+}
+
+/// `move_to`: the host says at once what holds for the interface as it is now, and the next pass makes it so.
+pub fn another_mtu_of_the_interface_is_taken_in(subject: &dyn BackendSubject) {
+    let mut run = Run::with_peers(subject, &[2, 3]);
+    let (before, usual) = (run.backend.mtu(), subject.external());
+    let mut smaller = usual.clone();
+    smaller.mtu -= 100;
+    for (external, mtu) in [(smaller, before - 100), (usual, before)] {
+        run.backend.move_to(&external).expect("the same interface will do");
+        assert_eq!(run.backend.mtu(), mtu, "the MTU with one of {} below", external.mtu);
+        run.pass(&Dirty::NONE);
+        run.is_right();
+        run.is_at_rest();
+        assert!(run.backend.devices().iter().all(|device| device.mtu == mtu), "{:?}", run.backend.devices());
+    }
+}
+
+/// `configure`: a host that gets another lease reaches its peers from there.
+pub fn another_lease_is_taken_in(subject: &dyn BackendSubject) {
+    let mut run = Run::with_peers(subject, &[2, 3]);
+    let before = sorted(subject);
+    for own in [subnet(77), subnet(1)] {
+        run.own = Lease { subnet: own, ..run.own.clone() };
+        run.backend.configure(&run.own).expect("the host is made ready for its lease");
+        run.pass(&Dirty::All);
+        run.is_right();
+        run.is_at_rest();
+    }
+    assert_eq!(sorted(subject), before, "the objects on the host before and after it had another lease");
+}
+
+/// Promise 7: to drop a backend changes nothing on the host.
+///
+/// Checks nothing if nothing outlives the backend.
+pub fn dropping_keeps_everything(subject: &dyn BackendSubject) {
+    let run = Run::with_peers(subject, &[2, 3]);
+    let (reached, objects) = (subject.reaches(), sorted(subject));
+    drop(run);
+    if subject.adopts() {
+        assert_eq!(subject.reaches(), reached, "whom the host reaches without the backend");
+        assert_eq!(sorted(subject), objects, "the objects on the host without the backend");
+    }
+}
+
+/// `remove`: all that the backend made is gone, also what an earlier run left.
+pub fn removing_leaves_nothing(subject: &dyn BackendSubject) {
+    let before = sorted(subject);
+    let run = Run::with_peers(subject, &[2, 3]);
+    let mut run = if subject.adopts() { run.start_again() } else { run };
+    run.backend.remove().expect("removes");
+    drop(run);
+    assert_eq!(sorted(subject), before, "the objects on the host after a removal and before the start");
+    assert_eq!(subject.reaches().len(), 0, "whom the host reaches");
+}
+
+/// `plan`: it writes nothing, names who is not reached, and has nothing left to do after a pass.
+///
+/// Checks nothing if the backend cannot tell.
+pub fn a_plan_writes_nothing_and_is_what_is_then_done(subject: &dyn BackendSubject) {
+    let (config, external) = (subject.config(), subject.external());
+    let plan = |own: &Lease, peers: &PeerSet| {
+        let request = PlanRequest { config: &config, external: &external, own, peers };
+        subject.opener().plan(request)
+    };
+    let before = sorted(subject);
+    let stranger = subject.stranger(home(4));
+    let mut run = Run::start(subject);
+    run.learn(&[2, 3]);
+    let strangers = usize::from(stranger.is_some());
+    stranger.into_iter().for_each(|attrs| run.put(4, attrs));
+    run.peers.complete();
+    run.backend.remove().expect("removes");
+    let (own, peers) = (run.own.clone(), run.peers.clone());
+    drop(run);
+
+    let Ok(Plan { changes, unreachable, .. }) = plan(&own, &peers) else { return };
+    assert_eq!(sorted(subject), before, "the objects on the host after a plan");
+    assert_eq!(
+        changes.is_empty(),
+        !subject.carries(),
+        "what is planned for a host on which nothing is: {changes:?}"
+    );
+    assert_eq!(unreachable.len(), strangers, "who will not be reached: {unreachable:?}");
+
+    let mut run = Run::start_after(subject, Some(&own.attrs));
+    run.peers = peers;
+    run.pass(&Dirty::All);
+    if subject.adopts() {
+        let left = plan(&own, &run.peers).expect("the backend can tell").changes;
+        assert_eq!(left, [], "what is planned for a host that is as it should be");
+    }
+}
+
+/// `devices`: each is on the host under its name, and lets through what a container may send.
+pub fn devices_are_described_as_they_are(subject: &dyn BackendSubject) {
+    let run = Run::with_peers(subject, &[2]);
+    let objects = sorted(subject);
+    for device in run.backend.devices() {
+        assert!(!device.name.is_empty() && !device.kind.is_empty(), "{device:?}");
+        assert_eq!(device.mtu, run.backend.mtu(), "the MTU of {}", device.name);
+        let is_there = objects.iter().any(|object| object.contains(&device.name));
+        assert!(is_there, "{} is not among {objects:?}", device.name);
+    }
+}
