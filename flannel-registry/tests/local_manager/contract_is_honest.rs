@@ -119,7 +119,9 @@ impl LeaseManager for Manager {
             }
             ForgetsWhoItIs => {
                 self.wipe(attrs.public).await;
-                previous = Some(key(&format!("10.5.{}.0-24", fastrand::u8(100..200))));
+                // Another one each time: revisions grow.
+                let revision = self.store.list().await.unwrap().revision.0;
+                previous = Some(key(&format!("10.5.{}.0-24", 100 + revision % 100)));
             }
             RefusesNobody => {
                 let subnet = previous.unwrap_or_else(|| key("10.5.9.0-24"));
