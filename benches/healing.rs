@@ -241,12 +241,12 @@ impl Site {
             let host = &lab.hosts[host].namespace;
             let external = external_interface(host, INTERFACE).unwrap();
             let manager = LocalManager::new(registry.clone());
-            let options = match network {
+            let mut options = match network {
                 "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(host.clone()), external),
                 _ => NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external),
             };
-            let audit_every = Duration::from_secs(3600);
-            Member::start(NetworkOptions { audit_every, ..options }).unwrap()
+            options.audit_every = Duration::from_secs(3600);
+            Member::start(options).unwrap()
         };
         let members: Vec<_> = (0..HOSTS).map(start).collect();
         for member in &members {

@@ -8,6 +8,9 @@
 //!
 //! [`OpenUdp`] opens the backend for a [`Network`](flannel_core::Network).
 //!
+//! The feature `fuzzing` opens the insides of the packet path to this repository's fuzzers; nobody else needs it, and it
+//! may change at any time.
+//!
 //! # Whom it trusts
 //!
 //! A datagram is taken only from the public address of a current peer, and only if the source of the packet in it is in

@@ -7,6 +7,7 @@
 
 /// What becomes of the checksum offload of the tunnel device (`tx-checksum-ip-generic` of `ethtool -k`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ChecksumOffload {
     /// Switched off on kernels that send wrong checksums otherwise, those before 5.7; as it is on others.
     #[default]

@@ -29,9 +29,10 @@ fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named()
     let refused = lease("10.200.0.0-24", "172.31.0.1", "0e:02:00:00:00:01");
     put(&refused);
     let external = external_interface(host, "eth0").unwrap();
-    let options =
+    let mut options =
         NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(host.clone()), external);
-    let member = Member::start(NetworkOptions { audit_every: Duration::from_secs(3600), ..options }).unwrap();
+    options.audit_every = Duration::from_secs(3600);
+    let member = Member::start(options).unwrap();
     member.wait_for_peers(PEERS as usize, DEADLINE).unwrap();
     let status = member.status();
     let [failure] = &status.kernel.failed[..] else { panic!("{:?}", status.kernel.failed) };

@@ -15,6 +15,7 @@ use crate::{Lease, PublicAddrs, SubnetKey};
 
 /// How many peers may leave within which time before it is doubted, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DampingOptions {
     /// Doubt begins when more than this share of all peers leaves, in percent.
     pub share: u8,

@@ -16,6 +16,7 @@ use crate::status::Status;
 use crate::{Backoff, Damping, DampingOptions, Lease, NetworkConfig, SubnetKey};
 
 /// What a network is made of.
+#[non_exhaustive]
 pub struct NetworkOptions {
     /// Where the lease and the peers come from.
     pub manager: Arc<dyn LeaseManager>,
@@ -125,6 +126,7 @@ pub struct Running {
 
 /// What becomes of the host when a network ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Shutdown {
     /// Device, routes and lease stay: traffic goes on, and the next start finds everything in place.
     Keep,

@@ -9,6 +9,7 @@ use crate::rules::{self, Nets};
 
 /// Rules that are not as they should be.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct MissingRules {
     /// The program that puts them right, with its arguments.
     pub program: String,

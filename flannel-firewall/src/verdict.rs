@@ -71,6 +71,7 @@ impl Packet {
 
 /// A rule, or the policy of a chain, that stops a packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Barrier {
     /// Where it is.
     pub place: BarrierPlace,

@@ -60,6 +60,7 @@ pub struct Link {
 
 /// What a link is.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum LinkKind {
     /// A VXLAN device.
     Vxlan(Vxlan),
@@ -77,6 +78,7 @@ pub enum LinkKind {
 
 /// How the kernel makes a link's own IPv6 address (`enum in6_addr_gen_mode`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum AddressGeneration {
     /// From the MAC address (RFC 4291, appendix A).
     Eui64,

@@ -25,6 +25,7 @@ pub(crate) const NDA_LLADDR: u16 = 2;
 /// What the kernel knows about a neighbour or a forwarding entry (`NUD_*`,
 /// `linux/neighbour.h`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
 pub enum NeighbourState {
     /// Set by a program and never checked or forgotten.
     Permanent,

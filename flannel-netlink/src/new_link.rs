@@ -39,6 +39,7 @@ pub struct NewLink {
 
 /// The kinds of link that can be created.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum NewLinkKind {
     /// A VXLAN device.
     Vxlan(NewVxlan),

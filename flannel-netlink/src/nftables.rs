@@ -133,6 +133,7 @@ pub struct NftRule {
 
 /// What a rule decides (`enum nft_verdicts`).
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum NftVerdict {
     /// The packet is dropped.
     Drop,

@@ -68,6 +68,7 @@ pub struct CachedManager<M> {
 
 /// Where and how a [`CachedManager`] remembers.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CacheOptions {
     /// The file. Nobody else writes it.
     pub path: PathBuf,

@@ -59,6 +59,7 @@ pub struct LocalManager<R> {
 
 /// How a [`LocalManager`] leases.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LocalManagerOptions {
     /// How long a lease lasts that is not renewed.
     pub ttl: Duration,

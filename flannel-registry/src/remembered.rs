@@ -11,6 +11,7 @@ use crate::cached::read_file;
 
 /// A network as the file says that a [`CachedManager`](crate::CachedManager) keeps.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Remembered {
     /// The configuration.
     pub config: NetworkConfig,

@@ -153,41 +153,39 @@ impl Daemon<'_> {
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
         let name = previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
-        let hold = self.options.mass_expiry_hold;
-        let damping = DampingOptions { hold, ..DampingOptions::default() };
+        let mut damping = DampingOptions::default();
+        damping.hold = self.options.mass_expiry_hold;
         let manager = LocalManager::with_options(registry, self.lease_options()?);
         let manager = CachedManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
-        let options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
+        let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
         let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
-        let follow_config = self.options.follow_config;
-        Ok(NetworkOptions {
-            choose_external: Some(choose),
-            external_changes,
-            follow_config,
-            previous,
-            damping,
-            ..options
-        })
+        options.choose_external = Some(choose);
+        options.external_changes = external_changes;
+        options.follow_config = self.options.follow_config;
+        options.previous = previous;
+        options.damping = damping;
+        Ok(options)
     }
 
     fn lease_options(&self) -> Result<LocalManagerOptions, String> {
         let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
-        Ok(LocalManagerOptions {
-            ttl: self.options.lease_ttl,
-            renew_margin: self.options.renew_margin,
-            identity: Some(Arc::new(identity)),
-            ..LocalManagerOptions::default()
-        })
+        let mut options = LocalManagerOptions::default();
+        options.ttl = self.options.lease_ttl;
+        options.renew_margin = self.options.renew_margin;
+        options.identity = Some(Arc::new(identity));
+        Ok(options)
     }
 
     fn cache_options(&self, damping: DampingOptions) -> CacheOptions {
         let path = self.options.beside_subnet_file(".cache");
-        let options = CacheOptions::new(path, self.options.etcd.prefix.clone(), self.chosen.external.public);
-        CacheOptions { damping, ..options }
+        let mut options =
+            CacheOptions::new(path, self.options.etcd.prefix.clone(), self.chosen.external.public);
+        options.damping = damping;
+        options
     }
 
     fn firewall(

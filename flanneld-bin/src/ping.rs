@@ -128,7 +128,7 @@ async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
         None => "the daemon was not asked".to_owned(),
     };
     let no_memory = match Remembered::read(&options.cache, &options.etcd.prefix) {
-        Ok(Some(Remembered { config, own, peers })) => {
+        Ok(Some(Remembered { config, own, peers, .. })) => {
             return Ok((Source::Cache, Site::of_leases(&config, Some(&own), &peers)));
         }
         Ok(None) => format!("it remembers no network: there is no file {}", options.cache.display()),

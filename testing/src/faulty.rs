@@ -22,6 +22,7 @@ pub struct FaultyRegistry<R> {
 
 /// A call of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Call {
     /// `config`.
     Config,
@@ -43,6 +44,7 @@ pub enum Call {
 
 /// What goes wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// It does not reach the store.
     Unavailable,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
-use flannel_core::{DampingOptions, NetworkOptions, Shutdown};
+use flannel_core::{NetworkOptions, Shutdown};
 use flannel_netlink::{
     Address, Family, FdbEntry, Link, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan,
     Route, Write,
@@ -154,11 +154,11 @@ pub(crate) fn is_direct(route: &Route) -> bool {
 
 fn start(namespace: &Namespace, registry: &MemoryRegistry) -> Member {
     let external = external_interface(namespace, INTERFACE).unwrap();
-    let options =
+    let mut options =
         NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(namespace.clone()), external);
     // Peers leave faster here than anybody would believe; and no audit covers for a notice that was not understood.
-    let damping = DampingOptions { hold: Duration::ZERO, ..DampingOptions::default() };
-    let audit_every = Duration::from_secs(3600);
-    let previous = Some(key(OWN));
-    Member::start(NetworkOptions { damping, audit_every, previous, ..options }).unwrap()
+    options.damping.hold = Duration::ZERO;
+    options.audit_every = Duration::from_secs(3600);
+    options.previous = Some(key(OWN));
+    Member::start(options).unwrap()
 }

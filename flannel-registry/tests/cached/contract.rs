@@ -12,7 +12,9 @@ use crate::site::{NETWORK, Site, host};
 fn hosts() -> OverRegistry<Memory> {
     let site = Site::new();
     let hosts = OverRegistry::new(Memory::new(), move |registry, n, ttl| {
-        let options = LocalManagerOptions { ttl, seed: Some(n.into()), ..LocalManagerOptions::default() };
+        let mut options = LocalManagerOptions::default();
+        options.ttl = ttl;
+        options.seed = Some(n.into());
         let inner = LocalManager::with_options(registry, options);
         let path = site.path().with_extension(n.to_string());
         Arc::new(CachedManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))

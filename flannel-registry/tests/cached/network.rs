@@ -23,11 +23,9 @@ fn run(site: &Site) -> Running {
     let external = ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6: None, public };
     let host = FakeBackend::new();
     host.leave_behind(key("10.5.200.0-24"), crate::site::host(200));
-    let options = NetworkOptions {
-        previous: Some(key(OWN)),
-        seed: Some(3),
-        ..NetworkOptions::new(site.manager(), host.clone(), external)
-    };
+    let mut options = NetworkOptions::new(site.manager(), host.clone(), external);
+    options.previous = Some(key(OWN));
+    options.seed = Some(3);
     let (network, task) = Network::new(options);
     let events = Box::new(network.events());
     tokio::spawn(task.run());

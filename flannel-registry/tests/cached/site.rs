@@ -56,7 +56,8 @@ impl Site {
     }
 
     pub(crate) fn manager_of(&self, network: &str, last: u8) -> Manager {
-        let options = LocalManagerOptions { seed: Some(7), ..LocalManagerOptions::default() };
+        let mut options = LocalManagerOptions::default();
+        options.seed = Some(7);
         let inner = LocalManager::with_options(self.faulty.clone(), options);
         CachedManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
     }

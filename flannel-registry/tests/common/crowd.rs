@@ -33,8 +33,8 @@ impl Node {
     pub(crate) fn start(registry: impl SubnetRegistry, last: u8, previous: Option<SubnetKey>) -> Self {
         let host = FakeBackend::new();
         let manager = LocalManager::new(registry);
-        let options =
-            NetworkOptions { previous, ..NetworkOptions::new(manager, host.clone(), external(last)) };
+        let mut options = NetworkOptions::new(manager, host.clone(), external(last));
+        options.previous = previous;
         let (network, task) = Network::new(options);
         let events: Arc<Mutex<Vec<NetworkEvent>>> = Arc::default();
         let (mut stream, log) = (Box::pin(network.events()), Arc::clone(&events));

@@ -40,7 +40,8 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
 /// The hosts of a store, each with a manager of its own.
 pub(crate) fn hosts<S: RegistrySubject>(store: S) -> OverRegistry<S> {
     OverRegistry::new(store, |registry, _, ttl| {
-        let options = LocalManagerOptions { ttl, ..LocalManagerOptions::default() };
+        let mut options = LocalManagerOptions::default();
+        options.ttl = ttl;
         Arc::new(LocalManager::with_options(registry, options))
     })
 }

@@ -12,7 +12,9 @@ use crate::memory::{Memory, OUTAGE};
 pub(crate) type Manager = LocalManager<Arc<dyn SubnetRegistry>>;
 
 pub(crate) fn manager(registry: Arc<dyn SubnetRegistry>, host: u8, ttl: Duration) -> Manager {
-    let options = LocalManagerOptions { ttl, seed: Some(host.into()), ..LocalManagerOptions::default() };
+    let mut options = LocalManagerOptions::default();
+    options.ttl = ttl;
+    options.seed = Some(host.into());
     LocalManager::with_options(registry, options)
 }
 

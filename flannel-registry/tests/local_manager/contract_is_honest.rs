@@ -35,6 +35,7 @@ enum Wrong {
     PublishesNothing,
     PublishesOverOthers,
     MovesWhenItPublishes,
+    PublishesForEver,
     GivesNothingBack,
     GivesBackWhatIsAnothers,
     EndsReservations,
@@ -118,7 +119,9 @@ impl LeaseManager for Manager {
             }
             ForgetsWhoItIs => {
                 self.wipe(attrs.public).await;
-                previous = Some(key(&format!("10.5.{}.0-24", fastrand::u8(100..200))));
+                // Another one each time: revisions grow.
+                let revision = self.store.list().await.unwrap().revision.0;
+                previous = Some(key(&format!("10.5.{}.0-24", 100 + revision % 100)));
             }
             RefusesNobody => {
                 let subnet = previous.unwrap_or_else(|| key("10.5.9.0-24"));
@@ -156,6 +159,7 @@ impl LeaseManager for Manager {
                 self.overwrite(own.subnet, attrs);
                 Ok(Lease { attrs: attrs.clone(), ..own.clone() })
             }
+            PublishesForEver => Ok(self.store.update(own, attrs, Duration::MAX).await?),
             MovesWhenItPublishes => {
                 self.store.remove_raw(&own.subnet.to_string());
                 let moved = key("10.5.200.0-24");
@@ -263,6 +267,7 @@ found! {
     words_that_are_not_written: KeepsOldWords is found by what_a_host_says_is_told_to_its_peers;
     a_publication_that_is_not_written: PublishesNothing is found by what_a_host_says_is_told_to_its_peers;
     a_publication_that_takes_another_subnet: MovesWhenItPublishes is found by what_a_host_says_is_told_to_its_peers;
+    a_publication_without_an_end: PublishesForEver is found by a_lease_lasts_while_it_is_kept;
     a_publication_that_steals: PublishesOverOthers is found by publishing_never_overwrites_another_host;
     a_lease_that_is_not_given_back: GivesNothingBack is found by a_lease_that_is_given_back_is_free;
     a_lease_of_another_host_that_is_given_back: GivesBackWhatIsAnothers is found by

@@ -18,11 +18,9 @@ struct Node {
 
 fn node(store: &MemoryRegistry, id: u8, address: u8) -> Node {
     let identity = Arc::new(NodeIdentity::fixed(NodeId::from_bytes([id; 16])));
-    let options = LocalManagerOptions {
-        identity: Some(Arc::clone(&identity)),
-        seed: Some(u64::from(id)),
-        ..LocalManagerOptions::default()
-    };
+    let mut options = LocalManagerOptions::default();
+    options.identity = Some(Arc::clone(&identity));
+    options.seed = Some(u64::from(id));
     Node { manager: LocalManager::with_options(store.clone(), options), identity, attrs: host(address) }
 }
 

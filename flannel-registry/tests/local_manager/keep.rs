@@ -193,12 +193,10 @@ async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
 async fn a_short_lease_is_tried_again_often_enough_to_live() {
     let store = MemoryRegistry::new();
     let faulty = FaultyRegistry::new(store.clone());
-    let options = LocalManagerOptions {
-        ttl: Duration::from_secs(10),
-        retry: Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) },
-        seed: Some(1),
-        ..LocalManagerOptions::default()
-    };
+    let mut options = LocalManagerOptions::default();
+    options.ttl = Duration::from_secs(10);
+    options.retry = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
+    options.seed = Some(1);
     let manager = LocalManager::with_options(faulty.clone(), options);
     let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
     let mut keep = manager.keep(manager.acquire(request).await.unwrap());

@@ -32,7 +32,8 @@ pub(crate) fn site() -> Site {
 }
 
 pub(crate) fn manager<R: SubnetRegistry>(registry: R) -> LocalManager<R> {
-    let options = LocalManagerOptions { seed: Some(7), ..LocalManagerOptions::default() };
+    let mut options = LocalManagerOptions::default();
+    options.seed = Some(7);
     LocalManager::with_options(registry, options)
 }
 

@@ -48,13 +48,11 @@ impl Sleeper {
     fn new(renew_margin: Option<Duration>) -> Self {
         let (clock, store) = (Arc::new(Suspended::default()), MemoryRegistry::new());
         store.set_config(CONFIG);
-        let options = LocalManagerOptions {
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            identity: Some(Arc::new(NodeIdentity::fixed(NodeId::from_bytes([1; 16])))),
-            renew_margin,
-            seed: Some(1),
-            ..LocalManagerOptions::default()
-        };
+        let mut options = LocalManagerOptions::default();
+        options.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        options.identity = Some(Arc::new(NodeIdentity::fixed(NodeId::from_bytes([1; 16]))));
+        options.renew_margin = renew_margin;
+        options.seed = Some(1);
         Self { clock, manager: LocalManager::with_options(store.clone(), options), store }
     }
 

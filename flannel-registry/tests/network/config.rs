@@ -115,8 +115,9 @@ async fn a_change_that_comes_while_the_host_starts_is_not_missed() {
 async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked_to() {
     let site = site();
     let host = FakeBackend::new();
-    let options = NetworkOptions::new(manager(&site.faulty), host.clone(), external(1));
-    let mut node = crate::site::start_with(NetworkOptions { follow_config: false, ..options }, host);
+    let mut options = NetworkOptions::new(manager(&site.faulty), host.clone(), external(1));
+    options.follow_config = false;
+    let mut node = crate::site::start_with(options, host);
     node.is_ready().await;
     site.store.set_config(OTHER);
     assert!(refused(&mut node).await.starts_with("it waits until the network is asked"));

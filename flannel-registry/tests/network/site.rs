@@ -49,7 +49,9 @@ pub(crate) fn manager(registry: &Registry) -> LocalManager<Registry> {
     let seed = Some(7);
     // Weeks pass in these tests, and the clock of a real host is looked at four times a minute.
     let clock = Arc::new(TokioClock::new());
-    let options = LocalManagerOptions { clock, seed, ..LocalManagerOptions::default() };
+    let mut options = LocalManagerOptions::default();
+    options.clock = clock;
+    options.seed = seed;
     LocalManager::with_options(registry.clone(), options)
 }
 
@@ -77,12 +79,10 @@ pub(crate) fn start_on(
 ) -> Node {
     let (moves, moved) = tokio::sync::mpsc::unbounded_channel();
     let moved = stream::unfold(moved, |mut moved| async { moved.recv().await.map(|now| (now, moved)) });
-    let options = NetworkOptions {
-        previous: previous.map(key),
-        seed: Some(3),
-        external_changes: moved.boxed(),
-        ..NetworkOptions::new(manager, host.clone(), external(last))
-    };
+    let mut options = NetworkOptions::new(manager, host.clone(), external(last));
+    options.previous = previous.map(key);
+    options.seed = Some(3);
+    options.external_changes = moved.boxed();
     Node { moves, ..start_with(options, host) }
 }
 

@@ -16,7 +16,9 @@ impl SimStore for Memory {
     fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
         // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
         let clock = Arc::new(TokioClock::new());
-        let options = LocalManagerOptions { clock, seed: Some(seed), ..LocalManagerOptions::default() };
+        let mut options = LocalManagerOptions::default();
+        options.clock = clock;
+        options.seed = Some(seed);
         Arc::new(LocalManager::with_options(link, options))
     }
 

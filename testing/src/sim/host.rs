@@ -6,12 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flannel_core::{
-    Backoff, DampingOptions, ExternalInterface, Network, NetworkError, NetworkOptions, PublicAddrs, Shutdown,
-    SubnetKey,
+    ExternalInterface, Network, NetworkError, NetworkOptions, PublicAddrs, Shutdown, SubnetKey,
 };
 use flannel_netlink::Mac;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
 use super::SimStore;
@@ -96,33 +95,20 @@ impl Host {
             anew: birth.anew,
         };
         let public = PublicAddrs::from(self.public);
-        let options = NetworkOptions {
-            follow_config: true,
-            manager: Arc::new(Observed {
-                inner: store.manager(self.link.clone(), birth.seed),
-                host: self.number,
-                link: self.link.clone(),
-                witness: witness.clone(),
-                follows_twice: birth.seed.is_multiple_of(4),
-            }),
-            backend: Box::new(backend),
-            external: ExternalInterface {
-                name: "eth0".to_owned(),
-                index: 2,
-                mtu: 1500,
-                v4: public.v4,
-                v6: None,
-                public,
-            },
-            choose_external: None,
-            external_changes: stream::pending().boxed(),
-            previous: self.remembers.filter(|_| birth.with_memory),
-            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
-            audit_every: birth.audit_every,
-            event_backlog: 1,
-            seed: Some(birth.seed),
-            damping: DampingOptions::default(),
+        let manager = Observed {
+            inner: store.manager(self.link.clone(), birth.seed),
+            host: self.number,
+            link: self.link.clone(),
+            witness: witness.clone(),
+            follows_twice: birth.seed.is_multiple_of(4),
         };
+        let (name, v4) = ("eth0".to_owned(), public.v4);
+        let external = ExternalInterface { name, index: 2, mtu: 1500, v4, v6: None, public };
+        let mut options = NetworkOptions::new(manager, backend, external);
+        options.previous = self.remembers.filter(|_| birth.with_memory);
+        options.audit_every = birth.audit_every;
+        options.event_backlog = 1;
+        options.seed = Some(birth.seed);
         let (network, task) = Network::new(options);
         self.network = Some(network);
         self.task = Some(Box::pin(task.run()));

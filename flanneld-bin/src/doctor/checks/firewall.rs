@@ -24,7 +24,7 @@ pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for (packet, barrier) in &facts.firewall.barriers {
         let fault = if packet.way == Way::Forward { &FORWARD } else { &TUNNEL };
-        let Barrier { place, rule } = barrier;
+        let Barrier { place, rule, .. } = barrier;
         let what = format!("{}: `{rule}` drops {}", place, kind(packet));
         let mut finding = fault.found(what, open(facts, packet, place));
         if finding.cure.lasting.is_empty() {
@@ -144,7 +144,7 @@ pub(super) const UNREADABLE: Fault = Fault::warning(
 /// Where no lease is, no rules are missing.
 pub(in crate::doctor) fn rules(facts: &Facts) -> Vec<Finding> {
     let missing = |rules: &MissingRules| {
-        let MissingRules { program, input } = rules;
+        let MissingRules { program, input, .. } = rules;
         let what =
             format!("the network's own rules are not as they should be, as `{program}` would make them");
         RULES.found(what, Cure::run([format!("{program} <<'END'\n{}\nEND", input.trim_end())]))

@@ -4,9 +4,10 @@ use flannel_core::KeepEvent;
 use tokio::time::sleep;
 
 use super::LeaseManagerSubject;
-use super::cluster::{Member, acquire, host, key, open, open_for};
+use super::cluster::{Member, acquire, host, host_with, key, open, open_for};
 
-/// Promise 4: a lease that is kept outlives its time to live, and says when it is renewed; one that is not kept ends.
+/// Promise 4: a lease that is kept outlives its time to live, and says when it is renewed; one that is not kept ends,
+/// also one whose record was published anew.
 ///
 /// Checks nothing if leases do not end.
 pub async fn a_lease_lasts_while_it_is_kept(subject: &dyn LeaseManagerSubject) {
@@ -18,6 +19,8 @@ pub async fn a_lease_lasts_while_it_is_kept(subject: &dyn LeaseManagerSubject) {
     let other = acquire(&*not_kept, &host(3), None).await;
     watcher.peers.hear(kept_lease.subnet, &host(2)).await;
     watcher.peers.hear(other.subnet, &host(3)).await;
+    not_kept.publish(&other, &host_with(3, "other")).await.expect("publishes");
+    watcher.peers.hear(other.subnet, &host_with(3, "other")).await;
     watcher.peers.miss(other.subnet).await;
     sleep(ttl).await;
     watcher.peers.catch_up();
