@@ -154,10 +154,9 @@ async fn a_lease_that_is_lost_meanwhile_is_still_asked_for() {
     site.faulty.fail_next(Call::Create, [Fault::Refused; 3]);
     site.store.remove_raw(&own.to_string());
     node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
-    site.store.set_config(OTHER);
+    // The record would say the same, so nothing but the loss makes the host ask.
+    site.store.set_config(CONFIG.replace("10.5.0.0/16", "10.4.0.0/15"));
     reconfigured(&mut node).await;
     node.within(MOMENT).await;
     assert_eq!(site.subnets().await.into_keys().collect::<Vec<_>>(), [own]);
-    let leases = site.store.list().await.unwrap().leases;
-    assert_eq!(leases[0].attrs.backend_type.to_string(), "other", "it says what the host is now");
 }
