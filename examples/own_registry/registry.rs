@@ -7,6 +7,7 @@ use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::store::Store;
@@ -23,6 +24,13 @@ impl SubnetRegistry for Store {
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         Ok(self.content().config.clone())
+    }
+
+    /// Every change may be one of the configuration. A store that can tell them apart says less.
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        let next =
+            |mut changed: watch::Receiver<()>| async { Some((changed.changed().await.ok()?, changed)) };
+        stream::unfold(self.changed.subscribe(), next).boxed()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flannel_core::{Network, NetworkTask, Running};
-use flannel_testing::{Host, PingOptions, Pod, ping};
+use flannel_testing::{Host, PingOptions, Pod, eventually, ping};
 
 /// One line of progress: what is being done, and when it is done what came of it.
 #[derive(Debug)]
@@ -123,15 +123,15 @@ pub fn pod(host: &Host, running: &Running) -> Result<Pod, Box<dyn Error>> {
     Ok(host.add_pod(&running.lease.subnet.nets().collect::<Vec<_>>(), running.mtu)?)
 }
 
-/// Sends a ping from pod to pod, and tells of the answer. On a thread, so that the networks go on meanwhile.
+/// Sends pings from pod to pod until one is answered, and tells of it. On a thread, so that the networks go on meanwhile.
 ///
 /// # Errors
 ///
 /// Says who did not answer whom.
 pub async fn show_ping(from: &Pod, to: &Pod) -> Result<(), Box<dyn Error>> {
     let (namespace, address) = (from.namespace.clone(), first_address(to)?);
-    let options = PingOptions { timeout: PATIENCE, ..PingOptions::default() };
-    tokio::task::spawn_blocking(move || ping(&namespace, address, &options)).await??;
+    let reach = move || eventually(PATIENCE, || ping(&namespace, address, &PingOptions::default()));
+    tokio::task::spawn_blocking(reach).await??;
     println!("{} reaches {} at {address}", from.name, to.name);
     Ok(())
 }

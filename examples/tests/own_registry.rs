@@ -26,6 +26,7 @@ impl RegistrySubject for Subject {
 
     async fn set_config(&self, text: &str) {
         self.0.content().config = Some(text.to_owned());
+        self.0.changed.send_replace(());
     }
 
     async fn put_raw(&self, key: &str, value: &[u8]) {

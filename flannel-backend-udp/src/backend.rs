@@ -43,6 +43,7 @@ pub struct OpenUdp {
     offloads: Offloads,
     counters: UdpCounters,
     keeper: Keeper,
+    takes_vxlan: bool,
 }
 
 impl OpenUdp {
@@ -54,7 +55,15 @@ impl OpenUdp {
             offloads: Offloads::default(),
             counters: UdpCounters::default(),
             keeper: Keeper::default(),
+            takes_vxlan: false,
         }
+    }
+
+    /// Takes hosts whose leases say `vxlan` for peers, too, if they have a node id, as hosts of this project have: those
+    /// carry UDP for as long as a network goes from the one to the other. Upstream's carry one only.
+    #[must_use]
+    pub fn with_vxlan_peers(self) -> Self {
+        Self { takes_vxlan: true, ..self }
     }
 
     /// Keeps device and sockets in a store, and takes back what is there and still right. What is not is made anew.
@@ -106,6 +115,7 @@ struct Udp {
     port: u16,
     local: Vec<SocketAddr>,
     wanted: Offloads,
+    takes_vxlan: bool,
     device: Device,
     /// One for each local address, or none after one broke.
     listeners: Vec<Listener>,
@@ -152,6 +162,7 @@ impl Udp {
             port: options.port,
             local,
             wanted: open.offloads,
+            takes_vxlan: open.takes_vxlan,
             device,
             listeners: Vec::new(),
             keeper: open.keeper.clone(),
@@ -268,7 +279,8 @@ impl Udp {
     /// many are gone.
     fn route(&mut self, request: SyncRequest<'_>) -> (usize, usize) {
         let Some(own) = &self.own else { return (0, 0) };
-        let (mut hops, unreachable) = routing::decide(&self.config, &own.subnet, self.port, request.peers);
+        let (mut hops, unreachable) =
+            routing::decide(&self.config, &own.subnet, self.port, self.takes_vxlan, request.peers);
         self.unreachable = unreachable;
         if !request.peers.is_complete() {
             // Who is not known yet may still be there.
@@ -360,6 +372,32 @@ impl Backend for Udp {
         // The next pass listens where the host is now.
         self.local = local;
         self.device.mtu = mtu(&self.config, external);
+        self.in_doubt = true;
+        Ok(())
+    }
+
+    /// The device stays, and with it what waits in its queue.
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let OpenRequest { config, external, .. } = request;
+        let (before, now) = (&self.config.backend.name, &config.backend.name);
+        if !now.eq_ignore_ascii_case(before) {
+            return Err(BackendError::Host(format!("to go from {before} to {now} takes a restart")));
+        }
+        let port = UdpConfig::parse(&config.backend)?.port;
+        let local = local_addresses(config, external, port)?;
+        // Each, before anything changes: somebody else may have the port.
+        let mut fresh = Vec::new();
+        for local in local.iter().filter(|local| !self.local.contains(local)) {
+            fresh.push(Listener::open(&self.namespace, *local, self.wanted)?);
+        }
+        let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
+        self.device.leave_other_networks(&mut self.netlink, &networks)?;
+        for listener in &fresh {
+            self.keeper.keep(Slot::of(&listener.local), listener.socket.as_fd());
+        }
+        self.listeners.extend(fresh);
+        (self.local, self.port, self.config) = (local, port, config.clone());
+        self.device.mtu = mtu(config, external);
         self.in_doubt = true;
         Ok(())
     }

@@ -246,6 +246,26 @@ impl Device {
         added.map(|()| 1).map_err(|error| self.failed(error))
     }
 
+    /// Removes the routes of networks that are none any more.
+    pub(crate) fn leave_other_networks(
+        &mut self,
+        netlink: &mut Netlink,
+        networks: &[IpNet],
+    ) -> Result<(), BackendError> {
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.overlays.iter().partition(|overlay| networks.contains(&overlay.network));
+        let routes: Vec<_> = go.iter().map(|overlay| Write::DeleteRoute(self.route(overlay))).collect();
+        for outcome in netlink.apply(&routes) {
+            if let Err(error) = outcome
+                && !error.is_not_found()
+            {
+                return Err(self.failed(error));
+            }
+        }
+        self.overlays = stay;
+        Ok(())
+    }
+
     fn route(&self, overlay: &Overlay) -> Route {
         Route { scope: Route::SCOPE_UNIVERSE, ..Route::attached(overlay.network.trunc(), self.index) }
     }

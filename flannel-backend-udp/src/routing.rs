@@ -17,6 +17,7 @@ pub(crate) fn decide(
     config: &NetworkConfig,
     own: &SubnetKey,
     port: u16,
+    takes_vxlan: bool,
     peers: &PeerSet,
 ) -> (Hops, Vec<PeerFailure>) {
     let (mut hops, mut unreachable) = (Hops::new(), Vec::new());
@@ -24,7 +25,7 @@ pub(crate) fn decide(
         let mut refuse = |reason: String| {
             unreachable.push(PeerFailure { peer: lease.subnet, reason });
         };
-        if let Err(reason) = check(lease, own) {
+        if let Err(reason) = check(lease, own, takes_vxlan) {
             refuse(reason);
             continue;
         }
@@ -51,9 +52,10 @@ pub(crate) fn entries(hops: &Hops, counters: &UdpCounters) -> Vec<Hop> {
     hops.iter().map(entry).collect()
 }
 
-fn check(lease: &Lease, own: &SubnetKey) -> Result<(), String> {
+fn check(lease: &Lease, own: &SubnetKey, takes_vxlan: bool) -> Result<(), String> {
     let backend = &lease.attrs.backend_type;
-    if *backend != BackendType::UNNAMED && backend.as_str() != "udp" {
+    let carries_both = takes_vxlan && *backend == BackendType::VXLAN && lease.attrs.node.is_some();
+    if *backend != BackendType::UNNAMED && backend.as_str() != "udp" && !carries_both {
         return Err(format!("ignoring non-udp subnet({}): type={backend}", lease.subnet));
     }
     if lease.subnet.overlaps(own) {

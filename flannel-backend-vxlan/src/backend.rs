@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
-    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease,
+    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
@@ -93,6 +93,7 @@ impl OpenBackend for OpenVxlan {
 /// The VXLAN backend of one network on one host.
 #[derive(Debug)]
 struct Vxlan {
+    opener: OpenVxlan,
     options: VxlanConfig,
     config: NetworkConfig,
     watch: Watch,
@@ -130,7 +131,7 @@ impl Vxlan {
             let (kernel, namespace) = (kernel.clone(), namespace.clone());
             tunnels.push(Tunnel::open(spec, kernel, namespace, direct, options.direct_routing)?);
         }
-        Ok(Self { options, config: config.clone(), watch, tunnels, own: None })
+        Ok(Self { opener: opener.clone(), options, config: config.clone(), watch, tunnels, own: None })
     }
 }
 
@@ -156,6 +157,19 @@ impl Backend for Vxlan {
             tunnel.move_to(below);
         }
         self.watch.move_to(&external.name);
+        Ok(())
+    }
+
+    /// As a restart would: the device is taken over or replaced, and one that has another name now goes.
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        same_kind(&self.config.backend, &request.config.backend)?;
+        let next = Self::open(&self.opener, request)?;
+        for tunnel in &mut self.tunnels {
+            if next.tunnels.iter().all(|next| next.name() != tunnel.name()) {
+                tunnel.remove()?;
+            }
+        }
+        *self = next;
         Ok(())
     }
 
@@ -193,6 +207,16 @@ impl Backend for Vxlan {
     fn remove(&mut self) -> Result<(), BackendError> {
         let removed: Vec<_> = self.tunnels.iter_mut().map(Tunnel::remove).collect();
         removed.into_iter().collect()
+    }
+}
+
+/// A backend of one kind does not become one of another.
+pub(crate) fn same_kind(before: &BackendConfig, now: &BackendConfig) -> Result<(), BackendError> {
+    match now.name.eq_ignore_ascii_case(&before.name) {
+        true => Ok(()),
+        false => {
+            Err(BackendError::Host(format!("to go from {} to {} takes a restart", before.name, now.name)))
+        }
     }
 }
 

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, NetworkConfig,
-    OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport,
-    SyncRequest,
+    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, Dirty, ExternalInterface, Lease,
+    NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool,
+    SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Namespace, Notice, Route};
 use ipnet::IpNet;
 
+use crate::backend::same_kind;
 use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
@@ -55,10 +56,7 @@ impl OpenHostGw {
 
 impl OpenBackend for OpenHostGw {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let OpenRequest { config, external, .. } = request;
-        let (watch, kernel) = Watch::open(self.namespace.clone(), &external.name)?;
-        let gateways = self.gateways(&kernel, config, external)?;
-        Ok(Box::new(HostGw { mtu: external.mtu, watch, gateways, own: None }))
+        Ok(Box::new(HostGw::open(self, request)?))
     }
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
@@ -119,10 +117,22 @@ fn check_address(external: &ExternalInterface, family: Family) -> Result<(), Bac
 /// The host-gw backend of one network on one host.
 #[derive(Debug)]
 struct HostGw {
+    opener: OpenHostGw,
+    config: BackendConfig,
     mtu: u32,
     watch: Watch,
     gateways: Vec<Gateways>,
     own: Option<SubnetKey>,
+}
+
+impl HostGw {
+    fn open(opener: &OpenHostGw, request: OpenRequest<'_>) -> Result<Self, BackendError> {
+        let OpenRequest { config, external, .. } = request;
+        let (watch, kernel) = Watch::open(opener.namespace.clone(), &external.name)?;
+        let gateways = opener.gateways(&kernel, config, external)?;
+        let (opener, config) = (opener.clone(), config.backend.clone());
+        Ok(Self { opener, config, mtu: external.mtu, watch, gateways, own: None })
+    }
 }
 
 #[async_trait]
@@ -143,6 +153,13 @@ impl Backend for HostGw {
             gateways.direct.move_to(&external.name, external.index);
             gateways.decide_again = true;
         }
+        Ok(())
+    }
+
+    /// As a restart would.
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        same_kind(&self.config, &request.config.backend)?;
+        *self = Self::open(&self.opener, request)?;
         Ok(())
     }
 

@@ -154,7 +154,7 @@ impl Tunnel {
     }
 
     /// How the device is named in reports.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("device {}", self.spec.name)
     }
 

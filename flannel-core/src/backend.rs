@@ -100,6 +100,19 @@ pub trait Backend: Send {
     /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
+    /// Takes in that the network has another configuration than the backend was opened with, for the same families.
+    /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
+    /// both at once. `configure` and a `sync` with all peers follow.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the backend cannot work with it, or cannot come to it without a restart, as one cannot that
+    /// does not implement this; then everything stays as it was.
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let name = &request.config.backend.name;
+        Err(BackendError::Host(format!("to go to this configuration of {name} takes a restart")))
+    }
+
     /// Makes the host ready for its own lease. Called once before the first `sync`, and again when the lease changes.
     ///
     /// # Errors
@@ -119,7 +132,7 @@ pub trait Backend: Send {
         Vec::new()
     }
 
-    /// Returns what counts the traffic, if anything does. Asked once.
+    /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
     fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
         None
     }

@@ -24,6 +24,8 @@ pub(crate) struct Book {
     pub(crate) ready: bool,
     pub(crate) waiting: Option<(Phase, String)>,
     pub(crate) config: Option<Arc<NetworkConfig>>,
+    /// Why what the registry has for a configuration is not used.
+    pub(crate) config_refused: Option<String>,
     pub(crate) external: ExternalInterface,
     pub(crate) mtu: Option<u32>,
     pub(crate) devices: Vec<DeviceFacts>,
@@ -118,6 +120,7 @@ impl Book {
             ready: false,
             waiting: None,
             config: None,
+            config_refused: None,
             external,
             mtu: None,
             devices: Vec::new(),
@@ -177,7 +180,10 @@ impl Book {
             age: age(self.started),
             ready: self.ready,
             waiting_for: self.waiting.clone().map(|(phase, reason)| Waiting { phase, reason }),
-            network: self.config.as_deref().map(network),
+            network: self
+                .config
+                .as_deref()
+                .map(|config| NetworkStatus { refused: self.config_refused.clone(), ..network(config) }),
             lease: self.own.lease.as_ref().map(|lease| LeaseStatus {
                 subnet: lease.subnet,
                 public: lease.attrs.public,
@@ -292,6 +298,7 @@ fn network(config: &NetworkConfig) -> NetworkStatus {
         networks: config.pools().map(|pool| pool.network().to_string()).collect(),
         backend: config.backend.name.clone(),
         nftables: config.enable_nftables,
+        refused: None,
     }
 }
 
@@ -304,6 +311,7 @@ fn external(external: &ExternalInterface) -> ExternalStatus {
 fn error_in(event: &NetworkEvent) -> Option<String> {
     Some(match event {
         NetworkEvent::Waiting { phase, reason, .. } => format!("{phase}: {reason}"),
+        NetworkEvent::ConfigRefused(reason) => format!("the new network config is not used: {reason}"),
         NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
         NetworkEvent::LeaseDisputed(what) => what.clone(),
         NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
@@ -314,6 +322,7 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         NetworkEvent::PeerUnreachable(failure) => failure.to_string(),
         NetworkEvent::RegistrySilent(reason) => format!("the registry does not answer: {reason}"),
         NetworkEvent::Configured(_)
+        | NetworkEvent::Reconfigured(_)
         | NetworkEvent::LeaseAcquired(_)
         | NetworkEvent::RenewalIn(_)
         | NetworkEvent::LeasePermanent

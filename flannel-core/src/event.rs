@@ -28,6 +28,11 @@ pub enum NetworkEvent {
     },
     /// The configuration was read.
     Configured(Arc<NetworkConfig>),
+    /// The configuration is another one now, and the network runs by it; see [`Running::config`](crate::Running::config).
+    Reconfigured(Arc<NetworkConfig>),
+    /// The registry's configuration is another one and is not used, for this reason: it cannot be read, is wrong, or
+    /// takes a restart. The network runs on by the one before.
+    ConfigRefused(String),
     /// The host has a lease: a first one, or another one in place of one that was lost.
     LeaseAcquired(Lease),
     /// The lease is good; the next renewal comes after this time.

@@ -49,7 +49,7 @@ pub struct FedManager {
 }
 
 struct Shared {
-    config: NetworkConfig,
+    config: watch::Sender<NetworkConfig>,
     /// The subnet that the host was given.
     subnet: watch::Sender<SubnetKey>,
     /// What the host says about itself, once it does.
@@ -88,7 +88,7 @@ impl FedManager {
     pub fn new(config: NetworkConfig, subnet: SubnetKey) -> Result<Self, WrongSubnet> {
         check(&config, subnet)?;
         let shared = Shared {
-            config,
+            config: watch::Sender::new(config),
             subnet: watch::Sender::new(subnet),
             own: watch::Sender::new(None),
             told: Mutex::default(),
@@ -97,13 +97,25 @@ impl FedManager {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Gives the network another configuration, which a running one takes in as far as it can without a restart: see
+    /// [`NetworkEvent::Reconfigured`](crate::NetworkEvent::Reconfigured).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), for the subnet that the host has; the configuration stays as it is.
+    pub fn set_config(&self, config: NetworkConfig) -> Result<(), WrongSubnet> {
+        check(&config, *self.shared.subnet.borrow())?;
+        self.shared.config.send_replace(config);
+        Ok(())
+    }
+
     /// Gives the host another subnet, which a running network moves to at once.
     ///
     /// # Errors
     ///
     /// As [`new`](Self::new); the host keeps the subnet it has.
     pub fn reassign(&self, subnet: SubnetKey) -> Result<(), WrongSubnet> {
-        check(&self.shared.config, subnet)?;
+        check(&self.shared.config.borrow(), subnet)?;
         self.shared.subnet.send_replace(subnet);
         Ok(())
     }
@@ -238,7 +250,19 @@ impl LeaseManager for FedManager {
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {
-        Ok(self.shared.config.clone())
+        Ok(self.shared.config.borrow().clone())
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        let config = self.shared.config.subscribe();
+        let next = |mut config: watch::Receiver<NetworkConfig>| async {
+            // Without an error: the manager, which sends, may be gone, and then nothing changes any more.
+            match config.changed().await {
+                Ok(()) => Some(((), config)),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        stream::unfold(config, next).boxed()
     }
 
     /// A program that sends the whole list to every host tells each what it said before, too.

@@ -42,6 +42,8 @@ pub(crate) struct Hold {
     /// The pauses between attempts.
     pub(crate) retry: Backoff,
     pub(crate) random: fastrand::Rng,
+    /// Whether it is lost, and must be acquired again first.
+    pub(crate) is_lost: bool,
 }
 
 /// The first pause after a lease could not be published: until it is, the peers send to where the host no longer is.
@@ -56,12 +58,19 @@ enum State {
 impl Hold {
     /// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
     pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, HoldEvent> {
+        if self.is_lost {
+            return self.from(State::Lost { failures: 0 }, own);
+        }
         // Who the host is, the manager says.
         let says = LeaseAttrs { node: self.attrs.node, ..own.attrs.clone() };
         let state = match says == self.attrs {
             true => State::Keeping(self.manager.keep(own.clone())),
             false => State::Publishing { failures: 0 },
         };
+        self.from(state, own)
+    }
+
+    fn from(self, state: State, own: Lease) -> BoxStream<'static, HoldEvent> {
         stream::unfold((self, state, own), |(mut hold, state, own)| async {
             let (event, state, own) = hold.step(state, own).await;
             Some((event, (hold, state, own)))

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 
 use crate::lease_set::LeaseChange;
 use crate::registry::{BadRecord, LastWord, RegistryError, StoreIdentity};
@@ -78,6 +79,12 @@ pub trait LeaseManager: Send + Sync + 'static {
     ///
     /// [`ManagerError::NotConfigured`], [`ManagerError::Config`] or [`ManagerError::Registry`]: try again later.
     async fn config(&self) -> Result<NetworkConfig, ManagerError>;
+
+    /// Says whenever the configuration may be another one than before this call, and not which: whoever hears it reads
+    /// it, while it follows the peers as well. The stream never ends. A manager that cannot tell never says anything.
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
 
     /// Looks up the lease that this host held before, without changing it. A backend uses it to look to its peers as
     /// it did.

@@ -28,6 +28,9 @@ pub struct NetworkOptions {
     pub choose_external: Option<ChooseExternal>,
     /// What becomes of that interface: each item replaces what was known of it. The lease and the host follow.
     pub external_changes: BoxStream<'static, ExternalInterface>,
+    /// Whether a configuration that became another one is taken in as soon as the registry tells of it. If not, that
+    /// waits until [`Network::reload`] is called.
+    pub follow_config: bool,
     /// The subnet this host had before, if that is remembered.
     pub previous: Option<SubnetKey>,
     /// The pauses between attempts while starting, and while a lost lease is asked for again.
@@ -59,6 +62,7 @@ impl NetworkOptions {
             external,
             choose_external: None,
             external_changes: stream::pending().boxed(),
+            follow_config: true,
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
             // registry does not mind.
@@ -90,6 +94,7 @@ pub struct Network {
     shared: watch::Receiver<Shared>,
     events: broadcast::Sender<NetworkEvent>,
     stop: watch::Sender<Option<Shutdown>>,
+    reloads: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Network {
@@ -102,6 +107,8 @@ impl std::fmt::Debug for Network {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) running: Option<Running>,
+    /// How many of the reloads that were asked for are done.
+    pub(crate) reloaded: u64,
     pub(crate) done: bool,
 }
 
@@ -137,9 +144,10 @@ impl Network {
         let (damping, now) = (Damping::new(options.damping), tokio::time::Instant::now().into_std());
         let book = Book::new(options.external.clone(), damping, options.audit_every, now);
         let (manager, book) = (Arc::clone(&options.manager), Arc::new(RwLock::new(book)));
-        let node = Node::new(options, shared_in, Arc::clone(&book), events.clone());
+        let (reloads, to_reload) = watch::channel(0);
+        let node = Node::new(options, shared_in, Arc::clone(&book), events.clone(), to_reload);
         let view = NetworkView { manager, book };
-        (Self { view, shared, events, stop }, NetworkTask { node, stopped })
+        (Self { view, shared, events, stop, reloads }, NetworkTask { node, stopped })
     }
 
     /// Waits until all peers are known, or remembered, and the host carries their traffic; `None` if the network ended before.
@@ -195,6 +203,22 @@ impl Network {
                 }
             }
         }))
+    }
+
+    /// Reads the configuration again and takes it in if it is another one, whether or not changes are followed. Waits
+    /// until that is done; what came of it is told as an event. A network that is still starting does so as soon as it
+    /// has its lease.
+    pub fn reload(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut number = 0;
+        self.reloads.send_modify(|reloads| {
+            *reloads += 1;
+            number = *reloads;
+        });
+        let mut shared = self.shared.clone();
+        async move {
+            // An error means that the task is gone.
+            let _ = shared.wait_for(|shared| shared.reloaded >= number || shared.done).await;
+        }
     }
 
     /// Ends the network: the task returns when it has cleaned up as asked.

@@ -8,6 +8,7 @@
 
 mod external;
 mod follow;
+mod reconfigure;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use self::reconfigure::Reread;
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::book::Book;
 use crate::event::{NetworkEvent, Phase};
@@ -53,6 +55,8 @@ pub(crate) struct Node {
     own: Option<Lease>,
     /// What the lease shall say about the host; nothing before there is one.
     attrs: Option<LeaseAttrs>,
+    /// How many times it was asked to read the configuration again.
+    reloads: watch::Receiver<u64>,
     last_pass: Instant,
     next_pass: Instant,
     /// When everything is compared with the kernel.
@@ -66,6 +70,7 @@ impl Node {
         shared: watch::Sender<Shared>,
         book: Arc<RwLock<Book>>,
         events: broadcast::Sender<NetworkEvent>,
+        reloads: watch::Receiver<u64>,
     ) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let now = Instant::now();
@@ -78,6 +83,7 @@ impl Node {
             backend: None,
             own: None,
             attrs: None,
+            reloads,
             last_pass: now,
             next_pass: now,
             next_audit: now,
@@ -88,6 +94,8 @@ impl Node {
     /// Runs until an error that no waiting will cure. To drop the future between two polls loses nothing: kernel
     /// writes happen within one.
     pub(crate) async fn live(&mut self) -> Result<Infallible, NetworkError> {
+        // Before the first read, so that no change falls between the two.
+        let reread = Reread::new(&self.options.manager, self.reloads.clone());
         let config = Arc::new(self.configuration().await?);
         self.note(|book| book.config = Some(Arc::clone(&config)));
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
@@ -104,11 +112,10 @@ impl Node {
         if let Err(error) = backend.configure(&own) {
             self.may_pass(&own, error)?;
         }
-        let (devices, traffic) = (backend.devices(), backend.traffic());
-        self.note(|book| (book.devices, book.traffic) = (devices, traffic));
         self.backend = Some(backend);
+        self.note_devices();
         self.attrs = Some(attrs);
-        self.follow(config, own).await
+        self.follow(config, own, reread).await
     }
 
     /// Opens the backend. What the kernel refuses may be because somebody else changes the same objects at this
@@ -183,7 +190,12 @@ impl Node {
     }
 
     /// Step 4: the life of a network that has its lease.
-    async fn follow(&mut self, config: Arc<NetworkConfig>, own: Lease) -> Result<Infallible, NetworkError> {
+    async fn follow(
+        &mut self,
+        mut config: Arc<NetworkConfig>,
+        own: Lease,
+        mut reread: Reread,
+    ) -> Result<Infallible, NetworkError> {
         let mut external =
             std::mem::replace(&mut self.options.external_changes, stream::empty().boxed()).fuse();
         let mut holding = self.hold(&config, own.clone());
@@ -218,6 +230,14 @@ impl Node {
                     }
                 }
                 Some(external) = external.next() => self.on_external(external),
+                (read, asked) = reread.next() => {
+                    let taken = self.on_config(&config, read, asked, &mut reread);
+                    self.shared.send_modify(|shared| shared.reloaded = reread.reloaded());
+                    if let (Some(taken), Some(own)) = (taken, self.own.clone()) {
+                        config = taken;
+                        holding = self.hold(&config, own);
+                    }
+                }
                 noticed = backend.drifted() => self.look_again(noticed),
             }
         }
@@ -340,12 +360,19 @@ impl Node {
             failed = report.failed.len(),
             "pass"
         );
-        let devices = backend.devices();
         self.backend = Some(backend);
-        self.note(|book| (book.dirty, book.devices) = (Dirty::NONE, devices));
+        self.note(|book| book.dirty = Dirty::NONE);
+        self.note_devices();
         self.report(report, took);
         self.follow_mtu();
         self.become_ready(config);
+    }
+
+    /// Notes what the backend tells of itself.
+    fn note_devices(&self) {
+        let Some(backend) = &self.backend else { return };
+        let (devices, traffic) = (backend.devices(), backend.traffic());
+        self.note(|book| (book.devices, book.traffic) = (devices, traffic));
     }
 
     fn report(&mut self, report: SyncReport, took: Duration) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use crate::{Lease, LeaseAttrs, Revision, SubnetKey, Term};
@@ -33,6 +34,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// 9. **Bad records are set aside.** A record that cannot be read never hides another one, in a list or in a watch.
 /// 10. **Cost.** A list is a number of calls that does not depend on who wrote the records; a watch is one
 ///     subscription; an event costs no call.
+/// 11. **Another configuration is noticed.** While a watch is followed, [`config_changes`](Self::config_changes) says so
+///     when the configuration was written or removed, or may have been. It may say so without need.
 ///
 /// The records are texts that every registry writes and reads alike, so that one store can follow another:
 ///
@@ -127,6 +130,13 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// ends the subscription.
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
 
+    /// Says whenever the configuration may be another one than before this call, and not which: whoever hears it reads
+    /// it. The stream never ends. A store that cannot tell never says anything, and its hosts must be asked to look
+    /// ([`Network::reload`](crate::Network::reload)).
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
+
     /// Says that addresses of this host changed: connections that were made before may be dead, and waiting for an
     /// answer over one may take as long as the store's patience. A store without connections has nothing to do.
     fn reconnect(&self) {}
@@ -182,6 +192,10 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         (**self).watch(after)
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        (**self).config_changes()
     }
 
     fn reconnect(&self) {

@@ -108,6 +108,8 @@ pub struct NetworkStatus {
     pub backend: String,
     /// Whether firewall rules go to nftables.
     pub nftables: bool,
+    /// Why what the registry has for a configuration now is not used; nothing if it is the one above.
+    pub refused: Option<String>,
 }
 
 /// The host's own lease.

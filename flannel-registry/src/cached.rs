@@ -181,8 +181,18 @@ impl<M: LeaseManager> LeaseManager for CachedManager<M> {
             }
             (Err(error), None) => return Err(error),
         };
-        state.config = Some(config.clone());
+        // Another one that has no room for the subnet that is held is none to start with again: it takes a registry, too.
+        if state.own.as_ref().is_none_or(|own| config.offers(&own.subnet))
+            && state.config.as_ref() != Some(&config)
+        {
+            state.config = Some(config.clone());
+            self.shared.changed.notify_one();
+        }
         Ok(config)
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.shared.inner.config_changes()
     }
 
     /// Answers with the remembered lease if the registry has none, too: so the host looks to its peers as it did.

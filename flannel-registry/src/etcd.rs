@@ -2,6 +2,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | `config_read` | notes up to where the configuration is known |
 //! | `files` | reads the certificates |
 //! | `dates` | tells from when until when they are good |
 //! | `moves` | counts how often this host moved |
@@ -11,6 +12,7 @@
 //! | `turn` | says which member is to be asked |
 //! | `word` | notes when etcd was heard |
 
+mod config_read;
 mod dates;
 mod files;
 mod moves;
@@ -20,6 +22,7 @@ mod teller;
 mod turn;
 mod word;
 
+pub(crate) use config_read::ConfigRead;
 pub use dates::{CertificateDates, certificate_dates};
 #[cfg(feature = "etcd-v3")]
 pub(crate) use files::Stamp;

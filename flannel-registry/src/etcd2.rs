@@ -39,9 +39,10 @@ mod revisions;
 mod tls;
 mod watch;
 
-use crate::etcd::LastCluster;
+use crate::etcd::{ConfigRead, LastCluster};
 #[cfg(feature = "etcd-v3")]
 use crate::migration::Original;
+use crate::news::News;
 pub use calls::Etcd2Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -170,6 +171,10 @@ struct Store {
     cluster: Cluster,
     keys: Keys,
     last: LastCluster,
+    /// Up to which revision the configuration is known.
+    config_read: ConfigRead,
+    /// Says that it may be another one.
+    configured: News,
     silence: Duration,
     revisions: Mutex<Revisions>,
     /// The version of etcd, once it is known.
@@ -202,6 +207,8 @@ impl Etcd2Registry {
             cluster: Cluster::new(&options)?,
             keys: Keys::below(&options.prefix),
             last: LastCluster::default(),
+            config_read: ConfigRead::default(),
+            configured: News::default(),
             silence: options.silence,
             revisions: Mutex::default(),
             version: OnceCell::new(),
@@ -290,6 +297,10 @@ impl SubnetRegistry for Etcd2Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.configured.listen()
     }
 
     fn reconnect(&self) {

@@ -34,9 +34,10 @@ mod position;
 mod records;
 mod watch;
 
-use crate::etcd::LastCluster;
+use crate::etcd::{ConfigRead, LastCluster};
 #[cfg(feature = "etcd-v2")]
 use crate::migration::{Found, Original};
+use crate::news::News;
 pub use calls::Etcd3Calls;
 use cluster::Cluster;
 use keys::Keys;
@@ -177,6 +178,10 @@ struct Store {
     cluster: Cluster,
     keys: Keys,
     last: LastCluster,
+    /// Up to which revision the configuration is known.
+    config_read: ConfigRead,
+    /// Says that it may be another one.
+    configured: News,
     page_size: u32,
     silence: Duration,
     audit: Option<Duration>,
@@ -203,6 +208,8 @@ impl Etcd3Registry {
             cluster: Cluster::new(&options)?,
             keys: Keys::below(&options.prefix),
             last: LastCluster::default(),
+            config_read: ConfigRead::default(),
+            configured: News::default(),
             page_size: options.page_size,
             silence: options.silence,
             audit: options.audit,
@@ -289,6 +296,10 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.store.delete(lease).await
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.configured.listen()
     }
 
     fn reconnect(&self) {

@@ -23,6 +23,7 @@ use flannel_core::{
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use crate::news::News;
 use crate::{Etcd2Registry, Etcd3Registry};
 
 /// Leases in etcd, over the interface that the network's configuration is found in. Clones share the choice.
@@ -31,6 +32,8 @@ pub struct EtcdRegistry {
     v3: Etcd3Registry,
     v2: Etcd2Registry,
     chosen: Arc<OnceLock<Interface>>,
+    /// Says that the configuration was read to choose.
+    looked: Arc<News>,
 }
 
 /// One of etcd's interfaces.
@@ -65,7 +68,7 @@ impl EtcdRegistry {
     /// Looks in both when it is first asked.
     #[must_use]
     pub fn new(v3: Etcd3Registry, v2: Etcd2Registry) -> Self {
-        Self { v3, v2, chosen: Arc::default() }
+        Self { v3, v2, chosen: Arc::default(), looked: Arc::default() }
     }
 
     /// Tells whether the v2 interface was chosen.
@@ -86,6 +89,8 @@ impl EtcdRegistry {
     async fn decided(&self) -> Result<&dyn SubnetRegistry, RegistryError> {
         if self.chosen().is_none() {
             let (_, v2_is_off) = self.choose().await?;
+            // That read the configuration, and told nobody what it says.
+            self.looked.tell();
             if v2_is_off {
                 // If somebody chose meanwhile, that stays.
                 let _ = self.chosen.set(Interface::V3);
@@ -213,6 +218,12 @@ impl SubnetRegistry for EtcdRegistry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.decided().await?.delete(lease).await
+    }
+
+    /// Only the one that was chosen is watched, and says anything.
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        let both = stream::select(self.v3.config_changes(), self.v2.config_changes());
+        stream::select(both, self.looked.listen()).boxed()
     }
 
     fn reconnect(&self) {

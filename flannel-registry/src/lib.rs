@@ -58,6 +58,7 @@ mod local_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+mod news;
 mod remembered;
 mod sys;
 mod whole_file;

@@ -183,6 +183,10 @@ impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
         }
     }
 
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.shared.registry.config_changes()
+    }
+
     async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
         let node = self.shared.node();

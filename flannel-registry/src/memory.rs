@@ -18,6 +18,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::news::News;
+
 /// A registry in memory. Clones are handles to the same store.
 ///
 /// ```
@@ -47,6 +49,7 @@ struct Store {
     state: Mutex<State>,
     /// Tells the watches to look again. It carries nothing: the state does.
     looked: watch::Sender<()>,
+    configured: News,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +89,7 @@ const HISTORY: usize = 1000;
 impl Default for Store {
     fn default() -> Self {
         let state = State { history_limit: Some(HISTORY), ..State::default() };
-        Self { state: Mutex::new(state), looked: watch::Sender::new(()) }
+        Self { state: Mutex::new(state), looked: watch::Sender::new(()), configured: News::default() }
     }
 }
 
@@ -112,6 +115,16 @@ impl MemoryRegistry {
             state.next_revision();
             state.config = Some(text.into());
         });
+        self.store.configured.tell();
+    }
+
+    /// Removes the configuration of the network.
+    pub fn remove_config(&self) {
+        self.change(|state| {
+            state.next_revision();
+            state.config = None;
+        });
+        self.store.configured.tell();
     }
 
     /// Writes a record as a person would: without comparing, and without an end. With the key of a subnet and the
@@ -159,6 +172,7 @@ impl MemoryRegistry {
             state.restores += 1;
             (state.config, state.revision, state.records) = (backup.config, backup.revision, backup.records);
         });
+        self.store.configured.tell();
     }
 
     /// Works on the state as it is now, and lets the watches look at the outcome.
@@ -187,6 +201,10 @@ impl SubnetRegistry for MemoryRegistry {
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         Ok(self.store.now().config.clone())
+    }
+
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.configured.listen()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {

@@ -39,6 +39,7 @@ enum Wrong {
     WatchesUpToABadRecord,
     TakesOtherKeysForSubnets,
     AsksForEachLease,
+    NeverTellsOfConfigurations,
 }
 
 use Wrong::*;
@@ -168,6 +169,13 @@ impl SubnetRegistry for Broken {
         }
     }
 
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        match self.wrong {
+            NeverTellsOfConfigurations => futures::stream::pending().boxed(),
+            _ => self.inner.config_changes(),
+        }
+    }
+
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let this = self.clone();
         let number = self.watches.fetch_add(1, Ordering::Relaxed) + 1;
@@ -293,5 +301,7 @@ found! {
         a_bad_record_hides_no_other_in_a_watch;
     a_key_that_is_taken_for_another: TakesOtherKeysForSubnets is found by
         a_bad_record_hides_no_other_in_a_list;
+    a_configuration_that_nobody_hears_of: NeverTellsOfConfigurations is found by
+        another_configuration_is_noticed;
     a_call_for_each_lease: AsksForEachLease is found by the_cost_does_not_grow_with_the_number_of_hosts;
 }

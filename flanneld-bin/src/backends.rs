@@ -17,8 +17,12 @@ use tokio::sync::watch;
 
 use crate::fd_store::FdStore;
 
+mod carriers;
+
+use carriers::Carriers;
+
 /// The backends that this daemon has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backends {
     namespace: Namespace,
     peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
@@ -37,8 +41,20 @@ impl Backends {
         Self { store: store.map(Arc::new), ..self }
     }
 
+    /// Opens the one that a configuration names.
+    fn one(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        match request.config.backend.name.to_lowercase().as_str() {
+            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request),
+            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request),
+            "udp" => self.udp().open(request),
+            "extension" => OpenExtension::new(self.namespace.clone()).open(request),
+            "alloc" => OpenAlloc.open(request),
+            name => Err(unknown(name)),
+        }
+    }
+
     fn udp(&self) -> OpenUdp {
-        let open = OpenUdp::new(self.namespace.clone());
+        let open = OpenUdp::new(self.namespace.clone()).with_vxlan_peers();
         match self.store.clone() {
             Some(store) => open.with_store(store),
             None => open,
@@ -48,14 +64,7 @@ impl Backends {
 
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let backend = match request.config.backend.name.to_lowercase().as_str() {
-            "vxlan" => OpenVxlan::new(self.namespace.clone()).open(request)?,
-            "host-gw" => OpenHostGw::new(self.namespace.clone()).open(request)?,
-            "udp" => self.udp().open(request)?,
-            "extension" => OpenExtension::new(self.namespace.clone()).open(request)?,
-            "alloc" => OpenAlloc.open(request)?,
-            name => return Err(unknown(name)),
-        };
+        let backend: Box<dyn Backend> = Box::new(Carriers::open(self.clone(), request)?);
         if let Some(store) =
             self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
         {
@@ -124,6 +133,10 @@ impl Backend for Told {
 
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.backend.move_to(external)
+    }
+
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        self.backend.reconfigure(request)
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
@@ -195,6 +208,16 @@ mod tests {
             "{}",
             unknown("x")
         );
+    }
+
+    #[test]
+    fn every_config_that_the_page_shows_is_valid() {
+        let shown: Vec<&str> =
+            PAGE.split("```json\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+        assert!(shown.len() >= 2);
+        for text in shown {
+            assert!(NetworkConfig::parse(text).is_ok(), "{text}");
+        }
     }
 
     #[test]

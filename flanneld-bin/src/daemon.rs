@@ -3,7 +3,8 @@
 //! 1. Check what no waiting will cure: the capability, the external interface.
 //! 2. Put the network together and run it.
 //! 3. When it carries traffic: put the firewall rules, write `subnet.env`, then tell systemd.
-//! 4. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
+//! 4. On SIGHUP, and when the registry tells that it changed: take in another network configuration.
+//! 5. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ use flannel_core::{
 };
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -86,7 +88,7 @@ fn start(options: &Options) -> Result<Daemon<'_>, String> {
 }
 
 impl Daemon<'_> {
-    /// Steps 2 to 4.
+    /// Steps 2 to 5.
     async fn live(mut self) -> Result<(), String> {
         info!("Installing signal handlers");
         let mut signals = Signals::install().map_err(|error| format!("Failed to catch signals: {error}"))?;
@@ -105,17 +107,22 @@ impl Daemon<'_> {
         let telling = tell_manager(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
         tokio::pin!(work, rules, blackhole, serving, telling, probing);
-        let mut told = None;
+        let mut life = Life::default();
         let ended = loop {
+            self.tell_reloads(&mut life, &tell_running.borrow());
             tokio::select! {
                 biased;
-                signal = signals.next() => {
-                    info!("shutdownHandler sent cancel signal... ({signal})");
-                    break None;
-                }
+                signal = signals.next() => match signal {
+                    Asked::Reload => self.on_reload(&network, &mut life),
+                    Asked::End(signal) => {
+                        info!("shutdownHandler sent cancel signal... ({signal})");
+                        break None;
+                    }
+                },
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => self.on_event(&network, &event, &tell_running).await,
-                Some(running) = guarded.recv() => self.on_guarded(&running, &mut told, &beside),
+                Some(event) = events.next() => self.on_event(&network, &event, &tell_running, &mut life).await,
+                Some(running) = guarded.recv() => self.on_guarded(running, &mut life, &beside),
+                () = life.reload_ends() => life.reload = None,
                 never = &mut rules => match never {},
                 never = &mut blackhole => match never {},
                 never = &mut serving => match never {},
@@ -157,6 +164,7 @@ impl Daemon<'_> {
         let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
         options.external_changes = external_changes;
+        options.follow_config = self.options.follow_config;
         options.previous = previous;
         options.damping = damping;
         Ok(options)
@@ -215,18 +223,51 @@ impl Daemon<'_> {
         network: &Network,
         event: &NetworkEvent,
         running: &watch::Sender<Option<Running>>,
+        life: &mut Life,
     ) {
         story::tell(event);
-        if let NetworkEvent::Ready | NetworkEvent::MtuChanged(_) = event {
+        if let NetworkEvent::Reconfigured(_) = event {
+            self.reloading(life);
+        }
+        let is_news = matches!(
+            event,
+            NetworkEvent::Ready | NetworkEvent::MtuChanged(_) | NetworkEvent::Reconfigured(_)
+        );
+        // Before it is ready there is nothing to be done for it, and `ready` would wait.
+        if is_news && (running.borrow().is_some() || matches!(event, NetworkEvent::Ready)) {
             running.send_replace(network.ready().await);
         }
     }
 
+    /// Reads the network configuration again.
+    fn on_reload(&self, network: &Network, life: &mut Life) {
+        info!("Reading the network config again (SIGHUP)");
+        self.reloading(life);
+        life.reload = Some(network.reload().boxed());
+    }
+
+    /// Tells that something is being taken in. A service that has not started cannot do that.
+    fn reloading(&self, life: &mut Life) {
+        if life.guarded.is_some() && !std::mem::replace(&mut life.is_reloading, true) {
+            notified(self.notifier.reloading());
+        }
+    }
+
+    /// Tells when all that was taken in has had its effect: rules and file are those of the network as it runs.
+    fn tell_reloads(&self, life: &mut Life, running: &Option<Running>) {
+        if life.is_reloading && life.reload.is_none() && life.guarded == *running {
+            life.is_reloading = false;
+            let subnet = running.as_ref().map(|running| story::subnets(&running.lease.subnet));
+            notified(self.notifier.ready(&format!("holding {}", subnet.unwrap_or_default())));
+        }
+    }
+
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: &Running, told: &mut Option<SubnetKey>, beside: &Beside) {
-        let written = self.write_subnet_file(running);
+    fn on_guarded(&self, running: Running, life: &mut Life, beside: &Beside) {
+        let written = self.write_subnet_file(&running);
         let subnet = running.lease.subnet;
-        if told.replace(subnet) != Some(subnet) {
+        let before = life.guarded.as_ref().map(|before| before.lease.subnet);
+        if before != Some(subnet) {
             if written.is_ok() {
                 info!("flannel is ready");
             }
@@ -239,6 +280,7 @@ impl Daemon<'_> {
             notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
         }
         beside.subnet_file(written);
+        life.guarded = Some(running);
     }
 
     /// A host whose file cannot be written still carries traffic, so this is not the end.
@@ -361,22 +403,54 @@ fn reason(error: &NetworkError) -> String {
     format!("{words}: {}", chain(error))
 }
 
-/// The signals that end the daemon.
+/// How far the daemon is with what it was asked.
+#[derive(Default)]
+struct Life {
+    /// The network for which rules and file are in place.
+    guarded: Option<Running>,
+    /// The reading of the configuration that somebody asked for.
+    reload: Option<BoxFuture<'static, ()>>,
+    /// Whether the service manager was told that something is being taken in.
+    is_reloading: bool,
+}
+
+impl Life {
+    async fn reload_ends(&mut self) {
+        match &mut self.reload {
+            Some(reload) => reload.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Asked {
+    Reload,
+    End(&'static str),
+}
+
+/// The signals that the daemon obeys.
 struct Signals {
+    reload: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
-    /// Waits for the next one, and names it.
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next one, and says what it asks for.
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.reload.recv() => Asked::Reload,
         }
     }
 }

@@ -39,12 +39,22 @@ impl Keeper {
         let Some(mut running) = next(&mut self.network).await else {
             return std::future::pending().await;
         };
-        let options = self.options(&running);
-        let nets = Nets::of(&running.config, &running.lease.subnet);
-        let mut firewall = Firewall::new(self.namespace.clone(), options, nets, &self.previous);
+        let mut options = self.options(&running);
+        let mut nets = Nets::of(&running.config, &running.lease.subnet);
+        let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
         let mut told = Told::default();
+        self.open_other_ports(options, None, &nets).await;
         loop {
-            firewall.set_nets(Nets::of(&running.config, &running.lease.subnet));
+            let before = std::mem::replace(&mut nets, Nets::of(&running.config, &running.lease.subnet));
+            if options == self.options(&running) {
+                firewall.set_nets(nets.clone());
+            } else {
+                // As a restart would: the first pass of another mode removes what is left of this one.
+                let port = options.tunnel_port;
+                options = self.options(&running);
+                self.open_other_ports(options, port, &nets).await;
+                firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &before);
+            }
             firewall.set_peers(self.peers.borrow_and_update().clone());
             self.look(&mut firewall, &mut told, options.mode).await;
             // Who waited for the rules may be gone: the daemon ends.
@@ -57,6 +67,24 @@ impl Keeper {
                     () = firewall.wait() => self.look(&mut firewall, &mut told, options.mode).await,
                 }
             };
+        }
+    }
+
+    /// Opens the ports that the tunnel had before, or that the backend beside it has: a table that guards one of them
+    /// would not hear of new peers.
+    async fn open_other_ports(&self, options: FirewallOptions, before: Option<u16>, nets: &[Nets]) {
+        if !self.flags.restrict_tunnel_port {
+            return;
+        }
+        let ports = ["vxlan", "udp"].into_iter().filter_map(backends::default_port).chain(before);
+        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != options.tunnel_port).collect();
+        for port in ports {
+            let open = FirewallOptions { tunnel_port: Some(port), restrict_tunnel_port: false, ..options };
+            let pass =
+                Firewall::new(self.namespace.clone(), open, nets.to_vec(), &self.previous).pass().await;
+            for failure in &pass.failures {
+                debug!("Port {port} may be closed still: {}", chain(failure));
+            }
         }
     }
 

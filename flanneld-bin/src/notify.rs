@@ -42,6 +42,12 @@ impl Notifier {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
+    /// Tells the manager that the daemon takes in another configuration; `ready` says when that is done.
+    pub(crate) fn reloading(&self) -> io::Result<()> {
+        // systemd orders by this what it asked for and what it hears (sd_notify(3)).
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", sys::monotonic().as_micros()))
+    }
+
     /// Tells the manager that the daemon is about to end.
     pub(crate) fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1\n")

@@ -57,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) lease_ttl: Duration,
     /// How much of that is left at the latest when it is renewed, if not two thirds.
     pub(crate) renew_margin: Option<Duration>,
+    /// Whether another network config is taken in as soon as the registry tells of it.
+    pub(crate) follow_config: bool,
     /// Whether everything is removed at the end, and the lease given back.
     pub(crate) release_on_exit: bool,
     /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
@@ -153,6 +155,7 @@ fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
         lease_ttl: values::lease_ttl(settings.lease_ttl).map_err(|why| bad("subnet-lease-ttl", why))?,
         renew_margin: values::renew_margin(settings.renew_margin, settings.lease_ttl)
             .map_err(|why| bad("subnet-lease-renew-margin", why))?,
+        follow_config: settings.follow_config,
         release_on_exit: settings.release_on_exit,
         keep_udp_device: settings.keep_udp_device,
         ignored,

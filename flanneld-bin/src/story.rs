@@ -14,6 +14,15 @@ pub(crate) fn tell(event: &NetworkEvent) {
         NetworkEvent::Configured(config) => {
             info!("Found network config - Backend type: {}", config.backend.name)
         }
+        NetworkEvent::Reconfigured(config) => {
+            info!(
+                "The network config changed, running by it from now on - Backend type: {}",
+                config.backend.name
+            );
+        }
+        NetworkEvent::ConfigRefused(reason) => {
+            error!("The network config changed and is not used, the one before goes on: {reason}");
+        }
         NetworkEvent::LeaseAcquired(lease) => info!("Holding the lease {}", subnets(&lease.subnet)),
         NetworkEvent::RenewalIn(time) => info!("Waiting for {} to renew lease", duration(*time)),
         NetworkEvent::LeasePermanent => info!("The lease is a reservation, which is not renewed"),

@@ -21,6 +21,15 @@ pub(crate) fn keep_no_large_buffers() {
     }
 }
 
+/// The time of `CLOCK_MONOTONIC`, which the service manager goes by too.
+pub(crate) fn monotonic() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one value is written, which lives as long as the call (clock_gettime(2)); this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, rest) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    std::time::Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default())
+}
+
 /// Gives back to the kernel what is free within the heap.
 pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]

@@ -28,6 +28,8 @@ pub enum BackendCall {
     Opened(Option<LeaseAttrs>),
     /// It was told of another external interface, by name.
     MovedTo(String),
+    /// It was told of another configuration, by the name of the backend in it.
+    Reconfigured(String),
     /// It was made ready for this lease.
     Configured(SubnetKey),
     /// It wrote and removed so many objects.
@@ -128,7 +130,8 @@ impl OpenBackend for FakeBackend {
         }
         refuse(&mut state.refusals.0)?;
         let host = Arc::clone(&self.host);
-        Ok(Box::new(Opened { host, mtu: mtu(request.external), failures: BTreeMap::new() }))
+        let (mtu, name) = (mtu(request.external), request.config.backend.name.clone());
+        Ok(Box::new(Opened { host, mtu, name, failures: BTreeMap::new() }))
     }
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
@@ -151,6 +154,8 @@ fn mtu(external: &ExternalInterface) -> u32 {
 struct Opened {
     host: Arc<Host>,
     mtu: u32,
+    /// As its configuration calls it.
+    name: String,
     /// How often a peer was refused in a row, and when it is tried again.
     failures: BTreeMap<SubnetKey, (u32, Instant)>,
 }
@@ -162,7 +167,7 @@ const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), longest: Dur
 impl Backend for Opened {
     fn attrs(&self) -> BackendAttrs {
         BackendAttrs {
-            backend_type: BackendType::from("fake".to_owned()),
+            backend_type: BackendType::from(self.name.clone()),
             data: Json::parse(r#"{"Fake":true}"#).ok(),
             v6_data: None,
         }
@@ -179,6 +184,17 @@ impl Backend for Opened {
         }
         state.calls.push(BackendCall::MovedTo(external.name.clone()));
         self.mtu = mtu(external);
+        Ok(())
+    }
+
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let mut state = self.host.state();
+        if let Some(reason) = &state.unusable {
+            return Err(BackendError::Host(reason.clone()));
+        }
+        refuse(&mut state.refusals.0)?;
+        state.calls.push(BackendCall::Reconfigured(request.config.backend.name.clone()));
+        self.name.clone_from(&request.config.backend.name);
         Ok(())
     }
 

@@ -197,6 +197,10 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.read(Call::Config, self.inner.config()).await
     }
 
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.inner.config_changes()
+    }
+
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         self.read(Call::List, self.inner.list()).await
     }

@@ -16,11 +16,15 @@ fn v4(last: u8) -> PublicAddrs {
 }
 
 fn decided(config: &str, leases: Vec<Lease>) -> (Vec<String>, Vec<String>) {
+    decided_with(config, leases, false)
+}
+
+fn decided_with(config: &str, leases: Vec<Lease>, takes_vxlan: bool) -> (Vec<String>, Vec<String>) {
     let config = NetworkConfig::parse(config).unwrap();
     let own = "10.5.1.0-24".parse().unwrap();
     let mut peers = PeerSet::default();
     peers.extend(leases.into_iter().map(|lease| LeaseChange::Put(Arc::new(lease))));
-    let (hops, unreachable) = decide(&config, &own, 8285, &peers);
+    let (hops, unreachable) = decide(&config, &own, 8285, takes_vxlan, &peers);
     let hops = hops.iter().map(|(subnet, (_, address))| format!("{subnet} at {address}")).collect();
     (hops, unreachable.into_iter().map(|failure| failure.reason).collect())
 }
@@ -36,6 +40,17 @@ fn leases_without_a_backends_name_are_peers_as_upstream_writes_them() {
     let (hops, refused) = decided(V4, leases);
     assert_eq!(hops, ["10.5.2.0/24 at 192.168.64.2:8285", "10.5.3.0/24 at 192.168.64.3:8285"]);
     assert_eq!(refused, [""; 0]);
+}
+
+#[test]
+fn a_host_that_goes_to_vxlan_is_still_a_peer_if_it_is_one_that_carries_both() {
+    let mut ours = lease("10.5.2.0-24", v4(2), BackendType::VXLAN);
+    ours.attrs.node = Some(flannel_core::NodeId::from_bytes([7; 16]));
+    let upstreams = lease("10.5.3.0-24", v4(3), BackendType::VXLAN);
+    let (hops, refused) = decided_with(V4, vec![ours.clone(), upstreams], true);
+    assert_eq!(hops, ["10.5.2.0/24 at 192.168.64.2:8285"]);
+    assert_eq!(refused, ["ignoring non-udp subnet(10.5.3.0-24): type=vxlan"]);
+    assert_eq!(decided_with(V4, vec![ours], false).0, [""; 0]);
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl Node {
         let attrs = self.attrs.clone().unwrap_or_else(|| own.attrs.clone());
         let random = fastrand::Rng::with_seed(self.random.u64(..));
         let (manager, config) = (Arc::clone(&self.options.manager), Arc::clone(config));
-        Hold { manager, config, attrs, retry: self.options.retry, random }.stream(own)
+        let is_lost = self.read().own.lost.is_some();
+        Hold { manager, config, attrs, retry: self.options.retry, random, is_lost }.stream(own)
     }
 
     pub(super) fn on_published(&mut self, lease: Lease) {

@@ -49,6 +49,8 @@ pub enum ConditionName {
     Recalled,
     /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
     BadRecords,
+    /// The registry's configuration is another one than the network runs by, and cannot be used, or not without a restart.
+    ConfigRefused,
     /// This backend cannot reach some peers.
     PeersUnreachable,
     /// Many peers left at once, which is doubted.
@@ -68,7 +70,7 @@ pub enum ConditionName {
 
 impl ConditionName {
     /// All names there are, in the order of their weight.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Starting,
         Self::LeaseLost,
         Self::ObjectsFailed,
@@ -78,6 +80,7 @@ impl ConditionName {
         Self::RegistrySilent,
         Self::Recalled,
         Self::BadRecords,
+        Self::ConfigRefused,
         Self::PeersUnreachable,
         Self::PeersHeld,
         Self::TunnelBlocked,
@@ -99,6 +102,7 @@ impl ConditionName {
             Self::RegistrySilent => "registry_silent",
             Self::Recalled => "recalled",
             Self::BadRecords => "bad_records",
+            Self::ConfigRefused => "config_refused",
             Self::PeersUnreachable => "peers_unreachable",
             Self::PeersHeld => "peers_held",
             Self::TunnelBlocked => "tunnel_blocked",
@@ -160,6 +164,9 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
     }
     if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {
         add(ConditionName::BadRecords, detail);
+    }
+    if let Some(reason) = status.network.as_ref().and_then(|network| network.refused.clone()) {
+        add(ConditionName::ConfigRefused, reason);
     }
     let peers = &status.peers;
     if peers.unreachable > 0 {

@@ -40,6 +40,7 @@ fn full() -> Status {
             networks: vec!["10.5.0.0/16".to_owned(), "fc00::/48".to_owned()],
             backend: "vxlan".to_owned(),
             nftables: true,
+            refused: None,
         }),
         lease: Some(LeaseStatus {
             subnet,

@@ -43,6 +43,12 @@ impl Keys {
         self.names.subnets().trim_end_matches('/')
     }
 
+    /// The key of the directory that holds the configuration and all leases.
+    pub(super) fn network(&self) -> &str {
+        let network = self.names.config().rsplit_once('/').map_or("", |(network, _)| network);
+        if network.is_empty() { "/" } else { network }
+    }
+
     /// The key of one lease.
     pub(super) fn subnet(&self, subnet: &SubnetKey) -> String {
         self.names.subnet(subnet)
@@ -98,11 +104,12 @@ impl Keys {
     /// Reads one event of a watch.
     pub(super) fn read_change(&self, told: &Told<'_>, revisions: &mut Revisions) -> Change {
         let node = &told.node;
-        if node.dir && is_removal(&told.action) {
+        if node.dir && is_removal(&told.action) && self.is_about_leases(&node.key) {
             return Change::DirectoryGone;
         }
         let Some(name) = node.key.strip_prefix(self.names.subnets()) else {
-            // The directory itself was made, or something above it that was removed is told above.
+            // The configuration, another network's, or the directory itself was made; what was removed with all leases is
+            // told above.
             return Change::Told(Vec::new());
         };
         let revision = Revision(node.modified_index);
@@ -125,6 +132,15 @@ impl Keys {
             });
         }
         Change::Told(events)
+    }
+
+    /// Tells whether a directory holds leases, or is among them.
+    fn is_about_leases(&self, directory: &str) -> bool {
+        let leases = self.names.subnets();
+        let holds = leases
+            .strip_prefix(directory)
+            .is_some_and(|below| directory.is_empty() || below.starts_with('/'));
+        holds || directory.starts_with(leases)
     }
 
     /// What a key says below the directory that all are in.

@@ -33,11 +33,17 @@ impl Store {
     /// Reads the text of the configuration.
     pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
         let key = self.keys.config();
-        let answer = self.get(key).await.map_err(|failure| self.unwritten(failure))?;
-        let Some(answer) = answer else {
-            return Ok(None);
+        let answer = self.found(key).await.map_err(|failure| self.unwritten(failure))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(absent) => {
+                self.config_read.at(absent.index);
+                return Ok(None);
+            }
         };
-        self.last.heard(&answer.head.position(Position::default()));
+        let position = answer.head.position(Position::default());
+        self.config_read.at(position.revision);
+        self.last.heard(&position);
         let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
         if node.dir {
             let reason = format!(
@@ -239,6 +245,11 @@ impl Store {
 
     /// Reads one key, as the cluster agrees on it.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Answer>, Failure> {
+        Ok(self.found(key).await?.ok())
+    }
+
+    /// Reads one key; an error in etcd's words if there is none.
+    async fn found(&self, key: &str) -> Result<Result<Answer, EtcdError>, Failure> {
         let ask = Ask {
             call: Call::Read,
             method: Method::GET,
@@ -246,8 +257,8 @@ impl Store {
             form: None,
         };
         match self.cluster.call(&ask).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(None),
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(Err(error)),
             Err(failure) => Err(failure),
         }
     }

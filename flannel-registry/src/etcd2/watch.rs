@@ -54,8 +54,19 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision), None),
         None => State::Listing,
     };
+    if let Some(revision) = after {
+        look_at_config(&store, revision.0);
+    }
     let watch = Watch { store, state, teller: Teller::default(), late: 0, quiet_at: None };
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
+}
+
+/// Has the configuration read again, if anything was written since it was: that may have been it. The watch tells what
+/// comes behind this revision.
+fn look_at_config(store: &Store, revision: u64) {
+    if store.config_read.get() != Some(revision) {
+        store.configured.tell();
+    }
 }
 
 struct Watch {
@@ -97,6 +108,7 @@ impl Watch {
     async fn list(&mut self) -> State {
         match self.store.list().await {
             Ok((position, snapshot)) => {
+                look_at_config(&self.store, position.revision);
                 self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
                 State::Opening(position, None)
             }
@@ -106,7 +118,8 @@ impl Watch {
 
     async fn open(&mut self, known: Position, line: Option<Line>) -> State {
         let index = known.revision.saturating_add(1);
-        let directory = path(self.store.keys.subnets());
+        // The configuration lies beside the leases, and is told in the same breath.
+        let directory = path(self.store.keys.network());
         let ask = Ask {
             call: Call::Poll,
             method: Method::GET,
@@ -180,6 +193,9 @@ impl Watch {
             self.late += 1;
         } else {
             self.up_to_date();
+        }
+        if told.node.key == self.store.keys.config() {
+            self.store.configured.tell();
         }
         let change = self.store.keys.read_change(&told, &mut self.store.revisions());
         match change {

@@ -26,7 +26,9 @@ const LIST_ATTEMPTS: usize = 3;
 impl Store {
     /// Reads the text of the configuration.
     pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let record = self.get(self.keys.config()).await.map_err(|failure| self.unwritten(failure))?;
+        let answer = self.get_at(self.keys.config()).await;
+        let (revision, record) = answer.map_err(|failure| self.unwritten(failure))?;
+        self.config_read.at(revision);
         let text = record.map(|record| String::from_utf8(record.into_key_value().1));
         text.transpose().map_err(|error| RegistryError::Refused(self.describe(), error.into()))
     }
@@ -233,11 +235,18 @@ impl Store {
 
     /// Reads one key.
     pub(super) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
+        Ok(self.get_at(key).await?.1)
+    }
+
+    /// Reads one key, and the revision of the store at that moment; zero if etcd does not tell.
+    async fn get_at(&self, key: &str) -> Result<(u64, Option<KeyValue>), Failure> {
         let call = self.cluster.call(Call::Range, |mut connection| {
             let key = key.to_owned();
             async move { connection.kv.get(key, None).await }
         });
-        Ok(call.await?.value.take_kvs().pop())
+        let mut answer = call.await?.value;
+        let revision = answer.header().map_or(0, |header| unsigned(header.revision()));
+        Ok((revision, answer.take_kvs().pop()))
     }
 
     /// Holds if the record is still the one that the lease was read from.

@@ -29,6 +29,7 @@ use tonic::Status;
 use super::Store;
 use super::calls::Call;
 use super::cluster::{Failure, failure};
+use super::keys::{revision, unsigned};
 use super::position::{Notice, Verdict, judge};
 use crate::etcd::{Position, Teller};
 
@@ -41,7 +42,9 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         Some(revision) => State::Opening(Position::after(revision)),
         None => State::Listing,
     };
-    let mut watch = Watch { store, state, teller: Teller::default(), audit: None };
+    let config = store.config_read.get();
+    let mut watch =
+        Watch { store, state, teller: Teller::default(), audit: None, config, listed: after.is_some() };
     watch.plan_audit();
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
@@ -52,6 +55,10 @@ struct Watch {
     teller: Teller,
     /// When the next audit is due.
     audit: Option<Instant>,
+    /// Up to which revision the configuration is known, or it was said to look.
+    config: Option<u64>,
+    /// Whether the leases were listed before.
+    listed: bool,
 }
 
 enum State {
@@ -66,12 +73,23 @@ enum State {
 /// An open watch.
 struct Subscription {
     stream: WatchStream,
+    /// What etcd calls the watch of the leases; the one of the configuration has another name.
+    id: i64,
     /// The member that serves it.
     member: usize,
     /// How often this host had moved when it was opened.
     moves: u64,
     /// How often it was asked for a word since it last gave one.
     questions: u32,
+}
+
+impl Subscription {
+    /// An answer to a question for a word is of neither, and has no name. A watch that is refused has none, too, and only
+    /// the second one is opened while this is read.
+    fn is_of_config(&self, response: &WatchResponse) -> bool {
+        let id = response.watch_id();
+        id != self.id && (id >= 0 || response.created())
+    }
 }
 
 impl Watch {
@@ -95,6 +113,10 @@ impl Watch {
         match self.store.list().await {
             Ok((position, snapshot)) => {
                 self.plan_audit();
+                // Whatever made another list necessary may have made the watch miss something of the configuration.
+                if mem::replace(&mut self.listed, true) || self.config > Some(position.revision) {
+                    self.look_at_config(position.revision);
+                }
                 self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
                 State::Opening(position)
             }
@@ -110,12 +132,19 @@ impl Watch {
             Ok(listed) => listed,
             Err(failure) => return self.broken(&failure.into_reason().to_string(), known, &subscription),
         };
+        self.look_at_config(position.revision);
         self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
         match known.leads_on_at(&position) {
             // What the watch has yet to tell up to there is in the snapshot.
             true => State::Following(position, subscription),
             false => State::Opening(position),
         }
+    }
+
+    /// Has the configuration read again; the watch tells what comes behind this revision.
+    fn look_at_config(&mut self, revision: u64) {
+        self.config = Some(revision);
+        self.store.configured.tell();
     }
 
     fn plan_audit(&mut self) {
@@ -126,12 +155,13 @@ impl Watch {
 
     async fn open(&mut self, known: Position) -> State {
         let moves = self.store.cluster.moves.count();
-        let keys = &self.store.keys;
+        let store = Arc::clone(&self.store);
+        let keys = &store.keys;
         let options = WatchOptions::new()
             .with_range(keys.subnets_end())
             .with_start_revision(known.signed_revision().saturating_add(1))
             .with_progress_notify();
-        let call = self.store.cluster.call(Call::Watch, |mut connection| {
+        let call = store.cluster.call(Call::Watch, |mut connection| {
             let options = options.clone();
             async move {
                 let mut stream = connection.watch.watch(keys.subnets(), Some(options)).await?;
@@ -145,10 +175,40 @@ impl Watch {
             Err(failure) => return self.fail(failure, State::Opening(known)),
         };
         let (stream, first) = answer.value;
-        let subscription = Box::new(Subscription { stream, member: answer.member, moves, questions: 0 });
+        let id = first.as_ref().map_or(0, WatchResponse::watch_id);
+        let mut subscription =
+            Box::new(Subscription { stream, id, member: answer.member, moves, questions: 0 });
+        if self.config.is_none() {
+            self.look_at_config(known.revision);
+        }
+        self.watch_config(&mut subscription).await;
         match first {
             Some(first) => self.obey(judge(known, Notice::read(keys, &first)), known, subscription),
             None => self.broken("it ended at once", known, &subscription),
+        }
+    }
+
+    /// Follows the configuration over the same subscription, without a call.
+    async fn watch_config(&self, subscription: &mut Subscription) {
+        let start =
+            Position::after(Revision(self.config.unwrap_or_default())).signed_revision().saturating_add(1);
+        let options = WatchOptions::new().with_start_revision(start);
+        // A subscription that takes no word tells so where it is read.
+        let _ = subscription.stream.watch(self.store.keys.config(), Some(options)).await;
+    }
+
+    /// Takes in what the subscription says of the configuration.
+    async fn hear_config(&mut self, known: Position, subscription: &mut Subscription, told: &WatchResponse) {
+        let compacted = unsigned(told.compact_revision());
+        if compacted > 0 {
+            self.look_at_config(known.revision.max(compacted));
+            self.watch_config(subscription).await;
+        } else if told.canceled() {
+            tracing::debug!(reason = told.cancel_reason(), "changes of the configuration are heard of late");
+        }
+        let changes = told.events().iter().filter_map(etcd_client::Event::kv);
+        if let Some(last) = changes.map(|record| revision(record).0).max() {
+            self.look_at_config(last);
         }
     }
 
@@ -169,6 +229,11 @@ impl Watch {
             Ok(Ok(Some(response))) => {
                 subscription.questions = 0;
                 self.teller.served();
+                if subscription.is_of_config(&response) {
+                    self.store.cluster.word.heard();
+                    self.hear_config(known, &mut subscription, &response).await;
+                    return State::Following(known, subscription);
+                }
                 let notice = Notice::read(&self.store.keys, &response);
                 self.obey(judge(known, notice), known, subscription)
             }

@@ -265,6 +265,8 @@ async fn a_lease_that_is_revoked_while_it_is_renewed_is_gone() {
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
+    // An answer is on its way for a second, and for two if it comes in two parts.
+    options.timeout = Duration::from_secs(20);
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let ids = server.ctl(&["lease", "list"]);

@@ -214,7 +214,8 @@ async fn a_dropped_watch_ends_its_subscription() {
             open(&mut watch);
             watchers()
         },
-        Some("1".to_owned()),
+        // That of the leases, and that of the configuration.
+        Some("2".to_owned()),
     );
     drop(watch);
     until_equal(watchers, Some("0".to_owned()));

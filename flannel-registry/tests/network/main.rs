@@ -7,6 +7,7 @@
     reason = "a test may fail in its helpers too"
 )]
 
+mod config;
 mod ending;
 mod external;
 mod lease;

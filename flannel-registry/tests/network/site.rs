@@ -83,10 +83,15 @@ pub(crate) fn start_on(
     options.previous = previous.map(key);
     options.seed = Some(3);
     options.external_changes = moved.boxed();
+    Node { moves, ..start_with(options, host) }
+}
+
+/// A host that nothing moves.
+pub(crate) fn start_with(options: NetworkOptions, host: FakeBackend) -> Node {
     let (network, task) = Network::new(options);
     let events = Box::new(network.events());
     let task = tokio::spawn(task.run());
-    Node { network, task, events, host, moves }
+    Node { network, task, events, host, moves: tokio::sync::mpsc::unbounded_channel().0 }
 }
 
 impl Node {

@@ -109,6 +109,12 @@ pub(crate) const SECTIONS: &[Section] = &[
                  registry is more likely at fault than they are; 0 never keeps any",
             ),
             switch(
+                "follow-config",
+                |s| &mut s.follow_config,
+                "take in another network config as soon as etcd tells of it; without it, only when told to by SIGHUP \
+                 or at a restart, so that hosts can be moved one after the other",
+            ),
+            switch(
                 "release-on-exit",
                 |s| &mut s.release_on_exit,
                 "when told to end, remove device, routes and subnet file, and give the subnet lease back, \

@@ -83,6 +83,7 @@ fn every_flag_reaches_its_option() {
             "-status-socket=/a.sock",
             "-keep-udp-device",
             "-etcd-api=v2",
+            "-follow-config=false",
             "",
             "-iface=eth9",
         ],
@@ -123,6 +124,7 @@ fn every_flag_reaches_its_option() {
             mass_expiry_hold: Duration::from_secs(60),
             lease_ttl: Duration::from_secs(5400),
             renew_margin: Some(Duration::from_secs(900)),
+            follow_config: false,
             release_on_exit: true,
             keep_udp_device: true,
             log: LogOptions {

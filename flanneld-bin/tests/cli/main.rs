@@ -71,6 +71,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
         "  -etcd-password string",
         "  -etcd-prefix string",
         "  -etcd-username string",
+        "  -follow-config",
         "  -healthz-ip string",
         "  -healthz-port int",
         "  -iface value",
@@ -123,7 +124,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
     ] {
         assert!(usage.contains(default), "{default} is not in {usage}");
     }
-    assert_eq!(usage.matches("(default").count(), 15);
+    assert_eq!(usage.matches("(default").count(), 16);
     let (flags, others) = usage.split_once("Other commands:\n").expect("the other commands are named");
     assert!(others.contains("migrate-etcd [OPTION]...\n    \t"), "{others}");
     let descriptions = flags.lines().skip(2).step_by(2);

@@ -8,7 +8,7 @@ use flannel_testing::{PingOptions, RunningPing, eventually, ping};
 use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
 
 /// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
-const FOLLOWED: Duration = Duration::from_secs(8);
+const FOLLOWED: Duration = Duration::from_secs(10);
 
 const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
 

@@ -14,6 +14,7 @@ mod healing;
 mod identity;
 mod interfaces;
 mod killed;
+mod live;
 mod living;
 mod migrate;
 mod mixed;

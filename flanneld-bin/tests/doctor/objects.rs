@@ -47,10 +47,12 @@ fn what_a_daemon_cannot_put_right_is_named_with_what_is_in_its_way() {
     // The smaller metric counts, and the daemon leaves what is not its own.
     let route = format!("ip route replace {other} via 192.168.64.254 proto static");
     site.shell(&format!("ip route delete {other}; {route}"));
-    let report = site.doctor();
-    let ids: Vec<_> = report.ids().into_iter().collect();
-    assert_eq!(ids, ["network-overlaps-route", "objects-missing"], "{:#?}", report.findings);
-    site.apply(report.finding("network-overlaps-route").unwrap());
+    let found = eventually(PATIENCE, || {
+        let report = site.doctor();
+        let is_it = report.ids().into_iter().eq(["network-overlaps-route", "objects-missing"]);
+        if is_it { Ok(report) } else { Err(format!("{:#?}", report.findings)) }
+    });
+    site.apply(found.unwrap().finding("network-overlaps-route").unwrap());
     eventually(PATIENCE, || site.ids().is_empty()).unwrap();
 }
 

@@ -4,6 +4,7 @@
 //! which makes a test of every check below. Each check wants a store of its own, and panics where a promise is broken.
 
 mod bad_records;
+mod config;
 mod follow;
 mod terms;
 mod watches;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use flannel_core::{Lease, LeaseAttrs, RegistryError, SubnetKey, SubnetRegistry, Term};
 
 pub use bad_records::*;
+pub use config::*;
 pub use terms::*;
 pub use watches::*;
 pub use writes::*;
@@ -91,6 +93,7 @@ macro_rules! registry_contract {
             a_bad_record_hides_no_other_in_a_list
             a_bad_record_hides_no_other_in_a_watch
             the_cost_does_not_grow_with_the_number_of_hosts
+            another_configuration_is_noticed
         }
     };
     (@each #[$test:meta] $subject:expr; $($check:ident)*) => {$(

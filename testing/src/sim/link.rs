@@ -286,6 +286,10 @@ impl SubnetRegistry for Link {
         self.call(Call::Config, None, self.store.config()).await
     }
 
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.config_changes()
+    }
+
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         self.call(Call::List, None, self.store.list()).await
     }

@@ -34,6 +34,10 @@ impl LeaseManager for Observed {
         self.inner.config().await
     }
 
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.inner.config_changes()
+    }
+
     async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         self.inner.recall(public).await
     }
