@@ -305,8 +305,8 @@ mod tests {
     fn a_command_that_hangs_is_killed_with_all_that_it_started() {
         let note = env::temp_dir().join(format!("flannel-shell-{}", std::process::id()));
         let script = format!("sleep 1234 & echo $! >{}; sleep 1234", note.display());
-        let error = run(&shell(Duration::from_secs(1)), &script, &[], "").unwrap_err();
-        assert_eq!(error, "did not end within 1 s (CommandTimeout), and was killed");
+        let error = run(&shell(Duration::from_secs(3)), &script, &[], "").unwrap_err();
+        assert_eq!(error, "did not end within 3 s (CommandTimeout), and was killed");
         let pid = std::fs::read_to_string(&note).unwrap();
         std::fs::remove_file(&note).unwrap();
         let path = format!("/proc/{}/status", pid.trim());

@@ -44,7 +44,8 @@ impl Default for DampingOptions {
 ///
 /// - A peer that leaves alone leaves at once.
 /// - When more than the share have left within the window, all of them are held: those whose departure was passed on
-///   already are told again. While any peer is held, others that leave are held with them.
+///   already are told again. While any peer is held, others that leave are held with them. One that left and came back
+///   in the same breath as others left counts.
 /// - A held peer stops being held when it is told again, when its host takes another subnet, or when the time is over.
 /// - A subnet whose host is there under another one was given up; it leaves at once and does not count.
 ///
@@ -131,10 +132,11 @@ impl Damping {
     pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<PeerChange> {
         self.stop_counting(now);
         let (mut passed, mut leaving) = (Vec::new(), BTreeMap::new());
+        let mut back = 0;
         for change in changes {
             match change {
                 LeaseChange::Put(lease) => {
-                    leaving.remove(&lease.subnet);
+                    back += usize::from(leaving.remove(&lease.subnet).is_some());
                     self.put(lease, &mut passed);
                 }
                 LeaseChange::Removed(subnet) if self.held.contains_key(&subnet) => {}
@@ -147,7 +149,7 @@ impl Damping {
         if leaving.is_empty() {
             return passed;
         }
-        if self.is_doubtful(leaving.len()) {
+        if self.is_doubtful(leaving.len() + back) {
             self.hold(leaving, now, &mut passed);
         } else {
             for (subnet, lease) in leaving {
@@ -212,7 +214,8 @@ impl Damping {
         });
     }
 
-    /// Tells whether so many more departures are too many to be believed.
+    /// Tells whether so many more departures are too many to be believed. Those who are back already count: that some were
+    /// quicker than this host looked makes the departure of the others no more likely.
     fn is_doubtful(&self, leaving: usize) -> bool {
         if self.options.hold.is_zero() {
             return false;

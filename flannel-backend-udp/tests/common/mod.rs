@@ -13,10 +13,10 @@ use flannel_backend_udp::{Offloads, OpenUdp, UdpCounters, UdpCounts};
 use flannel_backend_vxlan::external_interface;
 use flannel_core::{
     Backend, BackendError, Dirty, ExternalInterface, Lease, LeaseAttrs, LeaseChange, NetworkConfig,
-    OpenBackend, OpenRequest, PeerSet, Revision, SyncReport, SyncRequest, Term,
+    OpenBackend, OpenRequest, PeerSet, Revision, SyncReport, SyncRequest, Term, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_testing::{Lab, LabOptions, Pod, datagrams_in_flight, output_in, program, transfer};
+use flannel_testing::{Lab, LabOptions, Pod, datagrams_in_flight, eventually, output_in, program, transfer};
 use ipnet::IpNet;
 
 /// How long to wait for something that the kernel does in its own time.
@@ -66,7 +66,7 @@ impl Station {
         let external = external_interface(namespace, setup.interface).unwrap();
         let opener = opener.with_offloads(setup.offloads);
         let counters = opener.counters();
-        let backend = open(&opener, &config, &external).unwrap();
+        let backend = open_once_free(&opener, &config, &external);
         let own = Lease {
             subnet: subnet(n, &config).parse().unwrap(),
             attrs: backend.attrs().at(external.public.used_by(&config)),
@@ -126,6 +126,20 @@ impl Station {
     pub(crate) fn counts(&self) -> UdpCounts {
         self.counters.read()
     }
+}
+
+/// Opens a backend once the port is free: a program that another test starts holds the socket of one that has just ended
+/// open until it runs.
+fn open_once_free(
+    opener: &OpenUdp,
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+) -> Box<dyn Backend> {
+    let opened = eventually(DEADLINE, || match open(opener, config, external) {
+        Err(error) if chain(&error).contains("Address already in use") => Err(chain(&error)),
+        other => Ok(other),
+    });
+    opened.unwrap().unwrap()
 }
 
 pub(crate) fn open(

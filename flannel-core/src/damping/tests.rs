@@ -139,6 +139,17 @@ fn who_leaves_and_comes_back_in_one_breath_has_not_left() {
     assert_eq!(damping.held(), 0);
 }
 
+/// The first hosts that take their leases again are heard of together with the loss of all of them.
+#[test]
+fn those_who_are_back_in_one_breath_make_the_others_no_less_doubtful() {
+    let now = Instant::now();
+    let mut damping = of(2, now);
+    assert_eq!(damping.filter(vec![removed(1), removed(2), put(1)], now), []);
+    assert_eq!((damping.is_held(&key(1)), damping.is_held(&key(2))), (false, true));
+    assert_eq!(damping.filter(vec![put(2)], now + SECOND), []);
+    assert_eq!((damping.held(), damping.due()), (0, None));
+}
+
 proptest! {
     /// Whatever happens: the changes passed on give the peers that it says it knows; nobody who is there is missing;
     /// and when the time is over, exactly those are left who are there.

@@ -103,6 +103,10 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use flannel_testing::eventually;
+
     use super::*;
 
     /// A directory of this test's own, which is removed at its end.
@@ -144,7 +148,9 @@ mod tests {
         let directory = Directory::new("socket-stale");
         let path = directory.0.join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        let first = Socket::open(&path).expect("the one before was left behind");
+        // A program that another test starts at this moment holds it open until it runs.
+        let first = eventually(Duration::from_secs(30), || Socket::open(&path));
+        let first = first.expect("the one before was left behind");
         let second = Socket::open(&path).expect_err("it is served");
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         assert!(UnixStream::connect(&path).is_ok());

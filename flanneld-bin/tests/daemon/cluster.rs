@@ -16,7 +16,7 @@ use ipnet::IpNet;
 pub(crate) const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 /// Long enough for a machine under load; on an idle one everything here takes milliseconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The last address of the lab's first segment: the switch, where etcd runs.
 pub(crate) const SWITCH: &str = "192.168.64.254";

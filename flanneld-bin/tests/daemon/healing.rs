@@ -1,8 +1,13 @@
 //! What people break by hand, with the programs that people use, and what becomes of it.
 
+use std::time::Duration;
+
 use flannel_testing::{Pod, eventually};
 
 use crate::cluster::{Cluster, PATIENCE, check_ping};
+
+/// So long a repair may take: half of the time between two audits.
+const NOTICED: Duration = Duration::from_secs(30);
 
 /// Another overlay on the host, and a route, a neighbour and a bridge that have nothing to do with ours.
 const FOREIGN: [&str; 9] = [
@@ -73,7 +78,7 @@ fn breaks(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: &[Stri
         // The daemon may be faster than the second half of a damage.
         cluster.lines(0, command);
     }
-    eventually(PATIENCE, || {
+    eventually(NOTICED, || {
         let now = overlay(cluster);
         if now == before { Ok(()) } else { Err(format!("{now:#?} instead of {before:#?}")) }
     })

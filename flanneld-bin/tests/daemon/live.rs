@@ -1,11 +1,9 @@
 //! The network config changes while the daemons run, and while pods talk.
 
-use std::os::unix::net::UnixDatagram;
-
 use flannel_netlink::Netlink;
 use flannel_testing::{Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_until_told};
+use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, running_ping};
 use crate::observed::run;
 
 const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
@@ -152,15 +150,11 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
 fn what_can_change_live_does_and_what_cannot_is_said() {
     let mut cluster = Cluster::new(2);
     cluster.configure(VXLAN);
-    let socket = cluster.subnet_file(0).with_file_name("notify");
-    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = cluster.command(0);
-    command.arg("-ip-masq").env("NOTIFY_SOCKET", &socket);
-    cluster.start_as(0, command);
+    let (mut manager, mut command) = (Told::new(), cluster.command(0));
+    command.arg("-ip-masq");
+    manager.start(&mut cluster, 0, &command);
     cluster.wait_until_ready(0);
-    wait_until_told(&manager, "READY=1\n");
+    manager.wait_for("READY=1\n");
     cluster.start(1);
     cluster.wait_until_ready(1);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
@@ -174,8 +168,8 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     // Another network of the tunnel, another port, a smaller MTU, and a wider network to choose from.
     cluster
         .configure(r#"{"Network":"10.4.0.0/15","Backend":{"Type":"vxlan","VNI":7,"Port":8473,"MTU":1400}}"#);
-    wait_until_told(&manager, "RELOADING=1\nMONOTONIC_USEC=");
-    wait_until_told(&manager, "READY=1\n");
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     assert_eq!(cluster.subnet_env(0, "FLANNEL_NETWORK"), "10.4.0.0/15");
     eventually(PATIENCE, || cluster.subnet_env(0, "FLANNEL_MTU") == "1350").unwrap();
     wait_for_lines(&mut cluster, 1, TAKEN_IN, 1);
@@ -192,9 +186,13 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
         cluster.lines(0, "ip route").iter().any(|line| line.contains("via 192.168.64.2 "))
     })
     .unwrap();
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     ping.wait_for_answers(20, PATIENCE).unwrap();
     cluster.configure(VXLAN);
     eventually(PATIENCE, || (0..2).all(|host| cluster.routes(host).len() == 1)).unwrap();
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     ping.wait_for_answers(20, PATIENCE).unwrap();
     println!("to another VNI and port, to host-gw, and back: {}", ping.stop());
 
@@ -220,8 +218,8 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     // By hand, the same again: nothing new, and the service manager hears the end of it.
     cluster.configure(VXLAN);
     cluster.daemon(0).signal(SIGHUP).unwrap();
-    wait_until_told(&manager, "RELOADING=1\nMONOTONIC_USEC=");
-    wait_until_told(&manager, "READY=1\n");
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
+    manager.wait_for("READY=1\n");
     let in_order = || {
         let (_, status, _) = run(&cluster, 0, &["status"]);
         if status.contains("\nin order\n") { Ok(()) } else { Err(status) }

@@ -65,6 +65,8 @@ fn a_stream_becomes_one_write() {
             let (writes, out) = through(&packets);
             assert_eq!(writes, 1, "tcp: {is_tcp}");
             assert_eq!(out, packets.iter().map(|packet| one_hop_later(packet)).collect::<Vec<_>>());
+            let (writes, out) = through(&stream(&base, &[100; 100], is_tcp));
+            assert_eq!((writes, out.len()), (2, 100), "no more pieces than a write takes, tcp: {is_tcp}");
         }
     }
 }
