@@ -105,6 +105,7 @@ impl Host {
         let (name, v4) = ("eth0".to_owned(), public.v4);
         let external = ExternalInterface { name, index: 2, mtu: 1500, v4, v6: None, public };
         let mut options = NetworkOptions::new(manager, backend, external);
+        options.follow_config = true;
         options.previous = self.remembers.filter(|_| birth.with_memory);
         options.audit_every = birth.audit_every;
         options.event_backlog = 1;
