@@ -106,7 +106,7 @@ pub trait BackendSubject {
 /// }
 /// ```
 ///
-/// It takes an expression for a fresh [`BackendSubject`](crate::contract::backend::BackendSubject).
+/// It takes an expression for a fresh [`BackendSubject`].
 #[macro_export]
 macro_rules! backend_contract {
     ($subject:expr) => {

@@ -85,7 +85,7 @@ pub trait LeaseManagerSubject: Send + Sync {
 /// ```
 ///
 /// The first part is the attribute of each test, the second an expression for a fresh
-/// [`LeaseManagerSubject`](crate::contract::manager::LeaseManagerSubject), which may await.
+/// [`LeaseManagerSubject`], which may await.
 #[macro_export]
 macro_rules! lease_manager_contract {
     (#[$test:meta] $subject:expr) => {
