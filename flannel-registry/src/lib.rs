@@ -58,6 +58,7 @@ mod local_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
+#[cfg(any(feature = "etcd-v2", feature = "etcd-v3", feature = "memory"))]
 mod news;
 mod remembered;
 mod sys;

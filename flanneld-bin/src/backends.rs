@@ -79,7 +79,13 @@ impl OpenBackend for Backends {
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         match request.config.backend.name.to_lowercase().as_str() {
-            "vxlan" => OpenVxlan::new(self.namespace.clone()).plan(request),
+            "vxlan" => {
+                let mut plan = OpenVxlan::new(self.namespace.clone()).plan(request)?;
+                // Those are reached by UDP beside the tunnel.
+                let is_udp = |peer| request.peers.peer(&peer).is_some_and(|lease| carriers::is_udp(lease));
+                plan.unreachable.retain(|failure| !is_udp(failure.peer));
+                Ok(plan)
+            }
             "host-gw" => OpenHostGw::new(self.namespace.clone()).plan(request),
             "udp" => Err(BackendError::Host(
                 "there is nothing to plan for the backend udp: its device ends with its daemon, and a start makes \

@@ -142,9 +142,6 @@ impl Carriers {
 
     /// Takes in who the peers are that carry UDP only. Costs what changed.
     fn look(&mut self, peers: &PeerSet, dirty: &Dirty) {
-        let is_udp = |lease: &Lease| {
-            lease.attrs.backend_type == BackendType::UNNAMED || lease.attrs.backend_type.as_str() == "udp"
-        };
         match dirty {
             Dirty::All => {
                 let all = peers.iter().filter(|lease| is_udp(lease)).map(|lease| lease.subnet);
@@ -225,6 +222,11 @@ impl Carriers {
         }
         report.merge(done);
     }
+}
+
+/// Tells whether a host is reached by UDP beside a tunnel. Upstream's leases of this backend name none.
+pub(super) fn is_udp(lease: &Lease) -> bool {
+    lease.attrs.backend_type == BackendType::UNNAMED || lease.attrs.backend_type.as_str() == "udp"
 }
 
 /// What becomes of the other backend.

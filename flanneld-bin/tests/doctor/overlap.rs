@@ -1,6 +1,8 @@
 //! Other networks in the range of ours.
 
-use crate::cluster::VXLAN;
+use flannel_testing::eventually;
+
+use crate::cluster::{PATIENCE, VXLAN};
 use crate::site::{Site, what};
 
 #[test]
@@ -28,4 +30,17 @@ fn a_network_on_top_of_the_underlay_is_moved_to_a_free_range() {
         site.cluster.configure(&VXLAN.replace("10.5.0.0/16", "192.168.0.0/16"));
     });
     assert!(config().contains("10.244.0.0/16") && config().contains("vxlan"), "{}", config());
+}
+
+#[test]
+fn the_device_for_peers_without_a_tunnel_is_in_nobodys_way() {
+    let site = Site::running(2);
+    let before = site.ids();
+    let record = r#"{"PublicIP":"192.168.64.254","BackendType":"udp"}"#;
+    site.cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/10.5.250.0-24", record]).unwrap();
+    eventually(PATIENCE, || {
+        !site.shell("ip route show 10.5.0.0/16 dev flannel0 2>/dev/null; true").is_empty()
+    })
+    .unwrap();
+    site.is_as(&before, "nothing");
 }

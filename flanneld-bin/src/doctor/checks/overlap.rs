@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_netlink::{Address, Route, RouteKind};
+use flannel_netlink::{Address, LinkKind, Route, RouteKind};
 use ipnet::IpNet;
 
 use super::registry::{free_network, with_network};
@@ -102,6 +102,7 @@ pub(in crate::doctor) fn routes(facts: &Facts) -> Vec<Finding> {
 
 fn is_known(facts: &Facts, route: &Route) -> bool {
     let is_ours = facts.devices().any(|device| route.index == Some(device.index));
+    let is_beside = route.index.is_some_and(|index| is_udp_beside(facts, index));
     let is_own_subnet =
         facts.own().is_some_and(|own| own.subnet.nets().any(|subnet| subnet.contains(&route.destination)));
     // Direct routes lead to the peer that has the subnet.
@@ -113,5 +114,15 @@ fn is_known(facts: &Facts, route: &Route) -> bool {
     let is_kernels = route.protocol == Route::PROTOCOL_KERNEL;
     // With -ip-blackhole-route there is one for the own subnet, and without a lease nobody knows whose it was.
     let is_blackhole = route.kind == RouteKind::Blackhole;
-    is_ours || is_own_subnet || is_direct || is_kernels || is_blackhole
+    is_ours || is_beside || is_own_subnet || is_direct || is_kernels || is_blackhole
+}
+
+/// Tells whether a link is the device by which this host carries UDP beside its tunnel, for peers that have none.
+fn is_udp_beside(facts: &Facts, index: u32) -> bool {
+    let is_tun = facts.links.iter().any(|link| link.index == index && link.kind == LinkKind::Tun);
+    let mut addresses = facts.addresses.iter().filter(|address| address.index == index);
+    is_tun
+        && facts.own().is_some_and(|own| {
+            addresses.any(|address| own.subnet.nets().any(|subnet| subnet.contains(&address.net)))
+        })
 }
