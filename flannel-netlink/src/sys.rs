@@ -30,9 +30,10 @@ pub(crate) fn unshare_network() -> io::Result<()> {
 
 /// Sets how long a receive may block (`SO_RCVTIMEO`).
 pub(crate) fn set_receive_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
+    // Its members have other types on other platforms.
     let value = libc::timeval {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_usec: libc::suseconds_t::from(timeout.subsec_micros() as i32),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i32::MAX.into()),
+        tv_usec: (timeout.subsec_micros() as i32).into(),
     };
     set_option(socket.as_fd(), libc::SO_RCVTIMEO, &value)
 }
