@@ -23,7 +23,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::acquire::name;
-use super::peers::OwnRecord;
+use super::peers::{OwnRecord, Sign};
 use super::{Holder, Shared};
 use crate::clock::sleep_until;
 
@@ -105,7 +105,7 @@ impl<R: SubnetRegistry> Keep<R> {
             // The sender cannot be gone: it is shared with this stream.
             tokio::select! {
                 biased;
-                _ = self.news.changed() => self.hear(),
+                _ = self.news.changed() => self.hear().await,
                 () = due => self.renew().await,
             }
         }
@@ -173,7 +173,7 @@ impl<R: SubnetRegistry> Keep<R> {
     }
 
     /// Takes in what the watch heard.
-    fn hear(&mut self) {
+    async fn hear(&mut self) {
         self.news.mark_unchanged();
         let mut news = None;
         // Taken away, so that what comes next need not repeat that the store went back.
@@ -181,15 +181,17 @@ impl<R: SubnetRegistry> Keep<R> {
             news = heard.take();
             false
         });
-        let is_new = |news: &OwnRecord| {
-            news.subnet == self.own.subnet && (news.restored || news.revision > self.own.revision)
-        };
-        let Some(news) = news.filter(is_new) else {
+        let Some(news) = news.filter(|news| news.subnet == self.own.subnet) else {
             return;
         };
-        match news.lease {
-            Some(lease) => self.see(&lease),
-            None => self.lose(format!("the lease of {} was removed or ran out", self.own.subnet)),
+        let is_own_write = news.lease.is_some() && news.revision == self.own.revision;
+        match (news.lease, news.sign) {
+            (lease, sign) if news.revision > self.own.revision || sign == Sign::Undone => match lease {
+                Some(lease) => self.see(&lease),
+                None => self.lose(format!("the lease of {} was removed or ran out", self.own.subnet)),
+            },
+            (_, Sign::Doubtful) if !is_own_write => self.read_back().await,
+            _ => {}
         }
     }
 

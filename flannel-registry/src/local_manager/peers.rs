@@ -19,8 +19,19 @@ pub(super) struct OwnRecord {
     pub(super) lease: Option<Arc<Lease>>,
     /// When it was written or removed.
     pub(super) revision: Revision,
-    /// Whether the store went back in time, so that a smaller revision is news too.
-    pub(super) restored: bool,
+    pub(super) sign: Sign,
+}
+
+/// What it means if [`OwnRecord::revision`] is smaller than that of the last own write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sign {
+    /// An event that comes late: the write is still to be heard of.
+    Late,
+    /// A list that was made before the write, or after the store went back in time. This watch may have been silent
+    /// since before the write, so it cannot tell.
+    Doubtful,
+    /// The store went back in time: the write is undone.
+    Undone,
 }
 
 /// So many events are taken in at once if they are there; bounded, so that a storm without end is told in parts.
@@ -113,8 +124,10 @@ impl Peers {
             return;
         };
         let heard = match event {
-            RegistryEvent::Put(lease) if lease.subnet == self.own => (Some(lease), lease.revision, false),
-            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => (None, *revision, false),
+            RegistryEvent::Put(lease) if lease.subnet == self.own => {
+                (Some(lease), lease.revision, Sign::Late)
+            }
+            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => (None, *revision, Sign::Late),
             RegistryEvent::Snapshot(snapshot) => {
                 let unreadable = |record: &BadRecord| record.subnet == Some(self.own);
                 if snapshot.bad.iter().any(unreadable) {
@@ -128,7 +141,8 @@ impl Peers {
                     Some(own) => own.revision < known.revision,
                     None => snapshot.revision <= known.revision,
                 });
-                (own, revision, is_older || snapshot.revision < self.leases.revision())
+                let went_back = is_older || snapshot.revision < self.leases.revision();
+                (own, revision, if went_back { Sign::Undone } else { Sign::Doubtful })
             }
             RegistryEvent::Put(_)
             | RegistryEvent::Deleted(..)
@@ -137,12 +151,12 @@ impl Peers {
             | RegistryEvent::Silent(_)
             | RegistryEvent::Heard => return,
         };
-        let (lease, revision, restored) = heard;
-        let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, restored };
+        let (lease, revision, sign) = heard;
+        let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, sign };
         news.send_modify(|heard| {
             let before = heard.take().filter(|before| before.subnet == record.subnet);
-            let restored = record.restored || before.is_some_and(|before| before.restored);
-            *heard = Some(OwnRecord { restored, ..record });
+            let sign = before.map_or(sign, |before| before.sign.max(sign));
+            *heard = Some(OwnRecord { sign, ..record });
         });
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use flannel_core::{Backoff, KeepEvent, LeaseManager, LeaseRequest, SubnetRegistry, renew_after};
+use flannel_core::{Backoff, KeepEvent, LeaseManager, LeaseRequest, PeerEvent, SubnetRegistry, renew_after};
 use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
 use flannel_testing::{Call, Fault, FaultyRegistry};
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::time::Instant;
 
 use crate::site::*;
@@ -296,4 +297,43 @@ async fn a_lease_is_lost_with_a_store_that_went_back_and_has_grown_as_far_as_it_
         }
     });
     assert!(matches!(lost.await, Ok(Some(KeepEvent::Lost(_)))), "the list does not hold it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_lost_with_a_store_that_went_back_although_the_watch_never_heard_of_the_lease() {
+    let site = site();
+    let before = site.store.backup();
+    let own = site.acquire().await.unwrap();
+    let mut peers = site.manager.watch(own.subnet);
+    let mut keep = site.manager.keep(own);
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    site.store.restore(before);
+    follow_for_a_second(&mut peers).await;
+    let lost = tokio::time::timeout(Duration::from_secs(9), keep.next()).await;
+    assert!(matches!(lost, Ok(Some(KeepEvent::Lost(_)))), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_from_before_the_own_write_that_comes_late_is_no_dispute() {
+    let site = site();
+    let own = site.acquire().await.unwrap();
+    let mut peers = site.manager.watch(own.subnet);
+    let mut keep = site.manager.keep(own.clone());
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    site.store.update(&own, &vxlan("0a:00:00:00:00:09"), DAY).await.unwrap();
+    assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
+    // The watch gets its list while the record is being put right.
+    site.faulty.fail_next(Call::Update, [Fault::Late(Duration::from_secs(10))]);
+    site.faulty.cut_watches();
+    let (renewed, ()) = tokio::join!(keep.next(), follow_for_a_second(&mut peers));
+    assert_eq!(renewed, Some(KeepEvent::Renewed(DAY)));
+    for _ in 0..6 {
+        let event = keep.next().await;
+        assert!(matches!(event, Some(KeepEvent::Waiting(_) | KeepEvent::Renewed(_))), "{event:?}");
+    }
+}
+
+async fn follow_for_a_second(peers: &mut BoxStream<'static, PeerEvent>) {
+    let follow = async { while peers.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(1), follow).await.unwrap_err();
 }

@@ -3,6 +3,7 @@
 use flannel_core::{KeepEvent, LeaseManager, Term};
 use flannel_testing::Call;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::time::timeout;
 
 use crate::site::*;
@@ -46,4 +47,28 @@ async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
     assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
     let record = site.list().await.remove(0);
     assert_eq!((record.attrs, record.term), (own.attrs, Term::Permanent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_comes_back_with_a_restored_store_gets_our_data_back_although_nobody_heard_of_it()
+{
+    let site = site();
+    let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
+    let mut peers = site.manager.watch(own.subnet);
+    let mut keep = site.manager.keep(own.clone());
+    assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
+    // The watch hears nothing of this: only the renewal finds it.
+    site.store.put_raw("10.5.9.0-24", vxlan("0a:00:00:00:00:09").to_record().as_bytes());
+    let backup = site.store.backup();
+    let put_right = async |keep: &mut BoxStream<'static, KeepEvent>| {
+        assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
+        assert!(matches!(keep.next().await, Some(KeepEvent::Renewed(_))));
+        assert_eq!(keep.next().await, Some(KeepEvent::Permanent));
+        assert_eq!(site.list().await.remove(0).attrs, own.attrs);
+    };
+    put_right(&mut keep).await;
+
+    site.store.restore(backup);
+    let _peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
+    timeout(DAY, put_right(&mut keep)).await.expect("the record says what another device is");
 }
