@@ -10,6 +10,40 @@ use std::sync::Arc;
 ///
 /// The device and the sockets then stay where they are over a restart: packets wait in their queues until the next
 /// process takes them back. The backend keeps `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6`.
+///
+/// One that lasts as long as the program, for a network that is opened again and again within it:
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::io;
+/// use std::os::fd::{BorrowedFd, OwnedFd};
+/// use std::sync::{Arc, Mutex};
+/// use flannel_backend_udp::{DescriptorStore, OpenUdp};
+/// use flannel_netlink::Namespace;
+///
+/// #[derive(Debug, Default)]
+/// struct Drawer(Mutex<BTreeMap<String, OwnedFd>>);
+///
+/// impl DescriptorStore for Drawer {
+///     fn kept(&self, name: &str) -> Vec<OwnedFd> {
+///         let drawer = self.0.lock().unwrap();
+///         drawer.get(name).and_then(|kept| kept.try_clone().ok()).into_iter().collect()
+///     }
+///     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+///         self.0.lock().unwrap().insert(name.to_owned(), descriptor.try_clone_to_owned()?);
+///         Ok(())
+///     }
+///     fn forget(&self, name: &str) -> io::Result<()> {
+///         self.0.lock().unwrap().remove(name);
+///         Ok(())
+///     }
+/// }
+///
+/// let drawer = Arc::new(Drawer::default());
+/// let opener = OpenUdp::new(Namespace::current()?).with_store(drawer.clone());
+/// # drop(opener);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait DescriptorStore: fmt::Debug + Send + Sync {
     /// Returns copies of what is kept under a name.
     fn kept(&self, name: &str) -> Vec<OwnedFd>;

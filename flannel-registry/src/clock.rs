@@ -13,6 +13,38 @@ use tokio::time::Instant;
 use crate::sys;
 
 /// What time it is, counted from any moment on. Never runs backwards.
+///
+/// A clock that a program runs ahead by itself, as it finds that time was lost:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use std::time::{Duration, Instant};
+/// use flannel_registry::{Clock, LocalManager, LocalManagerOptions, MemoryRegistry};
+///
+/// #[derive(Debug)]
+/// struct Resumed {
+///     started: Instant,
+///     lost_seconds: AtomicU64,
+/// }
+///
+/// impl Clock for Resumed {
+///     fn now(&self) -> Duration {
+///         self.started.elapsed() + Duration::from_secs(self.lost_seconds.load(Ordering::Relaxed))
+///     }
+///     fn nap(&self) -> Option<Duration> {
+///         Some(Duration::from_secs(1))
+///     }
+/// }
+///
+/// let clock = Arc::new(Resumed { started: Instant::now(), lost_seconds: AtomicU64::new(0) });
+/// let mut options = LocalManagerOptions::default();
+/// options.clock = clock.clone();
+/// let manager = LocalManager::with_options(MemoryRegistry::new(), options);
+/// clock.lost_seconds.fetch_add(3600, Ordering::Relaxed);
+/// assert!(clock.now() >= Duration::from_secs(3600), "a renewal that was due meanwhile is made within a second");
+/// # drop(manager);
+/// ```
 pub trait Clock: Debug + Send + Sync {
     /// The time since that moment.
     fn now(&self) -> Duration;

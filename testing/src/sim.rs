@@ -40,7 +40,8 @@ const GRACE: Duration = Duration::from_secs(60);
 /// The longest time between two renewals of a lease: a third of its time to live.
 const RENEWAL: Duration = Duration::from_secs(8 * 3600);
 
-/// The store of a simulation, and what can be done to it past the hosts.
+/// The store of a simulation, and what can be done to it past the hosts. `flannel-registry/tests/simulation/store.rs` in
+/// the repository simulates hosts on its registry in memory, over managers of its own.
 pub trait SimStore {
     /// Returns a handle to the store. It answers at once, so that what delays is the links.
     fn registry(&self) -> Arc<dyn SubnetRegistry>;

@@ -7,7 +7,7 @@ use crate::backend::SyncReport;
 
 /// A table with its tracker, whatever its objects are.
 ///
-/// A [`Reconciler`] of any table is one; [`Table`] has an example.
+/// A [`Reconciler`] of any table is one; [`Table`] has an example, which [`pass()`] goes through.
 pub trait Layer {
     /// Reads the table if it is in doubt; `what` names it in the report.
     fn look(&mut self, what: &str) -> SyncReport;

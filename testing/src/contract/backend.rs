@@ -27,7 +27,8 @@ pub use peers::*;
 /// A host under test on which no backend ever ran, and what anybody sees of it and does to it.
 ///
 /// Its own subnet is 10.5.1.0/24. Its peers have the subnets 10.5.2.0/24 to 10.5.9.0/24 and addresses in
-/// 192.168.64.0/24, the network of its interface; none of them need exist.
+/// 192.168.64.0/24, the network of its interface; none of them need exist. `flannel-backend-vxlan/tests/contract.rs` in the
+/// repository is one in namespaces of the kernel, `testing/tests/backend_contract.rs` one in memory.
 pub trait BackendSubject {
     /// Opens backends on the host, as each start of a program does.
     fn opener(&self) -> Box<dyn OpenBackend>;

@@ -24,6 +24,9 @@ pub use watch::*;
 pub use words::*;
 
 /// A store without a configuration and without leases, the managers of its hosts, and what only its operator can do.
+///
+/// [`OverRegistry`] is one of a [`RegistrySubject`], for the managers of any store; `testing/tests/fed_contract.rs` in the
+/// repository is one without a store.
 #[async_trait]
 pub trait LeaseManagerSubject: Send + Sync {
     /// Opens the manager of host number `host`, as each start of the host does. Leases that it gets last for `ttl`

@@ -24,6 +24,8 @@ pub use watches::*;
 pub use writes::*;
 
 /// An empty store under test, and what only its operator can do to it.
+///
+/// `flannel-registry/tests/contract_memory.rs` in the repository is one in memory, `tests/etcd3` has those on etcd.
 #[async_trait]
 pub trait RegistrySubject: Send + Sync {
     /// Opens the registry as one more host does.

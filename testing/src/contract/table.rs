@@ -2,7 +2,8 @@
 
 use flannel_core::reconcile::{Change, Table};
 
-/// A table under test, empty of objects that are ours, and examples of its objects.
+/// A table under test, empty of objects that are ours, and examples of its objects. `testing/tests/table_contract.rs` in the
+/// repository asks [`FakeTable`](crate::FakeTable), `flannel-backend-vxlan/src/tables/tests.rs` the kernel's.
 pub trait TableSubject {
     /// The table.
     type Table: Table;
