@@ -110,7 +110,8 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError>;
 
-    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`.
+    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`. A permanent
+    /// one stays permanent.
     ///
     /// Answers with the time to live that the store granted.
     ///

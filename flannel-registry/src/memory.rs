@@ -340,7 +340,7 @@ impl State {
             return Duration::ZERO;
         };
         let Some(before) = record.ends else {
-            return Duration::MAX;
+            return ttl;
         };
         record.ends = end(ttl);
         self.ends.remove(&(before, key.to_owned()));
