@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::cache::Cache;
 use file::CacheFile;
-pub(crate) use file::read_file;
+pub(crate) use file::read_cache;
 
 /// A manager in front of another one, which keeps the last known state of the network in a file.
 ///
@@ -258,7 +258,7 @@ impl<M: LeaseManager> Shared<M> {
         let remembered = self.state().memory.as_ref().map(|memory| memory.own.subnet);
         let previous = request.previous.or(remembered);
         let own = self.inner.acquire(LeaseRequest { previous, ..request }).await?;
-        self.state().config.get_or_insert_with(|| request.config.clone());
+        self.state().config = Some(request.config.clone());
         self.confirmed(&own);
         Ok(own)
     }

@@ -56,6 +56,24 @@ async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
+    let site = Site::after_a_run(PEERS).await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    // A running network keeps its subnet under another size, and gets one of that size when it loses it.
+    site.store.set_config(r#"{"Network":"10.5.0.0/16","SubnetLen":25}"#);
+    let config = manager.config().await.unwrap();
+    site.revoke(&own.subnet.to_string()).await;
+    let request = LeaseRequest { config: &config, attrs: &host(1), previous: None };
+    let own = manager.acquire(request).await.unwrap();
+    assert!(config.offers(&own.subnet));
+    let mut events = manager.watch(own.subnet);
+    site.is_written(&mut events, |text| text.contains(&own.subnet.to_string())).await;
+    site.faulty.go_silent();
+    assert_eq!(start(&site.manager()).await.unwrap().subnet, own.subnet);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
