@@ -65,8 +65,17 @@ impl NetworkConfig {
     /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.
     #[must_use]
     pub fn offers(&self, subnet: &SubnetKey) -> bool {
+        self.each_fits(subnet, |pool, net| pool.offers(net))
+    }
+
+    /// Tells whether a subnet of any size lies in the network: a part of each enabled family's.
+    pub(crate) fn has_room_for(&self, subnet: &SubnetKey) -> bool {
+        self.each_fits(subnet, |pool, net| pool.has_room_for(net))
+    }
+
+    fn each_fits(&self, subnet: &SubnetKey, fits: impl Fn(SubnetPool, IpNet) -> bool) -> bool {
         let fits = |pool: Option<SubnetPool>, net: Option<IpNet>| match (pool, net) {
-            (Some(pool), Some(net)) => pool.offers(net),
+            (Some(pool), Some(net)) => fits(pool, net),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
