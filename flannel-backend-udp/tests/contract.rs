@@ -29,6 +29,7 @@ struct Host {
 
 /// The port of the overlay.
 const PORT: u16 = 8285;
+const OTHER_PORT: u16 = 8286;
 
 impl Host {
     fn new() -> Self {
@@ -41,9 +42,11 @@ impl Host {
                 if last != 2 {
                     ip(far, &format!("address add {address}/24 dev eth0"));
                 }
-                let socket = far.run(|| UdpSocket::bind((address, PORT))).unwrap().unwrap();
-                socket.set_nonblocking(true).unwrap();
-                peers.push((address, socket));
+                for port in [PORT, OTHER_PORT] {
+                    let socket = far.run(|| UdpSocket::bind((address, port))).unwrap().unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    peers.push((address, socket));
+                }
             }
         }
         Self { lab, peers, counters: Mutex::default() }
@@ -134,6 +137,10 @@ impl BackendSubject for Host {
 
     fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"udp","Port":65536}"#, "Port"), (r#"{"Type":"udp","Port":"1"}"#, "Port")]
+    }
+
+    fn other_options(&self) -> Vec<&'static str> {
+        vec![r#"{"Type":"udp","Port":8286}"#]
     }
 
     /// The device ends with the backend.

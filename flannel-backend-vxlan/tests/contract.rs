@@ -162,6 +162,19 @@ impl BackendSubject for Host {
             (r#"{"Type":"vxlan","DirectRouting":"yes"}"#, "DirectRouting"),
         ]
     }
+
+    fn other_options(&self) -> Vec<&'static str> {
+        match (self.is_vxlan(), self.options) {
+            (false, _) => vec![r#"{"Type":"host-gw"}"#],
+            (true, "") => vec![
+                r#"{"Type":"vxlan","MTU":1300}"#,
+                r#"{"Type":"vxlan","Port":8473}"#,
+                r#"{"Type":"vxlan","GBP":true}"#,
+                r#"{"Type":"vxlan","DirectRouting":true}"#,
+            ],
+            (true, _) => vec![r#"{"Type":"vxlan"}"#],
+        }
+    }
 }
 
 mod of_vxlan {

@@ -133,6 +133,10 @@ impl BackendSubject for Toy {
         vec![(r#"{"Type":"toy","Size":"large"}"#, "Size")]
     }
 
+    fn other_options(&self) -> Vec<&'static str> {
+        vec![r#"{"Type":"toy","Name":"toy1"}"#]
+    }
+
     /// It notices at once, or never.
     fn notices_within(&self) -> Duration {
         Duration::from_millis(200)
@@ -185,7 +189,8 @@ found! {
         what_somebody_undoes_is_noticed_and_made_again;
     a_word_that_changes: SaysAnotherWordEachTime is found by what_a_host_says_stands;
     packets_larger_than_the_interface_takes: ForgetsItsHeader is found by what_a_host_says_stands;
-    an_option_that_is_passed_over: TakesAnyOption is found by a_wrong_option_is_named;
+    an_option_that_is_passed_over: TakesAnyOption is found by a_wrong_option_is_named,
+        a_configuration_that_cannot_be_used_changes_nothing;
     an_option_that_is_found_too_late: MakesTheDeviceFirst is found by a_wrong_option_is_named;
     an_interface_that_changed: KeepsItsMtu is found by another_mtu_of_the_interface_is_taken_in;
     a_lease_that_leaves_its_address: KeepsOldAddresses is found by another_lease_is_taken_in;
@@ -195,4 +200,9 @@ found! {
     a_plan_that_writes: DoesWhatItPlans is found by a_plan_writes_nothing_and_is_what_is_then_done;
     a_plan_that_forgets_what_is_there: PlansAllAnew is found by a_plan_writes_nothing_and_is_what_is_then_done;
     a_device_that_is_not_there: DescribesAnotherDevice is found by devices_are_described_as_they_are;
+    a_configuration_that_is_passed_over: KeepsItsConfiguration is found by another_configuration_is_taken_in;
+    what_the_old_configuration_asked_for_and_stays: LeavesItsOldDevice is found by
+        another_configuration_is_taken_in;
+    a_configuration_that_is_taken_in_by_half: TakesInHalf is found by
+        a_configuration_that_cannot_be_used_changes_nothing;
 }
