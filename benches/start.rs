@@ -57,11 +57,30 @@ enum Store {
     EtcdV2,
 }
 
+impl Store {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::EtcdV3 => "etcd v3",
+            Self::EtcdV2 => "etcd v2",
+        }
+    }
+}
+
 /// Which public addresses the nodes have.
 #[derive(Clone, Copy, Debug)]
 enum Addresses {
     InARow,
     Scattered,
+}
+
+impl Addresses {
+    fn name(self) -> &'static str {
+        match self {
+            Self::InARow => "in a row",
+            Self::Scattered => "scattered",
+        }
+    }
 }
 
 fn main() {
@@ -92,7 +111,7 @@ fn main() {
             for size in sizes.iter().chain(large) {
                 let run = tokio::runtime::Runtime::new().unwrap().block_on(start(store, addresses, *size));
                 let per_node = mean(&run.calls);
-                let series = format!("{store:?}, {addresses:?}");
+                let series = format!("{}, {}", store.name(), addresses.name());
                 let keep = |what, value: f64| figures::keep("start", what, &series, size, value.into());
                 keep("calls per node", per_node);
                 keep("all known, ms", run.all_known.as_secs_f64() * 1e3);
