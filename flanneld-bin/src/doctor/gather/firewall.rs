@@ -10,7 +10,7 @@ use flannel_firewall::{
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
-use crate::doctor::facts::{Facts, Firewall, Network, publics};
+use crate::doctor::facts::{Facts, Firewall, Network};
 
 /// So many peers' packets are led through the rules: a host that lets in some and not others is found all the same.
 const MOST_PEERS: usize = 256;
@@ -41,7 +41,7 @@ async fn look_for_own_rules(
     firewall: &mut Firewall,
 ) {
     let flags = &facts.options.firewall;
-    let mode = if network.config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
+    let mode = crate::firewall::mode(&network.config);
     let options = FirewallOptions {
         mode,
         rules: flags.rules,
@@ -84,7 +84,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     let mut packets = Vec::new();
     let bridge = facts.pod_bridges().next().map(|link| link.name.clone());
     for peer in facts.peers.iter().take(MOST_PEERS) {
-        let underlay = external.addresses().zip_family(publics(&peer.lease.attrs));
+        let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
         if let (Some(port), Some((local, remote))) = (network.port, underlay) {
             let datagram = |way, incoming, outgoing, source, destination| Packet {
                 way,
