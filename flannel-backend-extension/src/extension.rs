@@ -1,7 +1,6 @@
 //! The extension backend: commands of the operator's carry the traffic.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -278,8 +277,8 @@ fn told(lease: &Lease) -> Result<Told, String> {
 fn subnet_variables(subnet: &SubnetKey, public: PublicAddrs) -> Vec<(&'static str, String)> {
     let name = |is_v4, v4, v6| if is_v4 { v4 } else { v6 };
     let nets = subnet.nets().map(|net| (name(net.addr().is_ipv4(), "SUBNET", "IPV6SUBNET"), net.to_string()));
-    let publics = public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6));
-    let publics =
-        publics.map(|address| (name(address.is_ipv4(), "PUBLIC_IP", "PUBLIC_IPV6"), address.to_string()));
+    let publics = public
+        .addresses()
+        .map(|address| (name(address.is_ipv4(), "PUBLIC_IP", "PUBLIC_IPV6"), address.to_string()));
     nets.chain(publics).collect()
 }
