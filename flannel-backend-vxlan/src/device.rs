@@ -134,15 +134,11 @@ impl DeviceSpec {
         self.find_lower(netlink)?;
         let device = format!("device {}", self.name);
         let link = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let Some(link) = link else {
-            if let Some(other) = self.same_tunnel(netlink) {
-                return Err(self.taken(&other));
-            }
-            return Ok((None, vec![PlannedChange::put(device, None)]));
+        let difference = link.as_ref().and_then(|link| self.difference(link));
+        let Some(link) = link.filter(|_| difference.is_none()) else {
+            self.check_is_free(netlink)?;
+            return Ok((None, vec![PlannedChange::put(device, difference)]));
         };
-        if let Some(difference) = self.difference(&link) {
-            return Ok((None, vec![PlannedChange::put(device, Some(difference))]));
-        }
         let mut changes = Vec::new();
         if self.move_of(&link).is_some() {
             let below = format!("{} at {} below the {device}", self.below.lower_name, self.below.local);
@@ -220,9 +216,7 @@ impl DeviceSpec {
                 },
             };
             // Without this, a device that carries traffic would go for one that cannot be made.
-            if let Some(other) = self.same_tunnel(netlink) {
-                return Err(self.taken(&other));
-            }
+            self.check_is_free(netlink)?;
             tracing::warn!(device = self.name, %difference, "replacing the device");
             if self.mac.is_none() && link.vxlan().is_some() {
                 mac = link.mac.unwrap_or(mac);
@@ -316,13 +310,15 @@ impl DeviceSpec {
             txqlen: Some(0),
             ..NewLink::new(self.name.clone(), NewLinkKind::Vxlan(vxlan))
         };
-        netlink.create_link(&link).map_err(|error| {
-            let other = if error.is_exists() { self.same_tunnel(netlink) } else { None };
-            match other {
-                Some(other) => self.taken(&other),
-                None => self.failed("create", error),
-            }
+        netlink.create_link(&link).map_err(|error| match self.check_is_free(netlink) {
+            Err(taken) if error.is_exists() => taken,
+            _ => self.failed("create", error),
         })
+    }
+
+    /// Refuses to make a device whose tunnel another one has.
+    fn check_is_free(&self, netlink: &mut Netlink) -> Result<(), BackendError> {
+        self.same_tunnel(netlink).map_or(Ok(()), |other| Err(self.taken(&other)))
     }
 
     /// Finds the device under another name that has the tunnel which the kernel grants only once.
