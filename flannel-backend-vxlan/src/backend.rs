@@ -19,6 +19,7 @@ use crate::direct::Direct;
 use crate::families::{families, own_subnet, pool};
 use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
+use crate::tables::Kernel;
 use crate::tunnel::Tunnel;
 use crate::watch::Watch;
 
@@ -75,7 +76,7 @@ impl OpenBackend for OpenVxlan {
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, .. } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
-        let kernel = plan::kernel(&self.namespace)?;
+        let kernel = Kernel::open_in(&self.namespace)?;
         let checksums_off = self.are_checksums_off();
         let mut plan = Plan::default();
         for (family, pool) in families(config) {

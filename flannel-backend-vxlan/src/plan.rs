@@ -2,7 +2,6 @@
 
 use flannel_core::reconcile::Reconciler;
 use flannel_core::{BackendError, Dirty, PlanRequest, PlannedChange};
-use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
 use crate::desired::{Desired, Wanted};
@@ -71,13 +70,4 @@ pub(crate) fn tunnel(
     let mut plan = flannel_core::Plan::default();
     (plan.changes, plan.unreachable) = (changes, desired.unreachable().cloned().collect());
     Ok(plan)
-}
-
-/// A socket to look through.
-pub(crate) fn kernel(namespace: &Namespace) -> Result<Kernel, BackendError> {
-    let netlink = flannel_netlink::Netlink::open_in(namespace).map_err(|error| BackendError::Kernel {
-        object: "cannot open a netlink socket".to_owned(),
-        source: error.into(),
-    })?;
-    Ok(Kernel::new(netlink))
 }
