@@ -42,6 +42,11 @@ pub(crate) fn no_socket(error: Error) -> BackendError {
     BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
 }
 
+/// A plan that failed, in the words of a pass.
+pub(crate) fn unreadable(what: &str, error: BoxError) -> BackendError {
+    BackendError::Kernel { object: format!("cannot read {what}"), source: error }
+}
+
 /// Far more than go to the kernel in one message.
 pub(crate) const WRITES_AT_ONCE: usize = 1024;
 
