@@ -146,11 +146,11 @@ impl Udp {
         let namespace = open.namespace.clone();
         let local = local_addresses(config, external, options.port)?;
         // Before the first read, so that no change falls between the two.
-        let netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
+        let mut netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
         let mtu = mtu(config, external);
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-        let old = Device::take_back(&open.keeper, &namespace, &networks, mtu, open.offloads);
+        let old = Device::take_back(&open.keeper, &namespace, &mut netlink, &networks, mtu, open.offloads);
         let is_old = old.is_some();
         let device = old.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
         let mut udp = Self {
