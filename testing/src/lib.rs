@@ -10,7 +10,7 @@
 //! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
-//! * [`confined`] takes rights away from a part of a test.
+//! * [`confined()`] takes rights away from a part of a test.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
