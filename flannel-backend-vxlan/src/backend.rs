@@ -104,7 +104,7 @@ struct Vxlan {
 impl Vxlan {
     fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenVxlan { namespace, protocol, .. } = opener;
-        let OpenRequest { config, external, before } = request;
+        let OpenRequest { config, external, before, .. } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
             "VXLAN config: VNI={} Port={} GBP={} Learning={} DirectRouting={}",

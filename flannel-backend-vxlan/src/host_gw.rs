@@ -60,7 +60,7 @@ impl OpenBackend for OpenHostGw {
     }
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
-        let PlanRequest { config, external, own, peers } = request;
+        let PlanRequest { config, external, own, peers, .. } = request;
         let mut plan = Plan::default();
         for mut gateways in self.gateways(&plan::kernel(&self.namespace)?, config, external)? {
             own_subnet(own, gateways.family)?;

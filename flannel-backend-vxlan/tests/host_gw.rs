@@ -182,7 +182,7 @@ fn a_host_whose_public_address_is_not_its_own_is_refused_in_flannels_words() {
     let mut external = external_interface(host, "eth0").unwrap();
     external.public.v4 = "203.0.113.7".parse().ok();
     let config = config();
-    let request = OpenRequest { config: &config, external: &external, before: None };
+    let request = OpenRequest::new(&config, &external);
     let error = OpenHostGw::new(host.clone()).open(request).err().unwrap();
     assert_eq!(
         error.to_string(),
@@ -198,7 +198,7 @@ fn the_number_that_marks_routes_can_be_chosen() {
     let host = &lab.hosts[0].namespace;
     let mut station = station(&lab, 1);
     let other = OpenHostGw::new(host.clone()).with_route_protocol(RouteProtocol::new(77).unwrap());
-    let request = OpenRequest { config: &station.config, external: &station.external, before: None };
+    let request = OpenRequest::new(&station.config, &station.external);
     station.backend = other.open(request).unwrap();
     station.backend.configure(&station.own).unwrap();
     station.complete([peer(2, 0)]);

@@ -42,7 +42,7 @@ fn lease(n: u8, config: &NetworkConfig) -> Lease {
 fn planned(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> (Vec<String>, Vec<String>) {
     let external = external_interface(namespace, "eth0").unwrap();
     let own = lease(1, config);
-    let request = PlanRequest { config, external: &external, own: &own, peers };
+    let request = PlanRequest::new(config, &external, &own, peers);
     let plan = match &*config.backend.name {
         "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
         _ => OpenHostGw::new(namespace.clone()).plan(request),

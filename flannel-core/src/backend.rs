@@ -78,7 +78,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// let peer = Lease::new("10.5.2.0-24".parse()?, LeaseAttrs::from_record(r#"{"PublicIP":"192.168.64.2"}"#)?);
 /// let peers = PeerSet::all_of([peer]);
 /// let mut backend: Box<dyn Backend> = Box::new(Counting::default());
-/// let mut sync = || backend.sync(SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() });
+/// let mut sync = || backend.sync(SyncRequest::new(&peers, &Dirty::All, Instant::now()));
 /// assert_eq!(sync().written, 1);
 /// assert_eq!(sync().written, 0, "promise 2");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -172,6 +172,7 @@ impl BackendAttrs {
 
 /// What `sync` is asked for.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct SyncRequest<'a> {
     /// Who there is.
     pub peers: &'a PeerSet,
@@ -179,6 +180,14 @@ pub struct SyncRequest<'a> {
     pub dirty: &'a Dirty,
     /// The time, for the pauses between attempts.
     pub now: Instant,
+}
+
+impl<'a> SyncRequest<'a> {
+    /// Asks for these peers.
+    #[must_use]
+    pub fn new(peers: &'a PeerSet, dirty: &'a Dirty, now: Instant) -> Self {
+        Self { peers, dirty, now }
+    }
 }
 
 /// What `sync` did.
@@ -342,6 +351,7 @@ where
 
 /// What a backend is opened with.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct OpenRequest<'a> {
     /// The network.
     pub config: &'a NetworkConfig,
@@ -349,6 +359,20 @@ pub struct OpenRequest<'a> {
     pub external: &'a ExternalInterface,
     /// What the host's lease said before, if there was one: to keep it the same costs the peers nothing.
     pub before: Option<&'a LeaseAttrs>,
+}
+
+impl<'a> OpenRequest<'a> {
+    /// Asks for the network's backend, on a host that had no lease before.
+    #[must_use]
+    pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
+        Self { config, external, before: None }
+    }
+
+    /// Adds what the host's lease said before, if there was one.
+    #[must_use]
+    pub fn with_before(self, before: Option<&'a LeaseAttrs>) -> Self {
+        Self { before, ..self }
+    }
 }
 
 /// The interface through which hosts reach each other.

@@ -101,7 +101,8 @@ impl Hold {
             State::Lost { failures } => {
                 rest(self.retry, failures, chance).await;
                 let Self { manager, config, attrs, .. } = &*self;
-                match manager.acquire(LeaseRequest { config, attrs, previous: Some(own.subnet) }).await {
+                match manager.acquire(LeaseRequest::new(config, attrs).with_previous(Some(own.subnet))).await
+                {
                     Ok(lease) => self.held(HoldEvent::Acquired(lease.clone()), lease),
                     Err(error) => {
                         let event = not_yet(&error, self.retry.delay(failures, chance));

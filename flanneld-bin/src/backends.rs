@@ -251,7 +251,7 @@ mod tests {
                 let text =
                     format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{backend}","{member}":[]}}}}"#);
                 let config = NetworkConfig::parse(&text).expect("the backend reads it");
-                let request = OpenRequest { config: &config, external: &external, before: None };
+                let request = OpenRequest::new(&config, &external);
                 let Err(BackendError::Config { reason, .. }) = backends.open(request) else {
                     panic!("{member} of {backend} is not read");
                 };

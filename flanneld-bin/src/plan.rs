@@ -117,7 +117,7 @@ async fn look(options: &Options) -> Result<Found, String> {
         peers.complete();
     }
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let request = PlanRequest { config: &known.config, external: &external, own: &own, peers: &peers };
+    let request = PlanRequest::new(&known.config, &external, &own, &peers);
     let Plan { changes, unreachable, .. } =
         Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
     let unreachable =

@@ -93,13 +93,13 @@ impl Station {
 
     /// One pass, told which peers changed.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, Instant::now()))
     }
 
     /// One pass about nothing in particular, as it will be after some time.
     pub(crate) fn sync_later(&mut self, later: Duration) -> SyncReport {
         let now = Instant::now() + later;
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty: &Dirty::NONE, now })
+        self.backend.sync(SyncRequest::new(&self.peers, &Dirty::NONE, now))
     }
 
     /// The first pass with all peers known; nothing may fail in it.
@@ -162,7 +162,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(300);
 /// Opens the backend that the network asks for, on `eth0`.
 pub(crate) fn open(namespace: &Namespace, config: &NetworkConfig) -> Result<Box<dyn Backend>, BackendError> {
     let external = external_interface(namespace, "eth0")?;
-    let request = OpenRequest { config, external: &external, before: None };
+    let request = OpenRequest::new(config, &external);
     match config.backend.name.as_str() {
         "host-gw" => OpenHostGw::new(namespace.clone()).open(request),
         _ => OpenVxlan::new(namespace.clone()).open(request),

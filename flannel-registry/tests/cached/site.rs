@@ -119,8 +119,9 @@ impl Drop for Site {
 /// Does what a network does at its start.
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
-    manager.recall(host(1).public).await?;
-    let request = LeaseRequest { config: &config, attrs: &host(1), previous: Some(key(OWN)) };
+    let attrs = host(1);
+    manager.recall(attrs.public).await?;
+    let request = LeaseRequest::new(&config, &attrs).with_previous(Some(key(OWN)));
     manager.acquire(request).await
 }
 

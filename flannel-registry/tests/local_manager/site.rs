@@ -59,7 +59,8 @@ impl Site {
         text: &str,
         previous: Option<&str>,
     ) -> Result<Lease, ManagerError> {
-        let request = LeaseRequest { config: &config(text), attrs: &host(1), previous: previous.map(key) };
+        let (config, attrs) = (config(text), host(1));
+        let request = LeaseRequest::new(&config, &attrs).with_previous(previous.map(key));
         self.manager.acquire(request).await
     }
 

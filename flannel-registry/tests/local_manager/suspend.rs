@@ -57,8 +57,7 @@ impl Sleeper {
     }
 
     async fn acquire(&self) -> Lease {
-        let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
-        self.manager.acquire(request).await.unwrap()
+        self.manager.acquire(LeaseRequest::new(&config(CONFIG), &host(1))).await.unwrap()
     }
 }
 

@@ -39,7 +39,7 @@ fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
         // What is remembered is no reason to remove anything.
         peers.complete();
     }
-    let request = PlanRequest { config: &network.config, external, own, peers: &peers };
+    let request = PlanRequest::new(&network.config, external, own, &peers);
     let mut plan = Backends::new(namespace.clone(), None).plan(request).ok()?;
     if facts.registry.leases.is_none() {
         plan.changes.retain(|change| change.action == flannel_core::PlannedAction::Put);

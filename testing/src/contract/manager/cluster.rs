@@ -61,7 +61,7 @@ pub(super) async fn try_acquire(
     previous: Option<SubnetKey>,
 ) -> Result<Lease, ManagerError> {
     let config = manager.config().await?;
-    manager.acquire(LeaseRequest { config: &config, attrs, previous }).await
+    manager.acquire(LeaseRequest::new(&config, attrs).with_previous(previous)).await
 }
 
 pub(super) async fn acquire(
