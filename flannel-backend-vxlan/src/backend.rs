@@ -142,7 +142,7 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
-        BackendAttrs { backend_type: BackendType::VXLAN, data: data(Family::V4), v6_data: data(Family::V6) }
+        BackendAttrs::new(BackendType::VXLAN).with_data(data(Family::V4)).with_v6_data(data(Family::V6))
     }
 
     fn mtu(&self) -> u32 {

@@ -138,7 +138,7 @@ impl HostGw {
 #[async_trait]
 impl Backend for HostGw {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::HOST_GW, data: None, v6_data: None }
+        BackendAttrs::new(BackendType::HOST_GW)
     }
 
     fn mtu(&self) -> u32 {
@@ -235,7 +235,7 @@ impl Gateways {
         }
         let pending = |peer: SubnetKey| {
             let failure = peer.nets().find_map(|net| failed.get(&net))?;
-            Some(PeerFailure { peer, reason: format!("{}: {}", failure.object, failure.reason) })
+            Some(PeerFailure::new(peer, format!("{}: {}", failure.object, failure.reason)))
         };
         peers.iter().filter_map(|lease| pending(lease.subnet)).collect()
     }
@@ -257,7 +257,7 @@ impl Gateways {
                 }
                 Err(reason) => reason,
             };
-            self.unreachable.push(PeerFailure { peer: lease.subnet, reason: refused });
+            self.unreachable.push(PeerFailure::new(lease.subnet, refused));
         }
         self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
         self.decide_again = false;

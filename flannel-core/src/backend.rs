@@ -51,7 +51,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// #[async_trait::async_trait]
 /// impl Backend for Counting {
 ///     fn attrs(&self) -> BackendAttrs {
-///         BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+///         BackendAttrs::new(BackendType::UNNAMED)
 ///     }
 ///     fn mtu(&self) -> u32 {
 ///         1500
@@ -147,6 +147,7 @@ pub trait Backend: Send {
 
 /// What a backend says in the lease of its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackendAttrs {
     /// Its name there.
     pub backend_type: BackendType,
@@ -157,6 +158,24 @@ pub struct BackendAttrs {
 }
 
 impl BackendAttrs {
+    /// A backend of this name that peers need to know nothing of.
+    #[must_use]
+    pub fn new(backend_type: BackendType) -> Self {
+        Self { backend_type, data: None, v6_data: None }
+    }
+
+    /// Adds what peers need to know for IPv4, if there is anything.
+    #[must_use]
+    pub fn with_data(self, data: Option<Json>) -> Self {
+        Self { data, ..self }
+    }
+
+    /// Adds what peers need to know for IPv6, if there is anything.
+    #[must_use]
+    pub fn with_v6_data(self, v6_data: Option<Json>) -> Self {
+        Self { v6_data, ..self }
+    }
+
     /// Completes them to what the lease of a host says.
     #[must_use]
     pub fn at(self, public: PublicAddrs) -> LeaseAttrs {
@@ -225,6 +244,7 @@ impl SyncReport {
 
 /// One object that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ObjectFailure {
     /// The object, such as `route 10.5.3.0/24 via 10.5.3.0`.
     pub object: String,
@@ -232,13 +252,30 @@ pub struct ObjectFailure {
     pub reason: String,
 }
 
+impl ObjectFailure {
+    /// Says what is wrong with an object.
+    #[must_use]
+    pub fn new(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { object: object.into(), reason: reason.into() }
+    }
+}
+
 /// One peer that is not reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct PeerFailure {
     /// Which one.
     pub peer: SubnetKey,
     /// What is wrong.
     pub reason: String,
+}
+
+impl PeerFailure {
+    /// Says why a peer is not reached.
+    #[must_use]
+    pub fn new(peer: SubnetKey, reason: impl Into<String>) -> Self {
+        Self { peer, reason: reason.into() }
+    }
 }
 
 impl fmt::Display for PeerFailure {

@@ -371,7 +371,7 @@ impl Node {
 
     fn tell_failed(&self, object: String, error: &BackendError) {
         let reason = crate::chain(error);
-        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure::new(object, reason)));
     }
 
     /// Changes what everybody sees of a network that runs.

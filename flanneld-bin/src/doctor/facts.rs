@@ -320,7 +320,8 @@ pub(super) mod tests {
             options: Ok((*options).clone()),
             devices: Vec::new(),
         };
-        let leases = Snapshot { leases: vec![Arc::new(own)], ..Snapshot::default() };
+        let mut leases = Snapshot::default();
+        leases.leases.push(Arc::new(own));
         Facts {
             now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             program: "/usr/sbin/flanneld".into(),
