@@ -7,7 +7,7 @@ mod common;
 use common::{DEADLINE, QUIET, Station, assert_idle, ip, key, lab, net, routed_lab};
 use flannel_backend_vxlan::{OpenHostGw, RouteProtocol, external_interface};
 use flannel_core::{
-    BackendType, Dirty, Lease, LeaseAttrs, NetworkConfig, OpenBackend, OpenRequest, PublicAddrs, Revision,
+    BackendAttrs, BackendType, Dirty, Lease, NetworkConfig, OpenBackend, OpenRequest, PublicAddrs, Revision,
     Term,
 };
 use flannel_testing::{PingOptions, eventually, ping};
@@ -27,7 +27,7 @@ fn peer(n: u8, segment: u8) -> Lease {
         v4: format!("192.168.{}.{n}", 64 + segment).parse().ok(),
         v6: format!("fd00:64:0:{segment}::{n}").parse().ok(),
     };
-    let attrs = LeaseAttrs { backend_type: BackendType::HOST_GW, ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(BackendType::HOST_GW).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
 }
 

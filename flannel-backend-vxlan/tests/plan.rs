@@ -7,7 +7,7 @@ mod common;
 use common::{Station, ip, key, mac, routed_lab};
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
-    BackendType, Json, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, PeerSet, PlanRequest,
+    BackendAttrs, BackendType, Json, Lease, LeaseChange, NetworkConfig, OpenBackend, PeerSet, PlanRequest,
     PlannedAction, PublicAddrs, Revision, Term,
 };
 use flannel_netlink::Namespace;
@@ -33,8 +33,7 @@ fn lease(n: u8, config: &NetworkConfig) -> Lease {
     let public =
         PublicAddrs { v4: format!("192.168.64.{n}").parse().ok(), v6: format!("fd00:64::{n}").parse().ok() };
     let backend_type = if is_vxlan { BackendType::VXLAN } else { BackendType::HOST_GW };
-    let attrs =
-        LeaseAttrs { backend_type, backend_data: data(), backend_v6_data: data(), ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(backend_type).with_data(data()).with_v6_data(data()).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
 }
 

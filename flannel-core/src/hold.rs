@@ -62,7 +62,7 @@ impl Hold {
             return self.from(State::Lost { failures: 0 }, own);
         }
         // Who the host is, the manager says.
-        let says = LeaseAttrs { node: self.attrs.node, ..own.attrs.clone() };
+        let says = own.attrs.clone().with_node(self.attrs.node);
         let state = match says == self.attrs {
             true => State::Keeping(self.manager.keep(own.clone())),
             false => State::Publishing { failures: 0 },

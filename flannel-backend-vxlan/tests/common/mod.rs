@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
-    Backend, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs, LeaseChange,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseChange,
     NetworkConfig, OpenBackend, OpenRequest, PeerSet, Revision, SubnetKey, SyncReport, SyncRequest, Term,
 };
 use flannel_netlink::{Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan};
@@ -189,11 +189,7 @@ pub(crate) fn routed_lab(hosts: usize) -> Lab {
 pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
     let data = Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).unwrap();
     let public: Ipv4Addr = public.parse().unwrap();
-    let attrs = LeaseAttrs {
-        backend_type: BackendType::VXLAN,
-        backend_data: Some(data),
-        ..LeaseAttrs::new(public.into())
-    };
+    let attrs = BackendAttrs::new(BackendType::VXLAN).with_data(Some(data)).at(public.into());
     Lease { subnet: key(subnet), attrs, revision: Revision(1), term: Term::Limited }
 }
 

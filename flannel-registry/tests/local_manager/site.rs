@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, SubnetKey,
-    SubnetRegistry,
+    BackendAttrs, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    SubnetKey, SubnetRegistry,
 };
 use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
 use flannel_testing::{Call, FaultyRegistry};
@@ -90,5 +90,5 @@ pub(crate) async fn kept() -> (Site, Lease, BoxStream<'static, KeepEvent>, tokio
 
 pub(crate) fn vxlan(data: &str) -> LeaseAttrs {
     let data = flannel_core::Json::parse(&format!("{{\"VtepMAC\":\"{data}\"}}")).unwrap();
-    LeaseAttrs { backend_data: Some(data), ..host(1) }
+    BackendAttrs::new(flannel_core::BackendType::UNNAMED).with_data(Some(data)).at(host(1).public)
 }

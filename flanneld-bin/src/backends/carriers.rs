@@ -90,7 +90,7 @@ impl Carriers {
             config: request.config.clone(),
             external: request.external.clone(),
             own: None,
-            udp: BackendConfig { name: "udp".to_owned(), options },
+            udp: BackendConfig::new("udp", options),
             udp_peers: BTreeSet::new(),
             failed: None,
         };

@@ -297,14 +297,7 @@ pub(super) mod tests {
         let config =
             NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
         let own = lease("10.5.1.0-24", "192.168.64.1");
-        let external = ExternalInterface {
-            name: "eth0".to_owned(),
-            index: 2,
-            mtu: 1500,
-            v4: "192.168.64.1".parse().ok(),
-            v6: None,
-            public: PublicAddrs { v4: "192.168.64.1".parse().ok(), v6: None },
-        };
+        let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let network = Network {
             config: config.clone(),
             own: Some(own.clone()),
