@@ -155,6 +155,7 @@ impl<'a> LeaseRequest<'a> {
 
 /// What happens to a lease that is being kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeepEvent {
     /// It is good; the next renewal comes after this time.
     Waiting(Duration),
@@ -177,6 +178,7 @@ pub enum KeepEvent {
 
 /// What happens to the peers.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum PeerEvent {
     /// These changed.
     Changed(Vec<LeaseChange>),

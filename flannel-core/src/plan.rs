@@ -53,6 +53,7 @@ impl PlannedChange {
 /// What would be done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum PlannedAction {
     /// It would be made, or made so.
     Put,

@@ -153,6 +153,7 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
             PeerEvent::Silent(_) => told.push("silent".to_owned()),
             PeerEvent::Heard => told.push("heard".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
+            other => told.push(format!("{other:?}")),
         }
     }
     told
