@@ -29,9 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_benches::figures;
-use flannel_core::{
-    ExternalInterface, Network, NetworkOptions, PublicAddrs, Shutdown, SubnetKey, SubnetRegistry,
-};
+use flannel_core::{ExternalInterface, Network, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry};
 use flannel_registry::{
     Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, LocalManager, MemoryRegistry,
 };
@@ -253,14 +251,7 @@ fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses
         // An odd factor gives each number another product.
         Addresses::Scattered => Ipv4Addr::from(u32::from(number).wrapping_mul(0x9e37_79b1)),
     };
-    let external = ExternalInterface {
-        name: "eth0".to_owned(),
-        index: 2,
-        mtu: 1500,
-        v4: Some(v4),
-        v6: None,
-        public: PublicAddrs::from(v4),
-    };
+    let external = ExternalInterface::new("eth0", 2, 1500, v4);
     let manager = LocalManager::new(registry.clone());
     let mut options = NetworkOptions::new(manager, FakeBackend::new(), external);
     // Nobody listens, and thousands of backlogs are much memory.

@@ -122,7 +122,7 @@ struct Extension {
 impl Backend for Extension {
     fn attrs(&self) -> BackendAttrs {
         let backend_type = NAME.to_owned().into();
-        BackendAttrs { backend_type, data: self.data.clone(), v6_data: None }
+        BackendAttrs::new(backend_type).with_data(self.data.clone())
     }
 
     /// What the commands take off it they must tell the containers themselves.
@@ -161,8 +161,7 @@ impl Backend for Extension {
         report.failed = self.ledger.failed();
         report.retry_in = self.ledger.retry_in(request.now);
         report.pending = self.ledger.pending();
-        let unreachable =
-            |(peer, reason): (&SubnetKey, &String)| PeerFailure { peer: *peer, reason: reason.clone() };
+        let unreachable = |(peer, reason): (&SubnetKey, &String)| PeerFailure::new(*peer, reason.clone());
         report.unreachable = self.unreachable.iter().map(unreachable).collect();
         report
     }

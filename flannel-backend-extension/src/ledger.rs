@@ -138,9 +138,8 @@ impl Ledger {
 
     /// Returns what failed and will be run again.
     pub(crate) fn failed(&self) -> Vec<ObjectFailure> {
-        let describe = |(subnet, failure): (&SubnetKey, &Failure)| ObjectFailure {
-            object: describe(failure.task, subnet),
-            reason: failure.reason.clone(),
+        let describe = |(subnet, failure): (&SubnetKey, &Failure)| {
+            ObjectFailure::new(describe(failure.task, subnet), failure.reason.clone())
         };
         self.failures().map(describe).collect()
     }
@@ -148,9 +147,8 @@ impl Ledger {
     /// Returns the peers for whom a command failed.
     pub(crate) fn pending(&self) -> Vec<PeerFailure> {
         let waiting = self.failures().filter(|(_, failure)| failure.task == Task::Add);
-        let describe = |(peer, failure): (&SubnetKey, &Failure)| PeerFailure {
-            peer: *peer,
-            reason: format!("SubnetAddCommand: {}", failure.reason),
+        let describe = |(peer, failure): (&SubnetKey, &Failure)| {
+            PeerFailure::new(*peer, format!("SubnetAddCommand: {}", failure.reason))
         };
         waiting.map(describe).collect()
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use flannel_backend_extension::OpenExtension;
 use flannel_core::{
-    Dirty, ExternalInterface, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, OpenRequest,
+    BackendAttrs, Dirty, ExternalInterface, Lease, LeaseChange, NetworkConfig, OpenBackend, OpenRequest,
     PeerSet, SyncRequest,
 };
 use flannel_netlink::Namespace;
@@ -57,26 +57,18 @@ fn remove_while_commands_wait(log: &Path) {
     );
     let config = NetworkConfig::parse(&config).unwrap();
     let own = Ipv4Addr::new(192, 168, 64, 1);
-    let external = ExternalInterface {
-        name: "eth0".to_owned(),
-        index: 1,
-        mtu: 1500,
-        v4: Some(own),
-        v6: None,
-        public: own.into(),
-    };
+    let external = ExternalInterface::new("eth0", 1, 1500, own);
     let opener = OpenExtension::new(Namespace::current().unwrap());
-    let mut backend =
-        opener.open(OpenRequest { config: &config, external: &external, before: None }).unwrap();
+    let mut backend = opener.open(OpenRequest::new(&config, &external)).unwrap();
     backend.configure(&Lease::new("10.5.1.0-24".parse().unwrap(), backend.attrs().at(own.into()))).unwrap();
     let mut peers = PeerSet::default();
     for n in 2..10 {
-        let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 64, n).into());
-        let attrs = LeaseAttrs { backend_type: "extension".to_owned().into(), ..attrs };
+        let public = Ipv4Addr::new(192, 168, 64, n).into();
+        let attrs = BackendAttrs::new("extension".to_owned().into()).at(public);
         let lease = Lease::new(format!("10.5.{n}.0-24").parse().unwrap(), attrs);
         peers.apply(LeaseChange::Put(Arc::new(lease)));
     }
-    backend.sync(SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() });
+    backend.sync(SyncRequest::new(&peers, &Dirty::All, Instant::now()));
     eventually(Duration::from_secs(60), || std::fs::read_to_string(log)).unwrap();
     backend.remove().unwrap();
     // Also what just began ends with it.

@@ -316,7 +316,7 @@ impl Udp {
 #[async_trait]
 impl Backend for Udp {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+        BackendAttrs::new(BackendType::UNNAMED)
     }
 
     fn mtu(&self) -> u32 {
@@ -391,7 +391,7 @@ impl Backend for Udp {
             // Without its device no peer is reached.
             let reason = format!("{}: {}", failure.object, failure.reason);
             let peers: BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
-            let pending = peers.into_iter().map(|peer| PeerFailure { peer, reason: reason.clone() });
+            let pending = peers.into_iter().map(|peer| PeerFailure::new(peer, reason.clone()));
             report.pending.extend(pending);
         }
         self.counters.kernel_dropped(self.listeners.new_drops());
@@ -459,7 +459,7 @@ fn heard(monitor: &mut Monitor, first: Notice, device: &Device) -> Option<String
 }
 
 fn failed(report: &mut SyncReport, object: String, error: &BackendError) {
-    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(error) });
+    report.failed.push(ObjectFailure::new(object, flannel_core::chain(error)));
     report.retry_in = Some(RETRY);
 }
 

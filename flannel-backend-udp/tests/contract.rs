@@ -13,7 +13,9 @@ use std::time::Instant;
 use common::{DEADLINE, ip, lab};
 use flannel_backend_udp::{OpenUdp, UdpCounters};
 use flannel_backend_vxlan::external_interface;
-use flannel_core::{BackendType, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{
+    BackendAttrs, BackendType, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
+};
 use flannel_netlink::Namespace;
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
@@ -107,7 +109,7 @@ impl BackendSubject for Host {
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
-        Some(LeaseAttrs { backend_type: BackendType::VXLAN, ..LeaseAttrs::new(public.into()) })
+        Some(BackendAttrs::new(BackendType::VXLAN).at(public.into()))
     }
 
     /// The kernel does not hold who the peers are: real packets show where they go.

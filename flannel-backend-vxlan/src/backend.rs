@@ -78,7 +78,7 @@ impl OpenBackend for OpenVxlan {
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         let (kernel, has_direct_routing) = (Kernel::open_in(&self.namespace)?, options.direct_routing);
         let mut plan = Plan::default();
-        for (spec, direct) in self.parts(OpenRequest { config, external, before: None }, &options, &kernel)? {
+        for (spec, direct) in self.parts(OpenRequest::new(config, external), &options, &kernel)? {
             let (kernel, namespace) = (kernel.clone(), self.namespace.clone());
             plan.merge(Tunnel::plan(spec, direct, kernel, namespace, has_direct_routing, request)?);
         }
@@ -94,7 +94,7 @@ impl OpenVxlan {
         options: &VxlanConfig,
         kernel: &Kernel,
     ) -> Result<Vec<(DeviceSpec, Direct)>, BackendError> {
-        let OpenRequest { config, external, before } = request;
+        let OpenRequest { config, external, before, .. } = request;
         let checksums_off = self.are_checksums_off();
         let parts = |(family, pool): (Family, SubnetPool)| {
             let before = before.and_then(|attrs| match family {
@@ -152,7 +152,7 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
-        BackendAttrs { backend_type: BackendType::VXLAN, data: data(Family::V4), v6_data: data(Family::V6) }
+        BackendAttrs::new(BackendType::VXLAN).with_data(data(Family::V4)).with_v6_data(data(Family::V6))
     }
 
     fn mtu(&self) -> u32 {

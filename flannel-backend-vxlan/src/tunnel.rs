@@ -197,7 +197,7 @@ impl Tunnel {
     }
 
     fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
-        report.failed.push(ObjectFailure { object: self.name(), reason: flannel_core::chain(error) });
+        report.failed.push(ObjectFailure::new(self.name(), flannel_core::chain(error)));
         report.retry_in = Some(DEVICE_RETRY);
     }
 

@@ -58,7 +58,7 @@ impl Watch {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
                     let object = "the monitor of the kernel's notices".to_owned();
-                    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(&error) });
+                    report.failed.push(ObjectFailure::new(object, flannel_core::chain(&error)));
                     report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
                 }
             }

@@ -112,7 +112,8 @@ fn a_device_of_the_lease_before_gets_its_address_back() {
     let host = &lab.hosts[0].namespace;
     let before = peer(1).attrs;
     let external = flannel_backend_vxlan::external_interface(host, "eth0").unwrap();
-    let request = OpenRequest { config: &config(""), external: &external, before: Some(&before) };
+    let config = config("");
+    let request = OpenRequest::new(&config, &external).with_before(Some(&before));
     let backend = flannel_backend_vxlan::OpenVxlan::new(host.clone()).open(request).unwrap();
     assert_eq!(backend.attrs().data, before.backend_data);
     let mac = Netlink::open_in(host).unwrap().link(DEVICE).unwrap().unwrap().mac;

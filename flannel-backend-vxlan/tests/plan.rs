@@ -7,7 +7,7 @@ mod common;
 use common::{DEVICE, Station, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
-    BackendError, BackendType, Json, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, PeerSet,
+    BackendAttrs, BackendError, BackendType, Json, Lease, LeaseChange, NetworkConfig, OpenBackend, PeerSet,
     Plan, PlanRequest, PlannedAction, PublicAddrs, Revision, Term,
 };
 use flannel_netlink::{Namespace, Netlink};
@@ -33,15 +33,14 @@ fn lease(n: u8, config: &NetworkConfig) -> Lease {
     let public =
         PublicAddrs { v4: format!("192.168.64.{n}").parse().ok(), v6: format!("fd00:64::{n}").parse().ok() };
     let backend_type = if is_vxlan { BackendType::VXLAN } else { BackendType::HOST_GW };
-    let attrs =
-        LeaseAttrs { backend_type, backend_data: data(), backend_v6_data: data(), ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(backend_type).with_data(data()).with_v6_data(data()).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
 }
 
 fn plan(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> Result<Plan, BackendError> {
     let external = external_interface(namespace, "eth0").unwrap();
     let own = lease(1, config);
-    let request = PlanRequest { config, external: &external, own: &own, peers };
+    let request = PlanRequest::new(config, &external, &own, peers);
     match &*config.backend.name {
         "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
         _ => OpenHostGw::new(namespace.clone()).plan(request),

@@ -90,6 +90,7 @@ impl NetworkConfig {
 
 /// The part of the configuration that belongs to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackendConfig {
     /// The backend's name as it was written; look it up in lower case. Empty if the object has no `Type`.
     pub name: String,
@@ -98,6 +99,12 @@ pub struct BackendConfig {
 }
 
 impl BackendConfig {
+    /// The backend of this name, with these options.
+    #[must_use]
+    pub fn new(name: impl Into<String>, options: Json) -> Self {
+        Self { name: name.into(), options }
+    }
+
     /// Without a `Backend` flannel runs the `udp` one; with one that has no `Type`, none at all.
     fn of(config: &Object<'_>) -> Result<Self, ConfigError> {
         let wrong = |error: JsonError| {

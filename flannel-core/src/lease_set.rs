@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn bad(key: &str) -> BadRecord {
-        BadRecord { key: key.to_owned(), subnet: key.parse().ok(), reason: "it is garbage".to_owned() }
+        BadRecord::new(key, key.parse().ok(), "it is garbage")
     }
 
     fn subnets(set: &LeaseSet) -> Vec<String> {

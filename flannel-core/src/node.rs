@@ -126,7 +126,7 @@ impl Node {
         before: Option<&LeaseAttrs>,
     ) -> Result<Box<dyn Backend>, BackendError> {
         for _ in 1..OPEN_ATTEMPTS {
-            let request = OpenRequest { config, external: &self.options.external, before };
+            let request = OpenRequest::new(config, &self.options.external).with_before(before);
             match self.options.backend.open(request) {
                 Err(error @ BackendError::Kernel { .. }) => {
                     tracing::debug!(error = crate::chain(&error), "opening the backend again");
@@ -135,7 +135,7 @@ impl Node {
                 done => return done,
             }
         }
-        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+        self.options.backend.open(OpenRequest::new(config, &self.options.external).with_before(before))
     }
 
     /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
@@ -160,7 +160,7 @@ impl Node {
 
     async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let request = LeaseRequest { config, attrs, previous: self.options.previous };
+        let request = LeaseRequest::new(config, attrs).with_previous(self.options.previous);
         self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
@@ -278,7 +278,7 @@ impl Node {
         let (report, was_all) = {
             let book = self.read();
             let dirty = if is_audit { &Dirty::All } else { &book.dirty };
-            let request = SyncRequest { peers: book.damping.peers(), dirty, now: Instant::now().into_std() };
+            let request = SyncRequest::new(book.damping.peers(), dirty, Instant::now().into_std());
             (backend.sync(request), *dirty == Dirty::All)
         };
         let took = started.elapsed();
@@ -371,7 +371,7 @@ impl Node {
 
     fn tell_failed(&self, object: String, error: &BackendError) {
         let reason = crate::chain(error);
-        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure::new(object, reason)));
     }
 
     /// Changes what everybody sees of a network that runs.

@@ -56,7 +56,7 @@ pub(crate) use file::read_cache;
 /// let options = CacheOptions::new(path, "/coreos.com/network", attrs.public);
 /// let manager = CachedManager::open(LocalManager::new(registry), options);
 /// let config = manager.config().await?;
-/// let lease = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await?;
+/// let lease = manager.acquire(LeaseRequest::new(&config, &attrs)).await?;
 /// manager.release(&lease).await?;
 /// # Ok(())
 /// # }
@@ -257,7 +257,7 @@ impl<M: LeaseManager> Shared<M> {
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         let remembered = self.state().memory.as_ref().map(|memory| memory.own.subnet);
         let previous = request.previous.or(remembered);
-        let own = self.inner.acquire(LeaseRequest { previous, ..request }).await?;
+        let own = self.inner.acquire(request.with_previous(previous)).await?;
         self.state().config = Some(request.config.clone());
         self.confirmed(&own);
         Ok(own)

@@ -192,7 +192,7 @@ impl SubnetRegistry for MemoryRegistry {
     /// It is always heard.
     fn last_word(&self) -> Option<LastWord> {
         let at = Instant::now().into_std();
-        Some(LastWord { at, revision: Some(self.store.now().revision) })
+        Some(LastWord::new(at, Some(self.store.now().revision)))
     }
 
     fn how_to_configure(&self) -> String {
@@ -368,7 +368,7 @@ impl State {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot { revision: self.revision, ..Snapshot::default() };
+        let mut snapshot = Snapshot::new(self.revision);
         for record in self.records.values() {
             match &record.content {
                 Ok(lease) => snapshot.leases.push(Arc::clone(lease)),

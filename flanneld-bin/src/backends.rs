@@ -184,22 +184,15 @@ mod tests {
             assert_eq!(error.field(), Some(member), "{error}");
         }
         assert_eq!(listed("The backend"), ["Type"]);
-        let v4 = "192.168.64.1".parse().expect("an address");
-        let external = ExternalInterface {
-            name: "lo".to_owned(),
-            index: 1,
-            mtu: 1500,
-            v4: Some(v4),
-            v6: None,
-            public: v4.into(),
-        };
+        let v4 = std::net::Ipv4Addr::new(192, 168, 64, 1);
+        let external = ExternalInterface::new("lo", 1, 1500, v4);
         let backends = Backends::new(Namespace::current().expect("the namespace"), None);
         for backend in documented() {
             for member in listed(backend) {
                 let text =
                     format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{backend}","{member}":[]}}}}"#);
                 let config = NetworkConfig::parse(&text).expect("the backend reads it");
-                let request = OpenRequest { config: &config, external: &external, before: None };
+                let request = OpenRequest::new(&config, &external);
                 let Err(BackendError::Config { reason, .. }) = backends.open(request) else {
                     panic!("{member} of {backend} is not read");
                 };

@@ -112,7 +112,7 @@ async fn look(options: &Options) -> Result<Found, String> {
     // What is remembered is no reason to remove anything.
     let peers = peers(known.leases, &own, matches!(known.source, Source::Registry { .. }));
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let request = PlanRequest { config: &known.config, external: &external, own: &own, peers: &peers };
+    let request = PlanRequest::new(&known.config, &external, &own, &peers);
     let Plan { changes, unreachable, .. } =
         Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
     let unreachable =
@@ -191,18 +191,15 @@ fn text(found: &Found) -> String {
     let own = story::subnets(&found.subnets);
     let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
     for change in &found.changes {
-        let sign = match change.action {
-            PlannedAction::Put => '+',
-            PlannedAction::Remove => '-',
-        };
+        let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
         let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
     for Unreachable { peer, reason } in &found.unreachable {
         text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
     }
-    let puts = found.changes.iter().filter(|change| change.action == PlannedAction::Put).count();
-    match (puts, found.changes.len() - puts) {
+    let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
+    match (found.changes.len() - removals, removals) {
         (0, 0) => text.push_str("nothing to do: this host is as it should be\n"),
         (puts, removals) => {
             text.push_str(&format!("{puts} would be written, {removals} would be removed\n"));

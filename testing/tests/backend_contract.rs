@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use flannel_core::{ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{BackendAttrs, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
 use flannel_testing::FakeBackend;
 use flannel_testing::contract::backend::{self, BackendSubject};
 
@@ -18,9 +18,7 @@ use toy::{Toy, Wrong::*};
 
 /// An interface that is not asked for anything but its MTU.
 fn external() -> ExternalInterface {
-    let v4 = Some(Ipv4Addr::new(192, 168, 64, 1));
-    let public = Ipv4Addr::new(192, 168, 64, 1).into();
-    ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6: None, public }
+    ExternalInterface::new("eth0", 2, 1500, Ipv4Addr::new(192, 168, 64, 1))
 }
 
 fn config() -> NetworkConfig {
@@ -96,7 +94,7 @@ impl BackendSubject for Toy {
     }
 
     fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
-        LeaseAttrs { backend_type: "toy".to_owned().into(), ..LeaseAttrs::new(public.into()) }
+        BackendAttrs::new("toy".to_owned().into()).at(public.into())
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {

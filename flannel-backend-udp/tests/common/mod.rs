@@ -104,7 +104,7 @@ impl Station {
 
     /// One pass, told which peers changed.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, Instant::now()))
     }
 
     /// What the backend noticed within the time, if it noticed anything.
@@ -149,7 +149,7 @@ pub(crate) fn open(
     config: &NetworkConfig,
     external: &ExternalInterface,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    opener.open(OpenRequest { config, external, before: None })
+    opener.open(OpenRequest::new(config, external))
 }
 
 /// Hosts with the backend on them that know each other, and a pod on each.

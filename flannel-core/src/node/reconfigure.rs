@@ -134,7 +134,7 @@ impl Node {
             return Ok(());
         };
         has_room_for(config, &own.subnet).map_err(BackendError::Host)?;
-        let request = OpenRequest { config, external: &self.options.external, before: Some(&own.attrs) };
+        let request = OpenRequest::new(config, &self.options.external).with_before(Some(&own.attrs));
         backend.reconfigure(request)?;
         if let Err(error) = backend.configure(own) {
             // The next pass tries it again.

@@ -62,7 +62,7 @@ impl Store {
             Err(absent) => {
                 self.revisions().keep(&[], absent.index);
                 let revision = Revision(absent.index);
-                return Ok((Position::after(revision), Snapshot { revision, ..Snapshot::default() }));
+                return Ok((Position::after(revision), Snapshot::new(revision)));
             }
         };
         let directory = self.directory(&answer)?;
@@ -73,8 +73,10 @@ impl Store {
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);
-        let leases = leases.into_iter().map(Arc::new).collect();
-        Ok((position, Snapshot { revision: Revision(position.revision), leases, bad }))
+        let mut snapshot = Snapshot::new(Revision(position.revision));
+        snapshot.leases = leases.into_iter().map(Arc::new).collect();
+        snapshot.bad = bad;
+        Ok((position, snapshot))
     }
 
     /// Reads all records as they are written, in the order of their subnets.

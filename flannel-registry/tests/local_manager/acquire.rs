@@ -124,7 +124,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
     }
     let mut subnets = std::collections::BTreeSet::new();
     for (manager, attrs) in &hosts {
-        let request = LeaseRequest { config: &tight, attrs, previous: None };
+        let request = LeaseRequest::new(&tight, attrs);
         subnets.insert(manager.acquire(request).await.unwrap().subnet);
     }
     assert_eq!(subnets.len(), 9);

@@ -88,7 +88,7 @@ impl Carriers {
             config: request.config.clone(),
             external: request.external.clone(),
             own: None,
-            udp: BackendConfig { name: "udp".to_owned(), options },
+            udp: BackendConfig::new("udp", options),
             udp_peers: BTreeSet::new(),
             failed: None,
         };
@@ -170,7 +170,7 @@ impl Carriers {
         let Some(own) = self.own.clone().filter(|_| self.beside.is_none() && !waits) else { return };
         let mut config = self.config.clone();
         config.backend = self.udp.clone();
-        let request = OpenRequest { config: &config, external: &self.external, before: None };
+        let request = OpenRequest::new(&config, &self.external);
         let opened = self.opener.one(request).and_then(|mut udp| udp.configure(&own).map(|()| udp));
         match opened {
             Ok(backend) => {
@@ -205,12 +205,12 @@ impl Carriers {
         let mut done = match act.only_takes {
             false => beside.backend.sync(request),
             true => {
-                let dirty = if beside.only_takes { request.dirty } else { &Dirty::All };
-                beside.backend.sync(SyncRequest {
-                    peers: &PeerSet::all_of(Vec::<Lease>::new()),
-                    dirty,
-                    ..request
-                })
+                let (nobody, mut request) = (PeerSet::all_of(Vec::<Lease>::new()), request);
+                request.peers = &nobody;
+                if !beside.only_takes {
+                    request.dirty = &Dirty::All;
+                }
+                beside.backend.sync(request)
             }
         };
         beside.only_takes = act.only_takes;
@@ -300,7 +300,7 @@ impl Backend for Carriers {
         self.main.configure(own)
     }
 
-    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+    fn sync(&mut self, mut request: SyncRequest<'_>) -> SyncReport {
         self.opener.tell(request.peers, request.dirty);
         let mut report = self.main.sync(request);
         self.look(request.peers, request.dirty);
@@ -312,8 +312,10 @@ impl Backend for Carriers {
             }
         }
         // One that was just opened knows nobody yet.
-        let dirty = if has_news { &Dirty::All } else { request.dirty };
-        self.sync_beside(SyncRequest { dirty, ..request }, &mut report);
+        if has_news {
+            request.dirty = &Dirty::All;
+        }
+        self.sync_beside(request, &mut report);
         report
     }
 

@@ -289,14 +289,7 @@ pub(super) mod tests {
         let config =
             NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
         let own = lease("10.5.1.0-24", "192.168.64.1");
-        let external = ExternalInterface {
-            name: "eth0".to_owned(),
-            index: 2,
-            mtu: 1500,
-            v4: "192.168.64.1".parse().ok(),
-            v6: None,
-            public: flannel_core::PublicAddrs { v4: "192.168.64.1".parse().ok(), v6: None },
-        };
+        let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let network = Network {
             config: config.clone(),
             own: Some(own.clone()),
@@ -312,7 +305,8 @@ pub(super) mod tests {
             options: Ok((*options).clone()),
             devices: Vec::new(),
         };
-        let leases = Snapshot { leases: vec![Arc::new(own)], ..Snapshot::default() };
+        let mut leases = Snapshot::default();
+        leases.leases.push(Arc::new(own));
         Facts {
             now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             program: "/usr/sbin/flanneld".into(),

@@ -114,9 +114,7 @@ impl Toy {
     fn strangers(&self, peers: &PeerSet) -> Vec<PeerFailure> {
         let strangers =
             peers.iter().filter(|lease| Self::place(lease).is_none() && !self.is(NamesNoStrangers));
-        strangers
-            .map(|lease| PeerFailure { peer: lease.subnet, reason: "it has another backend".to_owned() })
-            .collect()
+        strangers.map(|lease| PeerFailure::new(lease.subnet, "it has another backend")).collect()
     }
 }
 
@@ -196,7 +194,7 @@ struct Opened {
 impl Backend for Opened {
     fn attrs(&self) -> BackendAttrs {
         let data = Json::parse(&self.word.to_string()).ok();
-        BackendAttrs { backend_type: "toy".to_owned().into(), data, v6_data: None }
+        BackendAttrs::new("toy".to_owned().into()).with_data(data)
     }
 
     fn mtu(&self) -> u32 {
@@ -338,9 +336,9 @@ impl Opened {
             if self.toy.is(TellsFailuresOnce) && !self.told.insert(peer) {
                 continue;
             }
-            report.failed.push(ObjectFailure { object: format!("peer {peer}"), reason: reason.clone() });
+            report.failed.push(ObjectFailure::new(format!("peer {peer}"), reason.clone()));
             if !self.toy.is(NamesNobodyWaiting) {
-                report.pending.push(PeerFailure { peer, reason });
+                report.pending.push(PeerFailure::new(peer, reason));
             }
             let pause = again.saturating_duration_since(request.now);
             report.retry_in = Some(report.retry_in.map_or(pause, |first| first.min(pause)));

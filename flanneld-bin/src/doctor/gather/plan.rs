@@ -35,6 +35,6 @@ fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
     };
     // What is remembered is no reason to remove anything.
     let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
-    let request = PlanRequest { config: &network.config, external, own, peers: &peers };
+    let request = PlanRequest::new(&network.config, external, own, &peers);
     Backends::new(namespace.clone(), None).plan(request).ok()
 }

@@ -45,7 +45,7 @@ pub fn a_wrong_option_is_named(subject: &dyn BackendSubject) {
     let before = sorted(subject);
     for (options, name) in subject.wrong_options() {
         let config = network(options);
-        let request = OpenRequest { config: &config, external: &external, before: None };
+        let request = OpenRequest::new(&config, &external);
         names(subject.opener().open(request), options, name);
         assert_eq!(sorted(subject), before, "the objects on the host after {options}");
     }
@@ -159,7 +159,7 @@ pub fn removing_leaves_nothing(subject: &dyn BackendSubject) {
 pub fn a_plan_writes_nothing_and_is_what_is_then_done(subject: &dyn BackendSubject) {
     let (config, external) = (subject.config(), subject.external());
     let plan = |own: &Lease, peers: &PeerSet| {
-        let request = PlanRequest { config: &config, external: &external, own, peers };
+        let request = PlanRequest::new(&config, &external, own, peers);
         subject.opener().plan(request)
     };
     let before = sorted(subject);

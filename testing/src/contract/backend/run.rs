@@ -62,7 +62,7 @@ impl<'a> Run<'a> {
         before: Option<&LeaseAttrs>,
     ) -> Self {
         let external = subject.external();
-        let request = OpenRequest { config: &config, external: &external, before };
+        let request = OpenRequest::new(&config, &external).with_before(before);
         let mut backend = subject.opener().open(request).expect("the backend opens");
         let own = Lease::new(subnet(1), backend.attrs().at(external.public.used_by(&config)));
         backend.configure(&own).expect("the host is made ready for its lease");
@@ -81,7 +81,7 @@ impl<'a> Run<'a> {
     pub(super) fn reconfigure(&mut self, config: NetworkConfig) -> Result<(), BackendError> {
         let external = self.subject.external();
         let before = Some(&self.own.attrs);
-        self.backend.reconfigure(OpenRequest { config: &config, external: &external, before })?;
+        self.backend.reconfigure(OpenRequest::new(&config, &external).with_before(before))?;
         self.own.attrs = self.backend.attrs().at(external.public.used_by(&config));
         self.backend.configure(&self.own).expect("the host is made ready for its lease");
         self.config = config;
@@ -116,7 +116,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn pass(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: self.now })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, self.now))
     }
 
     /// Where the traffic to all known peers should go.
