@@ -300,7 +300,7 @@ impl Firewall {
                 self.doubt.rules |= self.is_about_rules(&table, chain.as_deref());
                 self.doubt.tunnel |= self.tunnel.as_ref().is_some_and(|(_, own)| *own.table() == table);
             }
-            Some(NftNotice::Overrun) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
+            Some(NftNotice::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
         }
     }
 
