@@ -17,9 +17,8 @@ use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
 use crate::forwarding::Forwarding;
-use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
-use crate::tables::Kernel;
+use crate::tables::{Kernel, unreadable};
 use crate::watch::{Listens, Watch};
 
 /// Opens the host-gw backend in one network namespace.
@@ -62,11 +61,11 @@ impl OpenBackend for OpenHostGw {
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, own, peers, .. } = request;
         let mut plan = Plan::default();
-        for mut gateways in self.gateways(&plan::kernel(&self.namespace)?, config, external)? {
+        for mut gateways in self.gateways(&Kernel::open_in(&self.namespace)?, config, external)? {
             own_subnet(own, gateways.family)?;
             gateways.decide(peers, &own.subnet);
             let planned = gateways.direct.routes.plan(true);
-            let (puts, drops) = planned.map_err(|error| plan::unreadable("the routes", error))?;
+            let (puts, drops) = planned.map_err(|error| unreadable("the routes", error))?;
             let drops = drops.into_iter().filter(|_| peers.is_complete());
             plan.changes.extend(puts.into_iter().chain(drops));
             plan.unreachable.extend(gateways.unreachable);

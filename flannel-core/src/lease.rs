@@ -287,6 +287,11 @@ impl PublicAddrs {
     pub fn used_by(self, config: &NetworkConfig) -> Self {
         Self { v4: self.v4.filter(|_| config.ipv4.is_some()), v6: self.v6.filter(|_| config.ipv6.is_some()) }
     }
+
+    /// Returns the addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
 }
 
 impl From<Ipv4Addr> for PublicAddrs {
@@ -297,8 +302,7 @@ impl From<Ipv4Addr> for PublicAddrs {
 
 impl fmt::Display for PublicAddrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6));
-        for (i, address) in addresses.enumerate() {
+        for (i, address) in self.addresses().enumerate() {
             write!(f, "{}{address}", if i == 0 { "" } else { " and " })?;
         }
         Ok(())

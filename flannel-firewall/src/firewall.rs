@@ -481,6 +481,18 @@ impl Firewall {
     }
 }
 
+/// Removes the table that guards a port, if there is one of an earlier run: nobody would tell it of new peers.
+///
+/// # Errors
+///
+/// [`FirewallError::Nftables`].
+pub async fn open_port(namespace: &Namespace, port: u16) -> Result<(), FirewallError> {
+    let (mut kernel, mut failures) = (Nftables::open_in(namespace).ok(), Vec::new());
+    let mut own = OwnTable::new(tunnel_port::table(port));
+    keep_table(namespace, kernel.as_mut(), &mut own, None, &mut failures).await;
+    failures.pop().map_or(Ok(()), Err)
+}
+
 /// Waits for the next notice; a broken socket is given up. Without one there are no notices.
 async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
     let Some(open) = monitor else {

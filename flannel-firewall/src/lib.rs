@@ -31,7 +31,9 @@ mod sys;
 mod tunnel_port;
 mod verdict;
 
-pub use firewall::{Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Kept, Pass};
+pub use firewall::{
+    Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Kept, Pass, open_port,
+};
 pub use iptables::IptablesError;
 pub use missing::{MissingRules, missing_rules};
 pub use nftables::NftablesError;

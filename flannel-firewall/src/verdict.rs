@@ -5,7 +5,8 @@
 //! through them, on paper, and names the rules that certainly stop it.
 //!
 //! Certainly: a rule with a condition that cannot be judged here, such as a rate or the members of an ipset, may or may
-//! not concern the packet. If it would accept it, whatever would stop the packet behind it is not told.
+//! not concern the packet. If it would accept it, whatever would stop the packet behind it is not told. A packet comes
+//! without a mark; once a rule may have given it one, no condition on marks can be judged.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -179,10 +180,18 @@ impl Ruleset {
     /// Names what certainly stops a packet, at most one rule for each chain that it passes.
     #[must_use]
     pub fn barriers(&self, packet: &Packet) -> Vec<Barrier> {
-        let saved = self.saved.iter().filter(|saved| saved.family == packet.family());
-        let mut barriers: Vec<Barrier> =
-            saved.flat_map(|saved| iptables_walk::barriers(saved.program, &saved.tables, packet)).collect();
-        barriers.extend(self.nft.barriers(packet));
+        let mut is_marked = false;
+        let barriers = self.judge(packet, &mut is_marked);
+        // Some rule may mark it: rules that were judged before that one may come behind it.
+        if is_marked { self.judge(packet, &mut is_marked) } else { barriers }
+    }
+
+    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
+        let mut barriers = Vec::new();
+        for saved in self.saved.iter().filter(|saved| saved.family == packet.family()) {
+            barriers.extend(iptables_walk::barriers(saved.program, &saved.tables, packet, is_marked));
+        }
+        barriers.extend(self.nft.barriers(packet, is_marked));
         barriers
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use flannel_core::{NetworkConfig, Running, chain};
 use flannel_firewall::{
-    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions,
+    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions, open_port,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
@@ -43,7 +43,7 @@ impl Keeper {
         let mut nets = Nets::of(&running.config, &running.lease.subnet);
         let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
         let mut told = Told::default();
-        self.open_other_ports(options, None, &nets).await;
+        self.open_other_ports(options.tunnel_port, None).await;
         loop {
             let before = std::mem::replace(&mut nets, Nets::of(&running.config, &running.lease.subnet));
             if options == self.options(&running) {
@@ -52,7 +52,7 @@ impl Keeper {
                 // As a restart would: the first pass of another mode removes what is left of this one.
                 let port = options.tunnel_port;
                 options = self.options(&running);
-                self.open_other_ports(options, port, &nets).await;
+                self.open_other_ports(options.tunnel_port, port).await;
                 firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &before);
             }
             firewall.set_peers(self.peers.borrow_and_update().clone());
@@ -72,18 +72,15 @@ impl Keeper {
 
     /// Opens the ports that the tunnel had before, or that the backend beside it has: a table that guards one of them
     /// would not hear of new peers.
-    async fn open_other_ports(&self, options: FirewallOptions, before: Option<u16>, nets: &[Nets]) {
+    async fn open_other_ports(&self, tunnel_port: Option<u16>, before: Option<u16>) {
         if !self.flags.restrict_tunnel_port {
             return;
         }
         let ports = ["vxlan", "udp"].into_iter().filter_map(backends::default_port).chain(before);
-        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != options.tunnel_port).collect();
+        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != tunnel_port).collect();
         for port in ports {
-            let open = options.with_tunnel_port(Some(port)).with_restrict_tunnel_port(false);
-            let pass =
-                Firewall::new(self.namespace.clone(), open, nets.to_vec(), &self.previous).pass().await;
-            for failure in &pass.failures {
-                debug!("Port {port} may be closed still: {}", chain(failure));
+            if let Err(error) = open_port(&self.namespace, port).await {
+                debug!("Port {port} may be closed still: {}", chain(&error));
             }
         }
     }
@@ -126,7 +123,7 @@ pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running:
     }
 }
 
-fn mode(config: &NetworkConfig) -> FirewallMode {
+pub(crate) fn mode(config: &NetworkConfig) -> FirewallMode {
     if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables }
 }
 

@@ -101,13 +101,12 @@ fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
 
 /// Reads whether to colour what goes to standard output.
 pub(crate) fn paint(color: &str) -> Result<Paint, String> {
-    let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    Ok(Paint(match color {
-        "auto" => io::stdout().is_terminal() && !is_plain(),
-        "always" => true,
-        "never" => false,
-        other => return Err(format!("{other:?} is none of auto, always and never")),
-    }))
+    match color {
+        "auto" => Ok(Paint::where_it_shows()),
+        "always" => Ok(Paint(true)),
+        "never" => Ok(Paint(false)),
+        other => Err(format!("{other:?} is none of auto, always and never")),
+    }
 }
 
 /// Runs `flanneld status`.

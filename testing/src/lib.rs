@@ -10,6 +10,7 @@
 //! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
+//! * [`confined()`] takes rights away from a part of a test.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
@@ -35,6 +36,7 @@
 //! ```
 
 mod capture;
+mod confined;
 pub mod contract;
 mod ensure;
 mod etcd;
@@ -58,6 +60,7 @@ pub use capture::packet::{
     UdpDatagram, VXLAN_PORTS, VxlanPacket,
 };
 pub use capture::{Capture, Captured};
+pub use confined::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
-use flannel_core::{
-    ExternalInterface, Lease, LeaseAttrs, NetworkConfig, NodeId, Plan, PublicAddrs, Snapshot,
-};
+use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
 use flannel_firewall::{Barrier, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
 use flannel_registry::{CertificateDates, Remembered};
@@ -44,8 +42,8 @@ pub(crate) struct Facts {
     /// The interface to the other hosts, or why there is none.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: Registry,
-    /// The certificates in the files that the flags name, or why they cannot be read.
-    pub(crate) certificates: Vec<Result<CertificateDates, String>>,
+    /// The certificates in the files that the flags name and that can be read.
+    pub(crate) certificates: Vec<CertificateDates>,
     pub(crate) memory: Memory,
     /// The network, if its configuration is known from the registry or from memory.
     pub(crate) network: Option<Network>,
@@ -276,12 +274,6 @@ pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &
     } else {
         one
     }
-}
-
-/// The public addresses of a lease.
-pub(crate) fn publics(attrs: &LeaseAttrs) -> impl Iterator<Item = IpAddr> + use<> {
-    let PublicAddrs { v4, v6 } = attrs.public;
-    v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6))
 }
 
 #[cfg(test)]

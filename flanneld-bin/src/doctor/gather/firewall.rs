@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallMode, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way,
-    missing_rules,
+    FirewallError, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
-use crate::doctor::facts::{Facts, Firewall, Network, publics};
+use crate::doctor::facts::{Facts, Firewall, Network};
 
 /// So many peers' packets are led through the rules: a host that lets in some and not others is found all the same.
 const MOST_PEERS: usize = 256;
@@ -41,10 +40,7 @@ async fn look_for_own_rules(
     firewall: &mut Firewall,
 ) {
     let flags = &facts.options.firewall;
-    let (mode, program, package_name) = match network.config.enable_nftables {
-        false => (FirewallMode::Iptables, "iptables-restore", "iptables"),
-        true => (FirewallMode::Nftables, "nft", "nftables"),
-    };
+    let mode = crate::firewall::mode(&network.config);
     let options = FirewallOptions::new(mode, flags.rules, flags.resync)
         .with_tunnel_port(network.port)
         .with_restrict_tunnel_port(flags.restrict_tunnel_port);
@@ -59,9 +55,13 @@ async fn look_for_own_rules(
         Err(error) => firewall.failures.push(chain(&error)),
     }
     // Without a lease nothing was looked for.
+    let (program, package) = match network.config.enable_nftables {
+        false => ("iptables-restore", "iptables"),
+        true => ("nft", "nftables"),
+    };
     let wants_rules = flags.rules.masquerade || flags.rules.forward;
     if nets.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
-        firewall.lacks = Some(package_name.to_owned());
+        firewall.lacks = Some(package.to_owned());
     }
 }
 
@@ -78,7 +78,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     let mut packets = Vec::new();
     let bridge = facts.pod_bridges().next().map(|link| link.name.clone());
     for peer in facts.peers.iter().take(MOST_PEERS) {
-        let underlay = external.addresses().zip_family(publics(&peer.lease.attrs));
+        let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
         if let (Some(port), Some((local, remote))) = (network.port, underlay) {
             let datagram =
                 |way, source, destination| Packet::new(way, source, destination, Transport::Udp, port);
