@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use flannel_backend_extension::OpenExtension;
 use flannel_core::{
-    BackendAttrs, Dirty, ExternalInterface, Lease, LeaseChange, NetworkConfig, OpenBackend, OpenRequest,
-    PeerSet, SyncRequest,
+    Dirty, ExternalInterface, Lease, LeaseChange, NetworkConfig, OpenBackend, OpenRequest, PeerSet,
+    SyncRequest,
 };
 use flannel_netlink::Namespace;
 use flannel_testing::eventually;
@@ -63,8 +63,7 @@ fn remove_while_commands_wait(log: &Path) {
     backend.configure(&Lease::new("10.5.1.0-24".parse().unwrap(), backend.attrs().at(own.into()))).unwrap();
     let mut peers = PeerSet::default();
     for n in 2..10 {
-        let public = Ipv4Addr::new(192, 168, 64, n).into();
-        let attrs = BackendAttrs::new("extension".to_owned().into()).at(public);
+        let attrs = backend.attrs().at(Ipv4Addr::new(192, 168, 64, n).into());
         let lease = Lease::new(format!("10.5.{n}.0-24").parse().unwrap(), attrs);
         peers.apply(LeaseChange::Put(Arc::new(lease)));
     }

@@ -167,6 +167,7 @@ impl Device {
             | Notice::Neighbour { .. }
             | Notice::Fdb { .. }
             | Notice::Forwarding { .. } => None,
+            other => Some(format!("{other:?}")),
         }
     }
 

@@ -19,7 +19,7 @@ pub struct LeaseSet {
     revision: Revision,
 }
 
-/// How one lease changed.
+/// How one lease changed; there is no other way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseChange {
     /// It is new, or says something new.

@@ -279,7 +279,7 @@ impl Snapshot {
     }
 }
 
-/// What a watch tells.
+/// What a watch tells. The list is complete: whoever follows a watch deals with each case.
 #[derive(Clone, Debug)]
 pub enum RegistryEvent {
     /// The whole state; what is not in it does not exist.

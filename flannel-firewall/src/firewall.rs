@@ -19,6 +19,7 @@ use crate::{obstacles, tunnel_port};
 
 /// Where the rules are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum FirewallMode {
     /// In iptables, whichever variant the host has.
     Iptables,
@@ -28,6 +29,7 @@ pub enum FirewallMode {
 
 /// What a [`Firewall`] is to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct FirewallOptions {
     /// Where the rules are.
     pub mode: FirewallMode,
@@ -39,6 +41,26 @@ pub struct FirewallOptions {
     pub tunnel_port: Option<u16>,
     /// Whether only peers may send to that port.
     pub restrict_tunnel_port: bool,
+}
+
+impl FirewallOptions {
+    /// Keeps these rules in this mode, and guards no port.
+    #[must_use]
+    pub fn new(mode: FirewallMode, rules: RuleOptions, audit_every: Duration) -> Self {
+        Self { mode, rules, audit_every, tunnel_port: None, restrict_tunnel_port: false }
+    }
+
+    /// Names the UDP port of the tunnel, if it has one.
+    #[must_use]
+    pub fn with_tunnel_port(self, tunnel_port: Option<u16>) -> Self {
+        Self { tunnel_port, ..self }
+    }
+
+    /// Says whether only peers may send to the port of the tunnel.
+    #[must_use]
+    pub fn with_restrict_tunnel_port(self, restrict_tunnel_port: bool) -> Self {
+        Self { restrict_tunnel_port, ..self }
+    }
 }
 
 /// The rules of one network on one host.
@@ -278,7 +300,7 @@ impl Firewall {
                 self.doubt.rules |= self.is_about_rules(&table, chain.as_deref());
                 self.doubt.tunnel |= self.tunnel.as_ref().is_some_and(|(_, own)| *own.table() == table);
             }
-            Some(NftNotice::Overrun) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
+            Some(NftNotice::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
         }
     }
 

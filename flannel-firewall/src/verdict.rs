@@ -24,6 +24,7 @@ use nft_walk::Tables;
 
 /// The first packet of a connection, or a datagram, as a host sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Packet {
     /// What the host does with it.
     pub way: Way,
@@ -43,6 +44,7 @@ pub struct Packet {
 
 /// What a host does with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Way {
     /// It takes it.
     Input,
@@ -54,6 +56,7 @@ pub enum Way {
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Transport {
     /// TCP; the packet opens a connection.
     Tcp,
@@ -65,6 +68,24 @@ pub enum Transport {
 pub(crate) const SOURCE_PORT: u16 = 45_678;
 
 impl Packet {
+    /// A packet between links that are not known, if there are any.
+    #[must_use]
+    pub fn new(way: Way, source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Self {
+        Self { way, incoming: None, outgoing: None, source, destination, transport, port }
+    }
+
+    /// Names the link that it comes in by, if that is known.
+    #[must_use]
+    pub fn with_incoming(self, incoming: Option<String>) -> Self {
+        Self { incoming, ..self }
+    }
+
+    /// Names the link that it leaves by, if that is known.
+    #[must_use]
+    pub fn with_outgoing(self, outgoing: Option<String>) -> Self {
+        Self { outgoing, ..self }
+    }
+
     fn family(&self) -> Family {
         Family::of(self.destination)
     }
@@ -82,6 +103,7 @@ pub struct Barrier {
 
 /// The chain at a hook of the kernel from which a packet came to a [`Barrier`], directly or by way of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum BarrierPlace {
     /// A chain of iptables.
     Iptables {

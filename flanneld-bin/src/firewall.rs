@@ -106,21 +106,17 @@ impl Keeper {
         if restrict_tunnel_port && tunnel_port.is_none() {
             warn!("-restrict-tunnel-port has no effect: backend {} has no port", config.backend.name);
         }
-        let (rules, audit_every) = (self.flags.rules, self.flags.resync);
-        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port }
+        FirewallOptions::new(mode, self.flags.rules, self.flags.resync)
+            .with_tunnel_port(tunnel_port)
+            .with_restrict_tunnel_port(restrict_tunnel_port)
     }
 }
 
 /// Removes the rules for a network that ends.
 pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running: &Running) {
     let before = Nets::of(&running.config, &running.lease.subnet);
-    let nothing = FirewallOptions {
-        mode: mode(&running.config),
-        rules: RuleOptions { masquerade: false, fully_random: false, forward: false },
-        audit_every: flags.resync,
-        tunnel_port: backends::tunnel_port(&running.config),
-        restrict_tunnel_port: false,
-    };
+    let nothing = FirewallOptions::new(mode(&running.config), RuleOptions::default(), flags.resync)
+        .with_tunnel_port(backends::tunnel_port(&running.config));
     let pass = Firewall::new(namespace, nothing, Vec::new(), &before).pass().await;
     for failure in &pass.failures {
         warn!("Firewall rules stay: {}", chain(failure));
@@ -155,6 +151,7 @@ impl Told {
             (Kept::Repaired, FirewallMode::Nftables) => {
                 info!("Some nftables rules were changed; writing them again");
             }
+            (Kept::Repaired, _) => info!("Some firewall rules were changed; writing them again"),
         }
         match pass.tunnel {
             Kept::InOrder => {}

@@ -29,7 +29,7 @@ pub(in crate::doctor) fn dates(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge(facts: &Facts, certificate: &CertificateDates) -> Option<Finding> {
-    let CertificateDates { path, subject, not_before, not_after } = certificate;
+    let CertificateDates { path, subject, not_before, not_after, .. } = certificate;
     let life = not_after.duration_since(*not_before).unwrap_or_default();
     let soon = SOON.min(life / LAST_PART);
     let (fault, how) = if facts.now > *not_after {
@@ -65,12 +65,8 @@ mod tests {
             let mut facts = healthy();
             let days = |n: u64| Duration::from_secs(n * 86_400);
             let not_before = facts.now - days(age_days);
-            let dates = CertificateDates {
-                path: "/client.pem".into(),
-                subject: "CN=host-1".to_owned(),
-                not_before,
-                not_after: not_before + days(life_days),
-            };
+            let not_after = not_before + days(life_days);
+            let dates = CertificateDates::new("/client.pem", "CN=host-1", not_before, not_after);
             facts.certificates = vec![dates];
             dates_ids(&facts)
         };
