@@ -326,6 +326,11 @@ pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
     ping
 }
 
+/// Waits until each ping was answered so many times more: what was done before had its chance to break it.
+pub(crate) fn wait_for_answers(pings: &[RunningPing], more: u64) {
+    pings.iter().for_each(|ping| ping.wait_for_answers(more, PATIENCE).unwrap());
+}
+
 /// Checks that a packet goes from one pod to another and back.
 pub(crate) fn check_ping(from: &Pod, to: &Pod) {
     let to: IpAddr = to.addresses[0];

@@ -413,7 +413,8 @@ fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
         cluster.start_with(0, &["-ip-masq"]);
         cluster.wait_until_ready(0);
         assert_eq!(cluster.rules(0), before);
-        ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
+        // Long enough for the looks at the rules that come after it said that it is ready.
+        ping.wait_for_answers(100, PATIENCE).unwrap();
         let report = ping.stop();
         assert_eq!(report.lost_count(), 0, "{report:?}");
     }

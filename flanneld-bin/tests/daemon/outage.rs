@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping};
+use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, wait_for_answers};
 
 /// How long etcd is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -33,12 +33,6 @@ fn ping_all(pods: &[Pod]) -> Vec<RunningPing> {
         RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap()
     });
     pings.collect()
-}
-
-fn wait_for_answers(pings: &[RunningPing], more: u64) {
-    for ping in pings {
-        ping.wait_for_answers(more, PATIENCE).unwrap();
-    }
 }
 
 fn check_nothing_was_lost(pings: Vec<RunningPing>) {
