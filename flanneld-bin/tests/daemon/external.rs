@@ -5,15 +5,10 @@ use std::time::{Duration, Instant};
 use flannel_netlink::{LinkChange, Netlink};
 use flannel_testing::{PingOptions, eventually, ping};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
+use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
 
 /// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
 const FOLLOWED: Duration = Duration::from_secs(10);
-
-const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
-
-const DUAL: &str =
-    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// Three hosts that run with this configuration and know each other.
 fn running(config: &str) -> Cluster {

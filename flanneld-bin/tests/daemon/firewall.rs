@@ -2,49 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flannel_testing::{
-    Capture, Ipv4Packet, PingOptions, Pod, Transport, eventually, output_in, ping, program, write_program,
+use flannel_testing::{Capture, Ipv4Packet, PingOptions, Pod, Transport, eventually, ping, write_program};
+
+use crate::cluster::{
+    Cluster, DUAL, NFTABLES, PATIENCE, SWITCH, UDP, VXLAN, check_ping, quick, running_ping,
 };
 
-use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN, check_ping, running_ping};
-
-const NFTABLES: &str = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
 const BOTH_MODES: [&str; 2] = [VXLAN, NFTABLES];
 
 /// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    /// Hosts whose daemons run with these flags, and a pod on each.
-    fn with_pods(hosts: usize, config: &str, flags: &[&str]) -> (Self, Vec<Pod>) {
-        let mut cluster = Self::new(hosts);
-        cluster.configure(config);
-        (0..hosts).for_each(|host| cluster.start_with(host, flags));
-        (0..hosts).for_each(|host| cluster.wait_until_ready(host));
-        let pods = (0..hosts).map(|host| cluster.add_pod(host)).collect();
-        (cluster, pods)
-    }
-
-    fn start_with(&mut self, host: usize, flags: &[&str]) {
-        let mut command = self.command(host);
-        command.args(flags);
-        self.start_as(host, command);
-    }
-
-    /// Runs a command line on a host with a shell; it must succeed.
-    pub(crate) fn shell(&self, host: usize, line: &str) -> String {
-        program("nft", "nftables").unwrap();
-        program("iptables", "iptables").unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", line]);
-        let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
-        assert!(output.status.success(), "{line}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// All rules of a host in iptables, and our tables in nftables, without what differs from one listing to the next.
     fn rules(&self, host: usize) -> String {
         let text = self.shell(
@@ -98,10 +69,9 @@ fn a_pod_reaches_the_world_by_its_hosts_address_and_another_pod_by_its_own() {
 fn without_the_flag_nothing_is_masqueraded() {
     let (cluster, pods) = Cluster::with_pods(1, VXLAN, &[]);
     let capture = Capture::start(cluster.lab.switch(), "port1").unwrap();
-    let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
     let path = (pods[0].addresses[0], SWITCH.parse().unwrap());
     let came = eventually(PATIENCE, || {
-        assert!(ping(&pods[0].namespace, path.1, &quick).is_err(), "the switch knows no way back");
+        assert!(ping(&pods[0].namespace, path.1, &quick()).is_err(), "the switch knows no way back");
         capture.packets().iter().any(|packet| packet.frame.addresses() == Some(path))
     });
     came.expect("the switch sees the address of the pod");
@@ -113,10 +83,7 @@ fn an_outside_host_reaches_the_pod_of_another_host_and_the_answer_comes_back_the
     for config in BOTH_MODES {
         let (cluster, pods) = Cluster::with_pods(2, config, &["-ip-masq"]);
         // The switch sends to host 1 what is for the pod of host 0, as a load balancer does.
-        let subnet = cluster.subnet(0);
-        let mut route = Command::new("ip");
-        route.args(["route", "add", &subnet.to_string(), "via", &cluster.public(1)]);
-        assert!(output_in(cluster.lab.switch(), route).unwrap().status.success());
+        cluster.shell_on_switch(&format!("ip route add {} via {}", cluster.subnet(0), cluster.public(1)));
         let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
         let to = pods[0].addresses[0];
         eventually(PATIENCE, || ping(cluster.lab.switch(), to, &PingOptions::default()))
@@ -137,8 +104,10 @@ fn pods_reach_each_other_although_the_policy_is_to_drop_as_docker_sets_it() {
     let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-iptables-forward-rules=false"]);
     check_ping(&pods[0], &pods[1]);
     drop(cluster.shell(0, "iptables -P FORWARD DROP"));
-    let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
-    assert!(ping(&pods[0].namespace, pods[1].addresses[0], &quick).is_err(), "who wants no rules gets none");
+    assert!(
+        ping(&pods[0].namespace, pods[1].addresses[0], &quick()).is_err(),
+        "who wants no rules gets none"
+    );
 }
 
 #[test]
@@ -183,15 +152,14 @@ fn with_another_port_the_one_before_is_open_again() {
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#);
     eventually(PATIENCE, || ports() == "flannel-port-4789\n").unwrap();
     check_ping(&pods[0], &pods[1]);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    cluster.configure(UDP);
     eventually(PATIENCE, || ports() == "flannel-port-8285\n").unwrap();
     check_ping(&pods[0], &pods[1]);
 }
 
 #[test]
 fn iptables_shows_the_rules_of_upstream() {
-    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
-    let (cluster, _pods) = Cluster::with_pods(1, config, &["-ip-masq"]);
+    let (cluster, _pods) = Cluster::with_pods(1, DUAL, &["-ip-masq"]);
     let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<ipnet::IpNet>().unwrap().trunc();
     let rules = |program: &str, table: &str| -> Vec<String> {
         let text = cluster.shell(0, &format!("{program}-save -t {table}"));
@@ -279,9 +247,12 @@ impl Programs {
         Self(directory)
     }
 
-    /// The path on which they are found.
-    fn path(&self) -> String {
-        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.display())
+    /// Starts the daemon of the first host with these flags, so that it finds them, and waits until it is ready.
+    fn start(&self, cluster: &mut Cluster, flags: &[&str]) {
+        let mut command = cluster.command(0);
+        command.args(flags).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.display()));
+        cluster.start_as(0, command);
+        cluster.wait_until_ready(0);
     }
 }
 
@@ -310,10 +281,7 @@ fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
     let legacy: Vec<_> = legacy.iter().map(|(name, script)| (*name, script.as_str())).collect();
     let programs = Programs::new("legacy", &legacy[..6]);
     let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-iptables-forward-rules=false"]);
-    let mut command = cluster.command(0);
-    command.args(["-ip-masq", "-iptables-resync=1"]).env("PATH", programs.path());
-    cluster.start_as(0, command);
-    cluster.wait_until_ready(0);
+    programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1"]);
     let list = || cluster.shell(0, "iptables-legacy-save | grep -e -A");
     let before = list();
     assert_eq!(before.lines().count(), 10, "{before}");
@@ -344,12 +312,7 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         let programs = Programs::new(name, &scripts);
         let mut cluster = Cluster::new(1);
         cluster.configure(config);
-        let mut command = cluster.command(0);
-        command
-            .args(["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"])
-            .env("PATH", programs.path());
-        cluster.start_as(0, command);
-        cluster.wait_until_ready(0);
+        programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"]);
         let (runs, used, began) = (at_rest(&log), used(&mut cluster), Instant::now());
         // Several audits.
         std::thread::sleep(Duration::from_secs(5));
@@ -488,10 +451,7 @@ fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
     let programs = Programs::new("refused", &[("iptables-restore", &script)]);
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
-    let mut command = cluster.command(0);
-    command.arg("-ip-masq").env("PATH", programs.path());
-    cluster.start_as(0, command);
-    cluster.wait_until_ready(0);
+    programs.start(&mut cluster, &["-ip-masq"]);
     let line = "Failed to setup firewall rules: IPv4 rules in iptables: iptables-restore failed (exit status: 4): \
                 Another app is currently holding the xtables lock.; it is tried again";
     cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
@@ -570,10 +530,9 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
         intrude(&cluster, 2);
         let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
         let to = pods[0].addresses[0];
-        let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
         let intruders = "10.5.250.1".parse().unwrap();
         let comes = || {
-            let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick);
+            let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick());
             // What came before this one has come.
             check_ping(&pods[1], &pods[0]);
             capture.packets().iter().any(|packet| packet.frame.addresses() == Some((intruders, to)))
@@ -615,8 +574,7 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
 
 #[test]
 fn the_port_of_the_udp_backend_is_open_to_peers() {
-    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
-    let (cluster, pods) = Cluster::with_pods(2, config, &["-restrict-tunnel-port", "-ip-masq"]);
+    let (cluster, pods) = Cluster::with_pods(2, UDP, &["-restrict-tunnel-port", "-ip-masq"]);
     check_ping(&pods[0], &pods[1]);
     let rules = cluster.rules(0);
     assert!(rules.contains("table inet flannel-port-8285") && rules.contains("{ 192.168.64.2 }"), "{rules}");
@@ -624,8 +582,7 @@ fn the_port_of_the_udp_backend_is_open_to_peers() {
 
 #[test]
 fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
-    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
-    let (mut cluster, pods) = Cluster::with_pods(1, config, &["-ip-blackhole-route", "-iptables-resync=1"]);
+    let (mut cluster, pods) = Cluster::with_pods(1, DUAL, &["-ip-blackhole-route", "-iptables-resync=1"]);
     let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<ipnet::IpNet>().unwrap().trunc();
     let subnet = cluster.subnet(0);
     let is_there = |cluster: &Cluster| {

@@ -3,10 +3,11 @@
 use flannel_netlink::Netlink;
 use flannel_testing::{Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, running_ping, wait_for_answers};
+use crate::cluster::{
+    Cluster, HOST_GW, PATIENCE, Told, UDP, VXLAN, check_ping, running_ping, wait_for_answers,
+};
 use crate::observed::run;
 
-const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 const SIGHUP: i32 = 1;
 const TAKEN_IN: &str = "The network config changed, running by it from now on";
 const REFUSED: &str = "The network config changed and is not used, the one before goes on";
@@ -58,9 +59,7 @@ fn rolling(config: &str) -> (Cluster, Vec<Pod>, Vec<RunningPing>) {
 }
 
 fn start(cluster: &mut Cluster, host: usize) {
-    let mut command = cluster.command(host);
-    command.arg("-follow-config=false");
-    cluster.start_as(host, command);
+    cluster.start_with(host, &["-follow-config=false"]);
     cluster.wait_until_ready(host);
 }
 
@@ -173,7 +172,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     assert_eq!(cluster.lines(0, "ip route show dev foreign").len(), 1, "it is nobody's business");
 
     // No tunnel at all, and back.
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.configure(HOST_GW);
     eventually(PATIENCE, || (0..2).all(|host| !has_device(&cluster, host, "flannel.7"))).unwrap();
     eventually(PATIENCE, || {
         cluster.lines(0, "ip route").iter().any(|line| line.contains("via 192.168.64.2 "))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_testing::{PingOptions, eventually, ping, transfer};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, Told, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, PATIENCE, Told, check_ping, running_ping};
 
 #[test]
 fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
@@ -170,9 +170,7 @@ fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
 #[test]
 fn with_both_families_pods_reach_each_other_over_both() {
     let mut cluster = Cluster::new(2);
-    cluster.configure(
-        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
-    );
+    cluster.configure(DUAL);
     let pods = [0, 1].map(|host| {
         cluster.start(host);
         cluster.wait_until_ready(host);

@@ -110,9 +110,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
 
     for host in 0..3 {
         assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
-        let mut command = cluster.command(host);
-        command.arg("-etcd-api=v3");
-        cluster.start_as(host, command);
+        cluster.start_with(host, &["-etcd-api=v3"]);
         cluster.wait_until_ready(host);
         wait_for_answers(&pings, 20);
     }

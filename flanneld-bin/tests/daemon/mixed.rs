@@ -8,11 +8,8 @@ use std::net::IpAddr;
 use flannel_testing::{PingOptions, Pod, eventually, ping};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, PATIENCE, VXLAN, check_ping, running_ping};
 use crate::interfaces;
-
-const DUAL: &str =
-    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// What a release of flannel writes into its record.
 #[derive(Clone, Copy, Debug, PartialEq)]

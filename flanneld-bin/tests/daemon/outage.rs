@@ -124,9 +124,7 @@ fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_
 fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
-    let mut command = cluster.command(0);
-    command.arg("-mass-expiry-hold=6");
-    cluster.start_as(0, command);
+    cluster.start_with(0, &["-mass-expiry-hold=6"]);
     (1..3).for_each(|host| cluster.start(host));
     (0..3).for_each(|host| cluster.wait_until_ready(host));
     eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
