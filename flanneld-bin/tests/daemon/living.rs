@@ -206,3 +206,24 @@ fn with_ipv6_alone_pods_reach_each_other() {
         }
     }
 }
+
+#[test]
+fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
+    let (mut cluster, pods) = Cluster::with_pods(1, DUAL, &["-ip-blackhole-route", "-iptables-resync=1"]);
+    let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
+    let subnet = cluster.subnet(0);
+    let is_there = |cluster: &Cluster| {
+        let lines = [cluster.lines(0, "ip route"), cluster.lines(0, "ip -6 route")].concat();
+        [subnet, v6].iter().all(|net| lines.iter().any(|line| line.starts_with(&format!("blackhole {net} "))))
+    };
+    eventually(PATIENCE, || is_there(&cluster)).unwrap();
+    // The bridge has the same subnet, and goes first.
+    cluster.shell(0, &format!("ip route get {} | grep cni0", pods[0].addresses[0]));
+    cluster.shell(
+        0,
+        &format!("ip route del blackhole {subnet}; ip -6 route del blackhole {v6} metric 4294967295"),
+    );
+    eventually(PATIENCE, || is_there(&cluster)).unwrap();
+    let lines = cluster.daemon(0).lines();
+    assert!(lines.iter().all(|line| !line.contains("Failed to add the blackhole")), "{lines:#?}");
+}
