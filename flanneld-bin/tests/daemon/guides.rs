@@ -7,8 +7,8 @@ use std::process::Command;
 
 use flannel_testing::{EtcdOptions, Pod, eventually, program};
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, SWITCH, check_ping};
-use crate::secured::Certificates;
 
 /// What each host sees: a `/run` of its own, and under `/opt` what a guide has one install there. What follows is a guide's.
 const INSTALLED: &str = r#"

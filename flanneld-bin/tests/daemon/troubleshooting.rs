@@ -6,8 +6,8 @@ use std::process::Command;
 
 use flannel_testing::{eventually, program};
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, HOST_GW, PATIENCE, SWITCH, VXLAN};
-use crate::secured::Certificates;
 
 const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
 

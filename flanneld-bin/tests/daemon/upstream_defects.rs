@@ -5,9 +5,9 @@ use std::process::Command;
 
 use flannel_testing::{Process, eventually, program};
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 use crate::interfaces;
-use crate::secured::Certificates;
 
 const GARBAGE: &str = "/coreos.com/network/subnets/garbage";
 
