@@ -11,17 +11,23 @@ use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 /// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Programs under other names, or that tell of each run, found before the system's.
+/// Programs under other names, or that tell of each run, found before the system's, in a directory with what they note.
 struct Programs(PathBuf);
 
 impl Programs {
-    fn new(name: &str, programs: &[(&str, &str)]) -> Self {
+    fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        for (program, script) in programs {
-            write_program(&directory.join(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
-        }
         Self(directory)
+    }
+
+    /// Says what a program does, in the words of a shell.
+    fn add(&self, program: &str, script: &str) {
+        write_program(&self.path(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
     }
 
     /// Starts the daemon of the first host with these flags, so that it finds them, and waits until it is ready.
@@ -51,12 +57,10 @@ const PROGRAMS: [&str; 7] = [
 
 #[test]
 fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
-    let legacy = PROGRAMS.map(|name| {
-        let script = format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1));
-        (name, script)
-    });
-    let legacy: Vec<_> = legacy.iter().map(|(name, script)| (*name, script.as_str())).collect();
-    let programs = Programs::new("legacy", &legacy[..6]);
+    let programs = Programs::new("legacy");
+    for name in &PROGRAMS[..6] {
+        programs.add(name, &format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1)));
+    }
     let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-iptables-forward-rules=false"]);
     programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1"]);
     let list = || cluster.shell(0, "iptables-legacy-save | grep -e -A");
@@ -79,14 +83,14 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         ("idle-nftables", NFTABLES, "tables"),
         ("idle-legacy", VXLAN, "tables-legacy"),
     ] {
-        let log = std::env::temp_dir().join(format!("flanneld-{name}-{}.log", std::process::id()));
-        let scripts = PROGRAMS.map(|program| {
-            let nft = flannel_testing::program("nft", "nftables").unwrap();
+        let programs = Programs::new(name);
+        let log = programs.path("log");
+        let nft = flannel_testing::program("nft", "nftables").unwrap();
+        for program in PROGRAMS {
             let real = nft.with_file_name(program.replacen("tables", tables, 1));
-            (program, format!("echo {program} \"$@\" >> {}\nexec {} \"$@\"", log.display(), real.display()))
-        });
-        let scripts: Vec<_> = scripts.iter().map(|(name, script)| (*name, script.as_str())).collect();
-        let programs = Programs::new(name, &scripts);
+            let note = format!("echo {program} \"$@\" >> {}", log.display());
+            programs.add(program, &format!("{note}\nexec {} \"$@\"", real.display()));
+        }
         let mut cluster = Cluster::new(1);
         cluster.configure(config);
         programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"]);
@@ -112,7 +116,6 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         }
         // Five times what is promised, for a machine on which everything takes longer.
         assert!(share < 0.005, "{name}: {share} of a core");
-        let _ = fs::remove_file(&log);
     }
 }
 
@@ -143,14 +146,13 @@ fn used(cluster: &mut Cluster) -> Duration {
 
 #[test]
 fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
-    let count = std::env::temp_dir().join(format!("flanneld-refused-{}.count", std::process::id()));
-    let _ = fs::remove_file(&count);
+    let programs = Programs::new("refused");
     let script = format!(
         "echo >> {0}; [ $(wc -l < {0}) -gt 4 ] && exec /usr/sbin/iptables-restore \"$@\"; cat > /dev/null
         echo 'Another app is currently holding the xtables lock.' >&2; exit 4",
-        count.display()
+        programs.path("count").display()
     );
-    let programs = Programs::new("refused", &[("iptables-restore", &script)]);
+    programs.add("iptables-restore", &script);
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     programs.start(&mut cluster, &["-ip-masq"]);
@@ -161,5 +163,4 @@ fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
     let told = cluster.daemon(0).lines().iter().filter(|told| told.contains("xtables lock")).count();
     assert_eq!(told, 1, "the same is not told twice");
     assert!(cluster.rules(0).contains("FLANNEL-POSTRTG"));
-    let _ = fs::remove_file(&count);
 }
