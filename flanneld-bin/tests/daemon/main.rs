@@ -28,3 +28,5 @@ mod secured;
 mod troubleshooting;
 mod udp;
 mod upstream_defects;
+#[path = "../wildcard.rs"]
+mod wildcard;

@@ -8,6 +8,7 @@ use flannel_testing::{eventually, program};
 
 use crate::certificates::Certificates;
 use crate::cluster::{Cluster, HOST_GW, PATIENCE, SWITCH, VXLAN};
+use crate::wildcard;
 
 const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
 
@@ -51,16 +52,7 @@ fn every_message_of_the_page_is_tried() {
 /// Whether a line of the log is this message, with anything in the place of each `...`.
 fn is(line: &str, message: &str) -> bool {
     // What stands in front is the time and the place.
-    let line = line.split_once("] ").map_or(line, |(_, message)| message);
-    let mut parts = message.split("...");
-    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else { return false };
-    let mut last = None;
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-        last = Some(part);
-    }
-    rest.is_empty() || last == Some("")
+    wildcard::matches(message, line.split_once("] ").map_or(line, |(_, message)| message))
 }
 
 /// Waits until the daemon says what the page quotes at this place.
