@@ -55,20 +55,17 @@ fn main() {
         let mut site = Site::new(network, family);
         for (name, fault) in faults {
             let runs: Vec<_> = (0..tries).map(|_| site.suffer(*fault)).collect();
-            let kernel = sorted(runs.iter().map(|run| run.kernel));
-            let silence = sorted(runs.iter().map(|run| run.silence));
             let damage = format!("{network}, {family}: {name}");
-            for (what, times) in [("kernel, ms", &kernel), ("silence, ms", &silence)] {
-                let times = times.iter().map(|time| milliseconds(*time));
-                figures::keep("healing", what, "ours", &damage, Spread::of(times).unwrap());
-            }
+            let sum_up = |what: &str, time: fn(&Run) -> Duration| {
+                let spread = Spread::of(runs.iter().map(|run| time(run).as_secs_f64() * 1e3)).unwrap();
+                figures::keep("healing", what, "ours", &damage, spread);
+                spread
+            };
+            let kernel = sum_up("kernel, ms", |run| run.kernel);
+            let silence = sum_up("silence, ms", |run| run.silence);
             println!(
-                "{:<52} | {:>7.1} {:>8.1} | {:>7.1} {:>8.1}",
-                damage,
-                milliseconds(kernel[tries / 2]),
-                milliseconds(kernel[tries - 1]),
-                milliseconds(silence[tries / 2]),
-                milliseconds(silence[tries - 1]),
+                "{damage:<52} | {:>7.1} {:>8.1} | {:>7.1} {:>8.1}",
+                kernel.median, kernel.most, silence.median, silence.most
             );
         }
     }
@@ -307,14 +304,4 @@ fn config(network: &str, family: Family) -> String {
         _ => r#""Type":"vxlan""#,
     };
     format!("{{{overlay},\"Backend\":{{{backend}}}}}")
-}
-
-fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
-    let mut times: Vec<_> = times.collect();
-    times.sort_unstable();
-    times
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -30,8 +30,8 @@ mod paths;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use flannel_benches::Spread;
 use flannel_benches::figures::keep;
+use flannel_benches::{Spread, machine, median};
 use flannel_netlink::Namespace;
 use flannel_testing::{PingOptions, ping, throughput};
 
@@ -39,6 +39,9 @@ use paths::{Path, Site};
 
 /// How long each TCP figure is taken in one round.
 const TIME: Duration = Duration::from_millis(700);
+
+/// How long a ping is waited for, and so what one that is lost counts as: the stream beside it goes on for longer.
+const LOST: Duration = Duration::from_millis(200);
 
 /// What is measured, in the order of the columns.
 const COLUMNS: [&str; 9] = ["one", "four", "both", "64 B", "loss %", "bursts", "rtt", "loaded", "cpu"];
@@ -58,7 +61,7 @@ fn main() {
 
     let site = Site::new(option("--control").as_deref());
     let control = site.hosts[0].read_sysctl("net/ipv4/tcp_congestion_control").unwrap();
-    println!("Linux {}, {} processors", kernel(), std::thread::available_parallelism().unwrap());
+    println!("{}", machine());
     println!("TCP with {control}; {rounds} rounds of {} ms for each figure, medians\n", TIME.as_millis());
     let paths: Vec<&Path> =
         site.paths.iter().filter(|path| only.as_ref().is_none_or(|only| path.name.contains(only))).collect();
@@ -70,15 +73,7 @@ fn main() {
             }
         }
     }
-    for (path, row) in paths.iter().zip(&figures) {
-        for (column, list) in COLUMNS.iter().zip(row) {
-            // One that was not wanted is not a number.
-            let spread = Spread::of(list.iter().copied().filter(|figure| figure.is_finite()));
-            spread.into_iter().for_each(|spread| keep("udp_path", column, path.name, "", spread));
-        }
-    }
-    let medians: Vec<Vec<f64>> =
-        figures.into_iter().map(|row| row.into_iter().map(median).collect()).collect();
+    let medians: Vec<Vec<f64>> = paths.iter().zip(figures).map(|(path, row)| sum_up(path, row)).collect();
     print(&paths, &medians);
     if let Some(path) = paths.iter().find(|path| path.name == paths::UDP && is_wanted("flood")) {
         show_flood(&site, path, rounds);
@@ -86,6 +81,19 @@ fn main() {
     for line in site.counts() {
         println!("{line}");
     }
+}
+
+/// Keeps what was measured on a path for the page, and returns the median of each column. One that was not wanted is not a
+/// number.
+fn sum_up(path: &Path, row: Vec<Vec<f64>>) -> Vec<f64> {
+    let columns = COLUMNS.iter().zip(row).map(|(column, figures)| {
+        let Some(spread) = Spread::of(figures.into_iter().filter(|figure| figure.is_finite())) else {
+            return f64::NAN;
+        };
+        keep("udp_path", column, path.name, "", spread);
+        spread.median
+    });
+    columns.collect()
 }
 
 /// One round of one path. What was not asked for is not a number.
@@ -136,14 +144,11 @@ fn both_ways(from: &Namespace, to: &Namespace, path: &Path) -> f64 {
 
 /// The median round trip, in microseconds.
 fn round_trip(from: &Namespace, to: IpAddr, time: Duration) -> f64 {
+    let options = PingOptions { timeout: LOST, ..PingOptions::default() };
     let start = Instant::now();
     let mut times = Vec::new();
     while start.elapsed() < time || times.len() < 9 {
-        match ping(from, to, &PingOptions::default()) {
-            Ok(time) => times.push(time.as_secs_f64() * 1e6),
-            // One that is lost under load counts as long as was waited for it.
-            Err(_) => times.push(1e6),
-        }
+        times.push(ping(from, to, &options).unwrap_or(LOST).as_secs_f64() * 1e6);
     }
     median(times)
 }
@@ -190,18 +195,13 @@ fn aim(column: &str, baseline: &str) -> &'static str {
 /// Shows what a flood of strangers takes from one stream of the UDP backend.
 fn show_flood(site: &Site, path: &Path, rounds: usize) {
     let runs: Vec<_> = (0..rounds).map(|_| flood::measure(site, path, TIME)).collect();
-    let [quiet, beside, flooded] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at]).collect()));
+    let [quiet, beside, flooded] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at])));
     println!(
         "\none stream while ten strangers flood: {quiet:.2} Gbit/s in peace, {beside:.2} with the flood at an idle \
          socket, {flooded:.2} with the flood at the backend's port ({:.2} × idle socket, {:.2} × peace)",
         flooded / beside,
         flooded / quiet
     );
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_unstable_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// CPU time that this process has used, in the kernel and outside (proc_pid_stat(5)).
@@ -212,8 +212,4 @@ fn cpu_time() -> Duration {
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // A tick is a hundredth of a second wherever /proc is read from (USER_HZ, asm-generic/param.h).
     Duration::from_millis(ticks * 10)
-}
-
-fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }

@@ -15,6 +15,7 @@ use flannel_registry::MemoryRegistry;
 use flannel_testing::contract::registry::{self, RegistrySubject};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, future};
+use tokio::sync::watch;
 
 /// What a store does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ enum Wrong {
     DropsSnapshotsAfterARevision,
     TellsTheLastWatchOnly,
     EndsWatches,
+    EndsWatchesInSilence,
     ListsUpToABadRecord,
     WatchesUpToABadRecord,
     TakesOtherKeysForSubnets,
@@ -51,6 +53,7 @@ struct Broken {
     first_list: Arc<std::sync::OnceLock<Snapshot>>,
     watches: Arc<AtomicUsize>,
     calls: Arc<AtomicU64>,
+    is_silent: watch::Sender<bool>,
 }
 
 impl Broken {
@@ -61,6 +64,7 @@ impl Broken {
             first_list: Arc::default(),
             watches: Arc::default(),
             calls: Arc::default(),
+            is_silent: watch::Sender::default(),
         }
     }
 
@@ -211,7 +215,16 @@ impl SubnetRegistry for Broken {
         };
         let mut tells = tells;
         let events = self.inner.watch(after).filter(move |event| future::ready(tells(event)));
-        if self.wrong == EndsWatches { events.take(3).boxed() } else { events.boxed() }
+        match self.wrong {
+            EndsWatches => events.take(3).boxed(),
+            EndsWatchesInSilence => {
+                let mut is_silent = self.is_silent.subscribe();
+                events
+                    .take_until(async move { drop(is_silent.wait_for(|is_silent| *is_silent).await) })
+                    .boxed()
+            }
+            _ => events.boxed(),
+        }
     }
 }
 
@@ -235,6 +248,11 @@ impl RegistrySubject for Broken {
 
     async fn compact(&self) {
         self.inner.compact();
+    }
+
+    async fn stop(&self) -> bool {
+        self.is_silent.send_replace(true);
+        self.wrong == EndsWatchesInSilence
     }
 
     fn shortest_ttl(&self) -> Duration {
@@ -295,6 +313,8 @@ found! {
         a_watch_from_before_the_history_gives_the_state_of_the_store;
     a_watch_that_takes_events_from_another: TellsTheLastWatchOnly is found by all_watches_hear_all;
     a_watch_that_ends: EndsWatches is found by a_watch_does_not_end;
+    a_watch_that_ends_when_the_store_falls_silent: EndsWatchesInSilence is found by
+        a_watch_does_not_end, another_configuration_is_noticed;
     a_bad_record_that_hides_others_in_a_list: ListsUpToABadRecord is found by
         a_bad_record_hides_no_other_in_a_list;
     a_bad_record_that_hides_others_in_a_watch: WatchesUpToABadRecord is found by

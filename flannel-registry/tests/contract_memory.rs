@@ -8,6 +8,10 @@ use flannel_core::SubnetRegistry;
 use flannel_registry::MemoryRegistry;
 use flannel_testing::contract::registry::RegistrySubject;
 
+#[path = "common/memory.rs"]
+#[allow(dead_code, reason = "the tests of managers use the rest")]
+mod memory;
+
 struct Memory(MemoryRegistry);
 
 #[async_trait]
@@ -60,4 +64,30 @@ mod with_a_short_memory {
         #[tokio::test(start_paused = true)]
         memory()
     );
+}
+
+/// One that falls silent says so, and later what happened meanwhile.
+mod that_falls_silent {
+    use futures::StreamExt;
+    use tokio::time::timeout;
+
+    use super::memory::Memory;
+    use super::*;
+
+    flannel_testing::registry_contract!(
+        #[tokio::test(start_paused = true)]
+        Memory::new()
+    );
+
+    #[tokio::test(start_paused = true)]
+    async fn another_configuration_is_told_when_the_store_is_heard_again() {
+        let memory = Memory::new();
+        let mut changes = memory.open().await.config_changes();
+        assert!(memory.stop().await);
+        memory.set_config(r#"{"Network":"10.5.0.0/16"}"#).await;
+        let told = timeout(memory.patience(), changes.next()).await;
+        assert!(told.is_err(), "a store that does not answer tells nothing: {told:?}");
+        memory.start().await;
+        assert_eq!(timeout(memory.patience(), changes.next()).await, Ok(Some(())));
+    }
 }

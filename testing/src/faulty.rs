@@ -210,8 +210,15 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.read(Call::Config, self.inner.config()).await
     }
 
+    /// What changes during a silence is told when it is over.
     fn config_changes(&self) -> BoxStream<'static, ()> {
-        self.inner.config_changes()
+        let weather = self.weather.subscribe();
+        let heard = move |()| {
+            let mut weather = weather.clone();
+            // Where nobody is left who could end the silence, there is none.
+            async move { drop(weather.wait_for(|now| !now.silent).await) }
+        };
+        self.inner.config_changes().then(heard).boxed()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {

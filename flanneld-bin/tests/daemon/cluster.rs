@@ -1,11 +1,12 @@
 //! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use flannel_netlink::{Link, Mac, Netlink, NewLink, NewLinkKind, VethPeer};
+use flannel_netlink::{Link, Mac, Namespace, Netlink, NewLink, NewLinkKind, VethPeer};
 use flannel_testing::{
     Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, ServiceManager, copy_program,
     eventually, output_in, ping, program,
@@ -14,6 +15,16 @@ use ipnet::IpNet;
 
 /// The configuration that most tests use.
 pub(crate) const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// The same with rules by nftables instead of iptables.
+pub(crate) const NFTABLES: &str =
+    r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+/// The same for both families.
+pub(crate) const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
+/// The network without a tunnel, and with one of the daemon's own.
+pub(crate) const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 
 /// Long enough for a machine under load; on an idle one everything here takes milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,20 +75,34 @@ impl Cluster {
     pub(crate) fn with_spare(hosts: usize, spare: usize) -> Self {
         let mut cluster = Self::new(hosts + spare);
         cluster.configure(VXLAN);
-        cluster.start_first(hosts);
+        cluster.start_first(hosts, &[]);
         for host in 0..hosts {
             eventually(PATIENCE, || cluster.routes(host).len() == hosts - 1).unwrap();
         }
         cluster
     }
 
-    /// Starts a daemon on each host.
-    pub(crate) fn start_all(&mut self) {
-        self.start_first(self.daemons.len());
+    /// Hosts with this configuration, a running daemon with these flags each, and a pod on each.
+    pub(crate) fn with_pods(hosts: usize, config: &str, flags: &[&str]) -> (Self, Vec<Pod>) {
+        let mut cluster = Self::new(hosts);
+        cluster.configure(config);
+        cluster.start_all_with(flags);
+        let pods = (0..hosts).map(|host| cluster.add_pod(host)).collect();
+        (cluster, pods)
     }
 
-    fn start_first(&mut self, hosts: usize) {
-        (0..hosts).for_each(|host| self.start(host));
+    /// Starts a daemon on each host.
+    pub(crate) fn start_all(&mut self) {
+        self.start_all_with(&[]);
+    }
+
+    /// Starts a daemon with more flags on each host.
+    pub(crate) fn start_all_with(&mut self, flags: &[&str]) {
+        self.start_first(self.daemons.len(), flags);
+    }
+
+    fn start_first(&mut self, hosts: usize, flags: &[&str]) {
+        (0..hosts).for_each(|host| self.start_with(host, flags));
         (0..hosts).for_each(|host| self.wait_until_ready(host));
     }
 
@@ -123,6 +148,13 @@ impl Cluster {
 
     pub(crate) fn start(&mut self, host: usize) {
         self.start_as(host, self.command(host));
+    }
+
+    /// Starts a daemon with more flags than every host needs.
+    pub(crate) fn start_with(&mut self, host: usize, flags: &[impl AsRef<OsStr>]) {
+        let mut command = self.command(host);
+        command.args(flags);
+        self.start_as(host, command);
     }
 
     pub(crate) fn start_as(&mut self, host: usize, command: Command) {
@@ -231,16 +263,19 @@ impl Cluster {
         (lines, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What `ip` prints on the machine that all hosts are connected to.
-    pub(crate) fn ip_on_switch(&self, arguments: &str) -> String {
-        let mut command = Command::new(program("ip", "iproute2").unwrap());
-        command.args(arguments.split_whitespace());
-        String::from_utf8(output_in(self.lab.switch(), command).unwrap().stdout).unwrap()
+    /// Runs a command line on a host with a shell; it must succeed.
+    pub(crate) fn shell(&self, host: usize, line: &str) -> String {
+        shell_in(&self.lab.hosts[host].namespace, line)
+    }
+
+    /// The same on the machine that all hosts are connected to, where etcd runs.
+    pub(crate) fn shell_on_switch(&self, line: &str) -> String {
+        shell_in(self.lab.switch(), line)
     }
 
     /// The device there that has etcd's address.
     pub(crate) fn switch_device(&self) -> String {
-        let text = self.ip_on_switch(&format!("-o -4 addr show to {SWITCH}"));
+        let text = self.shell_on_switch(&format!("ip -o -4 addr show to {SWITCH}"));
         text.split_whitespace().nth(1).unwrap().to_owned()
     }
 
@@ -278,6 +313,17 @@ impl Drop for Cluster {
         self.daemons.clear();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn shell_in(namespace: &Namespace, line: &str) -> String {
+    for (used, package) in [("ip", "iproute2"), ("nft", "nftables"), ("iptables", "iptables")] {
+        program(used, package).unwrap();
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", line]);
+    let output = output_in(namespace, command).unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
@@ -318,12 +364,22 @@ impl Told {
     }
 }
 
+/// For a packet that may well stay without an answer.
+pub(crate) fn quick() -> PingOptions {
+    PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() }
+}
+
 /// Sends a packet every 5 ms, once the first ones were answered.
 pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
     let every = Duration::from_millis(5);
     let ping = RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
     ping.wait_for_answers(20, PATIENCE).unwrap();
     ping
+}
+
+/// Waits until each ping was answered so many times more: what was done before had its chance to break it.
+pub(crate) fn wait_for_answers(pings: &[RunningPing], more: u64) {
+    pings.iter().for_each(|ping| ping.wait_for_answers(more, PATIENCE).unwrap());
 }
 
 /// Checks that a packet goes from one pod to another and back.

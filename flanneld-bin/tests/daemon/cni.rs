@@ -10,7 +10,7 @@ use flannel_netlink::{Namespace, Netlink};
 use flannel_testing::{PingOptions, eventually, output_in, ping};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, DUAL, PATIENCE};
 
 /// Where Debian puts the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -89,9 +89,7 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
 #[test]
 fn containers_of_two_hosts_reach_each_other_and_leave_nothing_behind() {
     let mut cluster = Cluster::new(2);
-    cluster.configure(
-        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
-    );
+    cluster.configure(DUAL);
     cluster.start_all();
     let runtimes = [0, 1].map(|host| Runtime::new(&cluster, host));
     let containers = [0, 1].map(|_| Namespace::create().unwrap());

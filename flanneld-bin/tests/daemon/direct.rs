@@ -3,7 +3,7 @@
 use flannel_testing::{PingOptions, eventually, ping};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, check_ping};
+use crate::cluster::{Cluster, HOST_GW, PATIENCE, check_ping};
 
 /// The routes of a host into the overlay.
 fn routes(cluster: &Cluster, host: usize) -> Vec<String> {
@@ -23,7 +23,7 @@ fn check_pods(cluster: &Cluster) {
 #[test]
 fn host_gw_routes_between_hosts_on_one_link() {
     let mut cluster = Cluster::new(3);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.configure(HOST_GW);
     cluster.start_all();
     let mut expected = [1, 2]
         .map(|host| format!("{} via {} dev eth0 proto 241", cluster.subnet(host), cluster.public(host)));
@@ -77,10 +77,8 @@ fn vxlan_with_direct_routing_takes_the_tunnel_across_the_router_only() {
 #[test]
 fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
     let mut cluster = Cluster::new(1);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
-    let mut command = cluster.command(0);
-    command.arg("-public-ip=203.0.113.7");
-    cluster.start_as(0, command);
+    cluster.configure(HOST_GW);
+    cluster.start_with(0, &["-public-ip=203.0.113.7"]);
     let line = cluster.daemon(0).wait_for_line("your PublicIP differs from interface IP", PATIENCE).unwrap();
     assert!(line.starts_with('E') && line.contains("Error registering network: "), "{line}");
     let daemon = cluster.daemon(0);
@@ -91,7 +89,7 @@ fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
 #[test]
 fn a_host_that_host_gw_cannot_reach_is_named_in_the_log() {
     let mut cluster = Cluster::on_segments(3, 2);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.configure(HOST_GW);
     cluster.start_all();
     let far = cluster.subnet(1);
     let reason = "192.168.65.2 is not on the link of eth0, as host-gw needs it";

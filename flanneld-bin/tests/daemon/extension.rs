@@ -18,12 +18,7 @@ fn examples() -> Vec<&'static str> {
 fn started(config: &str, hosts: usize) -> Cluster {
     let mut cluster = Cluster::new(hosts);
     cluster.configure(config);
-    for host in 0..hosts {
-        let mut command = cluster.command(host);
-        command.arg("-release-on-exit");
-        cluster.start_as(host, command);
-    }
-    (0..hosts).for_each(|host| cluster.wait_until_ready(host));
+    cluster.start_all_with(&["-release-on-exit"]);
     cluster
 }
 
@@ -149,16 +144,14 @@ fn a_command_of_the_host_that_fails_ends_the_daemon_with_its_words() {
 
 #[test]
 fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_outlive_it() {
-    for how in ["", "-release-on-exit"] {
-        let notes = Notes::new(&format!("hangs{how}"));
+    for flags in [&[][..], &["-release-on-exit"]] {
+        let notes = Notes::new(&format!("hangs-{}", flags.len()));
         let pid = notes.path("pid").display().to_string();
         let add = format!("[ $PUBLIC_IP = 192.168.64.2 ] || exit 0; echo $$ >{pid}; exec sleep 1234");
         let mut cluster = Cluster::new(2);
         cluster.configure(&config(&[("SubnetAddCommand", &add)]));
         for host in [1, 0] {
-            let mut command = cluster.command(host);
-            command.args(Some(how).filter(|how| !how.is_empty()));
-            cluster.start_as(host, command);
+            cluster.start_with(host, flags);
             cluster.wait_until_ready(host);
         }
         let pid: u32 = eventually(PATIENCE, || notes.read("pid")?.trim().parse().ok()).unwrap();
@@ -170,7 +163,7 @@ fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_out
         assert!(is_alive());
         let status = cluster.daemon(0).terminate(PATIENCE).unwrap();
         assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
-        assert!(!is_alive(), "{how}");
+        assert!(!is_alive(), "{flags:?}");
     }
 }
 

@@ -3,17 +3,12 @@
 use std::time::{Duration, Instant};
 
 use flannel_netlink::{LinkChange, Netlink};
-use flannel_testing::{PingOptions, RunningPing, eventually, ping};
+use flannel_testing::{PingOptions, eventually, ping};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
 
 /// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
 const FOLLOWED: Duration = Duration::from_secs(10);
-
-const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
-
-const DUAL: &str =
-    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// Three hosts that run with this configuration and know each other.
 fn running(config: &str) -> Cluster {
@@ -30,13 +25,6 @@ fn running(config: &str) -> Cluster {
 
 fn subnet_file(cluster: &Cluster, host: usize) -> String {
     std::fs::read_to_string(cluster.subnet_file(host)).unwrap()
-}
-
-/// Waits until this ping and that one are answered again, after what is being done now.
-fn answered_again(pings: &[RunningPing]) {
-    for ping in pings {
-        ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
-    }
 }
 
 /// Waits until the lease of a host says that this is its address, and checks that there is no other lease.
@@ -64,7 +52,7 @@ fn address_replaced(config: &str, steps: &[&str]) {
     for step in steps {
         cluster.change(0, step);
     }
-    answered_again(&pings);
+    wait_for_answers(&pings, 20);
     let out = started.elapsed();
     check_lease(&cluster, 0, "192.168.64.77");
     assert_eq!((subnet_file(&cluster, 0), cluster.subnet_env(0, "FLANNEL_MTU")), (file, mtu));

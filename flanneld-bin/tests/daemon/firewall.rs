@@ -1,50 +1,17 @@
 //! The firewall rules: what they do to traffic, and that they stay.
 
+mod programs;
+mod tunnel_port;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use flannel_testing::{
-    Capture, Ipv4Packet, PingOptions, Pod, Transport, eventually, output_in, ping, program, write_program,
-};
+use flannel_testing::{Capture, Ipv4Packet, PingOptions, Pod, Transport, eventually, ping};
 
-use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, NFTABLES, PATIENCE, SWITCH, VXLAN, check_ping, quick, running_ping};
 
-const NFTABLES: &str = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
 const BOTH_MODES: [&str; 2] = [VXLAN, NFTABLES];
 
-/// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
-const SETTLED: Duration = Duration::from_secs(2);
-
 impl Cluster {
-    /// Hosts whose daemons run with these flags, and a pod on each.
-    fn with_pods(hosts: usize, config: &str, flags: &[&str]) -> (Self, Vec<Pod>) {
-        let mut cluster = Self::new(hosts);
-        cluster.configure(config);
-        (0..hosts).for_each(|host| cluster.start_with(host, flags));
-        (0..hosts).for_each(|host| cluster.wait_until_ready(host));
-        let pods = (0..hosts).map(|host| cluster.add_pod(host)).collect();
-        (cluster, pods)
-    }
-
-    fn start_with(&mut self, host: usize, flags: &[&str]) {
-        let mut command = self.command(host);
-        command.args(flags);
-        self.start_as(host, command);
-    }
-
-    /// Runs a command line on a host with a shell; it must succeed.
-    pub(crate) fn shell(&self, host: usize, line: &str) -> String {
-        program("nft", "nftables").unwrap();
-        program("iptables", "iptables").unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", line]);
-        let output = output_in(&self.lab.hosts[host].namespace, command).unwrap();
-        assert!(output.status.success(), "{line}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// All rules of a host in iptables, and our tables in nftables, without what differs from one listing to the next.
     fn rules(&self, host: usize) -> String {
         let text = self.shell(
@@ -98,10 +65,9 @@ fn a_pod_reaches_the_world_by_its_hosts_address_and_another_pod_by_its_own() {
 fn without_the_flag_nothing_is_masqueraded() {
     let (cluster, pods) = Cluster::with_pods(1, VXLAN, &[]);
     let capture = Capture::start(cluster.lab.switch(), "port1").unwrap();
-    let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
     let path = (pods[0].addresses[0], SWITCH.parse().unwrap());
     let came = eventually(PATIENCE, || {
-        assert!(ping(&pods[0].namespace, path.1, &quick).is_err(), "the switch knows no way back");
+        assert!(ping(&pods[0].namespace, path.1, &quick()).is_err(), "the switch knows no way back");
         capture.packets().iter().any(|packet| packet.frame.addresses() == Some(path))
     });
     came.expect("the switch sees the address of the pod");
@@ -113,10 +79,7 @@ fn an_outside_host_reaches_the_pod_of_another_host_and_the_answer_comes_back_the
     for config in BOTH_MODES {
         let (cluster, pods) = Cluster::with_pods(2, config, &["-ip-masq"]);
         // The switch sends to host 1 what is for the pod of host 0, as a load balancer does.
-        let subnet = cluster.subnet(0);
-        let mut route = Command::new("ip");
-        route.args(["route", "add", &subnet.to_string(), "via", &cluster.public(1)]);
-        assert!(output_in(cluster.lab.switch(), route).unwrap().status.success());
+        cluster.shell_on_switch(&format!("ip route add {} via {}", cluster.subnet(0), cluster.public(1)));
         let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
         let to = pods[0].addresses[0];
         eventually(PATIENCE, || ping(cluster.lab.switch(), to, &PingOptions::default()))
@@ -137,8 +100,10 @@ fn pods_reach_each_other_although_the_policy_is_to_drop_as_docker_sets_it() {
     let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-iptables-forward-rules=false"]);
     check_ping(&pods[0], &pods[1]);
     drop(cluster.shell(0, "iptables -P FORWARD DROP"));
-    let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
-    assert!(ping(&pods[0].namespace, pods[1].addresses[0], &quick).is_err(), "who wants no rules gets none");
+    assert!(
+        ping(&pods[0].namespace, pods[1].addresses[0], &quick()).is_err(),
+        "who wants no rules gets none"
+    );
 }
 
 #[test]
@@ -176,22 +141,8 @@ fn the_mode_changes_live_and_leaves_nothing_of_the_other_one() {
 }
 
 #[test]
-fn with_another_port_the_one_before_is_open_again() {
-    let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-restrict-tunnel-port"]);
-    let ports = || cluster.shell(0, "nft list tables | grep -o 'flannel-port-.*' || true");
-    eventually(PATIENCE, || ports() == "flannel-port-8472\n").unwrap();
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#);
-    eventually(PATIENCE, || ports() == "flannel-port-4789\n").unwrap();
-    check_ping(&pods[0], &pods[1]);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
-    eventually(PATIENCE, || ports() == "flannel-port-8285\n").unwrap();
-    check_ping(&pods[0], &pods[1]);
-}
-
-#[test]
 fn iptables_shows_the_rules_of_upstream() {
-    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
-    let (cluster, _pods) = Cluster::with_pods(1, config, &["-ip-masq"]);
+    let (cluster, _pods) = Cluster::with_pods(1, DUAL, &["-ip-masq"]);
     let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<ipnet::IpNet>().unwrap().trunc();
     let rules = |program: &str, table: &str| -> Vec<String> {
         let text = cluster.shell(0, &format!("{program}-save -t {table}"));
@@ -266,141 +217,6 @@ fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
     }
 }
 
-/// Programs under other names, or that tell of each run, found before the system's.
-struct Programs(PathBuf);
-
-impl Programs {
-    fn new(name: &str, programs: &[(&str, &str)]) -> Self {
-        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        for (program, script) in programs {
-            write_program(&directory.join(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
-        }
-        Self(directory)
-    }
-
-    /// The path on which they are found.
-    fn path(&self) -> String {
-        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.display())
-    }
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-const PROGRAMS: [&str; 7] = [
-    "iptables",
-    "iptables-save",
-    "iptables-restore",
-    "ip6tables",
-    "ip6tables-save",
-    "ip6tables-restore",
-    "nft",
-];
-
-#[test]
-fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
-    let legacy = PROGRAMS.map(|name| {
-        let script = format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1));
-        (name, script)
-    });
-    let legacy: Vec<_> = legacy.iter().map(|(name, script)| (*name, script.as_str())).collect();
-    let programs = Programs::new("legacy", &legacy[..6]);
-    let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-iptables-forward-rules=false"]);
-    let mut command = cluster.command(0);
-    command.args(["-ip-masq", "-iptables-resync=1"]).env("PATH", programs.path());
-    cluster.start_as(0, command);
-    cluster.wait_until_ready(0);
-    let list = || cluster.shell(0, "iptables-legacy-save | grep -e -A");
-    let before = list();
-    assert_eq!(before.lines().count(), 10, "{before}");
-    for change in ["-t nat -F", "-F", "-t nat -D FLANNEL-POSTRTG 2"] {
-        // Until an audit has found everything in order.
-        std::thread::sleep(SETTLED);
-        // All namespaces of the machine have one lock.
-        drop(cluster.shell(0, &format!("iptables-legacy --wait {change}")));
-        eventually(PATIENCE, || if list() == before { Ok(()) } else { Err(list()) })
-            .unwrap_or_else(|error| panic!("after {change}: {error}"));
-    }
-}
-
-#[test]
-fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
-    for (name, config, tables) in [
-        ("idle-iptables", VXLAN, "tables"),
-        ("idle-nftables", NFTABLES, "tables"),
-        ("idle-legacy", VXLAN, "tables-legacy"),
-    ] {
-        let log = std::env::temp_dir().join(format!("flanneld-{name}-{}.log", std::process::id()));
-        let scripts = PROGRAMS.map(|program| {
-            let nft = flannel_testing::program("nft", "nftables").unwrap();
-            let real = nft.with_file_name(program.replacen("tables", tables, 1));
-            (program, format!("echo {program} \"$@\" >> {}\nexec {} \"$@\"", log.display(), real.display()))
-        });
-        let scripts: Vec<_> = scripts.iter().map(|(name, script)| (*name, script.as_str())).collect();
-        let programs = Programs::new(name, &scripts);
-        let mut cluster = Cluster::new(1);
-        cluster.configure(config);
-        let mut command = cluster.command(0);
-        command
-            .args(["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"])
-            .env("PATH", programs.path());
-        cluster.start_as(0, command);
-        cluster.wait_until_ready(0);
-        let (runs, used, began) = (at_rest(&log), used(&mut cluster), Instant::now());
-        // Several audits.
-        std::thread::sleep(Duration::from_secs(5));
-        assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}");
-        let share = (self::used(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
-        println!("{name}: {:.4} % of a core", share * 100.0);
-        if tables == "tables" {
-            // As kube-proxy does all the time, in chains of its own.
-            for _ in 0..2 {
-                drop(
-                    cluster.shell(
-                        0,
-                        "iptables -t nat -N KUBE-X; iptables -t nat -A KUBE-X -s 192.0.2.1 -j RETURN",
-                    ),
-                );
-                std::thread::sleep(Duration::from_millis(1500));
-                drop(cluster.shell(0, "iptables -t nat -F KUBE-X; iptables -t nat -X KUBE-X"));
-            }
-            assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}: somebody else's chains");
-        }
-        // Five times what is promised, for a machine on which everything takes longer.
-        assert!(share < 0.005, "{name}: {share} of a core");
-        let _ = fs::remove_file(&log);
-    }
-}
-
-/// Waits until no program was run for a while, and tells which ones were. Some are: those of the test are used.
-fn at_rest(log: &Path) -> String {
-    let (mut runs, mut since) = (String::new(), Instant::now());
-    let at_rest = eventually(PATIENCE, || {
-        let now = fs::read_to_string(log).unwrap_or_default();
-        if now != runs {
-            (runs, since) = (now, Instant::now());
-        }
-        if !runs.is_empty() && since.elapsed() > SETTLED { Ok(()) } else { Err(runs.clone()) }
-    });
-    at_rest.unwrap();
-    runs
-}
-
-/// How long the daemon of the first host has run on a processor (`/proc/PID/schedstat`, of its only thread).
-fn used(cluster: &mut Cluster) -> Duration {
-    let pid = cluster.daemon(0).id();
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanoseconds = tasks.map(|task| {
-        let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
-    });
-    Duration::from_nanos(nanoseconds.sum())
-}
-
 #[test]
 fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
     for config in BOTH_MODES {
@@ -413,7 +229,8 @@ fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
         cluster.start_with(0, &["-ip-masq"]);
         cluster.wait_until_ready(0);
         assert_eq!(cluster.rules(0), before);
-        ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
+        // Long enough for the looks at the rules that come after it said that it is ready.
+        ping.wait_for_answers(100, PATIENCE).unwrap();
         let report = ping.stop();
         assert_eq!(report.lost_count(), 0, "{report:?}");
     }
@@ -476,32 +293,6 @@ fn what_upstream_and_an_earlier_network_left_goes_and_what_an_operator_wrote_sta
 }
 
 #[test]
-fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
-    let count = std::env::temp_dir().join(format!("flanneld-refused-{}.count", std::process::id()));
-    let _ = fs::remove_file(&count);
-    let script = format!(
-        "echo >> {0}; [ $(wc -l < {0}) -gt 4 ] && exec /usr/sbin/iptables-restore \"$@\"; cat > /dev/null
-        echo 'Another app is currently holding the xtables lock.' >&2; exit 4",
-        count.display()
-    );
-    let programs = Programs::new("refused", &[("iptables-restore", &script)]);
-    let mut cluster = Cluster::new(1);
-    cluster.configure(VXLAN);
-    let mut command = cluster.command(0);
-    command.arg("-ip-masq").env("PATH", programs.path());
-    cluster.start_as(0, command);
-    cluster.wait_until_ready(0);
-    let line = "Failed to setup firewall rules: IPv4 rules in iptables: iptables-restore failed (exit status: 4): \
-                Another app is currently holding the xtables lock.; it is tried again";
-    cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
-    cluster.daemon(0).wait_for_line("The firewall rules are in order again", PATIENCE).unwrap();
-    let told = cluster.daemon(0).lines().iter().filter(|told| told.contains("xtables lock")).count();
-    assert_eq!(told, 1, "the same is not told twice");
-    assert!(cluster.rules(0).contains("FLANNEL-POSTRTG"));
-    let _ = fs::remove_file(&count);
-}
-
-#[test]
 fn what_stands_in_the_way_is_named() {
     let ufw = "iptables -N ufw-reject-forward; iptables -A ufw-reject-forward -j REJECT
         iptables -A FORWARD -j ufw-reject-forward";
@@ -535,110 +326,4 @@ fn what_stands_in_the_way_is_named() {
         lines.iter().all(|line| !line.contains("may not reach")),
         "Docker's policy is no obstacle: {lines:#?}"
     );
-}
-
-/// Makes a host that is no peer send into the network, as if it were one: a tunnel to host 0 from an address of the
-/// overlay.
-fn intrude(cluster: &Cluster, stranger: usize) {
-    let target = cluster.subnet(0);
-    let (mac, public) = (cluster.mac(0), cluster.public(0));
-    let script = format!(
-        "ip link add intruder type vxlan id 1 dev eth0 dstport 8472 nolearning
-        ip addr add 10.5.250.1/32 dev intruder; ip link set intruder up
-        bridge fdb append {mac} dev intruder dst {public}
-        ip neigh add {0} lladdr {mac} dev intruder nud permanent
-        ip route add {target} via {0} dev intruder onlink src 10.5.250.1",
-        target.addr()
-    );
-    drop(cluster.shell(stranger, &script));
-}
-
-#[test]
-fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
-    for (config, flags) in [
-        (VXLAN, &["-restrict-tunnel-port", "-iptables-resync=3600"][..]),
-        (NFTABLES, &["-restrict-tunnel-port", "-iptables-resync=3600"]),
-        (VXLAN, &[]),
-    ] {
-        let mut cluster = Cluster::new(3);
-        cluster.configure(config);
-        (0..2).for_each(|host| cluster.start_with(host, flags));
-        (0..2).for_each(|host| cluster.wait_until_ready(host));
-        let pods = [0, 1].map(|host| cluster.add_pod(host));
-        check_ping(&pods[0], &pods[1]);
-        intrude(&cluster, 2);
-        let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
-        let to = pods[0].addresses[0];
-        let quick = PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() };
-        let intruders = "10.5.250.1".parse().unwrap();
-        let comes = || {
-            let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick);
-            // What came before this one has come.
-            check_ping(&pods[1], &pods[0]);
-            capture.packets().iter().any(|packet| packet.frame.addresses() == Some((intruders, to)))
-        };
-        if flags.is_empty() {
-            eventually(PATIENCE, comes).expect("nobody is kept out");
-        } else {
-            assert!(!comes(), "{config} {flags:?}");
-        }
-
-        // Whoever becomes a peer is let in, and the set heals like the rules.
-        drop(cluster.shell(2, "ip link del intruder"));
-        cluster.start_with(2, flags);
-        cluster.wait_until_ready(2);
-        let joined = cluster.add_pod(2);
-        check_ping(&joined, &pods[0]);
-        if !flags.is_empty() {
-            let before = cluster.rules(0);
-            for change in [
-                "nft delete element inet flannel-port-8472 peers4 '{ 192.168.64.2 }'",
-                "nft delete table inet flannel-port-8472",
-                "nft add rule inet flannel-port-8472 input accept",
-            ] {
-                drop(cluster.shell(0, change));
-                cluster.wait_for_rules(0, &before, change);
-            }
-            cluster
-                .daemon(0)
-                .wait_for_line("The table for the port of the tunnel was changed", PATIENCE)
-                .unwrap();
-            cluster.daemon(0).terminate(PATIENCE).unwrap();
-            cluster.start(0);
-            cluster.wait_until_ready(0);
-            let rules = cluster.rules(0);
-            assert!(!rules.contains("flannel-port"), "without the flag it is open again: {rules}");
-        }
-    }
-}
-
-#[test]
-fn the_port_of_the_udp_backend_is_open_to_peers() {
-    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
-    let (cluster, pods) = Cluster::with_pods(2, config, &["-restrict-tunnel-port", "-ip-masq"]);
-    check_ping(&pods[0], &pods[1]);
-    let rules = cluster.rules(0);
-    assert!(rules.contains("table inet flannel-port-8285") && rules.contains("{ 192.168.64.2 }"), "{rules}");
-}
-
-#[test]
-fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
-    let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
-    let (mut cluster, pods) = Cluster::with_pods(1, config, &["-ip-blackhole-route", "-iptables-resync=1"]);
-    let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<ipnet::IpNet>().unwrap().trunc();
-    let subnet = cluster.subnet(0);
-    let is_there = |cluster: &Cluster| {
-        let lines = [cluster.lines(0, "ip route"), cluster.lines(0, "ip -6 route")].concat();
-        [subnet, v6].iter().all(|net| lines.iter().any(|line| line.starts_with(&format!("blackhole {net} "))))
-    };
-    eventually(PATIENCE, || is_there(&cluster)).unwrap();
-    // The bridge has the same subnet, and goes first.
-    cluster.shell(0, &format!("ip route get {} | grep cni0", pods[0].addresses[0]));
-    cluster.shell(
-        0,
-        &format!("ip route del blackhole {subnet}; ip -6 route del blackhole {v6} metric 4294967295"),
-    );
-    eventually(PATIENCE, || is_there(&cluster)).unwrap();
-    let lines = cluster.daemon(0).lines();
-    assert!(lines.iter().all(|line| !line.contains("Failed to add the blackhole")), "{lines:#?}");
 }

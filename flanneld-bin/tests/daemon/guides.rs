@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use flannel_testing::{EtcdOptions, Pod, eventually, output_in, program};
+use flannel_testing::{EtcdOptions, Pod, eventually, program};
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, SWITCH, check_ping};
-use crate::secured::Certificates;
 
 /// What each host sees: a `/run` of its own, and under `/opt` what a guide has one install there. What follows is a guide's.
 const INSTALLED: &str = r#"
@@ -67,12 +67,7 @@ const OVER_V3: [&str; 2] = [
 
 /// Runs a guide's line on the machine of etcd, where the certificates are.
 fn shell(cluster: &Cluster, files: &Certificates, line: &str) -> String {
-    program("etcdctl", "etcd-client").unwrap();
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).current_dir(files.path(""));
-    let output = output_in(cluster.lab.switch(), command).unwrap();
-    assert!(output.status.success(), "{line}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
+    cluster.shell_on_switch(&format!("cd {} && {line}", files.path("").display()))
 }
 
 /// Runs a guide's script on a host, in a file system that looks as the guide has it.
@@ -125,7 +120,7 @@ fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
     let mut cluster = Cluster::with_etcd(3, EtcdOptions { enable_v2: true, ..files.options() });
     // The other members of etcd are down: nothing listens there.
     for member in ["192.168.64.253", "192.168.64.252"] {
-        cluster.ip_on_switch(&format!("addr add {member}/24 dev {}", cluster.switch_device()));
+        cluster.shell_on_switch(&format!("ip addr add {member}/24 dev {}", cluster.switch_device()));
     }
     assert_eq!(SWITCH, "192.168.64.254");
     shell(&cluster, &files, configure);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_testing::{Pod, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, check_ping};
+use crate::cluster::{Cluster, HOST_GW, PATIENCE, check_ping};
 
 /// So long a repair may take: half of the time between two audits.
 const NOTICED: Duration = Duration::from_secs(30);
@@ -141,7 +141,7 @@ fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothin
 #[test]
 fn direct_routes_that_are_removed_by_hand_are_back_because_the_kernel_tells() {
     let mut cluster = Cluster::new(3);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.configure(HOST_GW);
     cluster.start_all();
     eventually(PATIENCE, || overlay(&cluster).len() == 2).unwrap();
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];

@@ -44,9 +44,7 @@ fn a_host_that_comes_back_with_another_address_keeps_its_subnet_and_its_pods_are
 fn two_hosts_with_one_public_address_are_told_so_and_hold_two_subnets() {
     let mut cluster = Cluster::with_spare(1, 1);
     let subnet = cluster.subnet(0);
-    let mut command = cluster.command(1);
-    command.arg(format!("-public-ip={}", cluster.public(0)));
-    cluster.start_as(1, command);
+    cluster.start_with(1, &[format!("-public-ip={}", cluster.public(0))]);
     let told = cluster.daemon(0).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
     assert!(told.starts_with('W') && told.contains("-public-ip"), "{told}");
     let told = cluster.daemon(1).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();

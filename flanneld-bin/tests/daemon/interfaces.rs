@@ -45,9 +45,7 @@ fn configured_over_both_it_lives_in_v3_and_says_so() {
 #[test]
 fn asked_for_v2_where_it_is_off_it_says_how_to_switch_it_on() {
     let mut cluster = Cluster::new(1);
-    let mut command = cluster.command(0);
-    command.arg("-etcd-api=v2");
-    cluster.start_as(0, command);
+    cluster.start_with(0, &["-etcd-api=v2"]);
     let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
     assert!(line.contains("--enable-v2"), "{line}");
 }

@@ -3,10 +3,11 @@
 use flannel_netlink::Netlink;
 use flannel_testing::{Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, running_ping};
+use crate::cluster::{
+    Cluster, HOST_GW, PATIENCE, Told, UDP, VXLAN, check_ping, running_ping, wait_for_answers,
+};
 use crate::observed::run;
 
-const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 const SIGHUP: i32 = 1;
 const TAKEN_IN: &str = "The network config changed, running by it from now on";
 const REFUSED: &str = "The network config changed and is not used, the one before goes on";
@@ -37,13 +38,6 @@ fn wait_for_lines(cluster: &mut Cluster, host: usize, text: &str, times: usize) 
     eventually(PATIENCE, || if count() >= times { Ok(()) } else { Err(daemon.lines().join("\n")) }).unwrap();
 }
 
-/// Waits until each ping is answered again after what is done now.
-fn all_go_on(pings: &[RunningPing]) {
-    for ping in pings {
-        ping.wait_for_answers(20, PATIENCE).unwrap();
-    }
-}
-
 /// What was lost so far.
 fn lost(pings: &[RunningPing]) -> u64 {
     pings.iter().map(|ping| ping.report().lost_count()).sum()
@@ -65,9 +59,7 @@ fn rolling(config: &str) -> (Cluster, Vec<Pod>, Vec<RunningPing>) {
 }
 
 fn start(cluster: &mut Cluster, host: usize) {
-    let mut command = cluster.command(host);
-    command.arg("-follow-config=false");
-    cluster.start_as(host, command);
+    cluster.start_with(host, &["-follow-config=false"]);
     cluster.wait_until_ready(host);
 }
 
@@ -88,9 +80,9 @@ fn roll(
         cluster.daemon(host).signal(SIGHUP).unwrap();
         wait_for_lines(cluster, host, TAKEN_IN, told);
         wait_for_lease(cluster, host, backend);
-        all_go_on(pings);
+        wait_for_answers(pings, 20);
         // The mixed state lasts, and nobody is cut off in it.
-        all_go_on(pings);
+        wait_for_answers(pings, 20);
         // Those that are on their way count as lost, so there may have been more before.
         steps.push(lost(pings).saturating_sub(before));
     }
@@ -132,7 +124,7 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     start(&mut cluster, 0);
     wait_for_lease(&cluster, 0, Some("vxlan"));
-    all_go_on(&pings);
+    wait_for_answers(&pings, 20);
     assert!(has_device(&cluster, 0, "flannel0") && has_device(&cluster, 0, "flannel.1"));
     assert_eq!(cluster.routes(0), [""; 0], "nobody else has a tunnel");
     let (code, status, _) = run(&cluster, 0, &["status"]);
@@ -140,7 +132,7 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
     cluster.daemon(1).terminate(PATIENCE).unwrap();
     start(&mut cluster, 1);
     eventually(PATIENCE, || cluster.routes(0).len() == 1).unwrap();
-    all_go_on(&pings);
+    wait_for_answers(&pings, 20);
     for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)] {
         check_ping(&pods[from], &pods[to]);
     }
@@ -180,7 +172,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     assert_eq!(cluster.lines(0, "ip route show dev foreign").len(), 1, "it is nobody's business");
 
     // No tunnel at all, and back.
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    cluster.configure(HOST_GW);
     eventually(PATIENCE, || (0..2).all(|host| !has_device(&cluster, host, "flannel.7"))).unwrap();
     eventually(PATIENCE, || {
         cluster.lines(0, "ip route").iter().any(|line| line.contains("via 192.168.64.2 "))

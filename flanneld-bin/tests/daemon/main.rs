@@ -1,6 +1,7 @@
 //! The whole daemon: hosts as namespaces, a real etcd, real traffic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod certificates;
 mod choice;
 mod cluster;
 mod cni;
@@ -27,3 +28,5 @@ mod secured;
 mod troubleshooting;
 mod udp;
 mod upstream_defects;
+#[path = "../wildcard.rs"]
+mod wildcard;

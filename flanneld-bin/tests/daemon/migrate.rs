@@ -4,7 +4,7 @@ use std::process::Command;
 
 use flannel_testing::{eventually, output_in};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
 use crate::interfaces::{cluster, configure_v2};
 
 /// What the command printed, and its exit status.
@@ -110,13 +110,9 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
 
     for host in 0..3 {
         assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
-        let mut command = cluster.command(host);
-        command.arg("-etcd-api=v3");
-        cluster.start_as(host, command);
+        cluster.start_with(host, &["-etcd-api=v3"]);
         cluster.wait_until_ready(host);
-        for ping in &pings {
-            ping.wait_for_answers(20, PATIENCE).unwrap();
-        }
+        wait_for_answers(&pings, 20);
     }
     for ping in pings {
         let report = ping.stop();

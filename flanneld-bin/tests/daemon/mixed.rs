@@ -8,11 +8,8 @@ use std::net::IpAddr;
 use flannel_testing::{PingOptions, Pod, eventually, ping};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, PATIENCE, VXLAN, check_ping, running_ping};
 use crate::interfaces;
-
-const DUAL: &str =
-    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// What a release of flannel writes into its record.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -254,9 +251,6 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
         let (device, ping) = (cluster.device(0), running_ping(&pods[0], &pods[1]));
         cluster.start(0);
         cluster.wait_until_ready(0);
-        ping.wait_for_answers(ping.received() + 20, PATIENCE).unwrap();
-        let report = ping.stop();
-        assert_eq!(report.lost_count(), 0, "{release:?} {report:?}");
         assert_eq!(cluster.device(0), device, "{release:?}");
         assert_eq!(cluster.subnet(0), before[0].subnet(), "{release:?}");
         // What is stale goes last.
@@ -265,6 +259,9 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
             if entries.len() == 3 { Ok(entries) } else { Err(format!("{release:?} {entries:#?}")) }
         });
         let entries = entries.unwrap();
+        ping.wait_for_answers(20, PATIENCE).unwrap();
+        let report = ping.stop();
+        assert_eq!(report.lost_count(), 0, "{release:?} {report:?}");
         assert!(!entries.iter().any(|line| line.contains("10.5.66.0")), "{release:?} {entries:#?}");
         let keys =
             |leases: &[(String, String)]| leases.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();

@@ -1,7 +1,5 @@
 //! What becomes of the peers that a host remembers when its registry is another one.
 
-use std::process::Command;
-
 use flannel_testing::{Etcd, EtcdOptions, eventually};
 
 use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
@@ -23,18 +21,16 @@ fn etcd(cluster: &Cluster, address: &str, token: &str) -> Etcd {
     Etcd::start_with(EtcdOptions { inside, arguments, ..EtcdOptions::default() }).unwrap()
 }
 
-/// The daemon of a host, told to use another etcd.
-fn command(cluster: &Cluster, host: usize, etcd: &Etcd) -> Command {
-    let mut command = cluster.command(host);
-    command.arg(format!("-etcd-endpoints={}", etcd.client_url()));
-    command
+/// Starts the daemon of a host, told to use another etcd.
+fn start(cluster: &mut Cluster, host: usize, etcd: &Etcd) {
+    cluster.start_with(host, &[format!("-etcd-endpoints={}", etcd.client_url())]);
 }
 
 #[test]
 fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
     let mut cluster = remembering();
     let device = cluster.switch_device();
-    cluster.ip_on_switch(&format!("addr add {BESIDE}/24 dev {device}"));
+    cluster.shell_on_switch(&format!("ip addr add {BESIDE}/24 dev {device}"));
     let mut other = etcd(&cluster, BESIDE, "other");
     other.etcdctl(&["put", "/coreos.com/network/config", VXLAN]).unwrap();
     for host in [0, 1] {
@@ -42,8 +38,7 @@ fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
     }
 
     // The first starts when its new registry is there, the second before.
-    let moved = command(&cluster, 0, &other);
-    cluster.start_as(0, moved);
+    start(&mut cluster, 0, &other);
     cluster
         .daemon(0)
         .wait_for_line("The cache was learnt from another registry, at http://", PATIENCE)
@@ -52,8 +47,7 @@ fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
     eventually(PATIENCE, || cluster.routes(0).is_empty()).unwrap();
 
     other.stop().unwrap();
-    let moved = command(&cluster, 1, &other);
-    cluster.start_as(1, moved);
+    start(&mut cluster, 1, &other);
     cluster.daemon(1).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
     cluster.wait_until_ready(1);
     assert_eq!(cluster.routes(1).len(), 2, "who does not know better goes on");

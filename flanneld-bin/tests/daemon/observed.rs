@@ -23,10 +23,8 @@ fn start(cluster: &mut Cluster, host: usize) {
 
 /// The same with more options.
 pub(crate) fn start_with(cluster: &mut Cluster, host: usize, options: &[&str]) {
-    let mut command = cluster.command(host);
-    command.args(options);
-    command.arg("-healthz-ip=127.0.0.1").arg(format!("-healthz-port={PORT}"));
-    cluster.start_as(host, command);
+    let port = format!("-healthz-port={PORT}");
+    cluster.start_with(host, &[&["-healthz-ip=127.0.0.1", &port], options].concat());
 }
 
 /// Asks a host, and returns the status and the body of the answer.

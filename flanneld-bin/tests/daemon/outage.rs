@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping};
+use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, wait_for_answers};
 
 /// How long etcd is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -33,12 +33,6 @@ fn ping_all(pods: &[Pod]) -> Vec<RunningPing> {
         RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap()
     });
     pings.collect()
-}
-
-fn wait_for_answers(pings: &[RunningPing], more: u64) {
-    for ping in pings {
-        ping.wait_for_answers(more, PATIENCE).unwrap();
-    }
 }
 
 fn check_nothing_was_lost(pings: Vec<RunningPing>) {
@@ -130,9 +124,7 @@ fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_
 fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
-    let mut command = cluster.command(0);
-    command.arg("-mass-expiry-hold=6");
-    cluster.start_as(0, command);
+    cluster.start_with(0, &["-mass-expiry-hold=6"]);
     (1..3).for_each(|host| cluster.start(host));
     (0..3).for_each(|host| cluster.wait_until_ready(host));
     eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();

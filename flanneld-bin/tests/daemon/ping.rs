@@ -1,36 +1,25 @@
 //! The ways to the peers as they are measured: by hand, in the background, and when something on them is cut.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
-use flannel_testing::{eventually, output_in, program};
+use flannel_testing::eventually;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN};
+use crate::cluster::{Cluster, DUAL, PATIENCE, VXLAN};
 use crate::observed::{run, start_with, wait_for_metrics, wait_for_readiness};
-
-const DUAL: &str =
-    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// Where peers that probe answer.
 const PORT: u16 = 8473;
 
-/// Applies rules to what the lab's switch forwards.
-fn nft(cluster: &Cluster, rules: &str) {
-    let mut command = Command::new(program("nft", "nftables").unwrap());
-    command.arg(rules);
-    let output = output_in(cluster.lab.switch(), command).unwrap();
-    assert!(output.status.success(), "{rules}: {output:?}");
-}
-
+/// Has the lab's switch drop some of what it forwards.
 fn drop_forwarded(cluster: &Cluster, what: &str) {
     let chain = format!("type filter hook forward priority 0; policy accept; {what} drop;");
-    nft(cluster, &format!("table inet cut {{ chain forward {{ {chain} }}; }}"));
+    cluster.shell_on_switch(&format!("nft 'table inet cut {{ chain forward {{ {chain} }}; }}'"));
 }
 
 fn cure(cluster: &Cluster) {
-    nft(cluster, "delete table inet cut");
+    cluster.shell_on_switch("nft delete table inet cut");
 }
 
 /// Pings from a host, and returns exit status and what it says for programs.

@@ -1,26 +1,17 @@
 //! How long a lease lasts, and giving it back.
 
-use std::process::Command;
-
 use flannel_testing::eventually;
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN};
+use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 
 /// A cluster of which the first host is told how to lease, and ready.
 fn cluster(hosts: usize, flags: &[&str]) -> Cluster {
     let mut cluster = Cluster::new(hosts);
     cluster.configure(VXLAN);
-    let command = command(&cluster, flags);
-    cluster.start_as(0, command);
+    cluster.start_with(0, flags);
     (1..hosts).for_each(|host| cluster.start(host));
     (0..hosts).for_each(|host| cluster.wait_until_ready(host));
     cluster
-}
-
-fn command(cluster: &Cluster, flags: &[&str]) -> Command {
-    let mut command = cluster.command(0);
-    command.args(flags);
-    command
 }
 
 /// For how many seconds the etcd lease was granted that the only record hangs on. The one that it had before may not be gone
@@ -43,8 +34,7 @@ fn a_lease_lasts_as_long_as_was_asked_for_and_is_renewed_before_the_margin() {
     // Another time to live is taken on by the next start.
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     let subnet = cluster.subnet(0);
-    let command = command(&cluster, &["-subnet-lease-ttl=2h"]);
-    cluster.start_as(0, command);
+    cluster.start_with(0, &["-subnet-lease-ttl=2h"]);
     cluster.wait_until_ready(0);
     assert_eq!((granted(&cluster), cluster.subnet(0)), (7200, subnet));
 }
@@ -67,11 +57,10 @@ fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
 #[test]
 fn told_to_release_a_host_leaves_no_rule_behind() {
     let flags = ["-release-on-exit", "-ip-masq", "-ip-blackhole-route", "-restrict-tunnel-port"];
-    for config in [VXLAN.to_owned(), VXLAN.replacen('{', r#"{"EnableNFTables":true,"#, 1)] {
+    for config in [VXLAN, NFTABLES] {
         let mut cluster = Cluster::new(1);
-        cluster.configure(&config);
-        let command = command(&cluster, &flags);
-        cluster.start_as(0, command);
+        cluster.configure(config);
+        cluster.start_with(0, &flags);
         cluster.wait_until_ready(0);
         let traces = |cluster: &Cluster| {
             cluster.shell(

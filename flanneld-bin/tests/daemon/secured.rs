@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
-use flannel_testing::{EtcdOptions, EtcdTls, eventually, output_in, program};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_RSA_SHA256, date_time_ymd,
-};
+use flannel_testing::{EtcdOptions, eventually, output_in, program};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 
-use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
+use crate::certificates::Certificates;
+use crate::cluster::{Cluster, PATIENCE, VXLAN};
 
 /// An RSA key of 2048 bits in the two forms; it secures nothing but tests.
 const RSA_PKCS1: &str = include_str!("../../../flannel-registry/tests/common/rsa-pkcs1.pem");
@@ -18,41 +17,7 @@ const RSA_PKCS8: &str = include_str!("../../../flannel-registry/tests/common/rsa
 
 const PASSWORD: &str = "never to be logged";
 
-/// Certificates in a directory that goes with them.
-pub(crate) struct Certificates(PathBuf);
-
 impl Certificates {
-    /// Makes an authority, and of each name a certificate for etcd's address; one of them has expired.
-    pub(crate) fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let certificates = Self(directory);
-        certificates.issue();
-        certificates
-    }
-
-    /// Makes all of them anew, by another authority.
-    pub(crate) fn issue(&self) {
-        let key = KeyPair::generate().unwrap();
-        self.write("ca.pem", &self.authority_params().self_signed(&key).unwrap().pem());
-        self.write("ca-key.pem", &key.serialize_pem());
-        let authority = self.authority();
-        for name in ["server", "client", "late"] {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
-            if name == "late" {
-                params.not_after = date_time_ymd(2020, 1, 1);
-            }
-            let certificate = params.signed_by(&key, &authority).unwrap();
-            self.write(&format!("{name}.pem"), &certificate.pem());
-            self.write(&format!("{name}-key.pem"), &key.serialize_pem());
-        }
-    }
-
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
-        self.0.join(file)
-    }
-
     /// Makes certificates for a client, and gives them with their keys in every form that programs write: RSA in PKCS#1
     /// and in PKCS#8, elliptic curve in PKCS#8 and in SEC1 (RFC 5915).
     fn clients_of_all_forms(&self) -> [(PathBuf, PathBuf); 4] {
@@ -68,51 +33,6 @@ impl Certificates {
             (curve_certificate.clone(), self.write("curve-pkcs8.pem", &curve.serialize_pem())),
             (curve_certificate, self.write("sec1.pem", &sec1(&curve))),
         ]
-    }
-
-    fn authority(&self) -> Issuer<'static, KeyPair> {
-        let key = fs::read_to_string(self.path("ca-key.pem")).unwrap();
-        Issuer::new(self.authority_params(), KeyPair::from_pem(&key).unwrap())
-    }
-
-    fn authority_params(&self) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, self.0.display().to_string());
-        params
-    }
-
-    fn write(&self, file: &str, text: &str) -> PathBuf {
-        let path = self.path(file);
-        fs::write(&path, text).unwrap();
-        path
-    }
-
-    /// An etcd that wants to be shown a certificate.
-    pub(crate) fn options(&self) -> EtcdOptions {
-        let client = Some((self.path("client.pem"), self.path("client-key.pem")));
-        self.options_for(client)
-    }
-
-    /// An etcd that shows its own only.
-    pub(crate) fn one_sided(&self) -> EtcdOptions {
-        self.options_for(None)
-    }
-
-    fn options_for(&self, client: Option<(PathBuf, PathBuf)>) -> EtcdOptions {
-        let tls = EtcdTls {
-            authority: self.path("ca.pem"),
-            certificate: self.path("server.pem"),
-            key: self.path("server-key.pem"),
-            client,
-        };
-        EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use flannel_testing::{eventually, program};
 
-use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
-use crate::secured::Certificates;
+use crate::certificates::Certificates;
+use crate::cluster::{Cluster, HOST_GW, PATIENCE, SWITCH, VXLAN};
+use crate::wildcard;
 
 const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
 
@@ -51,16 +52,7 @@ fn every_message_of_the_page_is_tried() {
 /// Whether a line of the log is this message, with anything in the place of each `...`.
 fn is(line: &str, message: &str) -> bool {
     // What stands in front is the time and the place.
-    let line = line.split_once("] ").map_or(line, |(_, message)| message);
-    let mut parts = message.split("...");
-    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else { return false };
-    let mut last = None;
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-        last = Some(part);
-    }
-    rest.is_empty() || last == Some("")
+    wildcard::matches(message, line.split_once("] ").map_or(line, |(_, message)| message))
 }
 
 /// Waits until the daemon says what the page quotes at this place.
@@ -74,23 +66,16 @@ fn says(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
     eventually(PATIENCE, said).unwrap_or_else(|error| panic!("{message}\nis not what it says: {error}"));
 }
 
-/// A host whose daemon was started with these flags beside the usual ones.
-fn start(cluster: &mut Cluster, host: usize, flags: &[&str]) {
-    let mut command = cluster.command(host);
-    command.args(flags);
-    cluster.start_as(host, command);
-}
-
 #[test]
 fn an_etcd_without_the_interface_or_the_key_that_is_asked_for_is_told_of() {
     let mut cluster = Cluster::new(1);
-    start(&mut cluster, 0, &["-etcd-api=v2"]);
+    cluster.start_with(0, &["-etcd-api=v2"]);
     says(&mut cluster, 0, "etcd does not serve its v2 interface", 0);
     // Written where a guide has it, and read where nobody said otherwise.
     cluster.etcd.etcdctl(&["put", "/kube-centos/network/config", VXLAN]).unwrap();
     cluster.start(0);
     says(&mut cluster, 0, "The network config is not found", 0);
-    start(&mut cluster, 0, &["-etcd-prefix=/kube-centos/network"]);
+    cluster.start_with(0, &["-etcd-prefix=/kube-centos/network"]);
     cluster.wait_until_ready(0);
 }
 
@@ -121,7 +106,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
     };
     let client = || Some([at("client.pem"), at("client-key.pem")]);
     let mut try_with = |flags: Vec<String>, heading: &str, which: usize| {
-        start(&mut cluster, 0, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        cluster.start_with(0, &flags);
         says(&mut cluster, 0, heading, which);
     };
     let (theirs, own) =
@@ -133,21 +118,16 @@ fn certificates_that_are_not_accepted_are_told_of() {
     fs::copy(stranger.path("client-key.pem"), files.path("other/client-key.pem")).unwrap();
     try_with(flags(at("ca.pem"), Some([at("client.pem"), at("other/client-key.pem")])), own, 2);
     let plain = cluster.etcd.client_url().replace("https", "http");
-    let mut command = cluster.command(0);
-    command.arg(format!("-etcd-endpoints={plain}"));
-    cluster.start_as(0, command);
+    cluster.start_with(0, &[format!("-etcd-endpoints={plain}")]);
     says(&mut cluster, 0, "http where it should be https", 0);
     // The certificate is for the address at which etcd listens, and this is another one of the same machine.
-    cluster.ip_on_switch(&format!("addr add 192.168.64.253/24 dev {}", cluster.switch_device()));
-    let redirect = "-t nat -A PREROUTING -d 192.168.64.253 -p tcp -j DNAT --to-destination";
-    let mut iptables = Command::new(program("iptables", "iptables").unwrap());
-    iptables.args(redirect.split(' ')).arg(SWITCH);
-    let output = flannel_testing::output_in(cluster.lab.switch(), iptables).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    cluster.shell_on_switch(&format!("ip addr add 192.168.64.253/24 dev {}", cluster.switch_device()));
+    let redirect = "iptables -t nat -A PREROUTING -d 192.168.64.253 -p tcp -j DNAT --to-destination";
+    cluster.shell_on_switch(&format!("{redirect} {SWITCH}"));
     let other = cluster.etcd.client_url().replace(SWITCH, "192.168.64.253");
     let mut all = flags(at("ca.pem"), client());
     all.push(format!("-etcd-endpoints={other}"));
-    start(&mut cluster, 0, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.start_with(0, &all);
     says(&mut cluster, 0, theirs, 1);
 }
 
@@ -197,7 +177,7 @@ fn two_hosts_with_one_address_are_told_of() {
     let mut cluster = Cluster::new(2);
     cluster.configure(VXLAN);
     for host in 0..2 {
-        start(&mut cluster, host, &["-public-ip=192.168.64.1"]);
+        cluster.start_with(host, &["-public-ip=192.168.64.1"]);
         cluster.wait_until_ready(host);
     }
     for host in 0..2 {
@@ -220,10 +200,7 @@ fn what_keeps_pods_from_reaching_each_other_is_told_of() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.lab.hosts[0].namespace.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
-    let mut iptables = Command::new(program("iptables", "iptables").unwrap());
-    iptables.args(["-A", "FORWARD", "-j", "REJECT"]);
-    let output = flannel_testing::output_in(&cluster.lab.hosts[0].namespace, iptables).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    cluster.shell(0, "iptables -A FORWARD -j REJECT");
     cluster.start(0);
     for which in 0..2 {
         says(&mut cluster, 0, "Hosts reach each other and pods do not", which);
@@ -258,8 +235,8 @@ fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
 #[test]
 fn a_backend_that_cannot_work_is_told_of() {
     let mut cluster = Cluster::new(1);
-    cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
-    start(&mut cluster, 0, &["-public-ip=203.0.113.7"]);
+    cluster.configure(HOST_GW);
+    cluster.start_with(0, &["-public-ip=203.0.113.7"]);
     says(&mut cluster, 0, "The address is translated", 0);
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
     cluster.start(0);

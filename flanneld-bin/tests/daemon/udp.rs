@@ -3,7 +3,7 @@
 use flannel_netlink::Netlink;
 use flannel_testing::{PingOptions, Pod, ServiceManager, eventually, ping};
 
-use crate::cluster::{Cluster, PATIENCE, check_ping, running_ping};
+use crate::cluster::{Cluster, PATIENCE, UDP, check_ping, running_ping};
 use crate::observed::run;
 
 #[test]
@@ -58,8 +58,6 @@ fn check_what_is_counted(cluster: &Cluster, pod: &Pod) {
     let device = &told.unwrap()["devices"][0];
     assert_eq!((&device["name"], &device["kind"]), (&"flannel0".into(), &"tun".into()));
 }
-
-const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 
 /// What the service manager keeps.
 const KEPT: [&str; 2] = ["flannel-tun", "flannel-udp-ipv4"];

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use flannel_testing::{Process, eventually, program};
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 use crate::interfaces;
-use crate::secured::Certificates;
 
 const GARBAGE: &str = "/coreos.com/network/subnets/garbage";
 
@@ -157,9 +157,7 @@ fn u12_an_authority_is_enough_and_is_read_again_when_it_was_replaced() {
     let files = Certificates::new("authority");
     let mut cluster = Cluster::with_etcd(1, files.one_sided());
     cluster.configure(VXLAN);
-    let mut command = cluster.command(0);
-    command.arg("-etcd-cafile").arg(files.path("ca.pem"));
-    cluster.start_as(0, command);
+    cluster.start_with(0, &[format!("-etcd-cafile={}", files.path("ca.pem").display())]);
     cluster.wait_until_ready(0);
 
     files.issue();

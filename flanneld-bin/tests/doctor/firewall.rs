@@ -2,20 +2,12 @@
 
 use flannel_testing::check_requirements;
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
+use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN, check_ping};
 use crate::site::{Site, commands, what};
 
 fn with_pods(flags: &[&str], config: &str) -> (Site, Vec<flannel_testing::Pod>) {
     check_requirements().unwrap();
-    let mut cluster = Cluster::new(2);
-    cluster.configure(config);
-    for host in 0..2 {
-        let mut command = cluster.command(host);
-        command.args(flags);
-        cluster.start_as(host, command);
-    }
-    (0..2).for_each(|host| cluster.wait_until_ready(host));
-    let pods: Vec<_> = (0..2).map(|host| cluster.add_pod(host)).collect();
+    let (cluster, pods) = Cluster::with_pods(2, config, flags);
     check_ping(&pods[0], &pods[1]);
     let mut site = Site::of(cluster);
     site.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -74,7 +66,7 @@ fn the_policy_that_docker_sets_and_tables_of_others_are_found_in_the_way_of_pods
 
 #[test]
 fn our_own_rules_that_are_missing_are_put_back_by_the_printed_commands() {
-    for config in [VXLAN, r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#] {
+    for config in [VXLAN, NFTABLES] {
         let (mut site, _pods) = with_pods(&["-ip-masq"], config);
         // A daemon that runs would put them back by itself.
         site.cluster.daemon(0).terminate(PATIENCE).unwrap();

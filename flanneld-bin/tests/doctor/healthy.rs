@@ -39,12 +39,7 @@ fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_takes_the_flags_of_the_
     let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
     let mut cluster = Cluster::new(2);
     cluster.configure(config);
-    for host in 0..2 {
-        let mut command = cluster.command(host);
-        command.args(["-ip-masq", "-restrict-tunnel-port", "-ip-blackhole-route"]);
-        cluster.start_as(host, command);
-    }
-    (0..2).for_each(|host| cluster.wait_until_ready(host));
+    cluster.start_all_with(&["-ip-masq", "-restrict-tunnel-port", "-ip-blackhole-route"]);
     let pods: Vec<_> = (0..2).map(|host| cluster.add_dual_pod(host)).collect();
     check_ping(&pods[0], &pods[1]);
     let plain = |cluster: &Cluster, arguments: &[&str]| {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use flannel_testing::{Process, copy_program, output_in, program};
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE, UDP};
 use crate::site::{Report, Site, commands, what};
 
 #[test]
@@ -47,7 +47,7 @@ fn who_is_not_root_is_told_that_more_may_be_wrong() {
 #[test]
 fn a_missing_tun_device_and_missing_programs_are_put_in_their_place() {
     let mut site = Site::of(Cluster::new(1));
-    site.cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#);
+    site.cluster.configure(UDP);
     site.make_room();
     let finding = site.cycle("tun-device", || drop(site.shell("mount -t tmpfs none /dev/net")));
     assert!(site.asked().contains("modprobe tun"), "{finding:#}");

@@ -2,15 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use flannel_netlink::Namespace;
-use flannel_testing::{EtcdOptions, EtcdTls, output_in};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use flannel_testing::{EtcdOptions, output_in};
+use rcgen::date_time_ymd;
 
+use crate::certificates::Certificates;
 use crate::cluster::{Cluster, SWITCH, VXLAN};
 use crate::site::{Report, Site, commands, flags, what};
 
@@ -138,61 +138,23 @@ fn a_clock_that_differs_from_etcds_is_set() {
     site.is_as(&before, "clock-skew");
 }
 
-/// Certificates for an etcd at the switch and its clients, in a directory of the test's.
-struct Authority {
-    directory: PathBuf,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(directory: PathBuf) -> Self {
-        std::fs::create_dir_all(&directory).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(directory.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { directory, issuer: Issuer::new(params, key) }
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.directory.join(file)
-    }
-
-    /// Writes a certificate that is good from one year to another, and its key.
-    fn issue(&self, name: &str, from: i32, to: i32) {
-        let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
-    }
-}
-
 #[test]
 fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named() {
-    let directory = std::env::temp_dir().join(format!("doctor-certificates-{}", std::process::id()));
-    let authority = Authority::new(directory.clone());
-    for name in ["server", "client", "good"] {
-        authority.issue(name, 2020, 2500);
-    }
-    let tls = EtcdTls {
-        authority: authority.path("ca.pem"),
-        certificate: authority.path("server.pem"),
-        key: authority.path("server-key.pem"),
-        client: Some((authority.path("good.pem"), authority.path("good-key.pem"))),
-    };
-    let mut site = Site::of(Cluster::with_etcd(1, EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }));
+    let files = Certificates::new("doctor-certificates");
+    files.issue_one("good", |_| {});
+    let mut site = Site::of(Cluster::with_etcd(1, files.options_for(Some("good"))));
     site.cluster.configure(VXLAN);
-    let flag = |name: &str, file: &str| format!("-etcd-{name}={}", authority.path(file).display());
+    let flag = |name: &str, file: &str| format!("-etcd-{name}={}", files.path(file).display());
     site.flags =
         vec![flag("cafile", "ca.pem"), flag("certfile", "client.pem"), flag("keyfile", "client-key.pem")];
     for (id, from, to) in [("certificate-expired", 2019, 2021), ("certificate-not-yet-valid", 2400, 2500)] {
         let before = site.ids();
-        authority.issue("client", from, to);
+        files.issue_one("client", |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        });
         let finding = site.finds(id);
         for line in commands(&finding) {
-            let new = |file: &str| authority.path(file).display().to_string();
+            let new = |file: &str| files.path(file).display().to_string();
             let line = line.replace("NEW-CERTIFICATE.pem", &new("good.pem"));
             site.shell(&line.replace("NEW-KEY.pem", &new("good-key.pem")));
         }
@@ -205,33 +167,27 @@ fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named
     assert_eq!(flags(&finding), ["-etcd-cafile=FILE", "-etcd-certfile=FILE", "-etcd-keyfile=FILE"]);
     site.flags = good;
     assert!(site.doctor().findings.is_empty());
-    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "certificates are judged by the wall clock")]
 fn a_certificate_in_its_last_days_is_a_warning() {
-    let directory = std::env::temp_dir().join(format!("doctor-last-days-{}", std::process::id()));
-    let authority = Authority::new(directory.clone());
+    let files = Certificates::new("doctor-last-days");
     let mut site = Site::new(1);
-    let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
     let now = std::time::SystemTime::now();
-    params.not_before = (now - std::time::Duration::from_secs(300 * 86_400)).into();
-    params.not_after = (now + std::time::Duration::from_secs(3 * 86_400)).into();
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
-    let file = authority.path("late.pem");
-    std::fs::write(&file, certificate.pem()).unwrap();
+    files.issue_one("late", |params| {
+        params.not_before = (now - std::time::Duration::from_secs(300 * 86_400)).into();
+        params.not_after = (now + std::time::Duration::from_secs(3 * 86_400)).into();
+    });
+    let file = files.path("late.pem");
     site.flags = vec![format!("-etcd-cafile={}", file.display())];
     let finding = site.finds("certificate-expires-soon");
     assert_eq!((finding["severity"].as_str(), site.doctor().status), (Some("warning"), 3));
-    authority.issue("good", 2020, 2500);
-    let new = authority.path("good.pem").display().to_string();
+    let new = files.path("client.pem").display().to_string();
     for line in commands(&finding) {
         site.shell(&line.replace("NEW-CERTIFICATE.pem", &new));
     }
     assert!(site.doctor().findings.is_empty());
-    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
@@ -242,5 +198,4 @@ fn flags_that_no_registry_can_be_opened_with_are_the_finding() {
     let output = output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap();
     let report = Report::of(&output);
     assert!(report.finding("registry-options").is_some(), "{:#?}", report.findings);
-    assert!(Path::new(env!("CARGO_BIN_EXE_flanneld")).exists());
 }

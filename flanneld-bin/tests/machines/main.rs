@@ -6,3 +6,5 @@ mod package;
 mod page;
 mod units;
 mod walkthroughs;
+#[path = "../wildcard.rs"]
+mod wildcard;

@@ -10,12 +10,13 @@ mod terms;
 mod watches;
 mod writes;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flannel_core::{Lease, LeaseAttrs, RegistryError, SubnetKey, SubnetRegistry, Term};
+use flannel_core::{Lease, RegistryError, SubnetRegistry, Term};
+
+use super::{DAY, host, subnet};
 
 pub use bad_records::*;
 pub use config::*;
@@ -105,18 +106,6 @@ macro_rules! registry_contract {
             $crate::contract::registry::$check(&subject).await;
         }
     )*};
-}
-
-/// So long that no lease of it ends during a check.
-const DAY: Duration = Duration::from_secs(86_400);
-
-fn subnet(third: u8) -> SubnetKey {
-    let net = format!("10.5.{third}.0-24");
-    net.parse().expect("is a subnet key")
-}
-
-fn host(last: u8) -> LeaseAttrs {
-    LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, last).into())
 }
 
 async fn create(registry: &dyn SubnetRegistry, third: u8) -> Lease {

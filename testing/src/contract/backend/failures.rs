@@ -6,7 +6,8 @@ use flannel_core::{Dirty, SyncReport};
 use futures::FutureExt;
 
 use super::BackendSubject;
-use super::run::{Run, subnet};
+use super::run::Run;
+use crate::contract::subnet;
 
 /// Promise 5: an object that cannot be written delays no other one, and is named with the peer that waits for it.
 ///

@@ -4,7 +4,8 @@ use flannel_core::{BackendError, Dirty, Lease, NetworkConfig, OpenRequest, PeerS
 
 use super::BackendSubject;
 use super::peers::sorted;
-use super::run::{Run, home, subnet};
+use super::run::{Run, home};
+use crate::contract::subnet;
 
 /// Promise 8: what the host says stays the same while peers come and go, over a start, and when it begins anew with
 /// what it said before; no packet is larger than the interface lets through.

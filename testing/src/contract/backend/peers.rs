@@ -3,7 +3,8 @@
 use flannel_core::Dirty;
 
 use super::BackendSubject;
-use super::run::{Run, home, only, subnet};
+use super::run::{Run, home, only};
+use crate::contract::subnet;
 
 /// Promise 1: after a pass the host reaches the peers that there are, where they live, and nobody else.
 pub fn the_host_is_as_it_should_be_for_exactly_these_peers(subject: &dyn BackendSubject) {

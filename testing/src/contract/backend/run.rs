@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::BackendSubject;
+use crate::contract::subnet;
 
 pub(super) struct Run<'a> {
     pub(super) subject: &'a dyn BackendSubject,
@@ -23,11 +24,6 @@ pub(super) struct Run<'a> {
     /// What the passes are told: later than it is when something is waited for.
     pub(super) now: Instant,
     pub(super) runtime: Runtime,
-}
-
-/// The subnet of host number `n`.
-pub(super) fn subnet(n: u8) -> SubnetKey {
-    format!("10.5.{n}.0-24").parse().expect("is a subnet key")
 }
 
 /// Where peer number `n` lives.

@@ -6,7 +6,8 @@ use flannel_core::{ManagerError, SubnetKey};
 use futures::future::join_all;
 
 use super::LeaseManagerSubject;
-use super::cluster::{CONFIG, DAY, acquire, host, key, open, try_acquire, words};
+use super::cluster::{CONFIG, acquire, open, try_acquire, words};
+use crate::contract::{DAY, host, subnet};
 
 /// Promise 1: the subnet lies in the network, and the lease says what was asked for.
 pub async fn a_lease_is_one_that_the_network_offers(subject: &dyn LeaseManagerSubject) {
@@ -49,7 +50,7 @@ pub async fn no_two_hosts_hold_one_subnet(subject: &dyn LeaseManagerSubject) {
     }
     let asked = managers
         .iter()
-        .map(|(n, manager)| async move { acquire(&**manager, &host(*n), Some(key(9))).await.subnet });
+        .map(|(n, manager)| async move { acquire(&**manager, &host(*n), Some(subnet(9))).await.subnet });
     let given: Vec<SubnetKey> = join_all(asked).await;
     for (i, subnet) in given.iter().enumerate() {
         let others = given.iter().enumerate().filter(|(other, _)| *other != i);
@@ -67,14 +68,14 @@ pub async fn a_host_gets_its_previous_subnet_if_it_is_free(subject: &dyn LeaseMa
     }
     let (manager, other) = (open(subject, 1).await, open(subject, 2).await);
     for _ in 0..2 {
-        assert_eq!(acquire(&*manager, &host(1), Some(key(77))).await.subnet, key(77), "it is free");
-        subject.take_away(key(77)).await;
+        assert_eq!(acquire(&*manager, &host(1), Some(subnet(77))).await.subnet, subnet(77), "it is free");
+        subject.take_away(subnet(77)).await;
     }
-    assert_eq!(acquire(&*other, &host(2), Some(key(77))).await.subnet, key(77), "it is free");
-    let own = acquire(&*manager, &host(1), Some(key(77))).await;
-    assert_ne!(own.subnet, key(77), "it is another host's");
+    assert_eq!(acquire(&*other, &host(2), Some(subnet(77))).await.subnet, subnet(77), "it is free");
+    let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
+    assert_ne!(own.subnet, subnet(77), "it is another host's");
     let peer = open(subject, 2).await.recall(host(2).public).await.expect("looks it up");
-    assert_eq!(peer.map(|lease| lease.subnet), Some(key(77)), "the other host still has it");
+    assert_eq!(peer.map(|lease| lease.subnet), Some(subnet(77)), "the other host still has it");
 }
 
 /// Promise 11: a network without a free subnet is an error of its own, until there is one.
@@ -128,5 +129,5 @@ pub async fn a_configuration_that_is_missing_or_wrong_is_named(subject: &dyn Lea
     assert!(!place.is_empty() && !how.is_empty(), "says where, and how to write it: {wrong:?}");
     subject.set_config(CONFIG).await;
     let config = manager.config().await.expect("it was corrected");
-    assert!(config.offers(&key(1)));
+    assert!(config.offers(&subnet(1)));
 }

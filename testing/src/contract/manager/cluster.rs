@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,22 +16,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::LeaseManagerSubject;
+use crate::contract::{DAY, host};
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
-/// So long that no lease of it ends during a check.
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
-
-pub(super) fn key(third: u8) -> SubnetKey {
-    format!("10.5.{third}.0-24").parse().expect("is a subnet key")
-}
-
-/// What host number `n` says about itself.
-pub(super) fn host(n: u8) -> LeaseAttrs {
-    LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, n).into())
-}
-
-/// The same with another backend, of the given name.
+/// What host number `n` says about itself, with a backend of the given name.
 pub(super) fn host_with(n: u8, backend: &str) -> LeaseAttrs {
     BackendAttrs::new(backend.to_owned().into()).at(host(n).public)
 }

@@ -4,7 +4,8 @@ use flannel_core::KeepEvent;
 use tokio::time::sleep;
 
 use super::LeaseManagerSubject;
-use super::cluster::{Member, acquire, host, host_with, key, open, open_for};
+use super::cluster::{Member, acquire, host_with, open, open_for};
+use crate::contract::{host, subnet};
 
 /// Promise 4: a lease that is kept outlives its time to live, and says when it is renewed; one that is not kept ends,
 /// also one whose record was published anew.
@@ -36,9 +37,9 @@ pub async fn a_lease_lasts_while_it_is_kept(subject: &dyn LeaseManagerSubject) {
 /// Promises 4 and 9: a lease that is taken away is lost at once, keeping it ends with the reason, and the host gets a
 /// lease again: of the same subnet, if it chooses.
 pub async fn a_lost_lease_ends_its_keeping_and_is_taken_again(subject: &dyn LeaseManagerSubject) {
-    let mut peer = Member::join(subject, 2, Some(key(22))).await;
+    let mut peer = Member::join(subject, 2, Some(subnet(22))).await;
     let manager = open(subject, 1).await;
-    let own = acquire(&*manager, &host(1), Some(key(77))).await;
+    let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
     peer.peers.hear(own.subnet, &host(1)).await;
     let mut member = Member::of(subject, &*manager, own.clone());
     member.peers.until("that all are told", |peers| peers.is_complete).await;

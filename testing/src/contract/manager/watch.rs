@@ -4,7 +4,8 @@ use flannel_core::KeepEvent;
 use tokio::time::sleep;
 
 use super::LeaseManagerSubject;
-use super::cluster::{Member, Peers, acquire, host, host_with, key, open};
+use super::cluster::{Member, Peers, acquire, host_with, open};
+use crate::contract::{host, subnet};
 
 /// Promise 6: what is told up to `Complete` are the peers there are; then those that come, change and go.
 pub async fn a_watch_tells_who_is_there_then_who_comes_changes_and_goes(subject: &dyn LeaseManagerSubject) {
@@ -23,7 +24,7 @@ pub async fn a_watch_tells_who_is_there_then_who_comes_changes_and_goes(subject:
     assert!(late.peers.known.contains_key(&there.subnet), "a peer went with another one");
 
     // Whoever begins only now hears the same.
-    let mut later = Peers::new(subject, &*open(subject, 4).await, key(44));
+    let mut later = Peers::new(subject, &*open(subject, 4).await, subnet(44));
     later.until("that all are told", |peers| peers.is_complete).await;
     later.hear(late.own.subnet, &host(1)).await;
     later.hear(there.subnet, &host_with(2, "other")).await;
@@ -38,7 +39,7 @@ pub async fn a_watch_never_names_the_own_subnet(subject: &dyn LeaseManagerSubjec
     manager.publish(&own, &host_with(1, "other")).await.expect("publishes");
     subject.take_away(own.subnet).await;
     // What happened before is told before.
-    let peer = acquire(&*open(subject, 2).await, &host(2), Some(key(22))).await;
+    let peer = acquire(&*open(subject, 2).await, &host(2), Some(subnet(22))).await;
     member.peers.hear(peer.subnet, &host(2)).await;
     assert!(member.peers.is_complete);
 }
@@ -47,15 +48,15 @@ pub async fn a_watch_never_names_the_own_subnet(subject: &dyn LeaseManagerSubjec
 ///
 /// Checks nothing if there are no records.
 pub async fn a_record_that_cannot_be_read_hides_no_peer(subject: &dyn LeaseManagerSubject) {
-    let before = acquire(&*open(subject, 2).await, &host(2), Some(key(22))).await;
-    let mut member = Member::join(subject, 1, Some(key(11))).await;
-    let bad = key(5);
+    let before = acquire(&*open(subject, 2).await, &host(2), Some(subnet(22))).await;
+    let mut member = Member::join(subject, 1, Some(subnet(11))).await;
+    let bad = subnet(5);
     if !subject.spoil(bad).await {
         return;
     }
     let name = bad.to_string();
     member.peers.until("which record cannot be read", |peers| peers.bad == [name.clone()]).await;
-    let after = acquire(&*open(subject, 3).await, &host(3), Some(key(33))).await;
+    let after = acquire(&*open(subject, 3).await, &host(3), Some(subnet(33))).await;
     member.peers.hear(before.subnet, &host(2)).await;
     member.peers.hear(after.subnet, &host(3)).await;
     let mut other = Member::join(subject, 4, Some(bad)).await;

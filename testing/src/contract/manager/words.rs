@@ -3,7 +3,8 @@
 use flannel_core::{ManagerError, RegistryError, Term};
 
 use super::LeaseManagerSubject;
-use super::cluster::{Member, acquire, host, host_with, key, open, words};
+use super::cluster::{Member, acquire, host_with, open, words};
+use crate::contract::{host, subnet};
 
 /// Promises 2 and 8: what a host says when it acquires, acquires again or publishes is what its peers hear; neither
 /// changes its subnet.
@@ -29,7 +30,7 @@ pub async fn what_a_host_says_is_told_to_its_peers(subject: &dyn LeaseManagerSub
 /// Promise 8: a host whose subnet was taken away and is another's by now is told that its lease is lost.
 pub async fn publishing_never_overwrites_another_host(subject: &dyn LeaseManagerSubject) {
     let manager = open(subject, 1).await;
-    let own = acquire(&*manager, &host(1), Some(key(77))).await;
+    let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
     let lost = async || {
         let published = manager.publish(&own, &host_with(1, "other")).await;
         let is_lost = matches!(
@@ -61,7 +62,7 @@ pub async fn a_lease_that_is_given_back_is_free(subject: &dyn LeaseManagerSubjec
     }
     let mut peer = Member::join(subject, 1, None).await;
     let manager = open(subject, 2).await;
-    let own = acquire(&*manager, &host(2), Some(key(77))).await;
+    let own = acquire(&*manager, &host(2), Some(subnet(77))).await;
     peer.peers.hear(own.subnet, &host(2)).await;
     manager.release(&own).await.expect("gives it back");
     peer.peers.miss(own.subnet).await;
@@ -78,22 +79,22 @@ pub async fn a_lease_that_is_given_back_is_free(subject: &dyn LeaseManagerSubjec
 ///
 /// Checks nothing if there are none.
 pub async fn a_reservation_stays(subject: &dyn LeaseManagerSubject) {
-    if !subject.reserve(key(88), &host(2)).await {
+    if !subject.reserve(subnet(88), &host(2)).await {
         return;
     }
     let mut peer = Member::join(subject, 1, None).await;
     let manager = open(subject, 2).await;
     let own = acquire(&*manager, &host_with(2, "first"), None).await;
-    assert_eq!((own.subnet, own.term), (key(88), Term::Permanent), "the reservation is the host's lease");
-    peer.peers.hear(key(88), &host_with(2, "first")).await;
+    assert_eq!((own.subnet, own.term), (subnet(88), Term::Permanent), "the reservation is the host's lease");
+    peer.peers.hear(subnet(88), &host_with(2, "first")).await;
     let own = manager.publish(&own, &host_with(2, "second")).await.expect("publishes");
     assert_eq!(own.term, Term::Permanent, "the reservation has no end after it was published anew");
     manager.release(&own).await.expect("there is nothing to give back");
     let again = acquire(&*open(subject, 2).await, &host_with(2, "third"), None).await;
     assert_eq!(
         (again.subnet, again.term),
-        (key(88), Term::Permanent),
+        (subnet(88), Term::Permanent),
         "the reservation after it was given back"
     );
-    peer.peers.hear(key(88), &host_with(2, "third")).await;
+    peer.peers.hear(subnet(88), &host_with(2, "third")).await;
 }

@@ -5,6 +5,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
+use super::follow::Follower;
 use super::{RegistrySubject, create};
 
 /// Promise 11: a configuration that is written is noticed, also if that was before the watch began, while the store was
@@ -18,13 +19,13 @@ pub async fn another_configuration_is_noticed(subject: &dyn RegistrySubject) {
     let listed = registry.list().await.expect("lists").revision;
     subject.set_config(&config(2)).await;
     create(&*registry, 1).await;
-    let mut watch = registry.watch(Some(listed));
+    let mut watch = Follower::new(subject, registry.watch(Some(listed)));
     notices(subject, &*registry, &mut watch, &mut changes, &config(2)).await;
     subject.set_config(&config(3)).await;
     notices(subject, &*registry, &mut watch, &mut changes, &config(3)).await;
     if subject.stop().await {
         // Until it is silent, so that the watch must begin again.
-        while !matches!(watch.next().await, Some(RegistryEvent::Silent(_))) {}
+        watch.hears("that the store is silent", |event| matches!(event, RegistryEvent::Silent(_))).await;
         subject.start().await;
     }
     subject.set_config(&config(4)).await;
@@ -37,14 +38,14 @@ pub async fn another_configuration_is_noticed(subject: &dyn RegistrySubject) {
 async fn notices(
     subject: &dyn RegistrySubject,
     registry: &dyn SubnetRegistry,
-    watch: &mut BoxStream<'static, RegistryEvent>,
+    watch: &mut Follower,
     changes: &mut BoxStream<'static, ()>,
     config: &str,
 ) {
     let noticed = async {
         loop {
             tokio::select! {
-                event = watch.next() => assert!(event.is_some(), "the watch ended"),
+                _ = watch.any() => {}
                 change = changes.next() => {
                     assert!(change.is_some(), "the changes ended");
                     if registry.config().await.is_ok_and(|read| read.as_deref() == Some(config)) {

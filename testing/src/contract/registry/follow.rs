@@ -23,7 +23,7 @@ impl Follower {
     }
 
     /// Applies one event.
-    async fn any(&mut self) -> RegistryEvent {
+    pub(super) async fn any(&mut self) -> RegistryEvent {
         let event = timeout(self.patience, self.stream.next()).await;
         let event = event.expect("a watch tells what happens");
         let event = event.expect("a watch does not end");

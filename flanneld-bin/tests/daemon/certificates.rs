@@ -1,0 +1,94 @@
+//! Certificates of an etcd at the switch and of its clients.
+
+use std::fs;
+use std::path::PathBuf;
+
+use flannel_testing::{EtcdOptions, EtcdTls};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use crate::cluster::SWITCH;
+
+/// Certificates in a directory that goes with them.
+pub(crate) struct Certificates(PathBuf);
+
+impl Certificates {
+    /// Makes an authority, and of each name a certificate for etcd's address; one of them has expired.
+    pub(crate) fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let certificates = Self(directory);
+        certificates.issue();
+        certificates
+    }
+
+    /// Makes all of them anew, by another authority.
+    pub(crate) fn issue(&self) {
+        let key = KeyPair::generate().unwrap();
+        self.write("ca.pem", &self.authority_params().self_signed(&key).unwrap().pem());
+        self.write("ca-key.pem", &key.serialize_pem());
+        for name in ["server", "client"] {
+            self.issue_one(name, |_| {});
+        }
+        self.issue_one("late", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    }
+
+    /// Makes a certificate for etcd's address, which may differ from the others, and its key.
+    pub(crate) fn issue_one(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.authority()).unwrap();
+        self.write(&format!("{name}.pem"), &certificate.pem());
+        self.write(&format!("{name}-key.pem"), &key.serialize_pem());
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    pub(crate) fn authority(&self) -> Issuer<'static, KeyPair> {
+        let key = fs::read_to_string(self.path("ca-key.pem")).unwrap();
+        Issuer::new(self.authority_params(), KeyPair::from_pem(&key).unwrap())
+    }
+
+    fn authority_params(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, self.0.display().to_string());
+        params
+    }
+
+    pub(crate) fn write(&self, file: &str, text: &str) -> PathBuf {
+        let path = self.path(file);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// An etcd that wants to be shown a certificate.
+    pub(crate) fn options(&self) -> EtcdOptions {
+        self.options_for(Some("client"))
+    }
+
+    /// An etcd that shows its own only.
+    pub(crate) fn one_sided(&self) -> EtcdOptions {
+        self.options_for(None)
+    }
+
+    /// An etcd that wants to be shown a certificate if its operator shows the one of this name.
+    pub(crate) fn options_for(&self, client: Option<&str>) -> EtcdOptions {
+        let tls = EtcdTls {
+            authority: self.path("ca.pem"),
+            certificate: self.path("server.pem"),
+            key: self.path("server-key.pem"),
+            client: client
+                .map(|name| (self.path(&format!("{name}.pem")), self.path(&format!("{name}-key.pem")))),
+        };
+        EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

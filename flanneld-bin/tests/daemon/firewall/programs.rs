@@ -1,0 +1,166 @@
+//! The programs that write the rules: when they are run, what is done where they fail, and what only they can see.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flannel_testing::{eventually, write_program};
+
+use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
+
+/// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Programs under other names, or that tell of each run, found before the system's, in a directory with what they note.
+struct Programs(PathBuf);
+
+impl Programs {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        Self(directory)
+    }
+
+    /// Says what a program does, in the words of a shell.
+    fn add(&self, program: &str, script: &str) {
+        write_program(&self.path(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    /// Starts the daemon of the first host with these flags, so that it finds them, and waits until it is ready.
+    fn start(&self, cluster: &mut Cluster, flags: &[&str]) {
+        let mut command = cluster.command(0);
+        command.args(flags).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.display()));
+        cluster.start_as(0, command);
+        cluster.wait_until_ready(0);
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const PROGRAMS: [&str; 7] = [
+    "iptables",
+    "iptables-save",
+    "iptables-restore",
+    "ip6tables",
+    "ip6tables-save",
+    "ip6tables-restore",
+    "nft",
+];
+
+#[test]
+fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
+    let programs = Programs::new("legacy");
+    for name in &PROGRAMS[..6] {
+        programs.add(name, &format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1)));
+    }
+    let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-iptables-forward-rules=false"]);
+    programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1"]);
+    let list = || cluster.shell(0, "iptables-legacy-save | grep -e -A");
+    let before = list();
+    assert_eq!(before.lines().count(), 10, "{before}");
+    for change in ["-t nat -F", "-F", "-t nat -D FLANNEL-POSTRTG 2"] {
+        // Until an audit has found everything in order.
+        std::thread::sleep(SETTLED);
+        // All namespaces of the machine have one lock.
+        drop(cluster.shell(0, &format!("iptables-legacy --wait {change}")));
+        eventually(PATIENCE, || if list() == before { Ok(()) } else { Err(list()) })
+            .unwrap_or_else(|error| panic!("after {change}: {error}"));
+    }
+}
+
+#[test]
+fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
+    for (name, config, tables) in [
+        ("idle-iptables", VXLAN, "tables"),
+        ("idle-nftables", NFTABLES, "tables"),
+        ("idle-legacy", VXLAN, "tables-legacy"),
+    ] {
+        let programs = Programs::new(name);
+        let log = programs.path("log");
+        let nft = flannel_testing::program("nft", "nftables").unwrap();
+        for program in PROGRAMS {
+            let real = nft.with_file_name(program.replacen("tables", tables, 1));
+            let note = format!("echo {program} \"$@\" >> {}", log.display());
+            programs.add(program, &format!("{note}\nexec {} \"$@\"", real.display()));
+        }
+        let mut cluster = Cluster::new(1);
+        cluster.configure(config);
+        programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"]);
+        let (runs, used, began) = (at_rest(&log), used(&mut cluster), Instant::now());
+        // Several audits.
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}");
+        let share = (self::used(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
+        println!("{name}: {:.4} % of a core", share * 100.0);
+        if tables == "tables" {
+            // As kube-proxy does all the time, in chains of its own.
+            for _ in 0..2 {
+                drop(
+                    cluster.shell(
+                        0,
+                        "iptables -t nat -N KUBE-X; iptables -t nat -A KUBE-X -s 192.0.2.1 -j RETURN",
+                    ),
+                );
+                std::thread::sleep(Duration::from_millis(1500));
+                drop(cluster.shell(0, "iptables -t nat -F KUBE-X; iptables -t nat -X KUBE-X"));
+            }
+            assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}: somebody else's chains");
+        }
+        // Five times what is promised, for a machine on which everything takes longer.
+        assert!(share < 0.005, "{name}: {share} of a core");
+    }
+}
+
+/// Waits until no program was run for a while, and tells which ones were. Some are: those of the test are used.
+fn at_rest(log: &Path) -> String {
+    let (mut runs, mut since) = (String::new(), Instant::now());
+    let at_rest = eventually(PATIENCE, || {
+        let now = fs::read_to_string(log).unwrap_or_default();
+        if now != runs {
+            (runs, since) = (now, Instant::now());
+        }
+        if !runs.is_empty() && since.elapsed() > SETTLED { Ok(()) } else { Err(runs.clone()) }
+    });
+    at_rest.unwrap();
+    runs
+}
+
+/// How long the daemon of the first host has run on a processor (`/proc/PID/schedstat`, of its only thread).
+fn used(cluster: &mut Cluster) -> Duration {
+    let pid = cluster.daemon(0).id();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanoseconds = tasks.map(|task| {
+        let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+#[test]
+fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
+    let programs = Programs::new("refused");
+    let script = format!(
+        "echo >> {0}; [ $(wc -l < {0}) -gt 4 ] && exec /usr/sbin/iptables-restore \"$@\"; cat > /dev/null
+        echo 'Another app is currently holding the xtables lock.' >&2; exit 4",
+        programs.path("count").display()
+    );
+    programs.add("iptables-restore", &script);
+    let mut cluster = Cluster::new(1);
+    cluster.configure(VXLAN);
+    programs.start(&mut cluster, &["-ip-masq"]);
+    let line = "Failed to setup firewall rules: IPv4 rules in iptables: iptables-restore failed (exit status: 4): \
+                Another app is currently holding the xtables lock.; it is tried again";
+    cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("The firewall rules are in order again", PATIENCE).unwrap();
+    let told = cluster.daemon(0).lines().iter().filter(|told| told.contains("xtables lock")).count();
+    assert_eq!(told, 1, "the same is not told twice");
+    assert!(cluster.rules(0).contains("FLANNEL-POSTRTG"));
+}
