@@ -23,6 +23,7 @@ pub(crate) mod ping;
 pub(crate) mod plan;
 mod prefix;
 mod settings;
+pub(crate) mod show;
 pub(crate) mod table;
 pub(crate) mod values;
 
