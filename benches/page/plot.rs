@@ -59,6 +59,7 @@ where
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .x_labels(5)
         .x_desc(labels.x)
         .y_desc(labels.y)
         .axis_desc_style((FONT, 15))
