@@ -28,5 +28,4 @@ mod secured;
 mod troubleshooting;
 mod udp;
 mod upstream_defects;
-#[path = "../wildcard.rs"]
 mod wildcard;

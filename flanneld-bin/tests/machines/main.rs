@@ -6,5 +6,5 @@ mod package;
 mod page;
 mod units;
 mod walkthroughs;
-#[path = "../wildcard.rs"]
+#[path = "../daemon/wildcard.rs"]
 mod wildcard;
