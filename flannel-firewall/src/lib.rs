@@ -24,6 +24,8 @@ mod iptables;
 mod missing;
 mod nftables;
 mod obstacles;
+mod options;
+mod outcome;
 mod pace;
 mod program;
 mod rules;
@@ -31,12 +33,12 @@ mod sys;
 mod tunnel_port;
 mod verdict;
 
-pub use firewall::{
-    Firewall, FirewallCounts, FirewallError, FirewallMode, FirewallOptions, Kept, Pass, open_port,
-};
+pub use firewall::{Firewall, open_port};
 pub use iptables::IptablesError;
 pub use missing::{MissingRules, missing_rules};
 pub use nftables::NftablesError;
+pub use options::{FirewallMode, FirewallOptions};
+pub use outcome::{FirewallCounts, FirewallError, Kept, Pass};
 pub use program::{ProgramError, is_installed};
 pub use rules::{Nets, RuleOptions};
 pub use verdict::{Barrier, BarrierPlace, Packet, Ruleset, Transport, Way};

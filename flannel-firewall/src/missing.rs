@@ -2,9 +2,10 @@
 
 use flannel_netlink::{Namespace, Nftables};
 
-use crate::firewall::{FirewallError, FirewallMode, FirewallOptions};
 use crate::iptables::{self, Desired, Iptables};
 use crate::nftables::{self, NftablesError};
+use crate::options::{FirewallMode, FirewallOptions};
+use crate::outcome::FirewallError;
 use crate::rules::{self, Nets};
 
 /// Rules that are not as they should be.
