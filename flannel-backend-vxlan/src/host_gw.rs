@@ -296,6 +296,8 @@ impl Listens for Gateways {
     fn notice(&mut self, notice: &Notice) -> Option<String> {
         if let Some(what) = self.direct.notice_underlay(notice) {
             self.decide_again = true;
+            // Perhaps notices were lost, and one of them told that it was switched off.
+            self.forwarding.distrust();
             return Some(what);
         }
         if let Notice::Route { route, removed } = notice {
