@@ -11,6 +11,7 @@
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
+//! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
 //!
@@ -36,6 +37,7 @@
 
 mod capture;
 pub mod contract;
+mod directory;
 mod ensure;
 mod etcd;
 mod fake_backend;
@@ -58,6 +60,7 @@ pub use capture::packet::{
     UdpDatagram, VXLAN_PORTS, VxlanPacket,
 };
 pub use capture::{Capture, Captured};
+pub use directory::Directory;
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
