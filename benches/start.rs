@@ -29,9 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_benches::figures;
-use flannel_core::{
-    ExternalInterface, Network, NetworkOptions, PublicAddrs, Shutdown, SubnetKey, SubnetRegistry,
-};
+use flannel_core::{ExternalInterface, Network, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry};
 use flannel_registry::{
     Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, LocalManager, MemoryRegistry,
 };
@@ -57,11 +55,30 @@ enum Store {
     EtcdV2,
 }
 
+impl Store {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::EtcdV3 => "etcd v3",
+            Self::EtcdV2 => "etcd v2",
+        }
+    }
+}
+
 /// Which public addresses the nodes have.
 #[derive(Clone, Copy, Debug)]
 enum Addresses {
     InARow,
     Scattered,
+}
+
+impl Addresses {
+    fn name(self) -> &'static str {
+        match self {
+            Self::InARow => "in a row",
+            Self::Scattered => "scattered",
+        }
+    }
 }
 
 fn main() {
@@ -92,7 +109,7 @@ fn main() {
             for size in sizes.iter().chain(large) {
                 let run = tokio::runtime::Runtime::new().unwrap().block_on(start(store, addresses, *size));
                 let per_node = mean(&run.calls);
-                let series = format!("{store:?}, {addresses:?}");
+                let series = format!("{}, {}", store.name(), addresses.name());
                 let keep = |what, value: f64| figures::keep("start", what, &series, size, value.into());
                 keep("calls per node", per_node);
                 keep("all known, ms", run.all_known.as_secs_f64() * 1e3);
@@ -234,14 +251,7 @@ fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses
         // An odd factor gives each number another product.
         Addresses::Scattered => Ipv4Addr::from(u32::from(number).wrapping_mul(0x9e37_79b1)),
     };
-    let external = ExternalInterface {
-        name: "eth0".to_owned(),
-        index: 2,
-        mtu: 1500,
-        v4: Some(v4),
-        v6: None,
-        public: PublicAddrs::from(v4),
-    };
+    let external = ExternalInterface::new("eth0", 2, 1500, v4);
     let manager = LocalManager::new(registry.clone());
     let mut options = NetworkOptions::new(manager, FakeBackend::new(), external);
     // Nobody listens, and thousands of backlogs are much memory.

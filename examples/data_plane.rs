@@ -67,7 +67,7 @@ fn start(host: &Host, subnet: &str) -> Result<(FedManager, Network), Box<dyn Err
 fn show_plan(host: &Host, running: &Running, peers: &[Lease]) -> Result<(), Box<dyn Error>> {
     let external = external_interface(&host.namespace, INTERFACE)?;
     let (config, own, peers) = (&running.config, &running.lease, &PeerSet::all_of(peers.to_vec()));
-    let request = PlanRequest { config, external: &external, own, peers };
+    let request = PlanRequest::new(config, &external, own, peers);
     let changes = OpenVxlan::new(host.namespace.clone()).plan(request)?.changes;
     changes.iter().for_each(|change| println!("without blue: {:?} {}", change.action, change.object));
     Ok(())

@@ -16,7 +16,7 @@ use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
-/// So much is taken from an agent at the most, in bytes: a helper trusts nobody with its memory.
+/// So much is taken for one list at the most, in bytes: a helper trusts nobody with its memory.
 const LIMIT: u64 = 16 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -43,12 +43,11 @@ async fn helper() -> Result<(), Box<dyn Error>> {
         networks.push(network);
         ends.push(OwnedFd::from(theirs));
     }
-    let (Some(two), Some(one)) = (ends.pop(), ends.pop()) else { return Err("there are two hosts".into()) };
+    let (Some(two), Some(one)) = (ends.pop(), ends.pop()) else { return Err("two hosts".into()) };
     // The same program as nobody, with the sockets for its standard input and output, which nobody else keeps open.
     let mut command = std::process::Command::new("/proc/self/exe");
     let mut agent = command.arg("agent").uid(65534).gid(65534).stdin(one).stdout(two).spawn()?;
     drop(command);
-
     let (one, two) = (ready(&networks[0], 1).await?, ready(&networks[1], 1).await?);
     let pods = [pod(&lab.hosts[0], &one)?, pod(&lab.hosts[1], &two)?];
     show_ping(&pods[0], &pods[1]).await?;
@@ -69,6 +68,7 @@ async fn serve(plane: &FedManager, socket: Socket) -> std::io::Result<()> {
     while let Some(line) = lines.next_line().await? {
         let Some((subnet, record)) = line.split_once(' ') else {
             plane.set_peers(std::mem::take(&mut peers));
+            lines.get_mut().get_mut().set_limit(LIMIT);
             continue;
         };
         match read_record(subnet, record.as_bytes(), Revision::default(), Term::Permanent) {

@@ -65,7 +65,7 @@ pub(crate) fn measure(size: u32) -> Measured {
 
 fn sync(backend: &mut dyn Backend, peers: &PeerSet, dirty: &Dirty) -> (SyncReport, f64) {
     let now = Instant::now();
-    let report = backend.sync(SyncRequest { peers, dirty, now });
+    let report = backend.sync(SyncRequest::new(peers, dirty, now));
     assert_eq!(report.failed, []);
     (report, now.elapsed().as_secs_f64())
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flannel_core::{BackendType, Json, Lease, LeaseAttrs, Revision, SubnetKey, Term};
+use flannel_core::{BackendAttrs, BackendType, Json, Lease, LeaseAttrs, Revision, SubnetKey, Term};
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
 
@@ -31,11 +31,7 @@ pub(crate) fn mac(n: u32, generation: u8) -> Mac {
 /// What a peer says about itself.
 pub(crate) fn attrs(n: u32, generation: u8) -> LeaseAttrs {
     let data = format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n, generation));
-    LeaseAttrs {
-        backend_type: BackendType::VXLAN,
-        backend_data: Some(Json::parse(&data).unwrap()),
-        ..LeaseAttrs::new(public(n).into())
-    }
+    BackendAttrs::new(BackendType::VXLAN).with_data(Some(Json::parse(&data).unwrap())).at(public(n).into())
 }
 
 pub(crate) fn lease(n: u32, generation: u8) -> Lease {

@@ -15,7 +15,7 @@ pub(crate) fn lab() -> Lab {
 pub(crate) fn open(namespace: &Namespace) -> Box<dyn Backend> {
     let config = NetworkConfig::parse(peers::CONFIG).unwrap();
     let external = external_interface(namespace, "eth0").unwrap();
-    let request = OpenRequest { config: &config, external: &external, before: None };
+    let request = OpenRequest::new(&config, &external);
     let mut backend = OpenVxlan::new(namespace.clone()).open(request).unwrap();
     let own = Lease {
         subnet: peers::OWN_SUBNET.parse().unwrap(),

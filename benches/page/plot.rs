@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use flannel_benches::figures::Figure;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::table::distinct;
@@ -25,24 +26,40 @@ pub(crate) struct Labels<'a> {
     pub(crate) y: &'a str,
 }
 
-/// A line for each series over numbers, both axes logarithmic; the bars show the smallest and the largest.
+/// A line for each series over numbers, on a logarithmic axis; the bars show the smallest and the largest. What they are
+/// over is on a logarithmic axis, too, if it spans more than one power of ten, and otherwise on one from zero.
 pub(crate) fn lines(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Result<(), Box<dyn Error>> {
-    let points: Vec<(f64, &Figure)> =
+    let points: Vec<Point<'_>> =
         figures.iter().filter_map(|figure| Some((figure.at.parse().ok()?, *figure))).collect();
-    let xs = range(points.iter().map(|(x, _)| *x));
     let ys = range(points.iter().flat_map(|(_, figure)| [figure.spread.least, figure.spread.most]));
-    let (Some(xs), Some(ys)) = (xs, ys) else { return Err("nothing to plot".into()) };
+    match ys {
+        Some((least, most)) if most < 10.0 * least => lines_over(file, labels, &points, 0.0..most * 1.5),
+        Some((least, most)) => lines_over(file, labels, &points, (least / 1.5..most * 1.5).log_scale()),
+        None => Err("nothing to plot".into()),
+    }
+}
+
+/// A figure, and at what number it was measured.
+type Point<'a> = (f64, &'a Figure);
+
+fn lines_over<Y>(file: &Path, labels: &Labels<'_>, points: &[Point<'_>], ys: Y) -> Result<(), Box<dyn Error>>
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let Some(xs) = range(points.iter().map(|(x, _)| *x)) else { return Err("nothing to plot".into()) };
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d((xs.0 / 1.15..xs.1 * 1.15).log_scale(), (ys.0 / 1.5..ys.1 * 1.5).log_scale())?;
+        .build_cartesian_2d((xs.0 / 1.15..xs.1 * 1.15).log_scale(), ys)?;
     let label = |value: &f64| short(*value);
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .x_labels(5)
         .x_desc(labels.x)
         .y_desc(labels.y)
         .axis_desc_style((FONT, 15))

@@ -6,7 +6,7 @@ use std::path::Path;
 use flannel_benches::figures::Figure;
 
 use crate::plot::{self, Labels};
-use crate::table::table;
+use crate::table::{columns, distinct, table};
 
 /// The beginning of the page.
 pub(crate) const HEAD: &str = "\
@@ -164,10 +164,30 @@ impl Section {
             self.rows.is_empty() || self.rows.iter().any(|row| figure.what.starts_with(row))
         };
         let rows: Vec<&Figure> = ours.iter().copied().filter(is_shown).collect();
-        let tables = if self.case.is_empty() { turned(&rows) } else { table(&rows, self.case) };
+        let tables = match self.case {
+            "" => turned(&rows),
+            case if columns(&rows).len() > WIDEST => table_each(&rows, case),
+            case => table(&rows, case),
+        };
         text.push_str(&format!("\n{tables}"));
         Ok(text)
     }
+}
+
+/// As many columns still fit on a page.
+const WIDEST: usize = 8;
+
+/// A table for each thing that was measured.
+fn table_each(figures: &[&Figure], case: &str) -> String {
+    let tables = distinct(figures.iter().map(|figure| figure.what.as_str())).into_iter().map(|what| {
+        let of_it: Vec<Figure> = figures
+            .iter()
+            .filter(|figure| figure.what == what)
+            .map(|figure| Figure { what: figure.series.clone(), series: String::new(), ..(*figure).clone() })
+            .collect();
+        format!("{what}:\n\n{}", table(&of_it.iter().collect::<Vec<_>>(), case))
+    });
+    tables.collect::<Vec<_>>().join("\n")
 }
 
 /// A row for each series where there are no cases.

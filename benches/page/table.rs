@@ -14,18 +14,21 @@ pub(crate) fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str
     seen
 }
 
+/// The things that were measured, each with its series, in the order in which they come.
+pub(crate) fn columns<'a>(figures: &[&'a Figure]) -> Vec<(&'a str, &'a str)> {
+    let mut columns = Vec::new();
+    for figure in figures {
+        let column = (figure.what.as_str(), figure.series.as_str());
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    columns
+}
+
 /// A row for each case and a column for each series and thing that was measured.
 pub(crate) fn table(figures: &[&Figure], case: &str) -> String {
-    let columns = {
-        let mut columns: Vec<(&str, &str)> = Vec::new();
-        for figure in figures {
-            let column = (figure.what.as_str(), figure.series.as_str());
-            if !columns.contains(&column) {
-                columns.push(column);
-            }
-        }
-        columns
-    };
+    let columns = columns(figures);
     let has_series = distinct(figures.iter().map(|figure| figure.series.as_str())).len() > 1;
     let heading = |(what, series): &(&str, &str)| match has_series {
         true => format!("{what}: {series}"),

@@ -100,7 +100,7 @@ fn overlay(
     let mut opened = Vec::new();
     for (number, host) in (1..).zip(hosts) {
         let external = external_interface(host, "eth0").unwrap();
-        let request = OpenRequest { config: &config, external: &external, before: None };
+        let request = OpenRequest::new(&config, &external);
         let backend = opener(host).open(request).unwrap();
         let lease = Lease {
             subnet: format!("10.{network}.{number}.0-24").parse().unwrap(),
@@ -117,7 +117,7 @@ fn overlay(
         peers.extend(others.map(|lease| LeaseChange::Put(Arc::new(lease.clone()))));
         peers.complete();
         backend.configure(own).unwrap();
-        let request = SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() };
+        let request = SyncRequest::new(&peers, &Dirty::All, Instant::now());
         assert_eq!(backend.sync(request).failed, []);
     }
     opened.into_iter().map(|(backend, _)| backend).collect()

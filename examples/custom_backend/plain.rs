@@ -27,7 +27,7 @@ pub(crate) struct Plain {
 #[async_trait]
 impl Backend for Plain {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::from("plain".to_owned()), data: None, v6_data: None }
+        BackendAttrs::new(BackendType::from("plain".to_owned()))
     }
 
     fn mtu(&self) -> u32 {

@@ -21,7 +21,7 @@ fn main() -> Outcome<()> {
     let (mut backends, mut leases) = (Vec::new(), Vec::new());
     for (host, n) in hosts.iter().zip(1..) {
         let external = external_interface(host, "eth0")?;
-        let request = OpenRequest { config: &config, external: &external, before: None };
+        let request = OpenRequest::new(&config, &external);
         let mut backend = OpenVxlan::new(host.clone()).open(request)?;
         let own = Lease::new(format!("10.5.{n}.0-24").parse()?, backend.attrs().at(external.public));
         backend.configure(&own)?;
@@ -29,7 +29,7 @@ fn main() -> Outcome<()> {
     }
     let mut sync = |host: usize| {
         let peers = PeerSet::all_of([leases[1 - host].clone()]);
-        let request = SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() };
+        let request = SyncRequest::new(&peers, &Dirty::All, Instant::now());
         let report = backends[host].sync(request);
         println!("host {}: {} written, failed {:?}", host + 1, report.written, report.failed);
     };

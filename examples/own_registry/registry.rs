@@ -7,7 +7,6 @@ use flannel_core::{
     Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::store::Store;
@@ -28,9 +27,11 @@ impl SubnetRegistry for Store {
 
     /// Every change may be one of the configuration. A store that can tell them apart says less.
     fn config_changes(&self) -> BoxStream<'static, ()> {
-        let next =
-            |mut changed: watch::Receiver<()>| async { Some((changed.changed().await.ok()?, changed)) };
-        stream::unfold(self.changed.subscribe(), next).boxed()
+        // With the store, which sends: so it never ends.
+        stream::unfold((self.clone(), self.changed.subscribe()), |(store, mut changed)| async {
+            Some((changed.changed().await.ok()?, (store, changed)))
+        })
+        .boxed()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -62,7 +63,9 @@ impl SubnetRegistry for Store {
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        self.content().compare(lease)?.end = Some(Instant::now() + ttl);
+        let mut content = self.content();
+        let record = content.compare(lease)?;
+        record.end = record.end.map(|_| Instant::now() + ttl);
         Ok(ttl)
     }
 

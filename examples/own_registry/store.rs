@@ -42,7 +42,7 @@ impl Store {
     /// All leases, and when the next one ends.
     pub(crate) fn look(&self) -> (Snapshot, Option<Instant>) {
         let content = self.content();
-        let mut snapshot = Snapshot { revision: content.revision, ..Snapshot::default() };
+        let mut snapshot = Snapshot::new(content.revision);
         for (key, Record { value, revision, end }) in &content.records {
             let term = end.map_or(Term::Permanent, |_| Term::Limited);
             match read_record(key, value, *revision, term) {

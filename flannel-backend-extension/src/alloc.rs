@@ -24,7 +24,7 @@ struct Alloc {
 #[async_trait]
 impl Backend for Alloc {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+        BackendAttrs::new(BackendType::UNNAMED)
     }
 
     fn mtu(&self) -> u32 {

@@ -1,7 +1,6 @@
 //! The extension backend: commands of the operator's carry the traffic.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use flannel_netlink::Namespace;
 use crate::config::ExtensionConfig;
 use crate::ledger::{Ledger, Told, describe};
 use crate::shell::{Call, Shell};
-use crate::worker::{Worker, run};
+use crate::worker::{Work, Worker, run};
 
 /// What hosts with this backend say they are.
 const NAME: &str = "extension";
@@ -123,7 +122,7 @@ struct Extension {
 impl Backend for Extension {
     fn attrs(&self) -> BackendAttrs {
         let backend_type = NAME.to_owned().into();
-        BackendAttrs { backend_type, data: self.data.clone(), v6_data: None }
+        BackendAttrs::new(backend_type).with_data(self.data.clone())
     }
 
     /// What the commands take off it they must tell the containers themselves.
@@ -162,8 +161,7 @@ impl Backend for Extension {
         report.failed = self.ledger.failed();
         report.retry_in = self.ledger.retry_in(request.now);
         report.pending = self.ledger.pending();
-        let unreachable =
-            |(peer, reason): (&SubnetKey, &String)| PeerFailure { peer: *peer, reason: reason.clone() };
+        let unreachable = |(peer, reason): (&SubnetKey, &String)| PeerFailure::new(*peer, reason.clone());
         report.unreachable = self.unreachable.iter().map(unreachable).collect();
         report
     }
@@ -178,8 +176,8 @@ impl Backend for Extension {
         // What was half done is undone below.
         self.shell.kill();
         self.worker.wait_until_idle(self.commands.limit);
-        self.drive(Instant::now());
-        self.worker.with(|work| work.queue.clear());
+        // Nothing more is to be begun.
+        self.worker.with(|work| take_ended(&mut self.ledger, work, Instant::now()));
         let mut left = Vec::new();
         for job in self.ledger.undo() {
             if let Err(reason) = run(&self.shell, &self.commands, &job) {
@@ -234,20 +232,13 @@ impl Extension {
 
     /// Takes in which commands ended, and says which are next.
     fn drive(&mut self, now: Instant) -> SyncReport {
-        let mut report = SyncReport::default();
         let ledger = &mut self.ledger;
         self.worker.with(|work| {
-            for (job, result) in work.ended.drain(..) {
-                let (subnet, task) = (job.subnet, job.task);
-                report.written += usize::from(result.is_ok());
-                if let Some(reason) = ledger.ended(job, result, now) {
-                    tracing::warn!("{} is not run again: {reason}", describe(task, &subnet));
-                }
-            }
+            let report = take_ended(ledger, work, now);
             let due = ledger.due(now).into_iter().filter(|job| work.running != Some(job.subnet));
             work.queue = due.collect();
-        });
-        report
+            report
+        })
     }
 
     fn host_variables(&self) -> Vec<(&'static str, String)> {
@@ -261,6 +252,19 @@ impl Extension {
         }
         variables
     }
+}
+
+/// Takes in which commands ended.
+fn take_ended(ledger: &mut Ledger, work: &mut Work, now: Instant) -> SyncReport {
+    let mut report = SyncReport::default();
+    for (job, result) in work.ended.drain(..) {
+        let (subnet, task) = (job.subnet, job.task);
+        report.written += usize::from(result.is_ok());
+        if let Some(reason) = ledger.ended(job, result, now) {
+            tracing::warn!("{} is not run again: {reason}", describe(task, &subnet));
+        }
+    }
+    report
 }
 
 /// What the commands for a peer are told; else why they cannot be.
@@ -278,8 +282,8 @@ fn told(lease: &Lease) -> Result<Told, String> {
 fn subnet_variables(subnet: &SubnetKey, public: PublicAddrs) -> Vec<(&'static str, String)> {
     let name = |is_v4, v4, v6| if is_v4 { v4 } else { v6 };
     let nets = subnet.nets().map(|net| (name(net.addr().is_ipv4(), "SUBNET", "IPV6SUBNET"), net.to_string()));
-    let publics = public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6));
-    let publics =
-        publics.map(|address| (name(address.is_ipv4(), "PUBLIC_IP", "PUBLIC_IPV6"), address.to_string()));
+    let publics = public
+        .addresses()
+        .map(|address| (name(address.is_ipv4(), "PUBLIC_IP", "PUBLIC_IPV6"), address.to_string()));
     nets.chain(publics).collect()
 }

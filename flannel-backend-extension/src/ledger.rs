@@ -1,6 +1,7 @@
 //! Which peers the commands were run for, and which command comes next. It runs nothing and reads no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{Backoff, ObjectFailure, PeerFailure, SubnetKey};
@@ -32,7 +33,7 @@ pub(crate) enum Task {
 pub(crate) struct Job {
     pub(crate) subnet: SubnetKey,
     pub(crate) task: Task,
-    pub(crate) told: Told,
+    pub(crate) told: Arc<Told>,
 }
 
 /// What is known of every peer.
@@ -42,9 +43,9 @@ pub(crate) struct Ledger(BTreeMap<SubnetKey, Entry>);
 #[derive(Debug, Default)]
 struct Entry {
     /// What it should be told; nothing if there is no such peer.
-    wanted: Option<Told>,
+    wanted: Option<Arc<Told>>,
     /// What the last command told it that is not undone.
-    last: Option<Told>,
+    last: Option<Arc<Told>>,
     /// Whether that one did well.
     is_done: bool,
     failure: Option<Failure>,
@@ -59,7 +60,7 @@ struct Failure {
 }
 
 impl Entry {
-    fn next(&self) -> Option<(Task, &Told)> {
+    fn next(&self) -> Option<(Task, &Arc<Told>)> {
         match (&self.wanted, &self.last) {
             (Some(wanted), None) => Some((Task::Add, wanted)),
             (Some(wanted), Some(last)) if wanted == last => {
@@ -78,8 +79,8 @@ impl Ledger {
             return;
         }
         let entry = self.0.entry(subnet).or_default();
-        if entry.wanted != told {
-            entry.wanted = told;
+        if entry.wanted.as_deref() != told.as_ref() {
+            entry.wanted = told.map(Arc::new);
             // It is another matter now.
             entry.failure = None;
         }
@@ -97,7 +98,7 @@ impl Ledger {
         let due = self.0.iter().filter(|(_, entry)| entry.failure.as_ref().is_none_or(|it| it.again <= now));
         let job = |(subnet, entry): (&SubnetKey, &Entry)| {
             let (task, told) = entry.next()?;
-            Some(Job { subnet: *subnet, task, told: told.clone() })
+            Some(Job { subnet: *subnet, task, told: Arc::clone(told) })
         };
         let mut jobs: Vec<Job> = due.filter_map(job).collect();
         jobs.sort_by_key(|job| job.task);
@@ -137,9 +138,8 @@ impl Ledger {
 
     /// Returns what failed and will be run again.
     pub(crate) fn failed(&self) -> Vec<ObjectFailure> {
-        let describe = |(subnet, failure): (&SubnetKey, &Failure)| ObjectFailure {
-            object: describe(failure.task, subnet),
-            reason: failure.reason.clone(),
+        let describe = |(subnet, failure): (&SubnetKey, &Failure)| {
+            ObjectFailure::new(describe(failure.task, subnet), failure.reason.clone())
         };
         self.failures().map(describe).collect()
     }
@@ -147,9 +147,8 @@ impl Ledger {
     /// Returns the peers for whom a command failed.
     pub(crate) fn pending(&self) -> Vec<PeerFailure> {
         let waiting = self.failures().filter(|(_, failure)| failure.task == Task::Add);
-        let describe = |(peer, failure): (&SubnetKey, &Failure)| PeerFailure {
-            peer: *peer,
-            reason: format!("SubnetAddCommand: {}", failure.reason),
+        let describe = |(peer, failure): (&SubnetKey, &Failure)| {
+            PeerFailure::new(*peer, format!("SubnetAddCommand: {}", failure.reason))
         };
         waiting.map(describe).collect()
     }

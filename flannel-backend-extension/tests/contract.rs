@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_vxlan::external_interface;
-use flannel_core::{ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{
+    BackendAttrs, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
+};
 use flannel_netlink::{Namespace, Netlink, Route, Write};
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use flannel_testing::{Directory, Lab, LabOptions};
@@ -81,12 +83,11 @@ impl BackendSubject for Host {
     }
 
     fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
-        let attrs = LeaseAttrs::new(public.into());
         if !self.carries() {
-            return attrs;
+            return LeaseAttrs::new(public.into());
         }
-        let backend_type = self.backend.to_owned().into();
-        LeaseAttrs { backend_type, backend_data: Json::parse(r#""word""#).ok(), ..attrs }
+        let attrs = BackendAttrs::new(self.backend.to_owned().into());
+        attrs.with_data(Json::parse(r#""word""#).ok()).at(public.into())
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {

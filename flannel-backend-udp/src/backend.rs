@@ -17,12 +17,10 @@ use ipnet::IpNet;
 use crate::config::UdpConfig;
 use crate::counters::UdpCounters;
 use crate::device::{Device, Overlay};
-use crate::filter;
-use crate::listen::{Listener, local_addresses};
+use crate::listen::{Listeners, local_addresses};
 use crate::peers::{Exchange, PeerTable, Routing};
 use crate::routing::{self, Hops};
 use crate::store::{DescriptorStore, Keeper, Slot};
-use crate::sys::socket;
 use crate::worker::{Broken, Failure, Offloads, Parts, Workers};
 
 /// Opens the UDP backend in one network namespace.
@@ -113,12 +111,10 @@ struct Udp {
     monitor: Option<Monitor>,
     config: NetworkConfig,
     port: u16,
-    local: Vec<SocketAddr>,
     wanted: Offloads,
     takes_vxlan: bool,
     device: Device,
-    /// One for each local address, or none after one broke.
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     keeper: Keeper,
     exchange: Arc<Exchange>,
     counters: UdpCounters,
@@ -146,13 +142,14 @@ impl Udp {
         let namespace = open.namespace.clone();
         let local = local_addresses(config, external, options.port)?;
         // Before the first read, so that no change falls between the two.
-        let netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
+        let mut netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
         let mtu = mtu(config, external);
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-        let old = Device::take_back(&open.keeper, &namespace, &networks, mtu, open.offloads);
+        let old = Device::take_back(&open.keeper, &namespace, &mut netlink, &networks, mtu, open.offloads);
         let is_old = old.is_some();
         let device = old.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
+        let listeners = Listeners::new(namespace.clone(), open.keeper.clone(), local, open.offloads);
         let mut udp = Self {
             workers: None,
             namespace,
@@ -160,11 +157,10 @@ impl Udp {
             monitor,
             config: config.clone(),
             port: options.port,
-            local,
             wanted: open.offloads,
             takes_vxlan: open.takes_vxlan,
             device,
-            listeners: Vec::new(),
+            listeners,
             keeper: open.keeper.clone(),
             exchange: Arc::default(),
             counters: open.counters.clone(),
@@ -192,9 +188,7 @@ impl Udp {
         }
         let mut changes = self.mend_device(broken.device)?;
         if broken.sockets {
-            // Not to be taken back.
-            Slot::SOCKETS.into_iter().for_each(|slot| self.keeper.forget(slot));
-            self.listeners.clear();
+            self.listeners.close();
         }
         self.listen()?;
         if self.start()? {
@@ -221,34 +215,13 @@ impl Udp {
         Ok(changes + usize::from(!is_there))
     }
 
-    /// Listens on each address, with the socket that is there, an old one, or a new one.
+    /// Listens on each address.
     fn listen(&mut self) -> Result<(), BackendError> {
-        let is_right = |listener: &Listener| self.local.contains(&listener.local);
-        if self.listeners.len() == self.local.len() && self.listeners.iter().all(is_right) {
+        if self.listeners.are_right() {
             return Ok(());
         }
         self.workers = None;
-        self.listeners.retain(is_right);
-        for slot in Slot::SOCKETS {
-            if !self.local.iter().any(|local| Slot::of(local) == slot) {
-                self.keeper.forget(slot);
-            }
-        }
-        for local in self.local.clone() {
-            if self.listeners.iter().any(|listener| listener.local == local) {
-                continue;
-            }
-            let old = Listener::take_back(&self.keeper, &self.namespace, local, self.wanted);
-            let listener = match old {
-                Some(listener) => listener,
-                None => {
-                    let listener = Listener::open(&self.namespace, local, self.wanted)?;
-                    self.keeper.keep(Slot::of(&local), listener.socket.as_fd());
-                    listener
-                }
-            };
-            self.listeners.push(listener);
-        }
+        self.listeners.listen()?;
         self.set_filters();
         Ok(())
     }
@@ -261,7 +234,7 @@ impl Udp {
         }
         let parts = Parts {
             tun: Arc::clone(&self.device.tun),
-            sockets: self.listeners.iter().map(|listener| Arc::clone(&listener.socket)).collect(),
+            sockets: self.listeners.sockets(),
             exchange: Arc::clone(&self.exchange),
             counters: self.counters.clone(),
             failure: Arc::clone(&self.failure),
@@ -314,30 +287,13 @@ impl Udp {
         self.set_filters();
     }
 
-    /// Lets in from the network who is a peer. A socket that is older than what is known of the peers keeps its filter.
-    fn set_filters(&mut self) {
-        let routing = self.exchange.current();
-        for listener in &mut self.listeners {
-            if listener.is_old && !self.knows_peers {
-                continue;
-            }
-            let program = filter::program(listener.local.is_ipv6(), routing.peers.publics());
-            if let Err(error) = socket::attach_filter(&listener.socket, &program) {
-                // The packet path checks as well.
-                tracing::debug!(%error, "the kernel takes no filter");
-            }
-        }
+    fn set_filters(&self) {
+        self.listeners.set_filters(&self.exchange.current(), self.knows_peers);
     }
 
     /// How the device is named in reports.
     fn name(&self) -> String {
         format!("device {}", self.device.name)
-    }
-
-    fn count_drops(&mut self) {
-        for listener in &mut self.listeners {
-            self.counters.kernel_dropped(listener.new_drops());
-        }
     }
 
     fn delete_device(&mut self) -> Result<(), BackendError> {
@@ -360,7 +316,7 @@ impl Udp {
 #[async_trait]
 impl Backend for Udp {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+        BackendAttrs::new(BackendType::UNNAMED)
     }
 
     fn mtu(&self) -> u32 {
@@ -370,7 +326,7 @@ impl Backend for Udp {
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let local = local_addresses(&self.config, external, self.port)?;
         // The next pass listens where the host is now.
-        self.local = local;
+        self.listeners.local = local;
         self.device.mtu = mtu(&self.config, external);
         self.in_doubt = true;
         Ok(())
@@ -386,17 +342,11 @@ impl Backend for Udp {
         let port = UdpConfig::parse(&config.backend)?.port;
         let local = local_addresses(config, external, port)?;
         // Each, before anything changes: somebody else may have the port.
-        let mut fresh = Vec::new();
-        for local in local.iter().filter(|local| !self.local.contains(local)) {
-            fresh.push(Listener::open(&self.namespace, *local, self.wanted)?);
-        }
+        let fresh = self.listeners.prepare(&local)?;
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
         self.device.leave_other_networks(&mut self.netlink, &networks)?;
-        for listener in &fresh {
-            self.keeper.keep(Slot::of(&listener.local), listener.socket.as_fd());
-        }
-        self.listeners.extend(fresh);
-        (self.local, self.port, self.config) = (local, port, config.clone());
+        self.listeners.take(fresh, local);
+        (self.port, self.config) = (port, config.clone());
         self.device.mtu = mtu(config, external);
         self.in_doubt = true;
         Ok(())
@@ -441,10 +391,10 @@ impl Backend for Udp {
             // Without its device no peer is reached.
             let reason = format!("{}: {}", failure.object, failure.reason);
             let peers: BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
-            let pending = peers.into_iter().map(|peer| PeerFailure { peer, reason: reason.clone() });
+            let pending = peers.into_iter().map(|peer| PeerFailure::new(peer, reason.clone()));
             report.pending.extend(pending);
         }
-        self.count_drops();
+        self.counters.kernel_dropped(self.listeners.new_drops());
         report
     }
 
@@ -477,7 +427,7 @@ impl Backend for Udp {
         facts.index = self.device.index;
         facts.mtu = self.device.mtu;
         facts.port = Some(self.port);
-        facts.local = self.local.first().map(SocketAddr::ip);
+        facts.local = self.listeners.local.first().map(SocketAddr::ip);
         vec![facts]
     }
 
@@ -488,7 +438,8 @@ impl Backend for Udp {
     fn remove(&mut self) -> Result<(), BackendError> {
         self.workers = None;
         self.own = None;
-        Slot::SOCKETS.into_iter().chain([Slot::Tun]).for_each(|slot| self.keeper.forget(slot));
+        self.listeners.close();
+        self.keeper.forget(Slot::Tun);
         self.delete_device()
     }
 }
@@ -508,7 +459,7 @@ fn heard(monitor: &mut Monitor, first: Notice, device: &Device) -> Option<String
 }
 
 fn failed(report: &mut SyncReport, object: String, error: &BackendError) {
-    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(error) });
+    report.failed.push(ObjectFailure::new(object, flannel_core::chain(error)));
     report.retry_in = Some(RETRY);
 }
 

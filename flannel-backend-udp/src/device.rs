@@ -62,6 +62,7 @@ impl Device {
     pub(crate) fn take_back(
         keeper: &Keeper,
         namespace: &Namespace,
+        netlink: &mut Netlink,
         networks: &[IpNet],
         mtu: u32,
         wanted: Offloads,
@@ -70,7 +71,7 @@ impl Device {
             let opened = Tun::adopt_in(namespace, kept, &options(NAME))
                 .map_err(|error| flannel_core::chain(&error))?;
             let device = Self::prepare(opened, mtu, wanted).map_err(|error| flannel_core::chain(&error))?;
-            match device.is_for(namespace, networks) {
+            match device.is_for(netlink, networks) {
                 Ok(true) => Ok(device),
                 Ok(false) => Err(format!("{} is a device of another network", device.name)),
                 Err(error) => Err(flannel_core::chain(&error)),
@@ -85,15 +86,14 @@ impl Device {
         };
         tun::set_little_endian(opened.fd.as_fd()).map_err(kernel)?;
         tun::set_nonblocking(opened.fd.as_fd()).map_err(kernel)?;
-        let offloads = Offloads { ..probe(&opened, wanted) };
+        let offloads = probe(&opened, wanted);
         let Tun { fd, name, index } = opened;
         Ok(Self { tun: Arc::new(File::from(fd)), name, index, mtu, overlays: Vec::new(), offloads })
     }
 
     /// Whether what the device has from an earlier process is of these networks. If not, it is deleted, so that its name
     /// is free: the keeper of its queue may not close that at once.
-    fn is_for(&self, namespace: &Namespace, networks: &[IpNet]) -> Result<bool, Error> {
-        let mut netlink = Netlink::open_in(namespace)?;
+    fn is_for(&self, netlink: &mut Netlink, networks: &[IpNet]) -> Result<bool, Error> {
         let has_name = self.name.strip_prefix("flannel").is_some_and(|n| n.parse::<u16>().is_ok());
         let of_network = |net: &IpNet| networks.iter().any(|network| network.contains(net));
         let is_link_local = |net: &IpNet| matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local());
@@ -167,6 +167,7 @@ impl Device {
             | Notice::Neighbour { .. }
             | Notice::Fdb { .. }
             | Notice::Forwarding { .. } => None,
+            other => Some(format!("{other:?}")),
         }
     }
 

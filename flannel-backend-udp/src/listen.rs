@@ -8,6 +8,8 @@ use std::sync::Arc;
 use flannel_core::{BackendError, ExternalInterface, NetworkConfig};
 use flannel_netlink::Namespace;
 
+use crate::filter;
+use crate::peers::Routing;
 use crate::store::{Keeper, Slot};
 use crate::sys::socket;
 use crate::worker::Offloads;
@@ -19,23 +21,119 @@ const RECEIVE_BUFFER: i32 = 8 << 20;
 /// seconds, and must not keep others from being sent to.
 const SEND_BUFFER: i32 = 32 << 20;
 
+/// All sockets: one for each address that is to be listened on, or fewer after one broke.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// Where to listen.
+    pub(crate) local: Vec<SocketAddr>,
+    all: Vec<Listener>,
+    keeper: Keeper,
+    namespace: Namespace,
+    offloads: Offloads,
+}
+
+impl Listeners {
+    /// Takes where to listen; nothing is opened yet.
+    pub(crate) fn new(
+        namespace: Namespace,
+        keeper: Keeper,
+        local: Vec<SocketAddr>,
+        offloads: Offloads,
+    ) -> Self {
+        Self { local, all: Vec::new(), keeper, namespace, offloads }
+    }
+
+    /// Tells whether there is a socket for each address, and no other.
+    pub(crate) fn are_right(&self) -> bool {
+        self.all.len() == self.local.len()
+            && self.all.iter().all(|listener| self.local.contains(&listener.local))
+    }
+
+    /// Listens on each address, with the socket that is there, an old one, or a new one.
+    pub(crate) fn listen(&mut self) -> Result<(), BackendError> {
+        self.all.retain(|listener| self.local.contains(&listener.local));
+        for slot in Slot::SOCKETS {
+            if !self.local.iter().any(|local| Slot::of(local) == slot) {
+                self.keeper.forget(slot);
+            }
+        }
+        for local in &self.local {
+            if self.all.iter().any(|listener| listener.local == *local) {
+                continue;
+            }
+            let old = Listener::take_back(&self.keeper, &self.namespace, *local, self.offloads);
+            let listener = match old {
+                Some(listener) => listener,
+                None => {
+                    let listener = Listener::open(&self.namespace, *local, self.offloads)?;
+                    self.keeper.keep(Slot::of(local), listener.socket.as_fd());
+                    listener
+                }
+            };
+            self.all.push(listener);
+        }
+        Ok(())
+    }
+
+    /// Closes all; none of them is to be taken back.
+    pub(crate) fn close(&mut self) {
+        Slot::SOCKETS.into_iter().for_each(|slot| self.keeper.forget(slot));
+        self.all.clear();
+    }
+
+    /// Opens those that other addresses take and that are not there yet.
+    pub(crate) fn prepare(&self, local: &[SocketAddr]) -> Result<Vec<Listener>, BackendError> {
+        let new = local.iter().filter(|local| !self.local.contains(local));
+        new.map(|local| Listener::open(&self.namespace, *local, self.offloads)).collect()
+    }
+
+    /// Goes over to other addresses, with the sockets that were prepared for them.
+    pub(crate) fn take(&mut self, fresh: Vec<Listener>, local: Vec<SocketAddr>) {
+        for listener in &fresh {
+            self.keeper.keep(Slot::of(&listener.local), listener.socket.as_fd());
+        }
+        self.all.extend(fresh);
+        self.local = local;
+    }
+
+    /// Lets in from the network who is a peer. A socket that is older than what is known of the peers keeps its filter.
+    pub(crate) fn set_filters(&self, routing: &Routing, knows_peers: bool) {
+        for listener in &self.all {
+            if listener.is_old && !knows_peers {
+                continue;
+            }
+            let program = filter::program(listener.local.is_ipv6(), routing.peers.publics());
+            if let Err(error) = socket::attach_filter(&listener.socket, &program) {
+                // The packet path checks as well.
+                tracing::debug!(%error, "the kernel takes no filter");
+            }
+        }
+    }
+
+    /// The sockets, for the packet path.
+    pub(crate) fn sockets(&self) -> Vec<Arc<UdpSocket>> {
+        self.all.iter().map(|listener| Arc::clone(&listener.socket)).collect()
+    }
+
+    /// How many datagrams they dropped since this was asked last.
+    pub(crate) fn new_drops(&mut self) -> u64 {
+        self.all.iter_mut().map(Listener::new_drops).sum()
+    }
+}
+
 /// A socket, and how much it had dropped when it was last asked.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) local: SocketAddr,
-    pub(crate) socket: Arc<UdpSocket>,
+    local: SocketAddr,
+    socket: Arc<UdpSocket>,
     dropped: u32,
     /// Whether a process that is gone opened it, whose filter it still has.
-    pub(crate) is_old: bool,
+    is_old: bool,
 }
 
 impl Listener {
     /// Listens on an address.
-    pub(crate) fn open(
-        namespace: &Namespace,
-        local: SocketAddr,
-        offloads: Offloads,
-    ) -> Result<Self, BackendError> {
+    fn open(namespace: &Namespace, local: SocketAddr, offloads: Offloads) -> Result<Self, BackendError> {
         let bound = namespace.run(|| UdpSocket::bind(local)).and_then(|bound| bound);
         let socket = bound.map_err(|source| BackendError::Kernel {
             object: format!("cannot listen on {local} (UDP)"),
@@ -45,7 +143,7 @@ impl Listener {
     }
 
     /// Takes back a socket that listens there, if one is kept. What arrived meanwhile waits in it.
-    pub(crate) fn take_back(
+    fn take_back(
         keeper: &Keeper,
         namespace: &Namespace,
         local: SocketAddr,
@@ -72,7 +170,7 @@ impl Listener {
     }
 
     /// How many datagrams it dropped since it was asked last.
-    pub(crate) fn new_drops(&mut self) -> u64 {
+    fn new_drops(&mut self) -> u64 {
         let Ok(now) = socket::drops(&self.socket) else { return 0 };
         let new = now.wrapping_sub(self.dropped);
         self.dropped = now;

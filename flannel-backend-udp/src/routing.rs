@@ -23,7 +23,7 @@ pub(crate) fn decide(
     let (mut hops, mut unreachable) = (Hops::new(), Vec::new());
     for lease in peers.iter() {
         let mut refuse = |reason: String| {
-            unreachable.push(PeerFailure { peer: lease.subnet, reason });
+            unreachable.push(PeerFailure::new(lease.subnet, reason));
         };
         if let Err(reason) = check(lease, own, takes_vxlan) {
             refuse(reason);

@@ -12,7 +12,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::net::UdpSocket;
 use std::os::fd::BorrowedFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -158,19 +158,12 @@ pub(crate) struct Broken {
     pub(crate) threads: bool,
 }
 
-#[derive(Debug, Default)]
-struct Marks {
-    device: AtomicBool,
-    sockets: AtomicBool,
-    threads: AtomicBool,
-}
-
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
     /// What threads that ended by themselves found broken.
-    broken: Arc<Marks>,
+    broken: Arc<Mutex<Broken>>,
     /// The threads see the other end hang up.
     stop: Option<PipeWriter>,
     turns: Vec<Arc<Turn>>,
@@ -237,14 +230,7 @@ impl Workers {
 
     /// Tells what is broken, if any of them has ended by itself.
     pub(crate) fn broken(&self) -> Broken {
-        let Marks { device, sockets, threads } = &*self.broken;
-        // In this order: whoever sees that a thread is over sees why.
-        let threads = threads.load(Ordering::Acquire);
-        Broken {
-            threads,
-            device: threads && device.load(Ordering::Relaxed),
-            sockets: threads && sockets.load(Ordering::Relaxed),
-        }
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spawn(
@@ -259,20 +245,23 @@ impl Workers {
                 tracing::debug!(%error, "the packet path has no precedence");
             }
             // Nothing that a thread leaves behind is used again, so that a panic costs no more than a broken device.
-            let what = match panic::catch_unwind(AssertUnwindSafe(|| run(&work))) {
+            let ended = panic::catch_unwind(AssertUnwindSafe(|| run(&work)));
+            let mut now = broken.lock().unwrap_or_else(PoisonError::into_inner);
+            let what = match ended {
                 Ok(Ok(())) => return,
                 Ok(Err(Fault::Device(what))) => {
-                    broken.device.store(true, Ordering::Relaxed);
+                    now.device = true;
                     what
                 }
                 Ok(Err(Fault::Sockets(what))) => {
-                    broken.sockets.store(true, Ordering::Relaxed);
+                    now.sockets = true;
                     what
                 }
                 Err(_) => "a thread of the packet path panicked".to_owned(),
             };
-            // In this order: whoever is told finds it so.
-            broken.threads.store(true, Ordering::Release);
+            now.threads = true;
+            drop(now);
+            // Last: whoever is told finds it so.
             failure.tell(what);
         })?;
         self.threads.push(thread);

@@ -13,7 +13,9 @@ use std::time::Instant;
 use common::{DEADLINE, ip, lab};
 use flannel_backend_udp::{OpenUdp, UdpCounters};
 use flannel_backend_vxlan::external_interface;
-use flannel_core::{BackendType, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{
+    BackendAttrs, BackendType, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
+};
 use flannel_netlink::Namespace;
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
@@ -29,6 +31,7 @@ struct Host {
 
 /// The port of the overlay.
 const PORT: u16 = 8285;
+const OTHER_PORT: u16 = 8286;
 
 impl Host {
     fn new() -> Self {
@@ -41,9 +44,11 @@ impl Host {
                 if last != 2 {
                     ip(far, &format!("address add {address}/24 dev eth0"));
                 }
-                let socket = far.run(|| UdpSocket::bind((address, PORT))).unwrap().unwrap();
-                socket.set_nonblocking(true).unwrap();
-                peers.push((address, socket));
+                for port in [PORT, OTHER_PORT] {
+                    let socket = far.run(|| UdpSocket::bind((address, port))).unwrap().unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    peers.push((address, socket));
+                }
             }
         }
         Self { lab, peers, counters: Mutex::default() }
@@ -104,7 +109,7 @@ impl BackendSubject for Host {
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
-        Some(LeaseAttrs { backend_type: BackendType::VXLAN, ..LeaseAttrs::new(public.into()) })
+        Some(BackendAttrs::new(BackendType::VXLAN).at(public.into()))
     }
 
     /// The kernel does not hold who the peers are: real packets show where they go.
@@ -134,6 +139,10 @@ impl BackendSubject for Host {
 
     fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"udp","Port":65536}"#, "Port"), (r#"{"Type":"udp","Port":"1"}"#, "Port")]
+    }
+
+    fn other_options(&self) -> Vec<&'static str> {
+        vec![r#"{"Type":"udp","Port":8286}"#]
     }
 
     /// The device ends with the backend.

@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{BOTH, DEADLINE, Setup, Station, introduce, ip, lab};
+use common::{BOTH, DEADLINE, Setup, Station, add_pods, introduce, ip, lab};
 use flannel_backend_udp::{DescriptorStore, Offloads, OpenUdp};
 use flannel_netlink::{Namespace, Netlink, Tun, TunOptions};
 use flannel_testing::{Lab, PingOptions, Pod, eventually, ping, transfer};
@@ -67,10 +67,7 @@ impl Site {
         let mut site = Self { shelf: Arc::default(), setup, stations: vec![other], pods: Vec::new(), lab };
         site.start();
         introduce(&mut site.stations);
-        for (station, host) in site.stations.iter().zip(&site.lab.hosts) {
-            let subnets: Vec<_> = station.own.subnet.nets().collect();
-            site.pods.push(host.add_pod(&subnets, station.backend.mtu()).unwrap());
-        }
+        site.pods = add_pods(&site.stations, &site.lab);
         site.check();
         site
     }

@@ -8,12 +8,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use common::{
-    BOTH, DEADLINE, Overlay, Setup, Station, address, check, check_with, introduce, ip, lab, mib, net, sizes,
+    BOTH, DEADLINE, Overlay, Setup, Station, address, check, check_with, introduce, lab, mib, net, sizes,
 };
 use flannel_backend_udp::Offloads;
 use flannel_testing::{
-    Capture, Captured, Lab, LabOptions, PingError, PingOptions, PlainProxy, PlainProxyOptions, Pod,
-    Transport, Wire, WireOptions, datagrams, datagrams_in_flight, eventually, ping, transfer,
+    Capture, Captured, PingError, PingOptions, PlainProxy, PlainProxyOptions, Pod, Transport, Wire,
+    WireOptions, datagrams, datagrams_in_flight, eventually, ping, transfer,
 };
 
 #[test]
@@ -160,17 +160,7 @@ fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
 
 #[test]
 fn a_path_that_is_narrower_than_the_device_loses_nothing() {
-    // The second host is behind a router, whose link to it is narrower than those of the hosts believe.
-    let lab = Lab::new(&LabOptions { hosts: 2, segments: 2, ..LabOptions::default() }).unwrap();
-    let overlay = Overlay::on(lab, Setup::default());
-    let switch = overlay.lab.switch();
-    ip(switch, "link set port2 mtu 1300");
-    ip(switch, "link set br1 mtu 1300");
-    ip(&overlay.lab.hosts[1].namespace, "link set eth0 mtu 1300");
-    // The first packet teaches the host's kernel what the path carries.
-    let large = PingOptions { payload: 1400, timeout: Duration::from_millis(700), ..PingOptions::default() };
-    let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
-    eventually(DEADLINE, || ping(from, to, &large)).unwrap();
+    let overlay = Overlay::narrow();
     check("a narrow path", pair(&overlay), 0, mib(4), &sizes(30));
 }
 

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::{
     Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SyncReport, SyncRequest,
+    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport,
+    SyncRequest,
 };
 use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
@@ -17,8 +18,8 @@ use crate::config::VxlanConfig;
 use crate::device::{Below, DeviceSpec, OverlayAddress};
 use crate::direct::Direct;
 use crate::families::{families, own_subnet, pool};
-use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
+use crate::tables::Kernel;
 use crate::tunnel::Tunnel;
 use crate::watch::Watch;
 
@@ -75,18 +76,38 @@ impl OpenBackend for OpenVxlan {
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, .. } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
-        let kernel = plan::kernel(&self.namespace)?;
-        let checksums_off = self.are_checksums_off();
+        let (kernel, has_direct_routing) = (Kernel::open_in(&self.namespace)?, options.direct_routing);
         let mut plan = Plan::default();
-        for (family, pool) in families(config) {
-            let below = Below::of(family, &options, external)?;
-            let spec = DeviceSpec { checksums_off, ..device_spec(family, &options, below, random_mac()) };
-            let mark = Mark { protocol: self.protocol, network: pool.network() };
-            let direct = Direct::new(kernel.clone(), external, family, mark);
-            let network = pool.network();
-            plan.merge(plan::tunnel(spec, &kernel, direct, options.direct_routing, network, request)?);
+        for (spec, direct) in self.parts(OpenRequest::new(config, external), &options, &kernel)? {
+            let (kernel, namespace) = (kernel.clone(), self.namespace.clone());
+            plan.merge(Tunnel::plan(spec, direct, kernel, namespace, has_direct_routing, request)?);
         }
         Ok(plan)
+    }
+}
+
+impl OpenVxlan {
+    /// What each family's tunnel is to be, and its direct routes.
+    fn parts(
+        &self,
+        request: OpenRequest<'_>,
+        options: &VxlanConfig,
+        kernel: &Kernel,
+    ) -> Result<Vec<(DeviceSpec, Direct)>, BackendError> {
+        let OpenRequest { config, external, before, .. } = request;
+        let checksums_off = self.are_checksums_off();
+        let parts = |(family, pool): (Family, SubnetPool)| {
+            let before = before.and_then(|attrs| match family {
+                Family::V4 => attrs.backend_data.as_ref(),
+                Family::V6 => attrs.backend_v6_data.as_ref(),
+            });
+            let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
+            let below = Below::of(family, options, external)?;
+            let spec = DeviceSpec { checksums_off, ..device_spec(family, options, below, preferred_mac) };
+            let mark = Mark { protocol: self.protocol, network: pool.network() };
+            Ok((spec, Direct::new(kernel.clone(), external, family, mark)))
+        };
+        families(config).map(parts).collect()
     }
 }
 
@@ -103,8 +124,7 @@ struct Vxlan {
 
 impl Vxlan {
     fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
-        let OpenVxlan { namespace, protocol, .. } = opener;
-        let OpenRequest { config, external, before } = request;
+        let OpenRequest { config, external, .. } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
             "VXLAN config: VNI={} Port={} GBP={} Learning={} DirectRouting={}",
@@ -115,21 +135,11 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(namespace.clone(), &external.name)?;
-        let checksums_off = opener.are_checksums_off();
+        let (watch, kernel) = Watch::open(opener.namespace.clone(), &external.name)?;
         let mut tunnels = Vec::new();
-        for (family, pool) in families(config) {
-            let before = before.and_then(|attrs| match family {
-                Family::V4 => attrs.backend_data.as_ref(),
-                Family::V6 => attrs.backend_v6_data.as_ref(),
-            });
-            let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
-            let below = Below::of(family, &options, external)?;
-            let spec = DeviceSpec { checksums_off, ..device_spec(family, &options, below, preferred_mac) };
-            let mark = Mark { protocol: *protocol, network: pool.network() };
-            let direct = Direct::new(kernel.clone(), external, family, mark);
-            let (kernel, namespace) = (kernel.clone(), namespace.clone());
-            tunnels.push(Tunnel::open(spec, kernel, namespace, direct, options.direct_routing)?);
+        for (spec, direct) in opener.parts(request, &options, &kernel)? {
+            let (kernel, namespace) = (kernel.clone(), opener.namespace.clone());
+            tunnels.push(Tunnel::open(spec, direct, kernel, namespace, options.direct_routing)?);
         }
         Ok(Self { opener: opener.clone(), options, config: config.clone(), watch, tunnels, own: None })
     }
@@ -142,7 +152,7 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
-        BackendAttrs { backend_type: BackendType::VXLAN, data: data(Family::V4), v6_data: data(Family::V6) }
+        BackendAttrs::new(BackendType::VXLAN).with_data(data(Family::V4)).with_v6_data(data(Family::V6))
     }
 
     fn mtu(&self) -> u32 {

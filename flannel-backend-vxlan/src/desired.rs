@@ -247,7 +247,7 @@ impl Desired {
     }
 
     fn refuse(&mut self, subnet: SubnetKey, reason: String) {
-        self.unreachable.insert(subnet, PeerFailure { peer: subnet, reason });
+        self.unreachable.insert(subnet, PeerFailure::new(subnet, reason));
     }
 
     /// Lists the peers that cannot be reached, and why.
@@ -263,7 +263,7 @@ impl Desired {
         }
         let pending = |(subnet, reached): (&SubnetKey, &Reached)| {
             let failure = failed.of(net(subnet, family)?, *reached)?;
-            Some(PeerFailure { peer: *subnet, reason: format!("{}: {}", failure.object, failure.reason) })
+            Some(PeerFailure::new(*subnet, format!("{}: {}", failure.object, failure.reason)))
         };
         self.peers.iter().filter_map(pending).collect()
     }
@@ -271,7 +271,7 @@ impl Desired {
     /// Lists the peers that are reached through the tunnel, when it is not there.
     pub(crate) fn cut_off(&self, reason: &str) -> Vec<PeerFailure> {
         let tunneled = self.peers.iter().filter(|(_, reached)| **reached != Reached::Direct);
-        tunneled.map(|(subnet, _)| PeerFailure { peer: *subnet, reason: reason.to_owned() }).collect()
+        tunneled.map(|(subnet, _)| PeerFailure::new(*subnet, reason)).collect()
     }
 }
 

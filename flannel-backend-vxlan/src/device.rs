@@ -108,8 +108,8 @@ impl DeviceSpec {
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
         let mut done = self.set_fields(netlink, &link, mac);
         done.push(self.set_checksums(netlink));
-        if let Some(address) = self.address {
-            done.push(self.set_address(netlink, link.index, address));
+        if self.address.is_some() {
+            done.push(self.set_address(netlink, link.index));
             // Last, because a route can only be put on a device that is up.
             done.push(self.set_up(netlink, &link));
         }
@@ -134,15 +134,11 @@ impl DeviceSpec {
         self.find_lower(netlink)?;
         let device = format!("device {}", self.name);
         let link = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
-        let Some(link) = link else {
-            if let Some(other) = self.same_tunnel(netlink) {
-                return Err(self.taken(&other));
-            }
-            return Ok((None, vec![PlannedChange::put(device, None)]));
+        let difference = link.as_ref().and_then(|link| self.difference(link));
+        let Some(link) = link.filter(|_| difference.is_none()) else {
+            self.check_is_free(netlink)?;
+            return Ok((None, vec![PlannedChange::put(device, difference)]));
         };
-        if let Some(difference) = self.difference(&link) {
-            return Ok((None, vec![PlannedChange::put(device, Some(difference))]));
-        }
         let mut changes = Vec::new();
         if self.move_of(&link).is_some() {
             let below = format!("{} at {} below the {device}", self.below.lower_name, self.below.local);
@@ -163,14 +159,11 @@ impl DeviceSpec {
     }
 
     fn plan_address(&self, netlink: &mut Netlink, index: u32) -> Result<Vec<PlannedChange>, BackendError> {
-        let Some(address) = self.address else { return Ok(Vec::new()) };
-        let present =
-            netlink.addresses(index).map_err(|error| self.failed("read the addresses of", error))?;
-        let name = |net: IpNet| format!("address {net} of the device {}", self.name);
-        let is_missing = !present.iter().any(|present| present.net == address.net);
-        let put = is_missing.then(|| PlannedChange::put(name(address.net), None));
-        let leftovers = present.iter().filter(|present| self.is_leftover(present));
-        let removals = leftovers.map(|present| PlannedChange::remove(name(present.net)));
+        let failed = |error| self.failed("read the addresses of", error);
+        let (missing, leftovers) = self.address_changes(netlink, index).map_err(failed)?;
+        let name = |address: Address| format!("address {} of the device {}", address.net, self.name);
+        let put = missing.map(|address| PlannedChange::put(name(address), None));
+        let removals = leftovers.into_iter().map(|address| PlannedChange::remove(name(address)));
         Ok(put.into_iter().chain(removals).collect())
     }
 
@@ -220,9 +213,7 @@ impl DeviceSpec {
                 },
             };
             // Without this, a device that carries traffic would go for one that cannot be made.
-            if let Some(other) = self.same_tunnel(netlink) {
-                return Err(self.taken(&other));
-            }
+            self.check_is_free(netlink)?;
             tracing::warn!(device = self.name, %difference, "replacing the device");
             if self.mac.is_none() && link.vxlan().is_some() {
                 mac = link.mac.unwrap_or(mac);
@@ -316,13 +307,15 @@ impl DeviceSpec {
             txqlen: Some(0),
             ..NewLink::new(self.name.clone(), NewLinkKind::Vxlan(vxlan))
         };
-        netlink.create_link(&link).map_err(|error| {
-            let other = if error.is_exists() { self.same_tunnel(netlink) } else { None };
-            match other {
-                Some(other) => self.taken(&other),
-                None => self.failed("create", error),
-            }
+        netlink.create_link(&link).map_err(|error| match self.check_is_free(netlink) {
+            Err(taken) if error.is_exists() => taken,
+            _ => self.failed("create", error),
         })
+    }
+
+    /// Refuses to make a device whose tunnel another one has.
+    fn check_is_free(&self, netlink: &mut Netlink) -> Result<(), BackendError> {
+        self.same_tunnel(netlink).map_or(Ok(()), |other| Err(self.taken(&other)))
     }
 
     /// Finds the device under another name that has the tunnel which the kernel grants only once.
@@ -403,27 +396,27 @@ impl DeviceSpec {
         Ok(1)
     }
 
-    fn set_address(
+    fn set_address(&self, netlink: &mut Netlink, index: u32) -> Result<usize, BackendError> {
+        let failed = |error| self.failed("set the address of", error);
+        let (missing, leftovers) = self.address_changes(netlink, index).map_err(failed)?;
+        // The new one first: with a device's last address go its routes.
+        missing.iter().try_for_each(|address| netlink.add_address(address)).map_err(failed)?;
+        leftovers.iter().try_for_each(|address| netlink.delete_address(address)).map_err(failed)?;
+        Ok(usize::from(missing.is_some()) + leftovers.len())
+    }
+
+    /// The address that is missing, and those that are leftovers.
+    fn address_changes(
         &self,
         netlink: &mut Netlink,
         index: u32,
-        address: OverlayAddress,
-    ) -> Result<usize, BackendError> {
-        let failed = |error| self.failed("set the address of", error);
-        let present = netlink.addresses(index).map_err(failed)?;
-        let mut changes = 0;
-        // The new one first: with a device's last address go its routes.
-        if !present.iter().any(|present| present.net == address.net) {
-            let flags = if address.net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
-            let new = Address { flags, ..Address::new(index, address.net) };
-            netlink.add_address(&new).map_err(failed)?;
-            changes += 1;
-        }
-        for leftover in present.iter().filter(|present| self.is_leftover(present)) {
-            netlink.delete_address(leftover).map_err(failed)?;
-            changes += 1;
-        }
-        Ok(changes)
+    ) -> Result<(Option<Address>, Vec<Address>), Error> {
+        let Some(OverlayAddress { net, .. }) = self.address else { return Ok((None, Vec::new())) };
+        let present = netlink.addresses(index)?;
+        let is_there = present.iter().any(|present| present.net == net);
+        let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
+        let missing = (!is_there).then(|| Address { flags, ..Address::new(index, net) });
+        Ok((missing, present.into_iter().filter(|present| self.is_leftover(present)).collect()))
     }
 
     /// Removes the device, and with it everything on it.

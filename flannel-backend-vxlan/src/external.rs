@@ -29,12 +29,5 @@ pub fn external_interface(namespace: &Namespace, name: &str) -> Result<ExternalI
         v4: usable().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
         v6: usable().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
     };
-    Ok(ExternalInterface {
-        name: link.name,
-        index: link.index,
-        mtu: link.mtu,
-        v4: public.v4,
-        v6: public.v6,
-        public,
-    })
+    Ok(ExternalInterface::new(link.name, link.index, link.mtu, public))
 }

@@ -80,7 +80,7 @@ impl Forwarding {
                     "it was switched off, so that no pod of this host is reached, and cannot be switched on again \
                      ({error}); do it with: sysctl -w {object}=1"
                 );
-                report.failed.push(ObjectFailure { object, reason });
+                report.failed.push(ObjectFailure::new(object, reason));
             }
         }
     }

@@ -17,9 +17,8 @@ use crate::direct::Direct;
 use crate::direct_routes::Hop;
 use crate::families::{families, own_subnet};
 use crate::forwarding::Forwarding;
-use crate::plan;
 use crate::routes::{Mark, RouteProtocol};
-use crate::tables::Kernel;
+use crate::tables::{Kernel, unreadable};
 use crate::watch::{Listens, Watch};
 
 /// Opens the host-gw backend in one network namespace.
@@ -60,13 +59,13 @@ impl OpenBackend for OpenHostGw {
     }
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
-        let PlanRequest { config, external, own, peers } = request;
+        let PlanRequest { config, external, own, peers, .. } = request;
         let mut plan = Plan::default();
-        for mut gateways in self.gateways(&plan::kernel(&self.namespace)?, config, external)? {
+        for mut gateways in self.gateways(&Kernel::open_in(&self.namespace)?, config, external)? {
             own_subnet(own, gateways.family)?;
             gateways.decide(peers, &own.subnet);
             let planned = gateways.direct.routes.plan(true);
-            let (puts, drops) = planned.map_err(|error| plan::unreadable("the routes", error))?;
+            let (puts, drops) = planned.map_err(|error| unreadable("the routes", error))?;
             let drops = drops.into_iter().filter(|_| peers.is_complete());
             plan.changes.extend(puts.into_iter().chain(drops));
             plan.unreachable.extend(gateways.unreachable);
@@ -138,7 +137,7 @@ impl HostGw {
 #[async_trait]
 impl Backend for HostGw {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::HOST_GW, data: None, v6_data: None }
+        BackendAttrs::new(BackendType::HOST_GW)
     }
 
     fn mtu(&self) -> u32 {
@@ -235,7 +234,7 @@ impl Gateways {
         }
         let pending = |peer: SubnetKey| {
             let failure = peer.nets().find_map(|net| failed.get(&net))?;
-            Some(PeerFailure { peer, reason: format!("{}: {}", failure.object, failure.reason) })
+            Some(PeerFailure::new(peer, format!("{}: {}", failure.object, failure.reason)))
         };
         peers.iter().filter_map(|lease| pending(lease.subnet)).collect()
     }
@@ -257,7 +256,7 @@ impl Gateways {
                 }
                 Err(reason) => reason,
             };
-            self.unreachable.push(PeerFailure { peer: lease.subnet, reason: refused });
+            self.unreachable.push(PeerFailure::new(lease.subnet, refused));
         }
         self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
         self.decide_again = false;

@@ -28,7 +28,6 @@ mod families;
 mod forwarding;
 mod host_gw;
 mod overlay_routes;
-mod plan;
 mod routes;
 mod tables;
 mod tunnel;

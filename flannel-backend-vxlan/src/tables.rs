@@ -4,17 +4,17 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Error, Family, FdbEntry, Mac, Neighbour, Netlink, Write};
+use flannel_core::{BackendError, BoxError};
+use flannel_netlink::{Error, Family, FdbEntry, Mac, Namespace, Neighbour, Netlink, Write};
 
 /// The request socket that a backend's tables share.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel(Arc<Mutex<Netlink>>);
 
 impl Kernel {
-    pub(crate) fn new(netlink: Netlink) -> Self {
-        Self(Arc::new(Mutex::new(netlink)))
+    pub(crate) fn open_in(namespace: &Namespace) -> Result<Self, BackendError> {
+        Ok(Self(Arc::new(Mutex::new(Netlink::open_in(namespace).map_err(no_socket)?))))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Netlink> {
@@ -36,6 +36,15 @@ impl Kernel {
         }
         results
     }
+}
+
+pub(crate) fn no_socket(error: Error) -> BackendError {
+    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
+}
+
+/// A plan that failed, in the words of a pass.
+pub(crate) fn unreadable(what: &str, error: BoxError) -> BackendError {
+    BackendError::Kernel { object: format!("cannot read {what}"), source: error }
 }
 
 /// Far more than go to the kernel in one message.

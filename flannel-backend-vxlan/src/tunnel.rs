@@ -2,7 +2,7 @@
 
 use flannel_core::reconcile::{Layer, Reconciler, pass};
 use flannel_core::{
-    BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, SubnetKey, SyncReport, SyncRequest,
+    BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Namespace};
 
@@ -40,15 +40,26 @@ impl Tunnel {
     /// Makes the device, or takes over the one that is there.
     pub(crate) fn open(
         mut spec: DeviceSpec,
+        direct: Direct,
         kernel: Kernel,
         namespace: Namespace,
-        direct: Direct,
         has_direct_routing: bool,
     ) -> Result<Self, BackendError> {
         let Ensured { device, .. } = spec.ensure(&mut kernel.lock(), &namespace)?.complete()?;
         spec.mac = Some(device.mac);
+        Ok(Self::new(spec, device, direct, kernel, namespace, has_direct_routing))
+    }
+
+    fn new(
+        spec: DeviceSpec,
+        device: Device,
+        direct: Direct,
+        kernel: Kernel,
+        namespace: Namespace,
+        has_direct_routing: bool,
+    ) -> Self {
         let place = Place { kernel: kernel.clone(), index: device.index, family: spec.family };
-        Ok(Self {
+        Self {
             neighbours: Reconciler::new(Neighbours(place.clone())),
             fdb: Reconciler::new(Fdb(place.clone())),
             routes: Reconciler::new(Routes::new(place, direct.mark())),
@@ -62,7 +73,7 @@ impl Tunnel {
             device,
             kernel,
             namespace,
-        })
+        }
     }
 
     pub(crate) fn family(&self) -> Family {
@@ -121,7 +132,7 @@ impl Tunnel {
         if *request.dirty == Dirty::All {
             self.distrust();
         }
-        self.update(request, own);
+        self.update(request.peers, request.dirty, own);
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
         report.merge(self.forwarding.sync(Some((&self.spec.name, self.device.index))));
@@ -186,11 +197,11 @@ impl Tunnel {
     }
 
     fn device_failed(&self, report: &mut SyncReport, error: &BackendError) {
-        report.failed.push(ObjectFailure { object: self.name(), reason: flannel_core::chain(error) });
+        report.failed.push(ObjectFailure::new(self.name(), flannel_core::chain(error)));
         report.retry_in = Some(DEVICE_RETRY);
     }
 
-    fn update(&mut self, request: SyncRequest<'_>, own: &SubnetKey) {
+    fn update(&mut self, peers: &PeerSet, dirty: &Dirty, own: &SubnetKey) {
         let (mark, has_direct_routing) = (self.direct.mark(), self.has_direct_routing);
         let Direct { underlay, routes: direct, .. } = &mut self.direct;
         let mut hop = |subnet, public| {
@@ -203,8 +214,8 @@ impl Tunnel {
             fdb: &mut self.fdb.tracker,
             routes: &mut self.routes.tracker,
         };
-        let dirty = if self.decide_again { &Dirty::All } else { request.dirty };
-        self.desired.update(request.peers, dirty, own, self.spec.family, &mut wanted);
+        let dirty = if self.decide_again { &Dirty::All } else { dirty };
+        self.desired.update(peers, dirty, own, self.spec.family, &mut wanted);
         self.decide_again = false;
     }
 
@@ -222,3 +233,4 @@ impl Tunnel {
 }
 
 mod notices;
+mod plan;

@@ -84,6 +84,7 @@ impl Underlay {
             | Notice::Forwarding { .. }
             | Notice::Neighbour { .. }
             | Notice::Fdb { .. } => return None,
+            other => format!("{other:?}"),
         };
         Some(what)
     }

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use flannel_core::{BackendError, ObjectFailure, SyncReport};
-use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
+use flannel_netlink::{Monitor, Namespace, Notice};
 
 use crate::ask_again::AskAgain;
-use crate::tables::Kernel;
+use crate::tables::{Kernel, no_socket};
 
 /// What a backend hears from the kernel.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Watch {
     /// Opens a request socket, and a monitor that is silent about what is done through it. The interface is the
     /// external one.
     pub(crate) fn open(namespace: Namespace, interface: &str) -> Result<(Self, Kernel), BackendError> {
-        let kernel = Kernel::new(Netlink::open_in(&namespace).map_err(no_socket)?);
+        let kernel = Kernel::open_in(&namespace)?;
         let monitor = Some(open_monitor(&namespace, &kernel)?);
         let ask_again = AskAgain::new(interface);
         Ok((Self { namespace, kernel: kernel.clone(), monitor, ask_again }, kernel))
@@ -58,7 +58,7 @@ impl Watch {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
                     let object = "the monitor of the kernel's notices".to_owned();
-                    report.failed.push(ObjectFailure { object, reason: flannel_core::chain(&error) });
+                    report.failed.push(ObjectFailure::new(object, flannel_core::chain(&error)));
                     report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
                 }
             }
@@ -127,8 +127,4 @@ fn open_monitor(namespace: &Namespace, kernel: &Kernel) -> Result<Monitor, Backe
     let mut monitor = Monitor::open_in(namespace).map_err(no_socket)?;
     monitor.ignore_changes_of(&[kernel.lock().port_id()]).map_err(no_socket)?;
     Ok(monitor)
-}
-
-fn no_socket(error: flannel_netlink::Error) -> BackendError {
-    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
 }

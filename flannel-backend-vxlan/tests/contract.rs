@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use common::{DEVICE, bridge, ip, lab, mac};
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_interface};
-use flannel_core::{BackendType, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{
+    BackendAttrs, BackendType, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
+};
 use flannel_netlink::{Family, Namespace, Netlink, Route, RouteFilter};
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
@@ -77,11 +79,7 @@ impl BackendSubject for Host {
 
     fn peer(&self, n: u8, public: Ipv4Addr) -> LeaseAttrs {
         let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).unwrap();
-        LeaseAttrs {
-            backend_type: self.backend.clone(),
-            backend_data: self.is_vxlan().then(data),
-            ..LeaseAttrs::new(public.into())
-        }
+        BackendAttrs::new(self.backend.clone()).with_data(self.is_vxlan().then(data)).at(public.into())
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
@@ -161,6 +159,19 @@ impl BackendSubject for Host {
             (r#"{"Type":"vxlan","MTU":-1}"#, "MTU"),
             (r#"{"Type":"vxlan","DirectRouting":"yes"}"#, "DirectRouting"),
         ]
+    }
+
+    fn other_options(&self) -> Vec<&'static str> {
+        match (self.is_vxlan(), self.options) {
+            (false, _) => vec![r#"{"Type":"host-gw"}"#],
+            (true, "") => vec![
+                r#"{"Type":"vxlan","MTU":1300}"#,
+                r#"{"Type":"vxlan","Port":8473}"#,
+                r#"{"Type":"vxlan","GBP":true}"#,
+                r#"{"Type":"vxlan","DirectRouting":true}"#,
+            ],
+            (true, _) => vec![r#"{"Type":"vxlan"}"#],
+        }
     }
 }
 

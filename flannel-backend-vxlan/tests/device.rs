@@ -9,6 +9,7 @@ use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::{
     Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, Write,
 };
+use flannel_testing::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
 
 /// What the kernel says of an address without an end (`linux/if_addr.h`).
 const IFA_F_PERMANENT: u32 = 0x80;
@@ -111,7 +112,8 @@ fn a_device_of_the_lease_before_gets_its_address_back() {
     let host = &lab.hosts[0].namespace;
     let before = peer(1).attrs;
     let external = flannel_backend_vxlan::external_interface(host, "eth0").unwrap();
-    let request = OpenRequest { config: &config(""), external: &external, before: Some(&before) };
+    let config = config("");
+    let request = OpenRequest::new(&config, &external).with_before(Some(&before));
     let backend = flannel_backend_vxlan::OpenVxlan::new(host.clone()).open(request).unwrap();
     assert_eq!(backend.attrs().data, before.backend_data);
     let mac = Netlink::open_in(host).unwrap().link(DEVICE).unwrap().unwrap().mac;
@@ -329,7 +331,7 @@ fn remove_finds_the_device_that_somebody_made_anew() {
 fn without_the_capability_the_error_says_so() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let error = confined(host, &[CAP_SYS_ADMIN], open_here).err().unwrap();
+    let error = confined(host, &[CAP_SYS_ADMIN], open_here).unwrap().err().unwrap();
     assert!(matches!(error, BackendError::Host(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
@@ -342,20 +344,8 @@ fn without_the_capability_the_error_says_so() {
 fn the_capability_to_administer_the_network_is_enough() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let mut backend = confined(host, &[CAP_NET_ADMIN], open_here).unwrap();
+    let mut backend = confined(host, &[CAP_NET_ADMIN], open_here).unwrap().unwrap();
     backend.remove().unwrap();
-}
-
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// Runs `f` in the namespace on a thread that has only these capabilities.
-fn confined<T: Send>(namespace: &Namespace, capabilities: &[u32], f: impl FnOnce() -> T + Send) -> T {
-    let inside = || {
-        common::sys::keep_capabilities(capabilities);
-        f()
-    };
-    namespace.run(inside).unwrap()
 }
 
 fn open_here() -> Result<Box<dyn Backend>, BackendError> {

@@ -112,8 +112,8 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
     let offload = |station: &Station| station.netlink.leaves_checksums(DEVICE).unwrap();
     assert!(offload(&station), "this kernel is a good one");
     for (chosen, expected) in [(ChecksumOffload::Untouched, true), (ChecksumOffload::Off, false)] {
-        let external = &station.external;
-        let request = OpenRequest { config: &config(""), external, before: None };
+        let config = config("");
+        let request = OpenRequest::new(&config, &station.external);
         let opener = OpenVxlan::new(host.clone()).with_checksum_offload(chosen);
         station.backend = opener.open(request).unwrap();
         station.backend.configure(&station.own).unwrap();

@@ -7,7 +7,7 @@ mod common;
 use common::{DEADLINE, QUIET, Station, assert_idle, ip, key, lab, net, routed_lab};
 use flannel_backend_vxlan::{OpenHostGw, RouteProtocol, external_interface};
 use flannel_core::{
-    BackendType, Dirty, Lease, LeaseAttrs, NetworkConfig, OpenBackend, OpenRequest, PublicAddrs, Revision,
+    BackendAttrs, BackendType, Dirty, Lease, NetworkConfig, OpenBackend, OpenRequest, PublicAddrs, Revision,
     Term,
 };
 use flannel_testing::{PingOptions, eventually, ping};
@@ -27,7 +27,7 @@ fn peer(n: u8, segment: u8) -> Lease {
         v4: format!("192.168.{}.{n}", 64 + segment).parse().ok(),
         v6: format!("fd00:64:0:{segment}::{n}").parse().ok(),
     };
-    let attrs = LeaseAttrs { backend_type: BackendType::HOST_GW, ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(BackendType::HOST_GW).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
 }
 
@@ -182,7 +182,7 @@ fn a_host_whose_public_address_is_not_its_own_is_refused_in_flannels_words() {
     let mut external = external_interface(host, "eth0").unwrap();
     external.public.v4 = "203.0.113.7".parse().ok();
     let config = config();
-    let request = OpenRequest { config: &config, external: &external, before: None };
+    let request = OpenRequest::new(&config, &external);
     let error = OpenHostGw::new(host.clone()).open(request).err().unwrap();
     assert_eq!(
         error.to_string(),
@@ -198,7 +198,7 @@ fn the_number_that_marks_routes_can_be_chosen() {
     let host = &lab.hosts[0].namespace;
     let mut station = station(&lab, 1);
     let other = OpenHostGw::new(host.clone()).with_route_protocol(RouteProtocol::new(77).unwrap());
-    let request = OpenRequest { config: &station.config, external: &station.external, before: None };
+    let request = OpenRequest::new(&station.config, &station.external);
     station.backend = other.open(request).unwrap();
     station.backend.configure(&station.own).unwrap();
     station.complete([peer(2, 0)]);

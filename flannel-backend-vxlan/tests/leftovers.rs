@@ -116,11 +116,7 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     let mut now = Instant::now();
     for _ in 0..12 {
         now += Duration::from_secs(60);
-        let report = station.backend.sync(flannel_core::SyncRequest {
-            peers: &station.peers,
-            dirty: &Dirty::NONE,
-            now,
-        });
+        let report = station.backend.sync(flannel_core::SyncRequest::new(&station.peers, &Dirty::NONE, now));
         assert_eq!(report.failed.len(), 1);
     }
     ip(host, "route del 10.5.2.0/24 via 192.168.64.254 dev eth0");

@@ -129,10 +129,8 @@ fn a_peer_that_changes_its_backend_takes_its_entries_with_it() {
     other.attrs.backend_type = flannel_core::BackendType::HOST_GW;
     station.learn([other]);
     let report = station.sync_only(&only("10.5.2.0-24"));
-    let refused = PeerFailure {
-        peer: key("10.5.2.0-24"),
-        reason: "ignoring non-vxlan subnet(10.5.2.0/24): type=host-gw".to_owned(),
-    };
+    let refused =
+        PeerFailure::new(key("10.5.2.0-24"), "ignoring non-vxlan subnet(10.5.2.0/24): type=host-gw");
     assert_eq!(report.unreachable, [refused]);
     assert_eq!(station.tables(), lines_of_all([3]));
 }
@@ -165,10 +163,8 @@ fn the_second_peer_with_one_device_address_takes_over_when_the_first_leaves() {
     station.learn([peer(2), lease("10.5.3.0-24", "192.168.64.3", &mac(2).to_string())]);
     station.peers.complete();
     let report = station.sync();
-    let refused = PeerFailure {
-        peer: key("10.5.3.0-24"),
-        reason: "0e:00:00:00:00:02 is the device of 192.168.64.2 already".to_owned(),
-    };
+    let refused =
+        PeerFailure::new(key("10.5.3.0-24"), "0e:00:00:00:00:02 is the device of 192.168.64.2 already");
     assert_eq!(report.unreachable, [refused]);
     assert_eq!(station.tables(), lines_of_all([2]));
     station.forget("10.5.2.0-24");

@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{Station, ip, key, mac, routed_lab};
+use common::{DEVICE, Station, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
-    BackendType, Json, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, PeerSet, PlanRequest,
-    PlannedAction, PublicAddrs, Revision, Term,
+    BackendAttrs, BackendError, BackendType, Json, Lease, LeaseChange, NetworkConfig, OpenBackend, PeerSet,
+    Plan, PlanRequest, PlannedAction, PublicAddrs, Revision, Term,
 };
-use flannel_netlink::Namespace;
+use flannel_netlink::{Namespace, Netlink};
 
 const BACKENDS: [&str; 3] =
     [r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#];
@@ -33,21 +33,23 @@ fn lease(n: u8, config: &NetworkConfig) -> Lease {
     let public =
         PublicAddrs { v4: format!("192.168.64.{n}").parse().ok(), v6: format!("fd00:64::{n}").parse().ok() };
     let backend_type = if is_vxlan { BackendType::VXLAN } else { BackendType::HOST_GW };
-    let attrs =
-        LeaseAttrs { backend_type, backend_data: data(), backend_v6_data: data(), ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(backend_type).with_data(data()).with_v6_data(data()).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
+}
+
+fn plan(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> Result<Plan, BackendError> {
+    let external = external_interface(namespace, "eth0").unwrap();
+    let own = lease(1, config);
+    let request = PlanRequest::new(config, &external, &own, peers);
+    match &*config.backend.name {
+        "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
+        _ => OpenHostGw::new(namespace.clone()).plan(request),
+    }
 }
 
 /// What would be put and removed on the host.
 fn planned(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> (Vec<String>, Vec<String>) {
-    let external = external_interface(namespace, "eth0").unwrap();
-    let own = lease(1, config);
-    let request = PlanRequest { config, external: &external, own: &own, peers };
-    let plan = match &*config.backend.name {
-        "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
-        _ => OpenHostGw::new(namespace.clone()).plan(request),
-    };
-    let plan = plan.unwrap();
+    let plan = plan(namespace, config, peers).unwrap();
     assert_eq!(plan.unreachable, []);
     let (puts, removals): (Vec<_>, Vec<_>) =
         plan.changes.into_iter().partition(|change| change.action == PlannedAction::Put);
@@ -87,4 +89,21 @@ fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
         assert_eq!((report.written, report.removed), (puts.len(), removals.len()), "{backend}: {removals:?}");
         assert_eq!(planned(host, &config, &station.peers), (vec![], vec![]), "{backend}");
     }
+}
+
+#[test]
+fn a_device_that_cannot_be_made_is_not_planned_whether_or_not_another_is_in_its_place() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut netlink = Netlink::open_in(host).unwrap();
+    let config = common::config("");
+    foreign_vxlan(&mut netlink, "other", 1, 8472);
+    let refused = |what: &str| {
+        let planned = plan(host, &config, &PeerSet::default()).map(|plan| plan.changes).unwrap_err();
+        assert_eq!(planned.to_string(), open(host, &config).err().unwrap().to_string(), "{what}");
+        assert!(planned.to_string().contains("the device other has VNI 1 on port 8472"), "{what}: {planned}");
+    };
+    refused("there is none");
+    foreign_vxlan(&mut netlink, DEVICE, 7, 4789);
+    refused("there is one that differs");
 }

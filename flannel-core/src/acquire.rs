@@ -130,7 +130,7 @@ mod tests {
 
     fn lease_of(subnet: &str, holder: Ipv4Addr, node: u8) -> Lease {
         let lease = lease(subnet, holder);
-        Lease { attrs: LeaseAttrs { node: Some(id(node)), ..lease.attrs }, ..lease }
+        Lease { attrs: lease.attrs.with_node(Some(id(node))), ..lease }
     }
 
     #[test]

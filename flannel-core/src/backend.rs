@@ -51,7 +51,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// #[async_trait::async_trait]
 /// impl Backend for Counting {
 ///     fn attrs(&self) -> BackendAttrs {
-///         BackendAttrs { backend_type: BackendType::UNNAMED, data: None, v6_data: None }
+///         BackendAttrs::new(BackendType::UNNAMED)
 ///     }
 ///     fn mtu(&self) -> u32 {
 ///         1500
@@ -78,7 +78,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// let peer = Lease::new("10.5.2.0-24".parse()?, LeaseAttrs::from_record(r#"{"PublicIP":"192.168.64.2"}"#)?);
 /// let peers = PeerSet::all_of([peer]);
 /// let mut backend: Box<dyn Backend> = Box::new(Counting::default());
-/// let mut sync = || backend.sync(SyncRequest { peers: &peers, dirty: &Dirty::All, now: Instant::now() });
+/// let mut sync = || backend.sync(SyncRequest::new(&peers, &Dirty::All, Instant::now()));
 /// assert_eq!(sync().written, 1);
 /// assert_eq!(sync().written, 0, "promise 2");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -147,6 +147,7 @@ pub trait Backend: Send {
 
 /// What a backend says in the lease of its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackendAttrs {
     /// Its name there.
     pub backend_type: BackendType,
@@ -157,6 +158,24 @@ pub struct BackendAttrs {
 }
 
 impl BackendAttrs {
+    /// A backend of this name that peers need to know nothing of.
+    #[must_use]
+    pub fn new(backend_type: BackendType) -> Self {
+        Self { backend_type, data: None, v6_data: None }
+    }
+
+    /// Adds what peers need to know for IPv4, if there is anything.
+    #[must_use]
+    pub fn with_data(self, data: Option<Json>) -> Self {
+        Self { data, ..self }
+    }
+
+    /// Adds what peers need to know for IPv6, if there is anything.
+    #[must_use]
+    pub fn with_v6_data(self, v6_data: Option<Json>) -> Self {
+        Self { v6_data, ..self }
+    }
+
     /// Completes them to what the lease of a host says.
     #[must_use]
     pub fn at(self, public: PublicAddrs) -> LeaseAttrs {
@@ -172,6 +191,7 @@ impl BackendAttrs {
 
 /// What `sync` is asked for.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct SyncRequest<'a> {
     /// Who there is.
     pub peers: &'a PeerSet,
@@ -179,6 +199,14 @@ pub struct SyncRequest<'a> {
     pub dirty: &'a Dirty,
     /// The time, for the pauses between attempts.
     pub now: Instant,
+}
+
+impl<'a> SyncRequest<'a> {
+    /// Asks for these peers.
+    #[must_use]
+    pub fn new(peers: &'a PeerSet, dirty: &'a Dirty, now: Instant) -> Self {
+        Self { peers, dirty, now }
+    }
 }
 
 /// What `sync` did.
@@ -216,6 +244,7 @@ impl SyncReport {
 
 /// One object that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ObjectFailure {
     /// The object, such as `route 10.5.3.0/24 via 10.5.3.0`.
     pub object: String,
@@ -223,13 +252,30 @@ pub struct ObjectFailure {
     pub reason: String,
 }
 
+impl ObjectFailure {
+    /// Says what is wrong with an object.
+    #[must_use]
+    pub fn new(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { object: object.into(), reason: reason.into() }
+    }
+}
+
 /// One peer that is not reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct PeerFailure {
     /// Which one.
     pub peer: SubnetKey,
     /// What is wrong.
     pub reason: String,
+}
+
+impl PeerFailure {
+    /// Says why a peer is not reached.
+    #[must_use]
+    pub fn new(peer: SubnetKey, reason: impl Into<String>) -> Self {
+        Self { peer, reason: reason.into() }
+    }
 }
 
 impl fmt::Display for PeerFailure {
@@ -342,6 +388,7 @@ where
 
 /// What a backend is opened with.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct OpenRequest<'a> {
     /// The network.
     pub config: &'a NetworkConfig,
@@ -351,8 +398,33 @@ pub struct OpenRequest<'a> {
     pub before: Option<&'a LeaseAttrs>,
 }
 
+impl<'a> OpenRequest<'a> {
+    /// Asks for the network's backend, on a host that had no lease before.
+    #[must_use]
+    pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
+        Self { config, external, before: None }
+    }
+
+    /// Adds what the host's lease said before, if there was one.
+    #[must_use]
+    pub fn with_before(self, before: Option<&'a LeaseAttrs>) -> Self {
+        Self { before, ..self }
+    }
+}
+
 /// The interface through which hosts reach each other.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flannel_core::ExternalInterface;
+///
+/// let eth0 = ExternalInterface::new("eth0", 2, 1500, Ipv4Addr::new(10, 0, 0, 7));
+/// assert_eq!(eth0.public.v4, eth0.v4);
+/// let behind_nat = eth0.with_public(Ipv4Addr::new(192, 0, 2, 7));
+/// assert_eq!(behind_nat.v4, Some(Ipv4Addr::new(10, 0, 0, 7)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExternalInterface {
     /// Its name.
     pub name: String,
@@ -369,6 +441,19 @@ pub struct ExternalInterface {
 }
 
 impl ExternalInterface {
+    /// An interface of this name, index and MTU in bytes, with these addresses, which peers use as well.
+    #[must_use]
+    pub fn new(name: impl Into<String>, index: u32, mtu: u32, addresses: impl Into<PublicAddrs>) -> Self {
+        let public = addresses.into();
+        Self { name: name.into(), index, mtu, v4: public.v4, v6: public.v6, public }
+    }
+
+    /// Says that peers use other addresses than the interface has.
+    #[must_use]
+    pub fn with_public(self, public: impl Into<PublicAddrs>) -> Self {
+        Self { public: public.into(), ..self }
+    }
+
     /// Returns the interface's addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))

@@ -65,8 +65,17 @@ impl NetworkConfig {
     /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.
     #[must_use]
     pub fn offers(&self, subnet: &SubnetKey) -> bool {
+        self.each_fits(subnet, |pool, net| pool.offers(net))
+    }
+
+    /// Tells whether a subnet of any size lies in the network: a part of each enabled family's.
+    pub(crate) fn has_room_for(&self, subnet: &SubnetKey) -> bool {
+        self.each_fits(subnet, |pool, net| pool.has_room_for(net))
+    }
+
+    fn each_fits(&self, subnet: &SubnetKey, fits: impl Fn(SubnetPool, IpNet) -> bool) -> bool {
         let fits = |pool: Option<SubnetPool>, net: Option<IpNet>| match (pool, net) {
-            (Some(pool), Some(net)) => pool.offers(net),
+            (Some(pool), Some(net)) => fits(pool, net),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
@@ -81,6 +90,7 @@ impl NetworkConfig {
 
 /// The part of the configuration that belongs to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackendConfig {
     /// The backend's name as it was written; look it up in lower case. Empty if the object has no `Type`.
     pub name: String,
@@ -89,6 +99,12 @@ pub struct BackendConfig {
 }
 
 impl BackendConfig {
+    /// The backend of this name, with these options.
+    #[must_use]
+    pub fn new(name: impl Into<String>, options: Json) -> Self {
+        Self { name: name.into(), options }
+    }
+
     /// Without a `Backend` flannel runs the `udp` one; with one that has no `Type`, none at all.
     fn of(config: &Object<'_>) -> Result<Self, ConfigError> {
         let wrong = |error: JsonError| {

@@ -108,6 +108,7 @@ pub enum NetworkEvent {
 /// What a network does before it carries traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Phase {
     /// Reading the network configuration.
     Configuration,

@@ -235,12 +235,11 @@ impl fmt::Debug for FedManager {
 
 /// Any size will do; outside the network no host would look for it.
 fn check(config: &NetworkConfig, subnet: SubnetKey) -> Result<(), WrongSubnet> {
-    let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-    let nets: Vec<_> = subnet.nets().collect();
-    let fits = networks.len() == nets.len()
-        && networks.iter().zip(&nets).all(|(network, net)| network != net && network.contains(net));
-    let names = || networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    if fits { Ok(()) } else { Err(WrongSubnet { subnet, networks: names() }) }
+    if config.has_room_for(&subnet) {
+        return Ok(());
+    }
+    let networks: Vec<_> = config.pools().map(|pool| pool.network().to_string()).collect();
+    Err(WrongSubnet { subnet, networks: networks.join(" and ") })
 }
 
 #[async_trait]

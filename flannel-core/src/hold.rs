@@ -62,7 +62,7 @@ impl Hold {
             return self.from(State::Lost { failures: 0 }, own);
         }
         // Who the host is, the manager says.
-        let says = LeaseAttrs { node: self.attrs.node, ..own.attrs.clone() };
+        let says = own.attrs.clone().with_node(self.attrs.node);
         let state = match says == self.attrs {
             true => State::Keeping(self.manager.keep(own.clone())),
             false => State::Publishing { failures: 0 },
@@ -101,7 +101,8 @@ impl Hold {
             State::Lost { failures } => {
                 rest(self.retry, failures, chance).await;
                 let Self { manager, config, attrs, .. } = &*self;
-                match manager.acquire(LeaseRequest { config, attrs, previous: Some(own.subnet) }).await {
+                match manager.acquire(LeaseRequest::new(config, attrs).with_previous(Some(own.subnet))).await
+                {
                     Ok(lease) => self.held(HoldEvent::Acquired(lease.clone()), lease),
                     Err(error) => {
                         let event = not_yet(&error, self.retry.delay(failures, chance));

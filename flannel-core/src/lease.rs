@@ -133,13 +133,12 @@ pub enum Term {
 /// ignores what it does not know, and leaves it out when it writes a record anew.
 ///
 /// ```
-/// use flannel_core::{BackendType, Json, LeaseAttrs, PublicAddrs};
+/// use std::net::Ipv4Addr;
+/// use flannel_core::{BackendAttrs, BackendType, Json, LeaseAttrs};
 ///
-/// let attrs = LeaseAttrs {
-///     backend_type: BackendType::VXLAN,
-///     backend_data: Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#)?),
-///     ..LeaseAttrs::new(PublicAddrs::from("192.168.64.3".parse::<std::net::Ipv4Addr>().unwrap()))
-/// };
+/// let data = Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#)?;
+/// let vxlan = BackendAttrs::new(BackendType::VXLAN).with_data(Some(data));
+/// let attrs = vxlan.at(Ipv4Addr::new(192, 168, 64, 3).into());
 /// let record = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","#.to_owned()
 ///     + r#""BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
 /// assert_eq!(attrs.to_record(), record);
@@ -147,6 +146,7 @@ pub enum Term {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct LeaseAttrs {
     /// Where other hosts send this host's traffic.
     pub public: PublicAddrs,
@@ -161,7 +161,8 @@ pub struct LeaseAttrs {
 }
 
 impl LeaseAttrs {
-    /// Starts the record of a host whose backend has nothing to say.
+    /// Starts the record of a host whose backend has nothing to say; [`BackendAttrs::at`](crate::BackendAttrs::at)
+    /// starts that of one whose backend has.
     #[must_use]
     pub fn new(public: PublicAddrs) -> Self {
         Self {
@@ -171,6 +172,12 @@ impl LeaseAttrs {
             backend_v6_data: None,
             node: None,
         }
+    }
+
+    /// Says which host it is, if it has an id.
+    #[must_use]
+    pub fn with_node(self, node: Option<NodeId>) -> Self {
+        Self { node, ..self }
     }
 
     /// Writes the record.
@@ -280,6 +287,11 @@ impl PublicAddrs {
     pub fn used_by(self, config: &NetworkConfig) -> Self {
         Self { v4: self.v4.filter(|_| config.ipv4.is_some()), v6: self.v6.filter(|_| config.ipv6.is_some()) }
     }
+
+    /// Returns the addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
 }
 
 impl From<Ipv4Addr> for PublicAddrs {
@@ -290,8 +302,7 @@ impl From<Ipv4Addr> for PublicAddrs {
 
 impl fmt::Display for PublicAddrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6));
-        for (i, address) in addresses.enumerate() {
+        for (i, address) in self.addresses().enumerate() {
             write!(f, "{}{address}", if i == 0 { "" } else { " and " })?;
         }
         Ok(())

@@ -19,7 +19,7 @@ pub struct LeaseSet {
     revision: Revision,
 }
 
-/// How one lease changed.
+/// How one lease changed; there is no other way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseChange {
     /// It is new, or says something new.
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn bad(key: &str) -> BadRecord {
-        BadRecord { key: key.to_owned(), subnet: key.parse().ok(), reason: "it is garbage".to_owned() }
+        BadRecord::new(key, key.parse().ok(), "it is garbage")
     }
 
     fn subnets(set: &LeaseSet) -> Vec<String> {

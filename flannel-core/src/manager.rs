@@ -52,7 +52,7 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 /// let manager: &dyn LeaseManager = &told;
 ///
 /// let (config, attrs) = (manager.config().await?, LeaseAttrs::from_record(r#"{"PublicIP":"192.168.64.1"}"#)?);
-/// let own = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await?;
+/// let own = manager.acquire(LeaseRequest::new(&config, &attrs)).await?;
 /// assert_eq!(own.subnet.to_string(), "10.5.1.0-24");
 /// assert!(matches!(manager.watch(own.subnet).next().await, Some(PeerEvent::Complete)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -129,6 +129,7 @@ pub trait LeaseManager: Send + Sync + 'static {
 
 /// What a host asks for.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct LeaseRequest<'a> {
     /// The network.
     pub config: &'a NetworkConfig,
@@ -138,8 +139,23 @@ pub struct LeaseRequest<'a> {
     pub previous: Option<SubnetKey>,
 }
 
+impl<'a> LeaseRequest<'a> {
+    /// Asks for any subnet of the network.
+    #[must_use]
+    pub fn new(config: &'a NetworkConfig, attrs: &'a LeaseAttrs) -> Self {
+        Self { config, attrs, previous: None }
+    }
+
+    /// Adds the subnet that the host had before, if it had one.
+    #[must_use]
+    pub fn with_previous(self, previous: Option<SubnetKey>) -> Self {
+        Self { previous, ..self }
+    }
+}
+
 /// What happens to a lease that is being kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeepEvent {
     /// It is good; the next renewal comes after this time.
     Waiting(Duration),
@@ -162,6 +178,7 @@ pub enum KeepEvent {
 
 /// What happens to the peers.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum PeerEvent {
     /// These changed.
     Changed(Vec<LeaseChange>),

@@ -8,6 +8,7 @@
 
 mod external;
 mod follow;
+mod own_lease;
 mod reconfigure;
 
 use std::collections::BTreeSet;
@@ -25,12 +26,11 @@ use self::reconfigure::Reread;
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::book::Book;
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::HoldEvent;
-use crate::manager::{KeepEvent, LeaseRequest, ManagerError, PeerEvent};
+use crate::manager::{LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
 use crate::registry::RegistryError;
-use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Term};
+use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
 /// beside the 100 ms within which a change shall be put right.
@@ -126,7 +126,7 @@ impl Node {
         before: Option<&LeaseAttrs>,
     ) -> Result<Box<dyn Backend>, BackendError> {
         for _ in 1..OPEN_ATTEMPTS {
-            let request = OpenRequest { config, external: &self.options.external, before };
+            let request = OpenRequest::new(config, &self.options.external).with_before(before);
             match self.options.backend.open(request) {
                 Err(error @ BackendError::Kernel { .. }) => {
                     tracing::debug!(error = crate::chain(&error), "opening the backend again");
@@ -135,7 +135,7 @@ impl Node {
                 done => return done,
             }
         }
-        self.options.backend.open(OpenRequest { config, external: &self.options.external, before })
+        self.options.backend.open(OpenRequest::new(config, &self.options.external).with_before(before))
     }
 
     /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
@@ -144,8 +144,7 @@ impl Node {
         if !matches!(error, BackendError::Kernel { .. }) {
             return Err(error);
         }
-        let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
-        self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+        self.tell_failed(format!("lease {}", own.subnet), &error);
         Ok(())
     }
 
@@ -161,7 +160,7 @@ impl Node {
 
     async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        let request = LeaseRequest { config, attrs, previous: self.options.previous };
+        let request = LeaseRequest::new(config, attrs).with_previous(self.options.previous);
         self.patiently(Phase::Lease, || manager.acquire(request)).await
     }
 
@@ -255,72 +254,7 @@ impl Node {
         });
         tracing::debug!(%subnet, backend = config.backend.name, "following the peers");
         self.tell(NetworkEvent::LeaseAcquired(own));
-        self.options.manager.watch(subnet)
-    }
-
-    /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
-    fn on_lease(&mut self, event: HoldEvent) -> Option<Lease> {
-        match event {
-            HoldEvent::Keep(KeepEvent::Waiting(time)) => {
-                self.note(|book| book.own.renewal = later(time));
-                self.tell(NetworkEvent::RenewalIn(time));
-            }
-            HoldEvent::Keep(KeepEvent::Permanent) => {
-                self.note(|book| {
-                    (book.own.renewal, book.own.end) = (None, None);
-                    book.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
-                });
-                self.tell(NetworkEvent::LeasePermanent);
-            }
-            HoldEvent::Keep(KeepEvent::Renewed(time)) => {
-                self.note(|book| book.own.end = later(time));
-                self.tell(NetworkEvent::LeaseRenewed(time));
-            }
-            HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
-                self.note(|book| book.own.renewal = later(retry_in));
-                self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
-            }
-            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
-                self.note(|book| {
-                    book.own.disputes += 1;
-                    book.own.last_dispute = Some(what.clone());
-                });
-                self.tell(NetworkEvent::LeaseDisputed(what));
-            }
-            HoldEvent::Keep(KeepEvent::Lost(reason)) => {
-                self.note(|book| {
-                    book.own.lost = Some(reason.clone());
-                    (book.own.renewal, book.own.end) = (None, None);
-                });
-                self.tell(NetworkEvent::LeaseLost(reason));
-            }
-            HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
-                self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
-            }
-            HoldEvent::NotYet(_) => {}
-            HoldEvent::Published(lease) => self.on_published(lease),
-            HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
-        }
-        None
-    }
-
-    fn on_acquired_again(&mut self, lease: Lease) -> Option<Lease> {
-        if self.own.as_ref().is_some_and(|own| own.subnet == lease.subnet) {
-            self.own = Some(lease.clone());
-            self.note(|book| {
-                book.own.lease = Some(lease.clone());
-                book.own.lost = None;
-            });
-            self.tell(NetworkEvent::LeaseAcquired(lease));
-            return None;
-        }
-        let configured = self.backend.as_mut().map(|backend| backend.configure(&lease));
-        if let Some(Err(error)) = configured {
-            let (object, reason) = (format!("lease {}", lease.subnet), crate::chain(&error));
-            self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
-        }
-        self.look_again(format!("the lease moved to {}", lease.subnet));
-        Some(lease)
+        self.options.manager.watch(subnet).fuse().boxed()
     }
 
     fn look_again(&mut self, noticed: String) {
@@ -344,7 +278,7 @@ impl Node {
         let (report, was_all) = {
             let book = self.read();
             let dirty = if is_audit { &Dirty::All } else { &book.dirty };
-            let request = SyncRequest { peers: book.damping.peers(), dirty, now: Instant::now().into_std() };
+            let request = SyncRequest::new(book.damping.peers(), dirty, Instant::now().into_std());
             (backend.sync(request), *dirty == Dirty::All)
         };
         let took = started.elapsed();
@@ -435,6 +369,20 @@ impl Node {
         let _ = self.events.send(event);
     }
 
+    fn tell_failed(&self, object: String, error: &BackendError) {
+        let reason = crate::chain(error);
+        self.tell(NetworkEvent::ObjectFailed(ObjectFailure::new(object, reason)));
+    }
+
+    /// Changes what everybody sees of a network that runs.
+    fn change_running(&self, change: impl FnOnce(&mut Running)) {
+        self.shared.send_modify(|shared| {
+            if let Some(running) = &mut shared.running {
+                change(running);
+            }
+        });
+    }
+
     /// Writes in the book.
     fn note(&self, write: impl FnOnce(&mut Book)) {
         write(&mut self.book.write().unwrap_or_else(PoisonError::into_inner));
@@ -444,11 +392,6 @@ impl Node {
     fn read(&self) -> RwLockReadGuard<'_, Book> {
         self.book.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the moment that is so far away, if there is one.
-fn later(time: Duration) -> Option<std::time::Instant> {
-    Instant::now().into_std().checked_add(time)
 }
 
 /// Waits for a moment, unless it has come. The timer alone would wait for the end of the millisecond that has begun.

@@ -92,7 +92,7 @@ impl Extend<LeaseChange> for PeerSet {
     }
 }
 
-/// How one peer changed.
+/// How one peer changed; there is no other way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerChange {
     /// It was not there before.

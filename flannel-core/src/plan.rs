@@ -53,6 +53,7 @@ impl PlannedChange {
 /// What would be done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum PlannedAction {
     /// It would be made, or made so.
     Put,
@@ -62,6 +63,7 @@ pub enum PlannedAction {
 
 /// For what a host is looked at.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct PlanRequest<'a> {
     /// The network.
     pub config: &'a NetworkConfig,
@@ -71,4 +73,17 @@ pub struct PlanRequest<'a> {
     pub own: &'a Lease,
     /// Who there is. Nothing is removed unless they are complete.
     pub peers: &'a PeerSet,
+}
+
+impl<'a> PlanRequest<'a> {
+    /// Asks what this network would do.
+    #[must_use]
+    pub fn new(
+        config: &'a NetworkConfig,
+        external: &'a ExternalInterface,
+        own: &'a Lease,
+        peers: &'a PeerSet,
+    ) -> Self {
+        Self { config, external, own, peers }
+    }
 }

@@ -51,6 +51,11 @@ impl SubnetPool {
         subnet.prefix_len() == self.subnet_len() && self.first <= subnet && subnet <= self.last
     }
 
+    /// Tells whether a subnet of any size is a part of the network.
+    pub(crate) fn has_room_for(&self, subnet: IpNet) -> bool {
+        self.network != subnet && self.network.contains(&subnet)
+    }
+
     /// Returns the subnet at the place of a number: each number has one, and those that follow each other have
     /// different ones until all were named.
     pub(crate) fn at(&self, number: u128) -> IpNet {

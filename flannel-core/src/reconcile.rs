@@ -229,5 +229,5 @@ fn change_name<T: Table>(change: &Change<T::Key, T::Value>) -> String {
 }
 
 fn failure(object: String, error: &(dyn std::error::Error + 'static)) -> ObjectFailure {
-    ObjectFailure { object, reason: crate::chain(error) }
+    ObjectFailure::new(object, crate::chain(error))
 }

@@ -110,7 +110,8 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError>;
 
-    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`.
+    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`. A permanent
+    /// one stays permanent.
     ///
     /// Answers with the time to live that the store granted.
     ///
@@ -208,13 +209,14 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 /// ```
 /// use flannel_core::StoreIdentity;
 ///
-/// let store = |id: &str, address: &str| StoreIdentity { id: Some(id.into()), addresses: vec![address.into()] };
+/// let store = |id: &str, address: &str| StoreIdentity::new(Some(id.into()), vec![address.into()]);
 /// let known = store("1", "http://10.0.0.1:2379");
 /// assert!(!store("2", "http://10.0.0.1:2379").is_other_than(&known), "it may have been restored from a backup");
 /// assert!(!store("1", "http://10.0.0.9:2379").is_other_than(&known), "its members may have moved");
 /// assert!(store("2", "http://10.0.0.9:2379").is_other_than(&known));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreIdentity {
     /// What the store calls itself, once it has answered, such as the id of an etcd cluster.
     pub id: Option<String>,
@@ -223,6 +225,12 @@ pub struct StoreIdentity {
 }
 
 impl StoreIdentity {
+    /// A store that calls itself so, if it has answered, and is asked under these addresses.
+    #[must_use]
+    pub fn new(id: Option<String>, addresses: Vec<String>) -> Self {
+        Self { id, addresses }
+    }
+
     /// Tells whether it is surely another store: both have a name, and neither name nor any address is the same. A store
     /// that was restored from a backup may have another name, and one that moved has other addresses.
     #[must_use]
@@ -235,6 +243,7 @@ impl StoreIdentity {
 
 /// When a store was last heard, and up to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LastWord {
     /// When it gave any answer or event.
     pub at: Instant,
@@ -242,8 +251,17 @@ pub struct LastWord {
     pub revision: Option<Revision>,
 }
 
+impl LastWord {
+    /// A store that was heard at this time, and told of this revision, if of any.
+    #[must_use]
+    pub fn new(at: Instant, revision: Option<Revision>) -> Self {
+        Self { at, revision }
+    }
+}
+
 /// All leases at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The store's revision at that moment.
     pub revision: Revision,
@@ -253,7 +271,15 @@ pub struct Snapshot {
     pub bad: Vec<BadRecord>,
 }
 
-/// What a watch tells.
+impl Snapshot {
+    /// A store without records, at this revision; the caller adds them.
+    #[must_use]
+    pub fn new(revision: Revision) -> Self {
+        Self { revision, leases: Vec::new(), bad: Vec::new() }
+    }
+}
+
+/// What a watch tells. The list is complete: whoever follows a watch deals with each case.
 #[derive(Clone, Debug)]
 pub enum RegistryEvent {
     /// The whole state; what is not in it does not exist.
@@ -274,6 +300,7 @@ pub enum RegistryEvent {
 
 /// A record that cannot be read, and is therefore not used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BadRecord {
     /// Its key, below the one that holds all leases.
     pub key: String,
@@ -282,6 +309,14 @@ pub struct BadRecord {
     pub subnet: Option<SubnetKey>,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl BadRecord {
+    /// Says what is wrong with the record under a key, and of which subnet it is, if the key can be read.
+    #[must_use]
+    pub fn new(key: impl Into<String>, subnet: Option<SubnetKey>, reason: impl Into<String>) -> Self {
+        Self { key: key.into(), subnet, reason: reason.into() }
+    }
 }
 
 impl fmt::Display for BadRecord {
@@ -301,7 +336,7 @@ impl std::error::Error for BadRecord {}
 ///
 /// [`BadRecord`] says which of the two cannot be read.
 pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> Result<Lease, BadRecord> {
-    let bad = |subnet, reason: String| BadRecord { key: key.to_owned(), subnet, reason };
+    let bad = |subnet, reason: String| BadRecord::new(key, subnet, reason);
     let subnet = read_key(key).map_err(|reason| bad(None, reason))?;
     let value = std::str::from_utf8(value).map_err(|error| bad(Some(subnet), error.to_string()))?;
     let attrs = LeaseAttrs::from_record(value).map_err(|error| bad(Some(subnet), error.to_string()))?;

@@ -10,7 +10,7 @@ mod probe;
 pub(crate) mod serial;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -374,11 +374,6 @@ impl DeviceFacts {
     pub fn new(name: impl Into<String>, kind: impl Into<String>) -> Self {
         Self { name: name.into(), kind: kind.into(), ..Self::default() }
     }
-}
-
-/// The addresses of both families, IPv4 first.
-pub(crate) fn addresses(public: &PublicAddrs) -> impl Iterator<Item = IpAddr> + use<> {
-    public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6))
 }
 
 #[cfg(test)]

@@ -6,40 +6,17 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
 use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
+use crate::options::{FirewallMode, FirewallOptions};
+use crate::outcome::{FirewallCounts, FirewallError, Kept, Pass};
 use crate::pace::Pace;
-use crate::rules::{Nets, RuleOptions};
+use crate::rules::Nets;
 use crate::{obstacles, tunnel_port};
-
-/// Where the rules are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FirewallMode {
-    /// In iptables, whichever variant the host has.
-    Iptables,
-    /// In tables of their own in nftables.
-    Nftables,
-}
-
-/// What a [`Firewall`] is to do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FirewallOptions {
-    /// Where the rules are.
-    pub mode: FirewallMode,
-    /// Which rules there are.
-    pub rules: RuleOptions,
-    /// How often it is looked whether something changed that no notice told of.
-    pub audit_every: Duration,
-    /// The UDP port of the tunnel, if it has one.
-    pub tunnel_port: Option<u16>,
-    /// Whether only peers may send to that port.
-    pub restrict_tunnel_port: bool,
-}
 
 /// The rules of one network on one host.
 ///
@@ -97,78 +74,6 @@ struct Seen {
     generation: Option<u32>,
     /// Numbers that are others if somebody changed the chains that concern us; none if that cannot be seen.
     rules: Option<Vec<u64>>,
-}
-
-/// What a pass did.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Pass {
-    /// What became of the masquerade and forward rules.
-    pub rules: Kept,
-    /// What became of the table that guards the port of the tunnel.
-    pub tunnel: Kept,
-    /// What could not be done; it is tried again.
-    pub failures: Vec<FirewallError>,
-    /// What stands in the way of forwarded packets, each with what to do about it; none if it was not looked for.
-    pub obstacles: Option<Vec<String>>,
-}
-
-/// What became of rules in a [`Pass`].
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Kept {
-    /// They were not looked at, or were as they should be.
-    #[default]
-    InOrder,
-    /// They were made as they should be for what is wanted newly.
-    Put,
-    /// Somebody had changed them, and they were put right.
-    Repaired,
-}
-
-impl Kept {
-    fn new(changed: bool, is_new: bool) -> Self {
-        match (changed, is_new) {
-            (false, _) => Self::InOrder,
-            (true, true) => Self::Put,
-            (true, false) => Self::Repaired,
-        }
-    }
-}
-
-/// What a [`Firewall`] did so far.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct FirewallCounts {
-    /// How often there was a reason to look.
-    pub passes: u64,
-    /// How often somebody had changed rules, and they were put right.
-    pub repairs: u64,
-    /// How many times something could not be done.
-    pub failures: u64,
-}
-
-/// Why rules are not as they should be.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FirewallError {
-    /// Rules in iptables.
-    #[error("{0} rules in iptables")]
-    Iptables(Family, #[source] IptablesError),
-    /// A table in nftables.
-    #[error("table {0} in nftables")]
-    Nftables(NftTable, #[source] NftablesError),
-}
-
-impl FirewallError {
-    /// Tells whether it is because the program is not installed.
-    #[must_use]
-    pub fn is_not_installed(&self) -> bool {
-        match self {
-            Self::Iptables(_, IptablesError::Program(error))
-            | Self::Nftables(_, NftablesError::Program(error)) => error.is_not_installed(),
-            Self::Iptables(..) | Self::Nftables(..) => false,
-        }
-    }
 }
 
 impl Firewall {
@@ -278,7 +183,7 @@ impl Firewall {
                 self.doubt.rules |= self.is_about_rules(&table, chain.as_deref());
                 self.doubt.tunnel |= self.tunnel.as_ref().is_some_and(|(_, own)| *own.table() == table);
             }
-            Some(NftNotice::Overrun) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
+            Some(NftNotice::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
         }
     }
 
@@ -457,6 +362,18 @@ impl Firewall {
             (self.doubt.rules, self.doubt.tunnel, self.doubt.looked_at) = (true, true, Seen::default());
         }
     }
+}
+
+/// Removes the table that guards a port, if there is one of an earlier run: nobody would tell it of new peers.
+///
+/// # Errors
+///
+/// [`FirewallError::Nftables`].
+pub async fn open_port(namespace: &Namespace, port: u16) -> Result<(), FirewallError> {
+    let (mut kernel, mut failures) = (Nftables::open_in(namespace).ok(), Vec::new());
+    let mut own = OwnTable::new(tunnel_port::table(port));
+    keep_table(namespace, kernel.as_mut(), &mut own, None, &mut failures).await;
+    failures.pop().map_or(Ok(()), Err)
 }
 
 /// Waits for the next notice; a broken socket is given up. Without one there are no notices.

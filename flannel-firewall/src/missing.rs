@@ -2,9 +2,10 @@
 
 use flannel_netlink::{Namespace, Nftables};
 
-use crate::firewall::{FirewallError, FirewallMode, FirewallOptions};
 use crate::iptables::{self, Desired, Iptables};
 use crate::nftables::{self, NftablesError};
+use crate::options::{FirewallMode, FirewallOptions};
+use crate::outcome::FirewallError;
 use crate::rules::{self, Nets};
 
 /// Rules that are not as they should be.
@@ -71,8 +72,7 @@ fn in_nftables(
             (nftables::MASQUERADE, rules::masquerade(nets, &options.rules)),
             (nftables::FORWARD, rules::forward(nets, &options.rules)),
         ] {
-            // A chain that is not there has no rules.
-            let present = kernel.rules(&table, chain).unwrap_or_default();
+            let present = kernel.rules(&table, chain)?;
             if present.len() != rules.len() {
                 return Ok(false);
             }
@@ -90,23 +90,18 @@ fn in_nftables(
 mod tests {
     use super::*;
     use crate::rules::RuleOptions;
+    use flannel_testing::{CAP_SYS_ADMIN, confined};
     use std::io::Write as _;
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
     #[test]
     fn what_is_missing_is_told_with_what_puts_it_right_in_both_modes() {
-        let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
-        let nets = [nets.expect("nets")];
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let (namespace, nets) = (namespace(), nets());
         for mode in [FirewallMode::Iptables, FirewallMode::Nftables] {
-            let rules = RuleOptions { masquerade: true, fully_random: true, forward: true };
-            let (audit_every, tunnel_port) = (Duration::from_secs(5), None);
-            let options =
-                FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port: false };
+            let options = options(mode);
             let missing =
-                || runtime.block_on(missing_rules(&namespace, &options, &nets)).expect("readable").pop();
+                || runtime().block_on(missing_rules(&namespace, &options, &nets)).expect("readable").pop();
             let found = missing().expect("no rule is there");
             apply(&namespace, &found);
             assert_eq!(missing(), None, "{found:?}");
@@ -119,6 +114,33 @@ mod tests {
             apply(&namespace, &found);
             assert_eq!(missing(), None, "{found:?}");
         }
+    }
+
+    #[test]
+    fn rules_that_may_not_be_read_are_not_said_to_be_missing() {
+        let (namespace, nets, options) = (namespace(), nets(), options(FirewallMode::Nftables));
+        let look = || runtime().block_on(missing_rules(&namespace, &options, &nets));
+        let looked = confined(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
+        assert!(matches!(looked, Err(FirewallError::Nftables(..))), "{looked:?}");
+    }
+
+    fn namespace() -> Namespace {
+        Namespace::create().expect("these tests make network namespaces: run them as root")
+    }
+
+    fn nets() -> [Nets; 1] {
+        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
+        [nets.expect("nets")]
+    }
+
+    fn options(mode: FirewallMode) -> FirewallOptions {
+        let rules = RuleOptions { masquerade: true, fully_random: true, forward: true };
+        let (audit_every, tunnel_port) = (Duration::from_secs(5), None);
+        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port: false }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
     }
 
     fn apply(namespace: &Namespace, rules: &MissingRules) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flannel_core::Backoff;
 use tokio::time::Instant;
 
-use crate::firewall::{Kept, Pass};
+use crate::outcome::{Kept, Pass};
 
 /// When to look.
 #[derive(Debug)]

@@ -66,8 +66,16 @@ impl Nets {
     }
 }
 
-/// What the rules are to do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What the rules are to do; by default nothing, and then there are none.
+///
+/// ```
+/// use flannel_firewall::RuleOptions;
+///
+/// let rules = RuleOptions::default().with_masquerade(true).with_fully_random(true);
+/// assert!(!rules.forward);
+/// ```
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct RuleOptions {
     /// Masquerade what leaves the network.
     pub masquerade: bool,
@@ -75,6 +83,26 @@ pub struct RuleOptions {
     pub fully_random: bool,
     /// Let packets of the network be forwarded whatever the policy of the host.
     pub forward: bool,
+}
+
+impl RuleOptions {
+    /// Says whether to masquerade what leaves the network.
+    #[must_use]
+    pub fn with_masquerade(self, masquerade: bool) -> Self {
+        Self { masquerade, ..self }
+    }
+
+    /// Says whether to choose the source ports of masqueraded connections at random.
+    #[must_use]
+    pub fn with_fully_random(self, fully_random: bool) -> Self {
+        Self { fully_random, ..self }
+    }
+
+    /// Says whether to let packets of the network be forwarded.
+    #[must_use]
+    pub fn with_forward(self, forward: bool) -> Self {
+        Self { forward, ..self }
+    }
 }
 
 /// One rule.

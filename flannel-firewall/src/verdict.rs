@@ -5,7 +5,8 @@
 //! through them, on paper, and names the rules that certainly stop it.
 //!
 //! Certainly: a rule with a condition that cannot be judged here, such as a rate or the members of an ipset, may or may
-//! not concern the packet. If it would accept it, whatever would stop the packet behind it is not told.
+//! not concern the packet. If it would accept it, whatever would stop the packet behind it is not told. A packet comes
+//! without a mark; once a rule may have given it one, no condition on marks can be judged.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use nft_walk::Tables;
 
 /// The first packet of a connection, or a datagram, as a host sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Packet {
     /// What the host does with it.
     pub way: Way,
@@ -42,6 +44,7 @@ pub struct Packet {
 
 /// What a host does with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Way {
     /// It takes it.
     Input,
@@ -53,6 +56,7 @@ pub enum Way {
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Transport {
     /// TCP; the packet opens a connection.
     Tcp,
@@ -64,6 +68,24 @@ pub enum Transport {
 pub(crate) const SOURCE_PORT: u16 = 45_678;
 
 impl Packet {
+    /// A packet between links that are not known, if there are any.
+    #[must_use]
+    pub fn new(way: Way, source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Self {
+        Self { way, incoming: None, outgoing: None, source, destination, transport, port }
+    }
+
+    /// Names the link that it comes in by, if that is known.
+    #[must_use]
+    pub fn with_incoming(self, incoming: Option<String>) -> Self {
+        Self { incoming, ..self }
+    }
+
+    /// Names the link that it leaves by, if that is known.
+    #[must_use]
+    pub fn with_outgoing(self, outgoing: Option<String>) -> Self {
+        Self { outgoing, ..self }
+    }
+
     fn family(&self) -> Family {
         Family::of(self.destination)
     }
@@ -81,6 +103,7 @@ pub struct Barrier {
 
 /// The chain at a hook of the kernel from which a packet came to a [`Barrier`], directly or by way of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum BarrierPlace {
     /// A chain of iptables.
     Iptables {
@@ -157,10 +180,18 @@ impl Ruleset {
     /// Names what certainly stops a packet, at most one rule for each chain that it passes.
     #[must_use]
     pub fn barriers(&self, packet: &Packet) -> Vec<Barrier> {
-        let saved = self.saved.iter().filter(|saved| saved.family == packet.family());
-        let mut barriers: Vec<Barrier> =
-            saved.flat_map(|saved| iptables_walk::barriers(saved.program, &saved.tables, packet)).collect();
-        barriers.extend(self.nft.barriers(packet));
+        let mut is_marked = false;
+        let barriers = self.judge(packet, &mut is_marked);
+        // Some rule may mark it: rules that were judged before that one may come behind it.
+        if is_marked { self.judge(packet, &mut is_marked) } else { barriers }
+    }
+
+    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
+        let mut barriers = Vec::new();
+        for saved in self.saved.iter().filter(|saved| saved.family == packet.family()) {
+            barriers.extend(iptables_walk::barriers(saved.program, &saved.tables, packet, is_marked));
+        }
+        barriers.extend(self.nft.barriers(packet, is_marked));
         barriers
     }
 }

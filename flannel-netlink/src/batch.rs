@@ -39,6 +39,7 @@ const REQUEST_LEN: usize = 104;
 /// *Put* makes the object be as given, whether or not it is there (`NLM_F_CREATE` and
 /// `NLM_F_REPLACE`); *delete* makes it not be. An object that is that way already is no error.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Write {
     /// Puts a route, in the place of the one with the same destination, metric and table.
     ///

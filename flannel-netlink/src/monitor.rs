@@ -47,8 +47,10 @@ const ROUTES: [u32; 2] = [7, 11];
 const SETTINGS: [u32; 2] = [24, 25];
 
 /// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
-/// new or different.
+/// new or different. A notice of a kind that is not known is a reason to look again, as an overrun
+/// is.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Notice {
     /// A link.
     Link {

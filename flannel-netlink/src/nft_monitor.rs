@@ -19,8 +19,10 @@ const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const DELETE_RULE: u16 = SUBSYSTEM | 8;
 
-/// A change of nftables that the kernel tells of.
+/// A change of nftables that the kernel tells of. A notice of a kind that is not known is a reason
+/// to look again, as an overrun is.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum NftNotice {
     /// A table, or something in it, is new, different, or gone.
     Changed {

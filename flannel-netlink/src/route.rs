@@ -66,6 +66,7 @@ pub struct Route {
 
 /// What happens to the packets of a route (`RTN_*`, `linux/rtnetlink.h`).
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
 pub enum RouteKind {
     /// They are sent on.
     #[default]

@@ -47,7 +47,7 @@ impl Cache {
             Term::Permanent => "permanent",
         };
         let mut text = format!("{VERSION}\nnetwork {}\n", network.escape_debug());
-        let StoreIdentity { id, addresses } = &self.store;
+        let StoreIdentity { id, addresses, .. } = &self.store;
         let words =
             [id.as_deref().unwrap_or(NAMELESS)].into_iter().chain(addresses.iter().map(String::as_str));
         text.push_str(&format!("store {}\n", words.collect::<Vec<_>>().join(" ").escape_debug()));
@@ -103,7 +103,7 @@ fn checked(text: &str) -> Result<&str, CacheError> {
 fn store(line: &str) -> StoreIdentity {
     let mut words = line.split(' ').map(str::to_owned);
     let id = words.next().filter(|id| id != NAMELESS);
-    StoreIdentity { id, addresses: words.collect() }
+    StoreIdentity::new(id, words.collect())
 }
 
 fn own(line: &str) -> Result<Lease, CacheError> {
@@ -152,10 +152,10 @@ mod tests {
         let own =
             r#"{"PublicIP":"192.168.0.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1}}"#;
         Cache {
-            store: StoreIdentity {
-                id: Some("cdf818194e3a8c32".to_owned()),
-                addresses: vec!["http://10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()],
-            },
+            store: StoreIdentity::new(
+                Some("cdf818194e3a8c32".to_owned()),
+                vec!["http://10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()],
+            ),
             config: NetworkConfig::parse("{\"Network\":\"10.5.0.0/16\",\n\"Backend\":{\"Type\":\"vxlan\"}}")
                 .unwrap(),
             own: lease("10.5.1.0-24", own, Revision(17), Term::Permanent).unwrap(),

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::cache::Cache;
 use file::CacheFile;
-pub(crate) use file::read_file;
+pub(crate) use file::read_cache;
 
 /// A manager in front of another one, which keeps the last known state of the network in a file.
 ///
@@ -56,7 +56,7 @@ pub(crate) use file::read_file;
 /// let options = CacheOptions::new(path, "/coreos.com/network", attrs.public);
 /// let manager = CachedManager::open(LocalManager::new(registry), options);
 /// let config = manager.config().await?;
-/// let lease = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await?;
+/// let lease = manager.acquire(LeaseRequest::new(&config, &attrs)).await?;
 /// manager.release(&lease).await?;
 /// # Ok(())
 /// # }
@@ -257,8 +257,8 @@ impl<M: LeaseManager> Shared<M> {
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
         let remembered = self.state().memory.as_ref().map(|memory| memory.own.subnet);
         let previous = request.previous.or(remembered);
-        let own = self.inner.acquire(LeaseRequest { previous, ..request }).await?;
-        self.state().config.get_or_insert_with(|| request.config.clone());
+        let own = self.inner.acquire(request.with_previous(previous)).await?;
+        self.state().config = Some(request.config.clone());
         self.confirmed(&own);
         Ok(own)
     }

@@ -183,7 +183,7 @@ struct Store {
 
 impl Store {
     fn identity(&self) -> StoreIdentity {
-        StoreIdentity { id: self.last.id(), addresses: self.cluster.addresses() }
+        StoreIdentity::new(self.last.id(), self.cluster.addresses())
     }
 
     fn describe(&self) -> String {

@@ -29,7 +29,7 @@
 //! for (i, host) in (1..).zip(&hosts) {
 //!     let config = host.config().await?;
 //!     let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, i).into());
-//!     let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+//!     let request = LeaseRequest::new(&config, &attrs);
 //!     subnets.push(host.acquire(request).await?.subnet);
 //! }
 //! assert_ne!(subnets[0], subnets[1]);

@@ -45,7 +45,7 @@ use peers::OwnRecord;
 /// let manager = LocalManager::new(registry);
 /// let config = manager.config().await?;
 /// let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
-/// let request = LeaseRequest { config: &config, attrs: &attrs, previous: None };
+/// let request = LeaseRequest::new(&config, &attrs);
 /// let lease = manager.acquire(request).await?;
 /// assert!(config.offers(&lease.subnet));
 /// assert_eq!(manager.acquire(request).await?.subnet, lease.subnet, "one host, one lease");

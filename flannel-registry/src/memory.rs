@@ -192,7 +192,7 @@ impl SubnetRegistry for MemoryRegistry {
     /// It is always heard.
     fn last_word(&self) -> Option<LastWord> {
         let at = Instant::now().into_std();
-        Some(LastWord { at, revision: Some(self.store.now().revision) })
+        Some(LastWord::new(at, Some(self.store.now().revision)))
     }
 
     fn how_to_configure(&self) -> String {
@@ -340,7 +340,7 @@ impl State {
             return Duration::ZERO;
         };
         let Some(before) = record.ends else {
-            return Duration::MAX;
+            return ttl;
         };
         record.ends = end(ttl);
         self.ends.remove(&(before, key.to_owned()));
@@ -368,7 +368,7 @@ impl State {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot { revision: self.revision, ..Snapshot::default() };
+        let mut snapshot = Snapshot::new(self.revision);
         for record in self.records.values() {
             match &record.content {
                 Ok(lease) => snapshot.leases.push(Arc::clone(lease)),

@@ -49,6 +49,7 @@ pub(crate) enum Author {
 
 /// What becomes of one thing in the v2 store.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MigrationStep {
     /// The network configuration.
     Config(Fate),
@@ -60,6 +61,7 @@ pub enum MigrationStep {
 
 /// What becomes of a lease or of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fate {
     /// It is copied, to end after this time if it does.
     Copied(Option<Duration>),

@@ -1,13 +1,12 @@
 //! What a host remembers of its network, for whoever only looks.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
 use flannel_core::{BoxError, Lease, NetworkConfig};
 
 use crate::cache::Cache;
-use crate::cached::read_file;
+use crate::cached::read_cache;
 
 /// A network as the file says that a [`CachedManager`](crate::CachedManager) keeps.
 #[derive(Clone, Debug)]
@@ -28,11 +27,7 @@ impl Remembered {
     ///
     /// Why the file is no memory of that network.
     pub fn read(path: &Path, network: &str) -> Result<Option<Self>, BoxError> {
-        let bytes = match read_file(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            read => read?,
-        };
-        let Cache { config, own, peers, .. } = Cache::read(&bytes, network)?;
-        Ok(Some(Self { config, own, peers }))
+        let cache = read_cache(path, network)?;
+        Ok(cache.map(|Cache { config, own, peers, .. }| Self { config, own, peers }))
     }
 }

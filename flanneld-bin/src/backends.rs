@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use flannel_backend_extension::{OpenAlloc, OpenExtension};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SyncReport, SyncRequest,
+    Backend, BackendError, Dirty, NetworkConfig, OpenBackend, OpenRequest, PeerSet, Plan, PlanRequest,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -53,6 +51,17 @@ impl Backends {
         }
     }
 
+    /// Tells whoever wants to know it where the peers are.
+    fn tell(&self, peers: &PeerSet, dirty: &Dirty) {
+        let Some(told) = self.peers.as_ref().filter(|_| *dirty != Dirty::NONE) else { return };
+        let peers = peers.iter().flat_map(|peer| peer.attrs.public.addresses()).collect();
+        told.send_if_modified(|told| {
+            let is_news = *told != peers;
+            *told = peers;
+            is_news
+        });
+    }
+
     fn udp(&self) -> OpenUdp {
         let open = OpenUdp::new(self.namespace.clone()).with_vxlan_peers();
         match self.store.clone() {
@@ -64,17 +73,14 @@ impl Backends {
 
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let backend: Box<dyn Backend> = Box::new(Carriers::open(self.clone(), request)?);
+        let backend = Carriers::open(self.clone(), request)?;
         if let Some(store) =
             self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
         {
             // What another backend left.
             store.give_up();
         }
-        Ok(match self.peers.clone() {
-            Some(peers) => Box::new(Told { backend, peers }),
-            None => backend,
-        })
+        Ok(Box::new(backend))
     }
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
@@ -121,68 +127,10 @@ pub(crate) fn default_port(backend: &str) -> Option<u16> {
     }
 }
 
-/// A backend whose peers somebody else wants to know, too.
-struct Told {
-    backend: Box<dyn Backend>,
-    peers: watch::Sender<BTreeSet<IpAddr>>,
-}
-
-#[async_trait]
-impl Backend for Told {
-    fn attrs(&self) -> BackendAttrs {
-        self.backend.attrs()
-    }
-
-    fn mtu(&self) -> u32 {
-        self.backend.mtu()
-    }
-
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
-        self.backend.move_to(external)
-    }
-
-    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
-        self.backend.reconfigure(request)
-    }
-
-    fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
-        self.backend.configure(own)
-    }
-
-    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
-        if *request.dirty != Dirty::NONE {
-            let publics = request.peers.iter().map(|peer| peer.attrs.public);
-            let peers = publics
-                .flat_map(|public| public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6)));
-            let peers = peers.collect();
-            self.peers.send_if_modified(|told| {
-                let is_news = *told != peers;
-                *told = peers;
-                is_news
-            });
-        }
-        self.backend.sync(request)
-    }
-
-    async fn drifted(&mut self) -> String {
-        self.backend.drifted().await
-    }
-
-    fn devices(&self) -> Vec<DeviceFacts> {
-        self.backend.devices()
-    }
-
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
-        self.backend.traffic()
-    }
-
-    fn remove(&mut self) -> Result<(), BackendError> {
-        self.backend.remove()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use flannel_core::ExternalInterface;
+
     use super::*;
 
     const PAGE: &str = include_str!("../../docs/configuration.md");
@@ -236,22 +184,15 @@ mod tests {
             assert_eq!(error.field(), Some(member), "{error}");
         }
         assert_eq!(listed("The backend"), ["Type"]);
-        let v4 = "192.168.64.1".parse().expect("an address");
-        let external = ExternalInterface {
-            name: "lo".to_owned(),
-            index: 1,
-            mtu: 1500,
-            v4: Some(v4),
-            v6: None,
-            public: v4.into(),
-        };
+        let v4 = std::net::Ipv4Addr::new(192, 168, 64, 1);
+        let external = ExternalInterface::new("lo", 1, 1500, v4);
         let backends = Backends::new(Namespace::current().expect("the namespace"), None);
         for backend in documented() {
             for member in listed(backend) {
                 let text =
                     format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{backend}","{member}":[]}}}}"#);
                 let config = NetworkConfig::parse(&text).expect("the backend reads it");
-                let request = OpenRequest { config: &config, external: &external, before: None };
+                let request = OpenRequest::new(&config, &external);
                 let Err(BackendError::Config { reason, .. }) = backends.open(request) else {
                     panic!("{member} of {backend} is not read");
                 };

@@ -368,20 +368,25 @@ async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
     loop {
         let network = sources.summary().network;
         let line = report::in_one_line(&network);
-        let mut sent = Ok(());
+        let mut sent = None;
         if line != told {
-            sent = notifier.status(&line);
-            told = line;
+            let status = notifier.status(&line);
+            if status.is_ok() {
+                told = line;
+            }
+            sent = Some(status);
         }
         if let Some(every) = watchdog
             && Instant::now() >= alive_at
             && report::is_alive(&network)
         {
             alive_at = Instant::now() + every;
-            sent = sent.and(notifier.alive());
+            sent = Some(sent.unwrap_or(Ok(())).and(notifier.alive()));
         }
         // Once, however long it lasts: the manager may have gone.
-        if is_told != sent.is_ok() {
+        if let Some(sent) = sent
+            && is_told != sent.is_ok()
+        {
             is_told = sent.is_ok();
             notified(sent);
         }

@@ -17,13 +17,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use tracing::error;
 
 use crate::flags::FlagError;
 use crate::options::doctor::{DoctorOptions, parse};
+use crate::show::format::Paint;
 use crate::{daemon, log};
 use finding::{Finding, Severity};
 
@@ -51,11 +52,12 @@ fn report(options: &DoctorOptions) -> ExitCode {
     let found = daemon::runtime().and_then(|runtime| runtime.block_on(look(options)));
     match found {
         Ok(findings) => {
-            let mut out = io::stdout();
-            let coloured = out.is_terminal() && env::var_os("NO_COLOR").is_none();
-            let text = if options.json { show::json(&findings) } else { show::text(&findings, coloured) };
+            let text = match options.json {
+                true => show::json(&findings),
+                false => show::text(&findings, Paint::where_it_shows()),
+            };
             // A closed standard output leaves nobody to tell.
-            let _ = out.write_all(text.as_bytes());
+            let _ = io::stdout().write_all(text.as_bytes());
             exit_code(&findings)
         }
         Err(reason) => {

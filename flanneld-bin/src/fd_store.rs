@@ -35,7 +35,7 @@ impl FdStore {
             info!("The service manager passed {}", names.join(", "));
         }
         let store = Self { notifier: notifier.clone(), kept: Mutex::new(passed) };
-        if is_wanted && notifier.has_manager() {
+        if is_wanted && notifier.is_there() {
             return Some(store);
         }
         if is_wanted {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use flannel_core::{NetworkConfig, Running, chain};
 use flannel_firewall::{
-    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions,
+    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions, open_port,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
@@ -43,7 +43,7 @@ impl Keeper {
         let mut nets = Nets::of(&running.config, &running.lease.subnet);
         let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
         let mut told = Told::default();
-        self.open_other_ports(options, None, &nets).await;
+        self.open_other_ports(options.tunnel_port, None).await;
         loop {
             let before = std::mem::replace(&mut nets, Nets::of(&running.config, &running.lease.subnet));
             if options == self.options(&running) {
@@ -52,7 +52,7 @@ impl Keeper {
                 // As a restart would: the first pass of another mode removes what is left of this one.
                 let port = options.tunnel_port;
                 options = self.options(&running);
-                self.open_other_ports(options, port, &nets).await;
+                self.open_other_ports(options.tunnel_port, port).await;
                 firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &before);
             }
             firewall.set_peers(self.peers.borrow_and_update().clone());
@@ -72,18 +72,15 @@ impl Keeper {
 
     /// Opens the ports that the tunnel had before, or that the backend beside it has: a table that guards one of them
     /// would not hear of new peers.
-    async fn open_other_ports(&self, options: FirewallOptions, before: Option<u16>, nets: &[Nets]) {
+    async fn open_other_ports(&self, tunnel_port: Option<u16>, before: Option<u16>) {
         if !self.flags.restrict_tunnel_port {
             return;
         }
         let ports = ["vxlan", "udp"].into_iter().filter_map(backends::default_port).chain(before);
-        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != options.tunnel_port).collect();
+        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != tunnel_port).collect();
         for port in ports {
-            let open = FirewallOptions { tunnel_port: Some(port), restrict_tunnel_port: false, ..options };
-            let pass =
-                Firewall::new(self.namespace.clone(), open, nets.to_vec(), &self.previous).pass().await;
-            for failure in &pass.failures {
-                debug!("Port {port} may be closed still: {}", chain(failure));
+            if let Err(error) = open_port(&self.namespace, port).await {
+                debug!("Port {port} may be closed still: {}", chain(&error));
             }
         }
     }
@@ -109,28 +106,24 @@ impl Keeper {
         if restrict_tunnel_port && tunnel_port.is_none() {
             warn!("-restrict-tunnel-port has no effect: backend {} has no port", config.backend.name);
         }
-        let (rules, audit_every) = (self.flags.rules, self.flags.resync);
-        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port }
+        FirewallOptions::new(mode, self.flags.rules, self.flags.resync)
+            .with_tunnel_port(tunnel_port)
+            .with_restrict_tunnel_port(restrict_tunnel_port)
     }
 }
 
 /// Removes the rules for a network that ends.
 pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running: &Running) {
     let before = Nets::of(&running.config, &running.lease.subnet);
-    let nothing = FirewallOptions {
-        mode: mode(&running.config),
-        rules: RuleOptions { masquerade: false, fully_random: false, forward: false },
-        audit_every: flags.resync,
-        tunnel_port: backends::tunnel_port(&running.config),
-        restrict_tunnel_port: false,
-    };
+    let nothing = FirewallOptions::new(mode(&running.config), RuleOptions::default(), flags.resync)
+        .with_tunnel_port(backends::tunnel_port(&running.config));
     let pass = Firewall::new(namespace, nothing, Vec::new(), &before).pass().await;
     for failure in &pass.failures {
         warn!("Firewall rules stay: {}", chain(failure));
     }
 }
 
-fn mode(config: &NetworkConfig) -> FirewallMode {
+pub(crate) fn mode(config: &NetworkConfig) -> FirewallMode {
     if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables }
 }
 
@@ -158,6 +151,7 @@ impl Told {
             (Kept::Repaired, FirewallMode::Nftables) => {
                 info!("Some nftables rules were changed; writing them again");
             }
+            (Kept::Repaired, _) => info!("Some firewall rules were changed; writing them again"),
         }
         match pass.tunnel {
             Kept::InOrder => {}

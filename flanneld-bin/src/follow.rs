@@ -100,14 +100,7 @@ mod tests {
     fn on(name: &str, last: u8) -> ExternalInterface {
         let v4 = Ipv4Addr::new(10, 0, 0, last);
         let index = u32::from(last);
-        ExternalInterface {
-            name: name.to_owned(),
-            index,
-            mtu: 1500,
-            v4: Some(v4),
-            v6: None,
-            public: v4.into(),
-        }
+        ExternalInterface::new(name, index, 1500, v4)
     }
 
     #[test]

@@ -131,11 +131,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("NOTIFY_SOCKET", "where systemd wants to be told; set by systemd."),
 ];
 
-const SIGNALS: &[(&str, &str)] = &[(
-    "SIGTERM, SIGINT",
-    "end. Device, routes, rules, subnet file and lease stay, so that traffic goes on and the next start takes them over; \
-     with -release-on-exit all are removed.",
-)];
+const SIGNALS: &[(&str, &str)] = &[
+    (
+        "SIGTERM, SIGINT",
+        "end. Device, routes, rules, subnet file and lease stay, so that traffic goes on and the next start takes them \
+         over; with -release-on-exit all are removed.",
+    ),
+    ("SIGHUP", "read the network config now, and take in what is new, also with -follow-config=false."),
+];
 
 const WHOSE_STATUS: &str = "Of the daemon; those of the commands stand with each.";
 
@@ -159,4 +162,5 @@ const FILES: &[(&str, &str)] = &[
         "what was known of the network last, to start from while etcd is away.",
     ),
     ("/run/flannel/subnet.env.node-id", "by what this host knows its lease again."),
+    ("/run/flannel/subnet.env.sock", "where the commands ask the daemon that runs (-status-socket)."),
 ];

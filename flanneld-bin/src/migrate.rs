@@ -78,6 +78,7 @@ fn line(step: &MigrationStep, dry_run: bool) -> String {
             format!("{kind} {subnet} of {holder}: {}", words(fate, dry_run))
         }
         MigrationStep::Bad(record) => format!("{record}: set aside, no host uses it"),
+        other => format!("{other:?}"),
     }
 }
 
@@ -96,6 +97,7 @@ fn words(fate: &Fate, dry_run: bool) -> String {
         }
         Fate::Ended => "left alone, it runs out now".to_owned(),
         Fate::Conflict(reason) => format!("NOT copied: {reason}"),
+        other => format!("{other:?}"),
     }
 }
 
@@ -117,9 +119,10 @@ impl Summary {
         };
         match fate {
             Fate::Copied(_) | Fate::Updated(_) => self.copied += 1,
-            Fate::Conflict(_) => self.conflicts += 1,
             // A lease that ends now is gone from either store.
             Fate::There | Fate::Moved(_) | Fate::Ended => self.there += 1,
+            // Nothing counts as moved of which it is not known.
+            Fate::Conflict(_) | _ => self.conflicts += 1,
         }
     }
 }

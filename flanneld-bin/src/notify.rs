@@ -63,11 +63,6 @@ impl Notifier {
         self.send("WATCHDOG=1\n")
     }
 
-    /// Tells whether there is a manager.
-    pub(crate) fn has_manager(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Sends one datagram.
     pub(crate) fn send(&self, message: &str) -> io::Result<()> {
         let Some(socket) = self.connect()? else { return Ok(()) };

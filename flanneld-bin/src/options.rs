@@ -23,6 +23,7 @@ pub(crate) mod ping;
 pub(crate) mod plan;
 mod prefix;
 mod settings;
+pub(crate) mod show;
 pub(crate) mod table;
 pub(crate) mod values;
 
@@ -140,11 +141,10 @@ fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
         mesh: mesh(&settings)?,
         subnet_file: settings.subnet_file.into(),
         firewall: FirewallFlags {
-            rules: RuleOptions {
-                masquerade: settings.ip_masq,
-                fully_random: !settings.ip_masq_fully_random_disable,
-                forward: settings.iptables_forward_rules,
-            },
+            rules: RuleOptions::default()
+                .with_masquerade(settings.ip_masq)
+                .with_fully_random(!settings.ip_masq_fully_random_disable)
+                .with_forward(settings.iptables_forward_rules),
             resync: values::seconds(settings.iptables_resync, 1)
                 .map_err(|why| bad("iptables-resync", why))?,
             restrict_tunnel_port: settings.restrict_tunnel_port,

@@ -37,12 +37,11 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use flannel_core::{NetworkConfig, ProbeVerdict, chain};
+use flannel_core::ProbeVerdict;
 use flannel_registry::Remembered;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use ipnet::IpNet;
-use tokio::time::timeout;
 
 use crate::flags::FlagError;
 use crate::observe::client;
@@ -53,7 +52,7 @@ use history::History;
 pub(crate) use mesh::{MeshNotes, MeshOptions, keep};
 pub(crate) use show::painted;
 use show::{Pinged, Source};
-use site::{Peer, Site, Thoroughness, addresses};
+use site::{Peer, Site, Thoroughness};
 use wire::Wire;
 
 /// Runs `flanneld ping`.
@@ -111,9 +110,6 @@ async fn ping(options: &PingOptions) -> Result<Pinged, String> {
     Ok(Pinged { source, peers })
 }
 
-/// An etcd that is there answers at once; one that is asked member by member takes some seconds for each.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Finds out who is to be probed: from the daemon, or what the host remembers, or etcd.
 async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
     let no_daemon = match &options.socket {
@@ -134,25 +130,10 @@ async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
         Ok(None) => format!("it remembers no network: there is no file {}", options.cache.display()),
         Err(error) => format!("what it remembers cannot be used: {}: {error}", options.cache.display()),
     };
-    match timeout(PATIENCE, of_registry(options)).await {
-        Ok(Ok(site)) => Ok((Source::Registry, site)),
-        Ok(Err(no_registry)) => Err(format!("nothing to ping: {no_daemon}; {no_memory}; {no_registry}")),
-        Err(_) => {
-            let etcd = options.etcd.endpoints.join(", ");
-            Err(format!("nothing to ping: {no_daemon}; {no_memory}; etcd at {etcd} does not answer"))
-        }
+    match registry::read(&options.etcd, options.etcd_api).await {
+        Ok(known) => Ok((Source::Registry, Site::of_leases(&known.config, None, &known.leases))),
+        Err(no_registry) => Err(format!("nothing to ping: {no_daemon}; {no_memory}; {no_registry}")),
     }
-}
-
-async fn of_registry(options: &PingOptions) -> Result<Site, String> {
-    let registry = registry::open(&options.etcd, options.etcd_api).map_err(|error| chain(error.as_ref()))?;
-    let config = registry.config().await.map_err(|error| chain(&error))?;
-    let config =
-        config.ok_or_else(|| format!("{} has no network at {}", registry.describe(), options.etcd.prefix))?;
-    let config =
-        NetworkConfig::parse(&config).map_err(|error| format!("{}: {error}", registry.describe()))?;
-    let snapshot = registry.list().await.map_err(|error| chain(&error))?;
-    Ok(Site::of_leases(&config, None, &snapshot.leases))
 }
 
 /// Picks the peers that were named: by a subnet, or by an address in it or of the host.
@@ -169,7 +150,7 @@ fn chosen(peers: Vec<Peer>, names: &[String]) -> Result<Vec<Peer>, String> {
         let is_it = |peer: &&Peer| {
             let by_net = net.is_some_and(|net| peer.subnet.nets().any(|other| other == net.trunc()));
             let by_address = address.is_some_and(|it| {
-                peer.subnet.contains(it) || addresses(&peer.public).any(|other| other == it)
+                peer.subnet.contains(it) || peer.public.addresses().any(|other| other == it)
             });
             by_net || by_address
         };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use flannel_core::{
     ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend as _, PeerSet, Plan,
-    PlanRequest, PlannedAction, PlannedChange, SubnetKey, SubnetRegistry, chain,
+    PlanRequest, PlannedAction, PlannedChange, SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
 use flannel_registry::Remembered;
@@ -109,15 +109,10 @@ async fn look(options: &Options) -> Result<Found, String> {
     };
     let external = external::look(&options.external, Some(&known.config))?;
     let own = own(options, &known, &external)?;
-    let mut peers = PeerSet::default();
-    let others = known.leases.into_iter().filter(|lease| lease.subnet != own.subnet);
-    peers.extend(others.map(LeaseChange::Put));
-    if let Source::Registry { .. } = known.source {
-        // What is remembered is no reason to remove anything.
-        peers.complete();
-    }
+    // What is remembered is no reason to remove anything.
+    let peers = peers(known.leases, &own, matches!(known.source, Source::Registry { .. }));
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let request = PlanRequest { config: &known.config, external: &external, own: &own, peers: &peers };
+    let request = PlanRequest::new(&known.config, &external, &own, &peers);
     let Plan { changes, unreachable, .. } =
         Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
     let unreachable =
@@ -131,16 +126,25 @@ async fn look(options: &Options) -> Result<Found, String> {
     })
 }
 
+/// All others who have a lease; complete if nobody may be missing.
+pub(crate) fn peers(
+    leases: impl IntoIterator<Item = Arc<Lease>>,
+    own: &Lease,
+    are_complete: bool,
+) -> PeerSet {
+    let mut peers = PeerSet::default();
+    let others = leases.into_iter().filter(|lease| lease.subnet != own.subnet);
+    peers.extend(others.map(LeaseChange::Put));
+    if are_complete {
+        peers.complete();
+    }
+    peers
+}
+
 /// Asks the registry, which is only read.
 async fn ask(options: &Options) -> Result<Known, String> {
-    let registry = registry::open(&options.etcd, options.etcd_api).map_err(|error| chain(error.as_ref()))?;
-    let text = registry.config().await.map_err(|error| chain(&error))?;
-    let text = text.ok_or_else(|| format!("flannel config not found in {}", registry.describe()))?;
-    let config = NetworkConfig::parse(&text)
-        .map_err(|error| format!("{error}; correct it in {}", registry.describe()))?;
-    let snapshot = registry.list().await.map_err(|error| chain(&error))?;
-    let source = Source::Registry { name: registry.describe() };
-    Ok(Known { source, config, leases: snapshot.leases, own: None })
+    let registry::Known { name, config, leases } = registry::read(&options.etcd, options.etcd_api).await?;
+    Ok(Known { source: Source::Registry { name }, config, leases, own: None })
 }
 
 /// Reads what was remembered of the last run, when the registry cannot be asked.
@@ -162,18 +166,21 @@ fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result
     if let Some(own) = &known.own {
         return Ok(own.clone());
     }
-    let file = options.beside_subnet_file(".node-id");
-    let node: Option<NodeId> = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
     let public = external.public.used_by(&known.config);
-    let own = registry::own_lease(&known.leases, &public, node);
+    let own = registry::own_lease(&known.leases, &public, node_id(options));
     own.map(|lease| Lease::clone(lease)).ok_or_else(|| {
         format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
     })
 }
 
+/// The id of this host, if it has one.
+pub(crate) fn node_id(options: &Options) -> Option<NodeId> {
+    let file = options.beside_subnet_file(".node-id");
+    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok())
+}
+
 fn json(found: &Found) -> String {
-    // All keys are text, and nothing in it fails to be written.
-    serde_json::to_string_pretty(found).unwrap_or_default() + "\n"
+    crate::show::json(found, false)
 }
 
 fn text(found: &Found) -> String {
@@ -184,18 +191,15 @@ fn text(found: &Found) -> String {
     let own = story::subnets(&found.subnets);
     let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
     for change in &found.changes {
-        let sign = match change.action {
-            PlannedAction::Put => '+',
-            PlannedAction::Remove => '-',
-        };
+        let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
         let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
     for Unreachable { peer, reason } in &found.unreachable {
         text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
     }
-    let puts = found.changes.iter().filter(|change| change.action == PlannedAction::Put).count();
-    match (puts, found.changes.len() - puts) {
+    let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
+    match (found.changes.len() - removals, removals) {
         (0, 0) => text.push_str("nothing to do: this host is as it should be\n"),
         (puts, removals) => {
             text.push_str(&format!("{puts} would be written, {removals} would be removed\n"));

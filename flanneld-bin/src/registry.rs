@@ -1,9 +1,15 @@
 //! Where the leases are, as the options say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use flannel_core::{BoxError, Lease, NodeId, PublicAddrs, SubnetRegistry};
-use flannel_registry::{Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry};
+use flannel_core::{
+    BoxError, Lease, LeaseManager as _, NetworkConfig, NodeId, PublicAddrs, SubnetRegistry, chain,
+};
+use flannel_registry::{
+    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, LocalManager,
+};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::options::{EtcdApi, EtcdFiles, EtcdOptions};
@@ -45,6 +51,31 @@ pub(crate) fn v2(etcd: &EtcdOptions) -> Result<Etcd2Registry, BoxError> {
     options.user = Some(etcd.user.name.clone()).filter(|name| !name.is_empty());
     options.password.clone_from(&etcd.user.password);
     Ok(Etcd2Registry::new(options)?)
+}
+
+/// A network as its registry knows it.
+pub(crate) struct Known {
+    /// What the registry is called.
+    pub(crate) name: String,
+    pub(crate) config: NetworkConfig,
+    pub(crate) leases: Vec<Arc<Lease>>,
+}
+
+/// An etcd that is there answers at once; one that is asked member by member takes some seconds for each.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads the network, for whoever only looks.
+pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<Known, String> {
+    let registry = open(etcd, api).map_err(|error| chain(error.as_ref()))?;
+    let reading = async {
+        let manager = LocalManager::new(Arc::clone(&registry));
+        let config = manager.config().await.map_err(|error| chain(&error))?;
+        let leases = registry.list().await.map_err(|error| chain(&error))?.leases;
+        Ok(Known { name: registry.describe(), config, leases })
+    };
+    timeout(PATIENCE, reading)
+        .await
+        .unwrap_or_else(|_| Err(format!("etcd at {} does not answer", etcd.endpoints.join(", "))))
 }
 
 /// The host's lease among all, as the daemon knows it: by its id, or by its public address.

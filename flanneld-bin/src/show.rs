@@ -14,105 +14,32 @@ mod status;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
+use crate::flags::FlagError;
 use crate::observe::client::{self, ClientError};
 use crate::observe::report::Report;
-use crate::options::values;
+use crate::options;
+use crate::options::show::ShowOptions;
 use format::Paint;
 
 /// The exit status when something is not in order.
 pub(crate) const NOT_IN_ORDER: u8 = 3;
 
-/// The flags as they were given.
-struct Settings {
-    subnet_file: String,
-    status_socket: String,
-    json: bool,
-    watch: bool,
-    color: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            subnet_file: "/run/flannel/subnet.env".to_owned(),
-            status_socket: String::new(),
-            json: false,
-            watch: false,
-            color: "auto".to_owned(),
-        }
-    }
-}
-
-const FLAGS: &[Flag<Settings>] = &[
-    Flag {
-        name: "json",
-        kind: Kind::Bool(|s| &mut s.json),
-        description: "write JSON, whose members keep their names and meaning",
-    },
-    Flag {
-        name: "watch",
-        kind: Kind::Bool(|s| &mut s.watch),
-        description: "show it again every two seconds, until interrupted; with -json a line each time",
-    },
-    Flag {
-        name: "color",
-        kind: Kind::Text(|s| &mut s.color),
-        description: "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
-    },
-    Flag {
-        name: "subnet-file",
-        kind: Kind::Text(|s| &mut s.subnet_file),
-        description: "the -subnet-file of the daemon to ask, which tells where its socket is",
-    },
-    Flag {
-        name: "status-socket",
-        kind: Kind::Text(|s| &mut s.status_socket),
-        description: "the -status-socket of the daemon to ask, if it has one",
-    },
-];
-
-/// The flags, for the usage text.
-pub(crate) fn described() -> Vec<Described> {
-    flags::describe(FLAGS)
-}
-
-/// How to show.
-struct ShowOptions {
-    socket: PathBuf,
-    json: bool,
-    watch: bool,
-    paint: Paint,
-}
-
-fn read_options(arguments: Vec<OsString>) -> Result<ShowOptions, FlagError> {
-    let (settings, arguments) = flags::read_command(FLAGS, arguments, |variable| env::var_os(variable))?;
-    let refuse = |flag, why: &str| arguments.refuse(&BadValue { flag, why: why.to_owned() });
-    let Settings { subnet_file, status_socket, json, watch, color } = settings;
-    let paint = paint(&color).map_err(|why| refuse("color", &why))?;
-    let socket = values::status_socket(&status_socket, &subnet_file)
-        .ok_or_else(|| refuse("status-socket", "off is no socket to ask at"))?;
-    Ok(ShowOptions { socket, json, watch, paint })
-}
-
 /// Reads whether to colour what goes to standard output.
 pub(crate) fn paint(color: &str) -> Result<Paint, String> {
-    let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    Ok(Paint(match color {
-        "auto" => io::stdout().is_terminal() && !is_plain(),
-        "always" => true,
-        "never" => false,
-        other => return Err(format!("{other:?} is none of auto, always and never")),
-    }))
+    match color {
+        "auto" => Ok(Paint::where_it_shows()),
+        "always" => Ok(Paint(true)),
+        "never" => Ok(Paint(false)),
+        other => Err(format!("{other:?} is none of auto, always and never")),
+    }
 }
 
 /// Runs `flanneld status`.
 pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
-    let options = read_options(arguments)?;
+    let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
     let ask = |options: &ShowOptions| match options.json {
         true => client::status(&options.socket),
         // People see numbers of peers; `flanneld peers` shows each.
@@ -126,7 +53,7 @@ pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
 
 /// Runs `flanneld peers`.
 pub(crate) fn peers(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
-    let options = read_options(arguments)?;
+    let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
     Ok(show(
         &options,
         |options| client::status(&options.socket),

@@ -103,6 +103,7 @@ fn waiting(phase: Phase, reason: &str, pause: &str) {
         Phase::Configuration => error!("Couldn't fetch network config: {reason}; trying again in {pause}"),
         Phase::Recall => error!("Couldn't read the leases: {reason}; trying again in {pause}"),
         Phase::Lease => error!("Couldn't acquire a lease: {reason}; trying again in {pause}"),
+        other => error!("Waiting while {other}: {reason}; trying again in {pause}"),
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "status",
         purpose: "show how the daemon on this host is",
-        flags: show::described,
+        flags: options::show::described,
         exits: &[
             (0, "the daemon runs, and all is in order: what /readyz answers; or -watch ended."),
             (1, "no daemon runs here, or it does not answer."),
@@ -29,7 +29,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "peers",
         purpose: "show the other hosts, and how far each is reached",
-        flags: show::described,
+        flags: options::show::described,
         exits: &[
             (0, "the daemon runs, and so do the ways to all peers, as far as it knows; or -watch ended."),
             (1, "no daemon runs here, or it does not answer."),

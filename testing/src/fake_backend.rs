@@ -166,11 +166,8 @@ const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), longest: Dur
 #[async_trait]
 impl Backend for Opened {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs {
-            backend_type: BackendType::from(self.name.clone()),
-            data: Json::parse(r#"{"Fake":true}"#).ok(),
-            v6_data: None,
-        }
+        BackendAttrs::new(BackendType::from(self.name.clone()))
+            .with_data(Json::parse(r#"{"Fake":true}"#).ok())
     }
 
     fn mtu(&self) -> u32 {
@@ -236,8 +233,8 @@ impl Backend for Opened {
         self.failures.retain(|subnet, _| request.peers.peer(subnet).is_some());
         for (peer, (_, again)) in &self.failures {
             let (peer, reason) = (*peer, "operation not permitted".to_owned());
-            report.failed.push(ObjectFailure { object: format!("peer {peer}"), reason: reason.clone() });
-            report.pending.push(PeerFailure { peer, reason });
+            report.failed.push(ObjectFailure::new(format!("peer {peer}"), reason.clone()));
+            report.pending.push(PeerFailure::new(peer, reason));
             let pause = again.saturating_duration_since(request.now);
             report.retry_in = [report.retry_in, Some(pause)].into_iter().flatten().min();
         }

@@ -10,6 +10,7 @@
 //! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
+//! * [`confined()`] takes rights away from a part of a test.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
@@ -36,6 +37,7 @@
 //! ```
 
 mod capture;
+mod confined;
 pub mod contract;
 mod directory;
 mod ensure;
@@ -60,6 +62,7 @@ pub use capture::packet::{
     UdpDatagram, VXLAN_PORTS, VxlanPacket,
 };
 pub use capture::{Capture, Captured};
+pub use confined::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
 pub use directory::Directory;
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};

@@ -281,6 +281,23 @@ pub(crate) fn unmount(target: &Path) -> io::Result<()> {
     check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
+/// Leaves the calling thread only these capabilities (bits of `linux/capability.h`), for as long as it lives (`capset(2)`).
+pub(crate) fn keep_capabilities(bits: &[u32]) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    let [low, high] = [0, 32].map(|from| {
+        let here = bits.iter().filter(|bit| (from..from + 32).contains(*bit));
+        here.fold(0, |set: u32, bit| set | 1 << (bit - from))
+    });
+    let header: [u32; 2] = [VERSION, 0];
+    // Effective, permitted and inheritable, for the low and the high half of all capabilities.
+    let data: [u32; 6] = [low, low, 0, high, high, 0];
+    // SAFETY: both pointers are to structures of the size that this version has, and live through the call; nothing but
+    // the capabilities of this thread changes.
+    let answer = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn bind_raw<T>(socket: BorrowedFd<'_>, address: &T) -> io::Result<()> {
     // SAFETY: the pointer and length describe `address`, a socket address structure that outlives the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const *address).cast(), length_of::<T>()) }).map(drop)

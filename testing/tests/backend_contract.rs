@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use flannel_core::{ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
+use flannel_core::{BackendAttrs, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
 use flannel_testing::FakeBackend;
 use flannel_testing::contract::backend::{self, BackendSubject};
 
@@ -18,9 +18,7 @@ use toy::{Toy, Wrong::*};
 
 /// An interface that is not asked for anything but its MTU.
 fn external() -> ExternalInterface {
-    let v4 = Some(Ipv4Addr::new(192, 168, 64, 1));
-    let public = Ipv4Addr::new(192, 168, 64, 1).into();
-    ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6: None, public }
+    ExternalInterface::new("eth0", 2, 1500, Ipv4Addr::new(192, 168, 64, 1))
 }
 
 fn config() -> NetworkConfig {
@@ -96,7 +94,7 @@ impl BackendSubject for Toy {
     }
 
     fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
-        LeaseAttrs { backend_type: "toy".to_owned().into(), ..LeaseAttrs::new(public.into()) }
+        BackendAttrs::new("toy".to_owned().into()).at(public.into())
     }
 
     fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
@@ -131,6 +129,10 @@ impl BackendSubject for Toy {
 
     fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"toy","Size":"large"}"#, "Size")]
+    }
+
+    fn other_options(&self) -> Vec<&'static str> {
+        vec![r#"{"Type":"toy","Name":"toy1"}"#]
     }
 
     /// It notices at once, or never.
@@ -185,7 +187,8 @@ found! {
         what_somebody_undoes_is_noticed_and_made_again;
     a_word_that_changes: SaysAnotherWordEachTime is found by what_a_host_says_stands;
     packets_larger_than_the_interface_takes: ForgetsItsHeader is found by what_a_host_says_stands;
-    an_option_that_is_passed_over: TakesAnyOption is found by a_wrong_option_is_named;
+    an_option_that_is_passed_over: TakesAnyOption is found by a_wrong_option_is_named,
+        a_configuration_that_cannot_be_used_changes_nothing;
     an_option_that_is_found_too_late: MakesTheDeviceFirst is found by a_wrong_option_is_named;
     an_interface_that_changed: KeepsItsMtu is found by another_mtu_of_the_interface_is_taken_in;
     a_lease_that_leaves_its_address: KeepsOldAddresses is found by another_lease_is_taken_in;
@@ -195,4 +198,9 @@ found! {
     a_plan_that_writes: DoesWhatItPlans is found by a_plan_writes_nothing_and_is_what_is_then_done;
     a_plan_that_forgets_what_is_there: PlansAllAnew is found by a_plan_writes_nothing_and_is_what_is_then_done;
     a_device_that_is_not_there: DescribesAnotherDevice is found by devices_are_described_as_they_are;
+    a_configuration_that_is_passed_over: KeepsItsConfiguration is found by another_configuration_is_taken_in;
+    what_the_old_configuration_asked_for_and_stays: LeavesItsOldDevice is found by
+        another_configuration_is_taken_in;
+    a_configuration_that_is_taken_in_by_half: TakesInHalf is found by
+        a_configuration_that_cannot_be_used_changes_nothing;
 }

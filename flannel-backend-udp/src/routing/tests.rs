@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use flannel_core::{LeaseAttrs, LeaseChange, PublicAddrs, Revision, Term};
+use flannel_core::{BackendAttrs, LeaseChange, PublicAddrs, Revision, Term};
 
 use super::*;
 
 fn lease(subnet: &str, public: PublicAddrs, backend_type: BackendType) -> Lease {
-    let attrs = LeaseAttrs { backend_type, ..LeaseAttrs::new(public) };
+    let attrs = BackendAttrs::new(backend_type).at(public);
     Lease { subnet: subnet.parse().unwrap(), attrs, revision: Revision(1), term: Term::Limited }
 }
 

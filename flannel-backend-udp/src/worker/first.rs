@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::inward::Inward;
 use super::outward::Outward;
 use super::{Fault, Path, Step, Work};
-use crate::sys::poll;
+use crate::sys::poll::{self, Ready};
 
 /// So many steps in a row that moved much are more than one thread should do alone.
 const BUSY: u32 = 8;
@@ -26,7 +26,7 @@ pub(super) fn run(work: &Work, given_back: &PipeReader) -> Result<(), Fault> {
             inward.first().map(Path::descriptor),
             inward.get(1).map(Path::descriptor).filter(|_| !duty.is_given[1]),
         ];
-        let [ended, back, mut device, first, second] =
+        let [ended, back, device, first, second] =
             poll::wait_readable(descriptors, None).map_err(|_| outward.over())?;
         if ended.is_readable {
             return Ok(());
@@ -34,19 +34,7 @@ pub(super) fn run(work: &Work, given_back: &PipeReader) -> Result<(), Fault> {
         if back.is_readable {
             duty.take_back(given_back);
         }
-        for (path, ready) in inward.iter_mut().zip([first, second]) {
-            if ready.is_over {
-                return Err(path.over());
-            }
-            if ready.is_readable {
-                duty.did(path.step()?);
-                // What was delivered may have been answered before the write returned.
-                device.is_readable |= !duty.is_given[0];
-            }
-        }
-        if device.is_readable {
-            duty.did(outward.step()?);
-        }
+        duty.serve(&mut inward, &mut outward, [device, first, second])?;
     }
 }
 
@@ -60,6 +48,30 @@ struct Duty<'a> {
 }
 
 impl Duty<'_> {
+    /// Serves what is ready. Each step may give the rest away, which is another thread's at once: two that read one queue
+    /// would have packets overtake each other.
+    fn serve(
+        &mut self,
+        inward: &mut [impl Path],
+        outward: &mut impl Path,
+        [mut device, first, second]: [Ready; 3],
+    ) -> Result<(), Fault> {
+        for (index, (path, ready)) in inward.iter_mut().zip([first, second]).enumerate() {
+            if ready.is_over {
+                return Err(path.over());
+            }
+            if ready.is_readable && !(index > 0 && self.is_given[index]) {
+                self.did(path.step()?);
+                // What was delivered may have been answered before the write returned.
+                device.is_readable = true;
+            }
+        }
+        if device.is_readable && !self.is_given[0] {
+            self.did(outward.step()?);
+        }
+        Ok(())
+    }
+
     /// Takes in what a step moved, and gives away what is too much.
     fn did(&mut self, step: Step) {
         if step.is_large() {
@@ -91,7 +103,9 @@ impl Duty<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::{self, PipeReader};
+    use std::os::fd::BorrowedFd;
     use std::sync::Arc;
 
     use super::*;
@@ -128,5 +142,49 @@ mod tests {
         assert_eq!(duty.is_given, [true, false]);
         work.turns.iter().for_each(|turn| turn.end());
         assert!(!work.turns[1].wait());
+    }
+
+    /// A queue in which there is always much.
+    struct Full {
+        steps: u32,
+        descriptor: File,
+    }
+
+    impl Full {
+        fn new() -> Self {
+            Self { steps: 0, descriptor: File::open("/dev/null").unwrap() }
+        }
+    }
+
+    impl Path for Full {
+        fn descriptor(&self) -> BorrowedFd<'_> {
+            self.descriptor.as_fd()
+        }
+
+        fn step(&mut self) -> Result<Step, Fault> {
+            self.steps += 1;
+            Ok(Step { moved: 64, bytes: 65_536, is_full: true })
+        }
+
+        fn over(&self) -> Fault {
+            Fault::Device("it is over".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_given_away_while_others_are_served_is_left_alone_though_it_is_ready() {
+        let (work, given_back) = work();
+        let mut duty = Duty { work: &work, is_given: [false; 2], busy: BUSY - 1 };
+        let (mut sockets, mut device) = ([(); 2].map(|()| Full::new()), Full::new());
+        let ready = [Ready { is_readable: true, is_over: false }; 3];
+        duty.serve(&mut sockets, &mut device, ready).unwrap();
+        assert_eq!(duty.is_given, [true; 2]);
+        assert_eq!((sockets[0].steps, sockets[1].steps, device.steps), (1, 0, 0));
+        for (index, turn) in work.turns.iter().enumerate() {
+            turn.give_back(index);
+            duty.take_back(&given_back);
+        }
+        duty.serve(&mut sockets, &mut device, ready).unwrap();
+        assert_eq!((sockets[0].steps, sockets[1].steps, device.steps), (2, 1, 1));
     }
 }

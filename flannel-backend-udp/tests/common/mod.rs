@@ -16,7 +16,9 @@ use flannel_core::{
     OpenBackend, OpenRequest, PeerSet, Revision, SyncReport, SyncRequest, Term, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_testing::{Lab, LabOptions, Pod, datagrams_in_flight, eventually, output_in, program, transfer};
+use flannel_testing::{
+    Lab, LabOptions, PingOptions, Pod, datagrams_in_flight, eventually, output_in, ping, program, transfer,
+};
 use ipnet::IpNet;
 
 /// How long to wait for something that the kernel does in its own time.
@@ -102,7 +104,7 @@ impl Station {
 
     /// One pass, told which peers changed.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, Instant::now()))
     }
 
     /// What the backend noticed within the time, if it noticed anything.
@@ -147,7 +149,7 @@ pub(crate) fn open(
     config: &NetworkConfig,
     external: &ExternalInterface,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    opener.open(OpenRequest { config, external, before: None })
+    opener.open(OpenRequest::new(config, external))
 }
 
 /// Hosts with the backend on them that know each other, and a pod on each.
@@ -171,13 +173,34 @@ impl Overlay {
         let start = |(n, host): (u8, &flannel_testing::Host)| Station::start(&host.namespace, n, setup);
         let mut stations: Vec<_> = (1..).zip(&lab.hosts).map(start).collect();
         introduce(&mut stations);
-        let add_pod = |(station, host): (&Station, &flannel_testing::Host)| {
-            let subnets: Vec<_> = station.own.subnet.nets().collect();
-            host.add_pod(&subnets, station.backend.mtu()).unwrap()
-        };
-        let pods = stations.iter().zip(&lab.hosts).map(add_pod).collect();
+        let pods = add_pods(&stations, &lab);
         Self { stations, pods, lab }
     }
+
+    /// Two hosts, of which the second is behind a router, whose link to it is narrower than those of the hosts believe.
+    pub(crate) fn narrow() -> Self {
+        let lab = Lab::new(&LabOptions { hosts: 2, segments: 2, ..LabOptions::default() }).unwrap();
+        let overlay = Self::on(lab, Setup::default());
+        let switch = overlay.lab.switch();
+        ip(switch, "link set port2 mtu 1300");
+        ip(switch, "link set br1 mtu 1300");
+        ip(&overlay.lab.hosts[1].namespace, "link set eth0 mtu 1300");
+        // The first packet teaches the host's kernel what the path carries.
+        let large =
+            PingOptions { payload: 1400, timeout: Duration::from_millis(700), ..PingOptions::default() };
+        let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
+        eventually(DEADLINE, || ping(from, to, &large)).unwrap();
+        overlay
+    }
+}
+
+/// Puts a pod on each host of a lab.
+pub(crate) fn add_pods(stations: &[Station], lab: &Lab) -> Vec<Pod> {
+    let add_pod = |(station, host): (&Station, &flannel_testing::Host)| {
+        let subnets: Vec<_> = station.own.subnet.nets().collect();
+        host.add_pod(&subnets, station.backend.mtu()).unwrap()
+    };
+    stations.iter().zip(&lab.hosts).map(add_pod).collect()
 }
 
 /// Has all stations know each other.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use flannel_core::reconcile::Table;
-use flannel_core::{Json, LeaseAttrs, LeaseChange, Revision, Term};
+use flannel_core::{BackendAttrs, Json, LeaseAttrs, LeaseChange, Revision, Term};
 use proptest::prelude::*;
 
 use super::*;
@@ -224,11 +224,8 @@ fn step() -> impl Strategy<Value = LeaseChange> {
         };
         let data = Json::parse(&format!(r#"{{"VtepMAC":"0e:00:00:00:00:0{mac}"}}"#)).unwrap();
         let public = std::net::Ipv4Addr::new(192, 168, 64, public);
-        let attrs = LeaseAttrs {
-            backend_type: BackendType::VXLAN,
-            backend_data: (mac > 0).then_some(data),
-            ..LeaseAttrs::new(public.into())
-        };
+        let attrs =
+            BackendAttrs::new(BackendType::VXLAN).with_data((mac > 0).then_some(data)).at(public.into());
         LeaseChange::Put(Arc::new(Lease { subnet, attrs, revision: Revision(1), term: Term::Limited }))
     })
 }

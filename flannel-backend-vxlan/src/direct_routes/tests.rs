@@ -1,6 +1,6 @@
 //! The contract of tables, on the kernel, and what becomes of routes without our mark.
 
-use flannel_netlink::{Address, LinkChange, Namespace, Netlink, NewLink, NewLinkKind};
+use flannel_netlink::{Address, LinkChange, Namespace, NewLink, NewLinkKind};
 use flannel_testing::contract::table::TableSubject;
 
 use super::*;
@@ -16,7 +16,8 @@ struct Host {
 impl Host {
     fn new(family: Family) -> Self {
         let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-        let mut netlink = Netlink::open_in(&namespace).unwrap();
+        let kernel = Kernel::open_in(&namespace).unwrap();
+        let mut netlink = kernel.lock();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         let loopback = netlink.link("lo").unwrap().unwrap();
         netlink.change_link(loopback.index, &up).unwrap();
@@ -30,7 +31,8 @@ impl Host {
             let address = Address { flags, ..Address::new(external, self::net(net)) };
             netlink.add_address(&address).unwrap();
         }
-        Self { kernel: Kernel::new(netlink), family, external, other }
+        drop(netlink);
+        Self { kernel, family, external, other }
     }
 
     /// The subnet number `n`, and a gateway to it.

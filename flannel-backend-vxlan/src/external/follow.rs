@@ -138,8 +138,8 @@ fn concerns(notice: &Notice, known: &ExternalInterface) -> bool {
         Notice::Address { address, .. } => {
             address.index == known.index || known.addresses().any(|own| own == address.net.addr())
         }
-        Notice::Route { .. } | Notice::Overrun => true,
         Notice::Neighbour { .. } | Notice::Fdb { .. } | Notice::Forwarding { .. } => false,
+        Notice::Route { .. } | Notice::Overrun | _ => true,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The contract of tables, on the kernel.
 
-use flannel_netlink::{LinkChange, Namespace, NewLink, NewLinkKind, NewVxlan};
+use flannel_netlink::{LinkChange, NewLink, NewLinkKind, NewVxlan};
 use flannel_testing::contract::table::TableSubject;
 
 use super::*;
@@ -18,7 +18,8 @@ struct Kernels {
 impl Kernels {
     fn new() -> Self {
         let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-        let mut netlink = Netlink::open_in(&namespace).unwrap();
+        let kernel = Kernel::open_in(&namespace).unwrap();
+        let mut netlink = kernel.lock();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         let loopback = netlink.link("lo").unwrap().unwrap();
         netlink.change_link(loopback.index, &up).unwrap();
@@ -29,7 +30,8 @@ impl Kernels {
         };
         let index = create("flannel.1", NewLinkKind::Vxlan(vxlan));
         let bridge = create("other", NewLinkKind::Bridge);
-        let place = Place { kernel: Kernel::new(netlink), index, family: Family::V4 };
+        drop(netlink);
+        let place = Place { kernel, index, family: Family::V4 };
         Self { place, bridge }
     }
 

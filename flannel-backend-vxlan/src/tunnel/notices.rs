@@ -39,6 +39,7 @@ impl Listens for Tunnel {
             Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
             Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
             Notice::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
+            other => Some(format!("{other:?}")).inspect(|_| self.distrust()),
         };
         tunnel.or(underlay)
     }

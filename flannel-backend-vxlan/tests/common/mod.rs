@@ -4,8 +4,6 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
-pub(crate) mod sys;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{
-    Backend, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs, LeaseChange,
+    Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseChange,
     NetworkConfig, OpenBackend, OpenRequest, PeerSet, Revision, SubnetKey, SyncReport, SyncRequest, Term,
 };
 use flannel_netlink::{Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan};
@@ -93,13 +91,13 @@ impl Station {
 
     /// One pass, told which peers changed.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: Instant::now() })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, Instant::now()))
     }
 
     /// One pass about nothing in particular, as it will be after some time.
     pub(crate) fn sync_later(&mut self, later: Duration) -> SyncReport {
         let now = Instant::now() + later;
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty: &Dirty::NONE, now })
+        self.backend.sync(SyncRequest::new(&self.peers, &Dirty::NONE, now))
     }
 
     /// The first pass with all peers known; nothing may fail in it.
@@ -162,7 +160,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(300);
 /// Opens the backend that the network asks for, on `eth0`.
 pub(crate) fn open(namespace: &Namespace, config: &NetworkConfig) -> Result<Box<dyn Backend>, BackendError> {
     let external = external_interface(namespace, "eth0")?;
-    let request = OpenRequest { config, external: &external, before: None };
+    let request = OpenRequest::new(config, &external);
     match config.backend.name.as_str() {
         "host-gw" => OpenHostGw::new(namespace.clone()).open(request),
         _ => OpenVxlan::new(namespace.clone()).open(request),
@@ -189,11 +187,7 @@ pub(crate) fn routed_lab(hosts: usize) -> Lab {
 pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
     let data = Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).unwrap();
     let public: Ipv4Addr = public.parse().unwrap();
-    let attrs = LeaseAttrs {
-        backend_type: BackendType::VXLAN,
-        backend_data: Some(data),
-        ..LeaseAttrs::new(public.into())
-    };
+    let attrs = BackendAttrs::new(BackendType::VXLAN).with_data(Some(data)).at(public.into());
     Lease { subnet: key(subnet), attrs, revision: Revision(1), term: Term::Limited }
 }
 

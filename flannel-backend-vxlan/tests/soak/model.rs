@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_backend_vxlan::RouteProtocol;
-use flannel_core::{BackendType, Json, LeaseAttrs, PublicAddrs, SubnetKey};
+use flannel_core::{BackendAttrs, BackendType, Json, PublicAddrs, SubnetKey};
 use flannel_netlink::{Family, Mac, Route};
 use flannel_registry::MemoryRegistry;
 use flannel_testing::{DeviceState, OverlayState};
@@ -157,13 +157,9 @@ impl Peer {
         let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.public(Family::V4), self.public(Family::V6)) else {
             panic!("each family has its address");
         };
-        let attrs = LeaseAttrs {
-            backend_type: BackendType::VXLAN,
-            backend_data: data(self.mac),
-            backend_v6_data: data(self.mac6),
-            ..LeaseAttrs::new(PublicAddrs { v4: Some(v4), v6: Some(v6) })
-        };
-        attrs.to_record()
+        let attrs =
+            BackendAttrs::new(BackendType::VXLAN).with_data(data(self.mac)).with_v6_data(data(self.mac6));
+        attrs.at(PublicAddrs { v4: Some(v4), v6: Some(v6) }).to_record()
     }
 }
 

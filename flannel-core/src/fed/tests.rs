@@ -106,7 +106,7 @@ async fn what_a_host_says_about_itself_is_told_to_the_program() {
     let config = manager.config().await.unwrap();
     assert_eq!(manager.lease().now_or_never(), None);
     let mut changes = manager.lease_changes();
-    let request = |attrs| LeaseRequest { config: &config, attrs, previous: None };
+    let request = |attrs| LeaseRequest::new(&config, attrs);
     let own = manager.acquire(request(&attrs(1))).await.unwrap();
     assert_eq!((own.subnet.to_string().as_str(), own.attrs.clone()), (OWN, attrs(1)));
     assert_eq!(manager.lease().await, own);
@@ -124,7 +124,7 @@ async fn a_host_that_is_given_another_subnet_loses_its_own_and_gets_that_one() {
     let manager = manager();
     let config = manager.config().await.unwrap();
     let attrs = attrs(1);
-    let request = LeaseRequest { config: &config, attrs: &attrs, previous: Some(OWN.parse().unwrap()) };
+    let request = LeaseRequest::new(&config, &attrs).with_previous(Some(OWN.parse().unwrap()));
     let own = manager.acquire(request).await.unwrap();
     let mut keep = manager.keep(own.clone());
     assert_eq!(keep.next().await, Some(KeepEvent::Permanent));

@@ -24,7 +24,7 @@ fn records_of_flannel_v0_28_are_written_byte_for_byte() {
 #[test]
 fn the_id_of_a_host_comes_last_and_what_is_none_is_ignored() {
     let id = NodeId::from_bytes([0xab; 16]);
-    let attrs = LeaseAttrs { node: Some(id), ..LeaseAttrs::from_record(V0_28[2]).unwrap() };
+    let attrs = LeaseAttrs::from_record(V0_28[2]).unwrap().with_node(Some(id));
     let record = r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw","NodeID":"abababababababababababababababab"}"#;
     assert_eq!(attrs.to_record(), record);
     assert_eq!(LeaseAttrs::from_record(record).unwrap(), attrs);

@@ -10,13 +10,13 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Node, until};
-use crate::backend::{BackendError, ObjectFailure, OpenRequest};
+use crate::backend::{BackendError, OpenRequest};
 use crate::event::NetworkEvent;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::peers::Dirty;
@@ -29,7 +29,7 @@ type Read = Result<NetworkConfig, ManagerError>;
 /// When the configuration is read again.
 pub(super) struct Reread {
     manager: Arc<dyn LeaseManager>,
-    changes: BoxStream<'static, ()>,
+    changes: Fuse<BoxStream<'static, ()>>,
     reloads: watch::Receiver<u64>,
     /// When it is tried again after a failure.
     again: Option<Instant>,
@@ -44,7 +44,7 @@ impl Reread {
     /// Listens from now on.
     pub(super) fn new(manager: &Arc<dyn LeaseManager>, reloads: watch::Receiver<u64>) -> Self {
         Self {
-            changes: manager.config_changes(),
+            changes: manager.config_changes().fuse(),
             manager: Arc::clone(manager),
             reloads,
             again: None,
@@ -134,12 +134,11 @@ impl Node {
             return Ok(());
         };
         has_room_for(config, &own.subnet).map_err(BackendError::Host)?;
-        let request = OpenRequest { config, external: &self.options.external, before: Some(&own.attrs) };
+        let request = OpenRequest::new(config, &self.options.external).with_before(Some(&own.attrs));
         backend.reconfigure(request)?;
         if let Err(error) = backend.configure(own) {
             // The next pass tries it again.
-            let (object, reason) = (format!("lease {}", own.subnet), crate::chain(&error));
-            self.tell(NetworkEvent::ObjectFailed(ObjectFailure { object, reason }));
+            self.tell_failed(format!("lease {}", own.subnet), &error);
         }
         Ok(())
     }
@@ -151,11 +150,7 @@ impl Node {
             book.config_refused = None;
             book.dirty = Dirty::All;
         });
-        self.shared.send_modify(|shared| {
-            if let Some(running) = &mut shared.running {
-                running.config = Arc::clone(config);
-            }
-        });
+        self.change_running(|running| running.config = Arc::clone(config));
         self.look_again("the network config changed".to_owned());
         self.tell(NetworkEvent::Reconfigured(Arc::clone(config)));
     }
@@ -179,23 +174,22 @@ impl Node {
 /// Tells whether a host may keep its subnets under another configuration, or says why not. Their size, and the range
 /// that hosts choose from, matter to those who choose one only: containers have addresses of this one.
 fn has_room_for(config: &NetworkConfig, own: &SubnetKey) -> Result<(), String> {
-    let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-    let nets: Vec<_> = own.nets().collect();
-    let are_same = networks.len() == nets.len()
-        && networks.iter().zip(&nets).all(|(network, net)| network.addr().is_ipv4() == net.addr().is_ipv4());
-    if !are_same {
+    if config.has_room_for(own) {
+        return Ok(());
+    }
+    if (config.ipv4.is_some(), config.ipv6.is_some()) != (own.v4().is_some(), own.v6().is_some()) {
         return Err(format!(
             "it has other address families than the host's lease {own}; restart the daemon, and then the containers, to \
              take it"
         ));
     }
-    match networks.iter().zip(&nets).find(|(network, net)| network == net || !network.contains(*net)) {
-        None => Ok(()),
-        Some((network, net)) => Err(format!(
-            "the host's subnet {net} does not lie in {network}; restart the daemon, and then the containers, to move \
-             there"
-        )),
-    }
+    let outside = config.pools().zip(own.nets()).find(|(pool, net)| !pool.has_room_for(*net));
+    Err(outside.map_or_else(String::new, |(pool, net)| {
+        format!(
+            "the host's subnet {net} does not lie in {}; restart the daemon, and then the containers, to move there",
+            pool.network()
+        )
+    }))
 }
 
 #[cfg(test)]

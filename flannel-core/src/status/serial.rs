@@ -9,7 +9,6 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::addresses;
 use crate::{NodeId, PublicAddrs, Revision, SubnetKey};
 
 /// Durations as seconds, to the millisecond.
@@ -76,7 +75,7 @@ impl<'de> Deserialize<'de> for SubnetKey {
 /// As an array of addresses, IPv4 first.
 impl Serialize for PublicAddrs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        texts(addresses(self), serializer)
+        texts(self.addresses(), serializer)
     }
 }
 

@@ -88,10 +88,7 @@ fn full() -> Status {
                 objects: 2,
                 noticed: "a route was removed".to_owned(),
             }),
-            failed: vec![ObjectFailure {
-                object: "route 10.5.3.0/24 via 10.5.3.0".to_owned(),
-                reason: "not permitted".to_owned(),
-            }],
+            failed: vec![ObjectFailure::new("route 10.5.3.0/24 via 10.5.3.0", "not permitted")],
         },
         peers: PeersStatus {
             known: 3,
@@ -112,11 +109,7 @@ fn full() -> Status {
                 peer(4, PeerState::Unreachable, Some("ignoring non-vxlan subnet")),
             ]),
         },
-        bad_records: vec![BadRecord {
-            key: "10.5.9.0-24".to_owned(),
-            subnet: "10.5.9.0-24".parse().ok(),
-            reason: "not a JSON object".to_owned(),
-        }],
+        bad_records: vec![BadRecord::new("10.5.9.0-24", "10.5.9.0-24".parse().ok(), "not a JSON object")],
         traffic: Some(TrafficStatus { drops: BTreeMap::from([("stranger".to_owned(), 3)]) }),
         errors: vec![PastError {
             age: Duration::from_secs(2),

@@ -33,14 +33,19 @@ fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Names the rules that stop a packet.
-pub(super) fn barriers(program: &'static str, tables: &[(String, Listing)], packet: &Packet) -> Vec<Barrier> {
+/// Names the rules that stop a packet. Takes and tells whether it may be marked.
+pub(super) fn barriers(
+    program: &'static str,
+    tables: &[(String, Listing)],
+    packet: &Packet,
+    is_marked: &mut bool,
+) -> Vec<Barrier> {
     let mut barriers = Vec::new();
     for (table, chain) in chains(packet.way) {
         let Some((_, listing)) = tables.iter().find(|(name, _)| name == table) else {
             continue;
         };
-        let mut walk = Walk { listing, packet, doubt: false };
+        let mut walk = Walk { listing, packet, is_marked: &mut *is_marked, doubt: false };
         let rule = match walk.chain(chain, 0) {
             Outcome::Stopped(rule) => format!("-A {} {}", rule.chain, rule.text),
             Outcome::Fell if walk.policy_drops(chain) => format!("-P {chain} DROP"),
@@ -57,6 +62,8 @@ pub(super) fn barriers(program: &'static str, tables: &[(String, Listing)], pack
 struct Walk<'a> {
     listing: &'a Listing,
     packet: &'a Packet,
+    /// Whether a rule may have marked the packet or its connection.
+    is_marked: &'a mut bool,
     /// Whether a rule that cannot be judged may have accepted the packet.
     doubt: bool,
 }
@@ -77,7 +84,7 @@ impl<'a> Walk<'a> {
     fn chain(&mut self, name: &str, depth: usize) -> Outcome<'a> {
         let listing = self.listing;
         for rule in listing.of(name) {
-            let (fit, goto) = fits(&rule.spec, self.packet);
+            let (fit, goto) = fits(&rule.spec, self.packet, *self.is_marked);
             if fit == Fit::No {
                 continue;
             }
@@ -86,6 +93,10 @@ impl<'a> Walk<'a> {
                 "ACCEPT" => Outcome::Accepted,
                 "DROP" | "REJECT" => Outcome::Stopped(rule),
                 "RETURN" if fit == Fit::Yes => return Outcome::Fell,
+                "MARK" | "CONNMARK" => {
+                    *self.is_marked = true;
+                    continue;
+                }
                 // Another program decides.
                 "RETURN" | "NFQUEUE" | "QUEUE" => {
                     self.doubt = true;
@@ -107,13 +118,14 @@ impl<'a> Walk<'a> {
 }
 
 /// Tells whether a rule concerns a packet, and the chain that it goes to for good (`-g`).
-fn fits<'r>(spec: &'r Spec, packet: &Packet) -> (Fit, Option<&'r str>) {
+fn fits<'r>(spec: &'r Spec, packet: &Packet, is_marked: bool) -> (Fit, Option<&'r str>) {
     let of = |selector: Option<Selector>, address| {
         selector.map_or(Fit::Yes, |Selector { net, negated }| {
             Fit::of(net.contains(&address)).inverted_if(negated)
         })
     };
-    let mark = spec.mark.as_deref().map_or(Fit::Yes, has_no_mark);
+    let of_mark = |mark| if is_marked { Fit::Unknown } else { has_no_mark(mark) };
+    let mark = spec.mark.as_deref().map_or(Fit::Yes, of_mark);
     let (others, goto) = conditions(&spec.others, packet);
     let addresses = of(spec.source, packet.source).and(of(spec.destination, packet.destination));
     (addresses.and(mark).and(others), goto)
@@ -243,7 +255,7 @@ mod tests {
             ":INPUT {policy} [0:0]\n:FORWARD {policy} [0:0]\n:OUTPUT {policy} [0:0]\n:A - [0:0]\n:B - [0:0]"
         );
         let tables = Listing::read_all(&format!("*filter\n{chains}\n{rules}\nCOMMIT\n"));
-        barriers("iptables", &tables, &packet(way)).pop().map(|barrier| barrier.rule)
+        barriers("iptables", &tables, &packet(way), &mut false).pop().map(|barrier| barrier.rule)
     }
 
     #[test]
@@ -256,6 +268,10 @@ mod tests {
             ("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-P FORWARD DROP"),
             ("-A FORWARD -p tcp -m multiport --dports 80,443 -j ACCEPT", "-P FORWARD DROP"),
             ("-A FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT", "-P FORWARD DROP"),
+            (
+                "-A FORWARD -i eth0 -j MARK --set-xmark 0x1/0x1\n-A FORWARD -m mark --mark 0x1 -j ACCEPT",
+                "-P FORWARD DROP",
+            ),
             ("-A FORWARD -s 10.5.3.0/24 -j ACCEPT", "-P FORWARD DROP"),
             ("-A FORWARD -j LOG --log-prefix \"no \"", "-P FORWARD DROP"),
         ] {
@@ -273,6 +289,8 @@ mod tests {
             "-A FORWARD -m set --match-set pods src -j ACCEPT\n-A FORWARD -j DROP",
             "-A FORWARD -j NFQUEUE --queue-num 0",
             "-A FORWARD -m limit --limit 5/min -j A\n-A A -j ACCEPT",
+            "-A FORWARD -j MARK --set-xmark 0x1/0x1\n-A FORWARD -m mark --mark 0x1 -j ACCEPT",
+            "-A FORWARD -j A\n-A A -j CONNMARK --restore-mark\n-A FORWARD -m mark --mark 0x1/0x1 -j ACCEPT",
         ] {
             assert_eq!(stopped(Way::Forward, "DROP", rules), None, "{rules}");
         }

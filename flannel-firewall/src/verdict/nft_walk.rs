@@ -70,8 +70,8 @@ impl Tables {
         }
     }
 
-    /// Names the rules that stop a packet.
-    pub(super) fn barriers(&self, packet: &Packet) -> Vec<Barrier> {
+    /// Names the rules that stop a packet. Takes and tells whether it may be marked.
+    pub(super) fn barriers(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
         let hooks: &[&str] = match packet.way {
             Way::Input => &["prerouting", "input"],
             Way::Forward => &["prerouting", "forward", "postrouting"],
@@ -87,7 +87,8 @@ impl Tables {
             if !is_passed || !families.contains(&family.as_str()) {
                 continue;
             }
-            let mut walk = Walk { tables: self, family, table, packet, doubt: false };
+            let is_marked = &mut *is_marked;
+            let mut walk = Walk { tables: self, family, table, packet, is_marked, doubt: false };
             let rule = match walk.chain(name, 0) {
                 Outcome::Stopped(rule) => rule,
                 Outcome::Fell if chain.drops => format!("chain {name} {{ … policy drop; }}"),
@@ -108,6 +109,8 @@ struct Walk<'a> {
     family: &'a str,
     table: &'a str,
     packet: &'a Packet,
+    /// Whether a rule may have marked the packet or its connection.
+    is_marked: &'a mut bool,
     /// Whether a rule that cannot be judged may have accepted the packet.
     doubt: bool,
 }
@@ -166,6 +169,10 @@ impl Walk<'_> {
                 },
                 "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "queue" => {
                     Some((kind.clone(), value.clone()))
+                }
+                "mangle" if is_mark(&value["key"]) => {
+                    *self.is_marked = true;
+                    None
                 }
                 // What is done beside the verdict.
                 "counter" | "log" | "mangle" | "notrack" | "flow" | "set" | "ct helper" | "meter" => None,
@@ -266,6 +273,9 @@ impl Walk<'_> {
     /// What the packet has where a rule looks.
     fn subject(&self, left: &Value) -> Option<Subject> {
         let packet = self.packet;
+        if is_mark(left) {
+            return (!*self.is_marked).then_some(Subject::Number(0));
+        }
         let interface = |name: &Option<String>, cannot: bool| match name {
             Some(name) => Some(Subject::Interface(name.clone())),
             None if cannot => Some(Subject::Interface(String::new())),
@@ -280,7 +290,6 @@ impl Walk<'_> {
                     Family::V4 => &["ipv4", "ip"],
                     Family::V6 => &["ipv6", "ip6"],
                 })),
-                "mark" => Some(Subject::Number(0)),
                 "pkttype" => Some(Subject::Words(&["unicast", "host"])),
                 _ => None,
             };
@@ -290,7 +299,6 @@ impl Walk<'_> {
                 "state" => Some(Subject::Words(&["new"])),
                 // Nothing was translated yet.
                 "status" => Some(Subject::Words(&[])),
-                "mark" => Some(Subject::Number(0)),
                 _ => None,
             };
         }
@@ -337,6 +345,11 @@ fn transport(packet: &Packet) -> &'static [&'static str] {
         Transport::Tcp => &["tcp"],
         Transport::Udp => &["udp"],
     }
+}
+
+/// Whether it is the mark of a packet, or of its connection.
+fn is_mark(place: &Value) -> bool {
+    ["meta", "ct"].iter().any(|kind| place[kind]["key"].as_str() == Some("mark"))
 }
 
 fn is_reference(value: &Value) -> bool {

@@ -1,11 +1,11 @@
 //! The file in which a network is remembered.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use flannel_core::{PublicAddrs, chain};
+use flannel_core::{BoxError, PublicAddrs, chain};
 
 use crate::cache::Cache;
 use crate::whole_file::write_whole;
@@ -38,24 +38,15 @@ impl CacheFile {
 
     /// Reads what is remembered of this network and host; whatever is wrong with it is told and ignored.
     pub(super) fn read(&self, public: &PublicAddrs) -> Option<Cache> {
-        let cache = match read_file(&self.path) {
-            Ok(bytes) => Cache::read(&bytes, &self.network).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => Err(error.to_string()),
-        };
-        let fits = |cache: &Cache| {
-            if !cache.own.is_held_by(public) {
-                return Err(format!("it is of a host at {}", cache.own.attrs.public));
+        let why = match read_cache(&self.path, &self.network) {
+            Ok(Some(cache)) if !cache.own.is_held_by(public) => {
+                format!("it is of a host at {}", cache.own.attrs.public)
             }
-            Ok(())
+            Ok(cache) => return cache,
+            Err(error) => error.to_string(),
         };
-        match cache.and_then(|cache| fits(&cache).map(|()| cache)) {
-            Ok(cache) => Some(cache),
-            Err(why) => {
-                tracing::warn!("Ignoring the cache {}: {why}", self.path.display());
-                None
-            }
-        }
+        tracing::warn!("Ignoring the cache {}: {why}", self.path.display());
+        None
     }
 
     /// Writes what is to be remembered. A failure is told once, until a write succeeds.
@@ -86,9 +77,13 @@ impl CacheFile {
     }
 }
 
-/// Reads the file, as far as it can be a memory of a network.
-pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads the file of a network, if there is one, as far as it can be a memory.
+pub(crate) fn read_cache(path: &Path, network: &str) -> Result<Option<Cache>, BoxError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
     let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(Some(Cache::read(&bytes, network)?))
 }

@@ -79,8 +79,7 @@ impl<M: LeaseManager> Keep<M> {
         let config = self.shared.state().config.clone();
         // It was noted when the lease was answered from memory.
         let config = config.ok_or("there is no configuration")?;
-        let request =
-            LeaseRequest { config: &config, attrs: &self.own.attrs, previous: Some(self.own.subnet) };
+        let request = LeaseRequest::new(&config, &self.own.attrs).with_previous(Some(self.own.subnet));
         self.shared.acquire(request).await.map_err(|error| chain(&error))
     }
 }

@@ -91,7 +91,8 @@ impl<M: LeaseManager> Watch<M> {
             event @ (PeerEvent::Recalled(_)
             | PeerEvent::Disowned(_)
             | PeerEvent::Bad(_)
-            | PeerEvent::Silent(_)) => {
+            | PeerEvent::Silent(_)
+            | _) => {
                 self.untold.push_back(event);
             }
         }

@@ -12,6 +12,7 @@ use super::{FileError, certificates};
 
 /// A certificate in a file, and the time in which it is good.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct CertificateDates {
     /// The file.
     pub path: PathBuf,
@@ -21,6 +22,19 @@ pub struct CertificateDates {
     pub not_before: SystemTime,
     /// It is good until then.
     pub not_after: SystemTime,
+}
+
+impl CertificateDates {
+    /// A certificate of this subject, in this file, that is good from one time until another.
+    #[must_use]
+    pub fn new(
+        path: impl Into<PathBuf>,
+        subject: impl Into<String>,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Self {
+        Self { path: path.into(), subject: subject.into(), not_before, not_after }
+    }
 }
 
 /// Reads the dates of all certificates of a file in PEM form.

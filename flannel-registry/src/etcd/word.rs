@@ -28,7 +28,7 @@ impl Word {
     fn note(&self, revision: Option<Revision>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = revision.or_else(|| last.and_then(|last| last.revision));
-        *last = Some(LastWord { at: Instant::now().into_std(), revision });
+        *last = Some(LastWord::new(Instant::now().into_std(), revision));
     }
 }
 

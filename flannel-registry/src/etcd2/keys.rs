@@ -82,7 +82,7 @@ impl Keys {
                 Ok(node) => node,
                 Err(error) => {
                     let reason = format!("etcd's answer cannot be read: {error}");
-                    bad.push(BadRecord { key: String::new(), subnet: None, reason });
+                    bad.push(BadRecord::new("", None, reason));
                     continue;
                 }
             };
@@ -158,7 +158,7 @@ pub(super) fn read_node(name: &str, node: &Node<'_>) -> Result<Lease, BadRecord>
 fn directory_of(name: &str) -> Option<BadRecord> {
     let subnet = name.parse::<SubnetKey>().ok().filter(|subnet| subnet.to_string() == name)?;
     let reason = "a directory stands where a record belongs".to_owned();
-    Some(BadRecord { key: name.to_owned(), subnet: Some(subnet), reason })
+    Some(BadRecord::new(name, Some(subnet), reason))
 }
 
 /// Writes a key as the path of a URL.

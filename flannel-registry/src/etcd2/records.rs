@@ -33,7 +33,7 @@ impl Store {
     /// Reads the text of the configuration.
     pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
         let key = self.keys.config();
-        let answer = self.found(key).await.map_err(|failure| self.unwritten(failure))?;
+        let answer = self.found(key, false).await.map_err(|failure| self.unwritten(failure))?;
         let answer = match answer {
             Ok(answer) => answer,
             Err(absent) => {
@@ -57,12 +57,12 @@ impl Store {
 
     /// Reads all leases, and where in the history of which store they stand.
     pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
-        let answer = match self.subnets().await? {
+        let answer = match self.found(self.keys.subnets(), true).await? {
             Ok(answer) => answer,
             Err(absent) => {
                 self.revisions().keep(&[], absent.index);
                 let revision = Revision(absent.index);
-                return Ok((Position::after(revision), Snapshot { revision, ..Snapshot::default() }));
+                return Ok((Position::after(revision), Snapshot::new(revision)));
             }
         };
         let directory = self.directory(&answer)?;
@@ -73,14 +73,16 @@ impl Store {
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
         revisions.keep(&leases, position.revision);
-        let leases = leases.into_iter().map(Arc::new).collect();
-        Ok((position, Snapshot { revision: Revision(position.revision), leases, bad }))
+        let mut snapshot = Snapshot::new(Revision(position.revision));
+        snapshot.leases = leases.into_iter().map(Arc::new).collect();
+        snapshot.bad = bad;
+        Ok((position, snapshot))
     }
 
     /// Reads all records as they are written, in the order of their subnets.
     #[cfg(feature = "etcd-v3")]
     pub(super) async fn originals(&self) -> Result<(Vec<Original>, Vec<BadRecord>), Failure> {
-        let Ok(answer) = self.subnets().await? else {
+        let Ok(answer) = self.found(self.keys.subnets(), true).await? else {
             return Ok((Vec::new(), Vec::new()));
         };
         let original = |lease, node: &Node<'_>| Original {
@@ -92,21 +94,6 @@ impl Store {
         let (mut originals, bad) = self.keys.records(&self.directory(&answer)?, original);
         originals.sort_by_key(|original| original.lease.subnet);
         Ok((originals, bad))
-    }
-
-    /// Reads the directory that holds all leases; an error in etcd's words if nobody has written one yet.
-    async fn subnets(&self) -> Result<Result<Answer, EtcdError>, Failure> {
-        let ask = Ask {
-            call: Call::Read,
-            method: Method::GET,
-            path: format!("{}?quorum=true&recursive=true&sorted=false", path(self.keys.subnets())),
-            form: None,
-        };
-        match self.cluster.call(&ask).await {
-            Ok(answer) => Ok(Ok(answer)),
-            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(Err(error)),
-            Err(failure) => Err(failure),
-        }
     }
 
     fn directory<'a>(&self, answer: &'a Answer) -> Result<Node<'a>, Failure> {
@@ -245,15 +232,15 @@ impl Store {
 
     /// Reads one key, as the cluster agrees on it.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Answer>, Failure> {
-        Ok(self.found(key).await?.ok())
+        Ok(self.found(key, false).await?.ok())
     }
 
-    /// Reads one key; an error in etcd's words if there is none.
-    async fn found(&self, key: &str) -> Result<Result<Answer, EtcdError>, Failure> {
+    /// Reads a key, or all below it, as the cluster agrees on it; an error in etcd's words if there is none.
+    async fn found(&self, key: &str, recursive: bool) -> Result<Result<Answer, EtcdError>, Failure> {
         let ask = Ask {
             call: Call::Read,
             method: Method::GET,
-            path: format!("{}?quorum=true&recursive=false&sorted=false", path(key)),
+            path: format!("{}?quorum=true&recursive={recursive}&sorted=false", path(key)),
             form: None,
         };
         match self.cluster.call(&ask).await {

@@ -17,8 +17,8 @@ const ROUNDING: Duration = Duration::from_secs(1);
 
 impl<R: SubnetRegistry> Shared<R> {
     pub(super) async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
-        let LeaseRequest { config, attrs, mut previous } = request;
-        let attrs = &LeaseAttrs { node: self.node(), ..attrs.clone() };
+        let LeaseRequest { config, attrs, mut previous, .. } = request;
+        let attrs = &attrs.clone().with_node(self.node());
         let others = self.state().others.clone();
         let (mut races_lost, mut tries) = (0, 1);
         loop {

@@ -105,7 +105,7 @@ impl<R: SubnetRegistry> Keep<R> {
             // The sender cannot be gone: it is shared with this stream.
             tokio::select! {
                 biased;
-                _ = self.news.changed() => self.hear().await,
+                _ = self.news.changed() => self.hear(),
                 () = due => self.renew().await,
             }
         }
@@ -173,7 +173,7 @@ impl<R: SubnetRegistry> Keep<R> {
     }
 
     /// Takes in what the watch heard.
-    async fn hear(&mut self) {
+    fn hear(&mut self) {
         self.news.mark_unchanged();
         let mut news = None;
         // Taken away, so that what comes next need not repeat that the store went back.
@@ -190,7 +190,8 @@ impl<R: SubnetRegistry> Keep<R> {
                 Some(lease) => self.see(&lease),
                 None => self.lose(format!("the lease of {} was removed or ran out", self.own.subnet)),
             },
-            (_, Sign::Doubtful) if !is_own_write => self.read_back().await,
+            // A renewal compares the revision, so it tells.
+            (_, Sign::Doubtful) if !is_own_write => self.due = Due::Soon(self.now()),
             _ => {}
         }
     }
@@ -306,7 +307,7 @@ impl<R: SubnetRegistry> Keep<R> {
 
     /// Tells whether the lease would be over by now if nobody had renewed it.
     fn is_overdue(&self) -> bool {
-        let lasts = self.renewed + self.shared.state().granted;
+        let lasts = self.renewed.saturating_add(self.shared.state().granted);
         self.own.term == Term::Limited && self.now() > lasts
     }
 

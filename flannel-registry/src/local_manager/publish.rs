@@ -19,7 +19,7 @@ impl<R: SubnetRegistry> Shared<R> {
     /// [`RegistryError::Gone`] and [`RegistryError::Changed`] say that the lease is lost.
     pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let ttl = self.options.ttl;
-        let attrs = &LeaseAttrs { node: self.node(), ..attrs.clone() };
+        let attrs = &attrs.clone().with_node(self.node());
         let held = self.state().held.clone().filter(|held| held.subnet == own.subnet);
         let mut last_seen = held.unwrap_or_else(|| own.clone());
         let mut tries = 1;

@@ -171,7 +171,7 @@ mod tests {
         let reserved = vec![found(A, 2, Author::Migration, None)];
         assert!(conflict(action(&original(A, 1, None), reserved)).contains("reserved for 192.168.0.2"));
         assert!(conflict(action(&original(A, 1, later), held("10.5.0.0-20", 2))).contains("10.5.0.0-20"));
-        let bad = BadRecord { key: A.to_owned(), subnet: A.parse().ok(), reason: "garbage".to_owned() };
+        let bad = BadRecord::new(A, A.parse().ok(), "garbage");
         assert!(conflict(Known::new(vec![], &[bad]).action(&original(A, 1, later))).contains("read"));
     }
 

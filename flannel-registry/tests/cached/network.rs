@@ -18,9 +18,7 @@ struct Running {
 }
 
 fn run(site: &Site) -> Running {
-    let v4 = host(1).public.v4;
-    let public = host(1).public;
-    let external = ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6: None, public };
+    let external = ExternalInterface::new("eth0", 2, 1500, host(1).public);
     let host = FakeBackend::new();
     host.leave_behind(key("10.5.200.0-24"), crate::site::host(200));
     let mut options = NetworkOptions::new(site.manager(), host.clone(), external);

@@ -32,7 +32,7 @@ async fn attributes_are_published_when_the_registry_is_back() {
     let config = manager.config().await.unwrap();
     let mut attrs = host(1);
     attrs.backend_type = "another".to_owned().into();
-    let own = manager.acquire(LeaseRequest { config: &config, attrs: &attrs, previous: None }).await.unwrap();
+    let own = manager.acquire(LeaseRequest::new(&config, &attrs)).await.unwrap();
     assert_eq!(own.attrs, attrs);
     let mut keep = manager.keep(own);
     assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
@@ -49,10 +49,28 @@ async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_no
     let manager = site.manager();
     let config = manager.config().await.unwrap();
     site.faulty.go_silent();
-    let request = LeaseRequest { config: &config, attrs: &host(1), previous: None };
+    let attrs = host(1);
+    let request = LeaseRequest::new(&config, &attrs);
     assert!(manager.acquire(request).await.is_err());
     site.faulty.come_back();
     assert!(config.offers(&manager.acquire(request).await.unwrap().subnet));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
+    let site = Site::after_a_run(PEERS).await;
+    let manager = site.manager();
+    let own = start(&manager).await.unwrap();
+    // A running network keeps its subnet under another size, and gets one of that size when it loses it.
+    site.store.set_config(r#"{"Network":"10.5.0.0/16","SubnetLen":25}"#);
+    let config = manager.config().await.unwrap();
+    site.revoke(&own.subnet.to_string()).await;
+    let own = manager.acquire(LeaseRequest::new(&config, &host(1))).await.unwrap();
+    assert!(config.offers(&own.subnet));
+    let mut events = manager.watch(own.subnet);
+    site.is_written(&mut events, |text| text.contains(&own.subnet.to_string())).await;
+    site.faulty.go_silent();
+    assert_eq!(start(&site.manager()).await.unwrap().subnet, own.subnet);
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,8 +220,8 @@ async fn what_was_published_is_what_is_remembered() {
     site.faulty.go_silent();
     let manager = site.manager_of(NETWORK, 77);
     let config = manager.config().await.unwrap();
-    let request = LeaseRequest { config: &config, attrs: &host(77), previous: None };
-    assert_eq!(manager.acquire(request).await.unwrap().subnet, subnet);
+    let own = manager.acquire(LeaseRequest::new(&config, &host(77))).await.unwrap();
+    assert_eq!(own.subnet, subnet);
 }
 
 #[tokio::test(start_paused = true)]

@@ -119,8 +119,9 @@ impl Drop for Site {
 /// Does what a network does at its start.
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
-    manager.recall(host(1).public).await?;
-    let request = LeaseRequest { config: &config, attrs: &host(1), previous: Some(key(OWN)) };
+    let attrs = host(1);
+    manager.recall(attrs.public).await?;
+    let request = LeaseRequest::new(&config, &attrs).with_previous(Some(key(OWN)));
     manager.acquire(request).await
 }
 
@@ -152,6 +153,7 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
             PeerEvent::Silent(_) => told.push("silent".to_owned()),
             PeerEvent::Heard => told.push("heard".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
+            other => told.push(format!("{other:?}")),
         }
     }
     told

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{
-    BackendType, Json, Lease, LeaseAttrs, RegistryError, RegistryEvent, SubnetRegistry, Term, chain,
+    BackendAttrs, BackendType, Json, Lease, RegistryError, RegistryEvent, SubnetRegistry, Term, chain,
 };
 use flannel_registry::Etcd2Registry;
 use futures::future::join;
@@ -16,18 +16,12 @@ use crate::server::Server;
 async fn keys_and_values_are_those_of_flannel_byte_for_byte() {
     let server = Server::start();
     let registry = server.registry();
-    let vxlan = LeaseAttrs {
-        backend_type: BackendType::VXLAN,
-        backend_data: Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap()),
-        ..host(3)
-    };
+    let data = Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap();
+    let vxlan = BackendAttrs::new(BackendType::VXLAN).with_data(Some(data)).at(host(3).public);
     let mut dual = vxlan.clone();
     dual.public.v6 = Some("fd00::1".parse().unwrap());
-    let extension = LeaseAttrs {
-        backend_type: "extension".to_owned().into(),
-        backend_data: Some(Json::parse(r#""a=b+c & 100% <é>""#).unwrap()),
-        ..host(9)
-    };
+    let data = Json::parse(r#""a=b+c & 100% <é>""#).unwrap();
+    let extension = BackendAttrs::new("extension".to_owned().into()).with_data(Some(data)).at(host(9).public);
     registry.create(subnet(1), &vxlan, DAY).await.unwrap();
     registry.create("10.5.2.0-24&fc00:0:0:1::-64".parse().unwrap(), &dual, DAY).await.unwrap();
     registry.create(subnet(3), &extension, DAY).await.unwrap();

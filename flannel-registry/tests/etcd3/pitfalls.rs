@@ -298,7 +298,7 @@ async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
         let manager = LocalManager::new(server.registry());
         let attrs = host(last);
         // Not what a host without a memory would choose.
-        let request = LeaseRequest { config: &config, attrs: &attrs, previous: Some(subnet(last + 100)) };
+        let request = LeaseRequest::new(&config, &attrs).with_previous(Some(subnet(last + 100)));
         let lease = manager.acquire(request).await.unwrap();
         assert_eq!(lease.subnet, subnet(last + 100));
         let keep = manager.keep(lease.clone());
@@ -316,7 +316,7 @@ async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
         let lost = async { while !matches!(keep.next().await, Some(KeepEvent::Lost(_))) {} };
         timeout(PATIENCE, lost).await.expect("the loss is noticed long before a renewal is due");
         let previous = Some(lease.subnet);
-        let request = LeaseRequest { config: &config, attrs: &*attrs, previous };
+        let request = LeaseRequest::new(&config, &*attrs).with_previous(previous);
         let again = manager.acquire(request).await.unwrap();
         assert_eq!((again.subnet, &again.attrs), (lease.subnet, &*attrs));
         assert!(again.revision > lease.revision);

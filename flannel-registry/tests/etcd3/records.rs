@@ -1,7 +1,7 @@
 //! What is in etcd is what flannel writes there, and costs what it must.
 
 use flannel_core::{
-    BackendType, Json, Lease, LeaseAttrs, RegistryError, RegistryEvent, SubnetRegistry, Term,
+    BackendAttrs, BackendType, Json, Lease, RegistryError, RegistryEvent, SubnetRegistry, Term,
 };
 use flannel_registry::Etcd3Registry;
 use futures::future::join;
@@ -13,11 +13,8 @@ use crate::server::{DAY, PREFIX, Server, host, next, subnet, subnet_key, until, 
 async fn keys_and_values_are_those_of_flannel_v0_28_byte_for_byte() {
     let server = Server::start();
     let registry = server.registry();
-    let vxlan = LeaseAttrs {
-        backend_type: BackendType::VXLAN,
-        backend_data: Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap()),
-        ..host(3)
-    };
+    let data = Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap();
+    let vxlan = BackendAttrs::new(BackendType::VXLAN).with_data(Some(data)).at(host(3).public);
     let mut dual = vxlan.clone();
     dual.public.v6 = Some("fd00::1".parse().unwrap());
     dual.backend_v6_data = Some(Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}"#).unwrap());

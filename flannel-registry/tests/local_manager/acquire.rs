@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use flannel_core::{
-    Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, PeerEvent, PublicAddrs, RegistryError,
-    SubnetKey, SubnetRegistry, Term,
+    LeaseManager, LeaseRequest, ManagerError, PeerEvent, PublicAddrs, RegistryError, SubnetRegistry, Term,
 };
 use flannel_registry::MemoryRegistry;
-use flannel_testing::{Call, Fault, FaultyRegistry};
+use flannel_testing::{Call, Fault};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 
 use crate::site::*;
 
@@ -126,7 +124,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
     }
     let mut subnets = std::collections::BTreeSet::new();
     for (manager, attrs) in &hosts {
-        let request = LeaseRequest { config: &tight, attrs, previous: None };
+        let request = LeaseRequest::new(&tight, attrs);
         subnets.insert(manager.acquire(request).await.unwrap().subnet);
     }
     assert_eq!(subnets.len(), 9);
@@ -134,59 +132,9 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_loses_ten_races_says_so_and_may_try_again() {
-    struct AlwaysLater(FaultyRegistry<MemoryRegistry>);
     let site = site();
-    let racing = AlwaysLater(site.faulty.clone());
-    /// Somebody else is faster each time.
-    #[async_trait::async_trait]
-    impl SubnetRegistry for AlwaysLater {
-        fn describe(&self) -> String {
-            self.0.describe()
-        }
-
-        fn how_to_configure(&self) -> String {
-            self.0.how_to_configure()
-        }
-
-        async fn config(&self) -> Result<Option<String>, RegistryError> {
-            self.0.config().await
-        }
-        async fn list(&self) -> Result<flannel_core::Snapshot, RegistryError> {
-            self.0.list().await
-        }
-        async fn create(
-            &self,
-            subnet: SubnetKey,
-            attrs: &LeaseAttrs,
-            ttl: Duration,
-        ) -> Result<Lease, RegistryError> {
-            self.0.create(subnet, &host(99), ttl).await.unwrap();
-            self.0.create(subnet, attrs, ttl).await
-        }
-        async fn update(
-            &self,
-            lease: &Lease,
-            attrs: &LeaseAttrs,
-            ttl: Duration,
-        ) -> Result<Lease, RegistryError> {
-            self.0.update(lease, attrs, ttl).await
-        }
-        async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-            self.0.renew(lease, ttl).await
-        }
-        async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
-            self.0.delete(lease).await
-        }
-        fn watch(
-            &self,
-            after: Option<flannel_core::Revision>,
-        ) -> BoxStream<'static, flannel_core::RegistryEvent> {
-            self.0.watch(after)
-        }
-    }
-    let manager = manager(racing);
-    let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
-    let error = manager.acquire(request).await.unwrap_err();
+    site.faulty.fail_next(Call::Create, [Fault::Outrun; 10]);
+    let error = site.acquire().await.unwrap_err();
     assert!(matches!(error, ManagerError::Registry(RegistryError::Exists(_))), "{error:?}");
     assert_eq!(site.faulty.count(Call::List), 10);
     assert_eq!(site.list().await.len(), 10);

@@ -115,7 +115,7 @@ impl LeaseManager for Manager {
         match self.wrong {
             TakesWhatItLikes => {
                 let other = config(r#"{"Network":"10.9.0.0/16"}"#);
-                return self.inner.acquire(LeaseRequest { config: &other, ..request }).await;
+                return self.inner.acquire(LeaseRequest::new(&other, attrs).with_previous(previous)).await;
             }
             ForgetsWhoItIs => {
                 self.wipe(attrs.public).await;
@@ -144,7 +144,7 @@ impl LeaseManager for Manager {
             }
             _ => {}
         }
-        match self.inner.acquire(LeaseRequest { previous, ..request }).await {
+        match self.inner.acquire(request.with_previous(previous)).await {
             Err(ManagerError::OutOfSubnets(_)) if self.is(IsSilentWhenFull) => {
                 Err(RegistryError::Unavailable("store".to_owned(), "not now".into()).into())
             }

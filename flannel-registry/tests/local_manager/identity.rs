@@ -27,7 +27,8 @@ fn node(store: &MemoryRegistry, id: u8, address: u8) -> Node {
 impl Node {
     async fn acquire(&self, previous: Option<Lease>) -> Lease {
         let previous = previous.map(|lease| lease.subnet);
-        let request = LeaseRequest { config: &config(CONFIG), attrs: &self.attrs, previous };
+        let config = config(CONFIG);
+        let request = LeaseRequest::new(&config, &self.attrs).with_previous(previous);
         self.manager.acquire(request).await.unwrap()
     }
 

@@ -199,8 +199,8 @@ async fn a_short_lease_is_tried_again_often_enough_to_live() {
     options.retry = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
     options.seed = Some(1);
     let manager = LocalManager::with_options(faulty.clone(), options);
-    let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
-    let mut keep = manager.keep(manager.acquire(request).await.unwrap());
+    let own = manager.acquire(LeaseRequest::new(&config(CONFIG), &host(1))).await.unwrap();
+    let mut keep = manager.keep(own);
     keep.next().await;
     faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
     while !matches!(keep.next().await, Some(KeepEvent::Renewed(_))) {}

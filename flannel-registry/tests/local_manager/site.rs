@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, SubnetKey,
-    SubnetRegistry,
+    BackendAttrs, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    SubnetKey, SubnetRegistry,
 };
 use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
 use flannel_testing::{Call, FaultyRegistry};
@@ -59,7 +59,8 @@ impl Site {
         text: &str,
         previous: Option<&str>,
     ) -> Result<Lease, ManagerError> {
-        let request = LeaseRequest { config: &config(text), attrs: &host(1), previous: previous.map(key) };
+        let (config, attrs) = (config(text), host(1));
+        let request = LeaseRequest::new(&config, &attrs).with_previous(previous.map(key));
         self.manager.acquire(request).await
     }
 
@@ -89,5 +90,5 @@ pub(crate) async fn kept() -> (Site, Lease, BoxStream<'static, KeepEvent>, tokio
 
 pub(crate) fn vxlan(data: &str) -> LeaseAttrs {
     let data = flannel_core::Json::parse(&format!("{{\"VtepMAC\":\"{data}\"}}")).unwrap();
-    LeaseAttrs { backend_data: Some(data), ..host(1) }
+    BackendAttrs::new(flannel_core::BackendType::UNNAMED).with_data(Some(data)).at(host(1).public)
 }

@@ -3,9 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flannel_core::{
-    KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, NodeId, SubnetRegistry, renew_before,
-};
+use flannel_core::{KeepEvent, Lease, LeaseManager, LeaseRequest, NodeId, SubnetRegistry, renew_before};
 use flannel_registry::{Clock, LocalManager, LocalManagerOptions, MemoryRegistry, NodeIdentity, TokioClock};
 use futures::StreamExt;
 use tokio::time::Instant;
@@ -57,8 +55,7 @@ impl Sleeper {
     }
 
     async fn acquire(&self) -> Lease {
-        let request = LeaseRequest { config: &config(CONFIG), attrs: &host(1), previous: None };
-        self.manager.acquire(request).await.unwrap()
+        self.manager.acquire(LeaseRequest::new(&config(CONFIG), &host(1))).await.unwrap()
     }
 }
 
@@ -103,7 +100,8 @@ async fn taken_over(slept: Duration) -> KeepEvent {
     let _peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
     let mut keep = sleeper.manager.keep(own.clone());
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-    let moved = LeaseAttrs { public: host(2).public, ..own.attrs.clone() };
+    let mut moved = own.attrs.clone();
+    moved.public = host(2).public;
     sleeper.clock.sleep(slept);
     sleeper.store.update(&own, &moved, DAY).await.unwrap();
     tokio::task::yield_now().await;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flannel_core::{ExternalInterface, Lease, NetworkEvent, Phase, PublicAddrs};
+use flannel_core::{Lease, NetworkEvent, Phase, PublicAddrs};
 use flannel_testing::{BackendCall, Call, Fault};
 use tokio::time::sleep;
 
@@ -49,7 +49,9 @@ async fn what_is_the_same_is_not_written() {
     let site = site();
     let mut node = running(&site).await;
     node.moves.send(external(1)).unwrap();
-    node.moves.send(ExternalInterface { index: 9, ..external(1) }).unwrap();
+    let mut another_index = external(1);
+    another_index.index = 9;
+    node.moves.send(another_index).unwrap();
     let seen = node.within(MOMENT).await;
     let moved = seen.iter().filter(|event| matches!(event, NetworkEvent::ExternalChanged(_))).count();
     assert_eq!((moved, site.faulty.count(Call::Update)), (1, 0), "{seen:?}");
@@ -130,7 +132,9 @@ async fn the_last_of_several_addresses_is_the_one_that_stays() {
 async fn another_mtu_is_told_and_costs_the_registry_nothing() {
     let site = site();
     let mut node = running(&site).await;
-    node.moves.send(ExternalInterface { mtu: 9000, ..external(1) }).unwrap();
+    let mut another_mtu = external(1);
+    another_mtu.mtu = 9000;
+    node.moves.send(another_mtu).unwrap();
     let mtu =
         |event: &NetworkEvent| if let NetworkEvent::MtuChanged(mtu) = event { Some(*mtu) } else { None };
     assert_eq!(node.sees("the MTU", mtu).await, 8950);

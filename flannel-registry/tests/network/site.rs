@@ -57,14 +57,7 @@ pub(crate) fn manager(registry: &Registry) -> LocalManager<Registry> {
 
 pub(crate) fn external(last: u8) -> ExternalInterface {
     let v4 = Ipv4Addr::new(192, 168, 0, last);
-    ExternalInterface {
-        name: "eth0".to_owned(),
-        index: 2,
-        mtu: 1500,
-        v4: Some(v4),
-        v6: None,
-        public: v4.into(),
-    }
+    ExternalInterface::new("eth0", 2, 1500, v4)
 }
 
 pub(crate) fn start(registry: &Registry, last: u8, previous: Option<&str>) -> Node {

@@ -38,7 +38,6 @@ const RETRY: Duration = Duration::from_secs(30);
 /// What carries the traffic of one host.
 pub(super) struct Carriers {
     opener: Backends,
-    kind: Kind,
     main: Box<dyn Backend>,
     beside: Option<Beside>,
     config: NetworkConfig,
@@ -84,13 +83,12 @@ impl Carriers {
         let options = Json::parse("{}").map_err(|error| BackendError::Host(error.to_string()))?;
         let mut carriers = Self {
             opener,
-            kind: Kind::of(request.config),
             main,
             beside: None,
             config: request.config.clone(),
             external: request.external.clone(),
             own: None,
-            udp: BackendConfig { name: "udp".to_owned(), options },
+            udp: BackendConfig::new("udp", options),
             udp_peers: BTreeSet::new(),
             failed: None,
         };
@@ -98,12 +96,15 @@ impl Carriers {
         Ok(carriers)
     }
 
+    fn kind(&self) -> Kind {
+        Kind::of(&self.config)
+    }
+
     /// Notes what the backend works by now.
     fn note(&mut self, request: OpenRequest<'_>) {
-        self.kind = Kind::of(request.config);
         self.config = request.config.clone();
         self.external = request.external.clone();
-        if self.kind == Kind::Udp {
+        if self.kind() == Kind::Udp {
             self.udp = request.config.backend.clone();
         }
     }
@@ -111,10 +112,10 @@ impl Carriers {
     /// Puts another backend in the place of the one that runs.
     fn become_another(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
         let kind = Kind::of(request.config);
-        let is_roll = matches!((self.kind, kind), (Kind::Udp, Kind::Vxlan) | (Kind::Vxlan, Kind::Udp));
+        let is_roll = matches!((self.kind(), kind), (Kind::Udp, Kind::Vxlan) | (Kind::Vxlan, Kind::Udp));
         if !is_roll {
-            self.leave_beside()?;
             let next = self.opener.one(request)?;
+            self.leave_beside();
             let mut before = std::mem::replace(&mut self.main, next);
             if let Err(error) = before.remove() {
                 warn!("Something of backend {} stays: {}", self.config.backend.name, chain(&error));
@@ -136,8 +137,13 @@ impl Carriers {
         Ok(())
     }
 
-    fn leave_beside(&mut self) -> Result<(), BackendError> {
-        self.beside.take().map_or(Ok(()), |mut beside| beside.backend.remove())
+    /// Lets the other backend go. What it cannot remove is no reason not to go on.
+    fn leave_beside(&mut self) {
+        if let Some(mut beside) = self.beside.take()
+            && let Err(error) = beside.backend.remove()
+        {
+            warn!("Something of the backend before stays: {}", chain(&error));
+        }
     }
 
     /// Takes in who the peers are that carry UDP only. Costs what changed.
@@ -164,7 +170,7 @@ impl Carriers {
         let Some(own) = self.own.clone().filter(|_| self.beside.is_none() && !waits) else { return };
         let mut config = self.config.clone();
         config.backend = self.udp.clone();
-        let request = OpenRequest { config: &config, external: &self.external, before: None };
+        let request = OpenRequest::new(&config, &self.external);
         let opened = self.opener.one(request).and_then(|mut udp| udp.configure(&own).map(|()| udp));
         match opened {
             Ok(backend) => {
@@ -185,32 +191,30 @@ impl Carriers {
 
     /// Has the other backend do its part, and lets it go when its time is over.
     fn sync_beside(&mut self, request: SyncRequest<'_>, report: &mut SyncReport) {
+        let kind = self.kind();
         let Some(beside) = self.beside.as_mut() else { return };
-        let is_needed =
-            self.kind == Kind::Vxlan && !(self.udp_peers.is_empty() && request.peers.is_complete());
-        let act = decide(is_needed, self.kind, beside.idle, request.now);
+        let is_needed = kind == Kind::Vxlan && !(self.udp_peers.is_empty() && request.peers.is_complete());
+        let act = decide(is_needed, kind, beside.idle, request.now);
         beside.idle = act.idle;
         report.retry_in = [report.retry_in, act.look_in].into_iter().flatten().min();
         if act.is_over {
-            match self.leave_beside() {
-                Ok(()) => info!("Carrying {} alone from now on", self.config.backend.name),
-                Err(error) => warn!("Something of the backend before stays: {}", chain(&error)),
-            }
+            self.leave_beside();
+            info!("Carrying {} alone from now on", self.config.backend.name);
             return;
         }
         let mut done = match act.only_takes {
             false => beside.backend.sync(request),
             true => {
-                let dirty = if beside.only_takes { request.dirty } else { &Dirty::All };
-                beside.backend.sync(SyncRequest {
-                    peers: &PeerSet::all_of(Vec::<Lease>::new()),
-                    dirty,
-                    ..request
-                })
+                let (nobody, mut request) = (PeerSet::all_of(Vec::<Lease>::new()), request);
+                request.peers = &nobody;
+                if !beside.only_takes {
+                    request.dirty = &Dirty::All;
+                }
+                beside.backend.sync(request)
             }
         };
         beside.only_takes = act.only_takes;
-        match self.kind {
+        match kind {
             Kind::Vxlan => {
                 let udp_peers = &self.udp_peers;
                 report.unreachable.retain(|failure| !udp_peers.contains(&failure.peer));
@@ -259,16 +263,18 @@ impl Backend for Carriers {
 
     /// While packets may go either way, what fits both.
     fn mtu(&self) -> u32 {
-        let beside = self.beside.as_ref().filter(|_| self.kind == Kind::Vxlan);
+        let beside = self.beside.as_ref().filter(|_| self.kind() == Kind::Vxlan);
         beside.map_or(u32::MAX, |beside| beside.backend.mtu()).min(self.main.mtu())
     }
 
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.main.move_to(external)?;
         self.external = external.clone();
-        let moved = self.beside.as_mut().map_or(Ok(()), |beside| beside.backend.move_to(external));
-        // It is opened again where it is needed.
-        if moved.is_err() { self.leave_beside() } else { Ok(()) }
+        if self.beside.as_mut().is_some_and(|beside| beside.backend.move_to(external).is_err()) {
+            // It is opened again where it is needed.
+            self.leave_beside();
+        }
+        Ok(())
     }
 
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
@@ -276,7 +282,7 @@ impl Backend for Carriers {
         if now.eq_ignore_ascii_case(before) {
             self.main.reconfigure(request)?;
             // It is opened again where it is needed, for the network as it is now.
-            self.leave_beside()?;
+            self.leave_beside();
         } else {
             self.become_another(request)?;
         }
@@ -294,19 +300,22 @@ impl Backend for Carriers {
         self.main.configure(own)
     }
 
-    fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
+    fn sync(&mut self, mut request: SyncRequest<'_>) -> SyncReport {
+        self.opener.tell(request.peers, request.dirty);
         let mut report = self.main.sync(request);
         self.look(request.peers, request.dirty);
         let has_news = self.beside.is_none();
-        if self.kind == Kind::Vxlan && !self.udp_peers.is_empty() {
+        if self.kind() == Kind::Vxlan && !self.udp_peers.is_empty() {
             self.open_udp(request.now);
             if self.failed.is_some() {
                 report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
             }
         }
         // One that was just opened knows nobody yet.
-        let dirty = if has_news { &Dirty::All } else { request.dirty };
-        self.sync_beside(SyncRequest { dirty, ..request }, &mut report);
+        if has_news {
+            request.dirty = &Dirty::All;
+        }
+        self.sync_beside(request, &mut report);
         report
     }
 
@@ -330,7 +339,7 @@ impl Backend for Carriers {
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        let beside = self.leave_beside();
+        let beside = self.beside.take().map_or(Ok(()), |mut beside| beside.backend.remove());
         self.main.remove().and(beside)
     }
 }

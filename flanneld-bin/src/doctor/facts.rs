@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
-use flannel_core::{
-    ExternalInterface, Lease, LeaseAttrs, NetworkConfig, NodeId, Plan, PublicAddrs, Snapshot,
-};
+use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
 use flannel_firewall::{Barrier, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
 use flannel_registry::{CertificateDates, Remembered};
@@ -44,8 +42,8 @@ pub(crate) struct Facts {
     /// The interface to the other hosts, or why there is none.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: Registry,
-    /// The certificates in the files that the flags name, or why they cannot be read.
-    pub(crate) certificates: Vec<Result<CertificateDates, String>>,
+    /// The certificates in the files that the flags name and that can be read.
+    pub(crate) certificates: Vec<CertificateDates>,
     pub(crate) memory: Memory,
     /// The network, if its configuration is known from the registry or from memory.
     pub(crate) network: Option<Network>,
@@ -278,12 +276,6 @@ pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &
     }
 }
 
-/// The public addresses of a lease.
-pub(crate) fn publics(attrs: &LeaseAttrs) -> impl Iterator<Item = IpAddr> + use<> {
-    let PublicAddrs { v4, v6 } = attrs.public;
-    v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -297,14 +289,7 @@ pub(super) mod tests {
         let config =
             NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
         let own = lease("10.5.1.0-24", "192.168.64.1");
-        let external = ExternalInterface {
-            name: "eth0".to_owned(),
-            index: 2,
-            mtu: 1500,
-            v4: "192.168.64.1".parse().ok(),
-            v6: None,
-            public: PublicAddrs { v4: "192.168.64.1".parse().ok(), v6: None },
-        };
+        let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let network = Network {
             config: config.clone(),
             own: Some(own.clone()),
@@ -320,7 +305,8 @@ pub(super) mod tests {
             options: Ok((*options).clone()),
             devices: Vec::new(),
         };
-        let leases = Snapshot { leases: vec![Arc::new(own)], ..Snapshot::default() };
+        let mut leases = Snapshot::default();
+        leases.leases.push(Arc::new(own));
         Facts {
             now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             program: "/usr/sbin/flanneld".into(),

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
-use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs, chain};
+use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
 use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
-use flannel_registry::{Remembered, certificate_dates};
+use flannel_registry::{CertificateDates, Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry};
 use crate::observe::client;
@@ -100,10 +100,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
 /// Tells the daemon that the flags are of from the others.
 fn split(options: &Options, mut all: Vec<Daemon>) -> (Option<Daemon>, Vec<Daemon>) {
     let is_own = |daemon: &Daemon| {
-        daemon.options.as_ref().is_ok_and(|other| {
-            other.etcd.prefix == options.etcd.prefix
-                && other.etcd.endpoints.iter().any(|endpoint| options.etcd.endpoints.contains(endpoint))
-        })
+        daemon.options.as_ref().is_ok_and(|other| other.etcd.is_same_network(&options.etcd))
     };
     let same_file =
         |daemon: &Daemon| daemon.options.as_ref().is_ok_and(|it| it.subnet_file == options.subnet_file);
@@ -236,19 +233,12 @@ fn held_peers(facts: &Facts) -> usize {
 fn memory(options: &Options) -> Memory {
     let network =
         Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
-    let node = fs::read_to_string(options.beside_subnet_file(".node-id"))
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    Memory { subnet_file: fs::read_to_string(&options.subnet_file).ok(), network, node }
+    let subnet_file = fs::read_to_string(&options.subnet_file).ok();
+    Memory { subnet_file, network, node: crate::plan::node_id(options) }
 }
 
-fn certificates(files: &EtcdFiles) -> Vec<Result<flannel_registry::CertificateDates, String>> {
-    let mut found = Vec::new();
-    for path in files.authorities.iter().chain(&files.certificate) {
-        match certificate_dates(path) {
-            Ok(dates) => found.extend(dates.into_iter().map(Ok)),
-            Err(error) => found.push(Err(chain(error.as_ref()))),
-        }
-    }
-    found
+fn certificates(files: &EtcdFiles) -> Vec<CertificateDates> {
+    let paths = files.authorities.iter().chain(&files.certificate);
+    // Files that cannot be read are told of by whoever opens the registry.
+    paths.flat_map(|path| certificate_dates(path).unwrap_or_default()).collect()
 }

@@ -5,17 +5,22 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::finding::{Finding, Severity};
+use crate::show::format::{Paint, plain};
 
 /// Writes findings for people.
-pub(super) fn text(findings: &[Finding], coloured: bool) -> String {
+pub(super) fn text(findings: &[Finding], paint: Paint) -> String {
     if findings.is_empty() {
         return "nothing found\n".to_owned();
     }
     let mut text = String::new();
     for finding in findings {
         let Finding { id, severity, what, why, cure } = finding;
-        let (start, end) = if coloured { (colour(*severity), "\u{1b}[0m") } else { ("", "") };
-        let _ = writeln!(text, "{start}{:<7}{end} {id}: {what}", severity.word());
+        let word = format!("{:<7}", severity.word());
+        let word = match severity {
+            Severity::Warning => paint.doubtful(&word),
+            Severity::Error => paint.bad(&word),
+        };
+        let _ = writeln!(text, "{word} {id}: {}", plain(what));
         line(&mut text, "why", why);
         cure.commands.iter().for_each(|command| line(&mut text, "cure", command));
         if !cure.flags.is_empty() {
@@ -30,16 +35,10 @@ pub(super) fn text(findings: &[Finding], coloured: bool) -> String {
     text
 }
 
-fn colour(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Warning => "\u{1b}[1;33m",
-        Severity::Error => "\u{1b}[1;31m",
-    }
-}
-
-/// Writes a labelled text; what a shell reads as one is not broken into lines.
+/// Writes a labelled text; what a shell reads as one is not broken into lines, and has its own.
 fn line(text: &mut String, label: &str, content: &str) {
-    let _ = writeln!(text, "  {label:<9} {content}");
+    let lines: Vec<String> = content.split('\n').map(plain).collect();
+    let _ = writeln!(text, "  {label:<9} {}", lines.join("\n"));
 }
 
 fn plural(count: usize) -> &'static str {
@@ -57,8 +56,7 @@ pub(super) fn json(findings: &[Finding]) -> String {
     }
     let severity = findings.iter().map(|finding| finding.severity).max();
     let report = Report { version: 1, severity, findings };
-    // It has no keys but text, and nothing in it fails to be written.
-    serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+    crate::show::json(&report, false)
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ pub(crate) fn follow(
         v6: v6.map(|own| wishes.public_v6.unwrap_or(own)),
     };
     let mtu = if link.mtu == 0 { known.mtu } else { link.mtu };
-    let external = ExternalInterface { name: link.name.clone(), index: link.index, mtu, v4, v6, public };
-    Followed { external, missing }
+    let external = ExternalInterface::new(&link.name, link.index, mtu, PublicAddrs { v4, v6 });
+    Followed { external: external.with_public(public), missing }
 }
 
 /// The interface, and the addresses of it that are decided.

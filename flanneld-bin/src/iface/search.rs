@@ -194,8 +194,8 @@ impl<'a> Search<'a> {
             v4: v4.map(|own| public_v4.unwrap_or(own)),
             v6: v6.map(|own| public_v6.unwrap_or(own)),
         };
-        let (name, index, mtu) = (link.name.clone(), link.index, link.mtu);
-        Ok(Chosen { external: ExternalInterface { name, index, mtu, v4, v6, public }, basis })
+        let external = ExternalInterface::new(&link.name, link.index, link.mtu, PublicAddrs { v4, v6 });
+        Ok(Chosen { external: external.with_public(public), basis })
     }
 
     fn say(&mut self, line: String) {

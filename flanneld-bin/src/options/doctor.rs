@@ -2,14 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{Asked, Ignored, Options, Settings, check, table};
-use crate::flags::{self, Described, Flag, FlagError, Kind};
-
-const JSON: Flag<Settings> = Flag {
-    name: "json",
-    kind: Kind::Bool(|s| &mut s.json),
-    description: "write JSON, whose members keep their names and meaning",
-};
+use super::{Asked, Ignored, Options, check, table};
+use crate::flags::{self, Described, FlagError};
 
 /// How to look.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,14 +47,11 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<DoctorOptions, FlagError> {
-    let mut flags = table::flags();
-    flags.retain(|flag| flag.name != "version");
-    flags.push(JSON);
-    let (settings, arguments) = flags::read_command(&flags, arguments, environment)?;
+    let (settings, arguments) = flags::read_command(&table::flags_to_look_by(), arguments, environment)?;
     let json = settings.json;
     let told = match () {
-        () if arguments.say_nothing_but(&[JSON.name]) => Told::Nothing,
-        () if arguments.say_nothing_but(&[JSON.name, "subnet-file"]) => Told::SubnetFile,
+        () if arguments.say_nothing_but(&[table::JSON.name]) => Told::Nothing,
+        () if arguments.say_nothing_but(&[table::JSON.name, "subnet-file"]) => Told::SubnetFile,
         () => Told::More,
     };
     let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
@@ -69,7 +60,7 @@ pub(crate) fn parse(
 
 /// The flags beside those of the daemon, for the usage text.
 pub(crate) fn described() -> Vec<Described> {
-    flags::describe(&[JSON])
+    flags::describe(&[table::JSON])
 }
 
 /// Reads the command line of a daemon; `None` if it asks for something else.

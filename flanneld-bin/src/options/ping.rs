@@ -20,16 +20,8 @@ const OWN: &[Flag<Settings>] = &[
         kind: Kind::Bool(|s| &mut s.mesh),
         description: "show a map with a sign for each peer instead of a line",
     },
-    Flag {
-        name: "json",
-        kind: Kind::Bool(|s| &mut s.json),
-        description: "write JSON, whose members keep their names and meaning",
-    },
-    Flag {
-        name: "color",
-        kind: Kind::Text(|s| &mut s.color),
-        description: "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
-    },
+    table::JSON,
+    table::COLOR,
 ];
 
 /// What to probe, and how to show it.

@@ -2,14 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{Ignored, Options, Settings, check, table};
-use crate::flags::{self, Described, Flag, FlagError, Kind};
-
-const JSON: Flag<Settings> = Flag {
-    name: "json",
-    kind: Kind::Bool(|s| &mut s.json),
-    description: "write JSON, whose members keep their names and meaning",
-};
+use super::{Ignored, Options, check, table};
+use crate::flags::{self, Described, FlagError};
 
 /// What to look for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,7 +19,7 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PlanOptions, FlagError> {
-    let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
+    let (settings, arguments) = flags::read_command(&table::flags_to_look_by(), arguments, environment)?;
     let json = settings.json;
     let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
     Ok(PlanOptions { daemon, json })
@@ -33,12 +27,5 @@ pub(crate) fn parse(
 
 /// The flags that only this command has; it takes those of the daemon as well.
 pub(crate) fn described() -> Vec<Described> {
-    flags::describe(&[JSON])
-}
-
-fn flags() -> Vec<Flag<Settings>> {
-    let mut flags = table::flags();
-    flags.retain(|flag| flag.name != "version");
-    flags.push(JSON);
-    flags
+    flags::describe(&[table::JSON])
 }

@@ -255,6 +255,25 @@ pub(crate) fn flags() -> Vec<Flag<Settings>> {
     SECTIONS.iter().flat_map(|section| section.flags).copied().collect()
 }
 
+/// The flags of a command that looks at what the daemon would do: those of the daemon, and [`JSON`].
+pub(super) fn flags_to_look_by() -> Vec<Flag<Settings>> {
+    let mut flags = flags();
+    flags.retain(|flag| flag.name != "version");
+    flags.push(JSON);
+    flags
+}
+
+/// Of commands that show something.
+pub(super) const JSON: Flag<Settings> =
+    switch("json", |s| &mut s.json, "write JSON, whose members keep their names and meaning");
+
+/// Of commands that show something.
+pub(super) const COLOR: Flag<Settings> = text(
+    "color",
+    |s| &mut s.color,
+    "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
+);
+
 type Field<T> = fn(&mut Settings) -> &mut T;
 
 const fn switch(name: &'static str, field: Field<bool>, description: &'static str) -> Flag<Settings> {

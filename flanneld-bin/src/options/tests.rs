@@ -27,7 +27,7 @@ fn the_defaults_are_upstreams() {
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!((options.external, options.log), (Wishes::default(), LogOptions::default()));
     assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
-    let rules = RuleOptions { masquerade: false, fully_random: true, forward: true };
+    let rules = RuleOptions::default().with_fully_random(true).with_forward(true);
     let resync = Duration::from_secs(5);
     assert_eq!(
         options.firewall,
@@ -116,7 +116,7 @@ fn every_flag_reaches_its_option() {
             },
             subnet_file: "/vxlan.env".into(),
             firewall: FirewallFlags {
-                rules: RuleOptions { masquerade: true, fully_random: false, forward: false },
+                rules: RuleOptions::default().with_masquerade(true),
                 resync: Duration::from_secs(60),
                 restrict_tunnel_port: true,
                 blackhole_route: true,

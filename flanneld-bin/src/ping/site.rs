@@ -94,7 +94,7 @@ impl Site {
         let own = own.map(Record::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
         let others = leases.iter().map(|lease| Record::from(&**lease));
         let others = others.filter(|other| own.as_ref().is_none_or(|own| own.subnet != other.subnet));
-        let first = leases.iter().flat_map(|lease| addresses(&lease.attrs.public)).next();
+        let first = leases.iter().flat_map(|lease| lease.attrs.public.addresses()).next();
         let (interface, mtu) = first.and_then(leaves_by).unzip();
         let context = Context {
             port: backends::tunnel_port(config),
@@ -125,7 +125,7 @@ impl Site {
                 subnet: record.subnet,
                 public: record.public,
                 inside: overlay(&record.subnet).filter(|address| is_like_us && is_here(address)).collect(),
-                outside: addresses(&record.public).filter(|it| families.contains(&it.is_ipv4())).collect(),
+                outside: record.public.addresses().filter(|it| families.contains(&it.is_ipv4())).collect(),
                 is_ours: record.is_ours,
             }
         };
@@ -135,7 +135,7 @@ impl Site {
             (Some(_), true) => "this host has no tunnel device, so that only the underlay was asked",
             (Some(_), false) => "its backend is another one, so that only the underlay was asked",
         };
-        let own_addresses = own.iter().flat_map(|own| addresses(&own.public)).collect();
+        let own_addresses = own.iter().flat_map(|own| own.public.addresses()).collect();
         let context = Context { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
         Self { own: Own { inside, external_mtu, context }, peers }
     }
@@ -186,10 +186,6 @@ impl Own {
 /// The addresses that the end of the tunnel has on the host of these subnets: the first of each.
 pub(super) fn overlay(subnet: &SubnetKey) -> impl Iterator<Item = IpAddr> + use<> {
     subnet.nets().map(|net: IpNet| net.network())
-}
-
-pub(super) fn addresses(public: &PublicAddrs) -> impl Iterator<Item = IpAddr> + use<> {
-    public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6))
 }
 
 /// This host's addresses, with the MTUs of their devices; none if the kernel does not tell.

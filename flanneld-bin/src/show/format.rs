@@ -1,5 +1,7 @@
-//! Text for people: columns, colours, times. Pure.
+//! Text for people: columns, colours, times.
 
+use std::env;
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 /// Whether to colour.
@@ -7,6 +9,12 @@ use std::time::Duration;
 pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
+    /// Colours what goes to a terminal, unless `NO_COLOR` says not to (no-color.org).
+    pub(crate) fn where_it_shows() -> Self {
+        let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self(io::stdout().is_terminal() && !is_plain())
+    }
+
     pub(crate) fn good(self, text: &str) -> String {
         self.with("32", text)
     }

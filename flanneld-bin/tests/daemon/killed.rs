@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use flannel_core::{BackendType, Json, Lease, LeaseAttrs, SubnetKey, SubnetRegistry};
+use flannel_core::{BackendAttrs, BackendType, Json, Lease, SubnetKey, SubnetRegistry};
 use flannel_netlink::{Family, Mac, Netlink, Route, Write};
 use flannel_registry::{Etcd3Options, Etcd3Registry};
 use flannel_testing::{OverlayState, eventually};
@@ -96,11 +96,9 @@ impl Crowd {
             let [_, a, b, c] = self.macs.to_be_bytes();
             let mac = Mac([0x0e, 7, 0, a, b, c]);
             let data = Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).unwrap();
-            let attrs = LeaseAttrs {
-                backend_type: BackendType::VXLAN,
-                backend_data: Some(data),
-                ..LeaseAttrs::new(Ipv4Addr::new(172, 16, 0, n).into())
-            };
+            let attrs = BackendAttrs::new(BackendType::VXLAN)
+                .with_data(Some(data))
+                .at(Ipv4Addr::new(172, 16, 0, n).into());
             let create = self.registry.create(subnet(n), &attrs, Duration::from_secs(86_400));
             let lease = cluster.lab.switch().run(|| self.runtime.block_on(create)).unwrap().unwrap();
             self.leases.insert(n, (lease, mac));

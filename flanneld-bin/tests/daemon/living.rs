@@ -110,6 +110,23 @@ fn systemd_is_told_how_the_network_is_and_that_the_daemon_lives() {
 }
 
 #[test]
+fn a_service_manager_that_is_gone_is_warned_of_once() {
+    const WARNING: &str = "The service manager cannot be told";
+    let mut cluster = Cluster::new(1);
+    cluster.configure(crate::cluster::VXLAN);
+    let (mut told, mut command) = (Told::new(), cluster.command(0));
+    command.env("WATCHDOG_USEC", "200000");
+    told.start(&mut cluster, 0, &command);
+    told.wait_for("READY=1\n");
+    drop(told);
+    let daemon = cluster.daemons[0].as_ref().unwrap();
+    daemon.wait_for_line(WARNING, PATIENCE).unwrap();
+    // The manager would have heard of it ten times meanwhile.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(daemon.lines().iter().filter(|line| line.contains(WARNING)).count(), 1);
+}
+
+#[test]
 fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];

@@ -78,6 +78,11 @@ pub trait BackendSubject {
     /// Values of `Backend` in the configuration that cannot be used, each with the option that is wrong.
     fn wrong_options(&self) -> Vec<(&'static str, &'static str)>;
 
+    /// Values of `Backend` to which the backend comes from the one in `config` without a restart, with the same peers.
+    fn other_options(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Whether the backend carries traffic at all.
     fn carries(&self) -> bool {
         true
@@ -127,6 +132,8 @@ macro_rules! backend_contract {
             a_wrong_option_is_named
             another_mtu_of_the_interface_is_taken_in
             another_lease_is_taken_in
+            another_configuration_is_taken_in
+            a_configuration_that_cannot_be_used_changes_nothing
             dropping_keeps_everything
             removing_leaves_nothing
             a_plan_writes_nothing_and_is_what_is_then_done

@@ -228,7 +228,7 @@ impl SimBackend {
 #[async_trait]
 impl Backend for SimBackend {
     fn attrs(&self) -> BackendAttrs {
-        BackendAttrs { backend_type: BackendType::VXLAN, data: self.data.clone(), v6_data: None }
+        BackendAttrs::new(BackendType::VXLAN).with_data(self.data.clone())
     }
 
     fn mtu(&self) -> u32 {

@@ -102,8 +102,7 @@ impl Host {
             witness: witness.clone(),
             follows_twice: birth.seed.is_multiple_of(4),
         };
-        let (name, v4) = ("eth0".to_owned(), public.v4);
-        let external = ExternalInterface { name, index: 2, mtu: 1500, v4, v6: None, public };
+        let external = ExternalInterface::new("eth0", 2, 1500, public);
         let mut options = NetworkOptions::new(manager, backend, external);
         options.follow_config = true;
         options.previous = self.remembers.filter(|_| birth.with_memory);

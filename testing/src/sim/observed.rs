@@ -104,7 +104,7 @@ impl Ear {
                 let told = self.told.iter_mut();
                 told.for_each(|told| told.retain(|subnet| !subnets.contains(subnet)));
             }
-            PeerEvent::Recalled(_) | PeerEvent::Bad(_) | PeerEvent::Silent(_) | PeerEvent::Heard => {}
+            PeerEvent::Recalled(_) | PeerEvent::Bad(_) | PeerEvent::Silent(_) | PeerEvent::Heard | _ => {}
         }
     }
 

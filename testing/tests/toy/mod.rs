@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use flannel_core::{
     Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
-    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan, PlanRequest,
-    PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficStatus,
+    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan,
+    PlanRequest, PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficStatus,
 };
 use tokio::sync::Notify;
 
@@ -45,6 +45,9 @@ pub(crate) enum Wrong {
     DoesWhatItPlans,
     PlansAllAnew,
     DescribesAnotherDevice,
+    KeepsItsConfiguration,
+    LeavesItsOldDevice,
+    TakesInHalf,
 }
 
 use Wrong::*;
@@ -68,12 +71,13 @@ pub(crate) struct State {
     pub(crate) peers: BTreeMap<SubnetKey, Ipv4Addr>,
     pub(crate) foreign: Vec<String>,
     pub(crate) blocked: BTreeSet<SubnetKey>,
-    has_device: bool,
+    devices: BTreeSet<String>,
     addresses: BTreeSet<SubnetKey>,
     opened: u32,
 }
 
 const DEVICE: &str = "toy0";
+const OTHER_DEVICE: &str = "toy1";
 
 impl Toy {
     pub(crate) fn new(wrong: Option<Wrong>) -> Self {
@@ -87,7 +91,7 @@ impl Toy {
     pub(crate) fn all_objects(&self) -> Vec<String> {
         let state = self.state();
         let mut objects = state.foreign.clone();
-        objects.extend(state.has_device.then(|| format!("device {DEVICE}")));
+        objects.extend(state.devices.iter().map(|device| format!("device {device}")));
         objects.extend(state.addresses.iter().map(|subnet| format!("address {subnet}")));
         objects.extend(state.peers.iter().map(|(subnet, public)| format!("peer {subnet} at {public}")));
         objects
@@ -110,21 +114,18 @@ impl Toy {
     fn strangers(&self, peers: &PeerSet) -> Vec<PeerFailure> {
         let strangers =
             peers.iter().filter(|lease| Self::place(lease).is_none() && !self.is(NamesNoStrangers));
-        strangers
-            .map(|lease| PeerFailure { peer: lease.subnet, reason: "it has another backend".to_owned() })
-            .collect()
+        strangers.map(|lease| PeerFailure::new(lease.subnet, "it has another backend")).collect()
     }
 }
 
 impl OpenBackend for Toy {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let options = request.config.backend.options.as_str();
         let mut state = self.state();
-        state.has_device |= self.is(MakesTheDeviceFirst);
-        if options.contains("large") && !self.is(TakesAnyOption) {
-            return Err(BackendError::Config { backend: "toy", reason: "Size must be a number".to_owned() });
+        if self.is(MakesTheDeviceFirst) {
+            state.devices.insert(DEVICE.to_owned());
         }
-        state.has_device = true;
+        let device = self.device(request.config)?;
+        state.devices = [device.to_owned()].into();
         state.opened += 1;
         if self.is(WipesAtTheStart) {
             state.peers.clear();
@@ -136,6 +137,7 @@ impl OpenBackend for Toy {
         Ok(Box::new(Opened {
             toy: self.clone(),
             word,
+            device,
             mtu: self.mtu(request.external),
             known: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -161,6 +163,15 @@ impl OpenBackend for Toy {
 }
 
 impl Toy {
+    /// The name of the device that a configuration asks for.
+    fn device(&self, config: &NetworkConfig) -> Result<&'static str, BackendError> {
+        let options = config.backend.options.as_str();
+        if options.contains("large") && !self.is(TakesAnyOption) {
+            return Err(BackendError::Config { backend: "toy", reason: "Size must be a number".to_owned() });
+        }
+        Ok(if options.contains(OTHER_DEVICE) { OTHER_DEVICE } else { DEVICE })
+    }
+
     fn mtu(&self, external: &ExternalInterface) -> u32 {
         if self.is(ForgetsItsHeader) { external.mtu + 50 } else { external.mtu - 50 }
     }
@@ -169,6 +180,7 @@ impl Toy {
 struct Opened {
     toy: Toy,
     word: u32,
+    device: &'static str,
     mtu: u32,
     /// What the backend left on the host.
     known: BTreeMap<SubnetKey, Ipv4Addr>,
@@ -182,7 +194,7 @@ struct Opened {
 impl Backend for Opened {
     fn attrs(&self) -> BackendAttrs {
         let data = Json::parse(&self.word.to_string()).ok();
-        BackendAttrs { backend_type: "toy".to_owned().into(), data, v6_data: None }
+        BackendAttrs::new("toy".to_owned().into()).with_data(data)
     }
 
     fn mtu(&self) -> u32 {
@@ -192,6 +204,22 @@ impl Backend for Opened {
     fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         if !self.toy.is(KeepsItsMtu) {
             self.mtu = self.toy.mtu(external);
+        }
+        Ok(())
+    }
+
+    fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        if self.toy.is(TakesInHalf) {
+            self.mtu += 1;
+        }
+        let device = self.toy.device(request.config)?;
+        if !self.toy.is(KeepsItsConfiguration) {
+            let mut state = self.toy.state();
+            if !self.toy.is(LeavesItsOldDevice) {
+                state.devices.remove(self.device);
+            }
+            state.devices.insert(device.to_owned());
+            self.device = device;
         }
         Ok(())
     }
@@ -241,7 +269,7 @@ impl Backend for Opened {
     }
 
     fn devices(&self) -> Vec<DeviceFacts> {
-        let name = if self.toy.is(DescribesAnotherDevice) { "toy1" } else { DEVICE };
+        let name = if self.toy.is(DescribesAnotherDevice) { "toy9" } else { self.device };
         let mut device = DeviceFacts::new(name, "toy");
         device.mtu = self.mtu;
         vec![device]
@@ -253,7 +281,9 @@ impl Backend for Opened {
 
     fn remove(&mut self) -> Result<(), BackendError> {
         let mut state = self.toy.state();
-        state.has_device = self.toy.is(LeavesItsDevice);
+        if !self.toy.is(LeavesItsDevice) {
+            state.devices.clear();
+        }
         state.addresses.clear();
         if !self.toy.is(LeavesPeers) {
             state.peers.clear();
@@ -306,9 +336,9 @@ impl Opened {
             if self.toy.is(TellsFailuresOnce) && !self.told.insert(peer) {
                 continue;
             }
-            report.failed.push(ObjectFailure { object: format!("peer {peer}"), reason: reason.clone() });
+            report.failed.push(ObjectFailure::new(format!("peer {peer}"), reason.clone()));
             if !self.toy.is(NamesNobodyWaiting) {
-                report.pending.push(PeerFailure { peer, reason });
+                report.pending.push(PeerFailure::new(peer, reason));
             }
             let pause = again.saturating_duration_since(request.now);
             report.retry_in = Some(report.retry_in.map_or(pause, |first| first.min(pause)));

@@ -19,7 +19,7 @@ fn drop(key: u8, value: &'static str) -> Change<u8, &'static str> {
 
 fn fails(tracker: &mut T, change: Change<u8, &'static str>, now: Instant) {
     let object = format!("object {}", change.key());
-    tracker.settle(change, Err(ObjectFailure { object, reason: "no".to_owned() }), now);
+    tracker.settle(change, Err(ObjectFailure::new(object, "no")), now);
 }
 
 /// Carries out all that is due, and ends the pass.

@@ -33,17 +33,38 @@ table inet firewalld {
 
 /// What stops a datagram of the tunnel, and a packet from pod to pod, on a host with these tables.
 fn stopped(script: &str) -> [Vec<String>; 2] {
-    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let (ruleset, failures) = runtime.block_on(async {
-        crate::nftables::NFT.run(&namespace, &["-f", "-"], script).await.expect("a script");
-        Ruleset::read(&namespace).await
-    });
+    let namespace = namespace();
+    load(&namespace, script);
+    barriers(&namespace)
+}
+
+/// The same, on a host as it is.
+fn barriers(namespace: &Namespace) -> [Vec<String>; 2] {
+    let (ruleset, failures) = runtime().block_on(Ruleset::read(namespace));
     assert!(failures.is_empty(), "{failures:?}");
     [datagram(), forwarded()].map(|packet| {
         let barriers = ruleset.barriers(&packet);
         barriers.iter().map(|barrier| format!("{}: {}", barrier.place, barrier.rule)).collect()
     })
+}
+
+fn namespace() -> Namespace {
+    Namespace::create().expect("these tests make network namespaces: run them as root")
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
+}
+
+fn load(namespace: &Namespace, script: &str) {
+    runtime().block_on(crate::nftables::NFT.run(namespace, &["-f", "-"], script)).expect("a script");
+}
+
+fn run(namespace: &Namespace, line: &str) {
+    let mut words = line.split(' ');
+    let mut command = std::process::Command::new(words.next().expect("a program"));
+    command.args(words);
+    assert!(namespace.run(|| command.status()).expect("namespace").expect("iptables").success(), "{line}");
 }
 
 fn datagram() -> Packet {
@@ -105,12 +126,20 @@ fn policies_sets_and_conditions_decide_as_the_kernel_does() {
         // Whether it accepts cannot be told.
         "limit rate 5/second accept",
         "ip dscp cs1 accept",
+        "meta mark set 1; meta mark 1 accept",
+        "ct mark set 1; ct mark 1 accept",
+        "limit rate 5/second meta mark set meta mark or 1; meta mark and 1 == 1 accept",
     ] {
         assert_eq!(stopped(&table(accepting)), nothing, "{accepting}");
     }
-    for stopping in
-        ["", "ip saddr 10.9.0.0/16 accept", "ct state established accept", "iifname \"docker*\" accept"]
-    {
+    for stopping in [
+        "",
+        "ip saddr 10.9.0.0/16 accept",
+        "ct state established accept",
+        "iifname \"docker*\" accept",
+        "meta mark 1 accept",
+        "iifname \"docker*\" meta mark set 1; meta mark 1 accept",
+    ] {
         let [input, forward] = stopped(&table(stopping));
         assert_eq!(input, ["nftables, table ip f: chain input { … policy drop; }"], "{stopping}");
         assert_eq!(forward, ["nftables, table ip f: chain forward { … policy drop; }"], "{stopping}");
@@ -125,28 +154,39 @@ fn policies_sets_and_conditions_decide_as_the_kernel_does() {
 }
 
 #[test]
+fn a_mark_is_known_of_in_whatever_order_tables_and_programs_are_read() {
+    let accepts = "table inet a { chain forward { type filter hook forward priority 0; policy drop;
+        meta mark 1 accept\n }\n }";
+    let [_, forward] = stopped(accepts);
+    assert_eq!(forward, ["nftables, table inet a: chain forward { … policy drop; }"]);
+    let marks = "table inet b { chain first { type filter hook prerouting priority -150;
+        iifname \"flannel.1\" meta mark set 1\n }\n }";
+    assert_eq!(stopped(&format!("{accepts}\n{marks}"))[1], [""; 0]);
+
+    let namespace = namespace();
+    for line in ["iptables -P FORWARD DROP", "iptables -A FORWARD -m mark --mark 1 -j ACCEPT"] {
+        run(&namespace, line);
+    }
+    let stopped = || barriers(&namespace)[1].clone();
+    let policy = ["iptables, table filter: -P FORWARD DROP"];
+    assert_eq!(stopped(), policy);
+    run(&namespace, "iptables -t mangle -A PREROUTING -j MARK --set-mark 1");
+    assert_eq!(stopped(), [""; 0]);
+    run(&namespace, "iptables -t mangle -F PREROUTING");
+    assert_eq!(stopped(), policy);
+    load(&namespace, marks);
+    assert_eq!(stopped(), [""; 0]);
+}
+
+#[test]
 fn what_iptables_made_is_judged_once_and_in_its_words() {
-    let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-    let run = |line: &str| {
-        let mut words = line.split(' ');
-        let mut command = std::process::Command::new(words.next().expect("a program"));
-        command.args(words);
-        assert!(
-            namespace.run(|| command.status()).expect("namespace").expect("iptables").success(),
-            "{line}"
-        );
-    };
+    let namespace = namespace();
     for line in ["iptables -P FORWARD DROP", "iptables -A INPUT -p udp -j DROP", "ip6tables -P FORWARD DROP"]
     {
-        run(line);
+        run(&namespace, line);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let (ruleset, failures) = runtime.block_on(Ruleset::read(&namespace));
-    assert!(failures.is_empty(), "{failures:?}");
-    let stops = |packet: &Packet| -> Vec<String> {
-        let barriers = ruleset.barriers(packet);
-        barriers.iter().map(|barrier| format!("{}: {}", barrier.place, barrier.rule)).collect()
-    };
-    assert_eq!(stops(&datagram()), ["iptables, table filter: -A INPUT -p udp -j DROP"]);
-    assert_eq!(stops(&forwarded()), ["iptables, table filter: -P FORWARD DROP"]);
+    assert_eq!(
+        barriers(&namespace),
+        [["iptables, table filter: -A INPUT -p udp -j DROP"], ["iptables, table filter: -P FORWARD DROP"]]
+    );
 }

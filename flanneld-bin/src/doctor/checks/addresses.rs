@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flannel_core::Lease;
 use flannel_netlink::{Link, LinkKind};
 
-use crate::doctor::facts::{Facts, leftover, publics};
+use crate::doctor::facts::{Facts, leftover};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const INTERFACE: Fault =
@@ -45,7 +45,7 @@ pub(super) const PUBLIC_ADDRESS: Fault =
 pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
     let Ok(external) = &facts.external else { return Vec::new() };
     let public = external.public;
-    let addresses = public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6));
+    let addresses = public.addresses();
     let judge = |address: IpAddr| {
         let holder = facts.addresses.iter().find(|it| it.net.addr() == address);
         let bridge = holder
@@ -78,7 +78,7 @@ pub(in crate::doctor) fn shared(facts: &Facts) -> Vec<Finding> {
     let Some(snapshot) = &facts.registry.leases else { return Vec::new() };
     let (mut holders, mut found) = (BTreeMap::<IpAddr, &Arc<Lease>>::new(), Vec::new());
     for lease in &snapshot.leases {
-        let Some(address) = publics(&lease.attrs).next() else { continue };
+        let Some(address) = lease.attrs.public.addresses().next() else { continue };
         let Some(other) = holders.insert(address, lease) else { continue };
         let goes = leftover(facts, lease, other);
         let what = format!("the leases {} and {} both name {address}", other.subnet, lease.subnet);

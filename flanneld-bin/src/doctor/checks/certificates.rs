@@ -25,12 +25,11 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 const LAST_PART: u32 = 5;
 
 pub(in crate::doctor) fn dates(facts: &Facts) -> Vec<Finding> {
-    let certificates = facts.certificates.iter().filter_map(|read| read.as_ref().ok());
-    certificates.filter_map(|certificate| judge(facts, certificate)).collect()
+    facts.certificates.iter().filter_map(|certificate| judge(facts, certificate)).collect()
 }
 
 fn judge(facts: &Facts, certificate: &CertificateDates) -> Option<Finding> {
-    let CertificateDates { path, subject, not_before, not_after } = certificate;
+    let CertificateDates { path, subject, not_before, not_after, .. } = certificate;
     let life = not_after.duration_since(*not_before).unwrap_or_default();
     let soon = SOON.min(life / LAST_PART);
     let (fault, how) = if facts.now > *not_after {
@@ -66,13 +65,9 @@ mod tests {
             let mut facts = healthy();
             let days = |n: u64| Duration::from_secs(n * 86_400);
             let not_before = facts.now - days(age_days);
-            let dates = CertificateDates {
-                path: "/client.pem".into(),
-                subject: "CN=host-1".to_owned(),
-                not_before,
-                not_after: not_before + days(life_days),
-            };
-            facts.certificates = vec![Ok(dates)];
+            let not_after = not_before + days(life_days);
+            let dates = CertificateDates::new("/client.pem", "CN=host-1", not_before, not_after);
+            facts.certificates = vec![dates];
             dates_ids(&facts)
         };
         assert_eq!(found(300, 365), [""; 0]);

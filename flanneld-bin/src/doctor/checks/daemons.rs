@@ -45,10 +45,10 @@ pub(in crate::doctor) fn others(facts: &Facts) -> Vec<Finding> {
             let device = facts.devices().next().map(|link: &Link| &link.name);
             return Some(device.cloned().unwrap_or_else(|| "the device of the network".to_owned()));
         };
-        let same_network = options.etcd.prefix == facts.options.etcd.prefix
-            && options.etcd.endpoints.iter().any(|endpoint| facts.options.etcd.endpoints.contains(endpoint));
         let device = daemon.devices.iter().find(|device| devices.contains(&device.as_str()));
-        let whole = same_network
+        let whole = options
+            .etcd
+            .is_same_network(&facts.options.etcd)
             .then(|| devices.first().map_or_else(|| "this network".to_owned(), ToString::to_string));
         device.cloned().or(whole)
     };

@@ -49,6 +49,7 @@ fn kind(packet: &Packet) -> String {
         Way::Input => format!("what comes to UDP port {}, the tunnel's", packet.port),
         Way::Output => format!("what goes to UDP port {}, the tunnel's", packet.port),
         Way::Forward => "packets between pods of different hosts".to_owned(),
+        _ => "packets of the network".to_owned(),
     }
 }
 
@@ -57,7 +58,7 @@ fn open(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Cure {
     let interface = match packet.way {
         Way::Input => packet.incoming.as_ref().map(|name| ("-i", "iifname", name)),
         Way::Output => packet.outgoing.as_ref().map(|name| ("-o", "oifname", name)),
-        Way::Forward => None,
+        Way::Forward | _ => None,
     };
     let ranges = ranges(facts, packet.destination);
     let commands: Vec<String> = match place {
@@ -92,6 +93,7 @@ fn open(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Cure {
                 }
             }
         }
+        _ => Vec::new(),
     };
     Cure::run(commands)
 }
@@ -116,7 +118,7 @@ fn lasting(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Vec<String> 
             format!("ufw allow {}/udp", packet.port),
             None,
         ),
-        BarrierPlace::Iptables { .. } | BarrierPlace::Nftables { .. } => Vec::new(),
+        BarrierPlace::Iptables { .. } | BarrierPlace::Nftables { .. } | _ => Vec::new(),
     }
 }
 

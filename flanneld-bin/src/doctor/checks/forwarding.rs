@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_netlink::Family;
 
-use crate::doctor::facts::{Facts, publics};
+use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const OFF: Fault =
@@ -74,7 +74,7 @@ pub(in crate::doctor) fn reverse_path(facts: &Facts) -> Vec<Finding> {
     let Ok(external) = &facts.external else { return found };
     if is_strict(facts, &external.name) {
         let elsewhere = facts.peers.iter().find_map(|peer| {
-            let public = publics(&peer.lease.attrs).find(IpAddr::is_ipv4)?;
+            let public = peer.lease.attrs.public.addresses().find(IpAddr::is_ipv4)?;
             let link = peer.leaves_by.filter(|index| *index != external.index)?;
             Some((public, facts.link_name(link)))
         });

@@ -6,7 +6,7 @@ use flannel_core::Lease;
 use ipnet::IpNet;
 
 use super::daemons;
-use crate::doctor::facts::{Answer, Facts, Peer, leftover, publics};
+use crate::doctor::facts::{Answer, Facts, Peer, leftover};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const EXPIRED: Fault = Fault::error(
@@ -34,8 +34,12 @@ pub(in crate::doctor) fn own(facts: &Facts) -> Vec<Finding> {
             vec![EXPIRED.found(what, daemons::start())]
         }
         Some(other) => {
-            let holder =
-                publics(&other.attrs).next().map_or_else(|| "another host".to_owned(), |it| it.to_string());
+            let holder = other
+                .attrs
+                .public
+                .addresses()
+                .next()
+                .map_or_else(|| "another host".to_owned(), |it| it.to_string());
             let what =
                 format!("the subnet {subnet} that this host had is leased by {holder} as {}", other.subnet);
             vec![TAKEN.found(what, daemons::start())]
@@ -81,7 +85,7 @@ const MOST: usize = 10;
 
 pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
     let judge = |peer: &Peer| -> Option<Finding> {
-        let public = publics(&peer.lease.attrs).next()?;
+        let public = peer.lease.attrs.public.addresses().next()?;
         let subnet = peer.lease.subnet;
         if peer.leaves_by.is_none() {
             let what = format!("there is no route to {public}, which has the lease {subnet}");

@@ -18,23 +18,23 @@ pub(super) const STALE: Fault = Fault::warning(
 
 /// One finding for what is to be put, and one for what is to go: a host that lacks one object often lacks thousands.
 pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
-    let of = |action: PlannedAction| {
-        facts.plan.iter().flat_map(|plan| &plan.changes).filter(move |change| change.action == action)
+    let of = |is_removal: bool| {
+        let planned = facts.plan.iter().flat_map(|plan| &plan.changes);
+        planned.filter(move |change| (change.action == PlannedAction::Remove) == is_removal)
     };
     let cure = || match facts.is_running() {
         true => Cure::run(["systemctl restart flanneld"]),
         false => daemons::start(),
     };
     let mut found = Vec::new();
-    for (action, fault, words) in [
-        (PlannedAction::Put, &MISSING, "not as they should be"),
-        (PlannedAction::Remove, &STALE, "left over"),
-    ] {
-        let count = of(action).count();
+    for (is_removal, fault, words) in
+        [(false, &MISSING, "not as they should be"), (true, &STALE, "left over")]
+    {
+        let count = of(is_removal).count();
         // Peers of whom too many left at once are kept on purpose for a while, and so is what leads to them.
-        let is_held = action == PlannedAction::Remove && facts.held_peers > 0;
+        let is_held = is_removal && facts.held_peers > 0;
         if count > 0 && !is_held {
-            let what = format!("{count} objects are {words}: {}", list(of(action)));
+            let what = format!("{count} objects are {words}: {}", list(of(is_removal)));
             found.push(fault.found(what, cure()));
         }
     }

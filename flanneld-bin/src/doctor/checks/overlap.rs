@@ -6,10 +6,10 @@ use flannel_netlink::{Address, LinkKind, Route, RouteKind};
 use ipnet::IpNet;
 
 use super::registry::{free_network, with_network};
-use crate::doctor::facts::{Facts, publics};
+use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
+pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
@@ -35,7 +35,7 @@ pub(in crate::doctor) fn underlay(facts: &Facts) -> Vec<Finding> {
         address.index == external.index && external.addresses().any(|it| it == address.net.addr())
     };
     let nets = facts.addresses.iter().filter(is_external).map(|address| address.net.trunc());
-    let peers = facts.peers.iter().flat_map(|peer| publics(&peer.lease.attrs)).map(IpNet::from);
+    let peers = facts.peers.iter().flat_map(|peer| peer.lease.attrs.public.addresses()).map(IpNet::from);
     let hit = nets.chain(peers).find_map(|net| Some((net, overlapped(facts, &net)?)));
     let Some((net, range)) = hit else { return Vec::new() };
     let what = format!("the network {range} overlaps {net}, where the hosts are");
@@ -108,7 +108,9 @@ fn is_known(facts: &Facts, route: &Route) -> bool {
     // Direct routes lead to the peer that has the subnet.
     let is_direct = facts.peers.iter().any(|peer| {
         peer.lease.subnet.nets().any(|subnet| subnet == route.destination)
-            && route.gateway.is_some_and(|gateway| publics(&peer.lease.attrs).any(|public| public == gateway))
+            && route
+                .gateway
+                .is_some_and(|gateway| peer.lease.attrs.public.addresses().any(|public| public == gateway))
     });
     // The kernel makes them for addresses, which are looked at by themselves.
     let is_kernels = route.protocol == Route::PROTOCOL_KERNEL;

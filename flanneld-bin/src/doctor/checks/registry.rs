@@ -6,6 +6,7 @@ use flannel_core::NetworkConfig;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use super::overlap::overlap;
 use crate::doctor::facts::{Config, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 use crate::doctor::gather::Carried;
@@ -110,10 +111,9 @@ fn let_in(options: &Options) -> Cure {
 pub(super) fn free_network(facts: &Facts) -> String {
     let is_free = |candidate: &&str| {
         let Ok(net) = candidate.parse::<IpNet>() else { return false };
-        let overlaps = |other: IpNet| net.contains(&other) || other.contains(&net);
         let routes = facts.routes.iter().map(|route| route.destination);
         let taken = facts.addresses.iter().map(|address| address.net).chain(routes);
-        !taken.filter(|net| net.prefix_len() > 0).any(overlaps)
+        !taken.filter(|net| net.prefix_len() > 0).any(|other| overlap(&net, &other))
     };
     let candidates =
         ["10.5.0.0/16", "10.244.0.0/16", "172.30.0.0/16", "172.20.0.0/16", "10.100.0.0/16", "198.18.0.0/16"];

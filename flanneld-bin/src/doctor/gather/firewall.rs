@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallMode, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way,
-    missing_rules,
+    FirewallError, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
-use crate::doctor::facts::{Facts, Firewall, Network, publics};
+use crate::doctor::facts::{Facts, Firewall, Network};
 
 /// So many peers' packets are led through the rules: a host that lets in some and not others is found all the same.
 const MOST_PEERS: usize = 256;
@@ -41,14 +40,10 @@ async fn look_for_own_rules(
     firewall: &mut Firewall,
 ) {
     let flags = &facts.options.firewall;
-    let mode = if network.config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
-    let options = FirewallOptions {
-        mode,
-        rules: flags.rules,
-        audit_every: flags.resync,
-        tunnel_port: network.port,
-        restrict_tunnel_port: flags.restrict_tunnel_port,
-    };
+    let mode = crate::firewall::mode(&network.config);
+    let options = FirewallOptions::new(mode, flags.rules, flags.resync)
+        .with_tunnel_port(network.port)
+        .with_restrict_tunnel_port(flags.restrict_tunnel_port);
     let own = network.own.as_ref();
     let nets = own.map(|own| Nets::of(&network.config, &own.subnet)).unwrap_or_default();
     match missing_rules(namespace, &options, &nets).await {
@@ -60,14 +55,13 @@ async fn look_for_own_rules(
         Err(error) => firewall.failures.push(chain(&error)),
     }
     // Without a lease nothing was looked for.
-    let program = match mode {
-        FirewallMode::Iptables => "iptables-restore",
-        FirewallMode::Nftables => "nft",
+    let (program, package) = match network.config.enable_nftables {
+        false => ("iptables-restore", "iptables"),
+        true => ("nft", "nftables"),
     };
     let wants_rules = flags.rules.masquerade || flags.rules.forward;
     if nets.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
-        firewall.lacks =
-            Some(if mode == FirewallMode::Iptables { "iptables" } else { "nftables" }.to_owned());
+        firewall.lacks = Some(package.to_owned());
     }
 }
 
@@ -84,20 +78,13 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     let mut packets = Vec::new();
     let bridge = facts.pod_bridges().next().map(|link| link.name.clone());
     for peer in facts.peers.iter().take(MOST_PEERS) {
-        let underlay = external.addresses().zip_family(publics(&peer.lease.attrs));
+        let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
         if let (Some(port), Some((local, remote))) = (network.port, underlay) {
-            let datagram = |way, incoming, outgoing, source, destination| Packet {
-                way,
-                incoming,
-                outgoing,
-                source,
-                destination,
-                transport: Transport::Udp,
-                port,
-            };
+            let datagram =
+                |way, source, destination| Packet::new(way, source, destination, Transport::Udp, port);
             let name = Some(external.name.clone());
-            packets.push(datagram(Way::Input, name.clone(), None, remote, local));
-            packets.push(datagram(Way::Output, None, name, local, remote));
+            packets.push(datagram(Way::Input, remote, local).with_incoming(name.clone()));
+            packets.push(datagram(Way::Output, local, remote).with_outgoing(name));
         }
         for (ours, theirs) in own.subnet.nets().filter_map(|net| {
             let same = |other: &IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
@@ -105,14 +92,9 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
         }) {
             let (Some(ours), Some(theirs)) = (some_pod(ours), some_pod(theirs)) else { continue };
             let outside = facts.way_to(theirs).or_else(|| Some(external.name.clone()));
-            let packet = |incoming, outgoing, source, destination| Packet {
-                way: Way::Forward,
-                incoming,
-                outgoing,
-                source,
-                destination,
-                transport: Transport::Tcp,
-                port: SOME_PORT,
+            let packet = |incoming, outgoing, source, destination| {
+                let packet = Packet::new(Way::Forward, source, destination, Transport::Tcp, SOME_PORT);
+                packet.with_incoming(incoming).with_outgoing(outgoing)
             };
             packets.push(packet(outside.clone(), bridge.clone(), theirs, ours));
             packets.push(packet(bridge.clone(), outside, ours, theirs));

@@ -11,7 +11,7 @@ use futures::stream;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::doctor::facts::{Answer, Peer, publics};
+use crate::doctor::facts::{Answer, Peer};
 
 /// A host that is not there is known after three questions on its link, a second apart (`mcast_solicit`, arp(7)).
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -25,7 +25,7 @@ pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     let mut kernel = Netlink::open().ok();
     let mut peers = Vec::new();
     for lease in leases {
-        let Some(public) = publics(&lease.attrs).next() else { continue };
+        let Some(public) = lease.attrs.public.addresses().next() else { continue };
         let leaves_by = kernel.as_mut().and_then(|kernel| kernel.route_to(public).ok()?.index);
         peers.push((public, Peer { lease, leaves_by, answer: Answer::Silent }));
     }

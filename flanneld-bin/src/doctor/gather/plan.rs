@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{Lease, LeaseChange, OpenBackend as _, PeerSet, Plan, PlanRequest};
+use flannel_core::{Lease, OpenBackend as _, Plan, PlanRequest};
 use flannel_netlink::Namespace;
 
 use crate::backends::Backends;
 use crate::doctor::facts::Facts;
+use crate::plan::peers;
 
 /// A daemon that runs repairs within this time what it can, with much to spare.
 const REPAIRED: Duration = Duration::from_secs(1);
@@ -32,17 +33,8 @@ fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
         (None, Some(remembered)) => &remembered.peers,
         (None, None) => return None,
     };
-    let mut peers = PeerSet::default();
-    let others = leases.iter().filter(|lease| lease.subnet != own.subnet).cloned();
-    peers.extend(others.map(LeaseChange::Put));
-    if facts.registry.leases.is_some() {
-        // What is remembered is no reason to remove anything.
-        peers.complete();
-    }
-    let request = PlanRequest { config: &network.config, external, own, peers: &peers };
-    let mut plan = Backends::new(namespace.clone(), None).plan(request).ok()?;
-    if facts.registry.leases.is_none() {
-        plan.changes.retain(|change| change.action == flannel_core::PlannedAction::Put);
-    }
-    Some(plan)
+    // What is remembered is no reason to remove anything.
+    let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
+    let request = PlanRequest::new(&network.config, external, own, &peers);
+    Backends::new(namespace.clone(), None).plan(request).ok()
 }

@@ -25,24 +25,33 @@ const PAGE: &str = include_str!("../../../../docs/doctor.md");
 
 #[test]
 fn the_page_shows_the_text_and_the_json_of_a_host_with_two_faults() {
-    assert_eq!(text(&findings(), false), block(PAGE, "```text\n"));
+    assert_eq!(text(&findings(), Paint(false)), block(PAGE, "```text\n"));
     assert_eq!(json(&findings()), block(PAGE, "```json\n"));
 }
 
 #[test]
 fn a_healthy_host_takes_one_line() {
-    assert_eq!(text(&[], true), "nothing found\n");
+    assert_eq!(text(&[], Paint(true)), "nothing found\n");
     assert_eq!(json(&[]), "{\n  \"version\": 1,\n  \"severity\": null,\n  \"findings\": []\n}\n");
 }
 
 #[test]
 fn colours_are_on_the_severity_only() {
-    let (plain, coloured) = (text(&findings(), false), text(&findings(), true));
+    let (plain, coloured) = (text(&findings(), Paint(false)), text(&findings(), Paint(true)));
     assert!(coloured.starts_with("\u{1b}[1;31merror  \u{1b}[0m ip-forward"), "{coloured}");
-    let stripped = ["\u{1b}[1;31m", "\u{1b}[1;33m", "\u{1b}[0m"]
+    let stripped = ["\u{1b}[1;31m", "\u{1b}[33m", "\u{1b}[0m"]
         .iter()
         .fold(coloured, |text, code| text.replace(code, ""));
     assert_eq!(stripped, plain);
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_not_passed_on() {
+    let cure = Cure::run(["kill 1\u{1b}[2J", "cat >f <<E\n\u{7}text\nE"]);
+    let text = text(&[BROKEN.found("port 8472 is held by \u{1b}]0;x\u{7}", cure)], Paint(false));
+    let signs = text.chars().filter(|sign| sign.is_control() && *sign != '\n');
+    assert_eq!(signs.count(), 0, "{text:?}");
+    assert!(text.contains("\u{fffd}text\nE\n"), "a command keeps its lines: {text:?}");
 }
 
 /// A row of the page's table: `| `id` | severity | … |`.

@@ -23,8 +23,7 @@ const DUAL: Families = Families { v4: true, v6: true };
 /// The interface of a host that has both families.
 fn known() -> ExternalInterface {
     let (v4, v6) = ("192.168.9.1".parse().ok(), "fd00::1".parse().ok());
-    let public = PublicAddrs { v4, v6 };
-    ExternalInterface { name: "eth0".to_owned(), index: 2, mtu: 1500, v4, v6, public }
+    ExternalInterface::new("eth0", 2, 1500, PublicAddrs { v4, v6 })
 }
 
 /// What becomes of it, as `name index v4 v6`, and what is missing.

@@ -23,20 +23,31 @@ pub fn what_a_host_says_stands(subject: &dyn BackendSubject) {
     assert_eq!(said(&run), first, "what the host says when everything is made anew");
 }
 
+/// A configuration whose `Backend` is this.
+fn network(options: &str) -> NetworkConfig {
+    let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{options}}}"#);
+    NetworkConfig::parse(&text).expect("all but the options can be read")
+}
+
+/// Checks that an option that cannot be used is what came out.
+#[track_caller]
+fn names<T>(outcome: Result<T, BackendError>, options: &str, name: &str) {
+    match outcome.map(drop) {
+        Err(BackendError::Config { reason, .. }) => {
+            assert!(reason.contains(name), "{options}: {reason:?} does not name {name}");
+        }
+        other => assert_eq!(format!("{other:?}"), "Err(Config { .. })", "what came of {options}"),
+    }
+}
+
 /// Promise 9: an option that cannot be used is named, and nothing is made with it.
 pub fn a_wrong_option_is_named(subject: &dyn BackendSubject) {
     let external = subject.external();
     let before = sorted(subject);
     for (options, name) in subject.wrong_options() {
-        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{options}}}"#);
-        let config = NetworkConfig::parse(&text).expect("all but the options can be read");
-        let request = OpenRequest { config: &config, external: &external, before: None };
-        match subject.opener().open(request).map(drop) {
-            Err(BackendError::Config { reason, .. }) => {
-                assert!(reason.contains(name), "{options}: {reason:?} does not name {name}");
-            }
-            other => assert_eq!(format!("{other:?}"), "Err(Config { .. })", "what came of {options}"),
-        }
+        let config = network(options);
+        let request = OpenRequest::new(&config, &external);
+        names(subject.opener().open(request), options, name);
         assert_eq!(sorted(subject), before, "the objects on the host after {options}");
     }
 }
@@ -71,6 +82,54 @@ pub fn another_lease_is_taken_in(subject: &dyn BackendSubject) {
     assert_eq!(sorted(subject), before, "the objects on the host before and after it had another lease");
 }
 
+/// `reconfigure`: the host becomes what a start by the other configuration would make of it, and back.
+///
+/// Checks nothing if the backend cannot come to another configuration.
+pub fn another_configuration_is_taken_in(subject: &dyn BackendSubject) {
+    let mut run = Run::with_peers(subject, &[2, 3]);
+    let first = sorted(subject);
+    let others: Vec<_> = subject.other_options().into_iter().map(network).collect();
+    for config in others.into_iter().flat_map(|other| [other, subject.config()]) {
+        let options = config.backend.options.as_str().to_owned();
+        run.reconfigure(config).expect("the backend comes to it without a restart");
+        run.pass(&Dirty::All);
+        run.is_right();
+        run.is_at_rest();
+        if subject.adopts() {
+            let (peers, objects) = (run.peers.clone(), sorted(subject));
+            run = run.start_again();
+            run.peers = peers;
+            run.pass(&Dirty::All);
+            assert_eq!(objects, sorted(subject), "left: come to {options}, right: started with it");
+        }
+    }
+    assert_eq!(
+        sorted(subject),
+        first,
+        "the objects on the host before and after it had other configurations"
+    );
+}
+
+/// `reconfigure`: an option that cannot be used is named, and everything goes on as it was.
+pub fn a_configuration_that_cannot_be_used_changes_nothing(subject: &dyn BackendSubject) {
+    let mut run = Run::with_peers(subject, &[2, 3]);
+    let said = |run: &Run<'_>| (run.backend.attrs(), run.backend.mtu());
+    let (before, objects) = (said(&run), sorted(subject));
+    for (options, name) in subject.wrong_options() {
+        let outcome = run.reconfigure(network(options));
+        // One that takes a restart for every other configuration may say so.
+        if subject.other_options().is_empty() {
+            assert!(outcome.is_err(), "{options} was taken in");
+        } else {
+            names(outcome, options, name);
+        }
+        assert_eq!(said(&run), before, "what the host says after {options}");
+        assert_eq!(sorted(subject), objects, "the objects on the host after {options}");
+        run.is_right();
+        run.is_at_rest();
+    }
+}
+
 /// Promise 7: to drop a backend changes nothing on the host.
 ///
 /// Checks nothing if nothing outlives the backend.
@@ -101,7 +160,7 @@ pub fn removing_leaves_nothing(subject: &dyn BackendSubject) {
 pub fn a_plan_writes_nothing_and_is_what_is_then_done(subject: &dyn BackendSubject) {
     let (config, external) = (subject.config(), subject.external());
     let plan = |own: &Lease, peers: &PeerSet| {
-        let request = PlanRequest { config: &config, external: &external, own, peers };
+        let request = PlanRequest::new(&config, &external, own, peers);
         subject.opener().plan(request)
     };
     let before = sorted(subject);

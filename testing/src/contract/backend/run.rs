@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{
-    Backend, Dirty, Lease, LeaseAttrs, LeaseChange, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendError, Dirty, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenRequest, PeerSet,
+    SubnetKey, SyncReport, SyncRequest,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use crate::contract::subnet;
 
 pub(super) struct Run<'a> {
     pub(super) subject: &'a dyn BackendSubject,
+    pub(super) config: NetworkConfig,
     pub(super) backend: Box<dyn Backend>,
     pub(super) own: Lease,
     pub(super) peers: PeerSet,
@@ -47,20 +49,39 @@ impl<'a> Run<'a> {
 
     /// Opens it on a host whose lease said something before.
     pub(super) fn start_after(subject: &'a dyn BackendSubject, before: Option<&LeaseAttrs>) -> Self {
-        let (config, external) = (subject.config(), subject.external());
-        let request = OpenRequest { config: &config, external: &external, before };
+        Self::start_with(subject, subject.config(), before)
+    }
+
+    fn start_with(
+        subject: &'a dyn BackendSubject,
+        config: NetworkConfig,
+        before: Option<&LeaseAttrs>,
+    ) -> Self {
+        let external = subject.external();
+        let request = OpenRequest::new(&config, &external).with_before(before);
         let mut backend = subject.opener().open(request).expect("the backend opens");
         let own = Lease::new(subnet(1), backend.attrs().at(external.public.used_by(&config)));
         backend.configure(&own).expect("the host is made ready for its lease");
         let runtime = Builder::new_current_thread().enable_all().build().expect("starts a runtime");
-        Self { subject, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
+        Self { subject, config, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
     }
 
     /// Ends and starts again: nothing is known of the peers.
     pub(super) fn start_again(self) -> Self {
-        let Self { subject, backend, own, .. } = self;
+        let Self { subject, config, backend, own, .. } = self;
         drop(backend);
-        Self::start_after(subject, Some(&own.attrs))
+        Self::start_with(subject, config, Some(&own.attrs))
+    }
+
+    /// Lets the backend work by another configuration, and the lease say what the host has become.
+    pub(super) fn reconfigure(&mut self, config: NetworkConfig) -> Result<(), BackendError> {
+        let external = self.subject.external();
+        let before = Some(&self.own.attrs);
+        self.backend.reconfigure(OpenRequest::new(&config, &external).with_before(before))?;
+        self.own.attrs = self.backend.attrs().at(external.public.used_by(&config));
+        self.backend.configure(&self.own).expect("the host is made ready for its lease");
+        self.config = config;
+        Ok(())
     }
 
     /// Starts, and knows just these peers.
@@ -91,7 +112,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn pass(&mut self, dirty: &Dirty) -> SyncReport {
-        self.backend.sync(SyncRequest { peers: &self.peers, dirty, now: self.now })
+        self.backend.sync(SyncRequest::new(&self.peers, dirty, self.now))
     }
 
     /// Where the traffic to all known peers should go.

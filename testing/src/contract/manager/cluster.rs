@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, PeerEvent, SubnetKey,
+    BackendAttrs, KeepEvent, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
+    PeerEvent, SubnetKey,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -21,12 +22,12 @@ pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
 /// What host number `n` says about itself, with a backend of the given name.
 pub(super) fn host_with(n: u8, backend: &str) -> LeaseAttrs {
-    LeaseAttrs { backend_type: backend.to_owned().into(), ..host(n) }
+    BackendAttrs::new(backend.to_owned().into()).at(host(n).public)
 }
 
 /// What a lease says but for the id of its host, which its manager adds.
 pub(super) fn words(lease: &Lease) -> LeaseAttrs {
-    LeaseAttrs { node: None, ..lease.attrs.clone() }
+    lease.attrs.clone().with_node(None)
 }
 
 /// Opens the manager of a host of a network that is configured.
@@ -49,7 +50,7 @@ pub(super) async fn try_acquire(
     previous: Option<SubnetKey>,
 ) -> Result<Lease, ManagerError> {
     let config = manager.config().await?;
-    manager.acquire(LeaseRequest { config: &config, attrs, previous }).await
+    manager.acquire(LeaseRequest::new(&config, attrs).with_previous(previous)).await
 }
 
 pub(super) async fn acquire(
@@ -178,6 +179,8 @@ impl Peers {
                 self.silences.0 += 1;
             }
             PeerEvent::Heard => self.silences.1 += 1,
+            // No promise speaks of it.
+            _ => {}
         }
     }
 

@@ -107,7 +107,7 @@ async fn lasts_after_an_update(registry: &dyn SubnetRegistry, third: u8, ttl: Du
     is_there(registry, &updated, asked_again, ttl).await.then_some(updated)
 }
 
-/// Promise 5: a permanent record stays, also after it was updated.
+/// Promise 5: a permanent record stays, also after it was updated and renewed.
 pub async fn a_reservation_stays(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
     let ttl = subject.shortest_ttl();
@@ -116,6 +116,7 @@ pub async fn a_reservation_stays(subject: &dyn RegistrySubject) {
     assert_eq!((reservation.subnet, reservation.term), (subnet(1), Term::Permanent));
     let updated = registry.update(&reservation, &host(1), ttl).await.expect("updates");
     assert_eq!(updated.term, Term::Permanent);
+    registry.renew(&updated, ttl).await.expect("renews");
     // A lease that was made at the same time tells when the time to live is surely over.
     let mut watch = Follower::new(subject, registry.watch(None));
     watch.next().await;

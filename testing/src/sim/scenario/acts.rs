@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flannel_core::{BackendType, LeaseAttrs, SubnetKey};
+use flannel_core::{BackendAttrs, BackendType, SubnetKey};
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
@@ -233,11 +233,8 @@ impl Play<'_> {
     fn upstream_takes(&mut self, subnet: SubnetKey) {
         self.upstream_nodes += 1;
         let [a, b, c, d] = self.upstream_nodes.to_be_bytes();
-        let attrs = LeaseAttrs {
-            backend_type: BackendType::VXLAN,
-            backend_data: data(Mac([0x0a, 0xff, a, b, c, d])),
-            ..LeaseAttrs::new(Ipv4Addr::new(192, 168, c, d).into())
-        };
+        let attrs = BackendAttrs::new(BackendType::VXLAN).with_data(data(Mac([0x0a, 0xff, a, b, c, d])));
+        let attrs = attrs.at(Ipv4Addr::new(192, 168, c, d).into());
         self.world.store.put_raw(&subnet.to_string(), &attrs.to_record());
         self.upstream.insert(subnet, attrs);
         self.world.disturb(Some(subnet));
@@ -266,11 +263,9 @@ impl Play<'_> {
             return;
         };
         let [_, b, c, d] = public.octets();
-        let attrs = LeaseAttrs {
-            backend_type: BackendType::VXLAN,
-            backend_data: data(Mac([0x0a, 0xfe, self.world.random.u8(..), b, c, d])),
-            ..LeaseAttrs::new(public.into())
-        };
+        let attrs = BackendAttrs::new(BackendType::VXLAN)
+            .with_data(data(Mac([0x0a, 0xfe, self.world.random.u8(..), b, c, d])))
+            .at(public.into());
         self.upstream.remove(&subnet);
         self.world.store.put_raw(&subnet.to_string(), &attrs.to_record());
         self.world.disturb(Some(subnet));
