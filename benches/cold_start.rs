@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, GetOptions, KvClient, Txn, TxnOp};
 use flannel_benches::{Memory, Options, Spread, figures, machine};
 use flannel_netlink::{Namespace, Netlink, RouteFilter};
-use flannel_testing::{Etcd, EtcdOptions, Lab, LabOptions, Process};
+use flannel_testing::{Directory, Etcd, EtcdOptions, Lab, LabOptions, Process};
 
 const PREFIX: &str = "/coreos.com/network";
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
@@ -101,8 +101,7 @@ impl Round {
         let host = &lab.hosts[0].namespace;
         let list = fill(host, &etcd.client_url(), size);
 
-        let directory = std::env::temp_dir().join(format!("cold-start-{}", host.inode()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let directory = Directory::new().unwrap();
         let begin = || {
             let mut command = Command::new(flanneld);
             command.arg(format!("--etcd-endpoints={}", etcd.client_url())).arg("--iface=eth0");
@@ -118,7 +117,6 @@ impl Round {
         let (mut daemon, restart) = begin();
         assert_eq!(routes(host), size as usize);
         daemon.terminate(PATIENCE).unwrap();
-        std::fs::remove_dir_all(directory).unwrap();
         Self { first, restart, list, memory }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flannel_testing::Directory;
+
 /// What no data plane needs: clients of stores, HTTP, TLS.
 const UNWANTED: [&str; 12] = [
     "etcd-client",
@@ -39,14 +41,13 @@ fn two_crates_of_this_workspace_bring_up_two_hosts_in_sixty_lines_without_a_stor
 
 /// The crate, in a directory of its own that goes when this is dropped.
 struct Outside {
-    directory: PathBuf,
+    directory: Directory,
 }
 
 impl Outside {
     fn new() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let directory = std::env::temp_dir().join(format!("flannel-outside-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("makes a directory");
+        let directory = Directory::new().expect("makes a directory");
         let path = |name: &str| root.join(name).display().to_string();
         let manifest = format!(
             "[package]\nname = \"outside\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
@@ -83,11 +84,5 @@ impl Outside {
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "cargo {arguments:?} failed:\n{said}\n{complaint}");
         said
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use flannel_backend_extension::{OpenAlloc, OpenExtension};
@@ -15,22 +14,19 @@ use flannel_core::{
 };
 use flannel_netlink::{Namespace, Netlink, Route, Write};
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
-use flannel_testing::{Lab, LabOptions};
+use flannel_testing::{Directory, Lab, LabOptions};
 
 /// A host of a lab, and a directory in which the commands note whom they reach: a file for each peer.
 struct Host {
     lab: Lab,
-    directory: PathBuf,
+    directory: Directory,
     backend: &'static str,
 }
 
 impl Host {
     fn new(backend: &'static str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("flannel-contract-{}-{n}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        Self { lab: Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap(), directory, backend }
+        let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
+        Self { lab, directory: Directory::new().unwrap(), backend }
     }
 
     fn namespace(&self) -> &Namespace {
@@ -39,7 +35,7 @@ impl Host {
 
     /// The names and texts of files.
     fn files(&self) -> Vec<(String, String)> {
-        let entries = std::fs::read_dir(&self.directory).unwrap();
+        let entries = std::fs::read_dir(self.directory.path()).unwrap();
         let read = entries.filter_map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name()?.to_str()?.to_owned();
@@ -51,12 +47,6 @@ impl Host {
 
     fn obstacle(&self, subnet: SubnetKey) -> PathBuf {
         self.directory.join(format!("not-{subnet}"))
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -74,7 +64,7 @@ impl BackendSubject for Host {
             r#"f=$(echo $SUBNET | tr / -); test ! -e not-$f && echo $PUBLIC_IP >new-$f && mv new-$f peer-$f"#;
         let remove = r#"rm -f peer-$(echo $SUBNET | tr / -)"#;
         let command = |script: &str| {
-            let script = format!("cd {} && {script}", self.directory.display());
+            let script = format!("cd {} && {script}", self.directory.path().display());
             format!("{script:?}")
         };
         let (add, remove) = (command(add), command(remove));

@@ -7,12 +7,11 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use flannel_testing::write_program;
+use flannel_testing::{Directory, write_program};
 
 /// A directory with a delegate called `bridge`, a `subnet.env` and room for states.
-struct Site(PathBuf);
+struct Site(Directory);
 
 /// What a run left: exit status, standard output, standard error.
 struct Outcome {
@@ -37,11 +36,7 @@ exit "$(cat status 2>/dev/null || echo 0)"
 
 impl Site {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("flannel-cni-{}-{n}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        let site = Self(path);
+        let site = Self(Directory::new().unwrap());
         site.put("subnet.env", ENV);
         site.put("answer", "{\n    \"cniVersion\": \"0.3.1\",\n    \"ips\": []\n}\n");
         write_program(&site.0.join("bridge"), RECORDER).unwrap();
@@ -83,7 +78,7 @@ impl Site {
     }
 
     fn run(&self, variables: &[(&str, &str)], input: &str) -> Outcome {
-        run(&self.0, variables, input)
+        run(self.0.path(), variables, input)
     }
 
     /// Runs a verb for a container's `eth0`.
@@ -95,12 +90,6 @@ impl Site {
             ("CNI_IFNAME", "eth0"),
         ];
         self.run(&variables, input)
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -350,8 +339,10 @@ fn each_way_in_which_a_delegate_fails_is_told() {
     assert_eq!(site.states(), ["box", "box:n:eth0"], "DEL needs it");
 
     let conf = site.conf(r#""name":"n","delegate":{"type":"nosuch"}"#);
-    let msg =
-        format!("failed to delegate add: failed to find plugin \"nosuch\" in path [{}]", site.0.display());
+    let msg = format!(
+        "failed to delegate add: failed to find plugin \"nosuch\" in path [{}]",
+        site.0.path().display()
+    );
     assert_eq!(error(&site.verb("ADD", "box", &conf)), (999, msg, String::new()));
     let conf = site.conf(r#""name":"n","delegate":{"type":"../bridge"}"#);
     let msg = "failed to delegate add: invalid plugin name: \"../bridge\"".to_owned();

@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use flannel_netlink::Namespace;
-use flannel_testing::{Lab, LabOptions, output_in, program};
+use flannel_testing::{Directory, Lab, LabOptions, output_in, program};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/mk-docker-opts.sh");
 const SHELLS: [&[&str]; 3] = [&["dash"], &["bash", "--posix"], &["bash"]];
@@ -18,7 +17,7 @@ const SUBNET_ENV: &str =
 
 /// A directory with an input, in which the script runs.
 struct Site {
-    directory: PathBuf,
+    directory: Directory,
     /// Where the script runs, so that the machine's routes do not matter.
     namespace: Namespace,
 }
@@ -29,10 +28,7 @@ impl Site {
     }
 
     fn new_in(namespace: Namespace, subnet_env: Option<&str>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mk-docker-opts-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir(&directory).unwrap();
+        let directory = Directory::new().unwrap();
         if let Some(text) = subnet_env {
             fs::write(directory.join("subnet.env"), text).unwrap();
         }
@@ -58,7 +54,7 @@ impl Site {
     ) -> Output {
         let mut command =
             Command::new(program(if shell[0] == "dash" { "dash" } else { "bash" }, "dash bash").unwrap());
-        command.args(&shell[1..]).arg(SCRIPT).current_dir(&self.directory);
+        command.args(&shell[1..]).arg(SCRIPT).current_dir(self.directory.path());
         for (flag, path) in files {
             command.arg(flag).arg(path);
         }
@@ -69,12 +65,6 @@ impl Site {
 
     fn written(&self) -> String {
         fs::read_to_string(self.output_file()).unwrap()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -12,6 +12,7 @@
 //! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`confined()`] takes rights away from a part of a test.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
+//! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
 //!   missing.
 //!
@@ -38,6 +39,7 @@
 mod capture;
 mod confined;
 pub mod contract;
+mod directory;
 mod ensure;
 mod etcd;
 mod fake_backend;
@@ -61,6 +63,7 @@ pub use capture::packet::{
 };
 pub use capture::{Capture, Captured};
 pub use confined::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
+pub use directory::Directory;
 pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};

@@ -3,20 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flannel_testing::{EtcdOptions, EtcdTls};
+use flannel_testing::{Directory, EtcdOptions, EtcdTls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use crate::cluster::SWITCH;
 
 /// Certificates in a directory that goes with them.
-pub(crate) struct Certificates(PathBuf);
+pub(crate) struct Certificates(Directory);
 
 impl Certificates {
     /// Makes an authority, and of each name a certificate for etcd's address; one of them has expired.
-    pub(crate) fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let certificates = Self(directory);
+    pub(crate) fn new() -> Self {
+        let certificates = Self(Directory::new().unwrap());
         certificates.issue();
         certificates
     }
@@ -54,7 +52,7 @@ impl Certificates {
     fn authority_params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, self.0.display().to_string());
+        params.distinguished_name.push(DnType::CommonName, self.0.path().display().to_string());
         params
     }
 
@@ -84,11 +82,5 @@ impl Certificates {
                 .map(|name| (self.path(&format!("{name}.pem")), self.path(&format!("{name}-key.pem")))),
         };
         EtcdOptions { tls: Some(tls), ..EtcdOptions::default() }
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -2,12 +2,11 @@
 //! read.
 
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use flannel_netlink::{Namespace, Netlink, NewLink, NewLinkKind, VethPeer};
-use flannel_testing::{Etcd, EtcdOptions, Process, eventually, output_in, program};
+use flannel_testing::{Directory, Etcd, EtcdOptions, Process, eventually, output_in, program};
 use serde_json::Value;
 
 /// Many daemons start one after the other here, and each may meet the moment at which the machine is at its busiest.
@@ -23,7 +22,7 @@ const DUAL: &str =
 /// A host with `eth0`, `eth1` and `wlan0`, which lead to another namespace, and an etcd of its own.
 struct Host {
     etcd: Etcd,
-    directory: PathBuf,
+    directory: Directory,
     runs: Cell<usize>,
     namespace: Namespace,
     _far: Namespace,
@@ -59,9 +58,7 @@ impl Host {
             ip(&far, &format!("link set {name} up"));
         }
         let etcd = Etcd::start_with(EtcdOptions { inside, ..EtcdOptions::default() }).unwrap();
-        let directory =
-            std::env::temp_dir().join(format!("choice-{}-{}", std::process::id(), namespace.inode()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let directory = Directory::new().unwrap();
         let host = Self { etcd, directory, runs: Cell::new(0), namespace, _far: far };
         setup.iter().copied().flatten().for_each(|command| host.ip(command));
         host
@@ -128,12 +125,6 @@ impl Host {
                 None => assert_eq!(chosen, *expected, "{arguments:?}"),
             }
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use flannel_netlink::{Link, Mac, Namespace, Netlink, NewLink, NewLinkKind, VethPeer};
 use flannel_testing::{
-    Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, ServiceManager, copy_program,
-    eventually, output_in, ping, program,
+    Directory, Etcd, EtcdOptions, Lab, LabOptions, PingOptions, Pod, Process, RunningPing, ServiceManager,
+    copy_program, eventually, output_in, ping, program,
 };
 use ipnet::IpNet;
 
@@ -32,11 +32,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The last address of the lab's first segment: the switch, where etcd runs.
 pub(crate) const SWITCH: &str = "192.168.64.254";
 
+/// What is dropped first stands first: nothing runs any more when its files go.
 pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Option<Process>>,
     pub(crate) etcd: Etcd,
     pub(crate) lab: Lab,
-    directory: PathBuf,
+    directory: Directory,
 }
 
 impl Cluster {
@@ -59,11 +60,8 @@ impl Cluster {
         let (hosts, lab) = (lab.hosts, Lab::new(&lab).unwrap());
         let inside = Some((lab.switch().clone(), SWITCH.parse().unwrap()));
         let etcd = Etcd::start_with(EtcdOptions { inside, ..etcd }).unwrap();
-        let name = format!("flanneld-{}-{}", std::process::id(), lab.switch().inode());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).unwrap();
         let daemons = (0..hosts).map(|_| None).collect();
-        Self { daemons, etcd, lab, directory }
+        Self { daemons, etcd, lab, directory: Directory::new().unwrap() }
     }
 
     /// Hosts with a configuration and a running daemon each.
@@ -305,13 +303,6 @@ impl Cluster {
         let text = self.etcd.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         lines.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.daemons.clear();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

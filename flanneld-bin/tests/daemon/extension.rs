@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flannel_testing::eventually;
+use flannel_testing::{Directory, eventually};
 
 use crate::cluster::{Cluster, PATIENCE, check_ping};
 use crate::failing;
@@ -67,13 +67,11 @@ fn the_pages_commands_for_a_tunnel_connect_hosts_and_leave_nothing_when_all_is_r
 }
 
 /// A directory into which commands write, and which goes with it.
-struct Notes(PathBuf);
+struct Notes(Directory);
 
 impl Notes {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        Self(directory)
+    fn new() -> Self {
+        Self(Directory::new().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,12 +89,6 @@ impl Notes {
     }
 }
 
-impl Drop for Notes {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 fn config(commands: &[(&str, &str)]) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', r"\\").replace('"', r#"\""#));
     let members: Vec<_> =
@@ -106,7 +98,7 @@ fn config(commands: &[(&str, &str)]) -> String {
 
 #[test]
 fn commands_are_told_what_upstream_tells_them() {
-    let notes = Notes::new("extension");
+    let notes = Notes::new();
     let config = config(&[
         ("PreStartupCommand", "echo '  hello'; echo 'world '; echo err >&2"),
         ("PostStartupCommand", &notes.command("post-$PUBLIC_IP")),
@@ -145,7 +137,7 @@ fn a_command_of_the_host_that_fails_ends_the_daemon_with_its_words() {
 #[test]
 fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_outlive_it() {
     for flags in [&[][..], &["-release-on-exit"]] {
-        let notes = Notes::new(&format!("hangs-{}", flags.len()));
+        let notes = Notes::new();
         let pid = notes.path("pid").display().to_string();
         let add = format!("[ $PUBLIC_IP = 192.168.64.2 ] || exit 0; echo $$ >{pid}; exec sleep 1234");
         let mut cluster = Cluster::new(2);
@@ -169,7 +161,7 @@ fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_out
 
 #[test]
 fn a_peer_whose_command_failed_is_told_of_and_tried_again() {
-    let notes = Notes::new("again");
+    let notes = Notes::new();
     let [cured, done] = ["cured", "done"].map(|name| notes.path(name).display().to_string());
     let add = format!("test -e {cured} || {{ echo not yet; exit 7; }}; echo $PUBLIC_IP >>{done}");
     let mut cluster = started(&config(&[("SubnetAddCommand", &add)]), 2);

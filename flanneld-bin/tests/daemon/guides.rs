@@ -115,8 +115,8 @@ fn check_order(lines: &[String], texts: &[&str]) {
 }
 
 /// Three hosts by three guides, on a network that was configured by the first of these lines.
-fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
-    let files = Certificates::new(name);
+fn follow_the_guides([configure, list]: [&str; 2]) {
+    let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(3, EtcdOptions { enable_v2: true, ..files.options() });
     // The other members of etcd are down: nothing listens there.
     for member in ["192.168.64.253", "192.168.64.252"] {
@@ -151,12 +151,12 @@ fn follow_the_guides(name: &str, [configure, list]: [&str; 2]) {
 
 #[test]
 fn hosts_that_are_set_up_by_the_usual_guides_reach_each_other_over_etcds_v2_interface() {
-    follow_the_guides("guides-v2", OVER_V2);
+    follow_the_guides(OVER_V2);
 }
 
 #[test]
 fn hosts_that_are_set_up_by_the_usual_guides_reach_each_other_over_etcds_v3_interface() {
-    follow_the_guides("guides-v3", OVER_V3);
+    follow_the_guides(OVER_V3);
 }
 
 #[test]

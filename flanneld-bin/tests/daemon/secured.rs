@@ -52,7 +52,7 @@ fn give(command: &mut Command, flag: &str, path: &Path) {
 
 #[test]
 fn hosts_use_an_etcd_that_wants_a_certificate_and_a_password() {
-    let files = Certificates::new("secured");
+    let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(2, files.options());
     cluster.configure(VXLAN);
     cluster.etcd.require_password(PASSWORD).unwrap();
@@ -74,7 +74,7 @@ fn hosts_use_an_etcd_that_wants_a_certificate_and_a_password() {
 
 #[test]
 fn what_is_wrong_with_the_certificates_is_said() {
-    let files = Certificates::new("wrong");
+    let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(1, files.options());
     let mut command = cluster.command(0);
     give(&mut command, "-etcd-certfile", Path::new("x"));
@@ -105,7 +105,7 @@ fn said(cluster: &mut Cluster, files: [&Path; 3], about: &Path) -> [String; 2] {
 
 #[test]
 fn a_file_that_is_at_fault_is_named_in_one_line_over_both_interfaces() {
-    let (files, stranger) = (Certificates::new("fault"), Certificates::new("stranger"));
+    let (files, stranger) = (Certificates::new(), Certificates::new());
     fs::write(files.path("garbage.pem"), "no certificate at all\n").unwrap();
     let mut cluster = Cluster::with_etcd(1, EtcdOptions { enable_v2: true, ..files.options() });
     let [ca, client, key] = ["ca.pem", "client.pem", "client-key.pem"].map(|name| files.path(name));
@@ -134,7 +134,7 @@ fn show(command: &mut Command, authority: &Path, (certificate, key): &(PathBuf, 
 
 #[test]
 fn a_network_behind_certificates_moves_to_v3_whatever_form_the_key_has() {
-    let files = Certificates::new("forms");
+    let files = Certificates::new();
     let (authority, clients) = (files.path("ca.pem"), files.clients_of_all_forms());
     let mut cluster = Cluster::with_etcd(1, EtcdOptions { enable_v2: true, ..files.options() });
     let etcdctl = |arguments: &[&str]| {

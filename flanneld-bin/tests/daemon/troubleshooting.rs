@@ -93,7 +93,7 @@ fn a_wrong_first_subnet_is_told_of_until_it_is_put_right() {
 
 #[test]
 fn certificates_that_are_not_accepted_are_told_of() {
-    let (files, stranger) = (Certificates::new("trouble"), Certificates::new("trouble-stranger"));
+    let (files, stranger) = (Certificates::new(), Certificates::new());
     let mut cluster = Cluster::with_etcd(1, files.options());
     cluster.configure(VXLAN);
     let at = |name: &str| files.path(name).display().to_string();
@@ -133,7 +133,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
 
 #[test]
 fn a_key_that_belongs_to_somebody_else_is_told_of() {
-    let files = Certificates::new("trouble-key");
+    let files = Certificates::new();
     let key = files.path("client-key.pem");
     std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();

@@ -154,7 +154,7 @@ fn u9_a_host_that_lost_its_device_and_its_files_has_the_same_address_again() {
 
 #[test]
 fn u12_an_authority_is_enough_and_is_read_again_when_it_was_replaced() {
-    let files = Certificates::new("authority");
+    let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(1, files.one_sided());
     cluster.configure(VXLAN);
     cluster.start_with(0, &[format!("-etcd-cafile={}", files.path("ca.pem").display())]);

@@ -140,7 +140,7 @@ fn a_clock_that_differs_from_etcds_is_set() {
 
 #[test]
 fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named() {
-    let files = Certificates::new("doctor-certificates");
+    let files = Certificates::new();
     files.issue_one("good", |_| {});
     let mut site = Site::of(Cluster::with_etcd(1, files.options_for(Some("good"))));
     site.cluster.configure(VXLAN);
@@ -172,7 +172,7 @@ fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named
 #[test]
 #[expect(clippy::disallowed_methods, reason = "certificates are judged by the wall clock")]
 fn a_certificate_in_its_last_days_is_a_warning() {
-    let files = Certificates::new("doctor-last-days");
+    let files = Certificates::new();
     let mut site = Site::new(1);
     let now = std::time::SystemTime::now();
     files.issue_one("late", |params| {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use flannel_testing::{Process, eventually, output_in, program, write_program};
+use flannel_testing::{Directory, Process, eventually, output_in, program, write_program};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
@@ -20,7 +20,7 @@ pub(crate) struct Site {
     pub(crate) flags: Vec<String>,
     /// The first host's view of the files of the machine, if it has one of its own.
     room: Option<Process>,
-    tools: PathBuf,
+    tools: Directory,
 }
 
 /// What doctor said.
@@ -43,9 +43,7 @@ impl Site {
     }
 
     pub(crate) fn of(cluster: Cluster) -> Self {
-        let name = format!("doctor-{}-{}", std::process::id(), cluster.lab.switch().inode());
-        let tools = std::env::temp_dir().join(name);
-        fs::create_dir_all(&tools).unwrap();
+        let tools = Directory::new().unwrap();
         let site = Self { cluster, flags: Vec::new(), room: None, tools };
         for stand_in in STAND_INS {
             site.stand_in(stand_in, "");
@@ -96,7 +94,7 @@ impl Site {
     /// Runs a line on the first host by a shell, which stops at the first command that fails.
     pub(crate) fn shell(&self, line: &str) -> String {
         let mut command = self.command(Path::new("/bin/sh"));
-        let path = format!("{}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", self.tools.display());
+        let path = format!("{}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", self.tools.path().display());
         command.args(["-e", "-c", line]).env("PATH", path);
         let output = self.output(command);
         assert!(output.status.success(), "{line}: {output:?}");
@@ -165,12 +163,6 @@ impl Site {
         );
         let key = format!("/coreos.com/network/subnets/{key}");
         self.cluster.etcd.etcdctl(&["put", &key, &record]).unwrap();
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.tools);
     }
 }
 

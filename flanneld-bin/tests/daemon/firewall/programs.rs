@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flannel_testing::{eventually, write_program};
+use flannel_testing::{Directory, eventually, write_program};
 
 use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 
@@ -12,13 +12,11 @@ use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Programs under other names, or that tell of each run, found before the system's, in a directory with what they note.
-struct Programs(PathBuf);
+struct Programs(Directory);
 
 impl Programs {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("flanneld-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        Self(directory)
+    fn new() -> Self {
+        Self(Directory::new().unwrap())
     }
 
     /// Says what a program does, in the words of a shell.
@@ -33,15 +31,9 @@ impl Programs {
     /// Starts the daemon of the first host with these flags, so that it finds them, and waits until it is ready.
     fn start(&self, cluster: &mut Cluster, flags: &[&str]) {
         let mut command = cluster.command(0);
-        command.args(flags).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.display()));
+        command.args(flags).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.path().display()));
         cluster.start_as(0, command);
         cluster.wait_until_ready(0);
-    }
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -57,7 +49,7 @@ const PROGRAMS: [&str; 7] = [
 
 #[test]
 fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
-    let programs = Programs::new("legacy");
+    let programs = Programs::new();
     for name in &PROGRAMS[..6] {
         programs.add(name, &format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1)));
     }
@@ -83,7 +75,7 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         ("idle-nftables", NFTABLES, "tables"),
         ("idle-legacy", VXLAN, "tables-legacy"),
     ] {
-        let programs = Programs::new(name);
+        let programs = Programs::new();
         let log = programs.path("log");
         let nft = flannel_testing::program("nft", "nftables").unwrap();
         for program in PROGRAMS {
@@ -146,7 +138,7 @@ fn used(cluster: &mut Cluster) -> Duration {
 
 #[test]
 fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
-    let programs = Programs::new("refused");
+    let programs = Programs::new();
     let script = format!(
         "echo >> {0}; [ $(wc -l < {0}) -gt 4 ] && exec /usr/sbin/iptables-restore \"$@\"; cat > /dev/null
         echo 'Another app is currently holding the xtables lock.' >&2; exit 4",
