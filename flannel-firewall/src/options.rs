@@ -14,7 +14,7 @@ pub enum FirewallMode {
     Nftables,
 }
 
-/// What a [`Firewall`] is to do.
+/// What a [`Firewall`](crate::Firewall) is to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct FirewallOptions {

@@ -41,7 +41,7 @@ impl Kept {
     }
 }
 
-/// What a [`Firewall`] did so far.
+/// What a [`Firewall`](crate::Firewall) did so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct FirewallCounts {
