@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{DeviceFacts, ExternalInterface, ObjectFailure, PeerFailure, SyncReport};
+use crate::backend::{DeviceFacts, ObjectFailure, PeerFailure, SyncReport};
 use crate::event::{NetworkEvent, Phase};
+use crate::external::ExternalInterface;
 use crate::lease_map::LeaseTimes;
 use crate::manager::LeaseManager;
 use crate::peers::{Dirty, PeerChange};

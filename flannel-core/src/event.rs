@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{ExternalInterface, ObjectFailure, PeerFailure};
+use crate::backend::{ObjectFailure, PeerFailure};
+use crate::external::ExternalInterface;
 use crate::registry::BadRecord;
 use crate::{Lease, NetworkConfig, SubnetKey};
 

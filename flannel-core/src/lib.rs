@@ -20,6 +20,7 @@ mod book;
 mod config;
 mod damping;
 mod event;
+mod external;
 mod fed;
 mod hold;
 pub mod json;
@@ -40,13 +41,14 @@ mod subnet;
 pub use acquire::{Claim, Step};
 pub use allocate::choose;
 pub use backend::{
-    Backend, BackendAttrs, BackendError, DeviceFacts, ExternalInterface, ObjectFailure, OpenBackend,
-    OpenRequest, PeerFailure, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, DeviceFacts, ObjectFailure, OpenBackend, OpenRequest, PeerFailure,
+    SyncReport, SyncRequest,
 };
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
+pub use external::ExternalInterface;
 pub use fed::{FedManager, WrongSubnet};
 pub use json::Json;
 pub use lease::{

@@ -7,9 +7,10 @@ use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{broadcast, watch};
 
-use crate::backend::{BackendError, ExternalInterface, OpenBackend};
+use crate::backend::{BackendError, OpenBackend};
 use crate::book::Book;
 use crate::event::NetworkEvent;
+use crate::external::ExternalInterface;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::node::Node;
 use crate::status::Status;

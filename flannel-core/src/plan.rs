@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{ExternalInterface, PeerFailure};
+use crate::backend::PeerFailure;
+use crate::external::ExternalInterface;
 use crate::peers::PeerSet;
 use crate::{Lease, NetworkConfig};
 

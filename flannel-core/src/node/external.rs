@@ -1,8 +1,8 @@
 //! What a network does when its external interface becomes another one.
 
 use super::Node;
-use crate::backend::ExternalInterface;
 use crate::event::NetworkEvent;
+use crate::external::ExternalInterface;
 
 impl Node {
     /// Takes in what the external interface is now. What the backend cannot work with changes nothing: the last one
