@@ -6,6 +6,8 @@
 //! 4. On SIGHUP, and when the registry tells that it changed: take in another network configuration.
 //! 5. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
+mod manager;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs;
@@ -25,14 +27,14 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use self::manager::notified;
 use crate::backends::Backends;
 use crate::fd_store::{self, FdStore};
 use crate::firewall::Keeper;
-use crate::notify::{self, Notifier};
-use crate::observe::report::{self, Beside, Sources};
+use crate::notify::Notifier;
+use crate::observe::report::{Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
 use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
@@ -104,7 +106,7 @@ impl Daemon<'_> {
         let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
         let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
         let serving = observe::serve(&self.options.observe, sources.clone());
-        let telling = tell_manager(&self.notifier, sources);
+        let telling = manager::tell(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
         tokio::pin!(work, rules, blackhole, serving, telling, probing);
         let mut life = Life::default();
@@ -344,54 +346,6 @@ impl Daemon<'_> {
         {
             warn!("The subnet file {} cannot be removed: {error}", path.display());
         }
-    }
-}
-
-fn notified(result: std::io::Result<()>) {
-    if let Err(error) = result {
-        warn!("The service manager cannot be told: {error}");
-    }
-}
-
-/// Tells the service manager how the network is, whenever that changes, and that the daemon lives, as long as the loop of
-/// the network does.
-async fn tell_manager(notifier: &Notifier, sources: Sources) -> Infallible {
-    if !notifier.is_there() {
-        return std::future::pending().await;
-    }
-    let variable = |name| std::env::var_os(name);
-    let watchdog =
-        notify::watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
-    let mut told = String::new();
-    let mut is_told = true;
-    let mut alive_at = Instant::now();
-    loop {
-        let network = sources.summary().network;
-        let line = report::in_one_line(&network);
-        let mut sent = None;
-        if line != told {
-            let status = notifier.status(&line);
-            if status.is_ok() {
-                told = line;
-            }
-            sent = Some(status);
-        }
-        if let Some(every) = watchdog
-            && Instant::now() >= alive_at
-            && report::is_alive(&network)
-        {
-            alive_at = Instant::now() + every;
-            sent = Some(sent.unwrap_or(Ok(())).and(notifier.alive()));
-        }
-        // Once, however long it lasts: the manager may have gone.
-        if let Some(sent) = sent
-            && is_told != sent.is_ok()
-        {
-            is_told = sent.is_ok();
-            notified(sent);
-        }
-        let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
-        tokio::time::sleep(pause).await;
     }
 }
 
