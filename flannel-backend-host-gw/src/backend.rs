@@ -12,14 +12,14 @@ use flannel_core::{
 use flannel_netlink::{Family, Namespace, Notice, Route};
 use ipnet::IpNet;
 
-use crate::backend::same_kind;
-use crate::direct::Direct;
-use crate::direct_routes::Hop;
-use crate::families::{families, own_subnet};
-use crate::forwarding::Forwarding;
-use crate::routes::{Mark, RouteProtocol};
-use crate::tables::{Kernel, unreadable};
-use crate::watch::{Listens, Watch};
+use flannel_dataplane::Direct;
+use flannel_dataplane::Forwarding;
+use flannel_dataplane::Hop;
+use flannel_dataplane::same_kind;
+use flannel_dataplane::{DriftMonitor, NoticeHandler};
+use flannel_dataplane::{Kernel, unreadable};
+use flannel_dataplane::{Mark, RouteProtocol};
+use flannel_dataplane::{families, own_subnet};
 
 /// Opens the host-gw backend in one network namespace.
 ///
@@ -27,7 +27,7 @@ use crate::watch::{Listens, Watch};
 /// that is not is reported as unreachable.
 ///
 /// ```no_run
-/// use flannel_backend_vxlan::OpenHostGw;
+/// use flannel_backend_host_gw::OpenHostGw;
 /// use flannel_netlink::Namespace;
 ///
 /// let here = OpenHostGw::new(Namespace::current()?);
@@ -119,7 +119,7 @@ struct HostGw {
     opener: OpenHostGw,
     config: BackendConfig,
     mtu: u32,
-    watch: Watch,
+    watch: DriftMonitor,
     gateways: Vec<Gateways>,
     own: Option<SubnetKey>,
 }
@@ -127,7 +127,7 @@ struct HostGw {
 impl HostGw {
     fn open(opener: &OpenHostGw, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
-        let (watch, kernel) = Watch::open(opener.namespace.clone(), &external.name)?;
+        let (watch, kernel) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
         let gateways = opener.gateways(&kernel, config, external)?;
         let (opener, config) = (opener.clone(), config.backend.clone());
         Ok(Self { opener, config, mtu: external.mtu, watch, gateways, own: None })
@@ -286,7 +286,7 @@ impl Gateways {
     }
 }
 
-impl Listens for Gateways {
+impl NoticeHandler for Gateways {
     fn distrust(&mut self) {
         self.direct.distrust();
         self.forwarding.distrust();

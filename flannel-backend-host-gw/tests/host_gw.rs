@@ -4,39 +4,13 @@
 
 mod common;
 
-use common::{DEADLINE, QUIET, Station, assert_idle, ip, key, lab, net, routed_lab};
-use flannel_backend_vxlan::{OpenHostGw, RouteProtocol, external_interface};
-use flannel_core::{
-    BackendAttrs, BackendType, Dirty, Lease, NetworkConfig, OpenBackend, OpenRequest, PublicAddrs, Revision,
-    Term,
-};
-use flannel_testing::{PingOptions, eventually, ping};
-
-fn config() -> NetworkConfig {
-    let text = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
-        "Backend":{"Type":"host-gw"}}"#;
-    NetworkConfig::parse(text).unwrap()
-}
-
-fn subnet(n: u8) -> String {
-    format!("10.5.{n}.0-24&fd00:5:0:{n}::-64")
-}
-
-fn peer(n: u8, segment: u8) -> Lease {
-    let public = PublicAddrs {
-        v4: format!("192.168.{}.{n}", 64 + segment).parse().ok(),
-        v6: format!("fd00:64:0:{segment}::{n}").parse().ok(),
-    };
-    let attrs = BackendAttrs::new(BackendType::HOST_GW).at(public);
-    Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
-}
-
-fn station(lab: &flannel_testing::Lab, n: u8) -> Station {
-    Station::start_with(&lab.hosts[usize::from(n) - 1].namespace, &subnet(n), &config())
-}
+use common::{DEADLINE, QUIET, assert_idle, config, ip, key, lab, net, peer, routed_lab, station, subnet};
+use flannel_backend_host_gw::{OpenHostGw, RouteProtocol, external_interface};
+use flannel_core::{BackendType, Dirty, OpenBackend, OpenRequest};
+use flannel_testing::{BackendHarness, PingOptions, eventually, ping};
 
 /// All routes into the overlay, as `ip` shows them.
-fn routes(station: &Station) -> Vec<String> {
+fn routes(station: &BackendHarness) -> Vec<String> {
     let mut lines = ip(&station.namespace, "-4 route show root 10.5.0.0/16");
     lines.extend(ip(&station.namespace, "-6 route show root fd00:5::/48"));
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
@@ -224,4 +198,26 @@ fn an_interface_that_is_made_anew_has_the_routes_again() {
         routes(&station).iter().map(|line| line.replace(" linkdown", "")).eq(routes_to(&[2]))
     });
     assert!(all_back.is_ok(), "{:?}", routes(&station));
+}
+
+#[test]
+fn the_routes_move_to_another_interface() {
+    let lab = lab(1);
+    let mut station = station(&lab, 1);
+    station.complete([peer(2, 0)]);
+    let host = station.namespace.clone();
+    ip(&host, "link add lan0 up mtu 1400 type bridge");
+    ip(&host, "address add 192.168.64.9/24 dev lan0");
+    ip(&host, "-6 address add fd00:64::9/64 dev lan0 nodad");
+    ip(&host, "link set eth0 down");
+    let external = external_interface(&host, "lan0").unwrap();
+    station.backend.move_to(&external).unwrap();
+    assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
+    assert_eq!(station.backend.mtu(), 1400);
+    station.sync();
+    let route = ip(&host, "route show 10.5.2.0/24");
+    assert!(route[0].starts_with("10.5.2.0/24 via 192.168.64.2 dev lan0 proto 241"), "{route:?}");
+    let behind_nat = external.with_public(peer(7, 0).attrs.public);
+    assert!(station.backend.move_to(&behind_nat).is_err());
+    assert_eq!(station.backend.mtu(), 1400);
 }

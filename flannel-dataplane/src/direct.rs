@@ -14,14 +14,14 @@ use crate::underlay::Underlay;
 
 /// The direct routes of one family.
 #[derive(Debug)]
-pub(crate) struct Direct {
-    pub(crate) underlay: Underlay,
-    pub(crate) routes: Reconciler<DirectRoutes>,
+pub struct Direct {
+    pub underlay: Underlay,
+    pub routes: Reconciler<DirectRoutes>,
     mark: Mark,
 }
 
 impl Direct {
-    pub(crate) fn new(kernel: Kernel, external: &ExternalInterface, family: Family, mark: Mark) -> Self {
+    pub fn new(kernel: Kernel, external: &ExternalInterface, family: Family, mark: Mark) -> Self {
         let underlay = Underlay::new(kernel.clone(), external, family);
         let table = DirectRoutes { kernel, family, mark, tunnel: None };
         Self { underlay, routes: Reconciler::new(table), mark }
@@ -29,7 +29,7 @@ impl Direct {
 
     /// Finds the way to a peer if it is on the link. A subnet outside the network has none, since its route would not
     /// be recognised as ours.
-    pub(crate) fn hop(underlay: &mut Underlay, mark: Mark, subnet: IpNet, public: IpAddr) -> Option<Hop> {
+    pub fn hop(underlay: &mut Underlay, mark: Mark, subnet: IpNet, public: IpAddr) -> Option<Hop> {
         if !mark.network.contains(&subnet) {
             return None;
         }
@@ -38,24 +38,24 @@ impl Direct {
     }
 
     /// Takes in which interface is the external one from now on.
-    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+    pub fn move_to(&mut self, name: &str, index: u32) {
         self.underlay.move_to(name, index);
         self.distrust();
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Mark {
         self.mark
     }
 
     /// Says that anything may have changed.
-    pub(crate) fn distrust(&mut self) {
+    pub fn distrust(&mut self) {
         self.underlay.distrust();
         self.routes.tracker.distrust();
     }
 
     /// Takes in what the kernel tells of the network below. The kernel removes routes without a word when an
     /// interface goes down or loses its last address, so the routes are in doubt as well.
-    pub(crate) fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
+    pub fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
         let what = self.underlay.notice(notice)?;
         self.distrust();
         // What could not be put on the interface as it was may now.
@@ -64,7 +64,7 @@ impl Direct {
     }
 
     /// Takes in that a route was made or removed.
-    pub(crate) fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
+    pub fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
         let wanted = self.routes.tracker.wanted(&route.destination);
         let differs = match (self.mark.is_on(route), removed) {
             (true, true) => wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route)),
@@ -82,7 +82,7 @@ impl Direct {
     }
 
     /// Removes all direct routes.
-    pub(crate) fn remove(&mut self) -> Result<(), BackendError> {
+    pub fn remove(&mut self) -> Result<(), BackendError> {
         self.routes.table().remove().map_err(|source| BackendError::Kernel {
             object: "cannot remove the direct routes".to_owned(),
             source,

@@ -13,17 +13,17 @@ use crate::tables::{Kernel, boxed};
 
 /// The way to a peer on the same link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Hop {
+pub struct Hop {
     /// The peer's public address.
-    pub(crate) gateway: IpAddr,
+    pub gateway: IpAddr,
     /// The external interface.
-    pub(crate) index: u32,
-    pub(crate) protocol: RouteProtocol,
+    pub index: u32,
+    pub protocol: RouteProtocol,
 }
 
 impl Hop {
     /// The route to the peer's subnet, given how many other ones there are.
-    pub(crate) fn route(&self, subnet: IpNet, others: usize) -> Route {
+    pub fn route(&self, subnet: IpNet, others: usize) -> Route {
         Route {
             index: Some(self.index),
             protocol: self.protocol.number(),
@@ -38,12 +38,12 @@ impl Hop {
 /// One that leads the same way and is not marked, as upstream flannel leaves it, becomes ours when it is wanted: it
 /// is marked in place. Any other one that is not marked stays.
 #[derive(Debug)]
-pub(crate) struct DirectRoutes {
-    pub(crate) kernel: Kernel,
-    pub(crate) family: Family,
-    pub(crate) mark: Mark,
+pub struct DirectRoutes {
+    pub kernel: Kernel,
+    pub family: Family,
+    pub mark: Mark,
     /// The tunnel, if there is one: a route of ours through it may be replaced.
-    pub(crate) tunnel: Option<u32>,
+    pub tunnel: Option<u32>,
 }
 
 /// Tells whether two routes lead the same way.
@@ -58,7 +58,7 @@ fn is_unmarked(route: &Route) -> bool {
 
 impl DirectRoutes {
     /// Drops all there are.
-    pub(crate) fn remove(&mut self) -> Result<(), BoxError> {
+    pub fn remove(&mut self) -> Result<(), BoxError> {
         let writes: Vec<_> = self.read()?.into_iter().map(|(_, route)| Write::DeleteRoute(route)).collect();
         self.kernel.apply(&writes).into_iter().collect()
     }

@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 use flannel_core::{BackendError, ObjectFailure, SyncReport};
 use flannel_netlink::{Monitor, Namespace, Notice};
 
-use crate::ask_again::AskAgain;
+use crate::neighbour_reprobe::NeighbourReprobe;
 use crate::tables::{Kernel, no_socket};
 
 /// What a backend hears from the kernel.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub struct DriftMonitor {
     namespace: Namespace,
     kernel: Kernel,
     /// Gone if it broke and could not be opened again yet.
     monitor: Option<Monitor>,
-    ask_again: AskAgain,
+    neighbour_reprobe: NeighbourReprobe,
 }
 
 /// What a backend keeps in order and the kernel tells about.
-pub(crate) trait Listens {
+pub trait NoticeHandler {
     /// Takes in a notice, and says what it means here if it means anything.
     fn notice(&mut self, notice: &Notice) -> Option<String>;
 
@@ -34,25 +34,25 @@ const RETRY: Duration = Duration::from_secs(1);
 /// end does not keep the pass from coming.
 const NOTICES_AT_ONCE: usize = 4096;
 
-impl Watch {
+impl DriftMonitor {
     /// Opens a request socket, and a monitor that is silent about what is done through it. The interface is the
     /// external one.
-    pub(crate) fn open(namespace: Namespace, interface: &str) -> Result<(Self, Kernel), BackendError> {
+    pub fn open(namespace: Namespace, interface: &str) -> Result<(Self, Kernel), BackendError> {
         let kernel = Kernel::open_in(&namespace)?;
         let monitor = Some(open_monitor(&namespace, &kernel)?);
-        let ask_again = AskAgain::new(interface);
-        Ok((Self { namespace, kernel: kernel.clone(), monitor, ask_again }, kernel))
+        let neighbour_reprobe = NeighbourReprobe::new(interface);
+        Ok((Self { namespace, kernel: kernel.clone(), monitor, neighbour_reprobe }, kernel))
     }
 
     /// Goes on with another external interface.
-    pub(crate) fn move_to(&mut self, interface: &str) {
-        self.ask_again.move_to(interface);
+    pub fn move_to(&mut self, interface: &str) {
+        self.neighbour_reprobe.move_to(interface);
     }
 
     /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
-    pub(crate) fn mend(&mut self, now: Instant) -> SyncReport {
+    pub fn mend(&mut self, now: Instant) -> SyncReport {
         let mut report = SyncReport::default();
-        report.retry_in = self.ask_again.act(&self.kernel, now);
+        report.retry_in = self.neighbour_reprobe.act(&self.kernel, now);
         if self.monitor.is_none() {
             match open_monitor(&self.namespace, &self.kernel) {
                 Ok(monitor) => self.monitor = Some(monitor),
@@ -68,7 +68,7 @@ impl Watch {
 
     /// Waits until a notice means something to a listener, and says what. May be dropped at any time without losing
     /// a notice.
-    pub(crate) async fn drifted<L: Listens>(&mut self, listeners: &mut [L]) -> String {
+    pub async fn drifted<L: NoticeHandler>(&mut self, listeners: &mut [L]) -> String {
         loop {
             let notices = match self.next().await {
                 Ok(notices) => notices,
@@ -79,7 +79,7 @@ impl Watch {
             };
             let (mut what, now) = (None, Instant::now());
             for notice in &notices {
-                what = what.or(self.ask_again.notice(notice, now));
+                what = what.or(self.neighbour_reprobe.notice(notice, now));
                 for listener in &mut *listeners {
                     // Each one is to hear it, whatever came before.
                     let heard = listener.notice(notice);

@@ -1,6 +1,10 @@
 //! The external interface, as a network needs to know it.
 
+pub mod facts;
 mod follow;
+pub mod select;
+pub mod selector;
+mod settle;
 
 use std::net::IpAddr;
 

@@ -10,7 +10,7 @@ use flannel_netlink::{Family, Namespace, Notice};
 use crate::tables::Kernel;
 
 #[derive(Debug)]
-pub(crate) struct Forwarding {
+pub struct Forwarding {
     family: Family,
     kernel: Kernel,
     namespace: Namespace,
@@ -22,16 +22,16 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(crate) fn new(family: Family, kernel: Kernel, namespace: Namespace) -> Self {
+    pub fn new(family: Family, kernel: Kernel, namespace: Namespace) -> Self {
         Self { family, kernel, namespace, was_on: false, in_doubt: true, said: false }
     }
 
-    pub(crate) fn distrust(&mut self) {
+    pub fn distrust(&mut self) {
         self.in_doubt = true;
     }
 
     /// Takes in that it was switched, for all links or for the tunnel's device.
-    pub(crate) fn notice(&mut self, notice: &Notice, device: Option<u32>) -> Option<String> {
+    pub fn notice(&mut self, notice: &Notice, device: Option<u32>) -> Option<String> {
         let Notice::Forwarding { family, index, on } = notice else { return None };
         if *family != self.family || (index.is_some() && *index != device) {
             return None;
@@ -43,7 +43,7 @@ impl Forwarding {
     }
 
     /// Looks, if in doubt, and switches on again what was on, for all links and for the tunnel's device.
-    pub(crate) fn sync(&mut self, device: Option<(&str, u32)>) -> SyncReport {
+    pub fn sync(&mut self, device: Option<(&str, u32)>) -> SyncReport {
         let mut report = SyncReport::default();
         if !std::mem::take(&mut self.in_doubt) {
             return report;

@@ -20,7 +20,7 @@ const PAUSES: [u64; 7] = [10, 10, 20, 40, 80, 160, 320];
 
 /// The external interface, as far as its neighbours are concerned.
 #[derive(Debug)]
-pub(crate) struct AskAgain {
+pub struct NeighbourReprobe {
     interface: String,
     index: u32,
     carries: bool,
@@ -28,21 +28,21 @@ pub(crate) struct AskAgain {
     next: Option<(Instant, usize)>,
 }
 
-impl AskAgain {
+impl NeighbourReprobe {
     /// Takes the external interface for one that carries packets until the kernel says otherwise.
-    pub(crate) fn new(interface: &str) -> Self {
+    pub fn new(interface: &str) -> Self {
         Self { interface: interface.to_owned(), index: 0, carries: true, next: None }
     }
 
     /// Goes on with the interface of this name.
-    pub(crate) fn move_to(&mut self, interface: &str) {
+    pub fn move_to(&mut self, interface: &str) {
         if self.interface != interface {
             *self = Self::new(interface);
         }
     }
 
     /// Takes in what the kernel tells, and says so if the interface is back.
-    pub(crate) fn notice(&mut self, notice: &Notice, now: Instant) -> Option<String> {
+    pub fn notice(&mut self, notice: &Notice, now: Instant) -> Option<String> {
         let Notice::Link { link, removed } = notice else { return None };
         if link.name != self.interface {
             return None;
@@ -58,7 +58,7 @@ impl AskAgain {
     }
 
     /// Has the kernel ask again if it is time, and tells after what time that is to be done again.
-    pub(crate) fn act(&mut self, kernel: &Kernel, now: Instant) -> Option<Duration> {
+    pub fn act(&mut self, kernel: &Kernel, now: Instant) -> Option<Duration> {
         let (due, times) = self.next?;
         if due <= now {
             self.forget_unanswered(kernel);

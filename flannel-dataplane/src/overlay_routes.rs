@@ -12,26 +12,26 @@ use crate::tables::{Place, boxed};
 
 /// A route to a peer's subnet through the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OverlayRoute {
+pub struct OverlayRoute {
     /// The peer's own address on the overlay. A route of ours has one.
-    pub(crate) gateway: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
     /// Whether the gateway need not be covered by an address of the device, which has only a single one.
-    pub(crate) onlink: bool,
+    pub onlink: bool,
     /// Which of several routes to the same subnet counts; as there is one, any value will do.
-    pub(crate) metric: u32,
+    pub metric: u32,
     /// The type of service it is for; ours are for any, which is 0.
-    pub(crate) tos: u8,
+    pub tos: u8,
     /// How far the kernel takes the destination to be, and who made the route. Any value will do; the kernel wants to
     /// hear them when a route is to be deleted that stands beside another one.
-    pub(crate) scope: u8,
-    pub(crate) protocol: u8,
+    pub scope: u8,
+    pub protocol: u8,
     /// Whether somebody else's route to the same subnet counts instead; ours then is as good as missing.
-    pub(crate) is_shadowed: bool,
+    pub is_shadowed: bool,
 }
 
 impl OverlayRoute {
     /// The route to a peer's subnet, given how many other routes there are.
-    pub(crate) fn to(subnet: IpNet, others: usize) -> Self {
+    pub fn to(subnet: IpNet, others: usize) -> Self {
         Self {
             gateway: Some(subnet.network()),
             onlink: true,
@@ -73,15 +73,15 @@ impl From<&Route> for OverlayRoute {
 
 /// All routes in the main table that leave by the tunnel, but for those that the kernel makes for its addresses.
 #[derive(Debug)]
-pub(crate) struct Routes {
-    pub(crate) place: Place,
+pub struct Routes {
+    pub place: Place,
     /// By what the direct routes are known that one of these may take the place of.
-    pub(crate) mark: Mark,
+    pub mark: Mark,
     foreign: Foreign,
 }
 
 impl Routes {
-    pub(crate) fn new(place: Place, mark: Mark) -> Self {
+    pub fn new(place: Place, mark: Mark) -> Self {
         Self { place, mark, foreign: Foreign::default() }
     }
 

@@ -45,14 +45,14 @@ impl Default for RouteProtocol {
 
 /// By what the direct routes of a network are known.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    pub(crate) protocol: RouteProtocol,
+pub struct Mark {
+    pub protocol: RouteProtocol,
     /// The whole overlay: other networks' routes may carry the same number.
-    pub(crate) network: IpNet,
+    pub network: IpNet,
 }
 
 impl Mark {
-    pub(crate) fn is_on(&self, route: &Route) -> bool {
+    pub fn is_on(&self, route: &Route) -> bool {
         route.protocol == self.protocol.number()
             && route.table == Route::MAIN_TABLE
             && route.kind == RouteKind::Unicast
@@ -73,7 +73,7 @@ const ROUTES_WITHOUT_METRIC: usize = 64;
 const IPV6_METRIC: u32 = 1024;
 
 /// The metric of the route to a subnet, given how many other routes there are.
-pub(crate) fn metric(subnet: IpNet, others: usize) -> u32 {
+pub fn metric(subnet: IpNet, others: usize) -> u32 {
     match subnet {
         IpNet::V4(_) if others < ROUTES_WITHOUT_METRIC => 0,
         // The number of the subnet among all of its size: two subnets of one size never share it.
@@ -83,14 +83,14 @@ pub(crate) fn metric(subnet: IpNet, others: usize) -> u32 {
 }
 
 /// Reads routes of the main table.
-pub(crate) fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+pub fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) -> Result<Vec<Route>, Error> {
     let filter = RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..filter };
     kernel.lock().routes(&filter)
 }
 
 /// Writes changes of routes, each told as one of plain routes, and answers for each. `is_ours` tells of a route that has
 /// the place of a new one whether it may go.
-pub(crate) fn apply<C>(
+pub fn apply<C>(
     kernel: &Kernel,
     family: Family,
     changes: &[C],
@@ -178,18 +178,18 @@ fn replace(kernel: &Kernel, new: &Route, old: &Route) -> Result<(), BoxError> {
 /// A route cannot be put because somebody else's is there.
 #[derive(Debug, thiserror::Error)]
 #[error("somebody else's route is in its place: {0}")]
-pub(crate) struct InTheWay(pub(crate) Route);
+pub struct InTheWay(pub Route);
 
 /// Somebody else's routes into the overlay, as last read: for each destination the one that counts.
 ///
 /// The kernel takes the route with the smallest metric, so one beside ours may count instead. The kernel refuses only
 /// what has the same metric.
 #[derive(Debug, Default)]
-pub(crate) struct Foreign(BTreeMap<IpNet, Route>);
+pub struct Foreign(BTreeMap<IpNet, Route>);
 
 impl Foreign {
     /// Takes in a route that is not the caller's, if it is nobody's of this network.
-    pub(crate) fn add(&mut self, route: Route, mark: &Mark) {
+    pub fn add(&mut self, route: Route, mark: &Mark) {
         if route.tos != 0 || mark.is_on(&route) || !mark.network.contains(&route.destination) {
             return;
         }
@@ -200,7 +200,7 @@ impl Foreign {
     }
 
     /// Finds the route to a destination that counts before one with this metric.
-    pub(crate) fn before(&self, destination: &IpNet, metric: u32) -> Option<&Route> {
+    pub fn before(&self, destination: &IpNet, metric: u32) -> Option<&Route> {
         self.0.get(destination).filter(|route| route.metric.unwrap_or(0) < metric)
     }
 }

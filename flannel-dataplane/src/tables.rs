@@ -10,19 +10,19 @@ use flannel_netlink::{Error, Family, FdbEntry, Mac, Namespace, Neighbour, Netlin
 
 /// The request socket that a backend's tables share.
 #[derive(Clone, Debug)]
-pub(crate) struct Kernel(Arc<Mutex<Netlink>>);
+pub struct Kernel(Arc<Mutex<Netlink>>);
 
 impl Kernel {
-    pub(crate) fn open_in(namespace: &Namespace) -> Result<Self, BackendError> {
+    pub fn open_in(namespace: &Namespace) -> Result<Self, BackendError> {
         Ok(Self(Arc::new(Mutex::new(Netlink::open_in(namespace).map_err(no_socket)?))))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Netlink> {
+    pub fn lock(&self) -> MutexGuard<'_, Netlink> {
         // A panic elsewhere leaves the socket usable: every request has its own number.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
+    pub fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
         self.lock().apply(writes).into_iter().map(|result| result.map_err(boxed)).collect()
     }
 
@@ -38,33 +38,33 @@ impl Kernel {
     }
 }
 
-pub(crate) fn no_socket(error: Error) -> BackendError {
+pub fn no_socket(error: Error) -> BackendError {
     BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
 }
 
 /// A plan that failed, in the words of a pass.
-pub(crate) fn unreadable(what: &str, error: BoxError) -> BackendError {
+pub fn unreadable(what: &str, error: BoxError) -> BackendError {
     BackendError::Kernel { object: format!("cannot read {what}"), source: error }
 }
 
 /// Far more than go to the kernel in one message.
-pub(crate) const WRITES_AT_ONCE: usize = 1024;
+pub const WRITES_AT_ONCE: usize = 1024;
 
-pub(crate) fn boxed(error: Error) -> BoxError {
+pub fn boxed(error: Error) -> BoxError {
     Box::new(error)
 }
 
 /// On which device a table's objects are.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) kernel: Kernel,
-    pub(crate) index: u32,
-    pub(crate) family: Family,
+pub struct Place {
+    pub kernel: Kernel,
+    pub index: u32,
+    pub family: Family,
 }
 
 /// Permanent neighbours: which device address stands for a peer's overlay address.
 #[derive(Debug)]
-pub(crate) struct Neighbours(pub(crate) Place);
+pub struct Neighbours(pub Place);
 
 impl Table for Neighbours {
     type Key = IpAddr;
@@ -91,7 +91,7 @@ impl Table for Neighbours {
 
 /// Permanent forwarding entries: where the tunnel to a peer's device ends.
 #[derive(Debug)]
-pub(crate) struct Fdb(pub(crate) Place);
+pub struct Fdb(pub Place);
 
 impl Table for Fdb {
     type Key = Mac;

@@ -13,7 +13,7 @@ use crate::tables::Kernel;
 
 /// The external interface, for one family.
 #[derive(Debug)]
-pub(crate) struct Underlay {
+pub struct Underlay {
     kernel: Kernel,
     name: String,
     family: Family,
@@ -25,24 +25,24 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    pub(crate) fn new(kernel: Kernel, external: &ExternalInterface, family: Family) -> Self {
+    pub fn new(kernel: Kernel, external: &ExternalInterface, family: Family) -> Self {
         let (name, index) = (external.name.clone(), external.index);
         Self { kernel, name, family, index, up: true, on_link: BTreeMap::new() }
     }
 
     /// Asks about another interface from now on.
-    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+    pub fn move_to(&mut self, name: &str, index: u32) {
         name.clone_into(&mut self.name);
         self.index = index;
         self.on_link.clear();
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Asks everything anew from now on.
-    pub(crate) fn distrust(&mut self) {
+    pub fn distrust(&mut self) {
         self.on_link.clear();
         // One that is not there, or cannot be read, has no addresses on its link either.
         if let Ok(Some(link)) = self.kernel.lock().link(&self.name) {
@@ -51,7 +51,7 @@ impl Underlay {
     }
 
     /// Returns the index of the interface if an address is on its link.
-    pub(crate) fn link_to(&mut self, address: IpAddr) -> Option<u32> {
+    pub fn link_to(&mut self, address: IpAddr) -> Option<u32> {
         let Self { kernel, index, on_link, .. } = self;
         let is_on_link = *on_link.entry(address).or_insert_with(|| {
             let answer = kernel.lock().route_to(address);
@@ -61,7 +61,7 @@ impl Underlay {
     }
 
     /// Takes in what the kernel tells, and says what may have changed the answers.
-    pub(crate) fn notice(&mut self, notice: &Notice) -> Option<String> {
+    pub fn notice(&mut self, notice: &Notice) -> Option<String> {
         let what = match notice {
             Notice::Overrun => "notices were lost".to_owned(),
             Notice::Link { link, removed } if link.name == self.name || link.index == self.index => {

@@ -21,6 +21,7 @@ use flannel_core::{
     BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
     SubnetKey, Term, chain,
 };
+use flannel_dataplane::selector::{self, InitialChoice};
 use flannel_netlink::Namespace;
 use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
 use futures::future::BoxFuture;
@@ -37,7 +38,7 @@ use crate::notify::Notifier;
 use crate::observe::report::{Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
+use crate::{blackhole, capabilities, firewall, observe, ping, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -67,7 +68,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    chosen: external::First,
+    chosen: InitialChoice,
     previous: Previous,
     notifier: Notifier,
     store: Option<FdStore>,
@@ -77,7 +78,7 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let chosen = external::choose_first(&options.external)?;
+    let chosen = selector::choose_first(&options.external)?;
     let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -163,7 +164,7 @@ impl Daemon<'_> {
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
+        let (choose, external_changes) = selector::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
         options.external_changes = external_changes;
         options.follow_config = self.options.follow_config;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use flannel_firewall::RuleOptions;
 
 use crate::flags::{self, BadValue, FlagError, Ignored};
-use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
 use crate::observe::ObserveOptions;
 use crate::ping::MeshOptions;
+use flannel_dataplane::select::{Pattern, Wishes};
 
 pub(crate) mod doctor;
 mod endpoint;

@@ -30,7 +30,7 @@ use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::plan::parse;
 use crate::show::format::plain;
-use crate::{external, registry, story};
+use crate::{registry, story};
 
 /// The exit status when something would be written.
 pub(crate) const SOMETHING: u8 = 3;
@@ -107,7 +107,7 @@ async fn look(options: &Options) -> Result<Found, String> {
         Ok(known) => known,
         Err(reason) => remember(options, reason)?,
     };
-    let external = external::look(&options.external, Some(&known.config))?;
+    let external = flannel_dataplane::selector::look(&options.external, Some(&known.config))?;
     let own = own(options, &known, &external)?;
     // What is remembered is no reason to remove anything.
     let peers = peers(known.leases, &own, matches!(known.source, Source::Registry { .. }));

@@ -5,19 +5,19 @@ use std::net::IpAddr;
 use flannel_core::chain;
 use flannel_netlink::{Address, Error, Family, Link, Netlink, Route, RouteFilter, RouteKind};
 
-use crate::iface::{AddressFact, DefaultRoute, Facts, LinkFact, Way};
+use super::select::{AddressFact, DefaultRoute, Facts, LinkFact, Way};
 
 /// What is to be read beside the interfaces and their addresses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     /// To find them, the kernel hands out all routes there are.
-    pub(crate) default_routes: bool,
+    pub default_routes: bool,
     /// The address to which the way is wanted.
-    pub(crate) way_to: Option<IpAddr>,
+    pub way_to: Option<IpAddr>,
 }
 
 /// Reads from the namespace that the process is in.
-pub(crate) fn read(wanted: Wanted) -> Result<Facts, Error> {
+pub fn read(wanted: Wanted) -> Result<Facts, Error> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     let addresses = netlink.addresses(0)?;

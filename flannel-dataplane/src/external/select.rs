@@ -21,117 +21,117 @@ use flannel_core::{ExternalInterface, NetworkConfig};
 use tracing::{info, warn};
 
 mod address;
-mod follow;
 mod pattern;
 mod search;
+mod track;
 
 use address::{as_v4, as_v6, is_global, owner, preferred};
-pub(crate) use follow::{Basis, Followed, follow};
-pub(crate) use pattern::Pattern;
+pub use pattern::Pattern;
 use search::Search;
+pub use track::{Basis, Followed, follow};
 
 /// What the kernel says about the interfaces of this host.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// Every interface, in the order of their indexes.
-    pub(crate) links: Vec<LinkFact>,
+    pub links: Vec<LinkFact>,
     /// The IPv4 default routes of the main table in the kernel's order, which is that of their metrics.
-    pub(crate) default_routes_v4: Vec<DefaultRoute>,
+    pub default_routes_v4: Vec<DefaultRoute>,
     /// The same for IPv6.
-    pub(crate) default_routes_v6: Vec<DefaultRoute>,
+    pub default_routes_v6: Vec<DefaultRoute>,
     /// How a packet would go to the address of `-iface-can-reach`, or why it would not; none if that was not asked.
-    pub(crate) way: Option<Result<Way, String>>,
+    pub way: Option<Result<Way, String>>,
 }
 
 /// One interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct LinkFact {
+pub struct LinkFact {
     /// The number of the interface.
-    pub(crate) index: u32,
+    pub index: u32,
     /// The name of the interface.
-    pub(crate) name: String,
+    pub name: String,
     /// The largest packet, in bytes.
-    pub(crate) mtu: u32,
+    pub mtu: u32,
     /// Its addresses of both families, in the kernel's order.
-    pub(crate) addresses: Vec<AddressFact>,
+    pub addresses: Vec<AddressFact>,
 }
 
 /// One address of an interface; the flags are those of `linux/if_addr.h`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct AddressFact {
+pub struct AddressFact {
     /// The address.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     /// `IFA_F_PERMANENT`: it does not expire, as one from DHCP does.
-    pub(crate) permanent: bool,
+    pub permanent: bool,
     /// `IFA_F_DEPRECATED`: it should not be used for anything new.
-    pub(crate) deprecated: bool,
+    pub deprecated: bool,
     /// `IFA_F_TEMPORARY` of IPv6, which is the same bit as `IFA_F_SECONDARY` of IPv4.
-    pub(crate) temporary: bool,
+    pub temporary: bool,
 }
 
 /// One default route.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct DefaultRoute {
+pub struct DefaultRoute {
     /// The index of the interface; of the first next hop that works, if there are several. None for a route that only
     /// rejects.
-    pub(crate) index: Option<u32>,
+    pub index: Option<u32>,
 }
 
 /// How a packet of this host would go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Way {
+pub struct Way {
     /// The index of the interface.
-    pub(crate) index: u32,
+    pub index: u32,
     /// The address that it would come from.
-    pub(crate) source: Option<IpAddr>,
+    pub source: Option<IpAddr>,
 }
 
 /// What the operator asks for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Wishes {
+pub struct Wishes {
     /// The values of `-iface`: names or addresses in the order of preference. An empty value, which a unit
     /// makes of a variable that is not set, stands for the interface of the default route.
-    pub(crate) interfaces: Vec<String>,
+    pub interfaces: Vec<String>,
     /// The values of `-iface-regex`, of which the same holds.
-    pub(crate) patterns: Vec<Pattern>,
+    pub patterns: Vec<Pattern>,
     /// The value of `-iface-can-reach`.
-    pub(crate) can_reach: Option<IpAddr>,
+    pub can_reach: Option<IpAddr>,
     /// The value of `-public-ip`.
-    pub(crate) public_v4: Option<Ipv4Addr>,
+    pub public_v4: Option<Ipv4Addr>,
     /// The value of `-public-ipv6`.
-    pub(crate) public_v6: Option<Ipv6Addr>,
+    pub public_v6: Option<Ipv6Addr>,
 }
 
 /// The address families of a network, of which its interface needs an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Families {
+pub struct Families {
     /// Whether hosts reach each other over IPv4.
-    pub(crate) v4: bool,
+    pub v4: bool,
     /// Whether hosts reach each other over IPv6.
-    pub(crate) v6: bool,
+    pub v6: bool,
 }
 
 impl Families {
     /// The families of a network.
-    pub(crate) fn of(config: &NetworkConfig) -> Self {
+    pub fn of(config: &NetworkConfig) -> Self {
         Self { v4: config.ipv4.is_some(), v6: config.ipv6.is_some() }
     }
 }
 
 /// The interface that was chosen. What it has of a family that is not in use is taken along, if it leads to other links.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Chosen {
-    pub(crate) external: ExternalInterface,
+pub struct Chosen {
+    pub external: ExternalInterface,
     /// By what it was chosen.
-    pub(crate) basis: Basis,
+    pub basis: Basis,
 }
 
 /// What comes out of the search, and what there was to say on the way.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Outcome {
-    pub(crate) chosen: Result<Chosen, IfaceError>,
+pub struct Outcome {
+    pub chosen: Result<Chosen, IfaceError>,
     /// The families that were looked for.
-    pub(crate) families: Families,
+    pub families: Families,
     remarks: Vec<Remark>,
 }
 
@@ -144,7 +144,7 @@ enum Remark {
 
 /// Why there is no external interface. Each message is one line and lists what the host has.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum IfaceError {
+pub enum IfaceError {
     /// Nothing of what was asked for fits; the operator has to change it.
     #[error(
         "Failed to find interface to use that matches the interfaces and/or regexes provided: {tried}; \
@@ -168,7 +168,7 @@ pub(crate) enum IfaceError {
 }
 
 /// Chooses the external interface of a network of these families.
-pub(crate) fn choose(facts: &Facts, wishes: &Wishes, families: Families) -> Outcome {
+pub fn choose(facts: &Facts, wishes: &Wishes, families: Families) -> Outcome {
     let mut search = Search { facts, wishes, families, remarks: Vec::new() };
     let any = wishes.interfaces.is_empty() && wishes.patterns.is_empty() && wishes.can_reach.is_none();
     let chosen = if any {
@@ -180,7 +180,7 @@ pub(crate) fn choose(facts: &Facts, wishes: &Wishes, families: Families) -> Outc
 }
 
 /// Chooses the external interface of a network whose families are not known yet: by IPv4 or, if there is none, by IPv6.
-pub(crate) fn choose_any(facts: &Facts, wishes: &Wishes) -> Outcome {
+pub fn choose_any(facts: &Facts, wishes: &Wishes) -> Outcome {
     let by_v4 = choose(facts, wishes, Families { v4: true, v6: false });
     if by_v4.chosen.is_ok() {
         return by_v4;
@@ -192,45 +192,51 @@ pub(crate) fn choose_any(facts: &Facts, wishes: &Wishes) -> Outcome {
 }
 
 impl Outcome {
-    /// Logs what it is in the words that operators search for, except what was said when it was `before`.
-    pub(crate) fn tell(&self, wishes: &Wishes, before: Option<&Self>) {
+    /// Logs the choice in the words that operators search for, except what was logged for `before`.
+    pub fn log(&self, wishes: &Wishes, before: Option<&Self>) {
+        for message in self.messages(wishes, before) {
+            match message {
+                Remark::Info(line) => info!("{line}"),
+                Remark::Warning(line) => warn!("{line}"),
+            }
+        }
+    }
+
+    fn messages(&self, wishes: &Wishes, before: Option<&Self>) -> Vec<Remark> {
         let is_same = |before: &&Self| match (&before.chosen, &self.chosen) {
             (Ok(before), Ok(now)) => before.external == now.external,
             _ => false,
         };
         let before = before.filter(is_same);
-        if before.is_none() {
-            for remark in &self.remarks {
-                match remark {
-                    Remark::Info(line) => info!("{line}"),
-                    Remark::Warning(line) => warn!("{line}"),
-                }
-            }
-        }
+        let mut messages = if before.is_none() { self.remarks.clone() } else { Vec::new() };
         if let Ok(chosen) = &self.chosen {
-            let told = before.map_or(Families { v4: false, v6: false }, |before| before.families);
+            let logged = before.map_or(Families { v4: false, v6: false }, |before| before.families);
             let Families { v4, v6 } = self.families;
-            announce(&chosen.external, wishes, Families { v4: v4 && !told.v4, v6: v6 && !told.v6 });
+            let families = Families { v4: v4 && !logged.v4, v6: v6 && !logged.v6 };
+            messages.extend(announcement(&chosen.external, wishes, families).into_iter().map(Remark::Info));
         }
+        messages
     }
 }
 
-fn announce(chosen: &ExternalInterface, wishes: &Wishes, families: Families) {
+fn announcement(chosen: &ExternalInterface, wishes: &Wishes, families: Families) -> Vec<String> {
     let name = &chosen.name;
+    let mut lines = Vec::new();
     if let Some(address) = chosen.v4.filter(|_| families.v4) {
-        info!("Using interface with name {name} and address {address}");
-        match wishes.public_v4 {
-            Some(public) => info!("Using {public} as external address"),
-            None => info!("Defaulting external address to interface address ({address})"),
-        }
+        lines.push(format!("Using interface with name {name} and address {address}"));
+        lines.push(match wishes.public_v4 {
+            Some(public) => format!("Using {public} as external address"),
+            None => format!("Defaulting external address to interface address ({address})"),
+        });
     }
     if let Some(address) = chosen.v6.filter(|_| families.v6) {
-        info!("Using interface with name {name} and v6 address {address}");
-        match wishes.public_v6 {
-            Some(public) => info!("Using {public} as external v6 address"),
-            None => info!("Defaulting external v6 address to interface address ({address})"),
-        }
+        lines.push(format!("Using interface with name {name} and v6 address {address}"));
+        lines.push(match wishes.public_v6 {
+            Some(public) => format!("Using {public} as external v6 address"),
+            None => format!("Defaulting external v6 address to interface address ({address})"),
+        });
     }
+    lines
 }
 
 /// The interfaces of the host with their addresses, cut short on a host that has very many.

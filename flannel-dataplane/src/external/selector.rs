@@ -8,49 +8,49 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::facts::{self, Wanted};
-use crate::follow;
-use crate::iface::{self, Chosen, Facts, Families, Outcome, Wishes};
+use super::facts::{self, Wanted};
+use super::select::{self, Chosen, Facts, Families, Outcome, Wishes};
+use super::settle;
 
 /// What was chosen at the start.
 #[derive(Clone, Debug)]
-pub(crate) struct First {
-    pub(crate) external: ExternalInterface,
+pub struct InitialChoice {
+    pub external: ExternalInterface,
     outcome: Outcome,
     facts: Facts,
 }
 
 /// Chooses the interface before anything is known of the network. The error is a line for the log.
-pub(crate) fn choose_first(wishes: &Wishes) -> Result<First, String> {
+pub fn choose_first(wishes: &Wishes) -> Result<InitialChoice, String> {
     let facts = read(wishes)?;
-    let outcome = iface::choose_any(&facts, wishes);
-    outcome.tell(wishes, None);
+    let outcome = select::choose_any(&facts, wishes);
+    outcome.log(wishes, None);
     let chosen = outcome.chosen.clone().map_err(|error| error.to_string())?;
-    Ok(First { external: chosen.external, outcome, facts })
+    Ok(InitialChoice { external: chosen.external, outcome, facts })
 }
 
 /// Chooses the interface for a network, or before anything is known of one, and says nothing.
-pub(crate) fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
+pub fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalInterface, String> {
     let facts = read(wishes)?;
     let outcome = match config {
-        Some(config) => iface::choose(&facts, wishes, Families::of(config)),
-        None => iface::choose_any(&facts, wishes),
+        Some(config) => select::choose(&facts, wishes, Families::of(config)),
+        None => select::choose_any(&facts, wishes),
     };
     outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
 }
 
 /// Gives who chooses again, and what becomes of the interface from then on.
-pub(crate) fn choose_again(
+pub fn choose_again(
     namespace: Namespace,
     wishes: Wishes,
-    first: First,
+    first: InitialChoice,
 ) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
     let (tell, told) = oneshot::channel();
     let choose = Box::new(move |config: &NetworkConfig| {
         let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
         let external = chosen.external.clone();
-        let changes = follow::changes(namespace, wishes, families, chosen)
+        let changes = settle::changes(namespace, wishes, families, chosen)
             .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
         // Nobody listens any more only if the network has ended.
         let _ = tell.send(changes);
@@ -60,15 +60,15 @@ pub(crate) fn choose_again(
     (choose, changes.flatten().boxed())
 }
 
-fn chosen(wishes: &Wishes, families: Families, first: &First) -> Result<Chosen, String> {
-    let now = iface::choose(&read(wishes)?, wishes, families);
+fn chosen(wishes: &Wishes, families: Families, first: &InitialChoice) -> Result<Chosen, String> {
+    let now = select::choose(&read(wishes)?, wishes, families);
     // Since the start the host may have lost an address for a moment.
-    let then = || iface::choose(&first.facts, wishes, families).chosen;
+    let then = || select::choose(&first.facts, wishes, families).chosen;
     if let (Err(error), Ok(chosen)) = (&now.chosen, then()) {
         warn!("{error}; going on with {}", chosen.external.name);
         return Ok(chosen);
     }
-    now.tell(wishes, Some(&first.outcome));
+    now.log(wishes, Some(&first.outcome));
     now.chosen.map_err(|error| error.to_string())
 }
 

@@ -1,22 +1,22 @@
-//! Following the external interface while the daemon runs, as [`iface::follow`] decides.
+//! Following the external interface while the daemon runs, as [`select::follow`] decides.
 
 use std::time::{Duration, Instant};
 
-use flannel_backend_vxlan::{Look, follow_external};
 use flannel_core::{BackendError, ExternalInterface};
 use flannel_netlink::Namespace;
 use futures::stream::BoxStream;
 use tracing::{info, warn};
 
-use crate::facts::{self, Wanted};
-use crate::iface::{self, Basis, Chosen, Families, Followed, Wishes};
+use super::facts::{self, Wanted};
+use super::follow::{Look, follow_external};
+use super::select::{self, Basis, Chosen, Families, Followed, Wishes};
 
 /// For so long a route must leave by another interface before it is followed there: it does so for a moment
 /// when cables are pulled and tunnels come up.
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// Gives what becomes of the interface that was chosen for these families.
-pub(crate) fn changes(
+pub fn changes(
     namespace: Namespace,
     wishes: Wishes,
     families: Families,
@@ -30,7 +30,7 @@ pub(crate) fn changes(
     let mut patience = Patience::default();
     follow_external(namespace, external, move |known| match facts::read(wanted) {
         Ok(facts) => {
-            let followed = iface::follow(&facts, &wishes, families, basis, known);
+            let followed = select::follow(&facts, &wishes, families, basis, known);
             patience.judge(followed, known, Instant::now())
         }
         Err(error) => {

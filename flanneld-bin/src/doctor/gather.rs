@@ -12,11 +12,11 @@ use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::{CertificateDates, Remembered, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry};
+use crate::capabilities;
 use crate::observe::client;
 use crate::options::{EtcdFiles, Options};
 use crate::registry::own_lease;
 use crate::subnet_env::SubnetEnv;
-use crate::{capabilities, external};
 
 mod daemons;
 mod firewall;
@@ -143,7 +143,7 @@ fn external(options: &Options, registry: &Registry, memory: &Memory) -> Result<E
     } else {
         memory.network.as_ref().map(|remembered| &remembered.config)
     };
-    external::look(&options.external, config)
+    flannel_dataplane::selector::look(&options.external, config)
 }
 
 /// Puts together what is known of the network.

@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{AddressFact, Facts, LinkFact};
 
 /// The first interface that has exactly this address.
-pub(super) fn owner(facts: &Facts, address: IpAddr) -> Option<&LinkFact> {
+pub(crate) fn owner(facts: &Facts, address: IpAddr) -> Option<&LinkFact> {
     facts.links.iter().find(|link| link.addresses.iter().any(|fact| fact.address == address))
 }
 
 /// The address of a family that suits best: global before link-local, permanent before dynamic, then
 /// primary before secondary or temporary, then the kernel's order.
-pub(super) fn preferred<A>(link: &LinkFact, family: fn(IpAddr) -> Option<A>) -> Option<A> {
+pub(crate) fn preferred<A>(link: &LinkFact, family: fn(IpAddr) -> Option<A>) -> Option<A> {
     let ranked = usable(link, family).map(|(fact, address)| {
         let rank = (!is_global(fact.address), !fact.permanent, fact.temporary);
         (rank, address)
@@ -20,7 +20,7 @@ pub(super) fn preferred<A>(link: &LinkFact, family: fn(IpAddr) -> Option<A>) -> 
 }
 
 /// The addresses of a family that can be used at all, in the kernel's order. Deprecated ones cannot.
-pub(super) fn usable<A>(
+pub(crate) fn usable<A>(
     link: &LinkFact,
     family: fn(IpAddr) -> Option<A>,
 ) -> impl Iterator<Item = (&AddressFact, A)> {
@@ -31,7 +31,7 @@ pub(super) fn usable<A>(
 }
 
 /// Whether an address can be reached from other links; private ranges count.
-pub(super) fn is_global(address: IpAddr) -> bool {
+pub(crate) fn is_global(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(address.is_unspecified()
         || address.is_loopback()
@@ -48,14 +48,14 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-pub(super) fn as_v4(address: IpAddr) -> Option<Ipv4Addr> {
+pub(crate) fn as_v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     }
 }
 
-pub(super) fn as_v6(address: IpAddr) -> Option<Ipv6Addr> {
+pub(crate) fn as_v6(address: IpAddr) -> Option<Ipv6Addr> {
     match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => Some(address),

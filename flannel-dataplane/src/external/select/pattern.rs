@@ -6,22 +6,22 @@ use regex_lite::Regex;
 
 /// A value of `-iface-regex`: it fits where it is found, unless it says `^` and `$`.
 #[derive(Clone)]
-pub(crate) struct Pattern(Regex);
+pub struct Pattern(Regex);
 
 impl Pattern {
     /// Reads one. The error is one line, with the pattern in it, in flannel's words.
-    pub(crate) fn new(text: &str) -> Result<Self, String> {
+    pub fn new(text: &str) -> Result<Self, String> {
         Regex::new(text).map(Self).map_err(|error| {
             let why = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             format!("could not compile the IP address regex '{}': {why}", text.escape_debug())
         })
     }
 
-    pub(super) fn fits(&self, text: &str) -> bool {
+    pub(crate) fn fits(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }

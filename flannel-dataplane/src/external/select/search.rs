@@ -11,18 +11,18 @@ use super::{
 };
 
 /// What is looked for, where, and what there is to say about it.
-pub(super) struct Search<'a> {
-    pub(super) facts: &'a Facts,
-    pub(super) wishes: &'a Wishes,
-    pub(super) families: Families,
-    pub(super) remarks: Vec<Remark>,
+pub(crate) struct Search<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) wishes: &'a Wishes,
+    pub(crate) families: Families,
+    pub(crate) remarks: Vec<Remark>,
 }
 
 /// Addresses of an interface that are decided before one looks for the best.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Fixed {
-    pub(super) v4: Option<Ipv4Addr>,
-    pub(super) v6: Option<Ipv6Addr>,
+pub(crate) struct Fixed {
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
 }
 
 impl From<IpAddr> for Fixed {
@@ -33,7 +33,7 @@ impl From<IpAddr> for Fixed {
 
 impl<'a> Search<'a> {
     /// The interface of the first wish that fits, or the list of what is wrong with each.
-    pub(super) fn asked(&mut self) -> Result<Chosen, String> {
+    pub(crate) fn asked(&mut self) -> Result<Chosen, String> {
         let Wishes { interfaces, patterns, can_reach, .. } = self.wishes;
         let mut tried = Vec::new();
         for item in interfaces {
@@ -66,7 +66,7 @@ impl<'a> Search<'a> {
     }
 
     /// The interface when nothing is asked for.
-    pub(super) fn unasked(&mut self) -> Result<Chosen, String> {
+    pub(crate) fn unasked(&mut self) -> Result<Chosen, String> {
         let Wishes { public_v4, public_v6, .. } = self.wishes;
         let v4 = public_v4.filter(|_| self.families.v4).map(|ip| ("public-ip", IpAddr::V4(ip)));
         let v6 = public_v6.filter(|_| self.families.v6).map(|ip| ("public-ipv6", IpAddr::V6(ip)));
@@ -204,7 +204,7 @@ impl<'a> Search<'a> {
 }
 
 /// The first interface of which an address of each family fits a pattern.
-pub(super) fn matched<'f>(
+pub(crate) fn matched<'f>(
     facts: &'f Facts,
     pattern: &Pattern,
     families: Families,

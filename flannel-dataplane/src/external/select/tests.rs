@@ -1,7 +1,6 @@
 //! Cases of the choice, on a small host that each test changes as it needs.
 
 use super::*;
-use crate::log::tests::messages;
 
 mod asked;
 
@@ -37,6 +36,14 @@ fn host() -> Facts {
     }
 }
 
+/// The texts of log lines.
+fn lines(messages: Vec<Remark>) -> Vec<String> {
+    let text = |message| match message {
+        Remark::Info(line) | Remark::Warning(line) => line,
+    };
+    messages.into_iter().map(text).collect()
+}
+
 const V4: Families = Families { v4: true, v6: false };
 const DUAL: Families = Families { v4: true, v6: true };
 
@@ -56,7 +63,7 @@ fn chosen(
 ) -> (Result<ExternalInterface, String>, Vec<String>) {
     let wishes = wishes(items, public_ip);
     let outcome = choose(facts, &wishes, families);
-    let logged = messages(0, || outcome.tell(&wishes, None));
+    let logged = lines(outcome.messages(&wishes, None));
     (outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string()), logged)
 }
 
@@ -284,15 +291,15 @@ fn before_the_families_are_known_ipv4_decides_or_else_ipv6_and_the_other_is_take
 fn what_was_told_is_told_again_only_if_it_changed() {
     let wishes = wishes(&["eth9", "eth0"], None);
     let first = choose_any(&host(), &wishes);
-    assert_eq!(messages(0, || choose(&host(), &wishes, V4).tell(&wishes, Some(&first))), [""; 0]);
+    assert_eq!(lines(choose(&host(), &wishes, V4).messages(&wishes, Some(&first))), [""; 0]);
     let v6 = [
         "Using interface with name eth0 and v6 address fd00::1",
         "Defaulting external v6 address to interface address (fd00::1)",
     ];
-    assert_eq!(messages(0, || choose(&host(), &wishes, DUAL).tell(&wishes, Some(&first))), v6);
+    assert_eq!(lines(choose(&host(), &wishes, DUAL).messages(&wishes, Some(&first))), v6);
     let mut moved = host();
     moved.links[1].addresses[0] = address("192.168.9.7");
-    let logged = messages(0, || choose(&moved, &wishes, V4).tell(&wishes, Some(&first)));
+    let logged = lines(choose(&moved, &wishes, V4).messages(&wishes, Some(&first)));
     assert_eq!(logged.len(), 3, "{logged:?}");
     assert!(
         logged[0].contains("matching eth9") && logged[1].ends_with("and address 192.168.9.7"),

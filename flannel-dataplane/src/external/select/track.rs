@@ -19,7 +19,7 @@ use super::{Facts, Families, LinkFact, Wishes, as_v4, as_v6, is_global, owner, p
 
 /// By what the interface was chosen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Basis {
+pub enum Basis {
     Name,
     Address(IpAddr),
     /// Its address fits a pattern.
@@ -31,14 +31,14 @@ pub(crate) enum Basis {
 
 /// What the interface is now.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Followed {
-    pub(crate) external: ExternalInterface,
+pub struct Followed {
+    pub external: ExternalInterface,
     /// What is missing, so that something of what was before is kept.
-    pub(crate) missing: Option<String>,
+    pub missing: Option<String>,
 }
 
 /// Tells what the interface is now that was chosen before.
-pub(crate) fn follow(
+pub fn follow(
     facts: &Facts,
     wishes: &Wishes,
     families: Families,

@@ -57,7 +57,7 @@ fn the_kernel_says_by_which_interface_an_address_can_be_reached() {
         let outcome = choose(&Facts { way: Some(way), ..host() }, &wishes, families);
         let chosen =
             outcome.chosen.as_ref().map(|chosen| chosen.external.clone()).map_err(ToString::to_string);
-        (chosen, messages(0, || outcome.tell(&wishes, None)))
+        (chosen, lines(outcome.messages(&wishes, None)))
     };
     let way = Way { index: 3, source: "10.0.0.6".parse().ok() };
     let chosen = by_way(DUAL, Ok(way)).0.expect("eth1");

@@ -1,7 +1,7 @@
 //! Cases of what becomes of a choice.
 
 use super::*;
-use crate::iface::{AddressFact, DefaultRoute, Pattern, Way};
+use crate::external::select::{AddressFact, DefaultRoute, Pattern, Way};
 
 fn fact(text: &str) -> AddressFact {
     let address = text.parse().expect("address");
