@@ -109,8 +109,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
         cluster.start_with(0, &flags);
         says(&mut cluster, 0, heading, which);
     };
-    let (theirs, own) =
-        ("Untrusted server certificate", "Rejected client certificate");
+    let (theirs, own) = ("Untrusted server certificate", "Rejected client certificate");
     try_with(flags(stranger.path("ca.pem").display().to_string(), client()), theirs, 0);
     try_with(flags(at("ca.pem"), None), own, 0);
     try_with(flags(at("ca.pem"), Some([at("late.pem"), at("late-key.pem")])), own, 1);
