@@ -27,7 +27,7 @@ use flannel_core::NetworkOptions;
 use flannel_netlink::{
     Address, Family, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
 };
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{INTERFACE, Lab, LabOptions, Member, OverlayState, PingOptions, Pod, RunningPing};
 
 const HOSTS: usize = 3;
@@ -237,7 +237,7 @@ impl Site {
         let start = |host: usize| {
             let host = &lab.hosts[host].namespace;
             let external = external_interface(host, INTERFACE).unwrap();
-            let manager = LocalManager::new(registry.clone());
+            let manager = RegistryLeaseManager::new(registry.clone());
             let mut options = match network {
                 "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(host.clone()), external),
                 _ => NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions};
+use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager, RegistryLeaseManagerOptions};
 use flannel_testing::contract::manager::OverRegistry;
 
 use crate::memory::{Memory, OUTAGE};
@@ -12,12 +12,12 @@ use crate::site::{NETWORK, Site, host};
 fn hosts() -> OverRegistry<Memory> {
     let site = Site::new();
     let hosts = OverRegistry::new(Memory::new(), move |registry, n, ttl| {
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = ttl;
         options.seed = Some(n.into());
-        let inner = LocalManager::with_options(registry, options);
+        let inner = RegistryLeaseManager::with_options(registry, options);
         let path = site.path().with_extension(n.to_string());
-        Arc::new(CachedManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))
+        Arc::new(CachedLeaseManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))
     });
     hosts.with_outage(OUTAGE)
 }

@@ -51,7 +51,7 @@ fn files_that_cannot_be_used_are_named_at_once_with_the_reason() {
     }
     (options.cert_file, options.key_file) = (Some("x".into()), None);
     let half = Etcd2Registry::new(options).unwrap_err();
-    assert!(matches!(half, Etcd2OptionsError::HalfPair { .. }), "{half}");
+    assert!(matches!(half, Etcd2OptionsError::IncompleteKeyPair { .. }), "{half}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,7 +61,7 @@ fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
     let mut options = Etcd3Options::default();
     options.cert_file = Some("x".into());
     let error = Etcd3Registry::new(options).unwrap_err();
-    assert!(matches!(error, Etcd3OptionsError::HalfPair { .. }));
+    assert!(matches!(error, Etcd3OptionsError::IncompleteKeyPair { .. }));
     assert_eq!(error.to_string(), "KeyFile and CertFile must both be present[key: , cert: x]");
 }
 

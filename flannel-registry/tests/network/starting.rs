@@ -8,7 +8,7 @@ use flannel_core::{
     BackendType, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
     NetworkError, NetworkEvent, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
 };
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{BackendCall, Call, FakeBackend, Fault, FaultyRegistry};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -77,7 +77,7 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
 
 /// A manager whose watch holds back the word that all peers are told.
 struct Slow {
-    inner: LocalManager<Registry>,
+    inner: RegistryLeaseManager<Registry>,
     told: Arc<Notify>,
 }
 

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::SubnetRegistry;
-use flannel_registry::{LocalManager, LocalManagerOptions};
+use flannel_registry::{RegistryLeaseManager, RegistryLeaseManagerOptions};
 use flannel_testing::contract::manager::OverRegistry;
 
 use crate::memory::{Memory, OUTAGE};
 
-pub(crate) type Manager = LocalManager<Arc<dyn SubnetRegistry>>;
+pub(crate) type Manager = RegistryLeaseManager<Arc<dyn SubnetRegistry>>;
 
 pub(crate) fn manager(registry: Arc<dyn SubnetRegistry>, host: u8, ttl: Duration) -> Manager {
-    let mut options = LocalManagerOptions::default();
+    let mut options = RegistryLeaseManagerOptions::default();
     options.ttl = ttl;
     options.seed = Some(host.into());
-    LocalManager::with_options(registry, options)
+    RegistryLeaseManager::with_options(registry, options)
 }
 
 fn hosts() -> OverRegistry<Memory> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{Backoff, KeepEvent, LeaseManager, LeaseRequest, PeerEvent, SubnetRegistry, renew_after};
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions};
 use flannel_testing::{Call, Fault, FaultyRegistry};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -194,11 +194,11 @@ async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
 async fn a_short_lease_is_tried_again_often_enough_to_live() {
     let store = MemoryRegistry::new();
     let faulty = FaultyRegistry::new(store.clone());
-    let mut options = LocalManagerOptions::default();
+    let mut options = RegistryLeaseManagerOptions::default();
     options.ttl = Duration::from_secs(10);
     options.retry = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
     options.seed = Some(1);
-    let manager = LocalManager::with_options(faulty.clone(), options);
+    let manager = RegistryLeaseManager::with_options(faulty.clone(), options);
     let own = manager.acquire(LeaseRequest::new(&config(CONFIG), &host(1))).await.unwrap();
     let mut keep = manager.keep(own);
     keep.next().await;
