@@ -100,7 +100,7 @@ impl Watch {
         if now.partitioned && !self.silent {
             self.inner = None;
             self.undelivered.clear();
-            self.go_silent();
+            self.stop_responding();
         }
         if now.cuts != self.link_now.cuts {
             self.inner = None;
@@ -116,7 +116,7 @@ impl Watch {
         }
         let loss = self.link.state().loss;
         if loss > 0.0 && self.link.chance() < loss {
-            self.go_silent();
+            self.stop_responding();
             sleep(TIMEOUT).await;
             return;
         }
@@ -141,7 +141,7 @@ impl Watch {
         after.map(|revision| Revision(revision.0.saturating_sub(again)))
     }
 
-    fn go_silent(&mut self) {
+    fn stop_responding(&mut self) {
         if !std::mem::replace(&mut self.silent, true) {
             self.undelivered.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
         }
