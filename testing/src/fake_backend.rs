@@ -27,7 +27,7 @@ pub enum BackendCall {
     /// It was opened, and told what the host said before.
     Opened(Option<LeaseAttrs>),
     /// It was told of another external interface, by name.
-    MovedTo(String),
+    InterfaceUpdated(String),
     /// It was told of another configuration, by the name of the backend in it.
     Reconfigured(String),
     /// It was made ready for this lease.
