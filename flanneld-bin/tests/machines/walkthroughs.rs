@@ -64,7 +64,7 @@ fn three_hosts_with_etcd_v3_and_docker() {
 fn three_hosts_with_etcd_v2_certificates_and_docker_as_the_guides_of_v0_11_have_it() {
     let (_lab, machines) = boot(3);
     machines.iter().for_each(with_docker);
-    page::run(INSTALL, "Three hosts, etcd's v2 interface with certificates, a unit of old", &machines);
+    page::run(INSTALL, "Three hosts, etcd's v2 interface with certificates, legacy unit", &machines);
 }
 
 #[test]
