@@ -53,11 +53,11 @@ impl BackendSubject for Host {
         BackendAttrs::new(BackendType::HOST_GW).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let filter = RouteFilter {
             family: Some(Family::V4),
@@ -79,7 +79,7 @@ impl BackendSubject for Host {
         kernel_objects(self.namespace()).unwrap()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         let host = self.namespace();
         // In the network, by the same link, and with another owner's number.
         ip(host, "route add 10.5.99.0/24 via 192.168.64.254 dev eth0");
@@ -102,7 +102,7 @@ impl BackendSubject for Host {
         ip(self.namespace(), &format!("route del {} via 192.168.64.254 dev eth0", net(subnet)));
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         // The backend has no options.
         Vec::new()
     }
