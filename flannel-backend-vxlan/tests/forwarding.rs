@@ -116,7 +116,8 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
         let request = OpenRequest::new(&config, &station.external);
         let opener = OpenVxlan::new(host.clone()).with_checksum_offload(chosen);
         station.backend = opener.open(request).unwrap();
-        station.backend.configure(&station.own).unwrap();
+        let own = station.own.clone();
+        station.backend.configure(&own).unwrap();
         station.sync();
         assert_eq!(offload(&station), expected);
         assert_idle(&station.sync());
