@@ -9,7 +9,7 @@
 //!                 remembered but gone, as gone         told only if it is news
 //! ```
 //!
-//! Cached peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
+//! Cached peers that were learnt from another store are no peers, and are told as `CacheRejected` if they were told at
 //! all: a host that was moved to another registry does not keep those of the first.
 //!
 //! What is known is written to the file when it changes, at most once a second, on another thread.

@@ -40,7 +40,7 @@ mod tests {
         let failed = (ConditionName::ObjectsFailed, "route 10.5.3.0/24: no\nsuch device");
         assert_eq!(
             readiness(&report(true, &[silent])),
-            (true, "flanneld is ready\nregistry_silent: for 4 seconds: refused".to_owned())
+            (true, "flanneld is ready\nregistry_unavailable: for 4 seconds: refused".to_owned())
         );
         let (is_ready, body) = readiness(&report(true, &[silent, failed]));
         assert!(!is_ready);

@@ -150,7 +150,7 @@ impl SimBackend {
         for (net, mac, public, is_new) in updated {
             if let Some(users) = self.shared.get_mut(&mac) {
                 users.insert(net, public);
-            } else if is_new && self.fdb.tracker.wanted(&mac).is_some() {
+            } else if is_new && self.fdb.tracker.desired(&mac).is_some() {
                 newly_shared.insert(mac);
             }
             self.neighbours.tracker.set_desired(net.addr(), mac);
@@ -211,7 +211,7 @@ impl SimBackend {
 
     /// Returns what a peer was last told to be.
     fn last_applied(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
-        let mac = self.neighbours.tracker.wanted(&subnet.addr())?;
+        let mac = self.neighbours.tracker.desired(&subnet.addr())?;
         let shared = self.shared.get(mac).and_then(|users| users.get(&subnet));
         Some((*mac, *shared.or_else(|| self.fdb.tracker.desired(mac))?))
     }

@@ -100,7 +100,7 @@ impl Subscriber {
         match event {
             PeerEvent::Changed(changes) => changes.iter().for_each(|change| self.check_change(change)),
             PeerEvent::Complete => self.check_complete(),
-            PeerEvent::Disowned(subnets) => {
+            PeerEvent::CacheRejected(subnets) => {
                 let announced = self.announced.iter_mut();
                 announced.for_each(|announced| announced.retain(|subnet| !subnets.contains(subnet)));
             }

@@ -125,7 +125,7 @@ impl Watch {
         self.link.state().watches += 1;
         self.inner = Some(self.link.store.watch(after));
         if std::mem::take(&mut self.silent) {
-            self.undelivered.push_back(RegistryEvent::Heard);
+            self.undelivered.push_back(RegistryEvent::Available);
         }
     }
 
@@ -143,7 +143,7 @@ impl Watch {
 
     fn stop_responding(&mut self) {
         if !std::mem::replace(&mut self.silent, true) {
-            self.undelivered.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+            self.undelivered.push_back(RegistryEvent::Unavailable("no answer in time".to_owned()));
         }
     }
 
