@@ -1,27 +1,51 @@
-//! `flannel`, the CNI plugin: gives containers a place in the subnet of their host.
+//! The CNI plugin of flannel: attaches containers to the subnet that their host leases.
 //!
-//! It is a meta plugin. It reads what flanneld wrote about the host's lease, makes of it the configuration of another
-//! plugin (`bridge`, unless told otherwise) and runs that one. Interface and codes are those of the CNI specification
-//! 1.1 (<https://www.cni.dev/docs/spec/>).
+//! The plugin is a meta plugin. It reads `subnet.env`, which flanneld writes, derives the configuration of another plugin
+//! (the *delegate*, `bridge` by default) from it, and runs the delegate. Interface and error codes follow version 1.1 of
+//! the [CNI specification](https://www.cni.dev/docs/spec/).
+//!
+//! Container runtimes run the program `flannel`, which is [`run_from_environment`]. A runtime or test that links the
+//! plugin calls [`run`] with [`Parameters`] of its own instead. The calling thread's network namespace is the host's: the
+//! delegate inherits it.
+//!
+//! ```
+//! use flannel_cni::{NetConf, Parameters};
+//!
+//! let input = br#"{"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel"}"#;
+//! let conf = NetConf::parse(input)?;
+//! assert_eq!(conf.name(), "cbr0");
+//! assert_eq!(conf.files()?.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+//!
+//! let parameters = Parameters { command: "VERSION".to_owned(), ..Parameters::default() };
+//! let answer = flannel_cni::run(&parameters, std::io::empty())?;
+//! assert!(answer.starts_with(br#"{"cniVersion":"1.1.0""#));
+//! # Ok::<(), flannel_cni::CniError>(())
+//! ```
 
 use std::env;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::process::ExitCode;
 
 mod delegate;
 mod error;
 mod netconf;
+mod operation;
+mod parameters;
 mod plugin;
-mod request;
 mod state;
 mod subnet_env;
-mod verbs;
 mod version;
 
-use error::CniError;
-use request::{Parameters, Verb};
+pub use error::{CniError, ERROR_CODES};
+pub use netconf::{Files, MEMBERS, NetConf};
+pub use parameters::{Operation, Parameters};
+pub use version::SUPPORTED_VERSIONS;
 
-fn main() -> ExitCode {
+/// Runs the plugin as a program: parameters from the environment, configuration from standard input, the result or the
+/// error object to standard output.
+///
+/// Without `CNI_COMMAND` it prints the version of the plugin and of the protocol to standard error.
+pub fn run_from_environment() -> ExitCode {
     let parameters = Parameters::from_lookup(|name| env::var_os(name));
     if parameters.command.is_empty() {
         let about = format!(
@@ -29,33 +53,40 @@ fn main() -> ExitCode {
             env!("CARGO_PKG_VERSION"),
             env::consts::OS,
             env::consts::ARCH,
-            version::SUPPORTED.join(", ")
+            SUPPORTED_VERSIONS.join(", ")
         );
-        return ended(io::stderr().write_all(about.as_bytes()), ExitCode::SUCCESS);
+        return exit_code(io::stderr().write_all(about.as_bytes()), ExitCode::SUCCESS);
     }
-    match answer(&parameters) {
-        Ok(text) => ended(io::stdout().write_all(&text), ExitCode::SUCCESS),
-        Err(error) => ended(io::stdout().write_all(error.to_json().as_bytes()), ExitCode::FAILURE),
+    match run(&parameters, io::stdin()) {
+        Ok(text) => exit_code(io::stdout().write_all(&text), ExitCode::SUCCESS),
+        Err(error) => exit_code(io::stdout().write_all(error.to_json().as_bytes()), ExitCode::FAILURE),
     }
 }
 
-/// Does what is asked for and returns what belongs on standard output.
-fn answer(parameters: &Parameters) -> Result<Vec<u8>, CniError> {
+/// Runs one operation of the protocol and returns what the plugin prints on success, which is empty for all but `ADD` and
+/// `VERSION`.
+///
+/// `input` is the network configuration; `VERSION` does not read it. What the delegate writes to its standard error is
+/// copied to that of this process.
+///
+/// # Errors
+/// Returns the error object that the runtime is to be shown: of this plugin, or as the delegate printed it.
+pub fn run(parameters: &Parameters, mut input: impl Read) -> Result<Vec<u8>, CniError> {
     parameters.check()?;
     if parameters.command == "VERSION" {
         return Ok(version::report().into_bytes());
     }
-    let mut input = Vec::new();
-    io::stdin()
-        .read_to_end(&mut input)
+    let mut text = Vec::new();
+    input
+        .read_to_end(&mut text)
         .map_err(|error| CniError::io(format!("error reading from stdin: {error}")))?;
-    let conf = netconf::NetConf::parse(&input)?;
-    let verb = Verb::named(&parameters.command)?;
-    version::check(&conf.version, verb)?;
-    verbs::run(verb, parameters, &conf)
+    let conf = NetConf::parse(&text)?;
+    let operation = Operation::from_name(&parameters.command)?;
+    version::check(conf.version(), operation)?;
+    operation::run(operation, parameters, &conf)
 }
 
-/// A reader that went away takes nothing but the exit code.
-fn ended(written: io::Result<()>, code: ExitCode) -> ExitCode {
+/// A closed standard output is a failure.
+fn exit_code(written: io::Result<()>, code: ExitCode) -> ExitCode {
     if written.is_ok() { code } else { ExitCode::FAILURE }
 }
