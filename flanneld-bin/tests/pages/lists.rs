@@ -15,13 +15,6 @@ fn first_cells(page: &str, heading: &str) -> BTreeSet<String> {
     cells.flat_map(|cell| cell.split(", ").map(|word| word.trim_matches('`').to_owned())).collect()
 }
 
-/// What stands between quotation marks behind these words in a source, up to its tests.
-fn quoted(source: &str, words: &[&str]) -> BTreeSet<String> {
-    let code = source.split("#[cfg(test)]").next().unwrap();
-    let parts = words.iter().flat_map(|word| code.split(*word).skip(1));
-    parts.filter_map(|part| part.strip_prefix('"')?.split('"').next()).map(str::to_owned).collect()
-}
-
 #[test]
 fn the_pages_have_every_path_of_the_health_port_and_of_the_socket() {
     let source = read("flanneld-bin/src/observe.rs");
