@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use flannel_registry::write_whole;
+use flannel_registry::write_atomically;
 use serde_json::{Map, Value};
 
 use crate::error::CniError;
@@ -66,7 +66,7 @@ impl AttachmentStore {
         if same_file(path, link) {
             ignore_not_found(fs::remove_file(link))?;
         }
-        write_whole(path, bytes, 0o600).map_err(io::Error::other)?;
+        write_atomically(path, bytes, 0o600).map_err(io::Error::other)?;
         match fs::hard_link(path, link) {
             // It belongs to another attachment of the container.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -90,7 +90,7 @@ fn in_nftables(
 mod tests {
     use super::*;
     use crate::rules::RuleOptions;
-    use flannel_testing::{CAP_SYS_ADMIN, confined};
+    use flannel_testing::{CAP_SYS_ADMIN, with_capabilities};
     use std::io::Write as _;
     use std::process::{Command, Stdio};
     use std::time::Duration;
@@ -120,7 +120,7 @@ mod tests {
     fn rules_that_may_not_be_read_are_not_said_to_be_missing() {
         let (namespace, nets, options) = (namespace(), nets(), options(FirewallMode::Nftables));
         let look = || runtime().block_on(missing_rules(&namespace, &options, &nets));
-        let looked = confined(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
+        let looked = with_capabilities(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
         assert!(matches!(looked, Err(FirewallError::Nftables(..))), "{looked:?}");
     }
 

@@ -9,7 +9,7 @@
 //!                 remembered but gone, as gone         told only if it is news
 //! ```
 //!
-//! Remembered peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
+//! Cached peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
 //! all: a host that was moved to another registry does not keep those of the first.
 //!
 //! What is known is written to the file when it changes, at most once a second, on another thread.
@@ -46,7 +46,7 @@ pub(crate) use file::read_cache;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use flannel_core::{LeaseAttrs, LeaseManager, LeaseRequest};
-/// use flannel_registry::{CacheOptions, CachedManager, LocalManager, MemoryRegistry};
+/// use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager, MemoryRegistry};
 /// use std::net::Ipv4Addr;
 ///
 /// let registry = MemoryRegistry::new();
@@ -54,7 +54,7 @@ pub(crate) use file::read_cache;
 /// let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
 /// let path = std::env::temp_dir().join("cached-manager-example");
 /// let options = CacheOptions::new(path, "/coreos.com/network", attrs.public);
-/// let manager = CachedManager::open(LocalManager::new(registry), options);
+/// let manager = CachedLeaseManager::open(RegistryLeaseManager::new(registry), options);
 /// let config = manager.config().await?;
 /// let lease = manager.acquire(LeaseRequest::new(&config, &attrs)).await?;
 /// manager.release(&lease).await?;
@@ -62,11 +62,11 @@ pub(crate) use file::read_cache;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct CachedManager<M> {
+pub struct CachedLeaseManager<M> {
     shared: Arc<Shared<M>>,
 }
 
-/// Where and how a [`CachedManager`] remembers.
+/// Where and how a [`CachedLeaseManager`] remembers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CacheOptions {
@@ -124,7 +124,7 @@ struct State {
     peers: Damping,
 }
 
-impl<M: LeaseManager> CachedManager<M> {
+impl<M: LeaseManager> CachedLeaseManager<M> {
     /// Reads the file, and stands before `inner` from now on.
     pub fn open(inner: M, options: CacheOptions) -> Self {
         let CacheOptions { path, network, public, damping, retry } = options;
@@ -151,7 +151,7 @@ impl<M: LeaseManager> CachedManager<M> {
 }
 
 #[async_trait]
-impl<M: LeaseManager> LeaseManager for CachedManager<M> {
+impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
     fn describe(&self) -> String {
         self.shared.inner.describe()
     }

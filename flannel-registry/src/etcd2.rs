@@ -154,7 +154,7 @@ pub enum Etcd2OptionsError {
     /// One of the certificate and its key is given without the other; give both. The words are upstream's.
     #[error("KeyFile and CertFile must both be present[key: {key_file}, cert: {cert_file}]",
         key_file = .key_file.display(), cert_file = .cert_file.display())]
-    HalfPair {
+    IncompleteKeyPair {
         /// The certificate's file, or nothing.
         cert_file: PathBuf,
         /// The key's file, or nothing.
@@ -223,7 +223,7 @@ impl Etcd2Registry {
     /// # Errors
     ///
     /// [`RegistryError`] if no member answers.
-    pub async fn date(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
+    pub async fn server_time(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
         self.store.date().await
     }
 

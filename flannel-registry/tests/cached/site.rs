@@ -9,7 +9,9 @@ use flannel_core::{
     Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
     SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{
+    CacheOptions, CachedLeaseManager, MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions,
+};
 use flannel_testing::FaultyRegistry;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -22,7 +24,7 @@ pub(crate) const OWN: &str = "10.5.9.0-24";
 /// Long enough for everything that does not wait for a renewal.
 pub(crate) const MOMENT: Duration = Duration::from_secs(120);
 
-pub(crate) type Manager = CachedManager<LocalManager<FaultyRegistry<MemoryRegistry>>>;
+pub(crate) type Manager = CachedLeaseManager<RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>>;
 
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
@@ -56,10 +58,10 @@ impl Site {
     }
 
     pub(crate) fn manager_of(&self, network: &str, last: u8) -> Manager {
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.seed = Some(7);
-        let inner = LocalManager::with_options(self.faulty.clone(), options);
-        CachedManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
+        let inner = RegistryLeaseManager::with_options(self.faulty.clone(), options);
+        CachedLeaseManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
     }
 
     /// Writes the lease of a peer that never renews it.

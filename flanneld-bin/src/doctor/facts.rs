@@ -11,7 +11,7 @@ use flannel_backend_vxlan::TunnelDevice;
 use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
 use flannel_firewall::{Barrier, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
-use flannel_registry::{CertificateDates, Remembered};
+use flannel_registry::{CachedNetwork, CertificateDates};
 
 use super::etcdctl::Etcdctl;
 use crate::options::Options;
@@ -133,7 +133,7 @@ pub(crate) struct Memory {
     /// The text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
     /// The network as it was.
-    pub(crate) network: Option<Remembered>,
+    pub(crate) network: Option<CachedNetwork>,
     /// The id of the host.
     pub(crate) node: Option<NodeId>,
 }

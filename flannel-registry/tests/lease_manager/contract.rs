@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::SubnetRegistry;
-use flannel_registry::{LocalManager, LocalManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_registry::{RegistryLeaseManager, RegistryLeaseManagerOptions};
+use flannel_testing::contract::manager::RegistryBacked;
 
 use crate::memory::{Memory, OUTAGE};
 
-pub(crate) type Manager = LocalManager<Arc<dyn SubnetRegistry>>;
+pub(crate) type Manager = RegistryLeaseManager<Arc<dyn SubnetRegistry>>;
 
 pub(crate) fn manager(registry: Arc<dyn SubnetRegistry>, host: u8, ttl: Duration) -> Manager {
-    let mut options = LocalManagerOptions::default();
+    let mut options = RegistryLeaseManagerOptions::default();
     options.ttl = ttl;
     options.seed = Some(host.into());
-    LocalManager::with_options(registry, options)
+    RegistryLeaseManager::with_options(registry, options)
 }
 
-fn hosts() -> OverRegistry<Memory> {
-    OverRegistry::new(Memory::new(), |registry, host, ttl| Arc::new(manager(registry, host, ttl)))
+fn hosts() -> RegistryBacked<Memory> {
+    RegistryBacked::new(Memory::new(), |registry, host, ttl| Arc::new(manager(registry, host, ttl)))
         .with_outage(OUTAGE)
 }
 

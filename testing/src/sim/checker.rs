@@ -14,26 +14,26 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 
 /// The longest time that news needs to a host whose link is good.
-pub(super) const LAG: Duration = Duration::from_secs(20);
+pub(super) const MAX_LAG: Duration = Duration::from_secs(20);
 
 /// Clones look at the same.
 #[derive(Clone)]
-pub(super) struct Witness {
+pub(super) struct InvariantChecker {
     state: Arc<Mutex<State>>,
 }
 
 /// What there is under a subnet in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Nothing,
+pub(super) enum RecordState {
+    Absent,
     Unreadable,
     Lease(Revision),
 }
 
 /// Who has a subnet in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
-    Nobody,
+pub(super) enum SubnetOwner {
+    None,
     /// The record cannot be read; whoever had the subnet before still has it.
     Unreadable,
     Host(PublicAddrs, Term),
@@ -52,11 +52,11 @@ struct State {
     absent: BTreeMap<SubnetKey, Instant>,
     trace: u64,
     violations: Vec<String>,
-    hopeless: bool,
-    told: bool,
+    aborted: bool,
+    prints_trace: bool,
 }
 
-impl Witness {
+impl InvariantChecker {
     pub(super) fn new(store: &dyn SubnetRegistry) -> Self {
         let state = State {
             started: Instant::now(),
@@ -68,30 +68,30 @@ impl Witness {
             absent: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             violations: Vec::new(),
-            hopeless: false,
-            told: std::env::var_os("FLANNEL_SIM_TRACE").is_some(),
+            aborted: false,
+            prints_trace: std::env::var_os("FLANNEL_SIM_TRACE").is_some(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Notes something that must happen in every run with the same seed.
-    pub(super) fn note(&self, what: fmt::Arguments<'_>) {
-        self.state().note(what);
+    pub(super) fn record(&self, what: fmt::Arguments<'_>) {
+        self.state().record(what);
     }
 
     /// Notes that a promise was broken.
-    pub(super) fn accuse(&self, what: fmt::Arguments<'_>) {
+    pub(super) fn violation(&self, what: fmt::Arguments<'_>) {
         let mut state = self.state();
-        state.note(what);
+        state.record(what);
         let time = state.started.elapsed();
         state.violations.push(format!("{time:?}: {what}"));
-        state.hopeless |= state.violations.len() > 500;
+        state.aborted |= state.violations.len() > 500;
     }
 
     /// Notes that a promise was broken after which it makes no sense to go on.
-    pub(super) fn despair(&self, what: fmt::Arguments<'_>) {
-        self.accuse(what);
-        self.state().hopeless = true;
+    pub(super) fn fatal(&self, what: fmt::Arguments<'_>) {
+        self.violation(what);
+        self.state().aborted = true;
     }
 
     pub(super) fn violations(&self) -> Vec<String> {
@@ -99,8 +99,8 @@ impl Witness {
     }
 
     /// Tells whether so much went wrong that more of it says nothing new.
-    pub(super) fn is_hopeless(&self) -> bool {
-        self.state().hopeless
+    pub(super) fn is_aborted(&self) -> bool {
+        self.state().aborted
     }
 
     /// Returns a number that stands for everything that was noted.
@@ -108,13 +108,13 @@ impl Witness {
         self.state().trace
     }
 
-    pub(super) fn found(&self, subnet: SubnetKey) -> Found {
+    pub(super) fn record_state(&self, subnet: SubnetKey) -> RecordState {
         let mut state = self.state();
         state.catch_up();
         match state.leases.get(&subnet) {
-            Some(lease) => Found::Lease(lease.revision),
-            None if state.bad.contains(&subnet) => Found::Unreadable,
-            None => Found::Nothing,
+            Some(lease) => RecordState::Lease(lease.revision),
+            None if state.bad.contains(&subnet) => RecordState::Unreadable,
+            None => RecordState::Absent,
         }
     }
 
@@ -126,32 +126,37 @@ impl Witness {
     }
 
     pub(super) fn is_taken(&self, subnet: SubnetKey) -> bool {
-        self.found(subnet) != Found::Nothing
+        self.record_state(subnet) != RecordState::Absent
     }
 
     /// Tells whether a subnet has had the lease that it has for so long that everybody knows who heard the store at
     /// this time or later.
-    pub(super) fn is_settled(&self, subnet: SubnetKey, heard: Instant) -> bool {
+    pub(super) fn is_settled(&self, subnet: SubnetKey, synced_at: Instant) -> bool {
         let mut state = self.state();
-        state.look();
+        state.catch_up_once();
         let changed = state.changed.get(&subnet).copied();
-        state.leases.contains_key(&subnet) && changed.is_none_or(|changed| changed + LAG < heard)
+        state.leases.contains_key(&subnet) && changed.is_none_or(|changed| changed + MAX_LAG < synced_at)
     }
 
     /// Tells whether a subnet has had a record without a break for so long that nobody can have seen it without one who
     /// heard the store at this time or later.
-    pub(super) fn is_lasting(&self, subnet: SubnetKey, heard: Instant) -> bool {
+    pub(super) fn is_continuously_present(&self, subnet: SubnetKey, synced_at: Instant) -> bool {
         let mut state = self.state();
-        state.look();
+        state.catch_up_once();
         let is_there = state.leases.contains_key(&subnet) || state.bad.contains(&subnet);
-        is_there && state.absent.get(&subnet).is_none_or(|absent| *absent + LAG < heard)
+        is_there && state.absent.get(&subnet).is_none_or(|absent| *absent + MAX_LAG < synced_at)
     }
 
     /// Returns a lease that everybody knows who heard the store at this time, and that is not among these.
-    pub(super) fn first_settled_but(&self, these: &BTreeSet<SubnetKey>, heard: Instant) -> Option<SubnetKey> {
+    pub(super) fn first_settled_except(
+        &self,
+        these: &BTreeSet<SubnetKey>,
+        synced_at: Instant,
+    ) -> Option<SubnetKey> {
         let mut state = self.state();
         state.catch_up();
-        let is_old = |subnet: &SubnetKey| state.changed.get(subnet).is_none_or(|at| *at + LAG < heard);
+        let is_old =
+            |subnet: &SubnetKey| state.changed.get(subnet).is_none_or(|at| *at + MAX_LAG < synced_at);
         state.leases.keys().find(|subnet| !these.contains(subnet) && is_old(subnet)).copied()
     }
 
@@ -164,60 +169,60 @@ impl Witness {
     }
 
     /// Tells who has a subnet, and since when it is as it is.
-    pub(super) fn holder(&self, subnet: SubnetKey) -> (Holder, Instant) {
+    pub(super) fn owner(&self, subnet: SubnetKey) -> (SubnetOwner, Instant) {
         let mut state = self.state();
         state.catch_up();
-        let holder = match state.leases.get(&subnet) {
-            Some(lease) => Holder::Host(lease.attrs.public, lease.term),
-            None if state.bad.contains(&subnet) => Holder::Unreadable,
-            None => Holder::Nobody,
+        let owner = match state.leases.get(&subnet) {
+            Some(lease) => SubnetOwner::Host(lease.attrs.public, lease.term),
+            None if state.bad.contains(&subnet) => SubnetOwner::Unreadable,
+            None => SubnetOwner::None,
         };
-        (holder, state.changed.get(&subnet).copied().unwrap_or(state.started))
+        (owner, state.changed.get(&subnet).copied().unwrap_or(state.started))
     }
 
     /// Judges the answer to a `create`, given what there was before.
-    pub(super) fn created(
+    pub(super) fn check_create(
         &self,
         host: usize,
         subnet: SubnetKey,
-        before: Found,
+        before: RecordState,
         answer: &Result<Lease, RegistryError>,
     ) {
         match (answer, before) {
-            (Ok(_), Found::Nothing)
-            | (Err(RegistryError::Exists(_)), Found::Unreadable | Found::Lease(_)) => {}
+            (Ok(_), RecordState::Absent)
+            | (Err(RegistryError::Exists(_)), RecordState::Unreadable | RecordState::Lease(_)) => {}
             (Ok(_), _) => {
-                self.accuse(format_args!("host {host} created {subnet}, which was taken: {before:?}"))
+                self.violation(format_args!("host {host} created {subnet}, which was taken: {before:?}"))
             }
             (Err(error), _) => {
-                self.accuse(format_args!("host {host}, create {subnet}: {error}, found {before:?}"))
+                self.violation(format_args!("host {host}, create {subnet}: {error}, found {before:?}"))
             }
         }
         self.catch_up();
     }
 
     /// Judges the answer to a write that compares, given what there was before.
-    pub(super) fn compared<T>(
+    pub(super) fn check_compare_and_swap<T>(
         &self,
         host: usize,
         what: &str,
         lease: &Lease,
-        before: Found,
+        before: RecordState,
         answer: &Result<T, RegistryError>,
     ) {
         let subnet = lease.subnet;
-        let right = match answer {
-            Ok(_) => before == Found::Lease(lease.revision),
-            Err(RegistryError::Gone(_)) => before == Found::Nothing,
+        let is_correct = match answer {
+            Ok(_) => before == RecordState::Lease(lease.revision),
+            Err(RegistryError::Gone(_)) => before == RecordState::Absent,
             Err(RegistryError::Changed(_)) => {
-                before != Found::Nothing && before != Found::Lease(lease.revision)
+                before != RecordState::Absent && before != RecordState::Lease(lease.revision)
             }
             Err(_) => false,
         };
-        if !right {
+        if !is_correct {
             let answer = answer.as_ref().err().map_or_else(|| "done".to_owned(), ToString::to_string);
             let expected = lease.revision;
-            self.accuse(format_args!(
+            self.violation(format_args!(
                 "host {host}, {what} {subnet} at revision {expected}: {answer}, found {before:?}"
             ));
         }
@@ -235,10 +240,10 @@ impl Witness {
 
 impl State {
     /// Folds what is noted into one number (FNV-1a, 64 bit).
-    fn note(&mut self, what: fmt::Arguments<'_>) {
+    fn record(&mut self, what: fmt::Arguments<'_>) {
         let text = format!("{} {what}", self.started.elapsed().as_millis());
         #[expect(clippy::print_stderr, reason = "the trace is asked for by its variable")]
-        if self.told {
+        if self.prints_trace {
             eprintln!("{text}");
         }
         for byte in text.bytes() {
@@ -249,18 +254,18 @@ impl State {
     fn catch_up(&mut self) {
         self.caught_up = Some(Instant::now());
         while let Some(Some(event)) = self.events.next().now_or_never() {
-            self.take(event);
+            self.apply(event);
         }
     }
 
     /// The same for those who wrote nothing.
-    fn look(&mut self) {
+    fn catch_up_once(&mut self) {
         if self.caught_up != Some(Instant::now()) {
             self.catch_up();
         }
     }
 
-    fn take(&mut self, event: RegistryEvent) {
+    fn apply(&mut self, event: RegistryEvent) {
         let now = Instant::now();
         match event {
             RegistryEvent::Put(lease) => {

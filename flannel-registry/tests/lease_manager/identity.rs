@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flannel_core::{KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, NodeId, SubnetRegistry};
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, NodeIdentity};
+use flannel_registry::{MemoryRegistry, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -11,17 +11,21 @@ use crate::site::*;
 
 /// A host with an id and an address on a store.
 struct Node {
-    manager: LocalManager<MemoryRegistry>,
+    manager: RegistryLeaseManager<MemoryRegistry>,
     identity: Arc<NodeIdentity>,
     attrs: LeaseAttrs,
 }
 
 fn node(store: &MemoryRegistry, id: u8, address: u8) -> Node {
     let identity = Arc::new(NodeIdentity::fixed(NodeId::from_bytes([id; 16])));
-    let mut options = LocalManagerOptions::default();
+    let mut options = RegistryLeaseManagerOptions::default();
     options.identity = Some(Arc::clone(&identity));
     options.seed = Some(u64::from(id));
-    Node { manager: LocalManager::with_options(store.clone(), options), identity, attrs: host(address) }
+    Node {
+        manager: RegistryLeaseManager::with_options(store.clone(), options),
+        identity,
+        attrs: host(address),
+    }
 }
 
 impl Node {

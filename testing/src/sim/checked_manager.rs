@@ -11,21 +11,21 @@ use flannel_core::{
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use super::checker::InvariantChecker;
 use super::link::Link;
-use super::witness::Witness;
 
 /// A manager whose words are judged: what it tells must be news, and "complete" must mean so.
-pub(super) struct Observed {
+pub(super) struct CheckedManager {
     pub(super) inner: Arc<dyn LeaseManager>,
     pub(super) host: usize,
     pub(super) link: Link,
-    pub(super) witness: Witness,
+    pub(super) checker: InvariantChecker,
     /// Whether the host loses its place once and begins to follow again, without the list that was made for the lease.
-    pub(super) follows_twice: bool,
+    pub(super) watches_twice: bool,
 }
 
 #[async_trait]
-impl LeaseManager for Observed {
+impl LeaseManager for CheckedManager {
     fn describe(&self) -> String {
         self.inner.describe()
     }
@@ -67,17 +67,17 @@ impl LeaseManager for Observed {
     }
 
     fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
-        if self.follows_twice {
+        if self.watches_twice {
             drop(self.inner.watch(own));
         }
-        let mut ear = Ear {
+        let mut subscriber = Subscriber {
             host: self.host,
             own,
             link: self.link.clone(),
-            witness: self.witness.clone(),
-            told: Some(BTreeSet::new()),
+            checker: self.checker.clone(),
+            announced: Some(BTreeSet::new()),
         };
-        self.inner.watch(own).inspect(move |event| ear.hear(event)).boxed()
+        self.inner.watch(own).inspect(move |event| subscriber.check_event(event)).boxed()
     }
 
     async fn release(&self, own: &Lease) -> Result<(), ManagerError> {
@@ -86,64 +86,67 @@ impl LeaseManager for Observed {
 }
 
 /// Who listens.
-struct Ear {
+struct Subscriber {
     host: usize,
     own: SubnetKey,
     link: Link,
-    witness: Witness,
-    /// Who was told, until all are.
-    told: Option<BTreeSet<SubnetKey>>,
+    checker: InvariantChecker,
+    /// Who was announced, until all are.
+    announced: Option<BTreeSet<SubnetKey>>,
 }
 
-impl Ear {
-    fn hear(&mut self, event: &PeerEvent) {
+impl Subscriber {
+    fn check_event(&mut self, event: &PeerEvent) {
         match event {
-            PeerEvent::Changed(changes) => changes.iter().for_each(|change| self.hear_change(change)),
-            PeerEvent::Complete => self.hear_complete(),
+            PeerEvent::Changed(changes) => changes.iter().for_each(|change| self.check_change(change)),
+            PeerEvent::Complete => self.check_complete(),
             PeerEvent::Disowned(subnets) => {
-                let told = self.told.iter_mut();
-                told.for_each(|told| told.retain(|subnet| !subnets.contains(subnet)));
+                let announced = self.announced.iter_mut();
+                announced.for_each(|announced| announced.retain(|subnet| !subnets.contains(subnet)));
             }
             PeerEvent::Recalled(_) | PeerEvent::Bad(_) | PeerEvent::Silent(_) | PeerEvent::Heard | _ => {}
         }
     }
 
-    fn hear_change(&mut self, change: &LeaseChange) {
-        let (host, heard) = (self.host, self.link.heard());
+    fn check_change(&mut self, change: &LeaseChange) {
+        let (host, synced_at) = (self.host, self.link.synced_at());
         match change {
             LeaseChange::Put(lease) if lease.subnet == self.own => {
-                self.witness.accuse(format_args!("host {host} was told of its own lease"));
+                self.checker.violation(format_args!("host {host} was announced of its own lease"));
             }
-            LeaseChange::Put(lease) => match &mut self.told {
-                Some(told) => drop(told.insert(lease.subnet)),
-                None if self.witness.is_settled(lease.subnet, heard) => {
+            LeaseChange::Put(lease) => match &mut self.announced {
+                Some(announced) => drop(announced.insert(lease.subnet)),
+                None if self.checker.is_settled(lease.subnet, synced_at) => {
                     let subnet = lease.subnet;
-                    self.witness
-                        .accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
+                    self.checker.violation(format_args!(
+                        "host {host} was announced of a change of {subnet}, which had none"
+                    ));
                 }
                 None => {}
             },
             LeaseChange::Removed(subnet) => {
-                if let Some(told) = &mut self.told {
-                    told.remove(subnet);
+                if let Some(announced) = &mut self.announced {
+                    announced.remove(subnet);
                 }
-                if self.witness.is_lasting(*subnet, heard) {
-                    self.witness
-                        .accuse(format_args!("host {host} was told that {subnet} is gone, which is there"));
+                if self.checker.is_continuously_present(*subnet, synced_at) {
+                    self.checker.violation(format_args!(
+                        "host {host} was announced that {subnet} is gone, which is there"
+                    ));
                 }
             }
         }
     }
 
-    fn hear_complete(&mut self) {
-        let Some(mut told) = self.told.take() else {
+    fn check_complete(&mut self) {
+        let Some(mut announced) = self.announced.take() else {
             return;
         };
-        told.insert(self.own);
-        if let Some(lacks) = self.witness.first_settled_but(&told, self.link.heard()) {
+        announced.insert(self.own);
+        if let Some(missing) = self.checker.first_settled_except(&announced, self.link.synced_at()) {
             let host = self.host;
-            self.witness
-                .accuse(format_args!("host {host} was told that it knows all peers, and lacks {lacks}"));
+            self.checker.violation(format_args!(
+                "host {host} was announced that it knows all peers, and lacks {missing}"
+            ));
         }
     }
 }

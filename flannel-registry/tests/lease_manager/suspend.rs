@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flannel_core::{KeepEvent, Lease, LeaseManager, LeaseRequest, NodeId, SubnetRegistry, renew_before};
-use flannel_registry::{Clock, LocalManager, LocalManagerOptions, MemoryRegistry, NodeIdentity, TokioClock};
+use flannel_registry::{
+    Clock, MemoryRegistry, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions, TokioClock,
+};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -39,19 +41,19 @@ impl Clock for Suspended {
 struct Sleeper {
     clock: Arc<Suspended>,
     store: MemoryRegistry,
-    manager: LocalManager<MemoryRegistry>,
+    manager: RegistryLeaseManager<MemoryRegistry>,
 }
 
 impl Sleeper {
     fn new(renew_margin: Option<Duration>) -> Self {
         let (clock, store) = (Arc::new(Suspended::default()), MemoryRegistry::new());
         store.set_config(CONFIG);
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.clock = Arc::clone(&clock) as Arc<dyn Clock>;
         options.identity = Some(Arc::new(NodeIdentity::fixed(NodeId::from_bytes([1; 16]))));
         options.renew_margin = renew_margin;
         options.seed = Some(1);
-        Self { clock, manager: LocalManager::with_options(store.clone(), options), store }
+        Self { clock, manager: RegistryLeaseManager::with_options(store.clone(), options), store }
     }
 
     async fn acquire(&self) -> Lease {

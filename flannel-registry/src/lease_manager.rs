@@ -38,11 +38,11 @@ use peers::OwnRecord;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::net::Ipv4Addr;
 /// use flannel_core::{LeaseAttrs, LeaseManager, LeaseRequest};
-/// use flannel_registry::{LocalManager, MemoryRegistry};
+/// use flannel_registry::{RegistryLeaseManager, MemoryRegistry};
 ///
 /// let registry = MemoryRegistry::new();
 /// registry.set_config(r#"{"Network": "10.5.0.0/16"}"#);
-/// let manager = LocalManager::new(registry);
+/// let manager = RegistryLeaseManager::new(registry);
 /// let config = manager.config().await?;
 /// let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
 /// let request = LeaseRequest::new(&config, &attrs);
@@ -53,14 +53,14 @@ use peers::OwnRecord;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct LocalManager<R> {
+pub struct RegistryLeaseManager<R> {
     shared: Arc<Shared<R>>,
 }
 
-/// How a [`LocalManager`] leases.
+/// How a [`RegistryLeaseManager`] leases.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LocalManagerOptions {
+pub struct RegistryLeaseManagerOptions {
     /// How long a lease lasts that is not renewed.
     pub ttl: Duration,
     /// How much of that shall be left at the latest when it is renewed; `None` renews at a third of it, which leaves two
@@ -76,7 +76,7 @@ pub struct LocalManagerOptions {
     pub seed: Option<u64>,
 }
 
-impl Default for LocalManagerOptions {
+impl Default for RegistryLeaseManagerOptions {
     fn default() -> Self {
         Self {
             // Flannel's own.
@@ -94,7 +94,7 @@ impl Default for LocalManagerOptions {
 #[derive(Debug)]
 struct Shared<R> {
     registry: R,
-    options: LocalManagerOptions,
+    options: RegistryLeaseManagerOptions,
     state: Mutex<State>,
     /// What the watch last heard of the own record.
     own: watch::Sender<Option<OwnRecord>>,
@@ -135,14 +135,14 @@ struct Known {
     fresh: bool,
 }
 
-impl<R: SubnetRegistry> LocalManager<R> {
+impl<R: SubnetRegistry> RegistryLeaseManager<R> {
     /// Manages a host's lease in a registry, or in one that is shared by an `Arc`.
     pub fn new(registry: R) -> Self {
-        Self::with_options(registry, LocalManagerOptions::default())
+        Self::with_options(registry, RegistryLeaseManagerOptions::default())
     }
 
     /// Manages a host's lease with options of its own.
-    pub fn with_options(registry: R, options: LocalManagerOptions) -> Self {
+    pub fn with_options(registry: R, options: RegistryLeaseManagerOptions) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let state = State {
             random,
@@ -158,7 +158,7 @@ impl<R: SubnetRegistry> LocalManager<R> {
 }
 
 #[async_trait]
-impl<R: SubnetRegistry> LeaseManager for LocalManager<R> {
+impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
     fn describe(&self) -> String {
         self.shared.registry.describe()
     }

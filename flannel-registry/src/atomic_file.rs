@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 ///
 /// [`WriteError`] if the file system refuses; then the old file is still there and nothing is beside it.
-pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
     let failed = |step| move |source| WriteError { step, path: path.to_owned(), source };
     let Some(name) = path.file_name() else {
         return Err(failed("open")(ErrorKind::InvalidInput.into()));

@@ -8,10 +8,10 @@ use flannel_core::{BoxError, Lease, NetworkConfig};
 use crate::cache::Cache;
 use crate::cached::read_cache;
 
-/// A network as the file says that a [`CachedManager`](crate::CachedManager) keeps.
+/// A network as the file says that a [`CachedLeaseManager`](crate::CachedLeaseManager) keeps.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Remembered {
+pub struct CachedNetwork {
     /// The configuration.
     pub config: NetworkConfig,
     /// The lease that the host held.
@@ -20,7 +20,7 @@ pub struct Remembered {
     pub peers: Vec<Arc<Lease>>,
 }
 
-impl Remembered {
+impl CachedNetwork {
     /// Reads the file, if there is one, for the network of this name.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use flannel_core::{
     BackendAttrs, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
     SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions};
 use flannel_testing::{Call, FaultyRegistry};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -20,7 +20,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
     pub(crate) faulty: FaultyRegistry<MemoryRegistry>,
-    pub(crate) manager: LocalManager<FaultyRegistry<MemoryRegistry>>,
+    pub(crate) manager: RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>,
 }
 
 pub(crate) fn site() -> Site {
@@ -31,10 +31,10 @@ pub(crate) fn site() -> Site {
     Site { store, faulty, manager }
 }
 
-pub(crate) fn manager<R: SubnetRegistry>(registry: R) -> LocalManager<R> {
-    let mut options = LocalManagerOptions::default();
+pub(crate) fn manager<R: SubnetRegistry>(registry: R) -> RegistryLeaseManager<R> {
+    let mut options = RegistryLeaseManagerOptions::default();
     options.seed = Some(7);
-    LocalManager::with_options(registry, options)
+    RegistryLeaseManager::with_options(registry, options)
 }
 
 pub(crate) fn host(last: u8) -> LeaseAttrs {
