@@ -211,13 +211,13 @@ fn the_routes_move_to_another_interface() {
     ip(&host, "-6 address add fd00:64::9/64 dev lan0 nodad");
     ip(&host, "link set eth0 down");
     let external = external_interface(&host, "lan0").unwrap();
-    station.backend.move_to(&external).unwrap();
+    station.backend.update_interface(&external).unwrap();
     assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
     assert_eq!(station.backend.mtu(), 1400);
     station.sync();
     let route = ip(&host, "route show 10.5.2.0/24");
     assert!(route[0].starts_with("10.5.2.0/24 via 192.168.64.2 dev lan0 proto 241"), "{route:?}");
     let behind_nat = external.with_public(peer(7, 0).attrs.public);
-    assert!(station.backend.move_to(&behind_nat).is_err());
+    assert!(station.backend.update_interface(&behind_nat).is_err());
     assert_eq!(station.backend.mtu(), 1400);
 }

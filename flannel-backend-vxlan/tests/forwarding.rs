@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DEVICE, QUIET, Station, assert_idle, config, ip, lab, lines_of_all, peer};
+use common::{DEVICE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, peer};
 use flannel_backend_vxlan::{ChecksumOffload, OpenVxlan};
 use flannel_core::{BackendType, Dirty, NetworkConfig, OpenBackend, OpenRequest};
 
@@ -116,8 +116,7 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
         let request = OpenRequest::new(&config, &station.external);
         let opener = OpenVxlan::new(host.clone()).with_checksum_offload(chosen);
         station.backend = opener.open(request).unwrap();
-        let own = station.own.clone();
-        station.backend.configure(&own).unwrap();
+        station.backend.configure(&station.own).unwrap();
         station.sync();
         assert_eq!(offload(&station), expected);
         assert_idle(&station.sync());

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DEVICE, Station, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
+use common::{DEVICE, Station, StationExt, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{
     BackendAttrs, BackendError, BackendType, Json, Lease, LeaseChange, NetworkConfig, OpenBackend, PeerSet,

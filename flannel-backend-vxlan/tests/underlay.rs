@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, QUIET, Station, assert_idle, config, ip, lab, lines_of_all, net, peer};
+use common::{DEADLINE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, net, peer};
 use flannel_backend_vxlan::external_interface;
 use flannel_core::{Dirty, ExternalInterface, NetworkConfig};
 use flannel_testing::{PingOptions, RunningPing};
@@ -19,7 +19,7 @@ fn now(station: &Station, name: &str) -> ExternalInterface {
 /// Has a station follow its interface, as the loop of a network does.
 fn follow(station: &mut Station, name: &str) {
     let external = now(station, name);
-    station.backend.move_to(&external).unwrap();
+    station.backend.update_interface(&external).unwrap();
     station.own.attrs = station.backend.attrs().at(external.public);
     station.external = external;
     assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
@@ -50,7 +50,7 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     one.namespace.write_sysctl("net/ipv4/conf/eth0/promote_secondaries", "1").unwrap();
     let mut both = now(&one, "eth0");
     both.v4 = "192.168.64.77".parse().ok();
-    one.backend.move_to(&both).unwrap();
+    one.backend.update_interface(&both).unwrap();
     assert_eq!(one.sync_only(&Dirty::NONE).failed, []);
     let mut lease = one.own.clone();
     lease.attrs.public.v4 = both.v4;
@@ -126,7 +126,7 @@ fn an_interface_that_lacks_a_family_is_refused_and_everything_stays() {
     let before = ip(&station.namespace, "-d link show type vxlan");
     let mut without = now(&station, "eth0");
     (without.v4, without.v6) = ("192.168.64.9".parse().ok(), None);
-    let error = station.backend.move_to(&without).unwrap_err().to_string();
+    let error = station.backend.update_interface(&without).unwrap_err().to_string();
     assert_eq!(error, "the interface eth0 has no IPv6 address for the tunnel flannel-v6.1");
     station.sync();
     assert_eq!(ip(&station.namespace, "-d link show type vxlan"), before);

@@ -45,8 +45,8 @@ impl DriftMonitor {
     }
 
     /// Goes on with another external interface.
-    pub fn move_to(&mut self, interface: &str) {
-        self.neighbour_reprobe.move_to(interface);
+    pub fn update_interface(&mut self, interface: &str) {
+        self.neighbour_reprobe.update_interface(interface);
     }
 
     /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
@@ -68,7 +68,7 @@ impl DriftMonitor {
 
     /// Waits until a notice means something to a listener, and says what. May be dropped at any time without losing
     /// a notice.
-    pub async fn drifted<L: NoticeHandler>(&mut self, listeners: &mut [L]) -> String {
+    pub async fn wait_for_drift<L: NoticeHandler>(&mut self, listeners: &mut [L]) -> String {
         loop {
             let notices = match self.next().await {
                 Ok(notices) => notices,

@@ -35,7 +35,7 @@ impl NeighbourReprobe {
     }
 
     /// Goes on with the interface of this name.
-    pub fn move_to(&mut self, interface: &str) {
+    pub fn update_interface(&mut self, interface: &str) {
         if self.interface != interface {
             *self = Self::new(interface);
         }

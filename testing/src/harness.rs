@@ -45,7 +45,7 @@ impl BackendHarness {
 
     /// Opens a backend on a host and configures it for a subnet such as `10.5.1.0-24`.
     #[must_use]
-    pub fn start(
+    pub fn open(
         opener: Arc<dyn OpenBackend>,
         namespace: &Namespace,
         external: ExternalInterface,
@@ -79,8 +79,8 @@ impl BackendHarness {
     pub fn restart(self) -> Self {
         let Self { namespace, backend, own, peers, config, external, opener, .. } = self;
         drop(backend);
-        let started = Self::start(opener, &namespace, external, &config, &own.subnet.to_string());
-        Self { peers, ..started }
+        let opened = Self::open(opener, &namespace, external, &config, &own.subnet.to_string());
+        Self { peers, ..opened }
     }
 
     /// Adds or replaces peers.
@@ -121,8 +121,8 @@ impl BackendHarness {
 
     /// Returns what the backend noticed within the time, if it noticed anything.
     pub fn noticed(&mut self, limit: Duration) -> Option<String> {
-        let drifted = self.backend.drifted();
-        self.runtime.block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
+        let drift = self.backend.wait_for_drift();
+        self.runtime.block_on(async { tokio::time::timeout(limit, drift).await.ok() })
     }
 
     /// Waits until the backend no longer notices its own writes.

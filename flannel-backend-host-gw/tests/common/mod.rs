@@ -38,7 +38,7 @@ pub(crate) fn station(lab: &Lab, n: u8) -> BackendHarness {
     let namespace = &lab.hosts[usize::from(n) - 1].namespace;
     let external = external_interface(namespace, "eth0").unwrap();
     let opener = Arc::new(OpenHostGw::new(namespace.clone()));
-    BackendHarness::start(opener, namespace, external, &config(), &subnet(n))
+    BackendHarness::open(opener, namespace, external, &config(), &subnet(n))
 }
 
 pub(crate) fn lab(hosts: usize) -> Lab {

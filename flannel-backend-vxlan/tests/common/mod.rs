@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,46 +27,37 @@ pub(crate) const QUIET: Duration = BackendHarness::QUIET;
 pub(crate) const DEVICE: &str = "flannel.1";
 
 /// A host with the VXLAN backend on it.
-pub(crate) struct Station(BackendHarness);
+pub(crate) type Station = BackendHarness;
 
-impl Deref for Station {
-    type Target = BackendHarness;
-
-    fn deref(&self) -> &BackendHarness {
-        &self.0
-    }
-}
-
-impl DerefMut for Station {
-    fn deref_mut(&mut self) -> &mut BackendHarness {
-        &mut self.0
-    }
-}
-
-impl Station {
+/// What these tests do with such a host.
+pub(crate) trait StationExt {
     /// Opens the backend for 10.5.0.0/16 and configures it for a subnet.
-    pub(crate) fn start(namespace: &Namespace, subnet: &str) -> Self {
+    fn start(namespace: &Namespace, subnet: &str) -> Self;
+
+    /// As [`start`](Self::start), for another network.
+    fn start_with(namespace: &Namespace, subnet: &str, config: &NetworkConfig) -> Self;
+
+    fn device(&mut self) -> Link;
+
+    /// The three tables of the device as `ip` and `bridge` show them, sorted.
+    fn tables(&self) -> Vec<String>;
+}
+
+impl StationExt for Station {
+    fn start(namespace: &Namespace, subnet: &str) -> Self {
         Self::start_with(namespace, subnet, &config(""))
     }
 
-    /// As [`start`](Self::start), for another network.
-    pub(crate) fn start_with(namespace: &Namespace, subnet: &str, config: &NetworkConfig) -> Self {
+    fn start_with(namespace: &Namespace, subnet: &str, config: &NetworkConfig) -> Self {
         let external = external_interface(namespace, "eth0").unwrap();
-        let opener = Arc::new(OpenVxlan::new(namespace.clone()));
-        Self(BackendHarness::start(opener, namespace, external, config, subnet))
+        Self::open(Arc::new(OpenVxlan::new(namespace.clone())), namespace, external, config, subnet)
     }
 
-    /// Drops the backend and opens it again, as a restarted daemon does.
-    pub(crate) fn restart(self) -> Self {
-        Self(self.0.restart())
-    }
-
-    pub(crate) fn device(&mut self) -> Link {
+    fn device(&mut self) -> Link {
         self.netlink.link(DEVICE).unwrap().unwrap()
     }
 
-    /// The three tables of the device as `ip` and `bridge` show them, sorted.
-    pub(crate) fn tables(&self) -> Vec<String> {
+    fn tables(&self) -> Vec<String> {
         let mut lines = ip(&self.namespace, "route show dev flannel.1");
         lines.extend(
             ip(&self.namespace, "-4 neigh show dev flannel.1")
