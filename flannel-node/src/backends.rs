@@ -13,15 +13,15 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
 
-use crate::fd_store::FdStore;
+use crate::service_manager::FdStore;
 
-mod carriers;
+mod migrating;
 
-use carriers::Carriers;
+use migrating::MigratingBackend;
 
 /// The backends that this daemon has.
 #[derive(Clone, Debug)]
-pub(crate) struct Backends {
+pub struct Backends {
     namespace: Namespace,
     peers: Option<watch::Sender<BTreeSet<IpAddr>>>,
     store: Option<Arc<FdStore>>,
@@ -30,12 +30,12 @@ pub(crate) struct Backends {
 impl Backends {
     /// Takes the namespace in which the backends work, and whom to tell of the public addresses of all peers, if anybody
     /// wants to know: that costs a look at all peers whenever one changes.
-    pub(crate) fn new(namespace: Namespace, peers: Option<watch::Sender<BTreeSet<IpAddr>>>) -> Self {
+    pub fn new(namespace: Namespace, peers: Option<watch::Sender<BTreeSet<IpAddr>>>) -> Self {
         Self { namespace, peers, store: None }
     }
 
     /// Keeps what a restart shall not cost in a store.
-    pub(crate) fn with_store(self, store: Option<FdStore>) -> Self {
+    pub fn with_store(self, store: Option<FdStore>) -> Self {
         Self { store: store.map(Arc::new), ..self }
     }
 
@@ -73,7 +73,7 @@ impl Backends {
 
 impl OpenBackend for Backends {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let backend = Carriers::open(self.clone(), request)?;
+        let backend = MigratingBackend::open(self.clone(), request)?;
         if let Some(store) =
             self.store.as_ref().filter(|_| !request.config.backend.name.eq_ignore_ascii_case("udp"))
         {
@@ -88,7 +88,7 @@ impl OpenBackend for Backends {
             "vxlan" => {
                 let mut plan = OpenVxlan::new(self.namespace.clone()).plan(request)?;
                 // Those are reached by UDP beside the tunnel.
-                let is_udp = |peer| request.peers.peer(&peer).is_some_and(|lease| carriers::is_udp(lease));
+                let is_udp = |peer| request.peers.peer(&peer).is_some_and(|lease| migrating::is_udp(lease));
                 plan.unreachable.retain(|failure| !is_udp(failure.peer));
                 Ok(plan)
             }
@@ -106,12 +106,12 @@ impl OpenBackend for Backends {
 }
 
 /// Says that there is no such backend.
-pub(crate) fn unknown(name: &str) -> BackendError {
+pub fn unknown(name: &str) -> BackendError {
     BackendError::UnknownType(format!("{name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"))
 }
 
 /// The UDP port on which the backend of a configuration hears its peers; none if it has no such port.
-pub(crate) fn tunnel_port(config: &NetworkConfig) -> Option<u16> {
+pub fn tunnel_port(config: &NetworkConfig) -> Option<u16> {
     let default = default_port(&config.backend.name.to_lowercase())?;
     // What is wrong with it, the backend says.
     let given = config.backend.options.object().ok().and_then(|options| options.unsigned("Port").ok()?);
@@ -119,7 +119,7 @@ pub(crate) fn tunnel_port(config: &NetworkConfig) -> Option<u16> {
 }
 
 /// The UDP port of a backend whose configuration names none.
-pub(crate) fn default_port(backend: &str) -> Option<u16> {
+pub fn default_port(backend: &str) -> Option<u16> {
     match backend {
         "vxlan" => Some(8472),
         "udp" => Some(8285),

@@ -4,7 +4,7 @@
 const NET_ADMIN: u32 = 12;
 
 /// Checks that the process may change the network of its namespace. The error is one line for the operator.
-pub(crate) fn check() -> Result<(), String> {
+pub fn check() -> Result<(), String> {
     // Where /proc cannot be read the kernel will say what is missing.
     if of(None).unwrap_or(true) {
         return Ok(());
@@ -15,7 +15,7 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 /// Tells whether a process, or this one, may change the network of its namespace; `None` if that is not told.
-pub(crate) fn of(process: Option<u32>) -> Option<bool> {
+pub fn of(process: Option<u32>) -> Option<bool> {
     let name = process.map_or_else(|| "thread-self".to_owned(), |id| id.to_string());
     let status = std::fs::read_to_string(format!("/proc/{name}/status")).ok()?;
     is_effective(&status, NET_ADMIN)

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::report::Report;
+use crate::status::AgentStatus;
 
 /// How long a daemon may be silent. It answers within milliseconds; one that stands still shall not hold up who asks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -15,7 +15,7 @@ const LONGEST: u64 = 512 << 20;
 
 /// Why a daemon did not tell.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     /// None is there.
     #[error(
         "no flanneld runs here: nothing serves the socket {path}; one with another -subnet-file or -status-socket is \
@@ -42,21 +42,22 @@ pub(crate) enum ClientError {
 }
 
 /// Asks for everything.
-pub(crate) fn status(socket: &Path) -> Result<Report, ClientError> {
+pub fn status(socket: &Path) -> Result<AgentStatus, ClientError> {
     read(socket, &fetch(socket, "/status")?)
 }
 
 /// Asks for everything but the peers one by one.
-pub(crate) fn summary(socket: &Path) -> Result<Report, ClientError> {
+pub fn summary(socket: &Path) -> Result<AgentStatus, ClientError> {
     read(socket, &fetch(socket, "/summary")?)
 }
 
-fn read(socket: &Path, json: &[u8]) -> Result<Report, ClientError> {
-    Report::read(json).map_err(|error| no_answer(socket, format!("what it says cannot be read: {error}")))
+fn read(socket: &Path, json: &[u8]) -> Result<AgentStatus, ClientError> {
+    AgentStatus::read(json)
+        .map_err(|error| no_answer(socket, format!("what it says cannot be read: {error}")))
 }
 
 /// Makes one request, and returns the body of the answer.
-pub(crate) fn fetch(socket: &Path, path: &str) -> Result<Vec<u8>, ClientError> {
+pub fn fetch(socket: &Path, path: &str) -> Result<Vec<u8>, ClientError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| not_connected(socket, &error))?;
     let answer = exchange(&mut stream, path).map_err(|error| {
         let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);

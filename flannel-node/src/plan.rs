@@ -1,129 +1,117 @@
-//! `flanneld plan`: what a start of the daemon, or a pass of the one that runs, would write on this host now. Nothing is
-//! written, neither here nor in the registry.
-//!
-//! | exit status | |
-//! |---|---|
-//! | 0 | nothing: the host is as it should be |
-//! | 1 | it cannot be told: the line says why |
-//! | 2 | wrong flags |
-//! | 3 | what is shown |
+//! What a start of the agent, or a pass of the one that runs, would write on this host now.
 
-use std::env;
-use std::ffi::OsString;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use flannel_core::{
-    ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend as _, PeerSet, Plan,
-    PlanRequest, PlannedAction, PlannedChange, SubnetKey, chain,
+    BackendError, ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend, PeerSet, Plan,
+    PlanRequest, PlannedChange, PublicAddrs, SubnetKey,
 };
-use flannel_netlink::Namespace;
 use flannel_registry::Remembered;
 use serde::Serialize;
 
-use crate::backends::Backends;
-use crate::daemon;
-use crate::flags::FlagError;
-use crate::options::Options;
-use crate::options::plan::parse;
-use crate::show::format::plain;
-use crate::{external, registry, story};
-
-/// The exit status when something would be written.
-pub(crate) const SOMETHING: u8 = 3;
-
-/// Runs the command.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
-    let options = parse(arguments, |variable| env::var_os(variable))?;
-    let looked = daemon::runtime().and_then(|runtime| runtime.block_on(look(&options.daemon)));
-    Ok(match looked {
-        Ok(found) => {
-            // Whoever closes it early, such as a pager, has seen enough.
-            let shown = if options.json { json(&found) } else { text(&found) };
-            let _ = io::stdout().write_all(shown.as_bytes());
-            if found.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOMETHING) }
-        }
-        Err(reason) => {
-            let _ = writeln!(io::stderr(), "{reason}");
-            ExitCode::FAILURE
-        }
-    })
-}
-
-/// What was found, as programs read it.
-#[derive(Debug, Serialize)]
-struct Found {
-    /// Where lease and peers were learnt.
-    source: Source,
-    /// The host's lease.
-    subnets: SubnetKey,
-    /// How many other hosts there are.
-    peers: usize,
+/// What would be written on a host, as programs read it.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostPlan {
+    /// Where lease and peers come from.
+    pub source: PlanSource,
+    /// The subnets of the host's lease.
+    pub subnets: SubnetKey,
+    /// The number of other hosts.
+    pub peers: usize,
     /// What would be written, in this order.
-    changes: Vec<PlannedChange>,
-    /// Which peers would not be reached.
-    unreachable: Vec<Unreachable>,
+    pub changes: Vec<PlannedChange>,
+    /// The peers that would not be reached.
+    pub unreachable: Vec<UnreachablePeer>,
 }
 
-/// Where lease and peers were learnt.
-#[derive(Debug, Serialize)]
+/// Where lease and peers of a plan come from.
+#[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-enum Source {
-    /// From the registry.
+pub enum PlanSource {
+    /// The registry.
     Registry {
-        /// Which one.
+        /// Its name for people.
         name: String,
     },
-    /// From what was remembered of the last run.
+    /// The cache of the last run.
     Memory {
-        /// The file.
+        /// The cache file.
         file: PathBuf,
-        /// Why not from the registry.
+        /// Why the registry was not used.
         reason: String,
     },
 }
 
-#[derive(Debug, Serialize)]
-struct Unreachable {
+/// A peer that would not be reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnreachablePeer {
+    /// Its subnets.
     #[serde(rename = "subnets")]
-    peer: SubnetKey,
-    reason: String,
+    pub peer: SubnetKey,
+    /// Why it would not be reached.
+    pub reason: String,
 }
 
-/// What is known of the network.
-struct Known {
-    source: Source,
-    config: NetworkConfig,
-    leases: Vec<Arc<Lease>>,
-    /// The host's own, if that is known already.
-    own: Option<Lease>,
+/// A network as its registry or the cache of the last run knows it.
+#[derive(Clone, Debug)]
+pub struct NetworkSnapshot {
+    /// Where it comes from.
+    pub source: PlanSource,
+    /// The configuration.
+    pub config: NetworkConfig,
+    /// All leases, or those of the peers.
+    pub leases: Vec<Arc<Lease>>,
+    /// The host's own lease, if the source names it.
+    pub own: Option<Lease>,
 }
 
-async fn look(options: &Options) -> Result<Found, String> {
-    let known = match ask(options).await {
-        Ok(known) => known,
-        Err(reason) => remember(options, reason)?,
-    };
-    let external = external::look(&options.external, Some(&known.config))?;
-    let own = own(options, &known, &external)?;
+impl NetworkSnapshot {
+    /// Reads the cache of the last run: `file`, for the network under `key`. `reason` is why the registry is not used.
+    ///
+    /// # Errors
+    ///
+    /// Returns `reason` and what is wrong with the cache.
+    pub fn from_cache(file: PathBuf, key: &str, reason: String) -> Result<Self, String> {
+        let nothing = |why: &str| format!("{reason}, and {why}");
+        match Remembered::read(&file, key) {
+            Ok(Some(Remembered { config, own, peers, .. })) => {
+                let source = PlanSource::Memory { file, reason };
+                Ok(Self { source, config, leases: peers, own: Some(own) })
+            }
+            Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
+            Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
+        }
+    }
+
+    /// Returns the lease of the host with these addresses and this id.
+    pub fn own(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<Lease> {
+        let own = || own_lease(&self.leases, public, node).map(|lease| Lease::clone(lease));
+        self.own.clone().or_else(own)
+    }
+}
+
+/// Plans what `backends` would write on this host for its lease `own`.
+///
+/// # Errors
+///
+/// Returns the backend's error.
+pub fn host_plan(
+    backends: &dyn OpenBackend,
+    network: NetworkSnapshot,
+    external: &ExternalInterface,
+    own: &Lease,
+) -> Result<HostPlan, BackendError> {
     // What is remembered is no reason to remove anything.
-    let peers = peers(known.leases, &own, matches!(known.source, Source::Registry { .. }));
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let request = PlanRequest::new(&known.config, &external, &own, &peers);
-    let Plan { changes, unreachable, .. } =
-        Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
-    let unreachable =
-        unreachable.into_iter().map(|failure| Unreachable { peer: failure.peer, reason: failure.reason });
-    Ok(Found {
-        source: known.source,
-        subnets: own.subnet,
-        peers: peers.len(),
-        changes,
-        unreachable: unreachable.collect(),
-    })
+    let peers = peers(network.leases, own, matches!(network.source, PlanSource::Registry { .. }));
+    let request = PlanRequest::new(&network.config, external, own, &peers);
+    let Plan { changes, unreachable, .. } = backends.plan(request)?;
+    let unreachable = unreachable
+        .into_iter()
+        .map(|failure| UnreachablePeer { peer: failure.peer, reason: failure.reason })
+        .collect();
+    Ok(HostPlan { source: network.source, subnets: own.subnet, peers: peers.len(), changes, unreachable })
 }
 
 /// All others who have a lease; complete if nobody may be missing.
@@ -141,140 +129,21 @@ pub(crate) fn peers(
     peers
 }
 
-/// Asks the registry, which is only read.
-async fn ask(options: &Options) -> Result<Known, String> {
-    let registry::Known { name, config, leases } = registry::read(&options.etcd, options.etcd_api).await?;
-    Ok(Known { source: Source::Registry { name }, config, leases, own: None })
+/// Returns the host's lease among all: by its id, or else by its public address.
+pub fn own_lease<'l>(
+    leases: &'l [Arc<Lease>],
+    public: &PublicAddrs,
+    node: Option<NodeId>,
+) -> Option<&'l Arc<Lease>> {
+    let tied = leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
+    tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
 }
 
-/// Reads what was remembered of the last run, when the registry cannot be asked.
-fn remember(options: &Options, reason: String) -> Result<Known, String> {
-    let file = options.beside_subnet_file(".cache");
-    let nothing = |why: &str| format!("{reason}, and {why}");
-    match Remembered::read(&file, &options.etcd.prefix) {
-        Ok(Some(Remembered { config, own, peers, .. })) => {
-            let source = Source::Memory { file, reason };
-            Ok(Known { source, config, leases: peers, own: Some(own) })
-        }
-        Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
-        Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
-    }
-}
-
-/// Finds the lease that this host holds.
-fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result<Lease, String> {
-    if let Some(own) = &known.own {
-        return Ok(own.clone());
-    }
-    let public = external.public.used_by(&known.config);
-    let own = registry::own_lease(&known.leases, &public, node_id(options));
-    own.map(|lease| Lease::clone(lease)).ok_or_else(|| {
-        format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
-    })
-}
-
-/// The id of this host, if it has one.
-pub(crate) fn node_id(options: &Options) -> Option<NodeId> {
-    let file = options.beside_subnet_file(".node-id");
-    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok())
-}
-
-fn json(found: &Found) -> String {
-    crate::show::json(found, false)
-}
-
-fn text(found: &Found) -> String {
-    let from = match &found.source {
-        Source::Registry { name } => name.clone(),
-        Source::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
-    };
-    let own = story::subnets(&found.subnets);
-    let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
-    for change in &found.changes {
-        let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
-        let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
-        text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
-    }
-    for Unreachable { peer, reason } in &found.unreachable {
-        text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
-    }
-    let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
-    match (found.changes.len() - removals, removals) {
-        (0, 0) => text.push_str("nothing to do: this host is as it should be\n"),
-        (puts, removals) => {
-            text.push_str(&format!("{puts} would be written, {removals} would be removed\n"));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(changes: Vec<PlannedChange>) -> Found {
-        let subnet = "10.5.1.0-24".parse().expect("a key");
-        let peer = "10.5.4.0-24".parse().expect("a key");
-        Found {
-            source: Source::Memory {
-                file: "/run/flannel/subnet.env.cache".into(),
-                reason: "etcd is away".to_owned(),
-            },
-            subnets: subnet,
-            peers: 3,
-            changes,
-            unreachable: vec![Unreachable { peer, reason: "ignoring non-vxlan subnet".to_owned() }],
-        }
-    }
-
-    fn changes() -> Vec<PlannedChange> {
-        let route = "route 10.5.2.0/24 via 10.5.2.0";
-        vec![
-            PlannedChange::put(route, Some("route 10.5.2.0/24 via 10.5.9.9".to_owned())),
-            PlannedChange::put("device flannel.1", None),
-            PlannedChange::remove("neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J"),
-        ]
-    }
-
-    #[test]
-    fn people_see_a_line_for_each_write() {
-        let expected = "for 10.5.1.0/24 and 3 peers, as the memory in /run/flannel/subnet.env.cache, because etcd is away \
-                        says\n\
-                        + route 10.5.2.0/24 via 10.5.2.0, instead of route 10.5.2.0/24 via 10.5.9.9\n\
-                        + device flannel.1\n\
-                        - neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{fffd}[2J\n\
-                        ? peer 10.5.4.0/24: ignoring non-vxlan subnet\n\
-                        2 would be written, 1 would be removed\n";
-        assert_eq!(text(&found(changes())), expected);
-        assert!(text(&found(Vec::new())).ends_with("nothing to do: this host is as it should be\n"));
-    }
-
-    /// The members that change here break other programs.
-    #[test]
-    fn the_json_of_a_plan_is_what_other_programs_rely_on() {
-        let written: serde_json::Value = serde_json::from_str(&json(&found(changes()))).expect("json");
-        let expected = serde_json::json!({
-            "source": {"kind": "memory", "file": "/run/flannel/subnet.env.cache", "reason": "etcd is away"},
-            "subnets": ["10.5.1.0/24"],
-            "peers": 3,
-            "changes": [
-                {
-                    "action": "put",
-                    "object": "route 10.5.2.0/24 via 10.5.2.0",
-                    "instead_of": "route 10.5.2.0/24 via 10.5.9.9",
-                },
-                {"action": "put", "object": "device flannel.1", "instead_of": null},
-                {
-                    "action": "remove",
-                    "object": "neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J",
-                    "instead_of": null,
-                },
-            ],
-            "unreachable": [{"subnets": ["10.5.4.0/24"], "reason": "ignoring non-vxlan subnet"}],
-        });
-        assert_eq!(written, expected);
-        let registry = Source::Registry { name: "etcd".to_owned() };
-        let written = serde_json::to_value(registry).expect("json");
-        assert_eq!(written, serde_json::json!({"kind": "registry", "name": "etcd"}));
-    }
+/// Reads the id of this host, if it has one.
+///
+/// # Errors
+///
+/// Returns why the file cannot be read.
+pub fn read_node_id(file: &Path) -> io::Result<Option<NodeId>> {
+    Ok(fs::read_to_string(file)?.trim().parse().ok())
 }

@@ -14,30 +14,27 @@
 mod health;
 mod http;
 mod metrics;
-mod ready;
-pub(crate) mod report;
+mod readiness;
 mod socket;
-
-pub(crate) mod client;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::status::StatusSource;
 use http::{Answer, Request};
-use report::Sources;
 
 /// What is served where.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct ObserveOptions {
+pub struct ObserveOptions {
     /// The health port, if there is one.
-    pub(crate) health: Option<SocketAddr>,
+    pub health: Option<SocketAddr>,
     /// The unix socket, if there is one.
-    pub(crate) socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
 }
 
 /// Serves for ever. What cannot be served is told, tried again, and no reason to end: the traffic matters more.
-pub(crate) async fn serve(options: &ObserveOptions, sources: Sources) -> std::convert::Infallible {
+pub async fn serve(options: &ObserveOptions, sources: StatusSource) -> std::convert::Infallible {
     let sources = Arc::new(sources);
     let health = async {
         match options.health {
@@ -58,11 +55,11 @@ pub(crate) async fn serve(options: &ObserveOptions, sources: Sources) -> std::co
 }
 
 /// What everybody may know.
-fn public(request: &Request, sources: &Sources) -> Option<Answer> {
+fn public(request: &Request, sources: &StatusSource) -> Option<Answer> {
     Some(match request.path.as_str() {
         "/healthz" => Answer::text(200, "flanneld is running"),
         "/readyz" => {
-            let (is_ready, body) = ready::readiness(&sources.summary());
+            let (is_ready, body) = readiness::readiness(&sources.summary());
             Answer::text(if is_ready { 200 } else { 503 }, body)
         }
         "/metrics" => Answer::of(200, metrics::CONTENT_TYPE, metrics::metrics(&sources.summary())),
@@ -71,7 +68,7 @@ fn public(request: &Request, sources: &Sources) -> Option<Answer> {
 }
 
 /// What is for whoever may administer the host.
-fn private(request: &Request, sources: &Sources) -> Option<Answer> {
+fn private(request: &Request, sources: &StatusSource) -> Option<Answer> {
     let report = match request.path.as_str() {
         "/status" => sources.status(),
         "/summary" => sources.summary(),

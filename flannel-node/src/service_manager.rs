@@ -11,19 +11,24 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use crate::sys;
+mod descriptors;
+mod fd_store;
+mod status;
+
+pub use fd_store::{FdStore, passed};
+pub use status::{notified, report as report_status};
 
 /// How long a full socket may hold up the daemon. A manager that works reads at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to the service manager, if there is one.
 #[derive(Clone, Debug)]
-pub(crate) struct Notifier(Option<SocketAddr>);
+pub struct Notifier(Option<SocketAddr>);
 
 impl Notifier {
     /// Finds the manager from the value of `NOTIFY_SOCKET`: a path, or `@` and a name in the abstract
     /// namespace. Without a value, or with an empty one, there is none and telling it does nothing.
-    pub(crate) fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
+    pub fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
         let address = match notify_socket.map(OsStr::as_bytes) {
             None | Some([]) => None,
             Some([b'@', name @ ..]) => Some(SocketAddr::from_abstract_name(name)?),
@@ -33,46 +38,46 @@ impl Notifier {
     }
 
     /// Tells whether there is a manager.
-    pub(crate) fn is_there(&self) -> bool {
+    pub fn is_there(&self) -> bool {
         self.0.is_some()
     }
 
     /// Tells the manager that the daemon is started, and what it does now.
-    pub(crate) fn ready(&self, status: &str) -> io::Result<()> {
+    pub fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
     /// Tells the manager that the daemon takes in another configuration; `ready` says when that is done.
-    pub(crate) fn reloading(&self) -> io::Result<()> {
+    pub fn reloading(&self) -> io::Result<()> {
         // systemd orders by this what it asked for and what it hears (sd_notify(3)).
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", sys::monotonic().as_micros()))
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", descriptors::monotonic().as_micros()))
     }
 
     /// Tells the manager that the daemon is about to end.
-    pub(crate) fn stopping(&self) -> io::Result<()> {
+    pub fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1\n")
     }
 
     /// Tells the manager what the daemon does now.
-    pub(crate) fn status(&self, status: &str) -> io::Result<()> {
+    pub fn status(&self, status: &str) -> io::Result<()> {
         self.send(&status_line(status))
     }
 
     /// Tells the manager that the daemon lives.
-    pub(crate) fn alive(&self) -> io::Result<()> {
+    pub fn alive(&self) -> io::Result<()> {
         self.send("WATCHDOG=1\n")
     }
 
     /// Sends one datagram.
-    pub(crate) fn send(&self, message: &str) -> io::Result<()> {
+    pub fn send(&self, message: &str) -> io::Result<()> {
         let Some(socket) = self.connect()? else { return Ok(()) };
         socket.send(message.as_bytes()).map(drop)
     }
 
     /// Sends one datagram with a copy of a descriptor.
-    pub(crate) fn send_with(&self, message: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn send_with(&self, message: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let Some(socket) = self.connect()? else { return Ok(()) };
-        sys::descriptors::send(&socket, message.as_bytes(), descriptor)
+        descriptors::send(&socket, message.as_bytes(), descriptor)
     }
 
     fn connect(&self) -> io::Result<Option<UnixDatagram>> {
@@ -87,7 +92,7 @@ impl Notifier {
 /// How often the manager wants to hear that the daemon lives, from the values of `WATCHDOG_USEC` and `WATCHDOG_PID`: half
 /// of the time after which it would take it for dead, as sd_watchdog_enabled(3) advises. None if it does not want to, or
 /// from another process.
-pub(crate) fn watchdog(usec: Option<&OsStr>, pid: Option<&OsStr>) -> Option<Duration> {
+pub fn watchdog(usec: Option<&OsStr>, pid: Option<&OsStr>) -> Option<Duration> {
     let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
     if pid.is_some_and(|pid| number(pid) != Some(std::process::id().into())) {
         return None;

@@ -6,37 +6,37 @@ use std::time::{Duration, Instant};
 use flannel_core::{Condition, ConditionName, MeshStatus, NetworkView, ProbeSide, ProbeVerdict, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::ping::MeshNotes;
+use crate::probe::MeshNotes;
 
 /// Everything that a daemon tells.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Report {
+pub struct AgentStatus {
     /// The program.
-    pub(crate) daemon: DaemonStatus,
+    pub daemon: DaemonStatus,
     /// The firewall rules, once they were looked at.
-    pub(crate) firewall: Option<FirewallStatus>,
+    pub firewall: Option<FirewallStatus>,
     /// The network.
     #[serde(flatten)]
-    pub(crate) network: Status,
+    pub network: Status,
 }
 
-impl Report {
+impl AgentStatus {
     /// Reads what [`Serialize`] writes.
     ///
     /// # Errors
     ///
     /// Says what is wrong with the text.
-    pub(crate) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
+    pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         /// What is beside the status.
         #[derive(Deserialize)]
         #[serde(default)]
         #[derive(Default)]
-        struct Beside {
+        struct Extra {
             daemon: DaemonStatus,
             firewall: Option<FirewallStatus>,
         }
         // To take a large document apart twice costs less than to keep all its members for the second part.
-        let Beside { daemon, firewall } = serde_json::from_slice(json)?;
+        let Extra { daemon, firewall } = serde_json::from_slice(json)?;
         Ok(Self { daemon, firewall, network: serde_json::from_slice(json)? })
     }
 }
@@ -44,44 +44,44 @@ impl Report {
 /// The program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct DaemonStatus {
+pub struct DaemonStatus {
     /// Its version.
-    pub(crate) version: String,
+    pub version: String,
     /// Its process id.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// The file that tells the container runtime its subnet.
-    pub(crate) subnet_file: String,
+    pub subnet_file: String,
 }
 
 /// The firewall rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct FirewallStatus {
+pub struct FirewallStatus {
     /// Where they are: `iptables` or `nftables`.
-    pub(crate) mode: String,
+    pub mode: String,
     /// How often there was a reason to look.
-    pub(crate) passes: u64,
+    pub passes: u64,
     /// How often somebody had changed rules, and they were put right.
-    pub(crate) repairs: u64,
+    pub repairs: u64,
     /// How many times something could not be done.
-    pub(crate) failures: u64,
+    pub failures: u64,
     /// What could not be done the last time.
-    pub(crate) failed: Vec<String>,
+    pub failed: Vec<String>,
     /// Other rules that keep pods from reaching each other, each with what to do about it.
-    pub(crate) obstacles: Vec<String>,
+    pub obstacles: Vec<String>,
 }
 
 /// Where the parts of a report come from.
 #[derive(Clone, Debug)]
-pub(crate) struct Sources {
+pub struct StatusSource {
     daemon: DaemonStatus,
     network: NetworkView,
-    beside: std::sync::Arc<Beside>,
+    beside: std::sync::Arc<DaemonState>,
 }
 
 /// What the daemon notes of its own doings.
 #[derive(Debug, Default)]
-pub(crate) struct Beside(Mutex<Notes>);
+pub struct DaemonState(Mutex<Notes>);
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -92,19 +92,19 @@ struct Notes {
     mesh: Option<MeshNotes>,
 }
 
-impl Beside {
+impl DaemonState {
     /// Notes what the firewall did.
-    pub(crate) fn firewall(&self, status: FirewallStatus) {
+    pub fn firewall(&self, status: FirewallStatus) {
         self.notes().firewall = Some(status);
     }
 
     /// Notes whether the subnet file could be written.
-    pub(crate) fn subnet_file(&self, written: Result<(), String>) {
+    pub fn subnet_file(&self, written: Result<(), String>) {
         self.notes().subnet_file = Some(written);
     }
 
     /// Notes what probes found.
-    pub(crate) fn mesh<T>(&self, note: impl FnOnce(&mut MeshNotes) -> T) -> T {
+    pub fn mesh<T>(&self, note: impl FnOnce(&mut MeshNotes) -> T) -> T {
         note(self.notes().mesh.get_or_insert_default())
     }
 
@@ -113,10 +113,10 @@ impl Beside {
     }
 }
 
-impl Sources {
-    pub(crate) fn new(
+impl StatusSource {
+    pub fn new(
         network: NetworkView,
-        beside: std::sync::Arc<Beside>,
+        beside: std::sync::Arc<DaemonState>,
         subnet_file: &std::path::Path,
     ) -> Self {
         let daemon = DaemonStatus {
@@ -128,23 +128,23 @@ impl Sources {
     }
 
     /// Tells everything.
-    pub(crate) fn status(&self) -> Report {
+    pub fn status(&self) -> AgentStatus {
         self.report(self.network.status())
     }
 
     /// Tells everything but the peers one by one.
-    pub(crate) fn summary(&self) -> Report {
+    pub fn summary(&self) -> AgentStatus {
         self.report(self.network.summary())
     }
 
-    fn report(&self, mut network: Status) -> Report {
+    fn report(&self, mut network: Status) -> AgentStatus {
         let notes = self.beside.notes();
         network.conditions.extend(conditions(&notes, network.ready));
         if let Some(mesh) = &notes.mesh {
             add_mesh(&mut network, mesh, Instant::now());
         }
         let (daemon, firewall) = (self.daemon.clone(), notes.firewall.clone());
-        Report { daemon, firewall, network }
+        AgentStatus { daemon, firewall, network }
     }
 }
 
@@ -190,7 +190,7 @@ fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
     ] {
         if let Some((subnet, probe)) = probes().find(|(_, probe)| probe.verdict == verdict) {
             let (count, all) = (status.verdicts.get(&verdict).copied().unwrap_or_default(), mesh.peers.len());
-            let which = crate::story::subnets(subnet);
+            let which = crate::text::subnets(subnet);
             network
                 .conditions
                 .push(Condition::new(name, format!("{count} of {all} peers; {which}: {}", probe.detail)));
@@ -200,15 +200,15 @@ fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
 }
 
 /// Tells whether the loop of the network runs, so that the service manager may be told that the daemon lives.
-pub(crate) fn is_alive(network: &Status) -> bool {
+pub fn is_alive(network: &Status) -> bool {
     !network.conditions.iter().any(|condition| condition.name == ConditionName::Stalled)
 }
 
 /// Says in one line how the network is, for the service manager.
-pub(crate) fn in_one_line(network: &Status) -> String {
+pub fn in_one_line(network: &Status) -> String {
     let peers = &network.peers;
     let mut line = match &network.lease {
-        Some(lease) => format!("{}, ", crate::story::subnets(&lease.subnet)),
+        Some(lease) => format!("{}, ", crate::text::subnets(&lease.subnet)),
         None => String::new(),
     };
     line.push_str(&match peers.programmed == peers.known {
@@ -235,7 +235,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// How often the line is made anew.
-pub(crate) const LINE_EVERY: Duration = Duration::from_secs(2);
+pub const LINE_EVERY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -249,10 +249,10 @@ mod tests {
         let firewall =
             FirewallStatus { mode: "nftables".to_owned(), repairs: 2, ..FirewallStatus::default() };
         let daemon = DaemonStatus { version: "1".to_owned(), pid: 7, subnet_file: "/a".to_owned() };
-        let report = Report { daemon, firewall: Some(firewall), network };
+        let report = AgentStatus { daemon, firewall: Some(firewall), network };
         let json = serde_json::to_vec(&report).expect("written");
-        assert_eq!(Report::read(&json).expect("read"), report);
-        assert!(Report::read(b"7").is_err());
+        assert_eq!(AgentStatus::read(&json).expect("read"), report);
+        assert!(AgentStatus::read(b"7").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod previous;
 
-pub(crate) use previous::{Previous, read_previous};
+pub use previous::{Previous, read_previous};
 
 /// The keys of the file, in the order in which they are written.
 const NETWORK: &str = "FLANNEL_NETWORK";
@@ -26,19 +26,19 @@ const IPMASQ: &str = "FLANNEL_IPMASQ";
 
 /// What the file says. A family that is not in use has neither a network nor a subnet.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct SubnetEnv {
+pub struct SubnetEnv {
     /// The IPv4 network of the whole cluster.
-    pub(crate) network: Option<Ipv4Net>,
+    pub network: Option<Ipv4Net>,
     /// The IPv4 subnet that this host leases.
-    pub(crate) subnet: Option<Ipv4Net>,
+    pub subnet: Option<Ipv4Net>,
     /// The IPv6 network of the whole cluster.
-    pub(crate) ipv6_network: Option<Ipv6Net>,
+    pub ipv6_network: Option<Ipv6Net>,
     /// The IPv6 subnet that this host leases.
-    pub(crate) ipv6_subnet: Option<Ipv6Net>,
+    pub ipv6_subnet: Option<Ipv6Net>,
     /// The largest packet, in bytes, that containers may send.
-    pub(crate) mtu: u32,
+    pub mtu: u32,
     /// Whether the daemon masquerades traffic that leaves the network.
-    pub(crate) ip_masq: bool,
+    pub ip_masq: bool,
 }
 
 /// The text of the file. Subnets appear with their first address, which is the bridge's.
@@ -65,7 +65,7 @@ impl fmt::Display for SubnetEnv {
 
 impl SubnetEnv {
     /// What the file says of a network and a host's part of it.
-    pub(crate) fn of(config: &NetworkConfig, subnet: &SubnetKey, mtu: u32, ip_masq: bool) -> Self {
+    pub fn of(config: &NetworkConfig, subnet: &SubnetKey, mtu: u32, ip_masq: bool) -> Self {
         let network = |pool: Option<SubnetPool>| pool.map(|pool| pool.network());
         Self {
             network: network(config.ipv4)
@@ -83,7 +83,7 @@ impl SubnetEnv {
     ///
     /// A reader sees the old file or the new one, also after a crash of the host. A regular file keeps its
     /// mode; anything else in its place, such as a symbolic link, is replaced by a file of mode 0644.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), WriteError> {
+    pub fn write(&self, path: &Path) -> Result<(), WriteError> {
         write_whole(path, self.to_string().as_bytes(), 0o644)
     }
 }

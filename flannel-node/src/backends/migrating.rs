@@ -36,7 +36,7 @@ const HANDOVER: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// What carries the traffic of one host.
-pub(super) struct Carriers {
+pub(super) struct MigratingBackend {
     opener: Backends,
     main: Box<dyn Backend>,
     beside: Option<Beside>,
@@ -77,11 +77,11 @@ impl Kind {
     }
 }
 
-impl Carriers {
+impl MigratingBackend {
     pub(super) fn open(opener: Backends, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let main = opener.one(request)?;
         let options = Json::parse("{}").map_err(|error| BackendError::Host(error.to_string()))?;
-        let mut carriers = Self {
+        let mut backend = Self {
             opener,
             main,
             beside: None,
@@ -92,8 +92,8 @@ impl Carriers {
             udp_peers: BTreeSet::new(),
             failed: None,
         };
-        carriers.note(request);
-        Ok(carriers)
+        backend.note(request);
+        Ok(backend)
     }
 
     fn kind(&self) -> Kind {
@@ -256,7 +256,7 @@ fn decide(is_needed: bool, kind: Kind, idle: Option<Instant>, now: Instant) -> A
 }
 
 #[async_trait]
-impl Backend for Carriers {
+impl Backend for MigratingBackend {
     fn attrs(&self) -> BackendAttrs {
         self.main.attrs()
     }

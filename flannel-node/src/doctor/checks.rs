@@ -3,7 +3,6 @@
 //! Each file has some faults and the functions that find them; [`CHECKS`] lists these.
 
 use super::facts::Facts;
-#[cfg(test)]
 use super::finding::Fault;
 use super::finding::Finding;
 
@@ -21,8 +20,7 @@ mod overlap;
 mod registry;
 
 /// Every fault that doctor knows, in the order in which it looks for them: those of the page in `docs/`.
-#[cfg(test)]
-pub(crate) const FAULTS: &[&Fault] = &[
+pub const FAULTS: &[&Fault] = &[
     &host::CAPABILITIES,
     &host::NOT_ROOT,
     &host::KERNEL_VXLAN,
@@ -112,7 +110,7 @@ const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
 ];
 
 /// Finds everything that is wrong.
-pub(crate) fn examine(facts: &Facts) -> Vec<Finding> {
+pub fn examine(facts: &Facts) -> Vec<Finding> {
     CHECKS.iter().flat_map(|check| check(facts)).collect()
 }
 

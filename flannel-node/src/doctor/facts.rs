@@ -11,104 +11,120 @@ use flannel_backend_vxlan::TunnelDevice;
 use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
 use flannel_firewall::{Barrier, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
-use flannel_registry::{CertificateDates, Remembered};
+use flannel_registry::Remembered;
 
-use super::etcdctl::Etcdctl;
-use crate::options::Options;
+use super::finding::Cure;
+use super::options::{AgentOptions, RegistryCommands};
 
 /// Everything.
 #[derive(Debug)]
-pub(crate) struct Facts {
-    pub(crate) now: SystemTime,
+pub struct Facts {
+    pub now: SystemTime,
     /// How the daemon is started, or would be.
-    pub(crate) options: Options,
+    pub options: AgentOptions,
     /// The program that runs.
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
     /// The daemons that run in this network namespace, but for one whose flags are `options`.
-    pub(crate) daemons: Vec<Daemon>,
+    pub daemons: Vec<RunningAgent>,
     /// That one.
-    pub(crate) own_daemon: Option<Daemon>,
+    pub own_daemon: Option<RunningAgent>,
     /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
-    pub(crate) may_change_network: Option<bool>,
+    pub may_change_network: Option<bool>,
     /// Whether doctor may look at all: packet filters are shown only to who may change the network.
-    pub(crate) may_look: bool,
-    pub(crate) kernel: Kernel,
+    pub may_look: bool,
+    pub kernel: Kernel,
     /// Settings by their path below `/proc/sys`; those that are not there are missing.
-    pub(crate) sysctls: BTreeMap<String, String>,
-    pub(crate) links: Vec<Link>,
-    pub(crate) addresses: Vec<Address>,
+    pub sysctls: BTreeMap<String, String>,
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
     /// Routes of the main table.
-    pub(crate) routes: Vec<Route>,
+    pub routes: Vec<Route>,
     /// The interface to the other hosts, or why there is none.
-    pub(crate) external: Result<ExternalInterface, String>,
-    pub(crate) registry: Registry,
-    /// The certificates in the files that the flags name and that can be read.
-    pub(crate) certificates: Vec<CertificateDates>,
-    pub(crate) memory: Memory,
+    pub external: Result<ExternalInterface, String>,
+    pub registry: RegistryFacts,
+    pub memory: Memory,
     /// The network, if its configuration is known from the registry or from memory.
-    pub(crate) network: Option<Network>,
+    pub network: Option<Network>,
     /// The other hosts.
-    pub(crate) peers: Vec<Peer>,
+    pub peers: Vec<Peer>,
     /// What a pass of the daemon would write now, if the backend tells.
-    pub(crate) plan: Option<Plan>,
+    pub plan: Option<Plan>,
     /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
-    pub(crate) held_peers: usize,
+    pub held_peers: usize,
     /// Who has sockets for the tunnel's port.
-    pub(crate) sockets: Vec<Socket>,
-    pub(crate) firewall: Firewall,
+    pub sockets: Vec<Socket>,
+    pub firewall: Firewall,
     /// Links that a network manager looks after.
-    pub(crate) managed: Vec<ManagedLink>,
+    pub managed: Vec<ManagedLink>,
 }
 
 /// A process that is a flannel daemon.
 #[derive(Clone, Debug)]
-pub(crate) struct Daemon {
-    pub(crate) pid: u32,
+pub struct RunningAgent {
+    pub pid: u32,
     /// Its command line, without what may be secret.
-    pub(crate) command: String,
+    pub command: String,
     /// The unit of systemd that started it.
-    pub(crate) unit: Option<String>,
+    pub unit: Option<String>,
     /// How it was started, or why that cannot be told.
-    pub(crate) options: Result<Options, String>,
+    pub options: Result<AgentOptions, String>,
     /// The names of the devices of its network, if that could be found out.
-    pub(crate) devices: Vec<String>,
+    pub devices: Vec<String>,
 }
 
 /// What the kernel can do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kernel {
-    pub(crate) release: String,
+pub struct Kernel {
+    pub release: String,
     /// Whether it makes VXLAN devices; unknown if that could not be tried.
-    pub(crate) has_vxlan: Option<bool>,
+    pub has_vxlan: Option<bool>,
     /// Whether it answers about nftables.
-    pub(crate) has_nftables: bool,
+    pub has_nftables: bool,
     /// Why TUN devices cannot be made, if they cannot.
-    pub(crate) no_tun: Option<String>,
+    pub no_tun: Option<String>,
     /// Devices that leave checksums to the interface below though this kernel gets them wrong.
-    pub(crate) wrong_checksums: Vec<String>,
+    pub wrong_checksums: Vec<String>,
 }
 
 /// What the registry says.
 #[derive(Clone, Debug)]
-pub(crate) struct Registry {
+pub struct RegistryFacts {
     /// Its name for people.
-    pub(crate) name: String,
-    pub(crate) etcdctl: Etcdctl,
-    pub(crate) config: Config,
+    pub name: String,
+    /// How to change it by hand.
+    pub commands: Arc<dyn RegistryCommands>,
+    pub config: ConfigFact,
     /// All leases, if they were read.
-    pub(crate) leases: Option<Snapshot>,
-    pub(crate) clock: Option<Clock>,
+    pub leases: Option<Snapshot>,
+    pub clock: Option<ClockReading>,
+    /// The certificates that the agent reaches it with and that can be read.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificate {
+    /// The file.
+    pub path: PathBuf,
+    /// The file of its key, if it is the agent's own.
+    pub key: Option<PathBuf>,
+    /// Whose it is (RFC 4514), such as `CN=etcd-1`.
+    pub subject: String,
+    /// It is good from then on.
+    pub not_before: SystemTime,
+    /// It is good until then.
+    pub not_after: SystemTime,
 }
 
 /// What became of reading the network configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Config {
+pub enum ConfigFact {
     /// Options about the registry are wrong.
-    BadOptions(String),
+    BadOptions(String, Cure),
     /// It does not answer.
-    Silent(String),
+    Silent(String, Cure),
     /// It refuses.
-    Refused(String),
+    Refused(String, Cure),
     /// There is none.
     Missing,
     /// It cannot be used.
@@ -119,53 +135,53 @@ pub(crate) enum Config {
 
 /// What time it is at the registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Clock {
-    pub(crate) member: String,
-    pub(crate) there: SystemTime,
+pub struct ClockReading {
+    pub member: String,
+    pub there: SystemTime,
     /// When it was asked, and when it had answered.
-    pub(crate) asked: SystemTime,
-    pub(crate) answered: SystemTime,
+    pub asked: SystemTime,
+    pub answered: SystemTime,
 }
 
 /// What is left of an earlier run.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// The text of `subnet.env`.
-    pub(crate) subnet_file: Option<String>,
+    pub subnet_file: Option<String>,
     /// The network as it was.
-    pub(crate) network: Option<Remembered>,
+    pub network: Option<Remembered>,
     /// The id of the host.
-    pub(crate) node: Option<NodeId>,
+    pub node: Option<NodeId>,
 }
 
 /// The network of the host, as far as it is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Network {
-    pub(crate) config: NetworkConfig,
+pub struct Network {
+    pub config: NetworkConfig,
     /// The host's lease in the registry, or in memory if the registry does not answer.
-    pub(crate) own: Option<Lease>,
+    pub own: Option<Lease>,
     /// The tunnel devices that there should be.
-    pub(crate) devices: Vec<TunnelDevice>,
+    pub devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
-    pub(crate) mtu: u32,
+    pub mtu: u32,
     /// The UDP port of the tunnel.
-    pub(crate) port: Option<u16>,
+    pub port: Option<u16>,
     /// What `subnet.env` should say.
-    pub(crate) subnet_file: Option<String>,
+    pub subnet_file: Option<String>,
 }
 
 /// Another host.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    pub(crate) lease: Arc<Lease>,
+pub struct Peer {
+    pub lease: Arc<Lease>,
     /// By which link packets to its public address leave; none if there is no route.
-    pub(crate) leaves_by: Option<u32>,
-    pub(crate) answer: Answer,
+    pub leaves_by: Option<u32>,
+    pub answer: Answer,
 }
 
 /// Whether a host is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// It answered.
     Alive,
     /// The link, or a router, says that there is no such host.
@@ -176,71 +192,71 @@ pub(crate) enum Answer {
 
 /// A UDP socket.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Socket {
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
+pub struct Socket {
+    pub address: IpAddr,
+    pub port: u16,
     /// Whose it is, process id and name; the kernel's own are nobody's.
-    pub(crate) owner: Option<(u32, String)>,
+    pub owner: Option<(u32, String)>,
 }
 
 /// What the host's packet filters do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Firewall {
+pub struct Firewall {
     /// The rules in the way of the network's packets.
-    pub(crate) barriers: Vec<(Packet, Barrier)>,
+    pub barriers: Vec<(Packet, Barrier)>,
     /// Our own rules that are not there.
-    pub(crate) missing: Vec<MissingRules>,
+    pub missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.
-    pub(crate) lacks: Option<String>,
+    pub lacks: Option<String>,
     /// Which table iptables does not show, as far as our rules are concerned.
-    pub(crate) not_shown: Option<String>,
+    pub not_shown: Option<String>,
     /// Why rules could not be read.
-    pub(crate) failures: Vec<String>,
+    pub failures: Vec<String>,
     /// Whether kube-proxy keeps rules here.
-    pub(crate) has_kube_proxy: bool,
+    pub has_kube_proxy: bool,
     /// Whether ufw does.
-    pub(crate) has_ufw: bool,
+    pub has_ufw: bool,
 }
 
 /// A link that somebody else looks after.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct ManagedLink {
-    pub(crate) manager: Manager,
-    pub(crate) link: String,
+pub struct ManagedLink {
+    pub manager: Manager,
+    pub link: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Manager {
+pub enum Manager {
     Networkd,
     NetworkManager,
 }
 
 impl Facts {
-    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
+    pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
 
-    pub(crate) fn link_name(&self, index: u32) -> &str {
+    pub fn link_name(&self, index: u32) -> &str {
         self.links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
     }
 
-    pub(crate) fn sysctl(&self, path: &str) -> Option<&str> {
+    pub fn sysctl(&self, path: &str) -> Option<&str> {
         self.sysctls.get(path).map(String::as_str)
     }
 
     /// The tunnel devices that are there.
-    pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
+    pub fn devices(&self) -> impl Iterator<Item = &Link> {
         let wanted = self.network.iter().flat_map(|network| &network.devices);
         wanted.filter_map(|device| self.link(&device.name))
     }
 
     /// The host's own lease.
-    pub(crate) fn own(&self) -> Option<&Lease> {
+    pub fn own(&self) -> Option<&Lease> {
         self.network.as_ref()?.own.as_ref()
     }
 
     /// The bridges of the host's pods: those that have an address in its subnet.
-    pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
+    pub fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
         let is_pods = |link: &&Link| {
             link.kind == flannel_netlink::LinkKind::Bridge
                 && self.addresses.iter().any(|address| {
@@ -252,7 +268,7 @@ impl Facts {
     }
 
     /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
-    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+    pub fn way_to(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
         let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
@@ -260,14 +276,14 @@ impl Facts {
     }
 
     /// Tells whether the daemon runs.
-    pub(crate) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.own_daemon.is_some()
     }
 }
 
 /// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
 /// first.
-pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
+pub fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
     let own = facts.own().map(|own| own.subnet);
     if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
         other
@@ -279,12 +295,48 @@ pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::options::{self, Asked};
+    use crate::doctor::options::AgentRegistry;
+
+    /// A registry that nothing is asked of.
+    #[derive(Debug)]
+    struct TestRegistry;
+
+    #[async_trait::async_trait]
+    impl AgentRegistry for TestRegistry {
+        fn networks(&self) -> Vec<String> {
+            vec!["test".to_owned()]
+        }
+
+        fn cache_key(&self) -> &str {
+            "test"
+        }
+
+        async fn read(&self) -> RegistryFacts {
+            unreachable!("checks read facts only")
+        }
+    }
+
+    impl RegistryCommands for TestRegistry {
+        fn remove_record(&self, key: &str) -> String {
+            format!("remove {key}")
+        }
+
+        fn write_config(&self, text: &str) -> String {
+            format!("write {text}")
+        }
+    }
 
     /// A host that runs a daemon and has nothing wrong.
     pub(in crate::doctor) fn healthy() -> Facts {
-        let Ok(Asked::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
-            unreachable!("no flags are good flags")
+        let options = AgentOptions {
+            subnet_file: "/run/flannel/subnet.env".into(),
+            cache: "/run/flannel/subnet.env.cache".into(),
+            node_id: "/run/flannel/subnet.env.node-id".into(),
+            status_socket: None,
+            rules: flannel_firewall::RuleOptions::default(),
+            restrict_tunnel_port: false,
+            external: Arc::new(|_| Err("not chosen".to_owned())),
+            registry: Arc::new(TestRegistry),
         };
         let config =
             NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
@@ -298,11 +350,11 @@ pub(super) mod tests {
             port: Some(8472),
             subnet_file: None,
         };
-        let daemon = Daemon {
+        let daemon = RunningAgent {
             pid: 100,
             command: "flanneld".to_owned(),
             unit: None,
-            options: Ok((*options).clone()),
+            options: Ok(options.clone()),
             devices: Vec::new(),
         };
         let mut leases = Snapshot::default();
@@ -320,14 +372,14 @@ pub(super) mod tests {
             addresses: Vec::new(),
             routes: Vec::new(),
             external: Ok(external),
-            registry: Registry {
+            registry: RegistryFacts {
                 name: "etcd v3 at http://127.0.0.1:2379".to_owned(),
-                etcdctl: Etcdctl::new(&options.etcd, false),
-                config: Config::Valid(config),
+                commands: Arc::new(TestRegistry),
+                config: ConfigFact::Valid(config),
                 leases: Some(leases),
                 clock: None,
+                certificates: Vec::new(),
             },
-            certificates: Vec::new(),
             memory: Memory::default(),
             network: Some(network),
             peers: Vec::new(),
@@ -336,7 +388,7 @@ pub(super) mod tests {
             sockets: Vec::new(),
             firewall: Firewall::default(),
             managed: Vec::new(),
-            options: *options,
+            options,
         }
     }
 

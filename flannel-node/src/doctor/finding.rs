@@ -5,7 +5,7 @@ use serde::Serialize;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Severity {
+pub enum Severity {
     /// It works, and somebody should look before it does not.
     Warning,
     /// Traffic is lost, or the daemon cannot do its work.
@@ -13,7 +13,7 @@ pub(crate) enum Severity {
 }
 
 impl Severity {
-    pub(crate) fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Warning => "warning",
             Self::Error => "error",
@@ -23,25 +23,25 @@ impl Severity {
 
 /// A fault that doctor knows.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// Its name, which stays.
-    pub(crate) id: &'static str,
-    pub(crate) severity: Severity,
+    pub id: &'static str,
+    pub severity: Severity,
     /// Why it matters.
-    pub(crate) why: &'static str,
+    pub why: &'static str,
 }
 
 impl Fault {
-    pub(crate) const fn error(id: &'static str, why: &'static str) -> Self {
+    pub const fn error(id: &'static str, why: &'static str) -> Self {
         Self { id, severity: Severity::Error, why }
     }
 
-    pub(crate) const fn warning(id: &'static str, why: &'static str) -> Self {
+    pub const fn warning(id: &'static str, why: &'static str) -> Self {
         Self { id, severity: Severity::Warning, why }
     }
 
     /// Says that it was found.
-    pub(crate) fn found(&'static self, what: impl Into<String>, cure: Cure) -> Finding {
+    pub fn found(&'static self, what: impl Into<String>, cure: Cure) -> Finding {
         let Self { id, severity, why } = *self;
         Finding { id, severity, what: what.into(), why, cure }
     }
@@ -49,41 +49,41 @@ impl Fault {
 
 /// A fault that was found.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub(crate) struct Finding {
-    pub(crate) id: &'static str,
-    pub(crate) severity: Severity,
+pub struct Finding {
+    pub id: &'static str,
+    pub severity: Severity,
     /// What was found, on which object.
-    pub(crate) what: String,
-    pub(crate) why: &'static str,
-    pub(crate) cure: Cure,
+    pub what: String,
+    pub why: &'static str,
+    pub cure: Cure,
 }
 
 /// What to do. Words in capitals stand for what only the operator knows.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct Cure {
+pub struct Cure {
     /// Lines for a shell, all of them, with the rights of root.
-    pub(crate) commands: Vec<String>,
+    pub commands: Vec<String>,
     /// Flags to start the daemon with, and doctor.
-    pub(crate) flags: Vec<String>,
+    pub flags: Vec<String>,
     /// Lines for a shell so that it stays cured when the host starts again.
-    pub(crate) lasting: Vec<String>,
+    pub lasting: Vec<String>,
 }
 
 impl Cure {
-    pub(crate) fn run<T: Into<String>>(commands: impl IntoIterator<Item = T>) -> Self {
+    pub fn run<T: Into<String>>(commands: impl IntoIterator<Item = T>) -> Self {
         Self { commands: commands.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    pub(crate) fn start_with<T: Into<String>>(flags: impl IntoIterator<Item = T>) -> Self {
+    pub fn start_with<T: Into<String>>(flags: impl IntoIterator<Item = T>) -> Self {
         Self { flags: flags.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    pub(crate) fn lasting<T: Into<String>>(self, lines: impl IntoIterator<Item = T>) -> Self {
+    pub fn lasting<T: Into<String>>(self, lines: impl IntoIterator<Item = T>) -> Self {
         Self { lasting: lines.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Sets a kernel setting, given as its path below `/proc/sys`, and keeps it.
-    pub(crate) fn sysctl(path: &str, value: u32) -> Self {
+    pub fn sysctl(path: &str, value: u32) -> Self {
         // A device may have a dot in its name, which sysctl(8) wants as a slash then.
         let name: Vec<String> = path.split('/').map(|part| part.replace('.', "/")).collect();
         let line = format!("{}={value}", name.join("."));
@@ -93,7 +93,7 @@ impl Cure {
 }
 
 /// A word for a shell, in quotes if it needs them.
-pub(crate) fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()

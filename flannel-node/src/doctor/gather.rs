@@ -9,33 +9,31 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
 use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
 use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
-use flannel_registry::{CertificateDates, Remembered, certificate_dates};
+use flannel_registry::Remembered;
 
-use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry};
-use crate::observe::client;
-use crate::options::{EtcdFiles, Options};
-use crate::registry::own_lease;
-use crate::subnet_env::SubnetEnv;
-use crate::{capabilities, external};
+use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
+use super::options::AgentOptions;
+use crate::plan::{own_lease, read_node_id};
+use crate::subnet_file::SubnetEnv;
+use crate::{capabilities, client};
 
-mod daemons;
+mod agents;
 mod firewall;
 mod kernel;
 mod managers;
 mod peers;
 mod plan;
-mod registry;
 mod sockets;
 
-pub(super) use daemons::all as daemons;
+pub use agents::running as running_agents;
 
 /// Reads everything. `all` are the daemons that run here.
-pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, String> {
+pub async fn read(options: AgentOptions, all: Vec<RunningAgent>) -> Result<Facts, String> {
     let failed = |what: &str, error: &dyn std::error::Error| format!("{what} cannot be read: {error}");
     let namespace = Namespace::current().map_err(|error| failed("the network namespace", &error))?;
     let mut netlink = Netlink::open().map_err(|error| failed("the network", &error))?;
     let (own_daemon, daemons) = split(&options, all);
-    let registry = registry::ask(&options).await;
+    let registry = options.registry.read().await;
     let memory = memory(&options);
     let external = external(&options, &registry, &memory);
     let network = network(&options, &registry, &memory, &external);
@@ -44,7 +42,6 @@ pub(super) async fn read(options: Options, all: Vec<Daemon>) -> Result<Facts, St
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
         may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
         may_look: capabilities::of(None) != Some(false),
-        certificates: certificates(&options.etcd.files),
         daemons: with_devices(daemons, &external).await,
         own_daemon,
         kernel: Kernel::default(),
@@ -98,12 +95,11 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
 }
 
 /// Tells the daemon that the flags are of from the others.
-fn split(options: &Options, mut all: Vec<Daemon>) -> (Option<Daemon>, Vec<Daemon>) {
-    let is_own = |daemon: &Daemon| {
-        daemon.options.as_ref().is_ok_and(|other| other.etcd.is_same_network(&options.etcd))
-    };
+fn split(options: &AgentOptions, mut all: Vec<RunningAgent>) -> (Option<RunningAgent>, Vec<RunningAgent>) {
+    let is_own =
+        |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|other| other.is_same_network(options));
     let same_file =
-        |daemon: &Daemon| daemon.options.as_ref().is_ok_and(|it| it.subnet_file == options.subnet_file);
+        |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|it| it.subnet_file == options.subnet_file);
     let position = all.iter().position(|daemon| is_own(daemon) && same_file(daemon));
     let position = position.or_else(|| all.iter().position(is_own));
     let own = position.map(|position| all.remove(position));
@@ -111,10 +107,13 @@ fn split(options: &Options, mut all: Vec<Daemon>) -> (Option<Daemon>, Vec<Daemon
 }
 
 /// Finds out which devices the networks of other daemons have.
-async fn with_devices(mut daemons: Vec<Daemon>, external: &Result<ExternalInterface, String>) -> Vec<Daemon> {
+async fn with_devices(
+    mut daemons: Vec<RunningAgent>,
+    external: &Result<ExternalInterface, String>,
+) -> Vec<RunningAgent> {
     for daemon in &mut daemons {
         let (Ok(options), Ok(external)) = (&daemon.options, external) else { continue };
-        if let Some(config) = registry::config_of(options).await
+        if let Some(config) = options.registry.config().await
             && let Ok(carried) = Carried::of(&config, external)
         {
             daemon.devices = carried.devices.into_iter().map(|device| device.name).collect();
@@ -137,27 +136,33 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 }
 
 /// Chooses the interface as the daemon does.
-fn external(options: &Options, registry: &Registry, memory: &Memory) -> Result<ExternalInterface, String> {
-    let config = if let Config::Valid(config) = &registry.config {
+fn external(
+    options: &AgentOptions,
+    registry: &RegistryFacts,
+    memory: &Memory,
+) -> Result<ExternalInterface, String> {
+    let config = if let ConfigFact::Valid(config) = &registry.config {
         Some(config)
     } else {
         memory.network.as_ref().map(|remembered| &remembered.config)
     };
-    external::look(&options.external, config)
+    (options.external)(config)
 }
 
 /// Puts together what is known of the network.
 fn network(
-    options: &Options,
-    registry: &Registry,
+    options: &AgentOptions,
+    registry: &RegistryFacts,
     memory: &Memory,
     external: &Result<ExternalInterface, String>,
 ) -> Option<Network> {
     let remembered = memory.network.as_ref();
     let config = match &registry.config {
-        Config::Valid(config) => config.clone(),
-        Config::Silent(_) | Config::Refused(_) | Config::BadOptions(_) => remembered?.config.clone(),
-        Config::Missing | Config::Invalid(_) => return None,
+        ConfigFact::Valid(config) => config.clone(),
+        ConfigFact::Silent(..) | ConfigFact::Refused(..) | ConfigFact::BadOptions(..) => {
+            remembered?.config.clone()
+        }
+        ConfigFact::Missing | ConfigFact::Invalid(_) => return None,
     };
     let external = external.as_ref().ok()?;
     let Carried { devices, mtu, port } = Carried::of(&config, external).ok()?;
@@ -166,9 +171,9 @@ fn network(
         Some(all) => own_lease(&all.leases, &public, memory.node).map(|lease| Lease::clone(lease)),
         None => remembered.map(|remembered| remembered.own.clone()),
     };
-    let subnet_file = own.as_ref().map(|lease| {
-        SubnetEnv::of(&config, &lease.subnet, mtu, options.firewall.rules.masquerade).to_string()
-    });
+    let subnet_file = own
+        .as_ref()
+        .map(|lease| SubnetEnv::of(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
     Some(Network { config, own, devices, mtu, port, subnet_file })
 }
 
@@ -224,21 +229,14 @@ fn find_tun(facts: &mut Facts) {
 /// Asks the daemon that runs, if it has a socket for that.
 fn held_peers(facts: &Facts) -> usize {
     let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
-    let socket = options.and_then(|options| options.observe.socket.as_deref());
+    let socket = options.and_then(|options| options.status_socket.as_deref());
     let report = socket.and_then(|socket| client::summary(socket).ok());
     report.map_or(0, |report| report.network.peers.held)
 }
 
 /// Reads what earlier runs left.
-fn memory(options: &Options) -> Memory {
-    let network =
-        Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
+fn memory(options: &AgentOptions) -> Memory {
+    let network = Remembered::read(&options.cache, options.registry.cache_key()).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
-    Memory { subnet_file, network, node: crate::plan::node_id(options) }
-}
-
-fn certificates(files: &EtcdFiles) -> Vec<CertificateDates> {
-    let paths = files.authorities.iter().chain(&files.certificate);
-    // Files that cannot be read are told of by whoever opens the registry.
-    paths.flat_map(|path| certificate_dates(path).unwrap_or_default()).collect()
+    Memory { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }
 }

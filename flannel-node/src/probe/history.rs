@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedWay};
 
-use super::verdict::{Context, judge};
-use super::way::{Measured, Plan};
+use super::path::{Measured, Plan};
+use super::verdict::{ProbeContext, judge};
 
 /// So many of the last questions count as the loss of a way.
 const WINDOW: u32 = 32;
@@ -15,7 +15,7 @@ const SIZES_EVERY: u32 = 10;
 
 /// What is known of a peer.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub struct History {
     ways: Vec<Way>,
     turns: u32,
     last: Option<Instant>,
@@ -54,7 +54,7 @@ impl History {
     }
 
     /// Takes in what a turn found.
-    pub(super) fn add(&mut self, measured: Vec<Measured>, context: &Context, now: Instant) {
+    pub(super) fn add(&mut self, measured: Vec<Measured>, context: &ProbeContext, now: Instant) {
         self.ways.retain(|way| measured.iter().any(|other| is(&way.shown, other.side, other.address)));
         for measured in measured {
             self.add_way(measured);
@@ -110,14 +110,14 @@ impl History {
     }
 
     /// Tells what is known.
-    pub(crate) fn show(&self, now: Instant) -> PeerProbe {
+    pub fn show(&self, now: Instant) -> PeerProbe {
         let mut probe = self.probe.clone();
         probe.age = self.last.map(|last| now.saturating_duration_since(last)).unwrap_or_default();
         probe
     }
 
     /// Tells it without a copy, and without its age.
-    pub(crate) fn probe(&self) -> &PeerProbe {
+    pub fn probe(&self) -> &PeerProbe {
         &self.probe
     }
 }
@@ -155,7 +155,7 @@ mod tests {
             measured(ProbeSide::Inside, inside.0, inside.1),
             measured(ProbeSide::Outside, outside.0, outside.1),
         ];
-        history.add(ways, &Context::default(), Instant::now());
+        history.add(ways, &ProbeContext::default(), Instant::now());
         history.probe().verdict
     }
 
@@ -198,7 +198,7 @@ mod tests {
                 path_mtu: (wants && at != 12).then_some(1450),
                 ..measured(side, 1, u32::from(at == 12 && side == ProbeSide::Inside))
             });
-            history.add(ways.to_vec(), &Context::default(), Instant::now());
+            history.add(ways.to_vec(), &ProbeContext::default(), Instant::now());
         }
         assert_eq!(sized, [0, 10, 14, 24]);
     }

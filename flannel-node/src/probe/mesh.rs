@@ -13,28 +13,28 @@ use tracing::{info, warn};
 
 use super::history::History;
 use super::order::{Order, pace};
-use super::site::{Own, Peer, Site, Thoroughness};
-use super::way::{Measured, Plan};
+use super::path::{Measured, Plan};
+use super::site::{Own, ProbeTarget, Site, Thoroughness};
 use super::wire::{Responder, Wire};
-use crate::observe::report::Beside;
+use crate::status::DaemonState;
 
 /// How to probe in the background.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct MeshOptions {
+pub struct MeshOptions {
     /// How often each peer has its turn, if the budget allows.
-    pub(crate) interval: Duration,
+    pub interval: Duration,
     /// The UDP port of all responders.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 /// What the mesh tells the status.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MeshNotes {
-    pub(crate) peers: BTreeMap<SubnetKey, History>,
+pub struct MeshNotes {
+    pub peers: BTreeMap<SubnetKey, History>,
     /// How long a round takes.
-    pub(crate) round: Duration,
-    pub(crate) sent: u64,
-    pub(crate) lost: u64,
+    pub round: Duration,
+    pub sent: u64,
+    pub lost: u64,
 }
 
 /// How often the peers are read: a network of thousands is read within a millisecond.
@@ -44,7 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 64;
 
 /// Asks and answers for ever.
-pub(crate) async fn keep(options: MeshOptions, network: NetworkView, beside: Arc<Beside>) -> Infallible {
+pub async fn keep(options: MeshOptions, network: NetworkView, beside: Arc<DaemonState>) -> Infallible {
     let mut told = Vec::new();
     loop {
         let Some(site) =
@@ -75,7 +75,7 @@ struct Mesh<'a> {
     options: MeshOptions,
     wire: &'a Wire,
     responder: &'a Responder,
-    beside: &'a Beside,
+    beside: &'a DaemonState,
 }
 
 impl Mesh<'_> {
@@ -117,7 +117,7 @@ impl Mesh<'_> {
         }
     }
 
-    fn take_in(&self, site: Site, order: &mut Order) -> BTreeMap<SubnetKey, Peer> {
+    fn take_in(&self, site: Site, order: &mut Order) -> BTreeMap<SubnetKey, ProbeTarget> {
         let inside: BTreeSet<_> = site
             .peers
             .iter()
@@ -136,7 +136,7 @@ impl Mesh<'_> {
     }
 
     /// Plans the turn of a peer.
-    fn plans(&self, peer: &Peer, own: &Own) -> Vec<Plan> {
+    fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
         self.beside.mesh(|notes| {
             let history = notes.peers.entry(peer.subnet).or_insert_with(History::new);
             let sizes = history.wants_sizes();
@@ -158,7 +158,7 @@ impl Mesh<'_> {
             history.add(measured, &own.context, Instant::now());
             let probe = history.probe();
             if probe.verdict != before && (probe.verdict.is_fault() || before.is_fault()) {
-                let (name, detail) = (crate::story::subnets(&subnet), &probe.detail);
+                let (name, detail) = (crate::text::subnets(&subnet), &probe.detail);
                 match probe.verdict.is_fault() {
                     true => warn!("Probing {name}: {}: {detail}", probe.verdict),
                     false => info!("Probing {name}: {}", probe.verdict),

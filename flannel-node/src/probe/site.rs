@@ -8,38 +8,38 @@ use flannel_core::{Lease, NetworkConfig, ProbeMeans, ProbeSide, PublicAddrs, Sta
 use flannel_netlink::Netlink;
 use ipnet::IpNet;
 
-use super::verdict::Context;
-use super::way::Plan;
+use super::path::Plan;
+use super::verdict::ProbeContext;
 use crate::backends;
 
 /// This host, as the start of all ways.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Own {
+pub struct Own {
     /// Its addresses in the overlay and the MTUs of their devices, as far as there are devices.
-    pub(super) inside: BTreeMap<IpAddr, u32>,
+    pub inside: BTreeMap<IpAddr, u32>,
     /// The MTU of its external interface, if that is known.
-    pub(super) external_mtu: Option<u32>,
-    pub(super) context: Context,
+    pub external_mtu: Option<u32>,
+    pub context: ProbeContext,
 }
 
 /// A peer, as the end of its ways.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Peer {
-    pub(super) subnet: SubnetKey,
-    pub(super) public: PublicAddrs,
+pub struct ProbeTarget {
+    pub subnet: SubnetKey,
+    pub public: PublicAddrs,
     /// The addresses of its end of the tunnel, as far as there is a way from here, IPv4 first.
-    pub(super) inside: Vec<IpAddr>,
+    pub inside: Vec<IpAddr>,
     /// Its public addresses of the families that its subnets have, IPv4 first.
-    pub(super) outside: Vec<IpAddr>,
+    pub outside: Vec<IpAddr>,
     /// Whether it may have a responder.
-    pub(super) is_ours: bool,
+    pub is_ours: bool,
 }
 
 /// Everything there is to probe.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Site {
-    pub(super) own: Own,
-    pub(super) peers: Vec<Peer>,
+pub struct Site {
+    pub own: Own,
+    pub peers: Vec<ProbeTarget>,
 }
 
 /// A host as a lease tells of it.
@@ -61,15 +61,15 @@ impl From<&Lease> for Record {
 
 impl Site {
     /// Takes in what a daemon tells; nothing as long as it has no lease.
-    pub(super) fn of_status(status: &Status) -> Option<Self> {
+    pub fn of_status(status: &Status) -> Option<Self> {
         let lease = status.lease.as_ref()?;
         let backend =
             status.network.as_ref().map(|network| network.backend.to_lowercase()).unwrap_or_default();
         let port = status.devices.iter().find_map(|device| device.port);
-        let context = Context {
+        let context = ProbeContext {
             port: port.or_else(|| backends::default_port(&backend)),
             interface: status.external.name.clone(),
-            ..Context::default()
+            ..ProbeContext::default()
         };
         let own = Record {
             subnet: lease.subnet,
@@ -88,7 +88,7 @@ impl Site {
     }
 
     /// Takes in leases, and finds this host's own among them by the address of its device.
-    pub(super) fn of_leases(config: &NetworkConfig, own: Option<&Lease>, leases: &[Arc<Lease>]) -> Self {
+    pub fn of_leases(config: &NetworkConfig, own: Option<&Lease>, leases: &[Arc<Lease>]) -> Self {
         let local = local_addresses();
         let is_own = |lease: &&Arc<Lease>| overlay(&lease.subnet).any(|address| local.contains_key(&address));
         let own = own.map(Record::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
@@ -96,10 +96,10 @@ impl Site {
         let others = others.filter(|other| own.as_ref().is_none_or(|own| own.subnet != other.subnet));
         let first = leases.iter().flat_map(|lease| lease.attrs.public.addresses()).next();
         let (interface, mtu) = first.and_then(leaves_by).unzip();
-        let context = Context {
+        let context = ProbeContext {
             port: backends::tunnel_port(config),
             interface: interface.unwrap_or_else(|| "any".to_owned()),
-            ..Context::default()
+            ..ProbeContext::default()
         };
         Self::new(own.as_ref(), others, mtu, context, &local)
     }
@@ -108,7 +108,7 @@ impl Site {
         own: Option<&Record>,
         peers: impl IntoIterator<Item = Record>,
         external_mtu: Option<u32>,
-        context: Context,
+        context: ProbeContext,
         local: &BTreeMap<IpAddr, u32>,
     ) -> Self {
         let inside: BTreeMap<IpAddr, u32> = own
@@ -121,7 +121,7 @@ impl Site {
             let is_like_us = record.backend.to_lowercase() == backend;
             let is_here = |address: &IpAddr| inside.keys().any(|own| own.is_ipv4() == address.is_ipv4());
             let families: Vec<bool> = record.subnet.nets().map(|net| net.addr().is_ipv4()).collect();
-            Peer {
+            ProbeTarget {
                 subnet: record.subnet,
                 public: record.public,
                 inside: overlay(&record.subnet).filter(|address| is_like_us && is_here(address)).collect(),
@@ -129,14 +129,14 @@ impl Site {
                 is_ours: record.is_ours,
             }
         };
-        let peers: Vec<Peer> = peers.into_iter().map(peer).collect();
+        let peers: Vec<ProbeTarget> = peers.into_iter().map(peer).collect();
         let no_inside = match (own, inside.is_empty()) {
             (None, _) => "this host has no lease, so there is no tunnel to ask through",
             (Some(_), true) => "this host has no tunnel device, so that only the underlay was asked",
             (Some(_), false) => "its backend is another one, so that only the underlay was asked",
         };
         let own_addresses = own.iter().flat_map(|own| own.public.addresses()).collect();
-        let context = Context { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
+        let context = ProbeContext { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
         Self { own: Own { inside, external_mtu, context }, peers }
     }
 }
@@ -153,7 +153,7 @@ pub(super) struct Thoroughness {
 
 impl Own {
     /// Plans how to measure every way to a peer, inside first.
-    pub(super) fn plans(&self, peer: &Peer, how: Thoroughness) -> Vec<Plan> {
+    pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<Plan> {
         let Thoroughness { enough, most, pause, sizes } = how;
         let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| Plan {
             side,
@@ -220,7 +220,7 @@ mod tests {
 
     fn site(own: Option<&Record>, peers: &[Record], device: bool) -> Site {
         let local = [(IpAddr::from([10, 5, 1, 0]), 1450)].into_iter().filter(|_| device).collect();
-        Site::new(own, peers.to_vec(), Some(1500), Context::default(), &local)
+        Site::new(own, peers.to_vec(), Some(1500), ProbeContext::default(), &local)
     }
 
     #[test]

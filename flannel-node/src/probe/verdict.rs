@@ -4,22 +4,22 @@ use flannel_core::{ProbeSide, ProbeVerdict, ProbedWay};
 
 /// What a verdict names beside what was measured.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Context {
+pub struct ProbeContext {
     /// The UDP port of the tunnel, if it has one.
-    pub(super) port: Option<u16>,
+    pub port: Option<u16>,
     /// The external interface.
-    pub(super) interface: String,
+    pub interface: String,
     /// This host's public addresses.
-    pub(super) own: Vec<std::net::IpAddr>,
+    pub own: Vec<std::net::IpAddr>,
     /// Why nothing was asked inside of the tunnel, if nothing was.
-    pub(super) no_inside: String,
+    pub no_inside: String,
 }
 
 /// From this share on, one in so many, losses are a fault; a single one never is.
 const LOSSY: u32 = 20;
 
 /// Judges a peer by its ways: the worst family counts.
-pub(super) fn judge(ways: &[ProbedWay], context: &Context) -> (ProbeVerdict, String) {
+pub fn judge(ways: &[ProbedWay], context: &ProbeContext) -> (ProbeVerdict, String) {
     let families = [true, false].map(|is_v4| {
         let of = |side| ways.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
         (of(ProbeSide::Inside), of(ProbeSide::Outside))
@@ -40,14 +40,14 @@ pub(super) fn judge(ways: &[ProbedWay], context: &Context) -> (ProbeVerdict, Str
 }
 
 /// Orders verdicts, the worst last.
-pub(super) fn weight(verdict: ProbeVerdict) -> usize {
+pub fn weight(verdict: ProbeVerdict) -> usize {
     ProbeVerdict::ALL.iter().position(|other| *other == verdict).unwrap_or_default()
 }
 
 fn of_family(
     inside: Option<&ProbedWay>,
     outside: Option<&ProbedWay>,
-    context: &Context,
+    context: &ProbeContext,
 ) -> Option<(ProbeVerdict, String)> {
     // A way that nothing was sent on says nothing.
     let inside = inside.filter(|way| way.sent > 0);
@@ -79,7 +79,7 @@ fn of_family(
     })
 }
 
-fn blocked(inside: &ProbedWay, outside: &ProbedWay, context: &Context) -> String {
+fn blocked(inside: &ProbedWay, outside: &ProbedWay, context: &ProbeContext) -> String {
     let peer = outside.address;
     let line = "the underlay answers and the tunnel does not: ";
     if let Some(error) = &inside.error {
@@ -147,8 +147,8 @@ mod tests {
         way
     }
 
-    fn context() -> Context {
-        Context {
+    fn context() -> ProbeContext {
+        ProbeContext {
             port: Some(8472),
             interface: "eth0".to_owned(),
             own: vec![IpAddr::from([192, 168, 0, 1])],

@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::packet::{self, Mark};
+use super::path::{Measured, Measuring, Outcome, Plan, Question};
 use super::site::Own;
 use super::sys;
-use super::way::{Measured, Measuring, Outcome, Plan, Question};
 
 /// So long a socket rests that told an error, so that one that tells nothing else costs nothing.
 const AFTER_ERROR: Duration = Duration::from_millis(10);

@@ -10,13 +10,13 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use super::http::{Request, Respond};
-use super::report::Sources;
+use crate::status::StatusSource;
 
 /// How long after the port could not be had it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Serves the port for ever. That somebody else has it is told once, and tried again.
-pub(super) async fn serve(address: SocketAddr, sources: Arc<Sources>) -> Infallible {
+pub(super) async fn serve(address: SocketAddr, sources: Arc<StatusSource>) -> Infallible {
     let mut is_told = false;
     let listener = loop {
         match TcpListener::bind(address).await {

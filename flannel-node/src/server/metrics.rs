@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use flannel_core::ConditionName;
 
-use super::report::Report;
+use crate::status::AgentStatus;
 
 /// The version of the format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Writes all metrics.
-pub(super) fn metrics(report: &Report) -> String {
+pub(super) fn metrics(report: &AgentStatus) -> String {
     let mut page = Page::default();
     let network = &report.network;
     page.gauge("flannel_build_info", "Which program this is; always 1.").with(
@@ -39,7 +39,7 @@ pub(super) fn metrics(report: &Report) -> String {
     page.text
 }
 
-fn peers(page: &mut Page, report: &Report) {
+fn peers(page: &mut Page, report: &AgentStatus) {
     let peers = &report.network.peers;
     page.gauge("flannel_peers", "Other hosts of the network, by how far they are reached.")
         .with("state", "programmed", count(peers.programmed))
@@ -49,7 +49,7 @@ fn peers(page: &mut Page, report: &Report) {
         .is(count(peers.held));
 }
 
-fn mesh(page: &mut Page, report: &Report) {
+fn mesh(page: &mut Page, report: &AgentStatus) {
     let Some(mesh) = &report.network.peers.mesh else { return };
     let mut peers =
         page.gauge("flannel_probed_peers", "Other hosts by how probes found that they are reached.");
@@ -67,7 +67,7 @@ fn mesh(page: &mut Page, report: &Report) {
     }
 }
 
-fn lease(page: &mut Page, report: &Report) {
+fn lease(page: &mut Page, report: &AgentStatus) {
     let lease = report.network.lease.as_ref();
     let is_held = lease.is_some_and(|lease| lease.lost.is_none());
     page.gauge("flannel_lease_held", "Whether this host holds its lease.").is(flag(is_held));
@@ -84,7 +84,7 @@ fn lease(page: &mut Page, report: &Report) {
     }
 }
 
-fn registry(page: &mut Page, report: &Report) {
+fn registry(page: &mut Page, report: &AgentStatus) {
     let registry = &report.network.registry;
     page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.silent.is_none()));
     if let Some(age) = registry.last_word_age {
@@ -99,7 +99,7 @@ fn registry(page: &mut Page, report: &Report) {
         .is(count(report.network.bad_records.len()));
 }
 
-fn kernel(page: &mut Page, report: &Report) {
+fn kernel(page: &mut Page, report: &AgentStatus) {
     let kernel = &report.network.kernel;
     page.counter("flannel_passes_total", "How often the host was compared with what it should be.")
         .is(kernel.passes as f64);
@@ -124,7 +124,7 @@ fn kernel(page: &mut Page, report: &Report) {
     }
 }
 
-fn firewall(page: &mut Page, report: &Report) {
+fn firewall(page: &mut Page, report: &AgentStatus) {
     let Some(firewall) = &report.firewall else { return };
     page.counter("flannel_firewall_passes_total", "How often there was a reason to look at the firewall.")
         .is(firewall.passes as f64);
@@ -138,7 +138,7 @@ fn firewall(page: &mut Page, report: &Report) {
         .is(count(firewall.obstacles.len()));
 }
 
-fn traffic(page: &mut Page, report: &Report) {
+fn traffic(page: &mut Page, report: &AgentStatus) {
     let Some(traffic) = &report.network.traffic else { return };
     let mut drops =
         page.counter("flannel_dropped_packets_total", "Packets that the backend dropped, by reason.");
@@ -209,9 +209,9 @@ mod tests {
     use super::*;
 
     /// A report in which everything is said.
-    fn full() -> Report {
+    fn full() -> AgentStatus {
         let status = include_bytes!("../../../flannel-core/src/status/golden.json");
-        let firewall = crate::observe::report::FirewallStatus {
+        let firewall = crate::status::FirewallStatus {
             mode: "nftables".to_owned(),
             passes: 5,
             repairs: 2,
@@ -219,7 +219,7 @@ mod tests {
             failed: vec!["no".to_owned()],
             obstacles: Vec::new(),
         };
-        Report { firewall: Some(firewall), ..Report::read(status).expect("a status") }
+        AgentStatus { firewall: Some(firewall), ..AgentStatus::read(status).expect("a status") }
     }
 
     fn names(text: &str) -> BTreeSet<String> {

@@ -1,10 +1,10 @@
 //! Whether containers may be started on this host, and what speaks against it. Pure.
 
-use super::report::Report;
+use crate::status::AgentStatus;
 
 /// Answers `/readyz`: upstream's words in the first line, then everything that is not as it should be, by name. What is
 /// no reason against this host is told as well, behind what is.
-pub(super) fn readiness(report: &Report) -> (bool, String) {
+pub(super) fn readiness(report: &AgentStatus) -> (bool, String) {
     let network = &report.network;
     let is_ready = network.is_in_order();
     let mut body = if is_ready { "flanneld is ready" } else { "flanneld is not ready yet" }.to_owned();
@@ -22,11 +22,11 @@ mod tests {
 
     use super::*;
 
-    fn report(ready: bool, conditions: &[(ConditionName, &str)]) -> Report {
+    fn report(ready: bool, conditions: &[(ConditionName, &str)]) -> AgentStatus {
         let mut network = Status::default();
         network.ready = ready;
         network.conditions = conditions.iter().map(|(name, why)| Condition::new(*name, *why)).collect();
-        Report { network, ..Report::default() }
+        AgentStatus { network, ..AgentStatus::default() }
     }
 
     #[test]

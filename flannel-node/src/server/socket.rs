@@ -15,10 +15,10 @@ use tokio::net::UnixListener;
 use tracing::{info, warn};
 
 use super::http::{Request, Respond};
-use super::report::Sources;
+use crate::status::StatusSource;
 
 /// Serves the socket for ever, if it can be made.
-pub(super) async fn serve(path: &Path, sources: Arc<Sources>) -> Infallible {
+pub(super) async fn serve(path: &Path, sources: Arc<StatusSource>) -> Infallible {
     let socket = match Socket::open(path) {
         Ok(socket) => socket,
         Err(reason) => {

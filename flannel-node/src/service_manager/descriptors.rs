@@ -1,5 +1,7 @@
 //! Descriptors that come from whoever started the program, and go to others.
 
+#![allow(unsafe_code, reason = "descriptors that come from elsewhere, and the clock of the service manager")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
@@ -10,7 +12,7 @@ const FIRST: RawFd = 3;
 
 /// Takes so many descriptors that were open when the program started, each if it is open; programs that this one starts
 /// do not get them. To be called before anything is opened; a second time there is nothing.
-pub(crate) fn inherited(count: usize) -> Vec<Option<OwnedFd>> {
+pub(super) fn inherited(count: usize) -> Vec<Option<OwnedFd>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Vec::new();
@@ -26,7 +28,7 @@ pub(crate) fn inherited(count: usize) -> Vec<Option<OwnedFd>> {
 }
 
 /// Sends a datagram, and a copy of a descriptor with it, through a connected socket (`unix(7)`, SCM_RIGHTS).
-pub(crate) fn send(socket: &UnixDatagram, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn send(socket: &UnixDatagram, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
     const LEN: u32 = size_of::<RawFd>() as u32;
     let mut control = [0_u64; 4];
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -58,4 +60,13 @@ pub(crate) fn send(socket: &UnixDatagram, bytes: &[u8], descriptor: BorrowedFd<'
             return Err(error);
         }
     }
+}
+
+/// The time of `CLOCK_MONOTONIC`, which the service manager goes by too.
+pub(super) fn monotonic() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one value is written, which lives as long as the call (clock_gettime(2)); this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, rest) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    std::time::Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default())
 }

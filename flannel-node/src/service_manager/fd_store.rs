@@ -13,15 +13,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use flannel_backend_udp::DescriptorStore;
 use tracing::{info, warn};
 
-use crate::notify::Notifier;
-use crate::sys;
+use super::{Notifier, descriptors};
 
 /// Descriptors by name. Several may have the same one.
 type Named = BTreeMap<String, Vec<OwnedFd>>;
 
 /// What the service manager keeps for this daemon, and the way to it.
 #[derive(Debug)]
-pub(crate) struct FdStore {
+pub struct FdStore {
     notifier: Notifier,
     kept: Mutex<Named>,
 }
@@ -29,7 +28,7 @@ pub(crate) struct FdStore {
 impl FdStore {
     /// Takes what the manager passed. Without `is_wanted`, and without a manager, there is no store, and what was passed
     /// is given up.
-    pub(crate) fn open(is_wanted: bool, notifier: &Notifier, passed: Named) -> Option<Self> {
+    pub fn open(is_wanted: bool, notifier: &Notifier, passed: Named) -> Option<Self> {
         if !passed.is_empty() {
             let names: Vec<_> = passed.keys().map(String::as_str).collect();
             info!("The service manager passed {}", names.join(", "));
@@ -46,7 +45,7 @@ impl FdStore {
     }
 
     /// Has the manager close everything.
-    pub(crate) fn give_up(&self) {
+    pub fn give_up(&self) {
         let names: Vec<String> = self.lock().keys().cloned().collect();
         for name in names {
             if let Err(error) = self.forget(&name) {
@@ -85,11 +84,11 @@ impl DescriptorStore for FdStore {
 
 /// Takes the descriptors that the service manager passed to this process, whose id is given. To be called before
 /// anything is opened.
-pub(crate) fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> Named {
+pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> Named {
     let variable = |name: &str| environment(name)?.into_string().ok();
     let names = names(process, variable);
     let mut passed = Named::new();
-    for (name, descriptor) in names.iter().zip(sys::descriptors::inherited(names.len())) {
+    for (name, descriptor) in names.iter().zip(descriptors::inherited(names.len())) {
         // Others belong to sockets that a unit file names, and nobody here asked for any.
         if let Some(descriptor) = descriptor.filter(|_| name.starts_with(PREFIX)) {
             passed.entry(name.clone()).or_default().push(descriptor);

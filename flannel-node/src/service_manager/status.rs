@@ -5,24 +5,23 @@ use std::convert::Infallible;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::notify::{self, Notifier};
-use crate::observe::report::{self, Sources};
+use super::{Notifier, watchdog};
+use crate::status::{self, StatusSource};
 
 /// Tells the service manager how the network is, whenever that changes, and that the daemon lives, as long as the loop of
 /// the network does.
-pub(super) async fn tell(notifier: &Notifier, sources: Sources) -> Infallible {
+pub async fn report(notifier: &Notifier, sources: StatusSource) -> Infallible {
     if !notifier.is_there() {
         return std::future::pending().await;
     }
     let variable = |name| std::env::var_os(name);
-    let watchdog =
-        notify::watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
+    let watchdog = watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
     let mut told = String::new();
     let mut is_told = true;
     let mut alive_at = Instant::now();
     loop {
         let network = sources.summary().network;
-        let line = report::in_one_line(&network);
+        let line = status::in_one_line(&network);
         let mut sent = None;
         if line != told {
             let status = notifier.status(&line);
@@ -33,7 +32,7 @@ pub(super) async fn tell(notifier: &Notifier, sources: Sources) -> Infallible {
         }
         if let Some(every) = watchdog
             && Instant::now() >= alive_at
-            && report::is_alive(&network)
+            && status::is_alive(&network)
         {
             alive_at = Instant::now() + every;
             sent = Some(sent.unwrap_or(Ok(())).and(notifier.alive()));
@@ -45,13 +44,13 @@ pub(super) async fn tell(notifier: &Notifier, sources: Sources) -> Infallible {
             is_told = sent.is_ok();
             notified(sent);
         }
-        let pause = watchdog.map_or(report::LINE_EVERY, |every| (every / 2).min(report::LINE_EVERY));
+        let pause = watchdog.map_or(status::LINE_EVERY, |every| (every / 2).min(status::LINE_EVERY));
         tokio::time::sleep(pause).await;
     }
 }
 
 /// Warns if it could not be told.
-pub(super) fn notified(result: std::io::Result<()>) {
+pub fn notified(result: std::io::Result<()>) {
     if let Err(error) = result {
         warn!("The service manager cannot be told: {error}");
     }

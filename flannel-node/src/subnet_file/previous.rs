@@ -13,27 +13,26 @@ use flannel_firewall::Nets;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{IPV6_NETWORK, IPV6_SUBNET, NETWORK, SUBNET};
-use crate::go_syntax::quote;
 
 /// How much of the file is read, in bytes. What we write is below 300.
 const LARGEST: u64 = 64 * 1024;
 
 /// What an earlier run had, with the host bits clear.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Previous {
+pub struct Previous {
     /// The IPv4 network of the cluster, if there was one.
-    pub(crate) network: Option<Ipv4Net>,
+    pub network: Option<Ipv4Net>,
     /// The IPv6 network of the cluster, if there was one.
-    pub(crate) ipv6_network: Option<Ipv6Net>,
+    pub ipv6_network: Option<Ipv6Net>,
     /// The IPv4 subnet, if there was one.
-    pub(crate) subnet: Option<Ipv4Net>,
+    pub subnet: Option<Ipv4Net>,
     /// The IPv6 subnet, if there was one.
-    pub(crate) ipv6_subnet: Option<Ipv6Net>,
+    pub ipv6_subnet: Option<Ipv6Net>,
 }
 
 impl Previous {
     /// The networks that rules of the earlier run are about.
-    pub(crate) fn nets(&self) -> Vec<Nets> {
+    pub fn nets(&self) -> Vec<Nets> {
         let v4 = self.network.zip(self.subnet).map(|(network, subnet)| (network.into(), subnet.into()));
         let v6 =
             self.ipv6_network.zip(self.ipv6_subnet).map(|(network, subnet)| (network.into(), subnet.into()));
@@ -43,7 +42,7 @@ impl Previous {
 
 /// What was odd about the file; to be logged, and nothing else.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PreviousWarning {
+pub enum PreviousWarning {
     /// The file exists but cannot be read.
     #[error("Couldn't fetch previous {SUBNET} from subnet file at {}: {cause}", path.display())]
     Unreadable {
@@ -67,7 +66,7 @@ pub(crate) enum PreviousWarning {
         path: PathBuf,
     },
     /// A value is not a subnet of the key's family.
-    #[error("Couldn't parse previous {key} from subnet file at {}: invalid CIDR address: {}", path.display(), quote(value))]
+    #[error("Couldn't parse previous {key} from subnet file at {}: invalid CIDR address: {value:?}", path.display())]
     NotASubnet {
         /// The file.
         path: PathBuf,
@@ -89,7 +88,7 @@ pub(crate) enum PreviousWarning {
 /// Reads the subnets that an earlier run wrote to `path`, and what was odd about the file.
 ///
 /// A file that does not exist is a first start: no subnet and no warning.
-pub(crate) fn read_previous(path: &Path) -> (Previous, Vec<PreviousWarning>) {
+pub fn read_previous(path: &Path) -> (Previous, Vec<PreviousWarning>) {
     match read(path) {
         Ok(Some(bytes)) => parse(path, &bytes),
         Ok(None) => (Previous::default(), Vec::new()),

@@ -82,7 +82,7 @@ pub(in crate::doctor) fn shared(facts: &Facts) -> Vec<Finding> {
         let Some(other) = holders.insert(address, lease) else { continue };
         let goes = leftover(facts, lease, other);
         let what = format!("the leases {} and {} both name {address}", other.subnet, lease.subnet);
-        let remove = facts.registry.etcdctl.remove_record(&goes.subnet.to_string());
+        let remove = facts.registry.commands.remove_record(&goes.subnet.to_string());
         found.push(SHARED.found(what, Cure::run([remove])));
     }
     found

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use flannel_registry::CertificateDates;
 use jiff::Timestamp;
 
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Certificate, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
 pub(super) const EXPIRED: Fault =
@@ -25,11 +24,11 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 const LAST_PART: u32 = 5;
 
 pub(in crate::doctor) fn dates(facts: &Facts) -> Vec<Finding> {
-    facts.certificates.iter().filter_map(|certificate| judge(facts, certificate)).collect()
+    facts.registry.certificates.iter().filter_map(|certificate| judge(facts, certificate)).collect()
 }
 
-fn judge(facts: &Facts, certificate: &CertificateDates) -> Option<Finding> {
-    let CertificateDates { path, subject, not_before, not_after, .. } = certificate;
+fn judge(facts: &Facts, certificate: &Certificate) -> Option<Finding> {
+    let Certificate { path, key, subject, not_before, not_after } = certificate;
     let life = not_after.duration_since(*not_before).unwrap_or_default();
     let soon = SOON.min(life / LAST_PART);
     let (fault, how) = if facts.now > *not_after {
@@ -42,11 +41,9 @@ fn judge(facts: &Facts, certificate: &CertificateDates) -> Option<Finding> {
         return None;
     };
     let what = format!("the certificate {subject} in {} {how}", path.display());
-    let files = &facts.options.etcd.files;
     let replace = |file: &std::path::Path, new: &str| format!("cp {new} {}", quoted(&file.to_string_lossy()));
-    let is_own = files.certificate.as_ref() == Some(path);
     let mut cure = Cure::run([replace(path, "NEW-CERTIFICATE.pem")]);
-    cure.commands.extend(files.key.as_deref().filter(|_| is_own).map(|key| replace(key, "NEW-KEY.pem")));
+    cure.commands.extend(key.as_deref().map(|key| replace(key, "NEW-KEY.pem")));
     Some(fault.found(what, cure))
 }
 
@@ -66,8 +63,9 @@ mod tests {
             let days = |n: u64| Duration::from_secs(n * 86_400);
             let not_before = facts.now - days(age_days);
             let not_after = not_before + days(life_days);
-            let dates = CertificateDates::new("/client.pem", "CN=host-1", not_before, not_after);
-            facts.certificates = vec![dates];
+            let (path, subject) = ("/client.pem".into(), "CN=host-1".to_owned());
+            let certificate = Certificate { path, key: None, subject, not_before, not_after };
+            facts.registry.certificates = vec![certificate];
             dates_ids(&facts)
         };
         assert_eq!(found(300, 365), [""; 0]);

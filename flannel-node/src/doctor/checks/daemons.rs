@@ -2,7 +2,7 @@
 
 use flannel_netlink::Link;
 
-use crate::doctor::facts::{Daemon, Facts};
+use crate::doctor::facts::{Facts, RunningAgent};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const NOT_RUNNING: Fault = Fault::warning(
@@ -40,19 +40,18 @@ pub(in crate::doctor) fn others(facts: &Facts) -> Vec<Finding> {
         .iter()
         .flat_map(|network| network.devices.iter().map(|device| device.name.as_str()))
         .collect();
-    let shared = |daemon: &Daemon| -> Option<String> {
+    let shared = |daemon: &RunningAgent| -> Option<String> {
         let Ok(options) = &daemon.options else {
             let device = facts.devices().next().map(|link: &Link| &link.name);
             return Some(device.cloned().unwrap_or_else(|| "the device of the network".to_owned()));
         };
         let device = daemon.devices.iter().find(|device| devices.contains(&device.as_str()));
         let whole = options
-            .etcd
-            .is_same_network(&facts.options.etcd)
+            .is_same_network(&facts.options)
             .then(|| devices.first().map_or_else(|| "this network".to_owned(), ToString::to_string));
         device.cloned().or(whole)
     };
-    let found = |daemon: &Daemon| {
+    let found = |daemon: &RunningAgent| {
         let device = shared(daemon)?;
         let what = match &facts.own_daemon {
             Some(own) => format!(

@@ -155,7 +155,7 @@ pub(in crate::doctor) fn rules(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = firewall.missing.iter().map(missing).collect();
     if let (Some(why), Some(network)) = (&firewall.not_shown, &facts.network) {
         let text = with_member(&network.config, "EnableNFTables", true.into());
-        let commands = [facts.registry.etcdctl.write_config(&text), "systemctl restart flanneld".to_owned()];
+        let commands = [facts.registry.commands.write_config(&text), "systemctl restart flanneld".to_owned()];
         found.push(NOT_SHOWN.found(why.clone(), Cure::run(commands)));
     } else if facts.may_look {
         let reinstall =

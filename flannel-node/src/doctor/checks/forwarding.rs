@@ -65,7 +65,7 @@ pub(in crate::doctor) fn reverse_path(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     let loosen = |link: &str| Cure::sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), 2);
     // What is masqueraded where it enters has a source inside the network.
-    if !facts.options.firewall.rules.masquerade {
+    if !facts.options.rules.masquerade {
         for device in facts.devices().filter(|device| is_strict(facts, &device.name)) {
             let what = format!("the reverse path filter is strict on {}", device.name);
             found.push(STRICT.found(what, loosen(&device.name)));

@@ -65,7 +65,7 @@ pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
             Some((around, other)) if around.contains(&net) && other.subnet != lease.subnet => {
                 let goes = leftover(facts, lease, other);
                 let what = format!("the subnets of the leases {} and {} overlap", other.subnet, lease.subnet);
-                let remove = facts.registry.etcdctl.remove_record(&goes.subnet.to_string());
+                let remove = facts.registry.commands.remove_record(&goes.subnet.to_string());
                 found.push(OVERLAP.found(what, Cure::run([remove])));
             }
             _ => widest = Some((net, lease)),
@@ -97,7 +97,7 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
                 flannel_core::Term::Permanent => "never runs out",
             };
             let what = format!("no host answers at {public}, which has the lease {subnet}, and that {term}");
-            let remove = facts.registry.etcdctl.remove_record(&subnet.to_string());
+            let remove = facts.registry.commands.remove_record(&subnet.to_string());
             UNREACHABLE_HOST.found(what, Cure::run([remove]))
         })
     };

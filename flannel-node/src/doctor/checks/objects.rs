@@ -65,7 +65,7 @@ const MOST: usize = 10;
 pub(in crate::doctor) fn peers(facts: &Facts) -> Vec<Finding> {
     let unreachable = facts.plan.iter().flat_map(|plan| &plan.unreachable);
     let found = |failure: &PeerFailure| {
-        let remove = facts.registry.etcdctl.remove_record(&failure.peer.to_string());
+        let remove = facts.registry.commands.remove_record(&failure.peer.to_string());
         PEER.found(failure.to_string(), Cure::run([remove]))
     };
     unreachable.take(MOST).map(found).collect()

@@ -40,7 +40,7 @@ pub(in crate::doctor) fn underlay(facts: &Facts) -> Vec<Finding> {
     let Some((net, range)) = hit else { return Vec::new() };
     let what = format!("the network {range} overlaps {net}, where the hosts are");
     let text = with_network(&network.config, &free_network(facts));
-    vec![UNDERLAY.found(what, Cure::run([facts.registry.etcdctl.write_config(&text)]))]
+    vec![UNDERLAY.found(what, Cure::run([facts.registry.commands.write_config(&text)]))]
 }
 
 pub(super) const ADDRESS: Fault = Fault::error(

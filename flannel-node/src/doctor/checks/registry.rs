@@ -7,10 +7,9 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::overlap::overlap;
-use crate::doctor::facts::{Config, Facts};
-use crate::doctor::finding::{Cure, Fault, Finding, quoted};
+use crate::doctor::facts::{ConfigFact, Facts};
+use crate::doctor::finding::{Cure, Fault, Finding};
 use crate::doctor::gather::Carried;
-use crate::options::{EtcdFiles, Options};
 
 pub(super) const OPTIONS: Fault =
     Fault::error("registry-options", "the daemon ends at once with these flags");
@@ -29,13 +28,13 @@ pub(super) const CONFIG_INVALID: Fault =
     Fault::error("config-invalid", "no daemon of the network can start with this configuration");
 
 pub(in crate::doctor) fn config(facts: &Facts) -> Vec<Finding> {
-    let (registry, options) = (&facts.registry, &facts.options);
+    let registry = &facts.registry;
     let write = |network: &str, backend: &str| {
         let text = format!(r#"{{"Network":"{network}","Backend":{{"Type":"{backend}"}}}}"#);
-        Cure::run([registry.etcdctl.write_config(&text)])
+        Cure::run([registry.commands.write_config(&text)])
     };
     vec![match &registry.config {
-        Config::Valid(config) => {
+        ConfigFact::Valid(config) => {
             match facts.external.as_ref().map(|external| Carried::of(config, external)) {
                 Ok(Err(error)) => {
                     let network =
@@ -46,65 +45,18 @@ pub(in crate::doctor) fn config(facts: &Facts) -> Vec<Finding> {
                 Ok(Ok(_)) | Err(_) => return Vec::new(),
             }
         }
-        Config::BadOptions(why) => OPTIONS.found(why.clone(), other_options(options)),
-        Config::Silent(why) => UNREACHABLE.found(why.clone(), start_it(options)),
-        Config::Refused(why) => REFUSES.found(why.clone(), let_in(options)),
-        Config::Missing => {
+        ConfigFact::BadOptions(why, cure) => OPTIONS.found(why.clone(), cure.clone()),
+        ConfigFact::Silent(why, cure) => UNREACHABLE.found(why.clone(), cure.clone()),
+        ConfigFact::Refused(why, cure) => REFUSES.found(why.clone(), cure.clone()),
+        ConfigFact::Missing => {
             let what = format!("{} has no network configuration", registry.name);
             CONFIG_MISSING.found(what, write(&free_network(facts), "vxlan"))
         }
-        Config::Invalid(why) => {
+        ConfigFact::Invalid(why) => {
             let what = format!("{}: {why}", registry.name);
             CONFIG_INVALID.found(what, write(&free_network(facts), "vxlan"))
         }
     }]
-}
-
-fn other_options(options: &Options) -> Cure {
-    let EtcdFiles { authorities, certificate, key } = &options.etcd.files;
-    let given = [
-        (authorities.is_some(), "-etcd-cafile=FILE"),
-        (certificate.is_some() || key.is_some(), "-etcd-certfile=FILE"),
-        (certificate.is_some() || key.is_some(), "-etcd-keyfile=FILE"),
-    ];
-    let flags: Vec<&str> =
-        given.into_iter().filter(|(is_given, _)| *is_given).map(|(_, flag)| flag).collect();
-    if flags.is_empty() {
-        Cure::start_with(["-etcd-endpoints=http://ADDRESS:2379"])
-    } else {
-        Cure::start_with(flags)
-    }
-}
-
-/// On the hosts that the endpoints name, one line each.
-fn start_it(options: &Options) -> Cure {
-    let host = |endpoint: &String| {
-        let rest = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
-        let host = rest
-            .rsplit_once(':')
-            .filter(|(_, port)| port.parse::<u16>().is_ok())
-            .map_or(rest, |(host, _)| host);
-        host.trim_matches(['[', ']']).to_owned()
-    };
-    let mut hosts: Vec<String> = options.etcd.endpoints.iter().map(host).collect();
-    hosts.dedup();
-    let is_here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "::1";
-    let start = |host: &String| match is_here(host) {
-        true => "systemctl start etcd".to_owned(),
-        false => format!("ssh {} systemctl start etcd", quoted(host)),
-    };
-    let mut cure = Cure::run(hosts.iter().map(start));
-    if hosts.iter().all(|host| is_here(host)) {
-        cure.flags.push("-etcd-endpoints=http://ADDRESS:2379".to_owned());
-    }
-    cure
-}
-
-fn let_in(options: &Options) -> Cure {
-    if options.etcd.files.certificate.is_some() {
-        return Cure::start_with(["-etcd-certfile=FILE", "-etcd-keyfile=FILE"]);
-    }
-    Cure::start_with(["-etcd-username=NAME", "-etcd-password=PASSWORD"])
 }
 
 /// A network that nothing on this host is in the way of.
@@ -155,7 +107,7 @@ const MOST: usize = 10;
 pub(in crate::doctor) fn bad_records(facts: &Facts) -> Vec<Finding> {
     let records = facts.registry.leases.iter().flat_map(|leases| &leases.bad);
     let found = |record: &flannel_core::BadRecord| {
-        let remove = facts.registry.etcdctl.remove_record(&record.key);
+        let remove = facts.registry.commands.remove_record(&record.key);
         BAD_RECORD.found(record.to_string(), Cure::run([remove]))
     };
     records.take(MOST).map(found).collect()

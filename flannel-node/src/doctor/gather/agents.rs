@@ -5,27 +5,33 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use crate::doctor::facts::Daemon;
-use crate::options;
+use crate::doctor::facts::RunningAgent;
+use crate::doctor::options::AgentOptions;
 
-/// Finds them all; what belongs to another user is not seen without the rights of root.
-pub(in crate::doctor) fn all() -> Vec<Daemon> {
+/// Reads the command line of an agent, given its arguments and a variable of its environment by name; `None` if the
+/// process does something else.
+type ReadOptions<'a> =
+    &'a dyn Fn(Vec<OsString>, &dyn Fn(&str) -> Option<OsString>) -> Result<Option<AgentOptions>, String>;
+
+/// Finds all agents that run the program of this name in this network namespace; what belongs to another user is not seen
+/// without the rights of root.
+pub fn running(program: &str, options: ReadOptions<'_>) -> Vec<RunningAgent> {
     let own_namespace = fs::read_link("/proc/thread-self/ns/net").ok();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut daemons: Vec<Daemon> = ids
+    let mut agents: Vec<RunningAgent> = ids
         .filter(|pid| *pid != std::process::id())
         .filter(|pid| {
             let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).ok();
             namespace.is_some() && namespace == own_namespace
         })
-        .filter_map(daemon)
+        .filter_map(|pid| agent(pid, program, options))
         .collect();
-    daemons.sort_by_key(|daemon| daemon.pid);
-    daemons
+    agents.sort_by_key(|agent| agent.pid);
+    agents
 }
 
-fn daemon(pid: u32) -> Option<Daemon> {
+fn agent(pid: u32, wanted: &str, read: ReadOptions<'_>) -> Option<RunningAgent> {
     // Looked at before its command line is, which is its own from then on.
     if is_copy(pid) {
         return None;
@@ -35,7 +41,7 @@ fn daemon(pid: u32) -> Option<Daemon> {
     let program = arguments.next()?;
     let name = Path::new(&program).file_name()?;
     // One that was replaced by a newer version while it ran is still one.
-    if name != "flanneld" {
+    if name != wanted {
         return None;
     }
     let arguments: Vec<OsString> = arguments.collect();
@@ -46,14 +52,14 @@ fn daemon(pid: u32) -> Option<Daemon> {
             (key == name).then(|| OsString::from(value))
         })
     };
-    let options = match options::doctor::of_daemon(arguments.clone(), variable) {
+    let options = match read(arguments.clone(), &variable) {
         Ok(Some(options)) => Ok(options),
         // It does something else, as this process does.
         Ok(None) => return None,
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error),
     };
     let command = shown(&program, &arguments);
-    Some(Daemon { pid, command, unit: unit(pid), options, devices: Vec::new() })
+    Some(RunningAgent { pid, command, unit: unit(pid), options, devices: Vec::new() })
 }
 
 /// Tells whether a process is a copy of its parent that has run no program yet, as a daemon's helper is for a moment: it has
@@ -117,7 +123,7 @@ mod tests {
         let copy = eventually(std::time::Duration::from_secs(30), || {
             fs::read_to_string(&children).unwrap_or_default().trim().parse::<u32>()
         });
-        let (copy, found) = (copy.expect("a copy"), all());
+        let (copy, found) = (copy.expect("a copy"), running("flanneld", &|_, _| Err("none".to_owned())));
         drop(shell.stdin.take());
         shell.wait().expect("ended");
         let is_found = |pid: u32| found.iter().any(|daemon| daemon.pid == pid);

@@ -1,10 +1,12 @@
 //! What the packet filters of the host do with packets of the network.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way, missing_rules,
+    FirewallError, FirewallMode, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way,
+    missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -15,6 +17,9 @@ use crate::doctor::facts::{Facts, Firewall, Network};
 const MOST_PEERS: usize = 256;
 /// A port that nobody has a rule for.
 const SOME_PORT: u16 = 33_333;
+
+/// Rules are read once here, so that nothing waits for this time.
+const RESYNC: Duration = Duration::from_secs(60);
 
 /// Reads all rules, and leads packets of the network through them.
 pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
@@ -39,11 +44,11 @@ async fn look_for_own_rules(
     network: &Network,
     firewall: &mut Firewall,
 ) {
-    let flags = &facts.options.firewall;
-    let mode = crate::firewall::mode(&network.config);
-    let options = FirewallOptions::new(mode, flags.rules, flags.resync)
+    let agent = &facts.options;
+    let mode = if network.config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
+    let options = FirewallOptions::new(mode, agent.rules, RESYNC)
         .with_tunnel_port(network.port)
-        .with_restrict_tunnel_port(flags.restrict_tunnel_port);
+        .with_restrict_tunnel_port(agent.restrict_tunnel_port);
     let own = network.own.as_ref();
     let nets = own.map(|own| Nets::of(&network.config, &own.subnet)).unwrap_or_default();
     match missing_rules(namespace, &options, &nets).await {
@@ -59,7 +64,7 @@ async fn look_for_own_rules(
         false => ("iptables-restore", "iptables"),
         true => ("nft", "nftables"),
     };
-    let wants_rules = flags.rules.masquerade || flags.rules.forward;
+    let wants_rules = agent.rules.masquerade || agent.rules.forward;
     if nets.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
         firewall.lacks = Some(package.to_owned());
     }
