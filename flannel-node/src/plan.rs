@@ -8,7 +8,7 @@ use flannel_core::{
     BackendError, ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend, PeerSet, Plan,
     PlanRequest, PlannedChange, PublicAddrs, SubnetKey,
 };
-use flannel_registry::Remembered;
+use flannel_registry::CachedNetwork;
 use serde::Serialize;
 
 /// What would be written on a host, as programs read it.
@@ -75,8 +75,8 @@ impl NetworkSnapshot {
     /// Returns `reason` and what is wrong with the cache.
     pub fn from_cache(file: PathBuf, key: &str, reason: String) -> Result<Self, String> {
         let nothing = |why: &str| format!("{reason}, and {why}");
-        match Remembered::read(&file, key) {
-            Ok(Some(Remembered { config, own, peers, .. })) => {
+        match CachedNetwork::read(&file, key) {
+            Ok(Some(CachedNetwork { config, own, peers, .. })) => {
                 let source = PlanSource::Memory { file, reason };
                 Ok(Self { source, config, leases: peers, own: Some(own) })
             }

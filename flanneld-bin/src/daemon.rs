@@ -25,7 +25,9 @@ use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_
 use flannel_node::status::{DaemonState, StatusSource};
 use flannel_node::subnet_file::{Previous, SubnetEnv, read_previous};
 use flannel_node::{capabilities, probe, server};
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
+use flannel_registry::{
+    CacheOptions, CachedLeaseManager, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions,
+};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -154,8 +156,8 @@ impl Daemon<'_> {
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let mut damping = DampingOptions::default();
         damping.hold = self.options.mass_expiry_hold;
-        let manager = LocalManager::with_options(registry, self.lease_options()?);
-        let manager = CachedManager::open(manager, self.cache_options(damping));
+        let manager = RegistryLeaseManager::with_options(registry, self.lease_options()?);
+        let manager = CachedLeaseManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
@@ -169,10 +171,10 @@ impl Daemon<'_> {
         Ok(options)
     }
 
-    fn lease_options(&self) -> Result<LocalManagerOptions, String> {
+    fn lease_options(&self) -> Result<RegistryLeaseManagerOptions, String> {
         let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = self.options.lease_ttl;
         options.renew_margin = self.options.renew_margin;
         options.identity = Some(Arc::new(identity));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flannel_core::{BoxError, Lease, LeaseManager as _, NetworkConfig, SubnetRegistry, chain};
 use flannel_registry::{
-    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, LocalManager,
+    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, RegistryLeaseManager,
 };
 use tokio::time::timeout;
 use tracing::warn;
@@ -66,7 +66,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<Known, String> {
     let registry = open(etcd, api).map_err(|error| chain(error.as_ref()))?;
     let reading = async {
-        let manager = LocalManager::new(Arc::clone(&registry));
+        let manager = RegistryLeaseManager::new(Arc::clone(&registry));
         let config = manager.config().await.map_err(|error| chain(&error))?;
         let leases = registry.list().await.map_err(|error| chain(&error))?.leases;
         Ok(Known { name: registry.describe(), config, leases })

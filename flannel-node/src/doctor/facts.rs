@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
 use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
-use flannel_firewall::{Barrier, MissingRules, Packet};
+use flannel_firewall::{BlockingRule, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
-use flannel_registry::Remembered;
+use flannel_registry::CachedNetwork;
 
 use super::finding::Cure;
 use super::options::{AgentOptions, RegistryCommands};
@@ -149,7 +149,7 @@ pub struct Memory {
     /// The text of `subnet.env`.
     pub subnet_file: Option<String>,
     /// The network as it was.
-    pub network: Option<Remembered>,
+    pub network: Option<CachedNetwork>,
     /// The id of the host.
     pub node: Option<NodeId>,
 }
@@ -203,7 +203,7 @@ pub struct Socket {
 #[derive(Clone, Debug, Default)]
 pub struct Firewall {
     /// The rules in the way of the network's packets.
-    pub barriers: Vec<(Packet, Barrier)>,
+    pub barriers: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
     pub missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.

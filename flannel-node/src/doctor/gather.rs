@@ -9,7 +9,7 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
 use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
 use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
-use flannel_registry::Remembered;
+use flannel_registry::CachedNetwork;
 
 use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
 use super::options::AgentOptions;
@@ -236,7 +236,7 @@ fn held_peers(facts: &Facts) -> usize {
 
 /// Reads what earlier runs left.
 fn memory(options: &AgentOptions) -> Memory {
-    let network = Remembered::read(&options.cache, options.registry.cache_key()).ok().flatten();
+    let network = CachedNetwork::read(&options.cache, options.registry.cache_key()).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
     Memory { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }
 }
