@@ -1,4 +1,4 @@
-//! Measures the ways to the other hosts, inside the tunnel and outside: `flanneld ping`.
+//! Measures the paths to the other hosts, inside the tunnel and outside: `flanneld ping`.
 //!
 //! | exit status of `flanneld ping` | |
 //! |---|---|

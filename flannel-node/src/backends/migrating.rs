@@ -319,12 +319,12 @@ impl Backend for MigratingBackend {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         match &mut self.beside {
-            None => self.main.drifted().await,
+            None => self.main.wait_for_drift().await,
             Some(beside) => tokio::select! {
-                what = self.main.drifted() => what,
-                what = beside.backend.drifted() => what,
+                what = self.main.wait_for_drift() => what,
+                what = beside.backend.wait_for_drift() => what,
             },
         }
     }

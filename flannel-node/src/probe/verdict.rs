@@ -1,4 +1,4 @@
-//! What the measured ways say about a peer, in one line. Pure.
+//! What the measured paths say about a peer, in one line. Pure.
 
 use flannel_core::{ProbeSide, ProbeVerdict, ProbedPath};
 
@@ -18,10 +18,10 @@ pub struct ProbeContext {
 /// From this share on, one in so many, losses are a fault; a single one never is.
 const LOSSY: u32 = 20;
 
-/// Judges a peer by its ways: the worst family counts.
-pub fn judge(ways: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, String) {
+/// Judges a peer by its paths: the worst family counts.
+pub fn judge(paths: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, String) {
     let families = [true, false].map(|is_v4| {
-        let of = |side| ways.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
+        let of = |side| paths.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
         (of(ProbeSide::Inside), of(ProbeSide::Outside))
     });
     let judged: Vec<_> = families
@@ -156,8 +156,8 @@ mod tests {
         }
     }
 
-    fn judged(ways: &[ProbedPath]) -> (&'static str, String) {
-        let (verdict, detail) = judge(ways, &context());
+    fn judged(paths: &[ProbedPath]) -> (&'static str, String) {
+        let (verdict, detail) = judge(paths, &context());
         assert!(!detail.contains('\n'), "{detail}");
         (verdict.as_str(), detail)
     }

@@ -18,12 +18,12 @@ pub(super) fn readiness(report: &AgentStatus) -> (bool, String) {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{Condition, ConditionName, Status};
+    use flannel_core::{Condition, ConditionName, NetworkStatus};
 
     use super::*;
 
     fn report(ready: bool, conditions: &[(ConditionName, &str)]) -> AgentStatus {
-        let mut network = Status::default();
+        let mut network = NetworkStatus::default();
         network.ready = ready;
         network.conditions = conditions.iter().map(|(name, why)| Condition::new(*name, *why)).collect();
         AgentStatus { network, ..AgentStatus::default() }
@@ -40,7 +40,7 @@ mod tests {
         let failed = (ConditionName::ObjectsFailed, "route 10.5.3.0/24: no\nsuch device");
         assert_eq!(
             readiness(&report(true, &[silent])),
-            (true, "flanneld is ready\nregistry_silent: for 4 seconds: refused".to_owned())
+            (true, "flanneld is ready\nregistry_unavailable: for 4 seconds: refused".to_owned())
         );
         let (is_ready, body) = readiness(&report(true, &[silent, failed]));
         assert!(!is_ready);

@@ -108,7 +108,7 @@ async fn config(registry: &dyn SubnetRegistry, etcd: &EtcdOptions) -> ConfigFact
 async fn clock(etcd: &EtcdOptions) -> Option<ClockReading> {
     let registry = registry::v2(etcd).ok()?;
     let asked = wall_clock();
-    let (there, member) = timeout(PATIENCE, registry.date()).await.ok()?.ok()?;
+    let (there, member) = timeout(PATIENCE, registry.server_time()).await.ok()?.ok()?;
     Some(ClockReading { member, there: there?, asked, answered: wall_clock() })
 }
 

@@ -43,17 +43,17 @@ pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
             let way = |side| {
                 let is_it =
                     |way: &&ProbedPath| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
-                peer.probe.ways.iter().find(is_it)
+                peer.probe.paths.iter().find(is_it)
             };
-            let ways = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
+            let paths = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
             let verdict = if at == 0 { line(&peer.probe) } else { String::new() };
             table.row([
                 Cell::new(net.to_string()),
-                Cell::new(ways[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
-                Cell::new(time(ways[0])),
-                Cell::new(time(ways[1])),
-                Cell::new(ways.map(lost).join("/")),
-                Cell::new(ways.map(mtu).join("/")),
+                Cell::new(paths[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
+                Cell::new(time(paths[0])),
+                Cell::new(time(paths[1])),
+                Cell::new(paths.map(lost).join("/")),
+                Cell::new(paths.map(mtu).join("/")),
                 Cell::painted(verdict, |text| painted(peer.probe.verdict, paint, text)),
             ]);
         }
@@ -170,7 +170,7 @@ fn mtu(way: Option<&ProbedPath>) -> String {
 fn sign(probe: &PeerProbe) -> char {
     match probe.verdict {
         ProbeVerdict::Reachable | ProbeVerdict::UnderlaySilent => {
-            let times = probe.ways.iter().filter(|way| way.side == ProbeSide::Inside);
+            let times = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
             match times.filter_map(|way| way.round_trip_microseconds).max().unwrap_or_default() {
                 0..1_000 => '.',
                 1_000..10_000 => ':',
