@@ -6,7 +6,7 @@ use crate::iptables::{self, Desired, Iptables};
 use crate::nftables::{self, NftablesError};
 use crate::options::{FirewallMode, FirewallOptions};
 use crate::outcome::FirewallError;
-use crate::rules::{self, Nets};
+use crate::rules::{self, OverlayPrefixes};
 
 /// Rules that are not as they should be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,7 +28,7 @@ pub struct MissingRules {
 pub async fn missing_rules(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &[Nets],
+    nets: &[OverlayPrefixes],
 ) -> Result<Vec<MissingRules>, FirewallError> {
     let mut missing = Vec::new();
     for nets in nets {
@@ -43,7 +43,7 @@ pub async fn missing_rules(
 async fn in_iptables(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &Nets,
+    nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
     let family = nets.family();
     if !(options.rules.masquerade || options.rules.forward) {
@@ -59,7 +59,7 @@ async fn in_iptables(
 fn in_nftables(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &Nets,
+    nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
     let Some(script) = nftables::rules_script(nets, &options.rules) else {
         return Ok(None);
@@ -128,8 +128,9 @@ mod tests {
         Namespace::create().expect("these tests make network namespaces: run them as root")
     }
 
-    fn nets() -> [Nets; 1] {
-        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
+    fn nets() -> [OverlayPrefixes; 1] {
+        let nets =
+            OverlayPrefixes::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
         [nets.expect("nets")]
     }
 

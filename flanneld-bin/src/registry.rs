@@ -84,6 +84,6 @@ pub(crate) fn own_lease<'l>(
     public: &PublicAddrs,
     node: Option<NodeId>,
 ) -> Option<&'l Arc<Lease>> {
-    let tied = leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
+    let tied = leases.iter().filter_map(|lease| Some((lease.match_host(public, node)?, lease)));
     tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
 }

@@ -286,7 +286,7 @@ fn a_state_that_was_half_written_is_made_up_for() {
     fs::rename(site.0.join("subnet.env"), site.0.join("away")).unwrap();
     let blind = site.verb("DEL", "box", &conf);
     assert_eq!((blind.code, blind.stdout.as_str(), site.states()), (Some(0), "", vec!["box".to_owned()]));
-    assert!(blind.stderr.contains("the state of box cannot be read"), "{}", blind.stderr);
+    assert!(blind.stderr.contains("the state of box is damaged"), "{}", blind.stderr);
     fs::rename(site.0.join("away"), site.0.join("subnet.env")).unwrap();
     assert_eq!(site.verb("DEL", "box", &conf).code, Some(0));
     assert!(site.calls()[0].contains(r#""type":"host-local""#));

@@ -14,13 +14,13 @@ use crate::manager::LeaseManager;
 use crate::peers::{Dirty, PeerChange};
 use crate::registry::BadRecord;
 use crate::status::{
-    CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus,
-    PeersStatus, RegistryStatus, Repair, Status, Waiting, conditions,
+    ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus,
+    PeersStatus, RegistryStatus, Repair, TrafficCounters, Waiting, conditions,
 };
 use crate::{Damping, Lease, NetworkConfig, SubnetKey, Term};
 
 /// What is known of a network.
-pub(crate) struct Book {
+pub(crate) struct NetworkState {
     pub(crate) started: Instant,
     pub(crate) ready: bool,
     pub(crate) waiting: Option<(Phase, String)>,
@@ -32,9 +32,9 @@ pub(crate) struct Book {
     pub(crate) devices: Vec<DeviceFacts>,
     pub(crate) own: OwnLease,
     /// Why the peers are those that are remembered.
-    pub(crate) recalled: Option<String>,
+    pub(crate) peers_from_cache: Option<String>,
     /// Why the registry is not heard, and since when.
-    pub(crate) silent: Option<(String, Instant)>,
+    pub(crate) unavailable: Option<(String, Instant)>,
     pub(crate) bad_records: Vec<BadRecord>,
     /// The peers, those among them that may have left.
     pub(crate) damping: Damping,
@@ -42,7 +42,7 @@ pub(crate) struct Book {
     pub(crate) dirty: Dirty,
     joined: LeaseTimes,
     pub(crate) passes: Passes,
-    pub(crate) traffic: Option<Arc<dyn CountTraffic>>,
+    pub(crate) traffic: Option<Arc<dyn TrafficCounters>>,
     errors: VecDeque<(Instant, u64, String)>,
     /// The longest time between two passes.
     audit_every: Duration,
@@ -109,7 +109,7 @@ impl Passes {
     }
 }
 
-impl Book {
+impl NetworkState {
     pub(crate) fn new(
         external: ExternalInterface,
         damping: Damping,
@@ -126,8 +126,8 @@ impl Book {
             mtu: None,
             devices: Vec::new(),
             own: OwnLease::default(),
-            recalled: None,
-            silent: None,
+            peers_from_cache: None,
+            unavailable: None,
             bad_records: Vec::new(),
             damping,
             dirty: Dirty::All,
@@ -143,7 +143,7 @@ impl Book {
     pub(crate) fn restart(&mut self, own: Lease, damping: Damping) {
         self.own.lease = Some(own);
         self.own.lost = None;
-        self.recalled = None;
+        self.peers_from_cache = None;
         self.damping = damping;
         self.dirty = Dirty::All;
         self.joined = LeaseTimes::default();
@@ -166,25 +166,25 @@ impl Book {
         let Some(what) = error_in(event) else { return };
         let known = self.errors.iter().position(|(.., known)| *known == what);
         let times = known.and_then(|known| self.errors.remove(known)).map_or(0, |(_, times, _)| times);
-        if self.errors.len() == Status::PAST_ERRORS {
+        if self.errors.len() == NetworkStatus::PAST_ERRORS {
             self.errors.pop_front();
         }
         self.errors.push_back((now, times.saturating_add(1), what));
     }
 
     /// Tells what is known, without the peers one by one.
-    pub(crate) fn summary(&self, manager: &dyn LeaseManager, now: Instant) -> Status {
+    pub(crate) fn summary(&self, manager: &dyn LeaseManager, now: Instant) -> NetworkStatus {
         let age = |at: Instant| now.saturating_duration_since(at);
         let left = |at: Instant| at.saturating_duration_since(now);
-        let (store, word) = (manager.store(), manager.last_word());
-        let mut status = Status {
+        let (store, word) = (manager.store(), manager.last_contact());
+        let mut status = NetworkStatus {
             age: age(self.started),
             ready: self.ready,
             waiting_for: self.waiting.clone().map(|(phase, reason)| Waiting { phase, reason }),
             network: self
                 .config
                 .as_deref()
-                .map(|config| NetworkStatus { refused: self.config_refused.clone(), ..network(config) }),
+                .map(|config| ConfigStatus { refused: self.config_refused.clone(), ..network(config) }),
             lease: self.own.lease.as_ref().map(|lease| LeaseStatus {
                 subnet: lease.subnet,
                 public: lease.attrs.public,
@@ -203,11 +203,11 @@ impl Book {
                 id: store.id,
                 addresses: store.addresses,
                 revision: word.and_then(|word| word.revision),
-                last_word_age: word.map(|word| age(word.at)),
-                silent: self.silent.as_ref().map(|(reason, _)| reason.clone()),
-                silent_for: self.silent.as_ref().map(|(_, since)| age(*since)),
+                last_contact_age: word.map(|word| age(word.at)),
+                unavailable: self.unavailable.as_ref().map(|(reason, _)| reason.clone()),
+                unavailable_for: self.unavailable.as_ref().map(|(_, since)| age(*since)),
                 complete: self.damping.peers().is_complete(),
-                recalled: self.recalled.clone(),
+                peers_from_cache: self.peers_from_cache.clone(),
             },
             external: external(&self.external),
             devices: self.devices.clone(),
@@ -220,7 +220,7 @@ impl Book {
                 .iter()
                 .map(|(at, times, what)| PastError { age: age(*at), times: *times, what: what.clone() })
                 .collect(),
-            ..Status::default()
+            ..NetworkStatus::default()
         };
         status.conditions = conditions(&status, self.audit_every);
         status
@@ -294,8 +294,8 @@ impl Book {
 /// Why a peer is not reached for which no pass was made yet.
 const UNTRIED: &str = "its turn has not come yet";
 
-fn network(config: &NetworkConfig) -> NetworkStatus {
-    NetworkStatus {
+fn network(config: &NetworkConfig) -> ConfigStatus {
+    ConfigStatus {
         networks: config.pools().map(|pool| pool.network().to_string()).collect(),
         backend: config.backend.name.clone(),
         nftables: config.enable_nftables,
@@ -316,12 +316,12 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
         NetworkEvent::LeaseDisputed(what) => what.clone(),
         NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
-        NetworkEvent::Recalled(reason) => format!("running on what is remembered: {reason}"),
+        NetworkEvent::PeersFromCache(reason) => format!("running on what is remembered: {reason}"),
         NetworkEvent::PeersHeld { peers, .. } => format!("{peers} peers left at once, which is doubted"),
         NetworkEvent::BadRecord(record) => record.to_string(),
         NetworkEvent::ObjectFailed(failure) => format!("{}: {}", failure.object, failure.reason),
         NetworkEvent::PeerUnreachable(failure) => failure.to_string(),
-        NetworkEvent::RegistrySilent(reason) => format!("the registry does not answer: {reason}"),
+        NetworkEvent::RegistryUnavailable(reason) => format!("the registry does not answer: {reason}"),
         NetworkEvent::Configured(_)
         | NetworkEvent::Reconfigured(_)
         | NetworkEvent::LeaseAcquired(_)
@@ -332,13 +332,13 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         | NetworkEvent::LeasePublished(_)
         | NetworkEvent::MtuChanged(_)
         | NetworkEvent::Ready
-        | NetworkEvent::Confirmed
+        | NetworkEvent::PeersConfirmed
         | NetworkEvent::HoldEnded { .. }
         | NetworkEvent::PeerJoined(_)
         | NetworkEvent::PeerChanged(_)
         | NetworkEvent::PeerLeft(_)
         | NetworkEvent::Repaired { .. }
-        | NetworkEvent::RegistryHeard
+        | NetworkEvent::RegistryAvailable
         | NetworkEvent::Missed(_) => return None,
     })
 }

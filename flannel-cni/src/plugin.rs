@@ -1,4 +1,4 @@
-//! Runs other plugins.
+//! Running other plugins.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,35 +9,36 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::CniError;
-use crate::request::{Parameters, Verb};
+use crate::parameters::{Operation, Parameters};
 
-/// A plugin that is being installed while it is started is tried so often, a second apart.
+/// How often, and a second apart, to try to start a plugin whose file is being replaced.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One run of another plugin.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run<'a> {
+pub(crate) struct PluginRun<'a> {
+    /// The plugin's file name.
     pub(crate) kind: &'a str,
-    pub(crate) verb: Verb,
+    pub(crate) operation: Operation,
     pub(crate) parameters: &'a Parameters,
     pub(crate) input: &'a [u8],
 }
 
-impl Run<'_> {
-    /// Runs the plugin to its end and returns what it printed.
+impl PluginRun<'_> {
+    /// Runs the plugin and returns what it prints.
     ///
-    /// The error of the plugin is passed on with its code and its words; its details say which plugin it was.
+    /// An error of the plugin keeps its code and message; its details default to the plugin's name.
     pub(crate) fn output(self) -> Result<Vec<u8>, CniError> {
-        let verb = self.verb.name().to_ascii_lowercase();
-        let delegated = |why: String| CniError::plugin(format!("failed to delegate {verb}: {why}"));
+        let operation = self.operation.name().to_ascii_lowercase();
+        let delegated = |why: String| CniError::plugin(format!("failed to delegate {operation}: {why}"));
         let program = find(self.kind, &self.parameters.path).map_err(delegated)?;
         let output =
             self.run(&program).map_err(|error| delegated(format!("{}: {error}", program.display())))?;
         if !output.status.success() {
             return Err(self.failure(&output));
         }
-        // Whoever debugs the other plugin looks for its words here; a reader that went away misses nothing else.
+        // Debug output of the plugin. A closed standard error loses nothing else.
         let _ = io::stderr().write_all(&output.stderr);
         Ok(output.stdout)
     }
@@ -45,10 +46,10 @@ impl Run<'_> {
     fn run(&self, program: &Path) -> io::Result<Output> {
         let mut child = self.start(program)?;
         let mut stdin = child.stdin.take();
-        // Both ends are small, but the plugin may print before it has read all.
+        // On two threads, because the plugin may print before it has read all of its input.
         thread::scope(|scope| {
             scope.spawn(move || {
-                // A plugin that does not read its input says by its exit status whether it needed it.
+                // A plugin that needed the input that it did not read fails with its exit status.
                 stdin.as_mut().map(|stdin| stdin.write_all(self.input))
             });
             child.wait_with_output()
@@ -57,7 +58,7 @@ impl Run<'_> {
 
     fn start(&self, program: &Path) -> io::Result<Child> {
         let mut command = Command::new(program);
-        command.env("CNI_COMMAND", self.verb.name());
+        command.env("CNI_COMMAND", self.operation.name()).env("CNI_PATH", &self.parameters.path);
         command.env("CNI_CONTAINERID", &self.parameters.container_id);
         command.env("CNI_IFNAME", &self.parameters.ifname).env("CNI_NETNS", &self.parameters.netns);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -73,11 +74,11 @@ impl Run<'_> {
         }
     }
 
-    /// What the plugin said when it failed.
+    /// The error of a plugin that failed.
     fn failure(&self, output: &Output) -> CniError {
-        let from = format!("{} of plugin {}", self.verb, self.kind);
+        let from = format!("{} of plugin {}", self.operation, self.kind);
         if output.stdout.is_empty() {
-            return CniError::speechless(if output.stderr.is_empty() {
+            return CniError::without_object(if output.stderr.is_empty() {
                 format!("netplugin failed with no error message: {}", output.status)
             } else {
                 format!("netplugin failed: {:?}", String::from_utf8_lossy(&output.stderr))
@@ -91,7 +92,7 @@ impl Run<'_> {
                 let printed = String::from_utf8_lossy(&output.stdout);
                 let msg =
                     format!("netplugin failed but error parsing its diagnostic message {printed:?}: {why}");
-                CniError::speechless(msg).with_details(from)
+                CniError::without_object(msg).with_details(from)
             }
         }
     }
