@@ -10,12 +10,9 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
-mod backends;
 mod blackhole;
-mod capabilities;
 mod daemon;
 mod doctor;
-mod fd_store;
 mod firewall;
 mod flags;
 mod go_duration;
@@ -23,8 +20,6 @@ mod go_syntax;
 mod log;
 mod manual;
 mod migrate;
-mod notify;
-mod observe;
 mod options;
 mod ping;
 mod plan;
@@ -32,7 +27,6 @@ mod registry;
 mod show;
 mod story;
 mod subcommands;
-mod subnet_env;
 mod sys;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that
