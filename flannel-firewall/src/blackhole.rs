@@ -1,66 +1,91 @@
-//! A route by which packets to this host's own subnet end, if no other route knows their destination.
+//! Blackhole routes for the host's own subnets.
 //!
-//! Without it a packet to a container that is not there may leave by the default route, and come back.
+//! Without one, a packet to a container that does not exist may leave by the default route, and come back.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use flannel_core::{Running, SubnetKey, chain};
+use flannel_core::chain;
 use flannel_netlink::{Error, Namespace, Netlink, Route, Write};
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::story;
+use crate::options::FirewallNetwork;
 
-/// The highest metric there is: every other route to the subnet, above all that of the bridge, comes first.
+/// The lowest priority: every other route to the subnet, above all the bridge's, comes first.
 const METRIC: u32 = u32::MAX;
 
-/// Keeps the routes for the subnets that the host has, for ever.
-pub(crate) async fn keep(
+/// The blackhole routes of one network on one host.
+#[derive(Debug)]
+pub struct BlackholeRoutes {
     namespace: Namespace,
-    every: Duration,
-    mut network: watch::Receiver<Option<Running>>,
-) -> Infallible {
-    let mut subnet: Option<SubnetKey> = None;
-    let mut told = None;
-    loop {
-        let wanted = network.borrow_and_update().as_ref().map(|running| running.lease.subnet);
-        let failure = put(&namespace, subnet.filter(|before| Some(*before) != wanted), wanted).err();
-        let failure = failure.map(|error| chain(&error));
-        match (&failure, wanted) {
-            (Some(reason), _) if failure != told => error!("Failed to add the blackhole route: {reason}"),
-            (None, Some(now)) if subnet != wanted => info!("Blackhole route for {}", story::subnets(&now)),
+    audit_interval: Duration,
+    subnets: Vec<IpNet>,
+    /// The last failure; it is logged once.
+    failure: Option<String>,
+}
+
+impl BlackholeRoutes {
+    /// Prepares to keep routes, and to check them this often.
+    #[must_use]
+    pub fn new(namespace: Namespace, audit_interval: Duration) -> Self {
+        Self { namespace, audit_interval, subnets: Vec::new(), failure: None }
+    }
+
+    /// Keeps a route for each subnet of the network that `networks` holds, and never returns.
+    ///
+    /// Failures are logged and retried.
+    pub async fn run(mut self, mut networks: watch::Receiver<Option<FirewallNetwork>>) -> Infallible {
+        loop {
+            let subnets = networks.borrow_and_update().as_ref().map(subnets).unwrap_or_default();
+            self.reconcile(subnets);
+            tokio::select! {
+                Ok(()) = networks.changed() => {}
+                () = tokio::time::sleep(self.audit_interval) => {}
+            }
+        }
+    }
+
+    fn reconcile(&mut self, subnets: Vec<IpNet>) {
+        let stale: Vec<_> = self.subnets.iter().filter(|net| !subnets.contains(net)).copied().collect();
+        let failure = apply(&self.namespace, &stale, &subnets).err().map(|error| chain(&error));
+        match &failure {
+            Some(reason) if failure != self.failure => error!("Failed to add the blackhole route: {reason}"),
+            None if subnets != self.subnets => {
+                let names: Vec<_> = subnets.iter().map(ToString::to_string).collect();
+                info!("Blackhole route for {}", names.join(" and "));
+            }
             _ => {}
         }
-        (subnet, told) = (wanted, failure);
-        tokio::select! {
-            Ok(()) = network.changed() => {}
-            () = tokio::time::sleep(every) => {}
-        }
+        (self.subnets, self.failure) = (subnets, failure);
+    }
+
+    /// Removes the routes for the subnets of a network.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the kernel refuses.
+    pub fn remove(namespace: &Namespace, network: &FirewallNetwork) -> Result<(), Error> {
+        apply(namespace, &subnets(network), &[])
     }
 }
 
-/// Removes the routes for the subnets of a network that ends.
-pub(crate) fn remove(namespace: &Namespace, running: &Running) {
-    if let Err(error) = put(namespace, Some(running.lease.subnet), None) {
-        error!("The blackhole route stays: {}", chain(&error));
-    }
+fn subnets(network: &FirewallNetwork) -> Vec<IpNet> {
+    network.prefixes.iter().map(|prefixes| prefixes.subnet()).collect()
 }
 
-/// Adds what is missing, and deletes the routes of an earlier subnet.
-fn put(namespace: &Namespace, before: Option<SubnetKey>, now: Option<SubnetKey>) -> Result<(), Error> {
-    let routes = |subnet: Option<SubnetKey>| {
-        let nets: Vec<_> = subnet.iter().flat_map(SubnetKey::nets).collect();
-        nets.into_iter().map(|net| Route::blackhole(net).with_metric(METRIC))
-    };
-    let writes: Vec<Write> =
-        routes(before).map(Write::DeleteRoute).chain(routes(now).map(Write::AddRoute)).collect();
+/// Removes the stale routes and adds the desired ones.
+fn apply(namespace: &Namespace, stale: &[IpNet], desired: &[IpNet]) -> Result<(), Error> {
+    let route = |net: &IpNet| Route::blackhole(*net).with_metric(METRIC);
+    let deletions = stale.iter().map(route).map(Write::DeleteRoute);
+    let writes: Vec<Write> = deletions.chain(desired.iter().map(route).map(Write::AddRoute)).collect();
     if writes.is_empty() {
         return Ok(());
     }
-    let outcomes = Netlink::open_in(namespace)?.apply(&writes);
-    outcomes
+    Netlink::open_in(namespace)?
+        .apply(&writes)
         .into_iter()
-        .find(|outcome| outcome.as_ref().is_err_and(|error| !error.is_exists() && !error.is_not_found()))
+        .find(|result| result.as_ref().is_err_and(|error| !error.is_exists() && !error.is_not_found()))
         .unwrap_or(Ok(()))
 }

@@ -22,7 +22,9 @@ use flannel_core::{
     SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, NodeIdentity};
+use flannel_registry::{
+    CacheOptions, CachedLeaseManager, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions,
+};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,12 +34,12 @@ use tracing::{error, info, warn};
 use self::manager::notified;
 use crate::backends::Backends;
 use crate::fd_store::{self, FdStore};
-use crate::firewall::Keeper;
+use crate::firewall::FirewallTask;
 use crate::notify::Notifier;
 use crate::observe::report::{Beside, Sources};
 use crate::options::Options;
 use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
+use crate::{capabilities, external, firewall, observe, ping, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -101,14 +103,13 @@ impl Daemon<'_> {
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
-        let blackhole = self.blackhole(running.clone());
         let beside = Arc::new(Beside::default());
-        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
+        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).run();
         let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
         let serving = observe::serve(&self.options.observe, sources.clone());
         let telling = manager::tell(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
-        tokio::pin!(work, rules, blackhole, serving, telling, probing);
+        tokio::pin!(work, rules, serving, telling, probing);
         let mut life = Life::default();
         let ended = loop {
             self.tell_reloads(&mut life, &tell_running.borrow());
@@ -126,7 +127,6 @@ impl Daemon<'_> {
                 Some(running) = guarded.recv() => self.on_guarded(running, &mut life, &beside),
                 () = life.reload_ends() => life.reload = None,
                 never = &mut rules => match never {},
-                never = &mut blackhole => match never {},
                 never = &mut serving => match never {},
                 never = &mut telling => match never {},
                 never = &mut probing => match never {},
@@ -157,8 +157,8 @@ impl Daemon<'_> {
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let mut damping = DampingOptions::default();
         damping.hold = self.options.mass_expiry_hold;
-        let manager = LocalManager::with_options(registry, self.lease_options()?);
-        let manager = CachedManager::open(manager, self.cache_options(damping));
+        let manager = RegistryLeaseManager::with_options(registry, self.lease_options()?);
+        let manager = CachedLeaseManager::open(manager, self.cache_options(damping));
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
@@ -172,10 +172,10 @@ impl Daemon<'_> {
         Ok(options)
     }
 
-    fn lease_options(&self) -> Result<LocalManagerOptions, String> {
+    fn lease_options(&self) -> Result<RegistryLeaseManagerOptions, String> {
         let identity = NodeIdentity::open(self.options.beside_subnet_file(".node-id"))
             .map_err(|error| format!("Failed to draw an id for this host: {error}"))?;
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = self.options.lease_ttl;
         options.renew_margin = self.options.renew_margin;
         options.identity = Some(Arc::new(identity));
@@ -192,21 +192,13 @@ impl Daemon<'_> {
 
     fn firewall(
         &self,
-        network: watch::Receiver<Option<Running>>,
+        running: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
         beside: Arc<Beside>,
-    ) -> Keeper {
+    ) -> FirewallTask {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
-        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, beside, done }
-    }
-
-    async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
-        if self.options.firewall.blackhole_route {
-            blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
-        } else {
-            std::future::pending().await
-        }
+        FirewallTask { flags, namespace, previous: self.previous.nets(), running, peers, beside, done }
     }
 
     /// Probes the other hosts, if that is asked for.
@@ -321,9 +313,6 @@ impl Daemon<'_> {
         self.remove_subnet_file();
         if let Some(running) = running {
             firewall::remove(&self.options.firewall, self.namespace.clone(), &running).await;
-            if self.options.firewall.blackhole_route {
-                blackhole::remove(&self.namespace, &running);
-            }
         }
         if ended.is_ok()
             && let Some(lease) = lease

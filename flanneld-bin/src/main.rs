@@ -11,7 +11,6 @@ use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
 mod backends;
-mod blackhole;
 mod capabilities;
 mod daemon;
 mod doctor;

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
 use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
-use flannel_firewall::{Barrier, MissingRules, Packet};
+use flannel_firewall::{BlockingRule, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
-use flannel_registry::{CertificateDates, Remembered};
+use flannel_registry::{CachedNetwork, CertificateDates};
 
 use super::etcdctl::Etcdctl;
 use crate::options::Options;
@@ -133,7 +133,7 @@ pub(crate) struct Memory {
     /// The text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
     /// The network as it was.
-    pub(crate) network: Option<Remembered>,
+    pub(crate) network: Option<CachedNetwork>,
     /// The id of the host.
     pub(crate) node: Option<NodeId>,
 }
@@ -187,7 +187,7 @@ pub(crate) struct Socket {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Firewall {
     /// The rules in the way of the network's packets.
-    pub(crate) barriers: Vec<(Packet, Barrier)>,
+    pub(crate) barriers: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
     pub(crate) missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.

@@ -9,7 +9,7 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
 use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
 use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
-use flannel_registry::{CertificateDates, Remembered, certificate_dates};
+use flannel_registry::{CachedNetwork, CertificateDates, certificate_dates};
 
 use super::facts::{Config, Daemon, Facts, Firewall, Kernel, Memory, Network, Registry};
 use crate::observe::client;
@@ -232,7 +232,7 @@ fn held_peers(facts: &Facts) -> usize {
 /// Reads what earlier runs left.
 fn memory(options: &Options) -> Memory {
     let network =
-        Remembered::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
+        CachedNetwork::read(&options.beside_subnet_file(".cache"), &options.etcd.prefix).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
     Memory { subnet_file, network, node: crate::plan::node_id(options) }
 }

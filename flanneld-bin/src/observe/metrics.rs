@@ -86,10 +86,14 @@ fn lease(page: &mut Page, report: &Report) {
 
 fn registry(page: &mut Page, report: &Report) {
     let registry = &report.network.registry;
-    page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.silent.is_none()));
-    if let Some(age) = registry.last_word_age {
-        page.gauge("flannel_registry_last_word_age_seconds", "Time since the registry gave its last word.")
-            .is(seconds(age));
+    page.gauge("flannel_registry_up", "Whether the registry is heard.")
+        .is(flag(registry.unavailable.is_none()));
+    if let Some(age) = registry.last_contact_age {
+        page.gauge(
+            "flannel_registry_last_contact_age_seconds",
+            "Time since the registry gave its last word.",
+        )
+        .is(seconds(age));
     }
     if let Some(revision) = registry.revision {
         page.gauge("flannel_registry_revision", "The revision up to which the registry was heard.")
@@ -211,14 +215,9 @@ mod tests {
     /// A report in which everything is said.
     fn full() -> Report {
         let status = include_bytes!("../../../flannel-core/src/status/golden.json");
-        let firewall = crate::observe::report::FirewallStatus {
-            mode: "nftables".to_owned(),
-            passes: 5,
-            repairs: 2,
-            failures: 1,
-            failed: vec!["no".to_owned()],
-            obstacles: Vec::new(),
-        };
+        let mut firewall = flannel_firewall::FirewallStatus::default();
+        (firewall.passes, firewall.repairs, firewall.failures) = (5, 2, 1);
+        firewall.failed = vec!["no".to_owned()];
         Report { firewall: Some(firewall), ..Report::read(status).expect("a status") }
     }
 
@@ -297,7 +296,7 @@ mod tests {
             "flannel_probe_longest_round_trip_seconds 0.0004",
             "flannel_firewall_repairs_total 2",
             "flannel_dropped_packets_total{reason=\"stranger\"} 3",
-            "flannel_registry_last_word_age_seconds 4.2",
+            "flannel_registry_last_contact_age_seconds 4.2",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }

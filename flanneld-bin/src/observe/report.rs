@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flannel_core::{Condition, ConditionName, MeshStatus, NetworkView, ProbeSide, ProbeVerdict, Status};
+use flannel_firewall::FirewallStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::ping::MeshNotes;
@@ -51,24 +52,6 @@ pub(crate) struct DaemonStatus {
     pub(crate) pid: u32,
     /// The file that tells the container runtime its subnet.
     pub(crate) subnet_file: String,
-}
-
-/// The firewall rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct FirewallStatus {
-    /// Where they are: `iptables` or `nftables`.
-    pub(crate) mode: String,
-    /// How often there was a reason to look.
-    pub(crate) passes: u64,
-    /// How often somebody had changed rules, and they were put right.
-    pub(crate) repairs: u64,
-    /// How many times something could not be done.
-    pub(crate) failures: u64,
-    /// What could not be done the last time.
-    pub(crate) failed: Vec<String>,
-    /// Other rules that keep pods from reaching each other, each with what to do about it.
-    pub(crate) obstacles: Vec<String>,
 }
 
 /// Where the parts of a report come from.
@@ -239,6 +222,8 @@ pub(crate) const LINE_EVERY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use flannel_firewall::FirewallMode;
+
     use super::*;
 
     #[test]
@@ -246,8 +231,8 @@ mod tests {
         let mut network = Status::default();
         network.ready = true;
         network.peers.known = 2;
-        let firewall =
-            FirewallStatus { mode: "nftables".to_owned(), repairs: 2, ..FirewallStatus::default() };
+        let mut firewall = FirewallStatus::default();
+        (firewall.mode, firewall.repairs) = (FirewallMode::Nftables, 2);
         let daemon = DaemonStatus { version: "1".to_owned(), pid: 7, subnet_file: "/a".to_owned() };
         let report = Report { daemon, firewall: Some(firewall), network };
         let json = serde_json::to_vec(&report).expect("written");
@@ -271,8 +256,9 @@ mod tests {
         assert_eq!(names(&notes, true), "subnet_file_failed");
         notes.subnet_file = Some(Ok(()));
         assert_eq!(names(&notes, true), "");
-        notes.firewall =
-            Some(FirewallStatus { failed: vec!["no nft".to_owned()], ..FirewallStatus::default() });
+        let mut firewall = FirewallStatus::default();
+        firewall.failed = vec!["no nft".to_owned()];
+        notes.firewall = Some(firewall);
         assert_eq!(names(&notes, true), "firewall_failed");
     }
 

@@ -3,7 +3,8 @@
 use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, ProbeVerdict, RegistryStatus, Status};
 
 use super::format::{Cell, Paint, Table, list, plain, time};
-use crate::observe::report::{FirewallStatus, Report};
+use crate::observe::report::Report;
+use flannel_firewall::FirewallStatus;
 
 /// How many of the last errors people see; all are in the JSON.
 const ERRORS: usize = 5;
@@ -69,7 +70,7 @@ fn lease(lease: &LeaseStatus) -> String {
 
 fn registry(registry: &RegistryStatus) -> String {
     let mut text = plain(&registry.name);
-    if let Some(age) = registry.last_word_age {
+    if let Some(age) = registry.last_contact_age {
         text.push_str(&format!(", heard {} ago", time(age)));
     }
     if let Some(revision) = registry.revision {

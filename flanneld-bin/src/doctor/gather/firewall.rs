@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way, missing_rules,
+    FirewallError, FirewallNetwork, IptablesError, Packet, Ruleset, Transport, Way, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -40,13 +40,10 @@ async fn look_for_own_rules(
     firewall: &mut Firewall,
 ) {
     let flags = &facts.options.firewall;
-    let mode = crate::firewall::mode(&network.config);
-    let options = FirewallOptions::new(mode, flags.rules, flags.resync)
-        .with_tunnel_port(network.port)
-        .with_restrict_tunnel_port(flags.restrict_tunnel_port);
     let own = network.own.as_ref();
-    let nets = own.map(|own| Nets::of(&network.config, &own.subnet)).unwrap_or_default();
-    match missing_rules(namespace, &options, &nets).await {
+    let running = own.map(|own| FirewallNetwork::new(&network.config, &own.subnet, network.port));
+    let running = running.unwrap_or_default();
+    match missing_rules(namespace, &flags.rules, &running).await {
         Ok(missing) => firewall.missing = missing,
         Err(error) if error.is_not_installed() => firewall.lacks = Some(package(&error).to_owned()),
         Err(error @ FirewallError::Iptables(_, IptablesError::NotShown { .. })) => {
@@ -60,7 +57,7 @@ async fn look_for_own_rules(
         true => ("nft", "nftables"),
     };
     let wants_rules = flags.rules.masquerade || flags.rules.forward;
-    if nets.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
+    if running.prefixes.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
         firewall.lacks = Some(package.to_owned());
     }
 }
