@@ -27,7 +27,7 @@ use flannel_core::NetworkOptions;
 use flannel_netlink::{
     Address, Family, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
 };
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{INTERFACE, Lab, LabOptions, Member, OverlayState, PingOptions, Pod, RunningPing};
 
 const HOSTS: usize = 3;
@@ -237,7 +237,7 @@ impl Site {
         let start = |host: usize| {
             let host = &lab.hosts[host].namespace;
             let external = external_interface(host, INTERFACE).unwrap();
-            let manager = LocalManager::new(registry.clone());
+            let manager = RegistryLeaseManager::new(registry.clone());
             let mut options = match network {
                 "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(host.clone()), external),
                 _ => NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external),
@@ -267,11 +267,11 @@ impl Site {
         let options = PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() };
         let from = &self.pods[0].namespace;
         let ping = RunningPing::start(from, self.to, Duration::from_millis(1), &options).unwrap();
-        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
         self.victim.down_for = Duration::ZERO;
         let begun = fault(&mut self.victim);
         let kernel = self.time_to_heal(begun);
-        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
         // Nothing of it comes undone when the last notices are heard.
         std::thread::sleep(Duration::from_millis(100));
         self.time_to_heal(begun);

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use flannel_benches::figures;
 use flannel_core::{ExternalInterface, Network, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry};
 use flannel_registry::{
-    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, LocalManager, MemoryRegistry,
+    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, MemoryRegistry, RegistryLeaseManager,
 };
 use flannel_testing::{Call, Etcd, EtcdOptions, FakeBackend, FaultyRegistry};
 
@@ -252,7 +252,7 @@ fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses
         Addresses::Scattered => Ipv4Addr::from(u32::from(number).wrapping_mul(0x9e37_79b1)),
     };
     let external = ExternalInterface::new("eth0", 2, 1500, v4);
-    let manager = LocalManager::new(registry.clone());
+    let manager = RegistryLeaseManager::new(registry.clone());
     let mut options = NetworkOptions::new(manager, FakeBackend::new(), external);
     // Nobody listens, and thousands of backlogs are much memory.
     options.event_backlog = 1;

@@ -9,7 +9,7 @@ use std::error::Error;
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{Network, NetworkEvent, NetworkOptions, Shutdown};
 use flannel_examples::{pod, ready, show_ping};
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 use futures::StreamExt;
 
@@ -28,7 +28,7 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
     for host in &lab.hosts {
         let external = external_interface(&host.namespace, INTERFACE)?;
         let backend = OpenVxlan::new(host.namespace.clone());
-        let options = NetworkOptions::new(LocalManager::new(registry.clone()), backend, external);
+        let options = NetworkOptions::new(RegistryLeaseManager::new(registry.clone()), backend, external);
         let (network, task) = Network::new(options);
         tokio::spawn(tell(host.name.clone(), network.events()));
         members.push((network, tokio::spawn(task.run())));

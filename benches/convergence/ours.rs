@@ -11,7 +11,7 @@ use flannel_core::{
     SyncReport, SyncRequest,
 };
 use flannel_netlink::{Monitor, Namespace, Notice};
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 
 use crate::Measured;
 use crate::peers::{self, attrs, lease, subnet};
@@ -91,7 +91,7 @@ pub(crate) fn measure_network(size: u32) -> Measured {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let external = external_interface(&host, "eth0").unwrap();
-    let manager = LocalManager::new(registry.clone());
+    let manager = RegistryLeaseManager::new(registry.clone());
     let options = NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external);
     let (network, task) = Network::new(options);
     // One thread for the network, as in the daemon, and one for the world around it.

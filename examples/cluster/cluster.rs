@@ -7,7 +7,7 @@ use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
 use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
 use flannel_examples::{Progress, Table};
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{Host, INTERFACE, Lab, LabError, LabOptions, Pod};
 use tokio::task::JoinHandle;
 
@@ -118,7 +118,7 @@ impl Member {
     /// Starts the network of one host.
     fn start(host: &Host, backend: &str, registry: MemoryRegistry) -> Result<Self, BackendError> {
         let external = external_interface(&host.namespace, INTERFACE)?;
-        let (namespace, manager) = (host.namespace.clone(), LocalManager::new(registry));
+        let (namespace, manager) = (host.namespace.clone(), RegistryLeaseManager::new(registry));
         let options = match backend {
             "host-gw" => NetworkOptions::new(manager, OpenHostGw::new(namespace), external),
             "udp" => NetworkOptions::new(manager, OpenUdp::new(namespace), external),

@@ -12,7 +12,7 @@ use std::error::Error;
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{Network, NetworkOptions, Shutdown, SubnetRegistry};
 use flannel_examples::{pod, ready, run, show_ping};
-use flannel_registry::LocalManager;
+use flannel_registry::RegistryLeaseManager;
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 
 use store::Store;
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for host in &lab.hosts {
         let external = external_interface(&host.namespace, INTERFACE)?;
         // The manager takes, renews and defends the lease, over any registry.
-        let manager = LocalManager::new(store.clone());
+        let manager = RegistryLeaseManager::new(store.clone());
         let backend = OpenVxlan::new(host.namespace.clone());
         let (network, task) = Network::new(NetworkOptions::new(manager, backend, external));
         run(task);

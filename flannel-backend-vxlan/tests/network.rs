@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{DEADLINE, ip, lab, lease, numbered};
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{ConditionName, NetworkOptions, PeerState, Shutdown};
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{Member, eventually};
 
 /// Of thousands of objects the kernel refuses one. It alone waits, and the status says which it is and why.
@@ -29,8 +29,11 @@ fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named()
     let refused = lease("10.200.0.0-24", "172.31.0.1", "0e:02:00:00:00:01");
     put(&refused);
     let external = external_interface(host, "eth0").unwrap();
-    let mut options =
-        NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(host.clone()), external);
+    let mut options = NetworkOptions::new(
+        RegistryLeaseManager::new(registry.clone()),
+        OpenVxlan::new(host.clone()),
+        external,
+    );
     options.audit_every = Duration::from_secs(3600);
     let member = Member::start(options).unwrap();
     member.wait_for_peers(PEERS as usize, DEADLINE).unwrap();

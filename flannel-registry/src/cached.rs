@@ -5,11 +5,11 @@
 //!  config,   ───▶ its answer                           what the file says
 //!  acquire
 //!  keep      ───▶ as it keeps                          ask again until it answers, then as it keeps; or lost
-//!  watch     ───▶ as it watches, and what is           the remembered peers, `Recalled`, then as it watches, each
+//!  watch     ───▶ as it watches, and what is           the remembered peers, `FromCache`, then as it watches, each
 //!                 remembered but gone, as gone         told only if it is news
 //! ```
 //!
-//! Remembered peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
+//! Cached peers that were learnt from another store are no peers, and are told as `CacheRejected` if they were told at
 //! all: a host that was moved to another registry does not keep those of the first.
 //!
 //! What is known is written to the file when it changes, at most once a second, on another thread.
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager,
+    Backoff, Damping, DampingOptions, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager,
     LeaseRequest, ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity,
     SubnetKey, chain,
 };
@@ -46,7 +46,7 @@ pub(crate) use file::read_cache;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use flannel_core::{LeaseAttrs, LeaseManager, LeaseRequest};
-/// use flannel_registry::{CacheOptions, CachedManager, LocalManager, MemoryRegistry};
+/// use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager, MemoryRegistry};
 /// use std::net::Ipv4Addr;
 ///
 /// let registry = MemoryRegistry::new();
@@ -54,7 +54,7 @@ pub(crate) use file::read_cache;
 /// let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
 /// let path = std::env::temp_dir().join("cached-manager-example");
 /// let options = CacheOptions::new(path, "/coreos.com/network", attrs.public);
-/// let manager = CachedManager::open(LocalManager::new(registry), options);
+/// let manager = CachedLeaseManager::open(RegistryLeaseManager::new(registry), options);
 /// let config = manager.config().await?;
 /// let lease = manager.acquire(LeaseRequest::new(&config, &attrs)).await?;
 /// manager.release(&lease).await?;
@@ -62,11 +62,11 @@ pub(crate) use file::read_cache;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct CachedManager<M> {
+pub struct CachedLeaseManager<M> {
     shared: Arc<Shared<M>>,
 }
 
-/// Where and how a [`CachedManager`] remembers.
+/// Where and how a [`CachedLeaseManager`] remembers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CacheOptions {
@@ -124,7 +124,7 @@ struct State {
     peers: Damping,
 }
 
-impl<M: LeaseManager> CachedManager<M> {
+impl<M: LeaseManager> CachedLeaseManager<M> {
     /// Reads the file, and stands before `inner` from now on.
     pub fn open(inner: M, options: CacheOptions) -> Self {
         let CacheOptions { path, network, public, damping, retry } = options;
@@ -151,7 +151,7 @@ impl<M: LeaseManager> CachedManager<M> {
 }
 
 #[async_trait]
-impl<M: LeaseManager> LeaseManager for CachedManager<M> {
+impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
     fn describe(&self) -> String {
         self.shared.inner.describe()
     }
@@ -160,8 +160,8 @@ impl<M: LeaseManager> LeaseManager for CachedManager<M> {
         self.shared.inner.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.shared.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.shared.inner.last_contact()
     }
 
     /// Answers with the remembered configuration if the registry has none or a wrong one, too: one bad write shall not
@@ -196,11 +196,11 @@ impl<M: LeaseManager> LeaseManager for CachedManager<M> {
     }
 
     /// Answers with the remembered lease if the registry has none, too: so the host looks to its peers as it did.
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         if let Some(own) = self.shared.remembered(&public) {
             return Ok(Some(own));
         }
-        let answer = self.shared.inner.recall(public).await;
+        let answer = self.shared.inner.previous_lease(public).await;
         if let Err(error) = &answer {
             self.shared.note_silence(error);
             return self.shared.remembered(&public).map_or(answer, |own| Ok(Some(own)));

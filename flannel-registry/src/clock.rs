@@ -20,7 +20,7 @@ use crate::sys;
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicU64, Ordering};
 /// use std::time::{Duration, Instant};
-/// use flannel_registry::{Clock, LocalManager, LocalManagerOptions, MemoryRegistry};
+/// use flannel_registry::{Clock, RegistryLeaseManager, RegistryLeaseManagerOptions, MemoryRegistry};
 ///
 /// #[derive(Debug)]
 /// struct Resumed {
@@ -38,9 +38,9 @@ use crate::sys;
 /// }
 ///
 /// let clock = Arc::new(Resumed { started: Instant::now(), lost_seconds: AtomicU64::new(0) });
-/// let mut options = LocalManagerOptions::default();
+/// let mut options = RegistryLeaseManagerOptions::default();
 /// options.clock = clock.clone();
-/// let manager = LocalManager::with_options(MemoryRegistry::new(), options);
+/// let manager = RegistryLeaseManager::with_options(MemoryRegistry::new(), options);
 /// clock.lost_seconds.fetch_add(3600, Ordering::Relaxed);
 /// assert!(clock.now() >= Duration::from_secs(3600), "a renewal that was due meanwhile is made within a second");
 /// # drop(manager);

@@ -27,7 +27,7 @@ pub use dates::{CertificateDates, certificate_dates};
 #[cfg(feature = "etcd-v3")]
 pub(crate) use files::Stamp;
 pub(crate) use files::certificates;
-pub(crate) use files::{FileError, Files, HalfPair};
+pub(crate) use files::{FileError, Files, IncompleteKeyPair};
 pub(crate) use moves::Moves;
 pub(crate) use names::Names;
 pub(crate) use position::{LastCluster, Position};

@@ -22,8 +22,8 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v3")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
-    SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
+    SubnetKey, SubnetRegistry,
 };
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
@@ -154,7 +154,7 @@ pub enum Etcd2OptionsError {
     /// One of the certificate and its key is given without the other; give both. The words are upstream's.
     #[error("KeyFile and CertFile must both be present[key: {key_file}, cert: {cert_file}]",
         key_file = .key_file.display(), cert_file = .cert_file.display())]
-    HalfPair {
+    IncompleteKeyPair {
         /// The certificate's file, or nothing.
         cert_file: PathBuf,
         /// The key's file, or nothing.
@@ -223,7 +223,7 @@ impl Etcd2Registry {
     /// # Errors
     ///
     /// [`RegistryError`] if no member answers.
-    pub async fn date(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
+    pub async fn server_time(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
         self.store.date().await
     }
 
@@ -256,7 +256,7 @@ impl SubnetRegistry for Etcd2Registry {
         self.store.identity()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         self.store.cluster.word.last()
     }
 

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v2")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
-    SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
+    SubnetKey, SubnetRegistry,
 };
 use futures::stream::BoxStream;
 
@@ -161,7 +161,7 @@ pub enum Etcd3OptionsError {
     /// One of the certificate and its key is given without the other; give both. The words are upstream's.
     #[error("KeyFile and CertFile must both be present[key: {key_file}, cert: {cert_file}]",
         key_file = .key_file.display(), cert_file = .cert_file.display())]
-    HalfPair {
+    IncompleteKeyPair {
         /// The certificate's file, or nothing.
         cert_file: PathBuf,
         /// The key's file, or nothing.
@@ -169,7 +169,7 @@ pub enum Etcd3OptionsError {
     },
     /// One of the user name and the password is given without the other; give both.
     #[error("etcd is to be told {0}")]
-    HalfUser(&'static str),
+    IncompleteCredentials(&'static str),
 }
 
 /// What all clones of a registry share.
@@ -256,7 +256,7 @@ impl SubnetRegistry for Etcd3Registry {
         self.store.identity()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         self.store.cluster.word.last()
     }
 

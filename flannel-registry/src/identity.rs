@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use flannel_core::{NodeId, chain};
 
-use crate::whole_file::write_whole;
+use crate::atomic_file::write_atomically;
 
 /// Whoever looks after the host may read it: it stands in the registry, too.
 const MODE: u32 = 0o644;
@@ -81,7 +81,7 @@ fn draw() -> io::Result<NodeId> {
 }
 
 fn write(path: &Path, id: NodeId) {
-    if let Err(error) = write_whole(path, format!("{id}\n").as_bytes(), MODE) {
+    if let Err(error) = write_atomically(path, format!("{id}\n").as_bytes(), MODE) {
         tracing::warn!("The id of this host is not kept: {}", chain(&error));
     }
 }

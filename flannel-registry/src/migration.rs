@@ -52,9 +52,9 @@ pub(crate) enum Author {
 #[non_exhaustive]
 pub enum MigrationStep {
     /// The network configuration.
-    Config(Fate),
+    Config(MigrationOutcome),
     /// A lease.
-    Lease(Lease, Fate),
+    Lease(Lease, MigrationOutcome),
     /// A record that cannot be read: it is set aside, and no host uses it.
     Bad(BadRecord),
 }
@@ -62,17 +62,17 @@ pub enum MigrationStep {
 /// What becomes of a lease or of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fate {
+pub enum MigrationOutcome {
     /// It is copied, to end after this time if it does.
     Copied(Option<Duration>),
     /// The copy that is there is brought up to date, to end after this time if it does.
     Updated(Option<Duration>),
     /// It is there already.
-    There,
+    UpToDate,
     /// Its host lives over v3 already, with this subnet.
-    Moved(SubnetKey),
+    AlreadyMoved(SubnetKey),
     /// It runs out within the next second.
-    Ended,
+    Expiring,
     /// Something else is in its place, which stays: a person must decide.
     Conflict(String),
 }
@@ -83,7 +83,7 @@ pub enum Fate {
 pub enum MigrationError {
     /// There is no configuration in the v2 store: the prefix may be wrong, or there is nothing to move.
     #[error("there is no network config to move in {0}")]
-    Nothing(String),
+    NotConfigured(String),
     /// The configuration cannot be used; correct it first.
     #[error("the network config in {place}: {error}")]
     Config {
@@ -115,13 +115,13 @@ pub async fn migrate(
     tell: &mut (dyn FnMut(MigrationStep) + Send),
 ) -> Result<(), MigrationError> {
     let place = || v2.describe();
-    let config = v2.config().await?.ok_or_else(|| MigrationError::Nothing(place()))?;
+    let config = v2.config().await?.ok_or_else(|| MigrationError::NotConfigured(place()))?;
     NetworkConfig::parse(&config).map_err(|error| MigrationError::Config { place: place(), error })?;
     copy_leases(v2, v3, dry_run, true, tell).await?;
     let fate = match v3.config().await? {
-        Some(there) if there == config => Fate::There,
+        Some(there) if there == config => MigrationOutcome::UpToDate,
         Some(_) => another_config(v3),
-        None if dry_run || v3.copy_config(&config).await? => Fate::Copied(None),
+        None if dry_run || v3.copy_config(&config).await? => MigrationOutcome::Copied(None),
         None => another_config(v3),
     };
     tell(MigrationStep::Config(fate));
@@ -133,8 +133,8 @@ pub async fn migrate(
     Ok(())
 }
 
-fn another_config(v3: &Etcd3Registry) -> Fate {
-    Fate::Conflict(format!("{} has another network config, which stays", v3.describe()))
+fn another_config(v3: &Etcd3Registry) -> MigrationOutcome {
+    MigrationOutcome::Conflict(format!("{} has another network config, which stays", v3.describe()))
 }
 
 /// Copies what is missing or has changed, and tells how many leases that were. Tells about the others, too, if wanted.
@@ -161,14 +161,14 @@ async fn copy_leases(
                 }
                 continue;
             }
-            (Action::Copy, true) => Fate::Copied(original.left),
-            (Action::Replace(_), true) => Fate::Updated(original.left),
+            (Action::Copy, true) => MigrationOutcome::Copied(original.left),
+            (Action::Replace(_), true) => MigrationOutcome::Updated(original.left),
             (Action::Copy, false) => match v3.copy(&original, None).await? {
-                true => Fate::Copied(original.left),
+                true => MigrationOutcome::Copied(original.left),
                 false => overtaken(),
             },
             (Action::Replace(there), false) => match v3.copy(&original, Some(&there)).await? {
-                true => Fate::Updated(original.left),
+                true => MigrationOutcome::Updated(original.left),
                 false => overtaken(),
             },
         };
@@ -180,8 +180,8 @@ async fn copy_leases(
 }
 
 /// Somebody wrote between the look and the write.
-fn overtaken() -> Fate {
-    Fate::Conflict(
+fn overtaken() -> MigrationOutcome {
+    MigrationOutcome::Conflict(
         "it was written over v3 this very moment, and stays as it was written; look again".to_owned(),
     )
 }

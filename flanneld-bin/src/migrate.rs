@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use flannel_core::{SubnetRegistry as _, Term, chain};
-use flannel_registry::{Fate, MigrationStep, migrate};
+use flannel_registry::{MigrationOutcome, MigrationStep, migrate};
 use tracing::error;
 
 use crate::flags::FlagError;
@@ -82,21 +82,21 @@ fn line(step: &MigrationStep, dry_run: bool) -> String {
     }
 }
 
-fn words(fate: &Fate, dry_run: bool) -> String {
+fn words(fate: &MigrationOutcome, dry_run: bool) -> String {
     let would_be = if dry_run { "would be " } else { "" };
     let ends = |left: &Option<Duration>| match left {
         Some(left) => format!(", ends in {} unless it is renewed", duration(*left)),
         None => String::new(),
     };
     match fate {
-        Fate::Copied(left) => format!("{would_be}copied{}", ends(left)),
-        Fate::Updated(left) => format!("{would_be}copied again{}", ends(left)),
-        Fate::There => "is there already".to_owned(),
-        Fate::Moved(subnet) => {
+        MigrationOutcome::Copied(left) => format!("{would_be}copied{}", ends(left)),
+        MigrationOutcome::Updated(left) => format!("{would_be}copied again{}", ends(left)),
+        MigrationOutcome::UpToDate => "is there already".to_owned(),
+        MigrationOutcome::AlreadyMoved(subnet) => {
             format!("left alone, its host uses the v3 store already and holds {}", story::subnets(subnet))
         }
-        Fate::Ended => "left alone, it runs out now".to_owned(),
-        Fate::Conflict(reason) => format!("NOT copied: {reason}"),
+        MigrationOutcome::Expiring => "left alone, it runs out now".to_owned(),
+        MigrationOutcome::Conflict(reason) => format!("NOT copied: {reason}"),
         other => format!("{other:?}"),
     }
 }
@@ -118,11 +118,13 @@ impl Summary {
             return;
         };
         match fate {
-            Fate::Copied(_) | Fate::Updated(_) => self.copied += 1,
+            MigrationOutcome::Copied(_) | MigrationOutcome::Updated(_) => self.copied += 1,
             // A lease that ends now is gone from either store.
-            Fate::There | Fate::Moved(_) | Fate::Ended => self.there += 1,
+            MigrationOutcome::UpToDate | MigrationOutcome::AlreadyMoved(_) | MigrationOutcome::Expiring => {
+                self.there += 1
+            }
             // Nothing counts as moved of which it is not known.
-            Fate::Conflict(_) | _ => self.conflicts += 1,
+            MigrationOutcome::Conflict(_) | _ => self.conflicts += 1,
         }
     }
 }

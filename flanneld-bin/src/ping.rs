@@ -38,7 +38,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flannel_core::ProbeVerdict;
-use flannel_registry::Remembered;
+use flannel_registry::CachedNetwork;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use ipnet::IpNet;
@@ -123,8 +123,8 @@ async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
         },
         None => "the daemon was not asked".to_owned(),
     };
-    let no_memory = match Remembered::read(&options.cache, &options.etcd.prefix) {
-        Ok(Some(Remembered { config, own, peers, .. })) => {
+    let no_memory = match CachedNetwork::read(&options.cache, &options.etcd.prefix) {
+        Ok(Some(CachedNetwork { config, own, peers, .. })) => {
             return Ok((Source::Cache, Site::of_leases(&config, Some(&own), &peers)));
         }
         Ok(None) => format!("it remembers no network: there is no file {}", options.cache.display()),

@@ -21,7 +21,7 @@ use flannel_core::{
     PlanRequest, PlannedAction, PlannedChange, SubnetKey, chain,
 };
 use flannel_netlink::Namespace;
-use flannel_registry::Remembered;
+use flannel_registry::CachedNetwork;
 use serde::Serialize;
 
 use crate::backends::Backends;
@@ -151,8 +151,8 @@ async fn ask(options: &Options) -> Result<Known, String> {
 fn remember(options: &Options, reason: String) -> Result<Known, String> {
     let file = options.beside_subnet_file(".cache");
     let nothing = |why: &str| format!("{reason}, and {why}");
-    match Remembered::read(&file, &options.etcd.prefix) {
-        Ok(Some(Remembered { config, own, peers, .. })) => {
+    match CachedNetwork::read(&file, &options.etcd.prefix) {
+        Ok(Some(CachedNetwork { config, own, peers, .. })) => {
             let source = Source::Memory { file, reason };
             Ok(Known { source, config, leases: peers, own: Some(own) })
         }

@@ -7,7 +7,7 @@ use flannel_core::{
     BoxError, Lease, LeaseManager as _, NetworkConfig, NodeId, PublicAddrs, SubnetRegistry, chain,
 };
 use flannel_registry::{
-    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, LocalManager,
+    Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, RegistryLeaseManager,
 };
 use tokio::time::timeout;
 use tracing::warn;
@@ -68,7 +68,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<Known, String> {
     let registry = open(etcd, api).map_err(|error| chain(error.as_ref()))?;
     let reading = async {
-        let manager = LocalManager::new(Arc::clone(&registry));
+        let manager = RegistryLeaseManager::new(Arc::clone(&registry));
         let config = manager.config().await.map_err(|error| chain(&error))?;
         let leases = registry.list().await.map_err(|error| chain(&error))?.leases;
         Ok(Known { name: registry.describe(), config, leases })
@@ -84,6 +84,6 @@ pub(crate) fn own_lease<'l>(
     public: &PublicAddrs,
     node: Option<NodeId>,
 ) -> Option<&'l Arc<Lease>> {
-    let tied = leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
+    let tied = leases.iter().filter_map(|lease| Some((lease.match_host(public, node)?, lease)));
     tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
 }

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use flannel_core::{NetworkConfig, SubnetKey, SubnetPool};
-use flannel_registry::{WriteError, write_whole};
+use flannel_registry::{WriteError, write_atomically};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod previous;
@@ -84,7 +84,7 @@ impl SubnetEnv {
     /// A reader sees the old file or the new one, also after a crash of the host. A regular file keeps its
     /// mode; anything else in its place, such as a symbolic link, is replaced by a file of mode 0644.
     pub(crate) fn write(&self, path: &Path) -> Result<(), WriteError> {
-        write_whole(path, self.to_string().as_bytes(), 0o644)
+        write_atomically(path, self.to_string().as_bytes(), 0o644)
     }
 }
 

@@ -8,7 +8,7 @@ use flannel_netlink::{
     Address, Family, FdbEntry, Link, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan,
     Route, Write,
 };
-use flannel_registry::{LocalManager, MemoryRegistry};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{DeviceState, INTERFACE, Lab, LabOptions, Member, OverlayState, eventually};
 use ipnet::IpNet;
 
@@ -154,8 +154,11 @@ pub(crate) fn is_direct(route: &Route) -> bool {
 
 fn start(namespace: &Namespace, registry: &MemoryRegistry) -> Member {
     let external = external_interface(namespace, INTERFACE).unwrap();
-    let mut options =
-        NetworkOptions::new(LocalManager::new(registry.clone()), OpenVxlan::new(namespace.clone()), external);
+    let mut options = NetworkOptions::new(
+        RegistryLeaseManager::new(registry.clone()),
+        OpenVxlan::new(namespace.clone()),
+        external,
+    );
     // Peers leave faster here than anybody would believe; and no audit covers for a notice that was not understood.
     options.damping.hold = Duration::ZERO;
     options.audit_every = Duration::from_secs(3600);

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use flannel_core::{BoxError, PublicAddrs, chain};
 
+use crate::atomic_file::write_atomically;
 use crate::cache::Cache;
-use crate::whole_file::write_whole;
 
 /// More bytes are no memory of a network: 100 000 peers have less than half of it.
 const LONGEST: u64 = 64 << 20;
@@ -56,7 +56,7 @@ impl CacheFile {
         if state.removed {
             return;
         }
-        let written = write_whole(&self.path, text.as_bytes(), MODE);
+        let written = write_atomically(&self.path, text.as_bytes(), MODE);
         if let Err(error) = &written
             && !state.failed
         {

@@ -57,7 +57,7 @@ impl std::fmt::Debug for Identity {
 
 /// One of a certificate and its key is given without the other.
 #[derive(Debug)]
-pub(crate) struct HalfPair {
+pub(crate) struct IncompleteKeyPair {
     /// The certificate's file, or nothing.
     pub(crate) cert_file: PathBuf,
     /// The key's file, or nothing.
@@ -98,12 +98,12 @@ impl Files {
         ca_file: &Option<PathBuf>,
         cert_file: &Option<PathBuf>,
         key_file: &Option<PathBuf>,
-    ) -> Result<Self, HalfPair> {
+    ) -> Result<Self, IncompleteKeyPair> {
         let pair = match (cert_file.clone(), key_file.clone()) {
             (Some(certificate), Some(key)) => Some(Pair { certificate, key }),
             (None, None) => None,
             (cert_file, key_file) => {
-                return Err(HalfPair {
+                return Err(IncompleteKeyPair {
                     cert_file: cert_file.unwrap_or_default(),
                     key_file: key_file.unwrap_or_default(),
                 });

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::member::{Ask, Manner, Member, Trouble};
 use super::tls::tls;
 use super::{Etcd2Options, Etcd2OptionsError};
-use crate::etcd::{Files, HalfPair, Moves, Turn, Word};
+use crate::etcd::{Files, IncompleteKeyPair, Moves, Turn, Word};
 
 /// All members that may be asked.
 #[derive(Debug)]
@@ -83,7 +83,10 @@ impl Cluster {
             return Err(Etcd2OptionsError::NoEndpoint);
         }
         let files = Files::new(&options.ca_file, &options.cert_file, &options.key_file);
-        let half = |HalfPair { cert_file, key_file }| Etcd2OptionsError::HalfPair { cert_file, key_file };
+        let half = |IncompleteKeyPair { cert_file, key_file }| Etcd2OptionsError::IncompleteKeyPair {
+            cert_file,
+            key_file,
+        };
         let files = files.map_err(half)?;
         if members.iter().any(|member| member.url.starts_with("https:")) {
             tls(&files, "localhost").map_err(|error| Etcd2OptionsError::Tls(chain(error.as_ref())))?;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use super::calls::{Call, Counters};
 use super::cluster::{Failure, failure};
 use super::{Etcd3Options, Etcd3OptionsError};
-use crate::etcd::{FileError, Files, HalfPair, Stamp};
+use crate::etcd::{FileError, Files, IncompleteKeyPair, Stamp};
 
 /// A page of leases is about 1 MB, and a watch that catches up gets all it missed at once.
 const LONGEST_MESSAGE: usize = 256 << 20;
@@ -68,12 +68,19 @@ impl Access {
     pub(super) fn new(options: &Etcd3Options) -> Result<Self, Etcd3OptionsError> {
         let user = match (options.username.as_str(), options.password.as_str()) {
             ("", "") => None,
-            ("", _) => return Err(Etcd3OptionsError::HalfUser("a password without a user name")),
-            (_, "") => return Err(Etcd3OptionsError::HalfUser("a user name without a password")),
+            ("", _) => {
+                return Err(Etcd3OptionsError::IncompleteCredentials("a password without a user name"));
+            }
+            (_, "") => {
+                return Err(Etcd3OptionsError::IncompleteCredentials("a user name without a password"));
+            }
             (name, password) => Some((name.to_owned(), password.to_owned())),
         };
         let files = Files::new(&options.ca_file, &options.cert_file, &options.key_file);
-        let half = |HalfPair { cert_file, key_file }| Etcd3OptionsError::HalfPair { cert_file, key_file };
+        let half = |IncompleteKeyPair { cert_file, key_file }| Etcd3OptionsError::IncompleteKeyPair {
+            cert_file,
+            key_file,
+        };
         Ok(Self { files: files.map_err(half)?, user, connect_timeout: options.connect_timeout })
     }
 

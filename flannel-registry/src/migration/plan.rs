@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flannel_core::{BadRecord, Lease, PublicAddrs, SubnetKey, Term};
 
-use super::{Author, Fate, Found, Original};
+use super::{Author, Found, MigrationOutcome, Original};
 
 /// How much longer an original may last than its copy before that counts: both are told in whole seconds, one after
 /// the other.
@@ -27,7 +27,7 @@ pub(super) enum Action {
     /// Write it in place of this one.
     Replace(Lease),
     /// Write nothing.
-    Leave(Fate),
+    Leave(MigrationOutcome),
 }
 
 /// What is known of the v3 store.
@@ -61,18 +61,22 @@ impl Known {
         let Original { lease, left, .. } = original;
         let public = lease.attrs.public;
         if left.is_some_and(|left| left.is_zero()) {
-            return Action::Leave(Fate::Ended);
+            return Action::Leave(MigrationOutcome::Expiring);
         }
-        let conflict = |reason: String| Action::Leave(Fate::Conflict(reason));
+        let conflict = |reason: String| Action::Leave(MigrationOutcome::Conflict(reason));
         if self.unreadable.contains(&lease.subnet) {
             return conflict("its record over v3 cannot be read".to_owned());
         }
         if let Some(found) = self.found.get(&lease.subnet) {
             let holder = found.lease.attrs.public;
             return match found.author {
-                Author::Host if holder == public => Action::Leave(Fate::Moved(lease.subnet)),
+                Author::Host if holder == public => {
+                    Action::Leave(MigrationOutcome::AlreadyMoved(lease.subnet))
+                }
                 Author::Host => conflict(format!("over v3 {holder} holds it, and keeps it")),
-                Author::Migration if is_up_to_date(original, found) => Action::Leave(Fate::There),
+                Author::Migration if is_up_to_date(original, found) => {
+                    Action::Leave(MigrationOutcome::UpToDate)
+                }
                 // Its host leaves a reservation as it is, so it may have taken this one over.
                 Author::Migration if found.lease.term == Term::Permanent && holder != public => {
                     conflict(format!("over v3 it is reserved for {holder}"))
@@ -81,7 +85,7 @@ impl Known {
             };
         }
         if let Some(moved) = self.moved.get(&public) {
-            return Action::Leave(Fate::Moved(*moved));
+            return Action::Leave(MigrationOutcome::AlreadyMoved(*moved));
         }
         match self.taken.iter().find(|other| other.overlaps(&lease.subnet)) {
             Some(other) => conflict(format!("it overlaps {other}, which is there over v3")),
@@ -133,13 +137,16 @@ mod tests {
     fn what_is_not_there_is_copied_unless_it_ends_now() {
         assert_eq!(action(&original(A, 1, Some(HOUR)), vec![]), Action::Copy);
         assert_eq!(action(&original(A, 1, None), vec![]), Action::Copy);
-        assert_eq!(action(&original(A, 1, Some(Duration::ZERO)), vec![]), Action::Leave(Fate::Ended));
+        assert_eq!(
+            action(&original(A, 1, Some(Duration::ZERO)), vec![]),
+            Action::Leave(MigrationOutcome::Expiring)
+        );
     }
 
     #[test]
     fn a_copy_is_replaced_only_if_its_original_says_or_lasts_something_else() {
         let copy = |host, left| found(A, host, Author::Migration, left);
-        let there = Action::Leave(Fate::There);
+        let there = Action::Leave(MigrationOutcome::UpToDate);
         let replace = |found: Found| Action::Replace(found.lease);
         for (original, copy, expected) in [
             (original(A, 1, Some(HOUR)), copy(1, Some(HOUR)), there.clone()),
@@ -158,13 +165,13 @@ mod tests {
     #[test]
     fn what_a_host_holds_over_v3_is_left_alone() {
         let held = |subnet, host| vec![found(subnet, host, Author::Host, Some(HOUR))];
-        let moved = |subnet: &str| Action::Leave(Fate::Moved(subnet.parse().unwrap()));
+        let moved = |subnet: &str| Action::Leave(MigrationOutcome::AlreadyMoved(subnet.parse().unwrap()));
         let later = Some(HOUR * 9);
         assert_eq!(action(&original(A, 1, later), held(A, 1)), moved(A));
         assert_eq!(action(&original(A, 1, None), held(A, 1)), moved(A));
         assert_eq!(action(&original(A, 1, later), held("10.5.9.0-24", 1)), moved("10.5.9.0-24"));
         let conflict = |action: Action| match action {
-            Action::Leave(Fate::Conflict(reason)) => reason,
+            Action::Leave(MigrationOutcome::Conflict(reason)) => reason,
             other @ (Action::Copy | Action::Replace(_) | Action::Leave(_)) => panic!("{other:?}"),
         };
         assert!(conflict(action(&original(A, 1, later), held(A, 2))).contains("192.168.0.2"));
@@ -181,6 +188,6 @@ mod tests {
         let (wide, narrow) = (original("10.5.0.0-20", 1, Some(HOUR)), original(A, 2, Some(HOUR)));
         assert_eq!(known.action(&wide), Action::Copy);
         known.took(&wide.lease.subnet);
-        assert!(matches!(known.action(&narrow), Action::Leave(Fate::Conflict(_))));
+        assert!(matches!(known.action(&narrow), Action::Leave(MigrationOutcome::Conflict(_))));
     }
 }

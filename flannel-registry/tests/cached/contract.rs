@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager, RegistryLeaseManagerOptions};
+use flannel_testing::contract::manager::RegistryBacked;
 
 use crate::memory::{Memory, OUTAGE};
 use crate::site::{NETWORK, Site, host};
 
 /// Hosts with a file each, in the directory of a site.
-fn hosts() -> OverRegistry<Memory> {
+fn hosts() -> RegistryBacked<Memory> {
     let site = Site::new();
-    let hosts = OverRegistry::new(Memory::new(), move |registry, n, ttl| {
-        let mut options = LocalManagerOptions::default();
+    let hosts = RegistryBacked::new(Memory::new(), move |registry, n, ttl| {
+        let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = ttl;
         options.seed = Some(n.into());
-        let inner = LocalManager::with_options(registry, options);
+        let inner = RegistryLeaseManager::with_options(registry, options);
         let path = site.path().with_extension(n.to_string());
-        Arc::new(CachedManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))
+        Arc::new(CachedLeaseManager::open(inner, CacheOptions::new(path, NETWORK, host(n).public)))
     });
     hosts.with_outage(OUTAGE)
 }

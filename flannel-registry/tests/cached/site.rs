@@ -9,7 +9,9 @@ use flannel_core::{
     Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
     SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{CacheOptions, CachedManager, LocalManager, LocalManagerOptions, MemoryRegistry};
+use flannel_registry::{
+    CacheOptions, CachedLeaseManager, MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions,
+};
 use flannel_testing::FaultyRegistry;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -22,7 +24,7 @@ pub(crate) const OWN: &str = "10.5.9.0-24";
 /// Long enough for everything that does not wait for a renewal.
 pub(crate) const MOMENT: Duration = Duration::from_secs(120);
 
-pub(crate) type Manager = CachedManager<LocalManager<FaultyRegistry<MemoryRegistry>>>;
+pub(crate) type Manager = CachedLeaseManager<RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>>;
 
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
@@ -56,10 +58,10 @@ impl Site {
     }
 
     pub(crate) fn manager_of(&self, network: &str, last: u8) -> Manager {
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.seed = Some(7);
-        let inner = LocalManager::with_options(self.faulty.clone(), options);
-        CachedManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
+        let inner = RegistryLeaseManager::with_options(self.faulty.clone(), options);
+        CachedLeaseManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
     }
 
     /// Writes the lease of a peer that never renews it.
@@ -120,7 +122,7 @@ impl Drop for Site {
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
     let attrs = host(1);
-    manager.recall(attrs.public).await?;
+    manager.previous_lease(attrs.public).await?;
     let request = LeaseRequest::new(&config, &attrs).with_previous(Some(key(OWN)));
     manager.acquire(request).await
 }
@@ -147,11 +149,11 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
                 LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
                 LeaseChange::Removed(subnet) => format!("-{subnet}"),
             })),
-            PeerEvent::Disowned(_) => told.push("disowned".to_owned()),
-            PeerEvent::Recalled(_) => told.push("recalled".to_owned()),
+            PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
+            PeerEvent::FromCache(_) => told.push("recalled".to_owned()),
             PeerEvent::Complete => told.push("complete".to_owned()),
-            PeerEvent::Silent(_) => told.push("silent".to_owned()),
-            PeerEvent::Heard => told.push("heard".to_owned()),
+            PeerEvent::RegistryUnavailable(_) => told.push("silent".to_owned()),
+            PeerEvent::RegistryAvailable => told.push("heard".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
             other => told.push(format!("{other:?}")),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flannel_core::{
     ExternalInterface, LeaseAttrs, Network, NetworkEvent, NetworkOptions, Shutdown, SubnetKey, SubnetRegistry,
 };
-use flannel_registry::LocalManager;
+use flannel_registry::RegistryLeaseManager;
 use flannel_testing::FakeBackend;
 use futures::StreamExt;
 use tokio::time::sleep;
@@ -32,7 +32,7 @@ impl Node {
     /// Starts a node at `192.168.0.LAST`.
     pub(crate) fn start(registry: impl SubnetRegistry, last: u8, previous: Option<SubnetKey>) -> Self {
         let host = FakeBackend::new();
-        let manager = LocalManager::new(registry);
+        let manager = RegistryLeaseManager::new(registry);
         let mut options = NetworkOptions::new(manager, host.clone(), external(last));
         options.previous = previous;
         let (network, task) = Network::new(options);

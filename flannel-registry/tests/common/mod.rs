@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{LeaseAttrs, RegistryEvent, SubnetKey};
-use flannel_registry::{LocalManager, LocalManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_registry::{RegistryLeaseManager, RegistryLeaseManagerOptions};
+use flannel_testing::contract::manager::RegistryBacked;
 use flannel_testing::contract::registry::RegistrySubject;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -38,11 +38,11 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
 }
 
 /// The hosts of a store, each with a manager of its own.
-pub(crate) fn hosts<S: RegistrySubject>(store: S) -> OverRegistry<S> {
-    OverRegistry::new(store, |registry, _, ttl| {
-        let mut options = LocalManagerOptions::default();
+pub(crate) fn hosts<S: RegistrySubject>(store: S) -> RegistryBacked<S> {
+    RegistryBacked::new(store, |registry, _, ttl| {
+        let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = ttl;
-        Arc::new(LocalManager::with_options(registry, options))
+        Arc::new(RegistryLeaseManager::with_options(registry, options))
     })
 }
 
@@ -84,8 +84,8 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
             RegistryEvent::Deleted(subnet, _) => format!("deleted {subnet}"),
             RegistryEvent::Bad(record) => format!("bad {}", record.key),
             RegistryEvent::BadDeleted(key) => format!("bad deleted {key}"),
-            RegistryEvent::Silent(_) => "silent".to_owned(),
-            RegistryEvent::Heard => "heard".to_owned(),
+            RegistryEvent::Unavailable(_) => "silent".to_owned(),
+            RegistryEvent::Available => "heard".to_owned(),
         })
         .collect()
 }

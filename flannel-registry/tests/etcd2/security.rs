@@ -2,7 +2,7 @@
 
 use flannel_core::{RegistryError, SubnetRegistry, chain};
 use flannel_registry::{Etcd2Options, Etcd2OptionsError, Etcd2Registry};
-use flannel_testing::unlikely_loopback_address;
+use flannel_testing::random_loopback_address;
 
 use crate::common::certificates::{Certificates, SPOILT};
 use crate::common::{DAY, PREFIX, host, next, subnet, words};
@@ -51,12 +51,12 @@ fn files_that_cannot_be_used_are_named_at_once_with_the_reason() {
     }
     (options.cert_file, options.key_file) = (Some("x".into()), None);
     let half = Etcd2Registry::new(options).unwrap_err();
-    assert!(matches!(half, Etcd2OptionsError::HalfPair { .. }), "{half}");
+    assert!(matches!(half, Etcd2OptionsError::IncompleteKeyPair { .. }), "{half}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
-    let (files, address) = (Certificates::new(), unlikely_loopback_address());
+    let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
     let expired = Server::start_with_certificates(files, address);

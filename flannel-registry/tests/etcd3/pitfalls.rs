@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flannel_core::{
     KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, RegistryEvent, SubnetRegistry,
 };
-use flannel_registry::{Etcd3Options, Etcd3Registry, LocalManager};
+use flannel_registry::{Etcd3Options, Etcd3Registry, RegistryLeaseManager};
 use futures::StreamExt;
 use futures::future::join;
 use tokio::time::{sleep, timeout};
@@ -295,7 +295,7 @@ async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
     let config = NetworkConfig::parse(CONFIG).unwrap();
     let mut hosts = Vec::new();
     for last in 1..6 {
-        let manager = LocalManager::new(server.registry());
+        let manager = RegistryLeaseManager::new(server.registry());
         let attrs = host(last);
         // Not what a host without a memory would choose.
         let request = LeaseRequest::new(&config, &attrs).with_previous(Some(subnet(last + 100)));

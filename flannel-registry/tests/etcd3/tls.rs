@@ -2,7 +2,7 @@
 
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
 use flannel_registry::{Etcd3Options, Etcd3OptionsError, Etcd3Registry};
-use flannel_testing::unlikely_loopback_address;
+use flannel_testing::random_loopback_address;
 
 use crate::common::certificates::{Certificates, SPOILT};
 use crate::server::{DAY, Server, host, next, subnet, words};
@@ -61,13 +61,13 @@ fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
     let mut options = Etcd3Options::default();
     options.cert_file = Some("x".into());
     let error = Etcd3Registry::new(options).unwrap_err();
-    assert!(matches!(error, Etcd3OptionsError::HalfPair { .. }));
+    assert!(matches!(error, Etcd3OptionsError::IncompleteKeyPair { .. }));
     assert_eq!(error.to_string(), "KeyFile and CertFile must both be present[key: , cert: x]");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
-    let (files, address) = (Certificates::new(), unlikely_loopback_address());
+    let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
     let stranger = Certificates::new();

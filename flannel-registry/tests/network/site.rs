@@ -9,7 +9,7 @@ use flannel_core::{
     ExternalInterface, LeaseAttrs, LeaseManager, Network, NetworkError, NetworkEvent, NetworkOptions,
     PublicAddrs, SubnetKey, SubnetRegistry,
 };
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions, TokioClock};
 use flannel_testing::{FakeBackend, FaultyRegistry};
 use futures::{Stream, StreamExt, stream};
 use tokio::task::JoinHandle;
@@ -45,14 +45,14 @@ pub(crate) struct Node {
     pub(crate) moves: tokio::sync::mpsc::UnboundedSender<ExternalInterface>,
 }
 
-pub(crate) fn manager(registry: &Registry) -> LocalManager<Registry> {
+pub(crate) fn manager(registry: &Registry) -> RegistryLeaseManager<Registry> {
     let seed = Some(7);
     // Weeks pass in these tests, and the clock of a real host is looked at four times a minute.
     let clock = Arc::new(TokioClock::new());
-    let mut options = LocalManagerOptions::default();
+    let mut options = RegistryLeaseManagerOptions::default();
     options.clock = clock;
     options.seed = seed;
-    LocalManager::with_options(registry.clone(), options)
+    RegistryLeaseManager::with_options(registry.clone(), options)
 }
 
 pub(crate) fn external(last: u8) -> ExternalInterface {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flannel_core::{LeaseManager, SubnetRegistry};
-use flannel_registry::{LocalManager, LocalManagerOptions, MemoryRegistry, TokioClock};
+use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions, TokioClock};
 use flannel_testing::sim::{Link, SimStore};
 
 pub(crate) struct Memory(pub(crate) MemoryRegistry);
@@ -16,10 +16,10 @@ impl SimStore for Memory {
     fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
         // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
         let clock = Arc::new(TokioClock::new());
-        let mut options = LocalManagerOptions::default();
+        let mut options = RegistryLeaseManagerOptions::default();
         options.clock = clock;
         options.seed = Some(seed);
-        Arc::new(LocalManager::with_options(link, options))
+        Arc::new(RegistryLeaseManager::with_options(link, options))
     }
 
     fn set_config(&self, text: &str) {

@@ -18,12 +18,12 @@ pub(super) fn readiness(report: &Report) -> (bool, String) {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{Condition, ConditionName, Status};
+    use flannel_core::{Condition, ConditionName, NetworkStatus};
 
     use super::*;
 
     fn report(ready: bool, conditions: &[(ConditionName, &str)]) -> Report {
-        let mut network = Status::default();
+        let mut network = NetworkStatus::default();
         network.ready = ready;
         network.conditions = conditions.iter().map(|(name, why)| Condition::new(*name, *why)).collect();
         Report { network, ..Report::default() }
@@ -36,18 +36,18 @@ mod tests {
 
     #[test]
     fn a_lost_registry_is_named_and_no_reason_and_a_failed_route_is_one() {
-        let silent = (ConditionName::RegistrySilent, "for 4 seconds: refused");
+        let silent = (ConditionName::RegistryUnavailable, "for 4 seconds: refused");
         let failed = (ConditionName::ObjectsFailed, "route 10.5.3.0/24: no\nsuch device");
         assert_eq!(
             readiness(&report(true, &[silent])),
-            (true, "flanneld is ready\nregistry_silent: for 4 seconds: refused".to_owned())
+            (true, "flanneld is ready\nregistry_unavailable: for 4 seconds: refused".to_owned())
         );
         let (is_ready, body) = readiness(&report(true, &[silent, failed]));
         assert!(!is_ready);
         assert_eq!(
             body,
             "flanneld is not ready yet\nobjects_failed: route 10.5.3.0/24: no such device\n\
-             registry_silent: for 4 seconds: refused"
+             registry_unavailable: for 4 seconds: refused"
         );
     }
 }

@@ -1,9 +1,11 @@
-//! What a daemon tells: the network's [`Status`], and beside its members what the daemon does around the network.
+//! What a daemon tells: the network's [`NetworkStatus`], and beside its members what the daemon does around the network.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flannel_core::{Condition, ConditionName, MeshStatus, NetworkView, ProbeSide, ProbeVerdict, Status};
+use flannel_core::{
+    Condition, ConditionName, MeshStatus, NetworkStatus, NetworkView, ProbeSide, ProbeVerdict,
+};
 use flannel_firewall::FirewallStatus;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) firewall: Option<FirewallStatus>,
     /// The network.
     #[serde(flatten)]
-    pub(crate) network: Status,
+    pub(crate) network: NetworkStatus,
 }
 
 impl Report {
@@ -120,7 +122,7 @@ impl Sources {
         self.report(self.network.summary())
     }
 
-    fn report(&self, mut network: Status) -> Report {
+    fn report(&self, mut network: NetworkStatus) -> Report {
         let notes = self.beside.notes();
         network.conditions.extend(conditions(&notes, network.ready));
         if let Some(mesh) = &notes.mesh {
@@ -150,7 +152,7 @@ fn conditions(notes: &Notes, is_network_ready: bool) -> Vec<Condition> {
 }
 
 /// Adds what probes found to the state of the network: of each peer, of all together, and what is wrong by name.
-fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
+fn add_mesh(network: &mut NetworkStatus, mesh: &MeshNotes, now: Instant) {
     for peer in network.peers.each.iter_mut().flatten() {
         peer.probe = mesh.peers.get(&peer.subnet).map(|history| history.show(now));
     }
@@ -161,7 +163,7 @@ fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
     let probes = || mesh.peers.iter().map(|(subnet, history)| (subnet, history.probe()));
     for (_, probe) in probes() {
         *status.verdicts.entry(probe.verdict).or_default() += 1;
-        let inside = probe.ways.iter().filter(|way| way.side == ProbeSide::Inside);
+        let inside = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
         let longest = inside.filter_map(|way| way.round_trip_microseconds).max();
         status.longest_round_trip_microseconds = status.longest_round_trip_microseconds.max(longest);
     }
@@ -183,12 +185,12 @@ fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
 }
 
 /// Tells whether the loop of the network runs, so that the service manager may be told that the daemon lives.
-pub(crate) fn is_alive(network: &Status) -> bool {
+pub(crate) fn is_alive(network: &NetworkStatus) -> bool {
     !network.conditions.iter().any(|condition| condition.name == ConditionName::Stalled)
 }
 
 /// Says in one line how the network is, for the service manager.
-pub(crate) fn in_one_line(network: &Status) -> String {
+pub(crate) fn in_one_line(network: &NetworkStatus) -> String {
     let peers = &network.peers;
     let mut line = match &network.lease {
         Some(lease) => format!("{}, ", crate::story::subnets(&lease.subnet)),
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
-        let mut network = Status::default();
+        let mut network = NetworkStatus::default();
         network.ready = true;
         network.peers.known = 2;
         let mut firewall = FirewallStatus::default();
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_line_for_the_service_manager_says_how_many_peers_there_are_and_what_is_wrong() {
-        let mut network = Status::default();
+        let mut network = NetworkStatus::default();
         (network.peers.known, network.peers.programmed) = (3, 3);
         assert_eq!(in_one_line(&network), "3 peers");
         network.peers.programmed = 2;

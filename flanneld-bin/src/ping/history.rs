@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedWay};
+use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedPath};
 
 use super::verdict::{Context, judge};
 use super::way::{Measured, Plan};
@@ -16,7 +16,7 @@ const SIZES_EVERY: u32 = 10;
 /// What is known of a peer.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    ways: Vec<Way>,
+    paths: Vec<Way>,
     turns: u32,
     last: Option<Instant>,
     probe: PeerProbe,
@@ -24,14 +24,14 @@ pub(crate) struct History {
 
 #[derive(Clone, Debug)]
 struct Way {
-    shown: ProbedWay,
+    shown: ProbedPath,
     /// The last questions, the newest in the lowest bit: set if one was lost.
     lost: u32,
 }
 
 impl History {
     pub(super) fn new() -> Self {
-        Self { ways: Vec::new(), turns: 0, last: None, probe: PeerProbe::default() }
+        Self { paths: Vec::new(), turns: 0, last: None, probe: PeerProbe::default() }
     }
 
     /// Tells whether sizes are to be measured in the next turn.
@@ -42,7 +42,8 @@ impl History {
     /// Leaves those means out of a plan that a peer did not hear the last time, as long as it hears another one; now and
     /// then all are tried again.
     pub(super) fn narrow(&self, plan: &mut Plan) {
-        let known = self.ways.iter().find(|way| is(&way.shown, plan.side, plan.address) && way.shown.answers);
+        let known =
+            self.paths.iter().find(|way| is(&way.shown, plan.side, plan.address) && way.shown.answers);
         if let Some(way) = known
             && !self.wants_sizes()
         {
@@ -55,30 +56,30 @@ impl History {
 
     /// Takes in what a turn found.
     pub(super) fn add(&mut self, measured: Vec<Measured>, context: &Context, now: Instant) {
-        self.ways.retain(|way| measured.iter().any(|other| is(&way.shown, other.side, other.address)));
+        self.paths.retain(|way| measured.iter().any(|other| is(&way.shown, other.side, other.address)));
         for measured in measured {
             self.add_way(measured);
         }
-        self.ways.sort_by_key(|way| (!way.shown.address.is_ipv4(), way.shown.side));
-        let ways: Vec<ProbedWay> = self.ways.iter().map(|way| way.shown.clone()).collect();
-        let (verdict, detail) = judge(&ways, context);
+        self.paths.sort_by_key(|way| (!way.shown.address.is_ipv4(), way.shown.side));
+        let paths: Vec<ProbedPath> = self.paths.iter().map(|way| way.shown.clone()).collect();
+        let (verdict, detail) = judge(&paths, context);
         let mut probe = PeerProbe::default();
-        (probe.verdict, probe.detail, probe.ways) = (verdict, detail, ways);
+        (probe.verdict, probe.detail, probe.paths) = (verdict, detail, paths);
         self.probe = probe;
         self.last = Some(now);
         // A way that was silent has no size: it is measured when it answers again.
-        let is_sized = self.ways.iter().all(|way| way.shown.path_mtu.is_some() || !way.shown.answers);
+        let is_sized = self.paths.iter().all(|way| way.shown.path_mtu.is_some() || !way.shown.answers);
         self.turns = if is_sized { self.turns.wrapping_add(1) } else { 0 };
     }
 
     fn add_way(&mut self, measured: Measured) {
-        let at = self.ways.iter().position(|way| is(&way.shown, measured.side, measured.address));
+        let at = self.paths.iter().position(|way| is(&way.shown, measured.side, measured.address));
         let at = at.unwrap_or_else(|| {
-            let shown = ProbedWay::new(measured.side, measured.address, measured.by);
-            self.ways.push(Way { shown, lost: 0 });
-            self.ways.len() - 1
+            let shown = ProbedPath::new(measured.side, measured.address, measured.by);
+            self.paths.push(Way { shown, lost: 0 });
+            self.paths.len() - 1
         });
-        let Some(way) = self.ways.get_mut(at) else { return };
+        let Some(way) = self.paths.get_mut(at) else { return };
         let answered = measured.sent - measured.lost;
         let (mut sent, mut lost) = (measured.sent, measured.lost);
         // An outage is no loss: what was asked during it does not count when it is over, nor does what was asked in the
@@ -122,7 +123,7 @@ impl History {
     }
 }
 
-fn is(way: &ProbedWay, side: ProbeSide, address: std::net::IpAddr) -> bool {
+fn is(way: &ProbedPath, side: ProbeSide, address: std::net::IpAddr) -> bool {
     way.side == side && way.address == address
 }
 
@@ -151,11 +152,11 @@ mod tests {
     }
 
     fn turn(history: &mut History, inside: (u32, u32), outside: (u32, u32)) -> ProbeVerdict {
-        let ways = vec![
+        let paths = vec![
             measured(ProbeSide::Inside, inside.0, inside.1),
             measured(ProbeSide::Outside, outside.0, outside.1),
         ];
-        history.add(ways, &Context::default(), Instant::now());
+        history.add(paths, &Context::default(), Instant::now());
         history.probe().verdict
     }
 
@@ -164,14 +165,14 @@ mod tests {
         let mut history = History::new();
         assert_eq!(turn(&mut history, (1, 0), (1, 0)), ProbeVerdict::Reachable);
         assert_eq!(turn(&mut history, (3, 3), (1, 0)), ProbeVerdict::TunnelBlocked);
-        assert_eq!((history.probe().ways[0].sent, history.probe().ways[0].lost), (3, 3));
+        assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (3, 3));
         // An outage is no loss.
         assert_eq!(turn(&mut history, (1, 0), (1, 0)), ProbeVerdict::Reachable);
-        assert_eq!((history.probe().ways[0].sent, history.probe().ways[0].lost), (1, 0));
+        assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (1, 0));
         // Nor if it ends in the middle of a turn.
         assert_eq!(turn(&mut history, (3, 3), (1, 0)), ProbeVerdict::TunnelBlocked);
         assert_eq!(turn(&mut history, (3, 2), (1, 0)), ProbeVerdict::Reachable);
-        assert_eq!((history.probe().ways[0].sent, history.probe().ways[0].lost), (1, 0));
+        assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (1, 0));
         assert_eq!(turn(&mut history, (3, 2), (1, 0)), ProbeVerdict::Lossy);
     }
 
@@ -181,8 +182,8 @@ mod tests {
         for _ in 0..100 {
             turn(&mut history, (4, 1), (2, 0));
         }
-        let ways = &history.probe().ways;
-        assert_eq!((ways[0].sent, ways[0].lost, ways[1].lost), (32, 8, 0));
+        let paths = &history.probe().paths;
+        assert_eq!((paths[0].sent, paths[0].lost, paths[1].lost), (32, 8, 0));
         assert_eq!(history.probe().verdict, ProbeVerdict::Lossy);
         assert_eq!(turn(&mut history, (40, 40), (0, 0)), ProbeVerdict::Silent);
     }
@@ -194,11 +195,11 @@ mod tests {
         for at in 0..25 {
             let wants = history.wants_sizes();
             sized.extend(wants.then_some(at));
-            let ways = [ProbeSide::Inside, ProbeSide::Outside].map(|side| Measured {
+            let paths = [ProbeSide::Inside, ProbeSide::Outside].map(|side| Measured {
                 path_mtu: (wants && at != 12).then_some(1450),
                 ..measured(side, 1, u32::from(at == 12 && side == ProbeSide::Inside))
             });
-            history.add(ways.to_vec(), &Context::default(), Instant::now());
+            history.add(paths.to_vec(), &Context::default(), Instant::now());
         }
         assert_eq!(sized, [0, 10, 14, 24]);
     }

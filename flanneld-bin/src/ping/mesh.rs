@@ -168,7 +168,7 @@ impl Mesh<'_> {
     }
 }
 
-/// One turn of a peer: all its ways at once.
+/// One turn of a peer: all its paths at once.
 async fn turn(wire: &Wire, subnet: SubnetKey, plans: Vec<Plan>) -> (SubnetKey, Vec<Measured>) {
     (subnet, join_all(plans.into_iter().map(|plan| wire.measure(plan))).await)
 }

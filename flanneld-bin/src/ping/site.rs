@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flannel_core::{Lease, NetworkConfig, ProbeMeans, ProbeSide, PublicAddrs, Status, SubnetKey};
+use flannel_core::{Lease, NetworkConfig, NetworkStatus, ProbeMeans, ProbeSide, PublicAddrs, SubnetKey};
 use flannel_netlink::Netlink;
 use ipnet::IpNet;
 
@@ -12,7 +12,7 @@ use super::verdict::Context;
 use super::way::Plan;
 use crate::backends;
 
-/// This host, as the start of all ways.
+/// This host, as the start of all paths.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Own {
     /// Its addresses in the overlay and the MTUs of their devices, as far as there are devices.
@@ -22,7 +22,7 @@ pub(super) struct Own {
     pub(super) context: Context,
 }
 
-/// A peer, as the end of its ways.
+/// A peer, as the end of its paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Peer {
     pub(super) subnet: SubnetKey,
@@ -61,7 +61,7 @@ impl From<&Lease> for Record {
 
 impl Site {
     /// Takes in what a daemon tells; nothing as long as it has no lease.
-    pub(super) fn of_status(status: &Status) -> Option<Self> {
+    pub(super) fn of_status(status: &NetworkStatus) -> Option<Self> {
         let lease = status.lease.as_ref()?;
         let backend =
             status.network.as_ref().map(|network| network.backend.to_lowercase()).unwrap_or_default();

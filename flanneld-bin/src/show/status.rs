@@ -1,6 +1,6 @@
 //! The page of `flanneld status`. Pure.
 
-use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, ProbeVerdict, RegistryStatus, Status};
+use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
 
 use super::format::{Cell, Paint, Table, list, plain, time};
 use crate::observe::report::Report;
@@ -79,7 +79,7 @@ fn registry(registry: &RegistryStatus) -> String {
     text
 }
 
-fn interface(network: &Status) -> String {
+fn interface(network: &NetworkStatus) -> String {
     let external = &network.external;
     let v4 = external.v4.map(|address| address.to_string());
     let own = list(v4.into_iter().chain(external.v6.map(|address| address.to_string())));
@@ -106,7 +106,7 @@ fn device(device: &DeviceFacts) -> String {
     text
 }
 
-fn peers(network: &Status) -> String {
+fn peers(network: &NetworkStatus) -> String {
     let peers = &network.peers;
     let mut text = format!("{} known, {} programmed", peers.known, peers.programmed);
     for (count, what) in
@@ -132,7 +132,7 @@ fn probes(mesh: &MeshStatus) -> String {
     text + &format!(", each every {}", time(mesh.round))
 }
 
-fn kernel(network: &Status) -> String {
+fn kernel(network: &NetworkStatus) -> String {
     let kernel = &network.kernel;
     let Some(age) = kernel.last_pass_age else { return "not looked at yet".to_owned() };
     let mut text = format!(
@@ -156,7 +156,7 @@ fn firewall(firewall: &FirewallStatus) -> String {
 }
 
 /// Says whether all is in order, and what is not.
-fn state(network: &Status, paint: Paint) -> String {
+fn state(network: &NetworkStatus, paint: Paint) -> String {
     let state = match (network.is_in_order(), network.conditions.is_empty()) {
         (true, true) => paint.good("in order"),
         (true, false) => paint.doubtful("in order, with something to look after"),
@@ -184,7 +184,7 @@ fn obstacles(firewall: Option<&FirewallStatus>, paint: Paint) -> String {
 }
 
 /// What went wrong, the newest first.
-fn lately(network: &Status, paint: Paint) -> String {
+fn lately(network: &NetworkStatus, paint: Paint) -> String {
     if network.errors.is_empty() {
         return String::new();
     }

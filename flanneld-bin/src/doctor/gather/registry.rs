@@ -81,6 +81,6 @@ async fn config(registry: &dyn SubnetRegistry) -> Config {
 async fn clock(etcd: &EtcdOptions) -> Option<Clock> {
     let registry = registry::v2(etcd).ok()?;
     let asked = wall_clock();
-    let (there, member) = timeout(PATIENCE, registry.date()).await.ok()?.ok()?;
+    let (there, member) = timeout(PATIENCE, registry.server_time()).await.ok()?.ok()?;
     Some(Clock { member, there: there?, asked, answered: wall_clock() })
 }
