@@ -267,11 +267,11 @@ impl Site {
         let options = PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() };
         let from = &self.pods[0].namespace;
         let ping = RunningPing::start(from, self.to, Duration::from_millis(1), &options).unwrap();
-        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
         self.victim.down_for = Duration::ZERO;
         let begun = fault(&mut self.victim);
         let kernel = self.time_to_heal(begun);
-        ping.wait_for_answers(ANSWERS, LIMIT).unwrap();
+        ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
         // Nothing of it comes undone when the last notices are heard.
         std::thread::sleep(Duration::from_millis(100));
         self.time_to_heal(begun);

@@ -117,36 +117,37 @@ pub(crate) struct Wanted<'a> {
 impl Wanted<'_> {
     fn want(&mut self, peer: &Peer, others: usize) {
         if let Some(hop) = peer.hop {
-            return self.direct.want(peer.subnet, hop.route(peer.subnet, others));
+            return self.direct.set_desired(peer.subnet, hop.route(peer.subnet, others));
         }
-        self.neighbours.want(peer.gateway(), peer.mac);
-        self.fdb.want(peer.mac, peer.public);
-        self.routes.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
+        self.neighbours.set_desired(peer.gateway(), peer.mac);
+        self.fdb.set_desired(peer.mac, peer.public);
+        self.routes.set_desired(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
     fn forget(&mut self, subnet: IpNet, reached: Reached) {
         match reached {
-            Reached::Direct => self.direct.forget(&subnet),
+            Reached::Direct => self.direct.unset_desired(&subnet),
             Reached::Tunnel(mac) => {
-                self.neighbours.forget(&subnet.network());
-                self.fdb.forget(&mac);
-                self.routes.forget(&subnet);
+                self.neighbours.unset_desired(&subnet.network());
+                self.fdb.unset_desired(&mac);
+                self.routes.unset_desired(&subnet);
             }
         }
     }
 
-    fn want_exactly(&mut self, objects: Objects) {
-        self.neighbours.want_exactly(objects.neighbours);
-        self.fdb.want_exactly(objects.fdb);
-        self.routes.want_exactly(objects.routes);
-        self.direct.want_exactly(objects.direct);
+    fn set_all_desired(&mut self, objects: Objects) {
+        self.neighbours.set_all_desired(objects.neighbours);
+        self.fdb.set_all_desired(objects.fdb);
+        self.routes.set_all_desired(objects.routes);
+        self.direct.set_all_desired(objects.direct);
     }
 
     /// Tells whether another peer has what this one wants.
     fn is_taken(&self, peer: &Peer) -> bool {
-        let subnet = self.routes.wanted(&peer.subnet).is_some() || self.direct.wanted(&peer.subnet).is_some();
+        let subnet =
+            self.routes.desired(&peer.subnet).is_some() || self.direct.desired(&peer.subnet).is_some();
         let tunnel =
-            || self.fdb.wanted(&peer.mac).is_some() || self.neighbours.wanted(&peer.gateway()).is_some();
+            || self.fdb.desired(&peer.mac).is_some() || self.neighbours.desired(&peer.gateway()).is_some();
         subnet || (peer.hop.is_none() && tunnel())
     }
 }
@@ -169,7 +170,7 @@ impl Desired {
         };
         if !done {
             let objects = self.all(peers, own, family, wanted.hop);
-            wanted.want_exactly(objects);
+            wanted.set_all_desired(objects);
         }
     }
 

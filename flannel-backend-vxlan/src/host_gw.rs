@@ -144,12 +144,12 @@ impl Backend for HostGw {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
         self.mtu = external.mtu;
-        self.watch.move_to(&external.name);
+        self.watch.update_interface(&external.name);
         for gateways in &mut self.gateways {
-            gateways.direct.move_to(&external.name, external.index);
+            gateways.direct.update_interface(&external.name, external.index);
             gateways.decide_again = true;
         }
         Ok(())
@@ -182,8 +182,8 @@ impl Backend for HostGw {
         report
     }
 
-    async fn drifted(&mut self) -> String {
-        self.watch.drifted(&mut self.gateways).await
+    async fn wait_for_drift(&mut self) -> String {
+        self.watch.wait_for_drift(&mut self.gateways).await
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
@@ -216,10 +216,10 @@ impl Gateways {
         let mut report = SyncReport::default();
         report.unreachable.clone_from(&self.unreachable);
         report.merge(self.forwarding.sync(None));
-        report.merge(routes.look("the routes"));
+        report.merge(routes.refresh("the routes"));
         report.merge(routes.put_missing(request.now));
         if request.peers.is_complete() {
-            report.merge(routes.drop_stale(request.now));
+            report.merge(routes.drop_unwanted(request.now));
         }
         report.merge(routes.finish(request.now));
         report.pending.extend(self.pending(request.peers));
@@ -258,7 +258,7 @@ impl Gateways {
             };
             self.unreachable.push(PeerFailure::new(lease.subnet, refused));
         }
-        self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
+        self.direct.routes.tracker.set_all_desired(routes.into_iter().collect());
         self.decide_again = false;
     }
 

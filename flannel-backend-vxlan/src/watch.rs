@@ -45,8 +45,8 @@ impl Watch {
     }
 
     /// Goes on with another external interface.
-    pub(crate) fn move_to(&mut self, interface: &str) {
-        self.ask_again.move_to(interface);
+    pub(crate) fn update_interface(&mut self, interface: &str) {
+        self.ask_again.update_interface(interface);
     }
 
     /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
@@ -68,7 +68,7 @@ impl Watch {
 
     /// Waits until a notice means something to a listener, and says what. May be dropped at any time without losing
     /// a notice.
-    pub(crate) async fn drifted<L: Listens>(&mut self, listeners: &mut [L]) -> String {
+    pub(crate) async fn wait_for_drift<L: Listens>(&mut self, listeners: &mut [L]) -> String {
         loop {
             let notices = match self.next().await {
                 Ok(notices) => notices,

@@ -82,11 +82,11 @@ impl BackendSubject for Host {
         BackendAttrs::new(self.backend.clone()).with_data(self.is_vxlan().then(data)).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let tunnel = netlink.link(DEVICE).unwrap().map(|link| link.index);
         let filter = RouteFilter {
@@ -112,7 +112,7 @@ impl BackendSubject for Host {
         kernel_objects(self.namespace()).unwrap()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         let host = self.namespace();
         // In the network, by the same link, on a tunnel of somebody else's, and with another owner's number.
         ip(host, "route add 10.5.99.0/24 via 192.168.64.254 dev eth0");
@@ -148,7 +148,7 @@ impl BackendSubject for Host {
         ip(self.namespace(), &format!("route del {} via 192.168.64.254 dev eth0", net(subnet)));
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         if !self.is_vxlan() {
             // It has none.
             return Vec::new();

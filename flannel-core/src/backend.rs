@@ -12,7 +12,7 @@ use crate::external::ExternalInterface;
 use crate::peers::{Dirty, PeerSet};
 use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
-use crate::status::CountTraffic;
+use crate::status::TrafficCounters;
 use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Carries traffic between hosts, for one network on one host.
@@ -21,7 +21,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// Every implementation keeps these promises; the contract suite in `flannel-testing` checks them on any of them:
 ///
 /// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
-///    as far as the report names no failure. What somebody undoes is noticed by `drifted`, and made again.
+///    as far as the report names no failure. What somebody undoes is noticed by `wait_for_drift`, and made again.
 /// 2. **Idempotent.** A `sync` that finds everything in order writes nothing; that holds too for what an earlier run
 ///    left. A backend that cannot look, or whose objects end with it, says so in its docs and makes them again.
 /// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
@@ -32,7 +32,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///    is a peer in every report that cannot be reached at all.
 /// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
 /// 7. **Dropping keeps.** To drop a backend removes nothing that can outlive it; only `remove` does, and leaves nothing.
-/// 8. **Words stand.** What `attrs` and `mtu` say changes by `move_to` only, and is the same again for a host that
+/// 8. **Words stand.** What `attrs` and `mtu` say changes by `update_interface` only, and is the same again for a host that
 ///    starts anew with what its lease said before. `mtu` is no larger than the interface's.
 /// 9. **Wrong options are named.** An option that cannot be used is a [`BackendError::Config`] that names it, and
 ///    nothing is made with it.
@@ -57,7 +57,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///     fn mtu(&self) -> u32 {
 ///         1500
 ///     }
-///     fn move_to(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
+///     fn update_interface(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
 ///         Ok(())
 ///     }
 ///     fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
@@ -68,7 +68,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///         report.written = request.peers.len().abs_diff(std::mem::replace(&mut self.0, request.peers.len()));
 ///         report
 ///     }
-///     async fn drifted(&mut self) -> String {
+///     async fn wait_for_drift(&mut self) -> String {
 ///         std::future::pending().await
 ///     }
 ///     fn remove(&mut self) -> Result<(), BackendError> {
@@ -99,7 +99,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
     /// Takes in that the network has another configuration than the backend was opened with, for the same families.
     /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
@@ -126,7 +126,7 @@ pub trait Backend: Send {
 
     /// Waits until something on the host may have changed that the backend looks after, and says what. The next
     /// `sync` looks again. May be dropped at any time without losing a change.
-    async fn drifted(&mut self) -> String;
+    async fn wait_for_drift(&mut self) -> String;
 
     /// Describes the devices through which the traffic goes, for whoever looks at the host. Asked after each pass.
     fn devices(&self) -> Vec<DeviceFacts> {
@@ -134,7 +134,7 @@ pub trait Backend: Send {
     }
 
     /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         None
     }
 

@@ -15,7 +15,7 @@ use crate::nftables::{self, NftablesError, OwnTable};
 use crate::options::{FirewallMode, FirewallOptions};
 use crate::outcome::{FirewallCounts, FirewallError, Kept, Pass};
 use crate::pace::Pace;
-use crate::rules::Nets;
+use crate::rules::OverlayPrefixes;
 use crate::{obstacles, tunnel_port};
 
 /// The rules of one network on one host.
@@ -34,9 +34,9 @@ use crate::{obstacles, tunnel_port};
 pub struct Firewall {
     namespace: Namespace,
     options: FirewallOptions,
-    nets: Vec<Nets>,
+    nets: Vec<OverlayPrefixes>,
     /// The networks that this host has and those that it had: rules about these are ours.
-    ours: Vec<Nets>,
+    ours: Vec<OverlayPrefixes>,
     peers: BTreeSet<IpAddr>,
     iptables: [Iptables; 2],
     tables: [OwnTable; 2],
@@ -81,7 +81,12 @@ impl Firewall {
     ///
     /// Nothing happens before the first [`pass`](Self::pass).
     #[must_use]
-    pub fn new(namespace: Namespace, options: FirewallOptions, nets: Vec<Nets>, before: &[Nets]) -> Self {
+    pub fn new(
+        namespace: Namespace,
+        options: FirewallOptions,
+        nets: Vec<OverlayPrefixes>,
+        before: &[OverlayPrefixes],
+    ) -> Self {
         let mut firewall = Self {
             namespace,
             options,
@@ -111,7 +116,7 @@ impl Firewall {
     }
 
     /// Changes the networks of the host; rules about the earlier ones go with the next pass.
-    pub fn set_nets(&mut self, nets: Vec<Nets>) {
+    pub fn set_nets(&mut self, nets: Vec<OverlayPrefixes>) {
         if nets == self.nets {
             return;
         }
@@ -281,8 +286,8 @@ impl Firewall {
         self.obstacles.clear();
         for iptables in &mut self.iptables {
             let family = iptables.family();
-            let is_here = |nets: &&Nets| nets.family() == family;
-            let ours: Vec<Nets> = self.ours.iter().filter(is_here).copied().collect();
+            let is_here = |nets: &&OverlayPrefixes| nets.family() == family;
+            let ours: Vec<OverlayPrefixes> = self.ours.iter().filter(is_here).copied().collect();
             let nets = self.nets.iter().find(is_here).copied().filter(|_| !remove);
             let rules = self.options.rules;
             let is_needed = nets.is_some() && (rules.masquerade || rules.forward);

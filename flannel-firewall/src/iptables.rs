@@ -7,7 +7,7 @@ use flannel_netlink::{Family, Namespace, NftFamily, NftTable, Nftables};
 
 use crate::obstacles;
 use crate::program::{Program, ProgramError};
-use crate::rules::{Nets, RuleOptions};
+use crate::rules::{OverlayPrefixes, RuleOptions};
 use listing::Listing;
 use plan::{FORWARD, MASQUERADE, Place, Wanted};
 
@@ -102,9 +102,9 @@ pub(crate) struct Iptables {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Desired<'a> {
     /// Our networks of the family, unless we have none.
-    pub(crate) nets: Option<Nets>,
+    pub(crate) nets: Option<OverlayPrefixes>,
     /// The networks that we have and had.
-    pub(crate) ours: &'a [Nets],
+    pub(crate) ours: &'a [OverlayPrefixes],
     pub(crate) options: RuleOptions,
     /// Look also for what earlier runs and versions left.
     pub(crate) first: bool,

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use flannel_netlink::{Error, Family, Namespace, NftContents, NftFamily, NftTable, Nftables};
 
 use crate::program::{Program, ProgramError};
-use crate::rules::{self, KUBE_PROXY_MARK, Nets, Rule, RuleOptions, Selector, Verdict};
+use crate::rules::{self, KUBE_PROXY_MARK, OverlayPrefixes, Rule, RuleOptions, Selector, Verdict};
 
 /// The program.
 pub(crate) const NFT: Program = Program { name: "nft", package: "nftables" };
@@ -45,7 +45,7 @@ pub(crate) fn rules_table(family: Family) -> NftTable {
 }
 
 /// The table for a network, in the syntax of `nft`; `None` if it needs no rules.
-pub(crate) fn rules_script(nets: &Nets, options: &RuleOptions) -> Option<String> {
+pub(crate) fn rules_script(nets: &OverlayPrefixes, options: &RuleOptions) -> Option<String> {
     let (masquerade, forward) = (rules::masquerade(nets, options), rules::forward(nets, options));
     if masquerade.is_empty() && forward.is_empty() {
         return None;
@@ -166,8 +166,8 @@ mod tests {
 
     const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
 
-    fn nets(network: &str, subnet: &str) -> Nets {
-        Nets::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
+    fn nets(network: &str, subnet: &str) -> OverlayPrefixes {
+        OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
     }
 
     #[test]

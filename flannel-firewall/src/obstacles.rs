@@ -12,13 +12,18 @@ use ipnet::IpNet;
 
 use crate::iptables::listing::{Listed, Listing};
 use crate::iptables::spec::Spec;
-use crate::rules::{Nets, Selector};
+use crate::rules::{OverlayPrefixes, Selector};
 
 /// Chains that call each other deeper than this are not followed; the kernel allows none that call themselves.
 const DEEPEST: usize = 32;
 
 /// Finds the rule that stops packets from pod to pod before our chain is asked.
-pub(crate) fn in_iptables(listing: &Listing, ours: &str, nets: &Nets, family: Family) -> Vec<String> {
+pub(crate) fn in_iptables(
+    listing: &Listing,
+    ours: &str,
+    nets: &OverlayPrefixes,
+    family: Family,
+) -> Vec<String> {
     let walk = Walk { listing, ours, network: nets.network() };
     let Some(Outcome::Stopped(rule)) = walk.chain("FORWARD", 0) else {
         return Vec::new();
@@ -88,7 +93,7 @@ impl<'a> Walk<'a> {
 /// of nftables too, they overrule what comes behind them there, and its policy.
 pub(crate) fn in_nftables(
     kernel: &mut Nftables,
-    nets: &[Nets],
+    nets: &[OverlayPrefixes],
     are_in_iptables: bool,
 ) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
@@ -120,7 +125,7 @@ fn describe(table: &NftTable, chain: &str, how: &str, network: &IpNet) -> String
     )
 }
 
-fn concerns(family: NftFamily, nets: &Nets) -> bool {
+fn concerns(family: NftFamily, nets: &OverlayPrefixes) -> bool {
     match family {
         NftFamily::Inet => true,
         NftFamily::Ip => nets.family() == Family::V4,
@@ -149,7 +154,8 @@ mod tests {
         let chains = [":FORWARD DROP [0:0]", ":FLANNEL-FWD - [0:0]", ":A - [0:0]", ":B - [0:0]"].join("\n");
         let text = format!("*filter\n{chains}\n{rules}\nCOMMIT\n");
         let listing = Listing::read(&text, "filter").expect("whole");
-        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
+        let nets =
+            OverlayPrefixes::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
         in_iptables(&listing, "FLANNEL-FWD", &nets.expect("nets"), Family::V4).pop()
     }
 

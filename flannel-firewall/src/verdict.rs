@@ -94,17 +94,17 @@ impl Packet {
 /// A rule, or the policy of a chain, that stops a packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Barrier {
+pub struct BlockingRule {
     /// Where it is.
-    pub place: BarrierPlace,
+    pub place: RuleLocation,
     /// The rule, as the program shows it that made it.
     pub rule: String,
 }
 
-/// The chain at a hook of the kernel from which a packet came to a [`Barrier`], directly or by way of others.
+/// The chain at a hook of the kernel from which a packet came to a [`BlockingRule`], directly or by way of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum BarrierPlace {
+pub enum RuleLocation {
     /// A chain of iptables.
     Iptables {
         /// The program that changes it.
@@ -123,7 +123,7 @@ pub enum BarrierPlace {
     },
 }
 
-impl fmt::Display for BarrierPlace {
+impl fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Iptables { program, table, .. } => write!(f, "{program}, table {table}"),
@@ -179,14 +179,14 @@ impl Ruleset {
 
     /// Names what certainly stops a packet, at most one rule for each chain that it passes.
     #[must_use]
-    pub fn barriers(&self, packet: &Packet) -> Vec<Barrier> {
+    pub fn barriers(&self, packet: &Packet) -> Vec<BlockingRule> {
         let mut is_marked = false;
         let barriers = self.judge(packet, &mut is_marked);
         // Some rule may mark it: rules that were judged before that one may come behind it.
         if is_marked { self.judge(packet, &mut is_marked) } else { barriers }
     }
 
-    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
+    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
         let mut barriers = Vec::new();
         for saved in self.saved.iter().filter(|saved| saved.family == packet.family()) {
             barriers.extend(iptables_walk::barriers(saved.program, &saved.tables, packet, is_marked));

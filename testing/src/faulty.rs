@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
+    SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -56,9 +57,9 @@ pub enum Fault {
     /// It takes no effect, and there is no answer that says so.
     RequestLost,
     /// It waits for this time, then it is done.
-    Late(Duration),
+    Delayed(Duration),
     /// Just before it, another host leases the subnet if it is free. Nothing else goes wrong.
-    Outrun,
+    LostRace,
 }
 
 #[derive(Debug, Default)]
@@ -104,12 +105,12 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     }
 
     /// Stops to answer: calls fail, and watches say that they hear nothing.
-    pub fn go_silent(&self) {
+    pub fn stop_responding(&self) {
         self.weather.send_modify(|weather| weather.silent = true);
     }
 
     /// Answers again. Watches tell what there is now.
-    pub fn come_back(&self) {
+    pub fn resume_responding(&self) {
         self.weather.send_modify(|weather| weather.silent = false);
     }
 
@@ -138,11 +139,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     ) -> Result<T, RegistryError> {
         match self.take(call) {
             None => work.await,
-            Some(Fault::Late(time)) => {
+            Some(Fault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::Outrun) => work.await,
+            Some(Fault::LostRace) => work.await,
             Some(Fault::Refused) => Err(self.refused()),
             Some(Fault::Unavailable | Fault::AnswerLost | Fault::RequestLost) => Err(self.unavailable()),
         }
@@ -157,11 +158,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
         let unknown = || RegistryError::Unknown(subnet, "the connection was reset".into());
         match self.take(call) {
             None => work.await,
-            Some(Fault::Late(time)) => {
+            Some(Fault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::Outrun) => {
+            Some(Fault::LostRace) => {
                 let faster = LeaseAttrs::new(FASTER.into());
                 // If it is not free, it is no race.
                 let _ = self.inner.create(subnet, &faster, Duration::from_secs(86_400)).await;
@@ -202,8 +203,8 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.inner.how_to_configure()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.inner.last_contact()
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
@@ -300,11 +301,11 @@ impl<R: SubnetRegistry> Watch<R> {
         }
         if !self.was.silent {
             self.stream = None;
-            self.untold.push_back(RegistryEvent::Silent(SILENCE.to_owned()));
+            self.untold.push_back(RegistryEvent::Unavailable(SILENCE.to_owned()));
         }
         if !now.silent {
             self.stream = Some(self.inner.watch(None));
-            self.untold.push_back(RegistryEvent::Heard);
+            self.untold.push_back(RegistryEvent::Available);
         }
         self.was = now;
     }

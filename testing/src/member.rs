@@ -1,12 +1,12 @@
 //! A network on a thread of its own, with a runtime like the daemon's.
 
-use flannel_core::{Lease, Network, NetworkError, NetworkOptions, Shutdown, Status, chain};
+use flannel_core::{Lease, Network, NetworkError, NetworkOptions, NetworkStatus, Shutdown, chain};
 use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-use crate::{NotInTime, eventually};
+use crate::{DeadlineExceeded, eventually};
 
 /// A network that runs. Dropping it stops it where it is, without a last word to the kernel or the registry.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ impl Member {
 
     /// The state of the network.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::status).unwrap_or_default()
     }
 
     /// The same without the peers one by one.
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::summary).unwrap_or_default()
     }
 
@@ -59,7 +59,7 @@ impl Member {
     ///
     /// # Errors
     /// Shows the state that it has after the limit.
-    pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), NotInTime> {
+    pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), DeadlineExceeded> {
         eventually(limit, || {
             let status = self.summary();
             if status.ready && status.peers.programmed == peers { Ok(()) } else { Err(format!("{status:?}")) }

@@ -44,17 +44,17 @@ impl BackendSubject for Fake {
         LeaseAttrs::new(public.into())
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let peers = self.0.peers().into_iter();
         peers.map(|(subnet, attrs)| (subnet, attrs.public.v4.unwrap().into())).collect()
     }
 
     fn objects(&self) -> Vec<String> {
-        self.reaches().into_iter().map(|(subnet, public)| format!("{subnet} at {public}")).collect()
+        self.peer_destinations().into_iter().map(|(subnet, public)| format!("{subnet} at {public}")).collect()
     }
 
     /// Its host has nothing but peers.
-    fn add_foreign(&self) {}
+    fn add_foreign_objects(&self) {}
 
     fn undo(&self, subnet: SubnetKey) -> bool {
         self.0.disturb(subnet);
@@ -70,7 +70,7 @@ impl BackendSubject for Fake {
         self.0.refuse(subnet, false);
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         // It has none.
         Vec::new()
     }
@@ -97,11 +97,11 @@ impl BackendSubject for Toy {
         BackendAttrs::new("toy".to_owned().into()).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         self.state().peers.iter().map(|(subnet, public)| (*subnet, (*public).into())).collect()
     }
 
@@ -109,7 +109,7 @@ impl BackendSubject for Toy {
         self.all_objects()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         self.state().foreign = vec!["a foreign device".to_owned(), "a foreign route".to_owned()];
     }
 
@@ -127,7 +127,7 @@ impl BackendSubject for Toy {
         self.state().blocked.remove(&subnet);
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"toy","Size":"large"}"#, "Size")]
     }
 
@@ -136,7 +136,7 @@ impl BackendSubject for Toy {
     }
 
     /// It notices at once, or never.
-    fn notices_within(&self) -> Duration {
+    fn drift_timeout(&self) -> Duration {
         Duration::from_millis(200)
     }
 }

@@ -109,11 +109,11 @@ impl TableSubject for Host {
         Some((route.destination, route))
     }
 
-    fn add_foreign(&mut self) {
+    fn add_foreign_objects(&mut self) {
         self.write(&self.foreign().map(Write::PutRoute));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         let all = self.all();
         let same = |one: &Route, other: &Route| {
             let key =

@@ -85,11 +85,11 @@ impl TableSubject for NeighboursInKernel {
         None
     }
 
-    fn add_foreign(&mut self) {
+    fn add_foreign_objects(&mut self) {
         self.0.write(&self.foreign().map(Write::PutNeighbour));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         let all = self.0.place.kernel.lock().neighbours(0, Some(Family::V4)).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))
     }
@@ -126,11 +126,11 @@ impl TableSubject for FdbInKernel {
         Some((mac(66), address("fd00:64::66")))
     }
 
-    fn add_foreign(&mut self) {
+    fn add_foreign_objects(&mut self) {
         self.0.write(&self.foreign().map(Write::PutFdb));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         let all = self.0.place.kernel.lock().fdb(0).unwrap();
         let is_there = |foreign: &FdbEntry| {
             let key = |entry: &FdbEntry| (entry.index, entry.mac, entry.destination);
@@ -180,11 +180,11 @@ impl TableSubject for RoutesInKernel {
         Some((subnet, OverlayRoute::to(subnet, 0)))
     }
 
-    fn add_foreign(&mut self) {
+    fn add_foreign_objects(&mut self) {
         self.0.write(&self.foreign().map(Write::PutRoute));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         let filter = RouteFilter { family: Some(Family::V4), ..RouteFilter::default() };
         let all = self.0.place.kernel.lock().routes(&filter).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::NetworkStatus;
 
 /// Something that is not as it should be at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +44,9 @@ pub enum ConditionName {
     /// The file that tells the container runtime its subnet cannot be written.
     SubnetFileFailed,
     /// The registry does not answer; traffic goes on with what is known.
-    RegistrySilent,
+    RegistryUnavailable,
     /// The peers are those that are remembered, because the registry did not answer since the start.
-    Recalled,
+    PeersFromCache,
     /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
     BadRecords,
     /// The registry's configuration is another one than the network runs by, and cannot be used, or not without a restart.
@@ -77,8 +77,8 @@ impl ConditionName {
         Self::Stalled,
         Self::FirewallFailed,
         Self::SubnetFileFailed,
-        Self::RegistrySilent,
-        Self::Recalled,
+        Self::RegistryUnavailable,
+        Self::PeersFromCache,
         Self::BadRecords,
         Self::ConfigRefused,
         Self::PeersUnreachable,
@@ -99,8 +99,8 @@ impl ConditionName {
             Self::Stalled => "stalled",
             Self::FirewallFailed => "firewall_failed",
             Self::SubnetFileFailed => "subnet_file_failed",
-            Self::RegistrySilent => "registry_silent",
-            Self::Recalled => "recalled",
+            Self::RegistryUnavailable => "registry_unavailable",
+            Self::PeersFromCache => "peers_from_cache",
             Self::BadRecords => "bad_records",
             Self::ConfigRefused => "config_refused",
             Self::PeersUnreachable => "peers_unreachable",
@@ -137,7 +137,7 @@ impl std::fmt::Display for ConditionName {
 
 /// Finds what is not as it should be in a state whose `conditions` are not known yet. `audit_every` is the longest time
 /// between two passes.
-pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Condition> {
+pub(crate) fn conditions(status: &NetworkStatus, audit_every: Duration) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut add = |name, detail: String| found.push(Condition { name, detail });
     if !status.ready {
@@ -155,12 +155,12 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
     if let Some(age) = status.kernel.last_pass_age.filter(|age| *age > longest) {
         add(ConditionName::Stalled, format!("the last pass was {} seconds ago", age.as_secs()));
     }
-    if let Some(reason) = &status.registry.silent {
-        let silent_for = status.registry.silent_for.unwrap_or_default().as_secs();
-        add(ConditionName::RegistrySilent, format!("for {silent_for} seconds: {reason}"));
+    if let Some(reason) = &status.registry.unavailable {
+        let unavailable_for = status.registry.unavailable_for.unwrap_or_default().as_secs();
+        add(ConditionName::RegistryUnavailable, format!("for {unavailable_for} seconds: {reason}"));
     }
-    if let Some(reason) = &status.registry.recalled {
-        add(ConditionName::Recalled, reason.clone());
+    if let Some(reason) = &status.registry.peers_from_cache {
+        add(ConditionName::PeersFromCache, reason.clone());
     }
     if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {
         add(ConditionName::BadRecords, detail);

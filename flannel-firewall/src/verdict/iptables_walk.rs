@@ -1,6 +1,6 @@
 //! A packet on its way through the chains of iptables. Pure.
 
-use super::{Barrier, BarrierPlace, DEEPEST, Fit, Packet, SOURCE_PORT, Transport, Way};
+use super::{BlockingRule, DEEPEST, Fit, Packet, RuleLocation, SOURCE_PORT, Transport, Way};
 use crate::iptables::listing::{Listed, Listing};
 use crate::iptables::spec::Spec;
 use crate::rules::Selector;
@@ -39,7 +39,7 @@ pub(super) fn barriers(
     tables: &[(String, Listing)],
     packet: &Packet,
     is_marked: &mut bool,
-) -> Vec<Barrier> {
+) -> Vec<BlockingRule> {
     let mut barriers = Vec::new();
     for (table, chain) in chains(packet.way) {
         let Some((_, listing)) = tables.iter().find(|(name, _)| name == table) else {
@@ -52,8 +52,8 @@ pub(super) fn barriers(
             Outcome::Fell | Outcome::Accepted => continue,
         };
         if !walk.doubt {
-            let place = BarrierPlace::Iptables { program, table: (*table).into(), chain: (*chain).into() };
-            barriers.push(Barrier { place, rule });
+            let place = RuleLocation::Iptables { program, table: (*table).into(), chain: (*chain).into() };
+            barriers.push(BlockingRule { place, rule });
         }
     }
     barriers

@@ -7,7 +7,7 @@ use flannel_netlink::Family;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Barrier, BarrierPlace, DEEPEST, Fit, Packet, SOURCE_PORT, Transport, Way};
+use super::{BlockingRule, DEEPEST, Fit, Packet, RuleLocation, SOURCE_PORT, Transport, Way};
 
 /// Family and name of a table, and the name of something in it.
 type Name = (String, String, String);
@@ -71,7 +71,7 @@ impl Tables {
     }
 
     /// Names the rules that stop a packet. Takes and tells whether it may be marked.
-    pub(super) fn barriers(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
+    pub(super) fn barriers(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
         let hooks: &[&str] = match packet.way {
             Way::Input => &["prerouting", "input"],
             Way::Forward => &["prerouting", "forward", "postrouting"],
@@ -96,8 +96,8 @@ impl Tables {
             };
             if !walk.doubt {
                 let place =
-                    BarrierPlace::Nftables { table: format!("{family} {table}"), chain: name.clone() };
-                barriers.push(Barrier { place, rule });
+                    RuleLocation::Nftables { table: format!("{family} {table}"), chain: name.clone() };
+                barriers.push(BlockingRule { place, rule });
             }
         }
         barriers

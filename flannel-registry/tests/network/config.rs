@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_core::{FedManager, NetworkConfig, NetworkEvent, NetworkOptions, SubnetRegistry};
+use flannel_core::{NetworkConfig, NetworkEvent, NetworkOptions, StaticLeaseManager, SubnetRegistry};
 use flannel_testing::{BackendCall, Call, FakeBackend, Fault};
 
 use crate::site::{CONFIG, MOMENT, Node, external, host, key, manager, site, start, start_on};
@@ -79,12 +79,12 @@ async fn what_the_backend_cannot_do_is_refused_and_what_the_kernel_refuses_is_tr
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    node.host.disturb_the_start(2, 1);
+    node.host.fail_start(2, 1);
     site.store.set_config(OTHER);
     assert!(refused(&mut node).await.contains("cannot make the device"));
     reconfigured(&mut node).await;
     assert!(node.network.summary().network.unwrap().refused.is_none());
-    node.host.make_unusable("no such thing here");
+    node.host.fail_open("no such thing here");
     site.store.set_config(CONFIG);
     assert_eq!(refused(&mut node).await, "no such thing here");
 }
@@ -103,7 +103,7 @@ async fn a_registry_that_does_not_answer_is_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_comes_while_the_host_starts_is_not_missed() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::Late(Duration::from_secs(5))]);
+    site.faulty.fail_next(Call::Create, [Fault::Delayed(Duration::from_secs(5))]);
     let mut node = start(&site.faulty, 1, None);
     node.sees("the first configuration", |event| matches!(event, NetworkEvent::Configured(_)).then_some(()))
         .await;
@@ -134,7 +134,7 @@ async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked
 #[tokio::test(start_paused = true)]
 async fn a_program_that_feeds_a_network_may_change_its_configuration() {
     let parse = |text| NetworkConfig::parse(text).unwrap();
-    let told = FedManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
+    let told = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
     told.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
     let mut node = start_on(told.clone(), FakeBackend::new(), 1, None);
     node.is_ready().await;

@@ -60,7 +60,7 @@ fn killed_while_one_peer_leaves_another_joins_and_a_third_gets_a_new_device_it_s
         if now == right { Ok(()) } else { Err(format!("{now:#?} instead of {right:#?}")) }
     })
     .unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     let report = ping.stop();
     assert_eq!(report.lost_count(), 0, "{report}");
 }
@@ -160,7 +160,7 @@ fn killed_at_any_moment_of_its_work_the_next_start_ends_it_and_no_packet_to_a_pe
         if differences.is_empty() { Ok(()) } else { Err(format!("seed {seed}: {differences:#?}")) }
     })
     .unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     let report = ping.stop();
     assert_eq!(report.lost_count(), 0, "seed {seed}: {report}");
 }

@@ -19,20 +19,25 @@ pub async fn a_lease_is_one_that_the_network_offers(subject: &dyn LeaseManagerSu
         let lease = acquire(&*manager, &host(1), previous).await;
         assert!(config.offers(&lease.subnet), "{} is none of {CONFIG}'s", lease.subnet);
         assert_eq!(words(&lease), host(1), "what the lease says");
-        subject.take_away(lease.subnet).await;
+        subject.revoke_subnet(lease.subnet).await;
     }
 }
 
 /// Promise 1: a host that asks again, in the same run or after a new start, gets what it has; `recall` finds it.
 pub async fn one_host_has_one_lease(subject: &dyn LeaseManagerSubject) {
     let manager = open(subject, 1).await;
-    assert_eq!(manager.recall(host(1).public).await.expect("looks it up"), None, "the lease of a new host");
+    assert_eq!(
+        manager.previous_lease(host(1).public).await.expect("looks it up"),
+        None,
+        "the lease of a new host"
+    );
     let own = acquire(&*manager, &host(1), None).await;
     assert_eq!(acquire(&*manager, &host(1), None).await.subnet, own.subnet, "asked again");
     let peer = acquire(&*open(subject, 2).await, &host(2), None).await;
     for previous in [None, Some(peer.subnet)] {
         let manager = open(subject, 1).await;
-        let recalled = manager.recall(host(1).public).await.expect("looks it up").expect("there is a lease");
+        let recalled =
+            manager.previous_lease(host(1).public).await.expect("looks it up").expect("there is a lease");
         assert_eq!((recalled.subnet, words(&recalled)), (own.subnet, host(1)), "what is recalled");
         assert_eq!(
             acquire(&*manager, &host(1), previous).await.subnet,
@@ -69,12 +74,12 @@ pub async fn a_host_gets_its_previous_subnet_if_it_is_free(subject: &dyn LeaseMa
     let (manager, other) = (open(subject, 1).await, open(subject, 2).await);
     for _ in 0..2 {
         assert_eq!(acquire(&*manager, &host(1), Some(subnet(77))).await.subnet, subnet(77), "it is free");
-        subject.take_away(subnet(77)).await;
+        subject.revoke_subnet(subnet(77)).await;
     }
     assert_eq!(acquire(&*other, &host(2), Some(subnet(77))).await.subnet, subnet(77), "it is free");
     let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
     assert_ne!(own.subnet, subnet(77), "it is another host's");
-    let peer = open(subject, 2).await.recall(host(2).public).await.expect("looks it up");
+    let peer = open(subject, 2).await.previous_lease(host(2).public).await.expect("looks it up");
     assert_eq!(peer.map(|lease| lease.subnet), Some(subnet(77)), "the other host still has it");
 }
 
@@ -96,7 +101,7 @@ pub async fn a_full_network_says_so(subject: &dyn LeaseManagerSubject) {
     let full = try_acquire(&*manager, &host(4), given.first().copied()).await;
     assert!(matches!(full, Err(ManagerError::OutOfSubnets(_))), "want OutOfSubnets, got {full:?}");
     let freed = given.pop_last().expect("there are three");
-    subject.take_away(freed).await;
+    subject.revoke_subnet(freed).await;
     assert_eq!(acquire(&*manager, &host(4), None).await.subnet, freed, "the only one that is free");
 }
 
