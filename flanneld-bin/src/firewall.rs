@@ -11,11 +11,11 @@ use flannel_firewall::{
     open_port,
 };
 use flannel_netlink::Namespace;
+use flannel_node::backends;
+use flannel_node::status::{DaemonState, FirewallStatus};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::backends;
-use crate::observe::report::{Beside, FirewallStatus};
 use crate::options::FirewallFlags;
 
 /// What the rules are made from.
@@ -29,7 +29,7 @@ pub(crate) struct Keeper {
     /// The public addresses of all peers.
     pub(crate) peers: watch::Receiver<BTreeSet<IpAddr>>,
     /// Where it is noted what the firewall did.
-    pub(crate) beside: Arc<Beside>,
+    pub(crate) beside: Arc<DaemonState>,
     /// Who is told when the rules for a network were put, or could not be.
     pub(crate) done: mpsc::UnboundedSender<Running>,
 }
