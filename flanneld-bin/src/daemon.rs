@@ -6,8 +6,6 @@
 //! 4. On SIGHUP, and when the registry tells that it changed: take in another network configuration.
 //! 5. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
-mod manager;
-
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs;
@@ -22,6 +20,11 @@ use flannel_core::{
     SubnetKey, Term, chain,
 };
 use flannel_netlink::Namespace;
+use flannel_node::backends::Backends;
+use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_status};
+use flannel_node::status::{DaemonState, StatusSource};
+use flannel_node::subnet_file::{Previous, SubnetEnv, read_previous};
+use flannel_node::{capabilities, probe, server};
 use flannel_registry::{
     CacheOptions, CachedLeaseManager, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions,
 };
@@ -31,15 +34,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use self::manager::notified;
-use crate::backends::Backends;
-use crate::fd_store::{self, FdStore};
 use crate::firewall::FirewallTask;
-use crate::notify::Notifier;
-use crate::observe::report::{Beside, Sources};
 use crate::options::Options;
-use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{capabilities, external, firewall, observe, ping, registry, story, sys};
+use crate::{external, firewall, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -77,10 +74,10 @@ struct Daemon<'a> {
 
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
-    let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
+    let passed = passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
     let chosen = external::choose_first(&options.external)?;
-    let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
+    let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
     }
@@ -103,11 +100,11 @@ impl Daemon<'_> {
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
-        let beside = Arc::new(Beside::default());
+        let beside = Arc::new(DaemonState::default());
         let rules = self.firewall(running, peers, done, Arc::clone(&beside)).run();
-        let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
-        let serving = observe::serve(&self.options.observe, sources.clone());
-        let telling = manager::tell(&self.notifier, sources);
+        let sources = StatusSource::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
+        let serving = server::serve(&self.options.observe, sources.clone());
+        let telling = report_status(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
         tokio::pin!(work, rules, serving, telling, probing);
         let mut life = Life::default();
@@ -195,18 +192,22 @@ impl Daemon<'_> {
         running: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
-        beside: Arc<Beside>,
+        beside: Arc<DaemonState>,
     ) -> FirewallTask {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
         FirewallTask { flags, namespace, previous: self.previous.nets(), running, peers, beside, done }
     }
 
     /// Probes the other hosts, if that is asked for.
-    fn probe(&self, network: &Network, beside: &Arc<Beside>) -> impl Future<Output = Infallible> + use<> {
+    fn probe(
+        &self,
+        network: &Network,
+        beside: &Arc<DaemonState>,
+    ) -> impl Future<Output = Infallible> + use<> {
         let (mesh, view, beside) = (self.options.mesh, network.view(), Arc::clone(beside));
         async move {
             match mesh {
-                Some(options) => ping::keep(options, view, beside).await,
+                Some(options) => probe::keep(options, view, beside).await,
                 None => std::future::pending().await,
             }
         }
@@ -257,7 +258,7 @@ impl Daemon<'_> {
     }
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: Running, life: &mut Life, beside: &Beside) {
+    fn on_guarded(&self, running: Running, life: &mut Life, beside: &DaemonState) {
         let written = self.write_subnet_file(&running);
         let subnet = running.lease.subnet;
         let before = life.guarded.as_ref().map(|before| before.lease.subnet);

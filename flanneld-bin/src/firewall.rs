@@ -13,9 +13,9 @@ use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
-use crate::backends;
-use crate::observe::report::Beside;
 use crate::options::FirewallFlags;
+use flannel_node::backends;
+use flannel_node::status::DaemonState;
 
 /// Keeps the rules of the running network.
 pub(crate) struct FirewallTask {
@@ -27,7 +27,7 @@ pub(crate) struct FirewallTask {
     pub(crate) running: watch::Receiver<Option<Running>>,
     /// The public addresses of all peers.
     pub(crate) peers: watch::Receiver<BTreeSet<IpAddr>>,
-    pub(crate) beside: Arc<Beside>,
+    pub(crate) beside: Arc<DaemonState>,
     /// Receives each network once the first pass for it is done, whether or not it succeeded.
     pub(crate) done: mpsc::UnboundedSender<Running>,
 }

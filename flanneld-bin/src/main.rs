@@ -10,13 +10,10 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
-mod backends;
-mod capabilities;
 mod daemon;
 mod doctor;
 mod external;
 mod facts;
-mod fd_store;
 mod firewall;
 mod flags;
 mod follow;
@@ -26,8 +23,6 @@ mod iface;
 mod log;
 mod manual;
 mod migrate;
-mod notify;
-mod observe;
 mod options;
 mod ping;
 mod plan;
@@ -35,7 +30,6 @@ mod registry;
 mod show;
 mod story;
 mod subcommands;
-mod subnet_env;
 mod sys;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath, PublicAddrs, SubnetKey};
+use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath};
+use flannel_node::probe::{ProbedPeer, weight};
 use serde::Serialize;
 
-use super::verdict::weight;
 use crate::show::format::{Cell, Paint, Table, list, plain};
 
 /// What was pinged.
@@ -13,7 +13,7 @@ use crate::show::format::{Cell, Paint, Table, list, plain};
 pub(super) struct Pinged {
     /// Who told of the peers.
     pub(super) source: Source,
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Vec<ProbedPeer>,
 }
 
 /// Who told of the peers.
@@ -26,17 +26,6 @@ pub(super) enum Source {
     Cache,
     /// The registry; this host remembers nothing.
     Registry,
-}
-
-/// One peer.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Peer {
-    #[serde(rename = "subnets")]
-    pub(super) subnet: SubnetKey,
-    #[serde(rename = "public_addresses")]
-    pub(super) public: PublicAddrs,
-    #[serde(flatten)]
-    pub(super) probe: PeerProbe,
 }
 
 /// Shows a line for each family of each peer.

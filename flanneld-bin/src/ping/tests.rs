@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use flannel_core::{ProbeMeans, ProbeSide, ProbedPath, PublicAddrs};
+use flannel_node::probe::{ProbeContext, ProbedPeer, judge};
 
 use super::show::{map, table};
-use super::verdict::{Context, judge};
 use super::*;
 use crate::show::format::Paint;
 
-fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> show::Peer {
+fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> ProbedPeer {
     let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None };
     let way = |side, address: [u8; 4], answers: bool| {
         let by = if side == ProbeSide::Inside { ProbeMeans::Udp } else { ProbeMeans::Icmp };
@@ -24,7 +24,7 @@ fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<Pro
     let mut paths: Vec<_> = inside.into_iter().collect();
     paths.push(way(ProbeSide::Outside, [192, 168, 0, n], outside));
     change(&mut paths);
-    let context = Context {
+    let context = ProbeContext {
         port: Some(8472),
         interface: "eth0".to_owned(),
         own: vec![IpAddr::from([192, 168, 0, 1])],
@@ -33,7 +33,7 @@ fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<Pro
     let mut probe = flannel_core::PeerProbe::default();
     (probe.verdict, probe.detail) = judge(&paths, &context);
     probe.paths = paths;
-    show::Peer { subnet: format!("10.5.{n}.0-24").parse().expect("a key"), public, probe }
+    ProbedPeer { subnet: format!("10.5.{n}.0-24").parse().expect("a key"), public, probe }
 }
 
 fn pinged() -> Pinged {
@@ -112,8 +112,8 @@ fn nothing_from_elsewhere_reaches_the_terminal_as_a_command_and_colours_change_n
 
 #[test]
 fn a_peer_is_named_by_its_subnet_its_address_or_one_of_its_pods() {
-    let peers: Vec<Peer> = (2..5)
-        .map(|n| Peer {
+    let peers: Vec<ProbeTarget> = (2..5)
+        .map(|n| ProbeTarget {
             subnet: format!("10.5.{n}.0-24").parse().expect("a key"),
             public: PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None },
             inside: Vec::new(),

@@ -3,13 +3,12 @@
 use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
 
 use super::format::{Cell, Paint, Table, list, plain, time};
-use crate::observe::report::Report;
-use flannel_firewall::FirewallStatus;
+use flannel_node::status::{AgentStatus, FirewallStatus};
 
 /// How many of the last errors people see; all are in the JSON.
 const ERRORS: usize = 5;
 
-pub(super) fn page(report: &Report, paint: Paint) -> String {
+pub(super) fn page(report: &AgentStatus, paint: Paint) -> String {
     let network = &report.network;
     let mut table = Table::default();
     let mut row = |name: &str, value: String| {

@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
-use flannel_firewall::{FirewallMode, FirewallStatus};
-
-use crate::observe::report::DaemonStatus;
+use flannel_firewall::FirewallMode;
+use flannel_node::status::{DaemonStatus, FirewallStatus};
 
 const STATUS: &[u8] = include_bytes!("../../../flannel-core/src/status/golden.json");
 
-fn report() -> Report {
-    let mut report = Report::read(STATUS).expect("a status");
+fn report() -> AgentStatus {
+    let mut report = AgentStatus::read(STATUS).expect("a status");
     report.daemon = DaemonStatus {
         version: "0.1.0".to_owned(),
         pid: 4711,
