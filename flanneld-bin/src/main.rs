@@ -10,7 +10,6 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
-mod blackhole;
 mod daemon;
 mod doctor;
 mod firewall;
