@@ -161,9 +161,8 @@ impl Daemon<'_> {
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = selector::choose_again(namespace, wishes, self.chosen.clone());
+        let choose = selector::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
-        options.external_changes = external_changes;
         options.follow_config = self.options.follow_config;
         options.previous = previous;
         options.damping = damping;
