@@ -21,7 +21,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_interface};
+use flannel_backend_host_gw::OpenHostGw;
+use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
 use flannel_benches::{Spread, figures};
 use flannel_core::NetworkOptions;
 use flannel_netlink::{

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport,
-    SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
+    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
 };
 use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
@@ -16,12 +15,12 @@ use crate::attrs;
 use crate::checksums::ChecksumOffload;
 use crate::config::VxlanConfig;
 use crate::device::{Below, DeviceSpec, OverlayAddress};
-use crate::direct::Direct;
-use crate::families::{families, own_subnet, pool};
-use crate::routes::{Mark, RouteProtocol};
-use crate::tables::Kernel;
 use crate::tunnel::Tunnel;
-use crate::watch::Watch;
+use flannel_dataplane::Direct;
+use flannel_dataplane::DriftMonitor;
+use flannel_dataplane::Kernel;
+use flannel_dataplane::{Mark, RouteProtocol};
+use flannel_dataplane::{families, own_subnet, pool, same_kind};
 
 /// Opens the VXLAN backend in one network namespace.
 ///
@@ -117,7 +116,7 @@ struct Vxlan {
     opener: OpenVxlan,
     options: VxlanConfig,
     config: NetworkConfig,
-    watch: Watch,
+    watch: DriftMonitor,
     tunnels: Vec<Tunnel>,
     own: Option<SubnetKey>,
 }
@@ -135,7 +134,7 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(opener.namespace.clone(), &external.name)?;
+        let (watch, kernel) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
         let mut tunnels = Vec::new();
         for (spec, direct) in opener.parts(request, &options, &kernel)? {
             let (kernel, namespace) = (kernel.clone(), opener.namespace.clone());
@@ -217,16 +216,6 @@ impl Backend for Vxlan {
     fn remove(&mut self) -> Result<(), BackendError> {
         let removed: Vec<_> = self.tunnels.iter_mut().map(Tunnel::remove).collect();
         removed.into_iter().collect()
-    }
-}
-
-/// A backend of one kind does not become one of another.
-pub(crate) fn same_kind(before: &BackendConfig, now: &BackendConfig) -> Result<(), BackendError> {
-    match now.name.eq_ignore_ascii_case(&before.name) {
-        true => Ok(()),
-        false => {
-            Err(BackendError::Host(format!("to go from {} to {} takes a restart", before.name, now.name)))
-        }
     }
 }
 

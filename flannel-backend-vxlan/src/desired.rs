@@ -19,8 +19,8 @@ use flannel_netlink::{Family, Mac, Route};
 use ipnet::IpNet;
 
 use crate::attrs;
-use crate::direct_routes::Hop;
-use crate::overlay_routes::OverlayRoute;
+use flannel_dataplane::Hop;
+use flannel_dataplane::OverlayRoute;
 
 /// One peer in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

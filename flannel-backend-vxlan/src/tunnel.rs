@@ -8,11 +8,11 @@ use flannel_netlink::{Family, Namespace};
 
 use crate::desired::{Desired, Failed, Wanted};
 use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
-use crate::direct::Direct;
-use crate::forwarding::Forwarding;
-use crate::overlay_routes::Routes;
-use crate::tables::{Fdb, Kernel, Neighbours, Place};
-use crate::watch::Listens;
+use flannel_dataplane::Direct;
+use flannel_dataplane::Forwarding;
+use flannel_dataplane::NoticeHandler;
+use flannel_dataplane::Routes;
+use flannel_dataplane::{Fdb, Kernel, Neighbours, Place};
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {

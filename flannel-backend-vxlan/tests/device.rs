@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DEVICE, Station, assert_idle, change, config, foreign_vxlan, ip, lab, open, peer};
+use common::{DEVICE, Station, StationExt, assert_idle, change, config, foreign_vxlan, ip, lab, open, peer};
 use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::{
     Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, Write,

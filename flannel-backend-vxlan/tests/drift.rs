@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEVICE, QUIET, Station, assert_idle, bridge, ip, lab, lines_of_all, peer};
+use common::{DEVICE, QUIET, Station, StationExt, assert_idle, bridge, ip, lab, lines_of_all, peer};
 use flannel_core::{Dirty, SyncReport};
 use flannel_netlink::{Family, Namespace, NeighbourState, Netlink, Write};
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DEVICE, QUIET, Station, assert_idle, config, ip, lab, lines_of_all, peer};
+use common::{DEVICE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, peer};
 use flannel_backend_vxlan::{ChecksumOffload, OpenVxlan};
 use flannel_core::{BackendType, Dirty, NetworkConfig, OpenBackend, OpenRequest};
 

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Station, assert_idle, ip, lab, lines_of_all, mac, numbered, peer};
+use common::{Station, StationExt, assert_idle, ip, lab, lines_of_all, mac, numbered, peer};
 use flannel_core::{Dirty, NetworkConfig};
 use flannel_netlink::{Neighbour, NeighbourState, Route, Write};
 

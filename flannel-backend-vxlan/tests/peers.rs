@@ -6,7 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Station, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, numbered, peer};
+use common::{
+    Station, StationExt, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, numbered, peer,
+};
 use flannel_core::{Dirty, LeaseChange, PeerFailure, SyncReport};
 use flannel_netlink::{FdbEntry, Neighbour, Route, RouteFilter};
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::SubnetKey;
+use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
 use crate::pool::{SubnetPool, bits, size, with_bits};
 
@@ -80,6 +81,12 @@ impl NetworkConfig {
             (Some(_), None) | (None, Some(_)) => false,
         };
         fits(self.ipv4, subnet.v4().map(IpNet::V4)) && fits(self.ipv6, subnet.v6().map(IpNet::V6))
+    }
+
+    /// Returns the address families of the overlay.
+    #[must_use]
+    pub fn families(&self) -> IpFamilies {
+        IpFamilies { v4: self.ipv4.is_some(), v6: self.ipv6.is_some() }
     }
 
     /// Returns the pools of the enabled families, IPv4 first.

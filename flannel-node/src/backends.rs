@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flannel_backend_extension::{OpenAlloc, OpenExtension};
+use flannel_backend_host_gw::OpenHostGw;
 use flannel_backend_udp::OpenUdp;
-use flannel_backend_vxlan::{OpenHostGw, OpenVxlan};
+use flannel_backend_vxlan::OpenVxlan;
 use flannel_core::{
     Backend, BackendError, Dirty, NetworkConfig, OpenBackend, OpenRequest, PeerSet, Plan, PlanRequest,
 };

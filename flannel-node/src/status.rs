@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use flannel_core::{
     Condition, ConditionName, MeshStatus, NetworkStatus, NetworkView, ProbeSide, ProbeVerdict,
 };
+pub use flannel_firewall::FirewallStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::MeshNotes;
@@ -53,24 +54,6 @@ pub struct DaemonStatus {
     pub pid: u32,
     /// The file that tells the container runtime its subnet.
     pub subnet_file: String,
-}
-
-/// The firewall rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FirewallStatus {
-    /// Where they are: `iptables` or `nftables`.
-    pub mode: String,
-    /// How often there was a reason to look.
-    pub passes: u64,
-    /// How often somebody had changed rules, and they were put right.
-    pub repairs: u64,
-    /// How many times something could not be done.
-    pub failures: u64,
-    /// What could not be done the last time.
-    pub failed: Vec<String>,
-    /// Other rules that keep pods from reaching each other, each with what to do about it.
-    pub obstacles: Vec<String>,
 }
 
 /// Where the parts of a report come from.
@@ -241,6 +224,8 @@ pub const LINE_EVERY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use flannel_firewall::FirewallMode;
+
     use super::*;
 
     #[test]
@@ -248,8 +233,8 @@ mod tests {
         let mut network = NetworkStatus::default();
         network.ready = true;
         network.peers.known = 2;
-        let firewall =
-            FirewallStatus { mode: "nftables".to_owned(), repairs: 2, ..FirewallStatus::default() };
+        let mut firewall = FirewallStatus::default();
+        (firewall.mode, firewall.repairs) = (FirewallMode::Nftables, 2);
         let daemon = DaemonStatus { version: "1".to_owned(), pid: 7, subnet_file: "/a".to_owned() };
         let report = AgentStatus { daemon, firewall: Some(firewall), network };
         let json = serde_json::to_vec(&report).expect("written");
@@ -273,8 +258,9 @@ mod tests {
         assert_eq!(names(&notes, true), "subnet_file_failed");
         notes.subnet_file = Some(Ok(()));
         assert_eq!(names(&notes, true), "");
-        notes.firewall =
-            Some(FirewallStatus { failed: vec!["no nft".to_owned()], ..FirewallStatus::default() });
+        let mut firewall = FirewallStatus::default();
+        firewall.failed = vec!["no nft".to_owned()];
+        notes.firewall = Some(firewall);
         assert_eq!(names(&notes, true), "firewall_failed");
     }
 

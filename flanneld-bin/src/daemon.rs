@@ -19,6 +19,7 @@ use flannel_core::{
     BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
     SubnetKey, Term, chain,
 };
+use flannel_dataplane::selector::{self, InitialChoice};
 use flannel_netlink::Namespace;
 use flannel_node::backends::Backends;
 use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_status};
@@ -34,9 +35,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::firewall::Keeper;
+use crate::firewall::FirewallTask;
 use crate::options::Options;
-use crate::{blackhole, external, firewall, registry, story, sys};
+use crate::{firewall, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -66,7 +67,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    chosen: external::First,
+    chosen: InitialChoice,
     previous: Previous,
     notifier: Notifier,
     store: Option<FdStore>,
@@ -76,7 +77,7 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let passed = passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let chosen = external::choose_first(&options.external)?;
+    let chosen = selector::choose_first(&options.external)?;
     let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -100,14 +101,13 @@ impl Daemon<'_> {
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
-        let blackhole = self.blackhole(running.clone());
         let beside = Arc::new(DaemonState::default());
-        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
+        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).run();
         let sources = StatusSource::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
         let serving = server::serve(&self.options.observe, sources.clone());
         let telling = report_status(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
-        tokio::pin!(work, rules, blackhole, serving, telling, probing);
+        tokio::pin!(work, rules, serving, telling, probing);
         let mut life = Life::default();
         let ended = loop {
             self.tell_reloads(&mut life, &tell_running.borrow());
@@ -125,7 +125,6 @@ impl Daemon<'_> {
                 Some(running) = guarded.recv() => self.on_guarded(running, &mut life, &beside),
                 () = life.reload_ends() => life.reload = None,
                 never = &mut rules => match never {},
-                never = &mut blackhole => match never {},
                 never = &mut serving => match never {},
                 never = &mut telling => match never {},
                 never = &mut probing => match never {},
@@ -162,9 +161,8 @@ impl Daemon<'_> {
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
+        let choose = selector::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
-        options.external_changes = external_changes;
         options.follow_config = self.options.follow_config;
         options.previous = previous;
         options.damping = damping;
@@ -191,21 +189,13 @@ impl Daemon<'_> {
 
     fn firewall(
         &self,
-        network: watch::Receiver<Option<Running>>,
+        running: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
         beside: Arc<DaemonState>,
-    ) -> Keeper {
+    ) -> FirewallTask {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
-        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, beside, done }
-    }
-
-    async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
-        if self.options.firewall.blackhole_route {
-            blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
-        } else {
-            std::future::pending().await
-        }
+        FirewallTask { flags, namespace, previous: self.previous.nets(), running, peers, beside, done }
     }
 
     /// Probes the other hosts, if that is asked for.
@@ -324,9 +314,6 @@ impl Daemon<'_> {
         self.remove_subnet_file();
         if let Some(running) = running {
             firewall::remove(&self.options.firewall, self.namespace.clone(), &running).await;
-            if self.options.firewall.blackhole_route {
-                blackhole::remove(&self.namespace, &running);
-            }
         }
         if ended.is_ok()
             && let Some(lease) = lease

@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use flannel_dataplane::selector;
 use flannel_node::doctor::{AgentOptions, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
@@ -24,7 +25,7 @@ use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
 use crate::show::format::Paint;
-use crate::{daemon, external, log, options};
+use crate::{daemon, log, options};
 
 mod etcdctl;
 mod registry;
@@ -90,7 +91,7 @@ fn agent(options: &Options) -> AgentOptions {
         status_socket: options.observe.socket.clone(),
         rules: options.firewall.rules,
         restrict_tunnel_port: options.firewall.restrict_tunnel_port,
-        external: Arc::new(move |config| external::look(&interfaces, config)),
+        external: Arc::new(move |config| selector::look(&interfaces, config)),
         registry: Arc::new(EtcdOfDaemon { options: options.etcd.clone(), api: options.etcd_api }),
     }
 }

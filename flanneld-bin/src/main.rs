@@ -10,17 +10,12 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
-mod blackhole;
 mod daemon;
 mod doctor;
-mod external;
-mod facts;
 mod firewall;
 mod flags;
-mod follow;
 mod go_duration;
 mod go_syntax;
-mod iface;
 mod log;
 mod manual;
 mod migrate;

@@ -12,8 +12,8 @@ use flannel_node::probe::MeshOptions;
 use flannel_node::server::ObserveOptions;
 
 use crate::flags::{self, BadValue, FlagError, Ignored};
-use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
+use flannel_dataplane::select::{Pattern, Wishes};
 
 pub(crate) mod doctor;
 mod endpoint;

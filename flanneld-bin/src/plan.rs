@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use flannel_core::{PlannedAction, chain};
+use flannel_dataplane::selector;
 use flannel_netlink::Namespace;
 use flannel_node::backends::Backends;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
@@ -23,7 +24,7 @@ use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::plan::parse;
 use crate::show::format::plain;
-use crate::{external, registry, story};
+use crate::{registry, story};
 
 /// The exit status when something would be written.
 pub(crate) const SOMETHING: u8 = 3;
@@ -53,7 +54,7 @@ async fn look(options: &Options) -> Result<HostPlan, String> {
             NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
         }
     };
-    let external = external::look(&options.external, Some(&network.config))?;
+    let external = selector::look(&options.external, Some(&network.config))?;
     let public = external.public.used_by(&network.config);
     let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
     let own = network.own(&public, node).ok_or_else(|| {

@@ -5,9 +5,9 @@ use flannel_core::{BackendAttrs, Json, LeaseAttrs, LeaseChange, Revision, Term};
 use proptest::prelude::*;
 
 use super::*;
-use crate::direct_routes::DirectRoutes;
-use crate::overlay_routes::Routes;
-use crate::tables::{Fdb, Neighbours};
+use flannel_dataplane::DirectRoutes;
+use flannel_dataplane::Routes;
+use flannel_dataplane::{Fdb, Neighbours};
 
 /// The tables' side, without tables.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Trackers {
 
     /// Takes in the peers, of which those with this public address are on the link.
     fn update(&mut self, desired: &mut Desired, peers: &PeerSet, dirty: &Dirty, on_link: Option<IpAddr>) {
-        let protocol = crate::routes::RouteProtocol::default();
+        let protocol = flannel_dataplane::RouteProtocol::default();
         let mut hop = |_: IpNet, public: IpAddr| {
             (Some(public) == on_link).then_some(Hop { gateway: public, index: 2, protocol })
         };

@@ -7,10 +7,10 @@ use flannel_core::reconcile::{Reconciler, Table};
 use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notice, Route};
 
 use super::Tunnel;
-use crate::overlay_routes::{OverlayRoute, Routes};
-use crate::watch::Listens;
+use flannel_dataplane::NoticeHandler;
+use flannel_dataplane::{OverlayRoute, Routes};
 
-impl Listens for Tunnel {
+impl NoticeHandler for Tunnel {
     fn distrust(&mut self) {
         self.device_in_doubt = true;
         self.decide_again = true;

@@ -215,14 +215,9 @@ mod tests {
     /// A report in which everything is said.
     fn full() -> AgentStatus {
         let status = include_bytes!("../../../flannel-core/src/status/golden.json");
-        let firewall = crate::status::FirewallStatus {
-            mode: "nftables".to_owned(),
-            passes: 5,
-            repairs: 2,
-            failures: 1,
-            failed: vec!["no".to_owned()],
-            obstacles: Vec::new(),
-        };
+        let mut firewall = flannel_firewall::FirewallStatus::default();
+        (firewall.passes, firewall.repairs, firewall.failures) = (5, 2, 1);
+        firewall.failed = vec!["no".to_owned()];
         AgentStatus { firewall: Some(firewall), ..AgentStatus::read(status).expect("a status") }
     }
 

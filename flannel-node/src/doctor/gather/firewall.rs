@@ -1,12 +1,10 @@
 //! What the packet filters of the host do with packets of the network.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallMode, FirewallOptions, IptablesError, OverlayPrefixes, Packet, Ruleset, Transport,
-    Way, missing_rules,
+    FirewallError, FirewallNetwork, IptablesError, Packet, Ruleset, Transport, Way, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -17,9 +15,6 @@ use crate::doctor::facts::{Facts, Firewall, Network};
 const MOST_PEERS: usize = 256;
 /// A port that nobody has a rule for.
 const SOME_PORT: u16 = 33_333;
-
-/// Rules are read once here, so that nothing waits for this time.
-const RESYNC: Duration = Duration::from_secs(60);
 
 /// Reads all rules, and leads packets of the network through them.
 pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
@@ -45,13 +40,10 @@ async fn look_for_own_rules(
     firewall: &mut Firewall,
 ) {
     let agent = &facts.options;
-    let mode = if network.config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables };
-    let options = FirewallOptions::new(mode, agent.rules, RESYNC)
-        .with_tunnel_port(network.port)
-        .with_restrict_tunnel_port(agent.restrict_tunnel_port);
     let own = network.own.as_ref();
-    let nets = own.map(|own| OverlayPrefixes::of(&network.config, &own.subnet)).unwrap_or_default();
-    match missing_rules(namespace, &options, &nets).await {
+    let running = own.map(|own| FirewallNetwork::new(&network.config, &own.subnet, network.port));
+    let running = running.unwrap_or_default();
+    match missing_rules(namespace, &agent.rules, &running).await {
         Ok(missing) => firewall.missing = missing,
         Err(error) if error.is_not_installed() => firewall.lacks = Some(package(&error).to_owned()),
         Err(error @ FirewallError::Iptables(_, IptablesError::NotShown { .. })) => {
@@ -65,7 +57,7 @@ async fn look_for_own_rules(
         true => ("nft", "nftables"),
     };
     let wants_rules = agent.rules.masquerade || agent.rules.forward;
-    if nets.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
+    if running.prefixes.is_empty() && wants_rules && !flannel_firewall::is_installed(program) {
         firewall.lacks = Some(package.to_owned());
     }
 }
