@@ -12,7 +12,7 @@ use flannel_core::{
     Running, Shutdown, StaticLeaseManager, Term, read_record,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
-use flannel_netlink::{Netlink, Route, RouteFilter, Write};
+use flannel_netlink::{Netlink, Route, RouteFilter, WriteRequest};
 use flannel_testing::{Host, INTERFACE, Lab, LabOptions};
 
 #[tokio::main(flavor = "current_thread")]
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut kernel = Netlink::open_in(&red.namespace)?;
     let route = to_blue(&mut kernel)?.ok_or("no route to blue")?;
     show_plan(red, &red_runs, &[])?;
-    for outcome in kernel.apply(&[Write::DeleteRoute(route)]) {
+    for outcome in kernel.apply(&[WriteRequest::DeleteRoute(route)]) {
         outcome?;
     }
     until("the route to be restored", || to_blue(&mut kernel).is_ok_and(|route| route.is_some())).await?;

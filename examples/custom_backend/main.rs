@@ -13,7 +13,7 @@ use flannel_core::{
     StaticLeaseManager,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
-use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, Write};
+use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, WriteRequest};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 
 use plain::Plain;
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The network repairs drift, because the loop and the reconciler are those of the other backends.
     let mut kernel = Netlink::open_in(&lab.hosts[0].namespace)?;
     let ours = RouteFilter { protocol: Some(routes::OURS), ..RouteFilter::default() };
-    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(Write::DeleteRoute).collect();
+    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(WriteRequest::DeleteRoute).collect();
     kernel.apply(&routes).into_iter().collect::<Result<Vec<_>, _>>()?;
     until("the route to be restored", || kernel.routes(&ours).is_ok_and(|routes| routes.len() == 1)).await?;
     println!("a route was deleted and restored: {}", networks[0].summary().kernel.repaired == 1);
