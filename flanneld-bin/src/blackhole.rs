@@ -10,7 +10,7 @@ use flannel_netlink::{Error, Namespace, Netlink, Route, Write};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::story;
+use crate::event_log;
 
 /// The highest metric there is: every other route to the subnet, above all that of the bridge, comes first.
 const METRIC: u32 = u32::MAX;
@@ -29,7 +29,9 @@ pub(crate) async fn keep(
         let failure = failure.map(|error| chain(&error));
         match (&failure, wanted) {
             (Some(reason), _) if failure != told => error!("Failed to add the blackhole route: {reason}"),
-            (None, Some(now)) if subnet != wanted => info!("Blackhole route for {}", story::subnets(&now)),
+            (None, Some(now)) if subnet != wanted => {
+                info!("Blackhole route for {}", event_log::subnets(&now))
+            }
             _ => {}
         }
         (subnet, told) = (wanted, failure);

@@ -279,11 +279,11 @@ pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::options::{self, Asked};
+    use crate::options::{self, Request};
 
     /// A host that runs a daemon and has nothing wrong.
     pub(in crate::doctor) fn healthy() -> Facts {
-        let Ok(Asked::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
+        let Ok(Request::Run(options)) = options::parse(Vec::<std::ffi::OsString>::new(), |_| None) else {
             unreachable!("no flags are good flags")
         };
         let config =

@@ -190,7 +190,7 @@ fn add_mesh(network: &mut Status, mesh: &MeshNotes, now: Instant) {
     ] {
         if let Some((subnet, probe)) = probes().find(|(_, probe)| probe.verdict == verdict) {
             let (count, all) = (status.verdicts.get(&verdict).copied().unwrap_or_default(), mesh.peers.len());
-            let which = crate::story::subnets(subnet);
+            let which = crate::event_log::subnets(subnet);
             network
                 .conditions
                 .push(Condition::new(name, format!("{count} of {all} peers; {which}: {}", probe.detail)));
@@ -208,7 +208,7 @@ pub(crate) fn is_alive(network: &Status) -> bool {
 pub(crate) fn in_one_line(network: &Status) -> String {
     let peers = &network.peers;
     let mut line = match &network.lease {
-        Some(lease) => format!("{}, ", crate::story::subnets(&lease.subnet)),
+        Some(lease) => format!("{}, ", crate::event_log::subnets(&lease.subnet)),
         None => String::new(),
     };
     line.push_str(&match peers.programmed == peers.known {

@@ -158,7 +158,7 @@ impl Mesh<'_> {
             history.add(measured, &own.context, Instant::now());
             let probe = history.probe();
             if probe.verdict != before && (probe.verdict.is_fault() || before.is_fault()) {
-                let (name, detail) = (crate::story::subnets(&subnet), &probe.detail);
+                let (name, detail) = (crate::event_log::subnets(&subnet), &probe.detail);
                 match probe.verdict.is_fault() {
                     true => warn!("Probing {name}: {}: {detail}", probe.verdict),
                     false => info!("Probing {name}: {}", probe.verdict),
