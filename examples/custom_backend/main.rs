@@ -9,11 +9,11 @@ use std::error::Error;
 use flannel_backend_vxlan::external_interface;
 use flannel_core::reconcile::Reconciler;
 use flannel_core::{
-    Backend, BackendError, BoxError, FedManager, Network, NetworkConfig, NetworkOptions, OpenRequest,
-    Shutdown,
+    Backend, BackendError, BoxError, Network, NetworkConfig, NetworkOptions, OpenRequest, Shutdown,
+    StaticLeaseManager,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
-use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, Write};
+use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, WriteRequest};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 
 use plain::Plain;
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "plain"}}"#)?;
     let (mut networks, mut planes) = (Vec::new(), Vec::new());
     for (host, subnet) in lab.hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
-        let plane = FedManager::new(config.clone(), subnet.parse()?)?;
+        let plane = StaticLeaseManager::new(config.clone(), subnet.parse()?)?;
         let external = external_interface(&host.namespace, INTERFACE)?;
         let namespace = host.namespace.clone();
         let open = move |request: OpenRequest<'_>| open(&namespace, request);
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // It heals as the others do: the loop and the reconciler are the same.
     let mut kernel = Netlink::open_in(&lab.hosts[0].namespace)?;
     let ours = RouteFilter { protocol: Some(routes::OURS), ..RouteFilter::default() };
-    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(Write::DeleteRoute).collect();
+    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(WriteRequest::DeleteRoute).collect();
     kernel.apply(&routes).into_iter().collect::<Result<Vec<_>, _>>()?;
     until("the route is back", || kernel.routes(&ours).is_ok_and(|routes| routes.len() == 1)).await?;
     println!("a route was deleted, and is back: {}", networks[0].summary().kernel.repaired == 1);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Netlink, Route, RouteFilter, Write};
+use flannel_netlink::{Netlink, Route, RouteFilter, WriteRequest};
 use ipnet::IpNet;
 
 /// By this number in the kernel the routes of this backend are known, also to its next run.
@@ -35,8 +35,8 @@ impl Table for Routes {
         let route =
             |subnet: &IpNet, host: &IpAddr| Route { protocol: OURS, ..Route::by_gateway(*subnet, *host) };
         let writes = changes.iter().map(|change| match change {
-            Change::Put { key, value, .. } => Write::PutRoute(route(key, value)),
-            Change::Drop { key, value } => Write::DeleteRoute(route(key, value)),
+            Change::Put { key, value, .. } => WriteRequest::PutRoute(route(key, value)),
+            Change::Drop { key, value } => WriteRequest::DeleteRoute(route(key, value)),
         });
         let results = self.0.apply(&writes.collect::<Vec<_>>());
         results.into_iter().map(|result| result.map_err(BoxError::from)).collect()

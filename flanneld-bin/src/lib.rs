@@ -13,25 +13,15 @@ use tracing::warn;
 use flags::{FlagError, IgnoredArguments};
 use options::{Options, Request};
 
-mod backends;
-mod blackhole;
-mod capabilities;
 mod daemon;
 mod doctor;
 mod event_log;
-mod external;
-mod facts;
-mod fd_store;
 mod firewall;
 mod flags;
-mod follow;
 mod go_duration;
 mod go_syntax;
-mod iface;
 mod log;
 mod migrate;
-mod notify;
-mod observe;
 mod options;
 mod ping;
 mod plan;
@@ -39,7 +29,6 @@ pub mod reference;
 mod registry;
 mod show;
 mod subcommands;
-mod subnet_env;
 mod sys;
 
 /// The exit status for an invalid command line. Upstream exits with 0, which a supervisor that restarts on failure takes

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_dataplane::select::{Pattern, Wishes};
 use flannel_firewall::RuleOptions;
+use flannel_node::probe::MeshOptions;
+use flannel_node::server::ObserveOptions;
 
 use crate::flags::{self, BadValue, FlagError, IgnoredArguments};
-use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel};
-use crate::observe::ObserveOptions;
-use crate::ping::MeshOptions;
 
 pub(crate) mod doctor;
 mod endpoint;

@@ -174,7 +174,7 @@ impl Backend for Opened {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let mut state = self.host.state();
         if let Some(reason) = &state.unusable {
             return Err(BackendError::Host(reason.clone()));
@@ -243,7 +243,7 @@ impl Backend for Opened {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.host.disturbed.notified().await;
         "a peer was disturbed".to_owned()
     }

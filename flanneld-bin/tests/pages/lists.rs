@@ -17,7 +17,7 @@ fn first_cells(page: &str, heading: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_pages_have_every_path_of_the_health_port_and_of_the_socket() {
-    let source = read("flanneld-bin/src/observe.rs");
+    let source = read("flannel-node/src/server.rs");
     let asked = source.lines().filter_map(|line| line.trim().strip_prefix("\"/")?.split_once("\" => "));
     let asked: BTreeSet<String> = asked.map(|(path, _)| format!("/{path}")).collect();
     let on_socket = BTreeSet::from(["/status".to_owned(), "/summary".to_owned()]);

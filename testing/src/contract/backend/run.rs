@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
 
     /// What the backend noticed within the time, if it noticed anything.
     pub(super) fn noticed(&mut self, limit: Duration) -> Option<String> {
-        let drifted = self.backend.drifted();
+        let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { timeout(limit, drifted).await.ok() })
     }
 }
