@@ -1,4 +1,4 @@
-//! The routes of the backend, as a table of the kernel: how they are read and written, and nothing else.
+//! The backend's routes as a kernel table.
 
 use std::net::IpAddr;
 
@@ -7,10 +7,10 @@ use flannel_core::reconcile::{Change, Table};
 use flannel_netlink::{Netlink, Route, RouteFilter, WriteRequest};
 use ipnet::IpNet;
 
-/// By this number in the kernel the routes of this backend are known, also to its next run.
+/// The protocol number that marks the routes of this backend, across restarts.
 pub(crate) const OURS: u8 = 99;
 
-/// The routes to peers; the value is the host that each leads to.
+/// The routes to peers; the value is the next hop.
 pub(crate) struct Routes(pub(crate) Netlink);
 
 impl Table for Routes {
