@@ -136,7 +136,7 @@ fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     for (key, _) in cluster.leases().iter().filter(|(key, _)| *key != own) {
         cluster.etcd.etcdctl(&["del", key]).unwrap();
     }
-    cluster.daemon(0).wait_for_line("2 peers left at once", PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("2 peers disappeared at once", PATIENCE).unwrap();
     eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
     cluster.daemon(0).wait_for_line("2 peers that had disappeared at once did not return", PATIENCE).unwrap();
     assert!(began.elapsed() >= Duration::from_secs(6));
