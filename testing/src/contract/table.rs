@@ -204,6 +204,6 @@ fn assert_holds<T: Table>(table: &mut T, expected: &[(T::Key, T::Value)]) {
         && read
             .iter()
             .zip(&expected)
-            .all(|(read, desired)| read.0 == desired.0 && T::will_do(&desired.1, &read.1));
+            .all(|(read, desired)| read.0 == desired.0 && T::satisfies(&desired.1, &read.1));
     assert!(agrees, "the table must hold {expected:?}, got {read:?}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
+    Backend, BackendAttrs, BackendError, TrafficCounters, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
     NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan,
     PlanRequest, PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficStatus,
 };
@@ -201,7 +201,7 @@ impl Backend for Opened {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         if !self.backend.is(KeepsOldMtu) {
             self.mtu = self.backend.mtu(external);
         }
@@ -277,7 +277,7 @@ impl Backend for Opened {
         vec![device]
     }
 
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         Some(Arc::new(Counters { backend: self.backend.clone(), first: self.left.clone() }))
     }
 
@@ -367,7 +367,7 @@ struct Counters {
     first: BTreeMap<SubnetKey, Ipv4Addr>,
 }
 
-impl CountTraffic for Counters {
+impl TrafficCounters for Counters {
     fn total(&self) -> TrafficStatus {
         TrafficStatus::default()
     }

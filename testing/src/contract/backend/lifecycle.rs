@@ -78,14 +78,14 @@ pub fn invalid_option_is_named(subject: &dyn BackendSubject) {
     }
 }
 
-/// `move_to`: the backend returns the new MTU at once, and the next sync applies it to the host.
+/// `update_interface`: the backend returns the new MTU at once, and the next sync applies it to the host.
 pub fn update_interface_applies_a_new_mtu(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3]);
     let (before, usual) = (run.backend.mtu(), subject.external());
     let mut smaller = usual.clone();
     smaller.mtu -= 100;
     for (external, mtu) in [(smaller, before - 100), (usual, before)] {
-        run.backend.move_to(&external).expect("the backend must accept the same interface with another MTU");
+        run.backend.update_interface(&external).expect("the backend must accept the same interface with another MTU");
         assert_eq!(run.backend.mtu(), mtu, "the backend's MTU must follow the interface's {}", external.mtu);
         run.sync(&Dirty::NONE);
         run.assert_converged();

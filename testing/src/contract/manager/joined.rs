@@ -163,19 +163,19 @@ impl PeerView {
     fn apply(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Changed(changes) => changes.into_iter().for_each(|change| self.change(change)),
-            PeerEvent::Disowned(subnets) => {
+            PeerEvent::CacheRejected(subnets) => {
                 subnets.into_iter().for_each(|subnet| self.change(LeaseChange::Removed(subnet)));
             }
-            PeerEvent::Recalled(_) => {
+            PeerEvent::FromCache(_) => {
                 assert!(!self.is_complete, "a watch must not report cached peers after Complete");
             }
             PeerEvent::Complete => self.is_complete = true,
             PeerEvent::Bad(records) => self.bad = records.into_iter().map(|record| record.key).collect(),
-            PeerEvent::Silent(reason) => {
+            PeerEvent::RegistryUnavailable(reason) => {
                 assert!(!reason.is_empty(), "an outage must be reported with a reason");
                 self.outages.0 += 1;
             }
-            PeerEvent::Heard => self.outages.1 += 1,
+            PeerEvent::RegistryAvailable => self.outages.1 += 1,
             // Not covered by a promise.
             _ => {}
         }

@@ -39,7 +39,7 @@ async fn config_changes(subject: &dyn RegistrySubject, with_outage: bool) {
     if with_outage {
         subject.stop().await;
         // Once the watch reports the outage, it has to resume.
-        watch.wait_for("the outage", |event| matches!(event, RegistryEvent::Silent(_))).await;
+        watch.wait_for("the outage", |event| matches!(event, RegistryEvent::Unavailable(_))).await;
         subject.start().await;
     }
     subject.set_config(&config(4)).await;

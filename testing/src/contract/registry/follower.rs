@@ -35,7 +35,7 @@ impl Follower {
     pub(super) async fn next(&mut self) -> RegistryEvent {
         loop {
             let event = self.next_of_any_kind().await;
-            if !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard) {
+            if !matches!(event, RegistryEvent::Unavailable(_) | RegistryEvent::Available) {
                 return event;
             }
         }
@@ -105,7 +105,7 @@ impl State {
             RegistryEvent::BadDeleted(key) => {
                 self.bad.remove(key);
             }
-            RegistryEvent::Silent(_) | RegistryEvent::Heard => {}
+            RegistryEvent::Unavailable(_) | RegistryEvent::Available => {}
         }
     }
 }

@@ -96,12 +96,12 @@ async fn watch_through(subject: &dyn RegistrySubject, outages: bool) {
     for _ in 0..2 {
         if outages {
             subject.stop().await;
-            watch.wait_for("the outage", |event| matches!(event, RegistryEvent::Silent(_))).await;
+            watch.wait_for("the outage", |event| matches!(event, RegistryEvent::Unavailable(_))).await;
             assert!(!watch.state.leases.is_empty(), "an outage must not remove a lease");
             assert_unavailable("list", &registry.list().await.map(drop));
             assert_unavailable("renew", &registry.renew(&first, DAY).await.map(drop));
             subject.start().await;
-            watch.wait_for("the end of the outage", |event| matches!(event, RegistryEvent::Heard)).await;
+            watch.wait_for("the end of the outage", |event| matches!(event, RegistryEvent::Available)).await;
         }
         sleep(subject.min_ttl()).await;
         subject.compact().await;

@@ -125,7 +125,7 @@ impl Watch {
         self.link.state().watches += 1;
         self.inner = Some(self.link.store.watch(after));
         if std::mem::take(&mut self.silent) {
-            self.undelivered.push_back(RegistryEvent::Heard);
+            self.undelivered.push_back(RegistryEvent::Available);
         }
     }
 
@@ -143,7 +143,7 @@ impl Watch {
 
     fn stop_responding(&mut self) {
         if !std::mem::replace(&mut self.silent, true) {
-            self.undelivered.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+            self.undelivered.push_back(RegistryEvent::Unavailable("no answer in time".to_owned()));
         }
     }
 
@@ -156,7 +156,7 @@ impl Watch {
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
             RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
             RegistryEvent::Bad(record) => (None, record.subnet),
-            RegistryEvent::BadDeleted(_) | RegistryEvent::Silent(_) | RegistryEvent::Heard => return event,
+            RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => return event,
         };
         let mut state = self.link.state();
         self.resume_at = revision.or(self.resume_at);
