@@ -1,7 +1,7 @@
-//! The backend: what carries the traffic, here plain routes between hosts on one link.
+//! The backend: plain routes between hosts on one link.
 //!
-//! What should be is told to a `Reconciler`; what there is it reads from a `Table`. Together they make every pass
-//! converge: also after a restart, a failed write, or a change by somebody else.
+//! A `Reconciler` compares the desired routes with those in a `Table`, so every pass converges, also after a restart, a
+//! failed write, or an external change.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, SyncReport,
     SyncRequest,
 };
-use flannel_netlink::{Monitor, Notice, Route};
+use flannel_netlink::{Monitor, Notification, Route};
 use ipnet::IpNet;
 
 use crate::routes::{OURS, Routes};
@@ -34,7 +34,7 @@ impl Backend for Plain {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.mtu = external.mtu;
         Ok(())
     }
@@ -45,31 +45,33 @@ impl Backend for Plain {
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         if *request.dirty == Dirty::All {
-            self.routes.tracker.distrust();
+            self.routes.tracker.mark_stale();
         }
-        let ways = request
+        let routes = request
             .peers
             .iter()
             .flat_map(|peer| peer.subnet.v4().map(IpNet::V4).zip(peer.attrs.public.v4.map(IpAddr::V4)));
-        self.routes.tracker.want_exactly(ways.collect());
+        self.routes.tracker.set_all_desired(routes.collect());
         pass(&mut [("the routes", &mut self.routes)], request.peers.is_complete(), request.now)
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         loop {
             match self.monitor.next().await {
-                Ok(Notice::Route { route: Route { protocol: OURS, .. }, .. } | Notice::Overrun) => break,
+                Ok(
+                    Notification::Route { route: Route { protocol: OURS, .. }, .. } | Notification::Overrun,
+                ) => break,
                 Ok(_) => {}
-                // From now on only the audits look.
+                // The audits still detect drift.
                 Err(_) => std::future::pending().await,
             }
         }
-        self.routes.tracker.distrust();
-        "a route of ours changed".to_owned()
+        self.routes.tracker.mark_stale();
+        "a route changed externally".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        self.routes.tracker.want_exactly(Vec::new());
+        self.routes.tracker.set_all_desired(Vec::new());
         pass(&mut [("the routes", &mut self.routes)], true, Instant::now());
         Ok(())
     }

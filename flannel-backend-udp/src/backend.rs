@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, CountTraffic, DeviceFacts, Dirty, ExternalInterface,
-    Lease, NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface, Lease,
+    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
+    TrafficCounters,
 };
-use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
+use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
 
 use crate::config::UdpConfig;
@@ -323,7 +324,7 @@ impl Backend for Udp {
         self.device.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let local = local_addresses(&self.config, external, self.port)?;
         // The next pass listens where the host is now.
         self.listeners.local = local;
@@ -398,7 +399,7 @@ impl Backend for Udp {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         loop {
             let broken = self.failure.wait();
             let what = match &mut self.monitor {
@@ -431,7 +432,7 @@ impl Backend for Udp {
         vec![facts]
     }
 
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         Some(Arc::new(self.counters.clone()))
     }
 
@@ -448,7 +449,7 @@ impl Backend for Udp {
 const NOTICES_AT_ONCE: usize = 4096;
 
 /// Takes in a notice and those that wait behind it, and says what the first one that means anything means.
-fn heard(monitor: &mut Monitor, first: Notice, device: &Device) -> Option<String> {
+fn heard(monitor: &mut Monitor, first: Notification, device: &Device) -> Option<String> {
     let mut what = device.notice(&first);
     for _ in 0..NOTICES_AT_ONCE {
         // An error shows again at the next wait.

@@ -1,18 +1,18 @@
 //! One tunnel: a device and its three tables, and beside it the direct routes, for one family.
 
-use flannel_core::reconcile::{Layer, Reconciler, pass};
+use flannel_core::reconcile::{Reconciler, TableSync, pass};
 use flannel_core::{
     BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::desired::{Desired, Failed, Wanted};
 use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
-use crate::direct::Direct;
-use crate::forwarding::Forwarding;
-use crate::overlay_routes::Routes;
-use crate::tables::{Fdb, Kernel, Neighbours, Place};
-use crate::watch::Listens;
+use flannel_dataplane::Direct;
+use flannel_dataplane::Forwarding;
+use flannel_dataplane::NoticeHandler;
+use flannel_dataplane::Routes;
+use flannel_dataplane::{Fdb, Kernel, Neighbours, Place};
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -76,7 +76,7 @@ impl Tunnel {
         }
     }
 
-    pub(crate) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> IpFamily {
         self.spec.family
     }
 
@@ -85,8 +85,8 @@ impl Tunnel {
     }
 
     /// Takes in what the device shall have below from now on; the next pass moves it.
-    pub(crate) fn move_to(&mut self, below: Below) {
-        self.direct.move_to(&below.lower_name, below.lower);
+    pub(crate) fn update_interface(&mut self, below: Below) {
+        self.direct.update_interface(&below.lower_name, below.lower);
         self.decide_again = true;
         self.device_in_doubt |= self.spec.below != below;
         self.spec.below = below;
@@ -136,7 +136,7 @@ impl Tunnel {
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
         report.merge(self.forwarding.sync(Some((&self.spec.name, self.device.index))));
-        let mut layers: [(&str, &mut dyn Layer); 4] = [
+        let mut layers: [(&str, &mut dyn TableSync); 4] = [
             ("the forwarding entries", &mut self.fdb),
             ("the neighbours", &mut self.neighbours),
             ("the routes", &mut self.routes),
@@ -226,9 +226,9 @@ impl Tunnel {
     }
 
     fn distrust_tables(&mut self) {
-        self.neighbours.tracker.distrust();
-        self.fdb.tracker.distrust();
-        self.routes.tracker.distrust();
+        self.neighbours.tracker.mark_stale();
+        self.fdb.tracker.mark_stale();
+        self.routes.tracker.mark_stale();
     }
 }
 

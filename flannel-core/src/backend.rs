@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalInterface;
+use crate::family::IpFamilies;
 use crate::peers::{Dirty, PeerSet};
 use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
-use crate::status::CountTraffic;
+use crate::status::TrafficCounters;
 use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Carries traffic between hosts, for one network on one host.
@@ -21,7 +23,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// Every implementation keeps these promises; the contract suite in `flannel-testing` checks them on any of them:
 ///
 /// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
-///    as far as the report names no failure. What somebody undoes is noticed by `drifted`, and made again.
+///    as far as the report names no failure. What somebody undoes is noticed by `wait_for_drift`, and made again.
 /// 2. **Idempotent.** A `sync` that finds everything in order writes nothing; that holds too for what an earlier run
 ///    left. A backend that cannot look, or whose objects end with it, says so in its docs and makes them again.
 /// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
@@ -32,7 +34,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///    is a peer in every report that cannot be reached at all.
 /// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
 /// 7. **Dropping keeps.** To drop a backend removes nothing that can outlive it; only `remove` does, and leaves nothing.
-/// 8. **Words stand.** What `attrs` and `mtu` say changes by `move_to` only, and is the same again for a host that
+/// 8. **Words stand.** What `attrs` and `mtu` say changes by `update_interface` only, and is the same again for a host that
 ///    starts anew with what its lease said before. `mtu` is no larger than the interface's.
 /// 9. **Wrong options are named.** An option that cannot be used is a [`BackendError::Config`] that names it, and
 ///    nothing is made with it.
@@ -57,7 +59,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///     fn mtu(&self) -> u32 {
 ///         1500
 ///     }
-///     fn move_to(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
+///     fn update_interface(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
 ///         Ok(())
 ///     }
 ///     fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
@@ -68,7 +70,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///         report.written = request.peers.len().abs_diff(std::mem::replace(&mut self.0, request.peers.len()));
 ///         report
 ///     }
-///     async fn drifted(&mut self) -> String {
+///     async fn wait_for_drift(&mut self) -> String {
 ///         std::future::pending().await
 ///     }
 ///     fn remove(&mut self) -> Result<(), BackendError> {
@@ -99,7 +101,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
     /// Takes in that the network has another configuration than the backend was opened with, for the same families.
     /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
@@ -126,7 +128,7 @@ pub trait Backend: Send {
 
     /// Waits until something on the host may have changed that the backend looks after, and says what. The next
     /// `sync` looks again. May be dropped at any time without losing a change.
-    async fn drifted(&mut self) -> String;
+    async fn wait_for_drift(&mut self) -> String;
 
     /// Describes the devices through which the traffic goes, for whoever looks at the host. Asked after each pass.
     fn devices(&self) -> Vec<DeviceFacts> {
@@ -134,7 +136,7 @@ pub trait Backend: Send {
     }
 
     /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         None
     }
 
@@ -366,6 +368,12 @@ pub trait OpenBackend: Send {
     /// [`BackendError`].
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError>;
 
+    /// Returns the address families in which the backend reaches the peers of this network: those of the overlay, unless
+    /// the backend can carry one family in the other. The lease then contains the addresses of these families.
+    fn underlay(&self, config: &NetworkConfig) -> IpFamilies {
+        config.families()
+    }
+
     /// Tells what a start and a pass would do to this host as it is now. Writes nothing, and needs no running network:
     /// what a running one left is there, and counts.
     ///
@@ -395,20 +403,29 @@ pub struct OpenRequest<'a> {
     pub config: &'a NetworkConfig,
     /// The interface that carries the traffic between hosts.
     pub external: &'a ExternalInterface,
-    /// What the host's lease said before, if there was one: to keep it the same costs the peers nothing.
+    /// The attributes of the host's previous lease, if it had one. A backend that keeps them costs the peers nothing.
     pub before: Option<&'a LeaseAttrs>,
+    /// A directory that belongs to this network alone and lasts across restarts, for what must not change then, such as a
+    /// private key. The caller creates it, accessible by its owner only. Without one a backend keeps nothing.
+    pub state_dir: Option<&'a Path>,
 }
 
 impl<'a> OpenRequest<'a> {
     /// Asks for the network's backend, on a host that had no lease before.
     #[must_use]
     pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
-        Self { config, external, before: None }
+        Self { config, external, before: None, state_dir: None }
     }
 
     /// Adds what the host's lease said before, if there was one.
     #[must_use]
     pub fn with_before(self, before: Option<&'a LeaseAttrs>) -> Self {
         Self { before, ..self }
+    }
+
+    /// Adds a directory that lasts across restarts, if there is one.
+    #[must_use]
+    pub fn with_state_dir(self, state_dir: Option<&'a Path>) -> Self {
+        Self { state_dir, ..self }
     }
 }

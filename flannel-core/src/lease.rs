@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
 use crate::{NetworkConfig, SubnetKey};
 
@@ -38,19 +39,19 @@ impl Lease {
 
     /// Tells why the lease may be that of the host with these addresses and this id; not at all if it is another's.
     #[must_use]
-    pub fn tie(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<Tie> {
+    pub fn match_host(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<LeaseMatch> {
         match (node, self.attrs.node) {
-            (Some(own), Some(other)) if own == other => Some(Tie::Id),
+            (Some(own), Some(other)) if own == other => Some(LeaseMatch::Id),
             _ if !self.is_held_by(public) => None,
-            (Some(_), Some(_)) => Some(Tie::AddressOfOtherId),
-            (None, _) | (_, None) => Some(Tie::Address),
+            (Some(_), Some(_)) => Some(LeaseMatch::AddressOfOtherId),
+            (None, _) | (_, None) => Some(LeaseMatch::Address),
         }
     }
 }
 
 /// What a host has in common with the holder of a lease, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tie {
+pub enum LeaseMatch {
     /// The id: it is the same host, also if its addresses changed.
     Id,
     /// The public address, and one of the two has no id, as upstream's have none.
@@ -282,10 +283,17 @@ pub struct PublicAddrs {
 }
 
 impl PublicAddrs {
-    /// Leaves out the families that a network does not have, as flannel does in its leases.
+    /// Keeps the addresses of the overlay's families only, as flannel does in its leases. A backend with another underlay
+    /// overrides [`OpenBackend::underlay`](crate::OpenBackend::underlay); use [`only`](Self::only) with its result.
     #[must_use]
     pub fn used_by(self, config: &NetworkConfig) -> Self {
-        Self { v4: self.v4.filter(|_| config.ipv4.is_some()), v6: self.v6.filter(|_| config.ipv6.is_some()) }
+        self.only(config.families())
+    }
+
+    /// Keeps the addresses of these families only.
+    #[must_use]
+    pub fn only(self, families: IpFamilies) -> Self {
+        Self { v4: self.v4.filter(|_| families.v4), v6: self.v6.filter(|_| families.v6) }
     }
 
     /// Returns the addresses, IPv4 first.

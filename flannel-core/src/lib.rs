@@ -7,7 +7,7 @@
 //!
 //! - [`Network`] is what an orchestrator holds.
 //! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
-//! - [`FedManager`] takes lease and peers by calls: a network without any registry.
+//! - [`StaticLeaseManager`] takes lease and peers by calls: a network without any registry.
 //! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
 //! - [`reconcile`] makes one kind of kernel object what it should be.
 //! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide, and do nothing else.
@@ -16,15 +16,15 @@ mod acquire;
 mod allocate;
 mod backend;
 mod backoff;
-mod book;
 mod config;
 mod damping;
+mod descriptor;
 mod event;
 mod external;
-mod fed;
-mod hold;
+mod family;
 pub mod json;
 mod lease;
+mod lease_keeper;
 mod lease_map;
 mod lease_set;
 mod manager;
@@ -35,6 +35,8 @@ mod plan;
 mod pool;
 pub mod reconcile;
 mod registry;
+mod state;
+mod static_manager;
 mod status;
 mod subnet;
 
@@ -47,12 +49,13 @@ pub use backend::{
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
+pub use descriptor::{BackendDescriptor, TransportProtocol, TunnelPort};
 pub use event::{NetworkEvent, Phase};
-pub use external::ExternalInterface;
-pub use fed::{FedManager, WrongSubnet};
+pub use external::{ExternalChoice, ExternalInterface, ExternalUpdate};
+pub use family::IpFamilies;
 pub use json::Json;
 pub use lease::{
-    BackendType, Lease, LeaseAttrs, LeaseError, NodeId, NodeIdError, PublicAddrs, Revision, Term, Tie,
+    BackendType, Lease, LeaseAttrs, LeaseError, LeaseMatch, NodeId, NodeIdError, PublicAddrs, Revision, Term,
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
@@ -63,13 +66,14 @@ pub use peers::{Dirty, PeerChange, PeerSet};
 pub use plan::{Plan, PlanRequest, PlannedAction, PlannedChange};
 pub use pool::SubnetPool;
 pub use registry::{
-    BadRecord, BoxError, LastWord, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
+    BadRecord, BoxError, LastContact, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
     read_record, read_removal,
 };
+pub use static_manager::{InvalidSubnet, StaticLeaseManager};
 pub use status::{
-    Condition, ConditionName, CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
+    Condition, ConditionName, ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
     NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans,
-    ProbeSide, ProbeVerdict, ProbedWay, RegistryStatus, Repair, Status, TrafficStatus, Waiting,
+    ProbeSide, ProbeVerdict, ProbedPath, RegistryStatus, Repair, TrafficCounters, TrafficStatus, Waiting,
 };
 pub use subnet::{SubnetKey, SubnetKeyError};
 

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::lease_set::LeaseChange;
-use crate::registry::{BadRecord, LastWord, RegistryError, StoreIdentity};
+use crate::registry::{BadRecord, LastContact, RegistryError, StoreIdentity};
 use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Gets and keeps this host's lease, and tells about the peers.
@@ -29,7 +29,7 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 ///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are. A record that cannot be read is
 ///    named and hides no other.
 /// 7. **Memory is named.** Peers that are told from memory because the store does not answer are followed by
-///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
+///    [`PeerEvent::FromCache`], at most once and before `Complete`. `Complete` comes only from the store's own word.
 /// 8. **Publishing changes words only.** `publish` never changes subnet or term, and never overwrites the record of
 ///    another host.
 /// 9. **The same again.** A host whose lease ended, and that asks for its previous subnet, gets it if it is free.
@@ -42,12 +42,12 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 /// What a network asks of a manager, here of one that is told everything by calls:
 ///
 /// ```
-/// use flannel_core::{FedManager, LeaseAttrs, LeaseManager, LeaseRequest, NetworkConfig, PeerEvent};
+/// use flannel_core::{StaticLeaseManager, LeaseAttrs, LeaseManager, LeaseRequest, NetworkConfig, PeerEvent};
 /// use futures::StreamExt;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-/// let told = FedManager::new(config, "10.5.1.0-24".parse()?)?;
+/// let told = StaticLeaseManager::new(config, "10.5.1.0-24".parse()?)?;
 /// told.set_peers(Vec::<flannel_core::Lease>::new());
 /// let manager: &dyn LeaseManager = &told;
 ///
@@ -69,7 +69,7 @@ pub trait LeaseManager: Send + Sync + 'static {
     }
 
     /// Tells when the store was last heard, and up to where; nothing if that is not known.
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         None
     }
 
@@ -92,7 +92,7 @@ pub trait LeaseManager: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ManagerError::Registry`]: try again later.
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError>;
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError>;
 
     /// Gets a lease, or takes over the one that this host holds.
     ///
@@ -164,7 +164,7 @@ pub enum KeepEvent {
     /// It was renewed, for this time.
     Renewed(Duration),
     /// It could not be renewed; the next attempt comes after the pause.
-    Trouble {
+    RenewalFailed {
         /// What went wrong.
         reason: String,
         /// How long the next attempt is away.
@@ -184,18 +184,18 @@ pub enum PeerEvent {
     Changed(Vec<LeaseChange>),
     /// All peers that are remembered from before have been told; the text says why the store cannot be asked. They
     /// are good enough to carry traffic, but no reason to remove anything.
-    Recalled(String),
+    FromCache(String),
     /// These were told from memory, and turn out to be of another network. They are no peers, which is beyond doubt
     /// however many they are.
-    Disowned(Vec<SubnetKey>),
+    CacheRejected(Vec<SubnetKey>),
     /// All peers have been told.
     Complete,
     /// These records cannot be read and are not used; the list replaces the one before.
     Bad(Vec<BadRecord>),
     /// The store does not answer; the peers stay as they are.
-    Silent(String),
+    RegistryUnavailable(String),
     /// The store answers again.
-    Heard,
+    RegistryAvailable,
 }
 
 /// Why a lease manager could not do what it was asked.

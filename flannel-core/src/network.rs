@@ -1,5 +1,6 @@
 //! The handle of a running network.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{broadcast, watch};
 
 use crate::backend::{BackendError, OpenBackend};
-use crate::book::Book;
 use crate::event::NetworkEvent;
-use crate::external::ExternalInterface;
+use crate::external::{ExternalChoice, ExternalInterface, ExternalUpdate};
+use crate::family::IpFamilies;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::node::Node;
-use crate::status::Status;
+use crate::state::NetworkState;
+use crate::status::NetworkStatus;
 use crate::{Backoff, Damping, DampingOptions, Lease, NetworkConfig, SubnetKey};
 
 /// What a network is made of.
@@ -27,11 +29,13 @@ pub struct NetworkOptions {
     pub external: ExternalInterface,
     /// Chooses that interface again when the configuration is known, which says of which families it needs an address.
     pub choose_external: Option<ChooseExternal>,
-    /// What becomes of that interface: each item replaces what was known of it. The lease and the host follow.
-    pub external_changes: BoxStream<'static, ExternalInterface>,
+    /// The changes of that interface, which the lease and the host follow. `choose_external` replaces this stream.
+    pub external_changes: BoxStream<'static, ExternalUpdate>,
     /// Whether a configuration that became another one is taken in as soon as the registry tells of it. If not, that
     /// waits until [`Network::reload`] is called.
     pub follow_config: bool,
+    /// A directory for what the backend keeps across restarts; see [`OpenRequest::state_dir`](crate::OpenRequest).
+    pub state_dir: Option<PathBuf>,
     /// The subnet this host had before, if that is remembered.
     pub previous: Option<SubnetKey>,
     /// The pauses between attempts while starting, and while a lost lease is asked for again.
@@ -47,8 +51,10 @@ pub struct NetworkOptions {
     pub seed: Option<u64>,
 }
 
-/// Chooses the external interface of a network that is configured so, or says in one line why there is none.
-pub type ChooseExternal = Box<dyn FnOnce(&NetworkConfig) -> Result<ExternalInterface, String> + Send>;
+/// Chooses the external interface of a network that is configured so and needs an address of these families, or says in
+/// one line why there is none.
+pub type ChooseExternal =
+    Box<dyn FnOnce(&NetworkConfig, IpFamilies) -> Result<ExternalChoice, String> + Send>;
 
 impl NetworkOptions {
     /// Takes what every network needs and leaves the rest as most want it.
@@ -64,6 +70,7 @@ impl NetworkOptions {
             choose_external: None,
             external_changes: stream::pending().boxed(),
             follow_config: true,
+            state_dir: None,
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
             // registry does not mind.
@@ -143,11 +150,11 @@ impl Network {
         let (events, _) = broadcast::channel(options.event_backlog.max(1));
         let (stop, stopped) = watch::channel(None);
         let (damping, now) = (Damping::new(options.damping), tokio::time::Instant::now().into_std());
-        let book = Book::new(options.external.clone(), damping, options.audit_every, now);
-        let (manager, book) = (Arc::clone(&options.manager), Arc::new(RwLock::new(book)));
+        let state = NetworkState::new(options.external.clone(), damping, options.audit_every, now);
+        let (manager, state) = (Arc::clone(&options.manager), Arc::new(RwLock::new(state)));
         let (reloads, to_reload) = watch::channel(0);
-        let node = Node::new(options, shared_in, Arc::clone(&book), events.clone(), to_reload);
-        let view = NetworkView { manager, book };
+        let node = Node::new(options, shared_in, Arc::clone(&state), events.clone(), to_reload);
+        let view = NetworkView { manager, state };
         (Self { view, shared, events, stop, reloads }, NetworkTask { node, stopped })
     }
 
@@ -162,18 +169,18 @@ impl Network {
     /// Returns the host's lease, once there is one.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
-        self.view.book().own.lease.clone()
+        self.view.state().own.lease.clone()
     }
 
     /// Returns the state of the network, with all peers one by one; see [`NetworkView::status`].
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.view.status()
     }
 
     /// Returns the same without the peers one by one; see [`NetworkView::summary`].
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.view.summary()
     }
 
@@ -237,7 +244,7 @@ impl Network {
 #[derive(Clone)]
 pub struct NetworkView {
     manager: Arc<dyn LeaseManager>,
-    book: Arc<RwLock<Book>>,
+    state: Arc<RwLock<NetworkState>>,
 }
 
 impl std::fmt::Debug for NetworkView {
@@ -250,27 +257,27 @@ impl NetworkView {
     /// Returns the state of the network, with all peers one by one. It is put together for this call: a few
     /// milliseconds and some 10 MB with 50,000 peers, and nothing if nobody asks.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.look(true)
     }
 
     /// Returns the same without the peers one by one, which costs next to nothing however many there are.
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.look(false)
     }
 
-    fn look(&self, with_peers: bool) -> Status {
+    fn look(&self, with_peers: bool) -> NetworkStatus {
         let now = tokio::time::Instant::now().into_std();
-        let book = self.book();
-        let mut status = book.summary(&*self.manager, now);
-        status.traffic = book.traffic.as_ref().map(|traffic| traffic.total());
-        status.peers.each = with_peers.then(|| book.each_peer(now));
+        let state = self.state();
+        let mut status = state.summary(&*self.manager, now);
+        status.traffic = state.traffic.as_ref().map(|traffic| traffic.total());
+        status.peers.each = with_peers.then(|| state.each_peer(now));
         status
     }
 
-    fn book(&self) -> RwLockReadGuard<'_, Book> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> RwLockReadGuard<'_, NetworkState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::registry::BoxError;
 mod pass;
 mod tracker;
 
-pub use pass::{Layer, pass};
+pub use pass::{TableSync, pass};
 pub use tracker::Tracker;
 
 /// One kind of kernel object: how to read those that are ours, and how to write them.
@@ -65,7 +65,7 @@ pub use tracker::Tracker;
 ///
 /// let stale = BTreeMap::from([("10.5.9.0/24", "192.168.64.9")]);
 /// let mut routes = Reconciler::new(Routes(stale));
-/// routes.tracker.want("10.5.2.0/24", "192.168.64.2");
+/// routes.tracker.set_desired("10.5.2.0/24", "192.168.64.2");
 /// let report = pass(&mut [("the routes", &mut routes)], true, Instant::now());
 /// assert_eq!((report.written, report.removed), (1, 1));
 /// assert_eq!(routes.table().0, BTreeMap::from([("10.5.2.0/24", "192.168.64.2")]));
@@ -80,7 +80,7 @@ pub trait Table {
     fn name(key: &Self::Key, value: &Self::Value) -> String;
 
     /// Tells whether what there is will do for what should be. Values that may differ freely are left out here.
-    fn will_do(desired: &Self::Value, actual: &Self::Value) -> bool {
+    fn satisfies(desired: &Self::Value, actual: &Self::Value) -> bool {
         desired == actual
     }
 
@@ -136,7 +136,7 @@ pub struct Reconciler<T: Table> {
 impl<T: Table> Reconciler<T> {
     /// Starts with nothing wanted and nothing known.
     pub fn new(table: T) -> Self {
-        Self { tracker: Tracker::new(T::will_do), table }
+        Self { tracker: Tracker::new(T::satisfies), table }
     }
 
     /// Returns the table.
@@ -145,9 +145,9 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Reads the table if it is in doubt. If that fails the doubt stays, and what is believed is worked with.
-    pub fn look(&mut self, what: &str) -> SyncReport {
+    pub fn refresh(&mut self, what: &str) -> SyncReport {
         let mut report = SyncReport::default();
-        if self.tracker.is_in_doubt() {
+        if self.tracker.is_stale() {
             match self.table.read() {
                 Ok(read) => report.drifted = self.tracker.observe(read),
                 Err(error) => report.failed.push(failure(what.to_owned(), error.as_ref())),
@@ -158,20 +158,20 @@ impl<T: Table> Reconciler<T> {
 
     /// Puts what is missing. If that leaves it open what there is, the table is read again.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
-        let was_in_doubt = self.tracker.is_in_doubt();
+        let was_stale = self.tracker.is_stale();
         let changes = self.tracker.missing(now);
         let mut report = SyncReport { written: self.apply(changes, now), ..SyncReport::default() };
-        if !was_in_doubt {
-            report.merge(self.look("what there is after a write"));
+        if !was_stale {
+            report.merge(self.refresh("what there is after a write"));
         }
         report
     }
 
     /// Drops what is stale.
-    pub fn drop_stale(&mut self, now: Instant) -> SyncReport {
+    pub fn drop_unwanted(&mut self, now: Instant) -> SyncReport {
         // What was just put need not be looked at again.
         self.tracker.close();
-        let changes = self.tracker.stale(now);
+        let changes = self.tracker.unwanted(now);
         SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
     }
 
@@ -193,7 +193,7 @@ impl<T: Table> Reconciler<T> {
         };
         // Nothing was tried, so nothing waits, whatever the time.
         let now = tokio::time::Instant::now().into_std();
-        let (puts, drops) = (self.tracker.missing(now), self.tracker.stale(now));
+        let (puts, drops) = (self.tracker.missing(now), self.tracker.unwanted(now));
         Ok((puts.into_iter().map(planned).collect(), drops.into_iter().map(planned).collect()))
     }
 

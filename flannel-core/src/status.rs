@@ -1,6 +1,6 @@
 //! What a network is doing, at one moment.
 //!
-//! [`Network::status`](crate::Network::status) puts a [`Status`] together when it is asked and at no other time, so a
+//! [`Network::status`](crate::Network::status) puts a [`NetworkStatus`] together when it is asked and at no other time, so a
 //! network of any size pays nothing for it. Its JSON form, which serde writes and reads, is for other programs: members
 //! keep their names and their meaning, new ones may come, and whoever reads ignores those that it does not know. Times
 //! are ages in seconds, which a clock that is set does not move.
@@ -22,21 +22,21 @@ use crate::{NodeId, PublicAddrs, Revision, SubnetKey};
 
 pub(crate) use conditions::conditions;
 pub use conditions::{Condition, ConditionName};
-pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, ProbedWay};
+pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, ProbedPath};
 
 /// The state of a network on this host.
 ///
 /// ```
-/// use flannel_core::Status;
+/// use flannel_core::NetworkStatus;
 ///
-/// let status: Status = serde_json::from_str(r#"{"ready": true, "peers": {"known": 3}, "news": "ignored"}"#)?;
+/// let status: NetworkStatus = serde_json::from_str(r#"{"ready": true, "peers": {"known": 3}, "news": "ignored"}"#)?;
 /// assert_eq!((status.ready, status.peers.known, status.lease), (true, 3, None));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-pub struct Status {
+pub struct NetworkStatus {
     /// For how long the network has been there.
     #[serde(rename = "age_seconds", with = "serial::seconds")]
     pub age: Duration,
@@ -48,7 +48,7 @@ pub struct Status {
     /// What keeps the network from going on, while it is starting.
     pub waiting_for: Option<Waiting>,
     /// The network's configuration, once it is known.
-    pub network: Option<NetworkStatus>,
+    pub network: Option<ConfigStatus>,
     /// The host's own lease. It stays here while a lost one is being asked for again.
     pub lease: Option<LeaseStatus>,
     /// Where the lease and the peers come from.
@@ -72,7 +72,7 @@ pub struct Status {
     pub errors: Vec<PastError>,
 }
 
-impl Status {
+impl NetworkStatus {
     /// How many of the last errors are kept.
     pub const PAST_ERRORS: usize = 32;
 
@@ -101,7 +101,7 @@ pub struct Waiting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-pub struct NetworkStatus {
+pub struct ConfigStatus {
     /// The network of each family, such as `10.5.0.0/16`, IPv4 first.
     pub networks: Vec<String>,
     /// The backend's name, as it was written.
@@ -159,17 +159,17 @@ pub struct RegistryStatus {
     pub revision: Option<Revision>,
     /// How long ago it gave its last word, if the registry tells. A healthy one is asked for a word every few seconds
     /// though nothing happens.
-    #[serde(rename = "last_word_seconds_ago", with = "serial::maybe_seconds")]
-    pub last_word_age: Option<Duration>,
+    #[serde(rename = "last_contact_seconds_ago", with = "serial::maybe_seconds")]
+    pub last_contact_age: Option<Duration>,
     /// Why it is not heard at the moment; nothing if it is.
-    pub silent: Option<String>,
+    pub unavailable: Option<String>,
     /// For how long it has not been heard.
-    #[serde(rename = "silent_for_seconds", with = "serial::maybe_seconds")]
-    pub silent_for: Option<Duration>,
+    #[serde(rename = "unavailable_for_seconds", with = "serial::maybe_seconds")]
+    pub unavailable_for: Option<Duration>,
     /// Whether it told all peers.
     pub complete: bool,
     /// Why the peers are those that are remembered, and not those that the registry knows; nothing if they are its own.
-    pub recalled: Option<String>,
+    pub peers_from_cache: Option<String>,
 }
 
 /// The external interface.
@@ -190,6 +190,8 @@ pub struct ExternalStatus {
     /// The addresses that peers use, which differ behind a NAT.
     #[serde(rename = "public_addresses")]
     pub public: PublicAddrs,
+    /// Why it can't be used at the moment, such as a deleted address; the members above are the last ones known.
+    pub lost: Option<String>,
 }
 
 /// What the passes over the host found and did.
@@ -327,12 +329,12 @@ pub struct TrafficStatus {
 /// ```
 /// use std::collections::BTreeMap;
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
+/// use flannel_core::{TrafficCounters, PeerTraffic, SubnetKey, TrafficStatus};
 ///
 /// #[derive(Default)]
 /// struct Strangers(AtomicU64);
 ///
-/// impl CountTraffic for Strangers {
+/// impl TrafficCounters for Strangers {
 ///     fn total(&self) -> TrafficStatus {
 ///         let mut total = TrafficStatus::default();
 ///         total.drops.insert("stranger".to_owned(), self.0.load(Ordering::Relaxed));
@@ -347,7 +349,7 @@ pub struct TrafficStatus {
 /// counters.0.fetch_add(2, Ordering::Relaxed);
 /// assert_eq!(counters.total().drops["stranger"], 2);
 /// ```
-pub trait CountTraffic: Send + Sync {
+pub trait TrafficCounters: Send + Sync {
     /// Reads the counters of the traffic as a whole.
     fn total(&self) -> TrafficStatus;
 

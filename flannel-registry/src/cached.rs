@@ -5,11 +5,11 @@
 //!  config,   ───▶ its answer                           what the file says
 //!  acquire
 //!  keep      ───▶ as it keeps                          ask again until it answers, then as it keeps; or lost
-//!  watch     ───▶ as it watches, and what is           the remembered peers, `Recalled`, then as it watches, each
+//!  watch     ───▶ as it watches, and what is           the remembered peers, `FromCache`, then as it watches, each
 //!                 remembered but gone, as gone         told only if it is news
 //! ```
 //!
-//! Cached peers that were learnt from another store are no peers, and are told as `Disowned` if they were told at
+//! Cached peers that were learnt from another store are no peers, and are told as `CacheRejected` if they were told at
 //! all: a host that was moved to another registry does not keep those of the first.
 //!
 //! What is known is written to the file when it changes, at most once a second, on another thread.
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager,
+    Backoff, Damping, DampingOptions, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager,
     LeaseRequest, ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity,
     SubnetKey, chain,
 };
@@ -160,8 +160,8 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
         self.shared.inner.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.shared.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.shared.inner.last_contact()
     }
 
     /// Answers with the remembered configuration if the registry has none or a wrong one, too: one bad write shall not
@@ -196,11 +196,11 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
     }
 
     /// Answers with the remembered lease if the registry has none, too: so the host looks to its peers as it did.
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         if let Some(own) = self.shared.remembered(&public) {
             return Ok(Some(own));
         }
-        let answer = self.shared.inner.recall(public).await;
+        let answer = self.shared.inner.previous_lease(public).await;
         if let Err(error) = &answer {
             self.shared.note_silence(error);
             return self.shared.remembered(&public).map_or(answer, |own| Ok(Some(own)));

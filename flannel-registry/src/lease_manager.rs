@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
-    NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
+    Backoff, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey,
+    SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -167,8 +168,8 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
         self.shared.registry.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.shared.registry.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.shared.registry.last_contact()
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {
@@ -187,7 +188,7 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
         self.shared.registry.config_changes()
     }
 
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
         let node = self.shared.node();
         // A lease of the own id at another address may be that of a host that this one was cloned from, whose hardware
@@ -197,7 +198,7 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
             .leases
             .iter()
             .filter(here)
-            .filter_map(|lease| Some((lease.tie(&public, node)?, lease)))
+            .filter_map(|lease| Some((lease.match_host(&public, node)?, lease)))
             .collect();
         // A store may list in any order; the choice is the same each time.
         own.sort_by_key(|(tie, lease)| (*tie, lease.subnet));

@@ -243,7 +243,7 @@ impl Backend for Opened {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.host.disturbed.notified().await;
         "a peer was disturbed".to_owned()
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
+    SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};

@@ -11,6 +11,7 @@
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`with_capabilities()`] takes rights away from a part of a test.
+//! * [`BackendHarness`] drives a backend step by step.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
@@ -44,6 +45,7 @@ mod etcd;
 mod fake_backend;
 mod fake_table;
 mod faulty;
+pub mod harness;
 mod lab;
 mod member;
 mod overlay_state;
@@ -68,6 +70,7 @@ pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, random_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
 pub use fake_table::FakeTable;
 pub use faulty::{Call, Fault, FaultyRegistry};
+pub use harness::BackendHarness;
 pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
     check_requirements, remove_name,

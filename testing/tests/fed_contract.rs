@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flannel_core::{StaticLeaseManager, Lease, LeaseManager, NetworkConfig, SubnetKey};
+use flannel_core::{Lease, LeaseManager, NetworkConfig, StaticLeaseManager, SubnetKey};
 use flannel_testing::contract::manager::LeaseManagerSubject;
 use futures::StreamExt;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::NetworkStatus;
 
 /// Something that is not as it should be at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum ConditionName {
     Starting,
     /// The lease is lost, and is asked for again.
     LeaseLost,
+    /// The external interface or its only address is gone; peers can't reach this host.
+    ExternalLost,
     /// An object of the host is not as it should be, and is tried again.
     ObjectsFailed,
     /// The host was not compared with what it should be for too long: the loop does not run.
@@ -44,9 +46,9 @@ pub enum ConditionName {
     /// The file that tells the container runtime its subnet cannot be written.
     SubnetFileFailed,
     /// The registry does not answer; traffic goes on with what is known.
-    RegistrySilent,
+    RegistryUnavailable,
     /// The peers are those that are remembered, because the registry did not answer since the start.
-    Recalled,
+    PeersFromCache,
     /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
     BadRecords,
     /// The registry's configuration is another one than the network runs by, and cannot be used, or not without a restart.
@@ -70,15 +72,16 @@ pub enum ConditionName {
 
 impl ConditionName {
     /// All names there are, in the order of their weight.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Starting,
         Self::LeaseLost,
+        Self::ExternalLost,
         Self::ObjectsFailed,
         Self::Stalled,
         Self::FirewallFailed,
         Self::SubnetFileFailed,
-        Self::RegistrySilent,
-        Self::Recalled,
+        Self::RegistryUnavailable,
+        Self::PeersFromCache,
         Self::BadRecords,
         Self::ConfigRefused,
         Self::PeersUnreachable,
@@ -95,12 +98,13 @@ impl ConditionName {
         match self {
             Self::Starting => "starting",
             Self::LeaseLost => "lease_lost",
+            Self::ExternalLost => "external_lost",
             Self::ObjectsFailed => "objects_failed",
             Self::Stalled => "stalled",
             Self::FirewallFailed => "firewall_failed",
             Self::SubnetFileFailed => "subnet_file_failed",
-            Self::RegistrySilent => "registry_silent",
-            Self::Recalled => "recalled",
+            Self::RegistryUnavailable => "registry_unavailable",
+            Self::PeersFromCache => "peers_from_cache",
             Self::BadRecords => "bad_records",
             Self::ConfigRefused => "config_refused",
             Self::PeersUnreachable => "peers_unreachable",
@@ -121,6 +125,7 @@ impl ConditionName {
             self,
             Self::Starting
                 | Self::LeaseLost
+                | Self::ExternalLost
                 | Self::ObjectsFailed
                 | Self::Stalled
                 | Self::FirewallFailed
@@ -137,7 +142,7 @@ impl std::fmt::Display for ConditionName {
 
 /// Finds what is not as it should be in a state whose `conditions` are not known yet. `audit_every` is the longest time
 /// between two passes.
-pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Condition> {
+pub(crate) fn conditions(status: &NetworkStatus, audit_every: Duration) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut add = |name, detail: String| found.push(Condition { name, detail });
     if !status.ready {
@@ -147,6 +152,9 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
     if let Some(lost) = status.lease.as_ref().and_then(|lease| lease.lost.clone()) {
         add(ConditionName::LeaseLost, lost);
     }
+    if let Some(reason) = &status.external.lost {
+        add(ConditionName::ExternalLost, reason.clone());
+    }
     let failed = status.kernel.failed.iter().map(|failure| format!("{}: {}", failure.object, failure.reason));
     if let Some(detail) = first_of(failed) {
         add(ConditionName::ObjectsFailed, detail);
@@ -155,12 +163,12 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
     if let Some(age) = status.kernel.last_pass_age.filter(|age| *age > longest) {
         add(ConditionName::Stalled, format!("the last pass was {} seconds ago", age.as_secs()));
     }
-    if let Some(reason) = &status.registry.silent {
-        let silent_for = status.registry.silent_for.unwrap_or_default().as_secs();
-        add(ConditionName::RegistrySilent, format!("for {silent_for} seconds: {reason}"));
+    if let Some(reason) = &status.registry.unavailable {
+        let unavailable_for = status.registry.unavailable_for.unwrap_or_default().as_secs();
+        add(ConditionName::RegistryUnavailable, format!("for {unavailable_for} seconds: {reason}"));
     }
-    if let Some(reason) = &status.registry.recalled {
-        add(ConditionName::Recalled, reason.clone());
+    if let Some(reason) = &status.registry.peers_from_cache {
+        add(ConditionName::PeersFromCache, reason.clone());
     }
     if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {
         add(ConditionName::BadRecords, detail);

@@ -4,7 +4,7 @@
 //!             a third of the time to live, on a clock that goes on in suspend
 //!   Waiting ───────────────────────────────▶ renew ──yes──▶ Renewed, Waiting
 //!      ▲  ▲                                    │ │
-//!      │  └───────── Trouble, a pause ◀─no answer │ changed: list, and look who wrote it
+//!      │  └───────── RenewalFailed, a pause ◀─no answer │ changed: list, and look who wrote it
 //!      │                                          ▼
 //!      └── Disputed, this host's all the same ◀── whose record? ──nobody's or another host's──▶ Lost
 //! ```
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    KeepEvent, Lease, RegistryError, SubnetRegistry, Term, Tie, chain, renew_after, renew_before,
+    KeepEvent, Lease, LeaseMatch, RegistryError, SubnetRegistry, Term, chain, renew_after, renew_before,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -238,11 +238,11 @@ impl<R: SubnetRegistry> Keep<R> {
     /// its lease lasts is the later one of the two.
     fn judge(&self, lease: &Lease) -> Verdict {
         let (subnet, theirs, own) = (lease.subnet, Holder::of(&lease.attrs), Holder::of(&self.own.attrs));
-        let Some(tie) = lease.tie(&own.public, own.node) else {
+        let Some(tie) = lease.match_host(&own.public, own.node) else {
             return Verdict::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
         };
-        let has_moved = tie == Tie::Id && !lease.is_held_by(&own.public);
-        if !has_moved && tie != Tie::AddressOfOtherId {
+        let has_moved = tie == LeaseMatch::Id && !lease.is_held_by(&own.public);
+        if !has_moved && tie != LeaseMatch::AddressOfOtherId {
             let (subnet, ip) = (name(&subnet), own.public);
             return Verdict::Kept(format!(
                 "Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})"
@@ -289,7 +289,7 @@ impl<R: SubnetRegistry> Keep<R> {
             Due::Soon(_) => Due::Soon(at),
             Due::At(_) | Due::Never | Due::Lost => Due::At(at),
         };
-        self.untold.push_back(KeepEvent::Trouble { reason, retry_in });
+        self.untold.push_back(KeepEvent::RenewalFailed { reason, retry_in });
     }
 
     /// Returns the pause after some failures, never so long that several more attempts do not fit into the lease.

@@ -56,7 +56,8 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
     let status = running.network.status();
     assert!(
-        status.ready && status.registry.recalled.is_some_and(|reason| reason.contains("connection refused"))
+        status.ready
+            && status.registry.peers_from_cache.is_some_and(|reason| reason.contains("connection refused"))
     );
     assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
     sleep(MOMENT).await;
@@ -66,12 +67,12 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.5.0-24", 5);
     site.faulty.resume_responding();
-    running.sees(|event| matches!(event, NetworkEvent::Confirmed)).await;
+    running.sees(|event| matches!(event, NetworkEvent::PeersConfirmed)).await;
     sleep(MOMENT).await;
     assert_eq!(running.peers(), ["10.5.3.0-24", "10.5.4.0-24", "10.5.5.0-24"]);
     let status = running.network.status();
     let (registry, lease) = (status.registry, status.lease.unwrap());
-    assert_eq!((registry.recalled, registry.silent, lease.lost), (None, None, None));
+    assert_eq!((registry.peers_from_cache, registry.unavailable, lease.lost), (None, None, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -122,7 +122,7 @@ impl Drop for Site {
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
     let attrs = host(1);
-    manager.recall(attrs.public).await?;
+    manager.previous_lease(attrs.public).await?;
     let request = LeaseRequest::new(&config, &attrs).with_previous(Some(key(OWN)));
     manager.acquire(request).await
 }
@@ -149,11 +149,11 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
                 LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
                 LeaseChange::Removed(subnet) => format!("-{subnet}"),
             })),
-            PeerEvent::Disowned(_) => told.push("disowned".to_owned()),
-            PeerEvent::Recalled(_) => told.push("recalled".to_owned()),
+            PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
+            PeerEvent::FromCache(_) => told.push("recalled".to_owned()),
             PeerEvent::Complete => told.push("complete".to_owned()),
-            PeerEvent::Silent(_) => told.push("silent".to_owned()),
-            PeerEvent::Heard => told.push("heard".to_owned()),
+            PeerEvent::RegistryUnavailable(_) => told.push("silent".to_owned()),
+            PeerEvent::RegistryAvailable => told.push("heard".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
             other => told.push(format!("{other:?}")),
         }

@@ -92,7 +92,7 @@ async fn several_networks_in_one_process_know_nothing_of_each_other() {
     let peers: Vec<usize> = nodes.iter().map(|node| node.host.peers().len()).collect();
     assert_eq!(peers, [1, 1, 2, 2]);
     let silent: Vec<bool> =
-        nodes.iter().map(|node| node.network.status().registry.silent.is_some()).collect();
+        nodes.iter().map(|node| node.network.status().registry.unavailable.is_some()).collect();
     assert_eq!(silent, [true, true, false, false]);
     nodes.remove(0).network.shutdown(Shutdown::Keep).await;
     assert!(nodes.iter().all(|node| !node.task.is_finished()));

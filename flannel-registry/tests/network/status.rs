@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use flannel_core::{ConditionName, NetworkEvent, PeerState, Status};
+use flannel_core::{ConditionName, NetworkEvent, NetworkStatus, PeerState};
 use flannel_testing::FakeBackend;
 use tokio::time::sleep;
 
 use crate::site::*;
 
 /// The peers by the last byte of their addresses: their state, and for how many seconds they are known.
-fn each(status: &Status) -> Vec<(u8, PeerState, u64)> {
+fn each(status: &NetworkStatus) -> Vec<(u8, PeerState, u64)> {
     let peers = status.peers.each.as_ref().unwrap();
     let peer = |peer: &flannel_core::PeerStatus| {
         (peer.public.v4.unwrap().octets()[3], peer.state, peer.known_for.as_secs())
@@ -61,19 +61,19 @@ async fn a_host_says_how_long_its_registry_was_not_heard() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     let heard = node.network.status().registry;
-    assert_eq!((heard.silent, heard.silent_for, heard.complete), (None, None, true));
-    assert!(heard.revision.is_some() && heard.last_word_age.is_some());
+    assert_eq!((heard.unavailable, heard.unavailable_for, heard.complete), (None, None, true));
+    assert!(heard.revision.is_some() && heard.last_contact_age.is_some());
     site.faulty.stop_responding();
-    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     sleep(Duration::from_secs(3600)).await;
     let status = node.network.status();
-    assert_eq!(status.registry.silent_for.unwrap().as_secs(), 3600);
-    assert_eq!(status.conditions[0].name, ConditionName::RegistrySilent);
+    assert_eq!(status.registry.unavailable_for.unwrap().as_secs(), 3600);
+    assert_eq!(status.conditions[0].name, ConditionName::RegistryUnavailable);
     assert!(status.is_in_order(), "traffic goes on");
     site.faulty.resume_responding();
-    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(())).await;
     let status = node.network.status();
-    assert_eq!((status.registry.silent_for, status.conditions), (None, vec![]));
+    assert_eq!((status.registry.unavailable_for, status.conditions), (None, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,9 +99,11 @@ async fn what_went_wrong_is_remembered_up_to_a_bound() {
     node.is_ready().await;
     for _ in 0..3 {
         site.faulty.stop_responding();
-        node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+        node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(()))
+            .await;
         site.faulty.resume_responding();
-        node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+        node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(()))
+            .await;
     }
     let errors = node.network.status().errors;
     assert_eq!((errors.len(), errors[0].times), (1, 3));
@@ -110,6 +112,6 @@ async fn what_went_wrong_is_remembered_up_to_a_bound() {
     }
     sleep(MOMENT).await;
     let errors = node.network.status().errors;
-    assert_eq!(errors.len(), Status::PAST_ERRORS);
+    assert_eq!(errors.len(), NetworkStatus::PAST_ERRORS);
     assert!(errors.last().unwrap().what.contains("garbage-99"), "{errors:?}");
 }

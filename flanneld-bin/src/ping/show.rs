@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedWay, PublicAddrs, SubnetKey};
+use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath};
+use flannel_node::probe::{ProbedPeer, weight};
 use serde::Serialize;
 
-use super::verdict::weight;
 use crate::show::format::{Cell, Paint, Table, list, plain};
 
 /// What was pinged.
@@ -13,7 +13,7 @@ use crate::show::format::{Cell, Paint, Table, list, plain};
 pub(super) struct Pinged {
     /// Who told of the peers.
     pub(super) source: Source,
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Vec<ProbedPeer>,
 }
 
 /// Who told of the peers.
@@ -26,17 +26,6 @@ pub(super) enum Source {
     Cache,
     /// The registry; this host remembers nothing.
     Registry,
-}
-
-/// One peer.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Peer {
-    #[serde(rename = "subnets")]
-    pub(super) subnet: SubnetKey,
-    #[serde(rename = "public_addresses")]
-    pub(super) public: PublicAddrs,
-    #[serde(flatten)]
-    pub(super) probe: PeerProbe,
 }
 
 /// Shows a line for each family of each peer.
@@ -53,18 +42,18 @@ pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
         for (at, net) in families.iter().enumerate() {
             let way = |side| {
                 let is_it =
-                    |way: &&ProbedWay| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
-                peer.probe.ways.iter().find(is_it)
+                    |way: &&ProbedPath| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
+                peer.probe.paths.iter().find(is_it)
             };
-            let ways = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
+            let paths = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
             let verdict = if at == 0 { line(&peer.probe) } else { String::new() };
             table.row([
                 Cell::new(net.to_string()),
-                Cell::new(ways[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
-                Cell::new(time(ways[0])),
-                Cell::new(time(ways[1])),
-                Cell::new(ways.map(lost).join("/")),
-                Cell::new(ways.map(mtu).join("/")),
+                Cell::new(paths[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
+                Cell::new(time(paths[0])),
+                Cell::new(time(paths[1])),
+                Cell::new(paths.map(lost).join("/")),
+                Cell::new(paths.map(mtu).join("/")),
                 Cell::painted(verdict, |text| painted(peer.probe.verdict, paint, text)),
             ]);
         }
@@ -157,7 +146,7 @@ pub(crate) fn painted(verdict: ProbeVerdict, paint: Paint, text: &str) -> String
     }
 }
 
-fn time(way: Option<&ProbedWay>) -> String {
+fn time(way: Option<&ProbedPath>) -> String {
     match way {
         None => "-".to_owned(),
         Some(way) => match way.round_trip_microseconds {
@@ -167,21 +156,21 @@ fn time(way: Option<&ProbedWay>) -> String {
     }
 }
 
-fn lost(way: Option<&ProbedWay>) -> String {
+fn lost(way: Option<&ProbedPath>) -> String {
     match way.filter(|way| way.sent > 0) {
         Some(way) => format!("{}%", u64::from(way.lost) * 100 / u64::from(way.sent)),
         None => "-".to_owned(),
     }
 }
 
-fn mtu(way: Option<&ProbedWay>) -> String {
+fn mtu(way: Option<&ProbedPath>) -> String {
     way.and_then(|way| way.path_mtu).map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
 }
 
 fn sign(probe: &PeerProbe) -> char {
     match probe.verdict {
         ProbeVerdict::Reachable | ProbeVerdict::UnderlaySilent => {
-            let times = probe.ways.iter().filter(|way| way.side == ProbeSide::Inside);
+            let times = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
             match times.filter_map(|way| way.round_trip_microseconds).max().unwrap_or_default() {
                 0..1_000 => '.',
                 1_000..10_000 => ':',

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use flannel_core::reconcile::{Layer, Reconciler, pass};
+use flannel_core::reconcile::{Reconciler, TableSync, pass};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs,
     OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
@@ -104,7 +104,9 @@ impl SimBackend {
         let known: Vec<_> = vxlan_peers(peers).collect();
         let neighbours = known.iter().map(|(subnet, mac, _)| (subnet.addr(), *mac));
         self.neighbours.tracker.set_all_desired(neighbours.collect());
-        self.routes.tracker.set_all_desired(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
+        self.routes
+            .tracker
+            .set_all_desired(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
         let mut by_device = known;
         // Stable, so that the last peer of a device stays the last.
         by_device.sort_by_key(|(_, mac, _)| *mac);
@@ -113,7 +115,9 @@ impl SimBackend {
             let (_, mac, _) = users[0];
             self.shared.insert(mac, users.iter().map(|(subnet, _, public)| (*subnet, *public)).collect());
         }
-        self.fdb.tracker.set_all_desired(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
+        self.fdb
+            .tracker
+            .set_all_desired(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
     }
 
     /// Takes in what became of some peers: first who left their devices, then who has one.
@@ -247,7 +251,7 @@ impl Backend for SimBackend {
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         self.update(request.peers, request.dirty);
-        let mut layers: [(&str, &mut dyn Layer); 3] = [
+        let mut layers: [(&str, &mut dyn TableSync); 3] = [
             ("the neighbours", &mut self.neighbours),
             ("the forwarding entries", &mut self.fdb),
             ("the routes", &mut self.routes),
@@ -262,7 +266,7 @@ impl Backend for SimBackend {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.kernel.changed().await;
         self.distrust();
         "a notice".to_owned()

@@ -38,8 +38,8 @@ impl LeaseManager for CheckedManager {
         self.inner.config_changes()
     }
 
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
-        self.inner.recall(public).await
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+        self.inner.previous_lease(public).await
     }
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
@@ -104,7 +104,11 @@ impl Subscriber {
                 let announced = self.announced.iter_mut();
                 announced.for_each(|announced| announced.retain(|subnet| !subnets.contains(subnet)));
             }
-            PeerEvent::FromCache(_) | PeerEvent::Bad(_) | PeerEvent::RegistryUnavailable(_) | PeerEvent::RegistryAvailable | _ => {}
+            PeerEvent::FromCache(_)
+            | PeerEvent::Bad(_)
+            | PeerEvent::RegistryUnavailable(_)
+            | PeerEvent::RegistryAvailable
+            | _ => {}
         }
     }
 

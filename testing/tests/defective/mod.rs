@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, TrafficCounters, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
-    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan,
-    PlanRequest, PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficStatus,
+    Backend, BackendAttrs, BackendError, DeviceFacts, Dirty, ExternalInterface, Json, Lease, NetworkConfig,
+    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan, PlanRequest,
+    PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficCounters, TrafficStatus,
 };
 use tokio::sync::Notify;
 
@@ -262,7 +262,7 @@ impl Backend for Opened {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         if self.backend.is(IgnoresDrift) {
             std::future::pending::<()>().await;
         }

@@ -58,7 +58,7 @@ pub fn failed_object_is_retried_with_backoff(subject: &dyn BackendSubject) {
     run.assert_idle();
 }
 
-/// `drifted` resolves after drift that happened while nobody polled it, and the next sync repairs the drift.
+/// `wait_for_drift` resolves after drift that happened while nobody polled it, and the next sync repairs the drift.
 pub fn drift_is_noticed_and_repaired(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3]);
     for n in [2, 3, 2] {
@@ -74,8 +74,8 @@ pub fn drift_is_noticed_and_repaired(subject: &dyn BackendSubject) {
         {
             // Drops the future at the moment of the drift.
             let _within = run.runtime.enter();
-            let mut waiting = run.backend.drifted();
-            assert!((&mut waiting).now_or_never().is_none(), "drifted must not resolve without drift");
+            let mut waiting = run.backend.wait_for_drift();
+            assert!((&mut waiting).now_or_never().is_none(), "wait_for_drift must not resolve without drift");
             subject.undo(subnet(n));
         }
         assert!(
@@ -90,7 +90,7 @@ pub fn drift_is_noticed_and_repaired(subject: &dyn BackendSubject) {
             let reason = run.wait_for_drift(limit);
             assert!(
                 reason.is_some_and(|reason| !reason.is_empty()),
-                "drifted must resolve with a reason within {limit:?} after the drift of peer {n}"
+                "wait_for_drift must resolve with a reason within {limit:?} after the drift of peer {n}"
             );
             repaired.merge(run.sync(&Dirty::NONE));
         }

@@ -85,7 +85,9 @@ pub fn update_interface_applies_a_new_mtu(subject: &dyn BackendSubject) {
     let mut smaller = usual.clone();
     smaller.mtu -= 100;
     for (external, mtu) in [(smaller, before - 100), (usual, before)] {
-        run.backend.update_interface(&external).expect("the backend must accept the same interface with another MTU");
+        run.backend
+            .update_interface(&external)
+            .expect("the backend must accept the same interface with another MTU");
         assert_eq!(run.backend.mtu(), mtu, "the backend's MTU must follow the interface's {}", external.mtu);
         run.sync(&Dirty::NONE);
         run.assert_converged();

@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
 
     /// Returns the drift that the backend notices within the limit.
     pub(super) fn wait_for_drift(&mut self, limit: Duration) -> Option<String> {
-        let drifted = self.backend.drifted();
+        let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { timeout(limit, drifted).await.ok() })
     }
 }

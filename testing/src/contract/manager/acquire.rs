@@ -27,14 +27,14 @@ pub async fn lease_is_within_the_network(subject: &dyn LeaseManagerSubject) {
     }
 }
 
-/// Promise 1: a host that acquires again, in the same run or after a restart, gets the lease that it has; `recall` finds
+/// Promise 1: a host that acquires again, in the same run or after a restart, gets the lease that it has; `previous_lease` finds
 /// that lease.
 pub async fn host_has_one_lease(subject: &dyn LeaseManagerSubject) {
     let manager = open(subject, 1).await;
     assert_eq!(
-        manager.recall(host(1).public).await.expect("recall must succeed"),
+        manager.previous_lease(host(1).public).await.expect("previous_lease must succeed"),
         None,
-        "recall must find no lease of a new host"
+        "previous_lease must find no lease of a new host"
     );
     let own = acquire(&*manager, &host(1), None).await;
     assert_eq!(
@@ -46,14 +46,14 @@ pub async fn host_has_one_lease(subject: &dyn LeaseManagerSubject) {
     for previous in [None, Some(peer.subnet)] {
         let manager = open(subject, 1).await;
         let recalled = manager
-            .recall(host(1).public)
+            .previous_lease(host(1).public)
             .await
-            .expect("recall must succeed")
-            .expect("recall must find the lease of a host that holds one");
+            .expect("previous_lease must succeed")
+            .expect("previous_lease must find the lease of a host that holds one");
         assert_eq!(
             (recalled.subnet, attrs_of(&recalled)),
             (own.subnet, host(1)),
-            "recall must return the host's lease"
+            "previous_lease must return the host's lease"
         );
         assert_eq!(
             acquire(&*manager, &host(1), previous).await.subnet,
@@ -99,7 +99,8 @@ pub async fn previous_subnet_is_reused_if_free(subject: &dyn LeaseManagerSubject
     assert_eq!(theirs.subnet, subnet(77), "another host must get the requested subnet while it is free");
     let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
     assert_ne!(own.subnet, subnet(77), "acquire must not return a subnet that another host holds");
-    let peer = open(subject, 2).await.recall(host(2).public).await.expect("recall must succeed");
+    let peer =
+        open(subject, 2).await.previous_lease(host(2).public).await.expect("previous_lease must succeed");
     assert_eq!(peer.map(|lease| lease.subnet), Some(subnet(77)), "the other host must keep its subnet");
 }
 

@@ -61,10 +61,10 @@ pub async fn publish_never_overwrites_another_host(subject: &dyn LeaseManagerSub
     );
     assert_publish_fails("after another host leased the subnet").await;
     let theirs = other
-        .recall(host(2).public)
+        .previous_lease(host(2).public)
         .await
-        .expect("recall must succeed")
-        .expect("recall must find the other host's lease");
+        .expect("previous_lease must succeed")
+        .expect("previous_lease must find the other host's lease");
     assert_eq!(
         (theirs.subnet, attrs_of(&theirs)),
         (own.subnet, host(2)),
@@ -93,7 +93,7 @@ pub async fn released_subnet_is_free(subject: &dyn LeaseManagerSubject) {
     );
     // The manager decides whether this is an error.
     let _ = manager.release(&own).await;
-    let theirs = other.recall(host(3).public).await.expect("recall must succeed");
+    let theirs = other.previous_lease(host(3).public).await.expect("previous_lease must succeed");
     assert_eq!(
         theirs.map(|lease| lease.subnet),
         Some(own.subnet),

@@ -156,7 +156,9 @@ impl Watch {
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
             RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
             RegistryEvent::Bad(record) => (None, record.subnet),
-            RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => return event,
+            RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => {
+                return event;
+            }
         };
         let mut state = self.link.state();
         self.resume_at = revision.or(self.resume_at);
