@@ -26,7 +26,7 @@ pub use watch::*;
 
 /// A store without a config and leases, the managers of its hosts, and what only its operator can do.
 ///
-/// [`RegistryBacked`] implements it for any [`RegistrySubject`]; in the repository, `testing/tests/fed_contract.rs`
+/// [`RegistryBacked`] implements it for any [`RegistrySubject`]; in the repository, `testing/tests/static_manager_contract.rs`
 /// implements it without a store.
 #[async_trait]
 pub trait LeaseManagerSubject: Send + Sync {
