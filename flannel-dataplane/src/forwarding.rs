@@ -53,7 +53,7 @@ impl Forwarding {
             IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
         let (family, kernel) = (self.family, self.kernel.clone());
-        let forwards = |index| kernel.lock().forwards(family, index);
+        let forwards = |index| kernel.lock().is_forwarding(family, index);
         match forwards(None) {
             Ok(false) if self.was_on => self.switch_on(all, &mut report),
             Ok(false) => return self.say(all, report),

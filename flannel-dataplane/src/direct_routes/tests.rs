@@ -100,7 +100,7 @@ impl TableSubject for Host {
     }
 
     /// Nothing is reached by a gateway that is not on the link.
-    fn impossible(&self) -> Option<(IpNet, Route)> {
+    fn unwritable(&self) -> Option<(IpNet, Route)> {
         let gateway = match self.family {
             IpFamily::V4 => "192.168.65.9",
             IpFamily::V6 => "fd00:65::9",

@@ -81,7 +81,7 @@ impl TableSubject for NeighboursInKernel {
     }
 
     /// The kernel takes any neighbour.
-    fn impossible(&self) -> Option<(IpAddr, Mac)> {
+    fn unwritable(&self) -> Option<(IpAddr, Mac)> {
         None
     }
 
@@ -122,7 +122,7 @@ impl TableSubject for FdbInKernel {
     }
 
     /// A tunnel ends at an address of the underlay's family.
-    fn impossible(&self) -> Option<(Mac, IpAddr)> {
+    fn unwritable(&self) -> Option<(Mac, IpAddr)> {
         Some((mac(66), address("fd00:64::66")))
     }
 
@@ -175,7 +175,7 @@ impl TableSubject for RoutesInKernel {
     }
 
     /// No route goes by a gateway that is a group.
-    fn impossible(&self) -> Option<(IpNet, OverlayRoute)> {
+    fn unwritable(&self) -> Option<(IpNet, OverlayRoute)> {
         let subnet = net("224.5.2.0/24");
         Some((subnet, OverlayRoute::to(subnet, 0)))
     }
