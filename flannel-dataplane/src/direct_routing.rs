@@ -1,4 +1,4 @@
-//! Peers that are reached without a tunnel, in one family: who they are, and their routes.
+//! Direct routing of one family: which peers are on the link, and the routes to them.
 
 use std::net::IpAddr;
 
@@ -7,84 +7,114 @@ use flannel_core::{BackendError, ExternalInterface};
 use flannel_netlink::{Family, Notice, Route};
 use ipnet::IpNet;
 
-use crate::direct_routes::{DirectRoutes, Hop};
-use crate::routes::Mark;
-use crate::tables::Kernel;
+use crate::direct_routes::{DirectRouteTable, NextHop};
+use crate::netlink::SharedNetlink;
+use crate::routes::RouteOwner;
 use crate::underlay::Underlay;
 
 /// The direct routes of one family.
 #[derive(Debug)]
-pub struct Direct {
-    pub underlay: Underlay,
-    pub routes: Reconciler<DirectRoutes>,
-    mark: Mark,
+pub struct DirectRouting {
+    /// Finds the next hop to a peer.
+    pub next_hops: NextHopFinder,
+    /// The routes.
+    pub routes: Reconciler<DirectRouteTable>,
 }
 
-impl Direct {
-    pub fn new(kernel: Kernel, external: &ExternalInterface, family: Family, mark: Mark) -> Self {
-        let underlay = Underlay::new(kernel.clone(), external, family);
-        let table = DirectRoutes { kernel, family, mark, tunnel: None };
-        Self { underlay, routes: Reconciler::new(table), mark }
-    }
+/// Finds the next hop to peers on the link of the external interface.
+#[derive(Debug)]
+pub struct NextHopFinder {
+    underlay: Underlay,
+    owner: RouteOwner,
+}
 
-    /// Finds the way to a peer if it is on the link. A subnet outside the network has none, since its route would not
-    /// be recognised as ours.
-    pub fn hop(underlay: &mut Underlay, mark: Mark, subnet: IpNet, public: IpAddr) -> Option<Hop> {
-        if !mark.network.contains(&subnet) {
+impl NextHopFinder {
+    /// Returns the next hop to a peer on the link. A subnet outside the network has none, because the network would not
+    /// own its route.
+    pub fn find(&mut self, subnet: IpNet, public: IpAddr) -> Option<NextHop> {
+        if !self.owner.network.contains(&subnet) {
             return None;
         }
-        let index = underlay.link_to(public)?;
-        Some(Hop { gateway: public, index, protocol: mark.protocol })
+        let index = self.underlay.link_to(public)?;
+        Some(NextHop { gateway: public, index, protocol: self.owner.protocol })
     }
 
-    /// Takes in which interface is the external one from now on.
+    /// Returns the name of the external interface.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        self.underlay.name()
+    }
+}
+
+impl DirectRouting {
+    /// Describes direct routing over an external interface.
+    #[must_use]
+    pub fn new(
+        netlink: SharedNetlink,
+        external: &ExternalInterface,
+        family: Family,
+        owner: RouteOwner,
+    ) -> Self {
+        let underlay = Underlay::new(netlink.clone(), external, family);
+        let table = DirectRouteTable { netlink, family, owner, tunnel: None };
+        Self { next_hops: NextHopFinder { underlay, owner }, routes: Reconciler::new(table) }
+    }
+
+    /// Replaces the external interface.
     pub fn update_interface(&mut self, name: &str, index: u32) {
-        self.underlay.update_interface(name, index);
-        self.distrust();
+        self.next_hops.underlay.update_interface(name, index);
+        self.mark_stale();
     }
 
-    pub fn mark(&self) -> Mark {
-        self.mark
+    /// Returns the rule by which the network recognises its routes.
+    #[must_use]
+    pub fn owner(&self) -> RouteOwner {
+        self.next_hops.owner
     }
 
-    /// Says that anything may have changed.
-    pub fn distrust(&mut self) {
-        self.underlay.distrust();
+    /// Makes the next pass read everything again.
+    pub fn mark_stale(&mut self) {
+        self.next_hops.underlay.mark_stale();
         self.routes.tracker.mark_stale();
     }
 
-    /// Takes in what the kernel tells of the network below. The kernel removes routes without a word when an
-    /// interface goes down or loses its last address, so the routes are in doubt as well.
-    pub fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
-        let what = self.underlay.notice(notice)?;
-        self.distrust();
-        // What could not be put on the interface as it was may now.
+    /// Handles a notice about the underlay and returns what changed. The kernel deletes routes without a notice when an
+    /// interface goes down or loses its last address, so the routes become stale too.
+    pub fn handle_underlay(&mut self, notice: &Notice) -> Option<String> {
+        let change = self.next_hops.underlay.handle(notice)?;
+        self.mark_stale();
+        // The changed interface may accept a route that it refused before.
         self.routes.tracker.retry_all();
-        Some(what)
+        Some(change)
     }
 
-    /// Takes in that a route was made or removed.
-    pub fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
-        let wanted = self.routes.tracker.desired(&route.destination);
-        let differs = match (self.mark.is_on(route), removed) {
-            (true, true) => wanted.is_some_and(|wanted| DirectRoutes::satisfies(wanted, route)),
-            // One that would do may be a second one beside it, with another metric.
-            (true, false) => self.routes.tracker.actual(&route.destination) != Some(route),
-            (false, _) => wanted.is_some(),
+    /// Handles a notice about a route and returns what changed.
+    pub fn handle_route(&mut self, route: &Route, removed: bool) -> Option<String> {
+        let tracker = &mut self.routes.tracker;
+        let desired = tracker.desired(&route.destination);
+        let differs = match (self.next_hops.owner.owns(route), removed) {
+            (true, true) => desired.is_some_and(|desired| DirectRouteTable::satisfies(desired, route)),
+            // A route that would do may be a second one, with another metric.
+            (true, false) => tracker.actual(&route.destination) != Some(route),
+            (false, _) => desired.is_some(),
         };
         if route.table != Route::MAIN_TABLE || !differs {
             return None;
         }
-        // It may have been in the way of ours.
-        self.routes.tracker.retry(&route.destination);
-        self.routes.tracker.mark_stale();
+        // The changed route may have blocked ours.
+        tracker.retry(&route.destination);
+        tracker.mark_stale();
         Some(format!("{route} changed"))
     }
 
-    /// Removes all direct routes.
+    /// Deletes all direct routes of the network.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if a route cannot be deleted.
     pub fn remove(&mut self) -> Result<(), BackendError> {
-        self.routes.table().remove().map_err(|source| BackendError::Kernel {
-            object: "cannot remove the direct routes".to_owned(),
+        self.routes.table().remove_all().map_err(|source| BackendError::Kernel {
+            object: "cannot delete the direct routes".to_owned(),
             source,
         })
     }

@@ -43,8 +43,8 @@ pub enum Look {
 /// never ends, and looks once when it is first polled.
 ///
 /// ```no_run
-/// use flannel_backend_vxlan::{Look, external_interface, follow_external};
-/// use flannel_netlink::Namespace;
+/// use flannel_dataplane::{Look, external_interface, follow_external};
+/// use flannel_dataplane::Namespace;
 ///
 /// // Whatever has the name eth0, with whatever address it has.
 /// let here = Namespace::current()?;
