@@ -10,10 +10,10 @@ use flannel_core::{
     SyncReport, SyncRequest,
 };
 use flannel_dataplane::{
-    DirectRouting, DriftMonitor, Forwarding, NextHop, NoticeHandler, RouteOwner, RouteProtocol,
+    DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, RouteOwner, RouteProtocol,
     SharedNetlink, check_same_type, family_pools, own_subnet, table_read_error,
 };
-use flannel_netlink::{Family, Namespace, Notice, Route};
+use flannel_netlink::{IpFamily, Namespace, Notification, Route};
 use ipnet::IpNet;
 
 /// Opens the host-gw backend in a network namespace.
@@ -76,7 +76,7 @@ impl OpenHostGw {
         config: &NetworkConfig,
         external: &ExternalInterface,
     ) -> Result<Vec<FamilyRoutes>, BackendError> {
-        let routes = |(family, pool): (Family, SubnetPool)| {
+        let routes = |(family, pool): (IpFamily, SubnetPool)| {
             check_address(external, family)?;
             let owner = RouteOwner { protocol: self.protocol, network: pool.network() };
             Ok(FamilyRoutes {
@@ -92,10 +92,10 @@ impl OpenHostGw {
 }
 
 /// Checks that the interface has the public address, to which peers send over the link.
-fn check_address(external: &ExternalInterface, family: Family) -> Result<(), BackendError> {
+fn check_address(external: &ExternalInterface, family: IpFamily) -> Result<(), BackendError> {
     let (own, public) = match family {
-        Family::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
-        Family::V6 => (external.v6.map(IpAddr::V6), external.public.v6.map(IpAddr::V6)),
+        IpFamily::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
+        IpFamily::V6 => (external.v6.map(IpAddr::V6), external.public.v6.map(IpAddr::V6)),
     };
     if own.is_none() {
         return Err(BackendError::Host(format!("the interface {} has no {family} address", external.name)));
@@ -190,7 +190,7 @@ impl Backend for HostGw {
 /// The routes of one family.
 #[derive(Debug)]
 struct FamilyRoutes {
-    family: Family,
+    family: IpFamily,
     direct: DirectRouting,
     forwarding: Forwarding,
     unreachable: Vec<PeerFailure>,
@@ -239,7 +239,7 @@ impl FamilyRoutes {
         let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
         self.unreachable.clear();
         for lease in peers.iter() {
-            let Some(subnet) = lease.subnet.nets().find(|net| Family::of(net.addr()) == self.family) else {
+            let Some(subnet) = lease.subnet.nets().find(|net| IpFamily::of(net.addr()) == self.family) else {
                 continue;
             };
             let reason = match self.next_hop(lease, subnet, own) {
@@ -270,8 +270,8 @@ impl FamilyRoutes {
             return Err(format!("its subnet {subnet} is outside the network {network}"));
         }
         let public = match self.family {
-            Family::V4 => attrs.public.v4.map(IpAddr::V4),
-            Family::V6 => attrs.public.v6.map(IpAddr::V6),
+            IpFamily::V4 => attrs.public.v4.map(IpAddr::V4),
+            IpFamily::V6 => attrs.public.v6.map(IpAddr::V6),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let next_hops = &mut self.direct.next_hops;
@@ -281,23 +281,23 @@ impl FamilyRoutes {
     }
 }
 
-impl NoticeHandler for FamilyRoutes {
+impl NotificationHandler for FamilyRoutes {
     fn mark_stale(&mut self) {
         self.direct.mark_stale();
         self.forwarding.mark_stale();
         self.are_next_hops_stale = true;
     }
 
-    fn handle(&mut self, notice: &Notice) -> Option<String> {
-        if let Some(change) = self.direct.handle_underlay(notice) {
+    fn handle(&mut self, notification: &Notification) -> Option<String> {
+        if let Some(change) = self.direct.handle_underlay(notification) {
             self.are_next_hops_stale = true;
-            // If notices were lost, forwarding may have been disabled unnoticed.
+            // If notifications were lost, forwarding may have been disabled unnoticed.
             self.forwarding.mark_stale();
             return Some(change);
         }
-        if let Notice::Route { route, removed } = notice {
+        if let Notification::Route { route, removed } = notification {
             return self.direct.handle_route(route, *removed);
         }
-        self.forwarding.handle(notice, None)
+        self.forwarding.handle(notification, None)
     }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use flannel_core::reconcile::Tracker;
 use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerFailure, PeerSet, SubnetKey};
 use flannel_dataplane::{NextHop, OverlayRoute};
-use flannel_netlink::{Family, Mac, Route};
+use flannel_netlink::{IpFamily, Mac, Route};
 use ipnet::IpNet;
 
 use crate::attrs;
@@ -35,11 +35,15 @@ pub(crate) struct TunnelPeer {
 
 impl TunnelPeer {
     /// Reads a lease. Returns `None` if it has no subnet of this family.
-    pub(crate) fn from_lease(lease: &Lease, own: &SubnetKey, family: Family) -> Option<Result<Self, String>> {
+    pub(crate) fn from_lease(
+        lease: &Lease,
+        own: &SubnetKey,
+        family: IpFamily,
+    ) -> Option<Result<Self, String>> {
         Some(Self::with_subnet(subnet_of(&lease.subnet, family)?, lease, own, family))
     }
 
-    fn with_subnet(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
+    fn with_subnet(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: IpFamily) -> Result<Self, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::VXLAN {
             return Err(format!("ignoring non-vxlan subnet({subnet}): type={}", attrs.backend_type));
@@ -48,8 +52,8 @@ impl TunnelPeer {
             return Err(format!("its subnet overlaps this host's subnet {own}"));
         }
         let (data, public) = match family {
-            Family::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
-            Family::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
+            IpFamily::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
+            IpFamily::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let mac = attrs::read(data.as_ref()).map_err(|error| error.to_string())?;
@@ -62,8 +66,8 @@ impl TunnelPeer {
     }
 }
 
-fn subnet_of(subnet: &SubnetKey, family: Family) -> Option<IpNet> {
-    subnet.nets().find(|net| Family::of(net.addr()) == family)
+fn subnet_of(subnet: &SubnetKey, family: IpFamily) -> Option<IpNet> {
+    subnet.nets().find(|net| IpFamily::of(net.addr()) == family)
 }
 
 /// The path to a peer, which identifies its objects after the lease is gone.
@@ -159,7 +163,7 @@ impl PeerObjects {
         peers: &PeerSet,
         dirty: &Dirty,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         trackers: &mut ObjectTrackers<'_>,
     ) {
         let is_done = match dirty {
@@ -179,7 +183,7 @@ impl PeerObjects {
         peers: &PeerSet,
         dirty: &BTreeSet<SubnetKey>,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         trackers: &mut ObjectTrackers<'_>,
     ) -> bool {
         for subnet in dirty {
@@ -208,7 +212,7 @@ impl PeerObjects {
         &mut self,
         peers: &PeerSet,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         trackers: &mut ObjectTrackers<'_>,
     ) {
         *self = Self { own: Some(*own), ..Self::default() };
@@ -233,7 +237,7 @@ impl PeerObjects {
         &mut self,
         lease: &Lease,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         trackers: &mut ObjectTrackers<'_>,
     ) -> Option<TunnelPeer> {
         match TunnelPeer::from_lease(lease, own, family)? {
@@ -255,7 +259,7 @@ impl PeerObjects {
     }
 
     /// Returns the peers that lack an object because it failed. Looks at all peers if any object failed.
-    pub(crate) fn pending(&self, family: Family, failed: &FailedObjects<'_>) -> Vec<PeerFailure> {
+    pub(crate) fn pending(&self, family: IpFamily, failed: &FailedObjects<'_>) -> Vec<PeerFailure> {
         if failed.is_empty() {
             return Vec::new();
         }

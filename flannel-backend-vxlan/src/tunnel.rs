@@ -5,10 +5,10 @@ use flannel_core::{
     BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use flannel_dataplane::{
-    DeviceScope, DirectRouting, FdbTable, Forwarding, NeighbourTable, NoticeHandler, OverlayRouteTable,
+    DeviceScope, DirectRouting, FdbTable, Forwarding, NeighbourTable, NotificationHandler, OverlayRouteTable,
     SharedNetlink,
 };
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::device::{DeviceSpec, EnsureOutcome, OverlayAddress, UnderlaySpec, VxlanDevice};
 use crate::peer_objects::{FailedObjects, ObjectTrackers, PeerObjects};
@@ -76,7 +76,7 @@ impl Tunnel {
         }
     }
 
-    pub(crate) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> IpFamily {
         self.spec.family
     }
 
@@ -231,5 +231,5 @@ impl Tunnel {
     }
 }
 
-mod notices;
+mod notifications;
 mod plan;

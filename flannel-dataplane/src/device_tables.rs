@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Family, FdbEntry, Mac, Neighbour, Write};
+use flannel_netlink::{FdbEntry, IpFamily, Mac, Neighbour, WriteRequest};
 
 use crate::netlink::SharedNetlink;
 
@@ -16,7 +16,7 @@ pub struct DeviceScope {
     /// The index of the device, which changes when the device is replaced.
     pub index: u32,
     /// The address family.
-    pub family: Family,
+    pub family: IpFamily,
 }
 
 /// The permanent neighbours of a tunnel device: from a peer's overlay address to the MAC address of its device.
@@ -44,8 +44,8 @@ impl Table for NeighbourTable {
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
         let neighbour = |address: IpAddr, mac: Mac| Neighbour::permanent(self.scope.index, address, mac);
         self.scope.netlink.write_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutNeighbour(neighbour(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteNeighbour(neighbour(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutNeighbour(neighbour(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteNeighbour(neighbour(*key, *value)),
         })
     }
 }
@@ -74,8 +74,8 @@ impl Table for FdbTable {
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
         let entry = |mac: Mac, destination: IpAddr| FdbEntry::permanent(self.scope.index, mac, destination);
         self.scope.netlink.write_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutFdb(entry(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteFdb(entry(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutFdb(entry(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteFdb(entry(*key, *value)),
         })
     }
 }

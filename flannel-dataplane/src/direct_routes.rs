@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Family, Route, RouteFilter, RouteKind, Write};
+use flannel_netlink::{IpFamily, Route, RouteFilter, RouteKind, WriteRequest};
 use ipnet::IpNet;
 
 use crate::netlink::SharedNetlink;
@@ -44,7 +44,7 @@ pub struct DirectRouteTable {
     /// The socket for requests.
     pub netlink: SharedNetlink,
     /// The address family.
-    pub family: Family,
+    pub family: IpFamily,
     /// The rule of ownership.
     pub owner: RouteOwner,
     /// The index of the network's tunnel device, if it has one. A direct route may replace a route through it.
@@ -64,7 +64,8 @@ impl DirectRouteTable {
     ///
     /// The first error of the kernel. The other routes are deleted nevertheless.
     pub fn remove_all(&mut self) -> Result<(), BoxError> {
-        let writes: Vec<_> = self.read()?.into_iter().map(|(_, route)| Write::DeleteRoute(route)).collect();
+        let writes: Vec<_> =
+            self.read()?.into_iter().map(|(_, route)| WriteRequest::DeleteRoute(route)).collect();
         self.netlink.write(&writes).into_iter().collect()
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::reconcile::{Reconciler, Table};
 use flannel_core::{BackendError, ExternalInterface};
-use flannel_netlink::{Family, Notice, Route};
+use flannel_netlink::{IpFamily, Notification, Route};
 use ipnet::IpNet;
 
 use crate::direct_routes::{DirectRouteTable, NextHop};
@@ -52,7 +52,7 @@ impl DirectRouting {
     pub fn new(
         netlink: SharedNetlink,
         external: &ExternalInterface,
-        family: Family,
+        family: IpFamily,
         owner: RouteOwner,
     ) -> Self {
         let underlay = Underlay::new(netlink.clone(), external, family);
@@ -78,17 +78,17 @@ impl DirectRouting {
         self.routes.tracker.mark_stale();
     }
 
-    /// Handles a notice about the underlay and returns what changed. The kernel deletes routes without a notice when an
+    /// Handles a notification about the underlay and returns what changed. The kernel deletes routes without a notification when an
     /// interface goes down or loses its last address, so the routes become stale too.
-    pub fn handle_underlay(&mut self, notice: &Notice) -> Option<String> {
-        let change = self.next_hops.underlay.handle(notice)?;
+    pub fn handle_underlay(&mut self, notification: &Notification) -> Option<String> {
+        let change = self.next_hops.underlay.handle(notification)?;
         self.mark_stale();
         // The changed interface may accept a route that it refused before.
         self.routes.tracker.retry_all();
         Some(change)
     }
 
-    /// Handles a notice about a route and returns what changed.
+    /// Handles a notification about a route and returns what changed.
     pub fn handle_route(&mut self, route: &Route, removed: bool) -> Option<String> {
         let tracker = &mut self.routes.tracker;
         let desired = tracker.desired(&route.destination);

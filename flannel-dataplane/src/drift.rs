@@ -1,17 +1,17 @@
-//! Detection of drift: kernel notices in batches, from a monitor that is reopened if it breaks.
+//! Detection of drift: kernel notifications in batches, from a monitor that is reopened if it breaks.
 
 use std::time::{Duration, Instant};
 
 use flannel_core::{BackendError, ObjectFailure, SyncReport};
-use flannel_netlink::{Monitor, Namespace, Notice};
+use flannel_netlink::{Monitor, Namespace, Notification};
 
 use crate::neighbour_reprobe::NeighbourReprobe;
 use crate::netlink::{SharedNetlink, socket_error};
 
-/// Waits for kernel notices that concern a backend.
+/// Waits for kernel notifications that concern a backend.
 ///
 /// ```text
-///  kernel ──notices──▶ DriftMonitor ──each──▶ NoticeHandler: marks what may have changed as stale
+///  kernel ──notifications──▶ DriftMonitor ──each──▶ NotificationHandler: marks what may have changed as stale
 ///                           │
 ///                           └──▶ wait_for_drift returns the reason for a pass
 /// ```
@@ -24,10 +24,10 @@ pub struct DriftMonitor {
     reprobe: NeighbourReprobe,
 }
 
-/// Objects of a backend that kernel notices may concern.
-pub trait NoticeHandler {
-    /// Handles a notice and returns what changed, if it concerns these objects.
-    fn handle(&mut self, notice: &Notice) -> Option<String>;
+/// Objects of a backend that kernel notifications may concern.
+pub trait NotificationHandler {
+    /// Handles a notification and returns what changed, if it concerns these objects.
+    fn handle(&mut self, notification: &Notification) -> Option<String>;
 
     /// Makes the next pass read everything again.
     fn mark_stale(&mut self);
@@ -36,7 +36,7 @@ pub trait NoticeHandler {
 /// The pause before a broken monitor is reopened.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The largest number of notices in one batch. A burst leads to one pass instead of one for each notice; the bound lets
+/// The largest number of notifications in one batch. A burst leads to one pass instead of one for each notification; the bound lets
 /// passes happen during a burst that doesn't end.
 const MAX_BATCH: usize = 4096;
 
@@ -75,22 +75,22 @@ impl DriftMonitor {
         report
     }
 
-    /// Waits until a handler reports a change and returns the first one. Cancel safe: no notice is lost.
-    pub async fn wait_for_drift<H: NoticeHandler>(&mut self, handlers: &mut [H]) -> String {
+    /// Waits until a handler reports a change and returns the first one. Cancel safe: no notification is lost.
+    pub async fn wait_for_drift<H: NotificationHandler>(&mut self, handlers: &mut [H]) -> String {
         loop {
-            let notices = match self.next_batch().await {
-                Ok(notices) => notices,
+            let notifications = match self.next_batch().await {
+                Ok(notifications) => notifications,
                 Err(broken) => {
                     handlers.iter_mut().for_each(H::mark_stale);
                     return broken;
                 }
             };
             let (mut change, now) = (None, Instant::now());
-            for notice in &notices {
-                change = change.or(self.reprobe.handle(notice, now));
+            for notification in &notifications {
+                change = change.or(self.reprobe.handle(notification, now));
                 for handler in &mut *handlers {
-                    // Every handler needs every notice, whatever the others return.
-                    let handled = handler.handle(notice);
+                    // Every handler needs every notification, whatever the others return.
+                    let handled = handler.handle(notification);
                     change = change.or(handled);
                 }
             }
@@ -100,13 +100,13 @@ impl DriftMonitor {
         }
     }
 
-    /// Waits for notices. Cancel safe. The error says why the monitor broke; anything may have changed then.
-    async fn next_batch(&mut self) -> Result<Vec<Notice>, String> {
+    /// Waits for notifications. Cancel safe. The error says why the monitor broke; anything may have changed then.
+    async fn next_batch(&mut self) -> Result<Vec<Notification>, String> {
         let Some(monitor) = &mut self.monitor else {
             return std::future::pending().await;
         };
         match monitor.next().await {
-            Ok(notice) => Ok(drain(monitor, notice)),
+            Ok(notification) => Ok(drain(monitor, notification)),
             Err(error) => {
                 self.monitor = None;
                 Err(format!("the kernel monitor broke: {error}"))
@@ -115,16 +115,16 @@ impl DriftMonitor {
     }
 }
 
-fn drain(monitor: &mut Monitor, first: Notice) -> Vec<Notice> {
-    let mut notices = vec![first];
-    while notices.len() < MAX_BATCH {
+fn drain(monitor: &mut Monitor, first: Notification) -> Vec<Notification> {
+    let mut notifications = vec![first];
+    while notifications.len() < MAX_BATCH {
         // The next wait returns an error again.
-        let Ok(Some(notice)) = monitor.try_next() else {
+        let Ok(Some(notification)) = monitor.try_next() else {
             break;
         };
-        notices.push(notice);
+        notifications.push(notification);
     }
-    notices
+    notifications
 }
 
 fn open_monitor(namespace: &Namespace, netlink: &SharedNetlink) -> Result<Monitor, BackendError> {

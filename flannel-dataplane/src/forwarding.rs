@@ -5,14 +5,14 @@
 //! forwarding was on and somebody disables it, all pods of the host become unreachable, and it is enabled again.
 
 use flannel_core::{ObjectFailure, SyncReport};
-use flannel_netlink::{Family, Namespace, Notice};
+use flannel_netlink::{IpFamily, Namespace, Notification};
 
 use crate::netlink::SharedNetlink;
 
 /// Keeps IP forwarding enabled, in one family.
 #[derive(Debug)]
 pub struct Forwarding {
-    family: Family,
+    family: IpFamily,
     netlink: SharedNetlink,
     namespace: Namespace,
     /// Whether forwarding was on at any time since the start.
@@ -25,7 +25,7 @@ pub struct Forwarding {
 impl Forwarding {
     /// Describes forwarding of a family in a namespace.
     #[must_use]
-    pub fn new(family: Family, netlink: SharedNetlink, namespace: Namespace) -> Self {
+    pub fn new(family: IpFamily, netlink: SharedNetlink, namespace: Namespace) -> Self {
         Self { family, netlink, namespace, was_on: false, is_stale: true, has_warned: false }
     }
 
@@ -34,9 +34,9 @@ impl Forwarding {
         self.is_stale = true;
     }
 
-    /// Handles a notice about the setting for all links or for the tunnel device, and returns what changed.
-    pub fn handle(&mut self, notice: &Notice, device: Option<u32>) -> Option<String> {
-        let Notice::Forwarding { family, index, on } = notice else { return None };
+    /// Handles a notification about the setting for all links or for the tunnel device, and returns what changed.
+    pub fn handle(&mut self, notification: &Notification, device: Option<u32>) -> Option<String> {
+        let Notification::Forwarding { family, index, on } = notification else { return None };
         if *family != self.family || (index.is_some() && *index != device) {
             return None;
         }
@@ -54,8 +54,8 @@ impl Forwarding {
             return report;
         }
         let (all, per_device) = match self.family {
-            Family::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
-            Family::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
+            IpFamily::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
+            IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
         let (family, netlink) = (self.family, self.netlink.clone());
         let forwards = |index| netlink.lock().forwards(family, index);

@@ -3,7 +3,7 @@
 //! * Kernel tables to reconcile, each a [`Table`](flannel_core::reconcile::Table): [`NeighbourTable`] and [`FdbTable`] of a
 //!   tunnel device, [`OverlayRouteTable`] through it, [`DirectRouteTable`] beside it. [`DirectRouting`] adds the lookup of
 //!   peers on the link.
-//! * [`DriftMonitor`] turns kernel notices into passes; [`Forwarding`] keeps IP forwarding enabled.
+//! * [`DriftMonitor`] turns kernel notifications into passes; [`Forwarding`] keeps IP forwarding enabled.
 //! * The external interface: read by name with [`external_interface`], selected by rules with [`selector`], followed
 //!   with [`follow_external`].
 
@@ -23,7 +23,7 @@ mod underlay;
 pub use device_tables::{DeviceScope, FdbTable, NeighbourTable};
 pub use direct_routes::{DirectRouteTable, NextHop};
 pub use direct_routing::{DirectRouting, NextHopFinder};
-pub use drift::{DriftMonitor, NoticeHandler};
+pub use drift::{DriftMonitor, NotificationHandler};
 pub use external::{Look, external_interface, facts, follow_external, select, selector};
 /// The network namespace of the objects.
 pub use flannel_netlink::Namespace;

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_netlink::{NeighbourState, Notice, Write};
+use flannel_netlink::{NeighbourState, Notification, WriteRequest};
 
 use crate::netlink::SharedNetlink;
 
@@ -41,7 +41,7 @@ impl Round {
 }
 
 impl NeighbourReprobe {
-    /// Assumes that the interface has a carrier until a notice contradicts.
+    /// Assumes that the interface has a carrier until a notification contradicts.
     pub(crate) fn new(interface: &str) -> Self {
         Self { interface: interface.to_owned(), index: 0, has_carrier: true, next: None }
     }
@@ -53,9 +53,9 @@ impl NeighbourReprobe {
         }
     }
 
-    /// Handles a notice and returns what changed if the interface is back.
-    pub(crate) fn handle(&mut self, notice: &Notice, now: Instant) -> Option<String> {
-        let Notice::Link { link, removed } = notice else { return None };
+    /// Handles a notification and returns what changed if the interface is back.
+    pub(crate) fn handle(&mut self, notification: &Notification, now: Instant) -> Option<String> {
+        let Notification::Link { link, removed } = notification else { return None };
         if link.name != self.interface {
             return None;
         }
@@ -83,7 +83,7 @@ impl NeighbourReprobe {
         // After a failure the kernel retries at its own pace.
         let neighbours = netlink.lock().neighbours(self.index, None).unwrap_or_default().into_iter();
         let incomplete = neighbours.filter(|neighbour| neighbour.state == NeighbourState::Incomplete);
-        let writes: Vec<_> = incomplete.map(Write::DeleteNeighbour).collect();
+        let writes: Vec<_> = incomplete.map(WriteRequest::DeleteNeighbour).collect();
         if !writes.is_empty() {
             tracing::debug!(
                 interface = self.interface,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::{BackendError, BoxError};
-use flannel_netlink::{Error, Namespace, Netlink, Write};
+use flannel_netlink::{Error, Namespace, Netlink, WriteRequest};
 
 /// The number of writes that are encoded at once. A netlink message holds far fewer; the bound limits memory in a large
 /// network.
@@ -31,7 +31,7 @@ impl SharedNetlink {
     }
 
     /// Writes objects and returns one result for each.
-    pub fn write(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
+    pub fn write(&self, writes: &[WriteRequest]) -> Vec<Result<(), BoxError>> {
         self.lock().apply(writes).into_iter().map(|result| result.map_err(BoxError::from)).collect()
     }
 
@@ -39,11 +39,11 @@ impl SharedNetlink {
     pub(crate) fn write_changes<C>(
         &self,
         changes: &[C],
-        encode: impl Fn(&C) -> Write,
+        encode: impl Fn(&C) -> WriteRequest,
     ) -> Vec<Result<(), BoxError>> {
         let mut results = Vec::with_capacity(changes.len());
         for batch in changes.chunks(WRITE_BATCH) {
-            let writes: Vec<Write> = batch.iter().map(&encode).collect();
+            let writes: Vec<WriteRequest> = batch.iter().map(&encode).collect();
             results.extend(self.write(&writes));
         }
         results

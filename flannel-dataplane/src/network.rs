@@ -1,13 +1,13 @@
 //! What backends ask of a network's configuration and of the host's lease.
 
 use flannel_core::{BackendConfig, BackendError, Lease, NetworkConfig, SubnetPool};
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 
 /// Returns the families of a network with their pools, IPv4 first.
-pub fn family_pools(config: &NetworkConfig) -> impl Iterator<Item = (Family, SubnetPool)> + use<> {
-    let v4 = config.ipv4.map(|pool| (Family::V4, pool));
-    let v6 = config.ipv6.map(|pool| (Family::V6, pool));
+pub fn family_pools(config: &NetworkConfig) -> impl Iterator<Item = (IpFamily, SubnetPool)> + use<> {
+    let v4 = config.ipv4.map(|pool| (IpFamily::V4, pool));
+    let v6 = config.ipv6.map(|pool| (IpFamily::V6, pool));
     v4.into_iter().chain(v6)
 }
 
@@ -16,8 +16,8 @@ pub fn family_pools(config: &NetworkConfig) -> impl Iterator<Item = (Family, Sub
 /// # Errors
 ///
 /// [`BackendError::Host`] if the lease has none.
-pub fn own_subnet(own: &Lease, family: Family) -> Result<IpNet, BackendError> {
-    let subnet = own.subnet.nets().find(|net| Family::of(net.addr()) == family);
+pub fn own_subnet(own: &Lease, family: IpFamily) -> Result<IpNet, BackendError> {
+    let subnet = own.subnet.nets().find(|net| IpFamily::of(net.addr()) == family);
     subnet.ok_or_else(|| BackendError::Host(format!("the lease {} has no {family} subnet", own.subnet)))
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::Change;
-use flannel_netlink::{Error, Family, Route, RouteFilter, RouteKind, Write};
+use flannel_netlink::{Error, IpFamily, Route, RouteFilter, RouteKind, WriteRequest};
 use ipnet::IpNet;
 
 use crate::netlink::{SharedNetlink, WRITE_BATCH};
@@ -86,7 +86,7 @@ pub(crate) fn metric(subnet: IpNet, position: usize) -> u32 {
 /// Reads routes of the main table.
 pub(crate) fn read_main_table(
     netlink: &SharedNetlink,
-    family: Family,
+    family: IpFamily,
     filter: RouteFilter,
 ) -> Result<Vec<Route>, Error> {
     let filter = RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..filter };
@@ -97,7 +97,7 @@ pub(crate) fn read_main_table(
 /// new one is replaced if `is_ours` accepts it.
 pub(crate) fn write_changes<C>(
     netlink: &SharedNetlink,
-    family: Family,
+    family: IpFamily,
     changes: &[C],
     as_routes: impl Fn(&C) -> Change<IpNet, Route>,
     is_ours: impl Fn(&Route) -> bool,
@@ -111,7 +111,7 @@ pub(crate) fn write_changes<C>(
             let start = writes.len();
             match as_routes(change) {
                 Change::Put { value, instead_of, .. } => put(value, instead_of, &mut writes),
-                Change::Drop { value, .. } => writes.push(Write::DeleteRoute(value)),
+                Change::Drop { value, .. } => writes.push(WriteRequest::DeleteRoute(value)),
             }
             counts.push(writes.len() - start);
         }
@@ -123,13 +123,13 @@ pub(crate) fn write_changes<C>(
     results
 }
 
-fn put(new: Route, old: Option<Route>, writes: &mut Vec<Write>) {
+fn put(new: Route, old: Option<Route>, writes: &mut Vec<WriteRequest>) {
     match old {
-        Some(old) if slot(&old) == slot(&new) => writes.push(Write::PutRoute(new)),
+        Some(old) if slot(&old) == slot(&new) => writes.push(WriteRequest::PutRoute(new)),
         // An add fails if a foreign route has the slot; a put would replace it.
-        None => writes.push(Write::AddRoute(new)),
+        None => writes.push(WriteRequest::AddRoute(new)),
         // The kernel takes these for two routes: add the new one, then delete the old one.
-        Some(old) => writes.extend([Write::AddRoute(new), Write::DeleteRoute(old)]),
+        Some(old) => writes.extend([WriteRequest::AddRoute(new), WriteRequest::DeleteRoute(old)]),
     }
 }
 
@@ -144,21 +144,22 @@ fn slot(route: &Route) -> Slot {
 /// Reads the table at most once.
 fn resolve(
     netlink: &SharedNetlink,
-    family: Family,
-    writes: &[Write],
+    family: IpFamily,
+    writes: &[WriteRequest],
     outcomes: Vec<Result<(), Error>>,
     occupied: &mut Option<BTreeMap<Slot, Route>>,
     is_ours: &impl Fn(&Route) -> bool,
 ) -> Vec<Result<(), BoxError>> {
-    let refused =
-        |write: &Write, outcome: &Result<(), Error>| outcome.is_err() && matches!(write, Write::AddRoute(_));
+    let refused = |write: &WriteRequest, outcome: &Result<(), Error>| {
+        outcome.is_err() && matches!(write, WriteRequest::AddRoute(_))
+    };
     if occupied.is_none() && writes.iter().zip(&outcomes).any(|(write, outcome)| refused(write, outcome)) {
         // Without the table, the kernel's error stands.
         let present = read_main_table(netlink, family, RouteFilter::default()).unwrap_or_default();
         *occupied = Some(present.into_iter().map(|route| (slot(&route), route)).collect());
     }
-    let answer = |(write, outcome): (&Write, Result<(), Error>)| {
-        let Write::AddRoute(new) = write else { return outcome.map_err(BoxError::from) };
+    let answer = |(write, outcome): (&WriteRequest, Result<(), Error>)| {
+        let WriteRequest::AddRoute(new) = write else { return outcome.map_err(BoxError::from) };
         match occupied.as_ref().and_then(|occupied| occupied.get(&slot(new))) {
             Some(present) if outcome.is_err() && is_ours(present) => replace(netlink, new, present),
             Some(present) if outcome.is_err() => Err(BlockedByForeignRoute(present.clone()).into()),
@@ -170,11 +171,11 @@ fn resolve(
 
 /// Replaces a route of ours, which may be on another device.
 fn replace(netlink: &SharedNetlink, new: &Route, old: &Route) -> Result<(), BoxError> {
-    let mut writes = vec![Write::PutRoute(new.clone())];
+    let mut writes = vec![WriteRequest::PutRoute(new.clone())];
     if new.destination.addr().is_ipv6() && new.index != old.index {
         // While the old route is there, the kernel looks for the new gateway on the old device and refuses it
         // (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`). In one batch the gap is microseconds.
-        writes.insert(0, Write::DeleteRoute(old.clone()));
+        writes.insert(0, WriteRequest::DeleteRoute(old.clone()));
     }
     netlink.write(&writes).into_iter().collect()
 }

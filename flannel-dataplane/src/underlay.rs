@@ -1,12 +1,12 @@
 //! The underlay: which peers are on the link of the external interface.
 //!
-//! The kernel answers for each address, as `ip route get` asks it. The answers are cached until a notice may change them.
+//! The kernel answers for each address, as `ip route get` asks it. The answers are cached until a notification may change them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flannel_core::ExternalInterface;
-use flannel_netlink::{Family, Notice, Route, RouteKind};
+use flannel_netlink::{IpFamily, Notification, Route, RouteKind};
 
 use crate::netlink::SharedNetlink;
 
@@ -15,16 +15,16 @@ use crate::netlink::SharedNetlink;
 pub(crate) struct Underlay {
     netlink: SharedNetlink,
     name: String,
-    family: Family,
+    family: IpFamily,
     index: u32,
-    /// Whether the interface was up according to the last notice.
+    /// Whether the interface was up according to the last notification.
     up: bool,
     /// The kernel's answers: whether an address is on the link.
     on_link: BTreeMap<IpAddr, bool>,
 }
 
 impl Underlay {
-    pub(crate) fn new(netlink: SharedNetlink, external: &ExternalInterface, family: Family) -> Self {
+    pub(crate) fn new(netlink: SharedNetlink, external: &ExternalInterface, family: IpFamily) -> Self {
         let (name, index) = (external.name.clone(), external.index);
         Self { netlink, name, family, index, up: true, on_link: BTreeMap::new() }
     }
@@ -59,11 +59,11 @@ impl Underlay {
         is_on_link.then_some(*index)
     }
 
-    /// Returns what a notice changed, if it may change an answer.
-    pub(crate) fn handle(&mut self, notice: &Notice) -> Option<String> {
-        let change = match notice {
-            Notice::Overrun => "notices were lost".to_owned(),
-            Notice::Link { link, removed } if link.name == self.name || link.index == self.index => {
+    /// Returns what a notification changed, if it may change an answer.
+    pub(crate) fn handle(&mut self, notification: &Notification) -> Option<String> {
+        let change = match notification {
+            Notification::Overrun => "notifications were lost".to_owned(),
+            Notification::Link { link, removed } if link.name == self.name || link.index == self.index => {
                 let state = (link.index, link.up && !removed);
                 if state == (self.index, self.up) {
                     return None;
@@ -71,18 +71,18 @@ impl Underlay {
                 self.up = state.1;
                 format!("the interface {} changed", self.name)
             }
-            Notice::Address { address, .. }
-                if address.index == self.index && Family::of(address.net.addr()) == self.family =>
+            Notification::Address { address, .. }
+                if address.index == self.index && IpFamily::of(address.net.addr()) == self.family =>
             {
                 format!("{address} changed")
             }
-            Notice::Route { route, .. } if self.affects_answers(route) => format!("{route} changed"),
-            Notice::Link { .. }
-            | Notice::Address { .. }
-            | Notice::Route { .. }
-            | Notice::Forwarding { .. }
-            | Notice::Neighbour { .. }
-            | Notice::Fdb { .. } => return None,
+            Notification::Route { route, .. } if self.affects_answers(route) => format!("{route} changed"),
+            Notification::Link { .. }
+            | Notification::Address { .. }
+            | Notification::Route { .. }
+            | Notification::Forwarding { .. }
+            | Notification::Neighbour { .. }
+            | Notification::Fdb { .. } => return None,
             other => format!("{other:?}"),
         };
         Some(change)
@@ -91,7 +91,7 @@ impl Underlay {
     /// Returns true if a route covers an address that was asked for.
     fn affects_answers(&self, route: &Route) -> bool {
         route.table == Route::MAIN_TABLE
-            && Family::of(route.destination.addr()) == self.family
+            && IpFamily::of(route.destination.addr()) == self.family
             && self.on_link.keys().any(|address| route.destination.contains(address))
     }
 }

@@ -39,7 +39,7 @@ impl Trackers {
             fdb: &mut self.fdb,
             routes: &mut self.routes,
         };
-        objects.update(peers, dirty, &own(), Family::V4, &mut trackers);
+        objects.update(peers, dirty, &own(), IpFamily::V4, &mut trackers);
     }
 
     /// Returns the desired objects of a subnet and MAC address: its neighbour, its FDB entry, and the gateways of its
@@ -72,7 +72,7 @@ fn lease(subnet: &str, record: &str) -> Lease {
 }
 
 fn v4(subnet: &str, record: &str) -> Result<TunnelPeer, String> {
-    TunnelPeer::from_lease(&lease(subnet, record), &own(), Family::V4).unwrap()
+    TunnelPeer::from_lease(&lease(subnet, record), &own(), IpFamily::V4).unwrap()
 }
 
 fn peers(leases: impl IntoIterator<Item = Lease>) -> PeerSet {
@@ -103,12 +103,12 @@ fn leases_of_every_upstream_release_are_read() {
 #[test]
 fn each_family_has_its_part_of_a_lease() {
     let both = lease("10.5.2.0-24&fd00:5:0:2::-64", DUAL);
-    let six = TunnelPeer::from_lease(&both, &own(), Family::V6).unwrap().unwrap();
+    let six = TunnelPeer::from_lease(&both, &own(), IpFamily::V6).unwrap().unwrap();
     assert_eq!(
         (six.subnet.to_string(), six.mac.to_string(), six.public.to_string()),
         ("fd00:5:0:2::/64".into(), "0e:00:00:00:00:62".into(), "fd00:64::2".into())
     );
-    assert_eq!(TunnelPeer::from_lease(&lease("10.5.2.0-24", DUAL), &own(), Family::V6), None);
+    assert_eq!(TunnelPeer::from_lease(&lease("10.5.2.0-24", DUAL), &own(), IpFamily::V6), None);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Following the external interface: what becomes of it is told when it has settled.
 //!
 //! ```text
-//!            a notice that concerns it           quiet for a moment
+//!            a notification that concerns it           quiet for a moment
 //!  listening ─────────────────────────▶ settling ──────────────────▶ look: another one? told
-//!      ▲                                  ▲   │ more notices            │
+//!      ▲                                  ▲   │ more notifications            │
 //!      │                                  └───┘                         │
 //!      └────────────────────────────────────────────────────────────────┘ or look again after a while
 //! ```
@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use flannel_core::{BackendError, ExternalInterface};
-use flannel_netlink::{Monitor, Namespace, Notice};
+use flannel_netlink::{Monitor, Namespace, Notification};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -130,16 +130,16 @@ async fn settle(monitor: &mut Monitor) -> Result<(), flannel_netlink::Error> {
     Ok(())
 }
 
-/// Tells whether a notice may have to do with an interface.
-fn concerns(notice: &Notice, known: &ExternalInterface) -> bool {
-    match notice {
-        Notice::Link { link, .. } => link.index == known.index || link.name == known.name,
+/// Tells whether a notification may have to do with an interface.
+fn concerns(notification: &Notification, known: &ExternalInterface) -> bool {
+    match notification {
+        Notification::Link { link, .. } => link.index == known.index || link.name == known.name,
         // Its address may move to another interface.
-        Notice::Address { address, .. } => {
+        Notification::Address { address, .. } => {
             address.index == known.index || known.addresses().any(|own| own == address.net.addr())
         }
-        Notice::Neighbour { .. } | Notice::Fdb { .. } | Notice::Forwarding { .. } => false,
-        Notice::Route { .. } | Notice::Overrun | _ => true,
+        Notification::Neighbour { .. } | Notification::Fdb { .. } | Notification::Forwarding { .. } => false,
+        Notification::Route { .. } | Notification::Overrun | _ => true,
     }
 }
 

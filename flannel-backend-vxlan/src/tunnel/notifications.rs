@@ -1,15 +1,15 @@
-//! Kernel notices about a tunnel.
+//! Kernel notifications about a tunnel.
 //!
-//! The kernel deletes routes without a notice when a device goes down or loses its last address. So a notice about a link
-//! or an address makes everything stale, and a notice about an object only its table.
+//! The kernel deletes routes without a notification when a device goes down or loses its last address. So a notification about a link
+//! or an address makes everything stale, and a notification about an object only its table.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_dataplane::{NoticeHandler, OverlayRoute, OverlayRouteTable};
-use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notice, Route};
+use flannel_dataplane::{NotificationHandler, OverlayRoute, OverlayRouteTable};
+use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notification, Route};
 
 use super::Tunnel;
 
-impl NoticeHandler for Tunnel {
+impl NotificationHandler for Tunnel {
     fn mark_stale(&mut self) {
         self.is_device_stale = true;
         self.are_paths_stale = true;
@@ -18,26 +18,28 @@ impl NoticeHandler for Tunnel {
         self.forwarding.mark_stale();
     }
 
-    fn handle(&mut self, notice: &Notice) -> Option<String> {
-        let underlay = self.direct.handle_underlay(notice);
+    fn handle(&mut self, notification: &Notification) -> Option<String> {
+        let underlay = self.direct.handle_underlay(notification);
         if underlay.is_some() {
             self.are_paths_stale = true;
         }
-        let tunnel = match notice {
-            Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.mark_stale()),
-            Notice::Link { link, removed } => {
+        let tunnel = match notification {
+            Notification::Overrun => {
+                Some("notifications were lost".to_owned()).inspect(|_| self.mark_stale())
+            }
+            Notification::Link { link, removed } => {
                 self.link_change(link, *removed).inspect(|_| self.mark_device_changed())
             }
-            Notice::Address { address, removed } => {
+            Notification::Address { address, removed } => {
                 self.address_change(address, *removed).inspect(|_| self.mark_device_changed())
             }
-            Notice::Route { route, removed } => {
+            Notification::Route { route, removed } => {
                 let direct = self.direct.handle_route(route, *removed);
                 self.handle_route(route, *removed).or(direct)
             }
-            Notice::Neighbour { neighbour, removed } => self.handle_neighbour(neighbour, *removed),
-            Notice::Fdb { entry, removed } => self.handle_fdb(entry, *removed),
-            Notice::Forwarding { .. } => self.forwarding.handle(notice, Some(self.device.index)),
+            Notification::Neighbour { neighbour, removed } => self.handle_neighbour(neighbour, *removed),
+            Notification::Fdb { entry, removed } => self.handle_fdb(entry, *removed),
+            Notification::Forwarding { .. } => self.forwarding.handle(notification, Some(self.device.index)),
             other => Some(format!("{other:?}")).inspect(|_| self.mark_stale()),
         };
         tunnel.or(underlay)
@@ -55,7 +57,7 @@ impl Tunnel {
         let name = &self.spec.name;
         if link.index == self.device.index {
             let change = if removed { "removed" } else { "changed" };
-            // No field of the notice shows a change of offloads.
+            // No field of the notification shows a change of offloads.
             let differs = removed || !self.spec.is_met_by(link) || self.spec.disable_checksums;
             differs.then(|| format!("device {name} was {change}"))
         } else if removed {
