@@ -58,7 +58,7 @@ impl Forwarding {
             IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
         let (family, netlink) = (self.family, self.netlink.clone());
-        let forwards = |index| netlink.lock().forwards(family, index);
+        let forwards = |index| netlink.lock().is_forwarding(family, index);
         match forwards(None) {
             Ok(false) if self.was_on => self.enable(all, &mut report),
             Ok(false) => {

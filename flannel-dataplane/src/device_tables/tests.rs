@@ -79,7 +79,7 @@ impl TableSubject for NeighbourSubject {
     }
 
     /// The kernel accepts any neighbour.
-    fn impossible(&self) -> Option<(IpAddr, Mac)> {
+    fn unwritable(&self) -> Option<(IpAddr, Mac)> {
         None
     }
 
@@ -120,7 +120,7 @@ impl TableSubject for FdbSubject {
     }
 
     /// An endpoint must have the address family of the underlay.
-    fn impossible(&self) -> Option<(Mac, IpAddr)> {
+    fn unwritable(&self) -> Option<(Mac, IpAddr)> {
         Some((mac(66), address("fd00:64::66")))
     }
 
@@ -173,7 +173,7 @@ impl TableSubject for OverlayRouteSubject {
     }
 
     /// A multicast address cannot be a gateway.
-    fn impossible(&self) -> Option<(IpNet, OverlayRoute)> {
+    fn unwritable(&self) -> Option<(IpNet, OverlayRoute)> {
         let subnet = net("224.5.2.0/24");
         Some((subnet, OverlayRoute::to(subnet, 0)))
     }

@@ -100,7 +100,7 @@ impl TableSubject for LinkHost {
     }
 
     /// A gateway must be on the link.
-    fn impossible(&self) -> Option<(IpNet, Route)> {
+    fn unwritable(&self) -> Option<(IpNet, Route)> {
         let gateway = match self.family {
             IpFamily::V4 => "192.168.65.9",
             IpFamily::V6 => "fd00:65::9",
