@@ -270,7 +270,7 @@ impl Daemon<'_> {
             event_log::watching(&running.config.backend.name);
             tokio::spawn(async {
                 tokio::time::sleep(AT_REST).await;
-                sys::give_memory_back();
+                sys::trim_heap();
             });
             notified(self.notifier.ready(&format!("holding {}", event_log::subnets(&subnet))));
         }

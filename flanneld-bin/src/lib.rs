@@ -37,7 +37,7 @@ const INVALID_COMMAND_LINE: u8 = 2;
 
 /// Runs `flanneld` with the arguments of its process, of which the first is the program's name, and the environment.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    sys::keep_no_large_buffers();
+    sys::configure_allocator();
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_else(|| "flanneld".into());
     let program = program.to_string_lossy();

@@ -1,18 +1,18 @@
-//! The addresses of etcd servers.
+//! The endpoints of etcd.
 
 use std::net::Ipv6Addr;
 
 use crate::go_syntax::quote;
 
-/// Splits a list at its commas into URLs of the form `scheme://host[:port]`; blanks and empty elements
-/// are dropped, a missing scheme is `scheme`. The error names the element and what is wrong with it.
+/// Parses a comma-separated list of endpoints into URLs of the form `scheme://host[:port]`. Ignores blanks and empty
+/// elements, and adds `scheme` to elements without one. An error names the element and the reason.
 pub(super) fn parse_list(list: &str, scheme: &str) -> Result<Vec<String>, String> {
     let elements = list.split(',').map(str::trim).filter(|element| !element.is_empty());
     let endpoints: Vec<String> = elements.map(|element| parse(element, scheme)).collect::<Result<_, _>>()?;
     if endpoints.is_empty() { Err(format!("no endpoint in {}", quote(list))) } else { Ok(endpoints) }
 }
 
-/// Checks one endpoint and gives it its scheme.
+/// Parses one endpoint.
 fn parse(element: &str, scheme: &str) -> Result<String, String> {
     let (scheme, rest) = match element.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
@@ -21,20 +21,20 @@ fn parse(element: &str, scheme: &str) -> Result<String, String> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let bad = |why: &str| Err(format!("{}: {why}", quote(element)));
     if authority.contains('@') {
-        // Not quoted: what stands before the @ may be a password.
+        // The message omits the element, which may contain a password.
         return Err("an endpoint must not contain a user name or password".to_owned());
     }
     if scheme != "http" && scheme != "https" {
         return bad("the scheme must be http or https");
     }
     if authority.contains(['/', '?', '#']) {
-        return bad("an endpoint has no path");
+        return bad("an endpoint must not have a path");
     }
     let Some((host, port)) = host_and_port(authority) else {
         return bad("the brackets do not enclose an IPv6 address");
     };
     if !is_host(host) {
-        return bad("the host is missing or not a name or address (an IPv6 address needs brackets)");
+        return bad("the host must be a name or address (an IPv6 address needs brackets)");
     }
     if port.is_some_and(|port| !is_port(port)) {
         return bad("the port must be a number from 1 to 65535");
@@ -42,7 +42,7 @@ fn parse(element: &str, scheme: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{authority}"))
 }
 
-/// Splits `host:port` or `[v6]:port`; the host keeps its brackets. None if brackets are misused.
+/// Splits `host:port` or `[v6]:port`; the host keeps its brackets. Returns `None` for invalid brackets.
 fn host_and_port(authority: &str) -> Option<(&str, Option<&str>)> {
     let end_of_host = if authority.starts_with('[') {
         let end = authority.find(']')?;
@@ -58,13 +58,13 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// Whether `host` can be a host name, an IPv4 address or a bracketed IPv6 address (already checked).
+/// Whether `host` may be a host name, an IPv4 address or an IPv6 address in brackets (checked before).
 fn is_host(host: &str) -> bool {
     let part_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     host.starts_with('[') || (!host.is_empty() && host.chars().all(part_of_name))
 }
 
-/// Whether `port` is a TCP port; only digits, where `parse` would also take a sign.
+/// Whether `port` is a TCP port in digits; `parse` alone would also accept a sign.
 fn is_port(port: &str) -> bool {
     port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_completed_with_its_scheme() {
+    fn a_missing_scheme_is_added() {
         for (given, endpoint) in [
             ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
             ("https://192.168.8.26:2379/", "https://192.168.8.26:2379"),
@@ -91,16 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_named() {
+    fn an_invalid_endpoint_is_named_in_the_error() {
         for (given, why) in [
             ("ftp://h", "scheme"),
             ("://h", "scheme"),
             ("http://", "host"),
             (":2379", "host"),
-            ("http:/h:1", "no path"),
+            ("http:/h:1", "path"),
             ("http://a b", "host"),
-            ("http://h/v2/keys", "no path"),
-            ("http://h?x", "no path"),
+            ("http://h/v2/keys", "path"),
+            ("http://h?x", "path"),
             ("fd00::1", "port"),
             ("h:", "port"),
             ("h:0", "port"),
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_endpoint_is_not_repeated() {
+    fn an_error_does_not_contain_a_password() {
         let error = parse_list("http://h,https://root:secret@h:1", "http").expect_err("has a user");
         assert!(!error.contains("secret"), "{error}");
     }
 
     proptest! {
         #[test]
-        fn no_text_brings_the_reader_down_and_what_it_accepts_it_accepts_again(
+        fn no_text_makes_the_parser_panic_and_its_output_parses_to_itself(
             text in "((https?|ftp)?://)?[\\[a-z0-9:.\\]@é]{0,20}/?|.*"
         ) {
             for endpoint in parse_list(&text, "http").unwrap_or_default() {
