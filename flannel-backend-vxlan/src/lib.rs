@@ -21,7 +21,7 @@ mod desired;
 mod device;
 mod tunnel;
 
-pub use backend::{OpenVxlan, TunnelDevice};
+pub use backend::OpenVxlan;
 pub use checksums::ChecksumOffload;
 pub use flannel_dataplane::{Look, RouteProtocol, external_interface, follow_external};
 /// Where a network lives: the one name of another crate that is needed to open a backend.

@@ -22,7 +22,7 @@ pub use status::{notified, report as report_status};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to the service manager, if there is one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Notifier(Option<SocketAddr>);
 
 impl Notifier {

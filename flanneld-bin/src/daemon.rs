@@ -21,7 +21,7 @@ use flannel_core::{
 };
 use flannel_dataplane::selector::{self, InitialChoice};
 use flannel_netlink::Namespace;
-use flannel_node::backends::Backends;
+use flannel_node::BackendRegistry;
 use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_status};
 use flannel_node::status::{DaemonState, StatusSource};
 use flannel_node::subnet_file::{Previous, SubnetEnv, read_previous};

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_dataplane::selector;
-use flannel_node::doctor::{AgentOptions, Finding, Severity, examine, gather, running_agents};
+use flannel_node::doctor::{AgentProfile, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
 use crate::flags::FlagError;
@@ -82,9 +82,9 @@ async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
 }
 
 /// What doctor needs to know of a daemon with these options.
-fn agent(options: &Options) -> AgentOptions {
+fn agent(options: &Options) -> AgentProfile {
     let interfaces = options.external.clone();
-    AgentOptions {
+    AgentProfile {
         subnet_file: options.subnet_file.clone(),
         cache: options.beside_subnet_file(".cache"),
         node_id: options.beside_subnet_file(".node-id"),

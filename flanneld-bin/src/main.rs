@@ -10,6 +10,7 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
+mod backends;
 mod daemon;
 mod doctor;
 mod firewall;

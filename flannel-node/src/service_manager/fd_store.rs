@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flannel_backend_udp::DescriptorStore;
+use flannel_core::DescriptorStore;
 use tracing::{info, warn};
 
 use super::{Notifier, descriptors};
@@ -40,12 +40,11 @@ impl FdStore {
         if is_wanted {
             warn!("-keep-udp-device has no effect: NOTIFY_SOCKET is not set, so nobody could keep it");
         }
-        store.give_up();
+        store.close_all();
         None
     }
 
-    /// Has the manager close everything.
-    pub fn give_up(&self) {
+    fn close_all(&self) {
         let names: Vec<String> = self.lock().keys().cloned().collect();
         for name in names {
             if let Err(error) = self.forget(&name) {
@@ -79,6 +78,10 @@ impl DescriptorStore for FdStore {
             self.notifier.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"))?;
         }
         Ok(())
+    }
+
+    fn clear(&self) {
+        self.close_all();
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use flannel_core::{Lease, OpenBackend as _, Plan, PlanRequest};
 use flannel_netlink::Namespace;
 
-use crate::backends::Backends;
 use crate::doctor::facts::Facts;
 use crate::plan::peers;
 
@@ -36,5 +35,5 @@ fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
     // What is remembered is no reason to remove anything.
     let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
     let request = PlanRequest::new(&network.config, external, own, &peers);
-    Backends::new(namespace.clone(), None).plan(request).ok()
+    facts.backends.plan(request).ok()
 }
