@@ -9,7 +9,7 @@ use flannel_core::{
     BackendError, DataPath, ExternalInterface, IpFamilies, KernelFeature, Lease, NetworkConfig, PublicAddrs,
     TunnelDevice,
 };
-use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{IpFamily, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::CachedNetwork;
 
 use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
@@ -131,7 +131,7 @@ async fn with_devices(
 
 fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
     let mut routes = Vec::new();
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let table = Some(Route::MAIN_TABLE);
         routes.extend(netlink.routes(&RouteFilter {
             family: Some(family),
