@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use flannel_core::{
     Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, DataPath, DescriptorStore,
     DeviceFacts, Dirty, ExternalInterface, KernelFeature, Lease, MigrationRole, NetworkConfig, ObjectFailure,
-    OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest, TrafficCounters, TunnelPort,
+    OpenBackend, OpenRequest, PeerFailure, Plan, PlanRequest, SyncReport, SyncRequest, TrafficCounters,
+    TunnelPort,
 };
 use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
@@ -129,6 +130,12 @@ impl BackendDescriptor for OpenUdp {
 impl OpenBackend for OpenUdp {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         Ok(Box::new(Udp::open(self, request)?))
+    }
+
+    fn plan(&self, _: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let reason =
+            "the udp backend has no plan: its device ends with its process, and each start creates it again";
+        Err(BackendError::Host(reason.to_owned()))
     }
 }
 

@@ -40,7 +40,7 @@ const REQUEST_LEN: usize = 104;
 /// `NLM_F_REPLACE`); *delete* makes it not be. An object that is that way already is no error.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Write {
+pub enum WriteRequest {
     /// Puts a route, in the place of the one with the same destination, metric and table.
     ///
     /// IPv6 refuses an on-link gateway that another route leads to by another link, even if
@@ -74,7 +74,7 @@ enum Verb {
     Delete,
 }
 
-impl Write {
+impl WriteRequest {
     fn verb(&self) -> Verb {
         match self {
             Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => Verb::Put,
@@ -105,7 +105,7 @@ impl Write {
     }
 }
 
-impl Request for Write {
+impl Request for WriteRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         match self {
             Self::PutRoute(route) | Self::AddRoute(route) => {
@@ -136,7 +136,7 @@ impl Request for Write {
     }
 }
 
-impl fmt::Display for Write {
+impl fmt::Display for WriteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.verb() {
             Verb::Put => "put ",
@@ -157,7 +157,7 @@ impl Netlink {
     /// A write that fails stops no other.
     ///
     /// An [`Error::Unanswered`] write may or may not have been done; read the objects again.
-    pub fn apply(&mut self, writes: &[Write]) -> Vec<Result<(), Error>> {
+    pub fn apply(&mut self, writes: &[WriteRequest]) -> Vec<Result<(), Error>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         let mut requests = Vec::with_capacity(BATCH.min(writes.len()) * REQUEST_LEN);
         for batch in writes.chunks(BATCH) {
@@ -167,13 +167,13 @@ impl Netlink {
         outcomes
     }
 
-    pub(crate) fn write_one(&mut self, write: Write) -> Result<(), Error> {
+    pub(crate) fn write_one(&mut self, write: WriteRequest) -> Result<(), Error> {
         self.apply(std::slice::from_ref(&write)).pop().unwrap_or(Ok(()))
     }
 
     fn apply_batch(
         &mut self,
-        batch: &[Write],
+        batch: &[WriteRequest],
         requests: &mut Vec<u8>,
         outcomes: &mut Vec<Result<(), Error>>,
     ) {
@@ -209,7 +209,7 @@ impl Netlink {
 
 /// What the kernel has said about a batch so far.
 struct Answers<'a> {
-    batch: &'a [Write],
+    batch: &'a [WriteRequest],
     /// The number of the first request.
     first: u32,
     /// What the kernel has said, and about which request; of most it says nothing.
@@ -221,7 +221,7 @@ struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(batch: &'a [Write], first: u32) -> Self {
+    fn new(batch: &'a [WriteRequest], first: u32) -> Self {
         Self { batch, first, said: Vec::new(), complete: false, lost: false }
     }
 
@@ -281,7 +281,11 @@ mod tests {
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
-                Write::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
+                WriteRequest::PutNeighbour(Neighbour::permanent(
+                    999,
+                    address,
+                    crate::Mac([2, 0, 0, 0, 0, number]),
+                ))
             })
             .collect();
         // Room for a few answers only.

@@ -75,7 +75,7 @@ pub enum AgentCommand {
 /// use flannel_node::{AgentOptions, BackendRegistry, MeshOptions, NodeAgent};
 /// use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 ///
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run(shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
 /// let namespace = Namespace::current()?;
 /// let backends = BackendRegistry::new().with(OpenVxlan::new(namespace.clone()));
 /// let external = flannel_backend_vxlan::external_interface(&namespace, "eth0")?;
@@ -89,7 +89,7 @@ pub enum AgentCommand {
 ///
 /// let network = NetworkOptions::new(manager, backends.clone(), external);
 /// let agent = NodeAgent::new(namespace, network, backends, options);
-/// agent.run_until(async { drop(tokio::signal::ctrl_c().await) }).await?;
+/// agent.run_until(shutdown).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -161,7 +161,7 @@ impl NodeAgent {
     pub async fn run(self, commands: impl Stream<Item = AgentCommand>) -> Result<(), NetworkError> {
         let source = self.status_source();
         let Self { network, task, host, applied } = self;
-        let mut events = network.events();
+        let mut events = network.events().fuse();
         let running = watch::Sender::new(None);
         let (options, notifier) = (&host.options, &host.options.service_manager);
         let work = task.run();

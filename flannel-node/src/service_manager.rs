@@ -15,7 +15,7 @@ mod descriptors;
 mod fd_store;
 mod status;
 
-pub use fd_store::{FdStore, passed};
+pub use fd_store::{FdStore, PassedDescriptors, passed};
 pub use status::{notified, report as report_status};
 
 /// How long a full socket may hold up the daemon. A manager that works reads at once.

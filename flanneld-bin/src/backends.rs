@@ -7,8 +7,8 @@ use flannel_backend_vxlan::OpenVxlan;
 use flannel_netlink::Namespace;
 use flannel_node::BackendRegistry;
 
-/// Returns flannel's own backends, which work in this network namespace.
-pub(crate) fn all(namespace: &Namespace) -> BackendRegistry {
+/// Registers flannel's own backends, for this network namespace.
+pub fn backends(namespace: &Namespace) -> BackendRegistry {
     BackendRegistry::new()
         .with(OpenVxlan::new(namespace.clone()))
         .with(OpenHostGw::new(namespace.clone()))

@@ -18,9 +18,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_dataplane::selector;
+use flannel_node::BackendRegistry;
 use flannel_node::doctor::{AgentProfile, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
@@ -37,17 +39,17 @@ use registry::EtcdOfDaemon;
 pub(crate) const WARNINGS: u8 = 3;
 
 /// Looks, and says what was found.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
     // What the daemon would log while it looks is for who asks for it.
     if options.daemon.log.verbosity > 0 {
         log::start(&options.daemon.log);
     }
-    Ok(report(&options))
+    Ok(report(&options, &host.backends))
 }
 
-fn report(options: &DoctorOptions) -> ExitCode {
-    let found = daemon::runtime().and_then(|runtime| runtime.block_on(look(options)));
+fn report(options: &DoctorOptions, backends: &BackendRegistry) -> ExitCode {
+    let found = daemon::runtime().and_then(|runtime| runtime.block_on(look(options, backends)));
     match found {
         Ok(findings) => {
             let text = match options.json {
@@ -66,7 +68,7 @@ fn report(options: &DoctorOptions) -> ExitCode {
     }
 }
 
-async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
+async fn look(options: &DoctorOptions, backends: &BackendRegistry) -> Result<Vec<Finding>, String> {
     let running = running_agents("flanneld", &|arguments, environment| match options::doctor::of_daemon(
         arguments,
         environment,
@@ -77,7 +79,7 @@ async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
     let files = running.iter().map(|agent| Some(agent.options.as_ref().ok()?.subnet_file.as_path()));
     let chosen = options.choose(files).and_then(|at| running.get(at)?.options.as_ref().ok());
     let chosen = chosen.cloned().unwrap_or_else(|| agent(&options.daemon));
-    let facts = gather(chosen, running).await?;
+    let facts = gather(chosen, backends, running).await?;
     Ok(examine(&facts))
 }
 

@@ -16,11 +16,12 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use flannel_core::ProbeVerdict;
-use flannel_node::client;
 use flannel_node::probe::{ProbeTarget, Site};
+use flannel_node::{BackendRegistry, client};
 use flannel_registry::CachedNetwork;
 use ipnet::IpNet;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options::ping::PingOptions;
 use crate::show::NOT_IN_ORDER;
@@ -29,9 +30,9 @@ pub(crate) use show::painted;
 use show::{Pinged, Source};
 
 /// Runs `flanneld ping`.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = options::ping::parse(arguments, |variable| env::var_os(variable))?;
-    let pinged = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options)));
+    let pinged = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options, &host.backends)));
     Ok(match pinged {
         Ok(pinged) => {
             let text = match (options.json, options.mesh) {
@@ -54,21 +55,21 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn ping(options: &PingOptions) -> Result<Pinged, String> {
-    let (source, Site { own, peers }) = find(options).await?;
+async fn ping(options: &PingOptions, backends: &BackendRegistry) -> Result<Pinged, String> {
+    let (source, Site { own, peers }) = find(options, backends).await?;
     let peers = chosen(peers, &options.peers)?;
     let peers = Site { own, peers }.probe(options.count, options.port).await;
     Ok(Pinged { source, peers })
 }
 
 /// Finds out who is to be probed: from the daemon, or what the host remembers, or etcd.
-async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
+async fn find(options: &PingOptions, backends: &BackendRegistry) -> Result<(Source, Site), String> {
     let no_daemon = match &options.socket {
         Some(socket) => match client::status(socket) {
             Ok(report) => {
                 let waits =
                     "the flanneld on this host has no lease yet, so that it knows no peers".to_owned();
-                return Ok((Source::Daemon, Site::of_status(&report.network).ok_or(waits)?));
+                return Ok((Source::Daemon, Site::of_status(&report.network, backends).ok_or(waits)?));
             }
             Err(error) => error.to_string(),
         },
@@ -76,13 +77,13 @@ async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
     };
     let no_memory = match CachedNetwork::read(&options.cache, &options.etcd.prefix) {
         Ok(Some(CachedNetwork { config, own, peers, .. })) => {
-            return Ok((Source::Cache, Site::of_leases(&config, Some(&own), &peers)));
+            return Ok((Source::Cache, Site::of_leases(&config, backends, Some(&own), &peers)));
         }
         Ok(None) => format!("it remembers no network: there is no file {}", options.cache.display()),
         Err(error) => format!("what it remembers cannot be used: {}: {error}", options.cache.display()),
     };
     match registry::read(&options.etcd, options.etcd_api).await {
-        Ok(known) => Ok((Source::Registry, Site::of_leases(&known.config, None, &known.leases))),
+        Ok(known) => Ok((Source::Registry, Site::of_leases(&known.config, backends, None, &known.leases))),
         Err(no_registry) => Err(format!("nothing to ping: {no_daemon}; {no_memory}; {no_registry}")),
     }
 }

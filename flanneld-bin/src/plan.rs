@@ -15,24 +15,25 @@ use std::process::ExitCode;
 
 use flannel_core::{PlannedAction, chain};
 use flannel_dataplane::selector;
-use flannel_netlink::Namespace;
-use flannel_node::backends::Backends;
+use flannel_node::BackendRegistry;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
+use crate::Host;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::plan::parse;
 use crate::show::format::plain;
-use crate::{registry, story};
+use crate::{event_log, registry};
 
 /// The exit status when something would be written.
 pub(crate) const SOMETHING: u8 = 3;
 
 /// Runs the command.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
-    let looked = daemon::runtime().and_then(|runtime| runtime.block_on(look(&options.daemon)));
+    let looked =
+        daemon::runtime().and_then(|runtime| runtime.block_on(look(&options.daemon, &host.backends)));
     Ok(match looked {
         Ok(found) => {
             // Whoever closes it early, such as a pager, has seen enough.
@@ -47,7 +48,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn look(options: &Options) -> Result<HostPlan, String> {
+async fn look(options: &Options, backends: &BackendRegistry) -> Result<HostPlan, String> {
     let network = match ask(options).await {
         Ok(network) => network,
         Err(reason) => {
@@ -60,8 +61,7 @@ async fn look(options: &Options) -> Result<HostPlan, String> {
     let own = network.own(&public, node).ok_or_else(|| {
         format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
     })?;
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
+    host_plan(backends, network, &external, &own).map_err(|error| chain(&error))
 }
 
 /// Asks the registry, which is only read.
@@ -79,7 +79,7 @@ fn text(found: &HostPlan) -> String {
         PlanSource::Registry { name } => name.clone(),
         PlanSource::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
     };
-    let own = story::subnets(&found.subnets);
+    let own = event_log::subnets(&found.subnets);
     let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
     for change in &found.changes {
         let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
@@ -87,7 +87,7 @@ fn text(found: &HostPlan) -> String {
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
     for UnreachablePeer { peer, reason } in &found.unreachable {
-        text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
+        text.push_str(&format!("? peer {}: {}\n", event_log::subnets(peer), plain(reason)));
     }
     let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
     match (found.changes.len() - removals, removals) {

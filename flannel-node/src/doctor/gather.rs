@@ -88,7 +88,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
-    facts.plan = plan::look(namespace, facts).await;
+    facts.plan = plan::look(facts).await;
     facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();

@@ -16,19 +16,19 @@ use tracing::{info, warn};
 use super::{Notifier, descriptors};
 
 /// Descriptors by name. Several may have the same one.
-type Named = BTreeMap<String, Vec<OwnedFd>>;
+pub type PassedDescriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// What the service manager keeps for this daemon, and the way to it.
 #[derive(Debug)]
 pub struct FdStore {
     notifier: Notifier,
-    kept: Mutex<Named>,
+    kept: Mutex<PassedDescriptors>,
 }
 
 impl FdStore {
     /// Takes what the manager passed. Without `is_wanted`, and without a manager, there is no store, and what was passed
     /// is given up.
-    pub fn open(is_wanted: bool, notifier: &Notifier, passed: Named) -> Option<Self> {
+    pub fn open(is_wanted: bool, notifier: &Notifier, passed: PassedDescriptors) -> Option<Self> {
         if !passed.is_empty() {
             let names: Vec<_> = passed.keys().map(String::as_str).collect();
             info!("The service manager passed {}", names.join(", "));
@@ -53,7 +53,7 @@ impl FdStore {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Named> {
+    fn lock(&self) -> MutexGuard<'_, PassedDescriptors> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -87,10 +87,10 @@ impl DescriptorStore for FdStore {
 
 /// Takes the descriptors that the service manager passed to this process, whose id is given. To be called before
 /// anything is opened.
-pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> Named {
+pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> PassedDescriptors {
     let variable = |name: &str| environment(name)?.into_string().ok();
     let names = names(process, variable);
-    let mut passed = Named::new();
+    let mut passed = PassedDescriptors::new();
     for (name, descriptor) in names.iter().zip(descriptors::inherited(names.len())) {
         // Others belong to sockets that a unit file names, and nobody here asked for any.
         if let Some(descriptor) = descriptor.filter(|_| name.starts_with(PREFIX)) {

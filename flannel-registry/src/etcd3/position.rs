@@ -24,7 +24,7 @@ impl Position {
 
 /// What etcd says about a watch.
 #[derive(Debug)]
-pub(super) enum Notice {
+pub(super) enum Notification {
     /// The watch begins, at a member that stands here.
     Created(Position),
     /// These records changed, each at its revision.
@@ -42,7 +42,7 @@ pub(super) enum Notice {
     },
 }
 
-impl Notice {
+impl Notification {
     /// Reads one response.
     pub(super) fn read(keys: &Keys, response: &WatchResponse) -> Self {
         let position = response.header().map(Position::of).unwrap_or_default();
@@ -78,32 +78,32 @@ pub(super) enum Verdict {
 }
 
 /// Decides what follows from a notice to a watch that knows everything up to a position.
-pub(super) fn judge(known: Position, notice: Notice) -> Verdict {
+pub(super) fn judge(known: Position, notice: Notification) -> Verdict {
     match notice {
-        Notice::Created(member) if known.leads_on_at(&member) => {
+        Notification::Created(member) if known.leads_on_at(&member) => {
             let revision = known.revision;
             Verdict::Follow(Position { revision, ..member }, Vec::new())
         }
-        Notice::Created(member) => Verdict::List(format!(
+        Notification::Created(member) => Verdict::List(format!(
             "the store is not the one known up to revision {}: it is at {}",
             known.revision, member.revision
         )),
-        Notice::Changed(mut changes) => {
+        Notification::Changed(mut changes) => {
             // A member may repeat what it told before (etcd-io/etcd#20221).
             changes.retain(|(revision, _)| *revision > known.revision);
             let revision = changes.iter().map(|(revision, _)| *revision).fold(known.revision, u64::max);
             let events = changes.into_iter().map(|(_, event)| event).collect();
             Verdict::Follow(Position { revision, ..known }, events)
         }
-        Notice::Quiet(member) => {
+        Notification::Quiet(member) => {
             let revision = known.revision.max(member.revision);
             Verdict::Follow(Position { revision, ..known }, Vec::new())
         }
-        Notice::Alive => Verdict::Follow(known, Vec::new()),
-        Notice::Canceled { compacted: 0, reason } => {
+        Notification::Alive => Verdict::Follow(known, Vec::new()),
+        Notification::Canceled { compacted: 0, reason } => {
             Verdict::Reopen(format!("etcd ends the watch: {reason}"))
         }
-        Notice::Canceled { compacted, .. } => Verdict::List(format!(
+        Notification::Canceled { compacted, .. } => Verdict::List(format!(
             "the history before revision {compacted} is gone, known is it up to {}",
             known.revision
         )),
@@ -134,12 +134,12 @@ mod tests {
     fn a_watch_goes_on_at_a_member_of_the_same_store_that_is_as_far() {
         let member = Position { term: 4, revision: 140, ..KNOWN };
         assert_eq!(
-            follows(judge(KNOWN, Notice::Created(member))),
+            follows(judge(KNOWN, Notification::Created(member))),
             (100, 0),
             "events up to 140 are still to come"
         );
         let unknown = Position::after(Revision(100));
-        assert_eq!(follows(judge(unknown, Notice::Created(member))), (100, 0));
+        assert_eq!(follows(judge(unknown, Notification::Created(member))), (100, 0));
     }
 
     #[test]
@@ -149,31 +149,31 @@ mod tests {
             Position { term: 2, revision: 900, ..KNOWN },
             Position { revision: 99, ..KNOWN },
         ] {
-            let verdict = judge(KNOWN, Notice::Created(member));
+            let verdict = judge(KNOWN, Notification::Created(member));
             assert!(matches!(verdict, Verdict::List(_)), "{member:?}");
         }
-        let verdict = judge(Position::after(Revision(5)), Notice::Created(Position::default()));
+        let verdict = judge(Position::after(Revision(5)), Notification::Created(Position::default()));
         assert!(matches!(verdict, Verdict::List(_)));
     }
 
     #[test]
     fn events_that_were_told_before_are_not_told_again() {
         let notice =
-            Notice::Changed(vec![deleted(99), deleted(100), deleted(101), deleted(101), deleted(105)]);
+            Notification::Changed(vec![deleted(99), deleted(100), deleted(101), deleted(101), deleted(105)]);
         assert_eq!(follows(judge(KNOWN, notice)), (105, 3));
-        assert_eq!(follows(judge(KNOWN, Notice::Changed(vec![deleted(3)]))), (100, 0));
+        assert_eq!(follows(judge(KNOWN, Notification::Changed(vec![deleted(3)]))), (100, 0));
     }
 
     #[test]
     fn quiet_moves_a_watch_on_and_mere_life_does_not() {
         let member = Position { revision: 500, ..KNOWN };
-        assert_eq!(follows(judge(KNOWN, Notice::Quiet(member))), (500, 0));
-        assert_eq!(follows(judge(KNOWN, Notice::Alive)), (100, 0));
+        assert_eq!(follows(judge(KNOWN, Notification::Quiet(member))), (500, 0));
+        assert_eq!(follows(judge(KNOWN, Notification::Alive)), (100, 0));
     }
 
     #[test]
     fn a_compacted_watch_lists_and_a_canceled_one_opens_again() {
-        let canceled = |compacted| Notice::Canceled { compacted, reason: "why".to_owned() };
+        let canceled = |compacted| Notification::Canceled { compacted, reason: "why".to_owned() };
         assert!(matches!(judge(KNOWN, canceled(120)), Verdict::List(_)));
         assert!(matches!(judge(KNOWN, canceled(0)), Verdict::Reopen(reason) if reason.contains("why")));
     }

@@ -30,7 +30,7 @@ use super::Store;
 use super::calls::Call;
 use super::cluster::{Failure, failure};
 use super::keys::{revision, unsigned};
-use super::position::{Notice, Verdict, judge};
+use super::position::{Notification, Verdict, judge};
 use crate::etcd::{Position, Teller};
 
 /// A silent watch asks for a word this often before it is given up.
@@ -183,7 +183,7 @@ impl Watch {
         }
         self.watch_config(&mut subscription).await;
         match first {
-            Some(first) => self.obey(judge(known, Notice::read(keys, &first)), known, subscription),
+            Some(first) => self.obey(judge(known, Notification::read(keys, &first)), known, subscription),
             None => self.broken("it ended at once", known, &subscription),
         }
     }
@@ -234,7 +234,7 @@ impl Watch {
                     self.hear_config(known, &mut subscription, &response).await;
                     return State::Following(known, subscription);
                 }
-                let notice = Notice::read(&self.store.keys, &response);
+                let notice = Notification::read(&self.store.keys, &response);
                 self.obey(judge(known, notice), known, subscription)
             }
             Ok(Ok(None)) => self.broken("etcd ends the watch", known, &subscription),

@@ -103,7 +103,6 @@ const STARTED: &[&str] = &[
 const ENDED: &[&str] = &[
     "shutdownHandler sent cancel signal...",
     "Stopped monitoring lease",
-    "Waiting for all goroutines to exit",
     "Exiting cleanly...",
 ];
 

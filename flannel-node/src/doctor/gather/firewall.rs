@@ -81,8 +81,8 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     for peer in facts.peers.iter().take(MOST_PEERS) {
         let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
         for (port, (local, remote)) in network.ports.iter().zip(underlay.into_iter().cycle()) {
-            let datagram = |way, source, destination| {
-                Packet::new(way, source, destination, TransportProtocol::Udp, *port)
+            let datagram = |path, source, destination| {
+                Packet::new(path, source, destination, TransportProtocol::Udp, *port)
             };
             let name = Some(external.name.clone());
             packets.push(datagram(PacketPath::Input, remote, local).with_incoming(name.clone()));
