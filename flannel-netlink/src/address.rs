@@ -12,11 +12,11 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 
-use crate::batch::WriteRequest;
 use crate::error::Error;
 use crate::family::IpFamily;
 use crate::message::Message;
-use crate::socket::Netlink;
+use crate::netlink::Netlink;
+use crate::socket::none_if_gone;
 
 /// `sizeof(struct ifaddrmsg)`.
 const HEADER_LEN: usize = 8;
@@ -141,7 +141,7 @@ impl Netlink {
                     IpFamily::of(address.net.addr()) == family && (index == 0 || address.index == index)
                 }))
             };
-            found.extend(none_if_gone(self.dump("addresses", &request, read))?);
+            found.extend(none_if_gone(self.socket.dump_with("addresses", &request, read))?);
         }
         Ok(found)
     }
@@ -152,7 +152,7 @@ impl Netlink {
     /// One for which [`Error::is_exists`] holds when the link has the address already.
     pub fn add_address(&mut self, address: &Address) -> Result<(), Error> {
         let request = RouteNetlinkMessage::NewAddress(address.message());
-        self.execute(format_args!("add {address}"), request, NLM_F_CREATE | NLM_F_EXCL)
+        self.socket.execute_request(format_args!("add {address}"), &request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Deletes an address; one that is gone already is no error.
@@ -163,23 +163,18 @@ impl Netlink {
     /// # Errors
     /// Those of the kernel and of the socket.
     pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
-        self.write_one(WriteRequest::DeleteAddress(address.clone()))
-    }
-}
-
-/// A dump restricted to a link, or to a routing table, that does not exist has no objects; the
-/// kernel calls it an error.
-pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
-    match result {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        other => other,
+        let request = RouteNetlinkMessage::DelAddress(address.message());
+        match self.socket.execute_request(format_args!("delete {address}"), &request, 0) {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::read_back;
+    use crate::message::{encode, read_back};
 
     #[test]
     fn an_address_is_read_as_it_is_written() {
@@ -192,7 +187,7 @@ mod tests {
                 plain,
             ] {
                 let request = RouteNetlinkMessage::NewAddress(address.message());
-                assert_eq!(read_back(&request, Address::read), Some(address));
+                assert_eq!(read_back(&encode(&request), Address::read), Some(address));
             }
         }
     }

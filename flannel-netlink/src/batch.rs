@@ -19,12 +19,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use crate::address::Address;
 use crate::error::{Error, is_gone};
 use crate::fdb::FdbEntry;
-use crate::message::{Message, Messages, Request, Verdict};
-use crate::monitor::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
+use crate::message::{Acknowledgement, EncodeRequest, Message, Messages};
 use crate::neighbour::Neighbour;
+use crate::netlink::Netlink;
+use crate::request_writer::append;
 use crate::route::Route;
-use crate::socket::Netlink;
-use crate::writer::append;
+use crate::rtm::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
 
 /// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers
 /// to 256 requests that all fail; half of that leaves room for long explanations. More than 64
@@ -94,18 +94,18 @@ impl WriteRequest {
             }
     }
 
-    /// What the kernel's verdict means for the caller.
-    fn outcome(&self, verdict: Verdict) -> Result<(), Error> {
+    /// Translates the kernel's answer.
+    fn outcome(&self, acknowledgement: Acknowledgement) -> Result<(), Error> {
         let already = match self.verb() {
-            Verb::Put => verdict.errno == libc::EEXIST,
+            Verb::Put => acknowledgement.errno == libc::EEXIST,
             Verb::Add => false,
-            Verb::Delete => is_gone(verdict.errno),
+            Verb::Delete => is_gone(acknowledgement.errno),
         };
-        if already { Ok(()) } else { verdict.into_result(self) }
+        if already { Ok(()) } else { acknowledgement.into_result(self) }
     }
 }
 
-impl Request for WriteRequest {
+impl EncodeRequest for WriteRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         match self {
             Self::PutRoute(route) | Self::AddRoute(route) => {
@@ -167,10 +167,6 @@ impl Netlink {
         outcomes
     }
 
-    pub(crate) fn write_one(&mut self, write: WriteRequest) -> Result<(), Error> {
-        self.apply(std::slice::from_ref(&write)).pop().unwrap_or(Ok(()))
-    }
-
     fn apply_batch(
         &mut self,
         batch: &[WriteRequest],
@@ -178,13 +174,13 @@ impl Netlink {
         outcomes: &mut Vec<Result<(), Error>>,
     ) {
         // `batch` has at most BATCH elements, so its length and every position fit.
-        let first = self.reserve_sequence(batch.len() as u32);
+        let first = self.socket.reserve_sequence(batch.len() as u32);
         let last = batch.len() - 1;
         for (position, write) in batch.iter().enumerate() {
             let ask = if position == last { NLM_F_ACK } else { 0 };
             write.append(requests, write.flags() | ask, first.wrapping_add(position as u32));
         }
-        if let Err(error) = self.send_bytes(requests) {
+        if let Err(error) = self.socket.send_bytes(requests) {
             outcomes.extend(batch.iter().map(|_| Err(not_sent(&error))));
             return;
         }
@@ -201,7 +197,7 @@ impl Netlink {
     /// Receives until the answer to the last request of the batch.
     fn take_answers(&mut self, answers: &mut Answers<'_>, flags: i32) -> io::Result<()> {
         while !answers.complete {
-            answers.take(self.receive(flags)?);
+            answers.take(self.socket.receive(flags)?);
         }
         Ok(())
     }
@@ -242,7 +238,7 @@ impl<'a> Answers<'a> {
         };
         if message.kind == NLMSG_ERROR {
             self.complete |= position == self.batch.len() - 1;
-            self.said.push((position, write.outcome(Verdict::of_error(message)?)));
+            self.said.push((position, write.outcome(Acknowledgement::of_error(message)?)));
         }
         Ok(())
     }

@@ -21,23 +21,17 @@ use crate::error::Error;
 use crate::family::IpFamily;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
-use crate::listener::{Listener, Received};
+use crate::listener::{NetlinkListener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
 use crate::neighbour::Neighbour;
-use crate::netconf::{Forwarding, RTM_NEWNETCONF};
+use crate::netconf::Forwarding;
 use crate::route::Route;
+use crate::rtm::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    RTM_NEWNETCONF, RTM_NEWROUTE,
+};
 use crate::sys::FilterInstruction;
-
-// `enum` in `linux/rtnetlink.h`.
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-pub(crate) const RTM_NEWROUTE: u16 = 24;
-pub(crate) const RTM_DELROUTE: u16 = 25;
-pub(crate) const RTM_NEWNEIGH: u16 = 28;
-pub(crate) const RTM_DELNEIGH: u16 = 29;
 
 // `enum rtnetlink_groups` in `linux/rtnetlink.h`.
 const LINK: u32 = 1;
@@ -108,7 +102,7 @@ pub enum Notification {
 /// Open it before the first read, so that no change falls between the two.
 #[derive(Debug)]
 pub struct Monitor {
-    listener: Listener,
+    listener: NetlinkListener,
     waiting: VecDeque<Notification>,
 }
 
@@ -134,7 +128,7 @@ impl Monitor {
 
     fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
         let groups: Vec<_> = groups.collect();
-        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.

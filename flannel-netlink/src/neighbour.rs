@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::family::IpFamily;
 use crate::mac::Mac;
 use crate::message::Message;
-use crate::socket::Netlink;
-use crate::writer::RequestWriter;
+use crate::netlink::Netlink;
+use crate::request_writer::RequestWriter;
 
 /// `sizeof(struct ndmsg)`.
 pub(crate) const HEADER_LEN: usize = 12;
@@ -147,7 +147,7 @@ impl Netlink {
                     IpFamily::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
                 }))
             };
-            found.extend(self.dump("neighbours", &request, read)?);
+            found.extend(self.socket.dump_with("neighbours", &request, read)?);
         }
         Ok(found)
     }
@@ -190,8 +190,15 @@ impl From<NeighbourState> for u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::WriteRequest;
-    use crate::message::{Request, read_back};
+    use crate::message::read_back;
+    use crate::request_writer::append;
+    use crate::rtm::RTM_NEWNEIGH;
+
+    fn encoded(neighbour: &Neighbour) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, RTM_NEWNEIGH, 0, 1, |request| neighbour.write(request));
+        bytes
+    }
 
     #[test]
     fn a_neighbour_is_read_as_it_is_written() {
@@ -199,8 +206,7 @@ mod tests {
             let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
             let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
             for neighbour in [known, unknown] {
-                let request = WriteRequest::PutNeighbour(neighbour.clone());
-                assert_eq!(read_back(&request, Neighbour::read), Some(neighbour));
+                assert_eq!(read_back(&encoded(&neighbour), Neighbour::read), Some(neighbour));
             }
         }
     }
@@ -208,8 +214,7 @@ mod tests {
     #[test]
     fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
         let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
-        let mut bytes = Vec::new();
-        WriteRequest::PutNeighbour(neighbour).append(&mut bytes, 0, 1);
+        let bytes = encoded(&neighbour);
         let [i, ..] = 7_u32.to_le_bytes();
         #[rustfmt::skip]
         let expected = [

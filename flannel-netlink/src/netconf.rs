@@ -5,13 +5,10 @@ use netlink_packet_route::AddressFamily;
 
 use crate::error::Error;
 use crate::family::IpFamily;
-use crate::message::{Message, Request};
-use crate::socket::Netlink;
-use crate::writer::append;
-
-// `enum` in `linux/rtnetlink.h`.
-pub(crate) const RTM_NEWNETCONF: u16 = 80;
-const RTM_GETNETCONF: u16 = 82;
+use crate::message::{EncodeRequest, Message};
+use crate::netlink::Netlink;
+use crate::request_writer::append;
+use crate::rtm::RTM_GETNETCONF;
 
 // `enum` in `linux/netconf.h`.
 const NETCONFA_IFINDEX: u16 = 1;
@@ -60,12 +57,12 @@ impl Forwarding {
 }
 
 /// Asks for the settings of one link, or of all.
-struct Get {
+struct NetconfRequest {
     family: IpFamily,
     index: i32,
 }
 
-impl Request for Get {
+impl EncodeRequest for NetconfRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         append(buffer, RTM_GETNETCONF, flags, sequence, |request| {
             request.fixed(&[AddressFamily::from(self.family).into(), 0, 0, 0]);
@@ -80,7 +77,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Kernel`] when there is no such link, or the kernel has no IPv6.
-    pub fn forwards(&mut self, family: IpFamily, index: Option<u32>) -> Result<bool, Error> {
+    pub fn is_forwarding(&mut self, family: IpFamily, index: Option<u32>) -> Result<bool, Error> {
         let links = index.map_or_else(|| "all links".to_owned(), |index| format!("link {index}"));
         // The kernel gives no link a number that is larger.
         let index = index.map_or(NETCONFA_IFINDEX_ALL, |index| i32::try_from(index).unwrap_or(i32::MAX));
@@ -88,6 +85,8 @@ impl Netlink {
             Forwarding::read(message)?.ok_or_else(|| DecodeError::from("nothing about forwarding"))
         };
         let object = format_args!("tell whether {links} forward {family}");
-        self.query(object, &Get { family, index }, read).map(|forwarding| forwarding.on)
+        self.socket
+            .query_with(object, &NetconfRequest { family, index }, read)
+            .map(|forwarding| forwarding.on)
     }
 }

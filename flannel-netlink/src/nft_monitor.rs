@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::attributes::text;
 use crate::error::Error;
-use crate::listener::{Listener, Received};
+use crate::listener::{NetlinkListener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
-use crate::nftables::{CHAIN_NAME, NftTable, RULE_CHAIN, SUBSYSTEM, body, table_of, text};
+use crate::nftables::{CHAIN_NAME, NftTable, RULE_CHAIN, SUBSYSTEM, body, table_of};
 
 /// `NFNLGRP_NFTABLES` (`enum nfnetlink_groups` in `linux/netfilter/nfnetlink.h`).
 const GROUP: u32 = 7;
@@ -39,7 +40,7 @@ pub enum NftNotification {
 /// variant, or another program.
 #[derive(Debug)]
 pub struct NftMonitor {
-    listener: Listener,
+    listener: NetlinkListener,
     waiting: VecDeque<NftNotification>,
 }
 
@@ -49,7 +50,7 @@ impl NftMonitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no netfilter, or no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { listener: Listener::open(NETLINK_NETFILTER, &[GROUP])?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_NETFILTER, &[GROUP])?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.

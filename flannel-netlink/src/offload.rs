@@ -7,8 +7,8 @@ use std::ffi::CString;
 use std::io;
 
 use crate::error::Error;
-use crate::new_link::check_name;
-use crate::socket::Netlink;
+use crate::link_name::check_name;
+use crate::netlink::Netlink;
 use crate::sys;
 
 /// `ETHTOOL_GTXCSUM` and `ETHTOOL_STXCSUM` (`linux/ethtool.h`).

@@ -8,12 +8,12 @@ use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, par
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 
-use crate::address::none_if_gone;
 use crate::error::Error;
 use crate::family::IpFamily;
 use crate::message::Message;
-use crate::socket::Netlink;
-use crate::writer::RequestWriter;
+use crate::netlink::Netlink;
+use crate::request_writer::RequestWriter;
+use crate::socket::none_if_gone;
 
 /// `sizeof(struct rtmsg)`.
 const HEADER_LEN: usize = 12;
@@ -293,7 +293,7 @@ impl Netlink {
                     IpFamily::of(route.destination.addr()) == family && filter.admits(route)
                 }))
             };
-            found.extend(none_if_gone(self.dump("routes", &filter.request(family), read))?);
+            found.extend(none_if_gone(self.socket.dump_with("routes", &filter.request(family), read))?);
         }
         Ok(found)
     }
@@ -309,7 +309,7 @@ impl Netlink {
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
-        self.query(format_args!("find the route to {address}"), &request, |message| {
+        self.socket.query_with(format_args!("find the route to {address}"), &request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
         })
     }
@@ -387,8 +387,15 @@ impl From<RouteKind> for u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::WriteRequest;
-    use crate::message::{Request, read_back};
+    use crate::message::read_back;
+    use crate::request_writer::append;
+    use crate::rtm::RTM_NEWROUTE;
+
+    fn encoded(route: &Route) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, RTM_NEWROUTE, 0, 1, |request| route.write(request));
+        bytes
+    }
 
     #[test]
     fn a_route_is_read_as_it_is_written() {
@@ -404,8 +411,7 @@ mod tests {
             Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
             Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
-            let request = WriteRequest::PutRoute(route.clone());
-            assert_eq!(read_back(&request, Route::read), Some(route));
+            assert_eq!(read_back(&encoded(&route), Route::read), Some(route));
         }
     }
 
@@ -413,8 +419,7 @@ mod tests {
     #[test]
     fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
-        let mut bytes = Vec::new();
-        WriteRequest::PutRoute(route).append(&mut bytes, 0, 1);
+        let bytes = encoded(&route);
         #[rustfmt::skip]
         let expected = [
             libc::AF_INET as u8, 24, 0, 0,
@@ -430,7 +435,7 @@ mod tests {
     #[test]
     fn host_bits_of_a_destination_are_not_sent() {
         let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
-        let read = read_back(&WriteRequest::PutRoute(route), Route::read).unwrap();
+        let read = read_back(&encoded(&route), Route::read).unwrap();
         assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
     }
 

@@ -298,12 +298,12 @@ fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
         };
         assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
         // The link's own setting is one thing, and that of all links another.
-        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(false));
-        assert_eq!(netlink.forwards(family, None).ok(), Some(true));
+        assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(false));
+        assert_eq!(netlink.is_forwarding(family, None).ok(), Some(true));
         assert!(!told(all, "0", None));
-        assert_eq!(netlink.forwards(family, None).ok(), Some(false));
+        assert_eq!(netlink.is_forwarding(family, None).ok(), Some(false));
         assert!(told(all, "1", None));
-        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(true));
-        assert!(netlink.forwards(family, Some(999)).is_err());
+        assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(true));
+        assert!(netlink.is_forwarding(family, Some(999)).is_err());
     }
 }
