@@ -138,7 +138,7 @@ async fn follow(agent: NodeAgent, commands: impl Stream<Item = AgentCommand>) ->
     let ended = loop {
         tokio::select! {
             biased;
-            Some(event) = events.next() => event_log::tell(&event),
+            Some(event) = events.next() => event_log::log(&event),
             Ok(()) = applied.changed() => {
                 let Some(running) = applied.borrow_and_update().clone() else { continue };
                 if subnet.replace(running.lease.subnet) != Some(running.lease.subnet) {
@@ -155,7 +155,7 @@ async fn follow(agent: NodeAgent, commands: impl Stream<Item = AgentCommand>) ->
         }
     };
     while let Some(Some(event)) = events.next().now_or_never() {
-        event_log::tell(&event);
+        event_log::log(&event);
     }
     ended
 }
