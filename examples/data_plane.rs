@@ -8,8 +8,8 @@ use std::error::Error;
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{
-    BadRecord, FedManager, Lease, Network, NetworkConfig, NetworkOptions, OpenBackend, PeerSet, PlanRequest,
-    Revision, Running, Shutdown, Term, read_record,
+    BadRecord, Lease, Network, NetworkConfig, NetworkOptions, OpenBackend, PeerSet, PlanRequest, Revision,
+    Running, Shutdown, StaticLeaseManager, Term, read_record,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_netlink::{Netlink, Route, RouteFilter, Write};
@@ -53,9 +53,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Starts the network of a host, which gets its subnet from here.
-fn start(host: &Host, subnet: &str) -> Result<(FedManager, Network), Box<dyn Error>> {
+fn start(host: &Host, subnet: &str) -> Result<(StaticLeaseManager, Network), Box<dyn Error>> {
     let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-    let plane = FedManager::new(config, subnet.parse()?)?;
+    let plane = StaticLeaseManager::new(config, subnet.parse()?)?;
     let external = external_interface(&host.namespace, INTERFACE)?;
     let options = NetworkOptions::new(plane.clone(), OpenVxlan::new(host.namespace.clone()), external);
     let (network, task) = Network::new(options);

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::{net::UnixStream as Socket, process::CommandExt};
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_core::{FedManager, Network, NetworkConfig, NetworkOptions, Revision, Term, read_record};
+use flannel_core::{Network, NetworkConfig, NetworkOptions, Revision, StaticLeaseManager, Term, read_record};
 use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -32,7 +32,7 @@ async fn helper() -> Result<(), Box<dyn Error>> {
     let (mut networks, mut ends) = (Vec::new(), Vec::new());
     for (host, subnet) in lab.hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
         let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-        let plane = FedManager::new(config, subnet.parse()?)?;
+        let plane = StaticLeaseManager::new(config, subnet.parse()?)?;
         let external = external_interface(&host.namespace, INTERFACE)?;
         let backend = OpenVxlan::new(host.namespace.clone());
         let (network, task) = Network::new(NetworkOptions::new(plane.clone(), backend, external));
@@ -60,7 +60,7 @@ async fn helper() -> Result<(), Box<dyn Error>> {
 }
 
 /// Tells an agent what the host says about itself, and does what it says of the others.
-async fn serve(plane: &FedManager, socket: Socket) -> std::io::Result<()> {
+async fn serve(plane: &StaticLeaseManager, socket: Socket) -> std::io::Result<()> {
     let (read, mut write) = tokio::net::UnixStream::from_std(socket)?.into_split();
     let own = plane.lease().await;
     write.write_all(format!("{} {}\n", own.subnet, own.attrs.to_record()).as_bytes()).await?;

@@ -8,7 +8,7 @@
 use std::error::Error;
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_core::{FedManager, Network, NetworkConfig, NetworkOptions, Shutdown};
+use flannel_core::{Network, NetworkConfig, NetworkOptions, Shutdown, StaticLeaseManager};
 use flannel_examples::{first_address, pod, ready, run, show_ping};
 use flannel_testing::{Host, INTERFACE, Lab, LabOptions, Pod, transfer};
 
@@ -45,7 +45,7 @@ async fn overlay(name: &'static str, vni: u32, hosts: &[Host]) -> Result<Overlay
     let config = NetworkConfig::parse(&text)?;
     let (mut networks, mut planes) = (Vec::new(), Vec::new());
     for (host, subnet) in hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
-        let plane = FedManager::new(config.clone(), subnet.parse()?)?;
+        let plane = StaticLeaseManager::new(config.clone(), subnet.parse()?)?;
         let external = external_interface(&host.namespace, INTERFACE)?;
         // All that the network does, it does in the namespace that it is given here.
         let backend = OpenVxlan::new(host.namespace.clone());

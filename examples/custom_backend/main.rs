@@ -9,8 +9,8 @@ use std::error::Error;
 use flannel_backend_vxlan::external_interface;
 use flannel_core::reconcile::Reconciler;
 use flannel_core::{
-    Backend, BackendError, BoxError, FedManager, Network, NetworkConfig, NetworkOptions, OpenRequest,
-    Shutdown,
+    Backend, BackendError, BoxError, Network, NetworkConfig, NetworkOptions, OpenRequest, Shutdown,
+    StaticLeaseManager,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, Write};
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "plain"}}"#)?;
     let (mut networks, mut planes) = (Vec::new(), Vec::new());
     for (host, subnet) in lab.hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
-        let plane = FedManager::new(config.clone(), subnet.parse()?)?;
+        let plane = StaticLeaseManager::new(config.clone(), subnet.parse()?)?;
         let external = external_interface(&host.namespace, INTERFACE)?;
         let namespace = host.namespace.clone();
         let open = move |request: OpenRequest<'_>| open(&namespace, request);

@@ -34,7 +34,7 @@ impl Backend for Plain {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.mtu = external.mtu;
         Ok(())
     }
@@ -45,13 +45,13 @@ impl Backend for Plain {
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         if *request.dirty == Dirty::All {
-            self.routes.tracker.distrust();
+            self.routes.tracker.mark_stale();
         }
         let ways = request
             .peers
             .iter()
             .flat_map(|peer| peer.subnet.v4().map(IpNet::V4).zip(peer.attrs.public.v4.map(IpAddr::V4)));
-        self.routes.tracker.want_exactly(ways.collect());
+        self.routes.tracker.set_all_desired(ways.collect());
         pass(&mut [("the routes", &mut self.routes)], request.peers.is_complete(), request.now)
     }
 
@@ -64,12 +64,12 @@ impl Backend for Plain {
                 Err(_) => std::future::pending().await,
             }
         }
-        self.routes.tracker.distrust();
+        self.routes.tracker.mark_stale();
         "a route of ours changed".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        self.routes.tracker.want_exactly(Vec::new());
+        self.routes.tracker.set_all_desired(Vec::new());
         pass(&mut [("the routes", &mut self.routes)], true, Instant::now());
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Backend for Alloc {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.mtu = external.mtu;
         Ok(())
     }

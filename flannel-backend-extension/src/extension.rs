@@ -131,7 +131,7 @@ impl Backend for Extension {
     }
 
     /// No command is run: those for peers do not depend on it, and the one for the host has been.
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.mtu = external.mtu;
         self.public = external.public;
         Ok(())

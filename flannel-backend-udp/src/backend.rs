@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, CountTraffic, DeviceFacts, Dirty, ExternalInterface,
-    Lease, NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface, Lease,
+    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
+    TrafficCounters,
 };
 use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
 use ipnet::IpNet;
@@ -323,7 +324,7 @@ impl Backend for Udp {
         self.device.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let local = local_addresses(&self.config, external, self.port)?;
         // The next pass listens where the host is now.
         self.listeners.local = local;
@@ -431,7 +432,7 @@ impl Backend for Udp {
         vec![facts]
     }
 
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         Some(Arc::new(self.counters.clone()))
     }
 

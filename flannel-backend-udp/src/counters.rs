@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
+use flannel_core::{PeerTraffic, SubnetKey, TrafficCounters, TrafficStatus};
 
 /// A number that the threads of the packet path add to and anybody reads.
 #[derive(Debug, Default)]
@@ -187,7 +187,7 @@ impl UdpCounters {
     }
 }
 
-impl CountTraffic for UdpCounters {
+impl TrafficCounters for UdpCounters {
     fn total(&self) -> TrafficStatus {
         let shared = &self.shared;
         let drops = DropReason::ALL.iter().zip(&shared.drops).map(|(reason, n)| (reason.name(), n.get()));

@@ -35,7 +35,7 @@ impl AskAgain {
     }
 
     /// Goes on with the interface of this name.
-    pub(crate) fn move_to(&mut self, interface: &str) {
+    pub(crate) fn update_interface(&mut self, interface: &str) {
         if self.interface != interface {
             *self = Self::new(interface);
         }

@@ -159,14 +159,14 @@ impl Backend for Vxlan {
         self.tunnels.iter().map(|tunnel| tunnel.device().mtu).min().unwrap_or(0)
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let below = |tunnel: &Tunnel| Below::of(tunnel.family(), &self.options, external);
         // Each family's, before any is moved.
         let below = self.tunnels.iter().map(below).collect::<Result<Vec<_>, _>>()?;
         for (tunnel, below) in self.tunnels.iter_mut().zip(below) {
-            tunnel.move_to(below);
+            tunnel.update_interface(below);
         }
-        self.watch.move_to(&external.name);
+        self.watch.update_interface(&external.name);
         Ok(())
     }
 

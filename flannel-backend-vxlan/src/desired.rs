@@ -135,11 +135,11 @@ impl Wanted<'_> {
         }
     }
 
-    fn want_exactly(&mut self, objects: Objects) {
-        self.neighbours.want_exactly(objects.neighbours);
-        self.fdb.want_exactly(objects.fdb);
-        self.routes.want_exactly(objects.routes);
-        self.direct.want_exactly(objects.direct);
+    fn set_all_desired(&mut self, objects: Objects) {
+        self.neighbours.set_all_desired(objects.neighbours);
+        self.fdb.set_all_desired(objects.fdb);
+        self.routes.set_all_desired(objects.routes);
+        self.direct.set_all_desired(objects.direct);
     }
 
     /// Tells whether another peer has what this one wants.
@@ -169,7 +169,7 @@ impl Desired {
         };
         if !done {
             let objects = self.all(peers, own, family, wanted.hop);
-            wanted.want_exactly(objects);
+            wanted.set_all_desired(objects);
         }
     }
 

@@ -38,8 +38,8 @@ impl Direct {
     }
 
     /// Takes in which interface is the external one from now on.
-    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
-        self.underlay.move_to(name, index);
+    pub(crate) fn update_interface(&mut self, name: &str, index: u32) {
+        self.underlay.update_interface(name, index);
         self.distrust();
     }
 
@@ -50,7 +50,7 @@ impl Direct {
     /// Says that anything may have changed.
     pub(crate) fn distrust(&mut self) {
         self.underlay.distrust();
-        self.routes.tracker.distrust();
+        self.routes.tracker.mark_stale();
     }
 
     /// Takes in what the kernel tells of the network below. The kernel removes routes without a word when an
@@ -65,11 +65,11 @@ impl Direct {
 
     /// Takes in that a route was made or removed.
     pub(crate) fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
-        let wanted = self.routes.tracker.wanted(&route.destination);
+        let wanted = self.routes.tracker.desired(&route.destination);
         let differs = match (self.mark.is_on(route), removed) {
-            (true, true) => wanted.is_some_and(|wanted| DirectRoutes::will_do(wanted, route)),
+            (true, true) => wanted.is_some_and(|wanted| DirectRoutes::satisfies(wanted, route)),
             // One that would do may be a second one beside it, with another metric.
-            (true, false) => self.routes.tracker.believed(&route.destination) != Some(route),
+            (true, false) => self.routes.tracker.actual(&route.destination) != Some(route),
             (false, _) => wanted.is_some(),
         };
         if route.table != Route::MAIN_TABLE || !differs {
@@ -77,7 +77,7 @@ impl Direct {
         }
         // It may have been in the way of ours.
         self.routes.tracker.retry(&route.destination);
-        self.routes.tracker.distrust();
+        self.routes.tracker.mark_stale();
         Some(format!("{route} changed"))
     }
 

@@ -98,7 +98,7 @@ impl Table for DirectRoutes {
         }
     }
 
-    fn will_do(desired: &Route, actual: &Route) -> bool {
+    fn satisfies(desired: &Route, actual: &Route) -> bool {
         is_same_way(desired, actual) && desired.protocol == actual.protocol
     }
 

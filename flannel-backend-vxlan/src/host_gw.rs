@@ -144,12 +144,12 @@ impl Backend for HostGw {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
         self.mtu = external.mtu;
-        self.watch.move_to(&external.name);
+        self.watch.update_interface(&external.name);
         for gateways in &mut self.gateways {
-            gateways.direct.move_to(&external.name, external.index);
+            gateways.direct.update_interface(&external.name, external.index);
             gateways.decide_again = true;
         }
         Ok(())
@@ -258,7 +258,7 @@ impl Gateways {
             };
             self.unreachable.push(PeerFailure::new(lease.subnet, refused));
         }
-        self.direct.routes.tracker.want_exactly(routes.into_iter().collect());
+        self.direct.routes.tracker.set_all_desired(routes.into_iter().collect());
         self.decide_again = false;
     }
 

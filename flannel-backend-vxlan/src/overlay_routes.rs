@@ -120,7 +120,7 @@ impl Table for Routes {
         }
     }
 
-    fn will_do(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
+    fn satisfies(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
         let way = |route: &OverlayRoute| (route.gateway, route.onlink, route.tos, route.is_shadowed);
         way(desired) == way(actual)
     }

@@ -85,8 +85,8 @@ impl Tunnel {
     }
 
     /// Takes in what the device shall have below from now on; the next pass moves it.
-    pub(crate) fn move_to(&mut self, below: Below) {
-        self.direct.move_to(&below.lower_name, below.lower);
+    pub(crate) fn update_interface(&mut self, below: Below) {
+        self.direct.update_interface(&below.lower_name, below.lower);
         self.decide_again = true;
         self.device_in_doubt |= self.spec.below != below;
         self.spec.below = below;
@@ -226,9 +226,9 @@ impl Tunnel {
     }
 
     fn distrust_tables(&mut self) {
-        self.neighbours.tracker.distrust();
-        self.fdb.tracker.distrust();
-        self.routes.tracker.distrust();
+        self.neighbours.tracker.mark_stale();
+        self.fdb.tracker.mark_stale();
+        self.routes.tracker.mark_stale();
     }
 }
 

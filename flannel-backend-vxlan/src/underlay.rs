@@ -31,7 +31,7 @@ impl Underlay {
     }
 
     /// Asks about another interface from now on.
-    pub(crate) fn move_to(&mut self, name: &str, index: u32) {
+    pub(crate) fn update_interface(&mut self, name: &str, index: u32) {
         name.clone_into(&mut self.name);
         self.index = index;
         self.on_link.clear();

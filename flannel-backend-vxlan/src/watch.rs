@@ -45,8 +45,8 @@ impl Watch {
     }
 
     /// Goes on with another external interface.
-    pub(crate) fn move_to(&mut self, interface: &str) {
-        self.ask_again.move_to(interface);
+    pub(crate) fn update_interface(&mut self, interface: &str) {
+        self.ask_again.update_interface(interface);
     }
 
     /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.

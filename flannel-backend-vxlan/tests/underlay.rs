@@ -20,7 +20,7 @@ fn now(station: &Station, name: &str) -> ExternalInterface {
 /// Has a station follow its interface, as the loop of a network does.
 fn follow(station: &mut Station, name: &str) {
     let external = now(station, name);
-    station.backend.move_to(&external).unwrap();
+    station.backend.update_interface(&external).unwrap();
     station.own.attrs = station.backend.attrs().at(external.public);
     station.external = external;
     assert_eq!(station.sync_only(&Dirty::NONE).failed, []);
@@ -51,7 +51,7 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     one.namespace.write_sysctl("net/ipv4/conf/eth0/promote_secondaries", "1").unwrap();
     let mut both = now(&one, "eth0");
     both.v4 = "192.168.64.77".parse().ok();
-    one.backend.move_to(&both).unwrap();
+    one.backend.update_interface(&both).unwrap();
     assert_eq!(one.sync_only(&Dirty::NONE).failed, []);
     let mut lease = one.own.clone();
     lease.attrs.public.v4 = both.v4;
@@ -127,7 +127,7 @@ fn an_interface_that_lacks_a_family_is_refused_and_everything_stays() {
     let before = ip(&station.namespace, "-d link show type vxlan");
     let mut without = now(&station, "eth0");
     (without.v4, without.v6) = ("192.168.64.9".parse().ok(), None);
-    let error = station.backend.move_to(&without).unwrap_err().to_string();
+    let error = station.backend.update_interface(&without).unwrap_err().to_string();
     assert_eq!(error, "the interface eth0 has no IPv6 address for the tunnel flannel-v6.1");
     station.sync();
     assert_eq!(ip(&station.namespace, "-d link show type vxlan"), before);
@@ -151,7 +151,7 @@ fn host_gw_follows_to_another_interface() {
     let route = ip(&station.namespace, "route show 10.5.2.0/24");
     assert!(route[0].starts_with("10.5.2.0/24 via 192.168.64.2 dev lan0 proto 241"), "{route:?}");
     let behind_nat = now(&station, "lan0").with_public(peer(7).attrs.public);
-    assert!(station.backend.move_to(&behind_nat).is_err());
+    assert!(station.backend.update_interface(&behind_nat).is_err());
     assert_eq!(station.backend.mtu(), 1400);
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::allocate::choose;
-use crate::{Lease, LeaseSet, NetworkConfig, NodeId, PublicAddrs, SubnetKey, Tie};
+use crate::{Lease, LeaseMatch, LeaseSet, NetworkConfig, NodeId, PublicAddrs, SubnetKey};
 
 /// What a host brings when it asks for a lease.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Claim<'_> {
             return Step::Reuse(Arc::new((*lease).clone()));
         }
         // What may be another host's is left to end by itself.
-        if let Some((_, lease)) = own.first().filter(|(tie, _)| *tie != Tie::AddressOfOtherId) {
+        if let Some((_, lease)) = own.first().filter(|(tie, _)| *tie != LeaseMatch::AddressOfOtherId) {
             return Step::Discard(Arc::new((*lease).clone()));
         }
         let taken: Vec<SubnetKey> = leases.taken().collect();
@@ -68,7 +68,7 @@ impl Claim<'_> {
 
     /// Returns the leases that may be the host's own, the likeliest first: by what ties it to them, then the one that it
     /// had before, then the lowest.
-    pub fn own<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<(Tie, &'l Lease)> {
+    pub fn own<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<(LeaseMatch, &'l Lease)> {
         let is_other = |lease: &Lease| lease.attrs.node.is_some_and(|node| self.others.contains(&node));
         let tied = leases.into_iter().filter(|lease| !is_other(lease));
         let tied = tied.filter_map(|lease| Some((lease.tie(&self.public, self.node)?, lease)));

@@ -12,7 +12,7 @@ use crate::external::ExternalInterface;
 use crate::peers::{Dirty, PeerSet};
 use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
-use crate::status::CountTraffic;
+use crate::status::TrafficCounters;
 use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Carries traffic between hosts, for one network on one host.
@@ -32,7 +32,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///    is a peer in every report that cannot be reached at all.
 /// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
 /// 7. **Dropping keeps.** To drop a backend removes nothing that can outlive it; only `remove` does, and leaves nothing.
-/// 8. **Words stand.** What `attrs` and `mtu` say changes by `move_to` only, and is the same again for a host that
+/// 8. **Words stand.** What `attrs` and `mtu` say changes by `update_interface` only, and is the same again for a host that
 ///    starts anew with what its lease said before. `mtu` is no larger than the interface's.
 /// 9. **Wrong options are named.** An option that cannot be used is a [`BackendError::Config`] that names it, and
 ///    nothing is made with it.
@@ -57,7 +57,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///     fn mtu(&self) -> u32 {
 ///         1500
 ///     }
-///     fn move_to(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
+///     fn update_interface(&mut self, _: &ExternalInterface) -> Result<(), BackendError> {
 ///         Ok(())
 ///     }
 ///     fn configure(&mut self, _own: &Lease) -> Result<(), BackendError> {
@@ -99,7 +99,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
     /// Takes in that the network has another configuration than the backend was opened with, for the same families.
     /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
@@ -134,7 +134,7 @@ pub trait Backend: Send {
     }
 
     /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         None
     }
 

@@ -14,8 +14,8 @@ use crate::manager::LeaseManager;
 use crate::peers::{Dirty, PeerChange};
 use crate::registry::BadRecord;
 use crate::status::{
-    CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus,
-    PeersStatus, RegistryStatus, Repair, Status, Waiting, conditions,
+    ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus, PeersStatus,
+    RegistryStatus, Repair, Status, TrafficCounters, Waiting, conditions,
 };
 use crate::{Damping, Lease, NetworkConfig, SubnetKey, Term};
 
@@ -42,7 +42,7 @@ pub(crate) struct Book {
     pub(crate) dirty: Dirty,
     joined: LeaseTimes,
     pub(crate) passes: Passes,
-    pub(crate) traffic: Option<Arc<dyn CountTraffic>>,
+    pub(crate) traffic: Option<Arc<dyn TrafficCounters>>,
     errors: VecDeque<(Instant, u64, String)>,
     /// The longest time between two passes.
     audit_every: Duration,
@@ -176,7 +176,7 @@ impl Book {
     pub(crate) fn summary(&self, manager: &dyn LeaseManager, now: Instant) -> Status {
         let age = |at: Instant| now.saturating_duration_since(at);
         let left = |at: Instant| at.saturating_duration_since(now);
-        let (store, word) = (manager.store(), manager.last_word());
+        let (store, word) = (manager.store(), manager.last_contact());
         let mut status = Status {
             age: age(self.started),
             ready: self.ready,
@@ -203,9 +203,9 @@ impl Book {
                 id: store.id,
                 addresses: store.addresses,
                 revision: word.and_then(|word| word.revision),
-                last_word_age: word.map(|word| age(word.at)),
+                last_contact_age: word.map(|word| age(word.at)),
                 silent: self.silent.as_ref().map(|(reason, _)| reason.clone()),
-                silent_for: self.silent.as_ref().map(|(_, since)| age(*since)),
+                unavailable_for: self.silent.as_ref().map(|(_, since)| age(*since)),
                 complete: self.damping.peers().is_complete(),
                 recalled: self.recalled.clone(),
             },
@@ -316,12 +316,12 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
         NetworkEvent::LeaseDisputed(what) => what.clone(),
         NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
-        NetworkEvent::Recalled(reason) => format!("running on what is remembered: {reason}"),
+        NetworkEvent::PeersFromCache(reason) => format!("running on what is remembered: {reason}"),
         NetworkEvent::PeersHeld { peers, .. } => format!("{peers} peers left at once, which is doubted"),
         NetworkEvent::BadRecord(record) => record.to_string(),
         NetworkEvent::ObjectFailed(failure) => format!("{}: {}", failure.object, failure.reason),
         NetworkEvent::PeerUnreachable(failure) => failure.to_string(),
-        NetworkEvent::RegistrySilent(reason) => format!("the registry does not answer: {reason}"),
+        NetworkEvent::RegistryUnavailable(reason) => format!("the registry does not answer: {reason}"),
         NetworkEvent::Configured(_)
         | NetworkEvent::Reconfigured(_)
         | NetworkEvent::LeaseAcquired(_)
@@ -332,13 +332,13 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         | NetworkEvent::LeasePublished(_)
         | NetworkEvent::MtuChanged(_)
         | NetworkEvent::Ready
-        | NetworkEvent::Confirmed
+        | NetworkEvent::PeersConfirmed
         | NetworkEvent::HoldEnded { .. }
         | NetworkEvent::PeerJoined(_)
         | NetworkEvent::PeerChanged(_)
         | NetworkEvent::PeerLeft(_)
         | NetworkEvent::Repaired { .. }
-        | NetworkEvent::RegistryHeard
+        | NetworkEvent::RegistryAvailable
         | NetworkEvent::Missed(_) => return None,
     })
 }

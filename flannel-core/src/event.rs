@@ -99,9 +99,9 @@ pub enum NetworkEvent {
     /// This backend cannot reach a peer.
     PeerUnreachable(PeerFailure),
     /// The registry stopped to answer. Traffic goes on with what is known.
-    RegistrySilent(String),
+    RegistryUnavailable(String),
     /// The registry answers again.
-    RegistryHeard,
+    RegistryAvailable,
     /// The receiver of the events was too slow and missed this many.
     Missed(u64),
 }

@@ -32,10 +32,10 @@ use crate::{Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Revision, SubnetKey};
 /// [`DampingOptions::hold`]: crate::DampingOptions::hold
 ///
 /// ```
-/// use flannel_core::{FedManager, Lease, LeaseAttrs, NetworkConfig, SubnetKey};
+/// use flannel_core::{StaticLeaseManager, Lease, LeaseAttrs, NetworkConfig, SubnetKey};
 ///
 /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-/// let manager = FedManager::new(config, "10.5.1.0-24".parse()?)?;
+/// let manager = StaticLeaseManager::new(config, "10.5.1.0-24".parse()?)?;
 /// // Given to a network: NetworkOptions::new(manager.clone(), OpenVxlan::new(namespace), external).
 ///
 /// // What another host said about itself, as it came over the wire.
@@ -44,7 +44,7 @@ use crate::{Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Revision, SubnetKey};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct FedManager {
+pub struct StaticLeaseManager {
     shared: Arc<Shared>,
 }
 
@@ -71,21 +71,21 @@ struct Told {
 /// A host cannot have this subnet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a host cannot have {subnet}: it must have one subnet inside each of {networks}")]
-pub struct WrongSubnet {
+pub struct InvalidSubnet {
     /// The subnet.
     pub subnet: SubnetKey,
     networks: String,
 }
 
-impl FedManager {
+impl StaticLeaseManager {
     /// Begins with the subnet of this host, and no peers.
     ///
     /// The subnets may be of any size: what the configuration says of sizes and ranges is for those who choose one.
     ///
     /// # Errors
     ///
-    /// [`WrongSubnet`] if the subnet does not lie in the network, or lacks one of its families.
-    pub fn new(config: NetworkConfig, subnet: SubnetKey) -> Result<Self, WrongSubnet> {
+    /// [`InvalidSubnet`] if the subnet does not lie in the network, or lacks one of its families.
+    pub fn new(config: NetworkConfig, subnet: SubnetKey) -> Result<Self, InvalidSubnet> {
         check(&config, subnet)?;
         let shared = Shared {
             config: watch::Sender::new(config),
@@ -103,7 +103,7 @@ impl FedManager {
     /// # Errors
     ///
     /// As [`new`](Self::new), for the subnet that the host has; the configuration stays as it is.
-    pub fn set_config(&self, config: NetworkConfig) -> Result<(), WrongSubnet> {
+    pub fn set_config(&self, config: NetworkConfig) -> Result<(), InvalidSubnet> {
         check(&config, *self.shared.subnet.borrow())?;
         self.shared.config.send_replace(config);
         Ok(())
@@ -114,7 +114,7 @@ impl FedManager {
     /// # Errors
     ///
     /// As [`new`](Self::new); the host keeps the subnet it has.
-    pub fn reassign(&self, subnet: SubnetKey) -> Result<(), WrongSubnet> {
+    pub fn reassign(&self, subnet: SubnetKey) -> Result<(), InvalidSubnet> {
         check(&self.shared.config.borrow(), subnet)?;
         self.shared.subnet.send_replace(subnet);
         Ok(())
@@ -159,7 +159,9 @@ impl FedManager {
     pub fn silent(&self, reason: impl Into<String>) {
         let mut told = self.told();
         told.silent = Some(reason.into());
-        told.for_each_queue(|queue, told| queue.voice = told.silent.clone().map(PeerEvent::Silent));
+        told.for_each_queue(|queue, told| {
+            queue.voice = told.silent.clone().map(PeerEvent::RegistryUnavailable)
+        });
         drop(told);
         self.shared.news.send_replace(());
     }
@@ -205,7 +207,7 @@ impl FedManager {
             }
             queue.complete |= told.peers.is_complete() && !was_complete;
             if was_silent {
-                queue.voice = Some(PeerEvent::Heard);
+                queue.voice = Some(PeerEvent::RegistryAvailable);
             }
         });
         drop(told);
@@ -222,10 +224,10 @@ impl FedManager {
     }
 }
 
-impl fmt::Debug for FedManager {
+impl fmt::Debug for StaticLeaseManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = self.told();
-        f.debug_struct("FedManager")
+        f.debug_struct("StaticLeaseManager")
             .field("subnet", &*self.shared.subnet.borrow())
             .field("peers", &told.peers.len())
             .field("complete", &told.peers.is_complete())
@@ -234,16 +236,16 @@ impl fmt::Debug for FedManager {
 }
 
 /// Any size will do; outside the network no host would look for it.
-fn check(config: &NetworkConfig, subnet: SubnetKey) -> Result<(), WrongSubnet> {
+fn check(config: &NetworkConfig, subnet: SubnetKey) -> Result<(), InvalidSubnet> {
     if config.has_room_for(&subnet) {
         return Ok(());
     }
     let networks: Vec<_> = config.pools().map(|pool| pool.network().to_string()).collect();
-    Err(WrongSubnet { subnet, networks: networks.join(" and ") })
+    Err(InvalidSubnet { subnet, networks: networks.join(" and ") })
 }
 
 #[async_trait]
-impl LeaseManager for FedManager {
+impl LeaseManager for StaticLeaseManager {
     fn describe(&self) -> String {
         "the program that runs the network".to_owned()
     }
@@ -333,7 +335,7 @@ impl Told {
         let mut queue =
             Queue { own, changes: BTreeMap::new(), complete: self.peers.is_complete(), voice: None };
         self.peers.iter().cloned().map(LeaseChange::Put).for_each(|change| queue.add(change));
-        queue.voice = self.silent.clone().map(PeerEvent::Silent);
+        queue.voice = self.silent.clone().map(PeerEvent::RegistryUnavailable);
         let queue = Arc::new(Mutex::new(queue));
         self.queues.push(Arc::downgrade(&queue));
         queue

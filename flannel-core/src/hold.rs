@@ -22,7 +22,7 @@ use crate::{Backoff, Lease, LeaseAttrs, NetworkConfig, RegistryError};
 
 /// What happens to the own lease.
 #[derive(Debug)]
-pub(crate) enum HoldEvent {
+pub(crate) enum LeaseKeeperEvent {
     /// While it is kept.
     Keep(KeepEvent),
     /// It could not be acquired again, or published, yet.
@@ -57,7 +57,7 @@ enum State {
 
 impl Hold {
     /// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
-    pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, HoldEvent> {
+    pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, LeaseKeeperEvent> {
         if self.is_lost {
             return self.from(State::Lost { failures: 0 }, own);
         }
@@ -70,7 +70,7 @@ impl Hold {
         self.from(state, own)
     }
 
-    fn from(self, state: State, own: Lease) -> BoxStream<'static, HoldEvent> {
+    fn from(self, state: State, own: Lease) -> BoxStream<'static, LeaseKeeperEvent> {
         stream::unfold((self, state, own), |(mut hold, state, own)| async {
             let (event, state, own) = hold.step(state, own).await;
             Some((event, (hold, state, own)))
@@ -78,19 +78,19 @@ impl Hold {
         .boxed()
     }
 
-    async fn step(&mut self, state: State, own: Lease) -> (HoldEvent, State, Lease) {
+    async fn step(&mut self, state: State, own: Lease) -> (LeaseKeeperEvent, State, Lease) {
         let chance = self.random.f64();
         match state {
             State::Keeping(mut keep) => match keep.next().await {
                 Some(KeepEvent::Lost(reason)) => lost(reason, own),
-                Some(event) => (HoldEvent::Keep(event), State::Keeping(keep), own),
+                Some(event) => (LeaseKeeperEvent::Keep(event), State::Keeping(keep), own),
                 None => lost("it is no longer kept".to_owned(), own),
             },
             State::Publishing { failures } => {
                 let retry = Backoff { first: PUBLISH_AGAIN.min(self.retry.first), ..self.retry };
                 rest(retry, failures, chance).await;
                 match self.manager.publish(&own, &self.attrs).await {
-                    Ok(lease) => self.held(HoldEvent::Published(lease.clone()), lease),
+                    Ok(lease) => self.held(LeaseKeeperEvent::Published(lease.clone()), lease),
                     Err(error) if is_loss(&error) => lost(crate::chain(&error), own),
                     Err(error) => {
                         let event = not_yet(&error, retry.delay(failures, chance));
@@ -103,7 +103,7 @@ impl Hold {
                 let Self { manager, config, attrs, .. } = &*self;
                 match manager.acquire(LeaseRequest::new(config, attrs).with_previous(Some(own.subnet))).await
                 {
-                    Ok(lease) => self.held(HoldEvent::Acquired(lease.clone()), lease),
+                    Ok(lease) => self.held(LeaseKeeperEvent::Acquired(lease.clone()), lease),
                     Err(error) => {
                         let event = not_yet(&error, self.retry.delay(failures, chance));
                         (event, State::Lost { failures: failures.saturating_add(1) }, own)
@@ -113,7 +113,7 @@ impl Hold {
         }
     }
 
-    fn held(&self, event: HoldEvent, lease: Lease) -> (HoldEvent, State, Lease) {
+    fn held(&self, event: LeaseKeeperEvent, lease: Lease) -> (LeaseKeeperEvent, State, Lease) {
         (event, State::Keeping(self.manager.keep(lease.clone())), lease)
     }
 }
@@ -124,12 +124,12 @@ async fn rest(retry: Backoff, failures: u32, chance: f64) {
     }
 }
 
-fn lost(reason: String, own: Lease) -> (HoldEvent, State, Lease) {
-    (HoldEvent::Keep(KeepEvent::Lost(reason)), State::Lost { failures: 0 }, own)
+fn lost(reason: String, own: Lease) -> (LeaseKeeperEvent, State, Lease) {
+    (LeaseKeeperEvent::Keep(KeepEvent::Lost(reason)), State::Lost { failures: 0 }, own)
 }
 
-fn not_yet(error: &ManagerError, retry_in: Duration) -> HoldEvent {
-    HoldEvent::NotYet(KeepEvent::Trouble { reason: crate::chain(error), retry_in })
+fn not_yet(error: &ManagerError, retry_in: Duration) -> LeaseKeeperEvent {
+    LeaseKeeperEvent::NotYet(KeepEvent::RenewalFailed { reason: crate::chain(error), retry_in })
 }
 
 fn is_loss(error: &ManagerError) -> bool {

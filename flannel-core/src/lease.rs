@@ -38,19 +38,19 @@ impl Lease {
 
     /// Tells why the lease may be that of the host with these addresses and this id; not at all if it is another's.
     #[must_use]
-    pub fn tie(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<Tie> {
+    pub fn tie(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<LeaseMatch> {
         match (node, self.attrs.node) {
-            (Some(own), Some(other)) if own == other => Some(Tie::Id),
+            (Some(own), Some(other)) if own == other => Some(LeaseMatch::Id),
             _ if !self.is_held_by(public) => None,
-            (Some(_), Some(_)) => Some(Tie::AddressOfOtherId),
-            (None, _) | (_, None) => Some(Tie::Address),
+            (Some(_), Some(_)) => Some(LeaseMatch::AddressOfOtherId),
+            (None, _) | (_, None) => Some(LeaseMatch::Address),
         }
     }
 }
 
 /// What a host has in common with the holder of a lease, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tie {
+pub enum LeaseMatch {
     /// The id: it is the same host, also if its addresses changed.
     Id,
     /// The public address, and one of the two has no id, as upstream's have none.

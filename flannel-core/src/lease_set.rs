@@ -73,7 +73,7 @@ impl LeaseSet {
                 self.bad.remove(&key);
                 Vec::new()
             }
-            RegistryEvent::Silent(_) | RegistryEvent::Heard => Vec::new(),
+            RegistryEvent::Unavailable(_) | RegistryEvent::Available => Vec::new(),
         }
     }
 

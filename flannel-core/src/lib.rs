@@ -7,7 +7,7 @@
 //!
 //! - [`Network`] is what an orchestrator holds.
 //! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
-//! - [`FedManager`] takes lease and peers by calls: a network without any registry.
+//! - [`StaticLeaseManager`] takes lease and peers by calls: a network without any registry.
 //! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
 //! - [`reconcile`] makes one kind of kernel object what it should be.
 //! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide, and do nothing else.
@@ -49,10 +49,10 @@ pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
 pub use external::ExternalInterface;
-pub use fed::{FedManager, WrongSubnet};
+pub use fed::{InvalidSubnet, StaticLeaseManager};
 pub use json::Json;
 pub use lease::{
-    BackendType, Lease, LeaseAttrs, LeaseError, NodeId, NodeIdError, PublicAddrs, Revision, Term, Tie,
+    BackendType, Lease, LeaseAttrs, LeaseError, LeaseMatch, NodeId, NodeIdError, PublicAddrs, Revision, Term,
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
@@ -63,13 +63,13 @@ pub use peers::{Dirty, PeerChange, PeerSet};
 pub use plan::{Plan, PlanRequest, PlannedAction, PlannedChange};
 pub use pool::SubnetPool;
 pub use registry::{
-    BadRecord, BoxError, LastWord, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
+    BadRecord, BoxError, LastContact, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
     read_record, read_removal,
 };
 pub use status::{
-    Condition, ConditionName, CountTraffic, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
-    NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans,
-    ProbeSide, ProbeVerdict, ProbedWay, RegistryStatus, Repair, Status, TrafficStatus, Waiting,
+    Condition, ConditionName, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus, NetworkStatus,
+    PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans, ProbeSide,
+    ProbeVerdict, ProbedPath, RegistryStatus, Repair, Status, TrafficCounters, TrafficStatus, Waiting,
 };
 pub use subnet::{SubnetKey, SubnetKeyError};
 

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::lease_set::LeaseChange;
-use crate::registry::{BadRecord, LastWord, RegistryError, StoreIdentity};
+use crate::registry::{BadRecord, LastContact, RegistryError, StoreIdentity};
 use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
 
 /// Gets and keeps this host's lease, and tells about the peers.
@@ -29,7 +29,7 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 ///    [`PeerEvent::Complete`] the changes told so far give exactly the peers there are. A record that cannot be read is
 ///    named and hides no other.
 /// 7. **Memory is named.** Peers that are told from memory because the store does not answer are followed by
-///    [`PeerEvent::Recalled`], at most once and before `Complete`. `Complete` comes only from the store's own word.
+///    [`PeerEvent::FromCache`], at most once and before `Complete`. `Complete` comes only from the store's own word.
 /// 8. **Publishing changes words only.** `publish` never changes subnet or term, and never overwrites the record of
 ///    another host.
 /// 9. **The same again.** A host whose lease ended, and that asks for its previous subnet, gets it if it is free.
@@ -42,12 +42,12 @@ use crate::{ConfigError, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKe
 /// What a network asks of a manager, here of one that is told everything by calls:
 ///
 /// ```
-/// use flannel_core::{FedManager, LeaseAttrs, LeaseManager, LeaseRequest, NetworkConfig, PeerEvent};
+/// use flannel_core::{StaticLeaseManager, LeaseAttrs, LeaseManager, LeaseRequest, NetworkConfig, PeerEvent};
 /// use futures::StreamExt;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-/// let told = FedManager::new(config, "10.5.1.0-24".parse()?)?;
+/// let told = StaticLeaseManager::new(config, "10.5.1.0-24".parse()?)?;
 /// told.set_peers(Vec::<flannel_core::Lease>::new());
 /// let manager: &dyn LeaseManager = &told;
 ///
@@ -69,7 +69,7 @@ pub trait LeaseManager: Send + Sync + 'static {
     }
 
     /// Tells when the store was last heard, and up to where; nothing if that is not known.
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         None
     }
 

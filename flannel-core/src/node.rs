@@ -155,7 +155,7 @@ impl Node {
 
     async fn recall(&mut self, public: PublicAddrs) -> Result<Option<Lease>, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        self.patiently(Phase::Recall, || manager.recall(public)).await
+        self.patiently(Phase::PreviousLease, || manager.recall(public)).await
     }
 
     async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {

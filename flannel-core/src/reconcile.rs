@@ -65,7 +65,7 @@ pub use tracker::Tracker;
 ///
 /// let stale = BTreeMap::from([("10.5.9.0/24", "192.168.64.9")]);
 /// let mut routes = Reconciler::new(Routes(stale));
-/// routes.tracker.want("10.5.2.0/24", "192.168.64.2");
+/// routes.tracker.set_desired("10.5.2.0/24", "192.168.64.2");
 /// let report = pass(&mut [("the routes", &mut routes)], true, Instant::now());
 /// assert_eq!((report.written, report.removed), (1, 1));
 /// assert_eq!(routes.table().0, BTreeMap::from([("10.5.2.0/24", "192.168.64.2")]));
@@ -80,7 +80,7 @@ pub trait Table {
     fn name(key: &Self::Key, value: &Self::Value) -> String;
 
     /// Tells whether what there is will do for what should be. Values that may differ freely are left out here.
-    fn will_do(desired: &Self::Value, actual: &Self::Value) -> bool {
+    fn satisfies(desired: &Self::Value, actual: &Self::Value) -> bool {
         desired == actual
     }
 
@@ -136,7 +136,7 @@ pub struct Reconciler<T: Table> {
 impl<T: Table> Reconciler<T> {
     /// Starts with nothing wanted and nothing known.
     pub fn new(table: T) -> Self {
-        Self { tracker: Tracker::new(T::will_do), table }
+        Self { tracker: Tracker::new(T::satisfies), table }
     }
 
     /// Returns the table.
@@ -147,7 +147,7 @@ impl<T: Table> Reconciler<T> {
     /// Reads the table if it is in doubt. If that fails the doubt stays, and what is believed is worked with.
     pub fn look(&mut self, what: &str) -> SyncReport {
         let mut report = SyncReport::default();
-        if self.tracker.is_in_doubt() {
+        if self.tracker.is_stale() {
             match self.table.read() {
                 Ok(read) => report.drifted = self.tracker.observe(read),
                 Err(error) => report.failed.push(failure(what.to_owned(), error.as_ref())),
@@ -158,7 +158,7 @@ impl<T: Table> Reconciler<T> {
 
     /// Puts what is missing. If that leaves it open what there is, the table is read again.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
-        let was_in_doubt = self.tracker.is_in_doubt();
+        let was_in_doubt = self.tracker.is_stale();
         let changes = self.tracker.missing(now);
         let mut report = SyncReport { written: self.apply(changes, now), ..SyncReport::default() };
         if !was_in_doubt {

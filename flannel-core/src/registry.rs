@@ -30,7 +30,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// 6. **Renewing is silent.** `renew` changes neither the record nor its revision, and watchers see nothing.
 /// 7. **A watch is complete.** Applied in order to the state it starts from, its events give the state of the store;
 ///    it may repeat, it never omits. Where it cannot tell what it missed, it says [`RegistryEvent::Snapshot`].
-/// 8. **A watch never ends.** It reconnects by itself; [`RegistryEvent::Silent`] tells that it is trying.
+/// 8. **A watch never ends.** It reconnects by itself; [`RegistryEvent::Unavailable`] tells that it is trying.
 /// 9. **Bad records are set aside.** A record that cannot be read never hides another one, in a list or in a watch.
 /// 10. **Cost.** A list is a number of calls that does not depend on who wrote the records; a watch is one
 ///     subscription; an event costs no call.
@@ -70,7 +70,7 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     }
 
     /// Tells when the store was last heard, and up to where; nothing if that is not known.
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         None
     }
 
@@ -158,8 +158,8 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
         (**self).store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        (**self).last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        (**self).last_contact()
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
@@ -244,14 +244,14 @@ impl StoreIdentity {
 /// When a store was last heard, and up to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LastWord {
+pub struct LastContact {
     /// When it gave any answer or event.
     pub at: Instant,
     /// The largest revision that it told of.
     pub revision: Option<Revision>,
 }
 
-impl LastWord {
+impl LastContact {
     /// A store that was heard at this time, and told of this revision, if of any.
     #[must_use]
     pub fn new(at: Instant, revision: Option<Revision>) -> Self {

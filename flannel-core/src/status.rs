@@ -22,7 +22,7 @@ use crate::{NodeId, PublicAddrs, Revision, SubnetKey};
 
 pub(crate) use conditions::conditions;
 pub use conditions::{Condition, ConditionName};
-pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, ProbedWay};
+pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, ProbedPath};
 
 /// The state of a network on this host.
 ///
@@ -159,13 +159,13 @@ pub struct RegistryStatus {
     pub revision: Option<Revision>,
     /// How long ago it gave its last word, if the registry tells. A healthy one is asked for a word every few seconds
     /// though nothing happens.
-    #[serde(rename = "last_word_seconds_ago", with = "serial::maybe_seconds")]
-    pub last_word_age: Option<Duration>,
+    #[serde(rename = "last_contact_seconds_ago", with = "serial::maybe_seconds")]
+    pub last_contact_age: Option<Duration>,
     /// Why it is not heard at the moment; nothing if it is.
     pub silent: Option<String>,
     /// For how long it has not been heard.
-    #[serde(rename = "silent_for_seconds", with = "serial::maybe_seconds")]
-    pub silent_for: Option<Duration>,
+    #[serde(rename = "unavailable_for_seconds", with = "serial::maybe_seconds")]
+    pub unavailable_for: Option<Duration>,
     /// Whether it told all peers.
     pub complete: bool,
     /// Why the peers are those that are remembered, and not those that the registry knows; nothing if they are its own.
@@ -327,12 +327,12 @@ pub struct TrafficStatus {
 /// ```
 /// use std::collections::BTreeMap;
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use flannel_core::{CountTraffic, PeerTraffic, SubnetKey, TrafficStatus};
+/// use flannel_core::{TrafficCounters, PeerTraffic, SubnetKey, TrafficStatus};
 ///
 /// #[derive(Default)]
 /// struct Strangers(AtomicU64);
 ///
-/// impl CountTraffic for Strangers {
+/// impl TrafficCounters for Strangers {
 ///     fn total(&self) -> TrafficStatus {
 ///         let mut total = TrafficStatus::default();
 ///         total.drops.insert("stranger".to_owned(), self.0.load(Ordering::Relaxed));
@@ -347,7 +347,7 @@ pub struct TrafficStatus {
 /// counters.0.fetch_add(2, Ordering::Relaxed);
 /// assert_eq!(counters.total().drops["stranger"], 2);
 /// ```
-pub trait CountTraffic: Send + Sync {
+pub trait TrafficCounters: Send + Sync {
     /// Reads the counters of the traffic as a whole.
     fn total(&self) -> TrafficStatus;
 

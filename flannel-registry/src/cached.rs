@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager,
+    Backoff, Damping, DampingOptions, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager,
     LeaseRequest, ManagerError, NetworkConfig, PeerEvent, PublicAddrs, RegistryError, StoreIdentity,
     SubnetKey, chain,
 };
@@ -160,8 +160,8 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
         self.shared.inner.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.shared.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.shared.inner.last_contact()
     }
 
     /// Answers with the remembered configuration if the registry has none or a wrong one, too: one bad write shall not

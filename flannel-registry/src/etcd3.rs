@@ -19,8 +19,8 @@ use async_trait::async_trait;
 #[cfg(feature = "etcd-v2")]
 use flannel_core::BadRecord;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
-    SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
+    SubnetKey, SubnetRegistry,
 };
 use futures::stream::BoxStream;
 
@@ -256,7 +256,7 @@ impl SubnetRegistry for Etcd3Registry {
         self.store.identity()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         self.store.cluster.word.last()
     }
 

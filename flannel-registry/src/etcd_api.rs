@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity, SubnetKey,
-    SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
+    SubnetKey, SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -180,8 +180,8 @@ impl SubnetRegistry for EtcdRegistry {
         self.chosen().unwrap_or(&self.v3).store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.chosen()?.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.chosen()?.last_contact()
     }
 
     fn how_to_configure(&self) -> String {

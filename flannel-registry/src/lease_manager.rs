@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, LastWord, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
-    NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
+    Backoff, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey,
+    SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -167,8 +168,8 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
         self.shared.registry.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.shared.registry.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.shared.registry.last_contact()
     }
 
     async fn config(&self) -> Result<NetworkConfig, ManagerError> {

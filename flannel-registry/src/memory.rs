@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    BadRecord, LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
+    BadRecord, LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
     SubnetRegistry, Term, read_record, read_removal,
 };
 use futures::StreamExt;
@@ -190,9 +190,9 @@ impl SubnetRegistry for MemoryRegistry {
     }
 
     /// It is always heard.
-    fn last_word(&self) -> Option<LastWord> {
+    fn last_contact(&self) -> Option<LastContact> {
         let at = Instant::now().into_std();
-        Some(LastWord::new(at, Some(self.store.now().revision)))
+        Some(LastContact::new(at, Some(self.store.now().revision)))
     }
 
     fn how_to_configure(&self) -> String {

@@ -42,10 +42,10 @@ pub(crate) fn tell(event: &NetworkEvent) {
             info!("The MTU of the network is {mtu} now; containers that are running keep theirs");
         }
         NetworkEvent::Ready => info!("All peers are known and reachable as far as this host can tell"),
-        NetworkEvent::Recalled(reason) => {
+        NetworkEvent::PeersFromCache(reason) => {
             warn!("Running on what is remembered of the last run until the registry answers: {reason}");
         }
-        NetworkEvent::Confirmed => {
+        NetworkEvent::PeersConfirmed => {
             info!("The registry told all peers, nothing is taken from memory any more")
         }
         NetworkEvent::PeersHeld { peers, at_most } => warn!(
@@ -69,10 +69,10 @@ pub(crate) fn tell(event: &NetworkEvent) {
             error!("{}: {}; it is tried again", failure.object, failure.reason);
         }
         NetworkEvent::PeerUnreachable(failure) => warn!("{failure}"),
-        NetworkEvent::RegistrySilent(reason) => {
+        NetworkEvent::RegistryUnavailable(reason) => {
             error!("Watch of subnet leases: {reason}; traffic goes on with the leases known so far");
         }
-        NetworkEvent::RegistryHeard => info!("Watch of subnet leases: the registry answers again"),
+        NetworkEvent::RegistryAvailable => info!("Watch of subnet leases: the registry answers again"),
         NetworkEvent::Missed(events) => warn!("{events} events are missing above: they came too fast"),
         event => info!("{event:?}"),
     }
@@ -101,7 +101,7 @@ fn moved(external: &ExternalInterface) {
 fn waiting(phase: Phase, reason: &str, pause: &str) {
     match phase {
         Phase::Configuration => error!("Couldn't fetch network config: {reason}; trying again in {pause}"),
-        Phase::Recall => error!("Couldn't read the leases: {reason}; trying again in {pause}"),
+        Phase::PreviousLease => error!("Couldn't read the leases: {reason}; trying again in {pause}"),
         Phase::Lease => error!("Couldn't acquire a lease: {reason}; trying again in {pause}"),
         other => error!("Waiting while {other}: {reason}; trying again in {pause}"),
     }

@@ -174,7 +174,7 @@ impl Backend for Opened {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         let mut state = self.host.state();
         if let Some(reason) = &state.unusable {
             return Err(BackendError::Host(reason.clone()));

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    LastWord, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey, SubnetRegistry,
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
+    SubnetRegistry,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -202,8 +203,8 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.inner.how_to_configure()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.inner.last_contact()
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
@@ -300,11 +301,11 @@ impl<R: SubnetRegistry> Watch<R> {
         }
         if !self.was.silent {
             self.stream = None;
-            self.untold.push_back(RegistryEvent::Silent(SILENCE.to_owned()));
+            self.untold.push_back(RegistryEvent::Unavailable(SILENCE.to_owned()));
         }
         if !now.silent {
             self.stream = Some(self.inner.watch(None));
-            self.untold.push_back(RegistryEvent::Heard);
+            self.untold.push_back(RegistryEvent::Available);
         }
         self.was = now;
     }

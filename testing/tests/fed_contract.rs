@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flannel_core::{FedManager, Lease, LeaseManager, NetworkConfig, SubnetKey};
+use flannel_core::{Lease, LeaseManager, NetworkConfig, StaticLeaseManager, SubnetKey};
 use flannel_testing::contract::manager::LeaseManagerSubject;
 use futures::StreamExt;
 
@@ -19,7 +19,7 @@ struct Program(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     /// Each with the subnet that it was given.
-    hosts: BTreeMap<u8, (FedManager, SubnetKey)>,
+    hosts: BTreeMap<u8, (StaticLeaseManager, SubnetKey)>,
     leases: BTreeMap<SubnetKey, Lease>,
     /// The third byte of the next subnet that somebody is given instead of one that was taken away.
     next: u8,
@@ -39,7 +39,7 @@ fn subnet(third: u8) -> SubnetKey {
 
 impl Program {
     /// Passes on what a host says, as long as it has the subnet that it speaks of.
-    fn follow(&self, host: u8, manager: &FedManager) {
+    fn follow(&self, host: u8, manager: &StaticLeaseManager) {
         let (program, mut said) = (self.clone(), manager.lease_changes());
         tokio::spawn(async move {
             while let Some(lease) = said.next().await {
@@ -62,7 +62,7 @@ impl LeaseManagerSubject for Program {
             return Arc::new(manager.clone());
         }
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
-        let manager = FedManager::new(config, subnet(host)).unwrap();
+        let manager = StaticLeaseManager::new(config, subnet(host)).unwrap();
         state.hosts.insert(host, (manager.clone(), subnet(host)));
         state.tell();
         drop(state);

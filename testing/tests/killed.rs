@@ -108,9 +108,9 @@ impl Process {
     }
 
     fn pass(&mut self, peers: &Peers, complete: bool, now: Instant) -> SyncReport {
-        self.entries.tracker.want_exactly(peers.values().copied().collect());
-        self.neighbours.tracker.want_exactly(peers.iter().map(|(n, (device, _))| (*n, *device)).collect());
-        self.routes.tracker.want_exactly(peers.keys().map(|n| (*n, *n)).collect());
+        self.entries.tracker.set_all_desired(peers.values().copied().collect());
+        self.neighbours.tracker.set_all_desired(peers.iter().map(|(n, (device, _))| (*n, *device)).collect());
+        self.routes.tracker.set_all_desired(peers.keys().map(|n| (*n, *n)).collect());
         let mut layers: [(&str, &mut dyn Layer); 3] = [
             ("the entries", &mut self.entries),
             ("the neighbours", &mut self.neighbours),

@@ -24,18 +24,18 @@ struct Run {
 impl Run {
     fn new(kernel: &Kernel, wanted: &Wanted) -> Self {
         let mut engine = Reconciler::new(kernel.clone());
-        engine.tracker.want_exactly(wanted.clone().into_iter().collect());
+        engine.tracker.set_all_desired(wanted.clone().into_iter().collect());
         Self { kernel: kernel.clone(), engine, wanted: wanted.clone(), now: Instant::now() }
     }
 
     fn want(&mut self, key: u8, value: u8) {
         self.wanted.insert(key, value);
-        self.engine.tracker.want(key, value);
+        self.engine.tracker.set_desired(key, value);
     }
 
     fn forget(&mut self, key: u8) {
         self.wanted.remove(&key);
-        self.engine.tracker.forget(&key);
+        self.engine.tracker.unset_desired(&key);
     }
 
     /// Makes one pass, as backends do.
@@ -64,7 +64,7 @@ impl Run {
     /// Lets all faults end and time pass.
     fn settle(&mut self) {
         self.kernel.heal();
-        self.engine.tracker.distrust();
+        self.engine.tracker.mark_stale();
         for _ in 0..2 {
             self.later(Duration::from_secs(60));
             self.pass();
@@ -77,7 +77,7 @@ impl Run {
             self.wanted.iter().map(|(key, value)| (*key, vec![*value])).collect();
         assert_eq!(self.kernel.objects(), anew);
         self.later(Duration::from_secs(60));
-        self.engine.tracker.distrust();
+        self.engine.tracker.mark_stale();
         assert_eq!(self.pass(), SyncReport::default(), "a pass with nothing to do does nothing");
     }
 }
@@ -148,13 +148,13 @@ proptest! {
                 Step::Forget(key) => run.forget(key),
                 Step::Exactly(wanted) => {
                     run.wanted = wanted.clone();
-                    run.engine.tracker.want_exactly(wanted.into_iter().collect());
+                    run.engine.tracker.set_all_desired(wanted.into_iter().collect());
                 }
                 Step::Foreign(key, values, seen) => {
                     kernel.set(key, values);
                     // What is not noticed cannot be told from what is right, until there is doubt.
                     if seen {
-                        run.engine.tracker.distrust();
+                        run.engine.tracker.mark_stale();
                     }
                 }
                 Step::FailWrites(key, times) => kernel.fail_writes(key, times),
@@ -232,7 +232,7 @@ proptest! {
         run.pass();
         let before = kernel.objects();
         kernel.set(key, values);
-        run.engine.tracker.distrust();
+        run.engine.tracker.mark_stale();
         let changed = usize::from(kernel.objects() != before && wanted.contains_key(&key));
         prop_assert_eq!(run.pass().drifted, changed);
         run.is_as_if_made_anew();

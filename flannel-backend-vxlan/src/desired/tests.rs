@@ -21,10 +21,10 @@ struct Trackers {
 impl Trackers {
     fn new() -> Self {
         Self {
-            neighbours: Tracker::new(Neighbours::will_do),
-            fdb: Tracker::new(Fdb::will_do),
-            routes: Tracker::new(Routes::will_do),
-            direct: Tracker::new(DirectRoutes::will_do),
+            neighbours: Tracker::new(Neighbours::satisfies),
+            fdb: Tracker::new(Fdb::satisfies),
+            routes: Tracker::new(Routes::satisfies),
+            direct: Tracker::new(DirectRoutes::satisfies),
         }
     }
 
@@ -204,10 +204,10 @@ fn a_route_with_any_metric_will_do() {
     let few = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 0);
     let many = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 1000);
     assert_ne!(few, many);
-    assert!(Routes::will_do(&few, &many) && Routes::will_do(&many, &few));
-    assert!(!Routes::will_do(&few, &OverlayRoute { onlink: false, ..few }));
-    assert!(!Routes::will_do(&few, &OverlayRoute { gateway: None, ..few }));
-    assert!(!Routes::will_do(&few, &OverlayRoute { tos: 0x10, ..few }));
+    assert!(Routes::satisfies(&few, &many) && Routes::satisfies(&many, &few));
+    assert!(!Routes::satisfies(&few, &OverlayRoute { onlink: false, ..few }));
+    assert!(!Routes::satisfies(&few, &OverlayRoute { gateway: None, ..few }));
+    assert!(!Routes::satisfies(&few, &OverlayRoute { tos: 0x10, ..few }));
 }
 
 /// So few that they meet often.

@@ -79,12 +79,12 @@ impl Tunnel {
     fn notice_route(&mut self, route: &Route, removed: bool) -> Option<String> {
         let told = route.table == Route::MAIN_TABLE && route.protocol != Route::PROTOCOL_KERNEL;
         let here = route.index == Some(self.device.index);
-        let wanted = self.routes.tracker.wanted(&route.destination);
+        let wanted = self.routes.tracker.desired(&route.destination);
         let found = OverlayRoute::from(route);
         let differs = match (here, removed) {
-            (true, true) => wanted.is_some_and(|wanted| Routes::will_do(wanted, &found)),
+            (true, true) => wanted.is_some_and(|wanted| Routes::satisfies(wanted, &found)),
             // One that would do may be a second one beside it, with another metric.
-            (true, false) => self.routes.tracker.believed(&route.destination) != Some(&found),
+            (true, false) => self.routes.tracker.actual(&route.destination) != Some(&found),
             (false, _) => wanted.is_some(),
         };
         if !(told && differs) {
@@ -96,14 +96,14 @@ impl Tunnel {
     }
 
     fn notice_neighbour(&mut self, neighbour: &Neighbour, removed: bool) -> Option<String> {
-        let wanted = self.neighbours.tracker.wanted(&neighbour.address);
+        let wanted = self.neighbours.tracker.desired(&neighbour.address);
         let found = neighbour.mac.filter(|_| neighbour.is_permanent() && !removed);
         let differs = neighbour.index == self.device.index && wanted != found.as_ref();
         differs.then(|| in_doubt(&mut self.neighbours, format!("{neighbour} changed")))
     }
 
     fn notice_fdb(&mut self, entry: &FdbEntry, removed: bool) -> Option<String> {
-        let wanted = self.fdb.tracker.wanted(&entry.mac);
+        let wanted = self.fdb.tracker.desired(&entry.mac);
         let told = entry.destination.filter(|_| entry.is_permanent());
         // Of several destinations of one address, only the one that is wanted is missed.
         let as_wanted = wanted == told.as_ref();
@@ -114,6 +114,6 @@ impl Tunnel {
 }
 
 fn in_doubt<T: Table>(table: &mut Reconciler<T>, what: String) -> String {
-    table.tracker.distrust();
+    table.tracker.mark_stale();
     what
 }

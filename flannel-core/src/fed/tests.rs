@@ -8,9 +8,9 @@ const OWN: &str = "10.5.1.0-24";
 const A: &str = "10.5.2.0-24";
 const B: &str = "10.5.3.0-24";
 
-fn manager() -> FedManager {
+fn manager() -> StaticLeaseManager {
     let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
-    FedManager::new(config, OWN.parse().unwrap()).unwrap()
+    StaticLeaseManager::new(config, OWN.parse().unwrap()).unwrap()
 }
 
 fn attrs(last: u8) -> LeaseAttrs {
@@ -21,7 +21,7 @@ fn lease(subnet: &str, last: u8) -> Lease {
     Lease::new(subnet.parse().unwrap(), attrs(last))
 }
 
-fn peers(manager: &FedManager) -> BoxStream<'static, PeerEvent> {
+fn peers(manager: &StaticLeaseManager) -> BoxStream<'static, PeerEvent> {
     manager.watch(OWN.parse().unwrap())
 }
 
@@ -38,9 +38,9 @@ fn told(watch: &mut BoxStream<'static, PeerEvent>) -> Vec<String> {
                 words.collect::<Vec<_>>().join(" ")
             }
             PeerEvent::Complete => "complete".to_owned(),
-            PeerEvent::Silent(reason) => reason,
-            PeerEvent::Heard => "heard".to_owned(),
-            PeerEvent::Recalled(_) | PeerEvent::Disowned(_) | PeerEvent::Bad(_) => "?".to_owned(),
+            PeerEvent::RegistryUnavailable(reason) => reason,
+            PeerEvent::RegistryAvailable => "heard".to_owned(),
+            PeerEvent::FromCache(_) | PeerEvent::CacheRejected(_) | PeerEvent::Bad(_) => "?".to_owned(),
         });
     }
     told
@@ -139,7 +139,7 @@ async fn a_host_that_is_given_another_subnet_loses_its_own_and_gets_that_one() {
 #[test]
 fn a_subnet_outside_the_network_is_refused() {
     let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
-    let new = |subnet: &str| FedManager::new(config.clone(), subnet.parse().unwrap()).map(drop);
+    let new = |subnet: &str| StaticLeaseManager::new(config.clone(), subnet.parse().unwrap()).map(drop);
     assert!(new("10.5.1.64-26").is_ok(), "the program chooses the size");
     for subnet in ["10.6.1.0-24", "10.5.0.0-16", "10.4.0.0-15", "10.5.1.0-24&fc00::-64"] {
         let message = new(subnet).unwrap_err().to_string();

@@ -11,7 +11,7 @@ impl Node {
         let Some(backend) = self.backend.as_mut().filter(|_| external != self.options.external) else {
             return;
         };
-        if let Err(error) = backend.move_to(&external) {
+        if let Err(error) = backend.update_interface(&external) {
             return self.tell_failed(format!("interface {}", external.name), &error);
         }
         let before = std::mem::replace(&mut self.options.external, external.clone());

@@ -13,26 +13,26 @@ impl Node {
     pub(super) fn on_peers(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Changed(changes) => self.on_changes(changes),
-            PeerEvent::Recalled(reason) => {
+            PeerEvent::FromCache(reason) => {
                 self.note(|book| book.recalled = Some(reason.clone()));
-                self.tell(NetworkEvent::Recalled(reason));
+                self.tell(NetworkEvent::PeersFromCache(reason));
                 self.soon();
             }
-            PeerEvent::Disowned(subnets) => {
+            PeerEvent::CacheRejected(subnets) => {
                 let mut changes = Vec::new();
                 self.note(|book| changes = book.damping.disown(&subnets));
                 self.apply(changes);
             }
             PeerEvent::Complete => self.on_complete(),
             PeerEvent::Bad(bad) => self.on_bad(bad),
-            PeerEvent::Silent(reason) => {
+            PeerEvent::RegistryUnavailable(reason) => {
                 let now = Instant::now().into_std();
                 self.note(|book| book.silent = Some((reason.clone(), now)));
-                self.tell(NetworkEvent::RegistrySilent(reason));
+                self.tell(NetworkEvent::RegistryUnavailable(reason));
             }
-            PeerEvent::Heard => {
+            PeerEvent::RegistryAvailable => {
                 self.note(|book| book.silent = None);
-                self.tell(NetworkEvent::RegistryHeard);
+                self.tell(NetworkEvent::RegistryAvailable);
             }
         }
     }
@@ -60,7 +60,7 @@ impl Node {
             was_recalled = book.recalled.take().is_some();
         });
         if was_recalled {
-            self.tell(NetworkEvent::Confirmed);
+            self.tell(NetworkEvent::PeersConfirmed);
         }
         self.soon();
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Node;
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{Hold, HoldEvent};
+use crate::hold::{Hold, LeaseKeeperEvent};
 use crate::manager::KeepEvent;
 use crate::{Lease, NetworkConfig, Term};
 
@@ -25,7 +25,11 @@ impl Node {
     }
 
     /// Keeps a lease, and lets it say about the host what it shall.
-    pub(super) fn hold(&mut self, config: &Arc<NetworkConfig>, own: Lease) -> BoxStream<'static, HoldEvent> {
+    pub(super) fn hold(
+        &mut self,
+        config: &Arc<NetworkConfig>,
+        own: Lease,
+    ) -> BoxStream<'static, LeaseKeeperEvent> {
         let attrs = self.attrs.clone().unwrap_or_else(|| own.attrs.clone());
         let random = fastrand::Rng::with_seed(self.random.u64(..));
         let (manager, config) = (Arc::clone(&self.options.manager), Arc::clone(config));
@@ -41,47 +45,47 @@ impl Node {
     }
 
     /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
-    pub(super) fn on_lease(&mut self, event: HoldEvent) -> Option<Lease> {
+    pub(super) fn on_lease(&mut self, event: LeaseKeeperEvent) -> Option<Lease> {
         match event {
-            HoldEvent::Keep(KeepEvent::Waiting(time)) => {
+            LeaseKeeperEvent::Keep(KeepEvent::Waiting(time)) => {
                 self.note(|book| book.own.renewal = later(time));
                 self.tell(NetworkEvent::RenewalIn(time));
             }
-            HoldEvent::Keep(KeepEvent::Permanent) => {
+            LeaseKeeperEvent::Keep(KeepEvent::Permanent) => {
                 self.note(|book| {
                     (book.own.renewal, book.own.end) = (None, None);
                     book.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
                 });
                 self.tell(NetworkEvent::LeasePermanent);
             }
-            HoldEvent::Keep(KeepEvent::Renewed(time)) => {
+            LeaseKeeperEvent::Keep(KeepEvent::Renewed(time)) => {
                 self.note(|book| book.own.end = later(time));
                 self.tell(NetworkEvent::LeaseRenewed(time));
             }
-            HoldEvent::Keep(KeepEvent::Trouble { reason, retry_in }) => {
+            LeaseKeeperEvent::Keep(KeepEvent::RenewalFailed { reason, retry_in }) => {
                 self.note(|book| book.own.renewal = later(retry_in));
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
-            HoldEvent::Keep(KeepEvent::Disputed(what)) => {
+            LeaseKeeperEvent::Keep(KeepEvent::Disputed(what)) => {
                 self.note(|book| {
                     book.own.disputes += 1;
                     book.own.last_dispute = Some(what.clone());
                 });
                 self.tell(NetworkEvent::LeaseDisputed(what));
             }
-            HoldEvent::Keep(KeepEvent::Lost(reason)) => {
+            LeaseKeeperEvent::Keep(KeepEvent::Lost(reason)) => {
                 self.note(|book| {
                     book.own.lost = Some(reason.clone());
                     (book.own.renewal, book.own.end) = (None, None);
                 });
                 self.tell(NetworkEvent::LeaseLost(reason));
             }
-            HoldEvent::NotYet(KeepEvent::Trouble { reason, retry_in }) => {
+            LeaseKeeperEvent::NotYet(KeepEvent::RenewalFailed { reason, retry_in }) => {
                 self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
-            HoldEvent::NotYet(_) => {}
-            HoldEvent::Published(lease) => self.on_published(lease),
-            HoldEvent::Acquired(lease) => return self.on_acquired_again(lease),
+            LeaseKeeperEvent::NotYet(_) => {}
+            LeaseKeeperEvent::Published(lease) => self.on_published(lease),
+            LeaseKeeperEvent::Acquired(lease) => return self.on_acquired_again(lease),
         }
         None
     }

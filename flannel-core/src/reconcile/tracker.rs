@@ -23,7 +23,7 @@ pub struct Tracker<K, V> {
     /// Objects that failed.
     waiting: BTreeMap<K, Waiting>,
     in_doubt: bool,
-    will_do: fn(&V, &V) -> bool,
+    satisfies: fn(&V, &V) -> bool,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl<K: Ord> Open<K> {
 impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Starts with nothing wanted and nothing known.
     #[must_use]
-    pub fn new(will_do: fn(&V, &V) -> bool) -> Self {
+    pub fn new(satisfies: fn(&V, &V) -> bool) -> Self {
         Self {
             objects: BTreeMap::new(),
             instead: BTreeMap::new(),
@@ -104,7 +104,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             surplus: BTreeMap::new(),
             waiting: BTreeMap::new(),
             in_doubt: true,
-            will_do,
+            satisfies,
         }
     }
 
@@ -149,7 +149,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     }
 
     /// Says what all objects should be; of several values for one key the last counts.
-    pub fn want_exactly(&mut self, mut desired: Vec<(K, V)>) {
+    pub fn set_all_desired(&mut self, mut desired: Vec<(K, V)>) {
         self.open = Open::All;
         desired.sort_by(|one, other| one.0.cmp(&other.0));
         if self.objects.is_empty() {
@@ -203,7 +203,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Tells whether the table is to be read before the next write.
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.in_doubt
     }
 
@@ -253,7 +253,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             match seen.last_mut() {
                 Some(last) if last.0 == key => {
                     let better = self.wanted(&key).is_some_and(|wanted| {
-                        !(self.will_do)(wanted, &last.1) && (self.will_do)(wanted, &value)
+                        !(self.satisfies)(wanted, &last.1) && (self.satisfies)(wanted, &value)
                     });
                     let surplus = if better { std::mem::replace(&mut last.1, value) } else { value };
                     self.surplus.entry(key).or_default().push(surplus);
@@ -324,7 +324,9 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         match object.state {
             State::Right | State::Unwanted => false,
             State::Missing => true,
-            State::Other => self.instead.get(key).is_none_or(|actual| !(self.will_do)(&object.value, actual)),
+            State::Other => {
+                self.instead.get(key).is_none_or(|actual| !(self.satisfies)(&object.value, actual))
+            }
         }
     }
 

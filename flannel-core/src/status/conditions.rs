@@ -44,7 +44,7 @@ pub enum ConditionName {
     /// The file that tells the container runtime its subnet cannot be written.
     SubnetFileFailed,
     /// The registry does not answer; traffic goes on with what is known.
-    RegistrySilent,
+    RegistryUnavailable,
     /// The peers are those that are remembered, because the registry did not answer since the start.
     Recalled,
     /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
@@ -77,7 +77,7 @@ impl ConditionName {
         Self::Stalled,
         Self::FirewallFailed,
         Self::SubnetFileFailed,
-        Self::RegistrySilent,
+        Self::RegistryUnavailable,
         Self::Recalled,
         Self::BadRecords,
         Self::ConfigRefused,
@@ -99,7 +99,7 @@ impl ConditionName {
             Self::Stalled => "stalled",
             Self::FirewallFailed => "firewall_failed",
             Self::SubnetFileFailed => "subnet_file_failed",
-            Self::RegistrySilent => "registry_silent",
+            Self::RegistryUnavailable => "registry_unavailable",
             Self::Recalled => "recalled",
             Self::BadRecords => "bad_records",
             Self::ConfigRefused => "config_refused",
@@ -156,11 +156,11 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
         add(ConditionName::Stalled, format!("the last pass was {} seconds ago", age.as_secs()));
     }
     if let Some(reason) = &status.registry.silent {
-        let silent_for = status.registry.silent_for.unwrap_or_default().as_secs();
-        add(ConditionName::RegistrySilent, format!("for {silent_for} seconds: {reason}"));
+        let unavailable_for = status.registry.unavailable_for.unwrap_or_default().as_secs();
+        add(ConditionName::RegistryUnavailable, format!("for {unavailable_for} seconds: {reason}"));
     }
     if let Some(reason) = &status.registry.recalled {
-        add(ConditionName::Recalled, reason.clone());
+        add(ConditionName::PeersFromCache, reason.clone());
     }
     if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {
         add(ConditionName::BadRecords, detail);

@@ -29,13 +29,13 @@ pub struct PeerProbe {
     #[serde(rename = "probed_seconds_ago", with = "serial::seconds")]
     pub age: Duration,
     /// What each way was measured to be: inside the tunnel and outside, IPv4 first.
-    pub ways: Vec<ProbedWay>,
+    pub ways: Vec<ProbedPath>,
 }
 
 /// One way to a peer, as it was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct ProbedWay {
+pub struct ProbedPath {
     /// Inside the tunnel, or outside.
     pub side: ProbeSide,
     /// The address that was asked.
@@ -58,7 +58,7 @@ pub struct ProbedWay {
     pub error: Option<String>,
 }
 
-impl ProbedWay {
+impl ProbedPath {
     /// Begins to describe a way on which nothing was sent yet.
     #[must_use]
     pub fn new(side: ProbeSide, address: IpAddr, by: ProbeMeans) -> Self {

@@ -60,9 +60,9 @@ fn full() -> Status {
             id: Some("cdf818194e3a8c32".to_owned()),
             addresses: vec!["http://10.0.0.1:2379".to_owned()],
             revision: Some(Revision(40)),
-            last_word_age: Some(Duration::from_millis(4_200)),
+            last_contact_age: Some(Duration::from_millis(4_200)),
             silent: Some("connection refused".to_owned()),
-            silent_for: Some(Duration::from_secs(4)),
+            unavailable_for: Some(Duration::from_secs(4)),
             complete: true,
             recalled: Some("etcd was away at the start".to_owned()),
         },
@@ -123,15 +123,15 @@ fn full() -> Status {
 
 /// What a peer is like whose tunnel is cut.
 fn probe() -> PeerProbe {
-    let inside = ProbedWay::new(ProbeSide::Inside, Ipv4Addr::new(10, 5, 2, 0).into(), ProbeMeans::Udp);
-    let outside = ProbedWay::new(ProbeSide::Outside, Ipv4Addr::new(192, 168, 0, 2).into(), ProbeMeans::Icmp);
+    let inside = ProbedPath::new(ProbeSide::Inside, Ipv4Addr::new(10, 5, 2, 0).into(), ProbeMeans::Udp);
+    let outside = ProbedPath::new(ProbeSide::Outside, Ipv4Addr::new(192, 168, 0, 2).into(), ProbeMeans::Icmp);
     PeerProbe {
         verdict: ProbeVerdict::TunnelBlocked,
         detail: "the underlay answers and the tunnel does not".to_owned(),
         age: Duration::from_millis(1_500),
         ways: vec![
-            ProbedWay { sent: 3, lost: 3, device_mtu: Some(1450), error: Some("no".to_owned()), ..inside },
-            ProbedWay {
+            ProbedPath { sent: 3, lost: 3, device_mtu: Some(1450), error: Some("no".to_owned()), ..inside },
+            ProbedPath {
                 answers: true,
                 sent: 6,
                 round_trip_microseconds: Some(212),
@@ -201,7 +201,7 @@ fn each_thing_that_is_wrong_has_its_name() {
     check(&|status| status.kernel.failed.clone_from(&full.kernel.failed), "objects_failed", false);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(119)), "", true);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(121)), "stalled", false);
-    check(&|status| status.registry.silent.clone_from(&full.registry.silent), "registry_silent", true);
+    check(&|status| status.registry.silent.clone_from(&full.registry.silent), "registry_unavailable", true);
     check(&|status| status.registry.recalled.clone_from(&full.registry.recalled), "recalled", true);
     check(&|status| status.bad_records.clone_from(&full.bad_records), "bad_records", true);
     check(&|status| status.peers.unreachable = 1, "peers_unreachable", true);

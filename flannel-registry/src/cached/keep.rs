@@ -70,7 +70,7 @@ impl<M: LeaseManager> Keep<M> {
             Err(reason) => {
                 self.stage = Stage::Asking { failures: failures.saturating_add(1) };
                 let retry_in = self.shared.retry.delay(failures, 0.0);
-                Some(KeepEvent::Trouble { reason, retry_in })
+                Some(KeepEvent::RenewalFailed { reason, retry_in })
             }
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn stream<M: LeaseManager>(
     let is_recalled = recalled.is_some();
     if let Some(reason) = recalled {
         untold.push_back(PeerEvent::Changed(unheard.values().cloned().map(LeaseChange::Put).collect()));
-        untold.push_back(PeerEvent::Recalled(reason));
+        untold.push_back(PeerEvent::FromCache(reason));
     }
     let saver = Saver { due: None, earliest: Instant::now(), writing: None };
     let watch = Watch { shared, own, events, unheard, is_recalled, is_complete: false, untold, saver };
@@ -84,14 +84,14 @@ impl<M: LeaseManager> Watch<M> {
                 self.save();
                 self.untold.push_back(PeerEvent::Complete);
             }
-            PeerEvent::Heard => {
+            PeerEvent::RegistryAvailable => {
                 self.shared.heard.notify_one();
-                self.untold.push_back(PeerEvent::Heard);
+                self.untold.push_back(PeerEvent::RegistryAvailable);
             }
-            event @ (PeerEvent::Recalled(_)
-            | PeerEvent::Disowned(_)
+            event @ (PeerEvent::FromCache(_)
+            | PeerEvent::CacheRejected(_)
             | PeerEvent::Bad(_)
-            | PeerEvent::Silent(_)
+            | PeerEvent::RegistryUnavailable(_)
             | _) => {
                 self.untold.push_back(event);
             }
@@ -103,7 +103,7 @@ impl<M: LeaseManager> Watch<M> {
         let subnets: Vec<_> = std::mem::take(&mut self.unheard).into_keys().collect();
         self.shared.state().peers.disown(&subnets);
         if self.is_recalled && !subnets.is_empty() {
-            self.untold.push_back(PeerEvent::Disowned(subnets));
+            self.untold.push_back(PeerEvent::CacheRejected(subnets));
         }
     }
 

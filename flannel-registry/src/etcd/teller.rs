@@ -47,7 +47,7 @@ impl Teller {
     /// Says that etcd answers, if the contrary was said.
     pub(crate) fn heard(&mut self) {
         if mem::take(&mut self.silent) {
-            self.told.push_back(RegistryEvent::Heard);
+            self.told.push_back(RegistryEvent::Available);
         }
     }
 
@@ -55,7 +55,7 @@ impl Teller {
     pub(crate) fn fail(&mut self, reason: String) {
         tracing::debug!(%reason, failures = self.failures, "the watch of the leases broke");
         if !mem::replace(&mut self.silent, true) {
-            self.told.push_back(RegistryEvent::Silent(reason));
+            self.told.push_back(RegistryEvent::Unavailable(reason));
         }
         self.rest();
     }
@@ -78,11 +78,11 @@ mod tests {
         assert!(teller.pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
         teller.fail("still away".to_owned());
         assert!(teller.pause().is_some_and(|pause| pause > Duration::from_millis(100)));
-        assert!(matches!(teller.next(), Some(RegistryEvent::Silent(reason)) if reason == "away"));
+        assert!(matches!(teller.next(), Some(RegistryEvent::Unavailable(reason)) if reason == "away"));
         assert!(teller.next().is_none());
         teller.heard();
         teller.heard();
-        assert!(matches!(teller.next(), Some(RegistryEvent::Heard)));
+        assert!(matches!(teller.next(), Some(RegistryEvent::Available)));
         assert!(teller.next().is_none() && teller.pause().is_none());
         teller.served();
         teller.rest();

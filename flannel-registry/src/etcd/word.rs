@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use flannel_core::{LastWord, Revision};
+use flannel_core::{LastContact, Revision};
 use tokio::time::Instant;
 
 /// The last word of a cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Word(Mutex<Option<LastWord>>);
+pub(crate) struct Word(Mutex<Option<LastContact>>);
 
 impl Word {
     /// Takes note of an answer.
@@ -21,14 +21,14 @@ impl Word {
     }
 
     /// The last word, if there was any.
-    pub(crate) fn last(&self) -> Option<LastWord> {
+    pub(crate) fn last(&self) -> Option<LastContact> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, revision: Option<Revision>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = revision.or_else(|| last.and_then(|last| last.revision));
-        *last = Some(LastWord::new(Instant::now().into_std(), revision));
+        *last = Some(LastContact::new(Instant::now().into_std(), revision));
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use flannel_core::{
-    Claim, Lease, LeaseAttrs, LeaseRequest, LeaseSet, ManagerError, NetworkConfig, RegistryError,
-    RegistryEvent, Step, SubnetKey, SubnetRegistry, Term, Tie,
+    Claim, Lease, LeaseAttrs, LeaseMatch, LeaseRequest, LeaseSet, ManagerError, NetworkConfig, RegistryError,
+    RegistryEvent, Step, SubnetKey, SubnetRegistry, Term,
 };
 
 use super::{Holder, Known, Shared};
@@ -139,10 +139,10 @@ fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
         Step::Reuse(lease) => {
             let (subnet, was) = (name(&lease.subnet), lease.attrs.public);
             match lease.tie(&ip, attrs.node) {
-                Some(Tie::Id) if was != ip => tracing::info!(
+                Some(LeaseMatch::Id) if was != ip => tracing::info!(
                     "Found lease ({subnet}) of this host, whose IP was {was}, for current IP ({ip}), reusing"
                 ),
-                Some(Tie::AddressOfOtherId) => tracing::info!(
+                Some(LeaseMatch::AddressOfOtherId) => tracing::info!(
                     "Found lease ({subnet}) for current IP ({ip}), reusing, though it names another node id: this \
                      host lost its own, or another host has the same IP"
                 ),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    KeepEvent, Lease, RegistryError, SubnetRegistry, Term, Tie, chain, renew_after, renew_before,
+    KeepEvent, Lease, LeaseMatch, RegistryError, SubnetRegistry, Term, chain, renew_after, renew_before,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -241,8 +241,8 @@ impl<R: SubnetRegistry> Keep<R> {
         let Some(tie) = lease.tie(&own.public, own.node) else {
             return Verdict::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
         };
-        let has_moved = tie == Tie::Id && !lease.is_held_by(&own.public);
-        if !has_moved && tie != Tie::AddressOfOtherId {
+        let has_moved = tie == LeaseMatch::Id && !lease.is_held_by(&own.public);
+        if !has_moved && tie != LeaseMatch::AddressOfOtherId {
             let (subnet, ip) = (name(&subnet), own.public);
             return Verdict::Kept(format!(
                 "Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})"
@@ -289,7 +289,7 @@ impl<R: SubnetRegistry> Keep<R> {
             Due::Soon(_) => Due::Soon(at),
             Due::At(_) | Due::Never | Due::Lost => Due::At(at),
         };
-        self.untold.push_back(KeepEvent::Trouble { reason, retry_in });
+        self.untold.push_back(KeepEvent::RenewalFailed { reason, retry_in });
     }
 
     /// Returns the pause after some failures, never so long that several more attempts do not fit into the lease.

@@ -85,8 +85,8 @@ impl Peers {
         let was_complete = self.complete;
         for event in events {
             match event {
-                RegistryEvent::Silent(reason) => told.push(PeerEvent::Silent(reason)),
-                RegistryEvent::Heard => told.push(PeerEvent::Heard),
+                RegistryEvent::Unavailable(reason) => told.push(PeerEvent::RegistryUnavailable(reason)),
+                RegistryEvent::Available => told.push(PeerEvent::RegistryAvailable),
                 event @ (RegistryEvent::Snapshot(_)
                 | RegistryEvent::Put(_)
                 | RegistryEvent::Deleted(..)
@@ -148,8 +148,8 @@ impl Peers {
             | RegistryEvent::Deleted(..)
             | RegistryEvent::Bad(_)
             | RegistryEvent::BadDeleted(_)
-            | RegistryEvent::Silent(_)
-            | RegistryEvent::Heard => return,
+            | RegistryEvent::Unavailable(_)
+            | RegistryEvent::Available => return,
         };
         let (lease, revision, sign) = heard;
         let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, sign };

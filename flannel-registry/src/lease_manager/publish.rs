@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use flannel_core::{Lease, LeaseAttrs, RegistryError, SubnetRegistry, Tie};
+use flannel_core::{Lease, LeaseAttrs, LeaseMatch, RegistryError, SubnetRegistry};
 
 use super::Shared;
 
@@ -49,7 +49,7 @@ impl<R: SubnetRegistry> Shared<R> {
         let found = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
         let found = found.ok_or(RegistryError::Gone(own.subnet))?;
         let ties = [&own.attrs, attrs].map(|attrs| found.tie(&attrs.public, attrs.node));
-        let is_own = ties.iter().any(|tie| matches!(tie, Some(Tie::Id | Tie::Address)));
+        let is_own = ties.iter().any(|tie| matches!(tie, Some(LeaseMatch::Id | LeaseMatch::Address)));
         if is_own { Ok(Arc::unwrap_or_clone(found)) } else { Err(RegistryError::Changed(own.subnet)) }
     }
 }

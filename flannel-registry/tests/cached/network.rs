@@ -66,7 +66,7 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.5.0-24", 5);
     site.faulty.come_back();
-    running.sees(|event| matches!(event, NetworkEvent::Confirmed)).await;
+    running.sees(|event| matches!(event, NetworkEvent::PeersConfirmed)).await;
     sleep(MOMENT).await;
     assert_eq!(running.peers(), ["10.5.3.0-24", "10.5.4.0-24", "10.5.5.0-24"]);
     let status = running.network.status();

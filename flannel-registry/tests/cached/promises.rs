@@ -35,8 +35,8 @@ async fn attributes_are_published_when_the_registry_is_back() {
     let own = manager.acquire(LeaseRequest::new(&config, &attrs)).await.unwrap();
     assert_eq!(own.attrs, attrs);
     let mut keep = manager.keep(own);
-    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
-    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
+    assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     site.faulty.come_back();
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     assert!(site.leases().await.contains(&(OWN.to_owned(), attrs)));
@@ -80,7 +80,7 @@ async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
     site.faulty.go_silent();
     let manager = site.manager();
     let mut keep = manager.keep(start(&manager).await.unwrap());
-    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     site.faulty.come_back();
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     assert!(site.leases().await.contains(&(OWN.to_owned(), host(1))));
@@ -94,7 +94,7 @@ async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_anoth
     site.faulty.go_silent();
     let manager = site.manager();
     let mut keep = manager.keep(start(&manager).await.unwrap());
-    assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+    assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     site.faulty.come_back();
     let lost = keep.next().await;
     assert!(matches!(&lost, Some(KeepEvent::Lost(reason)) if reason.contains(OWN)), "{lost:?}");
@@ -118,7 +118,7 @@ async fn keeping_lasts_however_long_the_registry_is_silent() {
     let end = tokio::time::Instant::now() + DAY;
     let mut asked = 0;
     while tokio::time::Instant::now() < end {
-        assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+        assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
         asked += 1;
     }
     assert!((2880..4000).contains(&asked), "about twice a minute: {asked}");

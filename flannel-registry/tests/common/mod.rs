@@ -84,8 +84,8 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
             RegistryEvent::Deleted(subnet, _) => format!("deleted {subnet}"),
             RegistryEvent::Bad(record) => format!("bad {}", record.key),
             RegistryEvent::BadDeleted(key) => format!("bad deleted {key}"),
-            RegistryEvent::Silent(_) => "silent".to_owned(),
-            RegistryEvent::Heard => "heard".to_owned(),
+            RegistryEvent::Unavailable(_) => "silent".to_owned(),
+            RegistryEvent::Available => "heard".to_owned(),
         })
         .collect()
 }

@@ -264,5 +264,8 @@ async fn a_write_that_the_cluster_could_not_agree_on_may_have_happened() {
     assert!(matches!(&created, Err(RegistryError::Unknown(..))), "{created:?}");
     let mut watch = fake.registry().watch(None);
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("300: Raft")), "{silent:?}");
+    assert!(
+        matches!(&silent, RegistryEvent::Unavailable(reason) if reason.contains("300: Raft")),
+        "{silent:?}"
+    );
 }

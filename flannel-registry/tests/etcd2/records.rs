@@ -237,7 +237,10 @@ async fn an_etcd_without_the_interface_is_told_what_it_lacks() {
     }
     let mut watch = registry.watch(None);
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("--enable-v2")), "{silent:?}");
+    assert!(
+        matches!(&silent, RegistryEvent::Unavailable(reason) if reason.contains("--enable-v2")),
+        "{silent:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

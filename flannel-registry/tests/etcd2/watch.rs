@@ -73,7 +73,7 @@ async fn a_watch_that_waits_is_not_bothered_by_what_others_write() {
     }
     // It waits since before the index was cleared, so it hears what comes.
     server.put("10.5.1.0-24", RECORD.as_bytes());
-    let events = until(&mut watch, |event| !matches!(event, RegistryEvent::Heard)).await;
+    let events = until(&mut watch, |event| !matches!(event, RegistryEvent::Available)).await;
     let told = words(&events);
     assert!(told == ["put 10.5.1.0-24"] || told == ["snapshot 10.5.1.0-24"], "{told:?}");
     assert!(registry.calls().reads - calls.reads <= 1);
@@ -192,11 +192,14 @@ async fn a_watch_begins_before_etcd_does() {
     let registry = server.registry();
     let mut watch = registry.watch(None);
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("refused")), "{silent:?}");
+    assert!(
+        matches!(&silent, RegistryEvent::Unavailable(reason) if reason.contains("refused")),
+        "{silent:?}"
+    );
     server.etcd().restart().unwrap();
     // The watch opens when it is read after its snapshot.
     server.put("10.5.1.0-24", RECORD.as_bytes());
-    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "heard"]);
 }
 
@@ -237,10 +240,10 @@ async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
     let hung = Instant::now();
     server.etcd().pause().unwrap();
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(_)), "{silent:?}");
+    assert!(matches!(&silent, RegistryEvent::Unavailable(_)), "{silent:?}");
     assert!(hung.elapsed() < Duration::from_secs(12), "{:?}", hung.elapsed());
     server.etcd().resume().unwrap();
-    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     server.put("10.5.1.0-24", RECORD.as_bytes());
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
 }

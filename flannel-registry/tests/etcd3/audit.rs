@@ -39,9 +39,9 @@ async fn an_audit_that_fails_is_not_the_end_of_the_watch() {
     next(&mut watch).await;
     next(&mut watch).await;
     server.etcd().pause().unwrap();
-    until(&mut watch, |event| matches!(event, RegistryEvent::Silent(_))).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Unavailable(_))).await;
     server.etcd().resume().unwrap();
-    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
     until(
         &mut watch,

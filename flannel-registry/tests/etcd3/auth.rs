@@ -93,10 +93,13 @@ async fn a_user_who_may_not_read_is_refused_also_by_a_watch() {
     assert!(matches!(error, RegistryError::Refused(..)), "{error:?}");
     let mut watch = registry.watch(Some(flannel_core::Revision(1)));
     let event = next(&mut watch).await;
-    assert!(matches!(&event, RegistryEvent::Silent(why) if why.contains("permission denied")), "{event:?}");
+    assert!(
+        matches!(&event, RegistryEvent::Unavailable(why) if why.contains("permission denied")),
+        "{event:?}"
+    );
     // Given the right, it goes on by itself.
     server.ctl(&["user", "grant-role", "guest", "root"]);
-    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

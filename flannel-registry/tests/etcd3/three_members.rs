@@ -100,7 +100,7 @@ async fn a_member_alone_is_silent_and_tells_nothing_old() {
     assert!(matches!(renewed, Err(RegistryError::Unavailable(..))), "{renewed:?}");
 
     members[1].restart().unwrap();
-    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     lone.create(subnet(3), &host(3), DAY).await.unwrap();
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.3.0-24"]);
 }

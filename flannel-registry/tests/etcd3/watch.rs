@@ -99,7 +99,8 @@ async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
         registry.create(subnet(third), &host(third), DAY).await.unwrap();
     }
     let events =
-        until(&mut watch, |event| !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard)).await;
+        until(&mut watch, |event| !matches!(event, RegistryEvent::Unavailable(_) | RegistryEvent::Available))
+            .await;
     assert!(
         matches!(events.last(), Some(RegistryEvent::Snapshot(snapshot)) if snapshot.leases.len() == 17),
         "{events:?}"
@@ -148,11 +149,14 @@ async fn a_watch_begins_before_etcd_does() {
     let registry = server.registry();
     let mut watch = registry.watch(None);
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(reason) if reason.contains("refused")), "{silent:?}");
+    assert!(
+        matches!(&silent, RegistryEvent::Unavailable(reason) if reason.contains("refused")),
+        "{silent:?}"
+    );
     server.etcd().restart().unwrap();
     // The watch opens when it is read after its snapshot.
     server.put("10.5.1.0-24", RECORD);
-    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "heard"]);
 }
 
@@ -189,10 +193,10 @@ async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
     let hung = Instant::now();
     server.etcd().pause().unwrap();
     let silent = next(&mut watch).await;
-    assert!(matches!(&silent, RegistryEvent::Silent(_)), "{silent:?}");
+    assert!(matches!(&silent, RegistryEvent::Unavailable(_)), "{silent:?}");
     assert!(hung.elapsed() < Duration::from_secs(12), "{:?}", hung.elapsed());
     server.etcd().resume().unwrap();
-    until(&mut watch, |event| matches!(event, RegistryEvent::Heard)).await;
+    until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
     server.put("10.5.1.0-24", RECORD);
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
 }

@@ -181,7 +181,7 @@ impl LeaseManager for Manager {
             GoesOnAfterALoss => events.chain(stream::once(async { KeepEvent::Permanent })).boxed(),
             LosesInSilence => {
                 let lost = |event| match event {
-                    KeepEvent::Trouble { reason, .. } => KeepEvent::Lost(reason),
+                    KeepEvent::RenewalFailed { reason, .. } => KeepEvent::Lost(reason),
                     event => event,
                 };
                 events.map(lost).boxed()
@@ -212,11 +212,11 @@ impl LeaseManager for Manager {
                     Some(event)
                 }
                 _ if is_over => None,
-                PeerEvent::Silent(reason) if wrong == BelievesSilence => {
+                PeerEvent::RegistryUnavailable(reason) if wrong == BelievesSilence => {
                     let all = std::mem::take(&mut known).into_iter().map(LeaseChange::Removed).collect();
                     return std::future::ready(Some(vec![
                         PeerEvent::Changed(all),
-                        PeerEvent::Silent(reason),
+                        PeerEvent::RegistryUnavailable(reason),
                     ]));
                 }
                 event => Some(event),

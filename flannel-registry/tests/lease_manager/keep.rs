@@ -38,7 +38,7 @@ async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss(
     site.faulty.fail_next(Call::Renew, [Fault::Unavailable, Fault::Refused, Fault::RequestLost]);
     let mut pauses = Vec::new();
     for _ in 0..3 {
-        let Some(KeepEvent::Trouble { retry_in, reason }) = keep.next().await else {
+        let Some(KeepEvent::RenewalFailed { retry_in, reason }) = keep.next().await else {
             panic!("it fails");
         };
         assert!(!reason.is_empty());
@@ -57,7 +57,7 @@ async fn a_registry_that_is_silent_for_longer_than_the_lease_loses_it_only_when_
     site.faulty.go_silent();
     let start = Instant::now();
     while start.elapsed() < DAY * 2 {
-        assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+        assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     }
     site.faulty.come_back();
     assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
@@ -135,7 +135,7 @@ async fn without_a_watch_the_next_renewal_finds_out_who_has_the_lease() {
     assert_eq!(lost(other).await, KeepEvent::Lost(reason.to_owned()));
     let garbage = |site: &Site| site.store.put_raw("10.5.9.0-24", b"garbage");
     assert!(
-        matches!(lost(garbage).await, KeepEvent::Trouble { reason, .. } if reason.contains("10.5.9.0-24"))
+        matches!(lost(garbage).await, KeepEvent::RenewalFailed { reason, .. } if reason.contains("10.5.9.0-24"))
     );
 }
 
@@ -146,7 +146,7 @@ async fn a_record_that_becomes_garbage_is_trouble_until_it_is_removed() {
     site.store.put_raw("10.5.9.0-24", b"garbage");
     site.faulty.cut_watches();
     for _ in 0..5 {
-        assert!(matches!(keep.next().await, Some(KeepEvent::Trouble { .. })));
+        assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     }
     site.store.remove_raw("10.5.9.0-24");
     assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
@@ -241,7 +241,7 @@ async fn after_a_renewal_that_worked_the_next_trouble_begins_with_a_short_pause(
         site.faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
         let trouble = keep.next().await;
         assert!(
-            matches!(trouble, Some(KeepEvent::Trouble { retry_in, .. }) if retry_in <= Duration::from_secs(1))
+            matches!(trouble, Some(KeepEvent::RenewalFailed { retry_in, .. }) if retry_in <= Duration::from_secs(1))
         );
         while !matches!(keep.next().await, Some(KeepEvent::Renewed(_))) {}
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_core::{FedManager, NetworkConfig, NetworkEvent, NetworkOptions, SubnetRegistry};
+use flannel_core::{NetworkConfig, NetworkEvent, NetworkOptions, StaticLeaseManager, SubnetRegistry};
 use flannel_testing::{BackendCall, Call, FakeBackend, Fault};
 
 use crate::site::{CONFIG, MOMENT, Node, external, host, key, manager, site, start, start_on};
@@ -134,7 +134,7 @@ async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked
 #[tokio::test(start_paused = true)]
 async fn a_program_that_feeds_a_network_may_change_its_configuration() {
     let parse = |text| NetworkConfig::parse(text).unwrap();
-    let told = FedManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
+    let told = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
     told.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
     let mut node = start_on(told.clone(), FakeBackend::new(), 1, None);
     node.is_ready().await;

@@ -90,7 +90,7 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     site.faulty.go_silent();
-    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     site.store.remove_raw("10.5.3.0-24");
     sleep(DAY * 3).await;
     let status = node.network.status();
@@ -99,7 +99,7 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     assert!(!node.task.is_finished());
 
     site.faulty.come_back();
-    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(())).await;
     sleep(MOMENT).await;
     assert_eq!(node.network.status().registry.silent, None);
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.2.0-24")]);

@@ -61,19 +61,19 @@ async fn a_host_says_how_long_its_registry_was_not_heard() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     let heard = node.network.status().registry;
-    assert_eq!((heard.silent, heard.silent_for, heard.complete), (None, None, true));
-    assert!(heard.revision.is_some() && heard.last_word_age.is_some());
+    assert_eq!((heard.silent, heard.unavailable_for, heard.complete), (None, None, true));
+    assert!(heard.revision.is_some() && heard.last_contact_age.is_some());
     site.faulty.go_silent();
-    node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+    node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     sleep(Duration::from_secs(3600)).await;
     let status = node.network.status();
-    assert_eq!(status.registry.silent_for.unwrap().as_secs(), 3600);
-    assert_eq!(status.conditions[0].name, ConditionName::RegistrySilent);
+    assert_eq!(status.registry.unavailable_for.unwrap().as_secs(), 3600);
+    assert_eq!(status.conditions[0].name, ConditionName::RegistryUnavailable);
     assert!(status.is_in_order(), "traffic goes on");
     site.faulty.come_back();
-    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+    node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(())).await;
     let status = node.network.status();
-    assert_eq!((status.registry.silent_for, status.conditions), (None, vec![]));
+    assert_eq!((status.registry.unavailable_for, status.conditions), (None, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,9 +99,11 @@ async fn what_went_wrong_is_remembered_up_to_a_bound() {
     node.is_ready().await;
     for _ in 0..3 {
         site.faulty.go_silent();
-        node.sees("silence", |event| matches!(event, NetworkEvent::RegistrySilent(_)).then_some(())).await;
+        node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(()))
+            .await;
         site.faulty.come_back();
-        node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryHeard).then_some(())).await;
+        node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(()))
+            .await;
     }
     let errors = node.network.status().errors;
     assert_eq!((errors.len(), errors[0].times), (1, 3));

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, CountTraffic, DeviceFacts, Dirty,
-    ExternalInterface, Json, Lease, NetworkConfig, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface,
+    Json, Lease, NetworkConfig, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest, TrafficCounters,
     chain,
 };
 use tracing::{info, warn};
@@ -267,10 +267,10 @@ impl Backend for Carriers {
         beside.map_or(u32::MAX, |beside| beside.backend.mtu()).min(self.main.mtu())
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
-        self.main.move_to(external)?;
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+        self.main.update_interface(external)?;
         self.external = external.clone();
-        if self.beside.as_mut().is_some_and(|beside| beside.backend.move_to(external).is_err()) {
+        if self.beside.as_mut().is_some_and(|beside| beside.backend.update_interface(external).is_err()) {
             // It is opened again where it is needed.
             self.leave_beside();
         }
@@ -334,7 +334,7 @@ impl Backend for Carriers {
         self.main.devices().into_iter().chain(beside).collect()
     }
 
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         self.main.traffic().or_else(|| self.beside.as_ref()?.backend.traffic())
     }
 

@@ -87,9 +87,12 @@ fn lease(page: &mut Page, report: &Report) {
 fn registry(page: &mut Page, report: &Report) {
     let registry = &report.network.registry;
     page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.silent.is_none()));
-    if let Some(age) = registry.last_word_age {
-        page.gauge("flannel_registry_last_word_age_seconds", "Time since the registry gave its last word.")
-            .is(seconds(age));
+    if let Some(age) = registry.last_contact_age {
+        page.gauge(
+            "flannel_registry_last_contact_age_seconds",
+            "Time since the registry gave its last word.",
+        )
+        .is(seconds(age));
     }
     if let Some(revision) = registry.revision {
         page.gauge("flannel_registry_revision", "The revision up to which the registry was heard.")
@@ -297,7 +300,7 @@ mod tests {
             "flannel_probe_longest_round_trip_seconds 0.0004",
             "flannel_firewall_repairs_total 2",
             "flannel_dropped_packets_total{reason=\"stranger\"} 3",
-            "flannel_registry_last_word_age_seconds 4.2",
+            "flannel_registry_last_contact_age_seconds 4.2",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }

@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_lost_registry_is_named_and_no_reason_and_a_failed_route_is_one() {
-        let silent = (ConditionName::RegistrySilent, "for 4 seconds: refused");
+        let silent = (ConditionName::RegistryUnavailable, "for 4 seconds: refused");
         let failed = (ConditionName::ObjectsFailed, "route 10.5.3.0/24: no\nsuch device");
         assert_eq!(
             readiness(&report(true, &[silent])),
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(
             body,
             "flanneld is not ready yet\nobjects_failed: route 10.5.3.0/24: no such device\n\
-             registry_silent: for 4 seconds: refused"
+             registry_unavailable: for 4 seconds: refused"
         );
     }
 }

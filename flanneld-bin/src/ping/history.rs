@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedWay};
+use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedPath};
 
 use super::verdict::{Context, judge};
 use super::way::{Measured, Plan};
@@ -24,7 +24,7 @@ pub(crate) struct History {
 
 #[derive(Clone, Debug)]
 struct Way {
-    shown: ProbedWay,
+    shown: ProbedPath,
     /// The last questions, the newest in the lowest bit: set if one was lost.
     lost: u32,
 }
@@ -60,7 +60,7 @@ impl History {
             self.add_way(measured);
         }
         self.ways.sort_by_key(|way| (!way.shown.address.is_ipv4(), way.shown.side));
-        let ways: Vec<ProbedWay> = self.ways.iter().map(|way| way.shown.clone()).collect();
+        let ways: Vec<ProbedPath> = self.ways.iter().map(|way| way.shown.clone()).collect();
         let (verdict, detail) = judge(&ways, context);
         let mut probe = PeerProbe::default();
         (probe.verdict, probe.detail, probe.ways) = (verdict, detail, ways);
@@ -74,7 +74,7 @@ impl History {
     fn add_way(&mut self, measured: Measured) {
         let at = self.ways.iter().position(|way| is(&way.shown, measured.side, measured.address));
         let at = at.unwrap_or_else(|| {
-            let shown = ProbedWay::new(measured.side, measured.address, measured.by);
+            let shown = ProbedPath::new(measured.side, measured.address, measured.by);
             self.ways.push(Way { shown, lost: 0 });
             self.ways.len() - 1
         });
@@ -122,7 +122,7 @@ impl History {
     }
 }
 
-fn is(way: &ProbedWay, side: ProbeSide, address: std::net::IpAddr) -> bool {
+fn is(way: &ProbedPath, side: ProbeSide, address: std::net::IpAddr) -> bool {
     way.side == side && way.address == address
 }
 

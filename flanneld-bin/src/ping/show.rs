@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedWay, PublicAddrs, SubnetKey};
+use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath, PublicAddrs, SubnetKey};
 use serde::Serialize;
 
 use super::verdict::weight;
@@ -53,7 +53,7 @@ pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
         for (at, net) in families.iter().enumerate() {
             let way = |side| {
                 let is_it =
-                    |way: &&ProbedWay| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
+                    |way: &&ProbedPath| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
                 peer.probe.ways.iter().find(is_it)
             };
             let ways = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
@@ -157,7 +157,7 @@ pub(crate) fn painted(verdict: ProbeVerdict, paint: Paint, text: &str) -> String
     }
 }
 
-fn time(way: Option<&ProbedWay>) -> String {
+fn time(way: Option<&ProbedPath>) -> String {
     match way {
         None => "-".to_owned(),
         Some(way) => match way.round_trip_microseconds {
@@ -167,14 +167,14 @@ fn time(way: Option<&ProbedWay>) -> String {
     }
 }
 
-fn lost(way: Option<&ProbedWay>) -> String {
+fn lost(way: Option<&ProbedPath>) -> String {
     match way.filter(|way| way.sent > 0) {
         Some(way) => format!("{}%", u64::from(way.lost) * 100 / u64::from(way.sent)),
         None => "-".to_owned(),
     }
 }
 
-fn mtu(way: Option<&ProbedWay>) -> String {
+fn mtu(way: Option<&ProbedPath>) -> String {
     way.and_then(|way| way.path_mtu).map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
 }
 

@@ -2,18 +2,18 @@
 
 use std::net::IpAddr;
 
-use flannel_core::{ProbeMeans, ProbeSide, ProbedWay, PublicAddrs};
+use flannel_core::{ProbeMeans, ProbeSide, ProbedPath, PublicAddrs};
 
 use super::show::{map, table};
 use super::verdict::{Context, judge};
 use super::*;
 use crate::show::format::Paint;
 
-fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedWay>)) -> show::Peer {
+fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> show::Peer {
     let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None };
     let way = |side, address: [u8; 4], answers: bool| {
         let by = if side == ProbeSide::Inside { ProbeMeans::Udp } else { ProbeMeans::Icmp };
-        let mut way = ProbedWay::new(side, IpAddr::from(address), by);
+        let mut way = ProbedPath::new(side, IpAddr::from(address), by);
         let mtu = if side == ProbeSide::Inside { 1450 } else { 1500 };
         (way.answers, way.sent, way.lost) = (answers, 5, if answers { 0 } else { 5 });
         way.round_trip_microseconds = answers.then_some(400 + u64::from(n));

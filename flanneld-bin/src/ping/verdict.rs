@@ -1,6 +1,6 @@
 //! What the measured ways say about a peer, in one line. Pure.
 
-use flannel_core::{ProbeSide, ProbeVerdict, ProbedWay};
+use flannel_core::{ProbeSide, ProbeVerdict, ProbedPath};
 
 /// What a verdict names beside what was measured.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -19,7 +19,7 @@ pub(super) struct Context {
 const LOSSY: u32 = 20;
 
 /// Judges a peer by its ways: the worst family counts.
-pub(super) fn judge(ways: &[ProbedWay], context: &Context) -> (ProbeVerdict, String) {
+pub(super) fn judge(ways: &[ProbedPath], context: &Context) -> (ProbeVerdict, String) {
     let families = [true, false].map(|is_v4| {
         let of = |side| ways.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
         (of(ProbeSide::Inside), of(ProbeSide::Outside))
@@ -45,8 +45,8 @@ pub(super) fn weight(verdict: ProbeVerdict) -> usize {
 }
 
 fn of_family(
-    inside: Option<&ProbedWay>,
-    outside: Option<&ProbedWay>,
+    inside: Option<&ProbedPath>,
+    outside: Option<&ProbedPath>,
     context: &Context,
 ) -> Option<(ProbeVerdict, String)> {
     // A way that nothing was sent on says nothing.
@@ -79,7 +79,7 @@ fn of_family(
     })
 }
 
-fn blocked(inside: &ProbedWay, outside: &ProbedWay, context: &Context) -> String {
+fn blocked(inside: &ProbedPath, outside: &ProbedPath, context: &Context) -> String {
     let peer = outside.address;
     let line = "the underlay answers and the tunnel does not: ";
     if let Some(error) = &inside.error {
@@ -97,14 +97,14 @@ fn blocked(inside: &ProbedWay, outside: &ProbedWay, context: &Context) -> String
     )
 }
 
-fn silent(way: &ProbedWay, how: &str) -> String {
+fn silent(way: &ProbedPath, how: &str) -> String {
     match &way.error {
         Some(error) => format!("this host cannot send to {}: {error}", way.address),
         None => format!("{} {how}: the host is down, or cut off", way.address),
     }
 }
 
-fn lossy(way: &ProbedWay) -> Option<(ProbeVerdict, String)> {
+fn lossy(way: &ProbedPath) -> Option<(ProbeVerdict, String)> {
     let is_lossy = way.lost >= 2 && way.lost.saturating_mul(LOSSY) > way.sent;
     let side = side(way);
     is_lossy.then(|| {
@@ -112,7 +112,7 @@ fn lossy(way: &ProbedWay) -> Option<(ProbeVerdict, String)> {
     })
 }
 
-fn small(inside: &ProbedWay, outside: Option<&ProbedWay>) -> Option<(ProbeVerdict, String)> {
+fn small(inside: &ProbedPath, outside: Option<&ProbedPath>) -> Option<(ProbeVerdict, String)> {
     let (path, device) = (inside.path_mtu?, inside.device_mtu?);
     let underlay = outside
         .and_then(|way| way.path_mtu)
@@ -126,7 +126,7 @@ fn small(inside: &ProbedWay, outside: Option<&ProbedWay>) -> Option<(ProbeVerdic
     })
 }
 
-fn side(way: &ProbedWay) -> &'static str {
+fn side(way: &ProbedPath) -> &'static str {
     if way.side == ProbeSide::Inside { "inside of the tunnel" } else { "outside of the tunnel" }
 }
 
@@ -138,10 +138,10 @@ mod tests {
 
     use super::*;
 
-    fn way(side: ProbeSide, answers: bool) -> ProbedWay {
+    fn way(side: ProbeSide, answers: bool) -> ProbedPath {
         let address = if side == ProbeSide::Inside { [10, 5, 2, 0] } else { [192, 168, 0, 2] };
         let address = IpAddr::from(address);
-        let mut way = ProbedWay::new(side, address, ProbeMeans::Icmp);
+        let mut way = ProbedPath::new(side, address, ProbeMeans::Icmp);
         (way.answers, way.sent, way.lost) = (answers, 3, if answers { 0 } else { 3 });
         (way.path_mtu, way.device_mtu) = (answers.then_some(1450), Some(1450));
         way
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    fn judged(ways: &[ProbedWay]) -> (&'static str, String) {
+    fn judged(ways: &[ProbedPath]) -> (&'static str, String) {
         let (verdict, detail) = judge(ways, &context());
         assert!(!detail.contains('\n'), "{detail}");
         (verdict.as_str(), detail)

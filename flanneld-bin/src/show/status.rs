@@ -69,7 +69,7 @@ fn lease(lease: &LeaseStatus) -> String {
 
 fn registry(registry: &RegistryStatus) -> String {
     let mut text = plain(&registry.name);
-    if let Some(age) = registry.last_word_age {
+    if let Some(age) = registry.last_contact_age {
         text.push_str(&format!(", heard {} ago", time(age)));
     }
     if let Some(revision) = registry.revision {

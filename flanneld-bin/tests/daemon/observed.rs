@@ -116,11 +116,11 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
 
     // Without its registry a host goes on, and says since when.
     cluster.etcd.stop().unwrap();
-    let body = wait_for_readiness(&cluster, 200, Some("registry_silent: for "));
+    let body = wait_for_readiness(&cluster, 200, Some("registry_unavailable: for "));
     assert!(body.starts_with("flanneld is ready\n"), "{body}");
     wait_for_metrics(
         &cluster,
-        &["flannel_registry_up 0", "flannel_condition{name=\"registry_silent\"} 1", "flannel_ready 1"],
+        &["flannel_registry_up 0", "flannel_condition{name=\"registry_unavailable\"} 1", "flannel_ready 1"],
     );
     cluster.etcd.restart().unwrap();
     wait_for_readiness(&cluster, 200, None);
@@ -169,7 +169,7 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
     );
     assert_eq!(status["devices"][0]["mac"], cluster.mac(0).to_string());
     assert_eq!(status["firewall"]["mode"], "iptables");
-    assert!(status["registry"]["last_word_seconds_ago"].as_f64().unwrap() < 30.0, "{status:#}");
+    assert!(status["registry"]["last_contact_seconds_ago"].as_f64().unwrap() < 30.0, "{status:#}");
     let summary: serde_json::Value = serde_json::from_str(&told("/summary")).unwrap();
     assert_eq!(
         (&summary["peers"]["known"], &summary["peers"]["each"]),
@@ -251,13 +251,16 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
     cluster.etcd.stop().unwrap();
     let said = eventually(PATIENCE, || {
         let (status, page, _) = run(&cluster, 0, &["status"]);
-        if page.contains("  registry_silent  for ") { Ok(status) } else { Err(page) }
+        if page.contains("  registry_unavailable  for ") { Ok(status) } else { Err(page) }
     });
     assert_eq!(said.unwrap(), Some(0));
     assert_eq!(run(&cluster, 0, &["peers"]).0, Some(0));
     let (_, json, _) = run(&cluster, 0, &["status", "-json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["ready"], &json["conditions"][0]["name"]), (&true.into(), &"registry_silent".into()));
+    assert_eq!(
+        (&json["ready"], &json["conditions"][0]["name"]),
+        (&true.into(), &"registry_unavailable".into())
+    );
 
     // A peer that is not reached has an exit status of its own.
     cluster.etcd.restart().unwrap();

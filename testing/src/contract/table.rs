@@ -184,6 +184,6 @@ fn holds<T: Table>(table: &mut T, expected: &[(T::Key, T::Value)]) {
         && read
             .iter()
             .zip(&expected)
-            .all(|(read, wanted)| read.0 == wanted.0 && T::will_do(&wanted.1, &read.1));
+            .all(|(read, wanted)| read.0 == wanted.0 && T::satisfies(&wanted.1, &read.1));
     assert!(agrees, "the table holds {read:?}, not {expected:?}");
 }

@@ -103,8 +103,10 @@ impl SimBackend {
     fn all(&mut self, peers: &PeerSet) {
         let known: Vec<_> = known(peers).collect();
         let neighbours = known.iter().map(|(subnet, mac, _)| (subnet.addr(), *mac));
-        self.neighbours.tracker.want_exactly(neighbours.collect());
-        self.routes.tracker.want_exactly(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
+        self.neighbours.tracker.set_all_desired(neighbours.collect());
+        self.routes
+            .tracker
+            .set_all_desired(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
         let mut by_device = known;
         // Stable, so that the last peer of a device stays the last.
         by_device.sort_by_key(|(_, mac, _)| *mac);
@@ -113,7 +115,9 @@ impl SimBackend {
             let (_, mac, _) = users[0];
             self.shared.insert(mac, users.iter().map(|(subnet, _, public)| (*subnet, *public)).collect());
         }
-        self.fdb.tracker.want_exactly(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
+        self.fdb
+            .tracker
+            .set_all_desired(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
     }
 
     /// Takes in what became of some peers: first who left their devices, then who has one.
@@ -137,8 +141,8 @@ impl SimBackend {
             match now {
                 Some((mac, public)) => came.push((net, mac, public, mac_before != Some(mac))),
                 None => {
-                    self.neighbours.tracker.forget(&net.addr());
-                    self.routes.tracker.forget(&net);
+                    self.neighbours.tracker.unset_desired(&net.addr());
+                    self.routes.tracker.unset_desired(&net);
                 }
             }
         }
@@ -146,12 +150,12 @@ impl SimBackend {
         for (net, mac, public, is_new) in came {
             if let Some(users) = self.shared.get_mut(&mac) {
                 users.insert(net, public);
-            } else if is_new && self.fdb.tracker.wanted(&mac).is_some() {
+            } else if is_new && self.fdb.tracker.desired(&mac).is_some() {
                 met.insert(mac);
             }
-            self.neighbours.tracker.want(net.addr(), mac);
-            self.fdb.tracker.want(mac, self.last_of(&mac).unwrap_or(public));
-            self.routes.tracker.want(net, net.addr());
+            self.neighbours.tracker.set_desired(net.addr(), mac);
+            self.fdb.tracker.set_desired(mac, self.last_of(&mac).unwrap_or(public));
+            self.routes.tracker.set_desired(net, net.addr());
         }
         self.share(peers, &met);
     }
@@ -166,7 +170,7 @@ impl SimBackend {
         }
         for mac in met {
             if let Some(last) = self.last_of(mac) {
-                self.fdb.tracker.want(*mac, last);
+                self.fdb.tracker.set_desired(*mac, last);
             }
         }
     }
@@ -177,8 +181,8 @@ impl SimBackend {
             users.remove(&subnet);
         }
         match self.last_of(&mac) {
-            Some(last) => self.fdb.tracker.want(mac, last),
-            None => self.fdb.tracker.forget(&mac),
+            Some(last) => self.fdb.tracker.set_desired(mac, last),
+            None => self.fdb.tracker.unset_desired(&mac),
         }
         if self.shared.get(&mac).is_some_and(|users| users.len() < 2) {
             self.shared.remove(&mac);
@@ -199,16 +203,16 @@ impl SimBackend {
     }
 
     fn distrust(&mut self) {
-        self.neighbours.tracker.distrust();
-        self.fdb.tracker.distrust();
-        self.routes.tracker.distrust();
+        self.neighbours.tracker.mark_stale();
+        self.fdb.tracker.mark_stale();
+        self.routes.tracker.mark_stale();
     }
 
     /// Returns what a peer was last told to be.
     fn told(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
-        let mac = self.neighbours.tracker.wanted(&subnet.addr())?;
+        let mac = self.neighbours.tracker.desired(&subnet.addr())?;
         let shared = self.shared.get(mac).and_then(|users| users.get(&subnet));
-        Some((*mac, *shared.or_else(|| self.fdb.tracker.wanted(mac))?))
+        Some((*mac, *shared.or_else(|| self.fdb.tracker.desired(mac))?))
     }
 
     /// Looks whether a route was dropped though the store has had its peer all the time.
@@ -235,7 +239,7 @@ impl Backend for SimBackend {
         1450
     }
 
-    fn move_to(&mut self, _external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, _external: &ExternalInterface) -> Result<(), BackendError> {
         Ok(())
     }
 

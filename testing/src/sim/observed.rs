@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    KeepEvent, LastWord, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
+    KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
     NetworkConfig, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
 };
 use futures::StreamExt;
@@ -58,8 +58,8 @@ impl LeaseManager for Observed {
         self.inner.store()
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        self.inner.last_word()
+    fn last_contact(&self) -> Option<LastContact> {
+        self.inner.last_contact()
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {
@@ -100,11 +100,15 @@ impl Ear {
         match event {
             PeerEvent::Changed(changes) => changes.iter().for_each(|change| self.hear_change(change)),
             PeerEvent::Complete => self.hear_complete(),
-            PeerEvent::Disowned(subnets) => {
+            PeerEvent::CacheRejected(subnets) => {
                 let told = self.told.iter_mut();
                 told.for_each(|told| told.retain(|subnet| !subnets.contains(subnet)));
             }
-            PeerEvent::Recalled(_) | PeerEvent::Bad(_) | PeerEvent::Silent(_) | PeerEvent::Heard | _ => {}
+            PeerEvent::FromCache(_)
+            | PeerEvent::Bad(_)
+            | PeerEvent::RegistryUnavailable(_)
+            | PeerEvent::RegistryAvailable
+            | _ => {}
         }
     }
 

@@ -299,7 +299,7 @@ impl State {
                 }
                 self.bad = snapshot.bad.into_iter().filter_map(|record| record.subnet).collect();
             }
-            RegistryEvent::BadDeleted(_) | RegistryEvent::Silent(_) | RegistryEvent::Heard => {}
+            RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => {}
         }
     }
 

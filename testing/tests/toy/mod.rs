@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, CountTraffic, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
-    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan,
-    PlanRequest, PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficStatus,
+    Backend, BackendAttrs, BackendError, DeviceFacts, Dirty, ExternalInterface, Json, Lease, NetworkConfig,
+    ObjectFailure, OpenBackend, OpenRequest, PeerFailure, PeerSet, PeerTraffic, Plan, PlanRequest,
+    PlannedChange, SubnetKey, SyncReport, SyncRequest, TrafficCounters, TrafficStatus,
 };
 use tokio::sync::Notify;
 
@@ -201,7 +201,7 @@ impl Backend for Opened {
         self.mtu
     }
 
-    fn move_to(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
+    fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         if !self.toy.is(KeepsItsMtu) {
             self.mtu = self.toy.mtu(external);
         }
@@ -275,7 +275,7 @@ impl Backend for Opened {
         vec![device]
     }
 
-    fn traffic(&self) -> Option<Arc<dyn CountTraffic>> {
+    fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         Some(Arc::new(Counters { toy: self.toy.clone(), first: self.known.clone() }))
     }
 
@@ -359,7 +359,7 @@ struct Counters {
     first: BTreeMap<SubnetKey, Ipv4Addr>,
 }
 
-impl CountTraffic for Counters {
+impl TrafficCounters for Counters {
     fn total(&self) -> TrafficStatus {
         TrafficStatus::default()
     }

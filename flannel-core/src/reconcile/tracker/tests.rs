@@ -35,9 +35,9 @@ fn obey(tracker: &mut T, now: Instant) -> Vec<Change<u8, &'static str>> {
 #[test]
 fn what_is_wanted_is_put_what_is_not_is_dropped_and_what_is_right_is_left() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "a");
-    tracker.want(2, "b");
-    tracker.want(3, "c");
+    tracker.set_desired(1, "a");
+    tracker.set_desired(2, "b");
+    tracker.set_desired(3, "c");
     assert_eq!(tracker.observe([(1, "a"), (2, "x"), (4, "d")]), 0, "nothing was known before");
     assert_eq!(obey(&mut tracker, now), [put(2, "b", Some("x")), put(3, "c", None), drop(4, "d")]);
     assert_eq!(obey(&mut tracker, now), []);
@@ -49,28 +49,28 @@ fn what_is_wanted_is_put_what_is_not_is_dropped_and_what_is_right_is_left() {
 fn what_is_wanted_again_or_forgotten_twice_is_no_change() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     obey(&mut tracker, now);
-    tracker.want(1, "a");
-    tracker.forget(&9);
+    tracker.set_desired(1, "a");
+    tracker.unset_desired(&9);
     assert_eq!(obey(&mut tracker, now), []);
-    tracker.want(1, "b");
+    tracker.set_desired(1, "b");
     assert_eq!(
-        (tracker.wanted(&1).copied(), obey(&mut tracker, now)),
+        (tracker.desired(&1).copied(), obey(&mut tracker, now)),
         (Some("b"), vec![put(1, "b", Some("a"))])
     );
-    tracker.forget(&1);
-    tracker.forget(&1);
-    assert_eq!((tracker.wanted(&1).copied(), obey(&mut tracker, now)), (None, vec![drop(1, "b")]));
+    tracker.unset_desired(&1);
+    tracker.unset_desired(&1);
+    assert_eq!((tracker.desired(&1).copied(), obey(&mut tracker, now)), (None, vec![drop(1, "b")]));
 }
 
 #[test]
 fn to_want_exactly_some_objects_is_to_forget_all_others() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
-    tracker.want_exactly([(1, "a"), (2, "b")].into());
+    tracker.set_all_desired([(1, "a"), (2, "b")].into());
     obey(&mut tracker, now);
-    tracker.want_exactly([(2, "b"), (3, "c")].into());
+    tracker.set_all_desired([(2, "b"), (3, "c")].into());
     assert_eq!(obey(&mut tracker, now), [put(3, "c", None), drop(1, "a")]);
 }
 
@@ -78,7 +78,7 @@ fn to_want_exactly_some_objects_is_to_forget_all_others() {
 fn an_object_that_will_do_is_left_as_it_is() {
     let now = Instant::now();
     let mut tracker = Tracker::new(|desired: &&str, actual: &&str| desired.len() == actual.len());
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     tracker.observe([(1, "b")]);
     assert_eq!(tracker.missing(now), []);
     tracker.observe([(1, "bb")]);
@@ -88,7 +88,7 @@ fn an_object_that_will_do_is_left_as_it_is() {
 #[test]
 fn of_several_objects_under_one_key_only_the_one_in_force_stays() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     tracker.observe([(1, "a"), (1, "b"), (1, "c"), (2, "d"), (2, "e")]);
     let all = obey(&mut tracker, now);
     assert_eq!(all, [drop(2, "d"), drop(1, "b"), drop(1, "c"), drop(2, "e")]);
@@ -98,13 +98,13 @@ fn of_several_objects_under_one_key_only_the_one_in_force_stays() {
 #[test]
 fn of_several_objects_under_one_key_the_right_one_stays_though_another_is_in_force() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "b");
+    tracker.set_desired(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
     assert_eq!(obey(&mut tracker, now), [drop(1, "a")], "which puts the right one in force");
     assert_eq!(obey(&mut tracker, now), []);
     // Where the one in force will do, it stays.
     let mut tracker = Tracker::new(|_: &&str, _: &&str| true);
-    tracker.want(1, "b");
+    tracker.set_desired(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
     assert_eq!((tracker.missing(now), tracker.stale(now)), (vec![], vec![drop(1, "b")]));
 }
@@ -114,14 +114,14 @@ fn what_changed_by_itself_is_counted_and_put_right() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
     for key in 1..=3 {
-        tracker.want(key, "a");
+        tracker.set_desired(key, "a");
     }
     obey(&mut tracker, now);
-    assert!(!tracker.is_in_doubt());
-    tracker.distrust();
-    assert!(tracker.is_in_doubt());
+    assert!(!tracker.is_stale());
+    tracker.mark_stale();
+    assert!(tracker.is_stale());
     assert_eq!(tracker.observe([(1, "a"), (2, "z")]), 2);
-    assert!(!tracker.is_in_doubt());
+    assert!(!tracker.is_stale());
     assert_eq!(obey(&mut tracker, now), [put(2, "a", Some("z")), put(3, "a", None)]);
 }
 
@@ -129,7 +129,7 @@ fn what_changed_by_itself_is_counted_and_put_right() {
 fn what_fails_waits_longer_each_time_and_alone() {
     let (mut tracker, mut now) = (tracker(), Instant::now());
     tracker.observe([]);
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     let mut pauses = Vec::new();
     for _ in 0..12 {
         let change = tracker.missing(now).remove(0);
@@ -143,7 +143,7 @@ fn what_fails_waits_longer_each_time_and_alone() {
     }
     assert_eq!((pauses[0], pauses[1]), (RETRY.first, RETRY.first * 2));
     assert_eq!(pauses[11], RETRY.longest);
-    tracker.want(2, "b");
+    tracker.set_desired(2, "b");
     assert_eq!(obey(&mut tracker, now), [put(1, "a", None), put(2, "b", None)]);
     assert_eq!((tracker.failures().count(), tracker.retry_in(now)), (0, None));
 }
@@ -152,10 +152,10 @@ fn what_fails_waits_longer_each_time_and_alone() {
 fn an_object_that_failed_is_tried_at_once_if_it_shall_be_another_or_was_changed() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([(1, "x")]);
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     fails(&mut tracker, put(1, "a", Some("x")), now);
     assert_eq!(tracker.missing(now), []);
-    tracker.want(1, "b");
+    tracker.set_desired(1, "b");
     assert_eq!(tracker.missing(now), [put(1, "b", Some("x"))]);
     fails(&mut tracker, put(1, "b", Some("x")), now);
     assert_eq!(tracker.observe([]), 1);
@@ -165,7 +165,7 @@ fn an_object_that_failed_is_tried_at_once_if_it_shall_be_another_or_was_changed(
 #[test]
 fn a_surplus_object_that_cannot_be_dropped_waits_and_is_told_until_it_is_gone() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     tracker.observe([(1, "a"), (1, "b")]);
     for _ in 0..3 {
         fails(&mut tracker, drop(1, "b"), now);
@@ -182,7 +182,7 @@ fn a_surplus_object_that_cannot_be_dropped_waits_and_is_told_until_it_is_gone() 
 #[test]
 fn a_failed_put_goes_on_waiting_when_a_surplus_object_of_its_key_is_dropped() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "a");
+    tracker.set_desired(1, "a");
     tracker.observe([(1, "b"), (1, "c")]);
     fails(&mut tracker, put(1, "a", Some("b")), now);
     tracker.settle(drop(1, "c"), Ok(()), now);
@@ -193,11 +193,11 @@ fn a_failed_put_goes_on_waiting_when_a_surplus_object_of_its_key_is_dropped() {
 #[test]
 fn what_is_believed_to_be_there_is_what_was_read_or_written_last() {
     let (mut tracker, now) = (tracker(), Instant::now());
-    tracker.want(1, "a");
-    tracker.want(2, "b");
-    assert_eq!(tracker.believed(&1), None);
+    tracker.set_desired(1, "a");
+    tracker.set_desired(2, "b");
+    assert_eq!(tracker.actual(&1), None);
     tracker.observe([(1, "a"), (2, "x"), (3, "c")]);
-    let believed = |tracker: &T| [1, 2, 3, 4].map(|key| tracker.believed(&key).copied());
+    let believed = |tracker: &T| [1, 2, 3, 4].map(|key| tracker.actual(&key).copied());
     assert_eq!(believed(&tracker), [Some("a"), Some("x"), Some("c"), None]);
     obey(&mut tracker, now);
     assert_eq!(believed(&tracker), [Some("a"), Some("b"), None, None]);
@@ -207,8 +207,8 @@ fn what_is_believed_to_be_there_is_what_was_read_or_written_last() {
 fn what_waits_is_tried_at_once_when_all_is_to_be_tried_again() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
-    tracker.want(1, "a");
-    tracker.want(2, "b");
+    tracker.set_desired(1, "a");
+    tracker.set_desired(2, "b");
     tracker.missing(now).into_iter().for_each(|change| fails(&mut tracker, change, now));
     assert_eq!((tracker.missing(now), tracker.failures().count()), (vec![], 2));
     tracker.retry_all();

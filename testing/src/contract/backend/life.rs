@@ -52,14 +52,14 @@ pub fn a_wrong_option_is_named(subject: &dyn BackendSubject) {
     }
 }
 
-/// `move_to`: the host says at once what holds for the interface as it is now, and the next pass makes it so.
+/// `update_interface`: the host says at once what holds for the interface as it is now, and the next pass makes it so.
 pub fn another_mtu_of_the_interface_is_taken_in(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3]);
     let (before, usual) = (run.backend.mtu(), subject.external());
     let mut smaller = usual.clone();
     smaller.mtu -= 100;
     for (external, mtu) in [(smaller, before - 100), (usual, before)] {
-        run.backend.move_to(&external).expect("the same interface will do");
+        run.backend.update_interface(&external).expect("the same interface will do");
         assert_eq!(run.backend.mtu(), mtu, "the MTU with one of {} below", external.mtu);
         run.pass(&Dirty::NONE);
         run.is_right();

@@ -166,19 +166,19 @@ impl Peers {
     fn take_in(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Changed(changes) => changes.into_iter().for_each(|change| self.change(change)),
-            PeerEvent::Disowned(subnets) => {
+            PeerEvent::CacheRejected(subnets) => {
                 subnets.into_iter().for_each(|subnet| self.change(LeaseChange::Removed(subnet)));
             }
-            PeerEvent::Recalled(_) => {
+            PeerEvent::FromCache(_) => {
                 assert!(!self.is_complete, "peers are recalled after they were complete")
             }
             PeerEvent::Complete => self.is_complete = true,
             PeerEvent::Bad(records) => self.bad = records.into_iter().map(|record| record.key).collect(),
-            PeerEvent::Silent(reason) => {
+            PeerEvent::RegistryUnavailable(reason) => {
                 assert!(!reason.is_empty(), "a reason is given for the silence");
                 self.silences.0 += 1;
             }
-            PeerEvent::Heard => self.silences.1 += 1,
+            PeerEvent::RegistryAvailable => self.silences.1 += 1,
             // No promise speaks of it.
             _ => {}
         }

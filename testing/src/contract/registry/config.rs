@@ -25,7 +25,7 @@ pub async fn another_configuration_is_noticed(subject: &dyn RegistrySubject) {
     notices(subject, &*registry, &mut watch, &mut changes, &config(3)).await;
     if subject.stop().await {
         // Until it is silent, so that the watch must begin again.
-        watch.hears("that the store is silent", |event| matches!(event, RegistryEvent::Silent(_))).await;
+        watch.hears("that the store is silent", |event| matches!(event, RegistryEvent::Unavailable(_))).await;
         subject.start().await;
     }
     subject.set_config(&config(4)).await;

@@ -35,7 +35,7 @@ impl Follower {
     pub(super) async fn next(&mut self) -> RegistryEvent {
         loop {
             let event = self.any().await;
-            if !matches!(event, RegistryEvent::Silent(_) | RegistryEvent::Heard) {
+            if !matches!(event, RegistryEvent::Unavailable(_) | RegistryEvent::Available) {
                 return event;
             }
         }
@@ -96,7 +96,7 @@ impl State {
             RegistryEvent::BadDeleted(key) => {
                 self.bad.remove(key);
             }
-            RegistryEvent::Silent(_) | RegistryEvent::Heard => {}
+            RegistryEvent::Unavailable(_) | RegistryEvent::Available => {}
         }
     }
 }

@@ -143,7 +143,7 @@ pub async fn renewing_is_silent(subject: &dyn RegistrySubject) {
         event @ (RegistryEvent::Deleted(..)
         | RegistryEvent::Bad(_)
         | RegistryEvent::BadDeleted(_)
-        | RegistryEvent::Silent(_)
-        | RegistryEvent::Heard) => assert_eq!(format!("{event:?}"), "Put"),
+        | RegistryEvent::Unavailable(_)
+        | RegistryEvent::Available) => assert_eq!(format!("{event:?}"), "Put"),
     }
 }

@@ -84,12 +84,14 @@ pub async fn a_watch_does_not_end(subject: &dyn RegistrySubject) {
     watch.agrees_with(&*registry).await;
     for _ in 0..2 {
         if subject.stop().await {
-            watch.hears("that the store is silent", |event| matches!(event, RegistryEvent::Silent(_))).await;
+            watch
+                .hears("that the store is silent", |event| matches!(event, RegistryEvent::Unavailable(_)))
+                .await;
             assert!(!watch.state.leases.is_empty(), "silence removed a lease");
             is_no_answer(registry.list().await.map(drop));
             is_no_answer(registry.renew(&first, DAY).await.map(drop));
             subject.start().await;
-            watch.hears("that the store is heard", |event| matches!(event, RegistryEvent::Heard)).await;
+            watch.hears("that the store is heard", |event| matches!(event, RegistryEvent::Available)).await;
         }
         sleep(subject.shortest_ttl()).await;
         subject.compact().await;

@@ -123,7 +123,7 @@ impl Watch {
         self.link.state().watches += 1;
         self.inner = Some(self.link.store.watch(after));
         if std::mem::take(&mut self.silent) {
-            self.untold.push_back(RegistryEvent::Heard);
+            self.untold.push_back(RegistryEvent::Available);
         }
     }
 
@@ -141,7 +141,7 @@ impl Watch {
 
     fn fall_silent(&mut self) {
         if !std::mem::replace(&mut self.silent, true) {
-            self.untold.push_back(RegistryEvent::Silent("no answer in time".to_owned()));
+            self.untold.push_back(RegistryEvent::Unavailable("no answer in time".to_owned()));
         }
     }
 
@@ -154,7 +154,9 @@ impl Watch {
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
             RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
             RegistryEvent::Bad(record) => (None, record.subnet),
-            RegistryEvent::BadDeleted(_) | RegistryEvent::Silent(_) | RegistryEvent::Heard => return event,
+            RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => {
+                return event;
+            }
         };
         let mut state = self.link.state();
         self.heard = revision.or(self.heard);
