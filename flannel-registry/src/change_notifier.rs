@@ -1,29 +1,30 @@
-//! Telling several listeners that something may have changed, and not what.
+//! Notifies subscribers that something may have changed, without saying what.
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
-/// The voice. What is said several times before a listener listens again, it hears once.
+/// A broadcast of "look again". Notifications between two polls of a subscriber collapse into one.
 #[derive(Debug)]
-pub(crate) struct News(watch::Sender<()>);
+pub(crate) struct ChangeNotifier(watch::Sender<()>);
 
-impl Default for News {
+impl Default for ChangeNotifier {
     fn default() -> Self {
         Self(watch::Sender::new(()))
     }
 }
 
-impl News {
-    pub(crate) fn tell(&self) {
+impl ChangeNotifier {
+    /// Notifies all subscribers.
+    pub(crate) fn notify(&self) {
         self.0.send_replace(());
     }
 
-    /// Listens from now on; never ends, also when the voice is gone.
-    pub(crate) fn listen(&self) -> BoxStream<'static, ()> {
-        let next = |mut heard: watch::Receiver<()>| async {
-            match heard.changed().await {
-                Ok(()) => Some(((), heard)),
+    /// Subscribes from now on. The stream never ends, even after the notifier is dropped.
+    pub(crate) fn subscribe(&self) -> BoxStream<'static, ()> {
+        let next = |mut notified: watch::Receiver<()>| async {
+            match notified.changed().await {
+                Ok(()) => Some(((), notified)),
                 Err(_) => std::future::pending().await,
             }
         };

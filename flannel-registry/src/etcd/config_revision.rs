@@ -1,18 +1,18 @@
-//! How much of the history of the configuration is known.
+//! The revision at which the network config was last read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The revision of the store at which the configuration was read last; zero before.
+/// The store's revision at the last read of the network config; zero before the first read.
 #[derive(Debug, Default)]
-pub(crate) struct ConfigRead(AtomicU64);
+pub(crate) struct ConfigRevision(AtomicU64);
 
-impl ConfigRead {
-    /// Takes note that it was read at this revision.
-    pub(crate) fn at(&self, revision: u64) {
+impl ConfigRevision {
+    /// Records a read at this revision.
+    pub(crate) fn set(&self, revision: u64) {
         self.0.store(revision, Ordering::Relaxed);
     }
 
-    /// The revision, if it was read.
+    /// Returns the revision of the last read.
     pub(crate) fn get(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|revision| *revision > 0)
     }

@@ -1,31 +1,33 @@
-//! How often this host moved: connections that were made before it did may be dead, without ever saying so.
+//! A counter that invalidates connections when the host's addresses change.
+//!
+//! A connection from an address that the host no longer has never reports an error, so it must be replaced.
 
 use tokio::sync::watch;
 
-/// Counts the times that addresses of this host changed.
+/// Counts the address changes of this host.
 #[derive(Debug)]
-pub(crate) struct Moves(watch::Sender<u64>);
+pub(crate) struct ConnectionEpoch(watch::Sender<u64>);
 
-impl Default for Moves {
+impl Default for ConnectionEpoch {
     fn default() -> Self {
         Self(watch::Sender::new(0))
     }
 }
 
-impl Moves {
-    /// Counts one more, and tells whoever waits.
-    pub(crate) fn add(&self) {
-        self.0.send_modify(|count| *count += 1);
+impl ConnectionEpoch {
+    /// Starts the next epoch and wakes everyone in [`ended`](Self::ended).
+    pub(crate) fn advance(&self) {
+        self.0.send_modify(|epoch| *epoch += 1);
     }
 
-    /// How often so far.
-    pub(crate) fn count(&self) -> u64 {
+    /// Returns the current epoch.
+    pub(crate) fn current(&self) -> u64 {
         *self.0.borrow()
     }
 
-    /// Waits until there were more than so many.
-    pub(crate) async fn beyond(&self, count: u64) {
-        // The sender is borrowed here, so it is not gone.
-        let _ = self.0.subscribe().wait_for(|now| *now > count).await;
+    /// Waits until `epoch` is over.
+    pub(crate) async fn ended(&self, epoch: u64) {
+        // `self` borrows the sender, so the channel is open.
+        let _ = self.0.subscribe().wait_for(|now| *now > epoch).await;
     }
 }

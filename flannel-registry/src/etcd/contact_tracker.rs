@@ -1,31 +1,31 @@
-//! When etcd was last heard, and up to where.
+//! Time and revision of etcd's last response.
 
 use std::sync::{Mutex, PoisonError};
 
 use flannel_core::{LastContact, Revision};
 use tokio::time::Instant;
 
-/// The last word of a cluster.
+/// Tracks the last response of a cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Word(Mutex<Option<LastContact>>);
+pub(crate) struct ContactTracker(Mutex<Option<LastContact>>);
 
-impl Word {
-    /// Takes note of an answer.
-    pub(crate) fn heard(&self) {
-        self.note(None);
+impl ContactTracker {
+    /// Records a response that carries no revision.
+    pub(crate) fn record(&self) {
+        self.update(None);
     }
 
-    /// Takes note of an answer that says how far the store is. It may go back: it may have been restored from a backup.
-    pub(crate) fn heard_at(&self, revision: u64) {
-        self.note(Some(Revision(revision)));
+    /// Records a response at a revision, which may be lower than the last one after a restore from a backup.
+    pub(crate) fn record_at(&self, revision: u64) {
+        self.update(Some(Revision(revision)));
     }
 
-    /// The last word, if there was any.
+    /// Returns the last contact.
     pub(crate) fn last(&self) -> Option<LastContact> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, revision: Option<Revision>) {
+    fn update(&self, revision: Option<Revision>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = revision.or_else(|| last.and_then(|last| last.revision));
         *last = Some(LastContact::new(Instant::now().into_std(), revision));
@@ -37,15 +37,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_without_a_revision_keeps_the_one_before() {
-        let word = Word::default();
-        assert_eq!(word.last(), None);
-        word.heard();
-        assert_eq!(word.last().map(|word| word.revision), Some(None));
-        word.heard_at(7);
-        word.heard();
-        assert_eq!(word.last().and_then(|word| word.revision), Some(Revision(7)));
-        word.heard_at(3);
-        assert_eq!(word.last().and_then(|word| word.revision), Some(Revision(3)), "restored from a backup");
+    fn a_response_without_a_revision_keeps_the_previous_one() {
+        let tracker = ContactTracker::default();
+        assert_eq!(tracker.last(), None);
+        tracker.record();
+        assert_eq!(tracker.last().map(|contact| contact.revision), Some(None));
+        tracker.record_at(7);
+        tracker.record();
+        assert_eq!(tracker.last().and_then(|contact| contact.revision), Some(Revision(7)));
+        tracker.record_at(3);
+        assert_eq!(tracker.last().and_then(|contact| contact.revision), Some(Revision(3)), "after a restore");
     }
 }

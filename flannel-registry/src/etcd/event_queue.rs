@@ -1,4 +1,4 @@
-//! What a watch has still to tell, and when it tries again. Pure.
+//! Events that a watch has yet to yield, and its backoff. Pure.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -6,62 +6,61 @@ use std::time::Duration;
 
 use flannel_core::{Backoff, RegistryEvent};
 
-/// As upstream's; a cluster that comes back is found within seconds, and its hosts do not come all at once.
+/// As in upstream flannel. Hosts find a cluster within seconds after it comes back, and not all at once.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 
-/// The mouth of a watch.
+/// The output of a watch: pending events, and the pause before its next step.
 #[derive(Debug, Default)]
-pub(crate) struct Teller {
-    /// What is still to be told, in order.
-    told: VecDeque<RegistryEvent>,
-    /// How long to rest before the next step.
+pub(crate) struct EventQueue {
+    events: VecDeque<RegistryEvent>,
+    /// The pause before the next step.
     pause: Option<Duration>,
-    /// How many steps failed since an open watch was last heard.
+    /// Failed steps since an open watch last delivered something.
     failures: u32,
-    /// Whether it was told that etcd does not answer.
-    silent: bool,
+    /// Whether the consumer was last notified that etcd is unavailable.
+    unavailable: bool,
 }
 
-impl Teller {
-    /// Takes out what is to be told next.
-    pub(crate) fn next(&mut self) -> Option<RegistryEvent> {
-        self.told.pop_front()
+impl EventQueue {
+    /// Removes and returns the next event.
+    pub(crate) fn pop(&mut self) -> Option<RegistryEvent> {
+        self.events.pop_front()
     }
 
-    /// Takes out how long to rest before the next step.
-    pub(crate) fn pause(&mut self) -> Option<Duration> {
+    /// Removes and returns the pause before the next step.
+    pub(crate) fn take_pause(&mut self) -> Option<Duration> {
         self.pause.take()
     }
 
-    /// Adds what is to be told.
-    pub(crate) fn tell(&mut self, events: impl IntoIterator<Item = RegistryEvent>) {
-        self.told.extend(events);
+    /// Appends events.
+    pub(crate) fn push(&mut self, events: impl IntoIterator<Item = RegistryEvent>) {
+        self.events.extend(events);
     }
 
-    /// Takes note that an open watch gave a word. To open one is not enough: a member may open watches and not be
-    /// able to serve them.
-    pub(crate) fn served(&mut self) {
+    /// Resets the backoff after an open watch delivered something. Opening a watch does not count: a member may accept
+    /// watches that it cannot serve.
+    pub(crate) fn reset_backoff(&mut self) {
         self.failures = 0;
     }
 
-    /// Says that etcd answers, if the contrary was said.
-    pub(crate) fn heard(&mut self) {
-        if mem::take(&mut self.silent) {
-            self.told.push_back(RegistryEvent::Available);
+    /// Reports that etcd is available, if it was reported as unavailable.
+    pub(crate) fn available(&mut self) {
+        if mem::take(&mut self.unavailable) {
+            self.events.push_back(RegistryEvent::Available);
         }
     }
 
-    /// Says once that etcd does not answer, and rests.
-    pub(crate) fn fail(&mut self, reason: String) {
-        tracing::debug!(%reason, failures = self.failures, "the watch of the leases broke");
-        if !mem::replace(&mut self.silent, true) {
-            self.told.push_back(RegistryEvent::Unavailable(reason));
+    /// Reports that etcd is unavailable, unless that was already reported, and backs off.
+    pub(crate) fn unavailable(&mut self, reason: String) {
+        tracing::debug!(%reason, failures = self.failures, "the watch of the leases failed");
+        if !mem::replace(&mut self.unavailable, true) {
+            self.events.push_back(RegistryEvent::Unavailable(reason));
         }
-        self.rest();
+        self.back_off();
     }
 
-    /// Rests before the next step, the longer the more steps failed before.
-    pub(crate) fn rest(&mut self) {
+    /// Sets the pause before the next step, which grows with the number of failures.
+    pub(crate) fn back_off(&mut self) {
         self.pause = Some(BACKOFF.delay(self.failures, fastrand::f64()));
         self.failures = self.failures.saturating_add(1);
     }
@@ -72,20 +71,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_said_once_and_its_end_too() {
-        let mut teller = Teller::default();
-        teller.fail("away".to_owned());
-        assert!(teller.pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
-        teller.fail("still away".to_owned());
-        assert!(teller.pause().is_some_and(|pause| pause > Duration::from_millis(100)));
-        assert!(matches!(teller.next(), Some(RegistryEvent::Unavailable(reason)) if reason == "away"));
-        assert!(teller.next().is_none());
-        teller.heard();
-        teller.heard();
-        assert!(matches!(teller.next(), Some(RegistryEvent::Available)));
-        assert!(teller.next().is_none() && teller.pause().is_none());
-        teller.served();
-        teller.rest();
-        assert!(teller.pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
+    fn an_outage_and_its_end_are_reported_once() {
+        let mut queue = EventQueue::default();
+        queue.unavailable("away".to_owned());
+        assert!(queue.take_pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
+        queue.unavailable("still away".to_owned());
+        assert!(queue.take_pause().is_some_and(|pause| pause > Duration::from_millis(100)));
+        assert!(matches!(queue.pop(), Some(RegistryEvent::Unavailable(reason)) if reason == "away"));
+        assert!(queue.pop().is_none());
+        queue.available();
+        queue.available();
+        assert!(matches!(queue.pop(), Some(RegistryEvent::Available)));
+        assert!(queue.pop().is_none() && queue.take_pause().is_none());
+        queue.reset_backoff();
+        queue.back_off();
+        assert!(queue.take_pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
     }
 }

@@ -1,42 +1,41 @@
-//! How often etcd was asked, by kind of call.
+//! Numbers of requests to etcd, by kind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many requests a registry made to etcd since it was opened, each attempt counted.
+/// Numbers of requests that a registry has made to etcd; each attempt counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Etcd2Calls {
-    /// `GET`: one for the configuration, one for a list however long it is.
+    /// `GET`: one for the config, one for a list of any length.
     pub reads: u64,
-    /// `PUT` and `DELETE`: one for each write of a record, and one for each renewal.
+    /// `PUT` and `DELETE`: one per write of a record and one per renewal.
     pub writes: u64,
-    /// `GET` with `wait=true`: one for each event, unless many come at once, and for each time that nothing happened for
-    /// a while.
+    /// `GET` with `wait=true`: one per event, unless many arrive at once, and one per quiet period.
     pub polls: u64,
 }
 
-/// One kind of call.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum CallKind {
     Read,
     Write,
     Poll,
 }
 
-/// Counts calls.
+/// Counters of requests.
 #[derive(Debug, Default)]
-pub(super) struct Counters([AtomicU64; 3]);
+pub(super) struct RequestCounters([AtomicU64; 3]);
 
-impl Counters {
-    /// Counts one call.
-    pub(super) fn count(&self, call: Call) {
-        // The discriminants of `Call` are the indices of the array.
+impl RequestCounters {
+    /// Counts one request.
+    pub(super) fn count(&self, call: CallKind) {
+        // The discriminants of `CallKind` are the indices of the array.
         if let Some(counter) = self.0.get(call as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Reads all counters.
+    /// Returns the current counts.
     pub(super) fn read(&self) -> Etcd2Calls {
         let [reads, writes, polls] = self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed));
         Etcd2Calls { reads, writes, polls }

@@ -1,4 +1,4 @@
-//! What a watch makes of what etcd says. Pure.
+//! Watch responses, and the reaction to each. Pure.
 
 use etcd_client::{ResponseHeader, WatchResponse};
 use flannel_core::RegistryEvent;
@@ -7,7 +7,7 @@ use super::keys::{Keys, revision, unsigned};
 use crate::etcd::Position;
 
 impl Position {
-    /// Reads where the member that answered stands.
+    /// Reads the position of the member that responded.
     pub(super) fn of(header: &ResponseHeader) -> Self {
         Self {
             cluster: Some(header.cluster_id()),
@@ -16,34 +16,34 @@ impl Position {
         }
     }
 
-    /// The revision as it is on the wire.
+    /// Returns the revision in the wire format.
     pub(super) fn signed_revision(&self) -> i64 {
         i64::try_from(self.revision).unwrap_or(i64::MAX)
     }
 }
 
-/// What etcd says about a watch.
+/// A watch response.
 #[derive(Debug)]
-pub(super) enum Notice {
-    /// The watch begins, at a member that stands here.
+pub(super) enum WatchNotice {
+    /// The watch is open at a member at this position.
     Created(Position),
-    /// These records changed, each at its revision.
+    /// Changed records, each with its revision.
     Changed(Vec<(u64, RegistryEvent)>),
-    /// Nothing changed up to this point.
-    Quiet(Position),
-    /// The member answers; what it says has no bearing on the watch.
+    /// No changes up to this position.
+    Progress(Position),
+    /// A response without information about the watch.
     Alive,
-    /// The watch is over.
+    /// etcd ended the watch.
     Canceled {
-        /// The history before this revision is gone; zero if that is not why.
+        /// The history before this revision is compacted; zero if the watch ended for another reason.
         compacted: u64,
-        /// Why, in etcd's words.
+        /// The reason that etcd gives.
         reason: String,
     },
 }
 
-impl Notice {
-    /// Reads one response.
+impl WatchNotice {
+    /// Parses a response.
     pub(super) fn read(keys: &Keys, response: &WatchResponse) -> Self {
         let position = response.header().map(Position::of).unwrap_or_default();
         if response.canceled() || response.compact_revision() > 0 {
@@ -57,54 +57,54 @@ impl Notice {
             let records = response.events().iter().filter_map(etcd_client::Event::kv);
             Self::Changed(records.map(|record| (revision(record).0, keys.read_change(record))).collect())
         } else if response.watch_id() < 0 {
-            // An answer to a request for progress. Up to etcd 3.5.7 it may name a revision whose events are still
-            // to come (etcd-io/etcd#15220).
+            // A response to a progress request. Up to etcd 3.5.7 it may carry a revision whose events have not been
+            // sent yet (etcd-io/etcd#15220).
             Self::Alive
         } else {
-            Self::Quiet(position)
+            Self::Progress(position)
         }
     }
 }
 
-/// What follows from a notice.
+/// The reaction to a watch response.
 #[derive(Debug)]
-pub(super) enum Verdict {
-    /// The watch goes on from here, after these events.
-    Follow(Position, Vec<RegistryEvent>),
-    /// Nobody can tell what was missed, for this reason: a list must.
-    List(String),
-    /// The watch broke for this reason, and may be opened again where it was.
+pub(super) enum WatchAction {
+    /// Yield these events and continue from this position.
+    Continue(Position, Vec<RegistryEvent>),
+    /// Events may be missing, for this reason: read all leases.
+    Relist(String),
+    /// The watch failed for this reason; open it again at the same position.
     Reopen(String),
 }
 
-/// Decides what follows from a notice to a watch that knows everything up to a position.
-pub(super) fn judge(known: Position, notice: Notice) -> Verdict {
+/// Chooses the reaction to a response for a watch that knows everything up to a position.
+pub(super) fn react(known: Position, notice: WatchNotice) -> WatchAction {
     match notice {
-        Notice::Created(member) if known.leads_on_at(&member) => {
+        WatchNotice::Created(member) if known.can_continue_at(&member) => {
             let revision = known.revision;
-            Verdict::Follow(Position { revision, ..member }, Vec::new())
+            WatchAction::Continue(Position { revision, ..member }, Vec::new())
         }
-        Notice::Created(member) => Verdict::List(format!(
-            "the store is not the one known up to revision {}: it is at {}",
-            known.revision, member.revision
+        WatchNotice::Created(member) => WatchAction::Relist(format!(
+            "the store is at revision {} or is another store; known revision: {}",
+            member.revision, known.revision
         )),
-        Notice::Changed(mut changes) => {
-            // A member may repeat what it told before (etcd-io/etcd#20221).
+        WatchNotice::Changed(mut changes) => {
+            // A member may repeat events (etcd-io/etcd#20221).
             changes.retain(|(revision, _)| *revision > known.revision);
             let revision = changes.iter().map(|(revision, _)| *revision).fold(known.revision, u64::max);
             let events = changes.into_iter().map(|(_, event)| event).collect();
-            Verdict::Follow(Position { revision, ..known }, events)
+            WatchAction::Continue(Position { revision, ..known }, events)
         }
-        Notice::Quiet(member) => {
+        WatchNotice::Progress(member) => {
             let revision = known.revision.max(member.revision);
-            Verdict::Follow(Position { revision, ..known }, Vec::new())
+            WatchAction::Continue(Position { revision, ..known }, Vec::new())
         }
-        Notice::Alive => Verdict::Follow(known, Vec::new()),
-        Notice::Canceled { compacted: 0, reason } => {
-            Verdict::Reopen(format!("etcd ends the watch: {reason}"))
+        WatchNotice::Alive => WatchAction::Continue(known, Vec::new()),
+        WatchNotice::Canceled { compacted: 0, reason } => {
+            WatchAction::Reopen(format!("etcd canceled the watch: {reason}"))
         }
-        Notice::Canceled { compacted, .. } => Verdict::List(format!(
-            "the history before revision {compacted} is gone, known is it up to {}",
+        WatchNotice::Canceled { compacted, .. } => WatchAction::Relist(format!(
+            "etcd compacted the history before revision {compacted}; known revision: {}",
             known.revision
         )),
     }
@@ -123,58 +123,58 @@ mod tests {
         (revision, RegistryEvent::Deleted(subnet, Revision(revision)))
     }
 
-    fn follows(verdict: Verdict) -> (u64, usize) {
-        match verdict {
-            Verdict::Follow(position, events) => (position.revision, events.len()),
-            Verdict::List(reason) | Verdict::Reopen(reason) => panic!("{reason}"),
+    fn continues(action: WatchAction) -> (u64, usize) {
+        match action {
+            WatchAction::Continue(position, events) => (position.revision, events.len()),
+            WatchAction::Relist(reason) | WatchAction::Reopen(reason) => panic!("{reason}"),
         }
     }
 
     #[test]
-    fn a_watch_goes_on_at_a_member_of_the_same_store_that_is_as_far() {
+    fn a_watch_continues_at_an_up_to_date_member_of_the_same_store() {
         let member = Position { term: 4, revision: 140, ..KNOWN };
         assert_eq!(
-            follows(judge(KNOWN, Notice::Created(member))),
+            continues(react(KNOWN, WatchNotice::Created(member))),
             (100, 0),
-            "events up to 140 are still to come"
+            "events up to 140 have not arrived yet"
         );
         let unknown = Position::after(Revision(100));
-        assert_eq!(follows(judge(unknown, Notice::Created(member))), (100, 0));
+        assert_eq!(continues(react(unknown, WatchNotice::Created(member))), (100, 0));
     }
 
     #[test]
-    fn a_restored_emptied_or_lagging_store_is_listed_anew() {
+    fn a_restored_emptied_or_lagging_store_is_listed_again() {
         for member in [
             Position { cluster: Some(8), ..KNOWN },
             Position { term: 2, revision: 900, ..KNOWN },
             Position { revision: 99, ..KNOWN },
         ] {
-            let verdict = judge(KNOWN, Notice::Created(member));
-            assert!(matches!(verdict, Verdict::List(_)), "{member:?}");
+            let action = react(KNOWN, WatchNotice::Created(member));
+            assert!(matches!(action, WatchAction::Relist(_)), "{member:?}");
         }
-        let verdict = judge(Position::after(Revision(5)), Notice::Created(Position::default()));
-        assert!(matches!(verdict, Verdict::List(_)));
+        let action = react(Position::after(Revision(5)), WatchNotice::Created(Position::default()));
+        assert!(matches!(action, WatchAction::Relist(_)));
     }
 
     #[test]
-    fn events_that_were_told_before_are_not_told_again() {
+    fn repeated_events_are_dropped() {
         let notice =
-            Notice::Changed(vec![deleted(99), deleted(100), deleted(101), deleted(101), deleted(105)]);
-        assert_eq!(follows(judge(KNOWN, notice)), (105, 3));
-        assert_eq!(follows(judge(KNOWN, Notice::Changed(vec![deleted(3)]))), (100, 0));
+            WatchNotice::Changed(vec![deleted(99), deleted(100), deleted(101), deleted(101), deleted(105)]);
+        assert_eq!(continues(react(KNOWN, notice)), (105, 3));
+        assert_eq!(continues(react(KNOWN, WatchNotice::Changed(vec![deleted(3)]))), (100, 0));
     }
 
     #[test]
-    fn quiet_moves_a_watch_on_and_mere_life_does_not() {
+    fn progress_advances_the_position_and_a_bare_response_does_not() {
         let member = Position { revision: 500, ..KNOWN };
-        assert_eq!(follows(judge(KNOWN, Notice::Quiet(member))), (500, 0));
-        assert_eq!(follows(judge(KNOWN, Notice::Alive)), (100, 0));
+        assert_eq!(continues(react(KNOWN, WatchNotice::Progress(member))), (500, 0));
+        assert_eq!(continues(react(KNOWN, WatchNotice::Alive)), (100, 0));
     }
 
     #[test]
-    fn a_compacted_watch_lists_and_a_canceled_one_opens_again() {
-        let canceled = |compacted| Notice::Canceled { compacted, reason: "why".to_owned() };
-        assert!(matches!(judge(KNOWN, canceled(120)), Verdict::List(_)));
-        assert!(matches!(judge(KNOWN, canceled(0)), Verdict::Reopen(reason) if reason.contains("why")));
+    fn a_compacted_watch_lists_and_a_canceled_watch_reopens() {
+        let canceled = |compacted| WatchNotice::Canceled { compacted, reason: "why".to_owned() };
+        assert!(matches!(react(KNOWN, canceled(120)), WatchAction::Relist(_)));
+        assert!(matches!(react(KNOWN, canceled(0)), WatchAction::Reopen(reason) if reason.contains("why")));
     }
 }

@@ -1,15 +1,15 @@
-//! Keeping a lease.
+//! Renewal of a lease.
 //!
 //! ```text
-//!             a third of the time to live, on a clock that goes on in suspend
-//!   Waiting ───────────────────────────────▶ renew ──yes──▶ Renewed, Waiting
+//!             a third of the TTL, on a clock that includes suspend
+//!   Waiting ───────────────────────────────▶ renew ──ok──▶ Renewed, Waiting
 //!      ▲  ▲                                    │ │
-//!      │  └───────── Trouble, a pause ◀─no answer │ changed: list, and look who wrote it
+//!      │  └──────── RenewalFailed, backoff ◀─error  │ changed: list, and check the owner
 //!      │                                          ▼
-//!      └── Disputed, this host's all the same ◀── whose record? ──nobody's or another host's──▶ Lost
+//!      └──────── Disputed ◀── this host ── owner? ── none, or another host ──▶ Lost
 //! ```
 //!
-//! What the watch hears of the own record is looked at in the same way, at once.
+//! A change of the own record that the watch sees is checked in the same way, at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,77 +23,78 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::acquire::name;
-use super::peers::{OwnRecord, Sign};
-use super::{Holder, Shared};
+use super::peer_view::{OwnRecord, RevisionHint};
+use super::shared::{LeaseOwner, Shared};
 use crate::clock::sleep_until;
 
-pub(super) struct Keep<R> {
+pub(super) struct LeaseRenewal<R> {
     shared: Arc<Shared<R>>,
-    /// The lease as this host wants it, with the revision and term that its record has.
+    /// The lease with the attributes that this host wants, and the revision and term of its record.
     own: Lease,
-    news: watch::Receiver<Option<OwnRecord>>,
-    due: Due,
-    /// Whether the record says something else than the lease should, so that the next renewal writes it again.
+    own_record: watch::Receiver<Option<OwnRecord>>,
+    schedule: Schedule,
+    /// Whether the record has other attributes than wanted, so that the next renewal writes it again.
     overwritten: bool,
-    /// How many times somebody else wrote the record since the last regular renewal. Each makes the answer slower, so
-    /// that two daemons that fight over a record do so slowly.
+    /// The number of writes by others since the last regular renewal. Each delays the next rewrite, so that two daemons
+    /// that dispute a record write it slowly.
     disputes: u32,
     failures: u32,
-    /// When the lease was acquired or last renewed.
+    /// When the lease was acquired or last renewed, by the manager's clock.
     renewed: Duration,
-    untold: VecDeque<KeepEvent>,
+    pending: VecDeque<KeepEvent>,
 }
 
-/// Who keeps the lease.
-enum Verdict {
-    /// This host, and what there is to tell about it if the record says something else than it should.
+/// The owner of a lease after another writer changed its record.
+enum Ownership {
+    /// This host; the text describes the dispute if the attributes differ.
     Kept(String),
-    /// Another host, and why.
+    /// Another host, with the reason.
     Lost(String),
 }
 
-/// When to act, by the manager's clock.
+/// The next write, by the manager's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Due {
+enum Schedule {
     /// At the next renewal.
     At(Duration),
-    /// Soon, to make a record that somebody else wrote say and last what it should.
+    /// Soon, to restore a record that another writer changed.
     Soon(Duration),
-    /// Only when something is heard: the lease is a reservation.
+    /// Never, unless the record changes: the lease is a reservation.
     Never,
-    /// Never again: the lease is lost.
+    /// The lease is lost.
     Lost,
 }
 
-impl<R: SubnetRegistry> Keep<R> {
+impl<R: SubnetRegistry> LeaseRenewal<R> {
     pub(super) fn stream(shared: Arc<Shared<R>>, own: Lease) -> BoxStream<'static, KeepEvent> {
-        let mut news = shared.own.subscribe();
-        // What was heard since the lease was acquired counts.
-        news.mark_changed();
-        let mut keep = Self {
+        let mut own_record = shared.own_record.subscribe();
+        // Changes since the acquisition count.
+        own_record.mark_changed();
+        let mut renewal = Self {
             shared,
             own,
-            news,
-            due: Due::Never,
+            own_record,
+            schedule: Schedule::Never,
             overwritten: false,
             disputes: 0,
             failures: 0,
             renewed: Duration::ZERO,
-            untold: VecDeque::new(),
+            pending: VecDeque::new(),
         };
-        keep.wait();
-        stream::unfold(keep, |mut keep| async { keep.next().await.map(|event| (event, keep)) }).boxed()
+        renewal.schedule_renewal();
+        let next = |mut renewal: Self| async { renewal.next().await.map(|event| (event, renewal)) };
+        stream::unfold(renewal, next).boxed()
     }
 
     async fn next(&mut self) -> Option<KeepEvent> {
         loop {
-            if let Some(event) = self.untold.pop_front() {
+            if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
-            let at = match self.due {
-                Due::Lost => return None,
-                Due::At(at) | Due::Soon(at) => Some(at),
-                Due::Never => None,
+            let at = match self.schedule {
+                Schedule::Lost => return None,
+                Schedule::At(at) | Schedule::Soon(at) => Some(at),
+                Schedule::Never => None,
             };
             let clock = &*self.shared.options.clock;
             let due = async {
@@ -102,32 +103,32 @@ impl<R: SubnetRegistry> Keep<R> {
                     None => std::future::pending().await,
                 }
             };
-            // The sender cannot be gone: it is shared with this stream.
+            // This stream holds the sender.
             tokio::select! {
                 biased;
-                _ = self.news.changed() => self.hear(),
+                _ = self.own_record.changed() => self.take_own_record(),
                 () = due => self.renew().await,
             }
         }
     }
 
-    /// Waits for the next renewal, if there is to be one.
-    fn wait(&mut self) {
+    /// Schedules the next renewal, unless the lease is a reservation.
+    fn schedule_renewal(&mut self) {
         self.failures = 0;
         self.renewed = self.now();
         if self.own.term == Term::Permanent {
-            self.due = Due::Never;
-            self.untold.push_back(KeepEvent::Permanent);
+            self.schedule = Schedule::Never;
+            self.pending.push_back(KeepEvent::Permanent);
             return;
         }
         let granted = self.shared.state().granted;
-        let chance = self.shared.chance();
+        let random = self.shared.random();
         let pause = match self.shared.options.renew_margin {
-            Some(margin) => renew_before(granted, margin, chance),
-            None => renew_after(granted, chance),
+            Some(margin) => renew_before(granted, margin, random),
+            None => renew_after(granted, random),
         };
-        self.due = Due::At(self.now() + pause);
-        self.untold.push_back(KeepEvent::Waiting(pause));
+        self.schedule = Schedule::At(self.now() + pause);
+        self.pending.push_back(KeepEvent::Waiting(pause));
     }
 
     async fn renew(&mut self) {
@@ -141,78 +142,79 @@ impl<R: SubnetRegistry> Keep<R> {
         match result {
             Ok((lease, granted)) => {
                 self.overwritten = false;
-                if matches!(self.due, Due::At(_)) {
+                if matches!(self.schedule, Schedule::At(_)) {
                     self.disputes = 0;
                 }
-                self.note(lease.revision, lease.term);
-                self.shared.granted(granted);
-                self.untold.push_back(KeepEvent::Renewed(granted));
-                self.wait();
+                self.set_record(lease.revision, lease.term);
+                self.shared.set_granted(granted);
+                self.pending.push_back(KeepEvent::Renewed(granted));
+                self.schedule_renewal();
             }
             Err(error @ RegistryError::Gone(_)) => self.lose(chain(&error)),
             Err(RegistryError::Changed(_)) => self.read_back().await,
-            Err(error) => self.trouble(chain(&error)),
+            Err(error) => self.renewal_failed(chain(&error)),
         }
     }
 
-    /// Finds out who changed the record.
+    /// Reads the record to find out who changed it.
     async fn read_back(&mut self) {
         let subnet = self.own.subnet;
         let snapshot = match self.shared.registry.list().await {
             Ok(snapshot) => snapshot,
-            Err(error) => return self.trouble(chain(&error)),
+            Err(error) => return self.renewal_failed(chain(&error)),
         };
         if let Some(lease) = snapshot.leases.into_iter().find(|lease| lease.subnet == subnet) {
-            self.see(&lease);
+            self.check_owner(&lease);
         } else if let Some(bad) = snapshot.bad.iter().find(|bad| bad.subnet == Some(subnet)) {
-            // Nobody can take the subnet while it is there, and the peers go on with what they knew.
-            self.trouble(bad.to_string());
+            // No host can take the subnet meanwhile, and the peers keep the last valid record.
+            self.renewal_failed(bad.to_string());
         } else {
             self.lose(format!("the lease of {subnet} is gone"));
         }
     }
 
-    /// Takes in what the watch heard.
-    fn hear(&mut self) {
-        self.news.mark_unchanged();
-        let mut news = None;
-        // Taken away, so that what comes next need not repeat that the store went back.
-        self.shared.own.send_if_modified(|heard| {
-            news = heard.take();
+    /// Handles a change of the own record that the watch saw.
+    fn take_own_record(&mut self) {
+        self.own_record.mark_unchanged();
+        let mut record = None;
+        // Taken, so that a rollback is handled once.
+        self.shared.own_record.send_if_modified(|pending| {
+            record = pending.take();
             false
         });
-        let Some(news) = news.filter(|news| news.subnet == self.own.subnet) else {
+        let Some(record) = record.filter(|record| record.subnet == self.own.subnet) else {
             return;
         };
-        let is_own_write = news.lease.is_some() && news.revision == self.own.revision;
-        match (news.lease, news.sign) {
-            (lease, sign) if news.revision > self.own.revision || sign == Sign::Undone => match lease {
-                Some(lease) => self.see(&lease),
-                None => self.lose(format!("the lease of {} was removed or ran out", self.own.subnet)),
+        let is_own_write = record.lease.is_some() && record.revision == self.own.revision;
+        let is_newer = record.revision > self.own.revision;
+        match (record.lease, record.hint) {
+            (lease, hint) if is_newer || hint == RevisionHint::RolledBack => match lease {
+                Some(lease) => self.check_owner(&lease),
+                None => self.lose(format!("the lease of {} was removed or expired", self.own.subnet)),
             },
-            // A renewal compares the revision, so it tells.
-            (_, Sign::Doubtful) if !is_own_write => self.due = Due::Soon(self.now()),
+            // A renewal compares the revision and so finds out.
+            (_, RevisionHint::Uncertain) if !is_own_write => self.schedule = Schedule::Soon(self.now()),
             _ => {}
         }
     }
 
-    /// Looks at a record that somebody else wrote.
-    fn see(&mut self, lease: &Lease) {
-        match self.judge(lease) {
-            Verdict::Lost(reason) => return self.lose(reason),
-            Verdict::Kept(dispute) => {
+    /// Handles a record that another writer changed.
+    fn check_owner(&mut self, lease: &Lease) {
+        match self.ownership(lease) {
+            Ownership::Lost(reason) => return self.lose(reason),
+            Ownership::Kept(dispute) => {
                 self.overwritten = lease.attrs != self.own.attrs;
                 if self.overwritten {
-                    self.untold.push_back(KeepEvent::Disputed(dispute));
+                    self.pending.push_back(KeepEvent::Disputed(dispute));
                 }
             }
         }
         let was = std::mem::replace(&mut self.own.term, lease.term);
-        self.note(lease.revision, lease.term);
+        self.set_record(lease.revision, lease.term);
         if !self.overwritten && lease.term == Term::Permanent {
-            self.due = Due::Never;
+            self.schedule = Schedule::Never;
             if was != Term::Permanent {
-                self.wait();
+                self.schedule_renewal();
             }
             return;
         }
@@ -221,56 +223,57 @@ impl<R: SubnetRegistry> Keep<R> {
             disputes => self.pause(disputes - 1),
         };
         self.disputes = self.disputes.saturating_add(1);
-        self.due = Due::Soon(self.now() + pause);
+        self.schedule = Schedule::Soon(self.now() + pause);
     }
 
-    /// Decides who keeps the lease when somebody else wrote its record.
+    /// Decides who owns the lease after another writer changed its record.
     ///
-    /// | the record names | then |
+    /// | address and id in the record | consequence |
     /// |---|---|
-    /// | the own address, and the own id or none | another daemon of this host wrote it, such as upstream's: put it right |
-    /// | the own address and another id, or the own id at another address | two hosts have one address, or one id: whoever had the lease first keeps it |
-    /// | another host | it is lost |
+    /// | own address, own id or none | written by another daemon on this host, such as upstream flannel: rewrite it |
+    /// | own address and another id, or own id at another address | two hosts share an address or id: the first owner keeps the lease |
+    /// | another address and id | the lease is lost |
     ///
-    /// Of two hosts that have one address or one id, the later one cannot know of the earlier one when it takes its
-    /// lease: that may be its own, from before it moved or lost its id. The earlier one puts the record right, which
-    /// shows the later one that both live. It gives up, and takes another subnet. A host that was away for longer than
-    /// its lease lasts is the later one of the two.
-    fn judge(&self, lease: &Lease) -> Verdict {
-        let (subnet, theirs, own) = (lease.subnet, Holder::of(&lease.attrs), Holder::of(&self.own.attrs));
-        let Some(tie) = lease.tie(&own.public, own.node) else {
-            return Verdict::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
+    /// Of two hosts with the same address or id, the later one cannot know about the first when it reuses the lease: it
+    /// may be its own, from before its address changed or it lost its id. The first host rewrites the record, which shows
+    /// the later one that both are running. The later one gives up and takes another subnet. A host that was away for
+    /// longer than the TTL counts as the later one.
+    fn ownership(&self, lease: &Lease) -> Ownership {
+        let (subnet, theirs, own) =
+            (lease.subnet, LeaseOwner::of(&lease.attrs), LeaseOwner::of(&self.own.attrs));
+        let Some(matched) = lease.tie(&own.public, own.node) else {
+            return Ownership::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
         };
-        let has_moved = tie == LeaseMatch::Id && !lease.is_held_by(&own.public);
-        if !has_moved && tie != LeaseMatch::AddressOfOtherId {
+        let has_moved = matched == LeaseMatch::Id && !lease.is_held_by(&own.public);
+        if !has_moved && matched != LeaseMatch::AddressOfOtherId {
             let (subnet, ip) = (name(&subnet), own.public);
-            return Verdict::Kept(format!(
-                "Lease ({subnet}) was rewritten by somebody else under the current IP ({ip})"
+            return Ownership::Kept(format!(
+                "Lease ({subnet}) was rewritten by another daemon for the current IP ({ip})"
             ));
         }
-        let id = |holder: Holder| holder.node.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let id = |owner: LeaseOwner| owner.node.map_or_else(|| "none".to_owned(), |id| id.to_string());
         let clash = if has_moved {
-            format!("two hosts have the node id {}, {} and {}", id(own), own.public, theirs.public)
+            format!("two hosts have the node id {}: {} and {}", id(own), own.public, theirs.public)
         } else {
             let (ip, ours, theirs) = (own.public, id(own), id(theirs));
             format!(
-                "two hosts have the IP {ip}, of node ids {ours} and {theirs}; give each its own, see -public-ip"
+                "two hosts have the IP {ip}, with node ids {ours} and {theirs}; give each host its own address, see -public-ip"
             )
         };
         let is_overdue = self.is_overdue();
         let mut state = self.shared.state();
         if state.taken_from != Some(theirs) && !is_overdue {
-            return Verdict::Kept(format!("Lease ({}) was overwritten: {clash}", name(&subnet)));
+            return Ownership::Kept(format!("Lease ({}) was overwritten: {clash}", name(&subnet)));
         }
         if !has_moved {
             state.others.extend(theirs.node);
         } else if let Some(identity) = &self.shared.options.identity {
             identity.renew();
         }
-        Verdict::Lost(format!("the lease of {subnet} is held by another host: {clash}"))
+        Ownership::Lost(format!("the lease of {subnet} is held by another host: {clash}"))
     }
 
-    fn note(&mut self, revision: flannel_core::Revision, term: Term) {
+    fn set_record(&mut self, revision: flannel_core::Revision, term: Term) {
         self.own.revision = revision;
         self.own.term = term;
         let mut state = self.shared.state();
@@ -281,21 +284,21 @@ impl<R: SubnetRegistry> Keep<R> {
         }
     }
 
-    fn trouble(&mut self, reason: String) {
+    fn renewal_failed(&mut self, reason: String) {
         let retry_in = self.pause(self.failures);
         self.failures = self.failures.saturating_add(1);
         let at = self.now() + retry_in;
-        self.due = match self.due {
-            Due::Soon(_) => Due::Soon(at),
-            Due::At(_) | Due::Never | Due::Lost => Due::At(at),
+        self.schedule = match self.schedule {
+            Schedule::Soon(_) => Schedule::Soon(at),
+            Schedule::At(_) | Schedule::Never | Schedule::Lost => Schedule::At(at),
         };
-        self.untold.push_back(KeepEvent::RenewalFailed { reason, retry_in });
+        self.pending.push_back(KeepEvent::RenewalFailed { reason, retry_in });
     }
 
-    /// Returns the pause after some failures, never so long that several more attempts do not fit into the lease.
+    /// Returns the backoff after some failures, short enough for several more attempts before the lease expires.
     fn pause(&self, failures: u32) -> Duration {
-        let chance = self.shared.chance();
-        let pause = self.shared.options.retry.delay(failures, chance);
+        let random = self.shared.random();
+        let pause = self.shared.options.retry.delay(failures, random);
         let granted = self.shared.state().granted;
         let left = self.shared.options.renew_margin.unwrap_or(granted);
         pause.min(granted / 10).min(left / 4)
@@ -305,14 +308,14 @@ impl<R: SubnetRegistry> Keep<R> {
         self.shared.options.clock.now()
     }
 
-    /// Tells whether the lease would be over by now if nobody had renewed it.
+    /// Reports whether the lease would have expired by now without a renewal by another writer.
     fn is_overdue(&self) -> bool {
-        let lasts = self.renewed.saturating_add(self.shared.state().granted);
-        self.own.term == Term::Limited && self.now() > lasts
+        let expires = self.renewed.saturating_add(self.shared.state().granted);
+        self.own.term == Term::Limited && self.now() > expires
     }
 
     fn lose(&mut self, reason: String) {
-        self.due = Due::Lost;
-        self.untold.push_back(KeepEvent::Lost(reason));
+        self.schedule = Schedule::Lost;
+        self.pending.push_back(KeepEvent::Lost(reason));
     }
 }
