@@ -53,7 +53,7 @@ async fn helper() -> Result<(), Box<dyn Error>> {
     show_ping(&pods[0], &pods[1]).await?;
     agent.kill()?;
     println!("the agent was killed: {}", agent.wait()?);
-    until("the helper notices", || networks[0].summary().registry.silent.is_some()).await?;
+    until("the helper notices", || networks[0].summary().registry.unavailable.is_some()).await?;
     show_ping(&pods[1], &pods[0]).await?;
     println!("in order without the agent: {}", networks[0].summary().is_in_order());
     Ok(())

@@ -12,7 +12,7 @@ use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, SyncReport,
     SyncRequest,
 };
-use flannel_netlink::{Monitor, Notice, Route};
+use flannel_netlink::{Monitor, Notification, Route};
 use ipnet::IpNet;
 
 use crate::routes::{OURS, Routes};
@@ -58,7 +58,7 @@ impl Backend for Plain {
     async fn drifted(&mut self) -> String {
         loop {
             match self.monitor.next().await {
-                Ok(Notice::Route { route: Route { protocol: OURS, .. }, .. } | Notice::Overrun) => break,
+                Ok(Notification::Route { route: Route { protocol: OURS, .. }, .. } | Notification::Overrun) => break,
                 Ok(_) => {}
                 // From now on only the audits look.
                 Err(_) => std::future::pending().await,

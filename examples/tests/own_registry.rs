@@ -42,7 +42,7 @@ impl RegistrySubject for Subject {
     /// The store has no history: it always tells the whole state.
     async fn compact(&self) {}
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         Duration::from_millis(10)
     }
 

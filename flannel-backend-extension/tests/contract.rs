@@ -83,18 +83,18 @@ impl BackendSubject for Host {
     }
 
     fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
-        if !self.carries() {
+        if !self.carries_traffic() {
             return LeaseAttrs::new(public.into());
         }
         let attrs = BackendAttrs::new(self.backend.to_owned().into());
         attrs.with_data(Json::parse(r#""word""#).ok()).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
-        self.carries().then(|| LeaseAttrs::new(public.into()))
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+        self.carries_traffic().then(|| LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let files = self.files();
         let peers = files.iter().filter_map(|(name, text)| Some((name.strip_prefix("peer-")?, text)));
         peers.map(|(name, text)| (name.parse().unwrap(), text.trim().parse().unwrap())).collect()
@@ -107,24 +107,24 @@ impl BackendSubject for Host {
         objects
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let route = Route::by_gateway("10.5.99.0/24".parse().unwrap(), "192.168.64.254".parse().unwrap());
-        assert!(netlink.apply(&[Write::PutRoute(route)]).iter().all(Result::is_ok));
+        assert!(netlink.apply(&[WriteRequest::PutRoute(route)]).iter().all(Result::is_ok));
         std::fs::write(self.directory.join("foreign"), "10.5.99.0/24").unwrap();
     }
 
     fn block(&self, subnet: SubnetKey) -> bool {
         std::fs::write(self.obstacle(subnet), "").unwrap();
-        self.carries()
+        self.carries_traffic()
     }
 
     fn unblock(&self, subnet: SubnetKey) {
         std::fs::remove_file(self.obstacle(subnet)).unwrap();
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
-        if !self.carries() {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
+        if !self.carries_traffic() {
             // It has none.
             return Vec::new();
         }
@@ -134,7 +134,7 @@ impl BackendSubject for Host {
         ]
     }
 
-    fn carries(&self) -> bool {
+    fn carries_traffic(&self) -> bool {
         self.backend == "extension"
     }
 
@@ -145,7 +145,7 @@ impl BackendSubject for Host {
 
     /// Commands run beside the passes.
     fn patience(&self) -> Duration {
-        if self.carries() { Duration::from_secs(30) } else { Duration::ZERO }
+        if self.carries_traffic() { Duration::from_secs(30) } else { Duration::ZERO }
     }
 }
 

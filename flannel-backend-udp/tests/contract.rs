@@ -108,12 +108,12 @@ impl BackendSubject for Host {
         LeaseAttrs::new(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(BackendAttrs::new(BackendType::VXLAN).at(public.into()))
     }
 
     /// The kernel does not hold who the peers are: real packets show where they go.
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let has_device = self.objects().iter().any(|object| object.starts_with("link flannel0 "));
         let counts = self.counters.lock().unwrap().read();
         let peers = counts.peers.into_keys().filter(|_| has_device);
@@ -129,7 +129,7 @@ impl BackendSubject for Host {
         kernel_objects(self.namespace()).unwrap()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         let host = self.namespace();
         ip(host, "route add 10.5.99.0/24 via 192.168.64.254 dev eth0");
         ip(host, "route add 10.77.0.0/24 via 192.168.64.254 dev eth0");
@@ -137,7 +137,7 @@ impl BackendSubject for Host {
         ip(host, "address add 10.7.0.0/32 dev flannel7");
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"udp","Port":65536}"#, "Port"), (r#"{"Type":"udp","Port":"1"}"#, "Port")]
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Family, Route, RouteFilter, RouteKind, Write};
+use flannel_netlink::{IpFamily, Route, RouteFilter, RouteKind, Write};
 use ipnet::IpNet;
 
 use crate::routes::{self, Mark, RouteProtocol};
@@ -40,7 +40,7 @@ impl Hop {
 #[derive(Debug)]
 pub(crate) struct DirectRoutes {
     pub(crate) kernel: Kernel,
-    pub(crate) family: Family,
+    pub(crate) family: IpFamily,
     pub(crate) mark: Mark,
     /// The tunnel, if there is one: a route of ours through it may be replaced.
     pub(crate) tunnel: Option<u32>,
@@ -59,7 +59,7 @@ fn is_unmarked(route: &Route) -> bool {
 impl DirectRoutes {
     /// Drops all there are.
     pub(crate) fn remove(&mut self) -> Result<(), BoxError> {
-        let writes: Vec<_> = self.read()?.into_iter().map(|(_, route)| Write::DeleteRoute(route)).collect();
+        let writes: Vec<_> = self.read()?.into_iter().map(|(_, route)| WriteRequest::DeleteRoute(route)).collect();
         self.kernel.apply(&writes).into_iter().collect()
     }
 

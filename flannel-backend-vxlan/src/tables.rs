@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::reconcile::{Change, Table};
 use flannel_core::{BackendError, BoxError};
-use flannel_netlink::{Error, Family, FdbEntry, Mac, Namespace, Neighbour, Netlink, Write};
+use flannel_netlink::{Error, IpFamily, FdbEntry, Mac, Namespace, Neighbour, Netlink, Write};
 
 /// The request socket that a backend's tables share.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ pub(crate) fn boxed(error: Error) -> BoxError {
 pub(crate) struct Place {
     pub(crate) kernel: Kernel,
     pub(crate) index: u32,
-    pub(crate) family: Family,
+    pub(crate) family: IpFamily,
 }
 
 /// Permanent neighbours: which device address stands for a peer's overlay address.
@@ -83,8 +83,8 @@ impl Table for Neighbours {
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
         let neighbour = |address: IpAddr, mac: Mac| Neighbour::permanent(self.0.index, address, mac);
         self.0.kernel.apply_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutNeighbour(neighbour(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteNeighbour(neighbour(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutNeighbour(neighbour(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteNeighbour(neighbour(*key, *value)),
         })
     }
 }
@@ -110,8 +110,8 @@ impl Table for Fdb {
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
         let entry = |mac: Mac, destination: IpAddr| FdbEntry::permanent(self.0.index, mac, destination);
         self.0.kernel.apply_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutFdb(entry(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteFdb(entry(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutFdb(entry(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteFdb(entry(*key, *value)),
         })
     }
 }

@@ -12,7 +12,7 @@ use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_inter
 use flannel_core::{
     BackendAttrs, BackendType, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
 };
-use flannel_netlink::{Family, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{IpFamily, Namespace, Netlink, Route, RouteFilter};
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use ipnet::IpNet;
@@ -43,7 +43,7 @@ impl Host {
 
     /// Where what leaves by the tunnel to a gateway ends up.
     fn far_end(&self, netlink: &mut Netlink, index: u32, gateway: IpAddr) -> Option<IpAddr> {
-        let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
+        let neighbours = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();
         let mac = neighbours.iter().find(|neighbour| neighbour.address == gateway)?.mac?;
         netlink.fdb(index).unwrap().iter().find(|entry| entry.mac == mac)?.destination
     }
@@ -82,15 +82,15 @@ impl BackendSubject for Host {
         BackendAttrs::new(self.backend.clone()).with_data(self.is_vxlan().then(data)).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let tunnel = netlink.link(DEVICE).unwrap().map(|link| link.index);
         let filter = RouteFilter {
-            family: Some(Family::V4),
+            family: Some(IpFamily::V4),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };
@@ -112,7 +112,7 @@ impl BackendSubject for Host {
         kernel_objects(self.namespace()).unwrap()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         let host = self.namespace();
         // In the network, by the same link, on a tunnel of somebody else's, and with another owner's number.
         ip(host, "route add 10.5.99.0/24 via 192.168.64.254 dev eth0");
@@ -148,7 +148,7 @@ impl BackendSubject for Host {
         ip(self.namespace(), &format!("route del {} via 192.168.64.254 dev eth0", net(subnet)));
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         if !self.is_vxlan() {
             // It has none.
             return Vec::new();

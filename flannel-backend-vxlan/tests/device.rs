@@ -9,7 +9,7 @@ use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::{
     Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, Write,
 };
-use flannel_testing::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
+use flannel_testing::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 
 /// What the kernel says of an address without an end (`linux/if_addr.h`).
 const IFA_F_PERMANENT: u32 = 0x80;
@@ -331,7 +331,7 @@ fn remove_finds_the_device_that_somebody_made_anew() {
 fn without_the_capability_the_error_says_so() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let error = confined(host, &[CAP_SYS_ADMIN], open_here).unwrap().err().unwrap();
+    let error = with_capabilities(host, &[CAP_SYS_ADMIN], open_here).unwrap().err().unwrap();
     assert!(matches!(error, BackendError::Host(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
@@ -344,7 +344,7 @@ fn without_the_capability_the_error_says_so() {
 fn the_capability_to_administer_the_network_is_enough() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let mut backend = confined(host, &[CAP_NET_ADMIN], open_here).unwrap().unwrap();
+    let mut backend = with_capabilities(host, &[CAP_NET_ADMIN], open_here).unwrap().unwrap();
     backend.remove().unwrap();
 }
 
@@ -360,7 +360,7 @@ fn an_interface_without_an_address_is_refused() {
     let index = netlink.link("eth0").unwrap().unwrap().index;
     for address in netlink.addresses(index).unwrap() {
         if address.net.addr().is_ipv4() {
-            netlink.apply(&[Write::DeleteAddress(address)]).remove(0).unwrap();
+            netlink.apply(&[WriteRequest::DeleteAddress(address)]).remove(0).unwrap();
         }
     }
     let error = open(host, &config("")).err().unwrap();

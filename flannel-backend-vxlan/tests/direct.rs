@@ -145,7 +145,7 @@ fn lost_while_changing(over_ipv6: bool) -> u64 {
     let every = Duration::from_millis(1);
     let running =
         RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
-    running.wait_for_answers(20, DEADLINE).unwrap();
+    running.wait_for_replies(20, DEADLINE).unwrap();
     let before = running.report().lost_count();
     // A route by the router makes the peer one behind it, and back.
     let route = ["192.168.64.3/32 via 192.168.64.254", "fd00:64::3/128 via fd00:64::fe"][family];

@@ -155,13 +155,13 @@ fn a_restart_loses_no_packet() {
     )
     .unwrap();
     for _ in 0..5 {
-        running.wait_for_answers(10, DEADLINE).unwrap();
+        running.wait_for_replies(10, DEADLINE).unwrap();
         let station = overlay.stations.remove(0);
         let mut station = station.restart();
         assert_idle(&station.sync());
         overlay.stations.insert(0, station);
     }
-    running.wait_for_answers(10, DEADLINE).unwrap();
+    running.wait_for_replies(10, DEADLINE).unwrap();
     let report = running.stop();
     assert_eq!(report.lost_count(), 0, "{report}");
 }
@@ -187,12 +187,12 @@ fn delete_device(overlay: &mut Overlay) -> PingReport {
         &PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() },
     )
     .unwrap();
-    running.wait_for_answers(10, DEADLINE).unwrap();
+    running.wait_for_replies(10, DEADLINE).unwrap();
     let index = overlay.stations[0].device().index;
     overlay.stations[0].netlink.delete_link(index).unwrap();
     assert!(overlay.stations[0].noticed(DEADLINE).is_some());
     overlay.stations[0].sync_only(&flannel_core::Dirty::NONE);
-    running.wait_for_answers(10, DEADLINE).unwrap();
+    running.wait_for_replies(10, DEADLINE).unwrap();
     running.stop()
 }
 

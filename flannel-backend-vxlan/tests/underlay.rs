@@ -44,7 +44,7 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
         &PingOptions::default(),
     )
     .unwrap();
-    running.wait_for_answers(20, DEADLINE).unwrap();
+    running.wait_for_replies(20, DEADLINE).unwrap();
     let (device, tables) = (one.device(), one.tables());
     // Both addresses for a while: no packet need be lost.
     ip(&one.namespace, "address add 192.168.64.77/32 dev eth0");
@@ -59,7 +59,7 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     two.sync();
     ip(&one.namespace, "address del 192.168.64.1/24 dev eth0");
     ip(&one.namespace, "route add 192.168.64.0/24 dev eth0");
-    running.wait_for_answers(100, DEADLINE).unwrap();
+    running.wait_for_replies(100, DEADLINE).unwrap();
     let after = one.device();
     assert_eq!((after.index, after.mac, one.tables()), (device.index, device.mac, tables));
     let local = after.vxlan().unwrap().local;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
+use flannel_netlink::{IpFamily, Namespace, NftFamily, NftMonitor, NftNotification, NftTable, Nftables};
 use tokio::time::{Instant, sleep_until};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
@@ -15,7 +15,7 @@ use crate::nftables::{self, NftablesError, OwnTable};
 use crate::options::{FirewallMode, FirewallOptions};
 use crate::outcome::{FirewallCounts, FirewallError, Kept, Pass};
 use crate::pace::Pace;
-use crate::rules::Nets;
+use crate::rules::OverlayPrefixes;
 use crate::{obstacles, tunnel_port};
 
 /// The rules of one network on one host.
@@ -34,9 +34,9 @@ use crate::{obstacles, tunnel_port};
 pub struct Firewall {
     namespace: Namespace,
     options: FirewallOptions,
-    nets: Vec<Nets>,
+    nets: Vec<OverlayPrefixes>,
     /// The networks that this host has and those that it had: rules about these are ours.
-    ours: Vec<Nets>,
+    ours: Vec<OverlayPrefixes>,
     peers: BTreeSet<IpAddr>,
     iptables: [Iptables; 2],
     tables: [OwnTable; 2],
@@ -81,15 +81,15 @@ impl Firewall {
     ///
     /// Nothing happens before the first [`pass`](Self::pass).
     #[must_use]
-    pub fn new(namespace: Namespace, options: FirewallOptions, nets: Vec<Nets>, before: &[Nets]) -> Self {
+    pub fn new(namespace: Namespace, options: FirewallOptions, nets: Vec<OverlayPrefixes>, before: &[OverlayPrefixes]) -> Self {
         let mut firewall = Self {
             namespace,
             options,
             nets: Vec::new(),
             ours: before.to_vec(),
             peers: BTreeSet::new(),
-            iptables: Family::BOTH.map(Iptables::new),
-            tables: Family::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
+            iptables: IpFamily::BOTH.map(Iptables::new),
+            tables: IpFamily::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
             tunnel: options.tunnel_port.map(|port| (port, OwnTable::new(tunnel_port::table(port)))),
             obstacles: Vec::new(),
             kernel: None,
@@ -111,7 +111,7 @@ impl Firewall {
     }
 
     /// Changes the networks of the host; rules about the earlier ones go with the next pass.
-    pub fn set_nets(&mut self, nets: Vec<Nets>) {
+    pub fn set_nets(&mut self, nets: Vec<OverlayPrefixes>) {
         if nets == self.nets {
             return;
         }
@@ -177,13 +177,13 @@ impl Firewall {
         self.doubt.obstacles |= is_changed && self.pace.obstacles_at <= Instant::now();
     }
 
-    fn hear(&mut self, notice: Option<NftNotice>) {
+    fn hear(&mut self, notice: Option<NftNotification>) {
         match notice {
-            Some(NftNotice::Changed { table, chain }) => {
+            Some(NftNotification::Changed { table, chain }) => {
                 self.doubt.rules |= self.is_about_rules(&table, chain.as_deref());
                 self.doubt.tunnel |= self.tunnel.as_ref().is_some_and(|(_, own)| *own.table() == table);
             }
-            Some(NftNotice::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
+            Some(NftNotification::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
         }
     }
 
@@ -281,8 +281,8 @@ impl Firewall {
         self.obstacles.clear();
         for iptables in &mut self.iptables {
             let family = iptables.family();
-            let is_here = |nets: &&Nets| nets.family() == family;
-            let ours: Vec<Nets> = self.ours.iter().filter(is_here).copied().collect();
+            let is_here = |nets: &&OverlayPrefixes| nets.family() == family;
+            let ours: Vec<OverlayPrefixes> = self.ours.iter().filter(is_here).copied().collect();
             let nets = self.nets.iter().find(is_here).copied().filter(|_| !remove);
             let rules = self.options.rules;
             let is_needed = nets.is_some() && (rules.masquerade || rules.forward);
@@ -309,7 +309,7 @@ impl Firewall {
     /// Makes the rules in nftables as they should be, or removes them.
     async fn keep_nftables(&mut self, failures: &mut Vec<FirewallError>, wanted: bool) -> bool {
         let mut changed = false;
-        for (family, own) in Family::BOTH.into_iter().zip(&mut self.tables) {
+        for (family, own) in IpFamily::BOTH.into_iter().zip(&mut self.tables) {
             let nets = self.nets.iter().find(|nets| wanted && nets.family() == family);
             let script = nets.and_then(|nets| nftables::rules_script(nets, &self.options.rules));
             let script = script.as_deref();
@@ -377,7 +377,7 @@ pub async fn open_port(namespace: &Namespace, port: u16) -> Result<(), FirewallE
 }
 
 /// Waits for the next notice; a broken socket is given up. Without one there are no notices.
-async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
+async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotification> {
     let Some(open) = monitor else {
         return std::future::pending().await;
     };

@@ -40,5 +40,5 @@ pub use nftables::NftablesError;
 pub use options::{FirewallMode, FirewallOptions};
 pub use outcome::{FirewallCounts, FirewallError, Kept, Pass};
 pub use program::{ProgramError, is_installed};
-pub use rules::{Nets, RuleOptions};
-pub use verdict::{Barrier, BarrierPlace, Packet, Ruleset, Transport, Way};
+pub use rules::{OverlayPrefixes, RuleOptions};
+pub use verdict::{BlockingRule, RuleLocation, Packet, Ruleset, TransportProtocol, PacketPath};

@@ -6,7 +6,7 @@ use crate::iptables::{self, Desired, Iptables};
 use crate::nftables::{self, NftablesError};
 use crate::options::{FirewallMode, FirewallOptions};
 use crate::outcome::FirewallError;
-use crate::rules::{self, Nets};
+use crate::rules::{self, OverlayPrefixes};
 
 /// Rules that are not as they should be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,7 +28,7 @@ pub struct MissingRules {
 pub async fn missing_rules(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &[Nets],
+    nets: &[OverlayPrefixes],
 ) -> Result<Vec<MissingRules>, FirewallError> {
     let mut missing = Vec::new();
     for nets in nets {
@@ -43,7 +43,7 @@ pub async fn missing_rules(
 async fn in_iptables(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &Nets,
+    nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
     let family = nets.family();
     if !(options.rules.masquerade || options.rules.forward) {
@@ -59,7 +59,7 @@ async fn in_iptables(
 fn in_nftables(
     namespace: &Namespace,
     options: &FirewallOptions,
-    nets: &Nets,
+    nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
     let Some(script) = nftables::rules_script(nets, &options.rules) else {
         return Ok(None);
@@ -90,7 +90,7 @@ fn in_nftables(
 mod tests {
     use super::*;
     use crate::rules::RuleOptions;
-    use flannel_testing::{CAP_SYS_ADMIN, confined};
+    use flannel_testing::{CAP_SYS_ADMIN, with_capabilities};
     use std::io::Write as _;
     use std::process::{Command, Stdio};
     use std::time::Duration;
@@ -120,7 +120,7 @@ mod tests {
     fn rules_that_may_not_be_read_are_not_said_to_be_missing() {
         let (namespace, nets, options) = (namespace(), nets(), options(FirewallMode::Nftables));
         let look = || runtime().block_on(missing_rules(&namespace, &options, &nets));
-        let looked = confined(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
+        let looked = with_capabilities(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
         assert!(matches!(looked, Err(FirewallError::Nftables(..))), "{looked:?}");
     }
 
@@ -128,8 +128,8 @@ mod tests {
         Namespace::create().expect("these tests make network namespaces: run them as root")
     }
 
-    fn nets() -> [Nets; 1] {
-        let nets = Nets::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
+    fn nets() -> [OverlayPrefixes; 1] {
+        let nets = OverlayPrefixes::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
         [nets.expect("nets")]
     }
 

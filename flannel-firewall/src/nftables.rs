@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 
-use flannel_netlink::{Error, Family, Namespace, NftContents, NftFamily, NftTable, Nftables};
+use flannel_netlink::{Error, IpFamily, Namespace, NftContents, NftFamily, NftTable, Nftables};
 
 use crate::program::{Program, ProgramError};
-use crate::rules::{self, KUBE_PROXY_MARK, Nets, Rule, RuleOptions, Selector, Verdict};
+use crate::rules::{self, KUBE_PROXY_MARK, OverlayPrefixes, Rule, RuleOptions, Selector, Verdict};
 
 /// The program.
 pub(crate) const NFT: Program = Program { name: "nft", package: "nftables" };
@@ -37,15 +37,15 @@ pub enum NftablesError {
 }
 
 /// The table that holds the rules of one family.
-pub(crate) fn rules_table(family: Family) -> NftTable {
+pub(crate) fn rules_table(family: IpFamily) -> NftTable {
     match family {
-        Family::V4 => NftTable { family: NftFamily::Ip, name: "flannel-ipv4".to_owned() },
-        Family::V6 => NftTable { family: NftFamily::Ip6, name: "flannel-ipv6".to_owned() },
+        IpFamily::V4 => NftTable { family: NftFamily::Ip, name: "flannel-ipv4".to_owned() },
+        IpFamily::V6 => NftTable { family: NftFamily::Ip6, name: "flannel-ipv6".to_owned() },
     }
 }
 
 /// The table for a network, in the syntax of `nft`; `None` if it needs no rules.
-pub(crate) fn rules_script(nets: &Nets, options: &RuleOptions) -> Option<String> {
+pub(crate) fn rules_script(nets: &OverlayPrefixes, options: &RuleOptions) -> Option<String> {
     let (masquerade, forward) = (rules::masquerade(nets, options), rules::forward(nets, options));
     if masquerade.is_empty() && forward.is_empty() {
         return None;
@@ -166,8 +166,8 @@ mod tests {
 
     const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
 
-    fn nets(network: &str, subnet: &str) -> Nets {
-        Nets::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
+    fn nets(network: &str, subnet: &str) -> OverlayPrefixes {
+        OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the firewall did, and why it could not.
 
-use flannel_netlink::{Family, NftTable};
+use flannel_netlink::{IpFamily, NftTable};
 
 use crate::iptables::IptablesError;
 use crate::nftables::NftablesError;
@@ -59,7 +59,7 @@ pub struct FirewallCounts {
 pub enum FirewallError {
     /// Rules in iptables.
     #[error("{0} rules in iptables")]
-    Iptables(Family, #[source] IptablesError),
+    Iptables(IpFamily, #[source] IptablesError),
     /// A table in nftables.
     #[error("table {0} in nftables")]
     Nftables(NftTable, #[source] NftablesError),

@@ -84,7 +84,7 @@ const PATIENCE: u32 = 10;
 
 #[cfg(test)]
 mod tests {
-    use flannel_netlink::Family;
+    use flannel_netlink::IpFamily;
 
     use super::*;
     use crate::nftables::{self, NftablesError};
@@ -112,7 +112,7 @@ mod tests {
     async fn failures_wait_longer_each_time_and_reasons_that_come_meanwhile_put_nothing_off() {
         let mut pace = Pace::new();
         let error = NftablesError::Program(ProgramError::TimedOut { program: "nft" });
-        let error = FirewallError::Nftables(nftables::rules_table(Family::V4), error);
+        let error = FirewallError::Nftables(nftables::rules_table(IpFamily::V4), error);
         let failed = Pass { failures: vec![error], ..Pass::default() };
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             pace.note(&failed, CALM);

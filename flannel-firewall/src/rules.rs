@@ -19,17 +19,17 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flannel_core::{NetworkConfig, SubnetKey};
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The network and this host's part of it, in one family. The host bits are clear.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Nets {
+pub struct OverlayPrefixes {
     network: IpNet,
     subnet: IpNet,
 }
 
-impl Nets {
+impl OverlayPrefixes {
     /// Takes a network and a subnet; `None` if the families differ, or if one of them is everything: rules about
     /// everything cannot be told from somebody else's.
     #[must_use]
@@ -49,8 +49,8 @@ impl Nets {
 
     /// Returns the family.
     #[must_use]
-    pub fn family(&self) -> Family {
-        Family::of(self.network.addr())
+    pub fn family(&self) -> IpFamily {
+        IpFamily::of(self.network.addr())
     }
 
     /// Returns the network of the whole cluster.
@@ -149,7 +149,7 @@ pub(crate) const LEAVE_MARKED: Rule =
     Rule { marked: true, source: None, destination: None, verdict: Verdict::Return };
 
 /// The rules for what leaves the host, in order; none if they are not wanted.
-pub(crate) fn masquerade(nets: &Nets, options: &RuleOptions) -> Vec<Rule> {
+pub(crate) fn masquerade(nets: &OverlayPrefixes, options: &RuleOptions) -> Vec<Rule> {
     if !options.masquerade {
         return Vec::new();
     }
@@ -167,7 +167,7 @@ pub(crate) fn masquerade(nets: &Nets, options: &RuleOptions) -> Vec<Rule> {
 }
 
 /// The rules for what passes the host, in order; none if they are not wanted.
-pub(crate) fn forward(nets: &Nets, options: &RuleOptions) -> Vec<Rule> {
+pub(crate) fn forward(nets: &OverlayPrefixes, options: &RuleOptions) -> Vec<Rule> {
     if !options.forward {
         return Vec::new();
     }
@@ -176,10 +176,10 @@ pub(crate) fn forward(nets: &Nets, options: &RuleOptions) -> Vec<Rule> {
 }
 
 /// Packets to a group keep their source: nobody answers to it.
-pub(crate) fn multicast(family: Family) -> IpNet {
+pub(crate) fn multicast(family: IpFamily) -> IpNet {
     match family {
-        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
-        Family::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
+        IpFamily::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+        IpFamily::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn rules_about_everything_or_about_two_families_at_once_cannot_be_asked_for() {
         let nets = |network: &str, subnet: &str| {
-            Nets::new(network.parse().expect("net"), subnet.parse().expect("net"))
+            OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net"))
         };
         assert_eq!(nets("0.0.0.0/0", "10.5.1.0/24"), None);
         assert_eq!(nets("10.5.0.0/16", "0.0.0.0/0"), None);

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::iptables::{self, listing::Listing};
 use crate::nftables::NFT;
@@ -27,7 +27,7 @@ use nft_walk::Tables;
 #[non_exhaustive]
 pub struct Packet {
     /// What the host does with it.
-    pub way: Way,
+    pub way: PacketPath,
     /// The link that it comes in by; none if the host sends it, or if that is not known.
     pub incoming: Option<String>,
     /// The link that it leaves by; none if it is for the host, or if that is not known.
@@ -37,7 +37,7 @@ pub struct Packet {
     /// Where it goes.
     pub destination: IpAddr,
     /// The transport protocol.
-    pub transport: Transport,
+    pub transport: TransportProtocol,
     /// The port at its destination. Its own port is one that nobody has a rule for.
     pub port: u16,
 }
@@ -45,7 +45,7 @@ pub struct Packet {
 /// What a host does with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Way {
+pub enum PacketPath {
     /// It takes it.
     Input,
     /// It passes it on.
@@ -57,7 +57,7 @@ pub enum Way {
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Transport {
+pub enum TransportProtocol {
     /// TCP; the packet opens a connection.
     Tcp,
     /// UDP.
@@ -70,7 +70,7 @@ pub(crate) const SOURCE_PORT: u16 = 45_678;
 impl Packet {
     /// A packet between links that are not known, if there are any.
     #[must_use]
-    pub fn new(way: Way, source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Self {
+    pub fn new(way: PacketPath, source: IpAddr, destination: IpAddr, transport: TransportProtocol, port: u16) -> Self {
         Self { way, incoming: None, outgoing: None, source, destination, transport, port }
     }
 
@@ -86,25 +86,25 @@ impl Packet {
         Self { outgoing, ..self }
     }
 
-    fn family(&self) -> Family {
-        Family::of(self.destination)
+    fn family(&self) -> IpFamily {
+        IpFamily::of(self.destination)
     }
 }
 
 /// A rule, or the policy of a chain, that stops a packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Barrier {
+pub struct BlockingRule {
     /// Where it is.
-    pub place: BarrierPlace,
+    pub place: RuleLocation,
     /// The rule, as the program shows it that made it.
     pub rule: String,
 }
 
-/// The chain at a hook of the kernel from which a packet came to a [`Barrier`], directly or by way of others.
+/// The chain at a hook of the kernel from which a packet came to a [`BlockingRule`], directly or by way of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum BarrierPlace {
+pub enum RuleLocation {
     /// A chain of iptables.
     Iptables {
         /// The program that changes it.
@@ -123,7 +123,7 @@ pub enum BarrierPlace {
     },
 }
 
-impl fmt::Display for BarrierPlace {
+impl fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Iptables { program, table, .. } => write!(f, "{program}, table {table}"),
@@ -142,7 +142,7 @@ pub struct Ruleset {
 /// The rules of one program of iptables.
 #[derive(Debug)]
 struct Saved {
-    family: Family,
+    family: IpFamily,
     program: &'static str,
     tables: Vec<(String, Listing)>,
 }
@@ -153,7 +153,7 @@ impl Ruleset {
     pub async fn read(namespace: &Namespace) -> (Self, Vec<ProgramError>) {
         let (mut ruleset, mut failures) = (Self::default(), Vec::new());
         let mut shown = Vec::new();
-        for family in Family::BOTH {
+        for family in IpFamily::BOTH {
             for (program, is_nft, text) in iptables::saved(namespace, family, &mut failures).await {
                 let tables = Listing::read_all(&text);
                 if is_nft {
@@ -179,14 +179,14 @@ impl Ruleset {
 
     /// Names what certainly stops a packet, at most one rule for each chain that it passes.
     #[must_use]
-    pub fn barriers(&self, packet: &Packet) -> Vec<Barrier> {
+    pub fn barriers(&self, packet: &Packet) -> Vec<BlockingRule> {
         let mut is_marked = false;
         let barriers = self.judge(packet, &mut is_marked);
         // Some rule may mark it: rules that were judged before that one may come behind it.
         if is_marked { self.judge(packet, &mut is_marked) } else { barriers }
     }
 
-    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<Barrier> {
+    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
         let mut barriers = Vec::new();
         for saved in self.saved.iter().filter(|saved| saved.family == packet.family()) {
             barriers.extend(iptables_walk::barriers(saved.program, &saved.tables, packet, is_marked));

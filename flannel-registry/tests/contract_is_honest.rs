@@ -255,7 +255,7 @@ impl RegistrySubject for Broken {
         self.wrong == EndsWatchesInSilence
     }
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         Duration::from_millis(100)
     }
 

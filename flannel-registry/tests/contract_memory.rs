@@ -36,7 +36,7 @@ impl RegistrySubject for Memory {
         self.0.compact();
     }
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         Duration::from_millis(10)
     }
 

@@ -54,7 +54,7 @@ fn put(namespace: &Namespace, before: Option<SubnetKey>, now: Option<SubnetKey>)
         nets.into_iter().map(|net| Route::blackhole(net).with_metric(METRIC))
     };
     let writes: Vec<Write> =
-        routes(before).map(Write::DeleteRoute).chain(routes(now).map(Write::AddRoute)).collect();
+        routes(before).map(WriteRequest::DeleteRoute).chain(routes(now).map(WriteRequest::AddRoute)).collect();
     if writes.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use flannel_core::{NetworkConfig, Running, chain};
 use flannel_firewall::{
-    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, Nets, Pass, RuleOptions, open_port,
+    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, OverlayPrefixes, Pass, RuleOptions, open_port,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
@@ -22,7 +22,7 @@ pub(crate) struct Keeper {
     pub(crate) flags: FirewallFlags,
     pub(crate) namespace: Namespace,
     /// The networks of an earlier run.
-    pub(crate) previous: Vec<Nets>,
+    pub(crate) previous: Vec<OverlayPrefixes>,
     /// The network, once it carries traffic, and again when it has another subnet.
     pub(crate) network: watch::Receiver<Option<Running>>,
     /// The public addresses of all peers.
@@ -40,12 +40,12 @@ impl Keeper {
             return std::future::pending().await;
         };
         let mut options = self.options(&running);
-        let mut nets = Nets::of(&running.config, &running.lease.subnet);
+        let mut nets = OverlayPrefixes::of(&running.config, &running.lease.subnet);
         let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
         let mut told = Told::default();
         self.open_other_ports(options.tunnel_port, None).await;
         loop {
-            let before = std::mem::replace(&mut nets, Nets::of(&running.config, &running.lease.subnet));
+            let before = std::mem::replace(&mut nets, OverlayPrefixes::of(&running.config, &running.lease.subnet));
             if options == self.options(&running) {
                 firewall.set_nets(nets.clone());
             } else {
@@ -114,7 +114,7 @@ impl Keeper {
 
 /// Removes the rules for a network that ends.
 pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running: &Running) {
-    let before = Nets::of(&running.config, &running.lease.subnet);
+    let before = OverlayPrefixes::of(&running.config, &running.lease.subnet);
     let nothing = FirewallOptions::new(mode(&running.config), RuleOptions::default(), flags.resync)
         .with_tunnel_port(backends::tunnel_port(&running.config));
     let pass = Firewall::new(namespace, nothing, Vec::new(), &before).pass().await;

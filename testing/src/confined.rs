@@ -18,13 +18,13 @@ pub const CAP_SYS_ADMIN: u32 = 21;
 ///
 /// ```no_run
 /// use flannel_netlink::Namespace;
-/// use flannel_testing::{CAP_NET_ADMIN, confined};
+/// use flannel_testing::{CAP_NET_ADMIN, with_capabilities};
 ///
-/// let made = confined(&Namespace::current()?, &[CAP_NET_ADMIN], Namespace::create)?;
+/// let made = with_capabilities(&Namespace::current()?, &[CAP_NET_ADMIN], Namespace::create)?;
 /// assert!(made.is_err());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn confined<T: Send>(
+pub fn with_capabilities<T: Send>(
     namespace: &Namespace,
     capabilities: &[u32],
     f: impl FnOnce() -> T + Send,

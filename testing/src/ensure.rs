@@ -30,13 +30,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub fn eventually<A: Attempt>(
     limit: Duration,
     mut attempt: impl FnMut() -> A,
-) -> Result<A::Value, NotInTime> {
+) -> Result<A::Value, DeadlineExceeded> {
     let started = Instant::now();
     loop {
         let late = started.elapsed() >= limit;
         match attempt().outcome() {
             Ok(value) => return Ok(value),
-            Err(last_failure) if late => return Err(NotInTime { limit, last_failure }),
+            Err(last_failure) if late => return Err(DeadlineExceeded { limit, last_failure }),
             Err(_) => thread::sleep(PAUSE),
         }
     }
@@ -81,13 +81,13 @@ impl<T, E: fmt::Display> Attempt for Result<T, E> {
 /// The end of a wait of [`eventually`]: nothing succeeded in time.
 #[derive(thiserror::Error)]
 #[error("not within {limit:?}: {last_failure}")]
-pub struct NotInTime {
+pub struct DeadlineExceeded {
     limit: Duration,
     last_failure: String,
 }
 
 /// Reads like the message, because a test sees it through `unwrap`.
-impl fmt::Debug for NotInTime {
+impl fmt::Debug for DeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

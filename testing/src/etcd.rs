@@ -6,9 +6,9 @@
 //! where they can.
 
 use crate::process::{self, Process};
-use crate::{MissingProgram, NotInTime, eventually, program};
+use crate::{MissingProgram, DeadlineExceeded, eventually, program};
 use directory::DataDirectory;
-pub use directory::unlikely_loopback_address;
+pub use directory::random_loopback_address;
 use flannel_netlink::Namespace;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -180,7 +180,7 @@ impl Etcd {
     ///
     /// # Errors
     /// As [`Etcd::restart`].
-    pub fn lose_everything(&mut self) -> Result<(), EtcdError> {
+    pub fn wipe_data(&mut self) -> Result<(), EtcdError> {
         self.kill()?;
         self.files.clear()?;
         self.restart()
@@ -312,7 +312,7 @@ fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, [SocketAddr
         return Ok((namespace.clone(), [2379, 2380, 2381].map(|port| SocketAddr::new(*address, port))));
     }
     // All listeners are open at once, so that the kernel gives different ports.
-    let address = unlikely_loopback_address();
+    let address = random_loopback_address();
     let listeners: [io::Result<TcpListener>; 3] = std::array::from_fn(|_| TcpListener::bind((address, 0)));
     let [client, peer, health] = listeners;
     let (client, peer, health) = (client?, peer?, health?);
@@ -347,7 +347,7 @@ pub enum EtcdError {
         /// Where it should answer.
         url: String,
         /// What the last attempt met.
-        source: NotInTime,
+        source: DeadlineExceeded,
     },
     /// `etcdctl` failed: the command is wrong or the server down.
     #[error("etcdctl {arguments}: {message}")]

@@ -82,14 +82,14 @@ impl FakeBackend {
 
     /// Returns how many passes there were that wrote or removed something.
     #[must_use]
-    pub fn busy_passes(&self) -> usize {
+    pub fn syncs_with_writes(&self) -> usize {
         let idle = BackendCall::Synced { written: 0, removed: 0 };
         let calls = self.calls();
         calls.iter().filter(|call| matches!(call, BackendCall::Synced { .. }) && **call != idle).count()
     }
 
     /// Puts a peer on the host behind the back of the backend, as an earlier run would have left it.
-    pub fn leave_behind(&self, subnet: SubnetKey, attrs: LeaseAttrs) {
+    pub fn add_leftover(&self, subnet: SubnetKey, attrs: LeaseAttrs) {
         self.host.state().peers.insert(subnet, attrs);
     }
 
@@ -111,12 +111,12 @@ impl FakeBackend {
 
     /// Lets the kernel refuse so often to open the backend, and so often to make it ready for its lease, as if others
     /// changed the same objects.
-    pub fn disturb_the_start(&self, opening: usize, making_ready: usize) {
+    pub fn fail_start(&self, opening: usize, making_ready: usize) {
         self.host.state().refusals = (opening, making_ready);
     }
 
     /// Lets the backend fail to open.
-    pub fn make_unusable(&self, reason: &str) {
+    pub fn fail_open(&self, reason: &str) {
         self.host.state().unusable = Some(reason.to_owned());
     }
 }
@@ -179,7 +179,7 @@ impl Backend for Opened {
         if let Some(reason) = &state.unusable {
             return Err(BackendError::Host(reason.clone()));
         }
-        state.calls.push(BackendCall::MovedTo(external.name.clone()));
+        state.calls.push(BackendCall::InterfaceUpdated(external.name.clone()));
         self.mtu = mtu(external);
         Ok(())
     }

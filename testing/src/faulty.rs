@@ -59,7 +59,7 @@ pub enum Fault {
     /// It waits for this time, then it is done.
     Late(Duration),
     /// Just before it, another host leases the subnet if it is free. Nothing else goes wrong.
-    Outrun,
+    LostRace,
 }
 
 #[derive(Debug, Default)]
@@ -105,12 +105,12 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     }
 
     /// Stops to answer: calls fail, and watches say that they hear nothing.
-    pub fn go_silent(&self) {
+    pub fn stop_responding(&self) {
         self.weather.send_modify(|weather| weather.silent = true);
     }
 
     /// Answers again. Watches tell what there is now.
-    pub fn come_back(&self) {
+    pub fn resume_responding(&self) {
         self.weather.send_modify(|weather| weather.silent = false);
     }
 
@@ -139,11 +139,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     ) -> Result<T, RegistryError> {
         match self.take(call) {
             None => work.await,
-            Some(Fault::Late(time)) => {
+            Some(Fault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::Outrun) => work.await,
+            Some(Fault::LostRace) => work.await,
             Some(Fault::Refused) => Err(self.refused()),
             Some(Fault::Unavailable | Fault::AnswerLost | Fault::RequestLost) => Err(self.unavailable()),
         }
@@ -158,11 +158,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
         let unknown = || RegistryError::Unknown(subnet, "the connection was reset".into());
         match self.take(call) {
             None => work.await,
-            Some(Fault::Late(time)) => {
+            Some(Fault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::Outrun) => {
+            Some(Fault::LostRace) => {
                 let faster = LeaseAttrs::new(FASTER.into());
                 // If it is not free, it is no race.
                 let _ = self.inner.create(subnet, &faster, Duration::from_secs(86_400)).await;

@@ -12,7 +12,7 @@
 //! Unless names are asked for, a namespace lives as long as a handle to it, so however the process ends, nothing
 //! of a lab is left. Two labs never meet, although their addresses are the same.
 
-use crate::{NotInTime, eventually};
+use crate::{DeadlineExceeded, eventually};
 use flannel_netlink::{
     Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, RouteKind, VethPeer, Write,
 };
@@ -190,7 +190,7 @@ pub enum LabError {
     LinkGone(String),
     /// A link or an address was set up and does not work.
     #[error("lab does not come up")]
-    NotInTime(#[from] NotInTime),
+    DeadlineExceeded(#[from] DeadlineExceeded),
 }
 
 /// Creates a namespace whose loopback is up, with settings that do not depend on the machine's.
@@ -302,7 +302,7 @@ fn add_default_routes(netlink: &mut Netlink, gateways: &[IpNet]) -> Result<(), L
             IpAddr::V4(_) => IpNet::from(Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::from(Ipv6Net::default()),
         };
-        Write::PutRoute(Route::by_gateway(destination, gateway))
+        WriteRequest::PutRoute(Route::by_gateway(destination, gateway))
     };
     let writes: Vec<_> = gateways.iter().map(|net| route(net.addr())).collect();
     Ok(netlink.apply(&writes).into_iter().collect::<Result<(), _>>()?)

@@ -10,7 +10,7 @@
 //! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
-//! * [`confined()`] takes rights away from a part of a test.
+//! * [`with_capabilities()`] takes rights away from a part of a test.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
@@ -37,7 +37,7 @@
 //! ```
 
 mod capture;
-mod confined;
+mod with_capabilities;
 pub mod contract;
 mod directory;
 mod ensure;
@@ -62,10 +62,10 @@ pub use capture::packet::{
     UdpDatagram, VXLAN_PORTS, VxlanPacket,
 };
 pub use capture::{Capture, Captured};
-pub use confined::{CAP_NET_ADMIN, CAP_SYS_ADMIN, confined};
+pub use with_capabilities::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 pub use directory::Directory;
-pub use ensure::{Attempt, MissingProgram, NotInTime, eventually, program};
-pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, unlikely_loopback_address};
+pub use ensure::{Attempt, MissingProgram, DeadlineExceeded, eventually, program};
+pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, random_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
 pub use fake_table::FakeTable;
 pub use faulty::{Call, Fault, FaultyRegistry};
@@ -76,7 +76,7 @@ pub use lab::{
 pub use member::Member;
 pub use overlay_state::{DeviceState, OverlayState};
 pub use plain_proxy::{PlainProxy, PlainProxyOptions};
-pub use process::{NoSuchLine, Process, output_in};
+pub use process::{LineNotFound, Process, output_in};
 pub use program_file::{copy_program, write_program};
 pub use service_manager::ServiceManager;
 pub use traffic::datagrams::{DatagramReport, datagrams, datagrams_in_flight};

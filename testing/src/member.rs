@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-use crate::{NotInTime, eventually};
+use crate::{DeadlineExceeded, eventually};
 
 /// A network that runs. Dropping it stops it where it is, without a last word to the kernel or the registry.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Member {
     ///
     /// # Errors
     /// Shows the state that it has after the limit.
-    pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), NotInTime> {
+    pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), DeadlineExceeded> {
         eventually(limit, || {
             let status = self.summary();
             if status.ready && status.peers.programmed == peers { Ok(()) } else { Err(format!("{status:?}")) }

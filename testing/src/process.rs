@@ -64,7 +64,7 @@ impl Process {
     /// # Errors
     /// Says whether the limit passed or the program closed its standard error (which it does by ending), and
     /// shows the last lines it wrote.
-    pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String, NoSuchLine> {
+    pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String, LineNotFound> {
         self.log.wait_for(text, limit)
     }
 
@@ -230,7 +230,7 @@ impl Log {
         self.grown.notify_all();
     }
 
-    fn wait_for(&self, text: &str, limit: Duration) -> Result<String, NoSuchLine> {
+    fn wait_for(&self, text: &str, limit: Duration) -> Result<String, LineNotFound> {
         let deadline = Instant::now() + limit;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -246,7 +246,7 @@ impl Log {
                 } else {
                     format!("within {limit:?}")
                 };
-                return Err(NoSuchLine { text: text.to_owned(), why, last_lines: last_lines.join("\n") });
+                return Err(LineNotFound { text: text.to_owned(), why, last_lines: last_lines.join("\n") });
             }
             state = self.grown.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -256,14 +256,14 @@ impl Log {
 /// The line that a test waits for was not written.
 #[derive(thiserror::Error)]
 #[error("no line with {text:?} {why}; the last lines were:\n{last_lines}")]
-pub struct NoSuchLine {
+pub struct LineNotFound {
     text: String,
     why: String,
     last_lines: String,
 }
 
 /// Reads like the message, because a test sees it through `unwrap`.
-impl std::fmt::Debug for NoSuchLine {
+impl std::fmt::Debug for LineNotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
     }

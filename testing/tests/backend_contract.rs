@@ -54,7 +54,7 @@ impl BackendSubject for Fake {
     }
 
     /// Its host has nothing but peers.
-    fn add_foreign(&self) {}
+    fn add_foreign_objects(&self) {}
 
     fn undo(&self, subnet: SubnetKey) -> bool {
         self.0.disturb(subnet);
@@ -70,7 +70,7 @@ impl BackendSubject for Fake {
         self.0.refuse(subnet, false);
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         // It has none.
         Vec::new()
     }
@@ -109,7 +109,7 @@ impl BackendSubject for Toy {
         self.all_objects()
     }
 
-    fn add_foreign(&self) {
+    fn add_foreign_objects(&self) {
         self.state().foreign = vec!["a foreign device".to_owned(), "a foreign route".to_owned()];
     }
 
@@ -127,7 +127,7 @@ impl BackendSubject for Toy {
         self.state().blocked.remove(&subnet);
     }
 
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)> {
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
         vec![(r#"{"Type":"toy","Size":"large"}"#, "Size")]
     }
 
@@ -136,7 +136,7 @@ impl BackendSubject for Toy {
     }
 
     /// It notices at once, or never.
-    fn notices_within(&self) -> Duration {
+    fn drift_timeout(&self) -> Duration {
         Duration::from_millis(200)
     }
 }

@@ -30,7 +30,7 @@ fn a_store_that_lost_everything_starts_with_the_first_revision() {
     for _ in 0..3 {
         etcd.etcdctl(&["put", "key", "value"]).unwrap();
     }
-    etcd.lose_everything().unwrap();
+    etcd.wipe_data().unwrap();
     let answer = etcd.etcdctl(&["get", "key", "--write-out=json"]).unwrap();
     assert!(answer.contains("\"revision\":1,"), "{answer}");
     assert!(!answer.contains("kvs"), "{answer}");

@@ -74,7 +74,7 @@ impl LeaseManagerSubject for Program {
         false
     }
 
-    async fn take_away(&self, taken: SubnetKey) {
+    async fn revoke_subnet(&self, taken: SubnetKey) {
         let state = &mut *self.0.lock().unwrap();
         state.leases.remove(&taken);
         if let Some((manager, given)) = state.hosts.values_mut().find(|(_, given)| *given == taken) {
@@ -94,7 +94,7 @@ impl LeaseManagerSubject for Program {
         self.0.lock().unwrap().tell();
     }
 
-    fn shortest_ttl(&self) -> Option<Duration> {
+    fn min_ttl(&self) -> Option<Duration> {
         None
     }
 

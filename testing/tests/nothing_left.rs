@@ -51,7 +51,7 @@ fn use_everything() -> Namespace {
     let interval = Duration::from_millis(5);
     let to = lab.hosts[2].addresses[0].addr();
     let running = RunningPing::start(&host.namespace, to, interval, &PingOptions::default()).unwrap();
-    running.wait_for_answers(3, LIMIT).unwrap();
+    running.wait_for_replies(3, LIMIT).unwrap();
     lab.switch().clone()
 }
 

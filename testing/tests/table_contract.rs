@@ -28,9 +28,9 @@ impl TableSubject for Fake {
         Some((9, 90))
     }
 
-    fn add_foreign(&mut self) {}
+    fn add_foreign_objects(&mut self) {}
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         true
     }
 }
@@ -135,11 +135,11 @@ impl TableSubject for Broken {
         Some((9, 90))
     }
 
-    fn add_foreign(&mut self) {
+    fn add_foreign_objects(&mut self) {
         self.foreign.set(7, [70]);
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         self.foreign.objects().contains_key(&7)
     }
 }

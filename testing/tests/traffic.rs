@@ -46,7 +46,7 @@ fn a_running_ping_over_a_sound_link_loses_nothing() {
     for to in addresses(&lab) {
         let options = PingOptions { payload: 1000, ..PingOptions::default() };
         let running = RunningPing::start(&lab.hosts[0].namespace, to, INTERVAL, &options).unwrap();
-        running.wait_for_answers(60, LIMIT).unwrap();
+        running.wait_for_replies(60, LIMIT).unwrap();
         let report = running.stop();
         assert_eq!(report.lost_count(), 0, "{report}");
         assert_eq!((report.altered, report.duplicates), (0, 0), "{report}");
@@ -63,7 +63,7 @@ fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let running =
         RunningPing::start(&lab.hosts[0].namespace, addresses(&lab)[0], INTERVAL, &quick()).unwrap();
-    running.wait_for_answers(10, LIMIT).unwrap();
+    running.wait_for_replies(10, LIMIT).unwrap();
     lab.hosts[1].unplug().unwrap();
     let outage = std::time::Instant::now();
     let before = running.report().sent;
@@ -73,7 +73,7 @@ fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
     }
     let outage = outage.elapsed();
     lab.hosts[1].plug().unwrap();
-    running.wait_for_answers(10, LIMIT).unwrap();
+    running.wait_for_replies(10, LIMIT).unwrap();
     let report = running.stop();
     let silence = report.lost.iter().map(|range| range.end() - range.start() + 1).max();
     assert!(silence >= Some(20), "{report}");
@@ -91,7 +91,7 @@ fn a_route_that_is_missing_for_a_while_shows_as_loss_and_its_reason() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let host = &lab.hosts[0].namespace;
     let running = RunningPing::start(host, addresses(&lab)[0], INTERVAL, &quick()).unwrap();
-    running.wait_for_answers(10, LIMIT).unwrap();
+    running.wait_for_replies(10, LIMIT).unwrap();
     let mut netlink = Netlink::open_in(host).unwrap();
     let eth0 = netlink.link("eth0").unwrap().unwrap().index;
     netlink.change_link(eth0, &LinkChange { up: Some(false), ..LinkChange::default() }).unwrap();
@@ -101,7 +101,7 @@ fn a_route_that_is_missing_for_a_while_shows_as_loss_and_its_reason() {
     })
     .unwrap();
     netlink.change_link(eth0, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
-    running.wait_for_answers(10, LIMIT).unwrap();
+    running.wait_for_replies(10, LIMIT).unwrap();
     let report = running.stop();
     assert!(report.lost_count() > 5, "{report}");
     assert!(report.last_refusal.as_ref().is_some_and(|text| text.contains("unreachable")), "{report}");

@@ -31,7 +31,7 @@ impl Kernels {
         let index = create("flannel.1", NewLinkKind::Vxlan(vxlan));
         let bridge = create("other", NewLinkKind::Bridge);
         drop(netlink);
-        let place = Place { kernel, index, family: Family::V4 };
+        let place = Place { kernel, index, family: IpFamily::V4 };
         Self { place, bridge }
     }
 
@@ -85,12 +85,12 @@ impl TableSubject for NeighboursInKernel {
         None
     }
 
-    fn add_foreign(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutNeighbour));
+    fn add_foreign_objects(&mut self) {
+        self.0.write(&self.foreign().map(WriteRequest::PutNeighbour));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
-        let all = self.0.place.kernel.lock().neighbours(0, Some(Family::V4)).unwrap();
+    fn foreign_is_unchanged(&mut self) -> bool {
+        let all = self.0.place.kernel.lock().neighbours(0, Some(IpFamily::V4)).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))
     }
 }
@@ -126,11 +126,11 @@ impl TableSubject for FdbInKernel {
         Some((mac(66), address("fd00:64::66")))
     }
 
-    fn add_foreign(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutFdb));
+    fn add_foreign_objects(&mut self) {
+        self.0.write(&self.foreign().map(WriteRequest::PutFdb));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
+    fn foreign_is_unchanged(&mut self) -> bool {
         let all = self.0.place.kernel.lock().fdb(0).unwrap();
         let is_there = |foreign: &FdbEntry| {
             let key = |entry: &FdbEntry| (entry.index, entry.mac, entry.destination);
@@ -180,12 +180,12 @@ impl TableSubject for RoutesInKernel {
         Some((subnet, OverlayRoute::to(subnet, 0)))
     }
 
-    fn add_foreign(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutRoute));
+    fn add_foreign_objects(&mut self) {
+        self.0.write(&self.foreign().map(WriteRequest::PutRoute));
     }
 
-    fn foreign_is_untouched(&mut self) -> bool {
-        let filter = RouteFilter { family: Some(Family::V4), ..RouteFilter::default() };
+    fn foreign_is_unchanged(&mut self) -> bool {
+        let filter = RouteFilter { family: Some(IpFamily::V4), ..RouteFilter::default() };
         let all = self.0.place.kernel.lock().routes(&filter).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))
     }
@@ -221,7 +221,7 @@ mod routes {
     fn a_route_in_the_way_is_named_and_left() {
         let mut kernel = RoutesInKernel(Kernels::new());
         let foreign = Route::attached(net("10.5.2.0/24"), kernel.0.bridge);
-        kernel.0.write(&[Write::PutRoute(foreign.clone())]);
+        kernel.0.write(&[WriteRequest::PutRoute(foreign.clone())]);
         let (key, value, _) = kernel.samples().remove(0);
         let mut table = kernel.open();
         let answers = table.apply(&[Change::Put { key, value, instead_of: None }]);

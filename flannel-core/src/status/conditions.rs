@@ -155,11 +155,11 @@ pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Conditio
     if let Some(age) = status.kernel.last_pass_age.filter(|age| *age > longest) {
         add(ConditionName::Stalled, format!("the last pass was {} seconds ago", age.as_secs()));
     }
-    if let Some(reason) = &status.registry.silent {
+    if let Some(reason) = &status.registry.unavailable {
         let unavailable_for = status.registry.unavailable_for.unwrap_or_default().as_secs();
         add(ConditionName::RegistryUnavailable, format!("for {unavailable_for} seconds: {reason}"));
     }
-    if let Some(reason) = &status.registry.recalled {
+    if let Some(reason) = &status.registry.peers_from_cache {
         add(ConditionName::PeersFromCache, reason.clone());
     }
     if let Some(detail) = first_of(status.bad_records.iter().map(ToString::to_string)) {

@@ -201,8 +201,8 @@ fn each_thing_that_is_wrong_has_its_name() {
     check(&|status| status.kernel.failed.clone_from(&full.kernel.failed), "objects_failed", false);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(119)), "", true);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(121)), "stalled", false);
-    check(&|status| status.registry.silent.clone_from(&full.registry.silent), "registry_unavailable", true);
-    check(&|status| status.registry.recalled.clone_from(&full.registry.recalled), "recalled", true);
+    check(&|status| status.registry.unavailable.clone_from(&full.registry.unavailable), "registry_unavailable", true);
+    check(&|status| status.registry.peers_from_cache.clone_from(&full.registry.peers_from_cache), "recalled", true);
     check(&|status| status.bad_records.clone_from(&full.bad_records), "bad_records", true);
     check(&|status| status.peers.unreachable = 1, "peers_unreachable", true);
     check(&|status| status.peers.held = 1, "peers_held", true);

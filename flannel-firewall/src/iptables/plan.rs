@@ -4,12 +4,12 @@
 //! chain; and in the built-in chain, what earlier versions of flannel left there about our networks. Everything else
 //! stays where it is, also in our chain: another daemon on this host keeps the rules of its network there.
 
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 
 use super::listing::{Listed, Listing};
 use super::spec::Spec;
-use crate::rules::{self, LEAVE_MARKED, Nets, RuleOptions, Selector};
+use crate::rules::{self, LEAVE_MARKED, OverlayPrefixes, RuleOptions, Selector};
 
 /// A table, and where our rules are in it.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ const OLD_COMMENTS: [&str; 3] = ["flanneld masq", "flannel masq", "flanneld forw
 
 impl Place {
     /// The rules that are wanted here.
-    pub(crate) fn wanted(&self, nets: Option<&Nets>, options: &RuleOptions) -> Vec<Spec> {
+    pub(crate) fn wanted(&self, nets: Option<&OverlayPrefixes>, options: &RuleOptions) -> Vec<Spec> {
         let rules = match nets {
             None => Vec::new(),
             Some(nets) if self.table == MASQUERADE.table => rules::masquerade(nets, options),
@@ -60,7 +60,7 @@ pub(crate) struct Wanted<'a> {
     /// The rules, in order; none to remove ours.
     pub(crate) rules: Vec<Spec>,
     /// The networks of this host, those that it has and those that it had.
-    pub(crate) nets: &'a [Nets],
+    pub(crate) nets: &'a [OverlayPrefixes],
     /// Remove also what v0.11 and earlier left, which looks as if anybody had written it.
     pub(crate) old: bool,
 }
@@ -171,14 +171,14 @@ fn deletions(rules: &[&Listed]) -> Vec<String> {
 }
 
 /// Tells whether a rule is one that flannel up to v0.16.1 put into a built-in chain, without a comment.
-fn is_of_v011(place: &Place, nets: &Nets, spec: &Spec) -> bool {
+fn is_of_v011(place: &Place, nets: &OverlayPrefixes, spec: &Spec) -> bool {
     let (network, subnet) = (nets.network(), nets.subnet());
     let is = |net| Some(Selector { net, negated: false });
     let is_not = |net| Some(Selector { net, negated: true });
     let shapes = if place.table == MASQUERADE.table {
         vec![
             (is(network), is(network), "RETURN"),
-            (is(network), is_not(rules::multicast(Family::V4)), "MASQUERADE"),
+            (is(network), is_not(rules::multicast(IpFamily::V4)), "MASQUERADE"),
             (is_not(network), is(subnet), "RETURN"),
             (is_not(network), is(network), "MASQUERADE"),
         ]

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager, RegistryLeaseManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_testing::contract::manager::RegistryBacked;
 
 use crate::memory::{Memory, OUTAGE};
 use crate::site::{NETWORK, Site, host};
 
 /// Hosts with a file each, in the directory of a site.
-fn hosts() -> OverRegistry<Memory> {
+fn hosts() -> RegistryBacked<Memory> {
     let site = Site::new();
-    let hosts = OverRegistry::new(Memory::new(), move |registry, n, ttl| {
+    let hosts = RegistryBacked::new(Memory::new(), move |registry, n, ttl| {
         let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = ttl;
         options.seed = Some(n.into());

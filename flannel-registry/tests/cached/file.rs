@@ -64,7 +64,7 @@ async fn peers_that_all_leave_at_once_stay_in_the_file_while_that_is_doubted() {
 #[tokio::test(start_paused = true)]
 async fn what_is_in_the_file_is_used_by_this_host_in_this_network_only() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     assert!(site.manager_of("/another/network", 1).config().await.is_err());
     assert!(site.manager_of(NETWORK, 2).config().await.is_err());
     let text = site.text();

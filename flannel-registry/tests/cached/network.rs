@@ -20,7 +20,7 @@ struct Running {
 fn run(site: &Site) -> Running {
     let external = ExternalInterface::new("eth0", 2, 1500, host(1).public);
     let host = FakeBackend::new();
-    host.leave_behind(key("10.5.200.0-24"), crate::site::host(200));
+    host.add_leftover(key("10.5.200.0-24"), crate::site::host(200));
     let mut options = NetworkOptions::new(site.manager(), host.clone(), external);
     options.previous = Some(key(OWN));
     options.seed = Some(3);
@@ -51,12 +51,12 @@ impl Running {
 #[tokio::test(start_paused = true)]
 async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let mut running = run(&site);
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
     let status = running.network.status();
     assert!(
-        status.ready && status.registry.recalled.is_some_and(|reason| reason.contains("connection refused"))
+        status.ready && status.registry.peers_from_cache.is_some_and(|reason| reason.contains("connection refused"))
     );
     assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
     sleep(MOMENT).await;
@@ -65,13 +65,13 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
 
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.5.0-24", 5);
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     running.sees(|event| matches!(event, NetworkEvent::PeersConfirmed)).await;
     sleep(MOMENT).await;
     assert_eq!(running.peers(), ["10.5.3.0-24", "10.5.4.0-24", "10.5.5.0-24"]);
     let status = running.network.status();
     let (registry, lease) = (status.registry, status.lease.unwrap());
-    assert_eq!((registry.recalled, registry.silent, lease.lost), (None, None, None));
+    assert_eq!((registry.peers_from_cache, registry.unavailable, lease.lost), (None, None, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,10 +79,10 @@ async fn a_subnet_that_another_host_took_meanwhile_is_given_up_with_a_clear_word
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
     site.peer(OWN, 9);
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let mut running = run(&site);
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     running.sees(|event| matches!(event, NetworkEvent::LeaseLost(reason) if reason.contains(OWN))).await;
     let moved = |event: &NetworkEvent| matches!(event, NetworkEvent::LeaseAcquired(lease) if lease.subnet != key(OWN));
     running.sees(moved).await;

@@ -20,14 +20,14 @@ async fn one_lease_the_remembered_one_is_given_while_the_registry_is_silent() {
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
     }
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     assert_eq!(start(&site.manager()).await.unwrap().subnet, key(OWN));
 }
 
 #[tokio::test(start_paused = true)]
 async fn attributes_are_published_when_the_registry_is_back() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let config = manager.config().await.unwrap();
     let mut attrs = host(1);
@@ -37,7 +37,7 @@ async fn attributes_are_published_when_the_registry_is_back() {
     let mut keep = manager.keep(own);
     assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     assert!(site.leases().await.contains(&(OWN.to_owned(), attrs)));
 }
@@ -48,11 +48,11 @@ async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_no
     site.store.set_config(r#"{"Network":"10.6.0.0/16"}"#);
     let manager = site.manager();
     let config = manager.config().await.unwrap();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let attrs = host(1);
     let request = LeaseRequest::new(&config, &attrs);
     assert!(manager.acquire(request).await.is_err());
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(config.offers(&manager.acquire(request).await.unwrap().subnet));
 }
 
@@ -69,7 +69,7 @@ async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
     assert!(config.offers(&own.subnet));
     let mut events = manager.watch(own.subnet);
     site.is_written(&mut events, |text| text.contains(&own.subnet.to_string())).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     assert_eq!(start(&site.manager()).await.unwrap().subnet, own.subnet);
 }
 
@@ -77,11 +77,11 @@ async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
 async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let mut keep = manager.keep(start(&manager).await.unwrap());
     assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     assert!(site.leases().await.contains(&(OWN.to_owned(), host(1))));
 }
@@ -91,18 +91,18 @@ async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_anoth
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
     site.store.create(key(OWN), &host(7), DAY).await.unwrap();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let mut keep = manager.keep(start(&manager).await.unwrap());
     assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let lost = keep.next().await;
     assert!(matches!(&lost, Some(KeepEvent::Lost(reason)) if reason.contains(OWN)), "{lost:?}");
     assert!(keep.next().await.is_none());
     // Silence again does not bring back what is another host's.
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     assert!(start(&manager).await.is_err());
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let own = start(&manager).await.unwrap();
     assert_ne!(own.subnet, key(OWN));
     assert!(site.leases().await.contains(&(OWN.to_owned(), host(7))));
@@ -112,7 +112,7 @@ async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_anoth
 #[tokio::test(start_paused = true)]
 async fn keeping_lasts_however_long_the_registry_is_silent() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let mut keep = manager.keep(start(&manager).await.unwrap());
     let end = tokio::time::Instant::now() + DAY;
@@ -122,14 +122,14 @@ async fn keeping_lasts_however_long_the_registry_is_silent() {
         asked += 1;
     }
     assert!((2880..4000).contains(&asked), "about twice a minute: {asked}");
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
     let site = Site::after_a_run(&[PEERS[0], PEERS[1], ("10.5.8.0-24", 8)]).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
     let mut events = manager.watch(own.subnet);
@@ -149,7 +149,7 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.3.0-24", 33);
     site.peer("10.5.4.0-24", 4);
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let told = until_complete(&mut events).await;
     let news = ["heard", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
     assert_eq!(short(&told), news);
@@ -169,7 +169,7 @@ async fn with_the_registry_there_a_watch_tells_what_is_there_and_who_left_meanwh
 #[tokio::test(start_paused = true)]
 async fn the_watch_that_hears_the_registry_has_the_lease_confirmed_at_once() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
     let mut events = manager.watch(own.subnet);
@@ -180,7 +180,7 @@ async fn the_watch_that_hears_the_registry_has_the_lease_confirmed_at_once() {
     }
     let next = tokio::spawn(async move { keep.next().await });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let event = timeout(Duration::from_secs(1), next).await.expect("long before the pause is over").unwrap();
     assert!(matches!(event, Some(KeepEvent::Waiting(_))), "{event:?}");
     watching.abort();
@@ -200,7 +200,7 @@ async fn a_configuration_that_is_gone_or_wrong_does_not_keep_a_host_from_startin
 #[tokio::test(start_paused = true)]
 async fn without_a_memory_the_errors_are_those_of_the_registry() {
     let site = Site::new();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let error = start(&site.manager()).await.unwrap_err();
     let is_registry = matches!(error, flannel_core::ManagerError::Registry(RegistryError::Unavailable(..)));
     assert!(is_registry, "{error}");
@@ -217,7 +217,7 @@ async fn what_was_published_is_what_is_remembered() {
     let own = manager.publish(&own, &host(77)).await.unwrap();
     assert_eq!((own.subnet, &own.attrs), (subnet, &host(77)));
     site.is_written(&mut peers, |text| text.contains(r#"{"PublicIP":"192.168.0.77""#)).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager_of(NETWORK, 77);
     let config = manager.config().await.unwrap();
     let own = manager.acquire(LeaseRequest::new(&config, &host(77))).await.unwrap();
@@ -227,11 +227,11 @@ async fn what_was_published_is_what_is_remembered() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_from_memory_is_confirmed_by_publishing_it() {
     let site = Site::after_a_run(PEERS).await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
     assert!(manager.publish(&own, &host(77)).await.is_err(), "nobody answers");
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let own = manager.publish(&own, &host(77)).await.unwrap();
     assert!(site.leases().await.contains(&(OWN.to_owned(), host(77))));
     assert!(matches!(manager.keep(own).next().await, Some(KeepEvent::Waiting(_))), "it is kept");

@@ -47,15 +47,15 @@ impl RegistrySubject for Memory {
     }
 
     async fn stop(&self) -> bool {
-        self.faulty.go_silent();
+        self.faulty.stop_responding();
         true
     }
 
     async fn start(&self) {
-        self.faulty.come_back();
+        self.faulty.resume_responding();
     }
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         Duration::from_secs(2)
     }
 

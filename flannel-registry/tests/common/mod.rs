@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flannel_core::{LeaseAttrs, RegistryEvent, SubnetKey};
 use flannel_registry::{RegistryLeaseManager, RegistryLeaseManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_testing::contract::manager::RegistryBacked;
 use flannel_testing::contract::registry::RegistrySubject;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -38,8 +38,8 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
 }
 
 /// The hosts of a store, each with a manager of its own.
-pub(crate) fn hosts<S: RegistrySubject>(store: S) -> OverRegistry<S> {
-    OverRegistry::new(store, |registry, _, ttl| {
+pub(crate) fn hosts<S: RegistrySubject>(store: S) -> RegistryBacked<S> {
+    RegistryBacked::new(store, |registry, _, ttl| {
         let mut options = RegistryLeaseManagerOptions::default();
         options.ttl = ttl;
         Arc::new(RegistryLeaseManager::with_options(registry, options))

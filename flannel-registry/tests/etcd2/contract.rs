@@ -46,7 +46,7 @@ impl RegistrySubject for Subject {
         self.server.compact();
     }
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         // To check a password takes etcd a tenth of a second, and on a busy machine several.
         Duration::from_secs(if self.server.asks_for_a_password() { 6 } else { 2 })
     }

@@ -2,7 +2,7 @@
 
 use flannel_core::{RegistryError, SubnetRegistry, chain};
 use flannel_registry::{Etcd2Options, Etcd2OptionsError, Etcd2Registry};
-use flannel_testing::unlikely_loopback_address;
+use flannel_testing::random_loopback_address;
 
 use crate::common::certificates::{Certificates, SPOILT};
 use crate::common::{DAY, PREFIX, host, next, subnet, words};
@@ -56,7 +56,7 @@ fn files_that_cannot_be_used_are_named_at_once_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
-    let (files, address) = (Certificates::new(), unlikely_loopback_address());
+    let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
     let expired = Server::start_with_certificates(files, address);

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flannel_netlink::Namespace;
 use flannel_registry::{Etcd2Options, Etcd2Registry};
-use flannel_testing::{Etcd, EtcdOptions, unlikely_loopback_address};
+use flannel_testing::{Etcd, EtcdOptions, random_loopback_address};
 
 use crate::common::certificates::Certificates;
 use crate::common::subnet_key;
@@ -33,7 +33,7 @@ impl Server {
 
     /// Starts one that asks for a certificate where it speaks TLS. Its operator reaches it without.
     pub(crate) fn start_tls() -> Self {
-        let (files, address) = (Certificates::new(), unlikely_loopback_address());
+        let (files, address) = (Certificates::new(), random_loopback_address());
         files.server("server", address);
         files.client("client");
         Self::start_with_certificates(files, address)

@@ -94,7 +94,7 @@ async fn an_emptied_etcd_is_believed() {
     next(&mut watch).await;
     assert!(timeout(Duration::from_millis(200), watch.next()).await.is_err());
 
-    server.etcd().lose_everything().unwrap();
+    server.etcd().wipe_data().unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
     assert_eq!(words(&events), ["silent", "snapshot "]);
     let lease = registry.create(subnet(7), &host(7), DAY).await.unwrap();

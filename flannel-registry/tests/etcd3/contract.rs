@@ -47,7 +47,7 @@ impl RegistrySubject for Subject {
         self.server.compact();
     }
 
-    fn shortest_ttl(&self) -> Duration {
+    fn min_ttl(&self) -> Duration {
         Duration::from_secs(2)
     }
 

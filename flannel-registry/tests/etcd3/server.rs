@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use flannel_netlink::Namespace;
 use flannel_registry::{Etcd3Options, Etcd3Registry};
-use flannel_testing::{Etcd, EtcdOptions, EtcdTls, unlikely_loopback_address};
+use flannel_testing::{Etcd, EtcdOptions, EtcdTls, random_loopback_address};
 
 use crate::common::certificates::Certificates;
 pub(crate) use crate::common::{DAY, PATIENCE, PREFIX, host, next, subnet, subnet_key, until, words};
@@ -45,7 +45,7 @@ impl Server {
 
     /// Starts a server that speaks TLS, and lets in only clients with a certificate if it is `mutual`.
     pub(crate) fn start_tls(mutual: bool) -> Self {
-        let (certificates, address) = (Certificates::new(), unlikely_loopback_address());
+        let (certificates, address) = (Certificates::new(), random_loopback_address());
         certificates.server("server", address);
         certificates.client("client");
         Self::start_with_certificates(certificates, address, mutual)

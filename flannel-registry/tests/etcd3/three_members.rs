@@ -8,13 +8,13 @@ use std::time::Duration;
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
 use flannel_netlink::Namespace;
 use flannel_registry::{Etcd3Options, Etcd3Registry};
-use flannel_testing::{Etcd, EtcdOptions, unlikely_loopback_address};
+use flannel_testing::{Etcd, EtcdOptions, random_loopback_address};
 
 use crate::server::{DAY, host, next, subnet, until, words};
 
 /// Starts three members at once, as none is healthy alone.
 fn start() -> Vec<Etcd> {
-    let addresses: [Ipv4Addr; 3] = std::array::from_fn(|_| unlikely_loopback_address());
+    let addresses: [Ipv4Addr; 3] = std::array::from_fn(|_| random_loopback_address());
     let peers: Vec<_> = (0..).zip(addresses).map(|(i, at)| format!("member{i}=http://{at}:2380")).collect();
     let peers = peers.join(",");
     let options = (0..).zip(addresses).map(|(i, address)| EtcdOptions {

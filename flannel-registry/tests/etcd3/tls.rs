@@ -2,7 +2,7 @@
 
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
 use flannel_registry::{Etcd3Options, Etcd3OptionsError, Etcd3Registry};
-use flannel_testing::unlikely_loopback_address;
+use flannel_testing::random_loopback_address;
 
 use crate::common::certificates::{Certificates, SPOILT};
 use crate::server::{DAY, Server, host, next, subnet, words};
@@ -67,7 +67,7 @@ fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
-    let (files, address) = (Certificates::new(), unlikely_loopback_address());
+    let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
     let stranger = Certificates::new();

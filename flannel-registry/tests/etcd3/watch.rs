@@ -72,7 +72,7 @@ async fn an_emptied_etcd_is_believed() {
     registry.create(subnet(6), &host(6), DAY).await.unwrap();
     next(&mut watch).await;
 
-    server.etcd().lose_everything().unwrap();
+    server.etcd().wipe_data().unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
     assert_eq!(words(&events), ["silent", "snapshot "]);
     registry.create(subnet(7), &host(7), DAY).await.unwrap();
@@ -94,7 +94,7 @@ async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     next(&mut watch).await;
 
-    server.etcd().lose_everything().unwrap();
+    server.etcd().wipe_data().unwrap();
     for third in 3..20 {
         registry.create(subnet(third), &host(third), DAY).await.unwrap();
     }

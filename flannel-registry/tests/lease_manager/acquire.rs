@@ -133,7 +133,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn a_host_that_loses_ten_races_says_so_and_may_try_again() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::Outrun; 10]);
+    site.faulty.fail_next(Call::Create, [Fault::LostRace; 10]);
     let error = site.acquire().await.unwrap_err();
     assert!(matches!(error, ManagerError::Registry(RegistryError::Exists(_))), "{error:?}");
     assert_eq!(site.faulty.count(Call::List), 10);

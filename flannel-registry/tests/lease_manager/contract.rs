@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flannel_core::SubnetRegistry;
 use flannel_registry::{RegistryLeaseManager, RegistryLeaseManagerOptions};
-use flannel_testing::contract::manager::OverRegistry;
+use flannel_testing::contract::manager::RegistryBacked;
 
 use crate::memory::{Memory, OUTAGE};
 
@@ -18,8 +18,8 @@ pub(crate) fn manager(registry: Arc<dyn SubnetRegistry>, host: u8, ttl: Duration
     RegistryLeaseManager::with_options(registry, options)
 }
 
-fn hosts() -> OverRegistry<Memory> {
-    OverRegistry::new(Memory::new(), |registry, host, ttl| Arc::new(manager(registry, host, ttl)))
+fn hosts() -> RegistryBacked<Memory> {
+    RegistryBacked::new(Memory::new(), |registry, host, ttl| Arc::new(manager(registry, host, ttl)))
         .with_outage(OUTAGE)
 }
 

@@ -12,7 +12,7 @@ use flannel_core::{
     PeerEvent, PublicAddrs, RegistryError, SubnetKey, SubnetRegistry,
 };
 use flannel_registry::MemoryRegistry;
-use flannel_testing::contract::manager::{self, OverRegistry};
+use flannel_testing::contract::manager::{self, RegistryBacked};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 
@@ -55,10 +55,10 @@ enum Wrong {
 use Wrong::*;
 
 /// Hosts whose managers do it.
-fn broken(wrong: Wrong) -> OverRegistry<Memory> {
+fn broken(wrong: Wrong) -> RegistryBacked<Memory> {
     let memory = Memory::new();
     let store = memory.store.clone();
-    let hosts = OverRegistry::new(memory, move |registry, host, ttl| {
+    let hosts = RegistryBacked::new(memory, move |registry, host, ttl| {
         let inner = contract::manager(registry, host, ttl);
         Arc::new(Manager { wrong, store: store.clone(), inner, first: Mutex::default() })
     });

@@ -54,12 +54,12 @@ async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss(
 async fn a_registry_that_is_silent_for_longer_than_the_lease_loses_it_only_when_it_answers() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     let start = Instant::now();
     while start.elapsed() < DAY * 2 {
         assert!(matches!(keep.next().await, Some(KeepEvent::RenewalFailed { .. })));
     }
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(matches!(keep.next().await, Some(KeepEvent::Lost(_))));
     assert!(keep.next().await.is_none());
     let again = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
@@ -323,7 +323,7 @@ async fn a_list_from_before_the_own_write_that_comes_late_is_no_dispute() {
     site.store.update(&own, &vxlan("0a:00:00:00:00:09"), DAY).await.unwrap();
     assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
     // The watch gets its list while the record is being put right.
-    site.faulty.fail_next(Call::Update, [Fault::Late(Duration::from_secs(10))]);
+    site.faulty.fail_next(Call::Update, [Fault::Delayed(Duration::from_secs(10))]);
     site.faulty.cut_watches();
     let (renewed, ()) = tokio::join!(keep.next(), follow_for_a_second(&mut peers));
     assert_eq!(renewed, Some(KeepEvent::Renewed(DAY)));

@@ -44,12 +44,12 @@ async fn silence_removes_no_peer_and_what_happened_meanwhile_is_told() {
     let mut peers = site.manager.watch(key("10.5.9.0-24"));
     peers.next().await;
     peers.next().await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     assert!(matches!(peers.next().await, Some(PeerEvent::RegistryUnavailable(_))));
     site.store.delete(&three).await.unwrap();
     assert!(timeout(DAY / 2, peers.next()).await.is_err(), "nothing is known");
     site.store.renew(&two, DAY).await.unwrap();
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     assert!(matches!(peers.next().await, Some(PeerEvent::RegistryAvailable)));
     assert_eq!(changed(peers.next().await), [LeaseChange::Removed(three.subnet)]);
 }

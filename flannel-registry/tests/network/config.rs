@@ -79,12 +79,12 @@ async fn what_the_backend_cannot_do_is_refused_and_what_the_kernel_refuses_is_tr
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    node.host.disturb_the_start(2, 1);
+    node.host.fail_start(2, 1);
     site.store.set_config(OTHER);
     assert!(refused(&mut node).await.contains("cannot make the device"));
     reconfigured(&mut node).await;
     assert!(node.network.summary().network.unwrap().refused.is_none());
-    node.host.make_unusable("no such thing here");
+    node.host.fail_open("no such thing here");
     site.store.set_config(CONFIG);
     assert_eq!(refused(&mut node).await, "no such thing here");
 }
@@ -103,7 +103,7 @@ async fn a_registry_that_does_not_answer_is_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_comes_while_the_host_starts_is_not_missed() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::Late(Duration::from_secs(5))]);
+    site.faulty.fail_next(Call::Create, [Fault::Delayed(Duration::from_secs(5))]);
     let mut node = start(&site.faulty, 1, None);
     node.sees("the first configuration", |event| matches!(event, NetworkEvent::Configured(_)).then_some(()))
         .await;

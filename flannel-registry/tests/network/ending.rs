@@ -44,7 +44,7 @@ async fn to_remove_with_a_silent_registry_removes_what_is_on_the_host_and_says_w
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     node.network.shutdown(Shutdown::Remove).await;
     assert!(matches!(node.task.await.unwrap(), Err(NetworkError::Release(ManagerError::Registry(_)))));
     assert_eq!(node.host.peers(), BTreeMap::new());
@@ -86,13 +86,13 @@ async fn several_networks_in_one_process_know_nothing_of_each_other() {
     }
     let subnets: Vec<String> = nodes.iter().map(|node| node.subnet().to_string()).collect();
     assert_eq!(subnets, ["10.5.7.0-24", "10.5.8.0-24", "10.5.7.0-24", "10.5.8.0-24"]);
-    sites[0].faulty.go_silent();
+    sites[0].faulty.stop_responding();
     sites[1].peer("10.5.9.0-24", 9);
     sleep(MOMENT).await;
     let peers: Vec<usize> = nodes.iter().map(|node| node.host.peers().len()).collect();
     assert_eq!(peers, [1, 1, 2, 2]);
     let silent: Vec<bool> =
-        nodes.iter().map(|node| node.network.status().registry.silent.is_some()).collect();
+        nodes.iter().map(|node| node.network.status().registry.unavailable.is_some()).collect();
     assert_eq!(silent, [true, true, false, false]);
     nodes.remove(0).network.shutdown(Shutdown::Keep).await;
     assert!(nodes.iter().all(|node| !node.task.is_finished()));

@@ -36,7 +36,7 @@ async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() 
     assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(77), 2));
     assert_eq!(node.network.lease(), Some(lease.clone()));
     assert_eq!(node.network.ready().await.unwrap().lease, lease);
-    assert!(node.host.calls().contains(&BackendCall::MovedTo("eth0".to_owned())));
+    assert!(node.host.calls().contains(&BackendCall::InterfaceUpdated("eth0".to_owned())));
     assert_eq!((site.faulty.count(Call::Update), site.faulty.count(Call::List)), (1, 1), "one write");
     // And it is kept from now on.
     let seen = node.within(DAY * 3).await;
@@ -62,16 +62,16 @@ async fn a_registry_that_does_not_answer_is_told_when_it_does() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     node.moves.send(external(77)).unwrap();
     let waits = |event: &NetworkEvent| match event {
         NetworkEvent::Waiting { phase: Phase::Lease, retry_in, .. } => Some(*retry_in),
         _ => None,
     };
     assert!(node.sees("the wait", waits).await <= Duration::from_millis(200), "soon, at first");
-    assert!(node.host.calls().contains(&BackendCall::MovedTo("eth0".to_owned())), "the host does not wait");
+    assert!(node.host.calls().contains(&BackendCall::InterfaceUpdated("eth0".to_owned())), "the host does not wait");
     sleep(DAY / 2).await;
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     node.sees("the publication", published).await;
     assert_eq!(site.subnets().await[&subnet], public(77));
 }
@@ -99,11 +99,11 @@ async fn a_subnet_that_another_host_took_meanwhile_is_not_taken_from_it() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     site.peer(&subnet.to_string(), 66);
     node.moves.send(external(77)).unwrap();
     sleep(MOMENT).await;
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     let acquired = |event: &NetworkEvent| match event {
         NetworkEvent::LeaseAcquired(lease) if lease.subnet != subnet => Some(lease.clone()),
         _ => None,
@@ -117,12 +117,12 @@ async fn the_last_of_several_addresses_is_the_one_that_stays() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     for last in [77, 78, 79] {
         node.moves.send(external(last)).unwrap();
         sleep(MOMENT).await;
     }
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     node.sees("the publication", published).await;
     sleep(MOMENT).await;
     assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(79), 2));
@@ -148,7 +148,7 @@ async fn an_interface_that_the_backend_cannot_work_with_changes_nothing() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
-    node.host.make_unusable("it has no address");
+    node.host.fail_open("it has no address");
     node.moves.send(external(77)).unwrap();
     let failed = |event: &NetworkEvent| match event {
         NetworkEvent::ObjectFailed(failure) => Some((failure.object.clone(), failure.reason.clone())),

@@ -16,11 +16,11 @@ async fn a_network_renews_its_lease_for_weeks_and_tells_its_peers_nothing() {
     let mut two = start(&site.faulty, 2, None);
     two.is_ready().await;
     sleep(MOMENT).await;
-    let passes = one.host.busy_passes();
+    let passes = one.host.syncs_with_writes();
     let seen = one.within(DAY * 14).await;
     let renewals = seen.iter().filter(|event| matches!(event, NetworkEvent::LeaseRenewed(_))).count();
     assert!((42..48).contains(&renewals), "{renewals}");
-    assert_eq!(one.host.busy_passes(), passes);
+    assert_eq!(one.host.syncs_with_writes(), passes);
     assert_eq!(site.subnets().await.len(), 2);
     assert_eq!((site.faulty.count(Call::List), site.faulty.count(Call::Watch)), (2, 2));
 }
@@ -31,7 +31,7 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    let (subnet, passes) = (node.subnet(), node.host.busy_passes());
+    let (subnet, passes) = (node.subnet(), node.host.syncs_with_writes());
     site.store.remove_raw(&subnet.to_string());
     node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
     let acquired = |event: &NetworkEvent| match event {
@@ -40,7 +40,7 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     };
     assert_eq!(node.sees("a lease", acquired).await, subnet);
     assert_eq!(site.subnets().await[&subnet], Ipv4Addr::new(192, 168, 0, 1).into());
-    assert_eq!((node.host.busy_passes(), node.host.peers().len()), (passes, 1), "the host was left alone");
+    assert_eq!((node.host.syncs_with_writes(), node.host.peers().len()), (passes, 1), "the host was left alone");
     assert_eq!(node.network.status().lease.unwrap().lost, None);
     let configured = BackendCall::Configured(subnet);
     assert_eq!(node.host.calls().iter().filter(|call| **call == configured).count(), 1);

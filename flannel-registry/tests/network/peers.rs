@@ -43,11 +43,11 @@ async fn a_peer_that_says_something_new_is_changed_and_one_that_says_the_same_is
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    let passes = node.host.busy_passes();
+    let passes = node.host.syncs_with_writes();
     site.peer("10.5.2.0-24", 2);
     let seen = node.within(MOMENT).await;
     assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::PeerChanged(_))), "{seen:?}");
-    assert_eq!(node.host.busy_passes(), passes);
+    assert_eq!(node.host.syncs_with_writes(), passes);
     site.peer("10.5.2.0-24", 22);
     let changed = |event: &NetworkEvent| match event {
         NetworkEvent::PeerChanged(lease) => Some(lease.attrs.clone()),
@@ -89,19 +89,19 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
     site.peer("10.5.3.0-24", 3);
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     site.store.remove_raw("10.5.3.0-24");
     sleep(DAY * 3).await;
     let status = node.network.status();
-    assert!(status.registry.silent.is_some() && status.ready);
+    assert!(status.registry.unavailable.is_some() && status.ready);
     assert_eq!(node.host.peers().len(), 2, "nothing is known to have changed");
     assert!(!node.task.is_finished());
 
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(())).await;
     sleep(MOMENT).await;
-    assert_eq!(node.network.status().registry.silent, None);
+    assert_eq!(node.network.status().registry.unavailable, None);
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.2.0-24")]);
 }
 

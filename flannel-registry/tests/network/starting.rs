@@ -64,7 +64,7 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
     let told = Arc::new(Notify::new());
     let manager = Slow { inner: manager(&site.faulty), told: Arc::clone(&told) };
     let host_with_leftover = FakeBackend::new();
-    host_with_leftover.leave_behind(key("10.5.3.0-24"), host(3));
+    host_with_leftover.add_leftover(key("10.5.3.0-24"), host(3));
     let mut node = start_on(manager, host_with_leftover, 1, None);
     assert!(timeout(MOMENT, node.network.ready()).await.is_err(), "the peers are not all known yet");
     let reached: Vec<SubnetKey> = node.host.peers().into_keys().collect();
@@ -159,7 +159,7 @@ async fn only_a_full_network_ends_a_network_at_the_start() {
 async fn a_backend_that_cannot_work_ends_its_network_before_it_has_a_lease() {
     let site = site();
     let host = FakeBackend::new();
-    host.make_unusable("there is no such device");
+    host.fail_open("there is no such device");
     let node = start_on(manager(&site.faulty), host, 1, None);
     let ended = node.task.await.unwrap().unwrap_err();
     assert_eq!(ended.to_string(), "there is no such device");
@@ -171,11 +171,11 @@ async fn a_backend_that_cannot_work_ends_its_network_before_it_has_a_lease() {
 async fn a_kernel_that_refuses_for_a_moment_does_not_end_the_start() {
     let site = site();
     let host = FakeBackend::new();
-    host.disturb_the_start(3, 0);
+    host.fail_start(3, 0);
     let mut node = start_on(manager(&site.faulty), host, 1, None);
     node.is_ready().await;
     let host = FakeBackend::new();
-    host.disturb_the_start(usize::MAX, 0);
+    host.fail_start(usize::MAX, 0);
     let node = start_on(manager(&site.faulty), host, 2, None);
     let ended = node.task.await.unwrap().unwrap_err();
     assert_eq!(flannel_core::chain(&ended), "cannot make the device: no such device");
@@ -186,7 +186,7 @@ async fn a_kernel_that_refuses_for_a_moment_does_not_end_the_start() {
 async fn a_host_that_the_kernel_does_not_let_be_made_ready_is_made_ready_by_the_next_pass() {
     let site = site();
     let host = FakeBackend::new();
-    host.disturb_the_start(0, 1);
+    host.fail_start(0, 1);
     let mut node = start_on(manager(&site.faulty), host, 1, None);
     let refused = node
         .sees("the refusal", |event| {

@@ -61,16 +61,16 @@ async fn a_host_says_how_long_its_registry_was_not_heard() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     let heard = node.network.status().registry;
-    assert_eq!((heard.silent, heard.unavailable_for, heard.complete), (None, None, true));
+    assert_eq!((heard.unavailable, heard.unavailable_for, heard.complete), (None, None, true));
     assert!(heard.revision.is_some() && heard.last_contact_age.is_some());
-    site.faulty.go_silent();
+    site.faulty.stop_responding();
     node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     sleep(Duration::from_secs(3600)).await;
     let status = node.network.status();
     assert_eq!(status.registry.unavailable_for.unwrap().as_secs(), 3600);
     assert_eq!(status.conditions[0].name, ConditionName::RegistryUnavailable);
     assert!(status.is_in_order(), "traffic goes on");
-    site.faulty.come_back();
+    site.faulty.resume_responding();
     node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(())).await;
     let status = node.network.status();
     assert_eq!((status.registry.unavailable_for, status.conditions), (None, vec![]));
@@ -98,10 +98,10 @@ async fn what_went_wrong_is_remembered_up_to_a_bound() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     for _ in 0..3 {
-        site.faulty.go_silent();
+        site.faulty.stop_responding();
         node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(()))
             .await;
-        site.faulty.come_back();
+        site.faulty.resume_responding();
         node.sees("the registry", |event| matches!(event, NetworkEvent::RegistryAvailable).then_some(()))
             .await;
     }

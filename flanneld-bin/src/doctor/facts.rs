@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use flannel_backend_vxlan::TunnelDevice;
 use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
-use flannel_firewall::{Barrier, MissingRules, Packet};
+use flannel_firewall::{BlockingRule, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
 use flannel_registry::{CachedNetwork, CertificateDates};
 
@@ -187,7 +187,7 @@ pub(crate) struct Socket {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Firewall {
     /// The rules in the way of the network's packets.
-    pub(crate) barriers: Vec<(Packet, Barrier)>,
+    pub(crate) barriers: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
     pub(crate) missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.

@@ -86,7 +86,7 @@ fn lease(page: &mut Page, report: &Report) {
 
 fn registry(page: &mut Page, report: &Report) {
     let registry = &report.network.registry;
-    page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.silent.is_none()));
+    page.gauge("flannel_registry_up", "Whether the registry is heard.").is(flag(registry.unavailable.is_none()));
     if let Some(age) = registry.last_contact_age {
         page.gauge(
             "flannel_registry_last_contact_age_seconds",

@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use flannel_firewall::Nets;
+use flannel_firewall::OverlayPrefixes;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{IPV6_NETWORK, IPV6_SUBNET, NETWORK, SUBNET};
@@ -33,11 +33,11 @@ pub(crate) struct Previous {
 
 impl Previous {
     /// The networks that rules of the earlier run are about.
-    pub(crate) fn nets(&self) -> Vec<Nets> {
+    pub(crate) fn nets(&self) -> Vec<OverlayPrefixes> {
         let v4 = self.network.zip(self.subnet).map(|(network, subnet)| (network.into(), subnet.into()));
         let v6 =
             self.ipv6_network.zip(self.ipv6_subnet).map(|(network, subnet)| (network.into(), subnet.into()));
-        v4.into_iter().chain(v6).filter_map(|(network, subnet)| Nets::new(network, subnet)).collect()
+        v4.into_iter().chain(v6).filter_map(|(network, subnet)| OverlayPrefixes::new(network, subnet)).collect()
     }
 }
 

@@ -364,13 +364,13 @@ pub(crate) fn quick() -> PingOptions {
 pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
     let every = Duration::from_millis(5);
     let ping = RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     ping
 }
 
 /// Waits until each ping was answered so many times more: what was done before had its chance to break it.
-pub(crate) fn wait_for_answers(pings: &[RunningPing], more: u64) {
-    pings.iter().for_each(|ping| ping.wait_for_answers(more, PATIENCE).unwrap());
+pub(crate) fn wait_for_replies(pings: &[RunningPing], more: u64) {
+    pings.iter().for_each(|ping| ping.wait_for_replies(more, PATIENCE).unwrap());
 }
 
 /// Checks that a packet goes from one pod to another and back.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use flannel_netlink::{LinkChange, Netlink};
 use flannel_testing::{PingOptions, eventually, ping};
 
-use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
+use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_replies};
 
 /// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
 const FOLLOWED: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ fn address_replaced(config: &str, steps: &[&str]) {
     for step in steps {
         cluster.change(0, step);
     }
-    wait_for_answers(&pings, 20);
+    wait_for_replies(&pings, 20);
     let out = started.elapsed();
     check_lease(&cluster, 0, "192.168.64.77");
     assert_eq!((subnet_file(&cluster, 0), cluster.subnet_env(0, "FLANNEL_MTU")), (file, mtu));

@@ -230,7 +230,7 @@ fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
         cluster.wait_until_ready(0);
         assert_eq!(cluster.rules(0), before);
         // Long enough for the looks at the rules that come after it said that it is ready.
-        ping.wait_for_answers(100, PATIENCE).unwrap();
+        ping.wait_for_replies(100, PATIENCE).unwrap();
         let report = ping.stop();
         assert_eq!(report.lost_count(), 0, "{report:?}");
     }

@@ -4,7 +4,7 @@ use flannel_netlink::Netlink;
 use flannel_testing::{Pod, RunningPing, eventually};
 
 use crate::cluster::{
-    Cluster, HOST_GW, PATIENCE, Told, UDP, VXLAN, check_ping, running_ping, wait_for_answers,
+    Cluster, HOST_GW, PATIENCE, Told, UDP, VXLAN, check_ping, running_ping, wait_for_replies,
 };
 use crate::observed::run;
 
@@ -80,9 +80,9 @@ fn roll(
         cluster.daemon(host).signal(SIGHUP).unwrap();
         wait_for_lines(cluster, host, TAKEN_IN, told);
         wait_for_lease(cluster, host, backend);
-        wait_for_answers(pings, 20);
+        wait_for_replies(pings, 20);
         // The mixed state lasts, and nobody is cut off in it.
-        wait_for_answers(pings, 20);
+        wait_for_replies(pings, 20);
         // Those that are on their way count as lost, so there may have been more before.
         steps.push(lost(pings).saturating_sub(before));
     }
@@ -124,7 +124,7 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     start(&mut cluster, 0);
     wait_for_lease(&cluster, 0, Some("vxlan"));
-    wait_for_answers(&pings, 20);
+    wait_for_replies(&pings, 20);
     assert!(has_device(&cluster, 0, "flannel0") && has_device(&cluster, 0, "flannel.1"));
     assert_eq!(cluster.routes(0), [""; 0], "nobody else has a tunnel");
     let (code, status, _) = run(&cluster, 0, &["status"]);
@@ -132,7 +132,7 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
     cluster.daemon(1).terminate(PATIENCE).unwrap();
     start(&mut cluster, 1);
     eventually(PATIENCE, || cluster.routes(0).len() == 1).unwrap();
-    wait_for_answers(&pings, 20);
+    wait_for_replies(&pings, 20);
     for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)] {
         check_ping(&pods[from], &pods[to]);
     }
@@ -167,7 +167,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     wait_for_lines(&mut cluster, 1, TAKEN_IN, 1);
     assert!(has_device(&cluster, 0, "flannel.7") && !has_device(&cluster, 0, "flannel.1"));
     assert!(cluster.lines(0, "ip -d link show flannel.7").join(" ").contains("dstport 8473"));
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     assert_eq!(cluster.subnet(0), subnet);
     assert_eq!(cluster.lines(0, "ip route show dev foreign").len(), 1, "it is nobody's business");
 
@@ -180,12 +180,12 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     .unwrap();
     manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
     manager.wait_for("READY=1\n");
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     cluster.configure(VXLAN);
     eventually(PATIENCE, || (0..2).all(|host| cluster.routes(host).len() == 1)).unwrap();
     manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
     manager.wait_for("READY=1\n");
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     println!("to another VNI and port, to host-gw, and back: {}", ping.stop());
 
     // What cannot be: containers have addresses of this subnet.

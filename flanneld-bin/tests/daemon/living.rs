@@ -135,11 +135,11 @@ fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
     let ping = running_ping(&pods[0], &pods[1]);
 
     cluster.daemon(0).kill().unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     cluster.start(0);
     cluster.wait_until_ready(0);
     // Long enough for the passes that come after it said that it is ready.
-    ping.wait_for_answers(100, PATIENCE).unwrap();
+    ping.wait_for_replies(100, PATIENCE).unwrap();
 
     let report = ping.stop();
     assert_eq!(report.lost_count(), 0, "{report:?}");
@@ -159,7 +159,7 @@ fn told_to_end_it_ends_at_once_and_traffic_goes_on() {
     let ping = running_ping(&pods[0], &pods[1]);
     let status = cluster.daemon(0).terminate(AT_ONCE).unwrap();
     assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
-    ping.wait_for_answers(50, PATIENCE).unwrap();
+    ping.wait_for_replies(50, PATIENCE).unwrap();
     let report = ping.stop();
     assert_eq!(report.lost_count(), 0, "{report:?}");
     assert_eq!(cluster.leases().len(), 2, "the lease stays");

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use flannel_testing::{eventually, output_in};
 
-use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_for_answers};
+use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_for_replies};
 use crate::interfaces::{cluster, configure_v2};
 
 /// What the command printed, and its exit status.
@@ -112,7 +112,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
         assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
         cluster.start_with(host, &["-etcd-api=v3"]);
         cluster.wait_until_ready(host);
-        wait_for_answers(&pings, 20);
+        wait_for_replies(&pings, 20);
     }
     for ping in pings {
         let report = ping.stop();

@@ -259,7 +259,7 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
             if entries.len() == 3 { Ok(entries) } else { Err(format!("{release:?} {entries:#?}")) }
         });
         let entries = entries.unwrap();
-        ping.wait_for_answers(20, PATIENCE).unwrap();
+        ping.wait_for_replies(20, PATIENCE).unwrap();
         let report = ping.stop();
         assert_eq!(report.lost_count(), 0, "{release:?} {report:?}");
         assert!(!entries.iter().any(|line| line.contains("10.5.66.0")), "{release:?} {entries:#?}");

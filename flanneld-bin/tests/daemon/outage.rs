@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, wait_for_answers};
+use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, wait_for_replies};
 
 /// How long etcd is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_i
         cluster.daemon(host).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
     }
     std::thread::sleep(OUTAGE.saturating_sub(stopped.elapsed()));
-    wait_for_answers(&pings, 10);
+    wait_for_replies(&pings, 10);
 
     cluster.etcd.restart().unwrap();
     for host in [0, 1] {
@@ -85,7 +85,7 @@ fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_i
     for pod in &pods {
         check_ping(&joined, pod);
     }
-    wait_for_answers(&pings, 10);
+    wait_for_replies(&pings, 10);
     check_nothing_was_lost(pings);
     assert_eq!((0..3).map(|host| cluster.subnet(host)).collect::<Vec<_>>(), subnets);
     assert_eq!((0..3).map(|host| cluster.device(host)).collect::<Vec<_>>(), devices);
@@ -99,7 +99,7 @@ fn all_leases_revoked_at_once_are_taken_again_and_no_packet_is_lost() {
     let pings = ping_all(&pods);
     cluster.etcd.etcdctl(&["del", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
     eventually(PATIENCE, || cluster.leases() == before).unwrap();
-    wait_for_answers(&pings, 50);
+    wait_for_replies(&pings, 50);
     check_nothing_was_lost(pings);
 }
 
@@ -116,7 +116,7 @@ fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_
     cluster.start(0);
     cluster.wait_until_ready(0);
     eventually(PATIENCE, || cluster.leases() == before).unwrap();
-    wait_for_answers(&pings, 50);
+    wait_for_replies(&pings, 50);
     check_nothing_was_lost(pings);
 }
 

@@ -101,10 +101,10 @@ fn a_restart_under_a_service_manager_loses_no_packet_and_keeps_the_device() {
 
     cluster.daemon(0).kill().unwrap();
     start_by(&manager, &mut cluster, &["-keep-udp-device"]);
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     start_by(&manager, &mut cluster, &["-keep-udp-device"]);
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     let report = ping.stop();
     println!("two restarts, one of them after a kill: {report}");
     assert_eq!((report.lost_count(), report.duplicates), (0, 0), "{report}");

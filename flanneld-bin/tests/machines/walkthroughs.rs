@@ -89,7 +89,7 @@ fn a_running_node_is_moved_from_upstream_and_back_and_no_packet_is_lost() {
     let every = Duration::from_millis(5);
     let ping =
         RunningPing::start(&pods[0].namespace, pods[1].addresses[0], every, &PingOptions::default()).unwrap();
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     let device = || Netlink::open_in(&lab.hosts[0].namespace).unwrap().link("flannel.1").unwrap().unwrap();
     let before = device();
 
@@ -103,7 +103,7 @@ fn a_running_node_is_moved_from_upstream_and_back_and_no_packet_is_lost() {
     assert!(machines[0].get("head -c 2 /usr/bin/flanneld") == "#!", "upstream's is in its place again");
     assert_eq!(device(), before);
 
-    ping.wait_for_answers(20, PATIENCE).unwrap();
+    ping.wait_for_replies(20, PATIENCE).unwrap();
     let report = ping.stop();
     assert_eq!(report.lost_count(), 0, "{report}");
 }

@@ -56,7 +56,7 @@ pub trait BackendSubject {
     fn objects(&self) -> Vec<String>;
 
     /// Puts objects on the host that are not the backend's, as like to its own as can be.
-    fn add_foreign(&self);
+    fn add_foreign_objects(&self);
 
     /// Undoes behind the backend's back what it made for a peer, and tells whether that can be done.
     fn undo(&self, subnet: SubnetKey) -> bool {
@@ -76,7 +76,7 @@ pub trait BackendSubject {
     }
 
     /// Values of `Backend` in the configuration that cannot be used, each with the option that is wrong.
-    fn wrong_options(&self) -> Vec<(&'static str, &'static str)>;
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)>;
 
     /// Values of `Backend` to which the backend comes from the one in `config` without a restart, with the same peers.
     fn other_options(&self) -> Vec<&'static str> {
@@ -94,7 +94,7 @@ pub trait BackendSubject {
     }
 
     /// How long the backend may take to notice what somebody undid, on a machine that does much else.
-    fn notices_within(&self) -> Duration {
+    fn drift_timeout(&self) -> Duration {
         Duration::from_secs(30)
     }
 

@@ -25,7 +25,7 @@ pub use words::*;
 
 /// A store without a configuration and without leases, the managers of its hosts, and what only its operator can do.
 ///
-/// [`OverRegistry`] is one of a [`RegistrySubject`], for the managers of any store; `testing/tests/fed_contract.rs` in the
+/// [`RegistryBacked`] is one of a [`RegistrySubject`], for the managers of any store; `testing/tests/fed_contract.rs` in the
 /// repository is one without a store.
 #[async_trait]
 pub trait LeaseManagerSubject: Send + Sync {
@@ -38,7 +38,7 @@ pub trait LeaseManagerSubject: Send + Sync {
     async fn set_config(&self, text: &str) -> bool;
 
     /// Takes a subnet away from the host that has it.
-    async fn take_away(&self, subnet: SubnetKey);
+    async fn revoke_subnet(&self, subnet: SubnetKey);
 
     /// Makes a lease without an end, and tells whether there are such.
     async fn reserve(&self, subnet: SubnetKey, attrs: &LeaseAttrs) -> bool {
@@ -63,11 +63,11 @@ pub trait LeaseManagerSubject: Send + Sync {
     /// How long the store is left unreachable. Checks ask for leases of a day, which are renewed after a third of it: a
     /// subject whose clock is paused can be longer away than that.
     fn outage(&self) -> Duration {
-        self.shortest_ttl().unwrap_or_default()
+        self.min_ttl().unwrap_or_default()
     }
 
     /// The shortest time to live that the store grants as it is asked for, if leases end at all.
-    fn shortest_ttl(&self) -> Option<Duration>;
+    fn min_ttl(&self) -> Option<Duration>;
 
     /// Whether hosts choose their subnets. If not, host number `n` is given 10.5.`n`.0/24, and another one when that is
     /// taken away.
@@ -121,7 +121,7 @@ macro_rules! lease_manager_contract {
 }
 
 /// The hosts of a store whose registry is under test too.
-pub struct OverRegistry<S> {
+pub struct RegistryBacked<S> {
     store: S,
     open: Box<OpenManager>,
     outage: Duration,
@@ -130,14 +130,14 @@ pub struct OverRegistry<S> {
 /// Opens the manager of a host, given its registry, its number, and how long its leases last.
 type OpenManager = dyn Fn(Arc<dyn SubnetRegistry>, u8, Duration) -> Arc<dyn LeaseManager> + Send + Sync;
 
-impl<S: RegistrySubject> OverRegistry<S> {
+impl<S: RegistrySubject> RegistryBacked<S> {
     /// Takes the store, and what opens the manager of a host: given its registry, its number, and how long its leases
     /// last.
     pub fn new(
         store: S,
         open: impl Fn(Arc<dyn SubnetRegistry>, u8, Duration) -> Arc<dyn LeaseManager> + Send + Sync + 'static,
     ) -> Self {
-        let outage = store.shortest_ttl();
+        let outage = store.min_ttl();
         Self { store, open: Box::new(open), outage }
     }
 
@@ -149,7 +149,7 @@ impl<S: RegistrySubject> OverRegistry<S> {
 }
 
 #[async_trait]
-impl<S: RegistrySubject> LeaseManagerSubject for OverRegistry<S> {
+impl<S: RegistrySubject> LeaseManagerSubject for RegistryBacked<S> {
     async fn open(&self, host: u8, ttl: Duration) -> Arc<dyn LeaseManager> {
         (self.open)(self.store.open().await, host, ttl)
     }
@@ -159,7 +159,7 @@ impl<S: RegistrySubject> LeaseManagerSubject for OverRegistry<S> {
         true
     }
 
-    async fn take_away(&self, subnet: SubnetKey) {
+    async fn revoke_subnet(&self, subnet: SubnetKey) {
         self.store.remove_raw(&subnet.to_string()).await;
     }
 
@@ -185,8 +185,8 @@ impl<S: RegistrySubject> LeaseManagerSubject for OverRegistry<S> {
         self.outage
     }
 
-    fn shortest_ttl(&self) -> Option<Duration> {
-        Some(self.store.shortest_ttl())
+    fn min_ttl(&self) -> Option<Duration> {
+        Some(self.store.min_ttl())
     }
 
     fn patience(&self) -> Duration {

@@ -45,7 +45,7 @@ pub trait RegistrySubject: Send + Sync {
     async fn compact(&self);
 
     /// The shortest time to live that the store grants as it is asked for.
-    fn shortest_ttl(&self) -> Duration;
+    fn min_ttl(&self) -> Duration;
 
     /// How long an answer, an event or the end of a lease may be late.
     fn patience(&self) -> Duration;

@@ -22,10 +22,10 @@ pub trait TableSubject {
     fn impossible(&self) -> Option<(<Self::Table as Table>::Key, <Self::Table as Table>::Value)>;
 
     /// Puts objects of this kind beside ours that are not ours.
-    fn add_foreign(&mut self);
+    fn add_foreign_objects(&mut self);
 
     /// Tells whether those are all still there, as they were.
-    fn foreign_is_untouched(&mut self) -> bool;
+    fn foreign_is_unchanged(&mut self) -> bool;
 }
 
 /// Makes a test of each promise of a table.
@@ -141,14 +141,14 @@ pub fn a_change_that_fails_stops_no_other<S: TableSubject>(subject: &mut S) {
 /// Promise 1: an object that is not ours is not read, and what is done to ours does nothing to it.
 pub fn what_is_foreign_is_neither_read_nor_touched<S: TableSubject>(subject: &mut S) {
     let samples = first_values(subject);
-    subject.add_foreign();
+    subject.add_foreign_objects();
     let mut table = subject.open();
     holds(&mut table, &[]);
     succeeds(table.apply(&puts(&samples)), samples.len());
     holds(&mut table, &samples);
     succeeds(table.apply(&drops(&samples)), samples.len());
     holds(&mut table, &[]);
-    assert!(subject.foreign_is_untouched(), "a foreign object was touched");
+    assert!(subject.foreign_is_unchanged(), "a foreign object was touched");
 }
 
 #[expect(clippy::type_complexity, reason = "pairs of the table's own types read best as they are")]

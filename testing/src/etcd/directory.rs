@@ -39,7 +39,7 @@ impl DataDirectory {
 
 /// Chooses an address of 127.0.0.0/8 that nobody else is likely to use.
 #[must_use]
-pub fn unlikely_loopback_address() -> Ipv4Addr {
+pub fn random_loopback_address() -> Ipv4Addr {
     let [a, b, c, ..] = random().to_be_bytes();
     // Neither 127.0.x.x, where people look for services, nor a first or last address.
     Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))

@@ -8,15 +8,15 @@ use super::*;
 
 const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
 
-fn nets(network: &str, subnet: &str) -> Nets {
-    Nets::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
+fn nets(network: &str, subnet: &str) -> OverlayPrefixes {
+    OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
 }
 
-fn ours() -> Nets {
+fn ours() -> OverlayPrefixes {
     nets("172.30.0.0/16", "172.30.1.0/24")
 }
 
-fn wanted<'a>(place: &'a Place, nets: &'a [Nets], options: &RuleOptions, old: bool) -> Wanted<'a> {
+fn wanted<'a>(place: &'a Place, nets: &'a [OverlayPrefixes], options: &RuleOptions, old: bool) -> Wanted<'a> {
     Wanted { place, rules: place.wanted(nets.first(), options), nets, old }
 }
 

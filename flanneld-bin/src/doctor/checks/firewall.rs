@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_firewall::{Barrier, BarrierPlace, MissingRules, Packet, Way};
+use flannel_firewall::{BlockingRule, RuleLocation, MissingRules, Packet, Way};
 use ipnet::IpNet;
 
 use super::registry::with_member;
@@ -23,8 +23,8 @@ pub(super) const FORWARD: Fault = Fault::error(
 pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for (packet, barrier) in &facts.firewall.barriers {
-        let fault = if packet.way == Way::Forward { &FORWARD } else { &TUNNEL };
-        let Barrier { place, rule, .. } = barrier;
+        let fault = if packet.path == Way::Forward { &FORWARD } else { &TUNNEL };
+        let BlockingRule { place, rule, .. } = barrier;
         let what = format!("{}: `{rule}` drops {}", place, kind(packet));
         let mut finding = fault.found(what, open(facts, packet, place));
         if finding.cure.lasting.is_empty() {
@@ -45,7 +45,7 @@ pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
 }
 
 fn kind(packet: &Packet) -> String {
-    match packet.way {
+    match packet.path {
         Way::Input => format!("what comes to UDP port {}, the tunnel's", packet.port),
         Way::Output => format!("what goes to UDP port {}, the tunnel's", packet.port),
         Way::Forward => "packets between pods of different hosts".to_owned(),
@@ -54,15 +54,15 @@ fn kind(packet: &Packet) -> String {
 }
 
 /// Rules in front of the one in the way, which let through what is the network's.
-fn open(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Cure {
-    let interface = match packet.way {
+fn open(facts: &Facts, packet: &Packet, place: &RuleLocation) -> Cure {
+    let interface = match packet.path {
         Way::Input => packet.incoming.as_ref().map(|name| ("-i", "iifname", name)),
         Way::Output => packet.outgoing.as_ref().map(|name| ("-o", "oifname", name)),
         Way::Forward | _ => None,
     };
     let ranges = ranges(facts, packet.destination);
     let commands: Vec<String> = match place {
-        BarrierPlace::Iptables { program, table, chain } => {
+        RuleLocation::Iptables { program, table, chain } => {
             let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
             let insert = format!("{program} {table}-I {chain}");
             match interface {
@@ -75,7 +75,7 @@ fn open(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Cure {
                     .collect(),
             }
         }
-        BarrierPlace::Nftables { table, chain } => {
+        RuleLocation::Nftables { table, chain } => {
             let insert = format!("nft insert rule {table} {chain}");
             match interface {
                 Some((_, key, name)) => {
@@ -99,8 +99,8 @@ fn open(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Cure {
 }
 
 /// What the program is told that made the rule, so that it opens the way by itself.
-fn lasting(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Vec<String> {
-    let is_forward = packet.way == Way::Forward;
+fn lasting(facts: &Facts, packet: &Packet, place: &RuleLocation) -> Vec<String> {
+    let is_forward = packet.path == Way::Forward;
     let ranges = ranges(facts, packet.destination);
     let of_program = |each: fn(&IpNet) -> String, port: String, last: Option<&str>| {
         let mut lines: Vec<String> = if is_forward { ranges.iter().map(each).collect() } else { vec![port] };
@@ -108,17 +108,17 @@ fn lasting(facts: &Facts, packet: &Packet, place: &BarrierPlace) -> Vec<String> 
         lines
     };
     match place {
-        BarrierPlace::Nftables { table, .. } if table.ends_with(" firewalld") => of_program(
+        RuleLocation::Nftables { table, .. } if table.ends_with(" firewalld") => of_program(
             |range| format!("firewall-cmd --permanent --zone=trusted --add-source={range}"),
             format!("firewall-cmd --permanent --add-port={}/udp", packet.port),
             Some("firewall-cmd --reload"),
         ),
-        BarrierPlace::Iptables { .. } if facts.firewall.has_ufw => of_program(
+        RuleLocation::Iptables { .. } if facts.firewall.has_ufw => of_program(
             |range| format!("ufw route allow from {range} && ufw route allow to {range}"),
             format!("ufw allow {}/udp", packet.port),
             None,
         ),
-        BarrierPlace::Iptables { .. } | BarrierPlace::Nftables { .. } | _ => Vec::new(),
+        RuleLocation::Iptables { .. } | RuleLocation::Nftables { .. } | _ => Vec::new(),
     }
 }
 

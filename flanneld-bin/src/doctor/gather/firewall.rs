@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallOptions, IptablesError, Nets, Packet, Ruleset, Transport, Way, missing_rules,
+    FirewallError, FirewallOptions, IptablesError, OverlayPrefixes, Packet, Ruleset, Transport, Way, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -45,7 +45,7 @@ async fn look_for_own_rules(
         .with_tunnel_port(network.port)
         .with_restrict_tunnel_port(flags.restrict_tunnel_port);
     let own = network.own.as_ref();
-    let nets = own.map(|own| Nets::of(&network.config, &own.subnet)).unwrap_or_default();
+    let nets = own.map(|own| OverlayPrefixes::of(&network.config, &own.subnet)).unwrap_or_default();
     match missing_rules(namespace, &options, &nets).await {
         Ok(missing) => firewall.missing = missing,
         Err(error) if error.is_not_installed() => firewall.lacks = Some(package(&error).to_owned()),

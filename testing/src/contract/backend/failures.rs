@@ -84,7 +84,7 @@ pub fn what_somebody_undoes_is_noticed_and_made_again(subject: &dyn BackendSubje
             }
         }
         assert!(!subject.reaches().contains_key(&subnet(n)), "it was not undone");
-        let limit = subject.notices_within();
+        let limit = subject.drift_timeout();
         let deadline = Instant::now() + limit;
         let mut healed = SyncReport::default();
         while healed.written == 0 {

@@ -44,7 +44,7 @@ fn names<T>(outcome: Result<T, BackendError>, options: &str, name: &str) {
 pub fn a_wrong_option_is_named(subject: &dyn BackendSubject) {
     let external = subject.external();
     let before = sorted(subject);
-    for (options, name) in subject.wrong_options() {
+    for (options, name) in subject.invalid_options() {
         let config = network(options);
         let request = OpenRequest::new(&config, &external);
         names(subject.opener().open(request), options, name);
@@ -115,7 +115,7 @@ pub fn a_configuration_that_cannot_be_used_changes_nothing(subject: &dyn Backend
     let mut run = Run::with_peers(subject, &[2, 3]);
     let said = |run: &Run<'_>| (run.backend.attrs(), run.backend.mtu());
     let (before, objects) = (said(&run), sorted(subject));
-    for (options, name) in subject.wrong_options() {
+    for (options, name) in subject.invalid_options() {
         let outcome = run.reconfigure(network(options));
         // One that takes a restart for every other configuration may say so.
         if subject.other_options().is_empty() {

@@ -93,7 +93,7 @@ pub fn nothing_is_removed_before_the_peers_are_complete(subject: &dyn BackendSub
 
 /// Promise 6: what the backend did not make stays as it is, whatever comes and goes.
 pub fn nothing_foreign_is_touched(subject: &dyn BackendSubject) {
-    subject.add_foreign();
+    subject.add_foreign_objects();
     let foreign = sorted(subject);
     let is_untouched = |when: &str| {
         let now = sorted(subject);

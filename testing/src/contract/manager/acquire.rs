@@ -19,7 +19,7 @@ pub async fn a_lease_is_one_that_the_network_offers(subject: &dyn LeaseManagerSu
         let lease = acquire(&*manager, &host(1), previous).await;
         assert!(config.offers(&lease.subnet), "{} is none of {CONFIG}'s", lease.subnet);
         assert_eq!(words(&lease), host(1), "what the lease says");
-        subject.take_away(lease.subnet).await;
+        subject.revoke_subnet(lease.subnet).await;
     }
 }
 
@@ -69,7 +69,7 @@ pub async fn a_host_gets_its_previous_subnet_if_it_is_free(subject: &dyn LeaseMa
     let (manager, other) = (open(subject, 1).await, open(subject, 2).await);
     for _ in 0..2 {
         assert_eq!(acquire(&*manager, &host(1), Some(subnet(77))).await.subnet, subnet(77), "it is free");
-        subject.take_away(subnet(77)).await;
+        subject.revoke_subnet(subnet(77)).await;
     }
     assert_eq!(acquire(&*other, &host(2), Some(subnet(77))).await.subnet, subnet(77), "it is free");
     let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
@@ -96,7 +96,7 @@ pub async fn a_full_network_says_so(subject: &dyn LeaseManagerSubject) {
     let full = try_acquire(&*manager, &host(4), given.first().copied()).await;
     assert!(matches!(full, Err(ManagerError::OutOfSubnets(_))), "want OutOfSubnets, got {full:?}");
     let freed = given.pop_last().expect("there are three");
-    subject.take_away(freed).await;
+    subject.revoke_subnet(freed).await;
     assert_eq!(acquire(&*manager, &host(4), None).await.subnet, freed, "the only one that is free");
 }
 

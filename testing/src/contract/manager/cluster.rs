@@ -101,7 +101,7 @@ impl<E: Debug + Send + 'static> Told<E> {
                 }
             }
         });
-        Self { events, reader, patience: subject.patience() + subject.shortest_ttl().unwrap_or_default() }
+        Self { events, reader, patience: subject.patience() + subject.min_ttl().unwrap_or_default() }
     }
 
     /// The next event; nothing if the stream ended.

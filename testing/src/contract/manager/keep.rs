@@ -12,7 +12,7 @@ use crate::contract::{host, subnet};
 ///
 /// Checks nothing if leases do not end.
 pub async fn a_lease_lasts_while_it_is_kept(subject: &dyn LeaseManagerSubject) {
-    let Some(ttl) = subject.shortest_ttl() else { return };
+    let Some(ttl) = subject.min_ttl() else { return };
     let mut watcher = Member::join(subject, 1, None).await;
     let (kept, not_kept) = (open_for(subject, 2, ttl).await, open_for(subject, 3, ttl).await);
     let kept_lease = acquire(&*kept, &host(2), None).await;
@@ -43,7 +43,7 @@ pub async fn a_lost_lease_ends_its_keeping_and_is_taken_again(subject: &dyn Leas
     peer.peers.hear(own.subnet, &host(1)).await;
     let mut member = Member::of(subject, &*manager, own.clone());
     member.peers.until("that all are told", |peers| peers.is_complete).await;
-    subject.take_away(own.subnet).await;
+    subject.revoke_subnet(own.subnet).await;
     loop {
         match member.keep.next("that the lease is lost").await {
             Some(KeepEvent::Lost(reason)) => break assert!(!reason.is_empty(), "a reason is given"),

@@ -19,7 +19,7 @@ pub async fn a_watch_tells_who_is_there_then_who_comes_changes_and_goes(subject:
     late.peers.hear(third.subnet, &host(3)).await;
     acquire(&*second, &host_with(2, "other"), None).await;
     late.peers.hear(there.subnet, &host_with(2, "other")).await;
-    subject.take_away(third.subnet).await;
+    subject.revoke_subnet(third.subnet).await;
     late.peers.miss(third.subnet).await;
     assert!(late.peers.known.contains_key(&there.subnet), "a peer went with another one");
 
@@ -37,7 +37,7 @@ pub async fn a_watch_never_names_the_own_subnet(subject: &dyn LeaseManagerSubjec
     let own = acquire(&*manager, &host(1), None).await;
     let mut member = Member::of(subject, &*manager, own.clone());
     manager.publish(&own, &host_with(1, "other")).await.expect("publishes");
-    subject.take_away(own.subnet).await;
+    subject.revoke_subnet(own.subnet).await;
     // What happened before is told before.
     let peer = acquire(&*open(subject, 2).await, &host(2), Some(subnet(22))).await;
     member.peers.hear(peer.subnet, &host(2)).await;
@@ -63,7 +63,7 @@ pub async fn a_record_that_cannot_be_read_hides_no_peer(subject: &dyn LeaseManag
     assert_ne!(other.own.subnet, bad, "a subnet whose record cannot be read is somebody's");
     other.peers.until("which record cannot be read", |peers| peers.bad == [name.clone()]).await;
     other.peers.hear(after.subnet, &host(3)).await;
-    subject.take_away(bad).await;
+    subject.revoke_subnet(bad).await;
     other.peers.until("that the record is gone", |peers| peers.bad.is_empty()).await;
 }
 

@@ -39,7 +39,7 @@ pub async fn publishing_never_overwrites_another_host(subject: &dyn LeaseManager
         );
         assert!(is_lost, "want Gone or Changed, got {published:?}");
     };
-    subject.take_away(own.subnet).await;
+    subject.revoke_subnet(own.subnet).await;
     lost().await;
     if !subject.chooses() {
         return;

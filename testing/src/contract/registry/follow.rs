@@ -19,7 +19,7 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) fn new(subject: &dyn RegistrySubject, stream: BoxStream<'static, RegistryEvent>) -> Self {
-        Self { stream, state: State::default(), patience: subject.shortest_ttl() + subject.patience() }
+        Self { stream, state: State::default(), patience: subject.min_ttl() + subject.patience() }
     }
 
     /// Applies one event.

@@ -17,7 +17,7 @@ pub async fn a_lease_that_is_not_renewed_ends(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
     let mut watch = Follower::new(subject, registry.watch(None));
     watch.next().await;
-    let ttl = subject.shortest_ttl();
+    let ttl = subject.min_ttl();
     let lease = registry.create(subnet(1), &host(1), ttl).await.expect("creates");
     assert_eq!(lease.term, Term::Limited);
     watch.until("the lease begins", |state| state.leases.contains_key(&subnet(1))).await;
@@ -31,7 +31,7 @@ pub async fn a_renewed_lease_lasts(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
     let mut watch = Follower::new(subject, registry.watch(None));
     watch.next().await;
-    let ttl = subject.shortest_ttl();
+    let ttl = subject.min_ttl();
     let mut lasted = false;
     for third in 1..=ATTEMPTS {
         lasted = lasts_while_renewed(&*registry, third, ttl).await;
@@ -76,7 +76,7 @@ async fn is_there(registry: &dyn SubnetRegistry, lease: &Lease, asked: Instant, 
 /// Promise 5: `update` gives a limited lease a new time to live, and only that.
 pub async fn an_updated_lease_lasts_for_a_new_time_to_live(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
-    let ttl = subject.shortest_ttl();
+    let ttl = subject.min_ttl();
     let mut updated = None;
     for third in 1..=ATTEMPTS {
         updated = lasts_after_an_update(&*registry, third, ttl).await;
@@ -110,7 +110,7 @@ async fn lasts_after_an_update(registry: &dyn SubnetRegistry, third: u8, ttl: Du
 /// Promise 5: a permanent record stays, also after it was updated and renewed.
 pub async fn a_reservation_stays(subject: &dyn RegistrySubject) {
     let registry = subject.open().await;
-    let ttl = subject.shortest_ttl();
+    let ttl = subject.min_ttl();
     subject.put_raw("10.5.1.0-24", br#"{"PublicIP":"192.168.0.1"}"#).await;
     let reservation = listed(&*registry).await.remove(0);
     assert_eq!((reservation.subnet, reservation.term), (subnet(1), Term::Permanent));

@@ -93,7 +93,7 @@ pub async fn a_watch_does_not_end(subject: &dyn RegistrySubject) {
             subject.start().await;
             watch.hears("that the store is heard", |event| matches!(event, RegistryEvent::Available)).await;
         }
-        sleep(subject.shortest_ttl()).await;
+        sleep(subject.min_ttl()).await;
         subject.compact().await;
     }
     many_writes(&*registry, &first).await;

@@ -73,7 +73,7 @@ impl RunningPing {
     ///
     /// # Errors
     /// Says how many came within `limit`.
-    pub fn wait_for_answers(&self, count: u64, limit: Duration) -> Result<(), crate::NotInTime> {
+    pub fn wait_for_replies(&self, count: u64, limit: Duration) -> Result<(), crate::DeadlineExceeded> {
         let before = self.received();
         eventually(limit, || {
             let came = self.received() - before;
