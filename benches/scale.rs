@@ -61,14 +61,14 @@ fn main() {
         let memory = ProcessMemory::of("self").peak * 1024.0 * 1024.0 / pairs;
         let keep = |what, value: f64| figures::keep("scale", what, "simulated", hosts, value.into());
         keep("calls to join", report.calls_to_join);
-        keep("calls in half a day of peace", report.calls_in_peace);
+        keep("calls in half a day of peace", report.calls_when_idle);
         keep("processor time per pair of hosts, µs", time);
         keep("memory per pair of hosts, bytes", memory);
         println!(
             "{hosts:>7} | {:>13.2} {:>6.2} | {:>14.2} | {time:>11.2} | {memory:>14.0}",
             report.calls_to_join,
             report.calls_to_join / *first.get_or_insert(report.calls_to_join),
-            report.calls_in_peace,
+            report.calls_when_idle,
         );
     }
 }

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut kernel = Netlink::open_in(&red.namespace)?;
     let route = to_blue(&mut kernel)?.ok_or("there is no route to blue")?;
     show_plan(red, &red_runs, &[])?;
-    for outcome in kernel.apply(&[WriteRequest::DeleteRoute(route)]) {
+    for outcome in kernel.apply(&[Write::DeleteRoute(route)]) {
         outcome?;
     }
     until("the route is back", || to_blue(&mut kernel).is_ok_and(|route| route.is_some())).await?;

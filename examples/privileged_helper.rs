@@ -39,7 +39,9 @@ async fn helper() -> Result<(), Box<dyn Error>> {
         run(task);
         let (ours, theirs) = Socket::pair()?;
         ours.set_nonblocking(true)?;
-        tokio::spawn(async move { plane.silent(format!("the agent: {:?}", serve(&plane, ours).await)) });
+        tokio::spawn(
+            async move { plane.set_unavailable(format!("the agent: {:?}", serve(&plane, ours).await)) },
+        );
         networks.push(network);
         ends.push(OwnedFd::from(theirs));
     }

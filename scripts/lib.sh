@@ -37,6 +37,6 @@ build_shipped() {
     if ! [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || ! command -v musl-gcc >/dev/null; then
         target=$host
     fi
-    cargo build --locked --quiet --profile dist --target "$target" -p flanneld-bin
+    cargo build --locked --quiet --profile dist --target "$target" -p flanneld-bin -p flannel-cni
     shipped=${CARGO_TARGET_DIR:-target}/$target/dist
 }

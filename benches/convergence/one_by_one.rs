@@ -17,9 +17,9 @@ pub(crate) fn measure(size: u32) -> Measured {
         let Objects { subnet, mac, public } = objects(n, generation);
         let gateway = subnet.network().into();
         for write in [
-            WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, mac)),
-            WriteRequest::PutFdb(FdbEntry::permanent(index, mac, public)),
-            WriteRequest::PutRoute(Route::onlink(subnet.into(), gateway, index)),
+            Write::PutNeighbour(Neighbour::permanent(index, gateway, mac)),
+            Write::PutFdb(FdbEntry::permanent(index, mac, public)),
+            Write::PutRoute(Route::onlink(subnet.into(), gateway, index)),
         ] {
             netlink.apply(&[write]).remove(0).unwrap();
         }

@@ -44,9 +44,9 @@ pub(crate) fn flush(namespace: &Namespace, peers: u32) {
     let neighbours = neighbours.filter(flannel_netlink::Neighbour::is_permanent);
     let fdb = netlink.fdb(index).unwrap().into_iter();
     let writes: Vec<Write> = routes
-        .map(WriteRequest::DeleteRoute)
-        .chain(neighbours.map(WriteRequest::DeleteNeighbour))
-        .chain(fdb.map(WriteRequest::DeleteFdb))
+        .map(Write::DeleteRoute)
+        .chain(neighbours.map(Write::DeleteNeighbour))
+        .chain(fdb.map(Write::DeleteFdb))
         .collect();
     assert_eq!(writes.len(), 3 * peers as usize, "all of it was there");
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));

@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
+use flannel_backend_host_gw::OpenHostGw;
 use flannel_backend_udp::OpenUdp;
-use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
+use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
 use flannel_examples::{Progress, Table};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};

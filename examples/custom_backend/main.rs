@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // It heals as the others do: the loop and the reconciler are the same.
     let mut kernel = Netlink::open_in(&lab.hosts[0].namespace)?;
     let ours = RouteFilter { protocol: Some(routes::OURS), ..RouteFilter::default() };
-    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(WriteRequest::DeleteRoute).collect();
+    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(Write::DeleteRoute).collect();
     kernel.apply(&routes).into_iter().collect::<Result<Vec<_>, _>>()?;
     until("the route is back", || kernel.routes(&ours).is_ok_and(|routes| routes.len() == 1)).await?;
     println!("a route was deleted, and is back: {}", networks[0].summary().kernel.repaired == 1);

@@ -12,7 +12,7 @@ use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, SyncReport,
     SyncRequest,
 };
-use flannel_netlink::{Monitor, Notification, Route};
+use flannel_netlink::{Monitor, Notice, Route};
 use ipnet::IpNet;
 
 use crate::routes::{OURS, Routes};
@@ -55,10 +55,10 @@ impl Backend for Plain {
         pass(&mut [("the routes", &mut self.routes)], request.peers.is_complete(), request.now)
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         loop {
             match self.monitor.next().await {
-                Ok(Notification::Route { route: Route { protocol: OURS, .. }, .. } | Notification::Overrun) => break,
+                Ok(Notice::Route { route: Route { protocol: OURS, .. }, .. } | Notice::Overrun) => break,
                 Ok(_) => {}
                 // From now on only the audits look.
                 Err(_) => std::future::pending().await,

@@ -35,8 +35,8 @@ impl Table for Routes {
         let route =
             |subnet: &IpNet, host: &IpAddr| Route { protocol: OURS, ..Route::by_gateway(*subnet, *host) };
         let writes = changes.iter().map(|change| match change {
-            Change::Put { key, value, .. } => WriteRequest::PutRoute(route(key, value)),
-            Change::Drop { key, value } => WriteRequest::DeleteRoute(route(key, value)),
+            Change::Put { key, value, .. } => Write::PutRoute(route(key, value)),
+            Change::Drop { key, value } => Write::DeleteRoute(route(key, value)),
         });
         let results = self.0.apply(&writes.collect::<Vec<_>>());
         results.into_iter().map(|result| result.map_err(BoxError::from)).collect()

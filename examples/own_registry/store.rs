@@ -47,7 +47,7 @@ impl Store {
             let term = end.map_or(Term::Permanent, |_| Term::Limited);
             match read_record(key, value, *revision, term) {
                 Ok(lease) => snapshot.leases.push(lease.into()),
-                // It is told to every host, and keeps none from using the others.
+                // Every host sees the error; the other leases remain usable.
                 Err(bad) => snapshot.bad.push(bad),
             }
         }

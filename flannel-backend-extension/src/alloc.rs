@@ -44,7 +44,7 @@ impl Backend for Alloc {
         SyncReport::default()
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         std::future::pending().await
     }
 

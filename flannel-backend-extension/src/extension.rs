@@ -166,7 +166,7 @@ impl Backend for Extension {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.worker.progress().await;
         "the end of a command".to_owned()
     }

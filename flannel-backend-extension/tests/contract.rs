@@ -110,7 +110,7 @@ impl BackendSubject for Host {
     fn add_foreign_objects(&self) {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let route = Route::by_gateway("10.5.99.0/24".parse().unwrap(), "192.168.64.254".parse().unwrap());
-        assert!(netlink.apply(&[WriteRequest::PutRoute(route)]).iter().all(Result::is_ok));
+        assert!(netlink.apply(&[Write::PutRoute(route)]).iter().all(Result::is_ok));
         std::fs::write(self.directory.join("foreign"), "10.5.99.0/24").unwrap();
     }
 

@@ -5,23 +5,22 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport,
-    SyncRequest,
+    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
+    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
 };
-use flannel_netlink::{IpFamily, Mac, Namespace};
+use flannel_netlink::{Family, Mac, Namespace};
 use ipnet::IpNet;
 
 use crate::attrs;
 use crate::checksums::ChecksumOffload;
 use crate::config::VxlanConfig;
 use crate::device::{Below, DeviceSpec, OverlayAddress};
-use crate::direct::Direct;
-use crate::families::{families, own_subnet, pool};
-use crate::routes::{Mark, RouteProtocol};
-use crate::tables::Kernel;
 use crate::tunnel::Tunnel;
-use crate::watch::Watch;
+use flannel_dataplane::Direct;
+use flannel_dataplane::DriftMonitor;
+use flannel_dataplane::Kernel;
+use flannel_dataplane::{Mark, RouteProtocol};
+use flannel_dataplane::{families, own_subnet, pool, same_kind};
 
 /// Opens the VXLAN backend in one network namespace.
 ///
@@ -96,10 +95,10 @@ impl OpenVxlan {
     ) -> Result<Vec<(DeviceSpec, Direct)>, BackendError> {
         let OpenRequest { config, external, before, .. } = request;
         let checksums_off = self.are_checksums_off();
-        let parts = |(family, pool): (IpFamily, SubnetPool)| {
+        let parts = |(family, pool): (Family, SubnetPool)| {
             let before = before.and_then(|attrs| match family {
-                IpFamily::V4 => attrs.backend_data.as_ref(),
-                IpFamily::V6 => attrs.backend_v6_data.as_ref(),
+                Family::V4 => attrs.backend_data.as_ref(),
+                Family::V6 => attrs.backend_v6_data.as_ref(),
             });
             let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
             let below = Below::of(family, options, external)?;
@@ -117,7 +116,7 @@ struct Vxlan {
     opener: OpenVxlan,
     options: VxlanConfig,
     config: NetworkConfig,
-    watch: Watch,
+    watch: DriftMonitor,
     tunnels: Vec<Tunnel>,
     own: Option<SubnetKey>,
 }
@@ -135,7 +134,7 @@ impl Vxlan {
             options.direct_routing
         );
         // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = Watch::open(opener.namespace.clone(), &external.name)?;
+        let (watch, kernel) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
         let mut tunnels = Vec::new();
         for (spec, direct) in opener.parts(request, &options, &kernel)? {
             let (kernel, namespace) = (kernel.clone(), opener.namespace.clone());
@@ -152,7 +151,7 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
-        BackendAttrs::new(BackendType::VXLAN).with_data(data(IpFamily::V4)).with_v6_data(data(IpFamily::V6))
+        BackendAttrs::new(BackendType::VXLAN).with_data(data(Family::V4)).with_v6_data(data(Family::V6))
     }
 
     fn mtu(&self) -> u32 {
@@ -206,8 +205,8 @@ impl Backend for Vxlan {
         report
     }
 
-    async fn drifted(&mut self) -> String {
-        self.watch.drifted(&mut self.tunnels).await
+    async fn wait_for_drift(&mut self) -> String {
+        self.watch.wait_for_drift(&mut self.tunnels).await
     }
 
     fn devices(&self) -> Vec<DeviceFacts> {
@@ -220,16 +219,6 @@ impl Backend for Vxlan {
     }
 }
 
-/// A backend of one kind does not become one of another.
-pub(crate) fn same_kind(before: &BackendConfig, now: &BackendConfig) -> Result<(), BackendError> {
-    match now.name.eq_ignore_ascii_case(&before.name) {
-        true => Ok(()),
-        false => {
-            Err(BackendError::Host(format!("to go from {} to {} takes a restart", before.name, now.name)))
-        }
-    }
-}
-
 /// A tunnel device that a configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -237,7 +226,7 @@ pub struct TunnelDevice {
     /// Its name.
     pub name: String,
     /// The family of the packets in it, and of the packets that carry them.
-    pub family: IpFamily,
+    pub family: Family,
     /// The number of its VXLAN network.
     pub vni: u32,
     /// Its UDP port.
@@ -249,7 +238,7 @@ pub struct TunnelDevice {
 impl TunnelDevice {
     /// Describes a device.
     #[must_use]
-    pub fn new(name: String, family: IpFamily, vni: u32, port: u16, mtu: u32) -> Self {
+    pub fn new(name: String, family: Family, vni: u32, port: u16, mtu: u32) -> Self {
         Self { name, family, vni, port, mtu }
     }
 }
@@ -276,19 +265,19 @@ impl OpenVxlan {
 
 /// What encapsulation adds to a packet, in bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer IP
 /// header (RFC 7348, section 5).
-fn overhead(family: IpFamily) -> u32 {
+fn overhead(family: Family) -> u32 {
     match family {
-        IpFamily::V4 => 14 + 8 + 8 + 20,
-        IpFamily::V6 => 14 + 8 + 8 + 40,
+        Family::V4 => 14 + 8 + 8 + 20,
+        Family::V6 => 14 + 8 + 8 + 40,
     }
 }
 
 impl Below {
     /// What a tunnel of a family has below, or why it cannot be there.
-    fn of(family: IpFamily, options: &VxlanConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
+    fn of(family: Family, options: &VxlanConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
         let local = match family {
-            IpFamily::V4 => external.v4.map(IpAddr::V4),
-            IpFamily::V6 => external.v6.map(IpAddr::V6),
+            Family::V4 => external.v4.map(IpAddr::V4),
+            Family::V6 => external.v6.map(IpAddr::V6),
         };
         let local = local.ok_or_else(|| {
             let (interface, device) = (&external.name, device_name(family, options));
@@ -303,14 +292,14 @@ impl Below {
     }
 }
 
-fn device_name(family: IpFamily, options: &VxlanConfig) -> String {
+fn device_name(family: Family, options: &VxlanConfig) -> String {
     match family {
-        IpFamily::V4 => format!("flannel.{}", options.vni),
-        IpFamily::V6 => format!("flannel-v6.{}", options.vni),
+        Family::V4 => format!("flannel.{}", options.vni),
+        Family::V6 => format!("flannel-v6.{}", options.vni),
     }
 }
 
-fn device_spec(family: IpFamily, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
+fn device_spec(family: Family, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
     DeviceSpec {
         name: device_name(family, options),
         family,

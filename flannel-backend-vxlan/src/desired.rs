@@ -15,12 +15,12 @@ use std::net::IpAddr;
 
 use flannel_core::reconcile::Tracker;
 use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerFailure, PeerSet, SubnetKey};
-use flannel_netlink::{IpFamily, Mac, Route};
+use flannel_netlink::{Family, Mac, Route};
 use ipnet::IpNet;
 
 use crate::attrs;
-use crate::direct_routes::Hop;
-use crate::overlay_routes::OverlayRoute;
+use flannel_dataplane::Hop;
+use flannel_dataplane::OverlayRoute;
 
 /// One peer in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Reads a lease; `None` if it has no subnet of this family.
-    pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: IpFamily) -> Option<Result<Self, String>> {
+    pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: Family) -> Option<Result<Self, String>> {
         Some(Self::at(net(&lease.subnet, family)?, lease, own, family))
     }
 
-    fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: IpFamily) -> Result<Self, String> {
+    fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::VXLAN {
             return Err(format!("ignoring non-vxlan subnet({subnet}): type={}", attrs.backend_type));
@@ -50,8 +50,8 @@ impl Peer {
             return Err(format!("its subnet overlaps the own one, {own}"));
         }
         let (data, public) = match family {
-            IpFamily::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
-            IpFamily::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
+            Family::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
+            Family::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let mac = attrs::read(data.as_ref()).map_err(|error| error.to_string())?;
@@ -65,8 +65,8 @@ impl Peer {
 }
 
 /// The subnet of one family.
-fn net(subnet: &SubnetKey, family: IpFamily) -> Option<IpNet> {
-    subnet.nets().find(|net| IpFamily::of(net.addr()) == family)
+fn net(subnet: &SubnetKey, family: Family) -> Option<IpNet> {
+    subnet.nets().find(|net| Family::of(net.addr()) == family)
 }
 
 /// The objects that the tables should hold.
@@ -117,20 +117,20 @@ pub(crate) struct Wanted<'a> {
 impl Wanted<'_> {
     fn want(&mut self, peer: &Peer, others: usize) {
         if let Some(hop) = peer.hop {
-            return self.direct.want(peer.subnet, hop.route(peer.subnet, others));
+            return self.direct.set_desired(peer.subnet, hop.route(peer.subnet, others));
         }
-        self.neighbours.want(peer.gateway(), peer.mac);
-        self.fdb.want(peer.mac, peer.public);
-        self.routes.want(peer.subnet, OverlayRoute::to(peer.subnet, others));
+        self.neighbours.set_desired(peer.gateway(), peer.mac);
+        self.fdb.set_desired(peer.mac, peer.public);
+        self.routes.set_desired(peer.subnet, OverlayRoute::to(peer.subnet, others));
     }
 
     fn forget(&mut self, subnet: IpNet, reached: Reached) {
         match reached {
-            Reached::Direct => self.direct.forget(&subnet),
+            Reached::Direct => self.direct.unset_desired(&subnet),
             Reached::Tunnel(mac) => {
-                self.neighbours.forget(&subnet.network());
-                self.fdb.forget(&mac);
-                self.routes.forget(&subnet);
+                self.neighbours.unset_desired(&subnet.network());
+                self.fdb.unset_desired(&mac);
+                self.routes.unset_desired(&subnet);
             }
         }
     }
@@ -144,9 +144,10 @@ impl Wanted<'_> {
 
     /// Tells whether another peer has what this one wants.
     fn is_taken(&self, peer: &Peer) -> bool {
-        let subnet = self.routes.wanted(&peer.subnet).is_some() || self.direct.wanted(&peer.subnet).is_some();
+        let subnet =
+            self.routes.desired(&peer.subnet).is_some() || self.direct.desired(&peer.subnet).is_some();
         let tunnel =
-            || self.fdb.wanted(&peer.mac).is_some() || self.neighbours.wanted(&peer.gateway()).is_some();
+            || self.fdb.desired(&peer.mac).is_some() || self.neighbours.desired(&peer.gateway()).is_some();
         subnet || (peer.hop.is_none() && tunnel())
     }
 }
@@ -158,7 +159,7 @@ impl Desired {
         peers: &PeerSet,
         dirty: &Dirty,
         own: &SubnetKey,
-        family: IpFamily,
+        family: Family,
         wanted: &mut Wanted<'_>,
     ) {
         let done = match dirty {
@@ -179,7 +180,7 @@ impl Desired {
         peers: &PeerSet,
         dirty: &BTreeSet<SubnetKey>,
         own: &SubnetKey,
-        family: IpFamily,
+        family: Family,
         wanted: &mut Wanted<'_>,
     ) -> bool {
         for subnet in dirty {
@@ -208,7 +209,7 @@ impl Desired {
         &mut self,
         peers: &PeerSet,
         own: &SubnetKey,
-        family: IpFamily,
+        family: Family,
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Objects {
         *self = Self { own: Some(*own), ..Self::default() };
@@ -234,7 +235,7 @@ impl Desired {
         &mut self,
         lease: &Lease,
         own: &SubnetKey,
-        family: IpFamily,
+        family: Family,
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Option<Peer> {
         match Peer::of(lease, own, family)? {
@@ -257,7 +258,7 @@ impl Desired {
 
     /// Lists the peers that something is missing for, which is among the objects that failed. Costs a look at all peers
     /// if there is any.
-    pub(crate) fn pending(&self, family: IpFamily, failed: &Failed<'_>) -> Vec<PeerFailure> {
+    pub(crate) fn pending(&self, family: Family, failed: &Failed<'_>) -> Vec<PeerFailure> {
         if failed.is_empty() {
             return Vec::new();
         }

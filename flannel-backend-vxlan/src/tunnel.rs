@@ -1,18 +1,18 @@
 //! One tunnel: a device and its three tables, and beside it the direct routes, for one family.
 
-use flannel_core::reconcile::{Layer, Reconciler, pass};
+use flannel_core::reconcile::{Reconciler, TableSync, pass};
 use flannel_core::{
     BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
-use flannel_netlink::{IpFamily, Namespace};
+use flannel_netlink::{Family, Namespace};
 
 use crate::desired::{Desired, Failed, Wanted};
 use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
-use crate::direct::Direct;
-use crate::forwarding::Forwarding;
-use crate::overlay_routes::Routes;
-use crate::tables::{Fdb, Kernel, Neighbours, Place};
-use crate::watch::Listens;
+use flannel_dataplane::Direct;
+use flannel_dataplane::Forwarding;
+use flannel_dataplane::NoticeHandler;
+use flannel_dataplane::Routes;
+use flannel_dataplane::{Fdb, Kernel, Neighbours, Place};
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -76,7 +76,7 @@ impl Tunnel {
         }
     }
 
-    pub(crate) fn family(&self) -> IpFamily {
+    pub(crate) fn family(&self) -> Family {
         self.spec.family
     }
 
@@ -136,7 +136,7 @@ impl Tunnel {
         report.unreachable = self.desired.unreachable().cloned().collect();
         let has_device = !self.device_in_doubt || self.mend_device(&mut report);
         report.merge(self.forwarding.sync(Some((&self.spec.name, self.device.index))));
-        let mut layers: [(&str, &mut dyn Layer); 4] = [
+        let mut layers: [(&str, &mut dyn TableSync); 4] = [
             ("the forwarding entries", &mut self.fdb),
             ("the neighbours", &mut self.neighbours),
             ("the routes", &mut self.routes),

@@ -1,4 +1,4 @@
-//! Both backends keep the promises of every backend.
+//! The VXLAN backend keeps the promises of every backend.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use common::{DEVICE, bridge, ip, lab, mac};
-use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, RouteProtocol, external_interface};
+use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
 use flannel_core::{
     BackendAttrs, BackendType, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
 };
-use flannel_netlink::{IpFamily, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{Family, Namespace, Netlink, Route, RouteFilter};
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use ipnet::IpNet;
@@ -20,16 +20,11 @@ use ipnet::IpNet;
 /// A host of a lab.
 struct Host {
     lab: Lab,
-    backend: BackendType,
     options: &'static str,
 }
 
 fn vxlan(options: &'static str) -> Host {
-    Host { lab: lab(1), backend: BackendType::VXLAN, options }
-}
-
-fn host_gw() -> Host {
-    Host { lab: lab(1), backend: BackendType::HOST_GW, options: "" }
+    Host { lab: lab(1), options }
 }
 
 impl Host {
@@ -37,13 +32,9 @@ impl Host {
         &self.lab.hosts[0].namespace
     }
 
-    fn is_vxlan(&self) -> bool {
-        self.backend == BackendType::VXLAN
-    }
-
     /// Where what leaves by the tunnel to a gateway ends up.
     fn far_end(&self, netlink: &mut Netlink, index: u32, gateway: IpAddr) -> Option<IpAddr> {
-        let neighbours = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();
+        let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
         let mac = neighbours.iter().find(|neighbour| neighbour.address == gateway)?.mac?;
         netlink.fdb(index).unwrap().iter().find(|entry| entry.mac == mac)?.destination
     }
@@ -59,17 +50,11 @@ fn net(subnet: SubnetKey) -> IpNet {
 
 impl BackendSubject for Host {
     fn opener(&self) -> Box<dyn OpenBackend> {
-        let namespace = self.namespace().clone();
-        if self.is_vxlan() {
-            Box::new(OpenVxlan::new(namespace))
-        } else {
-            Box::new(OpenHostGw::new(namespace))
-        }
+        Box::new(OpenVxlan::new(self.namespace().clone()))
     }
 
     fn config(&self) -> NetworkConfig {
-        let (name, options) = (&self.backend, self.options);
-        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{name}"{options}}}}}"#);
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{}}}}}"#, self.options);
         NetworkConfig::parse(&text).unwrap()
     }
 
@@ -78,8 +63,8 @@ impl BackendSubject for Host {
     }
 
     fn peer(&self, n: u8, public: Ipv4Addr) -> LeaseAttrs {
-        let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).unwrap();
-        BackendAttrs::new(self.backend.clone()).with_data(self.is_vxlan().then(data)).at(public.into())
+        let data = Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).unwrap();
+        BackendAttrs::new(BackendType::VXLAN).with_data(Some(data)).at(public.into())
     }
 
     fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
@@ -90,7 +75,7 @@ impl BackendSubject for Host {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let tunnel = netlink.link(DEVICE).unwrap().map(|link| link.index);
         let filter = RouteFilter {
-            family: Some(IpFamily::V4),
+            family: Some(Family::V4),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };
@@ -131,7 +116,7 @@ impl BackendSubject for Host {
     fn undo(&self, subnet: SubnetKey) -> bool {
         let (host, net) = (self.namespace(), net(subnet));
         let [_, _, n, _] = subnet.v4().unwrap().addr().octets();
-        if self.is_vxlan() && self.options.is_empty() && n == 3 {
+        if self.options.is_empty() && n == 3 {
             bridge(host, &format!("fdb del {} dev {DEVICE}", mac(n)));
         } else {
             ip(host, &format!("route del {net}"));
@@ -149,10 +134,6 @@ impl BackendSubject for Host {
     }
 
     fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
-        if !self.is_vxlan() {
-            // It has none.
-            return Vec::new();
-        }
         vec![
             (r#"{"Type":"vxlan","VNI":"1"}"#, "VNI"),
             (r#"{"Type":"vxlan","Port":65536}"#, "Port"),
@@ -162,16 +143,15 @@ impl BackendSubject for Host {
     }
 
     fn other_options(&self) -> Vec<&'static str> {
-        match (self.is_vxlan(), self.options) {
-            (false, _) => vec![r#"{"Type":"host-gw"}"#],
-            (true, "") => vec![
-                r#"{"Type":"vxlan","MTU":1300}"#,
-                r#"{"Type":"vxlan","Port":8473}"#,
-                r#"{"Type":"vxlan","GBP":true}"#,
-                r#"{"Type":"vxlan","DirectRouting":true}"#,
-            ],
-            (true, _) => vec![r#"{"Type":"vxlan"}"#],
+        if !self.options.is_empty() {
+            return vec![r#"{"Type":"vxlan"}"#];
         }
+        vec![
+            r#"{"Type":"vxlan","MTU":1300}"#,
+            r#"{"Type":"vxlan","Port":8473}"#,
+            r#"{"Type":"vxlan","GBP":true}"#,
+            r#"{"Type":"vxlan","DirectRouting":true}"#,
+        ]
     }
 }
 
@@ -182,8 +162,4 @@ mod of_vxlan {
 /// All peers are on the link, and are reached without the tunnel.
 mod of_vxlan_with_direct_routes {
     flannel_testing::backend_contract!(super::vxlan(r#","DirectRouting":true"#));
-}
-
-mod of_host_gw {
-    flannel_testing::backend_contract!(super::host_gw());
 }

@@ -6,7 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, QUIET, Station, assert_idle, bridge, config, ip, key, mac, net, routed_lab};
+use common::{
+    DEADLINE, QUIET, Station, StationExt, assert_idle, bridge, config, ip, key, mac, net, routed_lab,
+};
 use flannel_core::{Dirty, Json, Lease, NetworkConfig, PublicAddrs};
 use flannel_testing::{Lab, PingOptions, RunningPing, eventually, ping};
 

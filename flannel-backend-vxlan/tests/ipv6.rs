@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DEADLINE, QUIET, Station, address, assert_idle, bridge, ip, lab, net};
+use common::{DEADLINE, QUIET, Station, StationExt, address, assert_idle, bridge, ip, lab, net};
 use flannel_core::{Lease, NetworkConfig};
 use flannel_testing::{PingOptions, eventually, ping};
 

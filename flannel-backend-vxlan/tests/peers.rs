@@ -6,7 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Station, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, numbered, peer};
+use common::{
+    Station, StationExt, assert_idle, ip, key, lab, lease, lines_of, lines_of_all, mac, numbered, peer,
+};
 use flannel_core::{Dirty, LeaseChange, PeerFailure, SyncReport};
 use flannel_netlink::{FdbEntry, Neighbour, Route, RouteFilter};
 
@@ -23,7 +25,7 @@ fn a_peer_gets_a_route_a_neighbour_and_a_forwarding_entry() {
     let filter = RouteFilter {
         index: Some(index),
         table: Some(Route::MAIN_TABLE),
-        family: Some(flannel_netlink::IpFamily::V4),
+        family: Some(flannel_netlink::Family::V4),
         ..RouteFilter::default()
     };
     let route = Route::onlink(common::net("10.5.2.0/24"), common::address("10.5.2.0"), index);

@@ -4,16 +4,15 @@
 
 mod common;
 
-use common::{DEVICE, Station, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
-use flannel_backend_vxlan::{OpenHostGw, OpenVxlan, external_interface};
+use common::{DEVICE, Station, StationExt, foreign_vxlan, ip, key, lab, mac, open, routed_lab};
+use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{
     BackendAttrs, BackendError, BackendType, Json, Lease, LeaseChange, NetworkConfig, OpenBackend, PeerSet,
     Plan, PlanRequest, PlannedAction, PublicAddrs, Revision, Term,
 };
 use flannel_netlink::{Namespace, Netlink};
 
-const BACKENDS: [&str; 3] =
-    [r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#];
+const BACKENDS: [&str; 2] = [r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#];
 
 fn config(backend: &str) -> NetworkConfig {
     let text = format!(
@@ -27,24 +26,19 @@ fn subnet(n: u8) -> String {
 }
 
 /// The lease of host number `n` on the first segment, on which the host that looks is as well.
-fn lease(n: u8, config: &NetworkConfig) -> Lease {
-    let is_vxlan = config.backend.name == "vxlan";
-    let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).ok().filter(|_| is_vxlan);
+fn lease(n: u8) -> Lease {
+    let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).ok();
     let public =
         PublicAddrs { v4: format!("192.168.64.{n}").parse().ok(), v6: format!("fd00:64::{n}").parse().ok() };
-    let backend_type = if is_vxlan { BackendType::VXLAN } else { BackendType::HOST_GW };
-    let attrs = BackendAttrs::new(backend_type).with_data(data()).with_v6_data(data()).at(public);
+    let attrs = BackendAttrs::new(BackendType::VXLAN).with_data(data()).with_v6_data(data()).at(public);
     Lease { subnet: key(&subnet(n)), attrs, revision: Revision(1), term: Term::Limited }
 }
 
 fn plan(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> Result<Plan, BackendError> {
     let external = external_interface(namespace, "eth0").unwrap();
-    let own = lease(1, config);
+    let own = lease(1);
     let request = PlanRequest::new(config, &external, &own, peers);
-    match &*config.backend.name {
-        "vxlan" => OpenVxlan::new(namespace.clone()).plan(request),
-        _ => OpenHostGw::new(namespace.clone()).plan(request),
-    }
+    OpenVxlan::new(namespace.clone()).plan(request)
 }
 
 /// What would be put and removed on the host.
@@ -65,16 +59,16 @@ fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
         let lab = routed_lab(1);
         let host = &lab.hosts[0].namespace;
         let mut peers = PeerSet::default();
-        peers.extend([2, 3].map(|n| LeaseChange::Put(lease(n, &config).into())));
+        peers.extend([2, 3].map(|n| LeaseChange::Put(lease(n).into())));
         let before = ip(host, "route show table all");
         let (puts, removals) = planned(host, &config, &peers);
-        let has_device = puts.iter().any(|put| put == "device flannel.1");
-        assert_eq!((has_device, removals), (config.backend.name == "vxlan", vec![]), "{backend}: {puts:?}");
+        assert!(puts.iter().any(|put| put == "device flannel.1"), "{backend}: {puts:?}");
+        assert_eq!(removals, Vec::<String>::new(), "{backend}");
         assert_eq!(ip(host, "route show table all"), before, "{backend}: only looked");
 
         let mut station = Station::start_with(host, &subnet(1), &config);
-        station.complete([2, 3].map(|n| lease(n, &config)));
-        let objects = puts.len() - 2 * usize::from(has_device);
+        station.complete([2, 3].map(|n| lease(n)));
+        let objects = puts.len() - 2;
         assert!(objects >= 4, "{backend}: {puts:?}");
         assert_eq!(planned(host, &config, &station.peers), (vec![], vec![]), "{backend}");
 

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, Station, assert_idle, config, lab, net};
+use common::{DEADLINE, Station, StationExt, assert_idle, config, lab, net};
 use flannel_core::NetworkConfig;
 use flannel_testing::{
     Capture, Captured, Lab, PingError, PingOptions, PingReport, Pod, RunningPing, Transport, eventually,

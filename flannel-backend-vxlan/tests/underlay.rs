@@ -6,11 +6,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, QUIET, Station, assert_idle, config, ip, lab, lines_of_all, net, peer};
-use flannel_backend_vxlan::{Look, external_interface, follow_external};
+use common::{DEADLINE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, net, peer};
+use flannel_backend_vxlan::external_interface;
 use flannel_core::{Dirty, ExternalInterface, NetworkConfig};
 use flannel_testing::{PingOptions, RunningPing};
-use futures::StreamExt;
 
 /// What the interface of a host is now.
 fn now(station: &Station, name: &str) -> ExternalInterface {
@@ -131,75 +130,4 @@ fn an_interface_that_lacks_a_family_is_refused_and_everything_stays() {
     assert_eq!(error, "the interface eth0 has no IPv6 address for the tunnel flannel-v6.1");
     station.sync();
     assert_eq!(ip(&station.namespace, "-d link show type vxlan"), before);
-}
-
-#[test]
-fn host_gw_follows_to_another_interface() {
-    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
-    let lab = lab(1);
-    let config = NetworkConfig::parse(text).unwrap();
-    let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config);
-    let mut far = peer(2);
-    far.attrs.backend_type = flannel_core::BackendType::HOST_GW;
-    station.complete([far]);
-    ip(&station.namespace, "link add lan0 up mtu 1400 type bridge");
-    ip(&station.namespace, "address add 192.168.64.9/24 dev lan0");
-    ip(&station.namespace, "link set eth0 down");
-    follow(&mut station, "lan0");
-    assert_eq!(station.backend.mtu(), 1400);
-    station.sync();
-    let route = ip(&station.namespace, "route show 10.5.2.0/24");
-    assert!(route[0].starts_with("10.5.2.0/24 via 192.168.64.2 dev lan0 proto 241"), "{route:?}");
-    let behind_nat = now(&station, "lan0").with_public(peer(7).attrs.public);
-    assert!(station.backend.update_interface(&behind_nat).is_err());
-    assert_eq!(station.backend.mtu(), 1400);
-}
-
-/// The changes of `eth0` of a host, followed by its name.
-fn changes(station: &Station) -> futures::stream::BoxStream<'static, ExternalInterface> {
-    let (namespace, known) = (station.namespace.clone(), now(station, "eth0"));
-    let look = {
-        let namespace = namespace.clone();
-        move |_: &ExternalInterface| {
-            external_interface(&namespace, "eth0").map_or(Look::Nothing, |now| match now.v4 {
-                Some(_) => Look::Found(now),
-                None => Look::Nothing,
-            })
-        }
-    };
-    follow_external(namespace, known, look).unwrap()
-}
-
-#[test]
-fn what_becomes_of_an_interface_is_told_once_it_has_settled() {
-    let lab = lab(1);
-    let station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut changes = changes(&station);
-    let mut told = |limit: Duration| {
-        runtime.block_on(async { tokio::time::timeout(limit, changes.next()).await.ok().flatten() })
-    };
-    let host = &station.namespace;
-    assert_eq!(told(QUIET), None);
-    // What others do beside it is nothing.
-    ip(host, "link add dummy0 up type bridge");
-    ip(host, "route add 10.66.0.0/16 via 192.168.64.254");
-    assert_eq!(told(QUIET), None);
-    // Without an address there is nothing to follow; the next one is told once.
-    ip(host, "address flush dev eth0");
-    assert_eq!(told(QUIET), None);
-    ip(host, "address add 192.168.64.7/24 dev eth0");
-    let mut moved = told(DEADLINE).unwrap();
-    assert_eq!(moved.v4, "192.168.64.7".parse().ok());
-    assert_eq!(told(QUIET), None);
-    ip(host, "link set eth0 mtu 1300");
-    assert_eq!(told(DEADLINE).unwrap().mtu, 1300);
-    ip(host, "link del eth0");
-    assert_eq!(told(QUIET), None);
-    ip(host, "link add eth0 mtu 1300 type bridge");
-    ip(host, "address add 192.168.64.7/24 dev eth0");
-    let again = told(DEADLINE).unwrap();
-    assert_ne!(again.index, moved.index);
-    (moved.index, moved.mtu) = (again.index, 1300);
-    assert_eq!(again, moved);
 }

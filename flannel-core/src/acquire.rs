@@ -71,7 +71,7 @@ impl Claim<'_> {
     pub fn own<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<(LeaseMatch, &'l Lease)> {
         let is_other = |lease: &Lease| lease.attrs.node.is_some_and(|node| self.others.contains(&node));
         let tied = leases.into_iter().filter(|lease| !is_other(lease));
-        let tied = tied.filter_map(|lease| Some((lease.tie(&self.public, self.node)?, lease)));
+        let tied = tied.filter_map(|lease| Some((lease.match_host(&self.public, self.node)?, lease)));
         let mut own: Vec<_> = tied.collect();
         own.sort_by_key(|(tie, lease)| (*tie, Some(lease.subnet) != self.previous, lease.subnet));
         own

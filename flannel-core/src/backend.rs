@@ -21,7 +21,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// Every implementation keeps these promises; the contract suite in `flannel-testing` checks them on any of them:
 ///
 /// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
-///    as far as the report names no failure. What somebody undoes is noticed by `drifted`, and made again.
+///    as far as the report names no failure. What somebody undoes is noticed by `wait_for_drift`, and made again.
 /// 2. **Idempotent.** A `sync` that finds everything in order writes nothing; that holds too for what an earlier run
 ///    left. A backend that cannot look, or whose objects end with it, says so in its docs and makes them again.
 /// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
@@ -68,7 +68,7 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 ///         report.written = request.peers.len().abs_diff(std::mem::replace(&mut self.0, request.peers.len()));
 ///         report
 ///     }
-///     async fn drifted(&mut self) -> String {
+///     async fn wait_for_drift(&mut self) -> String {
 ///         std::future::pending().await
 ///     }
 ///     fn remove(&mut self) -> Result<(), BackendError> {
@@ -126,7 +126,7 @@ pub trait Backend: Send {
 
     /// Waits until something on the host may have changed that the backend looks after, and says what. The next
     /// `sync` looks again. May be dropped at any time without losing a change.
-    async fn drifted(&mut self) -> String;
+    async fn wait_for_drift(&mut self) -> String;
 
     /// Describes the devices through which the traffic goes, for whoever looks at the host. Asked after each pass.
     fn devices(&self) -> Vec<DeviceFacts> {

@@ -147,7 +147,7 @@ impl ConfigError {
 }
 
 /// What differs between the families in the configuration.
-struct IpFamily {
+struct Family {
     enable: &'static str,
     enabled_by_default: bool,
     network: &'static str,
@@ -163,7 +163,7 @@ struct IpFamily {
     name: &'static str,
 }
 
-const IPV4: IpFamily = IpFamily {
+const IPV4: Family = Family {
     enable: "EnableIPv4",
     enabled_by_default: true,
     network: "Network",
@@ -177,7 +177,7 @@ const IPV4: IpFamily = IpFamily {
     name: "IPv4",
 };
 
-const IPV6: IpFamily = IpFamily {
+const IPV6: Family = Family {
     enable: "EnableIPv6",
     enabled_by_default: false,
     network: "IPv6Network",
@@ -192,7 +192,7 @@ const IPV6: IpFamily = IpFamily {
 };
 
 /// Reads one family. What is written is read even if the family is off, so that a typing error is found early.
-fn pool_of(config: &Object<'_>, family: &IpFamily) -> Result<Option<SubnetPool>, ConfigError> {
+fn pool_of(config: &Object<'_>, family: &Family) -> Result<Option<SubnetPool>, ConfigError> {
     let enabled = config.boolean(family.enable).map_err(ConfigError::json(family.enable))?;
     let network = network(config, family)?;
     let given_len = config.unsigned(family.subnet_len).map_err(ConfigError::json(family.subnet_len))?;
@@ -220,7 +220,7 @@ fn pool_of(config: &Object<'_>, family: &IpFamily) -> Result<Option<SubnetPool>,
     Ok(Some(SubnetPool::new(network, first, last)))
 }
 
-fn network(config: &Object<'_>, family: &IpFamily) -> Result<Option<IpNet>, ConfigError> {
+fn network(config: &Object<'_>, family: &Family) -> Result<Option<IpNet>, ConfigError> {
     let Some(text) = config.raw(family.network).map(bare) else {
         return Ok(None);
     };
@@ -236,7 +236,7 @@ fn network(config: &Object<'_>, family: &IpFamily) -> Result<Option<IpNet>, Conf
 }
 
 /// Reads the first or last subnet; the unspecified address counts as "not given", `null` does so for IPv6 only.
-fn bound(config: &Object<'_>, family: &IpFamily, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
+fn bound(config: &Object<'_>, family: &Family, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
     let Some(text) = config.raw(field).map(bare) else {
         return Ok(None);
     };
@@ -257,7 +257,7 @@ fn bare(text: &str) -> &str {
     text.trim_matches('"')
 }
 
-fn subnet_len(family: &IpFamily, network: IpNet, given: u64) -> Result<u8, ConfigError> {
+fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigError> {
     let field = family.subnet_len;
     let len = network.prefix_len();
     let room = family.longest_subnet - 2;
@@ -282,7 +282,7 @@ fn subnet_len(family: &IpFamily, network: IpNet, given: u64) -> Result<u8, Confi
 
 /// Checks that a subnet may start at this address.
 fn edge(
-    family: &IpFamily,
+    family: &Family,
     network: IpNet,
     subnet: IpNet,
     field: &'static str,

@@ -13,7 +13,7 @@ use crate::{Lease, NetworkConfig, SubnetKey};
 
 /// Something happened that an operator or orchestrator may want to know.
 ///
-/// Each is told once, when it happens; the state it leads to is in [`Status`](crate::Status).
+/// Each is told once, when it happens; the state it leads to is in [`NetworkStatus`](crate::NetworkStatus).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum NetworkEvent {
@@ -63,9 +63,9 @@ pub enum NetworkEvent {
     /// All peers are known, or remembered, and the host was made as it should be, for the first time.
     Ready,
     /// The registry does not answer, for this reason, and the network runs with the peers that are remembered.
-    Recalled(String),
+    PeersFromCache(String),
     /// The registry told all peers: the network runs no longer on what was remembered.
-    Confirmed,
+    PeersConfirmed,
     /// So many peers are said to have left at once that it is doubted. They are kept until they are told again, at most
     /// for a time.
     PeersHeld {
@@ -114,7 +114,7 @@ pub enum Phase {
     /// Reading the network configuration.
     Configuration,
     /// Looking for the lease this host held before.
-    Recall,
+    PreviousLease,
     /// Getting a lease.
     Lease,
 }
@@ -123,7 +123,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Configuration => "reading the network configuration",
-            Self::Recall => "looking for the lease held before",
+            Self::PreviousLease => "looking for the lease held before",
             Self::Lease => "getting a lease",
         })
     }

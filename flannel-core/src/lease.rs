@@ -38,7 +38,7 @@ impl Lease {
 
     /// Tells why the lease may be that of the host with these addresses and this id; not at all if it is another's.
     #[must_use]
-    pub fn tie(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<LeaseMatch> {
+    pub fn match_host(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<LeaseMatch> {
         match (node, self.attrs.node) {
             (Some(own), Some(other)) if own == other => Some(LeaseMatch::Id),
             _ if !self.is_held_by(public) => None,

@@ -16,15 +16,13 @@ mod acquire;
 mod allocate;
 mod backend;
 mod backoff;
-mod book;
 mod config;
 mod damping;
 mod event;
 mod external;
-mod fed;
-mod hold;
 pub mod json;
 mod lease;
+mod lease_keeper;
 mod lease_map;
 mod lease_set;
 mod manager;
@@ -35,6 +33,8 @@ mod plan;
 mod pool;
 pub mod reconcile;
 mod registry;
+mod state;
+mod static_manager;
 mod status;
 mod subnet;
 
@@ -49,7 +49,6 @@ pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
 pub use event::{NetworkEvent, Phase};
 pub use external::ExternalInterface;
-pub use fed::{InvalidSubnet, StaticLeaseManager};
 pub use json::Json;
 pub use lease::{
     BackendType, Lease, LeaseAttrs, LeaseError, LeaseMatch, NodeId, NodeIdError, PublicAddrs, Revision, Term,
@@ -66,10 +65,11 @@ pub use registry::{
     BadRecord, BoxError, LastContact, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
     read_record, read_removal,
 };
+pub use static_manager::{InvalidSubnet, StaticLeaseManager};
 pub use status::{
-    Condition, ConditionName, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus, NetworkStatus,
-    PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans, ProbeSide,
-    ProbeVerdict, ProbedPath, RegistryStatus, Repair, Status, TrafficCounters, TrafficStatus, Waiting,
+    Condition, ConditionName, ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
+    NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans,
+    ProbeSide, ProbeVerdict, ProbedPath, RegistryStatus, Repair, TrafficCounters, TrafficStatus, Waiting,
 };
 pub use subnet::{SubnetKey, SubnetKeyError};
 

@@ -92,7 +92,7 @@ pub trait LeaseManager: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ManagerError::Registry`]: try again later.
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError>;
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError>;
 
     /// Gets a lease, or takes over the one that this host holds.
     ///
@@ -164,7 +164,7 @@ pub enum KeepEvent {
     /// It was renewed, for this time.
     Renewed(Duration),
     /// It could not be renewed; the next attempt comes after the pause.
-    Trouble {
+    RenewalFailed {
         /// What went wrong.
         reason: String,
         /// How long the next attempt is away.
@@ -184,18 +184,18 @@ pub enum PeerEvent {
     Changed(Vec<LeaseChange>),
     /// All peers that are remembered from before have been told; the text says why the store cannot be asked. They
     /// are good enough to carry traffic, but no reason to remove anything.
-    Recalled(String),
+    FromCache(String),
     /// These were told from memory, and turn out to be of another network. They are no peers, which is beyond doubt
     /// however many they are.
-    Disowned(Vec<SubnetKey>),
+    CacheRejected(Vec<SubnetKey>),
     /// All peers have been told.
     Complete,
     /// These records cannot be read and are not used; the list replaces the one before.
     Bad(Vec<BadRecord>),
     /// The store does not answer; the peers stay as they are.
-    Silent(String),
+    RegistryUnavailable(String),
     /// The store answers again.
-    Heard,
+    RegistryAvailable,
 }
 
 /// Why a lease manager could not do what it was asked.

@@ -8,12 +8,12 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{broadcast, watch};
 
 use crate::backend::{BackendError, OpenBackend};
-use crate::book::Book;
 use crate::event::NetworkEvent;
 use crate::external::ExternalInterface;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::node::Node;
-use crate::status::Status;
+use crate::state::NetworkState;
+use crate::status::NetworkStatus;
 use crate::{Backoff, Damping, DampingOptions, Lease, NetworkConfig, SubnetKey};
 
 /// What a network is made of.
@@ -143,11 +143,11 @@ impl Network {
         let (events, _) = broadcast::channel(options.event_backlog.max(1));
         let (stop, stopped) = watch::channel(None);
         let (damping, now) = (Damping::new(options.damping), tokio::time::Instant::now().into_std());
-        let book = Book::new(options.external.clone(), damping, options.audit_every, now);
-        let (manager, book) = (Arc::clone(&options.manager), Arc::new(RwLock::new(book)));
+        let state = NetworkState::new(options.external.clone(), damping, options.audit_every, now);
+        let (manager, state) = (Arc::clone(&options.manager), Arc::new(RwLock::new(state)));
         let (reloads, to_reload) = watch::channel(0);
-        let node = Node::new(options, shared_in, Arc::clone(&book), events.clone(), to_reload);
-        let view = NetworkView { manager, book };
+        let node = Node::new(options, shared_in, Arc::clone(&state), events.clone(), to_reload);
+        let view = NetworkView { manager, state };
         (Self { view, shared, events, stop, reloads }, NetworkTask { node, stopped })
     }
 
@@ -162,18 +162,18 @@ impl Network {
     /// Returns the host's lease, once there is one.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
-        self.view.book().own.lease.clone()
+        self.view.state().own.lease.clone()
     }
 
     /// Returns the state of the network, with all peers one by one; see [`NetworkView::status`].
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.view.status()
     }
 
     /// Returns the same without the peers one by one; see [`NetworkView::summary`].
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.view.summary()
     }
 
@@ -237,7 +237,7 @@ impl Network {
 #[derive(Clone)]
 pub struct NetworkView {
     manager: Arc<dyn LeaseManager>,
-    book: Arc<RwLock<Book>>,
+    state: Arc<RwLock<NetworkState>>,
 }
 
 impl std::fmt::Debug for NetworkView {
@@ -250,27 +250,27 @@ impl NetworkView {
     /// Returns the state of the network, with all peers one by one. It is put together for this call: a few
     /// milliseconds and some 10 MB with 50,000 peers, and nothing if nobody asks.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.look(true)
     }
 
     /// Returns the same without the peers one by one, which costs next to nothing however many there are.
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.look(false)
     }
 
-    fn look(&self, with_peers: bool) -> Status {
+    fn look(&self, with_peers: bool) -> NetworkStatus {
         let now = tokio::time::Instant::now().into_std();
-        let book = self.book();
-        let mut status = book.summary(&*self.manager, now);
-        status.traffic = book.traffic.as_ref().map(|traffic| traffic.total());
-        status.peers.each = with_peers.then(|| book.each_peer(now));
+        let state = self.state();
+        let mut status = state.summary(&*self.manager, now);
+        status.traffic = state.traffic.as_ref().map(|traffic| traffic.total());
+        status.peers.each = with_peers.then(|| state.each_peer(now));
         status
     }
 
-    fn book(&self) -> RwLockReadGuard<'_, Book> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> RwLockReadGuard<'_, NetworkState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -24,12 +24,12 @@ use tokio::time::Instant;
 
 use self::reconfigure::Reread;
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
-use crate::book::Book;
 use crate::event::{NetworkEvent, Phase};
 use crate::manager::{LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
 use crate::registry::RegistryError;
+use crate::state::NetworkState;
 use crate::{Damping, Lease, LeaseAttrs, NetworkConfig, PublicAddrs};
 
 /// Two passes are at least this far apart, so that a storm of notices costs a bounded share of a core. It is small
@@ -49,7 +49,7 @@ pub(crate) struct Node {
     random: fastrand::Rng,
     shared: watch::Sender<Shared>,
     /// What is known of the network, with the peers. Nobody else writes in it.
-    book: Arc<RwLock<Book>>,
+    state: Arc<RwLock<NetworkState>>,
     events: broadcast::Sender<NetworkEvent>,
     backend: Option<Box<dyn Backend>>,
     own: Option<Lease>,
@@ -68,7 +68,7 @@ impl Node {
     pub(crate) fn new(
         options: NetworkOptions,
         shared: watch::Sender<Shared>,
-        book: Arc<RwLock<Book>>,
+        state: Arc<RwLock<NetworkState>>,
         events: broadcast::Sender<NetworkEvent>,
         reloads: watch::Receiver<u64>,
     ) -> Self {
@@ -78,7 +78,7 @@ impl Node {
             options,
             random,
             shared,
-            book,
+            state,
             events,
             backend: None,
             own: None,
@@ -97,14 +97,14 @@ impl Node {
         // Before the first read, so that no change falls between the two.
         let reread = Reread::new(&self.options.manager, self.reloads.clone());
         let config = Arc::new(self.configuration().await?);
-        self.note(|book| book.config = Some(Arc::clone(&config)));
+        self.note(|state| state.config = Some(Arc::clone(&config)));
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         if let Some(choose) = self.options.choose_external.take() {
             self.options.external = choose(&config).map_err(NetworkError::External)?;
-            self.note(|book| book.external = self.options.external.clone());
+            self.note(|state| state.external = self.options.external.clone());
         }
         let public = self.options.external.public.used_by(&config);
-        let before = self.recall(public).await?;
+        let before = self.previous_lease(public).await?;
         let before = before.as_ref().map(|lease| &lease.attrs);
         let mut backend = self.open(&config, before).await?;
         let attrs = backend.attrs().at(public);
@@ -153,9 +153,9 @@ impl Node {
         self.patiently(Phase::Configuration, || manager.config()).await
     }
 
-    async fn recall(&mut self, public: PublicAddrs) -> Result<Option<Lease>, NetworkError> {
+    async fn previous_lease(&mut self, public: PublicAddrs) -> Result<Option<Lease>, NetworkError> {
         let manager = Arc::clone(&self.options.manager);
-        self.patiently(Phase::PreviousLease, || manager.recall(public)).await
+        self.patiently(Phase::PreviousLease, || manager.previous_lease(public)).await
     }
 
     async fn acquire(&mut self, config: &NetworkConfig, attrs: &LeaseAttrs) -> Result<Lease, NetworkError> {
@@ -173,7 +173,7 @@ impl Node {
         for failures in 0_u32.. {
             let error = match attempt().await {
                 Ok(value) => {
-                    self.note(|book| book.waiting = None);
+                    self.note(|state| state.waiting = None);
                     return Ok(value);
                 }
                 Err(error) if is_final(&error) => return Err(NetworkError::Lease(error)),
@@ -181,7 +181,7 @@ impl Node {
             };
             let reason = crate::chain(&error);
             let retry_in = self.options.retry.delay(failures, self.random.f64());
-            self.note(|book| book.waiting = Some((phase, reason.clone())));
+            self.note(|state| state.waiting = Some((phase, reason.clone())));
             self.tell(NetworkEvent::Waiting { phase, reason, retry_in });
             tokio::time::sleep(retry_in).await;
         }
@@ -237,7 +237,7 @@ impl Node {
                         holding = self.hold(&config, own);
                     }
                 }
-                noticed = backend.drifted() => self.look_again(noticed),
+                noticed = backend.wait_for_drift() => self.look_again(noticed),
             }
         }
     }
@@ -248,9 +248,9 @@ impl Node {
         let mtu = self.backend.as_ref().map(|backend| backend.mtu());
         self.own = Some(own.clone());
         let damping = Damping::new(self.options.damping);
-        self.note(|book| {
-            book.restart(own.clone(), damping);
-            book.mtu = mtu;
+        self.note(|state| {
+            state.restart(own.clone(), damping);
+            state.mtu = mtu;
         });
         tracing::debug!(%subnet, backend = config.backend.name, "following the peers");
         self.tell(NetworkEvent::LeaseAcquired(own));
@@ -276,9 +276,9 @@ impl Node {
         let is_audit = Instant::now() >= self.next_audit;
         let started = std::time::Instant::now();
         let (report, was_all) = {
-            let book = self.read();
-            let dirty = if is_audit { &Dirty::All } else { &book.dirty };
-            let request = SyncRequest::new(book.damping.peers(), dirty, Instant::now().into_std());
+            let state = self.read();
+            let dirty = if is_audit { &Dirty::All } else { &state.dirty };
+            let request = SyncRequest::new(state.damping.peers(), dirty, Instant::now().into_std());
             (backend.sync(request), *dirty == Dirty::All)
         };
         let took = started.elapsed();
@@ -295,7 +295,7 @@ impl Node {
             "pass"
         );
         self.backend = Some(backend);
-        self.note(|book| book.dirty = Dirty::NONE);
+        self.note(|state| state.dirty = Dirty::NONE);
         self.note_devices();
         self.report(report, took);
         self.follow_mtu();
@@ -306,7 +306,7 @@ impl Node {
     fn note_devices(&self) {
         let Some(backend) = &self.backend else { return };
         let (devices, traffic) = (backend.devices(), backend.traffic());
-        self.note(|book| (book.devices, book.traffic) = (devices, traffic));
+        self.note(|state| (state.devices, state.traffic) = (devices, traffic));
     }
 
     fn report(&mut self, report: SyncReport, took: Duration) {
@@ -323,7 +323,7 @@ impl Node {
         }
         told.into_iter().for_each(|event| self.tell(event));
         let now = self.last_pass.into_std();
-        self.note(|book| book.passes.add(report, noticed, took, now));
+        self.note(|state| state.passes.add(report, noticed, took, now));
     }
 
     fn become_ready(&mut self, config: &Arc<NetworkConfig>) {
@@ -334,7 +334,7 @@ impl Node {
             self.shared.borrow().running.as_ref().is_none_or(|running| running.lease.subnet != own.subnet);
         if self.are_peers_known() && is_new {
             let running = Running { lease: own.clone(), mtu: backend.mtu(), config: Arc::clone(config) };
-            self.note(|book| book.ready = true);
+            self.note(|state| state.ready = true);
             self.shared.send_modify(|shared| shared.running = Some(running));
             self.tell(NetworkEvent::Ready);
         }
@@ -364,7 +364,7 @@ impl Node {
 
     fn tell(&self, event: NetworkEvent) {
         tracing::trace!(?event, "event");
-        self.note(|book| book.note_error(&event, Instant::now().into_std()));
+        self.note(|state| state.note_error(&event, Instant::now().into_std()));
         // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);
     }
@@ -383,14 +383,14 @@ impl Node {
         });
     }
 
-    /// Writes in the book.
-    fn note(&self, write: impl FnOnce(&mut Book)) {
-        write(&mut self.book.write().unwrap_or_else(PoisonError::into_inner));
+    /// Writes in the state.
+    fn note(&self, write: impl FnOnce(&mut NetworkState)) {
+        write(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Reads in the book. Nothing may be written until the guard is gone.
-    fn read(&self) -> RwLockReadGuard<'_, Book> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner)
+    /// Reads in the state. Nothing may be written until the guard is gone.
+    fn read(&self) -> RwLockReadGuard<'_, NetworkState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::registry::BoxError;
 mod pass;
 mod tracker;
 
-pub use pass::{Layer, pass};
+pub use pass::{TableSync, pass};
 pub use tracker::Tracker;
 
 /// One kind of kernel object: how to read those that are ours, and how to write them.
@@ -145,7 +145,7 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Reads the table if it is in doubt. If that fails the doubt stays, and what is believed is worked with.
-    pub fn look(&mut self, what: &str) -> SyncReport {
+    pub fn refresh(&mut self, what: &str) -> SyncReport {
         let mut report = SyncReport::default();
         if self.tracker.is_stale() {
             match self.table.read() {
@@ -158,20 +158,20 @@ impl<T: Table> Reconciler<T> {
 
     /// Puts what is missing. If that leaves it open what there is, the table is read again.
     pub fn put_missing(&mut self, now: Instant) -> SyncReport {
-        let was_in_doubt = self.tracker.is_stale();
+        let was_stale = self.tracker.is_stale();
         let changes = self.tracker.missing(now);
         let mut report = SyncReport { written: self.apply(changes, now), ..SyncReport::default() };
-        if !was_in_doubt {
-            report.merge(self.look("what there is after a write"));
+        if !was_stale {
+            report.merge(self.refresh("what there is after a write"));
         }
         report
     }
 
     /// Drops what is stale.
-    pub fn drop_stale(&mut self, now: Instant) -> SyncReport {
+    pub fn drop_unwanted(&mut self, now: Instant) -> SyncReport {
         // What was just put need not be looked at again.
         self.tracker.close();
-        let changes = self.tracker.stale(now);
+        let changes = self.tracker.unwanted(now);
         SyncReport { removed: self.apply(changes, now), ..SyncReport::default() }
     }
 
@@ -193,7 +193,7 @@ impl<T: Table> Reconciler<T> {
         };
         // Nothing was tried, so nothing waits, whatever the time.
         let now = tokio::time::Instant::now().into_std();
-        let (puts, drops) = (self.tracker.missing(now), self.tracker.stale(now));
+        let (puts, drops) = (self.tracker.missing(now), self.tracker.unwanted(now));
         Ok((puts.into_iter().map(planned).collect(), drops.into_iter().map(planned).collect()))
     }
 

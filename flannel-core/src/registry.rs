@@ -293,9 +293,9 @@ pub enum RegistryEvent {
     /// A bad record whose key is not that of a subnet was removed.
     BadDeleted(String),
     /// The store does not answer; the watch goes on trying. Nothing is known to have changed.
-    Silent(String),
+    Unavailable(String),
     /// The store answers again.
-    Heard,
+    Available,
 }
 
 /// A record that cannot be read, and is therefore not used.

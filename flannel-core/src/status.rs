@@ -1,6 +1,6 @@
 //! What a network is doing, at one moment.
 //!
-//! [`Network::status`](crate::Network::status) puts a [`Status`] together when it is asked and at no other time, so a
+//! [`Network::status`](crate::Network::status) puts a [`NetworkStatus`] together when it is asked and at no other time, so a
 //! network of any size pays nothing for it. Its JSON form, which serde writes and reads, is for other programs: members
 //! keep their names and their meaning, new ones may come, and whoever reads ignores those that it does not know. Times
 //! are ages in seconds, which a clock that is set does not move.
@@ -27,16 +27,16 @@ pub use probe::{MeshStatus, PeerProbe, ProbeMeans, ProbeSide, ProbeVerdict, Prob
 /// The state of a network on this host.
 ///
 /// ```
-/// use flannel_core::Status;
+/// use flannel_core::NetworkStatus;
 ///
-/// let status: Status = serde_json::from_str(r#"{"ready": true, "peers": {"known": 3}, "news": "ignored"}"#)?;
+/// let status: NetworkStatus = serde_json::from_str(r#"{"ready": true, "peers": {"known": 3}, "news": "ignored"}"#)?;
 /// assert_eq!((status.ready, status.peers.known, status.lease), (true, 3, None));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-pub struct Status {
+pub struct NetworkStatus {
     /// For how long the network has been there.
     #[serde(rename = "age_seconds", with = "serial::seconds")]
     pub age: Duration,
@@ -48,7 +48,7 @@ pub struct Status {
     /// What keeps the network from going on, while it is starting.
     pub waiting_for: Option<Waiting>,
     /// The network's configuration, once it is known.
-    pub network: Option<NetworkStatus>,
+    pub network: Option<ConfigStatus>,
     /// The host's own lease. It stays here while a lost one is being asked for again.
     pub lease: Option<LeaseStatus>,
     /// Where the lease and the peers come from.
@@ -72,7 +72,7 @@ pub struct Status {
     pub errors: Vec<PastError>,
 }
 
-impl Status {
+impl NetworkStatus {
     /// How many of the last errors are kept.
     pub const PAST_ERRORS: usize = 32;
 
@@ -101,7 +101,7 @@ pub struct Waiting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-pub struct NetworkStatus {
+pub struct ConfigStatus {
     /// The network of each family, such as `10.5.0.0/16`, IPv4 first.
     pub networks: Vec<String>,
     /// The backend's name, as it was written.
@@ -162,14 +162,14 @@ pub struct RegistryStatus {
     #[serde(rename = "last_contact_seconds_ago", with = "serial::maybe_seconds")]
     pub last_contact_age: Option<Duration>,
     /// Why it is not heard at the moment; nothing if it is.
-    pub silent: Option<String>,
+    pub unavailable: Option<String>,
     /// For how long it has not been heard.
     #[serde(rename = "unavailable_for_seconds", with = "serial::maybe_seconds")]
     pub unavailable_for: Option<Duration>,
     /// Whether it told all peers.
     pub complete: bool,
     /// Why the peers are those that are remembered, and not those that the registry knows; nothing if they are its own.
-    pub recalled: Option<String>,
+    pub peers_from_cache: Option<String>,
 }
 
 /// The external interface.

@@ -1,31 +1,37 @@
-//! Keeping the rules: look, put right, wait for a reason to look again.
+//! The upkeep of the rules over time: reconcile, wait for a reason, reconcile again.
 //!
-//! Reasons are: what is wanted changed; the kernel told of a change of a chain or table that matters; the audit found that
-//! something changed, though no notice said so; a failure is to be tried again. Rules of a legacy iptables are not in
-//! nftables, so the kernel tells nothing of them, and it is the audit that finds changes.
+//! Reasons for a pass: the desired state changed; the kernel announced a change to a chain or table that matters; an audit
+//! found a change that no notification announced; a failure is due for a retry. The kernel announces no changes to rules of
+//! the legacy iptables, so only the audit finds those.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
 
-use flannel_netlink::{IpFamily, Namespace, NftFamily, NftMonitor, NftNotification, NftTable, Nftables};
+use flannel_core::chain;
+use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
 
 use crate::iptables::{self, Desired, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
-use crate::options::{FirewallMode, FirewallOptions};
-use crate::outcome::{FirewallCounts, FirewallError, Kept, Pass};
-use crate::pace::Pace;
-use crate::rules::OverlayPrefixes;
+use crate::options::{FirewallMode, FirewallNetwork, FirewallOptions};
+use crate::report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
+use crate::rules::{OverlayPrefixes, RuleOptions};
+use crate::schedule::Schedule;
 use crate::{obstacles, tunnel_port};
 
-/// The rules of one network on one host.
+/// The firewall rules of one network on one host.
+///
+/// [`run`](Self::run) keeps them for as long as it is polled. An agent that does other work between the passes calls
+/// [`reconcile`](Self::reconcile) and [`wait`](Self::wait) itself:
 ///
 /// ```no_run
 /// # async fn keep(mut firewall: flannel_firewall::Firewall) {
 /// loop {
-///     for failure in firewall.pass().await.failures {
-///         eprintln!("{failure}");
-///     }
+///     let report = firewall.reconcile().await;
+///     println!("{:?}, {} failures", report.rules, report.failures.len());
 ///     firewall.wait().await;
 /// }
 /// # }
@@ -34,174 +40,288 @@ use crate::{obstacles, tunnel_port};
 pub struct Firewall {
     namespace: Namespace,
     options: FirewallOptions,
-    nets: Vec<OverlayPrefixes>,
-    /// The networks that this host has and those that it had: rules about these are ours.
-    ours: Vec<OverlayPrefixes>,
+    network: Option<FirewallNetwork>,
+    /// The prefixes that this host has and those that it had. Rules about these are flannel's.
+    owned: Vec<OverlayPrefixes>,
     peers: BTreeSet<IpAddr>,
     iptables: [Iptables; 2],
     tables: [OwnTable; 2],
-    tunnel: Option<(u16, OwnTable)>,
-    /// What stood in the way in iptables at the last look.
+    /// The tables of the tunnel ports.
+    tunnels: BTreeMap<u16, OwnTable>,
+    /// Ports that are no longer the network's, and whose tables may still be there.
+    former_ports: BTreeSet<u16>,
+    /// The obstacles that the last pass found in iptables.
     obstacles: Vec<String>,
     kernel: Option<Nftables>,
     monitor: Option<NftMonitor>,
-    doubt: Doubt,
-    pace: Pace,
-    counts: FirewallCounts,
+    pending: Pending,
+    schedule: Schedule,
+    status: FirewallStatus,
 }
 
-/// Why to look.
-#[derive(Debug)]
-struct Doubt {
-    /// Something is wanted that was not before: to change rules then is no repair.
+/// What the next pass has to look at.
+#[derive(Debug, Default)]
+struct Pending {
+    /// The desired rules changed, so that a write is no repair.
     is_new: bool,
-    /// The same for who may use the port of the tunnel.
+    /// The peers or the ports changed, so that a write is no repair.
     peers_are_new: bool,
-    /// Earlier runs, earlier versions and the other mode may have left something.
+    /// Earlier runs, earlier versions and the other mode may have left rules.
     leftovers: bool,
     rules: bool,
-    tunnel: bool,
-    /// Whether something new stands in the way.
+    tunnels: bool,
     obstacles: bool,
-    /// What there was at the last look that found everything in order.
-    looked_at: Seen,
+    /// The ruleset at the last pass that found everything in order.
+    verified: Fingerprint,
 }
 
-/// What can be seen of the host's rules without a program.
+/// What can be seen of the host's ruleset without running a program.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Seen {
-    /// The number of the last change in nftables.
+struct Fingerprint {
+    /// The generation of the kernel's nftables ruleset.
     generation: Option<u32>,
-    /// Numbers that are others if somebody changed the chains that concern us; none if that cannot be seen.
+    /// Hashes of the chains that hold flannel's rules; `None` if they cannot be read without a program.
     rules: Option<Vec<u64>>,
 }
 
 impl Firewall {
-    /// Takes what is wanted. `nets` are the networks of the host, `before` those that an earlier run on this host had.
-    ///
-    /// Nothing happens before the first [`pass`](Self::pass).
+    /// Prepares a firewall without a network. The first pass happens once there is one.
     #[must_use]
-    pub fn new(namespace: Namespace, options: FirewallOptions, nets: Vec<OverlayPrefixes>, before: &[OverlayPrefixes]) -> Self {
-        let mut firewall = Self {
+    pub fn new(namespace: Namespace, options: FirewallOptions) -> Self {
+        Self {
             namespace,
+            former_ports: options.former_tunnel_ports.clone(),
             options,
-            nets: Vec::new(),
-            ours: before.to_vec(),
+            network: None,
+            owned: Vec::new(),
             peers: BTreeSet::new(),
-            iptables: IpFamily::BOTH.map(Iptables::new),
-            tables: IpFamily::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
-            tunnel: options.tunnel_port.map(|port| (port, OwnTable::new(tunnel_port::table(port)))),
+            iptables: Family::BOTH.map(Iptables::new),
+            tables: Family::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
+            tunnels: BTreeMap::new(),
             obstacles: Vec::new(),
             kernel: None,
             monitor: None,
-            doubt: Doubt {
-                is_new: true,
-                peers_are_new: true,
-                leftovers: true,
-                rules: true,
-                tunnel: true,
-                obstacles: true,
-                looked_at: Seen::default(),
-            },
-            pace: Pace::new(),
-            counts: FirewallCounts::default(),
-        };
-        firewall.set_nets(nets);
-        firewall
+            pending: Pending::default(),
+            schedule: Schedule::new(),
+            status: FirewallStatus::default(),
+        }
     }
 
-    /// Changes the networks of the host; rules about the earlier ones go with the next pass.
-    pub fn set_nets(&mut self, nets: Vec<OverlayPrefixes>) {
-        if nets == self.nets {
+    /// Names the prefixes of an earlier run on this host. The first pass removes the rules about those that are no longer
+    /// in use.
+    #[must_use]
+    pub fn with_previous(mut self, previous: &[OverlayPrefixes]) -> Self {
+        self.owned.extend(previous);
+        self
+    }
+
+    /// Sets the network that the rules are for. The next pass removes the rules about the one before.
+    pub fn set_network(&mut self, network: FirewallNetwork) {
+        let before = self.network.replace(network.clone());
+        if before.as_ref() == Some(&network) {
             return;
         }
-        self.ours.extend(&nets);
-        self.nets = nets;
-        (self.doubt.is_new, self.doubt.leftovers, self.doubt.rules) = (true, true, true);
+        let before_or = |change: fn(&FirewallNetwork, &FirewallNetwork) -> bool| {
+            before.as_ref().is_none_or(|before| change(before, &network))
+        };
+        if before_or(|before, now| (before.mode, &before.prefixes) != (now.mode, &now.prefixes)) {
+            self.owned.extend(&network.prefixes);
+            let pending = &mut self.pending;
+            (pending.is_new, pending.leftovers) = (true, true);
+            (pending.rules, pending.obstacles) = (true, true);
+        }
+        if before_or(|before, now| before.tunnel_ports != now.tunnel_ports) {
+            self.set_tunnel_ports(&network.tunnel_ports);
+        }
     }
 
-    /// Changes who may use the port of the tunnel: the public addresses of all peers.
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) {
+        if self.options.restrict_tunnel_ports {
+            if ports.is_empty() {
+                warn!("The tunnel port cannot be restricted: the backend has none");
+            }
+            self.former_ports.extend(self.tunnels.keys());
+            self.former_ports.retain(|port| !ports.contains(port));
+        }
+        self.tunnels.retain(|port, _| ports.contains(port));
+        for port in ports {
+            self.tunnels.entry(*port).or_insert_with(|| OwnTable::new(tunnel_port::table(*port)));
+        }
+        (self.pending.peers_are_new, self.pending.tunnels, self.pending.leftovers) = (true, true, true);
+    }
+
+    /// Sets the public addresses of all peers: those that may send to a restricted tunnel port.
     pub fn set_peers(&mut self, peers: BTreeSet<IpAddr>) {
         if peers != self.peers {
             self.peers = peers;
-            (self.doubt.peers_are_new, self.doubt.tunnel) = (true, true);
+            (self.pending.peers_are_new, self.pending.tunnels) = (true, true);
         }
     }
 
-    /// Looks at what there is reason to look at, and makes it as it should be.
-    pub async fn pass(&mut self) -> Pass {
-        self.listen();
-        let seen = self.see();
-        self.doubt_what_differs(&seen);
-        let mut pass = Pass::default();
-        if self.doubt.rules {
-            let changed = self.keep_rules(&mut pass.failures).await;
-            pass.rules = Kept::new(changed, self.doubt.is_new);
-        }
-        if self.doubt.tunnel {
-            let changed = self.keep_tunnel(&mut pass.failures).await;
-            pass.tunnel = Kept::new(changed, self.doubt.peers_are_new);
-        }
-        if self.doubt.rules || self.doubt.obstacles {
-            self.look_for_obstacles(&mut pass);
-        }
-        self.settle(&pass, seen);
-        pass
+    /// Returns the state of the rules and the counts of all passes.
+    #[must_use]
+    pub fn status(&self) -> &FirewallStatus {
+        &self.status
     }
 
-    /// Waits until there is a reason for another pass. May be dropped at any time.
+    /// Keeps the rules of the network that `networks` holds, and never returns.
+    ///
+    /// `peers` holds the public addresses of all peers; it matters only with
+    /// [`restrict_tunnel_ports`](FirewallOptions::restrict_tunnel_ports). `on_pass` is called after each pass, with the
+    /// network that the pass was for; thus it learns when the rules of a network are in place. Failures are logged and
+    /// retried. While `networks` is `None`, the rules of the last network stay.
+    ///
+    /// ```
+    /// use std::collections::BTreeSet;
+    ///
+    /// use flannel_firewall::{Firewall, FirewallNetwork, FirewallOptions, RuleOptions};
+    /// use flannel_netlink::Namespace;
+    /// use tokio::sync::watch;
+    ///
+    /// async fn keep_rules(networks: watch::Receiver<Option<FirewallNetwork>>) -> std::io::Result<()> {
+    ///     let options = FirewallOptions::new(RuleOptions::default().with_masquerade(true));
+    ///     let firewall = Firewall::new(Namespace::current()?, options);
+    ///     let (_peers, peers) = watch::channel(BTreeSet::new());
+    ///     let on_pass = |_: &FirewallNetwork, status: &flannel_firewall::FirewallStatus| {
+    ///         println!("{} passes, {} failures", status.passes, status.failures);
+    ///     };
+    ///     match firewall.run(networks, peers, on_pass).await {}
+    /// }
+    /// ```
+    pub async fn run(
+        mut self,
+        mut networks: watch::Receiver<Option<FirewallNetwork>>,
+        mut peers: watch::Receiver<BTreeSet<IpAddr>>,
+        mut on_pass: impl FnMut(&FirewallNetwork, &FirewallStatus),
+    ) -> Infallible {
+        loop {
+            let network = networks.borrow_and_update().clone();
+            self.set_peers(peers.borrow_and_update().clone());
+            if let Some(network) = network {
+                self.set_network(network);
+                self.reconcile().await;
+                self.notify(&mut on_pass);
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    Ok(()) = networks.changed() => break,
+                    Ok(()) = peers.changed() => self.set_peers(peers.borrow_and_update().clone()),
+                    () = self.wait() => {
+                        self.reconcile().await;
+                        self.notify(&mut on_pass);
+                    }
+                }
+            }
+        }
+    }
+
+    fn notify(&self, on_pass: &mut impl FnMut(&FirewallNetwork, &FirewallStatus)) {
+        if let Some(network) = &self.network {
+            on_pass(network, &self.status);
+        }
+    }
+
+    /// Removes the rules of a network in both modes, and the tables of its tunnel ports. Returns what failed.
+    pub async fn remove(namespace: Namespace, network: &FirewallNetwork) -> Vec<FirewallError> {
+        let mut firewall = Self::new(namespace, FirewallOptions::new(RuleOptions::default()))
+            .with_previous(&network.prefixes);
+        firewall.set_network(FirewallNetwork { prefixes: Vec::new(), ..network.clone() });
+        let failures = firewall.reconcile().await.failures;
+        for failure in &failures {
+            warn!("Firewall rules stay: {}", chain(failure));
+        }
+        failures
+    }
+
+    /// Checks what there is reason to check, and makes it as desired. Without a network it does nothing.
+    ///
+    /// Changes, failures and obstacles are logged when they are new.
+    pub async fn reconcile(&mut self) -> FirewallReport {
+        let Some(mode) = self.network.as_ref().map(|network| network.mode) else {
+            return FirewallReport::default();
+        };
+        self.open_sockets();
+        let current = self.fingerprint(mode);
+        self.compare(&current);
+        let mut report = FirewallReport::default();
+        if self.pending.rules {
+            let changed = self.reconcile_rules(mode, &mut report.failures).await;
+            report.rules = RuleChange::new(changed, self.pending.is_new);
+        }
+        if self.pending.tunnels {
+            let changed = self.reconcile_tunnels(&mut report.failures).await;
+            report.tunnel_ports = RuleChange::new(changed, self.pending.peers_are_new);
+        }
+        if self.pending.rules || self.pending.obstacles {
+            self.find_obstacles(mode, &mut report);
+        }
+        self.finish(&report, current);
+        self.status.update(&report, mode);
+        report
+    }
+
+    /// Waits until there is a reason for another pass. Cancel safe.
     pub async fn wait(&mut self) {
-        while !(self.doubt.rules || self.doubt.tunnel || self.doubt.obstacles) {
+        let Some(mode) = self.network.as_ref().map(|network| network.mode) else {
+            return std::future::pending().await;
+        };
+        while !(self.pending.rules || self.pending.tunnels || self.pending.obstacles) {
             tokio::select! {
-                notice = next_notice(&mut self.monitor) => self.hear(notice),
-                () = sleep_until(self.pace.audit_at) => self.audit(),
+                notice = next_notice(&mut self.monitor) => self.mark_changed(notice),
+                () = sleep_until(self.schedule.audit_at) => self.audit(mode),
             }
         }
-        let is_new = self.doubt.is_new || self.doubt.peers_are_new;
-        sleep_until(self.pace.next_pass(is_new)).await;
+        let is_new = self.pending.is_new || self.pending.peers_are_new;
+        sleep_until(self.schedule.next_pass(is_new)).await;
     }
 
-    /// Looks whether there is anything to look at.
-    fn audit(&mut self) {
-        self.pace.audit_at = Instant::now() + self.options.audit_every;
-        self.listen();
-        let seen = self.see();
-        self.doubt_what_differs(&seen);
+    fn audit(&mut self, mode: FirewallMode) {
+        self.schedule.audit_at = Instant::now() + self.options.audit_interval;
+        self.open_sockets();
+        let current = self.fingerprint(mode);
+        self.compare(&current);
     }
 
-    fn doubt_what_differs(&mut self, seen: &Seen) {
-        let before = &self.doubt.looked_at;
-        self.doubt.rules |= seen.rules.is_none() || seen.rules != before.rules;
-        let is_changed = seen.generation.is_none() || seen.generation != before.generation;
-        self.doubt.tunnel |= is_changed && self.options.restrict_tunnel_port;
-        self.doubt.obstacles |= is_changed && self.pace.obstacles_at <= Instant::now();
+    /// Marks what differs from the last verified ruleset.
+    fn compare(&mut self, current: &Fingerprint) {
+        let verified = &self.pending.verified;
+        self.pending.rules |= current.rules.is_none() || current.rules != verified.rules;
+        let is_changed = current.generation.is_none() || current.generation != verified.generation;
+        self.pending.tunnels |= is_changed && self.options.restrict_tunnel_ports;
+        self.pending.obstacles |= is_changed && self.schedule.obstacles_at <= Instant::now();
     }
 
-    fn hear(&mut self, notice: Option<NftNotification>) {
+    /// Marks what a notification may concern. A lost or broken stream concerns everything.
+    fn mark_changed(&mut self, notice: Option<NftNotice>) {
         match notice {
-            Some(NftNotification::Changed { table, chain }) => {
-                self.doubt.rules |= self.is_about_rules(&table, chain.as_deref());
-                self.doubt.tunnel |= self.tunnel.as_ref().is_some_and(|(_, own)| *own.table() == table);
+            Some(NftNotice::Changed { table, chain }) => {
+                self.pending.rules |= self.holds_rules(&table, chain.as_deref());
+                self.pending.tunnels |= self.tunnels.values().any(|own| *own.table() == table);
             }
-            Some(NftNotification::Overrun | _) | None => (self.doubt.rules, self.doubt.tunnel) = (true, true),
+            Some(NftNotice::Overrun | _) | None => {
+                (self.pending.rules, self.pending.tunnels) = (true, true);
+            }
         }
     }
 
-    fn is_about_rules(&self, table: &NftTable, chain: Option<&str>) -> bool {
-        match self.options.mode {
-            FirewallMode::Nftables => self.tables.iter().any(|own| own.table() == table),
-            FirewallMode::Iptables => {
-                let is_here = |(name, watched): &(&str, &str)| {
+    /// Returns whether flannel's rules may be in this table and chain.
+    fn holds_rules(&self, table: &NftTable, chain: Option<&str>) -> bool {
+        match self.network.as_ref().map(|network| network.mode) {
+            None => false,
+            Some(FirewallMode::Nftables) => self.tables.iter().any(|own| own.table() == table),
+            Some(FirewallMode::Iptables) => {
+                let is_watched = |(name, watched): &(&str, &str)| {
                     *name == table.name && chain.is_none_or(|chain| chain == *watched)
                 };
                 matches!(table.family, NftFamily::Ip | NftFamily::Ip6)
-                    && iptables::WATCHED.iter().any(is_here)
+                    && iptables::WATCHED.iter().any(is_watched)
             }
         }
     }
 
-    /// Opens what the kernel is heard and asked by, and forgets the notices of what is looked at now.
-    fn listen(&mut self) {
+    /// Opens the sockets that are missing, and drains notifications: the pass that follows covers them.
+    fn open_sockets(&mut self) {
         if self.kernel.is_none() {
             self.kernel = Nftables::open_in(&self.namespace).ok();
         }
@@ -209,96 +329,94 @@ impl Firewall {
             self.monitor = NftMonitor::open_in(&self.namespace).ok();
         }
         while let Some(Ok(Some(notice))) = self.monitor.as_mut().map(NftMonitor::try_next) {
-            self.hear(Some(notice));
+            self.mark_changed(Some(notice));
         }
     }
 
-    /// Looks at what can be seen without a program.
-    fn see(&mut self) -> Seen {
+    fn fingerprint(&mut self, mode: FirewallMode) -> Fingerprint {
         let generation = self.kernel.as_mut().and_then(|kernel| kernel.generation().ok());
         if generation.is_none() {
-            // The socket may be broken; the next look opens another one.
+            // The socket may be broken; the next pass opens a new one.
             self.kernel = None;
         }
-        let rules = match self.options.mode {
+        let rules = match mode {
             FirewallMode::Nftables => generation.map(|generation| vec![generation.into()]),
             FirewallMode::Iptables => {
-                let used = self
-                    .iptables
-                    .iter()
-                    .filter(|iptables| self.nets.iter().any(|nets| nets.family() == iptables.family()));
+                let used = self.iptables.iter().filter(|iptables| {
+                    prefixes(self.network.as_ref()).iter().any(|nets| nets.family() == iptables.family())
+                });
                 let mut kernel = self.kernel.as_mut();
-                let numbers = used.map(|iptables| {
+                let hashes = used.map(|iptables| {
                     iptables.fingerprint(&self.namespace, kernel.as_deref_mut(), &self.options.rules)
                 });
-                numbers.collect::<Option<Vec<_>>>().map(|numbers| numbers.concat())
+                hashes.collect::<Option<Vec<_>>>().map(|hashes| hashes.concat())
             }
         };
-        Seen { generation, rules }
+        Fingerprint { generation, rules }
     }
 
-    fn is_legacy(&self) -> bool {
-        let legacy = |iptables: &Iptables| iptables.variant().is_some_and(|variant| !variant.is_nft);
-        self.options.mode == FirewallMode::Iptables && self.iptables.iter().any(legacy)
+    fn uses_legacy_iptables(&self) -> bool {
+        self.iptables.iter().any(|iptables| iptables.variant().is_some_and(|variant| !variant.is_nft))
     }
 
-    /// Makes the rules as they should be, and removes those of the other mode; tells whether any had to be changed.
-    async fn keep_rules(&mut self, failures: &mut Vec<FirewallError>) -> bool {
-        let (mut changed, leftovers) = (false, self.doubt.leftovers);
-        match self.options.mode {
+    /// Makes the rules as desired, and removes those of the other mode. Returns whether anything had to be changed.
+    async fn reconcile_rules(&mut self, mode: FirewallMode, failures: &mut Vec<FirewallError>) -> bool {
+        let (mut changed, leftovers) = (false, self.pending.leftovers);
+        match mode {
             FirewallMode::Iptables => {
-                changed |= self.keep_iptables(failures, false).await;
+                changed |= self.reconcile_iptables(failures, true).await;
                 if leftovers {
-                    changed |= self.keep_nftables(failures, false).await;
+                    changed |= self.reconcile_nftables(failures, false).await;
                 }
             }
             FirewallMode::Nftables => {
-                changed |= self.keep_nftables(failures, true).await;
+                changed |= self.reconcile_nftables(failures, true).await;
                 if leftovers {
-                    changed |= self.keep_iptables(failures, true).await;
+                    changed |= self.reconcile_iptables(failures, false).await;
                 }
             }
         }
         changed
     }
 
-    /// Looks for what stands in the way in nftables.
-    fn look_for_obstacles(&mut self, pass: &mut Pass) {
+    fn find_obstacles(&mut self, mode: FirewallMode, report: &mut FirewallReport) {
         if !self.options.rules.forward {
             return;
         }
-        let are_in_iptables = self.options.mode == FirewallMode::Iptables && !self.is_legacy();
+        let are_in_iptables = mode == FirewallMode::Iptables && !self.uses_legacy_iptables();
+        let nets = prefixes(self.network.as_ref());
         let kernel = self.kernel.as_mut();
-        let found = kernel.map(|kernel| obstacles::in_nftables(kernel, &self.nets, are_in_iptables));
-        // A kernel that cannot be asked has no such chains.
+        let found = kernel.map(|kernel| obstacles::in_nftables(kernel, nets, are_in_iptables));
+        // A kernel without nftables has no such chains.
         let found = found.and_then(Result::ok).unwrap_or_default();
-        pass.obstacles = Some(self.obstacles.iter().cloned().chain(found).collect());
+        report.obstacles = Some(self.obstacles.iter().cloned().chain(found).collect());
     }
 
-    /// Makes the rules in iptables as they should be, or removes them.
-    async fn keep_iptables(&mut self, failures: &mut Vec<FirewallError>, remove: bool) -> bool {
+    /// Makes the rules in iptables as desired; without `desired`, removes them.
+    async fn reconcile_iptables(&mut self, failures: &mut Vec<FirewallError>, desired: bool) -> bool {
         let mut changed = false;
         self.obstacles.clear();
         for iptables in &mut self.iptables {
             let family = iptables.family();
-            let is_here = |nets: &&OverlayPrefixes| nets.family() == family;
-            let ours: Vec<OverlayPrefixes> = self.ours.iter().filter(is_here).copied().collect();
-            let nets = self.nets.iter().find(is_here).copied().filter(|_| !remove);
+            let is_of_family = |nets: &&OverlayPrefixes| nets.family() == family;
+            let owned: Vec<_> = self.owned.iter().filter(is_of_family).copied().collect();
+            let nets = prefixes(self.network.as_ref()).iter().find(is_of_family).copied();
+            let nets = nets.filter(|_| desired);
             let rules = self.options.rules;
             let is_needed = nets.is_some() && (rules.masquerade || rules.forward);
-            // Who has no iptables has no rules in it.
-            let may_have_left = self.doubt.leftovers && iptables.is_installed();
-            if ours.is_empty() || !(is_needed || may_have_left) {
+            // A host without iptables has no rules in it.
+            let may_have_left = self.pending.leftovers && iptables.is_installed();
+            if owned.is_empty() || !(is_needed || may_have_left) {
                 continue;
             }
-            let desired = Desired { nets, ours: &ours, options: rules, first: self.doubt.leftovers };
+            let desired = Desired { nets, ours: &owned, options: rules, first: self.pending.leftovers };
             match iptables.keep(&self.namespace, &desired).await {
                 Ok(looked) => {
                     changed |= looked.changes > 0;
                     self.obstacles.extend(looked.obstacles);
                 }
                 Err(error @ IptablesError::NotShown { .. }) if !is_needed => {
-                    tracing::debug!(%error, "leftovers in iptables are not looked for");
+                    debug!(%error, "cannot look for leftovers in iptables");
                 }
                 Err(error) => failures.push(FirewallError::Iptables(family, error)),
             }
@@ -306,78 +424,69 @@ impl Firewall {
         changed
     }
 
-    /// Makes the rules in nftables as they should be, or removes them.
-    async fn keep_nftables(&mut self, failures: &mut Vec<FirewallError>, wanted: bool) -> bool {
+    /// Makes the rules in nftables as desired; without `desired`, removes them.
+    async fn reconcile_nftables(&mut self, failures: &mut Vec<FirewallError>, desired: bool) -> bool {
         let mut changed = false;
-        for (family, own) in IpFamily::BOTH.into_iter().zip(&mut self.tables) {
-            let nets = self.nets.iter().find(|nets| wanted && nets.family() == family);
+        for (family, own) in Family::BOTH.into_iter().zip(&mut self.tables) {
+            let mut nets = prefixes(self.network.as_ref()).iter();
+            let nets = nets.find(|nets| desired && nets.family() == family);
             let script = nets.and_then(|nets| nftables::rules_script(nets, &self.options.rules));
             let script = script.as_deref();
-            changed |= keep_table(&self.namespace, self.kernel.as_mut(), own, script, failures).await;
+            changed |= reconcile_table(&self.namespace, self.kernel.as_mut(), own, script, failures).await;
         }
         changed
     }
 
-    /// Makes the table for the port of the tunnel as it should be; tells whether it was not.
-    async fn keep_tunnel(&mut self, failures: &mut Vec<FirewallError>) -> bool {
-        let is_restricted = self.options.restrict_tunnel_port;
-        let Some((port, own)) = self.tunnel.as_mut().filter(|_| is_restricted || self.doubt.leftovers) else {
-            return false;
-        };
-        let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
-        keep_table(&self.namespace, self.kernel.as_mut(), own, script.as_deref(), failures).await
-    }
-
-    /// What was done so far.
-    #[must_use]
-    pub fn counts(&self) -> FirewallCounts {
-        self.counts
-    }
-
-    /// Remembers how the pass went.
-    fn settle(&mut self, pass: &Pass, seen: Seen) {
-        self.counts.passes += 1;
-        let repairs = [pass.rules, pass.tunnel].iter().filter(|kept| **kept == Kept::Repaired).count();
-        self.counts.repairs += repairs as u64;
-        self.counts.failures += pass.failures.len() as u64;
-        self.pace.note(pass, self.options.audit_every);
-        if pass.failures.is_empty() {
-            // After a change, the next look makes sure of it.
-            if self.doubt.leftovers {
-                // What was of earlier networks is gone.
-                self.ours.clone_from(&self.nets);
+    /// Makes the tables of the tunnel ports as desired. Returns whether anything had to be changed.
+    async fn reconcile_tunnels(&mut self, failures: &mut Vec<FirewallError>) -> bool {
+        let mut changed = false;
+        let is_restricted = self.options.restrict_tunnel_ports;
+        if is_restricted {
+            for port in std::mem::take(&mut self.former_ports) {
+                let (failures_before, kernel) = (failures.len(), self.kernel.as_mut());
+                let mut own = OwnTable::new(tunnel_port::table(port));
+                changed |= reconcile_table(&self.namespace, kernel, &mut own, None, failures).await;
+                if failures.len() > failures_before {
+                    self.former_ports.insert(port);
+                }
             }
-            let is_changed = [pass.rules, pass.tunnel] != [Kept::InOrder; 2];
-            let looked_at = if is_changed { Seen::default() } else { seen };
-            self.doubt = Doubt {
-                is_new: false,
-                peers_are_new: false,
-                leftovers: false,
-                rules: false,
-                tunnel: false,
-                obstacles: false,
-                looked_at,
-            };
-        } else {
-            (self.doubt.rules, self.doubt.tunnel, self.doubt.looked_at) = (true, true, Seen::default());
         }
+        if !is_restricted && !self.pending.leftovers {
+            return changed;
+        }
+        for (port, own) in &mut self.tunnels {
+            let script = is_restricted.then(|| tunnel_port::script(*port, &self.peers));
+            let script = script.as_deref();
+            changed |= reconcile_table(&self.namespace, self.kernel.as_mut(), own, script, failures).await;
+        }
+        changed
+    }
+
+    /// Decides what the next pass has to look at.
+    fn finish(&mut self, report: &FirewallReport, current: Fingerprint) {
+        self.schedule.record(report, self.options.audit_interval);
+        if !report.failures.is_empty() {
+            (self.pending.rules, self.pending.tunnels) = (true, true);
+            self.pending.verified = Fingerprint::default();
+            return;
+        }
+        if self.pending.leftovers {
+            // The rules of earlier networks are gone.
+            self.owned = prefixes(self.network.as_ref()).to_vec();
+        }
+        // After a change, the next pass verifies it.
+        let is_changed = [report.rules, report.tunnel_ports] != [RuleChange::Unchanged; 2];
+        let verified = if is_changed { Fingerprint::default() } else { current };
+        self.pending = Pending { verified, ..Pending::default() };
     }
 }
 
-/// Removes the table that guards a port, if there is one of an earlier run: nobody would tell it of new peers.
-///
-/// # Errors
-///
-/// [`FirewallError::Nftables`].
-pub async fn open_port(namespace: &Namespace, port: u16) -> Result<(), FirewallError> {
-    let (mut kernel, mut failures) = (Nftables::open_in(namespace).ok(), Vec::new());
-    let mut own = OwnTable::new(tunnel_port::table(port));
-    keep_table(namespace, kernel.as_mut(), &mut own, None, &mut failures).await;
-    failures.pop().map_or(Ok(()), Err)
+fn prefixes(network: Option<&FirewallNetwork>) -> &[OverlayPrefixes] {
+    network.map_or(&[], |network| &network.prefixes)
 }
 
-/// Waits for the next notice; a broken socket is given up. Without one there are no notices.
-async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotification> {
+/// Waits for the next notification. A broken socket is closed; without one there are no notifications.
+async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
     let Some(open) = monitor else {
         return std::future::pending().await;
     };
@@ -388,19 +497,19 @@ async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotification
     notice
 }
 
-/// Makes one table as it should be; tells whether it was not.
-async fn keep_table(
+/// Makes one table as desired. Returns whether it had to be changed.
+async fn reconcile_table(
     namespace: &Namespace,
     kernel: Option<&mut Nftables>,
     own: &mut OwnTable,
     script: Option<&str>,
     failures: &mut Vec<FirewallError>,
 ) -> bool {
-    let kept = match kernel {
+    let result = match kernel {
         Some(kernel) => own.keep(namespace, kernel, script).await,
         None => Err(NftablesError::Unavailable),
     };
-    match kept {
+    match result {
         Ok(changed) => changed,
         // A kernel without nftables has no table to remove.
         Err(NftablesError::Kernel(_) | NftablesError::Unavailable) if script.is_none() => false,

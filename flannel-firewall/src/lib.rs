@@ -19,26 +19,28 @@
 //! [`missing_rules`] says what a pass would change, and [`Ruleset`] what all rules of the host, whoever made them, do with
 //! a packet. Both change nothing.
 
+mod blackhole;
 mod firewall;
 mod iptables;
 mod missing;
 mod nftables;
 mod obstacles;
 mod options;
-mod outcome;
-mod pace;
 mod program;
+mod report;
 mod rules;
+mod schedule;
 mod sys;
 mod tunnel_port;
 mod verdict;
 
-pub use firewall::{Firewall, open_port};
+pub use blackhole::BlackholeRoutes;
+pub use firewall::Firewall;
 pub use iptables::IptablesError;
 pub use missing::{MissingRules, missing_rules};
 pub use nftables::NftablesError;
-pub use options::{FirewallMode, FirewallOptions};
-pub use outcome::{FirewallCounts, FirewallError, Kept, Pass};
+pub use options::{FirewallMode, FirewallNetwork, FirewallOptions};
 pub use program::{ProgramError, is_installed};
+pub use report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
 pub use rules::{OverlayPrefixes, RuleOptions};
-pub use verdict::{BlockingRule, RuleLocation, Packet, Ruleset, TransportProtocol, PacketPath};
+pub use verdict::{BlockingRule, Packet, RuleLocation, Ruleset, Transport, Way};

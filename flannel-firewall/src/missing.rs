@@ -4,9 +4,9 @@ use flannel_netlink::{Namespace, Nftables};
 
 use crate::iptables::{self, Desired, Iptables};
 use crate::nftables::{self, NftablesError};
-use crate::options::{FirewallMode, FirewallOptions};
-use crate::outcome::FirewallError;
-use crate::rules::{self, OverlayPrefixes};
+use crate::options::{FirewallMode, FirewallNetwork};
+use crate::report::FirewallError;
+use crate::rules::{self, OverlayPrefixes, RuleOptions};
 
 /// Rules that are not as they should be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,14 +27,14 @@ pub struct MissingRules {
 /// [`FirewallError`] if the rules cannot be read.
 pub async fn missing_rules(
     namespace: &Namespace,
-    options: &FirewallOptions,
-    nets: &[OverlayPrefixes],
+    rules: &RuleOptions,
+    network: &FirewallNetwork,
 ) -> Result<Vec<MissingRules>, FirewallError> {
     let mut missing = Vec::new();
-    for nets in nets {
-        missing.extend(match options.mode {
-            FirewallMode::Iptables => in_iptables(namespace, options, nets).await?,
-            FirewallMode::Nftables => in_nftables(namespace, options, nets)?,
+    for nets in &network.prefixes {
+        missing.extend(match network.mode {
+            FirewallMode::Iptables => in_iptables(namespace, rules, nets).await?,
+            FirewallMode::Nftables => in_nftables(namespace, rules, nets)?,
         });
     }
     Ok(missing)
@@ -42,14 +42,14 @@ pub async fn missing_rules(
 
 async fn in_iptables(
     namespace: &Namespace,
-    options: &FirewallOptions,
+    options: &RuleOptions,
     nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
     let family = nets.family();
-    if !(options.rules.masquerade || options.rules.forward) {
+    if !(options.masquerade || options.forward) {
         return Ok(None);
     }
-    let desired = Desired { nets: Some(*nets), ours: &[*nets], options: options.rules, first: false };
+    let desired = Desired { nets: Some(*nets), ours: &[*nets], options: *options, first: false };
     let planned = Iptables::new(family).plan(namespace, &desired).await;
     let planned = planned.map_err(|error| FirewallError::Iptables(family, error))?;
     let program = [&[iptables::restore(family)], planned.variant.restore_arguments()].concat().join(" ");
@@ -58,10 +58,10 @@ async fn in_iptables(
 
 fn in_nftables(
     namespace: &Namespace,
-    options: &FirewallOptions,
+    options: &RuleOptions,
     nets: &OverlayPrefixes,
 ) -> Result<Option<MissingRules>, FirewallError> {
-    let Some(script) = nftables::rules_script(nets, &options.rules) else {
+    let Some(script) = nftables::rules_script(nets, options) else {
         return Ok(None);
     };
     let table = nftables::rules_table(nets.family());
@@ -69,8 +69,8 @@ fn in_nftables(
     let is_whole = || -> Result<bool, NftablesError> {
         let mut kernel = Nftables::open_in(namespace)?;
         for (chain, rules) in [
-            (nftables::MASQUERADE, rules::masquerade(nets, &options.rules)),
-            (nftables::FORWARD, rules::forward(nets, &options.rules)),
+            (nftables::MASQUERADE, rules::masquerade(nets, options)),
+            (nftables::FORWARD, rules::forward(nets, options)),
         ] {
             let present = kernel.rules(&table, chain)?;
             if present.len() != rules.len() {
@@ -89,19 +89,17 @@ fn in_nftables(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::RuleOptions;
     use flannel_testing::{CAP_SYS_ADMIN, with_capabilities};
     use std::io::Write as _;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
     #[test]
     fn what_is_missing_is_told_with_what_puts_it_right_in_both_modes() {
-        let (namespace, nets) = (namespace(), nets());
+        let (namespace, rules) = (namespace(), rules());
         for mode in [FirewallMode::Iptables, FirewallMode::Nftables] {
-            let options = options(mode);
+            let network = network(mode);
             let missing =
-                || runtime().block_on(missing_rules(&namespace, &options, &nets)).expect("readable").pop();
+                || runtime().block_on(missing_rules(&namespace, &rules, &network)).expect("readable").pop();
             let found = missing().expect("no rule is there");
             apply(&namespace, &found);
             assert_eq!(missing(), None, "{found:?}");
@@ -118,8 +116,8 @@ mod tests {
 
     #[test]
     fn rules_that_may_not_be_read_are_not_said_to_be_missing() {
-        let (namespace, nets, options) = (namespace(), nets(), options(FirewallMode::Nftables));
-        let look = || runtime().block_on(missing_rules(&namespace, &options, &nets));
+        let (namespace, rules, network) = (namespace(), rules(), network(FirewallMode::Nftables));
+        let look = || runtime().block_on(missing_rules(&namespace, &rules, &network));
         let looked = with_capabilities(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
         assert!(matches!(looked, Err(FirewallError::Nftables(..))), "{looked:?}");
     }
@@ -128,15 +126,14 @@ mod tests {
         Namespace::create().expect("these tests make network namespaces: run them as root")
     }
 
-    fn nets() -> [OverlayPrefixes; 1] {
-        let nets = OverlayPrefixes::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
-        [nets.expect("nets")]
+    fn network(mode: FirewallMode) -> FirewallNetwork {
+        let net = |net: &str| net.parse().expect("net");
+        let prefixes = OverlayPrefixes::new(net("10.5.0.0/16"), net("10.5.1.0/24")).expect("prefixes");
+        FirewallNetwork { mode, prefixes: vec![prefixes], ..FirewallNetwork::default() }
     }
 
-    fn options(mode: FirewallMode) -> FirewallOptions {
-        let rules = RuleOptions { masquerade: true, fully_random: true, forward: true };
-        let (audit_every, tunnel_port) = (Duration::from_secs(5), None);
-        FirewallOptions { mode, rules, audit_every, tunnel_port, restrict_tunnel_port: false }
+    fn rules() -> RuleOptions {
+        RuleOptions { masquerade: true, fully_random: true, forward: true }
     }
 
     fn runtime() -> tokio::runtime::Runtime {

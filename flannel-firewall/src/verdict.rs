@@ -11,7 +11,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use flannel_netlink::{IpFamily, Namespace};
+use flannel_netlink::{Family, Namespace};
 
 use crate::iptables::{self, listing::Listing};
 use crate::nftables::NFT;
@@ -27,7 +27,7 @@ use nft_walk::Tables;
 #[non_exhaustive]
 pub struct Packet {
     /// What the host does with it.
-    pub way: PacketPath,
+    pub way: Way,
     /// The link that it comes in by; none if the host sends it, or if that is not known.
     pub incoming: Option<String>,
     /// The link that it leaves by; none if it is for the host, or if that is not known.
@@ -37,7 +37,7 @@ pub struct Packet {
     /// Where it goes.
     pub destination: IpAddr,
     /// The transport protocol.
-    pub transport: TransportProtocol,
+    pub transport: Transport,
     /// The port at its destination. Its own port is one that nobody has a rule for.
     pub port: u16,
 }
@@ -45,7 +45,7 @@ pub struct Packet {
 /// What a host does with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum PacketPath {
+pub enum Way {
     /// It takes it.
     Input,
     /// It passes it on.
@@ -57,7 +57,7 @@ pub enum PacketPath {
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum TransportProtocol {
+pub enum Transport {
     /// TCP; the packet opens a connection.
     Tcp,
     /// UDP.
@@ -70,7 +70,7 @@ pub(crate) const SOURCE_PORT: u16 = 45_678;
 impl Packet {
     /// A packet between links that are not known, if there are any.
     #[must_use]
-    pub fn new(way: PacketPath, source: IpAddr, destination: IpAddr, transport: TransportProtocol, port: u16) -> Self {
+    pub fn new(way: Way, source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Self {
         Self { way, incoming: None, outgoing: None, source, destination, transport, port }
     }
 
@@ -86,8 +86,8 @@ impl Packet {
         Self { outgoing, ..self }
     }
 
-    fn family(&self) -> IpFamily {
-        IpFamily::of(self.destination)
+    fn family(&self) -> Family {
+        Family::of(self.destination)
     }
 }
 
@@ -142,7 +142,7 @@ pub struct Ruleset {
 /// The rules of one program of iptables.
 #[derive(Debug)]
 struct Saved {
-    family: IpFamily,
+    family: Family,
     program: &'static str,
     tables: Vec<(String, Listing)>,
 }
@@ -153,7 +153,7 @@ impl Ruleset {
     pub async fn read(namespace: &Namespace) -> (Self, Vec<ProgramError>) {
         let (mut ruleset, mut failures) = (Self::default(), Vec::new());
         let mut shown = Vec::new();
-        for family in IpFamily::BOTH {
+        for family in Family::BOTH {
             for (program, is_nft, text) in iptables::saved(namespace, family, &mut failures).await {
                 let tables = Listing::read_all(&text);
                 if is_nft {

@@ -14,7 +14,7 @@ use netlink_packet_route::address::{
 
 use crate::batch::Write;
 use crate::error::Error;
-use crate::family::IpFamily;
+use crate::family::Family;
 use crate::message::Message;
 use crate::socket::Netlink;
 
@@ -67,7 +67,7 @@ impl Address {
     pub(crate) fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header = AddressHeader {
-            family: IpFamily::of(self.net.addr()).into(),
+            family: Family::of(self.net.addr()).into(),
             prefix_len: self.net.prefix_len(),
             flags: AddressHeaderFlags::empty(),
             scope: AddressScope::from(self.scope),
@@ -86,7 +86,7 @@ impl Address {
     /// Reads an address; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = AddressHeader::parse(message.payload)?;
-        if IpFamily::of_message(header.family).is_none() {
+        if Family::of_message(header.family).is_none() {
             return Ok(None);
         }
         let (mut local, mut address) = (None, None);
@@ -131,14 +131,14 @@ impl Netlink {
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Error> {
         let mut found = Vec::new();
-        for family in IpFamily::BOTH {
+        for family in Family::BOTH {
             let mut request = AddressMessage::default();
             request.header.family = family.into();
             request.header.index = index;
             let request = RouteNetlinkMessage::GetAddress(request);
             let read = |message: Message<'_>| {
                 Ok(Address::read(message)?.filter(|address| {
-                    IpFamily::of(address.net.addr()) == family && (index == 0 || address.index == index)
+                    Family::of(address.net.addr()) == family && (index == 0 || address.index == index)
                 }))
             };
             found.extend(none_if_gone(self.dump("addresses", &request, read))?);
@@ -163,7 +163,7 @@ impl Netlink {
     /// # Errors
     /// Those of the kernel and of the socket.
     pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
-        self.write_one(WriteRequest::DeleteAddress(address.clone()))
+        self.write_one(Write::DeleteAddress(address.clone()))
     }
 }
 

@@ -281,7 +281,7 @@ mod tests {
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
-                WriteRequest::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
+                Write::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
             })
             .collect();
         // Room for a few answers only.

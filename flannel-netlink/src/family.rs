@@ -7,14 +7,14 @@ use netlink_packet_route::AddressFamily;
 
 /// A family of network addresses.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum IpFamily {
+pub enum Family {
     /// IPv4 (`AF_INET`).
     V4,
     /// IPv6 (`AF_INET6`).
     V6,
 }
 
-impl IpFamily {
+impl Family {
     /// Both families, in the order in which they are read.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
@@ -40,7 +40,7 @@ impl IpFamily {
     }
 }
 
-impl fmt::Display for IpFamily {
+impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V4 => "IPv4",
@@ -49,11 +49,11 @@ impl fmt::Display for IpFamily {
     }
 }
 
-impl From<IpFamily> for AddressFamily {
-    fn from(family: IpFamily) -> Self {
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
         match family {
-            IpFamily::V4 => Self::Inet,
-            IpFamily::V6 => Self::Inet6,
+            Family::V4 => Self::Inet,
+            Family::V6 => Self::Inet6,
         }
     }
 }

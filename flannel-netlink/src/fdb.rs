@@ -146,7 +146,7 @@ mod tests {
             let special = FdbEntry { port: Some(4789), vni: Some(9), ..plain.clone() };
             let learned = FdbEntry { destination: None, state: NeighbourState::Reachable, ..plain.clone() };
             for entry in [plain, special, learned] {
-                let request = WriteRequest::PutFdb(entry.clone());
+                let request = Write::PutFdb(entry.clone());
                 assert_eq!(read_back(&request, FdbEntry::read), Some(entry));
             }
         }
@@ -157,7 +157,7 @@ mod tests {
     fn a_permanent_entry_is_written_byte_for_byte_as_flannel_does() {
         let entry = FdbEntry::permanent(7, Mac([2, 0, 0, 0, 0, 3]), "192.0.2.3".parse().unwrap());
         let mut bytes = Vec::new();
-        WriteRequest::PutFdb(entry).append(&mut bytes, 0, 1);
+        Write::PutFdb(entry).append(&mut bytes, 0, 1);
         #[rustfmt::skip]
         let expected = [
             libc::AF_BRIDGE as u8, 0, 0, 0,  7, 0, 0, 0,

@@ -21,9 +21,9 @@
 //! let (subnet, gateway) = ("10.5.3.0/24".parse()?, "10.5.3.0".parse()?);
 //! let (mac, host) = ("0e:2a:00:00:00:03".parse()?, "192.0.2.3".parse()?);
 //! let writes = [
-//!     WriteRequest::PutNeighbour(Neighbour::permanent(device.index, gateway, mac)),
-//!     WriteRequest::PutFdb(FdbEntry::permanent(device.index, mac, host)),
-//!     WriteRequest::PutRoute(Route::onlink(subnet, gateway, device.index)),
+//!     Write::PutNeighbour(Neighbour::permanent(device.index, gateway, mac)),
+//!     Write::PutFdb(FdbEntry::permanent(device.index, mac, host)),
+//!     Write::PutRoute(Route::onlink(subnet, gateway, device.index)),
 //! ];
 //! for outcome in netlink.apply(&writes) {
 //!     outcome?;
@@ -59,15 +59,15 @@ mod writer;
 pub use address::Address;
 pub use batch::Write;
 pub use error::Error;
-pub use family::IpFamily;
+pub use family::Family;
 pub use fdb::FdbEntry;
 pub use link::{AddressGeneration, Link, LinkKind};
 pub use mac::{Mac, MacParseError};
-pub use monitor::{Monitor, Notification};
+pub use monitor::{Monitor, Notice};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use new_link::{LinkChange, NewLink, NewLinkKind, VethPeer};
-pub use nft_monitor::{NftMonitor, NftNotification};
+pub use nft_monitor::{NftMonitor, NftNotice};
 pub use nftables::{NftChain, NftContents, NftFamily, NftRule, NftTable, NftVerdict, Nftables};
 pub use route::{Route, RouteFilter, RouteKind};
 pub use socket::Netlink;

@@ -18,7 +18,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::family::IpFamily;
+use crate::family::Family;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
 use crate::listener::{Listener, Received};
@@ -51,7 +51,7 @@ const SETTINGS: [u32; 2] = [24, 25];
 /// is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Notification {
+pub enum Notice {
     /// A link.
     Link {
         /// The link as it is now, or was last.
@@ -91,7 +91,7 @@ pub enum Notification {
     /// the like).
     Forwarding {
         /// The family of the packets.
-        family: IpFamily,
+        family: Family,
         /// The link; `None` is all of them.
         index: Option<u32>,
         /// Whether they are.
@@ -109,7 +109,7 @@ pub enum Notification {
 #[derive(Debug)]
 pub struct Monitor {
     listener: Listener,
-    waiting: VecDeque<Notification>,
+    waiting: VecDeque<Notice>,
 }
 
 impl Monitor {
@@ -168,7 +168,7 @@ impl Monitor {
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
-    pub async fn next(&mut self) -> Result<Notification, Error> {
+    pub async fn next(&mut self) -> Result<Notice, Error> {
         loop {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
@@ -181,7 +181,7 @@ impl Monitor {
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
-    pub fn try_next(&mut self) -> Result<Option<Notification>, Error> {
+    pub fn try_next(&mut self) -> Result<Option<Notice>, Error> {
         loop {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
@@ -189,13 +189,13 @@ impl Monitor {
             match self.listener.receive()? {
                 Received::Datagram(datagram) => take_notices(datagram, &mut self.waiting),
                 Received::Nothing => return Ok(None),
-                Received::Overrun => return Ok(Some(Notification::Overrun)),
+                Received::Overrun => return Ok(Some(Notice::Overrun)),
             }
         }
     }
 }
 
-fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notification>) {
+fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notice>) {
     for message in Messages::new(datagram) {
         match message.and_then(read_notice) {
             Ok(notice) => waiting.extend(notice),
@@ -204,7 +204,7 @@ fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notification>) {
     }
 }
 
-fn read_notice(message: Message<'_>) -> Result<Option<Notification>, DecodeError> {
+fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
     let removed = matches!(message.kind, RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH);
     Ok(match message.kind {
         RTM_NEWLINK | RTM_DELLINK => {
@@ -214,21 +214,21 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notification>, DecodeError
             if header.interface_family == AddressFamily::Bridge {
                 return Ok(None);
             }
-            Some(Notification::Link { link: Link::read(message)?, removed })
+            Some(Notice::Link { link: Link::read(message)?, removed })
         }
         RTM_NEWADDR | RTM_DELADDR => {
-            Address::read(message)?.map(|address| Notification::Address { address, removed })
+            Address::read(message)?.map(|address| Notice::Address { address, removed })
         }
-        RTM_NEWROUTE | RTM_DELROUTE => Route::read(message)?.map(|route| Notification::Route { route, removed }),
+        RTM_NEWROUTE | RTM_DELROUTE => Route::read(message)?.map(|route| Notice::Route { route, removed }),
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             if NeighbourHeader::parse(message.payload)?.family == AddressFamily::Bridge {
-                FdbEntry::read(message)?.map(|entry| Notification::Fdb { entry, removed })
+                FdbEntry::read(message)?.map(|entry| Notice::Fdb { entry, removed })
             } else {
-                Neighbour::read(message)?.map(|neighbour| Notification::Neighbour { neighbour, removed })
+                Neighbour::read(message)?.map(|neighbour| Notice::Neighbour { neighbour, removed })
             }
         }
         RTM_NEWNETCONF => Forwarding::read(message)?
-            .map(|Forwarding { family, index, on }| Notification::Forwarding { family, index, on }),
+            .map(|Forwarding { family, index, on }| Notice::Forwarding { family, index, on }),
         NLMSG_NOOP | NLMSG_ERROR | NLMSG_DONE => None,
         _ => None,
     })

@@ -9,7 +9,7 @@ use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourHeader, Neigh
 use netlink_packet_route::route::RouteType;
 
 use crate::error::Error;
-use crate::family::IpFamily;
+use crate::family::Family;
 use crate::mac::Mac;
 use crate::message::Message;
 use crate::socket::Netlink;
@@ -84,7 +84,7 @@ impl Neighbour {
     /// The same content puts and deletes, so that the two cannot disagree.
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         request.header(&NeighbourHeader {
-            family: IpFamily::of(self.address).into(),
+            family: Family::of(self.address).into(),
             ifindex: self.index,
             state: u16::from(self.state).into(),
             kind: RouteType::Unicast,
@@ -99,7 +99,7 @@ impl Neighbour {
     /// Reads a neighbour; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = NeighbourHeader::parse(message.payload)?;
-        if IpFamily::of_message(header.family).is_none() {
+        if Family::of_message(header.family).is_none() {
             return Ok(None);
         }
         let (mut address, mut mac) = (None, None);
@@ -132,9 +132,9 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
-    pub fn neighbours(&mut self, index: u32, family: Option<IpFamily>) -> Result<Vec<Neighbour>, Error> {
+    pub fn neighbours(&mut self, index: u32, family: Option<Family>) -> Result<Vec<Neighbour>, Error> {
         let mut found = Vec::new();
-        for family in IpFamily::selected(family) {
+        for family in Family::selected(family) {
             let mut request = NeighbourMessage::default();
             request.header.family = family.into();
             if index != 0 {
@@ -144,7 +144,7 @@ impl Netlink {
             let request = RouteNetlinkMessage::GetNeighbour(request);
             let read = |message: Message<'_>| {
                 Ok(Neighbour::read(message)?.filter(|neighbour| {
-                    IpFamily::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
+                    Family::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
                 }))
             };
             found.extend(self.dump("neighbours", &request, read)?);
@@ -199,7 +199,7 @@ mod tests {
             let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
             let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
             for neighbour in [known, unknown] {
-                let request = WriteRequest::PutNeighbour(neighbour.clone());
+                let request = Write::PutNeighbour(neighbour.clone());
                 assert_eq!(read_back(&request, Neighbour::read), Some(neighbour));
             }
         }
@@ -209,7 +209,7 @@ mod tests {
     fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
         let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
         let mut bytes = Vec::new();
-        WriteRequest::PutNeighbour(neighbour).append(&mut bytes, 0, 1);
+        Write::PutNeighbour(neighbour).append(&mut bytes, 0, 1);
         let [i, ..] = 7_u32.to_le_bytes();
         #[rustfmt::skip]
         let expected = [

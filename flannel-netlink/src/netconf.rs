@@ -4,7 +4,7 @@ use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_i32};
 use netlink_packet_route::AddressFamily;
 
 use crate::error::Error;
-use crate::family::IpFamily;
+use crate::family::Family;
 use crate::message::{Message, Request};
 use crate::socket::Netlink;
 use crate::writer::append;
@@ -23,7 +23,7 @@ const HEADER_LEN: usize = 4;
 /// What an `RTM_NEWNETCONF` says about forwarding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Forwarding {
-    pub(crate) family: IpFamily,
+    pub(crate) family: Family,
     /// The link; `None` is all of them.
     pub(crate) index: Option<u32>,
     pub(crate) on: bool,
@@ -33,8 +33,8 @@ impl Forwarding {
     /// Reads a message; `None` if it tells of nothing, or of links that there are not yet.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let family = match message.payload.first().map(|family| libc::c_int::from(*family)) {
-            Some(libc::AF_INET) => IpFamily::V4,
-            Some(libc::AF_INET6) => IpFamily::V6,
+            Some(libc::AF_INET) => Family::V4,
+            Some(libc::AF_INET6) => Family::V6,
             _ => return Ok(None),
         };
         let (mut index, mut forwarding) = (None, None);
@@ -61,7 +61,7 @@ impl Forwarding {
 
 /// Asks for the settings of one link, or of all.
 struct Get {
-    family: IpFamily,
+    family: Family,
     index: i32,
 }
 
@@ -80,7 +80,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Kernel`] when there is no such link, or the kernel has no IPv6.
-    pub fn forwards(&mut self, family: IpFamily, index: Option<u32>) -> Result<bool, Error> {
+    pub fn forwards(&mut self, family: Family, index: Option<u32>) -> Result<bool, Error> {
         let links = index.map_or_else(|| "all links".to_owned(), |index| format!("link {index}"));
         // The kernel gives no link a number that is larger.
         let index = index.map_or(NETCONFA_IFINDEX_ALL, |index| i32::try_from(index).unwrap_or(i32::MAX));

@@ -23,7 +23,7 @@ const DELETE_RULE: u16 = SUBSYSTEM | 8;
 /// to look again, as an overrun is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum NftNotification {
+pub enum NftNotice {
     /// A table, or something in it, is new, different, or gone.
     Changed {
         /// The table.
@@ -40,7 +40,7 @@ pub enum NftNotification {
 #[derive(Debug)]
 pub struct NftMonitor {
     listener: Listener,
-    waiting: VecDeque<NftNotification>,
+    waiting: VecDeque<NftNotice>,
 }
 
 impl NftMonitor {
@@ -69,7 +69,7 @@ impl NftMonitor {
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
-    pub async fn next(&mut self) -> Result<NftNotification, Error> {
+    pub async fn next(&mut self) -> Result<NftNotice, Error> {
         loop {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
@@ -82,7 +82,7 @@ impl NftMonitor {
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
-    pub fn try_next(&mut self) -> Result<Option<NftNotification>, Error> {
+    pub fn try_next(&mut self) -> Result<Option<NftNotice>, Error> {
         loop {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
@@ -92,21 +92,21 @@ impl NftMonitor {
                     self.waiting.extend(Messages::new(datagram).flatten().filter_map(read_notice));
                 }
                 Received::Nothing => return Ok(None),
-                Received::Overrun => return Ok(Some(NftNotification::Overrun)),
+                Received::Overrun => return Ok(Some(NftNotice::Overrun)),
             }
         }
     }
 }
 
 /// Reads a notice; `None` for the end of a change, which names no table.
-fn read_notice(message: Message<'_>) -> Option<NftNotification> {
+fn read_notice(message: Message<'_>) -> Option<NftNotice> {
     let chain = match message.kind {
         NEW_CHAIN | DELETE_CHAIN => text(body(message), CHAIN_NAME),
         NEW_RULE | DELETE_RULE => text(body(message), RULE_CHAIN),
         kind if kind & 0xff00 == SUBSYSTEM => None,
         _ => return None,
     };
-    Some(NftNotification::Changed { table: table_of(message)?, chain })
+    Some(NftNotice::Changed { table: table_of(message)?, chain })
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
             Messages::new(&bytes).flatten().find_map(read_notice)
         };
         let table = NftTable { family: NftFamily::Ip, name: "nat".to_owned() };
-        assert_eq!(read(&payload), Some(NftNotification::Changed { table, chain: Some("abc".to_owned()) }));
+        assert_eq!(read(&payload), Some(NftNotice::Changed { table, chain: Some("abc".to_owned()) }));
         for length in 0..payload.len() {
             let _ = read(&payload[..length]);
         }

@@ -10,7 +10,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, Route
 
 use crate::address::none_if_gone;
 use crate::error::Error;
-use crate::family::IpFamily;
+use crate::family::Family;
 use crate::message::Message;
 use crate::socket::Netlink;
 use crate::writer::RequestWriter;
@@ -157,7 +157,7 @@ impl Route {
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         let destination = self.destination.network();
         request.header(&RouteHeader {
-            address_family: IpFamily::of(destination).into(),
+            address_family: Family::of(destination).into(),
             destination_prefix_length: self.destination.prefix_len(),
             tos: self.tos,
             table: u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
@@ -190,7 +190,7 @@ impl Route {
     /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = RouteHeader::parse(message.payload)?;
-        let Some(family) = IpFamily::of_message(header.address_family) else {
+        let Some(family) = Family::of_message(header.address_family) else {
             return Ok(None);
         };
         let mut address = unspecified(family);
@@ -251,7 +251,7 @@ impl fmt::Display for Route {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RouteFilter {
     /// Only routes of this family.
-    pub family: Option<IpFamily>,
+    pub family: Option<Family>,
     /// Only routes that leave by this link.
     pub index: Option<u32>,
     /// Only routes in this table.
@@ -263,13 +263,13 @@ pub struct RouteFilter {
 impl RouteFilter {
     /// Whether a route is one of those to read.
     pub fn admits(&self, route: &Route) -> bool {
-        self.family.is_none_or(|family| family == IpFamily::of(route.destination.addr()))
+        self.family.is_none_or(|family| family == Family::of(route.destination.addr()))
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
             && self.protocol.is_none_or(|protocol| route.protocol == protocol)
     }
 
-    fn request(&self, family: IpFamily) -> RouteNetlinkMessage {
+    fn request(&self, family: Family) -> RouteNetlinkMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family.into();
         message.header.protocol = self.protocol.unwrap_or(0).into();
@@ -286,11 +286,11 @@ impl Netlink {
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
     pub fn routes(&mut self, filter: &RouteFilter) -> Result<Vec<Route>, Error> {
         let mut found = Vec::new();
-        for family in IpFamily::selected(filter.family) {
+        for family in Family::selected(filter.family) {
             let read = |message: Message<'_>| {
                 Ok(Route::read(message)?.filter(|route| {
                     // The kernel falls back to all families when it lacks the one asked for.
-                    IpFamily::of(route.destination.addr()) == family && filter.admits(route)
+                    Family::of(route.destination.addr()) == family && filter.admits(route)
                 }))
             };
             found.extend(none_if_gone(self.dump("routes", &filter.request(family), read))?);
@@ -305,7 +305,7 @@ impl Netlink {
     /// One for which [`Error::is_unreachable`] holds when there is no route.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Route, Error> {
         let mut message = RouteMessage::default();
-        message.header.address_family = IpFamily::of(address).into();
+        message.header.address_family = Family::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
@@ -343,10 +343,10 @@ fn write_via(gateway: Ipv6Addr, request: &mut RequestWriter<'_>) {
     request.attribute(RTA_VIA, &via);
 }
 
-fn unspecified(family: IpFamily) -> IpAddr {
+fn unspecified(family: Family) -> IpAddr {
     match family {
-        IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -404,7 +404,7 @@ mod tests {
             Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
             Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
-            let request = WriteRequest::PutRoute(route.clone());
+            let request = Write::PutRoute(route.clone());
             assert_eq!(read_back(&request, Route::read), Some(route));
         }
     }
@@ -414,7 +414,7 @@ mod tests {
     fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let mut bytes = Vec::new();
-        WriteRequest::PutRoute(route).append(&mut bytes, 0, 1);
+        Write::PutRoute(route).append(&mut bytes, 0, 1);
         #[rustfmt::skip]
         let expected = [
             libc::AF_INET as u8, 24, 0, 0,
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn host_bits_of_a_destination_are_not_sent() {
         let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
-        let read = read_back(&WriteRequest::PutRoute(route), Route::read).unwrap();
+        let read = read_back(&Write::PutRoute(route), Route::read).unwrap();
         assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
     }
 
@@ -438,10 +438,10 @@ mod tests {
     fn a_filter_admits_what_it_names() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let exact =
-            RouteFilter { family: Some(IpFamily::V4), index: Some(7), table: Some(254), protocol: Some(3) };
+            RouteFilter { family: Some(Family::V4), index: Some(7), table: Some(254), protocol: Some(3) };
         assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
         for other in [
-            RouteFilter { family: Some(IpFamily::V6), ..exact },
+            RouteFilter { family: Some(Family::V6), ..exact },
             RouteFilter { index: Some(8), ..exact },
             RouteFilter { table: Some(255), ..exact },
             RouteFilter { protocol: Some(4), ..exact },

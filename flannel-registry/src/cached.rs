@@ -175,11 +175,11 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
     }
 
     /// Returns the cached lease also if the registry has none, so that the host keeps its subnet and MAC address.
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         if let Some(own) = self.shared.cached_lease(&public) {
             return Ok(Some(own));
         }
-        let answer = self.shared.inner.recall(public).await;
+        let answer = self.shared.inner.previous_lease(public).await;
         if let Err(error) = &answer {
             self.shared.note_unavailable(error);
             return self.shared.cached_lease(&public).map_or(answer, |own| Ok(Some(own)));

@@ -111,7 +111,7 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
         self.shared.registry.config_changes()
     }
 
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
         let node = self.shared.node();
         // A lease with the own id at another address may belong to the host that this one was cloned from, whose MAC
@@ -121,7 +121,7 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
             .leases
             .iter()
             .filter(here)
-            .filter_map(|lease| Some((lease.tie(&public, node)?, lease)))
+            .filter_map(|lease| Some((lease.match_host(&public, node)?, lease)))
             .collect();
         // The choice must not depend on the order of the list.
         own.sort_by_key(|(tie, lease)| (*tie, lease.subnet));

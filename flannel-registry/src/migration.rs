@@ -11,9 +11,7 @@
 mod plan;
 pub(crate) mod record;
 
-use std::time::Duration;
-
-use flannel_core::{BadRecord, ConfigError, Lease, NetworkConfig, RegistryError, SubnetKey, SubnetRegistry};
+use flannel_core::{BadRecord, ConfigError, Lease, NetworkConfig, RegistryError, SubnetRegistry};
 
 use crate::{Etcd2Registry, Etcd3Registry};
 use plan::{MigrationAction, TargetStore};

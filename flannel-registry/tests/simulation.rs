@@ -62,11 +62,11 @@ fn play(options: SimOptions) -> Vec<String> {
         "seed {seed}: {hosts} hosts, {} in the end, {} acts, {:.1} days in {:.1} s; calls per host: {:.1} to join, {} \
          at most; trace {:016x}",
         report.hosts,
-        report.acts,
+        report.actions,
         report.simulated.as_secs_f64() / 86_400.0,
         begun.elapsed().as_secs_f64(),
         report.calls_to_join,
-        report.most_calls,
+        report.max_calls,
         report.trace
     );
     if let Some(first) = report.violations.first() {

@@ -6,8 +6,6 @@
 //! 4. On SIGHUP, and when the registry tells that it changed: take in another network configuration.
 //! 5. On SIGTERM or SIGINT: end, and leave everything in place, or remove it if that was asked for.
 
-mod manager;
-
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs;
@@ -21,7 +19,13 @@ use flannel_core::{
     BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
     SubnetKey, Term, chain,
 };
+use flannel_dataplane::selector::{self, InitialChoice};
 use flannel_netlink::Namespace;
+use flannel_node::backends::Backends;
+use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_status};
+use flannel_node::status::{DaemonState, StatusSource};
+use flannel_node::subnet_file::{Previous, SubnetEnv, read_previous};
+use flannel_node::{capabilities, probe, server};
 use flannel_registry::{
     CacheOptions, CachedLeaseManager, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions,
 };
@@ -31,15 +35,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use self::manager::notified;
-use crate::backends::Backends;
-use crate::fd_store::{self, FdStore};
-use crate::firewall::Keeper;
-use crate::notify::Notifier;
-use crate::observe::report::{Beside, Sources};
+use crate::firewall::FirewallTask;
 use crate::options::Options;
-use crate::subnet_env::{self, Previous, SubnetEnv};
-use crate::{blackhole, capabilities, external, firewall, observe, ping, registry, story, sys};
+use crate::{firewall, registry, story, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -69,7 +67,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 struct Daemon<'a> {
     options: &'a Options,
     namespace: Namespace,
-    chosen: external::First,
+    chosen: InitialChoice,
     previous: Previous,
     notifier: Notifier,
     store: Option<FdStore>,
@@ -77,10 +75,10 @@ struct Daemon<'a> {
 
 /// Step 1. The reason for not starting is one line for the log.
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
-    let passed = fd_store::passed(std::process::id(), |variable| std::env::var_os(variable));
+    let passed = passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let chosen = external::choose_first(&options.external)?;
-    let (previous, warnings) = subnet_env::read_previous(&options.subnet_file);
+    let chosen = selector::choose_first(&options.external)?;
+    let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
     }
@@ -103,14 +101,13 @@ impl Daemon<'_> {
         let work = task.run();
         let (tell_running, running) = watch::channel(None);
         let (done, mut guarded) = mpsc::unbounded_channel();
-        let blackhole = self.blackhole(running.clone());
-        let beside = Arc::new(Beside::default());
-        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).keep();
-        let sources = Sources::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
-        let serving = observe::serve(&self.options.observe, sources.clone());
-        let telling = manager::tell(&self.notifier, sources);
+        let beside = Arc::new(DaemonState::default());
+        let rules = self.firewall(running, peers, done, Arc::clone(&beside)).run();
+        let sources = StatusSource::new(network.view(), Arc::clone(&beside), &self.options.subnet_file);
+        let serving = server::serve(&self.options.observe, sources.clone());
+        let telling = report_status(&self.notifier, sources);
         let probing = self.probe(&network, &beside);
-        tokio::pin!(work, rules, blackhole, serving, telling, probing);
+        tokio::pin!(work, rules, serving, telling, probing);
         let mut life = Life::default();
         let ended = loop {
             self.tell_reloads(&mut life, &tell_running.borrow());
@@ -128,7 +125,6 @@ impl Daemon<'_> {
                 Some(running) = guarded.recv() => self.on_guarded(running, &mut life, &beside),
                 () = life.reload_ends() => life.reload = None,
                 never = &mut rules => match never {},
-                never = &mut blackhole => match never {},
                 never = &mut serving => match never {},
                 never = &mut telling => match never {},
                 never = &mut probing => match never {},
@@ -165,7 +161,7 @@ impl Daemon<'_> {
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = external::choose_again(namespace, wishes, self.chosen.clone());
+        let (choose, external_changes) = selector::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
         options.external_changes = external_changes;
         options.follow_config = self.options.follow_config;
@@ -194,29 +190,25 @@ impl Daemon<'_> {
 
     fn firewall(
         &self,
-        network: watch::Receiver<Option<Running>>,
+        running: watch::Receiver<Option<Running>>,
         peers: watch::Receiver<BTreeSet<IpAddr>>,
         done: mpsc::UnboundedSender<Running>,
-        beside: Arc<Beside>,
-    ) -> Keeper {
+        beside: Arc<DaemonState>,
+    ) -> FirewallTask {
         let (flags, namespace) = (self.options.firewall, self.namespace.clone());
-        Keeper { flags, namespace, previous: self.previous.nets(), network, peers, beside, done }
-    }
-
-    async fn blackhole(&self, network: watch::Receiver<Option<Running>>) -> Infallible {
-        if self.options.firewall.blackhole_route {
-            blackhole::keep(self.namespace.clone(), self.options.firewall.resync, network).await
-        } else {
-            std::future::pending().await
-        }
+        FirewallTask { flags, namespace, previous: self.previous.nets(), running, peers, beside, done }
     }
 
     /// Probes the other hosts, if that is asked for.
-    fn probe(&self, network: &Network, beside: &Arc<Beside>) -> impl Future<Output = Infallible> + use<> {
+    fn probe(
+        &self,
+        network: &Network,
+        beside: &Arc<DaemonState>,
+    ) -> impl Future<Output = Infallible> + use<> {
         let (mesh, view, beside) = (self.options.mesh, network.view(), Arc::clone(beside));
         async move {
             match mesh {
-                Some(options) => ping::keep(options, view, beside).await,
+                Some(options) => probe::keep(options, view, beside).await,
                 None => std::future::pending().await,
             }
         }
@@ -267,7 +259,7 @@ impl Daemon<'_> {
     }
 
     /// Step 3, from the second part on: the network carries traffic, and the rules for it are there.
-    fn on_guarded(&self, running: Running, life: &mut Life, beside: &Beside) {
+    fn on_guarded(&self, running: Running, life: &mut Life, beside: &DaemonState) {
         let written = self.write_subnet_file(&running);
         let subnet = running.lease.subnet;
         let before = life.guarded.as_ref().map(|before| before.lease.subnet);
@@ -323,9 +315,6 @@ impl Daemon<'_> {
         self.remove_subnet_file();
         if let Some(running) = running {
             firewall::remove(&self.options.firewall, self.namespace.clone(), &running).await;
-            if self.options.firewall.blackhole_route {
-                blackhole::remove(&self.namespace, &running);
-            }
         }
         if ended.is_ok()
             && let Some(lease) = lease

@@ -1,10 +1,6 @@
 //! `flanneld doctor`: looks at a host, whether or not the daemon runs there, and says what is wrong, why it matters and
 //! what cures it.
 //!
-//! ```text
-//! flags ──▶ gather (reads kernel, files, registry) ──▶ Facts ──▶ checks (pure) ──▶ Findings ──▶ text or JSON
-//! ```
-//!
 //! It takes the flags of the daemon, so that it looks where the daemon does. Without any, it takes those that the daemon
 //! was started with that runs here; where several run, `-subnet-file` alone says which one is meant. It changes nothing.
 //!
@@ -19,21 +15,23 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use flannel_dataplane::selector;
+use flannel_node::doctor::{AgentOptions, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
 use crate::flags::FlagError;
+use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
 use crate::show::format::Paint;
-use crate::{daemon, log};
-use finding::{Finding, Severity};
+use crate::{daemon, log, options};
 
-mod checks;
 mod etcdctl;
-mod facts;
-mod finding;
-mod gather;
+mod registry;
 mod show;
+
+use registry::EtcdOfDaemon;
 
 /// The exit status when the worst that was found is a warning.
 pub(crate) const WARNINGS: u8 = 3;
@@ -69,10 +67,33 @@ fn report(options: &DoctorOptions) -> ExitCode {
 }
 
 async fn look(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
-    let daemons = gather::daemons();
-    let flags = options.choose(daemons.iter().map(|daemon| daemon.options.as_ref().ok())).clone();
-    let facts = gather::read(flags, daemons).await?;
-    Ok(checks::examine(&facts))
+    let running = running_agents("flanneld", &|arguments, environment| match options::doctor::of_daemon(
+        arguments,
+        environment,
+    ) {
+        Ok(options) => Ok(options.as_ref().map(agent)),
+        Err(error) => Err(error.to_string()),
+    });
+    let files = running.iter().map(|agent| Some(agent.options.as_ref().ok()?.subnet_file.as_path()));
+    let chosen = options.choose(files).and_then(|at| running.get(at)?.options.as_ref().ok());
+    let chosen = chosen.cloned().unwrap_or_else(|| agent(&options.daemon));
+    let facts = gather(chosen, running).await?;
+    Ok(examine(&facts))
+}
+
+/// What doctor needs to know of a daemon with these options.
+fn agent(options: &Options) -> AgentOptions {
+    let interfaces = options.external.clone();
+    AgentOptions {
+        subnet_file: options.subnet_file.clone(),
+        cache: options.beside_subnet_file(".cache"),
+        node_id: options.beside_subnet_file(".node-id"),
+        status_socket: options.observe.socket.clone(),
+        rules: options.firewall.rules,
+        restrict_tunnel_port: options.firewall.restrict_tunnel_port,
+        external: Arc::new(move |config| selector::look(&interfaces, config)),
+        registry: Arc::new(EtcdOfDaemon { options: options.etcd.clone(), api: options.etcd_api }),
+    }
 }
 
 fn exit_code(findings: &[Finding]) -> ExitCode {

@@ -1,188 +1,91 @@
-//! The rules of the firewall: kept beside the network, and told of in the log.
+//! The firewall rules and blackhole routes of the running network.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flannel_core::{NetworkConfig, Running, chain};
+use flannel_core::{Running, chain};
 use flannel_firewall::{
-    Firewall, FirewallError, FirewallMode, FirewallOptions, Kept, OverlayPrefixes, Pass, RuleOptions, open_port,
+    BlackholeRoutes, Firewall, FirewallNetwork, FirewallOptions, FirewallStatus, OverlayPrefixes,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error, info, warn};
+use tracing::error;
 
-use crate::backends;
-use crate::observe::report::{Beside, FirewallStatus};
 use crate::options::FirewallFlags;
+use flannel_node::backends;
+use flannel_node::status::DaemonState;
 
-/// What the rules are made from.
-pub(crate) struct Keeper {
+/// Keeps the rules of the running network.
+pub(crate) struct FirewallTask {
     pub(crate) flags: FirewallFlags,
     pub(crate) namespace: Namespace,
-    /// The networks of an earlier run.
+    /// The prefixes of an earlier run.
     pub(crate) previous: Vec<OverlayPrefixes>,
-    /// The network, once it carries traffic, and again when it has another subnet.
-    pub(crate) network: watch::Receiver<Option<Running>>,
+    /// The network, once it carries traffic, and again when it changes.
+    pub(crate) running: watch::Receiver<Option<Running>>,
     /// The public addresses of all peers.
     pub(crate) peers: watch::Receiver<BTreeSet<IpAddr>>,
-    /// Where it is noted what the firewall did.
-    pub(crate) beside: Arc<Beside>,
-    /// Who is told when the rules for a network were put, or could not be.
+    pub(crate) beside: Arc<DaemonState>,
+    /// Receives each network once the first pass for it is done, whether or not it succeeded.
     pub(crate) done: mpsc::UnboundedSender<Running>,
 }
 
-impl Keeper {
-    /// Keeps the rules for ever. A failure is told and tried again, and never ends the daemon.
-    pub(crate) async fn keep(mut self) -> Infallible {
-        let Some(mut running) = next(&mut self.network).await else {
-            return std::future::pending().await;
+impl FirewallTask {
+    pub(crate) async fn run(mut self) -> Infallible {
+        let firewall = Firewall::new(self.namespace.clone(), options(&self.flags));
+        let firewall = firewall.with_previous(&self.previous);
+        let (publish, networks) = watch::channel(None);
+        let (current, mut reported) = (self.running.clone(), None);
+        let on_pass = |network: &FirewallNetwork, status: &FirewallStatus| {
+            self.beside.firewall(status.clone());
+            let running = current.borrow().clone().filter(|running| firewall_network(running) == *network);
+            if let Some(running) = running.filter(|running| reported.as_ref() != Some(running)) {
+                // The receiver is gone once the daemon ends.
+                let _ = self.done.send(running.clone());
+                reported = Some(running);
+            }
         };
-        let mut options = self.options(&running);
-        let mut nets = OverlayPrefixes::of(&running.config, &running.lease.subnet);
-        let mut firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &self.previous);
-        let mut told = Told::default();
-        self.open_other_ports(options.tunnel_port, None).await;
-        loop {
-            let before = std::mem::replace(&mut nets, OverlayPrefixes::of(&running.config, &running.lease.subnet));
-            if options == self.options(&running) {
-                firewall.set_nets(nets.clone());
+        let rules = firewall.run(networks.clone(), self.peers, on_pass);
+        let routes = async {
+            if self.flags.blackhole_route {
+                BlackholeRoutes::new(self.namespace, self.flags.resync).run(networks).await
             } else {
-                // As a restart would: the first pass of another mode removes what is left of this one.
-                let port = options.tunnel_port;
-                options = self.options(&running);
-                self.open_other_ports(options.tunnel_port, port).await;
-                firewall = Firewall::new(self.namespace.clone(), options, nets.clone(), &before);
+                std::future::pending().await
             }
-            firewall.set_peers(self.peers.borrow_and_update().clone());
-            self.look(&mut firewall, &mut told, options.mode).await;
-            // Who waited for the rules may be gone: the daemon ends.
-            let _ = self.done.send(running.clone());
-            running = loop {
-                tokio::select! {
-                    biased;
-                    Some(running) = next(&mut self.network) => break running,
-                    Ok(()) = self.peers.changed() => firewall.set_peers(self.peers.borrow_and_update().clone()),
-                    () = firewall.wait() => self.look(&mut firewall, &mut told, options.mode).await,
+        };
+        tokio::pin!(rules, routes);
+        loop {
+            tokio::select! {
+                Ok(()) = self.running.changed() => {
+                    publish.send_replace(self.running.borrow_and_update().as_ref().map(firewall_network));
                 }
-            };
-        }
-    }
-
-    /// Opens the ports that the tunnel had before, or that the backend beside it has: a table that guards one of them
-    /// would not hear of new peers.
-    async fn open_other_ports(&self, tunnel_port: Option<u16>, before: Option<u16>) {
-        if !self.flags.restrict_tunnel_port {
-            return;
-        }
-        let ports = ["vxlan", "udp"].into_iter().filter_map(backends::default_port).chain(before);
-        let ports: BTreeSet<_> = ports.filter(|port| Some(*port) != tunnel_port).collect();
-        for port in ports {
-            if let Err(error) = open_port(&self.namespace, port).await {
-                debug!("Port {port} may be closed still: {}", chain(&error));
+                never = &mut rules => match never {},
+                never = &mut routes => match never {},
             }
         }
     }
-
-    async fn look(&self, firewall: &mut Firewall, told: &mut Told, mode: FirewallMode) {
-        told.tell(&firewall.pass().await, mode);
-        let counts = firewall.counts();
-        self.beside.firewall(FirewallStatus {
-            mode: if mode == FirewallMode::Nftables { "nftables" } else { "iptables" }.to_owned(),
-            passes: counts.passes,
-            repairs: counts.repairs,
-            failures: counts.failures,
-            failed: told.failures.clone(),
-            obstacles: told.obstacles.clone(),
-        });
-    }
-
-    fn options(&self, running: &Running) -> FirewallOptions {
-        let config = &running.config;
-        let mode = mode(config);
-        let (tunnel_port, restrict_tunnel_port) =
-            (backends::tunnel_port(config), self.flags.restrict_tunnel_port);
-        if restrict_tunnel_port && tunnel_port.is_none() {
-            warn!("-restrict-tunnel-port has no effect: backend {} has no port", config.backend.name);
-        }
-        FirewallOptions::new(mode, self.flags.rules, self.flags.resync)
-            .with_tunnel_port(tunnel_port)
-            .with_restrict_tunnel_port(restrict_tunnel_port)
-    }
 }
 
-/// Removes the rules for a network that ends.
+fn options(flags: &FirewallFlags) -> FirewallOptions {
+    FirewallOptions::new(flags.rules)
+        .with_audit_interval(flags.resync)
+        .with_restrict_tunnel_ports(flags.restrict_tunnel_port)
+        .with_former_tunnel_ports(["vxlan", "udp"].into_iter().filter_map(backends::default_port))
+}
+
+fn firewall_network(running: &Running) -> FirewallNetwork {
+    FirewallNetwork::new(&running.config, &running.lease.subnet, backends::tunnel_port(&running.config))
+}
+
+/// Removes the rules and routes of a network that ends.
 pub(crate) async fn remove(flags: &FirewallFlags, namespace: Namespace, running: &Running) {
-    let before = OverlayPrefixes::of(&running.config, &running.lease.subnet);
-    let nothing = FirewallOptions::new(mode(&running.config), RuleOptions::default(), flags.resync)
-        .with_tunnel_port(backends::tunnel_port(&running.config));
-    let pass = Firewall::new(namespace, nothing, Vec::new(), &before).pass().await;
-    for failure in &pass.failures {
-        warn!("Firewall rules stay: {}", chain(failure));
+    let network = firewall_network(running);
+    Firewall::remove(namespace.clone(), &network).await;
+    if flags.blackhole_route
+        && let Err(error) = BlackholeRoutes::remove(&namespace, &network)
+    {
+        error!("The blackhole route stays: {}", chain(&error));
     }
-}
-
-pub(crate) fn mode(config: &NetworkConfig) -> FirewallMode {
-    if config.enable_nftables { FirewallMode::Nftables } else { FirewallMode::Iptables }
-}
-
-/// Waits for a network that carries traffic; `None` if there will be none.
-async fn next(network: &mut watch::Receiver<Option<Running>>) -> Option<Running> {
-    network.changed().await.ok()?;
-    network.borrow_and_update().clone()
-}
-
-/// What was told last; the same is not told twice in a row.
-#[derive(Default)]
-struct Told {
-    failures: Vec<String>,
-    obstacles: Vec<String>,
-}
-
-impl Told {
-    fn tell(&mut self, pass: &Pass, mode: FirewallMode) {
-        match (pass.rules, mode) {
-            (Kept::InOrder, _) => {}
-            (Kept::Put, _) => info!("The firewall rules are in place"),
-            (Kept::Repaired, FirewallMode::Iptables) => {
-                info!("Some iptables rules are missing; deleting and recreating rules");
-            }
-            (Kept::Repaired, FirewallMode::Nftables) => {
-                info!("Some nftables rules were changed; writing them again");
-            }
-            (Kept::Repaired, _) => info!("Some firewall rules were changed; writing them again"),
-        }
-        match pass.tunnel {
-            Kept::InOrder => {}
-            Kept::Put => debug!("The port of the tunnel is for the peers there are now"),
-            Kept::Repaired => info!("The table for the port of the tunnel was changed; writing it again"),
-        }
-        let failures: Vec<String> = pass.failures.iter().map(describe).collect();
-        for line in failures.iter().filter(|line| !self.failures.contains(line)) {
-            error!("{line}; it is tried again");
-        }
-        if failures.is_empty() && !self.failures.is_empty() {
-            info!("The firewall rules are in order again");
-        }
-        self.failures = failures;
-        if let Some(obstacles) = &pass.obstacles {
-            for line in obstacles.iter().filter(|line| !self.obstacles.contains(line)) {
-                warn!("Pods may not reach each other: {line}");
-            }
-            self.obstacles.clone_from(obstacles);
-        }
-    }
-}
-
-/// Says what failed, with upstream's words where it has some.
-fn describe(error: &FirewallError) -> String {
-    let words = if !error.is_not_installed() {
-        "Failed to setup firewall rules"
-    } else if let FirewallError::Iptables(..) = error {
-        "Failed to setup IPTables. iptables binary was not found"
-    } else {
-        "Failed to setup nftables. nft binary was not found"
-    };
-    format!("{words}: {}", chain(error))
 }

@@ -10,25 +10,15 @@ use tracing::warn;
 use flags::{FlagError, Ignored};
 use options::{Asked, Options};
 
-mod backends;
-mod blackhole;
-mod capabilities;
 mod daemon;
 mod doctor;
-mod external;
-mod facts;
-mod fd_store;
 mod firewall;
 mod flags;
-mod follow;
 mod go_duration;
 mod go_syntax;
-mod iface;
 mod log;
 mod manual;
 mod migrate;
-mod notify;
-mod observe;
 mod options;
 mod ping;
 mod plan;
@@ -36,7 +26,6 @@ mod registry;
 mod show;
 mod story;
 mod subcommands;
-mod subnet_env;
 mod sys;
 
 /// The exit status of a command line that cannot be used. Upstream exits 0, which a supervisor that

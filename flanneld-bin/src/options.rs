@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_firewall::RuleOptions;
+use flannel_node::probe::MeshOptions;
+use flannel_node::server::ObserveOptions;
 
 use crate::flags::{self, BadValue, FlagError, Ignored};
-use crate::iface::{Pattern, Wishes};
 use crate::log::{LogOptions, ModuleLevel, Place};
-use crate::observe::ObserveOptions;
-use crate::ping::MeshOptions;
+use flannel_dataplane::select::{Pattern, Wishes};
 
 pub(crate) mod doctor;
 mod endpoint;

@@ -1,16 +1,4 @@
-//! Measures the ways to the other hosts, inside the tunnel and outside: `flanneld ping`, and the mesh in the background.
-//!
-//! | part | what it does |
-//! |---|---|
-//! | `packet` | writes and reads questions and answers (pure) |
-//! | `way` | says what to ask next on one way: answers, losses, the path MTU (pure) |
-//! | `verdict` | says in one line what the ways to a peer mean (pure) |
-//! | `order` | says whose turn it is, within a budget (pure) |
-//! | `history` | remembers a peer from turn to turn (pure) |
-//! | `site` | knows who is to be probed, from where |
-//! | `wire` | sends and hears, and answers peers |
-//! | `mesh` | probes in the background |
-//! | `show` | the table, the map and the JSON (pure) |
+//! Measures the paths to the other hosts, inside the tunnel and outside: `flanneld ping`.
 //!
 //! | exit status of `flanneld ping` | |
 //! |---|---|
@@ -19,41 +7,26 @@
 //! | 2 | wrong flags |
 //! | 3 | some peer is not reached as it should be, which is shown |
 
-mod history;
-mod mesh;
-mod order;
-mod packet;
 mod show;
-mod site;
-mod sys;
-mod verdict;
-mod way;
-mod wire;
 
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use flannel_core::ProbeVerdict;
+use flannel_node::client;
+use flannel_node::probe::{ProbeTarget, Site};
 use flannel_registry::CachedNetwork;
-use futures::future::join_all;
-use futures::stream::{self, StreamExt as _};
 use ipnet::IpNet;
 
 use crate::flags::FlagError;
-use crate::observe::client;
 use crate::options::ping::PingOptions;
 use crate::show::NOT_IN_ORDER;
 use crate::{daemon, options, registry};
-use history::History;
-pub(crate) use mesh::{MeshNotes, MeshOptions, keep};
 pub(crate) use show::painted;
 use show::{Pinged, Source};
-use site::{Peer, Site, Thoroughness};
-use wire::Wire;
 
 /// Runs `flanneld ping`.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
@@ -81,32 +54,10 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-/// So many peers are probed at once, so that a network of thousands floods nobody.
-const AT_ONCE: usize = 64;
-
-/// The time between two questions on a way.
-const PAUSE: Duration = Duration::from_millis(200);
-
 async fn ping(options: &PingOptions) -> Result<Pinged, String> {
     let (source, Site { own, peers }) = find(options).await?;
     let peers = chosen(peers, &options.peers)?;
-    let wire = Wire::open(&own, options.port);
-    let how = Thoroughness { enough: options.count, most: options.count, pause: PAUSE, sizes: true };
-    let probed = stream::iter(&peers).map(|peer| {
-        let measured = join_all(own.plans(peer, how).into_iter().map(|plan| wire.measure(plan)));
-        async {
-            let mut history = History::new();
-            history.add(measured.await, &own.context, Instant::now());
-            show::Peer { subnet: peer.subnet, public: peer.public, probe: history.show(Instant::now()) }
-        }
-    });
-    let probed = probed.buffered(AT_ONCE).collect::<Vec<_>>();
-    let peers = tokio::select! {
-        // First what was heard: see `mesh`.
-        biased;
-        never = wire.listen() => match never {},
-        peers = probed => peers,
-    };
+    let peers = Site { own, peers }.probe(options.count, options.port).await;
     Ok(Pinged { source, peers })
 }
 
@@ -137,7 +88,7 @@ async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
 }
 
 /// Picks the peers that were named: by a subnet, or by an address in it or of the host.
-fn chosen(peers: Vec<Peer>, names: &[String]) -> Result<Vec<Peer>, String> {
+fn chosen(peers: Vec<ProbeTarget>, names: &[String]) -> Result<Vec<ProbeTarget>, String> {
     if names.is_empty() {
         return Ok(peers);
     }
@@ -147,7 +98,7 @@ fn chosen(peers: Vec<Peer>, names: &[String]) -> Result<Vec<Peer>, String> {
         if net.is_none() && address.is_none() {
             return Err(format!("{name:?} is no address and no subnet of a peer"));
         }
-        let is_it = |peer: &&Peer| {
+        let is_it = |peer: &&ProbeTarget| {
             let by_net = net.is_some_and(|net| peer.subnet.nets().any(|other| other == net.trunc()));
             let by_address = address.is_some_and(|it| {
                 peer.subnet.contains(it) || peer.public.addresses().any(|other| other == it)

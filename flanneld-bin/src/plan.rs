@@ -10,27 +10,21 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use flannel_core::{
-    ExternalInterface, Lease, LeaseChange, NetworkConfig, NodeId, OpenBackend as _, PeerSet, Plan,
-    PlanRequest, PlannedAction, PlannedChange, SubnetKey, chain,
-};
+use flannel_core::{PlannedAction, chain};
+use flannel_dataplane::selector;
 use flannel_netlink::Namespace;
-use flannel_registry::CachedNetwork;
-use serde::Serialize;
+use flannel_node::backends::Backends;
+use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
-use crate::backends::Backends;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::plan::parse;
 use crate::show::format::plain;
-use crate::{external, registry, story};
+use crate::{registry, story};
 
 /// The exit status when something would be written.
 pub(crate) const SOMETHING: u8 = 3;
@@ -53,140 +47,37 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-/// What was found, as programs read it.
-#[derive(Debug, Serialize)]
-struct Found {
-    /// Where lease and peers were learnt.
-    source: Source,
-    /// The host's lease.
-    subnets: SubnetKey,
-    /// How many other hosts there are.
-    peers: usize,
-    /// What would be written, in this order.
-    changes: Vec<PlannedChange>,
-    /// Which peers would not be reached.
-    unreachable: Vec<Unreachable>,
-}
-
-/// Where lease and peers were learnt.
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Source {
-    /// From the registry.
-    Registry {
-        /// Which one.
-        name: String,
-    },
-    /// From what was remembered of the last run.
-    Memory {
-        /// The file.
-        file: PathBuf,
-        /// Why not from the registry.
-        reason: String,
-    },
-}
-
-#[derive(Debug, Serialize)]
-struct Unreachable {
-    #[serde(rename = "subnets")]
-    peer: SubnetKey,
-    reason: String,
-}
-
-/// What is known of the network.
-struct Known {
-    source: Source,
-    config: NetworkConfig,
-    leases: Vec<Arc<Lease>>,
-    /// The host's own, if that is known already.
-    own: Option<Lease>,
-}
-
-async fn look(options: &Options) -> Result<Found, String> {
-    let known = match ask(options).await {
-        Ok(known) => known,
-        Err(reason) => remember(options, reason)?,
+async fn look(options: &Options) -> Result<HostPlan, String> {
+    let network = match ask(options).await {
+        Ok(network) => network,
+        Err(reason) => {
+            NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
+        }
     };
-    let external = external::look(&options.external, Some(&known.config))?;
-    let own = own(options, &known, &external)?;
-    // What is remembered is no reason to remove anything.
-    let peers = peers(known.leases, &own, matches!(known.source, Source::Registry { .. }));
+    let external = selector::look(&options.external, Some(&network.config))?;
+    let public = external.public.used_by(&network.config);
+    let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
+    let own = network.own(&public, node).ok_or_else(|| {
+        format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
+    })?;
     let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let request = PlanRequest::new(&known.config, &external, &own, &peers);
-    let Plan { changes, unreachable, .. } =
-        Backends::new(namespace, None).plan(request).map_err(|error| chain(&error))?;
-    let unreachable =
-        unreachable.into_iter().map(|failure| Unreachable { peer: failure.peer, reason: failure.reason });
-    Ok(Found {
-        source: known.source,
-        subnets: own.subnet,
-        peers: peers.len(),
-        changes,
-        unreachable: unreachable.collect(),
-    })
-}
-
-/// All others who have a lease; complete if nobody may be missing.
-pub(crate) fn peers(
-    leases: impl IntoIterator<Item = Arc<Lease>>,
-    own: &Lease,
-    are_complete: bool,
-) -> PeerSet {
-    let mut peers = PeerSet::default();
-    let others = leases.into_iter().filter(|lease| lease.subnet != own.subnet);
-    peers.extend(others.map(LeaseChange::Put));
-    if are_complete {
-        peers.complete();
-    }
-    peers
+    host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
 }
 
 /// Asks the registry, which is only read.
-async fn ask(options: &Options) -> Result<Known, String> {
+async fn ask(options: &Options) -> Result<NetworkSnapshot, String> {
     let registry::Known { name, config, leases } = registry::read(&options.etcd, options.etcd_api).await?;
-    Ok(Known { source: Source::Registry { name }, config, leases, own: None })
+    Ok(NetworkSnapshot { source: PlanSource::Registry { name }, config, leases, own: None })
 }
 
-/// Reads what was remembered of the last run, when the registry cannot be asked.
-fn remember(options: &Options, reason: String) -> Result<Known, String> {
-    let file = options.beside_subnet_file(".cache");
-    let nothing = |why: &str| format!("{reason}, and {why}");
-    match CachedNetwork::read(&file, &options.etcd.prefix) {
-        Ok(Some(CachedNetwork { config, own, peers, .. })) => {
-            let source = Source::Memory { file, reason };
-            Ok(Known { source, config, leases: peers, own: Some(own) })
-        }
-        Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
-        Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
-    }
-}
-
-/// Finds the lease that this host holds.
-fn own(options: &Options, known: &Known, external: &ExternalInterface) -> Result<Lease, String> {
-    if let Some(own) = &known.own {
-        return Ok(own.clone());
-    }
-    let public = external.public.used_by(&known.config);
-    let own = registry::own_lease(&known.leases, &public, node_id(options));
-    own.map(|lease| Lease::clone(lease)).ok_or_else(|| {
-        format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
-    })
-}
-
-/// The id of this host, if it has one.
-pub(crate) fn node_id(options: &Options) -> Option<NodeId> {
-    let file = options.beside_subnet_file(".node-id");
-    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok())
-}
-
-fn json(found: &Found) -> String {
+fn json(found: &HostPlan) -> String {
     crate::show::json(found, false)
 }
 
-fn text(found: &Found) -> String {
+fn text(found: &HostPlan) -> String {
     let from = match &found.source {
-        Source::Registry { name } => name.clone(),
-        Source::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
+        PlanSource::Registry { name } => name.clone(),
+        PlanSource::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
     };
     let own = story::subnets(&found.subnets);
     let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
@@ -195,7 +86,7 @@ fn text(found: &Found) -> String {
         let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
-    for Unreachable { peer, reason } in &found.unreachable {
+    for UnreachablePeer { peer, reason } in &found.unreachable {
         text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
     }
     let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
@@ -210,20 +101,22 @@ fn text(found: &Found) -> String {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::PlannedChange;
+
     use super::*;
 
-    fn found(changes: Vec<PlannedChange>) -> Found {
+    fn found(changes: Vec<PlannedChange>) -> HostPlan {
         let subnet = "10.5.1.0-24".parse().expect("a key");
         let peer = "10.5.4.0-24".parse().expect("a key");
-        Found {
-            source: Source::Memory {
+        HostPlan {
+            source: PlanSource::Memory {
                 file: "/run/flannel/subnet.env.cache".into(),
                 reason: "etcd is away".to_owned(),
             },
             subnets: subnet,
             peers: 3,
             changes,
-            unreachable: vec![Unreachable { peer, reason: "ignoring non-vxlan subnet".to_owned() }],
+            unreachable: vec![UnreachablePeer { peer, reason: "ignoring non-vxlan subnet".to_owned() }],
         }
     }
 
@@ -273,7 +166,7 @@ mod tests {
             "unreachable": [{"subnets": ["10.5.4.0/24"], "reason": "ignoring non-vxlan subnet"}],
         });
         assert_eq!(written, expected);
-        let registry = Source::Registry { name: "etcd".to_owned() };
+        let registry = PlanSource::Registry { name: "etcd".to_owned() };
         let written = serde_json::to_value(registry).expect("json");
         assert_eq!(written, serde_json::json!({"kind": "registry", "name": "etcd"}));
     }

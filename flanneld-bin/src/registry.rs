@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{
-    BoxError, Lease, LeaseManager as _, NetworkConfig, NodeId, PublicAddrs, SubnetRegistry, chain,
-};
+use flannel_core::{BoxError, Lease, LeaseManager as _, NetworkConfig, SubnetRegistry, chain};
 use flannel_registry::{
     Etcd2Options, Etcd2Registry, Etcd3Options, Etcd3Registry, EtcdRegistry, RegistryLeaseManager,
 };
@@ -76,14 +74,4 @@ pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<Known, Stri
     timeout(PATIENCE, reading)
         .await
         .unwrap_or_else(|_| Err(format!("etcd at {} does not answer", etcd.endpoints.join(", "))))
-}
-
-/// The host's lease among all, as the daemon knows it: by its id, or by its public address.
-pub(crate) fn own_lease<'l>(
-    leases: &'l [Arc<Lease>],
-    public: &PublicAddrs,
-    node: Option<NodeId>,
-) -> Option<&'l Arc<Lease>> {
-    let tied = leases.iter().filter_map(|lease| Some((lease.tie(public, node)?, lease)));
-    tied.min_by_key(|(tie, lease)| (*tie, lease.subnet)).map(|(_, lease)| lease)
 }

@@ -17,9 +17,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use flannel_node::client::{self, ClientError};
+use flannel_node::status::AgentStatus;
+
 use crate::flags::FlagError;
-use crate::observe::client::{self, ClientError};
-use crate::observe::report::Report;
 use crate::options;
 use crate::options::show::ShowOptions;
 use format::Paint;
@@ -85,8 +86,8 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 fn show(
     options: &ShowOptions,
-    ask: impl Fn(&ShowOptions) -> Result<Report, ClientError>,
-    make: impl Fn(&Report) -> Shown,
+    ask: impl Fn(&ShowOptions) -> Result<AgentStatus, ClientError>,
+    make: impl Fn(&AgentStatus) -> Shown,
 ) -> ExitCode {
     if !options.watch {
         return match ask(options) {

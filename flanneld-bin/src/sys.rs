@@ -1,13 +1,10 @@
-//! What only the C library offers, each as a safe function: the settings of its allocator, and descriptors that go from
-//! process to process.
+//! What only the C library offers, each as a safe function: the settings of its allocator.
 //!
 //! By default its allocator suits a daemon badly that does nearly all of its work when it starts. A start on a large
 //! network uses several times the memory that stays in use: pages of records, lists of writes. glibc keeps what is freed,
 //! and takes ever larger buffers from the heap, where small objects that stay pin them; so the daemon would stay as large
 //! as it ever was. Other C libraries give memory back by themselves.
 #![allow(unsafe_code, reason = "the only module of the daemon that speaks to the C library")]
-
-pub(crate) mod descriptors;
 
 /// Lets large buffers go back to the kernel when they are freed, and all threads share one heap: only the file in which
 /// the network is remembered is written on another one. To be called before memory is used.
@@ -19,15 +16,6 @@ pub(crate) fn keep_no_large_buffers() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
-}
-
-/// The time of `CLOCK_MONOTONIC`, which the service manager goes by too.
-pub(crate) fn monotonic() -> std::time::Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: one value is written, which lives as long as the call (clock_gettime(2)); this clock is always there.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    let (seconds, rest) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    std::time::Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default())
 }
 
 /// Gives back to the kernel what is free within the heap.

@@ -6,7 +6,7 @@
 //! where they can.
 
 use crate::process::{self, Process};
-use crate::{MissingProgram, DeadlineExceeded, eventually, program};
+use crate::{DeadlineExceeded, MissingProgram, eventually, program};
 use directory::DataDirectory;
 pub use directory::random_loopback_address;
 use flannel_netlink::Namespace;

@@ -27,7 +27,7 @@ pub enum BackendCall {
     /// It was opened, and told what the host said before.
     Opened(Option<LeaseAttrs>),
     /// It was told of another external interface, by name.
-    MovedTo(String),
+    InterfaceUpdated(String),
     /// It was told of another configuration, by the name of the backend in it.
     Reconfigured(String),
     /// It was made ready for this lease.
@@ -243,7 +243,7 @@ impl Backend for Opened {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.host.disturbed.notified().await;
         "a peer was disturbed".to_owned()
     }

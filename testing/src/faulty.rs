@@ -57,7 +57,7 @@ pub enum Fault {
     /// It takes no effect, and there is no answer that says so.
     RequestLost,
     /// It waits for this time, then it is done.
-    Late(Duration),
+    Delayed(Duration),
     /// Just before it, another host leases the subnet if it is free. Nothing else goes wrong.
     LostRace,
 }

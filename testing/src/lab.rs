@@ -302,7 +302,7 @@ fn add_default_routes(netlink: &mut Netlink, gateways: &[IpNet]) -> Result<(), L
             IpAddr::V4(_) => IpNet::from(Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::from(Ipv6Net::default()),
         };
-        WriteRequest::PutRoute(Route::by_gateway(destination, gateway))
+        Write::PutRoute(Route::by_gateway(destination, gateway))
     };
     let writes: Vec<_> = gateways.iter().map(|net| route(net.addr())).collect();
     Ok(netlink.apply(&writes).into_iter().collect::<Result<(), _>>()?)

@@ -11,6 +11,7 @@
 //! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
 //! * [`Wire`] is a link that loses packets and delivers some late.
 //! * [`with_capabilities()`] takes rights away from a part of a test.
+//! * [`BackendHarness`] drives a backend step by step.
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
 //! * [`Directory`] is a place for files that goes with its handle.
 //! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
@@ -37,7 +38,6 @@
 //! ```
 
 mod capture;
-mod with_capabilities;
 pub mod contract;
 mod directory;
 mod ensure;
@@ -45,6 +45,7 @@ mod etcd;
 mod fake_backend;
 mod fake_table;
 mod faulty;
+pub mod harness;
 mod lab;
 mod member;
 mod overlay_state;
@@ -56,19 +57,20 @@ pub mod sim;
 mod sys;
 mod traffic;
 mod wire;
+mod with_capabilities;
 
 pub use capture::packet::{
     ArpPacket, Frame, FrameContent, IcmpMessage, Ipv4Packet, Ipv6Packet, TcpSegment, Transport, UdpContent,
     UdpDatagram, VXLAN_PORTS, VxlanPacket,
 };
 pub use capture::{Capture, Captured};
-pub use with_capabilities::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 pub use directory::Directory;
-pub use ensure::{Attempt, MissingProgram, DeadlineExceeded, eventually, program};
+pub use ensure::{Attempt, DeadlineExceeded, MissingProgram, eventually, program};
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, random_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
 pub use fake_table::FakeTable;
 pub use faulty::{Call, Fault, FaultyRegistry};
+pub use harness::BackendHarness;
 pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,
     check_requirements, remove_name,
@@ -83,6 +85,7 @@ pub use traffic::datagrams::{DatagramReport, datagrams, datagrams_in_flight};
 pub use traffic::ping::{PingError, PingOptions, PingReport, RoundTrip, RunningPing, ping};
 pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, transfer};
 pub use wire::{Wire, WireOptions};
+pub use with_capabilities::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 
 /// The README's examples, so that they run as long as they stand there.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! A network on a thread of its own, with a runtime like the daemon's.
 
-use flannel_core::{Lease, Network, NetworkError, NetworkOptions, Shutdown, Status, chain};
+use flannel_core::{Lease, Network, NetworkError, NetworkOptions, NetworkStatus, Shutdown, chain};
 use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,13 +39,13 @@ impl Member {
 
     /// The state of the network.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::status).unwrap_or_default()
     }
 
     /// The same without the peers one by one.
     #[must_use]
-    pub fn summary(&self) -> Status {
+    pub fn summary(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::summary).unwrap_or_default()
     }
 

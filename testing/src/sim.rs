@@ -19,13 +19,13 @@
 //! 6. In peace a host makes one call for each renewal and no other; to join costs it one list and one watch.
 
 mod backend;
+mod checked_manager;
+mod checker;
+mod cluster;
 mod host;
 mod kernel;
 mod link;
-mod observed;
 mod scenario;
-mod witness;
-mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +99,7 @@ impl SimOptions {
     }
 
     /// The longest time that a link keeps news back to deliver what comes meanwhile along with them.
-    fn slowest_news(&self) -> Duration {
+    fn max_event_delay(&self) -> Duration {
         Duration::from_millis(if self.hosts > 500 { 4000 } else { 300 })
     }
 
@@ -120,15 +120,15 @@ pub struct SimReport {
     /// How many hosts lived in the end.
     pub hosts: usize,
     /// How many things were done to them and to the store.
-    pub acts: usize,
+    pub actions: usize,
     /// How much time passed on the paused clock.
     pub simulated: Duration,
     /// The mean number of calls of a host until all had joined.
     pub calls_to_join: f64,
     /// The mean number of calls of a host in half a day after that in which nothing happened.
-    pub calls_in_peace: f64,
+    pub calls_when_idle: f64,
     /// The largest number of calls that a host made over all.
-    pub most_calls: u64,
+    pub max_calls: u64,
 }
 
 /// Simulates a cluster from its first host to a day of peace after the last fault.
@@ -136,5 +136,5 @@ pub struct SimReport {
 /// To be awaited on a runtime of one thread with a paused clock, where nothing else runs.
 pub async fn simulate(store: &dyn SimStore, options: SimOptions) -> SimReport {
     // The hosts share one future: a budget for each of its polls would fall on them by chance.
-    tokio::task::unconstrained(scenario::play(store, options)).await
+    tokio::task::unconstrained(scenario::run(store, options)).await
 }

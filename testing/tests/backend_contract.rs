@@ -44,13 +44,13 @@ impl BackendSubject for Fake {
         LeaseAttrs::new(public.into())
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let peers = self.0.peers().into_iter();
         peers.map(|(subnet, attrs)| (subnet, attrs.public.v4.unwrap().into())).collect()
     }
 
     fn objects(&self) -> Vec<String> {
-        self.reaches().into_iter().map(|(subnet, public)| format!("{subnet} at {public}")).collect()
+        self.peer_destinations().into_iter().map(|(subnet, public)| format!("{subnet} at {public}")).collect()
     }
 
     /// Its host has nothing but peers.
@@ -97,11 +97,11 @@ impl BackendSubject for Toy {
         BackendAttrs::new("toy".to_owned().into()).at(public.into())
     }
 
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         Some(LeaseAttrs::new(public.into()))
     }
 
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         self.state().peers.iter().map(|(subnet, public)| (*subnet, (*public).into())).collect()
     }
 

@@ -86,7 +86,12 @@ impl LeaseManagerSubject for Program {
     }
 
     async fn stop(&self) -> bool {
-        self.0.lock().unwrap().hosts.values().for_each(|(host, _)| host.silent("the program restarts"));
+        self.0
+            .lock()
+            .unwrap()
+            .hosts
+            .values()
+            .for_each(|(host, _)| host.set_unavailable("the program restarts"));
         true
     }
 

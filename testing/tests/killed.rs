@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use flannel_core::reconcile::{Change, Layer, Reconciler, Table, pass};
+use flannel_core::reconcile::{Change, Reconciler, Table, TableSync, pass};
 use flannel_core::{BoxError, SyncReport};
 use flannel_testing::FakeTable;
 
@@ -111,7 +111,7 @@ impl Process {
         self.entries.tracker.set_all_desired(peers.values().copied().collect());
         self.neighbours.tracker.set_all_desired(peers.iter().map(|(n, (device, _))| (*n, *device)).collect());
         self.routes.tracker.set_all_desired(peers.keys().map(|n| (*n, *n)).collect());
-        let mut layers: [(&str, &mut dyn Layer); 3] = [
+        let mut layers: [(&str, &mut dyn TableSync); 3] = [
             ("the entries", &mut self.entries),
             ("the neighbours", &mut self.neighbours),
             ("the routes", &mut self.routes),

@@ -41,9 +41,9 @@ impl Run {
     /// Makes one pass, as backends do.
     fn pass(&mut self) -> SyncReport {
         let _ = self.kernel.take_writes();
-        let mut report = self.engine.look("the table");
+        let mut report = self.engine.refresh("the table");
         report.merge(self.engine.put_missing(self.now));
-        report.merge(self.engine.drop_stale(self.now));
+        report.merge(self.engine.drop_unwanted(self.now));
         report.merge(self.engine.finish(self.now));
         self.removes_nothing_that_is_right();
         report
@@ -218,9 +218,9 @@ proptest! {
             let Some(next) = run.pass().retry_in else { break };
             prop_assert!(next >= pause, "pauses grow");
             pause = next;
-            run.engine.look("the table");
+            run.engine.refresh("the table");
             prop_assert!(run.engine.tracker.missing(run.now).is_empty());
-            prop_assert!(run.engine.tracker.stale(run.now).is_empty());
+            prop_assert!(run.engine.tracker.unwanted(run.now).is_empty());
             run.later(next);
         }
     }

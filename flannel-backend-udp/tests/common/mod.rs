@@ -109,7 +109,7 @@ impl Station {
 
     /// What the backend noticed within the time, if it noticed anything.
     pub(crate) fn noticed(&mut self, limit: Duration) -> Option<String> {
-        let drifted = self.backend.drifted();
+        let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
     }
 

@@ -5,9 +5,9 @@ use flannel_core::{BackendAttrs, Json, LeaseAttrs, LeaseChange, Revision, Term};
 use proptest::prelude::*;
 
 use super::*;
-use crate::direct_routes::DirectRoutes;
-use crate::overlay_routes::Routes;
-use crate::tables::{Fdb, Neighbours};
+use flannel_dataplane::DirectRoutes;
+use flannel_dataplane::Routes;
+use flannel_dataplane::{Fdb, Neighbours};
 
 /// The tables' side, without tables.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Trackers {
 
     /// Takes in the peers, of which those with this public address are on the link.
     fn update(&mut self, desired: &mut Desired, peers: &PeerSet, dirty: &Dirty, on_link: Option<IpAddr>) {
-        let protocol = crate::routes::RouteProtocol::default();
+        let protocol = flannel_dataplane::RouteProtocol::default();
         let mut hop = |_: IpNet, public: IpAddr| {
             (Some(public) == on_link).then_some(Hop { gateway: public, index: 2, protocol })
         };
@@ -41,17 +41,17 @@ impl Trackers {
             fdb: &mut self.fdb,
             routes: &mut self.routes,
         };
-        desired.update(peers, dirty, &own(), IpFamily::V4, &mut wanted);
+        desired.update(peers, dirty, &own(), Family::V4, &mut wanted);
     }
 
     /// What a peer with this subnet and device would get, of what is wanted: its neighbour's device, where that
     /// device's tunnel ends, and the gateways of its routes.
     fn of(&self, subnet: IpNet, mac: Mac) -> (Option<Mac>, Option<IpAddr>, [Option<IpAddr>; 2]) {
-        let direct = self.direct.wanted(&subnet).and_then(|route| route.gateway);
+        let direct = self.direct.desired(&subnet).and_then(|route| route.gateway);
         (
-            self.neighbours.wanted(&subnet.network()).copied(),
-            self.fdb.wanted(&mac).copied(),
-            [self.routes.wanted(&subnet).and_then(|route| route.gateway), direct],
+            self.neighbours.desired(&subnet.network()).copied(),
+            self.fdb.desired(&mac).copied(),
+            [self.routes.desired(&subnet).and_then(|route| route.gateway), direct],
         )
     }
 }
@@ -74,7 +74,7 @@ fn lease(subnet: &str, record: &str) -> Lease {
 }
 
 fn v4(subnet: &str, record: &str) -> Result<Peer, String> {
-    Peer::of(&lease(subnet, record), &own(), IpFamily::V4).unwrap()
+    Peer::of(&lease(subnet, record), &own(), Family::V4).unwrap()
 }
 
 fn peers(leases: impl IntoIterator<Item = Lease>) -> PeerSet {
@@ -105,12 +105,12 @@ fn leases_of_every_release_are_understood() {
 #[test]
 fn each_family_has_its_own_part_of_a_lease() {
     let both = lease("10.5.2.0-24&fd00:5:0:2::-64", DUAL);
-    let six = Peer::of(&both, &own(), IpFamily::V6).unwrap().unwrap();
+    let six = Peer::of(&both, &own(), Family::V6).unwrap().unwrap();
     assert_eq!(
         (six.subnet.to_string(), six.mac.to_string(), six.public.to_string()),
         ("fd00:5:0:2::/64".into(), "0e:00:00:00:00:62".into(), "fd00:64::2".into())
     );
-    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), IpFamily::V6), None);
+    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), Family::V6), None);
 }
 
 #[test]

@@ -4,13 +4,13 @@
 //! devices and addresses put everything in doubt; one about an object in a table only puts that table in doubt.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notification, Route};
+use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notice, Route};
 
 use super::Tunnel;
-use crate::overlay_routes::{OverlayRoute, Routes};
-use crate::watch::Listens;
+use flannel_dataplane::NoticeHandler;
+use flannel_dataplane::{OverlayRoute, Routes};
 
-impl Listens for Tunnel {
+impl NoticeHandler for Tunnel {
     fn distrust(&mut self) {
         self.device_in_doubt = true;
         self.decide_again = true;
@@ -19,26 +19,26 @@ impl Listens for Tunnel {
         self.forwarding.distrust();
     }
 
-    fn notice(&mut self, notice: &Notification) -> Option<String> {
+    fn notice(&mut self, notice: &Notice) -> Option<String> {
         let underlay = self.direct.notice_underlay(notice);
         if underlay.is_some() {
             self.decide_again = true;
         }
         let tunnel = match notice {
-            Notification::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
-            Notification::Link { link, removed } => {
+            Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
+            Notice::Link { link, removed } => {
                 self.notice_link(link, *removed).inspect(|_| self.device_changed())
             }
-            Notification::Address { address, removed } => {
+            Notice::Address { address, removed } => {
                 self.notice_address(address, *removed).inspect(|_| self.device_changed())
             }
-            Notification::Route { route, removed } => {
+            Notice::Route { route, removed } => {
                 let direct = self.direct.notice_route(route, *removed);
                 self.notice_route(route, *removed).or(direct)
             }
-            Notification::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
-            Notification::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
-            Notification::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
+            Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
+            Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
+            Notice::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
             other => Some(format!("{other:?}")).inspect(|_| self.distrust()),
         };
         tunnel.or(underlay)

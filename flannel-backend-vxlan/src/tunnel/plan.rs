@@ -5,9 +5,9 @@ use flannel_netlink::Namespace;
 
 use super::Tunnel;
 use crate::device::{Device, DeviceSpec, OverlayAddress};
-use crate::direct::Direct;
-use crate::families::own_subnet;
-use crate::tables::{Kernel, unreadable};
+use flannel_dataplane::Direct;
+use flannel_dataplane::own_subnet;
+use flannel_dataplane::{Kernel, unreadable};
 
 impl Tunnel {
     /// Tells what would be done for a tunnel and the direct routes beside it.

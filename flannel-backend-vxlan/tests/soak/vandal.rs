@@ -1,7 +1,7 @@
 //! Somebody who changes by hand whatever can be changed of the overlay.
 
 use flannel_netlink::{
-    Address, Error, IpFamily, FdbEntry, LinkChange, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
+    Address, Error, Family, FdbEntry, LinkChange, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
     NewVxlan, Route, RouteFilter, Write,
 };
 use flannel_testing::INTERFACE;
@@ -21,7 +21,7 @@ pub(crate) struct Vandal {
 /// What one act is about.
 struct Target {
     device: &'static str,
-    family: IpFamily,
+    family: Family,
     index: u32,
     /// A peer's subnet, or one that nobody has.
     subnet: IpNet,
@@ -44,7 +44,7 @@ impl Vandal {
         let stranger = Mac([0x0e, 0x66, 0, 0, 0, random.u8(..)]);
         let peer = model
             .any(random)
-            .map(|(subnet, peer)| (subnet, if family == IpFamily::V4 { peer.mac } else { peer.mac6 }));
+            .map(|(subnet, peer)| (subnet, if family == Family::V4 { peer.mac } else { peer.mac6 }));
         let (subnet, mac) = peer.unwrap_or((free, stranger));
         let index = self.netlink.link(device).ok().flatten().map_or(0, |link| link.index);
         let target = Target { device, family, index, subnet: net(subnet, family), mac, stranger };
@@ -65,35 +65,35 @@ impl Vandal {
     fn touch_an_object(&mut self, act: u8, target: &Target, free: IpNet) -> &'static str {
         let Target { index, subnet, mac, stranger, family, .. } = *target;
         let far: std::net::IpAddr =
-            if family == IpFamily::V4 { [172, 31, 0, 66].into() } else { "fd99::66".parse().unwrap() };
+            if family == Family::V4 { [172, 31, 0, 66].into() } else { "fd99::66".parse().unwrap() };
         let gateway = subnet.network();
         let (what, write) = match act {
             0..4 => (
                 "a route goes",
-                WriteRequest::DeleteRoute(Route { metric: None, ..Route::onlink(subnet, gateway, index) }),
+                Write::DeleteRoute(Route { metric: None, ..Route::onlink(subnet, gateway, index) }),
             ),
             4..7 => {
-                ("a route leads elsewhere", WriteRequest::PutRoute(Route::onlink(subnet, free.network(), index)))
+                ("a route leads elsewhere", Write::PutRoute(Route::onlink(subnet, free.network(), index)))
             }
-            7..10 => ("a stranger's route", WriteRequest::PutRoute(Route::onlink(free, free.network(), index))),
+            7..10 => ("a stranger's route", Write::PutRoute(Route::onlink(free, free.network(), index))),
             10..12 => (
                 "a second route to a peer",
-                WriteRequest::PutRoute(Route::onlink(subnet, gateway, index).with_metric(77)),
+                Write::PutRoute(Route::onlink(subnet, gateway, index).with_metric(77)),
             ),
-            12..16 => ("a neighbour goes", WriteRequest::DeleteNeighbour(Neighbour::permanent(index, gateway, mac))),
+            12..16 => ("a neighbour goes", Write::DeleteNeighbour(Neighbour::permanent(index, gateway, mac))),
             16..19 => (
                 "a neighbour is another one",
-                WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, stranger)),
+                Write::PutNeighbour(Neighbour::permanent(index, gateway, stranger)),
             ),
             19..22 => (
                 "a stranger's neighbour",
-                WriteRequest::PutNeighbour(Neighbour::permanent(index, free.network(), stranger)),
+                Write::PutNeighbour(Neighbour::permanent(index, free.network(), stranger)),
             ),
             22..26 => ("a forwarding entry goes", self.delete_entry(index, mac, far)),
             26..30 => {
-                ("a forwarding entry leads elsewhere", WriteRequest::PutFdb(FdbEntry::permanent(index, mac, far)))
+                ("a forwarding entry leads elsewhere", Write::PutFdb(FdbEntry::permanent(index, mac, far)))
             }
-            _ => ("a stranger's forwarding entry", WriteRequest::PutFdb(FdbEntry::permanent(index, stranger, far))),
+            _ => ("a stranger's forwarding entry", Write::PutFdb(FdbEntry::permanent(index, stranger, far))),
         };
         self.write(vec![write]);
         what
@@ -103,7 +103,7 @@ impl Vandal {
     fn delete_entry(&mut self, index: u32, mac: Mac, otherwise: std::net::IpAddr) -> Write {
         let entries = self.netlink.fdb(index).unwrap_or_default();
         let entry = entries.into_iter().find(|entry| entry.mac == mac);
-        WriteRequest::DeleteFdb(entry.unwrap_or_else(|| FdbEntry::permanent(index, mac, otherwise)))
+        Write::DeleteFdb(entry.unwrap_or_else(|| FdbEntry::permanent(index, mac, otherwise)))
     }
 
     fn touch_a_table(&mut self, act: u8, target: &Target) -> &'static str {
@@ -115,16 +115,16 @@ impl Vandal {
         let (what, writes): (_, Vec<_>) = match act {
             36..41 => {
                 let ours = routes.filter(|route| route.index == Some(index));
-                ("all routes go", ours.map(WriteRequest::DeleteRoute).collect())
+                ("all routes go", ours.map(Write::DeleteRoute).collect())
             }
-            41..46 => ("all direct routes go", routes.filter(is_direct).map(WriteRequest::DeleteRoute).collect()),
+            41..46 => ("all direct routes go", routes.filter(is_direct).map(Write::DeleteRoute).collect()),
             46..50 => {
                 let neighbours = self.netlink.neighbours(index, Some(family)).unwrap_or_default();
-                ("all neighbours go", neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
+                ("all neighbours go", neighbours.into_iter().map(Write::DeleteNeighbour).collect())
             }
             _ => {
                 let entries = self.netlink.fdb(index).unwrap_or_default();
-                ("all forwarding entries go", entries.into_iter().map(WriteRequest::DeleteFdb).collect())
+                ("all forwarding entries go", entries.into_iter().map(Write::DeleteFdb).collect())
             }
         };
         self.write(writes);
@@ -137,8 +137,8 @@ impl Vandal {
             ..Address::new(target.index, IpNet::from(net.network()))
         };
         let (what, write) = match act {
-            54..60 => ("the device's address goes", WriteRequest::DeleteAddress(address(own))),
-            _ => ("a second address", WriteRequest::PutAddress(address(free))),
+            54..60 => ("the device's address goes", Write::DeleteAddress(address(own))),
+            _ => ("a second address", Write::PutAddress(address(free))),
         };
         self.write(vec![write]);
         what
@@ -198,7 +198,7 @@ impl Vandal {
         let lost = addresses.filter(|address| address.scope == 0 && address.net.addr().is_ipv6());
         let again =
             lost.map(|address| Address { flags: Address::NO_DAD, ..Address::new(index, address.net) });
-        let writes = again.map(WriteRequest::PutAddress).collect();
+        let writes = again.map(Write::PutAddress).collect();
         for up in [false, true] {
             self.change(index, &LinkChange { up: Some(up), ..LinkChange::default() });
         }
@@ -214,7 +214,7 @@ impl Vandal {
         let storm: Vec<_> = (0..STORM)
             .map(|n| {
                 let route = route.clone().with_metric(1 + n / 2);
-                if n % 2 == 0 { WriteRequest::PutRoute(route) } else { WriteRequest::DeleteRoute(route) }
+                if n % 2 == 0 { Write::PutRoute(route) } else { Write::DeleteRoute(route) }
             })
             .collect();
         netlink.apply(&storm).into_iter().for_each(Result::unwrap);

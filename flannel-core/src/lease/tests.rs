@@ -47,12 +47,12 @@ fn a_host_is_tied_to_a_lease_by_its_id_before_its_address() {
     };
     let (here, there) = (Ipv4Addr::new(1, 2, 3, 4).into(), Ipv4Addr::new(1, 2, 3, 5).into());
     let me = Some(NodeId::from_bytes([1; 16]));
-    assert_eq!(lease(Some(1)).tie(&there, me), Some(LeaseMatch::Id));
-    assert_eq!(lease(Some(2)).tie(&here, me), Some(LeaseMatch::AddressOfOtherId));
-    assert_eq!(lease(Some(2)).tie(&there, me), None);
-    assert_eq!(lease(None).tie(&here, me), Some(LeaseMatch::Address));
-    assert_eq!(lease(Some(1)).tie(&here, None), Some(LeaseMatch::Address));
-    assert_eq!(lease(None).tie(&there, None), None);
+    assert_eq!(lease(Some(1)).match_host(&there, me), Some(LeaseMatch::Id));
+    assert_eq!(lease(Some(2)).match_host(&here, me), Some(LeaseMatch::AddressOfOtherId));
+    assert_eq!(lease(Some(2)).match_host(&there, me), None);
+    assert_eq!(lease(None).match_host(&here, me), Some(LeaseMatch::Address));
+    assert_eq!(lease(Some(1)).match_host(&here, None), Some(LeaseMatch::Address));
+    assert_eq!(lease(None).match_host(&there, None), None);
 }
 
 #[test]

@@ -15,7 +15,7 @@ impl Node {
             return self.tell_failed(format!("interface {}", external.name), &error);
         }
         let before = std::mem::replace(&mut self.options.external, external.clone());
-        self.note(|book| book.external = external.clone());
+        self.note(|state| state.external = external.clone());
         if (before.index, before.v4, before.v6) != (external.index, external.v4, external.v6) {
             self.options.manager.reconnect();
         }
@@ -31,7 +31,7 @@ impl Node {
         if self.read().mtu == Some(mtu) {
             return;
         }
-        self.note(|book| book.mtu = Some(mtu));
+        self.note(|state| state.mtu = Some(mtu));
         self.change_running(|running| running.mtu = mtu);
         self.tell(NetworkEvent::MtuChanged(mtu));
     }

@@ -14,24 +14,24 @@ impl Node {
         match event {
             PeerEvent::Changed(changes) => self.on_changes(changes),
             PeerEvent::FromCache(reason) => {
-                self.note(|book| book.recalled = Some(reason.clone()));
+                self.note(|state| state.peers_from_cache = Some(reason.clone()));
                 self.tell(NetworkEvent::PeersFromCache(reason));
                 self.soon();
             }
             PeerEvent::CacheRejected(subnets) => {
                 let mut changes = Vec::new();
-                self.note(|book| changes = book.damping.disown(&subnets));
+                self.note(|state| changes = state.damping.disown(&subnets));
                 self.apply(changes);
             }
             PeerEvent::Complete => self.on_complete(),
             PeerEvent::Bad(bad) => self.on_bad(bad),
             PeerEvent::RegistryUnavailable(reason) => {
                 let now = Instant::now().into_std();
-                self.note(|book| book.silent = Some((reason.clone(), now)));
+                self.note(|state| state.unavailable = Some((reason.clone(), now)));
                 self.tell(NetworkEvent::RegistryUnavailable(reason));
             }
             PeerEvent::RegistryAvailable => {
-                self.note(|book| book.silent = None);
+                self.note(|state| state.unavailable = None);
                 self.tell(NetworkEvent::RegistryAvailable);
             }
         }
@@ -39,27 +39,27 @@ impl Node {
 
     /// Tells whether the peers are known well enough to carry traffic. To remove anything more is needed.
     pub(super) fn are_peers_known(&self) -> bool {
-        let book = self.read();
-        book.damping.peers().is_complete() || book.recalled.is_some()
+        let state = self.read();
+        state.damping.peers().is_complete() || state.peers_from_cache.is_some()
     }
 
     /// Lets the peers go that were held for long enough.
     pub(super) fn let_go(&mut self) {
         let mut changes = Vec::new();
-        self.note(|book| changes = book.damping.expire(Instant::now().into_std()));
+        self.note(|state| changes = state.damping.expire(Instant::now().into_std()));
         let gone = changes.len();
         self.apply(changes);
         self.tell(NetworkEvent::HoldEnded { gone });
     }
 
     fn on_complete(&mut self) {
-        let mut was_recalled = false;
-        self.note(|book| {
-            book.damping.complete();
-            book.dirty = Dirty::All;
-            was_recalled = book.recalled.take().is_some();
+        let mut was_from_cache = false;
+        self.note(|state| {
+            state.damping.complete();
+            state.dirty = Dirty::All;
+            was_from_cache = state.peers_from_cache.take().is_some();
         });
-        if was_recalled {
+        if was_from_cache {
             self.tell(NetworkEvent::PeersConfirmed);
         }
         self.soon();
@@ -67,10 +67,10 @@ impl Node {
 
     fn on_changes(&mut self, changes: Vec<LeaseChange>) {
         let (mut passed, mut held_before, mut held) = (Vec::new(), 0, 0);
-        self.note(|book| {
-            held_before = book.damping.held();
-            passed = book.damping.filter(changes, Instant::now().into_std());
-            held = book.damping.held();
+        self.note(|state| {
+            held_before = state.damping.held();
+            passed = state.damping.filter(changes, Instant::now().into_std());
+            held = state.damping.held();
         });
         self.apply(passed);
         if held == held_before {
@@ -91,7 +91,7 @@ impl Node {
     }
 
     fn on_peer(&mut self, change: PeerChange) {
-        self.note(|book| book.note_peer(&change, Instant::now().into_std()));
+        self.note(|state| state.note_peer(&change, Instant::now().into_std()));
         self.tell(match change {
             PeerChange::Joined(lease) => NetworkEvent::PeerJoined(lease),
             PeerChange::Changed(lease) => NetworkEvent::PeerChanged(lease),
@@ -103,6 +103,6 @@ impl Node {
     fn on_bad(&mut self, bad: Vec<BadRecord>) {
         let told: Vec<_> = news(&bad, &self.read().bad_records).cloned().collect();
         told.into_iter().for_each(|record| self.tell(NetworkEvent::BadRecord(record)));
-        self.note(|book| book.bad_records = bad);
+        self.note(|state| state.bad_records = bad);
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Node;
 use crate::event::{NetworkEvent, Phase};
-use crate::hold::{Hold, LeaseKeeperEvent};
+use crate::lease_keeper::{LeaseKeeper, LeaseKeeperEvent};
 use crate::manager::KeepEvent;
 use crate::{Lease, NetworkConfig, Term};
 
@@ -34,12 +34,12 @@ impl Node {
         let random = fastrand::Rng::with_seed(self.random.u64(..));
         let (manager, config) = (Arc::clone(&self.options.manager), Arc::clone(config));
         let is_lost = self.read().own.lost.is_some();
-        Hold { manager, config, attrs, retry: self.options.retry, random, is_lost }.stream(own)
+        LeaseKeeper { manager, config, attrs, retry: self.options.retry, random, is_lost }.stream(own)
     }
 
     fn on_published(&mut self, lease: Lease) {
         self.own = Some(lease.clone());
-        self.note(|book| book.own.lease = Some(lease.clone()));
+        self.note(|state| state.own.lease = Some(lease.clone()));
         self.change_running(|running| running.lease = lease.clone());
         self.tell(NetworkEvent::LeasePublished(lease));
     }
@@ -48,35 +48,35 @@ impl Node {
     pub(super) fn on_lease(&mut self, event: LeaseKeeperEvent) -> Option<Lease> {
         match event {
             LeaseKeeperEvent::Keep(KeepEvent::Waiting(time)) => {
-                self.note(|book| book.own.renewal = later(time));
+                self.note(|state| state.own.renewal = later(time));
                 self.tell(NetworkEvent::RenewalIn(time));
             }
             LeaseKeeperEvent::Keep(KeepEvent::Permanent) => {
-                self.note(|book| {
-                    (book.own.renewal, book.own.end) = (None, None);
-                    book.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
+                self.note(|state| {
+                    (state.own.renewal, state.own.end) = (None, None);
+                    state.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
                 });
                 self.tell(NetworkEvent::LeasePermanent);
             }
             LeaseKeeperEvent::Keep(KeepEvent::Renewed(time)) => {
-                self.note(|book| book.own.end = later(time));
+                self.note(|state| state.own.end = later(time));
                 self.tell(NetworkEvent::LeaseRenewed(time));
             }
             LeaseKeeperEvent::Keep(KeepEvent::RenewalFailed { reason, retry_in }) => {
-                self.note(|book| book.own.renewal = later(retry_in));
+                self.note(|state| state.own.renewal = later(retry_in));
                 self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
             }
             LeaseKeeperEvent::Keep(KeepEvent::Disputed(what)) => {
-                self.note(|book| {
-                    book.own.disputes += 1;
-                    book.own.last_dispute = Some(what.clone());
+                self.note(|state| {
+                    state.own.disputes += 1;
+                    state.own.last_dispute = Some(what.clone());
                 });
                 self.tell(NetworkEvent::LeaseDisputed(what));
             }
             LeaseKeeperEvent::Keep(KeepEvent::Lost(reason)) => {
-                self.note(|book| {
-                    book.own.lost = Some(reason.clone());
-                    (book.own.renewal, book.own.end) = (None, None);
+                self.note(|state| {
+                    state.own.lost = Some(reason.clone());
+                    (state.own.renewal, state.own.end) = (None, None);
                 });
                 self.tell(NetworkEvent::LeaseLost(reason));
             }
@@ -93,9 +93,9 @@ impl Node {
     fn on_acquired_again(&mut self, lease: Lease) -> Option<Lease> {
         if self.own.as_ref().is_some_and(|own| own.subnet == lease.subnet) {
             self.own = Some(lease.clone());
-            self.note(|book| {
-                book.own.lease = Some(lease.clone());
-                book.own.lost = None;
+            self.note(|state| {
+                state.own.lease = Some(lease.clone());
+                state.own.lost = None;
             });
             self.tell(NetworkEvent::LeaseAcquired(lease));
             return None;

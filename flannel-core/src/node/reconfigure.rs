@@ -106,7 +106,7 @@ impl Node {
             }
         };
         if wanted == *running {
-            self.note(|book| book.config_refused = None);
+            self.note(|state| state.config_refused = None);
             return None;
         }
         if !was_asked && !self.options.follow_config {
@@ -145,10 +145,10 @@ impl Node {
 
     /// The backend works by this configuration now.
     fn take_in(&mut self, config: &Arc<NetworkConfig>) {
-        self.note(|book| {
-            book.config = Some(Arc::clone(config));
-            book.config_refused = None;
-            book.dirty = Dirty::All;
+        self.note(|state| {
+            state.config = Some(Arc::clone(config));
+            state.config_refused = None;
+            state.dirty = Dirty::All;
         });
         self.change_running(|running| running.config = Arc::clone(config));
         self.look_again("the network config changed".to_owned());
@@ -165,7 +165,7 @@ impl Node {
     fn refuse(&mut self, reason: String) {
         let known = self.read().config_refused.as_ref() == Some(&reason);
         if !known {
-            self.note(|book| book.config_refused = Some(reason.clone()));
+            self.note(|state| state.config_refused = Some(reason.clone()));
             self.tell(NetworkEvent::ConfigRefused(reason));
         }
     }

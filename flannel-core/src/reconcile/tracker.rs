@@ -22,7 +22,7 @@ pub struct Tracker<K, V> {
     surplus: BTreeMap<K, Vec<V>>,
     /// Objects that failed.
     waiting: BTreeMap<K, Waiting>,
-    in_doubt: bool,
+    stale: bool,
     satisfies: fn(&V, &V) -> bool,
 }
 
@@ -103,13 +103,13 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             open: Open::These(BTreeSet::new()),
             surplus: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            in_doubt: true,
+            stale: true,
             satisfies,
         }
     }
 
     /// Says what an object should be.
-    pub fn want(&mut self, key: K, value: V) {
+    pub fn set_desired(&mut self, key: K, value: V) {
         match self.objects.entry(key.clone()) {
             Entry::Vacant(place) => drop(place.insert(Object { value, state: State::Missing })),
             Entry::Occupied(object) if object.get().desired() == Some(&value) => return,
@@ -131,7 +131,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     }
 
     /// Says that an object should not be.
-    pub fn forget(&mut self, key: &K) {
+    pub fn unset_desired(&mut self, key: &K) {
         let Some(object) = self.objects.get_mut(key).filter(|object| object.desired().is_some()) else {
             return;
         };
@@ -170,25 +170,25 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             }
         }
         news.extend(desired);
-        gone.iter().for_each(|key| self.forget(key));
-        news.into_iter().for_each(|(key, value)| self.want(key, value));
+        gone.iter().for_each(|key| self.unset_desired(key));
+        news.into_iter().for_each(|(key, value)| self.set_desired(key, value));
     }
 
     /// Returns what an object should be.
     #[must_use]
-    pub fn wanted(&self, key: &K) -> Option<&V> {
+    pub fn desired(&self, key: &K) -> Option<&V> {
         self.objects.get(key)?.desired()
     }
 
     /// Returns what is believed to be there and in force.
     #[must_use]
-    pub fn believed(&self, key: &K) -> Option<&V> {
-        believed(key, self.objects.get(key)?, &self.instead)
+    pub fn actual(&self, key: &K) -> Option<&V> {
+        actual_of(key, self.objects.get(key)?, &self.instead)
     }
 
     /// Says that the kernel may have changed: the table is to be read before the next write.
-    pub fn distrust(&mut self) {
-        self.in_doubt = true;
+    pub fn mark_stale(&mut self) {
+        self.stale = true;
     }
 
     /// Lets an object that failed be tried again at once, because what was in its way may be gone.
@@ -204,12 +204,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     /// Tells whether the table is to be read before the next write.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.in_doubt
+        self.stale
     }
 
     /// Takes in everything there is, and returns how many objects are not as they were believed to be.
     pub fn observe(&mut self, read: impl IntoIterator<Item = (K, V)>) -> usize {
-        self.in_doubt = false;
+        self.stale = false;
         self.open = Open::All;
         let seen = self.in_force(read.into_iter().collect());
         let (mut drifted, mut unknown, mut gone) = (0, Vec::new(), Vec::new());
@@ -218,7 +218,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         for (key, object) in &mut self.objects {
             unknown.extend(std::iter::from_fn(|| seen.next_if(|(other, _)| other < key)));
             let actual = seen.next_if(|(other, _)| other == key).map(|(_, value)| value);
-            let believed = believed(key, object, &self.instead);
+            let believed = actual_of(key, object, &self.instead);
             if believed == actual.as_ref() {
                 continue;
             }
@@ -252,7 +252,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         for (key, value) in read {
             match seen.last_mut() {
                 Some(last) if last.0 == key => {
-                    let better = self.wanted(&key).is_some_and(|wanted| {
+                    let better = self.desired(&key).is_some_and(|wanted| {
                         !(self.satisfies)(wanted, &last.1) && (self.satisfies)(wanted, &value)
                     });
                     let surplus = if better { std::mem::replace(&mut last.1, value) } else { value };
@@ -289,7 +289,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
 
     /// Lists the objects to be dropped now.
     #[must_use]
-    pub fn stale(&self, now: Instant) -> Vec<Change<K, V>> {
+    pub fn unwanted(&self, now: Instant) -> Vec<Change<K, V>> {
         let unwanted = self.due(now).filter(|(_, object)| object.state == State::Unwanted);
         let unwanted = unwanted.map(|(key, object)| (key, &object.value));
         let surplus = self
@@ -308,7 +308,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     fn may_go(&self, key: &K, value: &V) -> bool {
         self.objects.get(key).is_none_or(|object| {
             let waits = object.desired() == Some(value) && self.put(key, object).is_some();
-            believed(key, object, &self.instead) != Some(value) && !waits
+            actual_of(key, object, &self.instead) != Some(value) && !waits
         })
     }
 
@@ -411,12 +411,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
         let failed = self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now));
-        failed.chain(self.in_doubt.then_some(RETRY.first)).min()
+        failed.chain(self.stale.then_some(RETRY.first)).min()
     }
 }
 
 /// Returns what there is, as far as it is known.
-fn believed<'a, K: Ord, V>(key: &K, object: &'a Object<V>, instead: &'a BTreeMap<K, V>) -> Option<&'a V> {
+fn actual_of<'a, K: Ord, V>(key: &K, object: &'a Object<V>, instead: &'a BTreeMap<K, V>) -> Option<&'a V> {
     match object.state {
         State::Right | State::Unwanted => Some(&object.value),
         State::Missing => None,

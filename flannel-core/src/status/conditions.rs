@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::NetworkStatus;
 
 /// Something that is not as it should be at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub enum ConditionName {
     /// The registry does not answer; traffic goes on with what is known.
     RegistryUnavailable,
     /// The peers are those that are remembered, because the registry did not answer since the start.
-    Recalled,
+    PeersFromCache,
     /// Records in the registry cannot be read; their hosts are not reached, or are as they were before.
     BadRecords,
     /// The registry's configuration is another one than the network runs by, and cannot be used, or not without a restart.
@@ -78,7 +78,7 @@ impl ConditionName {
         Self::FirewallFailed,
         Self::SubnetFileFailed,
         Self::RegistryUnavailable,
-        Self::Recalled,
+        Self::PeersFromCache,
         Self::BadRecords,
         Self::ConfigRefused,
         Self::PeersUnreachable,
@@ -100,7 +100,7 @@ impl ConditionName {
             Self::FirewallFailed => "firewall_failed",
             Self::SubnetFileFailed => "subnet_file_failed",
             Self::RegistryUnavailable => "registry_unavailable",
-            Self::Recalled => "recalled",
+            Self::PeersFromCache => "peers_from_cache",
             Self::BadRecords => "bad_records",
             Self::ConfigRefused => "config_refused",
             Self::PeersUnreachable => "peers_unreachable",
@@ -137,7 +137,7 @@ impl std::fmt::Display for ConditionName {
 
 /// Finds what is not as it should be in a state whose `conditions` are not known yet. `audit_every` is the longest time
 /// between two passes.
-pub(crate) fn conditions(status: &Status, audit_every: Duration) -> Vec<Condition> {
+pub(crate) fn conditions(status: &NetworkStatus, audit_every: Duration) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut add = |name, detail: String| found.push(Condition { name, detail });
     if !status.ready {

@@ -29,7 +29,7 @@ pub struct PeerProbe {
     #[serde(rename = "probed_seconds_ago", with = "serial::seconds")]
     pub age: Duration,
     /// What each way was measured to be: inside the tunnel and outside, IPv4 first.
-    pub ways: Vec<ProbedPath>,
+    pub paths: Vec<ProbedPath>,
 }
 
 /// One way to a peer, as it was measured.

@@ -6,7 +6,7 @@ use super::*;
 const GOLDEN: &str = include_str!("golden.json");
 
 /// A state in which everything is said.
-fn full() -> Status {
+fn full() -> NetworkStatus {
     let subnet: SubnetKey = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
     let public = PublicAddrs { v4: "192.168.0.1".parse().ok(), v6: "fd00::1".parse().ok() };
     let peer = |n: u8, state, reason: Option<&str>| PeerStatus {
@@ -31,12 +31,12 @@ fn full() -> Status {
     let mut device = DeviceFacts::new("flannel.1", "vxlan");
     (device.index, device.mtu, device.vni, device.port) = (7, 1450, Some(1), Some(8472));
     (device.mac, device.local) = (Some("0e:00:00:00:00:01".to_owned()), "192.168.0.1".parse().ok());
-    let mut status = Status {
+    let mut status = NetworkStatus {
         age: Duration::from_millis(61_500),
         ready: true,
         conditions: Vec::new(),
         waiting_for: Some(Waiting { phase: Phase::Lease, reason: "etcd is away".to_owned() }),
-        network: Some(NetworkStatus {
+        network: Some(ConfigStatus {
             networks: vec!["10.5.0.0/16".to_owned(), "fc00::/48".to_owned()],
             backend: "vxlan".to_owned(),
             nftables: true,
@@ -61,10 +61,10 @@ fn full() -> Status {
             addresses: vec!["http://10.0.0.1:2379".to_owned()],
             revision: Some(Revision(40)),
             last_contact_age: Some(Duration::from_millis(4_200)),
-            silent: Some("connection refused".to_owned()),
+            unavailable: Some("connection refused".to_owned()),
             unavailable_for: Some(Duration::from_secs(4)),
             complete: true,
-            recalled: Some("etcd was away at the start".to_owned()),
+            peers_from_cache: Some("etcd was away at the start".to_owned()),
         },
         external: ExternalStatus {
             name: "eth0".to_owned(),
@@ -129,7 +129,7 @@ fn probe() -> PeerProbe {
         verdict: ProbeVerdict::TunnelBlocked,
         detail: "the underlay answers and the tunnel does not".to_owned(),
         age: Duration::from_millis(1_500),
-        ways: vec![
+        paths: vec![
             ProbedPath { sent: 3, lost: 3, device_mtu: Some(1450), error: Some("no".to_owned()), ..inside },
             ProbedPath {
                 answers: true,
@@ -156,16 +156,16 @@ fn a_verdict_of_a_newer_release_is_unknown_and_none_is_missing() {
 fn the_json_of_a_status_is_what_other_programs_rely_on() {
     let written = serde_json::to_string_pretty(&full()).unwrap();
     assert_eq!(written, GOLDEN.trim_end(), "now it is:\n{written}");
-    let read: Status = serde_json::from_str(GOLDEN).unwrap();
+    let read: NetworkStatus = serde_json::from_str(GOLDEN).unwrap();
     assert_eq!(read, full());
 }
 
 #[test]
 fn a_status_of_an_older_and_of_a_newer_release_can_be_read() {
-    let older: Status = serde_json::from_str("{}").unwrap();
-    assert_eq!(older, Status::default());
+    let older: NetworkStatus = serde_json::from_str("{}").unwrap();
+    assert_eq!(older, NetworkStatus::default());
     let newer = r#"{"conditions": [{"name": "made_up_later", "detail": "x"}], "also": {"new": 1}}"#;
-    let newer: Status = serde_json::from_str(newer).unwrap();
+    let newer: NetworkStatus = serde_json::from_str(newer).unwrap();
     assert_eq!(newer.conditions[0].name, ConditionName::Other);
 }
 
@@ -177,22 +177,22 @@ fn what_is_no_status_is_refused_and_does_not_panic() {
         r#"{"external": {"public_addresses": ["10.0.0.1", "10.0.0.2", "10.0.0.3"]}}"#,
         r#"{"bad_records": [{"key": "x", "subnets": [], "reason": ""}]}"#,
     ] {
-        assert!(serde_json::from_str::<Status>(text).is_err(), "{text}");
+        assert!(serde_json::from_str::<NetworkStatus>(text).is_err(), "{text}");
     }
 }
 
 /// What is wrong is told by name; only what concerns this host itself stands against its readiness.
 #[test]
 fn each_thing_that_is_wrong_has_its_name() {
-    let names = |change: &dyn Fn(&mut Status)| {
-        let mut status = Status { ready: true, ..Status::default() };
+    let names = |change: &dyn Fn(&mut NetworkStatus)| {
+        let mut status = NetworkStatus { ready: true, ..NetworkStatus::default() };
         change(&mut status);
         status.conditions = conditions(&status, Duration::from_secs(60));
         let names: Vec<_> = status.conditions.iter().map(|condition| condition.name.as_str()).collect();
         (names.join(" "), status.is_in_order())
     };
     let full = full();
-    let check = |change: &dyn Fn(&mut Status), name: &str, in_order| {
+    let check = |change: &dyn Fn(&mut NetworkStatus), name: &str, in_order| {
         assert_eq!(names(change), (name.to_owned(), in_order));
     };
     check(&|_| {}, "", true);
@@ -201,8 +201,16 @@ fn each_thing_that_is_wrong_has_its_name() {
     check(&|status| status.kernel.failed.clone_from(&full.kernel.failed), "objects_failed", false);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(119)), "", true);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(121)), "stalled", false);
-    check(&|status| status.registry.unavailable.clone_from(&full.registry.unavailable), "registry_unavailable", true);
-    check(&|status| status.registry.peers_from_cache.clone_from(&full.registry.peers_from_cache), "recalled", true);
+    check(
+        &|status| status.registry.unavailable.clone_from(&full.registry.unavailable),
+        "registry_unavailable",
+        true,
+    );
+    check(
+        &|status| status.registry.peers_from_cache.clone_from(&full.registry.peers_from_cache),
+        "peers_from_cache",
+        true,
+    );
     check(&|status| status.bad_records.clone_from(&full.bad_records), "bad_records", true);
     check(&|status| status.peers.unreachable = 1, "peers_unreachable", true);
     check(&|status| status.peers.held = 1, "peers_held", true);

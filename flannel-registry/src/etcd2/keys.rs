@@ -116,7 +116,7 @@ impl Keys {
         if is_removal(&response.action) {
             let event = read_removal(name, revision);
             if let RegistryEvent::Deleted(subnet, _) = event {
-                revisions.forget(&subnet, revision);
+                revisions.remove(&subnet, revision);
             }
             return KeyChange::Events(vec![event]);
         }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, KeyValue, TxnOp};
-use flannel_core::{BadRecord, Lease, RegistryError, SubnetKey};
+use flannel_core::{BadRecord, Lease, RegistryError, SubnetRegistry as _};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::call_error::CallError;

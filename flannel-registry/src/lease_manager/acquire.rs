@@ -138,7 +138,7 @@ fn log_step(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
     match step {
         Step::Reuse(lease) => {
             let (subnet, was) = (name(&lease.subnet), lease.attrs.public);
-            match lease.tie(&ip, attrs.node) {
+            match lease.match_host(&ip, attrs.node) {
                 Some(LeaseMatch::Id) if was != ip => tracing::info!(
                     "Found lease ({subnet}) of this host, whose IP was {was}, for current IP ({ip}), reusing"
                 ),

@@ -48,7 +48,7 @@ impl<R: SubnetRegistry> Shared<R> {
         let snapshot = self.registry.list().await?;
         let record = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
         let record = record.ok_or(RegistryError::Gone(own.subnet))?;
-        let ties = [&own.attrs, attrs].map(|attrs| record.tie(&attrs.public, attrs.node));
+        let ties = [&own.attrs, attrs].map(|attrs| record.match_host(&attrs.public, attrs.node));
         let is_own = ties.iter().any(|tie| matches!(tie, Some(LeaseMatch::Id | LeaseMatch::Address)));
         if is_own { Ok(Arc::unwrap_or_clone(record)) } else { Err(RegistryError::Changed(own.subnet)) }
     }

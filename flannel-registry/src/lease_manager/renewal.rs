@@ -241,7 +241,7 @@ impl<R: SubnetRegistry> LeaseRenewal<R> {
     fn ownership(&self, lease: &Lease) -> Ownership {
         let (subnet, theirs, own) =
             (lease.subnet, LeaseOwner::of(&lease.attrs), LeaseOwner::of(&self.own.attrs));
-        let Some(matched) = lease.tie(&own.public, own.node) else {
+        let Some(matched) = lease.match_host(&own.public, own.node) else {
             return Ownership::Lost(format!("the lease of {subnet} was overwritten by {}", theirs.public));
         };
         let has_moved = matched == LeaseMatch::Id && !lease.is_held_by(&own.public);

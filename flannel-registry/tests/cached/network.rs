@@ -56,7 +56,8 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
     running.sees(|event| matches!(event, NetworkEvent::Ready)).await;
     let status = running.network.status();
     assert!(
-        status.ready && status.registry.peers_from_cache.is_some_and(|reason| reason.contains("connection refused"))
+        status.ready
+            && status.registry.peers_from_cache.is_some_and(|reason| reason.contains("connection refused"))
     );
     assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
     sleep(MOMENT).await;

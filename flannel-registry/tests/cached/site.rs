@@ -122,7 +122,7 @@ impl Drop for Site {
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
     let attrs = host(1);
-    manager.recall(attrs.public).await?;
+    manager.previous_lease(attrs.public).await?;
     let request = LeaseRequest::new(&config, &attrs).with_previous(Some(key(OWN)));
     manager.acquire(request).await
 }

@@ -44,7 +44,7 @@ async fn a_host_finds_its_lease_by_its_address_and_renews_it_silently() {
     let site = site();
     let before = site.lease("10.5.9.0-24", 1).await;
     tokio::time::sleep(DAY / 2).await;
-    let recalled = site.manager.recall(host(1).public).await.unwrap();
+    let recalled = site.manager.previous_lease(host(1).public).await.unwrap();
     assert_eq!(recalled, Some(before.clone()));
     assert_eq!(site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(), before);
     assert_eq!(site.faulty.count(Call::Update), 0, "peers would be told for nothing");
@@ -91,7 +91,7 @@ async fn a_lease_that_the_network_no_longer_offers_is_replaced_at_once() {
 async fn a_lease_that_is_discarded_and_gone_already_is_no_trouble() {
     let site = site();
     let old = site.lease("10.9.1.0-24", 1).await;
-    site.manager.recall(host(1).public).await.unwrap();
+    site.manager.previous_lease(host(1).public).await.unwrap();
     site.store.delete(&old).await.unwrap();
     assert!(config(CONFIG).offers(&site.acquire().await.unwrap().subnet));
 }
@@ -120,7 +120,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
     let hosts: Vec<_> = (1..=9).map(|last| (manager(store.clone()), host(last))).collect();
     for (manager, attrs) in &hosts {
         // All look at the empty network first, and all choose by the same chance.
-        manager.recall(attrs.public).await.unwrap();
+        manager.previous_lease(attrs.public).await.unwrap();
     }
     let mut subnets = std::collections::BTreeSet::new();
     for (manager, attrs) in &hosts {
@@ -193,7 +193,7 @@ async fn a_registry_that_is_silent_or_refuses_is_not_tried_again_without_a_pause
 async fn a_lease_that_runs_out_between_look_and_write_is_taken_back() {
     let site = site();
     site.store.create(key("10.5.9.0-24"), &host(1), Duration::from_secs(1)).await.unwrap();
-    site.manager.recall(host(1).public).await.unwrap();
+    site.manager.previous_lease(host(1).public).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(site.acquire().await.unwrap().subnet, key("10.5.9.0-24"));
 }
@@ -205,7 +205,7 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
         site.lease(&format!("10.5.{last}.0-24"), last).await;
     }
     site.manager.config().await.unwrap();
-    site.manager.recall(host(1).public).await.unwrap();
+    site.manager.previous_lease(host(1).public).await.unwrap();
     let own = site.acquire().await.unwrap();
     let mut peers = site.manager.watch(own.subnet);
     assert!(matches!(peers.next().await, Some(PeerEvent::Changed(changes)) if changes.len() == 98));
@@ -222,7 +222,7 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
 async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
     let site = site();
     let old = site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
-    site.manager.recall(host(1).public).await.unwrap();
+    site.manager.previous_lease(host(1).public).await.unwrap();
     site.store.update(&old, &vxlan("b"), DAY).await.unwrap();
     let lease = site.acquire().await.unwrap();
     assert_eq!((lease.subnet, lease.attrs), (key("10.5.9.0-24"), host(1)));
@@ -233,7 +233,7 @@ async fn of_two_leases_of_a_host_the_lowest_is_recalled_and_used() {
     let site = site();
     site.lease("10.5.10.0-24", 1).await;
     let lowest = site.lease("10.5.9.0-24", 1).await;
-    assert_eq!(site.manager.recall(host(1).public).await.unwrap(), Some(lowest.clone()));
+    assert_eq!(site.manager.previous_lease(host(1).public).await.unwrap(), Some(lowest.clone()));
     assert_eq!(site.acquire().await.unwrap(), lowest);
 }
 
@@ -241,7 +241,7 @@ async fn of_two_leases_of_a_host_the_lowest_is_recalled_and_used() {
 async fn a_host_without_an_address_recalls_nothing() {
     let site = site();
     site.store.put_raw("10.5.1.0-24", b"{}");
-    assert_eq!(site.manager.recall(PublicAddrs::default()).await.unwrap(), None);
+    assert_eq!(site.manager.previous_lease(PublicAddrs::default()).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

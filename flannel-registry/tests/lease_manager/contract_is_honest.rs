@@ -105,8 +105,8 @@ impl LeaseManager for Manager {
             .map_err(|error| if self.is(IsSilentOfItsConfig) { unavailable() } else { error })
     }
 
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
-        let recalled = self.inner.recall(public).await?;
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+        let recalled = self.inner.previous_lease(public).await?;
         Ok(recalled.filter(|_| !self.is(RemembersNothing)))
     }
 

@@ -69,7 +69,7 @@ async fn a_host_whose_address_changed_while_it_was_down_has_its_lease_again() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let moved = node(&store, 1, 9);
-    let recalled = moved.manager.recall(moved.attrs.public).await.unwrap();
+    let recalled = moved.manager.previous_lease(moved.attrs.public).await.unwrap();
     assert_eq!(recalled, None, "the hardware address could be that of a host it was cloned from");
     let after = moved.acquire(None).await;
     assert_eq!((after.subnet, after.attrs.public), (before.subnet, host(9).public));
@@ -83,7 +83,7 @@ async fn a_host_that_lost_its_id_has_its_lease_again_by_its_address() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let again = node(&store, 2, 1);
-    let recalled = again.manager.recall(again.attrs.public).await.unwrap();
+    let recalled = again.manager.previous_lease(again.attrs.public).await.unwrap();
     assert_eq!(recalled, Some(before.clone()));
     let after = again.acquire(None).await;
     assert_eq!(after.subnet, before.subnet);

@@ -96,7 +96,7 @@ async fn a_key_that_was_deleted_while_the_watch_was_cut_is_a_lost_lease_at_once(
 async fn a_deletion_from_before_the_lease_is_not_its_end() {
     let site = site();
     let old = site.lease("10.5.9.0-24", 1).await;
-    site.manager.recall(host(1).public).await.unwrap();
+    site.manager.previous_lease(host(1).public).await.unwrap();
     site.store.delete(&old).await.unwrap();
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
     assert_ne!(own.revision, old.revision);

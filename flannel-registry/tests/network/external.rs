@@ -69,7 +69,10 @@ async fn a_registry_that_does_not_answer_is_told_when_it_does() {
         _ => None,
     };
     assert!(node.sees("the wait", waits).await <= Duration::from_millis(200), "soon, at first");
-    assert!(node.host.calls().contains(&BackendCall::InterfaceUpdated("eth0".to_owned())), "the host does not wait");
+    assert!(
+        node.host.calls().contains(&BackendCall::InterfaceUpdated("eth0".to_owned())),
+        "the host does not wait"
+    );
     sleep(DAY / 2).await;
     site.faulty.resume_responding();
     node.sees("the publication", published).await;

@@ -40,7 +40,11 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     };
     assert_eq!(node.sees("a lease", acquired).await, subnet);
     assert_eq!(site.subnets().await[&subnet], Ipv4Addr::new(192, 168, 0, 1).into());
-    assert_eq!((node.host.syncs_with_writes(), node.host.peers().len()), (passes, 1), "the host was left alone");
+    assert_eq!(
+        (node.host.syncs_with_writes(), node.host.peers().len()),
+        (passes, 1),
+        "the host was left alone"
+    );
     assert_eq!(node.network.status().lease.unwrap().lost, None);
     let configured = BackendCall::Configured(subnet);
     assert_eq!(node.host.calls().iter().filter(|call| **call == configured).count(), 1);

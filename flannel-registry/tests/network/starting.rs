@@ -91,8 +91,8 @@ impl LeaseManager for Slow {
         self.inner.config().await
     }
 
-    async fn recall(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
-        self.inner.recall(public).await
+    async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
+        self.inner.previous_lease(public).await
     }
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {

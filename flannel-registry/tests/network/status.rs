@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use flannel_core::{ConditionName, NetworkEvent, PeerState, Status};
+use flannel_core::{ConditionName, NetworkEvent, NetworkStatus, PeerState};
 use flannel_testing::FakeBackend;
 use tokio::time::sleep;
 
 use crate::site::*;
 
 /// The peers by the last byte of their addresses: their state, and for how many seconds they are known.
-fn each(status: &Status) -> Vec<(u8, PeerState, u64)> {
+fn each(status: &NetworkStatus) -> Vec<(u8, PeerState, u64)> {
     let peers = status.peers.each.as_ref().unwrap();
     let peer = |peer: &flannel_core::PeerStatus| {
         (peer.public.v4.unwrap().octets()[3], peer.state, peer.known_for.as_secs())
@@ -112,6 +112,6 @@ async fn what_went_wrong_is_remembered_up_to_a_bound() {
     }
     sleep(MOMENT).await;
     let errors = node.network.status().errors;
-    assert_eq!(errors.len(), Status::PAST_ERRORS);
+    assert_eq!(errors.len(), NetworkStatus::PAST_ERRORS);
     assert!(errors.last().unwrap().what.contains("garbage-99"), "{errors:?}");
 }

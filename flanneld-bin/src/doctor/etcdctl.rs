@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::finding::quoted;
+use flannel_node::doctor::{RegistryCommands, quoted};
+
 use crate::options::EtcdOptions;
 
 /// How to reach the registry by hand.
@@ -15,23 +16,6 @@ pub(crate) struct Etcdctl {
 impl Etcdctl {
     pub(crate) fn new(etcd: &EtcdOptions, is_v2: bool) -> Self {
         Self { etcd: etcd.clone(), is_v2 }
-    }
-
-    /// Removes the record of a lease, by its key below the one that holds all.
-    pub(crate) fn remove_record(&self, key: &str) -> String {
-        let word = if self.is_v2 { "rm" } else { "del" };
-        format!("{} {word} {}", self.start(), quoted(&format!("{}/subnets/{key}", self.etcd.prefix)))
-    }
-
-    /// Writes the network configuration.
-    pub(crate) fn write_config(&self, text: &str) -> String {
-        let word = if self.is_v2 { "set" } else { "put" };
-        format!(
-            "{} {word} {} {}",
-            self.start(),
-            quoted(&format!("{}/config", self.etcd.prefix)),
-            quoted(text)
-        )
     }
 
     /// The program with what it needs to reach the registry. It asks for the password by itself.
@@ -54,6 +38,23 @@ impl Etcdctl {
             }
         }
         command
+    }
+}
+
+impl RegistryCommands for Etcdctl {
+    fn remove_record(&self, key: &str) -> String {
+        let word = if self.is_v2 { "rm" } else { "del" };
+        format!("{} {word} {}", self.start(), quoted(&format!("{}/subnets/{key}", self.etcd.prefix)))
+    }
+
+    fn write_config(&self, text: &str) -> String {
+        let word = if self.is_v2 { "set" } else { "put" };
+        format!(
+            "{} {word} {} {}",
+            self.start(),
+            quoted(&format!("{}/config", self.etcd.prefix)),
+            quoted(text)
+        )
     }
 }
 

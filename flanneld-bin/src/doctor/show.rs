@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use flannel_node::doctor::{Finding, Severity};
 use serde::Serialize;
 
-use super::finding::{Finding, Severity};
 use crate::show::format::{Paint, plain};
 
 /// Writes findings for people.

@@ -1,6 +1,7 @@
 //! The options of `flanneld doctor`: those of the daemon, and how to say what was found.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::{Asked, Ignored, Options, check, table};
 use crate::flags::{self, Described, FlagError};
@@ -26,19 +27,18 @@ enum Told {
 }
 
 impl DoctorOptions {
-    /// The options to look by: those that were given or, if they do no more than name the subnet file of a daemon that
-    /// runs, those of that daemon; if there are none, those of the only daemon that runs.
+    /// The running daemon whose options to look by, given the subnet files of all: the only one if nothing was said of
+    /// the daemon, or the one whose subnet file was named. If there is none, the options that were given count.
     pub(crate) fn choose<'a>(
-        &'a self,
-        mut running: impl ExactSizeIterator<Item = Option<&'a Options>>,
-    ) -> &'a Options {
+        &self,
+        mut running: impl ExactSizeIterator<Item = Option<&'a Path>>,
+    ) -> Option<usize> {
         let is_only = running.len() == 1;
-        let chosen = running.by_ref().flatten().find(|options| match self.told {
-            Told::Nothing => is_only,
-            Told::SubnetFile => options.subnet_file == self.daemon.subnet_file,
+        running.position(|file| match self.told {
+            Told::Nothing => is_only && file.is_some(),
+            Told::SubnetFile => file == Some(&*self.daemon.subnet_file),
             Told::More => false,
-        });
-        chosen.unwrap_or(&self.daemon)
+        })
     }
 }
 
@@ -90,23 +90,25 @@ mod tests {
     #[test]
     fn the_flags_of_the_daemon_that_runs_count_where_none_are_given_but_which_it_is() {
         let of = |flags: &[&str]| parse(flags, None).expect("good flags");
-        let running = of(&["-etcd-prefix=/running", "-subnet-file=/run/a.env"]).daemon;
-        let other = of(&["-etcd-prefix=/other", "-subnet-file=/run/b.env"]).daemon;
+        let (running, other) = (Path::new("/run/a.env"), Path::new("/run/b.env"));
         let quiet = of(&["--json"]);
         assert!(quiet.json);
-        assert_eq!(quiet.choose([Some(&running)].into_iter()), &running);
-        assert_eq!(quiet.choose([].into_iter()), &quiet.daemon);
-        let both = || [Some(&other), None, Some(&running)].into_iter();
-        assert_eq!(quiet.choose(both()), &quiet.daemon);
-        assert_eq!(of(&["-json", "-subnet-file=/run/a.env"]).choose(both()), &running);
-        let none = of(&["-subnet-file=/run/c.env"]);
-        assert_eq!(none.choose(both()), &none.daemon);
-        let more = of(&["-subnet-file=/run/a.env", "-etcd-prefix=/told"]);
-        assert_eq!(more.choose(both()), &more.daemon);
+        assert_eq!(quiet.choose([Some(running)].into_iter()), Some(0));
+        assert_eq!(quiet.choose([None].into_iter()), None);
+        assert_eq!(quiet.choose([].into_iter()), None);
+        let both = || [Some(other), None, Some(running)].into_iter();
+        assert_eq!(quiet.choose(both()), None);
+        assert_eq!(of(&["-json", "-subnet-file=/run/a.env"]).choose(both()), Some(2));
+        assert_eq!(of(&["-subnet-file=/run/c.env"]).choose(both()), None);
+        assert_eq!(of(&["-subnet-file=/run/a.env", "-etcd-prefix=/told"]).choose(both()), None);
         for told in
             [parse(&["-etcd-prefix=/told"], None), parse(&[], Some(("FLANNELD_ETCD_PREFIX", "/told")))]
         {
-            assert_eq!(told.expect("good flags").choose([Some(&running)].into_iter()).etcd.prefix, "/told");
+            let told = told.expect("good flags");
+            assert_eq!(
+                (told.choose([Some(running)].into_iter()), &*told.daemon.etcd.prefix),
+                (None, "/told")
+            );
         }
         assert!(parse(&["word"], None).is_err() && parse(&["-nosuch"], None).is_err());
     }

@@ -19,14 +19,6 @@ pub(crate) struct EtcdOptions {
     pub(crate) user: EtcdUser,
 }
 
-impl EtcdOptions {
-    /// Tells whether it is the same network, as far as can be told without asking: the same key, and a common server.
-    pub(crate) fn is_same_network(&self, other: &Self) -> bool {
-        self.prefix == other.prefix
-            && self.endpoints.iter().any(|endpoint| other.endpoints.contains(endpoint))
-    }
-}
-
 /// The files that etcd over TLS needs, in PEM form.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct EtcdFiles {

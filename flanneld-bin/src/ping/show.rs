@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath, PublicAddrs, SubnetKey};
+use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath};
+use flannel_node::probe::{ProbedPeer, weight};
 use serde::Serialize;
 
-use super::verdict::weight;
 use crate::show::format::{Cell, Paint, Table, list, plain};
 
 /// What was pinged.
@@ -13,7 +13,7 @@ use crate::show::format::{Cell, Paint, Table, list, plain};
 pub(super) struct Pinged {
     /// Who told of the peers.
     pub(super) source: Source,
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Vec<ProbedPeer>,
 }
 
 /// Who told of the peers.
@@ -26,17 +26,6 @@ pub(super) enum Source {
     Cache,
     /// The registry; this host remembers nothing.
     Registry,
-}
-
-/// One peer.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Peer {
-    #[serde(rename = "subnets")]
-    pub(super) subnet: SubnetKey,
-    #[serde(rename = "public_addresses")]
-    pub(super) public: PublicAddrs,
-    #[serde(flatten)]
-    pub(super) probe: PeerProbe,
 }
 
 /// Shows a line for each family of each peer.
@@ -54,17 +43,17 @@ pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
             let way = |side| {
                 let is_it =
                     |way: &&ProbedPath| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
-                peer.probe.ways.iter().find(is_it)
+                peer.probe.paths.iter().find(is_it)
             };
-            let ways = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
+            let paths = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
             let verdict = if at == 0 { line(&peer.probe) } else { String::new() };
             table.row([
                 Cell::new(net.to_string()),
-                Cell::new(ways[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
-                Cell::new(time(ways[0])),
-                Cell::new(time(ways[1])),
-                Cell::new(ways.map(lost).join("/")),
-                Cell::new(ways.map(mtu).join("/")),
+                Cell::new(paths[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
+                Cell::new(time(paths[0])),
+                Cell::new(time(paths[1])),
+                Cell::new(paths.map(lost).join("/")),
+                Cell::new(paths.map(mtu).join("/")),
                 Cell::painted(verdict, |text| painted(peer.probe.verdict, paint, text)),
             ]);
         }
@@ -181,7 +170,7 @@ fn mtu(way: Option<&ProbedPath>) -> String {
 fn sign(probe: &PeerProbe) -> char {
     match probe.verdict {
         ProbeVerdict::Reachable | ProbeVerdict::UnderlaySilent => {
-            let times = probe.ways.iter().filter(|way| way.side == ProbeSide::Inside);
+            let times = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
             match times.filter_map(|way| way.round_trip_microseconds).max().unwrap_or_default() {
                 0..1_000 => '.',
                 1_000..10_000 => ':',

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use flannel_core::{ProbeMeans, ProbeSide, ProbedPath, PublicAddrs};
+use flannel_node::probe::{ProbeContext, ProbedPeer, judge};
 
 use super::show::{map, table};
-use super::verdict::{Context, judge};
 use super::*;
 use crate::show::format::Paint;
 
-fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> show::Peer {
+fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> ProbedPeer {
     let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None };
     let way = |side, address: [u8; 4], answers: bool| {
         let by = if side == ProbeSide::Inside { ProbeMeans::Udp } else { ProbeMeans::Icmp };
@@ -21,19 +21,19 @@ fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<Pro
         way
     };
     let inside = inside.map(|answers| way(ProbeSide::Inside, [10, 5, n, 0], answers));
-    let mut ways: Vec<_> = inside.into_iter().collect();
-    ways.push(way(ProbeSide::Outside, [192, 168, 0, n], outside));
-    change(&mut ways);
-    let context = Context {
+    let mut paths: Vec<_> = inside.into_iter().collect();
+    paths.push(way(ProbeSide::Outside, [192, 168, 0, n], outside));
+    change(&mut paths);
+    let context = ProbeContext {
         port: Some(8472),
         interface: "eth0".to_owned(),
         own: vec![IpAddr::from([192, 168, 0, 1])],
         no_inside: "its backend is another one, so that only the underlay was asked".to_owned(),
     };
     let mut probe = flannel_core::PeerProbe::default();
-    (probe.verdict, probe.detail) = judge(&ways, &context);
-    probe.ways = ways;
-    show::Peer { subnet: format!("10.5.{n}.0-24").parse().expect("a key"), public, probe }
+    (probe.verdict, probe.detail) = judge(&paths, &context);
+    probe.paths = paths;
+    ProbedPeer { subnet: format!("10.5.{n}.0-24").parse().expect("a key"), public, probe }
 }
 
 fn pinged() -> Pinged {
@@ -41,11 +41,11 @@ fn pinged() -> Pinged {
         peer(2, Some(true), true, |_| {}),
         peer(3, Some(false), true, |_| {}),
         peer(4, Some(false), false, |_| {}),
-        peer(5, Some(true), true, |ways| (ways[0].path_mtu, ways[1].path_mtu) = (Some(1350), Some(1400))),
-        peer(6, Some(true), true, |ways| ways[0].lost = 2),
+        peer(5, Some(true), true, |paths| (paths[0].path_mtu, paths[1].path_mtu) = (Some(1350), Some(1400))),
+        peer(6, Some(true), true, |paths| paths[0].lost = 2),
         peer(7, Some(true), false, |_| {}),
         peer(8, None, true, |_| {}),
-        peer(9, Some(true), true, |ways| ways[0].round_trip_microseconds = Some(23_450)),
+        peer(9, Some(true), true, |paths| paths[0].round_trip_microseconds = Some(23_450)),
     ];
     Pinged { source: Source::Daemon, peers }
 }
@@ -112,8 +112,8 @@ fn nothing_from_elsewhere_reaches_the_terminal_as_a_command_and_colours_change_n
 
 #[test]
 fn a_peer_is_named_by_its_subnet_its_address_or_one_of_its_pods() {
-    let peers: Vec<Peer> = (2..5)
-        .map(|n| Peer {
+    let peers: Vec<ProbeTarget> = (2..5)
+        .map(|n| ProbeTarget {
             subnet: format!("10.5.{n}.0-24").parse().expect("a key"),
             public: PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None },
             inside: Vec::new(),

@@ -1,14 +1,14 @@
 //! The page of `flanneld status`. Pure.
 
-use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, ProbeVerdict, RegistryStatus, Status};
+use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
 
 use super::format::{Cell, Paint, Table, list, plain, time};
-use crate::observe::report::{FirewallStatus, Report};
+use flannel_node::status::{AgentStatus, FirewallStatus};
 
 /// How many of the last errors people see; all are in the JSON.
 const ERRORS: usize = 5;
 
-pub(super) fn page(report: &Report, paint: Paint) -> String {
+pub(super) fn page(report: &AgentStatus, paint: Paint) -> String {
     let network = &report.network;
     let mut table = Table::default();
     let mut row = |name: &str, value: String| {
@@ -78,7 +78,7 @@ fn registry(registry: &RegistryStatus) -> String {
     text
 }
 
-fn interface(network: &Status) -> String {
+fn interface(network: &NetworkStatus) -> String {
     let external = &network.external;
     let v4 = external.v4.map(|address| address.to_string());
     let own = list(v4.into_iter().chain(external.v6.map(|address| address.to_string())));
@@ -105,7 +105,7 @@ fn device(device: &DeviceFacts) -> String {
     text
 }
 
-fn peers(network: &Status) -> String {
+fn peers(network: &NetworkStatus) -> String {
     let peers = &network.peers;
     let mut text = format!("{} known, {} programmed", peers.known, peers.programmed);
     for (count, what) in
@@ -131,7 +131,7 @@ fn probes(mesh: &MeshStatus) -> String {
     text + &format!(", each every {}", time(mesh.round))
 }
 
-fn kernel(network: &Status) -> String {
+fn kernel(network: &NetworkStatus) -> String {
     let kernel = &network.kernel;
     let Some(age) = kernel.last_pass_age else { return "not looked at yet".to_owned() };
     let mut text = format!(
@@ -155,7 +155,7 @@ fn firewall(firewall: &FirewallStatus) -> String {
 }
 
 /// Says whether all is in order, and what is not.
-fn state(network: &Status, paint: Paint) -> String {
+fn state(network: &NetworkStatus, paint: Paint) -> String {
     let state = match (network.is_in_order(), network.conditions.is_empty()) {
         (true, true) => paint.good("in order"),
         (true, false) => paint.doubtful("in order, with something to look after"),
@@ -183,7 +183,7 @@ fn obstacles(firewall: Option<&FirewallStatus>, paint: Paint) -> String {
 }
 
 /// What went wrong, the newest first.
-fn lately(network: &Status, paint: Paint) -> String {
+fn lately(network: &NetworkStatus, paint: Paint) -> String {
     if network.errors.is_empty() {
         return String::new();
     }

@@ -5,25 +5,24 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
-use crate::observe::report::{DaemonStatus, FirewallStatus};
+use flannel_firewall::FirewallMode;
+use flannel_node::status::{DaemonStatus, FirewallStatus};
 
 const STATUS: &[u8] = include_bytes!("../../../flannel-core/src/status/golden.json");
 
-fn report() -> Report {
-    let mut report = Report::read(STATUS).expect("a status");
+fn report() -> AgentStatus {
+    let mut report = AgentStatus::read(STATUS).expect("a status");
     report.daemon = DaemonStatus {
         version: "0.1.0".to_owned(),
         pid: 4711,
         subnet_file: "/run/flannel/subnet.env".to_owned(),
     };
-    report.firewall = Some(FirewallStatus {
-        mode: "nftables".to_owned(),
-        passes: 5,
-        repairs: 2,
-        failures: 1,
-        failed: vec!["table ip flannel-ipv4 in nftables: not permitted".to_owned()],
-        obstacles: vec!["iptables -P FORWARD is DROP: iptables -P FORWARD ACCEPT".to_owned()],
-    });
+    let mut firewall = FirewallStatus::default();
+    firewall.mode = FirewallMode::Nftables;
+    (firewall.passes, firewall.repairs, firewall.failures) = (5, 2, 1);
+    firewall.failed = vec!["table ip flannel-ipv4 in nftables: not permitted".to_owned()];
+    firewall.obstacles = vec!["iptables -P FORWARD is DROP: iptables -P FORWARD ACCEPT".to_owned()];
+    report.firewall = Some(firewall);
     report
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use flannel_cni::Parameters;
 use flannel_netlink::{Namespace, Netlink};
-use flannel_testing::{PingOptions, eventually, output_in, ping};
+use flannel_testing::{PingOptions, eventually, ping};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, DUAL, PATIENCE};
@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, DUAL, PATIENCE};
 /// Where Debian puts the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
 
-/// A container runtime on one host: it keeps its files in a directory of its own.
+/// A container runtime on one host that runs the plugin in this process.
 struct Runtime<'a> {
     cluster: &'a Cluster,
     host: usize,
@@ -50,20 +50,25 @@ impl<'a> Runtime<'a> {
         conf.to_string()
     }
 
-    /// Runs the plugin; what it prints is an answer or an error.
-    fn run(&self, verb: &str, container: &Namespace, previous: Option<&Value>) -> Result<Value, Value> {
-        let input = self.directory.join("input");
-        fs::write(&input, self.conf(previous)).unwrap();
+    /// Runs the plugin on the host and returns its result or its error object.
+    fn run(&self, command: &str, container: &Namespace, previous: Option<&Value>) -> Result<Value, Value> {
         let descriptor = container.as_fd().as_raw_fd();
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"exec "$0" < "$1""#, env!("CARGO_BIN_EXE_flannel")]).arg(&input);
-        command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", "box").env("CNI_IFNAME", "eth0");
-        command.env("CNI_NETNS", format!("/proc/{}/fd/{descriptor}", std::process::id()));
-        command.env("CNI_PATH", PLUGINS);
-        let output = output_in(&self.cluster.lab.hosts[self.host].namespace, command).unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let answer = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
-        if output.status.success() { Ok(answer) } else { Err(answer) }
+        let parameters = Parameters {
+            command: command.to_owned(),
+            container_id: "box".to_owned(),
+            netns: format!("/proc/{}/fd/{descriptor}", std::process::id()).into(),
+            ifname: "eth0".to_owned(),
+            path: PLUGINS.into(),
+            netns_override: false,
+        };
+        let conf = self.conf(previous);
+        let host = &self.cluster.lab.hosts[self.host].namespace;
+        let json = |text: &[u8]| serde_json::from_slice(text).unwrap();
+        match host.run(|| flannel_cni::run(&parameters, conf.as_bytes())).unwrap() {
+            Ok(text) if text.is_empty() => Ok(Value::Null),
+            Ok(text) => Ok(json(&text)),
+            Err(error) => Err(json(error.to_json().as_bytes())),
+        }
     }
 
     /// What is left of containers: states and leased addresses.

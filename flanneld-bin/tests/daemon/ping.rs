@@ -1,4 +1,4 @@
-//! The ways to the peers as they are measured: by hand, in the background, and when something on them is cut.
+//! The paths to the peers as they are measured: by hand, in the background, and when something on them is cut.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -84,15 +84,15 @@ fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_c
     wait_for_readiness(&cluster, 200, None);
     let cured = eventually(PATIENCE, || {
         let (status, pinged) = ping(&cluster, 0, &["-count=2"]);
-        let ways = pinged["peers"][0]["ways"].as_array().unwrap().iter();
-        let means = ways.map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap()));
+        let paths = pinged["peers"][0]["paths"].as_array().unwrap().iter();
+        let means = paths.map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap()));
         let are_right = means.eq([("inside", "udp"), ("outside", "icmp")]);
         if status == Some(0) && are_right { Ok(pinged) } else { Err(format!("{pinged:#}")) }
     });
     let cured = cured.unwrap();
-    let ways = cured["peers"][0]["ways"].as_array().unwrap();
-    assert_eq!((&ways[0]["path_mtu"], &ways[1]["path_mtu"]), (&1450.into(), &1500.into()), "{cured:#}");
-    assert!(ways[0]["round_trip_microseconds"].as_u64().is_some_and(|time| time > 0), "{cured:#}");
+    let paths = cured["peers"][0]["paths"].as_array().unwrap();
+    assert_eq!((&paths[0]["path_mtu"], &paths[1]["path_mtu"]), (&1450.into(), &1500.into()), "{cured:#}");
+    assert!(paths[0]["round_trip_microseconds"].as_u64().is_some_and(|time| time > 0), "{cured:#}");
 
     only_peers_are_answered(&cluster);
 }
@@ -133,7 +133,7 @@ fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_out
     let found = eventually(PATIENCE, || {
         let (status, pinged) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
         let peer = &pinged["peers"][0];
-        let mtus = (peer["ways"][0]["path_mtu"].as_u64(), peer["ways"][1]["path_mtu"].as_u64());
+        let mtus = (peer["paths"][0]["path_mtu"].as_u64(), peer["paths"][1]["path_mtu"].as_u64());
         // VXLAN takes 50 bytes.
         let is_it = mtus == (Some(1350), Some(1400)) && verdicts(&pinged) == ["mtu_small"];
         if is_it && status == Some(3) { Ok(()) } else { Err(format!("{status:?} {pinged:#}")) }
@@ -164,10 +164,10 @@ fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
     };
     // Daemons that do not probe answer nothing, their kernels do.
     let pinged = reached(&cluster, 0, "daemon");
-    let ways = pinged["peers"][0]["ways"].as_array().unwrap();
-    assert_eq!(ways.len(), 4, "{pinged:#}");
-    assert!(ways.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
-    assert!(ways.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{pinged:#}");
+    let paths = pinged["peers"][0]["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 4, "{pinged:#}");
+    assert!(paths.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
+    assert!(paths.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{pinged:#}");
 
     // With a socket that every user may have it is the same.
     cluster.lab.hosts[1].namespace.write_sysctl("net/ipv4/ping_group_range", "0 2147483647").unwrap();

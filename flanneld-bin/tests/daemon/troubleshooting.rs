@@ -14,22 +14,22 @@ const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
 
 /// Every heading of the page, with how many messages are quoted below it. The tests quote them by these.
 const HEADINGS: &[(&str, usize)] = &[
-    ("etcd does not serve its v2 interface", 1),
-    ("The network config is not found", 1),
-    ("The network config is wrong", 2),
-    ("The other side's certificate is not trusted", 2),
-    ("The own certificate is not accepted", 3),
-    ("A file that the unit may not read", 1),
-    ("http where it should be https", 1),
-    ("etcd is away", 1),
-    ("No interface", 2),
-    ("Two hosts with one address", 1),
-    ("Not allowed to change the network", 1),
-    ("Hosts reach each other and pods do not", 2),
-    ("The device is in use", 1),
-    ("A peer is not reached", 3),
-    ("The address is translated", 1),
-    ("A backend that is not there", 1),
+    ("etcd without its v2 interface", 1),
+    ("Network config not found", 1),
+    ("Invalid network config", 2),
+    ("Untrusted server certificate", 2),
+    ("Rejected client certificate", 3),
+    ("Unreadable file", 1),
+    ("http instead of https", 1),
+    ("etcd unreachable", 1),
+    ("No matching interface", 2),
+    ("Duplicate public address", 1),
+    ("Missing capability", 1),
+    ("Pods unreachable although hosts are reachable", 2),
+    ("Device in use", 1),
+    ("Unreachable peer", 3),
+    ("Host behind NAT", 1),
+    ("Unknown backend", 1),
 ];
 
 /// The messages quoted below a heading.
@@ -70,11 +70,11 @@ fn says(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
 fn an_etcd_without_the_interface_or_the_key_that_is_asked_for_is_told_of() {
     let mut cluster = Cluster::new(1);
     cluster.start_with(0, &["-etcd-api=v2"]);
-    says(&mut cluster, 0, "etcd does not serve its v2 interface", 0);
+    says(&mut cluster, 0, "etcd without its v2 interface", 0);
     // Written where a guide has it, and read where nobody said otherwise.
     cluster.etcd.etcdctl(&["put", "/kube-centos/network/config", VXLAN]).unwrap();
     cluster.start(0);
-    says(&mut cluster, 0, "The network config is not found", 0);
+    says(&mut cluster, 0, "Network config not found", 0);
     cluster.start_with(0, &["-etcd-prefix=/kube-centos/network"]);
     cluster.wait_until_ready(0);
 }
@@ -85,7 +85,7 @@ fn a_wrong_first_subnet_is_told_of_until_it_is_put_right() {
     for (which, min) in ["10.5.0.10", "10.6.0.0"].into_iter().enumerate() {
         cluster.configure(&format!(r#"{{"Network":"10.5.0.0/16","SubnetMin":"{min}"}}"#));
         cluster.start(0);
-        says(&mut cluster, 0, "The network config is wrong", which);
+        says(&mut cluster, 0, "Invalid network config", which);
     }
     cluster.configure(VXLAN);
     cluster.wait_until_ready(0);
@@ -109,8 +109,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
         cluster.start_with(0, &flags);
         says(&mut cluster, 0, heading, which);
     };
-    let (theirs, own) =
-        ("The other side's certificate is not trusted", "The own certificate is not accepted");
+    let (theirs, own) = ("Untrusted server certificate", "Rejected client certificate");
     try_with(flags(stranger.path("ca.pem").display().to_string(), client()), theirs, 0);
     try_with(flags(at("ca.pem"), None), own, 0);
     try_with(flags(at("ca.pem"), Some([at("late.pem"), at("late-key.pem")])), own, 1);
@@ -119,7 +118,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
     try_with(flags(at("ca.pem"), Some([at("client.pem"), at("other/client-key.pem")])), own, 2);
     let plain = cluster.etcd.client_url().replace("https", "http");
     cluster.start_with(0, &[format!("-etcd-endpoints={plain}")]);
-    says(&mut cluster, 0, "http where it should be https", 0);
+    says(&mut cluster, 0, "http instead of https", 0);
     // The certificate is for the address at which etcd listens, and this is another one of the same machine.
     cluster.shell_on_switch(&format!("ip addr add 192.168.64.253/24 dev {}", cluster.switch_device()));
     let redirect = "iptables -t nat -A PREROUTING -d 192.168.64.253 -p tcp -j DNAT --to-destination";
@@ -149,7 +148,7 @@ fn a_key_that_belongs_to_somebody_else_is_told_of() {
         command.arg(flag).arg(files.path(file));
     }
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "A file that the unit may not read", 0);
+    says(&mut cluster, 0, "Unreadable file", 0);
 }
 
 #[test]
@@ -157,7 +156,7 @@ fn an_etcd_that_is_away_is_told_of() {
     let mut cluster = Cluster::new(1);
     cluster.etcd.stop().unwrap();
     cluster.start(0);
-    says(&mut cluster, 0, "etcd is away", 0);
+    says(&mut cluster, 0, "etcd unreachable", 0);
 }
 
 #[test]
@@ -165,11 +164,11 @@ fn an_interface_that_is_missing_is_told_of() {
     let mut cluster = Cluster::new(1);
     let command = cluster.command_without_interface(0);
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "No interface", 0);
+    says(&mut cluster, 0, "No matching interface", 0);
     let mut command = cluster.command_without_interface(0);
     command.arg("-iface=eth9");
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "No interface", 1);
+    says(&mut cluster, 0, "No matching interface", 1);
 }
 
 #[test]
@@ -181,7 +180,7 @@ fn two_hosts_with_one_address_are_told_of() {
         cluster.wait_until_ready(host);
     }
     for host in 0..2 {
-        says(&mut cluster, host, "Two hosts with one address", 0);
+        says(&mut cluster, host, "Duplicate public address", 0);
     }
 }
 
@@ -192,7 +191,7 @@ fn a_missing_capability_is_told_of() {
     let mut command = Command::new(program("setpriv", "util-linux").unwrap());
     command.args(["--bounding-set=-net_admin", "--"]).arg(daemon.get_program()).args(daemon.get_args());
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "Not allowed to change the network", 0);
+    says(&mut cluster, 0, "Missing capability", 0);
 }
 
 #[test]
@@ -203,7 +202,7 @@ fn what_keeps_pods_from_reaching_each_other_is_told_of() {
     cluster.shell(0, "iptables -A FORWARD -j REJECT");
     cluster.start(0);
     for which in 0..2 {
-        says(&mut cluster, 0, "Hosts reach each other and pods do not", which);
+        says(&mut cluster, 0, "Pods unreachable although hosts are reachable", which);
     }
 }
 
@@ -213,7 +212,7 @@ fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
     cluster.configure(VXLAN);
     cluster.change(0, "ip link add other type vxlan id 1 dstport 8472 dev eth0");
     cluster.start(0);
-    says(&mut cluster, 0, "The device is in use", 0);
+    says(&mut cluster, 0, "Device in use", 0);
     cluster.change(0, "ip link del other");
     cluster.change(0, "ip link add bridge type bridge");
     cluster.change(0, "ip link set bridge up");
@@ -228,7 +227,7 @@ fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
     }
     cluster.start(0);
     for which in 0..3 {
-        says(&mut cluster, 0, "A peer is not reached", which);
+        says(&mut cluster, 0, "Unreachable peer", which);
     }
 }
 
@@ -237,8 +236,8 @@ fn a_backend_that_cannot_work_is_told_of() {
     let mut cluster = Cluster::new(1);
     cluster.configure(HOST_GW);
     cluster.start_with(0, &["-public-ip=203.0.113.7"]);
-    says(&mut cluster, 0, "The address is translated", 0);
+    says(&mut cluster, 0, "Host behind NAT", 0);
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
     cluster.start(0);
-    says(&mut cluster, 0, "A backend that is not there", 0);
+    says(&mut cluster, 0, "Unknown backend", 0);
 }

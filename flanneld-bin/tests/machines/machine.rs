@@ -37,6 +37,7 @@ impl Machine {
         );
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
         let programs = Path::new(env!("CARGO_BIN_EXE_flanneld")).parent().unwrap();
+        assert!(programs.join("flannel").exists(), "the CNI plugin is not built: cargo build -p flannel-cni");
         static BOOTED: AtomicU32 = AtomicU32::new(0);
         let number = BOOTED.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("flannel-testing-{}-{number}", std::process::id());

@@ -64,7 +64,7 @@ fn three_hosts_with_etcd_v3_and_docker() {
 fn three_hosts_with_etcd_v2_certificates_and_docker_as_the_guides_of_v0_11_have_it() {
     let (_lab, machines) = boot(3);
     machines.iter().for_each(with_docker);
-    page::run(INSTALL, "Three hosts, etcd's v2 interface with certificates, a unit of old", &machines);
+    page::run(INSTALL, "Three hosts, etcd's v2 interface with certificates, legacy unit", &machines);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn two_hosts_with_containers_through_cni() {
 #[test]
 fn a_running_node_is_moved_from_upstream_and_back_and_no_packet_is_lost() {
     let (lab, machines) = boot(2);
-    page::run(MOVING, "The network", &machines);
+    page::run(MOVING, "Setup", &machines);
     machines[1].get("systemctl start flanneld");
     machines[0].write("/usr/bin/flanneld", UPSTREAM);
     machines[0].get("chmod 755 /usr/bin/flanneld && systemctl start flanneld");
@@ -93,13 +93,13 @@ fn a_running_node_is_moved_from_upstream_and_back_and_no_packet_is_lost() {
     let device = || Netlink::open_in(&lab.hosts[0].namespace).unwrap().link("flannel.1").unwrap().unwrap();
     let before = device();
 
-    page::run(MOVING, "There", &machines);
+    page::run(MOVING, "Switching to flannel-rs", &machines);
     assert_eq!(
         machines[0].get("readlink /proc/$(systemctl show -p MainPID --value flanneld)/exe"),
         "/usr/bin/flanneld"
     );
     assert_eq!(device(), before);
-    page::run(MOVING, "And back", &machines);
+    page::run(MOVING, "Switching back", &machines);
     assert!(machines[0].get("head -c 2 /usr/bin/flanneld") == "#!", "upstream's is in its place again");
     assert_eq!(device(), before);
 

@@ -15,35 +15,9 @@ fn first_cells(page: &str, heading: &str) -> BTreeSet<String> {
     cells.flat_map(|cell| cell.split(", ").map(|word| word.trim_matches('`').to_owned())).collect()
 }
 
-/// What stands between quotation marks behind these words in a source, up to its tests.
-fn quoted(source: &str, words: &[&str]) -> BTreeSet<String> {
-    let code = source.split("#[cfg(test)]").next().unwrap();
-    let parts = words.iter().flat_map(|word| code.split(*word).skip(1));
-    parts.filter_map(|part| part.strip_prefix('"')?.split('"').next()).map(str::to_owned).collect()
-}
-
-#[test]
-fn the_page_of_the_plugin_has_every_member_of_its_configuration() {
-    let source = read("flanneld-bin/src/bin/flannel/netconf.rs");
-    let mut read = quoted(&source, &["word(", "path(", "self.map(", "VALID_ATTACHMENTS: &str = "]);
-    // Of an attachment, not of the configuration.
-    assert!(read.remove("containerID") && read.remove("ifname"), "{read:?}");
-    assert_eq!(first_cells("docs/cni.md", "Configuration"), read);
-}
-
-#[test]
-fn the_page_of_the_plugin_has_every_code_of_its_errors() {
-    let source = read("flanneld-bin/src/bin/flannel/error.rs");
-    let codes = source.lines().filter_map(|line| line.trim().strip_prefix("pub(super) const "));
-    let codes = codes.filter_map(|line| Some(line.split_once("= ")?.1.trim_end_matches(';').to_owned()));
-    let mut documented = first_cells("docs/cni.md", "Errors");
-    assert!(documented.remove("others"), "those of other plugins");
-    assert_eq!(documented, codes.collect());
-}
-
 #[test]
 fn the_pages_have_every_path_of_the_health_port_and_of_the_socket() {
-    let source = read("flanneld-bin/src/observe.rs");
+    let source = read("flannel-node/src/server.rs");
     let asked = source.lines().filter_map(|line| line.trim().strip_prefix("\"/")?.split_once("\" => "));
     let asked: BTreeSet<String> = asked.map(|(path, _)| format!("/{path}")).collect();
     let on_socket = BTreeSet::from(["/status".to_owned(), "/summary".to_owned()]);

@@ -43,13 +43,13 @@ pub trait BackendSubject {
     fn peer(&self, n: u8, public: Ipv4Addr) -> LeaseAttrs;
 
     /// What a peer says about itself that this backend cannot reach, if there is such a one.
-    fn stranger(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
+    fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         let _ = public;
         None
     }
 
     /// Where the host sends what goes to each peer's subnet: to which public address.
-    fn reaches(&self) -> BTreeMap<SubnetKey, IpAddr>;
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr>;
 
     /// All objects on the host that a backend could make or touch, a line for each, in any order.
     /// [`kernel_objects`] are those of the kernel.
@@ -84,7 +84,7 @@ pub trait BackendSubject {
     }
 
     /// Whether the backend carries traffic at all.
-    fn carries(&self) -> bool {
+    fn carries_traffic(&self) -> bool {
         true
     }
 

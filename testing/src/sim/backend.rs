@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use flannel_core::reconcile::{Layer, Reconciler, pass};
+use flannel_core::reconcile::{Reconciler, TableSync, pass};
 use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Json, Lease, LeaseAttrs,
     OpenBackend, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest,
@@ -12,32 +12,32 @@ use flannel_core::{
 use flannel_netlink::Mac;
 use ipnet::Ipv4Net;
 
+use super::checker::InvariantChecker;
 use super::kernel::{Kernel, SimTable};
 use super::link::Link;
-use super::witness::Witness;
 
 /// Opens the backend of one life of one host.
 pub(super) struct OpenSim {
     pub(super) host: usize,
     pub(super) kernel: Kernel,
     pub(super) link: Link,
-    pub(super) witness: Witness,
+    pub(super) checker: InvariantChecker,
     /// The address of a new device.
-    pub(super) fresh: Mac,
+    pub(super) new_mac: Mac,
     /// Whether the device of the life before is lost.
-    pub(super) anew: bool,
+    pub(super) rebooted: bool,
 }
 
 impl OpenBackend for OpenSim {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        let before = request.before.filter(|_| !self.anew).and_then(mac_of);
-        let mac = before.unwrap_or(self.fresh);
+        let before = request.before.filter(|_| !self.rebooted).and_then(mac_of);
+        let mac = before.unwrap_or(self.new_mac);
         self.kernel.tables().device = Some(mac);
         Ok(Box::new(SimBackend {
             host: self.host,
             kernel: self.kernel.clone(),
             link: self.link.clone(),
-            witness: self.witness.clone(),
+            checker: self.checker.clone(),
             data: data(mac),
             own: None,
             shared: BTreeMap::new(),
@@ -57,7 +57,7 @@ struct SimBackend {
     host: usize,
     kernel: Kernel,
     link: Link,
-    witness: Witness,
+    checker: InvariantChecker,
     data: Option<Json>,
     own: Option<SubnetKey>,
     /// The peers that have a device in common, as a host's two leases have, so that one's end is not the other's. It is
@@ -85,7 +85,7 @@ pub(super) fn peer(subnet: SubnetKey, attrs: &LeaseAttrs) -> Option<(Ipv4Net, Ma
 }
 
 /// Walks over what is known of the peers.
-fn known(peers: &PeerSet) -> impl Iterator<Item = (Ipv4Net, Mac, Ipv4Addr)> {
+fn vxlan_peers(peers: &PeerSet) -> impl Iterator<Item = (Ipv4Net, Mac, Ipv4Addr)> {
     peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs))
 }
 
@@ -93,15 +93,15 @@ impl SimBackend {
     fn update(&mut self, peers: &PeerSet, dirty: &Dirty) {
         match dirty {
             Dirty::All => {
-                self.all(peers);
+                self.set_all(peers);
                 self.distrust();
             }
-            Dirty::Some(dirty) => self.some(peers, dirty),
+            Dirty::Some(dirty) => self.set_some(peers, dirty),
         }
     }
 
-    fn all(&mut self, peers: &PeerSet) {
-        let known: Vec<_> = known(peers).collect();
+    fn set_all(&mut self, peers: &PeerSet) {
+        let known: Vec<_> = vxlan_peers(peers).collect();
         let neighbours = known.iter().map(|(subnet, mac, _)| (subnet.addr(), *mac));
         self.neighbours.tracker.set_all_desired(neighbours.collect());
         self.routes
@@ -121,17 +121,17 @@ impl SimBackend {
     }
 
     /// Takes in what became of some peers: first who left their devices, then who has one.
-    fn some(&mut self, peers: &PeerSet, dirty: &BTreeSet<SubnetKey>) {
-        let mut came = Vec::new();
+    fn set_some(&mut self, peers: &PeerSet, dirty: &BTreeSet<SubnetKey>) {
+        let mut updated = Vec::new();
         for subnet in dirty {
             let Some(net) = subnet.v4() else {
                 continue;
             };
             let now = peers.peer(subnet).and_then(|lease| peer(*subnet, &lease.attrs));
             let now = now.map(|(_, mac, public)| (mac, public));
-            let before = self.told(net);
+            let before = self.last_applied(net);
             if before == now {
-                self.judge_no_news(*subnet, peers);
+                self.check_spurious_change(*subnet, peers);
                 continue;
             }
             let mac_before = before.map(|(mac, _)| mac);
@@ -139,36 +139,36 @@ impl SimBackend {
                 self.leave(net, mac);
             }
             match now {
-                Some((mac, public)) => came.push((net, mac, public, mac_before != Some(mac))),
+                Some((mac, public)) => updated.push((net, mac, public, mac_before != Some(mac))),
                 None => {
                     self.neighbours.tracker.unset_desired(&net.addr());
                     self.routes.tracker.unset_desired(&net);
                 }
             }
         }
-        let mut met = BTreeSet::new();
-        for (net, mac, public, is_new) in came {
+        let mut newly_shared = BTreeSet::new();
+        for (net, mac, public, is_new) in updated {
             if let Some(users) = self.shared.get_mut(&mac) {
                 users.insert(net, public);
             } else if is_new && self.fdb.tracker.desired(&mac).is_some() {
-                met.insert(mac);
+                newly_shared.insert(mac);
             }
             self.neighbours.tracker.set_desired(net.addr(), mac);
             self.fdb.tracker.set_desired(mac, self.last_of(&mac).unwrap_or(public));
             self.routes.tracker.set_desired(net, net.addr());
         }
-        self.share(peers, &met);
+        self.record_shared(peers, &newly_shared);
     }
 
     /// Finds out whose devices these are that more than one peer has.
-    fn share(&mut self, peers: &PeerSet, met: &BTreeSet<Mac>) {
-        if met.is_empty() {
+    fn record_shared(&mut self, peers: &PeerSet, newly_shared: &BTreeSet<Mac>) {
+        if newly_shared.is_empty() {
             return;
         }
-        for (subnet, mac, public) in known(peers).filter(|(_, mac, _)| met.contains(mac)) {
+        for (subnet, mac, public) in vxlan_peers(peers).filter(|(_, mac, _)| newly_shared.contains(mac)) {
             self.shared.entry(mac).or_default().insert(subnet, public);
         }
-        for mac in met {
+        for mac in newly_shared {
             if let Some(last) = self.last_of(mac) {
                 self.fdb.tracker.set_desired(*mac, last);
             }
@@ -195,10 +195,11 @@ impl SimBackend {
     }
 
     /// Looks whether a peer was told without a change though the store has had it, as it is, all the time.
-    fn judge_no_news(&self, subnet: SubnetKey, peers: &PeerSet) {
-        if peers.is_complete() && self.witness.is_settled(subnet, self.link.heard()) {
+    fn check_spurious_change(&self, subnet: SubnetKey, peers: &PeerSet) {
+        if peers.is_complete() && self.checker.is_settled(subnet, self.link.synced_at()) {
             let host = self.host;
-            self.witness.accuse(format_args!("host {host} was told of a change of {subnet}, which had none"));
+            self.checker
+                .violation(format_args!("host {host} was told of a change of {subnet}, which had none"));
         }
     }
 
@@ -209,21 +210,21 @@ impl SimBackend {
     }
 
     /// Returns what a peer was last told to be.
-    fn told(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
+    fn last_applied(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
         let mac = self.neighbours.tracker.desired(&subnet.addr())?;
         let shared = self.shared.get(mac).and_then(|users| users.get(&subnet));
         Some((*mac, *shared.or_else(|| self.fdb.tracker.desired(mac))?))
     }
 
     /// Looks whether a route was dropped though the store has had its peer all the time.
-    fn judge(&self) {
+    fn check_dropped_routes(&self) {
         let dropped = std::mem::take(&mut self.kernel.tables().dropped);
-        let heard = self.link.heard();
+        let synced_at = self.link.synced_at();
         for subnet in dropped.into_iter().map(SubnetKey::from) {
-            if Some(subnet) != self.own && self.witness.is_settled(subnet, heard) {
+            if Some(subnet) != self.own && self.checker.is_settled(subnet, synced_at) {
                 let host = self.host;
-                self.witness
-                    .accuse(format_args!("host {host} dropped the route to {subnet}, which is there"));
+                self.checker
+                    .violation(format_args!("host {host} dropped the route to {subnet}, which is there"));
             }
         }
     }
@@ -250,22 +251,22 @@ impl Backend for SimBackend {
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         self.update(request.peers, request.dirty);
-        let mut layers: [(&str, &mut dyn Layer); 3] = [
+        let mut layers: [(&str, &mut dyn TableSync); 3] = [
             ("the neighbours", &mut self.neighbours),
             ("the forwarding entries", &mut self.fdb),
             ("the routes", &mut self.routes),
         ];
         let report = pass(&mut layers, request.peers.is_complete(), request.now);
-        self.judge();
+        self.check_dropped_routes();
         let (host, own) = (self.host, self.own);
         if report != SyncReport::default() {
             let (written, removed) = (report.written, report.removed);
-            self.witness.note(format_args!("host {host} at {own:?}: {written} written, {removed} removed"));
+            self.checker.record(format_args!("host {host} at {own:?}: {written} written, {removed} removed"));
         }
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         self.kernel.changed().await;
         self.distrust();
         "a notice".to_owned()

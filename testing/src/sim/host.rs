@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use super::SimStore;
 use super::backend::OpenSim;
+use super::checked_manager::CheckedManager;
+use super::checker::InvariantChecker;
 use super::kernel::Kernel;
 use super::link::Link;
-use super::observed::Observed;
-use super::witness::Witness;
 
 pub(super) struct Host {
     pub(super) number: usize,
@@ -26,11 +26,11 @@ pub(super) struct Host {
     pub(super) link: Link,
     pub(super) kernel: Kernel,
     /// The subnet that it believes to hold.
-    pub(super) believes: Option<SubnetKey>,
+    pub(super) holds: Option<SubnetKey>,
     /// Under which subnet it is counted as an owner.
     pub(super) counted: Option<SubnetKey>,
     /// What it remembers for its next life.
-    pub(super) remembers: Option<SubnetKey>,
+    pub(super) previous: Option<SubnetKey>,
     /// The process is stopped, as by a debugger or a sleeping machine.
     pub(super) frozen: bool,
     pub(super) ready: bool,
@@ -39,19 +39,19 @@ pub(super) struct Host {
     /// When its process started.
     pub(super) started: Instant,
     /// The lease that it is giving back.
-    pub(super) leaves: Option<SubnetKey>,
-    lives: u32,
+    pub(super) releasing: Option<SubnetKey>,
+    incarnation: u32,
     network: Option<Network>,
     task: Option<BoxFuture<'static, Result<(), NetworkError>>>,
 }
 
 /// How a life begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Birth {
+pub(super) struct Start {
     /// The subnet of the life before is remembered.
-    pub(super) with_memory: bool,
+    pub(super) with_previous: bool,
     /// The machine started again: its kernel is empty, its device gone.
-    pub(super) anew: bool,
+    pub(super) rebooted: bool,
     pub(super) seed: u64,
     pub(super) audit_every: Duration,
 }
@@ -63,52 +63,52 @@ impl Host {
             public,
             link,
             kernel: Kernel::default(),
-            believes: None,
+            holds: None,
             counted: None,
-            remembers: None,
+            previous: None,
             frozen: false,
             ready: false,
             renews: false,
             started: Instant::now(),
-            leaves: None,
-            lives: 0,
+            releasing: None,
+            incarnation: 0,
             network: None,
             task: None,
         }
     }
 
-    pub(super) fn start(&mut self, store: &dyn SimStore, witness: &Witness, birth: Birth) {
-        if birth.anew {
+    pub(super) fn start(&mut self, store: &dyn SimStore, checker: &InvariantChecker, start: Start) {
+        if start.rebooted {
             *self.kernel.tables() = super::kernel::Tables::default();
         }
-        self.lives += 1;
+        self.incarnation += 1;
         self.started = Instant::now();
-        self.leaves = None;
+        self.releasing = None;
         let [_, a, b, c] = u32::try_from(self.number).unwrap_or(u32::MAX).to_be_bytes();
-        let [.., d, e] = self.lives.to_be_bytes();
+        let [.., d, e] = self.incarnation.to_be_bytes();
         let backend = OpenSim {
             host: self.number,
             kernel: self.kernel.clone(),
             link: self.link.clone(),
-            witness: witness.clone(),
-            fresh: Mac([0x0e, a, b, c, d, e]),
-            anew: birth.anew,
+            checker: checker.clone(),
+            new_mac: Mac([0x0e, a, b, c, d, e]),
+            rebooted: start.rebooted,
         };
         let public = PublicAddrs::from(self.public);
-        let manager = Observed {
-            inner: store.manager(self.link.clone(), birth.seed),
+        let manager = CheckedManager {
+            inner: store.manager(self.link.clone(), start.seed),
             host: self.number,
             link: self.link.clone(),
-            witness: witness.clone(),
-            follows_twice: birth.seed.is_multiple_of(4),
+            checker: checker.clone(),
+            watches_twice: start.seed.is_multiple_of(4),
         };
         let external = ExternalInterface::new("eth0", 2, 1500, public);
         let mut options = NetworkOptions::new(manager, backend, external);
         options.follow_config = true;
-        options.previous = self.remembers.filter(|_| birth.with_memory);
-        options.audit_every = birth.audit_every;
+        options.previous = self.previous.filter(|_| start.with_previous);
+        options.audit_every = start.audit_every;
         options.event_backlog = 1;
-        options.seed = Some(birth.seed);
+        options.seed = Some(start.seed);
         let (network, task) = Network::new(options);
         self.network = Some(network);
         self.task = Some(Box::pin(task.run()));
@@ -123,7 +123,7 @@ impl Host {
         self.network = None;
         self.task = None;
         self.frozen = false;
-        self.believes = None;
+        self.holds = None;
         self.ready = false;
         self.link.set_own(None);
     }
@@ -135,8 +135,8 @@ impl Host {
         };
         let leaving = async move { futures::future::join(task, network.shutdown(Shutdown::Remove)).await.0 };
         self.task = Some(Box::pin(leaving));
-        self.leaves = self.believes.take();
-        self.remembers = None;
+        self.releasing = self.holds.take();
+        self.previous = None;
         self.ready = false;
     }
 
@@ -157,10 +157,10 @@ impl Host {
         let status = self.network.as_ref().map(Network::summary).unwrap_or_default();
         let held = status.lease.filter(|lease| lease.lost.is_none());
         self.renews = held.as_ref().is_some_and(|lease| lease.renewal_in.is_some());
-        self.believes = held.map(|lease| lease.subnet);
-        self.remembers = self.believes.or(self.remembers);
+        self.holds = held.map(|lease| lease.subnet);
+        self.previous = self.holds.or(self.previous);
         self.ready = status.ready;
-        self.link.set_own(self.believes.or(self.remembers));
+        self.link.set_own(self.holds.or(self.previous));
     }
 
     /// Tells whether it may not know yet what happened to its record at some time.
@@ -172,7 +172,7 @@ impl Host {
 /// Wakes the simulation when a host can go on.
 pub(super) struct HostWaker {
     pub(super) number: usize,
-    pub(super) woken: Arc<super::world::Woken>,
+    pub(super) woken: Arc<super::cluster::Woken>,
 }
 
 impl std::task::Wake for HostWaker {

@@ -21,13 +21,13 @@ pub(super) struct Kernel {
 }
 
 /// One kind of objects. Their order means nothing, but is the same in each run.
-pub(super) type Objects<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+pub(super) type Objects<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
 /// A quick hash: nobody chooses keys to do harm here.
 #[derive(Default)]
-pub(super) struct Mix(u64);
+pub(super) struct FastHasher(u64);
 
-impl Hasher for Mix {
+impl Hasher for FastHasher {
     fn write(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(8) {
             let word = part.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
@@ -73,7 +73,7 @@ impl Kernel {
 }
 
 impl Tables {
-    pub(super) fn hold_the_same_as(&self, other: &Self) -> bool {
+    pub(super) fn has_same_objects(&self, other: &Self) -> bool {
         (&self.neighbours, &self.fdb, &self.routes) == (&other.neighbours, &other.fdb, &other.routes)
     }
 
@@ -89,7 +89,7 @@ impl Tables {
     }
 
     /// Tells whether the process had the chance to make the tables as they should be.
-    pub(super) fn are_kept(&self) -> bool {
+    pub(super) fn are_reconciled(&self) -> bool {
         self.drifted == 0 && self.refused.is_none_or(|refused| refused.elapsed() > 5 * super::GRACE)
     }
 

@@ -14,7 +14,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::witness::Witness;
+use super::checker::InvariantChecker;
 use crate::Call;
 use subscription::Watch;
 
@@ -22,19 +22,19 @@ use subscription::Watch;
 #[derive(Clone)]
 pub struct Link {
     host: usize,
-    made: Instant,
+    created: Instant,
     store: Arc<dyn SubnetRegistry>,
-    witness: Witness,
+    checker: InvariantChecker,
     state: Arc<Mutex<State>>,
-    weather: watch::Sender<Weather>,
+    link_state: watch::Sender<LinkState>,
 }
 
 /// What holds for the watch of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Weather {
+struct LinkState {
     partitioned: bool,
     /// The watch says nothing, not even that it hears nothing.
-    stuck: bool,
+    watch_stalled: bool,
     cuts: u32,
 }
 
@@ -43,7 +43,7 @@ struct State {
     /// How long a call takes in each direction, about.
     delay: Duration,
     /// How long news take, about.
-    news: Duration,
+    event_delay: Duration,
     loss: f64,
     calls: u64,
     lists: u64,
@@ -51,23 +51,23 @@ struct State {
     /// How many times the store went back in time, which a store tells those who connect again.
     restores: u32,
     /// When the host does not hear the store.
-    deaf: Option<Deaf>,
+    calls_stall: Option<Stall>,
     /// When its watch does not, while its calls get through.
-    stuck: Option<Deaf>,
+    watch_stall: Option<Stall>,
     /// When its watch does not, for either reason: one may begin before the other ends.
-    unheard: Option<Deaf>,
+    any_stall: Option<Stall>,
     touched: bool,
     own: Option<SubnetKey>,
 }
 
 /// Until when a host has heard everything, and from when on it hears again.
 #[derive(Clone, Copy, Debug)]
-struct Deaf {
+struct Stall {
     since: Instant,
     end: Instant,
 }
 
-impl Deaf {
+impl Stall {
     /// Tells whether the host may not have heard yet what it missed.
     fn is_excuse(&self) -> bool {
         Instant::now() <= self.end + super::GRACE
@@ -76,7 +76,7 @@ impl Deaf {
     fn and(this: Option<Self>, until: Instant) -> Self {
         let now = Instant::now();
         match this {
-            Some(deaf) if deaf.is_excuse() => Self { since: deaf.since, end: deaf.end.max(until) },
+            Some(stall) if stall.is_excuse() => Self { since: stall.since, end: stall.end.max(until) },
             Some(_) | None => Self { since: now, end: until },
         }
     }
@@ -97,97 +97,98 @@ impl Link {
     pub(super) fn new(
         host: usize,
         seed: u64,
-        slowest_news: Duration,
+        max_event_delay: Duration,
         store: Arc<dyn SubnetRegistry>,
-        witness: Witness,
+        checker: InvariantChecker,
     ) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let delay = Duration::from_millis(random.u64(1..200));
-        let news = slowest_news.mul_f64(random.f64() / 1.5);
+        let event_delay = max_event_delay.mul_f64(random.f64() / 1.5);
         let state = State {
             random,
             delay,
-            news,
+            event_delay,
             loss: 0.0,
             calls: 0,
             lists: 0,
             watches: 0,
             restores: 0,
-            deaf: None,
-            stuck: None,
-            unheard: None,
+            calls_stall: None,
+            watch_stall: None,
+            any_stall: None,
             touched: false,
             own: None,
         };
-        let weather = watch::Sender::new(Weather::default());
-        let made = Instant::now();
-        Self { host, made, store, witness, state: Arc::new(Mutex::new(state)), weather }
+        let link_state = watch::Sender::new(LinkState::default());
+        let created = Instant::now();
+        Self { host, created, store, checker, state: Arc::new(Mutex::new(state)), link_state }
     }
 
     pub(super) fn partition(&self, partitioned: bool) {
-        self.weather.send_modify(|weather| weather.partitioned = partitioned);
+        self.link_state.send_modify(|link_state| link_state.partitioned = partitioned);
     }
 
-    pub(super) fn stick(&self, stuck: bool) {
-        self.weather.send_modify(|weather| weather.stuck = stuck);
+    pub(super) fn stall_watch(&self, stalled: bool) {
+        self.link_state.send_modify(|link_state| link_state.watch_stalled = stalled);
     }
 
     pub(super) fn cut_watch(&self) {
-        self.weather.send_modify(|weather| weather.cuts += 1);
+        self.link_state.send_modify(|link_state| link_state.cuts += 1);
     }
 
     pub(super) fn note_restore(&self) {
         self.state().restores += 1;
     }
 
-    pub(super) fn lose(&self, share: f64) {
+    pub(super) fn set_loss(&self, share: f64) {
         self.state().loss = share;
     }
 
-    pub(super) fn heal(&self) {
+    pub(super) fn clear_faults(&self) {
         self.state().loss = 0.0;
-        self.weather.send_modify(|weather| {
-            weather.partitioned = false;
-            weather.stuck = false;
+        self.link_state.send_modify(|link_state| {
+            link_state.partitioned = false;
+            link_state.watch_stalled = false;
         });
     }
 
     /// Says that the host does not, or not soon, hear what happens from now until then.
-    pub(super) fn deafen(&self, until: Instant) {
+    pub(super) fn mark_stalled(&self, until: Instant) {
         let mut state = self.state();
-        state.deaf = Some(Deaf::and(state.deaf, until));
-        state.unheard = Some(Deaf::and(state.unheard, until));
+        state.calls_stall = Some(Stall::and(state.calls_stall, until));
+        state.any_stall = Some(Stall::and(state.any_stall, until));
     }
 
     /// Says that the watch of the host does not, or not soon, hear what happens from now until then.
-    pub(super) fn deafen_watch(&self, until: Instant) {
+    pub(super) fn mark_watch_stalled(&self, until: Instant) {
         let mut state = self.state();
-        state.stuck = Some(Deaf::and(state.stuck, until));
-        state.unheard = Some(Deaf::and(state.unheard, until));
+        state.watch_stall = Some(Stall::and(state.watch_stall, until));
+        state.any_stall = Some(Stall::and(state.any_stall, until));
     }
 
     /// Tells whether the host may not know yet what happened to its own record at some time, which it renews or not.
     pub(super) fn is_excused(&self, changed: Instant, renews: bool) -> bool {
         let state = self.state();
         // Each renewal asks for the record, whatever the watch hears.
-        let renewed = |stuck: Deaf| {
-            let begun = stuck.since.max(changed).max(state.deaf.map_or(changed, |deaf| deaf.end));
+        let renewed = |watch_stall: Stall| {
+            let begun =
+                watch_stall.since.max(changed).max(state.calls_stall.map_or(changed, |stall| stall.end));
             renews && Instant::now() > begun + super::RENEWAL + super::GRACE
         };
-        state.deaf.is_some_and(|deaf| deaf.is_excuse())
-            || state.stuck.is_some_and(|stuck| stuck.is_excuse() && !renewed(stuck))
+        state.calls_stall.is_some_and(|stall| stall.is_excuse())
+            || state.watch_stall.is_some_and(|watch_stall| watch_stall.is_excuse() && !renewed(watch_stall))
     }
 
     /// Returns since when the calls of the host get through and its watch hears; `None` if they do not.
-    pub(super) fn sound_since(&self) -> Option<Instant> {
-        let end = self.state().unheard.map(|unheard| unheard.end);
-        end.map_or(Some(self.made), |end| (end <= Instant::now()).then_some(end))
+    pub(super) fn healthy_since(&self) -> Option<Instant> {
+        let end = self.state().any_stall.map(|stall| stall.end);
+        end.map_or(Some(self.created), |end| (end <= Instant::now()).then_some(end))
     }
 
     /// Returns the latest time of which the host has surely heard everything.
-    pub(super) fn heard(&self) -> Instant {
-        let unheard = self.state().unheard.filter(Deaf::is_excuse);
-        unheard.map_or_else(Instant::now, |unheard| unheard.since)
+    pub(super) fn synced_at(&self) -> Instant {
+        let any_stall = self.state().any_stall.filter(Stall::is_excuse);
+        any_stall.map_or_else(Instant::now, |stall| stall.since)
     }
 
     pub(super) fn calls(&self) -> Calls {
@@ -218,17 +219,17 @@ impl Link {
     }
 
     /// Waits as long as news take that are under way.
-    async fn bring_news(&self) {
+    async fn delay_event(&self) {
         let time = {
             let mut state = self.state();
             let jitter = state.random.f64();
-            state.news.mul_f64(0.5 + jitter)
+            state.event_delay.mul_f64(0.5 + jitter)
         };
         sleep(time).await;
     }
 
-    fn is_cut_off(&self) -> bool {
-        self.weather.borrow().partitioned
+    fn is_partitioned(&self) -> bool {
+        self.link_state.borrow().partitioned
     }
 
     /// Makes a call: to the store and back, if nothing is in the way.
@@ -245,26 +246,26 @@ impl Link {
         }
         sleep(self.delay()).await;
         let loss = self.state().loss;
-        let answer = if self.is_cut_off() || self.chance() < loss {
+        let answer = if self.is_partitioned() || self.chance() < loss {
             sleep(TIMEOUT).await;
-            Err(self.unanswered(subnet))
+            Err(self.timeout_error(subnet))
         } else {
             let answer = work.await;
             sleep(self.delay()).await;
-            if self.is_cut_off() || self.chance() < loss {
+            if self.is_partitioned() || self.chance() < loss {
                 sleep(TIMEOUT).await;
-                Err(self.unanswered(subnet))
+                Err(self.timeout_error(subnet))
             } else {
                 answer
             }
         };
         let error = answer.as_ref().err().map_or_else(|| "good".to_owned(), ToString::to_string);
-        self.witness.note(format_args!("host {} {call:?} {subnet:?}: {error}", self.host));
+        self.checker.record(format_args!("host {} {call:?} {subnet:?}: {error}", self.host));
         self.state().touched = true;
         answer
     }
 
-    fn unanswered(&self, subnet: Option<SubnetKey>) -> RegistryError {
+    fn timeout_error(&self, subnet: Option<SubnetKey>) -> RegistryError {
         match subnet {
             Some(subnet) => RegistryError::Unknown(subnet, "no answer in time".into()),
             None => RegistryError::Unavailable(self.describe(), "no answer in time".into()),
@@ -301,9 +302,9 @@ impl SubnetRegistry for Link {
         ttl: Duration,
     ) -> Result<Lease, RegistryError> {
         let work = async {
-            let before = self.witness.found(subnet);
+            let before = self.checker.record_state(subnet);
             let answer = self.store.create(subnet, attrs, ttl).await;
-            self.witness.created(self.host, subnet, before, &answer);
+            self.checker.check_create(self.host, subnet, before, &answer);
             answer
         };
         self.call(Call::Create, Some(subnet), work).await
@@ -311,9 +312,9 @@ impl SubnetRegistry for Link {
 
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
         let work = async {
-            let before = self.witness.found(lease.subnet);
+            let before = self.checker.record_state(lease.subnet);
             let answer = self.store.update(lease, attrs, ttl).await;
-            self.witness.compared(self.host, "update", lease, before, &answer);
+            self.checker.check_compare_and_swap(self.host, "update", lease, before, &answer);
             answer
         };
         self.call(Call::Update, Some(lease.subnet), work).await
@@ -321,9 +322,9 @@ impl SubnetRegistry for Link {
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
         let work = async {
-            let before = self.witness.found(lease.subnet);
+            let before = self.checker.record_state(lease.subnet);
             let answer = self.store.renew(lease, ttl).await;
-            self.witness.compared(self.host, "renew", lease, before, &answer);
+            self.checker.check_compare_and_swap(self.host, "renew", lease, before, &answer);
             answer
         };
         self.call(Call::Renew, None, work).await
@@ -331,9 +332,9 @@ impl SubnetRegistry for Link {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         let work = async {
-            let before = self.witness.found(lease.subnet);
+            let before = self.checker.record_state(lease.subnet);
             let answer = self.store.delete(lease).await;
-            self.witness.compared(self.host, "delete", lease, before, &answer);
+            self.checker.check_compare_and_swap(self.host, "delete", lease, before, &answer);
             answer
         };
         self.call(Call::Delete, Some(lease.subnet), work).await

@@ -1,7 +1,7 @@
 //! What happens to a cluster, drawn from the seed, and what must hold in the end.
 
-mod acts;
-mod judge;
+mod faults;
+mod final_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,78 +9,78 @@ use std::time::Duration;
 use flannel_core::{LeaseAttrs, SubnetKey};
 use tokio::time::Instant;
 
-use super::witness::Found;
-use super::world::World;
+use super::checker::RecordState;
+use super::cluster::Cluster;
 use super::{SimOptions, SimReport, SimStore};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// In how many groups the hosts start that do not start at once.
-const GROUPS: usize = 12;
+const START_GROUPS: usize = 12;
 
 /// How long the faults go on.
-const TROUBLE: Duration = Duration::from_secs(48 * 3600);
+const FAULTS: Duration = Duration::from_secs(48 * 3600);
 /// Longer than a lease lasts and an audit is away, so that nothing is left of the faults.
 const RECOVERY: Duration = Duration::from_secs(30 * 3600);
-const PEACE: Duration = Duration::from_secs(12 * 3600);
+const QUIET: Duration = Duration::from_secs(12 * 3600);
 
-pub(super) async fn play(store: &dyn SimStore, options: SimOptions) -> SimReport {
+pub(super) async fn run(store: &dyn SimStore, options: SimOptions) -> SimReport {
     let network_len = 24 - options.subnets().ilog2();
     store.set_config(&format!(
         r#"{{"Network":"10.0.0.0/{network_len}","SubnetLen":24,"Backend":{{"Type":"vxlan"}}}}"#
     ));
     let begun = Instant::now();
-    let mut play = Play {
-        world: World::new(store, options),
+    let mut runner = Runner {
+        cluster: Cluster::new(store, options),
         ends: BTreeMap::new(),
         ended: 0,
         upstream: BTreeMap::new(),
         upstream_nodes: 0,
         garbage: BTreeSet::new(),
         backup: None,
-        acts: 0,
+        actions: 0,
         begun,
     };
-    let calls_to_join = play.join().await;
+    let calls_to_join = runner.join().await;
     if options.faults {
-        play.trouble().await;
-        play.recover().await;
+        runner.inject_faults().await;
+        runner.recover().await;
     }
-    let calls_in_peace = play.peace().await;
-    play.judge();
-    let world = &play.world;
+    let calls_when_idle = runner.run_quietly().await;
+    runner.check_final_state();
+    let cluster = &runner.cluster;
     SimReport {
-        trace: world.witness.trace(),
-        violations: world.witness.violations(),
-        hosts: world.hosts.iter().filter(|host| host.runs()).count(),
-        acts: play.acts,
+        trace: cluster.checker.trace(),
+        violations: cluster.checker.violations(),
+        hosts: cluster.hosts.iter().filter(|host| host.runs()).count(),
+        actions: runner.actions,
         simulated: begun.elapsed(),
         calls_to_join,
-        calls_in_peace,
-        most_calls: world.hosts.iter().map(|host| host.link.calls().all).max().unwrap_or(0),
+        calls_when_idle,
+        max_calls: cluster.hosts.iter().map(|host| host.link.calls().all).max().unwrap_or(0),
     }
 }
 
-struct Play<'a> {
-    world: World<'a>,
+struct Runner<'a> {
+    cluster: Cluster<'a>,
     /// What ends, and when.
-    ends: BTreeMap<(Instant, u64), End>,
+    ends: BTreeMap<(Instant, u64), FaultEnd>,
     ended: u64,
     /// The records of nodes that do not compare.
     upstream: BTreeMap<SubnetKey, LeaseAttrs>,
     upstream_nodes: u32,
     garbage: BTreeSet<String>,
     backup: Option<Box<dyn FnOnce()>>,
-    acts: usize,
+    actions: usize,
     begun: Instant,
 }
 
 /// The end of something.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum FaultEnd {
     Partition(usize),
-    Stuck(usize),
+    WatchStalled(usize),
     Loss(usize),
     Frozen(usize),
     /// Of the pause after which another daemon of a host writes its record once more.
@@ -88,116 +88,117 @@ enum End {
     /// Of the time a host is down; it remembers or not, and its kernel is empty or not.
     Down {
         host: usize,
-        with_memory: bool,
-        anew: bool,
+        with_previous: bool,
+        rebooted: bool,
     },
 }
 
-impl Play<'_> {
+impl Runner<'_> {
     /// Most hosts start at the same moment, the others in groups within the hour.
     async fn join(&mut self) -> f64 {
-        let hosts = self.world.options.hosts;
+        let hosts = self.cluster.options.hosts;
         let begun = Instant::now();
         let groups: Vec<Instant> =
-            (0..GROUPS).map(|_| begun + HOUR.mul_f64(self.world.random.f64())).collect();
+            (0..START_GROUPS).map(|_| begun + HOUR.mul_f64(self.cluster.random.f64())).collect();
         for _ in 0..hosts {
-            let host = self.world.add_host();
-            if self.world.random.f64() < 0.6 {
-                self.world.start(host, false, false);
+            let host = self.cluster.add_host();
+            if self.cluster.random.f64() < 0.6 {
+                self.cluster.start(host, false, false);
             } else {
-                let at = groups[self.world.random.usize(..GROUPS)];
-                self.at(at, End::Down { host, with_memory: false, anew: false });
+                let at = groups[self.cluster.random.usize(..START_GROUPS)];
+                self.end_at(at, FaultEnd::Down { host, with_previous: false, rebooted: false });
             }
         }
         self.run_for(HOUR + MINUTE).await;
-        let calls: Vec<_> = self.world.hosts.iter().map(|host| host.link.calls()).collect();
+        let calls: Vec<_> = self.cluster.hosts.iter().map(|host| host.link.calls()).collect();
         for (number, calls) in calls.iter().enumerate() {
             if calls.watches != 1 || calls.lists > 12 {
-                self.world.witness.accuse(format_args!("host {number} joined with {calls:?}"));
+                self.cluster.checker.violation(format_args!("host {number} joined with {calls:?}"));
             }
         }
         calls.iter().map(|calls| calls.all as f64).sum::<f64>() / hosts.max(1) as f64
     }
 
-    async fn trouble(&mut self) {
-        let options = self.world.options;
-        let acts = 60 + (options.hosts / 4).min(options.at_most(250));
-        let pause = TROUBLE / u32::try_from(acts).unwrap_or(u32::MAX);
-        for _ in 0..acts {
+    async fn inject_faults(&mut self) {
+        let options = self.cluster.options;
+        let actions = 60 + (options.hosts / 4).min(options.at_most(250));
+        let pause = FAULTS / u32::try_from(actions).unwrap_or(u32::MAX);
+        for _ in 0..actions {
             // Sometimes much happens at once.
-            if self.world.random.f64() < 0.7 {
-                let share = self.world.random.f64() * 2.0 / 0.7;
+            if self.cluster.random.f64() < 0.7 {
+                let share = self.cluster.random.f64() * 2.0 / 0.7;
                 self.run_for(pause.mul_f64(share)).await;
             }
-            self.look_at_some();
-            self.act();
-            self.acts += 1;
+            self.spot_check();
+            self.inject();
+            self.actions += 1;
         }
     }
 
     /// Ends all faults, and lets time pass until nothing is left of them.
     async fn recover(&mut self) {
-        let ends: Vec<End> = std::mem::take(&mut self.ends).into_values().collect();
+        let ends: Vec<FaultEnd> = std::mem::take(&mut self.ends).into_values().collect();
         ends.into_iter().for_each(|end| self.end(end));
-        for number in 0..self.world.hosts.len() {
-            self.world.freeze(number, false);
-            let host = &self.world.hosts[number];
-            host.link.heal();
-            host.link.deafen(Instant::now());
+        for number in 0..self.cluster.hosts.len() {
+            self.cluster.freeze(number, false);
+            let host = &self.cluster.hosts[number];
+            host.link.clear_faults();
+            host.link.mark_stalled(Instant::now());
             host.kernel.tables().refuse(0);
         }
-        self.world.witness.note(format_args!("the faults end"));
+        self.cluster.checker.record(format_args!("the faults end"));
         self.run_for(MINUTE * 10).await;
-        self.tidy();
+        self.clean_up();
         self.run_for(RECOVERY).await;
     }
 
     /// Removes the records that an operator would have to remove: garbage, and reservations of hosts that are gone.
-    fn tidy(&mut self) {
+    fn clean_up(&mut self) {
         for key in std::mem::take(&mut self.garbage) {
             // Somebody may have written something better there meanwhile.
-            let is_lease =
-                key.parse().is_ok_and(|subnet| matches!(self.world.witness.found(subnet), Found::Lease(_)));
+            let is_lease = key.parse().is_ok_and(|subnet| {
+                matches!(self.cluster.checker.record_state(subnet), RecordState::Lease(_))
+            });
             if !is_lease {
-                self.world.store.remove_raw(&key);
+                self.cluster.store.remove_raw(&key);
             }
         }
-        self.world.disturb(None);
-        for (subnet, attrs) in self.world.witness.leases() {
-            let is_held = self.world.hosts.iter().any(|host| host.believes == Some(subnet));
+        self.cluster.note_external_write(None);
+        for (subnet, attrs) in self.cluster.checker.leases() {
+            let is_held = self.cluster.hosts.iter().any(|host| host.holds == Some(subnet));
             if !is_held && self.upstream.get(&subnet) != Some(&attrs) {
-                self.world.store.remove_raw(&subnet.to_string());
+                self.cluster.store.remove_raw(&subnet.to_string());
             }
         }
-        self.world.disturb(None);
+        self.cluster.note_external_write(None);
     }
 
-    async fn peace(&mut self) -> f64 {
-        let before: Vec<_> = self.world.hosts.iter().map(|host| host.link.calls()).collect();
-        self.run_for(PEACE).await;
+    async fn run_quietly(&mut self) -> f64 {
+        let before: Vec<_> = self.cluster.hosts.iter().map(|host| host.link.calls()).collect();
+        self.run_for(QUIET).await;
         // A renewal comes at a third of a day or up to a tenth before.
-        let renewals = (PEACE.as_secs_f64() / (8.0 * 3600.0 * 0.9)).ceil() as u64;
+        let renewals = (QUIET.as_secs_f64() / (8.0 * 3600.0 * 0.9)).ceil() as u64;
         let mut made = 0;
-        for (host, before) in self.world.hosts.iter().zip(before) {
+        for (host, before) in self.cluster.hosts.iter().zip(before) {
             let calls = host.link.calls();
             made += calls.all - before.all;
             let others = calls.lists - before.lists + calls.watches - before.watches;
             if calls.all - before.all > renewals || others > 0 {
                 let number = host.number;
-                self.world
-                    .witness
-                    .accuse(format_args!("host {number} made calls in peace: {before:?} {calls:?}"));
+                self.cluster
+                    .checker
+                    .violation(format_args!("host {number} made calls in peace: {before:?} {calls:?}"));
             }
         }
-        made as f64 / self.world.hosts.len().max(1) as f64
+        made as f64 / self.cluster.hosts.len().max(1) as f64
     }
 
-    fn later(&mut self, within: Duration, end: End) {
-        let share = self.world.random.f64();
-        self.at(Instant::now() + within.mul_f64(share), end);
+    fn end_within(&mut self, within: Duration, end: FaultEnd) {
+        let share = self.cluster.random.f64();
+        self.end_at(Instant::now() + within.mul_f64(share), end);
     }
 
-    fn at(&mut self, at: Instant, end: End) {
+    fn end_at(&mut self, at: Instant, end: FaultEnd) {
         self.ended += 1;
         self.ends.insert((at, self.ended), end);
     }
@@ -207,34 +208,34 @@ impl Play<'_> {
         while let Some(entry) = self.ends.first_entry().filter(|entry| entry.key().0 <= until) {
             let at = entry.key().0;
             let end = entry.remove();
-            self.world.run_until(at).await;
+            self.cluster.run_until(at).await;
             self.end(end);
         }
-        self.world.run_until(until).await;
+        self.cluster.run_until(until).await;
     }
 
-    fn end(&mut self, end: End) {
-        self.world.witness.note(format_args!("end of {end:?}"));
-        let link = |host: usize| &self.world.hosts[host].link;
+    fn end(&mut self, end: FaultEnd) {
+        self.cluster.checker.record(format_args!("end of {end:?}"));
+        let link = |host: usize| &self.cluster.hosts[host].link;
         match end {
-            End::Partition(host) => link(host).partition(false),
-            End::Stuck(host) => link(host).stick(false),
-            End::Loss(host) => link(host).lose(0.0),
-            End::Frozen(host) => self.world.freeze(host, false),
-            End::Rewritten(host) => return self.write_for(host),
-            End::Down { host, with_memory, anew } => {
-                if !self.world.hosts[host].runs() {
-                    self.world.kill(host);
-                    self.world.start(host, with_memory, anew);
+            FaultEnd::Partition(host) => link(host).partition(false),
+            FaultEnd::WatchStalled(host) => link(host).stall_watch(false),
+            FaultEnd::Loss(host) => link(host).set_loss(0.0),
+            FaultEnd::Frozen(host) => self.cluster.freeze(host, false),
+            FaultEnd::Rewritten(host) => return self.write_for(host),
+            FaultEnd::Down { host, with_previous, rebooted } => {
+                if !self.cluster.hosts[host].runs() {
+                    self.cluster.kill(host);
+                    self.cluster.start(host, with_previous, rebooted);
                 }
             }
         }
-        let (End::Partition(host)
-        | End::Stuck(host)
-        | End::Loss(host)
-        | End::Frozen(host)
-        | End::Rewritten(host)
-        | End::Down { host, .. }) = end;
-        self.world.hosts[host].link.deafen(Instant::now());
+        let (FaultEnd::Partition(host)
+        | FaultEnd::WatchStalled(host)
+        | FaultEnd::Loss(host)
+        | FaultEnd::Frozen(host)
+        | FaultEnd::Rewritten(host)
+        | FaultEnd::Down { host, .. }) = end;
+        self.cluster.hosts[host].link.mark_stalled(Instant::now());
     }
 }

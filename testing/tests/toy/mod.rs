@@ -260,7 +260,7 @@ impl Backend for Opened {
         report
     }
 
-    async fn drifted(&mut self) -> String {
+    async fn wait_for_drift(&mut self) -> String {
         if self.toy.is(NoticesNothing) {
             std::future::pending::<()>().await;
         }

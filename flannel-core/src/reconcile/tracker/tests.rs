@@ -26,7 +26,7 @@ fn fails(tracker: &mut T, change: Change<u8, &'static str>, now: Instant) {
 fn obey(tracker: &mut T, now: Instant) -> Vec<Change<u8, &'static str>> {
     let missing = tracker.missing(now);
     missing.iter().for_each(|change| tracker.settle(change.clone(), Ok(()), now));
-    let stale = tracker.stale(now);
+    let stale = tracker.unwanted(now);
     stale.iter().for_each(|change| tracker.settle(change.clone(), Ok(()), now));
     tracker.close();
     [missing, stale].concat()
@@ -106,7 +106,7 @@ fn of_several_objects_under_one_key_the_right_one_stays_though_another_is_in_for
     let mut tracker = Tracker::new(|_: &&str, _: &&str| true);
     tracker.set_desired(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
-    assert_eq!((tracker.missing(now), tracker.stale(now)), (vec![], vec![drop(1, "b")]));
+    assert_eq!((tracker.missing(now), tracker.unwanted(now)), (vec![], vec![drop(1, "b")]));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_surplus_object_that_cannot_be_dropped_waits_and_is_told_until_it_is_gone() 
     for _ in 0..3 {
         fails(&mut tracker, drop(1, "b"), now);
         tracker.close();
-        assert_eq!(tracker.stale(now), [], "not at once again");
+        assert_eq!(tracker.unwanted(now), [], "not at once again");
         assert_eq!(tracker.failures().count(), 1);
     }
     assert!(tracker.retry_in(now).unwrap() > RETRY.first, "the pauses grow");

@@ -2,7 +2,7 @@
 
 use flannel_netlink::Namespace;
 
-use super::super::{Packet, Ruleset, TransportProtocol, PacketPath};
+use super::super::{Packet, Ruleset, Transport, Way};
 
 const FIREWALLD: &str = "
 table inet firewalld {
@@ -69,24 +69,24 @@ fn run(namespace: &Namespace, line: &str) {
 
 fn datagram() -> Packet {
     Packet {
-        way: PacketPath::Input,
+        way: Way::Input,
         incoming: Some("eth0".to_owned()),
         outgoing: None,
         source: "192.168.64.2".parse().expect("address"),
         destination: "192.168.64.1".parse().expect("address"),
-        transport: TransportProtocol::Udp,
+        transport: Transport::Udp,
         port: 8472,
     }
 }
 
 fn forwarded() -> Packet {
     Packet {
-        way: PacketPath::Forward,
+        way: Way::Forward,
         incoming: Some("flannel.1".to_owned()),
         outgoing: Some("cni0".to_owned()),
         source: "10.5.2.2".parse().expect("address"),
         destination: "10.5.1.2".parse().expect("address"),
-        transport: TransportProtocol::Tcp,
+        transport: Transport::Tcp,
         port: 33_333,
     }
 }

@@ -1,8 +1,8 @@
 //! What people and programs read.
 
+use flannel_node::doctor::{Cure, FAULTS, Fault};
+
 use super::*;
-use crate::doctor::checks::FAULTS;
-use crate::doctor::finding::{Cure, Fault};
 
 const BROKEN: Fault = Fault::error("ip-forward", "no packet is passed on");
 const LATE: Fault = Fault::warning("certificate-expires-soon", "it is of no use then");

@@ -149,7 +149,7 @@ fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
     cluster.configure(VXLAN);
     programs.start(&mut cluster, &["-ip-masq"]);
     let line = "Failed to setup firewall rules: IPv4 rules in iptables: iptables-restore failed (exit status: 4): \
-                Another app is currently holding the xtables lock.; it is tried again";
+                Another app is currently holding the xtables lock.; retrying";
     cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
     cluster.daemon(0).wait_for_line("The firewall rules are in order again", PATIENCE).unwrap();
     let told = cluster.daemon(0).lines().iter().filter(|told| told.contains("xtables lock")).count();

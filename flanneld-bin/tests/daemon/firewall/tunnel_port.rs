@@ -80,7 +80,7 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
             }
             cluster
                 .daemon(0)
-                .wait_for_line("The table for the port of the tunnel was changed", PATIENCE)
+                .wait_for_line("The table that restricts a tunnel port was changed", PATIENCE)
                 .unwrap();
             cluster.daemon(0).terminate(PATIENCE).unwrap();
             cluster.start(0);

@@ -62,7 +62,7 @@ pub fn what_failed_is_tried_again_with_growing_pauses(subject: &dyn BackendSubje
     run.is_at_rest();
 }
 
-/// `drifted` tells when somebody undoes what the backend made, though it was not listened to at that moment, and the
+/// `wait_for_drift` tells when somebody undoes what the backend made, though it was not listened to at that moment, and the
 /// next pass makes it again.
 ///
 /// Checks nothing if nothing can be undone.
@@ -77,13 +77,13 @@ pub fn what_somebody_undoes_is_noticed_and_made_again(subject: &dyn BackendSubje
         {
             // Whoever waits turns to something else just when it happens.
             let _within = run.runtime.enter();
-            let mut waiting = run.backend.drifted();
+            let mut waiting = run.backend.wait_for_drift();
             assert!((&mut waiting).now_or_never().is_none(), "there is nothing to notice");
             if !subject.undo(subnet(n)) {
                 return;
             }
         }
-        assert!(!subject.reaches().contains_key(&subnet(n)), "it was not undone");
+        assert!(!subject.peer_destinations().contains_key(&subnet(n)), "it was not undone");
         let limit = subject.drift_timeout();
         let deadline = Instant::now() + limit;
         let mut healed = SyncReport::default();

@@ -135,10 +135,10 @@ pub fn a_configuration_that_cannot_be_used_changes_nothing(subject: &dyn Backend
 /// Checks nothing if nothing outlives the backend.
 pub fn dropping_keeps_everything(subject: &dyn BackendSubject) {
     let run = Run::with_peers(subject, &[2, 3]);
-    let (reached, objects) = (subject.reaches(), sorted(subject));
+    let (reached, objects) = (subject.peer_destinations(), sorted(subject));
     drop(run);
     if subject.adopts() {
-        assert_eq!(subject.reaches(), reached, "whom the host reaches without the backend");
+        assert_eq!(subject.peer_destinations(), reached, "whom the host reaches without the backend");
         assert_eq!(sorted(subject), objects, "the objects on the host without the backend");
     }
 }
@@ -151,7 +151,7 @@ pub fn removing_leaves_nothing(subject: &dyn BackendSubject) {
     run.backend.remove().expect("removes");
     drop(run);
     assert_eq!(sorted(subject), before, "the objects on the host after a removal and before the start");
-    assert_eq!(subject.reaches().len(), 0, "whom the host reaches");
+    assert_eq!(subject.peer_destinations().len(), 0, "whom the host reaches");
 }
 
 /// `plan`: it writes nothing, names who is not reached, and has nothing left to do after a pass.
@@ -164,7 +164,7 @@ pub fn a_plan_writes_nothing_and_is_what_is_then_done(subject: &dyn BackendSubje
         subject.opener().plan(request)
     };
     let before = sorted(subject);
-    let stranger = subject.stranger(home(4));
+    let stranger = subject.unreachable_peer(home(4));
     let mut run = Run::start(subject);
     run.learn(&[2, 3]);
     let strangers = usize::from(stranger.is_some());
@@ -178,7 +178,7 @@ pub fn a_plan_writes_nothing_and_is_what_is_then_done(subject: &dyn BackendSubje
     assert_eq!(sorted(subject), before, "the objects on the host after a plan");
     assert_eq!(
         changes.is_empty(),
-        !subject.carries(),
+        !subject.carries_traffic(),
         "what is planned for a host on which nothing is: {changes:?}"
     );
     assert_eq!(unreachable.len(), strangers, "who will not be reached: {unreachable:?}");

@@ -73,14 +73,14 @@ pub fn nothing_is_removed_before_the_peers_are_complete(subject: &dyn BackendSub
     if !subject.adopts() {
         return;
     }
-    let before = subject.reaches();
+    let before = subject.peer_destinations();
     let mut run = run.start_again();
     for known in [&[][..], &[2]] {
         run.learn(known);
         for dirty in [only(known), Dirty::All] {
             assert_eq!(run.pass(&dirty).removed, 0, "removed with only the peers {known:?} known");
             assert_eq!(
-                subject.reaches(),
+                subject.peer_destinations(),
                 before,
                 "whom the host reaches with only the peers {known:?} known"
             );
@@ -125,7 +125,7 @@ pub fn nothing_foreign_is_touched(subject: &dyn BackendSubject) {
 ///
 /// Checks nothing if the backend reaches everybody.
 pub fn a_peer_that_cannot_be_reached_is_named_in_every_pass(subject: &dyn BackendSubject) {
-    let Some(stranger) = subject.stranger(home(3)) else { return };
+    let Some(stranger) = subject.unreachable_peer(home(3)) else { return };
     let mut run = Run::with_peers(subject, &[2]);
     run.put(3, stranger);
     run.learn(&[4]);
@@ -138,7 +138,7 @@ pub fn a_peer_that_cannot_be_reached_is_named_in_every_pass(subject: &dyn Backen
     }
     run.forget(3);
     assert_eq!(run.pass(&only(&[3])).unreachable, [], "the peers that are not reached, after it left");
-    run.put(4, subject.stranger(home(4)).expect("there is such a peer"));
+    run.put(4, subject.unreachable_peer(home(4)).expect("there is such a peer"));
     assert_eq!(run.pass(&only(&[4])).unreachable.len(), 1, "a peer that is reached no longer is named");
     run.is_right_without(4);
 }

@@ -117,7 +117,7 @@ impl<'a> Run<'a> {
 
     /// Where the traffic to all known peers should go.
     fn wanted(&self) -> BTreeMap<SubnetKey, IpAddr> {
-        let carried = self.peers.iter().filter(|_| self.subject.carries());
+        let carried = self.peers.iter().filter(|_| self.subject.carries_traffic());
         carried
             .map(|lease| (lease.subnet, lease.attrs.public.v4.expect("peers have IPv4 addresses").into()))
             .collect()
@@ -141,11 +141,11 @@ impl<'a> Run<'a> {
     #[track_caller]
     pub(super) fn reaches(&mut self, wanted: &BTreeMap<SubnetKey, IpAddr>) {
         let deadline = Instant::now() + self.subject.patience();
-        let mut reached = self.subject.reaches();
+        let mut reached = self.subject.peer_destinations();
         while reached != *wanted && Instant::now() < deadline {
             self.noticed(Duration::from_millis(50));
             self.pass(&Dirty::NONE);
-            reached = self.subject.reaches();
+            reached = self.subject.peer_destinations();
         }
         assert_eq!(reached, *wanted, "left: whom the host reaches and where, right: whom it should");
     }
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
 
     /// What the backend noticed within the time, if it noticed anything.
     pub(super) fn noticed(&mut self, limit: Duration) -> Option<String> {
-        let drifted = self.backend.drifted();
+        let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { timeout(limit, drifted).await.ok() })
     }
 }

@@ -26,13 +26,18 @@ pub async fn a_lease_is_one_that_the_network_offers(subject: &dyn LeaseManagerSu
 /// Promise 1: a host that asks again, in the same run or after a new start, gets what it has; `recall` finds it.
 pub async fn one_host_has_one_lease(subject: &dyn LeaseManagerSubject) {
     let manager = open(subject, 1).await;
-    assert_eq!(manager.recall(host(1).public).await.expect("looks it up"), None, "the lease of a new host");
+    assert_eq!(
+        manager.previous_lease(host(1).public).await.expect("looks it up"),
+        None,
+        "the lease of a new host"
+    );
     let own = acquire(&*manager, &host(1), None).await;
     assert_eq!(acquire(&*manager, &host(1), None).await.subnet, own.subnet, "asked again");
     let peer = acquire(&*open(subject, 2).await, &host(2), None).await;
     for previous in [None, Some(peer.subnet)] {
         let manager = open(subject, 1).await;
-        let recalled = manager.recall(host(1).public).await.expect("looks it up").expect("there is a lease");
+        let recalled =
+            manager.previous_lease(host(1).public).await.expect("looks it up").expect("there is a lease");
         assert_eq!((recalled.subnet, words(&recalled)), (own.subnet, host(1)), "what is recalled");
         assert_eq!(
             acquire(&*manager, &host(1), previous).await.subnet,
@@ -74,7 +79,7 @@ pub async fn a_host_gets_its_previous_subnet_if_it_is_free(subject: &dyn LeaseMa
     assert_eq!(acquire(&*other, &host(2), Some(subnet(77))).await.subnet, subnet(77), "it is free");
     let own = acquire(&*manager, &host(1), Some(subnet(77))).await;
     assert_ne!(own.subnet, subnet(77), "it is another host's");
-    let peer = open(subject, 2).await.recall(host(2).public).await.expect("looks it up");
+    let peer = open(subject, 2).await.previous_lease(host(2).public).await.expect("looks it up");
     assert_eq!(peer.map(|lease| lease.subnet), Some(subnet(77)), "the other host still has it");
 }
 

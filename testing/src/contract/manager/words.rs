@@ -48,7 +48,7 @@ pub async fn publishing_never_overwrites_another_host(subject: &dyn LeaseManager
     assert_eq!(acquire(&*other, &host(2), Some(own.subnet)).await.subnet, own.subnet);
     lost().await;
     let theirs =
-        other.recall(host(2).public).await.expect("looks it up").expect("the other host has a lease");
+        other.previous_lease(host(2).public).await.expect("looks it up").expect("the other host has a lease");
     assert_eq!((theirs.subnet, words(&theirs)), (own.subnet, host(2)), "the other host's record");
 }
 
@@ -71,7 +71,7 @@ pub async fn a_lease_that_is_given_back_is_free(subject: &dyn LeaseManagerSubjec
     assert_eq!(acquire(&*other, &host(3), Some(own.subnet)).await.subnet, own.subnet, "it is free");
     // Whether that is an error is the manager's.
     let _ = manager.release(&own).await;
-    let theirs = other.recall(host(3).public).await.expect("looks it up");
+    let theirs = other.previous_lease(host(3).public).await.expect("looks it up");
     assert_eq!(theirs.map(|lease| lease.subnet), Some(own.subnet), "the other host still has it");
 }
 

@@ -8,56 +8,58 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Link, TIMEOUT, Weather};
+use super::{Link, LinkState, TIMEOUT};
 
 /// One subscription.
 pub(super) struct Watch {
     link: Link,
-    weather: watch::Receiver<Weather>,
-    was: Weather,
+    link_state: watch::Receiver<LinkState>,
+    link_now: LinkState,
     inner: Option<BoxStream<'static, RegistryEvent>>,
     /// Up to where the events were told.
-    heard: Option<Revision>,
+    resume_at: Option<Revision>,
     silent: bool,
-    untold: VecDeque<RegistryEvent>,
+    undelivered: VecDeque<RegistryEvent>,
     /// How many times the store had gone back in time when the last of `untold` came.
     restores: u32,
     /// The same for the last of those that were told before: where they ended means nothing in another store.
-    told_restores: u32,
+    delivered_restores: u32,
 }
 
 impl Watch {
     pub(super) fn new(link: &Link, after: Option<Revision>) -> Self {
-        let was = Weather { partitioned: false, stuck: false, ..*link.weather.borrow() };
+        let link_now = LinkState { partitioned: false, watch_stalled: false, ..*link.link_state.borrow() };
         let restores = link.state().restores;
         let mut watch = Self {
             link: link.clone(),
-            weather: link.weather.subscribe(),
-            was,
+            link_state: link.link_state.subscribe(),
+            link_now,
             inner: None,
-            heard: after,
+            resume_at: after,
             silent: false,
-            untold: VecDeque::new(),
+            undelivered: VecDeque::new(),
             restores,
-            told_restores: restores,
+            delivered_restores: restores,
         };
-        watch.weather.mark_changed();
+        watch.link_state.mark_changed();
         watch
     }
 
     pub(super) async fn next(&mut self) -> RegistryEvent {
         loop {
-            self.look();
-            if !self.was.stuck
-                && let Some(event) = self.untold.pop_front()
+            self.apply_link_state();
+            if !self.link_now.watch_stalled
+                && let Some(event) = self.undelivered.pop_front()
             {
-                return self.tell(event);
+                return self.deliver(event);
             }
-            let Some(inner) = self.inner.as_mut().filter(|_| !self.was.stuck && !self.was.partitioned) else {
-                if self.was.partitioned || self.was.stuck {
+            let Some(inner) =
+                self.inner.as_mut().filter(|_| !self.link_now.watch_stalled && !self.link_now.partitioned)
+            else {
+                if self.link_now.partitioned || self.link_now.watch_stalled {
                     // The sender cannot be gone: this watch holds it.
-                    let _ = self.weather.changed().await;
-                    self.weather.mark_changed();
+                    let _ = self.link_state.changed().await;
+                    self.link_state.mark_changed();
                 } else {
                     self.connect().await;
                 }
@@ -65,7 +67,7 @@ impl Watch {
             };
             let event = async {
                 let first = inner.next().await;
-                self.link.bring_news().await;
+                self.link.delay_event().await;
                 // What else has come meanwhile comes along.
                 let mut events: VecDeque<_> = first.into_iter().collect();
                 while let Some(Some(event)) = inner.next().now_or_never() {
@@ -75,9 +77,9 @@ impl Watch {
             };
             tokio::select! {
                 biased;
-                _ = self.weather.changed() => self.lose_what_is_under_way(),
+                _ = self.link_state.changed() => self.drop_in_flight(),
                 events = event => {
-                    self.untold = events;
+                    self.undelivered = events;
                     self.restores = self.link.state().restores;
                 }
             }
@@ -85,69 +87,69 @@ impl Watch {
     }
 
     /// Drops the subscription when its events may be lost: a change of the weather interrupts what is being delivered.
-    fn lose_what_is_under_way(&mut self) {
-        self.weather.mark_changed();
+    fn drop_in_flight(&mut self) {
+        self.link_state.mark_changed();
         self.inner = None;
     }
 
-    fn look(&mut self) {
-        if !self.weather.has_changed().unwrap_or(false) {
+    fn apply_link_state(&mut self) {
+        if !self.link_state.has_changed().unwrap_or(false) {
             return;
         }
-        let now = *self.weather.borrow_and_update();
+        let now = *self.link_state.borrow_and_update();
         if now.partitioned && !self.silent {
             self.inner = None;
-            self.untold.clear();
-            self.fall_silent();
+            self.undelivered.clear();
+            self.stop_responding();
         }
-        if now.cuts != self.was.cuts {
+        if now.cuts != self.link_now.cuts {
             self.inner = None;
         }
-        self.was = now;
+        self.link_now = now;
     }
 
     /// Subscribes, first or again, where the events ended.
     async fn connect(&mut self) {
         sleep(self.link.delay()).await;
-        if self.weather.has_changed().unwrap_or(false) {
+        if self.link_state.has_changed().unwrap_or(false) {
             return;
         }
         let loss = self.link.state().loss;
         if loss > 0.0 && self.link.chance() < loss {
-            self.fall_silent();
+            self.stop_responding();
             sleep(TIMEOUT).await;
             return;
         }
-        let after = self.resume();
+        let after = self.resume_point();
         self.link.state().calls += 1;
         self.link.state().watches += 1;
         self.inner = Some(self.link.store.watch(after));
         if std::mem::take(&mut self.silent) {
-            self.untold.push_back(RegistryEvent::Available);
+            self.undelivered.push_back(RegistryEvent::Available);
         }
     }
 
     /// Returns where to go on: where the events ended, a little before, or at the beginning.
-    fn resume(&mut self) -> Option<Revision> {
+    fn resume_point(&mut self) -> Option<Revision> {
         let restores = self.link.state().restores;
-        if self.told_restores != restores {
-            self.told_restores = restores;
-            self.heard = None;
+        if self.delivered_restores != restores {
+            self.delivered_restores = restores;
+            self.resume_at = None;
         }
-        let after = self.heard.filter(|_| self.link.chance() < 0.7);
+        let after = self.resume_at.filter(|_| self.link.chance() < 0.7);
         let again = self.link.state().random.u64(0..4);
         after.map(|revision| Revision(revision.0.saturating_sub(again)))
     }
 
-    fn fall_silent(&mut self) {
+    fn stop_responding(&mut self) {
         if !std::mem::replace(&mut self.silent, true) {
-            self.untold.push_back(RegistryEvent::Unavailable("no answer in time".to_owned()));
+            self.undelivered.push_back(RegistryEvent::Unavailable("no answer in time".to_owned()));
         }
     }
 
-    fn tell(&mut self, event: RegistryEvent) -> RegistryEvent {
-        if self.untold.is_empty() {
-            self.told_restores = self.restores;
+    fn deliver(&mut self, event: RegistryEvent) -> RegistryEvent {
+        if self.undelivered.is_empty() {
+            self.delivered_restores = self.restores;
         }
         let (revision, subnet) = match &event {
             RegistryEvent::Snapshot(snapshot) => (Some(snapshot.revision), None),
@@ -159,7 +161,7 @@ impl Watch {
             }
         };
         let mut state = self.link.state();
-        self.heard = revision.or(self.heard);
+        self.resume_at = revision.or(self.resume_at);
         state.touched |= subnet.is_none() || subnet == state.own;
         event
     }

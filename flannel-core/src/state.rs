@@ -1,0 +1,344 @@
+//! What the loop of a network writes down, and what is made of it for whoever asks.
+//!
+//! The loop is the only writer. It holds the peers here and not for itself, so that they need not be copied to be shown.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::{DeviceFacts, ObjectFailure, PeerFailure, SyncReport};
+use crate::event::{NetworkEvent, Phase};
+use crate::external::ExternalInterface;
+use crate::lease_map::LeaseTimes;
+use crate::manager::LeaseManager;
+use crate::peers::{Dirty, PeerChange};
+use crate::registry::BadRecord;
+use crate::status::{
+    ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus,
+    PeersStatus, RegistryStatus, Repair, TrafficCounters, Waiting, conditions,
+};
+use crate::{Damping, Lease, NetworkConfig, SubnetKey, Term};
+
+/// What is known of a network.
+pub(crate) struct NetworkState {
+    pub(crate) started: Instant,
+    pub(crate) ready: bool,
+    pub(crate) waiting: Option<(Phase, String)>,
+    pub(crate) config: Option<Arc<NetworkConfig>>,
+    /// Why what the registry has for a configuration is not used.
+    pub(crate) config_refused: Option<String>,
+    pub(crate) external: ExternalInterface,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) devices: Vec<DeviceFacts>,
+    pub(crate) own: OwnLease,
+    /// Why the peers are those that are remembered.
+    pub(crate) peers_from_cache: Option<String>,
+    /// Why the registry is not heard, and since when.
+    pub(crate) unavailable: Option<(String, Instant)>,
+    pub(crate) bad_records: Vec<BadRecord>,
+    /// The peers, those among them that may have left.
+    pub(crate) damping: Damping,
+    /// For whom no pass was made yet.
+    pub(crate) dirty: Dirty,
+    joined: LeaseTimes,
+    pub(crate) passes: Passes,
+    pub(crate) traffic: Option<Arc<dyn TrafficCounters>>,
+    errors: VecDeque<(Instant, u64, String)>,
+    /// The longest time between two passes.
+    audit_every: Duration,
+}
+
+/// What is known of the own lease.
+#[derive(Debug, Default)]
+pub(crate) struct OwnLease {
+    pub(crate) lease: Option<Lease>,
+    pub(crate) lost: Option<String>,
+    pub(crate) renewal: Option<Instant>,
+    pub(crate) end: Option<Instant>,
+    pub(crate) disputes: u64,
+    pub(crate) last_dispute: Option<String>,
+}
+
+/// What is known of the passes.
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    count: u64,
+    took: Duration,
+    ended: Option<Instant>,
+    written: u64,
+    removed: u64,
+    repaired: u64,
+    last_repair: Option<(Instant, usize, String)>,
+    pub(crate) failed: Vec<ObjectFailure>,
+    pub(crate) pending: Vec<PeerFailure>,
+    pub(crate) unreachable: Vec<PeerFailure>,
+}
+
+impl Passes {
+    /// Takes in what a pass did.
+    pub(crate) fn add(&mut self, report: SyncReport, noticed: String, took: Duration, now: Instant) {
+        self.count += 1;
+        self.took = took;
+        self.ended = Some(now);
+        self.written += report.written as u64;
+        self.removed += report.removed as u64;
+        self.repaired += report.drifted as u64;
+        if report.drifted > 0 {
+            self.last_repair = Some((now, report.drifted, noticed));
+        }
+        self.failed = report.failed;
+        self.pending = report.pending;
+        self.unreachable = report.unreachable;
+    }
+
+    fn status(&self, now: Instant) -> KernelStatus {
+        KernelStatus {
+            passes: self.count,
+            last_pass_took: self.took,
+            last_pass_age: self.ended.map(|ended| now.saturating_duration_since(ended)),
+            written: self.written,
+            removed: self.removed,
+            repaired: self.repaired,
+            last_repair: self.last_repair.as_ref().map(|(at, objects, noticed)| Repair {
+                age: now.saturating_duration_since(*at),
+                objects: *objects,
+                noticed: noticed.clone(),
+            }),
+            failed: self.failed.clone(),
+        }
+    }
+}
+
+impl NetworkState {
+    pub(crate) fn new(
+        external: ExternalInterface,
+        damping: Damping,
+        audit_every: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            started: now,
+            ready: false,
+            waiting: None,
+            config: None,
+            config_refused: None,
+            external,
+            mtu: None,
+            devices: Vec::new(),
+            own: OwnLease::default(),
+            peers_from_cache: None,
+            unavailable: None,
+            bad_records: Vec::new(),
+            damping,
+            dirty: Dirty::All,
+            joined: LeaseTimes::default(),
+            passes: Passes::default(),
+            traffic: None,
+            errors: VecDeque::new(),
+            audit_every,
+        }
+    }
+
+    /// Begins anew with the peers, for a host that holds this lease now.
+    pub(crate) fn restart(&mut self, own: Lease, damping: Damping) {
+        self.own.lease = Some(own);
+        self.own.lost = None;
+        self.peers_from_cache = None;
+        self.damping = damping;
+        self.dirty = Dirty::All;
+        self.joined = LeaseTimes::default();
+        (self.passes.pending, self.passes.unreachable) = (Vec::new(), Vec::new());
+    }
+
+    /// Notes that a peer changed.
+    pub(crate) fn note_peer(&mut self, change: &PeerChange, now: Instant) {
+        self.dirty.add(change.subnet());
+        let joined = now.saturating_duration_since(self.started).as_secs();
+        match change {
+            PeerChange::Joined(lease) => self.joined.insert(lease, u32::try_from(joined).unwrap_or(u32::MAX)),
+            PeerChange::Changed(lease) => self.joined.replace(lease),
+            PeerChange::Left(subnet) => self.joined.remove(subnet),
+        }
+    }
+
+    /// Notes what went wrong, if that is what an event tells.
+    pub(crate) fn note_error(&mut self, event: &NetworkEvent, now: Instant) {
+        let Some(what) = error_in(event) else { return };
+        let known = self.errors.iter().position(|(.., known)| *known == what);
+        let times = known.and_then(|known| self.errors.remove(known)).map_or(0, |(_, times, _)| times);
+        if self.errors.len() == NetworkStatus::PAST_ERRORS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back((now, times.saturating_add(1), what));
+    }
+
+    /// Tells what is known, without the peers one by one.
+    pub(crate) fn summary(&self, manager: &dyn LeaseManager, now: Instant) -> NetworkStatus {
+        let age = |at: Instant| now.saturating_duration_since(at);
+        let left = |at: Instant| at.saturating_duration_since(now);
+        let (store, word) = (manager.store(), manager.last_contact());
+        let mut status = NetworkStatus {
+            age: age(self.started),
+            ready: self.ready,
+            waiting_for: self.waiting.clone().map(|(phase, reason)| Waiting { phase, reason }),
+            network: self
+                .config
+                .as_deref()
+                .map(|config| ConfigStatus { refused: self.config_refused.clone(), ..network(config) }),
+            lease: self.own.lease.as_ref().map(|lease| LeaseStatus {
+                subnet: lease.subnet,
+                public: lease.attrs.public,
+                backend: lease.attrs.backend_type.to_string(),
+                node: lease.attrs.node,
+                revision: lease.revision,
+                permanent: lease.term == Term::Permanent,
+                lost: self.own.lost.clone(),
+                renewal_in: self.own.renewal.map(left),
+                ends_in: self.own.end.map(left),
+                disputes: self.own.disputes,
+                last_dispute: self.own.last_dispute.clone(),
+            }),
+            registry: RegistryStatus {
+                name: manager.describe(),
+                id: store.id,
+                addresses: store.addresses,
+                revision: word.and_then(|word| word.revision),
+                last_contact_age: word.map(|word| age(word.at)),
+                unavailable: self.unavailable.as_ref().map(|(reason, _)| reason.clone()),
+                unavailable_for: self.unavailable.as_ref().map(|(_, since)| age(*since)),
+                complete: self.damping.peers().is_complete(),
+                peers_from_cache: self.peers_from_cache.clone(),
+            },
+            external: external(&self.external),
+            devices: self.devices.clone(),
+            mtu: self.mtu,
+            kernel: self.passes.status(now),
+            peers: self.peers(),
+            bad_records: self.bad_records.clone(),
+            errors: self
+                .errors
+                .iter()
+                .map(|(at, times, what)| PastError { age: age(*at), times: *times, what: what.clone() })
+                .collect(),
+            ..NetworkStatus::default()
+        };
+        status.conditions = conditions(&status, self.audit_every);
+        status
+    }
+
+    fn peers(&self) -> PeersStatus {
+        let open = self.open();
+        let count = |state| open.values().filter(|(other, _)| *other == state).count();
+        let known = self.damping.peers().len();
+        let (pending, unreachable) = match self.dirty {
+            Dirty::All => (known, 0),
+            Dirty::Some(_) => (count(PeerState::Pending), count(PeerState::Unreachable)),
+        };
+        PeersStatus {
+            known,
+            programmed: known.saturating_sub(pending).saturating_sub(unreachable),
+            pending,
+            unreachable,
+            held: self.damping.held(),
+            mesh: None,
+            each: None,
+        }
+    }
+
+    /// The peers that are not reached, and why.
+    fn open(&self) -> BTreeMap<SubnetKey, (PeerState, &str)> {
+        let mut open = BTreeMap::new();
+        if let Dirty::Some(dirty) = &self.dirty {
+            let known = dirty.iter().filter(|subnet| self.damping.peers().peer(subnet).is_some());
+            open.extend(known.map(|subnet| (*subnet, (PeerState::Pending, UNTRIED))));
+        }
+        let kinds =
+            [(PeerState::Pending, &self.passes.pending), (PeerState::Unreachable, &self.passes.unreachable)];
+        for (state, failures) in kinds {
+            open.extend(failures.iter().map(|failure| (failure.peer, (state, &*failure.reason))));
+        }
+        open.retain(|subnet, _| self.damping.peers().peer(subnet).is_some());
+        open
+    }
+
+    /// Tells what is known of each peer.
+    pub(crate) fn each_peer(&self, now: Instant) -> Vec<PeerStatus> {
+        let (open, all_open) = (self.open(), self.dirty == Dirty::All);
+        let traffic = self.traffic.as_ref().map(|traffic| traffic.by_peer());
+        let status = |lease: &Arc<Lease>| {
+            let subnet = lease.subnet;
+            let (state, reason) = match open.get(&subnet) {
+                Some((state, reason)) => (*state, Some((*reason).to_owned())),
+                None if all_open => (PeerState::Pending, Some(UNTRIED.to_owned())),
+                None => (PeerState::Programmed, None),
+            };
+            let joined = self.joined.get(&subnet).unwrap_or_default();
+            let joined = self.started + Duration::from_secs(joined.into());
+            PeerStatus {
+                subnet,
+                public: lease.attrs.public,
+                backend: lease.attrs.backend_type.to_string(),
+                node: lease.attrs.node,
+                known_for: now.saturating_duration_since(joined),
+                state,
+                reason,
+                held: self.damping.is_held(&subnet),
+                traffic: traffic.as_ref().and_then(|traffic| traffic.get(&subnet).copied()),
+                probe: None,
+            }
+        };
+        self.damping.peers().iter().map(status).collect()
+    }
+}
+
+/// Why a peer is not reached for which no pass was made yet.
+const UNTRIED: &str = "its turn has not come yet";
+
+fn network(config: &NetworkConfig) -> ConfigStatus {
+    ConfigStatus {
+        networks: config.pools().map(|pool| pool.network().to_string()).collect(),
+        backend: config.backend.name.clone(),
+        nftables: config.enable_nftables,
+        refused: None,
+    }
+}
+
+fn external(external: &ExternalInterface) -> ExternalStatus {
+    let ExternalInterface { name, index, mtu, v4, v6, public } = external.clone();
+    ExternalStatus { name, index, mtu, v4, v6, public }
+}
+
+/// Says what went wrong, if that is what an event tells.
+fn error_in(event: &NetworkEvent) -> Option<String> {
+    Some(match event {
+        NetworkEvent::Waiting { phase, reason, .. } => format!("{phase}: {reason}"),
+        NetworkEvent::ConfigRefused(reason) => format!("the new network config is not used: {reason}"),
+        NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
+        NetworkEvent::LeaseDisputed(what) => what.clone(),
+        NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
+        NetworkEvent::PeersFromCache(reason) => format!("running on what is remembered: {reason}"),
+        NetworkEvent::PeersHeld { peers, .. } => format!("{peers} peers left at once, which is doubted"),
+        NetworkEvent::BadRecord(record) => record.to_string(),
+        NetworkEvent::ObjectFailed(failure) => format!("{}: {}", failure.object, failure.reason),
+        NetworkEvent::PeerUnreachable(failure) => failure.to_string(),
+        NetworkEvent::RegistryUnavailable(reason) => format!("the registry does not answer: {reason}"),
+        NetworkEvent::Configured(_)
+        | NetworkEvent::Reconfigured(_)
+        | NetworkEvent::LeaseAcquired(_)
+        | NetworkEvent::RenewalIn(_)
+        | NetworkEvent::LeasePermanent
+        | NetworkEvent::LeaseRenewed(_)
+        | NetworkEvent::ExternalChanged(_)
+        | NetworkEvent::LeasePublished(_)
+        | NetworkEvent::MtuChanged(_)
+        | NetworkEvent::Ready
+        | NetworkEvent::PeersConfirmed
+        | NetworkEvent::HoldEnded { .. }
+        | NetworkEvent::PeerJoined(_)
+        | NetworkEvent::PeerChanged(_)
+        | NetworkEvent::PeerLeft(_)
+        | NetworkEvent::Repaired { .. }
+        | NetworkEvent::RegistryAvailable
+        | NetworkEvent::Missed(_) => return None,
+    })
+}

@@ -1,0 +1,72 @@
+//! Which daemons run.
+
+use flannel_netlink::Link;
+
+use crate::doctor::facts::{Facts, RunningAgent};
+use crate::doctor::finding::{Cure, Fault, Finding};
+
+pub(super) const NOT_RUNNING: Fault = Fault::warning(
+    "daemon-not-running",
+    "traffic goes on for a while, but hosts that join, leave or move are not heard of, nothing is repaired, and the \
+     lease runs out",
+);
+
+/// A host that has never had a lease misses nothing.
+pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
+    let has_lease = facts.own().is_some() || facts.memory.subnet_file.is_some();
+    if facts.is_running() || !has_lease {
+        return Vec::new();
+    }
+    let what = match facts.own() {
+        Some(own) => format!("this host has the lease {}, and no flanneld runs for it", own.subnet),
+        None => format!("{} is there, and no flanneld runs for it", facts.options.subnet_file.display()),
+    };
+    vec![NOT_RUNNING.found(what, start())]
+}
+
+/// How the daemon is started.
+pub(super) fn start() -> Cure {
+    Cure::run(["systemctl start flanneld"]).lasting(["systemctl enable flanneld"])
+}
+
+pub(super) const OTHER_DAEMON: Fault = Fault::error(
+    "other-daemon",
+    "two daemons with one device undo each other's work as fast as they can, and peers come and go",
+);
+
+pub(in crate::doctor) fn others(facts: &Facts) -> Vec<Finding> {
+    let devices: Vec<&str> = facts
+        .network
+        .iter()
+        .flat_map(|network| network.devices.iter().map(|device| device.name.as_str()))
+        .collect();
+    let shared = |daemon: &RunningAgent| -> Option<String> {
+        let Ok(options) = &daemon.options else {
+            let device = facts.devices().next().map(|link: &Link| &link.name);
+            return Some(device.cloned().unwrap_or_else(|| "the device of the network".to_owned()));
+        };
+        let device = daemon.devices.iter().find(|device| devices.contains(&device.as_str()));
+        let whole = options
+            .is_same_network(&facts.options)
+            .then(|| devices.first().map_or_else(|| "this network".to_owned(), ToString::to_string));
+        device.cloned().or(whole)
+    };
+    let found = |daemon: &RunningAgent| {
+        let device = shared(daemon)?;
+        let what = match &facts.own_daemon {
+            Some(own) => format!(
+                "process {} ({}) works on {device}, as process {} does",
+                daemon.pid, daemon.command, own.pid
+            ),
+            None => format!("process {} ({}) works on {device}", daemon.pid, daemon.command),
+        };
+        let cure = match &daemon.unit {
+            Some(unit) => {
+                Cure::run([format!("systemctl stop {unit}")]).lasting([format!("systemctl disable {unit}")])
+            }
+            None => Cure::run([format!("kill {}", daemon.pid)]),
+        };
+        Some(OTHER_DAEMON.found(what, cure))
+    };
+    facts.daemons.iter().filter_map(found).collect()
+}

@@ -1,0 +1,157 @@
+//! What the host itself must offer: rights, kernel features, programs, a free port.
+
+use flannel_netlink::Link;
+
+use crate::doctor::facts::{Facts, Socket};
+use crate::doctor::finding::{Cure, Fault, Finding, quoted};
+
+pub(super) const CAPABILITIES: Fault = Fault::error(
+    "capabilities",
+    "without CAP_NET_ADMIN no device, route or rule can be made, and doctor sees only a part of what is wrong",
+);
+
+pub(in crate::doctor) fn capabilities(facts: &Facts) -> Vec<Finding> {
+    if facts.may_change_network != Some(false) {
+        return Vec::new();
+    }
+    let who = match &facts.own_daemon {
+        Some(daemon) => format!("flanneld (process {})", daemon.pid),
+        None => "this process, and so flanneld run like it,".to_owned(),
+    };
+    let program = quoted(&facts.program.to_string_lossy());
+    let cure = Cure::run([format!("setcap cap_net_admin,cap_net_raw+ep {program}")]).lasting([
+        "mkdir -p /etc/systemd/system/flanneld.service.d && printf '[Service]\\nAmbientCapabilities=CAP_NET_ADMIN \
+         CAP_NET_RAW\\n' > /etc/systemd/system/flanneld.service.d/capabilities.conf && systemctl daemon-reload",
+    ]);
+    vec![CAPABILITIES.found(format!("{who} lacks CAP_NET_ADMIN"), cure)]
+}
+
+pub(super) const NOT_ROOT: Fault = Fault::warning(
+    "doctor-not-root",
+    "packet filters and other users' processes are not shown: more may be wrong",
+);
+
+pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
+    // Where that is the daemon's fault, too, it is told as the daemon's.
+    if facts.may_look || facts.may_change_network == Some(false) {
+        return Vec::new();
+    }
+    let program = quoted(&facts.program.to_string_lossy());
+    let what = "doctor runs without CAP_NET_ADMIN and sees a part only";
+    vec![NOT_ROOT.found(what, Cure::run([format!("sudo {program} doctor")]))]
+}
+
+pub(super) const KERNEL_VXLAN: Fault =
+    Fault::error("kernel-vxlan", "the backend vxlan needs devices of this kind, and finds none");
+pub(super) const TUN_DEVICE: Fault =
+    Fault::error("tun-device", "the backend udp takes packets from a TUN device and cannot make one");
+pub(super) const KERNEL_NFTABLES: Fault = Fault::error(
+    "kernel-nftables",
+    "the network config has EnableNFTables, and the rules cannot be put: pods may not be let through, and nothing \
+     is masqueraded",
+);
+
+pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
+    let Some(network) = &facts.network else { return Vec::new() };
+    let (kernel, release) = (&facts.kernel, &facts.kernel.release);
+    let is_backend = |name: &str| network.config.backend.name.eq_ignore_ascii_case(name);
+    let module = |name: &str| {
+        Cure::run([format!("modprobe {name}")])
+            .lasting([format!("echo {name} >> /etc/modules-load.d/flannel.conf")])
+    };
+    let mut found = Vec::new();
+    if is_backend("vxlan") && kernel.has_vxlan == Some(false) {
+        found.push(KERNEL_VXLAN.found(format!("kernel {release} makes no VXLAN device"), module("vxlan")));
+    }
+    if let Some(why) = kernel.no_tun.as_ref().filter(|_| is_backend("udp")) {
+        let make =
+            "modprobe tun; [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }";
+        found.push(TUN_DEVICE.found(why.clone(), Cure { commands: vec![make.to_owned()], ..module("tun") }));
+    }
+    // Who may not ask gets no answer either.
+    if network.config.enable_nftables && !kernel.has_nftables && facts.may_look {
+        let what = format!("kernel {release} does not answer about nftables");
+        found.push(KERNEL_NFTABLES.found(what, module("nf_tables")));
+    }
+    found
+}
+
+pub(super) const FIREWALL_PROGRAM: Fault = Fault::error(
+    "firewall-program",
+    "the rules cannot be put: on a host that drops what it forwards no pod is reached, and nothing is masqueraded",
+);
+
+pub(in crate::doctor) fn firewall_program(facts: &Facts) -> Vec<Finding> {
+    let lacks = facts.firewall.lacks.iter();
+    let found = |package: &String| {
+        let cure = Cure::run([format!("apt-get install -y {package} || dnf install -y {package}")]);
+        FIREWALL_PROGRAM.found(format!("the programs of {package} are not installed"), cure)
+    };
+    lacks.map(found).collect()
+}
+
+pub(super) const CHECKSUM_OFFLOAD: Fault = Fault::error(
+    "checksum-offload",
+    "kernels before 5.7 send wrong checksums when a packet that the tunnel wrapped is masqueraded: connections to \
+     other hosts stall for seconds",
+);
+
+pub(in crate::doctor) fn checksum_offload(facts: &Facts) -> Vec<Finding> {
+    let release = &facts.kernel.release;
+    let found = |device: &String| {
+        let what = format!("kernel {release} leaves the checksums of {device} to the interface below");
+        CHECKSUM_OFFLOAD.found(what, Cure::run([format!("ethtool -K {} tx off", quoted(device))]))
+    };
+    facts.kernel.wrong_checksums.iter().map(found).collect()
+}
+
+pub(super) const PORT_TAKEN: Fault =
+    Fault::error("port-taken", "the tunnel cannot hear its peers on a port that another program has");
+
+pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
+    let is_ours = |pid: u32| facts.own_daemon.as_ref().is_some_and(|daemon| daemon.pid == pid);
+    let is_in_order = |socket: &&Socket| match &socket.owner {
+        Some((pid, _)) => is_ours(*pid),
+        // The socket of a VXLAN device belongs to no process; a device that is in the way is told of by itself.
+        None => facts.links.iter().filter_map(Link::vxlan).any(|vxlan| vxlan.port == socket.port),
+    };
+    let found = |socket: &Socket| {
+        let (address, port) = (socket.address, socket.port);
+        let (who, cure) = match &socket.owner {
+            Some((pid, name)) => (format!("{name} (process {pid})"), Cure::run([format!("kill {pid}")])),
+            None => ("another program".to_owned(), Cure::run([format!("ss -lunp sport = :{port}")])),
+        };
+        PORT_TAKEN.found(format!("{who} has UDP port {port} on {address}"), cure)
+    };
+    // One for IPv4 and one for IPv6 are one program's.
+    let mut taken: Vec<&Socket> = facts.sockets.iter().filter(|socket| !is_in_order(socket)).collect();
+    taken.dedup_by_key(|socket| &socket.owner);
+    taken.into_iter().map(found).collect()
+}
+
+pub(super) const TUNNEL_TAKEN: Fault = Fault::error(
+    "tunnel-taken",
+    "the kernel grants each VXLAN number on a port only once, so the device of the network cannot be made",
+);
+
+pub(in crate::doctor) fn tunnel_taken(facts: &Facts) -> Vec<Finding> {
+    let wanted = facts.network.iter().flat_map(|network| &network.devices);
+    let mut found = Vec::new();
+    for device in wanted {
+        let is_same = |link: &&Link| {
+            link.name != device.name
+                && link.vxlan().is_some_and(|vxlan| {
+                    let is_v4 = vxlan.local.or(vxlan.group).is_none_or(|address| address.is_ipv4());
+                    (vxlan.vni, vxlan.port) == (device.vni, device.port)
+                        && is_v4 == (device.family == flannel_netlink::Family::V4)
+                })
+        };
+        if let Some(other) = facts.links.iter().find(is_same) {
+            let what = format!("the device {} has VNI {} on port {}", other.name, device.vni, device.port);
+            found.push(
+                TUNNEL_TAKEN.found(what, Cure::run([format!("ip link delete {}", quoted(&other.name))])),
+            );
+        }
+    }
+    found
+}

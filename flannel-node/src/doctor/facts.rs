@@ -1,0 +1,401 @@
+//! What doctor knows of a host when it judges. Plain data: [`gather`](super::gather) fills it in, [`checks`](super::checks)
+//! read it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use flannel_backend_vxlan::TunnelDevice;
+use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
+use flannel_firewall::{BlockingRule, MissingRules, Packet};
+use flannel_netlink::{Address, Link, Route};
+use flannel_registry::CachedNetwork;
+
+use super::finding::Cure;
+use super::options::{AgentOptions, RegistryCommands};
+
+/// Everything.
+#[derive(Debug)]
+pub struct Facts {
+    pub now: SystemTime,
+    /// How the daemon is started, or would be.
+    pub options: AgentOptions,
+    /// The program that runs.
+    pub program: PathBuf,
+    /// The daemons that run in this network namespace, but for one whose flags are `options`.
+    pub daemons: Vec<RunningAgent>,
+    /// That one.
+    pub own_daemon: Option<RunningAgent>,
+    /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
+    pub may_change_network: Option<bool>,
+    /// Whether doctor may look at all: packet filters are shown only to who may change the network.
+    pub may_look: bool,
+    pub kernel: Kernel,
+    /// Settings by their path below `/proc/sys`; those that are not there are missing.
+    pub sysctls: BTreeMap<String, String>,
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    /// Routes of the main table.
+    pub routes: Vec<Route>,
+    /// The interface to the other hosts, or why there is none.
+    pub external: Result<ExternalInterface, String>,
+    pub registry: RegistryFacts,
+    pub memory: Memory,
+    /// The network, if its configuration is known from the registry or from memory.
+    pub network: Option<Network>,
+    /// The other hosts.
+    pub peers: Vec<Peer>,
+    /// What a pass of the daemon would write now, if the backend tells.
+    pub plan: Option<Plan>,
+    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    pub held_peers: usize,
+    /// Who has sockets for the tunnel's port.
+    pub sockets: Vec<Socket>,
+    pub firewall: Firewall,
+    /// Links that a network manager looks after.
+    pub managed: Vec<ManagedLink>,
+}
+
+/// A process that is a flannel daemon.
+#[derive(Clone, Debug)]
+pub struct RunningAgent {
+    pub pid: u32,
+    /// Its command line, without what may be secret.
+    pub command: String,
+    /// The unit of systemd that started it.
+    pub unit: Option<String>,
+    /// How it was started, or why that cannot be told.
+    pub options: Result<AgentOptions, String>,
+    /// The names of the devices of its network, if that could be found out.
+    pub devices: Vec<String>,
+}
+
+/// What the kernel can do.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    pub release: String,
+    /// Whether it makes VXLAN devices; unknown if that could not be tried.
+    pub has_vxlan: Option<bool>,
+    /// Whether it answers about nftables.
+    pub has_nftables: bool,
+    /// Why TUN devices cannot be made, if they cannot.
+    pub no_tun: Option<String>,
+    /// Devices that leave checksums to the interface below though this kernel gets them wrong.
+    pub wrong_checksums: Vec<String>,
+}
+
+/// What the registry says.
+#[derive(Clone, Debug)]
+pub struct RegistryFacts {
+    /// Its name for people.
+    pub name: String,
+    /// How to change it by hand.
+    pub commands: Arc<dyn RegistryCommands>,
+    pub config: ConfigFact,
+    /// All leases, if they were read.
+    pub leases: Option<Snapshot>,
+    pub clock: Option<ClockReading>,
+    /// The certificates that the agent reaches it with and that can be read.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificate {
+    /// The file.
+    pub path: PathBuf,
+    /// The file of its key, if it is the agent's own.
+    pub key: Option<PathBuf>,
+    /// Whose it is (RFC 4514), such as `CN=etcd-1`.
+    pub subject: String,
+    /// It is good from then on.
+    pub not_before: SystemTime,
+    /// It is good until then.
+    pub not_after: SystemTime,
+}
+
+/// What became of reading the network configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ConfigFact {
+    /// Options about the registry are wrong.
+    BadOptions(String, Cure),
+    /// It does not answer.
+    Silent(String, Cure),
+    /// It refuses.
+    Refused(String, Cure),
+    /// There is none.
+    Missing,
+    /// It cannot be used.
+    Invalid(String),
+    /// It can.
+    Valid(NetworkConfig),
+}
+
+/// What time it is at the registry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClockReading {
+    pub member: String,
+    pub there: SystemTime,
+    /// When it was asked, and when it had answered.
+    pub asked: SystemTime,
+    pub answered: SystemTime,
+}
+
+/// What is left of an earlier run.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The text of `subnet.env`.
+    pub subnet_file: Option<String>,
+    /// The network as it was.
+    pub network: Option<CachedNetwork>,
+    /// The id of the host.
+    pub node: Option<NodeId>,
+}
+
+/// The network of the host, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub config: NetworkConfig,
+    /// The host's lease in the registry, or in memory if the registry does not answer.
+    pub own: Option<Lease>,
+    /// The tunnel devices that there should be.
+    pub devices: Vec<TunnelDevice>,
+    /// The largest packet, in bytes, that a container may send.
+    pub mtu: u32,
+    /// The UDP port of the tunnel.
+    pub port: Option<u16>,
+    /// What `subnet.env` should say.
+    pub subnet_file: Option<String>,
+}
+
+/// Another host.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub lease: Arc<Lease>,
+    /// By which link packets to its public address leave; none if there is no route.
+    pub leaves_by: Option<u32>,
+    pub answer: Answer,
+}
+
+/// Whether a host is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// It answered.
+    Alive,
+    /// The link, or a router, says that there is no such host.
+    NoHost,
+    /// Nobody answered, which a firewall may be the reason of.
+    Silent,
+}
+
+/// A UDP socket.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Socket {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Whose it is, process id and name; the kernel's own are nobody's.
+    pub owner: Option<(u32, String)>,
+}
+
+/// What the host's packet filters do.
+#[derive(Clone, Debug, Default)]
+pub struct Firewall {
+    /// The rules in the way of the network's packets.
+    pub barriers: Vec<(Packet, BlockingRule)>,
+    /// Our own rules that are not there.
+    pub missing: Vec<MissingRules>,
+    /// The package whose program is needed and is not installed.
+    pub lacks: Option<String>,
+    /// Which table iptables does not show, as far as our rules are concerned.
+    pub not_shown: Option<String>,
+    /// Why rules could not be read.
+    pub failures: Vec<String>,
+    /// Whether kube-proxy keeps rules here.
+    pub has_kube_proxy: bool,
+    /// Whether ufw does.
+    pub has_ufw: bool,
+}
+
+/// A link that somebody else looks after.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ManagedLink {
+    pub manager: Manager,
+    pub link: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Manager {
+    Networkd,
+    NetworkManager,
+}
+
+impl Facts {
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    pub fn link_name(&self, index: u32) -> &str {
+        self.links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
+    }
+
+    pub fn sysctl(&self, path: &str) -> Option<&str> {
+        self.sysctls.get(path).map(String::as_str)
+    }
+
+    /// The tunnel devices that are there.
+    pub fn devices(&self) -> impl Iterator<Item = &Link> {
+        let wanted = self.network.iter().flat_map(|network| &network.devices);
+        wanted.filter_map(|device| self.link(&device.name))
+    }
+
+    /// The host's own lease.
+    pub fn own(&self) -> Option<&Lease> {
+        self.network.as_ref()?.own.as_ref()
+    }
+
+    /// The bridges of the host's pods: those that have an address in its subnet.
+    pub fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
+        let is_pods = |link: &&Link| {
+            link.kind == flannel_netlink::LinkKind::Bridge
+                && self.addresses.iter().any(|address| {
+                    address.index == link.index
+                        && self.own().is_some_and(|own| own.subnet.contains(address.net.addr()))
+                })
+        };
+        self.links.iter().filter(is_pods)
+    }
+
+    /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
+    pub fn way_to(&self, address: IpAddr) -> Option<String> {
+        let fits =
+            |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
+        let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
+        best.index.map(|index| self.link_name(index).to_owned())
+    }
+
+    /// Tells whether the daemon runs.
+    pub fn is_running(&self) -> bool {
+        self.own_daemon.is_some()
+    }
+}
+
+/// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
+/// first.
+pub fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
+    let own = facts.own().map(|own| own.subnet);
+    if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
+        other
+    } else {
+        one
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::doctor::options::AgentRegistry;
+
+    /// A registry that nothing is asked of.
+    #[derive(Debug)]
+    struct TestRegistry;
+
+    #[async_trait::async_trait]
+    impl AgentRegistry for TestRegistry {
+        fn networks(&self) -> Vec<String> {
+            vec!["test".to_owned()]
+        }
+
+        fn cache_key(&self) -> &str {
+            "test"
+        }
+
+        async fn read(&self) -> RegistryFacts {
+            unreachable!("checks read facts only")
+        }
+    }
+
+    impl RegistryCommands for TestRegistry {
+        fn remove_record(&self, key: &str) -> String {
+            format!("remove {key}")
+        }
+
+        fn write_config(&self, text: &str) -> String {
+            format!("write {text}")
+        }
+    }
+
+    /// A host that runs a daemon and has nothing wrong.
+    pub(in crate::doctor) fn healthy() -> Facts {
+        let options = AgentOptions {
+            subnet_file: "/run/flannel/subnet.env".into(),
+            cache: "/run/flannel/subnet.env.cache".into(),
+            node_id: "/run/flannel/subnet.env.node-id".into(),
+            status_socket: None,
+            rules: flannel_firewall::RuleOptions::default(),
+            restrict_tunnel_port: false,
+            external: Arc::new(|_| Err("not chosen".to_owned())),
+            registry: Arc::new(TestRegistry),
+        };
+        let config =
+            NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
+        let own = lease("10.5.1.0-24", "192.168.64.1");
+        let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
+        let network = Network {
+            config: config.clone(),
+            own: Some(own.clone()),
+            devices: flannel_backend_vxlan::OpenVxlan::devices(&config, &external).expect("valid"),
+            mtu: 1450,
+            port: Some(8472),
+            subnet_file: None,
+        };
+        let daemon = RunningAgent {
+            pid: 100,
+            command: "flanneld".to_owned(),
+            unit: None,
+            options: Ok(options.clone()),
+            devices: Vec::new(),
+        };
+        let mut leases = Snapshot::default();
+        leases.leases.push(Arc::new(own));
+        Facts {
+            now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
+            program: "/usr/sbin/flanneld".into(),
+            daemons: Vec::new(),
+            own_daemon: Some(daemon),
+            may_change_network: Some(true),
+            may_look: true,
+            kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
+            sysctls: BTreeMap::new(),
+            links: Vec::new(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            external: Ok(external),
+            registry: RegistryFacts {
+                name: "etcd v3 at http://127.0.0.1:2379".to_owned(),
+                commands: Arc::new(TestRegistry),
+                config: ConfigFact::Valid(config),
+                leases: Some(leases),
+                clock: None,
+                certificates: Vec::new(),
+            },
+            memory: Memory::default(),
+            network: Some(network),
+            peers: Vec::new(),
+            plan: None,
+            held_peers: 0,
+            sockets: Vec::new(),
+            firewall: Firewall::default(),
+            managed: Vec::new(),
+            options,
+        }
+    }
+
+    /// A lease of a VXLAN host.
+    pub(in crate::doctor) fn lease(key: &str, public: &str) -> Lease {
+        let record = format!(r#"{{"PublicIP":"{public}","BackendType":"vxlan"}}"#);
+        let (revision, term) = (flannel_core::Revision(1), flannel_core::Term::Limited);
+        flannel_core::read_record(key, record.as_bytes(), revision, term).expect("a record")
+    }
+}

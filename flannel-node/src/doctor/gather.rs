@@ -1,0 +1,242 @@
+//! Reading what doctor judges by. Nothing is written, and whatever cannot be read is left out.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use flannel_backend_udp::OpenUdp;
+use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
+use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
+use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
+use flannel_registry::CachedNetwork;
+
+use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
+use super::options::AgentOptions;
+use crate::plan::{own_lease, read_node_id};
+use crate::subnet_file::SubnetEnv;
+use crate::{capabilities, client};
+
+mod agents;
+mod firewall;
+mod kernel;
+mod managers;
+mod peers;
+mod plan;
+mod sockets;
+
+pub use agents::running as running_agents;
+
+/// Reads everything. `all` are the daemons that run here.
+pub async fn read(options: AgentOptions, all: Vec<RunningAgent>) -> Result<Facts, String> {
+    let failed = |what: &str, error: &dyn std::error::Error| format!("{what} cannot be read: {error}");
+    let namespace = Namespace::current().map_err(|error| failed("the network namespace", &error))?;
+    let mut netlink = Netlink::open().map_err(|error| failed("the network", &error))?;
+    let (own_daemon, daemons) = split(&options, all);
+    let registry = options.registry.read().await;
+    let memory = memory(&options);
+    let external = external(&options, &registry, &memory);
+    let network = network(&options, &registry, &memory, &external);
+    let mut facts = Facts {
+        now: wall_clock(),
+        program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
+        may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
+        may_look: capabilities::of(None) != Some(false),
+        daemons: with_devices(daemons, &external).await,
+        own_daemon,
+        kernel: Kernel::default(),
+        sysctls: Default::default(),
+        links: netlink.links().map_err(|error| failed("the links", &error))?,
+        addresses: netlink.addresses(0).map_err(|error| failed("the addresses", &error))?,
+        routes: routes(&mut netlink).map_err(|error| failed("the routes", &error))?,
+        external,
+        registry,
+        memory,
+        network,
+        peers: Vec::new(),
+        plan: None,
+        held_peers: 0,
+        sockets: Vec::new(),
+        firewall: Firewall::default(),
+        managed: Vec::new(),
+        options,
+    };
+    look_closer(&namespace, &mut facts).await;
+    Ok(facts)
+}
+
+/// What time this host takes it to be: doctor compares it with etcd's, and judges certificates by it as TLS does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the program, and it is the wall clock that is looked at"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Reads what it takes the network to know for.
+async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
+    find_tun(facts);
+    let leases = facts.registry.leases.iter().flat_map(|leases| &leases.leases);
+    let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
+    let others = leases.filter(is_other).cloned().collect();
+    facts.peers = peers::look(others).await;
+    facts.plan = plan::look(namespace, facts).await;
+    facts.held_peers = held_peers(facts);
+    facts.kernel = kernel::features(facts.network.as_ref());
+    let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
+    facts.managed = managers::of(facts.devices());
+    names.extend(facts.external.iter().map(|external| external.name.clone()));
+    facts.sysctls = kernel::sysctls(namespace, &names);
+    if let Some(port) = facts.network.as_ref().and_then(|network| network.port) {
+        facts.sockets = sockets::on(port);
+    }
+    facts.firewall = firewall::look(namespace, facts).await;
+}
+
+/// Tells the daemon that the flags are of from the others.
+fn split(options: &AgentOptions, mut all: Vec<RunningAgent>) -> (Option<RunningAgent>, Vec<RunningAgent>) {
+    let is_own =
+        |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|other| other.is_same_network(options));
+    let same_file =
+        |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|it| it.subnet_file == options.subnet_file);
+    let position = all.iter().position(|daemon| is_own(daemon) && same_file(daemon));
+    let position = position.or_else(|| all.iter().position(is_own));
+    let own = position.map(|position| all.remove(position));
+    (own, all)
+}
+
+/// Finds out which devices the networks of other daemons have.
+async fn with_devices(
+    mut daemons: Vec<RunningAgent>,
+    external: &Result<ExternalInterface, String>,
+) -> Vec<RunningAgent> {
+    for daemon in &mut daemons {
+        let (Ok(options), Ok(external)) = (&daemon.options, external) else { continue };
+        if let Some(config) = options.registry.config().await
+            && let Ok(carried) = Carried::of(&config, external)
+        {
+            daemon.devices = carried.devices.into_iter().map(|device| device.name).collect();
+        }
+    }
+    daemons
+}
+
+fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
+    let mut routes = Vec::new();
+    for family in Family::BOTH {
+        let table = Some(Route::MAIN_TABLE);
+        routes.extend(netlink.routes(&RouteFilter {
+            family: Some(family),
+            table,
+            ..RouteFilter::default()
+        })?);
+    }
+    Ok(routes)
+}
+
+/// Chooses the interface as the daemon does.
+fn external(
+    options: &AgentOptions,
+    registry: &RegistryFacts,
+    memory: &Memory,
+) -> Result<ExternalInterface, String> {
+    let config = if let ConfigFact::Valid(config) = &registry.config {
+        Some(config)
+    } else {
+        memory.network.as_ref().map(|remembered| &remembered.config)
+    };
+    (options.external)(config)
+}
+
+/// Puts together what is known of the network.
+fn network(
+    options: &AgentOptions,
+    registry: &RegistryFacts,
+    memory: &Memory,
+    external: &Result<ExternalInterface, String>,
+) -> Option<Network> {
+    let remembered = memory.network.as_ref();
+    let config = match &registry.config {
+        ConfigFact::Valid(config) => config.clone(),
+        ConfigFact::Silent(..) | ConfigFact::Refused(..) | ConfigFact::BadOptions(..) => {
+            remembered?.config.clone()
+        }
+        ConfigFact::Missing | ConfigFact::Invalid(_) => return None,
+    };
+    let external = external.as_ref().ok()?;
+    let Carried { devices, mtu, port } = Carried::of(&config, external).ok()?;
+    let public: PublicAddrs = external.public.used_by(&config);
+    let own = match &registry.leases {
+        Some(all) => own_lease(&all.leases, &public, memory.node).map(|lease| Lease::clone(lease)),
+        None => remembered.map(|remembered| remembered.own.clone()),
+    };
+    let subnet_file = own
+        .as_ref()
+        .map(|lease| SubnetEnv::of(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
+    Some(Network { config, own, devices, mtu, port, subnet_file })
+}
+
+/// How a configuration has traffic carried on this host.
+pub(super) struct Carried {
+    devices: Vec<TunnelDevice>,
+    mtu: u32,
+    port: Option<u16>,
+}
+
+impl Carried {
+    /// Asks the backend, which says what is wrong with its part of the configuration.
+    pub(super) fn of(config: &NetworkConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
+        match config.backend.name.to_lowercase().as_str() {
+            "vxlan" => {
+                let devices = OpenVxlan::devices(config, external)?;
+                let mtu = devices.iter().map(|device| device.mtu).min().unwrap_or(0);
+                let port = devices.first().map(|device| device.port);
+                Ok(Self { devices, mtu, port })
+            }
+            "udp" => {
+                let (mtu, port) = OpenUdp::device(config, external)?;
+                Ok(Self { devices: Vec::new(), mtu, port: Some(port) })
+            }
+            "host-gw" | "extension" | "alloc" => {
+                Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None })
+            }
+            name => Err(crate::backends::unknown(name)),
+        }
+    }
+}
+
+/// Finds the TUN device of the network, whose name the kernel chose.
+fn find_tun(facts: &mut Facts) {
+    let Some(network) =
+        facts.network.as_ref().filter(|it| it.config.backend.name.eq_ignore_ascii_case("udp"))
+    else {
+        return;
+    };
+    let of_network = |index: u32| {
+        let mut addresses = facts.addresses.iter().filter(|address| address.index == index);
+        addresses
+            .any(|address| network.config.pools().any(|pool| pool.network().contains(&address.net.addr())))
+    };
+    let tun = facts.links.iter().find(|link| link.kind == LinkKind::Tun && of_network(link.index));
+    let name = tun.map(|link| link.name.clone());
+    let (mtu, port) = (network.mtu, network.port.unwrap_or(0));
+    if let (Some(name), Some(network)) = (name, &mut facts.network) {
+        network.devices = vec![TunnelDevice::new(name, Family::V4, 0, port, mtu)];
+    }
+}
+
+/// Asks the daemon that runs, if it has a socket for that.
+fn held_peers(facts: &Facts) -> usize {
+    let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
+    let socket = options.and_then(|options| options.status_socket.as_deref());
+    let report = socket.and_then(|socket| client::summary(socket).ok());
+    report.map_or(0, |report| report.network.peers.held)
+}
+
+/// Reads what earlier runs left.
+fn memory(options: &AgentOptions) -> Memory {
+    let network = CachedNetwork::read(&options.cache, options.registry.cache_key()).ok().flatten();
+    let subnet_file = fs::read_to_string(&options.subnet_file).ok();
+    Memory { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }
+}

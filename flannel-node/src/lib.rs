@@ -1,0 +1,24 @@
+//! What a node agent needs around a flannel [`Network`](flannel_core::Network).
+//!
+//! | module | provides |
+//! |---|---|
+//! | [`backends`] | the backend that a configuration names, and migration between two |
+//! | [`subnet_file`] | `subnet.env`, which container runtimes read |
+//! | [`status`] | the state of the network and of the agent around it |
+//! | [`server`], [`client`] | health, readiness, metrics and status over HTTP |
+//! | [`service_manager`] | the protocol of `sd_notify(3)`, and descriptors kept over a restart |
+//! | [`probe`] | probes of the other hosts inside and outside of the tunnel |
+//! | [`plan`] | what the agent would write on this host now |
+//! | [`doctor`] | faults of this host, why they matter and what cures them |
+
+pub mod backends;
+pub mod capabilities;
+pub mod client;
+pub mod doctor;
+pub mod plan;
+pub mod probe;
+pub mod server;
+pub mod service_manager;
+pub mod status;
+pub mod subnet_file;
+mod text;

@@ -1,0 +1,174 @@
+//! The mesh in the background: the daemon asks its peers in turn, and answers theirs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flannel_core::{NetworkView, SubnetKey};
+use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use super::history::History;
+use super::order::{Order, pace};
+use super::path::{Measured, Plan};
+use super::site::{Own, ProbeTarget, Site, Thoroughness};
+use super::wire::{Responder, Wire};
+use crate::status::DaemonState;
+
+/// How to probe in the background.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MeshOptions {
+    /// How often each peer has its turn, if the budget allows.
+    pub interval: Duration,
+    /// The UDP port of all responders.
+    pub port: u16,
+}
+
+/// What the mesh tells the status.
+#[derive(Clone, Debug, Default)]
+pub struct MeshNotes {
+    pub peers: BTreeMap<SubnetKey, History>,
+    /// How long a round takes.
+    pub round: Duration,
+    pub sent: u64,
+    pub lost: u64,
+}
+
+/// How often the peers are read: a network of thousands is read within a millisecond.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// So many turns overlap at most; each takes some seconds if the peer is silent or small packets alone come through.
+const AT_ONCE: usize = 64;
+
+/// Asks and answers for ever.
+pub async fn keep(options: MeshOptions, network: NetworkView, beside: Arc<DaemonState>) -> Infallible {
+    let mut told = Vec::new();
+    loop {
+        let Some(site) =
+            Site::of_status(&network.status()).filter(|site| !site.own.context.interface.is_empty())
+        else {
+            tokio::time::sleep(LOOK_EVERY / 5).await;
+            continue;
+        };
+        let (responder, failed) = Responder::open(&site.own, options.port);
+        if failed != told {
+            failed.iter().for_each(|why| warn!("Peers that probe this host get no answer at {why}"));
+            told = failed;
+        }
+        info!("Probing {} peers, each every {:?} at most", site.peers.len(), options.interval);
+        let wire = Wire::open(&site.own, options.port);
+        let mesh = Mesh { options, wire: &wire, responder: &responder, beside: &beside };
+        tokio::select! {
+            // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
+            biased;
+            never = wire.listen() => match never {},
+            never = responder.serve() => match never {},
+            () = mesh.ask(site, &network) => {}
+        }
+    }
+}
+
+struct Mesh<'a> {
+    options: MeshOptions,
+    wire: &'a Wire,
+    responder: &'a Responder,
+    beside: &'a DaemonState,
+}
+
+impl Mesh<'_> {
+    /// Asks until this host's own addresses change.
+    async fn ask(&self, site: Site, network: &NetworkView) {
+        let mut order = Order::new(fastrand::u64(..));
+        let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
+        let mut turns = FuturesUnordered::new();
+        // A turn in an outage takes seconds. One that ran beside it and ended after it would report the same outage as loss.
+        let mut asked = BTreeSet::new();
+        let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
+        // Hosts that start together do not ask together.
+        let mut turn_at = tokio::time::Instant::now()
+            + pace(self.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
+        loop {
+            tokio::select! {
+                Some((subnet, measured)) = turns.next() => {
+                    asked.remove(&subnet);
+                    self.note(subnet, measured, &own);
+                }
+                () = sleep_until(look_at) => {
+                    look_at = tokio::time::Instant::now() + LOOK_EVERY;
+                    let Some(site) = Site::of_status(&network.status()) else { continue };
+                    if site.own != own {
+                        return;
+                    }
+                    peers = self.take_in(site, &mut order);
+                }
+                () = sleep_until(turn_at) => {
+                    turn_at = tokio::time::Instant::now() + pace(self.options.interval, peers.len());
+                    let next = if turns.len() < AT_ONCE { order.next() } else { None };
+                    if let Some(peer) = next.and_then(|subnet| peers.get(&subnet))
+                        && asked.insert(peer.subnet)
+                    {
+                        turns.push(turn(self.wire, peer.subnet, self.plans(peer, &own)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_in(&self, site: Site, order: &mut Order) -> BTreeMap<SubnetKey, ProbeTarget> {
+        let inside: BTreeSet<_> = site
+            .peers
+            .iter()
+            .filter(|peer| peer.is_ours)
+            .flat_map(|peer| peer.inside.iter().copied())
+            .collect();
+        self.responder.set_peers(inside);
+        let peers: BTreeMap<_, _> = site.peers.into_iter().map(|peer| (peer.subnet, peer)).collect();
+        order.set(&peers.keys().copied().collect());
+        let pace = pace(self.options.interval, peers.len());
+        self.beside.mesh(|notes| {
+            notes.round = pace * u32::try_from(peers.len()).unwrap_or(u32::MAX);
+            notes.peers.retain(|subnet, _| peers.contains_key(subnet));
+        });
+        peers
+    }
+
+    /// Plans the turn of a peer.
+    fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
+        self.beside.mesh(|notes| {
+            let history = notes.peers.entry(peer.subnet).or_insert_with(History::new);
+            let sizes = history.wants_sizes();
+            let how = Thoroughness { enough: 1, most: 3, pause: Duration::ZERO, sizes };
+            let mut plans = own.plans(peer, how);
+            plans.iter_mut().for_each(|plan| history.narrow(plan));
+            plans
+        })
+    }
+
+    fn note(&self, subnet: SubnetKey, measured: Vec<Measured>, own: &Own) {
+        self.beside.mesh(|notes| {
+            let count = |of: fn(&Measured) -> u32| measured.iter().map(|way| u64::from(of(way))).sum::<u64>();
+            notes.sent += count(|way| way.sent);
+            notes.lost += count(|way| way.lost);
+            // One that left meanwhile is forgotten.
+            let Some(history) = notes.peers.get_mut(&subnet) else { return };
+            let before = history.probe().verdict;
+            history.add(measured, &own.context, Instant::now());
+            let probe = history.probe();
+            if probe.verdict != before && (probe.verdict.is_fault() || before.is_fault()) {
+                let (name, detail) = (crate::text::subnets(&subnet), &probe.detail);
+                match probe.verdict.is_fault() {
+                    true => warn!("Probing {name}: {}: {detail}", probe.verdict),
+                    false => info!("Probing {name}: {}", probe.verdict),
+                }
+            }
+        });
+    }
+}
+
+/// One turn of a peer: all its paths at once.
+async fn turn(wire: &Wire, subnet: SubnetKey, plans: Vec<Plan>) -> (SubnetKey, Vec<Measured>) {
+    (subnet, join_all(plans.into_iter().map(|plan| wire.measure(plan))).await)
+}

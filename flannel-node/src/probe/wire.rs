@@ -1,0 +1,285 @@
+//! The sockets: sends questions, hears answers, and answers the questions of peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flannel_core::{ProbeMeans, ProbeSide};
+use futures::future::{join_all, pending};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::packet::{self, Mark};
+use super::path::{Measured, Measuring, Outcome, Plan, Question};
+use super::site::Own;
+use super::sys;
+
+/// So long a socket rests that told an error, so that one that tells nothing else costs nothing.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
+
+/// The sockets of this host, and the questions that are open.
+#[derive(Debug)]
+pub(super) struct Wire {
+    sockets: Vec<Open>,
+    /// Why a socket could not be opened.
+    missing: Vec<(ProbeSide, bool, ProbeMeans, String)>,
+    responder_port: u16,
+    secret: u64,
+    next: AtomicU32,
+    waiting: Mutex<BTreeMap<u32, (IpAddr, oneshot::Sender<Instant>)>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    side: ProbeSide,
+    is_v4: bool,
+    means: ProbeMeans,
+    /// Whether what it hears begins with the IP header.
+    has_header: bool,
+    socket: UdpSocket,
+}
+
+impl Wire {
+    /// Opens what it takes to ask from this host. What cannot be opened is told when it is needed.
+    pub(super) fn open(own: &Own, responder_port: u16) -> Self {
+        let mut wire = Self {
+            sockets: Vec::new(),
+            missing: Vec::new(),
+            responder_port,
+            secret: fastrand::u64(..),
+            next: AtomicU32::new(fastrand::u32(..)),
+            waiting: Mutex::default(),
+        };
+        for address in own.inside.keys() {
+            wire.add(ProbeSide::Inside, *address, ProbeMeans::Udp);
+            wire.add(ProbeSide::Inside, *address, ProbeMeans::Icmp);
+        }
+        wire.add(ProbeSide::Outside, Ipv4Addr::UNSPECIFIED.into(), ProbeMeans::Icmp);
+        wire.add(ProbeSide::Outside, Ipv6Addr::UNSPECIFIED.into(), ProbeMeans::Icmp);
+        wire
+    }
+
+    fn add(&mut self, side: ProbeSide, from: IpAddr, means: ProbeMeans) {
+        let is_v4 = from.is_ipv4();
+        match open(from, means) {
+            Ok((socket, has_header)) => self.sockets.push(Open { side, is_v4, means, has_header, socket }),
+            Err(error) => self.missing.push((side, is_v4, means, explained(&error))),
+        }
+    }
+
+    /// Hears answers, for ever.
+    pub(super) async fn listen(&self) -> std::convert::Infallible {
+        join_all(self.sockets.iter().map(|open| self.hear(open))).await;
+        pending().await
+    }
+
+    async fn hear(&self, open: &Open) {
+        // What says which question is answered is at the beginning: behind 60 bytes of IP header and 8 of ICMP.
+        let mut buffer = [0; 128];
+        loop {
+            let Ok((length, from)) = open.socket.recv_from(&mut buffer).await else {
+                // An ICMP error that came back. Others may follow.
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            };
+            let (heard, from) = (&buffer[..length], from.ip());
+            let mark = if open.means == ProbeMeans::Udp {
+                packet::read_answer(heard)
+            } else {
+                packet::read_echo_reply(heard, from, open.has_header)
+            };
+            let Some(mark) = mark.filter(|mark| mark.secret == self.secret) else { continue };
+            let mut waiting = self.waiting();
+            if waiting.get(&mark.number).is_some_and(|(asked, _)| *asked == from)
+                && let Some((_, tell)) = waiting.remove(&mark.number)
+            {
+                // Who asked may have given up just now.
+                let _ = tell.send(Instant::now());
+            }
+        }
+    }
+
+    /// Measures a way; [`listen`](Self::listen) must run beside it.
+    pub(super) async fn measure(&self, plan: Plan) -> Measured {
+        let (side, address) = (plan.side, plan.address);
+        let mut measuring = Measuring::new(plan);
+        while let Some(question) = measuring.next() {
+            tokio::time::sleep(question.after).await;
+            measuring.hear(self.ask(side, address, question).await);
+        }
+        measuring.finish()
+    }
+
+    async fn ask(&self, side: ProbeSide, address: IpAddr, question: Question) -> Outcome {
+        let (tell, told) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.waiting().insert(number, (address, tell));
+        let waiting = Waiting { wire: self, number };
+        let asked = Instant::now();
+        if let Err(outcome) = self.send(side, address, question, waiting.number).await {
+            return outcome;
+        }
+        match timeout(question.patience, told).await {
+            Ok(Ok(answered)) => Outcome::Answered(answered.saturating_duration_since(asked)),
+            _ => Outcome::Lost,
+        }
+    }
+
+    async fn send(
+        &self,
+        side: ProbeSide,
+        to: IpAddr,
+        question: Question,
+        number: u32,
+    ) -> Result<(), Outcome> {
+        let is_it =
+            |open: &&Open| open.side == side && open.is_v4 == to.is_ipv4() && open.means == question.by;
+        let Some(open) = self.sockets.iter().find(is_it) else {
+            let why = self
+                .missing
+                .iter()
+                .find(|(at, is_v4, means, _)| *at == side && *is_v4 == to.is_ipv4() && *means == question.by);
+            let why =
+                why.map_or_else(|| "this host has no address to send from".to_owned(), |it| it.3.clone());
+            return Err(Outcome::Refused(why));
+        };
+        let mark = Mark { secret: self.secret, number };
+        let text = packet::question(mark, to, question.size);
+        let (text, port) = if question.by == ProbeMeans::Udp {
+            (text, self.responder_port)
+        } else {
+            (packet::echo_request(&text, to, mark), 0)
+        };
+        match open.socket.send_to(&text, SocketAddr::new(to, port)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err(Outcome::TooLarge),
+            Err(error) => Err(Outcome::Refused(error.to_string())),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u32, (IpAddr, oneshot::Sender<Instant>)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that is forgotten when nobody waits for its answer any more.
+struct Waiting<'a> {
+    wire: &'a Wire,
+    number: u32,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.wire.waiting().remove(&self.number);
+    }
+}
+
+/// Opens a socket to ask from, and tells whether it hears IP headers.
+fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
+    let is_v4 = from.is_ipv4();
+    let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let (socket, has_header) = if means == ProbeMeans::Udp {
+        (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, false)
+    } else {
+        icmp(domain, is_v4)?
+    };
+    Ok((ready(socket, SocketAddr::new(from, 0))?, has_header))
+}
+
+/// Opens an ICMP socket: one that hears its own answers alone where the host allows that (`net.ipv4.ping_group_range`,
+/// icmp(7)), or else a raw one.
+fn icmp(domain: Domain, is_v4: bool) -> io::Result<(Socket, bool)> {
+    let protocol = if is_v4 { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+    if let Ok(socket) = Socket::new(domain, Type::DGRAM, Some(protocol)) {
+        return Ok((socket, false));
+    }
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    sys::hear_echo_replies_only(&socket, is_v4)?;
+    // Raw sockets of IPv6 hear no header (RFC 3542, section 3).
+    Ok((socket, is_v4))
+}
+
+/// Makes a socket ready to send whole packets from this address.
+fn ready(socket: Socket, from: SocketAddr) -> io::Result<UdpSocket> {
+    sys::never_fragment(&socket, from.is_ipv4())?;
+    if from.is_ipv6() {
+        socket.set_only_v6(true).or_else(|error| match error.raw_os_error() {
+            // Sockets of ICMPv6 know no other family.
+            Some(libc::EINVAL | libc::ENOPROTOOPT) => Ok(()),
+            _ => Err(error),
+        })?;
+    }
+    socket.bind(&from.into())?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn explained(error: &io::Error) -> String {
+    let hint = match error.kind() == io::ErrorKind::PermissionDenied {
+        true => ": to ask by ICMP takes root, CAP_NET_RAW or the sysctl net.ipv4.ping_group_range",
+        false => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// Answers the questions of peers.
+#[derive(Debug)]
+pub(super) struct Responder {
+    sockets: Vec<UdpSocket>,
+    peers: Mutex<BTreeSet<IpAddr>>,
+}
+
+/// So many answers are given in a second at most, whoever asks. With its own budget each peer asks less than once.
+const ANSWERS_A_SECOND: u32 = 1000;
+
+impl Responder {
+    /// Opens the port on every address in the overlay. Tells why it could not.
+    pub(super) fn open(own: &Own, port: u16) -> (Self, Vec<String>) {
+        let (mut sockets, mut failed) = (Vec::new(), Vec::new());
+        for address in own.inside.keys().map(|address| SocketAddr::new(*address, port)) {
+            let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+            let opened = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
+            match opened.and_then(|socket| ready(socket, address)) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => failed.push(format!("UDP {address}: {error}")),
+            }
+        }
+        (Self { sockets, peers: Mutex::default() }, failed)
+    }
+
+    /// Says whom to answer.
+    pub(super) fn set_peers(&self, peers: BTreeSet<IpAddr>) {
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    /// Answers, for ever.
+    pub(super) async fn serve(&self) -> std::convert::Infallible {
+        join_all(self.sockets.iter().map(|socket| self.answer(socket))).await;
+        pending().await
+    }
+
+    async fn answer(&self, socket: &UdpSocket) {
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        let (mut since, mut answers) = (Instant::now(), 0);
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            };
+            let is_peer = self.peers.lock().unwrap_or_else(PoisonError::into_inner).contains(&from.ip());
+            if since.elapsed() >= Duration::from_secs(1) {
+                (since, answers) = (Instant::now(), 0);
+            }
+            if is_peer && answers < ANSWERS_A_SECOND && packet::answer(&mut buffer[..length]) {
+                answers += 1;
+                // An answer that is lost is what the peer wants to know.
+                let _ = socket.try_send_to(&buffer[..length], from);
+            }
+        }
+    }
+}
