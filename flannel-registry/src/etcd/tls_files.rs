@@ -145,7 +145,7 @@ impl TlsFiles {
                 let expired = if self.has_expired() { " (expired)" } else { "" };
                 format!("client certificate: {}{expired}", pair.certificate.display())
             }
-            None => "client certificate: none given".to_owned(),
+            None => "no client certificate given".to_owned(),
         })
     }
 
