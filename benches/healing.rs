@@ -26,7 +26,8 @@ use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
 use flannel_benches::{Spread, figures};
 use flannel_core::NetworkOptions;
 use flannel_netlink::{
-    Address, Family, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
+    Address, IpFamily, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter,
+    WriteRequest,
 };
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{INTERFACE, Lab, LabOptions, Member, OverlayState, PingOptions, Pod, RunningPing};
@@ -46,12 +47,12 @@ fn main() {
     println!("{:<52} | {:>16} | {:>16}", "", "kernel ms", "silence ms");
     println!("{:<52} | {:>7} {:>8} | {:>7} {:>8}", "damage", "median", "worst", "median", "worst");
     for (network, family, faults) in [
-        ("vxlan", Family::V4, &VXLAN[..]),
-        ("vxlan", Family::V6, &VXLAN[..]),
-        ("direct", Family::V4, &DIRECT[..]),
-        ("direct", Family::V6, &DIRECT[..]),
-        ("host-gw", Family::V4, &DIRECT[..]),
-        ("host-gw", Family::V6, &DIRECT[..]),
+        ("vxlan", IpFamily::V4, &VXLAN[..]),
+        ("vxlan", IpFamily::V6, &VXLAN[..]),
+        ("direct", IpFamily::V4, &DIRECT[..]),
+        ("direct", IpFamily::V6, &DIRECT[..]),
+        ("host-gw", IpFamily::V4, &DIRECT[..]),
+        ("host-gw", IpFamily::V6, &DIRECT[..]),
     ] {
         let mut site = Site::new(network, family);
         for (name, fault) in faults {
@@ -79,28 +80,29 @@ const VXLAN: [(&str, Fault); 13] = [
     ("no damage", |_| Instant::now()),
     ("routes flushed", |victim| {
         let routes = victim.routes();
-        victim.write(routes.into_iter().map(Write::DeleteRoute).collect())
+        victim.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
     }),
     ("permanent neighbours flushed", |victim| {
         let neighbours = victim.neighbours();
-        victim.write(neighbours.into_iter().map(Write::DeleteNeighbour).collect())
+        victim.write(neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
     }),
     ("forwarding entries deleted", |victim| {
         let index = victim.index();
         let entries = victim.netlink.fdb(index).unwrap();
-        victim.write(entries.into_iter().map(Write::DeleteFdb).collect())
+        victim.write(entries.into_iter().map(WriteRequest::DeleteFdb).collect())
     }),
     ("all three", |victim| {
         let index = victim.index();
-        let mut writes: Vec<_> = victim.routes().into_iter().map(Write::DeleteRoute).collect();
-        writes.extend(victim.neighbours().into_iter().map(Write::DeleteNeighbour));
-        writes.extend(victim.netlink.fdb(index).unwrap().into_iter().map(Write::DeleteFdb));
+        let mut writes: Vec<_> = victim.routes().into_iter().map(WriteRequest::DeleteRoute).collect();
+        writes.extend(victim.neighbours().into_iter().map(WriteRequest::DeleteNeighbour));
+        writes.extend(victim.netlink.fdb(index).unwrap().into_iter().map(WriteRequest::DeleteFdb));
         victim.write(writes)
     }),
     ("address removed", |victim| {
         let index = victim.index();
         let addresses = victim.netlink.addresses(index).unwrap().into_iter();
-        victim.write(addresses.filter(|address| address.scope == 0).map(Write::DeleteAddress).collect())
+        victim
+            .write(addresses.filter(|address| address.scope == 0).map(WriteRequest::DeleteAddress).collect())
     }),
     ("device set down", |victim| victim.change(LinkChange { up: Some(false), ..LinkChange::default() })),
     ("MTU changed", |victim| victim.change(LinkChange { mtu: Some(1300), ..LinkChange::default() })),
@@ -128,7 +130,7 @@ const DIRECT: [(&str, Fault); 4] = [
     ("no damage", |_| Instant::now()),
     ("direct routes flushed", |victim| {
         let routes = victim.direct_routes();
-        victim.write(routes.into_iter().map(Write::DeleteRoute).collect())
+        victim.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
     }),
     ("external interface down and at once up", |victim| victim.bounce(Duration::ZERO)),
     ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
@@ -138,7 +140,7 @@ const DIRECT: [(&str, Fault); 4] = [
 struct Victim {
     netlink: Netlink,
     device: &'static str,
-    family: Family,
+    family: IpFamily,
     /// How long the last fault lasted before the time is taken.
     down_for: Duration,
 }
@@ -148,7 +150,7 @@ impl Victim {
         self.netlink.link(self.device).unwrap().unwrap().index
     }
 
-    fn write(&mut self, writes: Vec<Write>) -> Instant {
+    fn write(&mut self, writes: Vec<WriteRequest>) -> Instant {
         assert!(!writes.is_empty(), "there is nothing to damage");
         let now = Instant::now();
         self.netlink.apply(&writes).into_iter().for_each(Result::unwrap);
@@ -231,7 +233,7 @@ struct Run {
 }
 
 impl Site {
-    fn new(network: &str, family: Family) -> Self {
+    fn new(network: &str, family: IpFamily) -> Self {
         let lab = Lab::new(&LabOptions { hosts: HOSTS, ..LabOptions::default() }).unwrap();
         let registry = MemoryRegistry::new();
         registry.set_config(config(network, family));
@@ -254,7 +256,7 @@ impl Site {
             let subnets: Vec<_> = members[host].lease().unwrap().subnet.nets().collect();
             lab.hosts[host].add_pod(&subnets, 1400).unwrap()
         });
-        let device = if family == Family::V4 { "flannel.1" } else { "flannel-v6.1" };
+        let device = if family == IpFamily::V4 { "flannel.1" } else { "flannel-v6.1" };
         let netlink = Netlink::open_in(&lab.hosts[0].namespace).unwrap();
         let mut victim = Victim { netlink, device, family, down_for: Duration::ZERO };
         let right = victim.state();
@@ -294,10 +296,10 @@ impl Site {
     }
 }
 
-fn config(network: &str, family: Family) -> String {
+fn config(network: &str, family: IpFamily) -> String {
     let overlay = match family {
-        Family::V4 => r#""Network":"10.5.0.0/16""#,
-        Family::V6 => r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48""#,
+        IpFamily::V4 => r#""Network":"10.5.0.0/16""#,
+        IpFamily::V6 => r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48""#,
     };
     let backend = match network {
         "host-gw" => r#""Type":"host-gw""#,

@@ -1,8 +1,8 @@
-//! A network inside a program: the program is the cluster, with its own runtime, and gets typed events.
+//! Embeds networks in a program with its own runtime, and prints their events.
 //!
-//! Three hosts, each a namespace, lease subnets from one registry in memory. An orchestrator puts its store in the
-//! place of that (see `own_registry`), and runs one network on each of its hosts.
-#![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+//! Three hosts, each a network namespace, lease subnets from an in-memory registry. An orchestrator would use its own
+//! store instead (see `own_registry`), and run one network per host.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ use flannel_testing::{INTERFACE, Lab, LabOptions};
 use futures::StreamExt;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Threads, timers and their names are the program's: a network only wants a runtime that has time.
+    // The program chooses the runtime; a current-thread one is sufficient.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(cluster())
 }
@@ -30,7 +30,7 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
         let backend = OpenVxlan::new(host.namespace.clone());
         let options = NetworkOptions::new(RegistryLeaseManager::new(registry.clone()), backend, external);
         let (network, task) = Network::new(options);
-        tokio::spawn(tell(host.name.clone(), network.events()));
+        tokio::spawn(print_events(host.name.clone(), network.events()));
         members.push((network, tokio::spawn(task.run())));
     }
 
@@ -42,7 +42,7 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
         show_ping(&pods[from], &pods[to]).await?;
     }
-    // All that a network knows of itself, as one value; it is JSON too.
+    // The complete state of a network; also available as JSON.
     let status = members[0].0.status();
     println!("host-1 is in order: {}, with {} peers", status.is_in_order(), status.peers.known);
 
@@ -50,17 +50,17 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
         network.shutdown(Shutdown::Remove).await;
         task.await??;
     }
-    println!("everything is removed");
+    println!("everything removed");
     Ok(())
 }
 
-/// Tells what happens on a host. Most events are left out; a program takes those that it wants.
-async fn tell(host: String, mut events: impl futures::Stream<Item = NetworkEvent> + Unpin) {
+/// Prints some of the events of a host.
+async fn print_events(host: String, mut events: impl futures::Stream<Item = NetworkEvent> + Unpin) {
     while let Some(event) = events.next().await {
         if let NetworkEvent::LeaseAcquired(lease) = &event {
             println!("{host} leased {}", lease.subnet);
         } else if let NetworkEvent::PeerJoined(lease) = &event {
-            println!("{host} heard of {}", lease.attrs.public);
+            println!("{host} learned of {}", lease.attrs.public);
         } else if let NetworkEvent::Ready = event {
             println!("{host} is ready");
         }

@@ -1,9 +1,8 @@
-//! The kernel behind a narrow interface: a process with rights makes networks true, and one without any decides them.
+//! Privilege separation: an unprivileged agent selects the peers, and a privileged helper runs the networks.
 //!
-//! Between the two is a socket with one line for each host: its subnet and its record, as a registry would hold them; an
-//! empty line ends a list. That is all the helper can be asked for. When the agent dies, the helper keeps and heals
-//! what it was told last.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
+//! The protocol on the socket between them is one line per host with its subnet and its record, as in a registry; an empty
+//! line ends the list. When the agent dies, the helper keeps and repairs the last state.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,7 +15,7 @@ use flannel_examples::{pod, ready, run, show_ping, until};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
-/// So much is taken for one list at the most, in bytes: a helper trusts nobody with its memory.
+/// The maximum size of a list in bytes, so that the agent cannot exhaust the helper's memory.
 const LIMIT: u64 = 16 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(helper())
 }
 
-/// Runs as root: it has the networks, one for each host, and knows nothing but what it is told.
+/// Runs as root: one network per host, with the peers that the agent sends.
 async fn helper() -> Result<(), Box<dyn Error>> {
     let lab = Lab::new(&LabOptions::default())?;
     let (mut networks, mut ends) = (Vec::new(), Vec::new());
@@ -39,14 +38,12 @@ async fn helper() -> Result<(), Box<dyn Error>> {
         run(task);
         let (ours, theirs) = Socket::pair()?;
         ours.set_nonblocking(true)?;
-        tokio::spawn(
-            async move { plane.set_unavailable(format!("the agent: {:?}", serve(&plane, ours).await)) },
-        );
+        tokio::spawn(async move { plane.set_unavailable(format!("agent: {:?}", serve(&plane, ours).await)) });
         networks.push(network);
         ends.push(OwnedFd::from(theirs));
     }
-    let (Some(two), Some(one)) = (ends.pop(), ends.pop()) else { return Err("two hosts".into()) };
-    // The same program as nobody, with the sockets for its standard input and output, which nobody else keeps open.
+    let (Some(two), Some(one)) = (ends.pop(), ends.pop()) else { return Err("expected two hosts".into()) };
+    // Run this program again as `nobody`, with the sockets as its standard input and output, and close our copies.
     let mut command = std::process::Command::new("/proc/self/exe");
     let mut agent = command.arg("agent").uid(65534).gid(65534).stdin(one).stdout(two).spawn()?;
     drop(command);
@@ -55,13 +52,13 @@ async fn helper() -> Result<(), Box<dyn Error>> {
     show_ping(&pods[0], &pods[1]).await?;
     agent.kill()?;
     println!("the agent was killed: {}", agent.wait()?);
-    until("the helper notices", || networks[0].summary().registry.unavailable.is_some()).await?;
+    until("the helper to notice", || networks[0].summary().registry.unavailable.is_some()).await?;
     show_ping(&pods[1], &pods[0]).await?;
     println!("in order without the agent: {}", networks[0].summary().is_in_order());
     Ok(())
 }
 
-/// Tells an agent what the host says about itself, and does what it says of the others.
+/// Sends the host's lease to the agent, and applies the lists of peers that it sends.
 async fn serve(plane: &StaticLeaseManager, socket: Socket) -> std::io::Result<()> {
     let (read, mut write) = tokio::net::UnixStream::from_std(socket)?.into_split();
     let own = plane.lease().await;
@@ -75,16 +72,16 @@ async fn serve(plane: &StaticLeaseManager, socket: Socket) -> std::io::Result<()
         };
         match read_record(subnet, record.as_bytes(), Revision::default(), Term::Permanent) {
             Ok(peer) => peers.push(peer),
-            Err(bad) => println!("not used: {bad}"),
+            Err(bad) => println!("ignored: {bad}"),
         }
     }
     Ok(())
 }
 
-/// Runs as nobody: it knows who the hosts are, and can do nothing else.
+/// Runs as `nobody`, without capabilities.
 fn agent() -> Result<(), Box<dyn Error>> {
-    let rights = std::fs::read_to_string("/proc/self/status")?;
-    let rights = rights.lines().filter(|line| line.starts_with("Uid") || line.starts_with("CapEff"));
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let rights = status.lines().filter(|line| line.starts_with("Uid") || line.starts_with("CapEff"));
     eprintln!("the agent runs with {}", rights.collect::<Vec<_>>().join(" ").replace('\t', " "));
     let sockets =
         [std::io::stdin().as_fd().try_clone_to_owned()?, std::io::stdout().as_fd().try_clone_to_owned()?];
@@ -96,6 +93,6 @@ fn agent() -> Result<(), Box<dyn Error>> {
     for host in &hosts {
         host.get_ref().write_all(format!("{list}\n").as_bytes())?;
     }
-    // Until the helper is gone.
+    // Returns when the helper exits.
     Ok(hosts[0].read_line(&mut list).map(drop)?)
 }

@@ -1,9 +1,8 @@
-//! Two networks in one process, side by side: each has its own VNI and its own namespaces, and neither knows of the
-//! other.
+//! Two independent networks in one process, each with its own VNI and namespaces.
 //!
-//! Both have the same addresses, so a packet that went astray would be answered by the wrong pod. They share the
-//! underlay between the hosts, and nothing else.
-#![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+//! Both use the same addresses, so a misrouted packet would reach the wrong pod. They only share the underlay between the
+//! hosts.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 
@@ -12,7 +11,7 @@ use flannel_core::{Network, NetworkConfig, NetworkOptions, Shutdown, StaticLease
 use flannel_examples::{first_address, pod, ready, run, show_ping};
 use flannel_testing::{Host, INTERFACE, Lab, LabOptions, Pod, transfer};
 
-/// So much goes over each network while the other one is busy too, in bytes.
+/// The number of bytes to send over each network while the other one is busy, too.
 const BYTES: u64 = 20_000_000;
 
 /// A network between two hosts, with a pod on each.
@@ -29,11 +28,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let amber = overlay("amber", 2, &lab.hosts[2..]).await?;
     tokio::try_join!(carry(&green), carry(&amber))?;
 
-    // One ends; the other does not notice.
+    // Stopping one network does not affect the other.
     for network in green.networks {
         network.shutdown(Shutdown::Remove).await;
     }
-    println!("green is gone");
+    println!("green stopped");
     show_ping(&amber.pods[0], &amber.pods[1]).await?;
     println!("amber is in order: {}", amber.networks[0].summary().is_in_order());
     Ok(())
@@ -47,14 +46,14 @@ async fn overlay(name: &'static str, vni: u32, hosts: &[Host]) -> Result<Overlay
     for (host, subnet) in hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
         let plane = StaticLeaseManager::new(config.clone(), subnet.parse()?)?;
         let external = external_interface(&host.namespace, INTERFACE)?;
-        // All that the network does, it does in the namespace that it is given here.
+        // The network only touches this namespace.
         let backend = OpenVxlan::new(host.namespace.clone());
         let (network, task) = Network::new(NetworkOptions::new(plane.clone(), backend, external));
         run(task);
         networks.push(network);
         planes.push(plane);
     }
-    // The same list for everybody; a host is no peer of itself.
+    // All hosts get the same list; each ignores its own lease.
     let leases = [planes[0].lease().await, planes[1].lease().await];
     let mut pods = Vec::new();
     for ((host, plane), network) in hosts.iter().zip(&planes).zip(&networks) {
@@ -67,9 +66,9 @@ async fn overlay(name: &'static str, vni: u32, hosts: &[Host]) -> Result<Overlay
     Ok(Overlay { name, networks, pods })
 }
 
-/// Sends a stream from pod to pod, and checks what arrives.
+/// Sends a stream from pod to pod and verifies the received data.
 async fn carry(overlay: &Overlay) -> Result<(), Box<dyn Error>> {
-    let [from, to] = &overlay.pods[..] else { return Err("there are two pods".into()) };
+    let [from, to] = &overlay.pods[..] else { return Err("expected two pods".into()) };
     let (client, server, address) = (from.namespace.clone(), to.namespace.clone(), first_address(to)?);
     let stream = tokio::task::spawn_blocking(move || transfer(&client, &server, address, BYTES));
     println!("{}: {} bytes from {} to {address}", overlay.name, stream.await??.bytes, from.name);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flannel_netlink::{FdbEntry, Neighbour, Netlink, Route, Write};
+use flannel_netlink::{FdbEntry, Neighbour, Netlink, Route, WriteRequest};
 
 use crate::Measured;
 use crate::peers::{Objects, objects};
@@ -17,9 +17,9 @@ pub(crate) fn measure(size: u32) -> Measured {
         let Objects { subnet, mac, public } = objects(n, generation);
         let gateway = subnet.network().into();
         for write in [
-            Write::PutNeighbour(Neighbour::permanent(index, gateway, mac)),
-            Write::PutFdb(FdbEntry::permanent(index, mac, public)),
-            Write::PutRoute(Route::onlink(subnet.into(), gateway, index)),
+            WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, mac)),
+            WriteRequest::PutFdb(FdbEntry::permanent(index, mac, public)),
+            WriteRequest::PutRoute(Route::onlink(subnet.into(), gateway, index)),
         ] {
             netlink.apply(&[write]).remove(0).unwrap();
         }

@@ -10,7 +10,7 @@ use flannel_core::{
     Backend, Dirty, LeaseChange, Network, NetworkOptions, PeerSet, Shutdown, SubnetKey, SubnetRegistry,
     SyncReport, SyncRequest,
 };
-use flannel_netlink::{Monitor, Namespace, Notice};
+use flannel_netlink::{Monitor, Namespace, Notification};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 
 use crate::Measured;
@@ -135,7 +135,7 @@ async fn settle(network: &Network) {
 
 async fn wait_for_route(monitor: &mut Monitor, network: Ipv4Addr) {
     loop {
-        if let Notice::Route { route, removed: false } = monitor.next().await.unwrap()
+        if let Notification::Route { route, removed: false } = monitor.next().await.unwrap()
             && route.destination.network() == network
         {
             return;

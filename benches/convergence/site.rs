@@ -2,7 +2,7 @@
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{Backend, Lease, NetworkConfig, OpenBackend, OpenRequest, Revision, Term};
-use flannel_netlink::{Namespace, Netlink, RouteFilter, RouteKind, Write};
+use flannel_netlink::{Namespace, Netlink, RouteFilter, RouteKind, WriteRequest};
 use flannel_testing::{Lab, LabOptions};
 
 use crate::peers;
@@ -43,10 +43,10 @@ pub(crate) fn flush(namespace: &Namespace, peers: u32) {
     let neighbours = netlink.neighbours(index, None).unwrap().into_iter();
     let neighbours = neighbours.filter(flannel_netlink::Neighbour::is_permanent);
     let fdb = netlink.fdb(index).unwrap().into_iter();
-    let writes: Vec<Write> = routes
-        .map(Write::DeleteRoute)
-        .chain(neighbours.map(Write::DeleteNeighbour))
-        .chain(fdb.map(Write::DeleteFdb))
+    let writes: Vec<WriteRequest> = routes
+        .map(WriteRequest::DeleteRoute)
+        .chain(neighbours.map(WriteRequest::DeleteNeighbour))
+        .chain(fdb.map(WriteRequest::DeleteFdb))
         .collect();
     assert_eq!(writes.len(), 3 * peers as usize, "all of it was there");
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));

@@ -12,14 +12,14 @@ use crate::table::{columns, distinct, table};
 pub(crate) const HEAD: &str = "\
 # Benchmarks
 
-Made by `./scripts/bench`, which runs every bench and writes this page; `./scripts/bench --quick` takes small sizes and
-few rounds, and writes to `target/benchmarks`. Numbers are medians, with the smallest and the largest of the rounds in
-parentheses; where nothing stands in parentheses, all rounds came to the same, or there was one. What is compared was
-measured in one run on one machine, hosts, traffic generator and etcd together:
+`./scripts/bench` runs every benchmark and writes this page; `./scripts/bench --quick` uses small sizes and few rounds, and
+writes to `target/benchmarks`. Values are medians, with the minimum and maximum of the rounds in parentheses; without
+parentheses, all rounds gave the same value, or there was one round. Values that are compared were measured in one run on
+one machine, with hosts, traffic generator and etcd together:
 
 > {machine}
 
-A ratio says more than a time: another machine has other times.
+Compare ratios rather than times: other machines have other times.
 ";
 
 /// One part of the page.
@@ -50,28 +50,28 @@ enum Shape {
 /// The parts, in their order.
 pub(crate) const SECTIONS: &[Section] = &[
     Section {
-        title: "Putting all peers into the kernel",
-        text: "Route, neighbour and forwarding entry of each peer. *floor*: the same objects as bytes that were \
-               prepared before the clock starts, by the fastest way known. *one by one*: one request at a time, as \
-               upstream writes. *repair*: everything was flushed by somebody else.",
+        title: "Programming all peers",
+        text: "Route, neighbour and FDB entry of each peer. *floor*: the same objects as netlink messages \
+               that were encoded before the clock starts, sent in the fastest known way. *one by one*: one \
+               request at a time, as upstream does. *repair*: after all objects were flushed externally.",
         bench: "convergence",
         rows: &["first start, ms", "first start, ratio", "restart, ms", "repair, ms"],
         case: "peers",
         plots: &[Plot { file: "convergence.svg", what: "first start, ms", x: "peers", shape: Shape::Lines }],
     },
     Section {
-        title: "One change among many",
-        text: "*one change*: one peer gets a new device, on top of N. *event to kernel*: a host joins the registry, \
-               until the kernel tells of the route to it.",
+        title: "A single change",
+        text: "*one change*: one of N peers gets a new device. *event to kernel*: from the registration of \
+               a new host until the kernel reports the route to it.",
         bench: "convergence",
         rows: &["one change", "event to kernel"],
         case: "peers",
         plots: &[],
     },
     Section {
-        title: "The whole daemon, with its leases in a real etcd",
-        text: "From the start of the process until all peers are reachable and `subnet.env` is written. *list*: all \
-               records read by a bare etcd client, for comparison.",
+        title: "The whole daemon, with leases in etcd",
+        text: "From the start of the process until all peers are reachable and `subnet.env` is written. \
+               *list*: time of a minimal etcd client to read all records, for comparison.",
         bench: "cold_start",
         rows: &["time"],
         case: "leases",
@@ -79,17 +79,17 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         title: "Memory",
-        text: "Of the daemon's process, with all that links it, after the start and at its peak.",
+        text: "Of the daemon process, after the start and at its peak.",
         bench: "cold_start",
         rows: &["memory"],
         case: "leases",
         plots: &[Plot { file: "memory.svg", what: "memory, MiB", x: "leases", shape: Shape::Lines }],
     },
     Section {
-        title: "Many hosts start at the same moment",
-        text: "All in one process, each with its own connection, manager and reconcile loop, and a kernel that is \
-               played. Calls are requests to the registry until every host knows every other one. Scattered \
-               addresses are the worst case for choosing a subnet that nobody else chooses.",
+        title: "Simultaneous start of many hosts",
+        text: "All hosts run in one process, each with its own connection, manager and reconcile loop, and \
+               a simulated kernel. Calls are requests to the registry until every host knows every other \
+               host. Scattered addresses are the worst case for conflicts over free subnets.",
         bench: "start",
         rows: &["calls per node", "conflicts"],
         case: "hosts",
@@ -100,10 +100,11 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         title: "Ten thousand hosts",
-        text: "Simulated in one process on a clock that jumps, each with its own manager, reconcile loop and a kernel \
-               made of maps: they join within an hour, then half a day of peace passes. Calls are those of one host to \
-               the registry. Time and memory are the whole run's over the number of pairs of hosts: what it costs one \
-               host to learn of one other, to program it and to keep it.",
+        text: "Simulated in one process on a paused clock, each with its own manager, reconcile loop and a \
+               kernel made of maps: the hosts join within an hour, then half a day passes without changes. \
+               Calls are those of one host to the registry. Time and memory are those of the whole run \
+               divided by the number of pairs of hosts: the cost for one host to learn, program and store \
+               one peer.",
         bench: "scale",
         rows: &[],
         case: "hosts",
@@ -118,9 +119,10 @@ pub(crate) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
-        title: "Healing",
-        text: "Somebody breaks one host of three. *kernel*: until all is as it was. *silence*: the longest time between \
-               two answers to a ping that is sent every millisecond.",
+        title: "Repair",
+        text: "An external change breaks one of three hosts. *kernel*: time until the kernel state is \
+               restored. *silence*: the longest gap between two replies to a ping that is sent every \
+               millisecond.",
         bench: "healing",
         rows: &[],
         case: "damage",
@@ -128,9 +130,10 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         title: "The UDP packet path",
-        text: "Beside the raw link, the kernel's VXLAN, and one packet per system call, all between the same two hosts. \
-               *one*, *four*, *both*: TCP streams, Gbit/s. *64 B*, *bursts*: small datagrams, thousands a second. \
-               *rtt*, *loaded*: round trip at rest and beside a stream, µs. *cpu*: seconds of processor per GiB.",
+        text: "Compared with the raw link, the kernel's VXLAN, and one packet per system call, all between \
+               the same two hosts. *one*, *four*, *both*: TCP streams, Gbit/s. *64 B*, *bursts*: small \
+               datagrams, thousands per second. *rtt*, *loaded*: round trip when idle and next to a stream, \
+               µs. *cpu*: CPU seconds per GiB.",
         bench: "udp_path",
         rows: &[],
         case: "",

@@ -1,4 +1,4 @@
-//! What the person asks for.
+//! Command line options.
 
 use lexopt::prelude::*;
 
@@ -7,29 +7,29 @@ use lexopt::prelude::*;
 pub(crate) struct Args {
     /// The number of hosts.
     pub(crate) hosts: usize,
-    /// The backend, by its name in the network config.
+    /// The name of the backend in the network config.
     pub(crate) backend: String,
-    /// Whether to leave everything up until interrupted.
+    /// Whether to keep everything up until interrupted.
     pub(crate) keep: bool,
 }
 
-/// What `--help` shows.
+/// The output of `--help`.
 pub(crate) const USAGE: &str = "\
-A whole flannel cluster on this machine: hosts and pods as network namespaces,
-one network per host, all in this process, with a registry in memory.
+A flannel cluster on this machine: hosts and pods as network namespaces, one
+network per host, all in this process, with an in-memory registry.
 
 Usage: cargo run --release --example cluster -- [OPTIONS]
 
   --hosts N         number of hosts, 2 to 64 (default 3)
-  --backend NAME    what carries the traffic: vxlan, host-gw or udp (default vxlan)
-  --keep            leave it up for a look around until Ctrl-C
-  --help            this text
+  --backend NAME    vxlan, host-gw or udp (default vxlan)
+  --keep            keep everything up until Ctrl-C
+  --help            show this help
 
-Needs Linux and root (or CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN), and no
-other program. Nothing outside its own namespaces is touched.
+Requires Linux and root (or CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN), and
+no other program. Changes nothing outside its own namespaces.
 ";
 
-/// Reads the options; `None` if help was asked for.
+/// Parses the options; returns `None` for `--help`.
 pub(crate) fn read() -> Result<Option<Args>, lexopt::Error> {
     let mut args = Args { hosts: 3, backend: "vxlan".to_owned(), keep: false };
     let mut parser = lexopt::Parser::from_env();
@@ -43,10 +43,10 @@ pub(crate) fn read() -> Result<Option<Args>, lexopt::Error> {
         }
     }
     if !(2..=64).contains(&args.hosts) {
-        return Err(format!("--hosts is {}, and must be from 2 to 64", args.hosts).into());
+        return Err(format!("--hosts is {}, expected 2 to 64", args.hosts).into());
     }
     if !["vxlan", "host-gw", "udp"].contains(&args.backend.as_str()) {
-        return Err(format!("--backend is {:?}, and must be vxlan, host-gw or udp", args.backend).into());
+        return Err(format!("--backend is {:?}, expected vxlan, host-gw or udp", args.backend).into());
     }
     Ok(Some(args))
 }

@@ -14,20 +14,20 @@ use tokio::task::JoinHandle;
 
 use crate::args::Args;
 
-/// The network that the hosts share.
+/// The address range of the network.
 const NETWORK: &str = "10.5.0.0/16";
 
-/// How long the hosts may take to know each other. It takes milliseconds; a machine under load may need more.
+/// Timeout for the hosts to learn each other. It usually takes milliseconds, more on machines under load.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Everything that was started. The fields are dropped in this order: networks before the hosts they run on.
+/// The running cluster. Fields are dropped in this order: networks before their hosts.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     lab: Lab,
     backend: String,
 }
 
-/// One host with its network and its pod.
+/// A host with its network and its pod.
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: String,
@@ -58,7 +58,7 @@ impl Cluster {
         for member in &mut members {
             running.push(member.ready(args.hosts - 1).await?);
         }
-        step.done("every host has a subnet, and a route to that of every other one");
+        step.done("each host has a subnet and routes to all others");
 
         let step = Progress::begin("pods");
         let hosts = lab.hosts.iter().zip(members).zip(running);
@@ -81,10 +81,10 @@ impl Cluster {
         table.print();
     }
 
-    /// Says how to look at what is up.
-    pub(crate) fn look_around(&self) {
+    /// Prints commands to inspect the cluster.
+    pub(crate) fn show_commands(&self) {
         let prefix = self.lab.prefix().unwrap_or_default();
-        println!("All of it is up until Ctrl-C. From another terminal, for example:\n");
+        println!("Everything stays up until Ctrl-C. From another terminal, for example:\n");
         let tunnel = ["ip -d link show flannel.1", "ip neigh", "bridge fdb show dev flannel.1"];
         let tunnel = tunnel.into_iter().filter(|_| self.backend == "vxlan");
         for command in std::iter::once("ip route").chain(tunnel) {
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all networks and waits for their tasks.
+    /// Stops all networks and waits for their tasks.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error>> {
         for Node { member, .. } in self.nodes {
             member.network.shutdown(Shutdown::Remove).await;
@@ -106,7 +106,7 @@ impl Cluster {
 }
 
 impl Node {
-    /// Puts a pod on a host.
+    /// Adds a pod to a host.
     fn new(host: &Host, member: Member, running: Running) -> Result<Self, LabError> {
         let subnets: Vec<_> = running.lease.subnet.nets().collect();
         let pod = host.add_pod(&subnets, running.mtu)?;
@@ -129,22 +129,22 @@ impl Member {
         Ok(Self { network, task: tokio::spawn(task.run()) })
     }
 
-    /// Waits until the host carries traffic to so many others, or tells why it does not.
+    /// Waits until the host has programmed this many peers, or returns why not.
     async fn ready(&mut self, others: usize) -> Result<Running, Box<dyn Error>> {
-        let all_there = async {
+        let programmed = async {
             let running = self.network.ready().await?;
             while self.network.summary().peers.programmed < others {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             Some(running)
         };
-        match tokio::time::timeout(PATIENCE, all_there).await {
+        match tokio::time::timeout(PATIENCE, programmed).await {
             Ok(Some(running)) => Ok(running),
             Ok(None) => match (&mut self.task).await? {
                 Err(error) => Err(flannel_core::chain(&error).into()),
-                Ok(()) => Err("a network ended before it was ready".into()),
+                Ok(()) => Err("a network stopped before it was ready".into()),
             },
-            Err(_) => Err(format!("a host does not get ready: {:?}", self.network.summary()).into()),
+            Err(_) => Err(format!("timed out waiting for a host: {:?}", self.network.summary()).into()),
         }
     }
 }

@@ -1,12 +1,12 @@
-//! A whole flannel cluster on one machine.
+//! A flannel cluster on one machine.
 //!
-//! 1. Make hosts: network namespaces joined by a switch.
-//! 2. Run a network on each: all lease their subnets from one registry in memory.
-//! 3. Put a pod on each host.
-//! 4. Send traffic between every pair of pods, and show what came of it.
+//! 1. Create hosts: network namespaces connected by a switch.
+//! 2. Run a network on each host, with leases in an in-memory registry.
+//! 3. Add a pod to each host.
+//! 4. Send traffic between every pair of pods, and print the results.
 //!
-//! Namespaces without names and devices in them end with the process, however it ends.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to the person who runs it")]
+//! The namespaces are unnamed, so they and their devices disappear with the process.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints its results")]
 
 mod args;
 mod cluster;
@@ -41,34 +41,34 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Shows the whole thing. It succeeds if every pair of pods could talk.
+/// Runs the example; returns success if every pair of pods can communicate.
 async fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     flannel_testing::check_requirements()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupted = async || tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () };
-    println!("flannel on one machine: {} hosts, backend {}, registry in memory\n", args.hosts, args.backend);
+    println!("flannel on one machine: {} hosts, backend {}, in-memory registry\n", args.hosts, args.backend);
 
-    let (cluster, all_talk) = tokio::select! {
+    let (cluster, all_reachable) = tokio::select! {
         shown = show(args) => shown?,
-        // What was being shown is dropped, and with it everything that was made for it.
+        // Dropping the future drops the cluster.
         () = interrupted() => {
-            println!("\n\nInterrupted: all hosts and pods are gone.");
+            println!("\n\nInterrupted: all hosts and pods were removed.");
             return Ok(ExitCode::from(130));
         }
     };
     if args.keep {
-        cluster.look_around();
+        cluster.show_commands();
         interrupted().await;
-        println!("\nAll hosts and pods are gone.");
+        println!("\nAll hosts and pods were removed.");
     }
     cluster.stop().await?;
-    Ok(if all_talk { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn show(args: &Args) -> Result<(Cluster, bool), Box<dyn Error>> {
     let cluster = Cluster::start(args).await?;
     cluster.show();
-    let all_talk = traffic::show(&cluster).await?;
-    Ok((cluster, all_talk))
+    let all_reachable = traffic::show(&cluster).await?;
+    Ok((cluster, all_reachable))
 }

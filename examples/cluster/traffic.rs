@@ -9,19 +9,19 @@ use flannel_testing::{PingError, PingOptions, ping, throughput};
 
 use crate::cluster::{Cluster, Node};
 
-/// Pings for each pair: the first one also finds the way, so the table shows the median.
+/// Pings per pair; the table shows the median, because the first one also resolves neighbours.
 const PINGS: usize = 5;
 
-/// How long one stream runs for the throughput figure.
+/// Duration of the throughput measurement.
 const STREAM: Duration = Duration::from_secs(2);
 
-/// Sends traffic between all pairs, shows the results, and tells whether all arrived.
+/// Sends traffic between all pairs, prints the results, and returns whether all pings were answered.
 pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
     let nodes = &cluster.nodes;
     let pairs = nodes.len() * (nodes.len() - 1);
     let step = Progress::begin("pings");
     let heading = (1..=nodes.len()).map(|number| number.to_string());
-    let mut table = Table::new(std::iter::once("from, to".to_owned()).chain(heading)).of_numbers();
+    let mut table = Table::new(std::iter::once("from, to".to_owned()).chain(heading)).right_aligned();
     let mut failures = Vec::new();
     for from in nodes {
         let mut row = vec![from.name.clone()];
@@ -42,18 +42,18 @@ pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
         }
         table.row(row);
     }
-    step.done(&format!("{} of {pairs} pairs of pods answer", pairs - failures.len()));
-    println!("\nround trip from pod to pod, microseconds, median of {PINGS} pings");
+    step.done(&format!("{} of {pairs} pairs of pods replied", pairs - failures.len()));
+    println!("\nround-trip time from pod to pod, microseconds, median of {PINGS} pings");
     table.print();
     failures.iter().for_each(|failure| println!("  lost: {failure}"));
     if failures.is_empty() {
         show_throughput(nodes).await?;
     }
-    println!("{} of {pairs} pairs of pods reach each other", pairs - failures.len());
+    println!("{} of {pairs} pairs of pods can communicate", pairs - failures.len());
     Ok(failures.is_empty())
 }
 
-/// The median round trip between two pods; `None` from a pod to itself.
+/// Returns the median round-trip time between two pods; `None` from a pod to itself.
 async fn round_trip(from: &Node, to: &Node) -> Result<Option<Result<Duration, PingError>>, Box<dyn Error>> {
     let Some(address) = address(to).filter(|_| from.name != to.name) else {
         return Ok(None);
@@ -66,7 +66,7 @@ async fn round_trip(from: &Node, to: &Node) -> Result<Option<Result<Duration, Pi
         times.sort_unstable();
         Ok(times[PINGS / 2])
     };
-    // On a thread, so that the networks go on meanwhile.
+    // On a thread, so that the networks can make progress.
     Ok(Some(tokio::task::spawn_blocking(pings).await?))
 }
 

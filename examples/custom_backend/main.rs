@@ -1,5 +1,5 @@
-//! A backend of one's own, in `plain`, and a network of two hosts that it carries.
-#![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+//! A custom backend, in `plain`, and a network of two hosts that uses it.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 mod plain;
 mod routes;
@@ -13,7 +13,7 @@ use flannel_core::{
     StaticLeaseManager,
 };
 use flannel_examples::{pod, ready, run, show_ping, until};
-use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, Write};
+use flannel_netlink::{Monitor, Namespace, Netlink, RouteFilter, WriteRequest};
 use flannel_testing::{INTERFACE, Lab, LabOptions};
 
 use plain::Plain;
@@ -42,27 +42,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     show_ping(&pods[0], &pods[1]).await?;
 
-    // It heals as the others do: the loop and the reconciler are the same.
+    // The network repairs drift, because the loop and the reconciler are those of the other backends.
     let mut kernel = Netlink::open_in(&lab.hosts[0].namespace)?;
     let ours = RouteFilter { protocol: Some(routes::OURS), ..RouteFilter::default() };
-    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(Write::DeleteRoute).collect();
+    let routes: Vec<_> = kernel.routes(&ours)?.into_iter().map(WriteRequest::DeleteRoute).collect();
     kernel.apply(&routes).into_iter().collect::<Result<Vec<_>, _>>()?;
-    until("the route is back", || kernel.routes(&ours).is_ok_and(|routes| routes.len() == 1)).await?;
-    println!("a route was deleted, and is back: {}", networks[0].summary().kernel.repaired == 1);
+    until("the route to be restored", || kernel.routes(&ours).is_ok_and(|routes| routes.len() == 1)).await?;
+    println!("a route was deleted and restored: {}", networks[0].summary().kernel.repaired == 1);
 
     for network in networks {
         network.shutdown(Shutdown::Remove).await;
     }
-    println!("routes that are left: {}", kernel.routes(&ours)?.len());
+    println!("remaining routes: {}", kernel.routes(&ours)?.len());
     Ok(())
 }
 
 fn open(namespace: &Namespace, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
     let failed = |source| BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source };
-    // The monitor first, so that no change falls between the two.
+    // Open the monitor first, so that no change is missed.
     let mut monitor = Monitor::open_in(namespace).map_err(|error| failed(BoxError::from(error)))?;
     let netlink = Netlink::open_in(namespace).map_err(|error| failed(error.into()))?;
-    // What the backend does itself is no news to it.
+    // Ignore notifications about the backend's own writes.
     monitor.ignore_changes_of(&[netlink.port_id()]).map_err(|error| failed(error.into()))?;
     Ok(Box::new(Plain { routes: Reconciler::new(Routes(netlink)), monitor, mtu: request.external.mtu }))
 }

@@ -1,7 +1,7 @@
-//! The backend: what carries the traffic, here plain routes between hosts on one link.
+//! The backend: plain routes between hosts on one link.
 //!
-//! What should be is told to a `Reconciler`; what there is it reads from a `Table`. Together they make every pass
-//! converge: also after a restart, a failed write, or a change by somebody else.
+//! A `Reconciler` compares the desired routes with those in a `Table`, so every pass converges, also after a restart, a
+//! failed write, or an external change.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, SyncReport,
     SyncRequest,
 };
-use flannel_netlink::{Monitor, Notice, Route};
+use flannel_netlink::{Monitor, Notification, Route};
 use ipnet::IpNet;
 
 use crate::routes::{OURS, Routes};
@@ -47,25 +47,27 @@ impl Backend for Plain {
         if *request.dirty == Dirty::All {
             self.routes.tracker.mark_stale();
         }
-        let ways = request
+        let routes = request
             .peers
             .iter()
             .flat_map(|peer| peer.subnet.v4().map(IpNet::V4).zip(peer.attrs.public.v4.map(IpAddr::V4)));
-        self.routes.tracker.set_all_desired(ways.collect());
+        self.routes.tracker.set_all_desired(routes.collect());
         pass(&mut [("the routes", &mut self.routes)], request.peers.is_complete(), request.now)
     }
 
     async fn wait_for_drift(&mut self) -> String {
         loop {
             match self.monitor.next().await {
-                Ok(Notice::Route { route: Route { protocol: OURS, .. }, .. } | Notice::Overrun) => break,
+                Ok(
+                    Notification::Route { route: Route { protocol: OURS, .. }, .. } | Notification::Overrun,
+                ) => break,
                 Ok(_) => {}
-                // From now on only the audits look.
+                // The audits still detect drift.
                 Err(_) => std::future::pending().await,
             }
         }
         self.routes.tracker.mark_stale();
-        "a route of ours changed".to_owned()
+        "a route changed externally".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

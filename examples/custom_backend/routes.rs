@@ -1,16 +1,16 @@
-//! The routes of the backend, as a table of the kernel: how they are read and written, and nothing else.
+//! The backend's routes as a kernel table.
 
 use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Netlink, Route, RouteFilter, Write};
+use flannel_netlink::{Netlink, Route, RouteFilter, WriteRequest};
 use ipnet::IpNet;
 
-/// By this number in the kernel the routes of this backend are known, also to its next run.
+/// The protocol number that marks the routes of this backend, across restarts.
 pub(crate) const OURS: u8 = 99;
 
-/// The routes to peers; the value is the host that each leads to.
+/// The routes to peers; the value is the next hop.
 pub(crate) struct Routes(pub(crate) Netlink);
 
 impl Table for Routes {
@@ -35,8 +35,8 @@ impl Table for Routes {
         let route =
             |subnet: &IpNet, host: &IpAddr| Route { protocol: OURS, ..Route::by_gateway(*subnet, *host) };
         let writes = changes.iter().map(|change| match change {
-            Change::Put { key, value, .. } => Write::PutRoute(route(key, value)),
-            Change::Drop { key, value } => Write::DeleteRoute(route(key, value)),
+            Change::Put { key, value, .. } => WriteRequest::PutRoute(route(key, value)),
+            Change::Drop { key, value } => WriteRequest::DeleteRoute(route(key, value)),
         });
         let results = self.0.apply(&writes.collect::<Vec<_>>());
         results.into_iter().map(|result| result.map_err(BoxError::from)).collect()

@@ -1,6 +1,6 @@
-//! Two hosts brought up by a crate that depends on `flannel-core` and `flannel-backend-vxlan`, and on nothing else.
+//! Two hosts in a crate that only depends on `flannel-core` and `flannel-backend-vxlan`.
 //!
-//! It is no example of this workspace: `tests/outside.rs` makes a crate of it somewhere else.
+//! This is not an example of the workspace: `tests/outside.rs` builds a separate crate from it.
 
 use flannel_backend_vxlan::{Namespace, OpenVxlan, external_interface};
 use flannel_core::{Backend, Dirty, Lease, NetworkConfig, OpenBackend, OpenRequest, PeerSet, SyncRequest};
@@ -40,13 +40,13 @@ fn main() -> Outcome<()> {
     talk(&hosts)
 }
 
-/// Sends datagrams through the tunnel, from device to device, until one is heard.
+/// Sends datagrams through the tunnel until one arrives.
 fn talk([from, to]: &[Namespace; 2]) -> Outcome<()> {
     let (client, server) = (from.run(|| UdpSocket::bind("10.5.1.0:0"))??, to.run(|| UdpSocket::bind("10.5.2.0:9000"))??);
     server.set_read_timeout(Some(Duration::from_millis(100)))?;
-    // A link that was just set up may lose the first one.
-    let mut say = || client.send_to(b"hello", "10.5.2.0:9000").and_then(|_| server.recv_from(&mut [0; 8])).ok();
-    println!("host 2 heard from {}", (0..300).find_map(|_| say()).ok_or("host 2 heard nothing")?.1.ip());
+    // A new link may lose the first datagram.
+    let mut send = || client.send_to(b"hello", "10.5.2.0:9000").and_then(|_| server.recv_from(&mut [0; 8])).ok();
+    println!("host 2 received from {}", (0..300).find_map(|_| send()).ok_or("host 2 received nothing")?.1.ip());
     Ok(())
 }
 

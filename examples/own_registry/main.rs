@@ -1,8 +1,8 @@
-//! A registry of one's own: leases in the orchestrator's store, instead of in etcd.
+//! A custom registry: leases in the orchestrator's store instead of etcd.
 //!
-//! `store` is the orchestrator's, `registry` is all that it takes to let networks use it. That it keeps every promise of
-//! a registry is checked by the contract suite of `flannel-testing`, in `examples/tests/own_registry.rs`.
-#![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+//! `store` is the orchestrator's, and `registry` implements `SubnetRegistry` for it. The contract suite of `flannel-testing` checks
+//! the implementation in `examples/tests/own_registry.rs`.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 mod registry;
 mod store;
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut networks = Vec::new();
     for host in &lab.hosts {
         let external = external_interface(&host.namespace, INTERFACE)?;
-        // The manager takes, renews and defends the lease, over any registry.
+        // The manager acquires, renews and defends the lease, with any registry.
         let manager = RegistryLeaseManager::new(store.clone());
         let backend = OpenVxlan::new(host.namespace.clone());
         let (network, task) = Network::new(NetworkOptions::new(manager, backend, external));

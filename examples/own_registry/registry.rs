@@ -1,4 +1,4 @@
-//! The store as a registry: what a network asks, in the store's own words.
+//! Implements `SubnetRegistry` for the store.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ impl SubnetRegistry for Store {
         Ok(self.content().config.clone())
     }
 
-    /// Every change may be one of the configuration. A store that can tell them apart says less.
+    /// Yields for every change of the store; a store that can distinguish changes would yield less often.
     fn config_changes(&self) -> BoxStream<'static, ()> {
-        // With the store, which sends: so it never ends.
+        // The stream owns the store and thus the sender, so it never ends.
         stream::unfold((self.clone(), self.changed.subscribe()), |(store, mut changed)| async {
             Some((changed.changed().await.ok()?, (store, changed)))
         })
@@ -35,7 +35,7 @@ impl SubnetRegistry for Store {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        Ok(self.look().0)
+        Ok(self.snapshot().0)
     }
 
     async fn create(
@@ -77,18 +77,18 @@ impl SubnetRegistry for Store {
         Ok(())
     }
 
-    /// Tells the whole state whenever it is another one. A store that knows its single changes tells those.
+    /// Yields the whole state after every change; a store with a change log would yield single changes.
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let watching = (self.clone(), self.changed.subscribe(), after);
-        stream::unfold(watching, |(store, mut changed, told)| async move {
+        stream::unfold(watching, |(store, mut changed, sent)| async move {
             loop {
                 changed.mark_unchanged();
-                let (snapshot, next_end) = store.look();
-                if told != Some(snapshot.revision) {
-                    let told = Some(snapshot.revision);
-                    return Some((RegistryEvent::Snapshot(snapshot), (store, changed, told)));
+                let (snapshot, next_end) = store.snapshot();
+                if sent != Some(snapshot.revision) {
+                    let sent = Some(snapshot.revision);
+                    return Some((RegistryEvent::Snapshot(snapshot), (store, changed, sent)));
                 }
-                // A lease that ends is a change, too.
+                // The expiry of a lease is also a change.
                 let far = Duration::from_secs(3600);
                 let end = next_end.unwrap_or_else(|| Instant::now() + far);
                 let _ = timeout_at(end, changed.changed()).await;

@@ -1,4 +1,4 @@
-//! A store that keeps texts under keys, counts its changes, and lets one compare before one writes. Here it is a map.
+//! A key-value store with a revision counter, compare-and-swap and expiry; here a map.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use flannel_core::{Lease, LeaseAttrs, RegistryError, Revision, Snapshot, Term, r
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The store. Clones are one.
+/// The store; clones share their content.
 #[derive(Clone, Default)]
 pub(crate) struct Store {
     content: Arc<Mutex<Content>>,
-    /// Wakes those who watch.
+    /// Wakes the watchers.
     pub(crate) changed: Arc<watch::Sender<()>>,
 }
 
@@ -25,12 +25,12 @@ pub(crate) struct Content {
 pub(crate) struct Record {
     value: Vec<u8>,
     revision: Revision,
-    /// When it ends unless it is renewed; a reservation does not.
+    /// The expiry; `None` for a reservation.
     pub(crate) end: Option<Instant>,
 }
 
 impl Store {
-    /// The content, without what has ended; to be held from comparing to writing.
+    /// Locks the content and removes expired records. Hold the lock from comparison to write.
     pub(crate) fn content(&self) -> MutexGuard<'_, Content> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, now) = (content.records.len(), Instant::now());
@@ -39,8 +39,8 @@ impl Store {
         content
     }
 
-    /// All leases, and when the next one ends.
-    pub(crate) fn look(&self) -> (Snapshot, Option<Instant>) {
+    /// Returns all leases, and the time of the next expiry.
+    pub(crate) fn snapshot(&self) -> (Snapshot, Option<Instant>) {
         let content = self.content();
         let mut snapshot = Snapshot::new(content.revision);
         for (key, Record { value, revision, end }) in &content.records {
@@ -56,7 +56,7 @@ impl Store {
 }
 
 impl Content {
-    /// Writes a record, or removes it.
+    /// Writes or removes a record.
     pub(crate) fn write(&mut self, key: String, value: Option<Vec<u8>>, end: Option<Instant>) {
         self.revision.0 += 1;
         match value.map(|value| Record { value, revision: self.revision, end }) {
@@ -71,7 +71,7 @@ impl Content {
         Lease { attrs: attrs.clone(), revision: self.revision, ..lease }
     }
 
-    /// Finds the record of a lease, if it is still as the caller knows it.
+    /// Returns the record of a lease if its revision is the one that the caller knows.
     pub(crate) fn compare(&mut self, lease: &Lease) -> Result<&mut Record, RegistryError> {
         match self.records.get_mut(&lease.subnet.to_string()) {
             None => Err(RegistryError::Gone(lease.subnet)),

@@ -1,5 +1,5 @@
-//! What examples share: words and tables on a terminal, and waiting for what a network does.
-#![allow(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+//! Helpers for the examples: progress lines and tables, and waiting for a network.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::io::Write as _;
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use flannel_core::{Network, NetworkTask, Running};
 use flannel_testing::{Host, PingOptions, Pod, eventually, ping};
 
-/// One line of progress: what is being done, and when it is done what came of it.
+/// A progress line: the step, and then its result.
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
 }
 
 impl Progress {
-    /// Says what begins, and leaves the line open.
+    /// Prints the name of the step and leaves the line open.
     #[must_use]
     pub fn begin(what: &str) -> Self {
         print!("  {what:<10} ");
@@ -24,18 +24,18 @@ impl Progress {
         Self { started: Instant::now() }
     }
 
-    /// Says what came of it, and how long it took.
+    /// Prints the result and the elapsed time.
     pub fn done(self, result: &str) {
         println!("{result}  ({} ms)", self.started.elapsed().as_millis());
     }
 }
 
 fn flush() {
-    // A closed standard output leaves nobody to show it to.
+    // A closed standard output is not an error.
     let _ = std::io::stdout().flush();
 }
 
-/// Rows of words under a heading, each column as wide as its widest word.
+/// A table whose columns are as wide as their widest cell.
 #[derive(Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -43,14 +43,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// Starts with the heading; words stand at the left of their columns.
+    /// Creates a table with a heading; cells are left-aligned.
     pub fn new<S: Into<String>>(heading: impl IntoIterator<Item = S>) -> Self {
         Self { rows: vec![heading.into_iter().map(Into::into).collect()], right: false }
     }
 
-    /// Puts the words of all columns but the first at the right, as is usual for numbers.
+    /// Right-aligns all columns except the first.
     #[must_use]
-    pub fn of_numbers(self) -> Self {
+    pub fn right_aligned(self) -> Self {
         Self { right: true, ..self }
     }
 
@@ -59,7 +59,7 @@ impl Table {
         self.rows.push(words.into_iter().map(Into::into).collect());
     }
 
-    /// Shows the table.
+    /// Prints the table.
     pub fn print(&self) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width_of = |column| {
@@ -77,57 +77,58 @@ impl Table {
     }
 }
 
-/// How long a network may take for what takes it milliseconds; a machine under load may need more.
+/// Timeout for steps that usually take milliseconds, generous for machines under load.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 ///
 /// # Errors
 ///
-/// Says what is not so after half a minute.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), Box<dyn Error>> {
+/// Returns the name of the condition after half a minute.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), Box<dyn Error>> {
     let wait = async {
-        while !is_so() {
+        while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.map_err(|_| format!("not in time: {what}").into())
+    tokio::time::timeout(PATIENCE, wait).await.map_err(|_| format!("timed out waiting for: {what}").into())
 }
 
 /// Runs a network in the background.
 pub fn run(task: NetworkTask) {
     tokio::spawn(async {
         if let Err(error) = task.run().await {
-            println!("a network ended: {}", flannel_core::chain(&error));
+            println!("a network stopped: {}", flannel_core::chain(&error));
         }
     });
 }
 
-/// Waits until a network carries traffic to so many peers.
+/// Waits until a network has programmed this many peers.
 ///
 /// # Errors
 ///
-/// Shows the state that it has after half a minute.
+/// Fails if the network stops, or after half a minute.
 pub async fn ready(network: &Network, peers: usize) -> Result<Running, Box<dyn Error>> {
     let running = network.ready().await.ok_or("the network did not start")?;
     until(&format!("{peers} peers"), || network.summary().peers.programmed == peers).await?;
     Ok(running)
 }
 
-/// Puts a pod on a host, with an address of its lease.
+/// Adds a pod to a host, with an address from its lease.
 ///
 /// # Errors
 ///
-/// Those of the lab.
+/// Returns the errors of the lab.
 pub fn pod(host: &Host, running: &Running) -> Result<Pod, Box<dyn Error>> {
     Ok(host.add_pod(&running.lease.subnet.nets().collect::<Vec<_>>(), running.mtu)?)
 }
 
-/// Sends pings from pod to pod until one is answered, and tells of it. On a thread, so that the networks go on meanwhile.
+/// Pings one pod from another until a reply arrives, and prints the result. Runs on a thread, so that the networks can
+/// make progress.
 ///
 /// # Errors
 ///
-/// Says who did not answer whom.
+/// Returns the last ping error after half a minute.
 pub async fn show_ping(from: &Pod, to: &Pod) -> Result<(), Box<dyn Error>> {
     let (namespace, address) = (from.namespace.clone(), first_address(to)?);
     let reach = move || eventually(PATIENCE, || ping(&namespace, address, &PingOptions::default()));
@@ -136,16 +137,16 @@ pub async fn show_ping(from: &Pod, to: &Pod) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The first address of a pod.
+/// Returns the first address of a pod.
 ///
 /// # Errors
 ///
-/// Says that it has none.
+/// Fails if the pod has none.
 pub fn first_address(pod: &Pod) -> Result<IpAddr, Box<dyn Error>> {
     Ok(*pod.addresses.first().ok_or("the pod has no address")?)
 }
 
-/// The README's example, so that it compiles as long as it stands there.
+/// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;

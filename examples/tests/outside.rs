@@ -1,11 +1,11 @@
-//! A crate outside the workspace, as somebody else would write it.
+//! A crate outside the workspace.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flannel_testing::Directory;
 
-/// What no data plane needs: clients of stores, HTTP, TLS.
+/// Crates that a data plane must not depend on: store clients, HTTP, TLS.
 const UNWANTED: [&str; 12] = [
     "etcd-client",
     "h2",
@@ -29,17 +29,17 @@ fn two_crates_of_this_workspace_bring_up_two_hosts_in_sixty_lines_without_a_stor
 
     let tree = crate_.cargo(&["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
     let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains(&"flannel-netlink"), "this is no tree of ours: {tree}");
+    assert!(names.contains(&"flannel-netlink"), "unexpected dependency tree: {tree}");
     let unwanted: Vec<_> = names.iter().filter(|name| UNWANTED.contains(name)).collect();
-    assert!(unwanted.is_empty(), "it pulls in {unwanted:?}:\n{tree}");
+    assert!(unwanted.is_empty(), "unexpected dependencies {unwanted:?}:\n{tree}");
 
-    let said = crate_.cargo(&["run", "--quiet"]);
-    let heard = said.lines().filter(|line| *line == "host 2 heard from 10.5.1.0").count();
-    assert_eq!(heard, 2, "once when it was up, and once when it was put right:\n{said}");
-    assert!(!said.contains("failed [O"), "nothing fails:\n{said}");
+    let stdout = crate_.cargo(&["run", "--quiet"]);
+    let received = stdout.lines().filter(|line| *line == "host 2 received from 10.5.1.0").count();
+    assert_eq!(received, 2, "once after the start, and once after the repair:\n{stdout}");
+    assert!(!stdout.contains("failed [O"), "objects failed:\n{stdout}");
 }
 
-/// The crate, in a directory of its own that goes when this is dropped.
+/// The crate, in a temporary directory.
 struct Outside {
     directory: Directory,
 }
@@ -59,7 +59,7 @@ impl Outside {
             path("flannel-backend-vxlan"),
         );
         std::fs::write(directory.join("Cargo.toml"), manifest).expect("writes the manifest");
-        // The same versions as here, so that nothing has to be downloaded.
+        // Use the same versions, so that cargo works offline.
         std::fs::copy(root.join("Cargo.lock"), directory.join("Cargo.lock")).expect("copies the versions");
         Self { directory }
     }
@@ -68,11 +68,11 @@ impl Outside {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("outside/main.rs")
     }
 
-    /// Runs cargo on the crate, and returns what it printed.
+    /// Runs cargo on the crate and returns its output.
     fn cargo(&self, arguments: &[&str]) -> String {
-        // Where this test was built, so that what was built there already need not be built again.
+        // Reuse the build directory of this test.
         let test = std::env::current_exe().expect("a test has a path");
-        let target = test.ancestors().nth(3).expect("it lies in a target directory");
+        let target = test.ancestors().nth(3).expect("a test is in a target directory");
         let output = Command::new(env!("CARGO"))
             .args(arguments)
             .args(["--offline", "--manifest-path"])
@@ -80,9 +80,9 @@ impl Outside {
             .env("CARGO_TARGET_DIR", target)
             .output()
             .expect("cargo runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "cargo {arguments:?} failed:\n{said}\n{complaint}");
-        said
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "cargo {arguments:?} failed:\n{stdout}\n{stderr}");
+        stdout
     }
 }

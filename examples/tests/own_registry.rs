@@ -1,6 +1,6 @@
-//! The registry of the example keeps the promises of every registry.
+//! Checks the example's registry with the contract suite.
 //!
-//! So one checks one's own: say how to get at the store, and the suite makes a test of each promise.
+//! To check your own registry, give the suite access to the store; it generates a test for each promise.
 
 #[path = "../own_registry/registry.rs"]
 mod registry;
@@ -39,7 +39,7 @@ impl RegistrySubject for Subject {
         self.0.changed.send_replace(());
     }
 
-    /// The store has no history: it always tells the whole state.
+    /// Does nothing: the store has no history, and a watch always yields the whole state.
     async fn compact(&self) {}
 
     fn min_ttl(&self) -> Duration {
@@ -51,7 +51,7 @@ impl RegistrySubject for Subject {
     }
 }
 
-// On a clock that the runtime turns: the store takes its time from there.
+// With tokio's paused clock, which the store uses.
 flannel_testing::registry_contract!(
     #[tokio::test(start_paused = true)]
     Subject(Store::default())

@@ -1,96 +1,97 @@
-//! Each example, run as a person would run it.
+//! Runs each example and checks its output.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs an example, and expects these lines among those that it prints, in this order.
-fn shows(name: &str, expected: &[&str]) {
+/// Runs an example and expects these lines in its output, in this order.
+fn prints(name: &str, expected: &[&str]) {
     let test = std::env::current_exe().expect("a test has a path");
-    let program = test.ancestors().nth(2).expect("it lies below the profile").join("examples").join(name);
+    let program =
+        test.ancestors().nth(2).expect("a test is below the profile directory").join("examples").join(name);
     assert!(program.exists(), "{name} is missing; build it: cargo build -p flannel-examples --examples");
     let output = Command::new(&program).output().expect("an example runs");
-    let said =
+    let printed =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success(), "{name} failed:\n{said}");
-    let mut lines = said.lines();
+    assert!(output.status.success(), "{name} failed:\n{printed}");
+    let mut lines = printed.lines();
     for expected in expected {
         assert!(
             lines.any(|line| line.contains(expected)),
-            "{name} did not say {expected:?} in its place:\n{said}"
+            "{name} did not print {expected:?} in this order:\n{printed}"
         );
     }
 }
 
 #[test]
-fn a_program_is_a_cluster_of_three_hosts_and_hears_what_happens_on_them() {
-    shows(
+fn a_program_embeds_three_hosts_and_receives_their_events() {
+    prints(
         "embedded",
         &[
             "host-1-pod-1 reaches host-2-pod-1",
             "host-2-pod-1 reaches host-3-pod-1",
             "host-3-pod-1 reaches host-1-pod-1",
             "host-1 is in order: true, with 2 peers",
-            "everything is removed",
+            "everything removed",
         ],
     );
-    // Events come when they come.
-    shows("embedded", &["host-1 is ready"]);
+    // The order of events is not deterministic.
+    prints("embedded", &["host-1 is ready"]);
 }
 
 #[test]
-fn hosts_lease_their_subnets_from_a_store_of_ones_own() {
+fn hosts_lease_subnets_from_a_custom_registry() {
     let store = "the store of this example holds";
     let (two, none) = (format!("{store} 2 leases"), format!("{store} 0 leases"));
-    shows("own_registry", &["host-1 leased", "host-1-pod-1 reaches host-2-pod-1", &two, &none]);
+    prints("own_registry", &["host-1 leased", "host-1-pod-1 reaches host-2-pod-1", &two, &none]);
 }
 
 #[test]
-fn a_data_plane_without_a_registry_carries_traffic_and_heals() {
-    shows(
+fn a_network_without_a_registry_carries_traffic_and_repairs_drift() {
+    prints(
         "data_plane",
         &[
-            r#"red says 10.5.1.0-24 {"PublicIP":"192.168.64.1""#,
+            r#"lease of red: 10.5.1.0-24 {"PublicIP":"192.168.64.1""#,
             "host-1-pod-1 reaches host-2-pod-1 at 10.5.2.2",
             "without blue: Remove route 10.5.2.0/24",
-            "the route to blue was deleted, and is back",
+            "the route to blue was deleted and restored",
             "host-1-pod-1 reaches host-2-pod-1 at 10.5.2.2",
-            "blue left, and its route with it",
+            "blue left, and its route was removed",
         ],
     );
 }
 
 #[test]
-fn two_networks_in_one_process_with_two_vnis_carry_traffic_side_by_side() {
-    shows(
+fn two_networks_with_different_vnis_carry_traffic_in_one_process() {
+    prints(
         "two_networks",
         &[
             "green: host-2 has 10.5.2.0-24 on flannel.1",
             "amber: host-4 has 10.5.2.0-24 on flannel.2",
-            "green is gone",
+            "green stopped",
         ],
     );
-    shows("two_networks", &["green: 20000000 bytes from host-1-pod-1 to 10.5.2.2"]);
-    shows(
+    prints("two_networks", &["green: 20000000 bytes from host-1-pod-1 to 10.5.2.2"]);
+    prints(
         "two_networks",
-        &["amber: 20000000 bytes from host-3-pod-1 to 10.5.2.2", "green is gone", "amber is in order: true"],
+        &["amber: 20000000 bytes from host-3-pod-1 to 10.5.2.2", "green stopped", "amber is in order: true"],
     );
 }
 
 #[test]
-fn a_backend_of_ones_own_carries_traffic_and_heals() {
-    shows(
+fn a_custom_backend_carries_traffic_and_repairs_drift() {
+    prints(
         "custom_backend",
         &[
             "host-1-pod-1 reaches host-2-pod-1",
-            "a route was deleted, and is back: true",
-            "routes that are left: 0",
+            "a route was deleted and restored: true",
+            "remaining routes: 0",
         ],
     );
 }
 
 #[test]
-fn an_agent_without_rights_has_its_networks_made_true_by_a_helper_and_may_die() {
-    shows(
+fn a_privileged_helper_keeps_networks_running_after_its_unprivileged_agent_died() {
+    prints(
         "privileged_helper",
         &[
             "host-1-pod-1 reaches host-2-pod-1",

@@ -1,4 +1,4 @@
-//! The alloc backend: a subnet is leased, and that is all.
+//! The alloc backend leases a subnet and carries no traffic.
 
 use async_trait::async_trait;
 use flannel_core::{
@@ -6,7 +6,7 @@ use flannel_core::{
     SyncReport, SyncRequest,
 };
 
-/// Opens the alloc backend. Somebody else carries the traffic, or nobody.
+/// Opens the alloc backend, for hosts whose traffic another program carries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenAlloc;
 

@@ -1,15 +1,15 @@
-//! The backend's part of the network configuration.
+//! The options of the extension backend in the network configuration.
 
 use std::time::Duration;
 
 use flannel_core::json::JsonError;
 use flannel_core::{BackendConfig, BackendError};
 
-/// How long a command may take unless the configuration says so: long for what makes a device or a route, short beside
-/// the time after which a service manager gives up on a start (90 s).
+/// The default of `CommandTimeout`, in seconds: generous for a command that creates a device or a route, and well below the
+/// 90 s after which systemd gives up on a start.
 const DEFAULT_LIMIT: u64 = 60;
 
-/// The commands, those that are given.
+/// The configured commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExtensionConfig {
     pub(crate) pre_startup: Option<String>,
@@ -17,12 +17,12 @@ pub(crate) struct ExtensionConfig {
     pub(crate) subnet_add: Option<String>,
     pub(crate) subnet_remove: Option<String>,
     pub(crate) shutdown: Option<String>,
-    /// How long each of them may take.
+    /// The time limit of each command.
     pub(crate) limit: Duration,
 }
 
 impl ExtensionConfig {
-    /// Reads the options; unknown ones are ignored.
+    /// Parses the options and ignores unknown ones.
     pub(crate) fn parse(backend: &BackendConfig) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::Config { backend: "extension", reason };
         let json = |error: JsonError| wrong(error.to_string());
@@ -61,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_are_absent_or_blank_are_none() {
+    fn absent_and_blank_commands_are_none() {
         let none = ExtensionConfig { limit: Duration::from_secs(60), ..ExtensionConfig::default() };
         assert_eq!(parse(""), Ok(none.clone()));
         assert_eq!(parse(r#","PreStartupCommand":" ","ShutdownCommand":null"#), Ok(none));
     }
 
     #[test]
-    fn a_member_that_cannot_be_used_is_named() {
+    fn an_error_names_the_invalid_member() {
         for (options, member) in [
             (r#","SubnetAddCommand":["ip"]"#, "SubnetAddCommand"),
             (r#","PostStartupCommand":"a\u0000b""#, "PostStartupCommand contains a NUL"),

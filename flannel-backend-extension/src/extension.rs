@@ -1,4 +1,4 @@
-//! The extension backend: commands of the operator's carry the traffic.
+//! The extension backend runs commands of the operator that carry the traffic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,30 +12,30 @@ use flannel_core::{
 use flannel_netlink::Namespace;
 
 use crate::config::ExtensionConfig;
-use crate::ledger::{Ledger, Told, describe};
+use crate::ledger::{CommandInput, Ledger, describe};
 use crate::shell::{Call, Shell};
-use crate::worker::{Work, Worker, run};
+use crate::worker::{WorkQueue, Worker, run};
 
-/// What hosts with this backend say they are.
+/// The backend type in leases.
 const NAME: &str = "extension";
 
-/// So long the first pass waits for the commands of all peers, because containers start after it. Whoever needs longer
-/// is told of later, as at any other time.
+/// The time that the first pass waits for the commands of all peers, because containers start after it. Later passes
+/// report slower commands.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 
-/// Opens the extension backend; its commands run in one network namespace.
+/// Opens the extension backend, whose commands run in one network namespace.
 ///
-/// | command | runs | is told |
+/// | command | runs | receives |
 /// |---|---|---|
-/// | `PreStartupCommand` | before there is a lease; what it writes goes into the lease | |
-/// | `PostStartupCommand` | when the host has its subnet, and again when it gets another one | `NETWORK`, `SUBNET`, `PUBLIC_IP` |
-/// | `SubnetAddCommand` | for each peer, at the start and when it comes | `SUBNET`, `PUBLIC_IP`; standard input: what the peer's first command wrote |
-/// | `SubnetRemoveCommand` | for each peer that leaves or changes | the same as was told when it came |
-/// | `ShutdownCommand` | after that for all peers, when everything is to be removed | as `PostStartupCommand` |
+/// | `PreStartupCommand` | before the host has a lease; its output becomes the lease's `BackendData` | |
+/// | `PostStartupCommand` | when the host has its subnet, and again when the subnet changes | `NETWORK`, `SUBNET`, `PUBLIC_IP` |
+/// | `SubnetAddCommand` | for each peer, at the start and when it joins | `SUBNET`, `PUBLIC_IP`; on standard input the peer's `BackendData` |
+/// | `SubnetRemoveCommand` | for each peer that leaves or changes | the same values as when the peer joined |
+/// | `ShutdownCommand` | on removal, after `SubnetRemoveCommand` for all peers | as `PostStartupCommand` |
 ///
-/// In networks with IPv6 there are also `IPV6NETWORK`, `IPV6SUBNET` and `PUBLIC_IPV6`. None may take longer than
-/// `CommandTimeout` seconds (60). One that fails before or after the start of the host is an error of the backend, one
-/// that fails for a peer is run again.
+/// Networks with IPv6 add `IPV6NETWORK`, `IPV6SUBNET` and `PUBLIC_IPV6`. A command that runs longer than `CommandTimeout`
+/// seconds (60 by default) is killed. If a startup command fails, the backend fails; a failed command for a peer runs
+/// again.
 ///
 /// ```no_run
 /// use flannel_backend_extension::OpenExtension;
@@ -50,7 +50,7 @@ pub struct OpenExtension {
 }
 
 impl OpenExtension {
-    /// Takes the namespace that the external interface is in.
+    /// Creates an opener for the namespace of the external interface.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self { namespace }
@@ -66,7 +66,7 @@ impl OpenBackend for OpenExtension {
             None => None,
         };
         let worker = Worker::start(Arc::clone(&shell), Arc::clone(&commands)).map_err(|source| {
-            let object = "cannot start the thread that runs commands".to_owned();
+            let object = "cannot start the command thread".to_owned();
             BackendError::Kernel { object, source: source.into() }
         })?;
         Ok(Box::new(Extension {
@@ -85,7 +85,7 @@ impl OpenBackend for OpenExtension {
     }
 }
 
-/// Runs a command for the host itself.
+/// Runs a startup or shutdown command.
 fn host_command(
     shell: &Shell,
     name: &str,
@@ -109,11 +109,11 @@ struct Extension {
     config: NetworkConfig,
     public: PublicAddrs,
     mtu: u32,
-    /// What the first command wrote.
+    /// The output of `PreStartupCommand`.
     data: Option<Json>,
     own: Option<SubnetKey>,
     ledger: Ledger,
-    /// Peers that no command can be run for, and why.
+    /// Peers for which no command can run, each with the reason.
     unreachable: BTreeMap<SubnetKey, String>,
     is_first_pass: bool,
 }
@@ -125,12 +125,12 @@ impl Backend for Extension {
         BackendAttrs::new(backend_type).with_data(self.data.clone())
     }
 
-    /// What the commands take off it they must tell the containers themselves.
+    /// Returns the MTU of the external interface. Commands that add headers must configure a smaller MTU in containers.
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
-    /// No command is run: those for peers do not depend on it, and the one for the host has been.
+    /// Runs no command: commands for peers don't depend on the interface, and the startup commands have run.
     fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
         self.mtu = external.mtu;
         self.public = external.public;
@@ -140,7 +140,7 @@ impl Backend for Extension {
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.subnet);
         if let Some(script) = &self.commands.post_startup {
-            // One at most is waited for; the next pass says again which come.
+            // At most one running command delays this; the next pass refills the queue.
             self.worker.with(|work| work.queue.clear());
             host_command(&self.shell, "PostStartupCommand", script, &self.host_variables())?;
         }
@@ -151,12 +151,12 @@ impl Backend for Extension {
         if self.own.is_none() {
             return SyncReport::default();
         }
-        self.take_in(request.peers, request.dirty);
-        let mut report = self.drive(request.now);
+        self.update_peers(request.peers, request.dirty);
+        let mut report = self.schedule(request.now);
         if self.is_first_pass && request.peers.is_complete() {
             self.is_first_pass = false;
             self.worker.wait_until_idle(FIRST_PASS);
-            report.merge(self.drive(request.now));
+            report.merge(self.schedule(request.now));
         }
         report.failed = self.ledger.failed();
         report.retry_in = self.ledger.retry_in(request.now);
@@ -168,16 +168,15 @@ impl Backend for Extension {
 
     async fn wait_for_drift(&mut self) -> String {
         self.worker.progress().await;
-        "the end of a command".to_owned()
+        "a command ended".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
         self.worker.with(|work| work.queue.clear());
-        // What was half done is undone below.
+        // The loop below undoes what the killed command did.
         self.shell.kill();
         self.worker.wait_until_idle(self.commands.limit);
-        // Nothing more is to be begun.
-        self.worker.with(|work| take_ended(&mut self.ledger, work, Instant::now()));
+        self.worker.with(|work| record_ended(&mut self.ledger, work, Instant::now()));
         let mut left = Vec::new();
         for job in self.ledger.undo() {
             if let Err(reason) = run(&self.shell, &self.commands, &job) {
@@ -196,14 +195,14 @@ impl Backend for Extension {
 }
 
 impl Extension {
-    /// Takes in who there is, as far as it may be news.
-    fn take_in(&mut self, peers: &PeerSet, dirty: &Dirty) {
+    /// Updates the ledger for the peers that may have changed.
+    fn update_peers(&mut self, peers: &PeerSet, dirty: &Dirty) {
         match dirty {
             Dirty::All => {
-                peers.iter().for_each(|lease| self.take_in_one(lease.subnet, Some(lease)));
+                peers.iter().for_each(|lease| self.update_peer(lease.subnet, Some(lease)));
                 if peers.is_complete() {
                     let subnets = peers.iter().map(|lease| lease.subnet).collect();
-                    self.ledger.want_only(&subnets);
+                    self.ledger.retain(&subnets);
                     self.unreachable.retain(|subnet, _| subnets.contains(subnet));
                 }
             }
@@ -211,30 +210,30 @@ impl Extension {
                 for subnet in subnets {
                     let lease = peers.peer(subnet).map(AsRef::as_ref);
                     if lease.is_some() || peers.is_complete() {
-                        self.take_in_one(*subnet, lease);
+                        self.update_peer(*subnet, lease);
                     }
                 }
             }
         }
     }
 
-    fn take_in_one(&mut self, subnet: SubnetKey, lease: Option<&Lease>) {
+    fn update_peer(&mut self, subnet: SubnetKey, lease: Option<&Lease>) {
         self.unreachable.remove(&subnet);
-        let told = lease.and_then(|lease| match told(lease) {
-            Ok(told) => Some(told),
+        let input = lease.and_then(|lease| match command_input(lease) {
+            Ok(input) => Some(input),
             Err(reason) => {
                 self.unreachable.insert(subnet, reason);
                 None
             }
         });
-        self.ledger.want(subnet, told);
+        self.ledger.set_desired(subnet, input);
     }
 
-    /// Takes in which commands ended, and says which are next.
-    fn drive(&mut self, now: Instant) -> SyncReport {
+    /// Records the commands that ended and queues the next ones.
+    fn schedule(&mut self, now: Instant) -> SyncReport {
         let ledger = &mut self.ledger;
         self.worker.with(|work| {
-            let report = take_ended(ledger, work, now);
+            let report = record_ended(ledger, work, now);
             let due = ledger.due(now).into_iter().filter(|job| work.running != Some(job.subnet));
             work.queue = due.collect();
             report
@@ -254,21 +253,21 @@ impl Extension {
     }
 }
 
-/// Takes in which commands ended.
-fn take_ended(ledger: &mut Ledger, work: &mut Work, now: Instant) -> SyncReport {
+/// Records the commands that ended.
+fn record_ended(ledger: &mut Ledger, work: &mut WorkQueue, now: Instant) -> SyncReport {
     let mut report = SyncReport::default();
     for (job, result) in work.ended.drain(..) {
         let (subnet, task) = (job.subnet, job.task);
         report.written += usize::from(result.is_ok());
         if let Some(reason) = ledger.ended(job, result, now) {
-            tracing::warn!("{} is not run again: {reason}", describe(task, &subnet));
+            tracing::warn!("{} failed and won't run again: {reason}", describe(task, &subnet));
         }
     }
     report
 }
 
-/// What the commands for a peer are told; else why they cannot be.
-fn told(lease: &Lease) -> Result<Told, String> {
+/// Returns the input of the commands for a peer, or the reason why none can run.
+fn command_input(lease: &Lease) -> Result<CommandInput, String> {
     let attrs = &lease.attrs;
     if attrs.backend_type.as_str() != NAME {
         return Err(format!("its backend is {:?}, not {NAME:?}", attrs.backend_type.as_str()));
@@ -276,7 +275,7 @@ fn told(lease: &Lease) -> Result<Told, String> {
     let data = attrs.backend_data.as_ref().map(|data| serde_json::from_str::<String>(data.as_str()));
     let data = data.transpose().map_err(|_| "its BackendData is not a string")?;
     let variables = subnet_variables(&lease.subnet, attrs.public);
-    Ok(Told { variables, input: data.unwrap_or_default() + "\n" })
+    Ok(CommandInput { variables, stdin: data.unwrap_or_default() + "\n" })
 }
 
 fn subnet_variables(subnet: &SubnetKey, public: PublicAddrs) -> Vec<(&'static str, String)> {

@@ -1,4 +1,4 @@
-//! Which peers the commands were run for, and which command comes next. It runs nothing and reads no clock.
+//! Tracks for which peers commands have run and which command is next. It runs nothing and reads no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,47 +6,47 @@ use std::time::{Duration, Instant};
 
 use flannel_core::{Backoff, ObjectFailure, PeerFailure, SubnetKey};
 
-/// The pauses before a command that failed is run again.
+/// The backoff before a failed command runs again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 
-/// How often the command for a peer that left is run: what it is to remove may be gone, and then it fails for ever.
+/// The number of attempts of `SubnetRemoveCommand`: it fails for ever if the object to remove no longer exists.
 const REMOVE_ATTEMPTS: u32 = 3;
 
-/// What the commands for a peer are told.
+/// The environment and standard input of the commands for a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct CommandInput {
     pub(crate) variables: Vec<(&'static str, String)>,
-    pub(crate) input: String,
+    pub(crate) stdin: String,
 }
 
-/// Which of the two commands.
+/// The kind of a command for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Task {
-    /// For a peer that left, or that was told otherwise before.
+    /// `SubnetRemoveCommand`, for a peer that left or whose input changed.
     Remove,
-    /// For a peer that came.
+    /// `SubnetAddCommand`, for a peer that joined.
     Add,
 }
 
-/// A command to be run for a peer.
+/// A command to run for a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(crate) subnet: SubnetKey,
     pub(crate) task: Task,
-    pub(crate) told: Arc<Told>,
+    pub(crate) input: Arc<CommandInput>,
 }
 
-/// What is known of every peer.
+/// The desired and the applied input of each peer.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(BTreeMap<SubnetKey, Entry>);
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// What it should be told; nothing if there is no such peer.
-    wanted: Option<Arc<Told>>,
-    /// What the last command told it that is not undone.
-    last: Option<Arc<Told>>,
-    /// Whether that one did well.
+    /// The input that the peer's lease asks for; `None` if the peer left.
+    desired: Option<Arc<CommandInput>>,
+    /// The input of the last `SubnetAddCommand` that has not been undone.
+    applied: Option<Arc<CommandInput>>,
+    /// Whether that command succeeded.
     is_done: bool,
     failure: Option<Failure>,
 }
@@ -60,68 +60,67 @@ struct Failure {
 }
 
 impl Entry {
-    fn next(&self) -> Option<(Task, &Arc<Told>)> {
-        match (&self.wanted, &self.last) {
-            (Some(wanted), None) => Some((Task::Add, wanted)),
-            (Some(wanted), Some(last)) if wanted == last => {
-                Some((Task::Add, wanted)).filter(|_| !self.is_done)
+    fn next(&self) -> Option<(Task, &Arc<CommandInput>)> {
+        match (&self.desired, &self.applied) {
+            (Some(desired), None) => Some((Task::Add, desired)),
+            (Some(desired), Some(applied)) if desired == applied => {
+                Some((Task::Add, desired)).filter(|_| !self.is_done)
             }
-            (_, Some(last)) => Some((Task::Remove, last)),
+            (_, Some(applied)) => Some((Task::Remove, applied)),
             (None, None) => None,
         }
     }
 }
 
 impl Ledger {
-    /// Takes in what a peer should be told; with nothing, that there is no such peer.
-    pub(crate) fn want(&mut self, subnet: SubnetKey, told: Option<Told>) {
-        if told.is_none() && !self.0.contains_key(&subnet) {
+    /// Sets the desired input of a peer; `None` if the peer left.
+    pub(crate) fn set_desired(&mut self, subnet: SubnetKey, input: Option<CommandInput>) {
+        if input.is_none() && !self.0.contains_key(&subnet) {
             return;
         }
         let entry = self.0.entry(subnet).or_default();
-        if entry.wanted.as_deref() != told.as_ref() {
-            entry.wanted = told.map(Arc::new);
-            // It is another matter now.
+        if entry.desired.as_deref() != input.as_ref() {
+            entry.desired = input.map(Arc::new);
             entry.failure = None;
         }
-        self.forget(&subnet);
+        self.prune(&subnet);
     }
 
-    /// Takes in that there are no other peers than these.
-    pub(crate) fn want_only(&mut self, subnets: &BTreeSet<SubnetKey>) {
+    /// Marks all other peers as having left.
+    pub(crate) fn retain(&mut self, subnets: &BTreeSet<SubnetKey>) {
         let others: Vec<_> = self.0.keys().filter(|subnet| !subnets.contains(subnet)).copied().collect();
-        others.into_iter().for_each(|subnet| self.want(subnet, None));
+        others.into_iter().for_each(|subnet| self.set_desired(subnet, None));
     }
 
-    /// Returns what is to be run now, in this order: first what makes room.
+    /// Returns the commands that are due, removals first.
     pub(crate) fn due(&self, now: Instant) -> Vec<Job> {
         let due = self.0.iter().filter(|(_, entry)| entry.failure.as_ref().is_none_or(|it| it.again <= now));
         let job = |(subnet, entry): (&SubnetKey, &Entry)| {
-            let (task, told) = entry.next()?;
-            Some(Job { subnet: *subnet, task, told: Arc::clone(told) })
+            let (task, input) = entry.next()?;
+            Some(Job { subnet: *subnet, task, input: Arc::clone(input) })
         };
         let mut jobs: Vec<Job> = due.filter_map(job).collect();
         jobs.sort_by_key(|job| job.task);
         jobs
     }
 
-    /// Takes in how a command ended. Returns why it will not be run again, if that is not because it did well.
+    /// Records the result of a command. Returns the failure if the command failed and won't run again.
     pub(crate) fn ended(&mut self, job: Job, result: Result<(), String>, now: Instant) -> Option<String> {
         let entry = self.0.entry(job.subnet).or_default();
         if job.task == Task::Add {
-            // Also one that failed may have done a part of it.
-            entry.last = Some(job.told);
+            // A failed command may have done part of its work.
+            entry.applied = Some(job.input);
             entry.is_done = result.is_ok();
         }
         let mut given_up = None;
         let before = entry.failure.take().filter(|failure| failure.task == job.task);
         match result {
-            Ok(()) if job.task == Task::Remove => entry.last = None,
+            Ok(()) if job.task == Task::Remove => entry.applied = None,
             Ok(()) => {}
             Err(reason) => {
                 let attempts = before.map_or(0, |failure| failure.attempts) + 1;
-                if job.task == Task::Remove && (entry.wanted.is_some() || attempts == REMOVE_ATTEMPTS) {
-                    entry.last = None;
+                if job.task == Task::Remove && (entry.desired.is_some() || attempts == REMOVE_ATTEMPTS) {
+                    entry.applied = None;
                     given_up = Some(reason);
                 } else {
                     let again = now + AGAIN.delay(attempts - 1, 0.0);
@@ -129,14 +128,14 @@ impl Ledger {
                 }
             }
         }
-        // What comes next may be something else, which has not failed.
+        // The failure belongs to this task only; the next one may differ.
         let next = entry.next().map(|(task, _)| task);
         entry.failure = entry.failure.take().filter(|failure| Some(failure.task) == next);
-        self.forget(&job.subnet);
+        self.prune(&job.subnet);
         given_up
     }
 
-    /// Returns what failed and will be run again.
+    /// Returns the failed commands that will run again.
     pub(crate) fn failed(&self) -> Vec<ObjectFailure> {
         let describe = |(subnet, failure): (&SubnetKey, &Failure)| {
             ObjectFailure::new(describe(failure.task, subnet), failure.reason.clone())
@@ -144,7 +143,7 @@ impl Ledger {
         self.failures().map(describe).collect()
     }
 
-    /// Returns the peers for whom a command failed.
+    /// Returns the peers whose `SubnetAddCommand` failed.
     pub(crate) fn pending(&self) -> Vec<PeerFailure> {
         let waiting = self.failures().filter(|(_, failure)| failure.task == Task::Add);
         let describe = |(peer, failure): (&SubnetKey, &Failure)| {
@@ -157,27 +156,27 @@ impl Ledger {
         self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.failure.as_ref()?)))
     }
 
-    /// Returns how long until the first of these is to be run again. One whose time has come runs or is about to, and
-    /// tells by itself when it ends.
+    /// Returns the time until the next retry. A command that is already due is running or queued, and its end triggers a
+    /// pass.
     pub(crate) fn retry_in(&self, now: Instant) -> Option<Duration> {
         let again = self.0.values().filter_map(|entry| Some(entry.failure.as_ref()?.again));
         again.filter(|again| *again > now).min().map(|again| again - now)
     }
 
-    /// Returns what would undo everything.
+    /// Returns the commands that undo everything.
     pub(crate) fn undo(&self) -> Vec<Job> {
-        let told = self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.last.clone()?)));
-        told.map(|(subnet, told)| Job { subnet: *subnet, task: Task::Remove, told }).collect()
+        let applied = self.0.iter().filter_map(|(subnet, entry)| Some((subnet, entry.applied.clone()?)));
+        applied.map(|(subnet, input)| Job { subnet: *subnet, task: Task::Remove, input }).collect()
     }
 
-    fn forget(&mut self, subnet: &SubnetKey) {
-        if self.0.get(subnet).is_some_and(|entry| entry.wanted.is_none() && entry.last.is_none()) {
+    fn prune(&mut self, subnet: &SubnetKey) {
+        if self.0.get(subnet).is_some_and(|entry| entry.desired.is_none() && entry.applied.is_none()) {
             self.0.remove(subnet);
         }
     }
 }
 
-/// Names a command that is run for a peer.
+/// Names a command and its peer.
 pub(crate) fn describe(task: Task, subnet: &SubnetKey) -> String {
     let command = match task {
         Task::Remove => "SubnetRemoveCommand",

@@ -1,16 +1,15 @@
-//! The backends of flannel that carry no traffic themselves.
+//! flannel's `extension` and `alloc` backends, which move no packets themselves.
 //!
-//! With `extension` ([`OpenExtension`]) commands of the operator's do: one when the host starts, one when it has its
-//! subnet, one for each peer that comes and one for each that goes. With `alloc` ([`OpenAlloc`]) subnets are leased and
-//! nothing else is done.
+//! `extension` ([`OpenExtension`]) runs the operator's commands: one when the host starts, one when it has its subnet, one
+//! for each peer that joins and one for each that leaves. `alloc` ([`OpenAlloc`]) leases a subnet and does nothing else.
 //!
-//! # Which processes it starts
+//! # Processes
 //!
-//! `/bin/sh -c COMMAND` for each command of the configuration, one at a time, and what that starts. Nothing else.
+//! The extension backend runs `/bin/sh -c COMMAND` for each configured command, one at a time, and starts no other process.
 //!
-//! # Whose object is it?
+//! # Object ownership
 //!
-//! What commands make is the operator's. Nothing on the host is looked at.
+//! Everything that a command creates belongs to the operator. The backends read no kernel state.
 
 mod alloc;
 mod config;

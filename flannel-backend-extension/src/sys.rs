@@ -1,13 +1,13 @@
-//! The system call that the standard library does not wrap.
-#![allow(unsafe_code, reason = "the standard library kills single processes only")]
+//! The one system call that the standard library doesn't wrap.
+#![allow(unsafe_code, reason = "the standard library can't kill a process group")]
 
-/// Kills every process of the group that `leader` leads (`kill(2)`). The caller has not reaped the leader yet, so the
-/// number is nobody else's. An error means that nobody is left.
+/// Kills every process of the group that `leader` leads (`kill(2)`). The caller hasn't reaped the leader yet, so its PID
+/// can't have been reused. An error means that no process is left.
 pub(crate) fn kill_group(leader: u32) {
     let Ok(leader) = libc::pid_t::try_from(leader) else { return };
-    // Groups 0 and 1 are the own one and everybody (kill(2)).
+    // -0 is the caller's own group and -1 is every process (kill(2)).
     if leader > 1 {
-        // SAFETY: takes no memory.
+        // SAFETY: passes no pointers.
         unsafe {
             libc::kill(-leader, libc::SIGKILL);
         }

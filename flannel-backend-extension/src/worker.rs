@@ -1,4 +1,4 @@
-//! The thread that runs the commands for peers, so that none of them holds up the network.
+//! The thread that runs the commands for peers, so that a slow command doesn't block the network.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use crate::config::ExtensionConfig;
 use crate::ledger::{Job, Task, describe};
 use crate::shell::{Call, Shell};
 
-/// The thread. Dropping it kills the command that runs and waits for the thread to end.
+/// The command thread. Dropping it kills the running command and joins the thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
     shell: Arc<Shell>,
@@ -23,19 +23,19 @@ pub(crate) struct Worker {
 
 #[derive(Debug, Default)]
 struct Shared {
-    work: Mutex<Work>,
+    work: Mutex<WorkQueue>,
     changed: Condvar,
     progress: Notify,
 }
 
-/// What there is to do, and what was done.
+/// The queued, running and finished commands.
 #[derive(Debug, Default)]
-pub(crate) struct Work {
-    /// What is to be run next. Whoever knows better replaces it.
+pub(crate) struct WorkQueue {
+    /// The next commands; each pass replaces the queue.
     pub(crate) queue: VecDeque<Job>,
-    /// Whose command runs now.
+    /// The peer whose command is running.
     pub(crate) running: Option<SubnetKey>,
-    /// What ended since somebody looked.
+    /// The commands that ended since the last pass.
     pub(crate) ended: Vec<(Job, Result<(), String>)>,
     stop: bool,
 }
@@ -49,21 +49,21 @@ impl Worker {
         Ok(Self { shell, shared, thread })
     }
 
-    /// Looks at the work and changes it; no command ends meanwhile.
-    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Work) -> T) -> T {
+    /// Accesses the queue while no command can end.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut WorkQueue) -> T) -> T {
         let done = change(&mut self.shared.lock());
         self.shared.changed.notify_all();
         done
     }
 
-    /// Waits until everything was run, but no longer than this.
+    /// Waits until the queue is empty and no command runs, at most for `limit`.
     pub(crate) fn wait_until_idle(&self, limit: Duration) {
-        let busy = |work: &mut Work| !work.queue.is_empty() || work.running.is_some();
-        // Whether it is idle now shows at the next look.
+        let busy = |work: &mut WorkQueue| !work.queue.is_empty() || work.running.is_some();
+        // The caller reads the queue again after a timeout.
         let _ = self.shared.changed.wait_timeout_while(self.shared.lock(), limit, busy);
     }
 
-    /// Waits until a command ended that nobody has seen yet.
+    /// Waits until a command has ended since the last call.
     pub(crate) async fn progress(&self) {
         self.shared.progress.notified().await;
     }
@@ -74,20 +74,20 @@ impl Drop for Worker {
         self.with(|work| work.stop = true);
         self.shell.stop();
         if let Some(thread) = self.thread.take() {
-            // If it panicked there is nothing to wait for.
+            // After a panic there is nothing left to do.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Work> {
+    fn lock(&self) -> MutexGuard<'_, WorkQueue> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next command; none if the thread is to end.
+    /// Waits for the next command; returns `None` if the thread must end.
     fn next(&self) -> Option<Job> {
-        let idle = |work: &mut Work| work.queue.is_empty() && !work.stop;
+        let idle = |work: &mut WorkQueue| work.queue.is_empty() && !work.stop;
         let waited = self.changed.wait_while(self.lock(), idle);
         let mut work = waited.unwrap_or_else(PoisonError::into_inner);
         let job = work.queue.pop_front().filter(|_| !work.stop)?;
@@ -108,14 +108,14 @@ fn work(shared: &Shared, shell: &Shell, config: &ExtensionConfig) {
     }
 }
 
-/// Runs the command for a peer; where there is none, that is well, too.
+/// Runs a command for a peer; succeeds if none is configured.
 pub(crate) fn run(shell: &Shell, config: &ExtensionConfig, job: &Job) -> Result<(), String> {
     let script = match job.task {
         Task::Add => &config.subnet_add,
         Task::Remove => &config.subnet_remove,
     };
     let Some(script) = script else { return Ok(()) };
-    let (variables, input) = (&job.told.variables, job.told.input.as_str());
+    let (variables, input) = (&job.input.variables, job.input.stdin.as_str());
     let name = describe(job.task, &job.subnet);
     shell.run(&Call { name, script, variables, input }).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Both backends keep the promises of every backend.
+//! The contract suite of backends, run on `extension` and `alloc`.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
@@ -12,11 +12,11 @@ use flannel_backend_vxlan::external_interface;
 use flannel_core::{
     BackendAttrs, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
 };
-use flannel_netlink::{Namespace, Netlink, Route, Write};
+use flannel_netlink::{Namespace, Netlink, Route, WriteRequest};
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use flannel_testing::{Directory, Lab, LabOptions};
 
-/// A host of a lab, and a directory in which the commands note whom they reach: a file for each peer.
+/// A lab host, and a directory in which the commands write one file per peer.
 struct Host {
     lab: Lab,
     directory: Directory,
@@ -33,13 +33,13 @@ impl Host {
         &self.lab.hosts[0].namespace
     }
 
-    /// The names and texts of files.
+    /// Returns the name and text of each file.
     fn files(&self) -> Vec<(String, String)> {
         let entries = std::fs::read_dir(self.directory.path()).unwrap();
         let read = entries.filter_map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name()?.to_str()?.to_owned();
-            // One that goes at this moment is gone.
+            // A command may remove the file at this moment.
             Some((name, std::fs::read_to_string(path).ok()?))
         });
         read.collect()
@@ -59,7 +59,7 @@ impl BackendSubject for Host {
     }
 
     fn config(&self) -> NetworkConfig {
-        // The file of a peer has its place and its address at once.
+        // A rename makes the peer's file appear with its content.
         let add =
             r#"f=$(echo $SUBNET | tr / -); test ! -e not-$f && echo $PUBLIC_IP >new-$f && mv new-$f peer-$f"#;
         let remove = r#"rm -f peer-$(echo $SUBNET | tr / -)"#;
@@ -110,7 +110,7 @@ impl BackendSubject for Host {
     fn add_foreign_objects(&self) {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let route = Route::by_gateway("10.5.99.0/24".parse().unwrap(), "192.168.64.254".parse().unwrap());
-        assert!(netlink.apply(&[Write::PutRoute(route)]).iter().all(Result::is_ok));
+        assert!(netlink.apply(&[WriteRequest::PutRoute(route)]).iter().all(Result::is_ok));
         std::fs::write(self.directory.join("foreign"), "10.5.99.0/24").unwrap();
     }
 

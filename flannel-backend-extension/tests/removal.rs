@@ -1,10 +1,10 @@
-//! What a removal leaves behind while commands for peers still wait: nothing.
+//! Removal while commands for peers are queued leaves nothing behind.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,40 +14,30 @@ use flannel_core::{
     SyncRequest,
 };
 use flannel_netlink::Namespace;
-use flannel_testing::eventually;
+use flannel_testing::{Directory, eventually};
 
-/// Whether another command begins is a matter of moments, and so it is tried often.
+/// The race with the next queued command is short, so the test repeats.
 const ATTEMPTS: u32 = 10;
 
 #[test]
-fn a_peer_whose_command_waits_while_everything_is_removed_is_not_added() {
-    let directory = Directory(std::env::temp_dir().join(format!("flannel-removal-{}", std::process::id())));
-    std::fs::create_dir(&directory.0).unwrap();
+fn a_removal_adds_no_peer_whose_command_is_queued() {
+    let directory = Directory::new().unwrap();
     for attempt in 0..ATTEMPTS {
-        let log = directory.0.join(attempt.to_string());
+        let log = directory.join(attempt.to_string());
         remove_while_commands_wait(&log);
         let log = std::fs::read_to_string(&log).unwrap();
-        let mut there = BTreeSet::new();
+        let mut added = BTreeSet::new();
         for line in log.lines() {
             match line.split_once(' ').unwrap() {
-                ("add", subnet) => there.insert(subnet),
-                (_, subnet) => there.remove(subnet),
+                ("add", subnet) => added.insert(subnet),
+                (_, subnet) => added.remove(subnet),
             };
         }
-        assert!(there.is_empty(), "{log}");
+        assert!(added.is_empty(), "{log}");
     }
 }
 
-/// A directory that goes with this.
-struct Directory(PathBuf);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Removes everything while the first command runs and others wait. Each command notes in the log what it does.
+/// Removes the backend while the first command runs and others are queued. Each command appends a line to the log.
 fn remove_while_commands_wait(log: &Path) {
     let note = |what: &str| format!("echo {what} $SUBNET >>{}", log.display());
     let (add, remove) = (format!("{}; exec sleep 60", note("add")), note("remove"));
@@ -70,6 +60,6 @@ fn remove_while_commands_wait(log: &Path) {
     backend.sync(SyncRequest::new(&peers, &Dirty::All, Instant::now()));
     eventually(Duration::from_secs(60), || std::fs::read_to_string(log)).unwrap();
     backend.remove().unwrap();
-    // Also what just began ends with it.
+    // Dropping ends a command that has just started.
     drop(backend);
 }

@@ -9,7 +9,7 @@ use flannel_core::{
     NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool,
     SyncReport, SyncRequest,
 };
-use flannel_netlink::{Family, Namespace, Notice, Route};
+use flannel_netlink::{IpFamily, Namespace, Notification, Route};
 use ipnet::IpNet;
 
 use flannel_dataplane::Direct;
@@ -81,7 +81,7 @@ impl OpenHostGw {
         config: &NetworkConfig,
         external: &ExternalInterface,
     ) -> Result<Vec<Gateways>, BackendError> {
-        let gateways = |(family, pool): (Family, SubnetPool)| {
+        let gateways = |(family, pool): (IpFamily, SubnetPool)| {
             check_address(external, family)?;
             let mark = Mark { protocol: self.protocol, network: pool.network() };
             Ok(Gateways {
@@ -97,10 +97,10 @@ impl OpenHostGw {
 }
 
 /// Peers send to the public address over the link, so it must be the interface's own.
-fn check_address(external: &ExternalInterface, family: Family) -> Result<(), BackendError> {
+fn check_address(external: &ExternalInterface, family: IpFamily) -> Result<(), BackendError> {
     let (own, public) = match family {
-        Family::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
-        Family::V6 => (external.v6.map(IpAddr::V6), external.public.v6.map(IpAddr::V6)),
+        IpFamily::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
+        IpFamily::V6 => (external.v6.map(IpAddr::V6), external.public.v6.map(IpAddr::V6)),
     };
     if own.is_none() {
         return Err(BackendError::Host(format!("the interface {} has no {family} address", external.name)));
@@ -195,7 +195,7 @@ impl Backend for HostGw {
 /// The routes of one family.
 #[derive(Debug)]
 struct Gateways {
-    family: Family,
+    family: IpFamily,
     direct: Direct,
     forwarding: Forwarding,
     unreachable: Vec<PeerFailure>,
@@ -244,7 +244,7 @@ impl Gateways {
         let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
         self.unreachable.clear();
         for lease in peers.iter() {
-            let Some(subnet) = lease.subnet.nets().find(|net| Family::of(net.addr()) == self.family) else {
+            let Some(subnet) = lease.subnet.nets().find(|net| IpFamily::of(net.addr()) == self.family) else {
                 continue;
             };
             let hop = self.hop(lease, subnet, own);
@@ -276,8 +276,8 @@ impl Gateways {
             return Err(format!("its subnet {subnet} is outside the network {}", mark.network));
         }
         let public = match self.family {
-            Family::V4 => attrs.public.v4.map(IpAddr::V4),
-            Family::V6 => attrs.public.v6.map(IpAddr::V6),
+            IpFamily::V4 => attrs.public.v4.map(IpAddr::V4),
+            IpFamily::V6 => attrs.public.v6.map(IpAddr::V6),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let underlay = &mut self.direct.underlay;
@@ -293,14 +293,14 @@ impl NoticeHandler for Gateways {
         self.decide_again = true;
     }
 
-    fn notice(&mut self, notice: &Notice) -> Option<String> {
+    fn notice(&mut self, notice: &Notification) -> Option<String> {
         if let Some(what) = self.direct.notice_underlay(notice) {
             self.decide_again = true;
             // Perhaps notices were lost, and one of them told that it was switched off.
             self.forwarding.distrust();
             return Some(what);
         }
-        if let Notice::Route { route, removed } = notice {
+        if let Notification::Route { route, removed } = notice {
             return self.direct.notice_route(route, *removed);
         }
         self.forwarding.notice(notice, None)

@@ -9,7 +9,7 @@ use flannel_backend_host_gw::{OpenHostGw, RouteProtocol, external_interface};
 use flannel_core::{
     BackendAttrs, BackendType, ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
 };
-use flannel_netlink::{Family, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{IpFamily, Namespace, Netlink, Route, RouteFilter};
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use flannel_testing::harness::ip;
 use flannel_testing::{Lab, LabOptions};
@@ -60,7 +60,7 @@ impl BackendSubject for Host {
     fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let filter = RouteFilter {
-            family: Some(Family::V4),
+            family: Some(IpFamily::V4),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };

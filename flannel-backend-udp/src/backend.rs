@@ -12,7 +12,7 @@ use flannel_core::{
     NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
     TrafficCounters,
 };
-use flannel_netlink::{Monitor, Namespace, Netlink, Notice};
+use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
 
 use crate::config::UdpConfig;
@@ -449,7 +449,7 @@ impl Backend for Udp {
 const NOTICES_AT_ONCE: usize = 4096;
 
 /// Takes in a notice and those that wait behind it, and says what the first one that means anything means.
-fn heard(monitor: &mut Monitor, first: Notice, device: &Device) -> Option<String> {
+fn heard(monitor: &mut Monitor, first: Notification, device: &Device) -> Option<String> {
     let mut what = device.notice(&first);
     for _ in 0..NOTICES_AT_ONCE {
         // An error shows again at the next wait.

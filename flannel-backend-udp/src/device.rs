@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use flannel_core::BackendError;
 use flannel_netlink::{
-    Address, AddressGeneration, Error, Family, Link, LinkChange, LinkKind, Namespace, Netlink, Notice, Route,
-    RouteFilter, Tun, TunOptions, Write,
+    Address, AddressGeneration, Error, IpFamily, Link, LinkChange, LinkKind, Namespace, Netlink,
+    Notification, Route, RouteFilter, Tun, TunOptions, WriteRequest,
 };
 use ipnet::IpNet;
 
@@ -142,31 +142,31 @@ impl Device {
     }
 
     /// Says what a notice means for the device, if it means anything.
-    pub(crate) fn notice(&self, notice: &Notice) -> Option<String> {
+    pub(crate) fn notice(&self, notice: &Notification) -> Option<String> {
         let name = &self.name;
         match notice {
-            Notice::Overrun => Some("notices were lost".to_owned()),
-            Notice::Link { link, removed } if link.index == self.index => {
+            Notification::Overrun => Some("notices were lost".to_owned()),
+            Notification::Link { link, removed } if link.index == self.index => {
                 let is_met = !removed && self.is_met_by(link);
                 let what = if *removed { "removed" } else { "changed" };
                 (!is_met).then(|| format!("device {name} was {what}"))
             }
-            Notice::Address { address, removed } if address.index == self.index => {
+            Notification::Address { address, removed } if address.index == self.index => {
                 let differs = if *removed { self.has(address) } else { self.is_leftover(address) };
                 differs.then(|| format!("{address} was {}", if *removed { "removed" } else { "added" }))
             }
-            Notice::Route { route, removed } if route.table == Route::MAIN_TABLE => {
+            Notification::Route { route, removed } if route.table == Route::MAIN_TABLE => {
                 let ours =
                     self.overlays.iter().any(|overlay| self.route(overlay).destination == route.destination);
                 let is_here = route.index == Some(self.index);
                 (ours && (*removed || !is_here)).then(|| format!("{route} changed"))
             }
-            Notice::Link { .. }
-            | Notice::Address { .. }
-            | Notice::Route { .. }
-            | Notice::Neighbour { .. }
-            | Notice::Fdb { .. }
-            | Notice::Forwarding { .. } => None,
+            Notification::Link { .. }
+            | Notification::Address { .. }
+            | Notification::Route { .. }
+            | Notification::Neighbour { .. }
+            | Notification::Fdb { .. }
+            | Notification::Forwarding { .. } => None,
             other => Some(format!("{other:?}")),
         }
     }
@@ -227,7 +227,7 @@ impl Device {
     fn set_route(&self, netlink: &mut Netlink, overlay: &Overlay) -> Result<usize, BackendError> {
         let wanted = self.route(overlay);
         let filter = RouteFilter {
-            family: Some(Family::of(overlay.network.addr())),
+            family: Some(IpFamily::of(overlay.network.addr())),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };
@@ -243,7 +243,7 @@ impl Device {
                 self.name
             )));
         }
-        let added = netlink.apply(&[Write::AddRoute(wanted)]).into_iter().collect::<Result<(), _>>();
+        let added = netlink.apply(&[WriteRequest::AddRoute(wanted)]).into_iter().collect::<Result<(), _>>();
         added.map(|()| 1).map_err(|error| self.failed(error))
     }
 
@@ -255,7 +255,8 @@ impl Device {
     ) -> Result<(), BackendError> {
         let (stay, go): (Vec<_>, Vec<_>) =
             self.overlays.iter().partition(|overlay| networks.contains(&overlay.network));
-        let routes: Vec<_> = go.iter().map(|overlay| Write::DeleteRoute(self.route(overlay))).collect();
+        let routes: Vec<_> =
+            go.iter().map(|overlay| WriteRequest::DeleteRoute(self.route(overlay))).collect();
         for outcome in netlink.apply(&routes) {
             if let Err(error) = outcome
                 && !error.is_not_found()

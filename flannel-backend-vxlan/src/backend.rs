@@ -8,7 +8,7 @@ use flannel_core::{
     Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
     OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
 };
-use flannel_netlink::{Family, Mac, Namespace};
+use flannel_netlink::{IpFamily, Mac, Namespace};
 use ipnet::IpNet;
 
 use crate::attrs;
@@ -95,10 +95,10 @@ impl OpenVxlan {
     ) -> Result<Vec<(DeviceSpec, Direct)>, BackendError> {
         let OpenRequest { config, external, before, .. } = request;
         let checksums_off = self.are_checksums_off();
-        let parts = |(family, pool): (Family, SubnetPool)| {
+        let parts = |(family, pool): (IpFamily, SubnetPool)| {
             let before = before.and_then(|attrs| match family {
-                Family::V4 => attrs.backend_data.as_ref(),
-                Family::V6 => attrs.backend_v6_data.as_ref(),
+                IpFamily::V4 => attrs.backend_data.as_ref(),
+                IpFamily::V6 => attrs.backend_v6_data.as_ref(),
             });
             let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
             let below = Below::of(family, options, external)?;
@@ -151,7 +151,7 @@ impl Backend for Vxlan {
             let tunnel = self.tunnels.iter().find(|tunnel| tunnel.family() == family)?;
             Some(attrs::write(self.options.vni, tunnel.device().mac))
         };
-        BackendAttrs::new(BackendType::VXLAN).with_data(data(Family::V4)).with_v6_data(data(Family::V6))
+        BackendAttrs::new(BackendType::VXLAN).with_data(data(IpFamily::V4)).with_v6_data(data(IpFamily::V6))
     }
 
     fn mtu(&self) -> u32 {
@@ -226,7 +226,7 @@ pub struct TunnelDevice {
     /// Its name.
     pub name: String,
     /// The family of the packets in it, and of the packets that carry them.
-    pub family: Family,
+    pub family: IpFamily,
     /// The number of its VXLAN network.
     pub vni: u32,
     /// Its UDP port.
@@ -238,7 +238,7 @@ pub struct TunnelDevice {
 impl TunnelDevice {
     /// Describes a device.
     #[must_use]
-    pub fn new(name: String, family: Family, vni: u32, port: u16, mtu: u32) -> Self {
+    pub fn new(name: String, family: IpFamily, vni: u32, port: u16, mtu: u32) -> Self {
         Self { name, family, vni, port, mtu }
     }
 }
@@ -265,19 +265,23 @@ impl OpenVxlan {
 
 /// What encapsulation adds to a packet, in bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer IP
 /// header (RFC 7348, section 5).
-fn overhead(family: Family) -> u32 {
+fn overhead(family: IpFamily) -> u32 {
     match family {
-        Family::V4 => 14 + 8 + 8 + 20,
-        Family::V6 => 14 + 8 + 8 + 40,
+        IpFamily::V4 => 14 + 8 + 8 + 20,
+        IpFamily::V6 => 14 + 8 + 8 + 40,
     }
 }
 
 impl Below {
     /// What a tunnel of a family has below, or why it cannot be there.
-    fn of(family: Family, options: &VxlanConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
+    fn of(
+        family: IpFamily,
+        options: &VxlanConfig,
+        external: &ExternalInterface,
+    ) -> Result<Self, BackendError> {
         let local = match family {
-            Family::V4 => external.v4.map(IpAddr::V4),
-            Family::V6 => external.v6.map(IpAddr::V6),
+            IpFamily::V4 => external.v4.map(IpAddr::V4),
+            IpFamily::V6 => external.v6.map(IpAddr::V6),
         };
         let local = local.ok_or_else(|| {
             let (interface, device) = (&external.name, device_name(family, options));
@@ -292,14 +296,14 @@ impl Below {
     }
 }
 
-fn device_name(family: Family, options: &VxlanConfig) -> String {
+fn device_name(family: IpFamily, options: &VxlanConfig) -> String {
     match family {
-        Family::V4 => format!("flannel.{}", options.vni),
-        Family::V6 => format!("flannel-v6.{}", options.vni),
+        IpFamily::V4 => format!("flannel.{}", options.vni),
+        IpFamily::V6 => format!("flannel-v6.{}", options.vni),
     }
 }
 
-fn device_spec(family: Family, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
+fn device_spec(family: IpFamily, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
     DeviceSpec {
         name: device_name(family, options),
         family,

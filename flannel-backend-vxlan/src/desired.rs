@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use flannel_core::reconcile::Tracker;
 use flannel_core::{BackendType, Dirty, Lease, ObjectFailure, PeerFailure, PeerSet, SubnetKey};
-use flannel_netlink::{Family, Mac, Route};
+use flannel_netlink::{IpFamily, Mac, Route};
 use ipnet::IpNet;
 
 use crate::attrs;
@@ -37,11 +37,11 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Reads a lease; `None` if it has no subnet of this family.
-    pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: Family) -> Option<Result<Self, String>> {
+    pub(crate) fn of(lease: &Lease, own: &SubnetKey, family: IpFamily) -> Option<Result<Self, String>> {
         Some(Self::at(net(&lease.subnet, family)?, lease, own, family))
     }
 
-    fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: Family) -> Result<Self, String> {
+    fn at(subnet: IpNet, lease: &Lease, own: &SubnetKey, family: IpFamily) -> Result<Self, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::VXLAN {
             return Err(format!("ignoring non-vxlan subnet({subnet}): type={}", attrs.backend_type));
@@ -50,8 +50,8 @@ impl Peer {
             return Err(format!("its subnet overlaps the own one, {own}"));
         }
         let (data, public) = match family {
-            Family::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
-            Family::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
+            IpFamily::V4 => (&attrs.backend_data, attrs.public.v4.map(IpAddr::V4)),
+            IpFamily::V6 => (&attrs.backend_v6_data, attrs.public.v6.map(IpAddr::V6)),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
         let mac = attrs::read(data.as_ref()).map_err(|error| error.to_string())?;
@@ -65,8 +65,8 @@ impl Peer {
 }
 
 /// The subnet of one family.
-fn net(subnet: &SubnetKey, family: Family) -> Option<IpNet> {
-    subnet.nets().find(|net| Family::of(net.addr()) == family)
+fn net(subnet: &SubnetKey, family: IpFamily) -> Option<IpNet> {
+    subnet.nets().find(|net| IpFamily::of(net.addr()) == family)
 }
 
 /// The objects that the tables should hold.
@@ -159,7 +159,7 @@ impl Desired {
         peers: &PeerSet,
         dirty: &Dirty,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         wanted: &mut Wanted<'_>,
     ) {
         let done = match dirty {
@@ -180,7 +180,7 @@ impl Desired {
         peers: &PeerSet,
         dirty: &BTreeSet<SubnetKey>,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         wanted: &mut Wanted<'_>,
     ) -> bool {
         for subnet in dirty {
@@ -209,7 +209,7 @@ impl Desired {
         &mut self,
         peers: &PeerSet,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Objects {
         *self = Self { own: Some(*own), ..Self::default() };
@@ -235,7 +235,7 @@ impl Desired {
         &mut self,
         lease: &Lease,
         own: &SubnetKey,
-        family: Family,
+        family: IpFamily,
         hop: &mut dyn FnMut(IpNet, IpAddr) -> Option<Hop>,
     ) -> Option<Peer> {
         match Peer::of(lease, own, family)? {
@@ -258,7 +258,7 @@ impl Desired {
 
     /// Lists the peers that something is missing for, which is among the objects that failed. Costs a look at all peers
     /// if there is any.
-    pub(crate) fn pending(&self, family: Family, failed: &Failed<'_>) -> Vec<PeerFailure> {
+    pub(crate) fn pending(&self, family: IpFamily, failed: &Failed<'_>) -> Vec<PeerFailure> {
         if failed.is_empty() {
             return Vec::new();
         }

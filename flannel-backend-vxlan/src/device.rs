@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use flannel_core::{BackendError, PlannedChange};
 use flannel_netlink::{
-    Address, Error, Family, Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Vxlan,
-    VxlanChange,
+    Address, Error, IpFamily, Link, LinkChange, Mac, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan,
+    Vxlan, VxlanChange,
 };
 use ipnet::IpNet;
 
@@ -17,7 +17,7 @@ use ipnet::IpNet;
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceSpec {
     pub(crate) name: String,
-    pub(crate) family: Family,
+    pub(crate) family: IpFamily,
     pub(crate) vni: u32,
     pub(crate) port: u16,
     pub(crate) gbp: bool,
@@ -148,7 +148,7 @@ impl DeviceSpec {
         for (_, what, actual) in self.field_changes(&link, mac) {
             changes.push(PlannedChange::put(format!("{what} the {device}"), Some(actual)));
         }
-        if self.checksums_off && netlink.leaves_checksums(&self.name).unwrap_or(false) {
+        if self.checksums_off && netlink.tx_checksum_offload(&self.name).unwrap_or(false) {
             changes.push(PlannedChange::put(format!("no checksum offload on the {device}"), None));
         }
         changes.extend(self.plan_address(netlink, link.index)?);
@@ -179,7 +179,7 @@ impl DeviceSpec {
     /// Tells whether an address of the device is a leftover of an earlier lease.
     pub(crate) fn is_leftover(&self, present: &Address) -> bool {
         self.address.is_some_and(|address| {
-            Family::of(present.net.addr()) == self.family
+            IpFamily::of(present.net.addr()) == self.family
                 && present.net != address.net
                 && address.network.contains(&present.net.addr())
         })
@@ -275,7 +275,7 @@ impl DeviceSpec {
             gbp: self.gbp,
             // What is moved in place.
             lower: vxlan.lower,
-            local: vxlan.local.filter(|local| Family::of(*local) == self.family),
+            local: vxlan.local.filter(|local| IpFamily::of(*local) == self.family),
             // What the kernel fills in, and what an operator may have tuned without harm.
             ageing: vxlan.ageing,
             limit: vxlan.limit,
@@ -320,7 +320,7 @@ impl DeviceSpec {
 
     /// Finds the device under another name that has the tunnel which the kernel grants only once.
     fn same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
-        let family = |vxlan: &Vxlan| vxlan.local.or(vxlan.group).map_or(Family::V4, Family::of);
+        let family = |vxlan: &Vxlan| vxlan.local.or(vxlan.group).map_or(IpFamily::V4, IpFamily::of);
         let same = |link: &Link| {
             link.name != self.name
                 && link
@@ -370,10 +370,10 @@ impl DeviceSpec {
 
     fn set_checksums(&self, netlink: &Netlink) -> Result<usize, BackendError> {
         let failed = |error| self.failed("switch off the checksum offload of", error);
-        if !self.checksums_off || !netlink.leaves_checksums(&self.name).map_err(failed)? {
+        if !self.checksums_off || !netlink.tx_checksum_offload(&self.name).map_err(failed)? {
             return Ok(0);
         }
-        netlink.leave_checksums(&self.name, false).map_err(failed)?;
+        netlink.set_tx_checksum_offload(&self.name, false).map_err(failed)?;
         Ok(1)
     }
 

@@ -4,7 +4,7 @@ use flannel_core::reconcile::{Reconciler, TableSync, pass};
 use flannel_core::{
     BackendError, DeviceFacts, Dirty, ObjectFailure, PeerFailure, PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::desired::{Desired, Failed, Wanted};
 use crate::device::{Below, Device, DeviceSpec, Ensured, OverlayAddress};
@@ -76,7 +76,7 @@ impl Tunnel {
         }
     }
 
-    pub(crate) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> IpFamily {
         self.spec.family
     }
 

@@ -12,7 +12,7 @@ use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
 use flannel_core::{
     BackendAttrs, BackendType, ExternalInterface, Json, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey,
 };
-use flannel_netlink::{Family, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{IpFamily, Namespace, Netlink, Route, RouteFilter};
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 use ipnet::IpNet;
@@ -34,7 +34,7 @@ impl Host {
 
     /// Where what leaves by the tunnel to a gateway ends up.
     fn far_end(&self, netlink: &mut Netlink, index: u32, gateway: IpAddr) -> Option<IpAddr> {
-        let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
+        let neighbours = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();
         let mac = neighbours.iter().find(|neighbour| neighbour.address == gateway)?.mac?;
         netlink.fdb(index).unwrap().iter().find(|entry| entry.mac == mac)?.destination
     }
@@ -75,7 +75,7 @@ impl BackendSubject for Host {
         let mut netlink = Netlink::open_in(self.namespace()).unwrap();
         let tunnel = netlink.link(DEVICE).unwrap().map(|link| link.index);
         let filter = RouteFilter {
-            family: Some(Family::V4),
+            family: Some(IpFamily::V4),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };

@@ -7,7 +7,7 @@ mod common;
 use common::{DEVICE, Station, StationExt, assert_idle, change, config, foreign_vxlan, ip, lab, open, peer};
 use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
 use flannel_netlink::{
-    Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, Write,
+    Address, LinkChange, LinkKind, Mac, Namespace, Netlink, NewLink, NewLinkKind, Vxlan, WriteRequest,
 };
 use flannel_testing::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 
@@ -360,7 +360,7 @@ fn an_interface_without_an_address_is_refused() {
     let index = netlink.link("eth0").unwrap().unwrap().index;
     for address in netlink.addresses(index).unwrap() {
         if address.net.addr().is_ipv4() {
-            netlink.apply(&[Write::DeleteAddress(address)]).remove(0).unwrap();
+            netlink.apply(&[WriteRequest::DeleteAddress(address)]).remove(0).unwrap();
         }
     }
     let error = open(host, &config("")).err().unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{DEVICE, QUIET, Station, StationExt, assert_idle, bridge, ip, lab, lines_of_all, peer};
 use flannel_core::{Dirty, SyncReport};
-use flannel_netlink::{Family, Namespace, NeighbourState, Netlink, Write};
+use flannel_netlink::{IpFamily, Namespace, NeighbourState, Netlink, WriteRequest};
 
 /// A host with three peers, whose backend has nothing more to tell.
 fn settled(namespace: &Namespace) -> Station {
@@ -268,7 +268,7 @@ fn lost_notices_make_everything_be_looked_at() {
         .map(|n| {
             let metric = 1 + n / 2;
             let route = other.clone().with_metric(metric);
-            if n % 2 == 0 { Write::PutRoute(route) } else { Write::DeleteRoute(route) }
+            if n % 2 == 0 { WriteRequest::PutRoute(route) } else { WriteRequest::DeleteRoute(route) }
         })
         .collect();
     assert!(netlink.apply(&storm).iter().all(Result::is_ok));
@@ -328,7 +328,7 @@ fn when_the_interface_is_back_unanswered_neighbours_are_asked_for_again() {
         // As a packet to it would, this has the kernel ask for an address that nobody has.
         ip(host, "neigh replace 192.168.64.77 dev eth0 use");
         let report = station.sync_later(later);
-        let known = netlink.neighbours(index, Some(Family::V4)).unwrap();
+        let known = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();
         let is_unanswered =
             |neighbour: &&flannel_netlink::Neighbour| neighbour.state == NeighbourState::Incomplete;
         (known.iter().filter(is_unanswered).count(), report.retry_in)

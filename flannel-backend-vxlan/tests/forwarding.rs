@@ -109,7 +109,7 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
     station.complete([peer(2)]);
-    let offload = |station: &Station| station.netlink.leaves_checksums(DEVICE).unwrap();
+    let offload = |station: &Station| station.netlink.tx_checksum_offload(DEVICE).unwrap();
     assert!(offload(&station), "this kernel is a good one");
     for (chosen, expected) in [(ChecksumOffload::Untouched, true), (ChecksumOffload::Off, false)] {
         let config = config("");
@@ -123,7 +123,7 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
     }
     station.settle();
     // Somebody switches it on again, or makes the device anew.
-    station.netlink.leave_checksums(DEVICE, true).unwrap();
+    station.netlink.set_tx_checksum_offload(DEVICE, true).unwrap();
     assert_eq!(station.heal().failed, []);
     assert!(!offload(&station));
     ip(host, "link del flannel.1");

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use common::{Station, StationExt, assert_idle, ip, lab, lines_of_all, mac, numbered, peer};
 use flannel_core::{Dirty, NetworkConfig};
-use flannel_netlink::{Neighbour, NeighbourState, Route, Write};
+use flannel_netlink::{Neighbour, NeighbourState, Route, WriteRequest};
 
-fn apply(station: &mut Station, writes: &[Write]) {
+fn apply(station: &mut Station, writes: &[WriteRequest]) {
     for outcome in station.netlink.apply(writes) {
         outcome.unwrap();
     }
@@ -83,7 +83,7 @@ fn routes_of_a_flannel_without_metrics_are_taken_over() {
     let leases: Vec<_> = (0..400_u32).map(numbered).collect();
     let put = |lease: &flannel_core::Lease| {
         let net = lease.subnet.nets().next().unwrap();
-        Write::PutRoute(Route::onlink(net, net.network(), index))
+        WriteRequest::PutRoute(Route::onlink(net, net.network(), index))
     };
     let writes: Vec<_> = leases.iter().map(put).collect();
     apply(&mut station, &writes);
@@ -213,7 +213,7 @@ fn a_neighbour_that_somebody_made_uncertain_is_made_permanent_again() {
         state: NeighbourState::Stale,
         ..Neighbour::permanent(index, common::address("10.5.2.0"), mac(2))
     };
-    apply(&mut station, &[Write::PutNeighbour(uncertain)]);
+    apply(&mut station, &[WriteRequest::PutNeighbour(uncertain)]);
     let report = station.heal();
     assert_eq!((report.written, report.drifted), (1, 1));
     assert_eq!(station.tables(), lines_of_all([2]));

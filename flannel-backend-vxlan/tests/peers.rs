@@ -25,7 +25,7 @@ fn a_peer_gets_a_route_a_neighbour_and_a_forwarding_entry() {
     let filter = RouteFilter {
         index: Some(index),
         table: Some(Route::MAIN_TABLE),
-        family: Some(flannel_netlink::Family::V4),
+        family: Some(flannel_netlink::IpFamily::V4),
         ..RouteFilter::default()
     };
     let route = Route::onlink(common::net("10.5.2.0/24"), common::address("10.5.2.0"), index);

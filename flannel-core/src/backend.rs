@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalInterface;
+use crate::family::IpFamilies;
 use crate::peers::{Dirty, PeerSet};
 use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
@@ -366,6 +368,12 @@ pub trait OpenBackend: Send {
     /// [`BackendError`].
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError>;
 
+    /// Returns the address families in which the backend reaches the peers of this network: those of the overlay, unless
+    /// the backend can carry one family in the other. The lease then contains the addresses of these families.
+    fn underlay(&self, config: &NetworkConfig) -> IpFamilies {
+        config.families()
+    }
+
     /// Tells what a start and a pass would do to this host as it is now. Writes nothing, and needs no running network:
     /// what a running one left is there, and counts.
     ///
@@ -395,20 +403,29 @@ pub struct OpenRequest<'a> {
     pub config: &'a NetworkConfig,
     /// The interface that carries the traffic between hosts.
     pub external: &'a ExternalInterface,
-    /// What the host's lease said before, if there was one: to keep it the same costs the peers nothing.
+    /// The attributes of the host's previous lease, if it had one. A backend that keeps them costs the peers nothing.
     pub before: Option<&'a LeaseAttrs>,
+    /// A directory that belongs to this network alone and lasts across restarts, for what must not change then, such as a
+    /// private key. The caller creates it, accessible by its owner only. Without one a backend keeps nothing.
+    pub state_dir: Option<&'a Path>,
 }
 
 impl<'a> OpenRequest<'a> {
     /// Asks for the network's backend, on a host that had no lease before.
     #[must_use]
     pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
-        Self { config, external, before: None }
+        Self { config, external, before: None, state_dir: None }
     }
 
     /// Adds what the host's lease said before, if there was one.
     #[must_use]
     pub fn with_before(self, before: Option<&'a LeaseAttrs>) -> Self {
         Self { before, ..self }
+    }
+
+    /// Adds a directory that lasts across restarts, if there is one.
+    #[must_use]
+    pub fn with_state_dir(self, state_dir: Option<&'a Path>) -> Self {
+        Self { state_dir, ..self }
     }
 }

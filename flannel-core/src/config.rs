@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::SubnetKey;
+use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
 use crate::pool::{SubnetPool, bits, size, with_bits};
 
@@ -82,6 +83,12 @@ impl NetworkConfig {
         fits(self.ipv4, subnet.v4().map(IpNet::V4)) && fits(self.ipv6, subnet.v6().map(IpNet::V6))
     }
 
+    /// Returns the address families of the overlay.
+    #[must_use]
+    pub fn families(&self) -> IpFamilies {
+        IpFamilies { v4: self.ipv4.is_some(), v6: self.ipv6.is_some() }
+    }
+
     /// Returns the pools of the enabled families, IPv4 first.
     pub fn pools(&self) -> impl Iterator<Item = SubnetPool> + use<> {
         self.ipv4.into_iter().chain(self.ipv6)
@@ -147,7 +154,7 @@ impl ConfigError {
 }
 
 /// What differs between the families in the configuration.
-struct Family {
+struct IpFamily {
     enable: &'static str,
     enabled_by_default: bool,
     network: &'static str,
@@ -163,7 +170,7 @@ struct Family {
     name: &'static str,
 }
 
-const IPV4: Family = Family {
+const IPV4: IpFamily = IpFamily {
     enable: "EnableIPv4",
     enabled_by_default: true,
     network: "Network",
@@ -177,7 +184,7 @@ const IPV4: Family = Family {
     name: "IPv4",
 };
 
-const IPV6: Family = Family {
+const IPV6: IpFamily = IpFamily {
     enable: "EnableIPv6",
     enabled_by_default: false,
     network: "IPv6Network",
@@ -192,7 +199,7 @@ const IPV6: Family = Family {
 };
 
 /// Reads one family. What is written is read even if the family is off, so that a typing error is found early.
-fn pool_of(config: &Object<'_>, family: &Family) -> Result<Option<SubnetPool>, ConfigError> {
+fn pool_of(config: &Object<'_>, family: &IpFamily) -> Result<Option<SubnetPool>, ConfigError> {
     let enabled = config.boolean(family.enable).map_err(ConfigError::json(family.enable))?;
     let network = network(config, family)?;
     let given_len = config.unsigned(family.subnet_len).map_err(ConfigError::json(family.subnet_len))?;
@@ -220,7 +227,7 @@ fn pool_of(config: &Object<'_>, family: &Family) -> Result<Option<SubnetPool>, C
     Ok(Some(SubnetPool::new(network, first, last)))
 }
 
-fn network(config: &Object<'_>, family: &Family) -> Result<Option<IpNet>, ConfigError> {
+fn network(config: &Object<'_>, family: &IpFamily) -> Result<Option<IpNet>, ConfigError> {
     let Some(text) = config.raw(family.network).map(bare) else {
         return Ok(None);
     };
@@ -236,7 +243,7 @@ fn network(config: &Object<'_>, family: &Family) -> Result<Option<IpNet>, Config
 }
 
 /// Reads the first or last subnet; the unspecified address counts as "not given", `null` does so for IPv6 only.
-fn bound(config: &Object<'_>, family: &Family, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
+fn bound(config: &Object<'_>, family: &IpFamily, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
     let Some(text) = config.raw(field).map(bare) else {
         return Ok(None);
     };
@@ -257,7 +264,7 @@ fn bare(text: &str) -> &str {
     text.trim_matches('"')
 }
 
-fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigError> {
+fn subnet_len(family: &IpFamily, network: IpNet, given: u64) -> Result<u8, ConfigError> {
     let field = family.subnet_len;
     let len = network.prefix_len();
     let room = family.longest_subnet - 2;
@@ -282,7 +289,7 @@ fn subnet_len(family: &Family, network: IpNet, given: u64) -> Result<u8, ConfigE
 
 /// Checks that a subnet may start at this address.
 fn edge(
-    family: &Family,
+    family: &IpFamily,
     network: IpNet,
     subnet: IpNet,
     field: &'static str,

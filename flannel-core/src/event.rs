@@ -55,6 +55,8 @@ pub enum NetworkEvent {
     LeaseLost(String),
     /// The external interface, its address or its MTU is another one now.
     ExternalChanged(ExternalInterface),
+    /// The external interface or its only address is gone, for this reason. The network continues with what it knew.
+    ExternalLost(String),
     /// The lease says something new about the host, which the peers hear.
     LeasePublished(Lease),
     /// The largest packet, in bytes, that a container may send is another one now; see

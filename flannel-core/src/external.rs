@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
 use crate::PublicAddrs;
 
 /// The interface through which hosts reach each other.
@@ -49,5 +52,51 @@ impl ExternalInterface {
     /// Returns the interface's addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// A change of the external interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExternalUpdate {
+    /// The interface, its addresses or its MTU are these now.
+    Changed(ExternalInterface),
+    /// The interface or its only address is gone, for this reason, and no other one can be used. The network continues
+    /// with what it knew, and isn't in order until the next [`Changed`](Self::Changed).
+    Lost(String),
+}
+
+impl From<ExternalInterface> for ExternalUpdate {
+    fn from(external: ExternalInterface) -> Self {
+        Self::Changed(external)
+    }
+}
+
+/// The external interface that was chosen for a network, and its later changes.
+#[non_exhaustive]
+pub struct ExternalChoice {
+    /// The interface.
+    pub interface: ExternalInterface,
+    /// Its changes from now on.
+    pub changes: BoxStream<'static, ExternalUpdate>,
+}
+
+impl ExternalChoice {
+    /// Chooses an interface that never changes.
+    #[must_use]
+    pub fn new(interface: ExternalInterface) -> Self {
+        Self { interface, changes: stream::pending().boxed() }
+    }
+
+    /// Adds the changes of the interface.
+    #[must_use]
+    pub fn with_changes(self, changes: BoxStream<'static, ExternalUpdate>) -> Self {
+        Self { changes, ..self }
+    }
+}
+
+impl std::fmt::Debug for ExternalChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExternalChoice").field("interface", &self.interface).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
 use crate::{NetworkConfig, SubnetKey};
 
@@ -282,10 +283,17 @@ pub struct PublicAddrs {
 }
 
 impl PublicAddrs {
-    /// Leaves out the families that a network does not have, as flannel does in its leases.
+    /// Keeps the addresses of the overlay's families only, as flannel does in its leases. A backend with another underlay
+    /// overrides [`OpenBackend::underlay`](crate::OpenBackend::underlay); use [`only`](Self::only) with its result.
     #[must_use]
     pub fn used_by(self, config: &NetworkConfig) -> Self {
-        Self { v4: self.v4.filter(|_| config.ipv4.is_some()), v6: self.v6.filter(|_| config.ipv6.is_some()) }
+        self.only(config.families())
+    }
+
+    /// Keeps the addresses of these families only.
+    #[must_use]
+    pub fn only(self, families: IpFamilies) -> Self {
+        Self { v4: self.v4.filter(|_| families.v4), v6: self.v6.filter(|_| families.v6) }
     }
 
     /// Returns the addresses, IPv4 first.

@@ -18,8 +18,10 @@ mod backend;
 mod backoff;
 mod config;
 mod damping;
+mod descriptor;
 mod event;
 mod external;
+mod family;
 pub mod json;
 mod lease;
 mod lease_keeper;
@@ -47,8 +49,10 @@ pub use backend::{
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
+pub use descriptor::{BackendDescriptor, TransportProtocol, TunnelPort};
 pub use event::{NetworkEvent, Phase};
-pub use external::ExternalInterface;
+pub use external::{ExternalChoice, ExternalInterface, ExternalUpdate};
+pub use family::IpFamilies;
 pub use json::Json;
 pub use lease::{
     BackendType, Lease, LeaseAttrs, LeaseError, LeaseMatch, NodeId, NodeIdError, PublicAddrs, Revision, Term,

@@ -1,5 +1,6 @@
 //! The handle of a running network.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::backend::{BackendError, OpenBackend};
 use crate::event::NetworkEvent;
-use crate::external::ExternalInterface;
+use crate::external::{ExternalChoice, ExternalInterface, ExternalUpdate};
+use crate::family::IpFamilies;
 use crate::manager::{LeaseManager, ManagerError};
 use crate::node::Node;
 use crate::state::NetworkState;
@@ -27,11 +29,13 @@ pub struct NetworkOptions {
     pub external: ExternalInterface,
     /// Chooses that interface again when the configuration is known, which says of which families it needs an address.
     pub choose_external: Option<ChooseExternal>,
-    /// What becomes of that interface: each item replaces what was known of it. The lease and the host follow.
-    pub external_changes: BoxStream<'static, ExternalInterface>,
+    /// The changes of that interface, which the lease and the host follow. `choose_external` replaces this stream.
+    pub external_changes: BoxStream<'static, ExternalUpdate>,
     /// Whether a configuration that became another one is taken in as soon as the registry tells of it. If not, that
     /// waits until [`Network::reload`] is called.
     pub follow_config: bool,
+    /// A directory for what the backend keeps across restarts; see [`OpenRequest::state_dir`](crate::OpenRequest).
+    pub state_dir: Option<PathBuf>,
     /// The subnet this host had before, if that is remembered.
     pub previous: Option<SubnetKey>,
     /// The pauses between attempts while starting, and while a lost lease is asked for again.
@@ -47,8 +51,10 @@ pub struct NetworkOptions {
     pub seed: Option<u64>,
 }
 
-/// Chooses the external interface of a network that is configured so, or says in one line why there is none.
-pub type ChooseExternal = Box<dyn FnOnce(&NetworkConfig) -> Result<ExternalInterface, String> + Send>;
+/// Chooses the external interface of a network that is configured so and needs an address of these families, or says in
+/// one line why there is none.
+pub type ChooseExternal =
+    Box<dyn FnOnce(&NetworkConfig, IpFamilies) -> Result<ExternalChoice, String> + Send>;
 
 impl NetworkOptions {
     /// Takes what every network needs and leaves the rest as most want it.
@@ -64,6 +70,7 @@ impl NetworkOptions {
             choose_external: None,
             external_changes: stream::pending().boxed(),
             follow_config: true,
+            state_dir: None,
             previous: None,
             // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
             // registry does not mind.

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::reconfigure::Reread;
 use crate::backend::{Backend, BackendError, ObjectFailure, OpenRequest, SyncReport, SyncRequest};
 use crate::event::{NetworkEvent, Phase};
+use crate::external::ExternalUpdate;
 use crate::manager::{LeaseRequest, ManagerError, PeerEvent};
 use crate::network::{NetworkError, NetworkOptions, Running, Shared};
 use crate::peers::Dirty;
@@ -100,10 +101,12 @@ impl Node {
         self.note(|state| state.config = Some(Arc::clone(&config)));
         self.tell(NetworkEvent::Configured(Arc::clone(&config)));
         if let Some(choose) = self.options.choose_external.take() {
-            self.options.external = choose(&config).map_err(NetworkError::External)?;
+            let families = self.options.backend.underlay(&config);
+            let choice = choose(&config, families).map_err(NetworkError::External)?;
+            (self.options.external, self.options.external_changes) = (choice.interface, choice.changes);
             self.note(|state| state.external = self.options.external.clone());
         }
-        let public = self.options.external.public.used_by(&config);
+        let public = self.public(&config);
         let before = self.previous_lease(public).await?;
         let before = before.as_ref().map(|lease| &lease.attrs);
         let mut backend = self.open(&config, before).await?;
@@ -126,8 +129,7 @@ impl Node {
         before: Option<&LeaseAttrs>,
     ) -> Result<Box<dyn Backend>, BackendError> {
         for _ in 1..OPEN_ATTEMPTS {
-            let request = OpenRequest::new(config, &self.options.external).with_before(before);
-            match self.options.backend.open(request) {
+            match self.options.backend.open(self.open_request(config, before)) {
                 Err(error @ BackendError::Kernel { .. }) => {
                     tracing::debug!(error = crate::chain(&error), "opening the backend again");
                     tokio::time::sleep(OPEN_PAUSE).await;
@@ -135,7 +137,22 @@ impl Node {
                 done => return done,
             }
         }
-        self.options.backend.open(OpenRequest::new(config, &self.options.external).with_before(before))
+        self.options.backend.open(self.open_request(config, before))
+    }
+
+    fn open_request<'a>(
+        &'a self,
+        config: &'a NetworkConfig,
+        before: Option<&'a LeaseAttrs>,
+    ) -> OpenRequest<'a> {
+        OpenRequest::new(config, &self.options.external)
+            .with_before(before)
+            .with_state_dir(self.options.state_dir.as_deref())
+    }
+
+    /// Returns the addresses at which the peers reach this host.
+    fn public(&self, config: &NetworkConfig) -> PublicAddrs {
+        self.options.external.public.only(self.options.backend.underlay(config))
     }
 
     /// Tells that the kernel refused to make the host ready for its lease, which the next pass tries again. Any other
@@ -228,7 +245,10 @@ impl Node {
                         self.on_peers(event);
                     }
                 }
-                Some(external) = external.next() => self.on_external(external),
+                Some(update) = external.next() => match update {
+                    ExternalUpdate::Changed(external) => self.on_external(external),
+                    ExternalUpdate::Lost(reason) => self.on_external_lost(reason),
+                },
                 (read, asked) = reread.next() => {
                     let taken = self.on_config(&config, read, asked, &mut reread);
                     self.shared.send_modify(|shared| shared.reloaded = reread.reloaded());

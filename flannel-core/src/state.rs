@@ -28,6 +28,8 @@ pub(crate) struct NetworkState {
     /// Why what the registry has for a configuration is not used.
     pub(crate) config_refused: Option<String>,
     pub(crate) external: ExternalInterface,
+    /// Why the external interface can't be used.
+    pub(crate) external_lost: Option<String>,
     pub(crate) mtu: Option<u32>,
     pub(crate) devices: Vec<DeviceFacts>,
     pub(crate) own: OwnLease,
@@ -123,6 +125,7 @@ impl NetworkState {
             config: None,
             config_refused: None,
             external,
+            external_lost: None,
             mtu: None,
             devices: Vec::new(),
             own: OwnLease::default(),
@@ -209,7 +212,7 @@ impl NetworkState {
                 complete: self.damping.peers().is_complete(),
                 peers_from_cache: self.peers_from_cache.clone(),
             },
-            external: external(&self.external),
+            external: ExternalStatus { lost: self.external_lost.clone(), ..external(&self.external) },
             devices: self.devices.clone(),
             mtu: self.mtu,
             kernel: self.passes.status(now),
@@ -305,7 +308,7 @@ fn network(config: &NetworkConfig) -> ConfigStatus {
 
 fn external(external: &ExternalInterface) -> ExternalStatus {
     let ExternalInterface { name, index, mtu, v4, v6, public } = external.clone();
-    ExternalStatus { name, index, mtu, v4, v6, public }
+    ExternalStatus { name, index, mtu, v4, v6, public, lost: None }
 }
 
 /// Says what went wrong, if that is what an event tells.
@@ -316,6 +319,7 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
         NetworkEvent::LeaseDisputed(what) => what.clone(),
         NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
+        NetworkEvent::ExternalLost(reason) => format!("the external interface is lost: {reason}"),
         NetworkEvent::PeersFromCache(reason) => format!("running on what is remembered: {reason}"),
         NetworkEvent::PeersHeld { peers, .. } => format!("{peers} peers left at once, which is doubted"),
         NetworkEvent::BadRecord(record) => record.to_string(),

@@ -190,6 +190,8 @@ pub struct ExternalStatus {
     /// The addresses that peers use, which differ behind a NAT.
     #[serde(rename = "public_addresses")]
     pub public: PublicAddrs,
+    /// Why it can't be used at the moment, such as a deleted address; the members above are the last ones known.
+    pub lost: Option<String>,
 }
 
 /// What the passes over the host found and did.

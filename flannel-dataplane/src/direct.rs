@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::reconcile::{Reconciler, Table};
 use flannel_core::{BackendError, ExternalInterface};
-use flannel_netlink::{Family, Notice, Route};
+use flannel_netlink::{IpFamily, Notification, Route};
 use ipnet::IpNet;
 
 use crate::direct_routes::{DirectRoutes, Hop};
@@ -21,7 +21,7 @@ pub struct Direct {
 }
 
 impl Direct {
-    pub fn new(kernel: Kernel, external: &ExternalInterface, family: Family, mark: Mark) -> Self {
+    pub fn new(kernel: Kernel, external: &ExternalInterface, family: IpFamily, mark: Mark) -> Self {
         let underlay = Underlay::new(kernel.clone(), external, family);
         let table = DirectRoutes { kernel, family, mark, tunnel: None };
         Self { underlay, routes: Reconciler::new(table), mark }
@@ -55,7 +55,7 @@ impl Direct {
 
     /// Takes in what the kernel tells of the network below. The kernel removes routes without a word when an
     /// interface goes down or loses its last address, so the routes are in doubt as well.
-    pub fn notice_underlay(&mut self, notice: &Notice) -> Option<String> {
+    pub fn notice_underlay(&mut self, notice: &Notification) -> Option<String> {
         let what = self.underlay.notice(notice)?;
         self.distrust();
         // What could not be put on the interface as it was may now.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
-use flannel_netlink::{Family, Route, RouteFilter, RouteKind, Write};
+use flannel_netlink::{IpFamily, Route, RouteFilter, RouteKind, WriteRequest};
 use ipnet::IpNet;
 
 use crate::routes::{self, Mark, RouteProtocol};
@@ -40,7 +40,7 @@ impl Hop {
 #[derive(Debug)]
 pub struct DirectRoutes {
     pub kernel: Kernel,
-    pub family: Family,
+    pub family: IpFamily,
     pub mark: Mark,
     /// The tunnel, if there is one: a route of ours through it may be replaced.
     pub tunnel: Option<u32>,
@@ -59,7 +59,8 @@ fn is_unmarked(route: &Route) -> bool {
 impl DirectRoutes {
     /// Drops all there are.
     pub fn remove(&mut self) -> Result<(), BoxError> {
-        let writes: Vec<_> = self.read()?.into_iter().map(|(_, route)| Write::DeleteRoute(route)).collect();
+        let writes: Vec<_> =
+            self.read()?.into_iter().map(|(_, route)| WriteRequest::DeleteRoute(route)).collect();
         self.kernel.apply(&writes).into_iter().collect()
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flannel_core::{BackendError, ObjectFailure, SyncReport};
-use flannel_netlink::{Monitor, Namespace, Notice};
+use flannel_netlink::{Monitor, Namespace, Notification};
 
 use crate::neighbour_reprobe::NeighbourReprobe;
 use crate::tables::{Kernel, no_socket};
@@ -21,7 +21,7 @@ pub struct DriftMonitor {
 /// What a backend keeps in order and the kernel tells about.
 pub trait NoticeHandler {
     /// Takes in a notice, and says what it means here if it means anything.
-    fn notice(&mut self, notice: &Notice) -> Option<String>;
+    fn notice(&mut self, notice: &Notification) -> Option<String>;
 
     /// Hears that anything may have changed.
     fn distrust(&mut self);
@@ -97,7 +97,7 @@ impl DriftMonitor {
     /// # Errors
     ///
     /// What broke the monitor: anything may have changed.
-    async fn next(&mut self) -> Result<Vec<Notice>, String> {
+    async fn next(&mut self) -> Result<Vec<Notification>, String> {
         let Some(monitor) = &mut self.monitor else {
             return std::future::pending().await;
         };
@@ -111,7 +111,7 @@ impl DriftMonitor {
     }
 }
 
-fn drain(monitor: &mut Monitor, first: Notice) -> Vec<Notice> {
+fn drain(monitor: &mut Monitor, first: Notification) -> Vec<Notification> {
     let mut notices = vec![first];
     while notices.len() < NOTICES_AT_ONCE {
         // An error shows again at the next wait.

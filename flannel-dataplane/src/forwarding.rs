@@ -5,13 +5,13 @@
 //! become unreachable, and it is switched on again.
 
 use flannel_core::{ObjectFailure, SyncReport};
-use flannel_netlink::{Family, Namespace, Notice};
+use flannel_netlink::{IpFamily, Namespace, Notification};
 
 use crate::tables::Kernel;
 
 #[derive(Debug)]
 pub struct Forwarding {
-    family: Family,
+    family: IpFamily,
     kernel: Kernel,
     namespace: Namespace,
     /// Whether it was on since this process began.
@@ -22,7 +22,7 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    pub fn new(family: Family, kernel: Kernel, namespace: Namespace) -> Self {
+    pub fn new(family: IpFamily, kernel: Kernel, namespace: Namespace) -> Self {
         Self { family, kernel, namespace, was_on: false, in_doubt: true, said: false }
     }
 
@@ -31,8 +31,8 @@ impl Forwarding {
     }
 
     /// Takes in that it was switched, for all links or for the tunnel's device.
-    pub fn notice(&mut self, notice: &Notice, device: Option<u32>) -> Option<String> {
-        let Notice::Forwarding { family, index, on } = notice else { return None };
+    pub fn notice(&mut self, notice: &Notification, device: Option<u32>) -> Option<String> {
+        let Notification::Forwarding { family, index, on } = notice else { return None };
         if *family != self.family || (index.is_some() && *index != device) {
             return None;
         }
@@ -49,11 +49,11 @@ impl Forwarding {
             return report;
         }
         let (all, of_one) = match self.family {
-            Family::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
-            Family::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
+            IpFamily::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
+            IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
         let (family, kernel) = (self.family, self.kernel.clone());
-        let forwards = |index| kernel.lock().forwards(family, index);
+        let forwards = |index| kernel.lock().is_forwarding(family, index);
         match forwards(None) {
             Ok(false) if self.was_on => self.switch_on(all, &mut report),
             Ok(false) => return self.say(all, report),

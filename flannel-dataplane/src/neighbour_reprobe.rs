@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_netlink::{NeighbourState, Notice, Write};
+use flannel_netlink::{NeighbourState, Notification, WriteRequest};
 
 use crate::tables::Kernel;
 
@@ -42,8 +42,8 @@ impl NeighbourReprobe {
     }
 
     /// Takes in what the kernel tells, and says so if the interface is back.
-    pub fn notice(&mut self, notice: &Notice, now: Instant) -> Option<String> {
-        let Notice::Link { link, removed } = notice else { return None };
+    pub fn notice(&mut self, notice: &Notification, now: Instant) -> Option<String> {
+        let Notification::Link { link, removed } = notice else { return None };
         if link.name != self.interface {
             return None;
         }
@@ -71,7 +71,7 @@ impl NeighbourReprobe {
         // What cannot be read or deleted is asked for again by the kernel, in its own time.
         let neighbours = kernel.lock().neighbours(self.index, None).unwrap_or_default().into_iter();
         let unanswered = neighbours.filter(|neighbour| neighbour.state == NeighbourState::Incomplete);
-        let writes: Vec<_> = unanswered.map(Write::DeleteNeighbour).collect();
+        let writes: Vec<_> = unanswered.map(WriteRequest::DeleteNeighbour).collect();
         if !writes.is_empty() {
             tracing::debug!(interface = self.interface, neighbours = writes.len(), "asking again");
             drop(kernel.apply(&writes));

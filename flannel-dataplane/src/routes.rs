@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::Change;
-use flannel_netlink::{Error, Family, Route, RouteFilter, RouteKind, Write};
+use flannel_netlink::{Error, IpFamily, Route, RouteFilter, RouteKind, WriteRequest};
 use ipnet::IpNet;
 
 use crate::tables::{Kernel, WRITES_AT_ONCE, boxed};
@@ -83,7 +83,7 @@ pub fn metric(subnet: IpNet, others: usize) -> u32 {
 }
 
 /// Reads routes of the main table.
-pub fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+pub fn read_main(kernel: &Kernel, family: IpFamily, filter: RouteFilter) -> Result<Vec<Route>, Error> {
     let filter = RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..filter };
     kernel.lock().routes(&filter)
 }
@@ -92,7 +92,7 @@ pub fn read_main(kernel: &Kernel, family: Family, filter: RouteFilter) -> Result
 /// the place of a new one whether it may go.
 pub fn apply<C>(
     kernel: &Kernel,
-    family: Family,
+    family: IpFamily,
     changes: &[C],
     plain: impl Fn(&C) -> Change<IpNet, Route>,
     is_ours: impl Fn(&Route) -> bool,
@@ -107,7 +107,7 @@ pub fn apply<C>(
             let start = writes.len();
             match plain(change) {
                 Change::Put { value, instead_of, .. } => put(value, instead_of, &mut writes),
-                Change::Drop { value, .. } => writes.push(Write::DeleteRoute(value)),
+                Change::Drop { value, .. } => writes.push(WriteRequest::DeleteRoute(value)),
             }
             counts.push(writes.len() - start);
         }
@@ -119,13 +119,13 @@ pub fn apply<C>(
     results
 }
 
-fn put(new: Route, old: Option<Route>, writes: &mut Vec<Write>) {
+fn put(new: Route, old: Option<Route>, writes: &mut Vec<WriteRequest>) {
     match old {
-        Some(old) if place(&old) == place(&new) => writes.push(Write::PutRoute(new)),
+        Some(old) if place(&old) == place(&new) => writes.push(WriteRequest::PutRoute(new)),
         // Where none of ours is there, a route to the same subnet is somebody else's and stays.
-        None => writes.push(Write::AddRoute(new)),
+        None => writes.push(WriteRequest::AddRoute(new)),
         // To the kernel it is another route: the new one is put beside the old one, which goes afterwards.
-        Some(old) => writes.extend([Write::AddRoute(new), Write::DeleteRoute(old)]),
+        Some(old) => writes.extend([WriteRequest::AddRoute(new), WriteRequest::DeleteRoute(old)]),
     }
 }
 
@@ -140,21 +140,22 @@ fn place(route: &Route) -> (IpNet, Option<u32>, u8) {
 /// Looks, once, what has the place of routes that could not be added: ours is replaced, somebody else's is named.
 fn resolve(
     kernel: &Kernel,
-    family: Family,
-    writes: &[Write],
+    family: IpFamily,
+    writes: &[WriteRequest],
     outcomes: Vec<Result<(), Error>>,
     places: &mut Option<Places>,
     is_ours: &impl Fn(&Route) -> bool,
 ) -> Vec<Result<(), BoxError>> {
-    let refused =
-        |write: &Write, outcome: &Result<(), Error>| outcome.is_err() && matches!(write, Write::AddRoute(_));
+    let refused = |write: &WriteRequest, outcome: &Result<(), Error>| {
+        outcome.is_err() && matches!(write, WriteRequest::AddRoute(_))
+    };
     if places.is_none() && writes.iter().zip(&outcomes).any(|(write, outcome)| refused(write, outcome)) {
         // If they cannot be read, the kernel's answer has to do.
         let present = read_main(kernel, family, RouteFilter::default()).unwrap_or_default();
         *places = Some(present.into_iter().map(|route| (place(&route), route)).collect());
     }
-    let answer = |(write, outcome): (&Write, Result<(), Error>)| {
-        let Write::AddRoute(new) = write else { return outcome.map_err(boxed) };
+    let answer = |(write, outcome): (&WriteRequest, Result<(), Error>)| {
+        let WriteRequest::AddRoute(new) = write else { return outcome.map_err(boxed) };
         match places.as_ref().and_then(|places| places.get(&place(new))) {
             Some(there) if outcome.is_err() && is_ours(there) => replace(kernel, new, there),
             Some(there) if outcome.is_err() => Err(InTheWay(there.clone()).into()),
@@ -166,11 +167,11 @@ fn resolve(
 
 /// Puts a route in the place of another one of ours, perhaps on another device.
 fn replace(kernel: &Kernel, new: &Route, old: &Route) -> Result<(), BoxError> {
-    let mut writes = vec![Write::PutRoute(new.clone())];
+    let mut writes = vec![WriteRequest::PutRoute(new.clone())];
     if new.destination.addr().is_ipv6() && new.index != old.index {
         // As long as the old one is there, the new one's gateway seems to be on the old one's device, and the kernel
         // refuses it (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`). In one batch the gap is microseconds.
-        writes.insert(0, Write::DeleteRoute(old.clone()));
+        writes.insert(0, WriteRequest::DeleteRoute(old.clone()));
     }
     kernel.apply(&writes).into_iter().collect()
 }

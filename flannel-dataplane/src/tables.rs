@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::reconcile::{Change, Table};
 use flannel_core::{BackendError, BoxError};
-use flannel_netlink::{Error, Family, FdbEntry, Mac, Namespace, Neighbour, Netlink, Write};
+use flannel_netlink::{Error, FdbEntry, IpFamily, Mac, Namespace, Neighbour, Netlink, WriteRequest};
 
 /// The request socket that a backend's tables share.
 #[derive(Clone, Debug)]
@@ -22,16 +22,20 @@ impl Kernel {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn apply(&self, writes: &[Write]) -> Vec<Result<(), BoxError>> {
+    pub fn apply(&self, writes: &[WriteRequest]) -> Vec<Result<(), BoxError>> {
         self.lock().apply(writes).into_iter().map(|result| result.map_err(boxed)).collect()
     }
 
     /// Carries out changes that take one write each. The writes of a large network are made in parts, so that they
     /// never all stand in memory.
-    fn apply_changes<C>(&self, changes: &[C], write: impl Fn(&C) -> Write) -> Vec<Result<(), BoxError>> {
+    fn apply_changes<C>(
+        &self,
+        changes: &[C],
+        write: impl Fn(&C) -> WriteRequest,
+    ) -> Vec<Result<(), BoxError>> {
         let mut results = Vec::with_capacity(changes.len());
         for part in changes.chunks(WRITES_AT_ONCE) {
-            let writes: Vec<Write> = part.iter().map(&write).collect();
+            let writes: Vec<WriteRequest> = part.iter().map(&write).collect();
             results.extend(self.apply(&writes));
         }
         results
@@ -59,7 +63,7 @@ pub fn boxed(error: Error) -> BoxError {
 pub struct Place {
     pub kernel: Kernel,
     pub index: u32,
-    pub family: Family,
+    pub family: IpFamily,
 }
 
 /// Permanent neighbours: which device address stands for a peer's overlay address.
@@ -83,8 +87,8 @@ impl Table for Neighbours {
     fn apply(&mut self, changes: &[Change<IpAddr, Mac>]) -> Vec<Result<(), BoxError>> {
         let neighbour = |address: IpAddr, mac: Mac| Neighbour::permanent(self.0.index, address, mac);
         self.0.kernel.apply_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutNeighbour(neighbour(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteNeighbour(neighbour(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutNeighbour(neighbour(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteNeighbour(neighbour(*key, *value)),
         })
     }
 }
@@ -110,8 +114,8 @@ impl Table for Fdb {
     fn apply(&mut self, changes: &[Change<Mac, IpAddr>]) -> Vec<Result<(), BoxError>> {
         let entry = |mac: Mac, destination: IpAddr| FdbEntry::permanent(self.0.index, mac, destination);
         self.0.kernel.apply_changes(changes, |change| match change {
-            Change::Put { key, value, .. } => Write::PutFdb(entry(*key, *value)),
-            Change::Drop { key, value } => Write::DeleteFdb(entry(*key, *value)),
+            Change::Put { key, value, .. } => WriteRequest::PutFdb(entry(*key, *value)),
+            Change::Drop { key, value } => WriteRequest::DeleteFdb(entry(*key, *value)),
         })
     }
 }

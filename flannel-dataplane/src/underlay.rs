@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flannel_core::ExternalInterface;
-use flannel_netlink::{Family, Notice, Route, RouteKind};
+use flannel_netlink::{IpFamily, Notification, Route, RouteKind};
 
 use crate::tables::Kernel;
 
@@ -16,7 +16,7 @@ use crate::tables::Kernel;
 pub struct Underlay {
     kernel: Kernel,
     name: String,
-    family: Family,
+    family: IpFamily,
     index: u32,
     /// Whether it was up when it was last told of.
     up: bool,
@@ -25,7 +25,7 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    pub fn new(kernel: Kernel, external: &ExternalInterface, family: Family) -> Self {
+    pub fn new(kernel: Kernel, external: &ExternalInterface, family: IpFamily) -> Self {
         let (name, index) = (external.name.clone(), external.index);
         Self { kernel, name, family, index, up: true, on_link: BTreeMap::new() }
     }
@@ -61,10 +61,10 @@ impl Underlay {
     }
 
     /// Takes in what the kernel tells, and says what may have changed the answers.
-    pub fn notice(&mut self, notice: &Notice) -> Option<String> {
+    pub fn notice(&mut self, notice: &Notification) -> Option<String> {
         let what = match notice {
-            Notice::Overrun => "notices were lost".to_owned(),
-            Notice::Link { link, removed } if link.name == self.name || link.index == self.index => {
+            Notification::Overrun => "notices were lost".to_owned(),
+            Notification::Link { link, removed } if link.name == self.name || link.index == self.index => {
                 let state = (link.index, link.up && !removed);
                 if state == (self.index, self.up) {
                     return None;
@@ -72,18 +72,18 @@ impl Underlay {
                 self.up = state.1;
                 format!("the interface {} changed", self.name)
             }
-            Notice::Address { address, .. }
-                if address.index == self.index && Family::of(address.net.addr()) == self.family =>
+            Notification::Address { address, .. }
+                if address.index == self.index && IpFamily::of(address.net.addr()) == self.family =>
             {
                 format!("{address} changed")
             }
-            Notice::Route { route, .. } if self.decides_with(route) => format!("{route} changed"),
-            Notice::Link { .. }
-            | Notice::Address { .. }
-            | Notice::Route { .. }
-            | Notice::Forwarding { .. }
-            | Notice::Neighbour { .. }
-            | Notice::Fdb { .. } => return None,
+            Notification::Route { route, .. } if self.decides_with(route) => format!("{route} changed"),
+            Notification::Link { .. }
+            | Notification::Address { .. }
+            | Notification::Route { .. }
+            | Notification::Forwarding { .. }
+            | Notification::Neighbour { .. }
+            | Notification::Fdb { .. } => return None,
             other => format!("{other:?}"),
         };
         Some(what)
@@ -92,7 +92,7 @@ impl Underlay {
     /// Tells whether a route leads to an address that was asked for.
     fn decides_with(&self, route: &Route) -> bool {
         route.table == Route::MAIN_TABLE
-            && Family::of(route.destination.addr()) == self.family
+            && IpFamily::of(route.destination.addr()) == self.family
             && self.on_link.keys().any(|address| route.destination.contains(address))
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use flannel_core::chain;
-use flannel_netlink::{Error, Namespace, Netlink, Route, Write};
+use flannel_netlink::{Error, Namespace, Netlink, Route, WriteRequest};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -78,8 +78,9 @@ fn subnets(network: &FirewallNetwork) -> Vec<IpNet> {
 /// Removes the stale routes and adds the desired ones.
 fn apply(namespace: &Namespace, stale: &[IpNet], desired: &[IpNet]) -> Result<(), Error> {
     let route = |net: &IpNet| Route::blackhole(*net).with_metric(METRIC);
-    let deletions = stale.iter().map(route).map(Write::DeleteRoute);
-    let writes: Vec<Write> = deletions.chain(desired.iter().map(route).map(Write::AddRoute)).collect();
+    let deletions = stale.iter().map(route).map(WriteRequest::DeleteRoute);
+    let writes: Vec<WriteRequest> =
+        deletions.chain(desired.iter().map(route).map(WriteRequest::AddRoute)).collect();
     if writes.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use flannel_core::chain;
-use flannel_netlink::{Family, Namespace, NftFamily, NftMonitor, NftNotice, NftTable, Nftables};
+use flannel_netlink::{IpFamily, Namespace, NftFamily, NftMonitor, NftNotification, NftTable, Nftables};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -95,8 +95,8 @@ impl Firewall {
             network: None,
             owned: Vec::new(),
             peers: BTreeSet::new(),
-            iptables: Family::BOTH.map(Iptables::new),
-            tables: Family::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
+            iptables: IpFamily::BOTH.map(Iptables::new),
+            tables: IpFamily::BOTH.map(|family| OwnTable::new(nftables::rules_table(family))),
             tunnels: BTreeMap::new(),
             obstacles: Vec::new(),
             kernel: None,
@@ -293,13 +293,13 @@ impl Firewall {
     }
 
     /// Marks what a notification may concern. A lost or broken stream concerns everything.
-    fn mark_changed(&mut self, notice: Option<NftNotice>) {
+    fn mark_changed(&mut self, notice: Option<NftNotification>) {
         match notice {
-            Some(NftNotice::Changed { table, chain }) => {
+            Some(NftNotification::Changed { table, chain }) => {
                 self.pending.rules |= self.holds_rules(&table, chain.as_deref());
                 self.pending.tunnels |= self.tunnels.values().any(|own| *own.table() == table);
             }
-            Some(NftNotice::Overrun | _) | None => {
+            Some(NftNotification::Overrun | _) | None => {
                 (self.pending.rules, self.pending.tunnels) = (true, true);
             }
         }
@@ -427,7 +427,7 @@ impl Firewall {
     /// Makes the rules in nftables as desired; without `desired`, removes them.
     async fn reconcile_nftables(&mut self, failures: &mut Vec<FirewallError>, desired: bool) -> bool {
         let mut changed = false;
-        for (family, own) in Family::BOTH.into_iter().zip(&mut self.tables) {
+        for (family, own) in IpFamily::BOTH.into_iter().zip(&mut self.tables) {
             let mut nets = prefixes(self.network.as_ref()).iter();
             let nets = nets.find(|nets| desired && nets.family() == family);
             let script = nets.and_then(|nets| nftables::rules_script(nets, &self.options.rules));
@@ -486,7 +486,7 @@ fn prefixes(network: Option<&FirewallNetwork>) -> &[OverlayPrefixes] {
 }
 
 /// Waits for the next notification. A broken socket is closed; without one there are no notifications.
-async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotice> {
+async fn next_notice(monitor: &mut Option<NftMonitor>) -> Option<NftNotification> {
     let Some(open) = monitor else {
         return std::future::pending().await;
     };

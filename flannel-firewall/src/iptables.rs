@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
-use flannel_netlink::{Family, Namespace, NftFamily, NftTable, Nftables};
+use flannel_netlink::{IpFamily, Namespace, NftFamily, NftTable, Nftables};
 
 use crate::obstacles;
 use crate::program::{Program, ProgramError};
@@ -53,15 +53,15 @@ struct Programs {
 }
 
 /// The program that changes tables of a family from a text.
-pub(crate) fn restore(family: Family) -> &'static str {
+pub(crate) fn restore(family: IpFamily) -> &'static str {
     programs(family).restore.name
 }
 
-fn programs(family: Family) -> Programs {
+fn programs(family: IpFamily) -> Programs {
     let program = |name| Program { name, package: "iptables" };
     let [iptables, save, restore] = match family {
-        Family::V4 => ["iptables", "iptables-save", "iptables-restore"],
-        Family::V6 => ["ip6tables", "ip6tables-save", "ip6tables-restore"],
+        IpFamily::V4 => ["iptables", "iptables-save", "iptables-restore"],
+        IpFamily::V6 => ["ip6tables", "ip6tables-save", "ip6tables-restore"],
     };
     Programs { iptables: program(iptables), save: program(save), restore: program(restore) }
 }
@@ -94,7 +94,7 @@ impl Variant {
 /// The rules of one family.
 #[derive(Debug)]
 pub(crate) struct Iptables {
-    family: Family,
+    family: IpFamily,
     variant: Option<Variant>,
 }
 
@@ -129,11 +129,11 @@ pub(crate) struct Planned {
 }
 
 impl Iptables {
-    pub(crate) fn new(family: Family) -> Self {
+    pub(crate) fn new(family: IpFamily) -> Self {
         Self { family, variant: None }
     }
 
-    pub(crate) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> IpFamily {
         self.family
     }
 
@@ -243,10 +243,10 @@ impl Iptables {
 }
 
 /// The names of the tables of the legacy iptables, one a line.
-fn legacy_tables(namespace: &Namespace, family: Family) -> String {
+fn legacy_tables(namespace: &Namespace, family: IpFamily) -> String {
     let path = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
+        IpFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     namespace.run(|| std::fs::read_to_string(path).unwrap_or_default()).unwrap_or_default()
 }
@@ -255,7 +255,7 @@ fn legacy_tables(namespace: &Namespace, family: Family) -> String {
 /// changes them, and whether they are in nftables.
 pub(crate) async fn saved(
     namespace: &Namespace,
-    family: Family,
+    family: IpFamily,
     failures: &mut Vec<ProgramError>,
 ) -> Vec<(&'static str, bool, String)> {
     let Programs { iptables, save, .. } = programs(family);
@@ -271,8 +271,8 @@ pub(crate) async fn saved(
     }
     if is_nft && !legacy_tables(namespace, family).is_empty() {
         let (name, save) = match family {
-            Family::V4 => ("iptables-legacy", "iptables-legacy-save"),
-            Family::V6 => ("ip6tables-legacy", "ip6tables-legacy-save"),
+            IpFamily::V4 => ("iptables-legacy", "iptables-legacy-save"),
+            IpFamily::V6 => ("ip6tables-legacy", "ip6tables-legacy-save"),
         };
         match (Program { name: save, package: "iptables" }).run(namespace, &[], "").await {
             Ok(text) => saved.push((name, false, text)),
@@ -283,10 +283,10 @@ pub(crate) async fn saved(
 }
 
 /// The family in nftables of the tables of an iptables of the nf_tables variant.
-fn nft_family(family: Family) -> NftFamily {
+fn nft_family(family: IpFamily) -> NftFamily {
     match family {
-        Family::V4 => NftFamily::Ip,
-        Family::V6 => NftFamily::Ip6,
+        IpFamily::V4 => NftFamily::Ip,
+        IpFamily::V6 => NftFamily::Ip6,
     }
 }
 

@@ -43,4 +43,4 @@ pub use options::{FirewallMode, FirewallNetwork, FirewallOptions};
 pub use program::{ProgramError, is_installed};
 pub use report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
 pub use rules::{OverlayPrefixes, RuleOptions};
-pub use verdict::{BlockingRule, Packet, RuleLocation, Ruleset, Transport, Way};
+pub use verdict::{BlockingRule, Packet, PacketPath, RuleLocation, Ruleset, TransportProtocol};

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use flannel_netlink::{Error, Family, Namespace, NftContents, NftFamily, NftTable, Nftables};
+use flannel_netlink::{Error, IpFamily, Namespace, NftContents, NftFamily, NftTable, Nftables};
 
 use crate::program::{Program, ProgramError};
 use crate::rules::{self, KUBE_PROXY_MARK, OverlayPrefixes, Rule, RuleOptions, Selector, Verdict};
@@ -37,10 +37,10 @@ pub enum NftablesError {
 }
 
 /// The table that holds the rules of one family.
-pub(crate) fn rules_table(family: Family) -> NftTable {
+pub(crate) fn rules_table(family: IpFamily) -> NftTable {
     match family {
-        Family::V4 => NftTable { family: NftFamily::Ip, name: "flannel-ipv4".to_owned() },
-        Family::V6 => NftTable { family: NftFamily::Ip6, name: "flannel-ipv6".to_owned() },
+        IpFamily::V4 => NftTable { family: NftFamily::Ip, name: "flannel-ipv4".to_owned() },
+        IpFamily::V6 => NftTable { family: NftFamily::Ip6, name: "flannel-ipv6".to_owned() },
     }
 }
 

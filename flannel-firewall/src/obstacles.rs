@@ -7,7 +7,7 @@
 //! * In nftables, another chain at the hook `forward` that ends in a drop or a rejection: each chain there must let a packet
 //!   pass, and one that accepts it does not speak for the others.
 
-use flannel_netlink::{Error, Family, NftChain, NftFamily, NftRule, NftTable, NftVerdict, Nftables};
+use flannel_netlink::{Error, IpFamily, NftChain, NftFamily, NftRule, NftTable, NftVerdict, Nftables};
 use ipnet::IpNet;
 
 use crate::iptables::listing::{Listed, Listing};
@@ -22,13 +22,13 @@ pub(crate) fn in_iptables(
     listing: &Listing,
     ours: &str,
     nets: &OverlayPrefixes,
-    family: Family,
+    family: IpFamily,
 ) -> Vec<String> {
     let walk = Walk { listing, ours, network: nets.network() };
     let Some(Outcome::Stopped(rule)) = walk.chain("FORWARD", 0) else {
         return Vec::new();
     };
-    let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let program = if family == IpFamily::V4 { "iptables" } else { "ip6tables" };
     vec![format!(
         "{program}: the rule `-A {} {}` stops forwarded packets of {} before {ours} accepts them; put one that accepts \
          them in front: {program} -I FORWARD -d {2} -j ACCEPT; {program} -I FORWARD -s {2} -j ACCEPT",
@@ -128,8 +128,8 @@ fn describe(table: &NftTable, chain: &str, how: &str, network: &IpNet) -> String
 fn concerns(family: NftFamily, nets: &OverlayPrefixes) -> bool {
     match family {
         NftFamily::Inet => true,
-        NftFamily::Ip => nets.family() == Family::V4,
-        NftFamily::Ip6 => nets.family() == Family::V6,
+        NftFamily::Ip => nets.family() == IpFamily::V4,
+        NftFamily::Ip6 => nets.family() == IpFamily::V6,
         NftFamily::Other(_) => false,
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         let listing = Listing::read(&text, "filter").expect("whole");
         let nets =
             OverlayPrefixes::new("10.5.0.0/16".parse().expect("net"), "10.5.1.0/24".parse().expect("net"));
-        in_iptables(&listing, "FLANNEL-FWD", &nets.expect("nets"), Family::V4).pop()
+        in_iptables(&listing, "FLANNEL-FWD", &nets.expect("nets"), IpFamily::V4).pop()
     }
 
     const OURS: &str = "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD";

@@ -1,7 +1,7 @@
 //! What a reconcile pass changed and why it failed; status for operators, and log lines.
 
 use flannel_core::chain;
-use flannel_netlink::{Family, NftTable};
+use flannel_netlink::{IpFamily, NftTable};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
 
@@ -126,7 +126,7 @@ fn describe(error: &FirewallError) -> String {
 pub enum FirewallError {
     /// Rules in iptables.
     #[error("{0} rules in iptables")]
-    Iptables(Family, #[source] IptablesError),
+    Iptables(IpFamily, #[source] IptablesError),
     /// A table in nftables.
     #[error("table {0} in nftables")]
     Nftables(NftTable, #[source] NftablesError),

@@ -19,7 +19,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flannel_core::{NetworkConfig, SubnetKey};
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The network and this host's part of it, in one family. The host bits are clear.
@@ -49,8 +49,8 @@ impl OverlayPrefixes {
 
     /// Returns the family.
     #[must_use]
-    pub fn family(&self) -> Family {
-        Family::of(self.network.addr())
+    pub fn family(&self) -> IpFamily {
+        IpFamily::of(self.network.addr())
     }
 
     /// Returns the network of the whole cluster.
@@ -176,10 +176,10 @@ pub(crate) fn forward(nets: &OverlayPrefixes, options: &RuleOptions) -> Vec<Rule
 }
 
 /// Packets to a group keep their source: nobody answers to it.
-pub(crate) fn multicast(family: Family) -> IpNet {
+pub(crate) fn multicast(family: IpFamily) -> IpNet {
     match family {
-        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
-        Family::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
+        IpFamily::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+        IpFamily::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
     }
 }
 

@@ -88,7 +88,7 @@ const PROMPT_REPAIRS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
-    use flannel_netlink::Family;
+    use flannel_netlink::IpFamily;
 
     use super::*;
     use crate::nftables::{self, NftablesError};
@@ -115,7 +115,7 @@ mod tests {
     async fn failures_back_off_and_further_reasons_do_not_postpone_the_next_pass() {
         let mut schedule = Schedule::new();
         let error = NftablesError::Program(ProgramError::TimedOut { program: "nft" });
-        let error = FirewallError::Nftables(nftables::rules_table(Family::V4), error);
+        let error = FirewallError::Nftables(nftables::rules_table(IpFamily::V4), error);
         let failed = FirewallReport { failures: vec![error], ..FirewallReport::default() };
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             schedule.record(&failed, CONFLICT_WINDOW);

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::iptables::{self, listing::Listing};
 use crate::nftables::NFT;
@@ -27,7 +27,7 @@ use nft_walk::Tables;
 #[non_exhaustive]
 pub struct Packet {
     /// What the host does with it.
-    pub way: Way,
+    pub path: PacketPath,
     /// The link that it comes in by; none if the host sends it, or if that is not known.
     pub incoming: Option<String>,
     /// The link that it leaves by; none if it is for the host, or if that is not known.
@@ -37,7 +37,7 @@ pub struct Packet {
     /// Where it goes.
     pub destination: IpAddr,
     /// The transport protocol.
-    pub transport: Transport,
+    pub transport: TransportProtocol,
     /// The port at its destination. Its own port is one that nobody has a rule for.
     pub port: u16,
 }
@@ -45,7 +45,7 @@ pub struct Packet {
 /// What a host does with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Way {
+pub enum PacketPath {
     /// It takes it.
     Input,
     /// It passes it on.
@@ -57,7 +57,7 @@ pub enum Way {
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Transport {
+pub enum TransportProtocol {
     /// TCP; the packet opens a connection.
     Tcp,
     /// UDP.
@@ -70,8 +70,14 @@ pub(crate) const SOURCE_PORT: u16 = 45_678;
 impl Packet {
     /// A packet between links that are not known, if there are any.
     #[must_use]
-    pub fn new(way: Way, source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Self {
-        Self { way, incoming: None, outgoing: None, source, destination, transport, port }
+    pub fn new(
+        path: PacketPath,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: TransportProtocol,
+        port: u16,
+    ) -> Self {
+        Self { path, incoming: None, outgoing: None, source, destination, transport, port }
     }
 
     /// Names the link that it comes in by, if that is known.
@@ -86,8 +92,8 @@ impl Packet {
         Self { outgoing, ..self }
     }
 
-    fn family(&self) -> Family {
-        Family::of(self.destination)
+    fn family(&self) -> IpFamily {
+        IpFamily::of(self.destination)
     }
 }
 
@@ -96,12 +102,12 @@ impl Packet {
 #[non_exhaustive]
 pub struct BlockingRule {
     /// Where it is.
-    pub place: RuleLocation,
+    pub location: RuleLocation,
     /// The rule, as the program shows it that made it.
     pub rule: String,
 }
 
-/// The chain at a hook of the kernel from which a packet came to a [`BlockingRule`], directly or by way of others.
+/// The chain at a hook of the kernel from which a packet came to a [`BlockingRule`], directly or by path of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RuleLocation {
@@ -142,7 +148,7 @@ pub struct Ruleset {
 /// The rules of one program of iptables.
 #[derive(Debug)]
 struct Saved {
-    family: Family,
+    family: IpFamily,
     program: &'static str,
     tables: Vec<(String, Listing)>,
 }
@@ -153,7 +159,7 @@ impl Ruleset {
     pub async fn read(namespace: &Namespace) -> (Self, Vec<ProgramError>) {
         let (mut ruleset, mut failures) = (Self::default(), Vec::new());
         let mut shown = Vec::new();
-        for family in Family::BOTH {
+        for family in IpFamily::BOTH {
             for (program, is_nft, text) in iptables::saved(namespace, family, &mut failures).await {
                 let tables = Listing::read_all(&text);
                 if is_nft {

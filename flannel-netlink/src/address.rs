@@ -12,11 +12,11 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 
-use crate::batch::Write;
 use crate::error::Error;
-use crate::family::Family;
+use crate::family::IpFamily;
 use crate::message::Message;
-use crate::socket::Netlink;
+use crate::netlink::Netlink;
+use crate::socket::none_if_gone;
 
 /// `sizeof(struct ifaddrmsg)`.
 const HEADER_LEN: usize = 8;
@@ -67,7 +67,7 @@ impl Address {
     pub(crate) fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header = AddressHeader {
-            family: Family::of(self.net.addr()).into(),
+            family: IpFamily::of(self.net.addr()).into(),
             prefix_len: self.net.prefix_len(),
             flags: AddressHeaderFlags::empty(),
             scope: AddressScope::from(self.scope),
@@ -86,7 +86,7 @@ impl Address {
     /// Reads an address; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = AddressHeader::parse(message.payload)?;
-        if Family::of_message(header.family).is_none() {
+        if IpFamily::of_message(header.family).is_none() {
             return Ok(None);
         }
         let (mut local, mut address) = (None, None);
@@ -131,17 +131,17 @@ impl Netlink {
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Error> {
         let mut found = Vec::new();
-        for family in Family::BOTH {
+        for family in IpFamily::BOTH {
             let mut request = AddressMessage::default();
             request.header.family = family.into();
             request.header.index = index;
             let request = RouteNetlinkMessage::GetAddress(request);
             let read = |message: Message<'_>| {
                 Ok(Address::read(message)?.filter(|address| {
-                    Family::of(address.net.addr()) == family && (index == 0 || address.index == index)
+                    IpFamily::of(address.net.addr()) == family && (index == 0 || address.index == index)
                 }))
             };
-            found.extend(none_if_gone(self.dump("addresses", &request, read))?);
+            found.extend(none_if_gone(self.socket.dump_with("addresses", &request, read))?);
         }
         Ok(found)
     }
@@ -152,7 +152,7 @@ impl Netlink {
     /// One for which [`Error::is_exists`] holds when the link has the address already.
     pub fn add_address(&mut self, address: &Address) -> Result<(), Error> {
         let request = RouteNetlinkMessage::NewAddress(address.message());
-        self.execute(format_args!("add {address}"), request, NLM_F_CREATE | NLM_F_EXCL)
+        self.socket.execute_request(format_args!("add {address}"), &request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Deletes an address; one that is gone already is no error.
@@ -163,23 +163,18 @@ impl Netlink {
     /// # Errors
     /// Those of the kernel and of the socket.
     pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
-        self.write_one(Write::DeleteAddress(address.clone()))
-    }
-}
-
-/// A dump restricted to a link, or to a routing table, that does not exist has no objects; the
-/// kernel calls it an error.
-pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
-    match result {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        other => other,
+        let request = RouteNetlinkMessage::DelAddress(address.message());
+        match self.socket.execute_request(format_args!("delete {address}"), &request, 0) {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::read_back;
+    use crate::message::{encode, read_back};
 
     #[test]
     fn an_address_is_read_as_it_is_written() {
@@ -192,7 +187,7 @@ mod tests {
                 plain,
             ] {
                 let request = RouteNetlinkMessage::NewAddress(address.message());
-                assert_eq!(read_back(&request, Address::read), Some(address));
+                assert_eq!(read_back(&encode(&request), Address::read), Some(address));
             }
         }
     }

@@ -19,12 +19,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use crate::address::Address;
 use crate::error::{Error, is_gone};
 use crate::fdb::FdbEntry;
-use crate::message::{Message, Messages, Request, Verdict};
-use crate::monitor::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
+use crate::message::{Acknowledgement, EncodeRequest, Message, Messages};
 use crate::neighbour::Neighbour;
+use crate::netlink::Netlink;
+use crate::request_writer::append;
 use crate::route::Route;
-use crate::socket::Netlink;
-use crate::writer::append;
+use crate::rtm::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
 
 /// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers
 /// to 256 requests that all fail; half of that leaves room for long explanations. More than 64
@@ -40,7 +40,7 @@ const REQUEST_LEN: usize = 104;
 /// `NLM_F_REPLACE`); *delete* makes it not be. An object that is that way already is no error.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Write {
+pub enum WriteRequest {
     /// Puts a route, in the place of the one with the same destination, metric and table.
     ///
     /// IPv6 refuses an on-link gateway that another route leads to by another link, even if
@@ -74,7 +74,7 @@ enum Verb {
     Delete,
 }
 
-impl Write {
+impl WriteRequest {
     fn verb(&self) -> Verb {
         match self {
             Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => Verb::Put,
@@ -94,18 +94,18 @@ impl Write {
             }
     }
 
-    /// What the kernel's verdict means for the caller.
-    fn outcome(&self, verdict: Verdict) -> Result<(), Error> {
+    /// Translates the kernel's answer.
+    fn outcome(&self, acknowledgement: Acknowledgement) -> Result<(), Error> {
         let already = match self.verb() {
-            Verb::Put => verdict.errno == libc::EEXIST,
+            Verb::Put => acknowledgement.errno == libc::EEXIST,
             Verb::Add => false,
-            Verb::Delete => is_gone(verdict.errno),
+            Verb::Delete => is_gone(acknowledgement.errno),
         };
-        if already { Ok(()) } else { verdict.into_result(self) }
+        if already { Ok(()) } else { acknowledgement.into_result(self) }
     }
 }
 
-impl Request for Write {
+impl EncodeRequest for WriteRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         match self {
             Self::PutRoute(route) | Self::AddRoute(route) => {
@@ -136,7 +136,7 @@ impl Request for Write {
     }
 }
 
-impl fmt::Display for Write {
+impl fmt::Display for WriteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.verb() {
             Verb::Put => "put ",
@@ -157,7 +157,7 @@ impl Netlink {
     /// A write that fails stops no other.
     ///
     /// An [`Error::Unanswered`] write may or may not have been done; read the objects again.
-    pub fn apply(&mut self, writes: &[Write]) -> Vec<Result<(), Error>> {
+    pub fn apply(&mut self, writes: &[WriteRequest]) -> Vec<Result<(), Error>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         let mut requests = Vec::with_capacity(BATCH.min(writes.len()) * REQUEST_LEN);
         for batch in writes.chunks(BATCH) {
@@ -167,24 +167,20 @@ impl Netlink {
         outcomes
     }
 
-    pub(crate) fn write_one(&mut self, write: Write) -> Result<(), Error> {
-        self.apply(std::slice::from_ref(&write)).pop().unwrap_or(Ok(()))
-    }
-
     fn apply_batch(
         &mut self,
-        batch: &[Write],
+        batch: &[WriteRequest],
         requests: &mut Vec<u8>,
         outcomes: &mut Vec<Result<(), Error>>,
     ) {
         // `batch` has at most BATCH elements, so its length and every position fit.
-        let first = self.reserve_sequence(batch.len() as u32);
+        let first = self.socket.reserve_sequence(batch.len() as u32);
         let last = batch.len() - 1;
         for (position, write) in batch.iter().enumerate() {
             let ask = if position == last { NLM_F_ACK } else { 0 };
             write.append(requests, write.flags() | ask, first.wrapping_add(position as u32));
         }
-        if let Err(error) = self.send_bytes(requests) {
+        if let Err(error) = self.socket.send_bytes(requests) {
             outcomes.extend(batch.iter().map(|_| Err(not_sent(&error))));
             return;
         }
@@ -201,7 +197,7 @@ impl Netlink {
     /// Receives until the answer to the last request of the batch.
     fn take_answers(&mut self, answers: &mut Answers<'_>, flags: i32) -> io::Result<()> {
         while !answers.complete {
-            answers.take(self.receive(flags)?);
+            answers.take(self.socket.receive(flags)?);
         }
         Ok(())
     }
@@ -209,7 +205,7 @@ impl Netlink {
 
 /// What the kernel has said about a batch so far.
 struct Answers<'a> {
-    batch: &'a [Write],
+    batch: &'a [WriteRequest],
     /// The number of the first request.
     first: u32,
     /// What the kernel has said, and about which request; of most it says nothing.
@@ -221,7 +217,7 @@ struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(batch: &'a [Write], first: u32) -> Self {
+    fn new(batch: &'a [WriteRequest], first: u32) -> Self {
         Self { batch, first, said: Vec::new(), complete: false, lost: false }
     }
 
@@ -242,7 +238,7 @@ impl<'a> Answers<'a> {
         };
         if message.kind == NLMSG_ERROR {
             self.complete |= position == self.batch.len() - 1;
-            self.said.push((position, write.outcome(Verdict::of_error(message)?)));
+            self.said.push((position, write.outcome(Acknowledgement::of_error(message)?)));
         }
         Ok(())
     }
@@ -281,7 +277,11 @@ mod tests {
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();
-                Write::PutNeighbour(Neighbour::permanent(999, address, crate::Mac([2, 0, 0, 0, 0, number])))
+                WriteRequest::PutNeighbour(Neighbour::permanent(
+                    999,
+                    address,
+                    crate::Mac([2, 0, 0, 0, 0, number]),
+                ))
             })
             .collect();
         // Room for a few answers only.

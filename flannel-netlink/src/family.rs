@@ -7,14 +7,14 @@ use netlink_packet_route::AddressFamily;
 
 /// A family of network addresses.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4 (`AF_INET`).
     V4,
     /// IPv6 (`AF_INET6`).
     V6,
 }
 
-impl Family {
+impl IpFamily {
     /// Both families, in the order in which they are read.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
@@ -40,7 +40,7 @@ impl Family {
     }
 }
 
-impl fmt::Display for Family {
+impl fmt::Display for IpFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V4 => "IPv4",
@@ -49,11 +49,11 @@ impl fmt::Display for Family {
     }
 }
 
-impl From<Family> for AddressFamily {
-    fn from(family: Family) -> Self {
+impl From<IpFamily> for AddressFamily {
+    fn from(family: IpFamily) -> Self {
         match family {
-            Family::V4 => Self::Inet,
-            Family::V6 => Self::Inet6,
+            IpFamily::V4 => Self::Inet,
+            IpFamily::V6 => Self::Inet6,
         }
     }
 }

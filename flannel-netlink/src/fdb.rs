@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::mac::Mac;
 use crate::message::Message;
 use crate::neighbour::{HEADER_LEN, NDA_DST, NDA_LLADDR, NeighbourState};
-use crate::socket::Netlink;
-use crate::writer::RequestWriter;
+use crate::netlink::Netlink;
+use crate::request_writer::RequestWriter;
 
 // `enum` in `linux/neighbour.h`.
 const NDA_PORT: u16 = 6;
@@ -127,7 +127,7 @@ impl Netlink {
         request.header.family = AddressFamily::Bridge;
         request.header.ifindex = index;
         let request = RouteNetlinkMessage::GetNeighbour(request);
-        self.dump("forwarding entries", &request, |message| {
+        self.socket.dump_with("forwarding entries", &request, |message| {
             Ok(FdbEntry::read(message)?.filter(|entry| index == 0 || entry.index == index))
         })
     }
@@ -136,8 +136,15 @@ impl Netlink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Write;
-    use crate::message::{Request, read_back};
+    use crate::message::read_back;
+    use crate::request_writer::append;
+    use crate::rtm::RTM_NEWNEIGH;
+
+    fn encoded(entry: &FdbEntry) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, RTM_NEWNEIGH, 0, 1, |request| entry.write(request));
+        bytes
+    }
 
     #[test]
     fn a_forwarding_entry_is_read_as_it_is_written() {
@@ -146,8 +153,7 @@ mod tests {
             let special = FdbEntry { port: Some(4789), vni: Some(9), ..plain.clone() };
             let learned = FdbEntry { destination: None, state: NeighbourState::Reachable, ..plain.clone() };
             for entry in [plain, special, learned] {
-                let request = Write::PutFdb(entry.clone());
-                assert_eq!(read_back(&request, FdbEntry::read), Some(entry));
+                assert_eq!(read_back(&encoded(&entry), FdbEntry::read), Some(entry));
             }
         }
     }
@@ -156,8 +162,7 @@ mod tests {
     #[test]
     fn a_permanent_entry_is_written_byte_for_byte_as_flannel_does() {
         let entry = FdbEntry::permanent(7, Mac([2, 0, 0, 0, 0, 3]), "192.0.2.3".parse().unwrap());
-        let mut bytes = Vec::new();
-        Write::PutFdb(entry).append(&mut bytes, 0, 1);
+        let bytes = encoded(&entry);
         #[rustfmt::skip]
         let expected = [
             libc::AF_BRIDGE as u8, 0, 0, 0,  7, 0, 0, 0,

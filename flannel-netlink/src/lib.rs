@@ -11,7 +11,7 @@
 //! and why. Nothing here runs another program, and nothing decides anything.
 //!
 //! ```no_run
-//! use flannel_netlink::{FdbEntry, Netlink, Neighbour, Route, Write};
+//! use flannel_netlink::{FdbEntry, Netlink, Neighbour, Route, WriteRequest};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut netlink = Netlink::open()?;
@@ -21,9 +21,9 @@
 //! let (subnet, gateway) = ("10.5.3.0/24".parse()?, "10.5.3.0".parse()?);
 //! let (mac, host) = ("0e:2a:00:00:00:03".parse()?, "192.0.2.3".parse()?);
 //! let writes = [
-//!     Write::PutNeighbour(Neighbour::permanent(device.index, gateway, mac)),
-//!     Write::PutFdb(FdbEntry::permanent(device.index, mac, host)),
-//!     Write::PutRoute(Route::onlink(subnet, gateway, device.index)),
+//!     WriteRequest::PutNeighbour(Neighbour::permanent(device.index, gateway, mac)),
+//!     WriteRequest::PutFdb(FdbEntry::permanent(device.index, mac, host)),
+//!     WriteRequest::PutRoute(Route::onlink(subnet, gateway, device.index)),
 //! ];
 //! for outcome in netlink.apply(&writes) {
 //!     outcome?;
@@ -33,11 +33,14 @@
 //! ```
 
 mod address;
+mod attributes;
 mod batch;
 mod error;
 mod family;
 mod fdb;
+mod generic;
 mod link;
+mod link_name;
 mod listener;
 mod mac;
 mod message;
@@ -45,31 +48,38 @@ mod monitor;
 mod namespace;
 mod neighbour;
 mod netconf;
+mod netlink;
 mod new_link;
 mod nft_monitor;
 mod nftables;
 mod offload;
+mod request_writer;
 mod route;
+mod rtm;
 mod socket;
 mod sys;
 mod tun;
 mod vxlan;
-mod writer;
 
 pub use address::Address;
-pub use batch::Write;
+pub use attributes::{AttributeWriter, attribute, attributes};
+pub use batch::WriteRequest;
 pub use error::Error;
-pub use family::Family;
+pub use family::IpFamily;
 pub use fdb::FdbEntry;
+pub use generic::{GenericFamily, GenericNetlink};
 pub use link::{AddressGeneration, Link, LinkKind};
+pub use listener::{ListenerEvent, NetlinkListener};
 pub use mac::{Mac, MacParseError};
-pub use monitor::{Monitor, Notice};
+pub use message::RawMessage;
+pub use monitor::{Monitor, Notification};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
+pub use netlink::Netlink;
 pub use new_link::{LinkChange, NewLink, NewLinkKind, VethPeer};
-pub use nft_monitor::{NftMonitor, NftNotice};
+pub use nft_monitor::{NftMonitor, NftNotification};
 pub use nftables::{NftChain, NftContents, NftFamily, NftRule, NftTable, NftVerdict, Nftables};
 pub use route::{Route, RouteFilter, RouteKind};
-pub use socket::Netlink;
+pub use socket::NetlinkSocket;
 pub use tun::{Tun, TunOptions};
 pub use vxlan::{NewVxlan, Vxlan, VxlanChange};

@@ -5,10 +5,10 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 
 use crate::error::Error;
+use crate::link_name::check_name;
 use crate::mac::Mac;
 use crate::message::Message;
-use crate::new_link::check_name;
-use crate::socket::Netlink;
+use crate::netlink::Netlink;
 use crate::vxlan::Vxlan;
 
 /// `sizeof(struct ifinfomsg)`.
@@ -122,7 +122,7 @@ impl Netlink {
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        self.dump("links", &request, |message| Link::read(message).map(Some))
+        self.socket.dump_with("links", &request, |message| Link::read(message).map(Some))
     }
 
     /// Deletes a link; one that is gone already is no error.
@@ -133,7 +133,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let request = RouteNetlinkMessage::DelLink(message);
-        match self.execute(format_args!("delete link {index}"), request, 0) {
+        match self.socket.execute_request(format_args!("delete link {index}"), &request, 0) {
             Err(error) if error.is_not_found() => Ok(()),
             other => other,
         }
@@ -144,7 +144,7 @@ impl Netlink {
         object: impl std::fmt::Display,
         message: LinkMessage,
     ) -> Result<Option<Link>, Error> {
-        match self.query(object, &RouteNetlinkMessage::GetLink(message), Link::read) {
+        match self.socket.query_with(object, &RouteNetlinkMessage::GetLink(message), Link::read) {
             Ok(link) => Ok(Some(link)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

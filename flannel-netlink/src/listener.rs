@@ -1,4 +1,4 @@
-//! A socket that the kernel's notices arrive at, whatever they are about.
+//! A socket that receives the kernel's notifications of any netlink protocol.
 
 use std::io;
 use std::sync::Arc;
@@ -7,52 +7,71 @@ use netlink_sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
 
 use crate::error::Error;
+use crate::message::{Messages, RawMessage};
+use crate::namespace::Namespace;
 use crate::socket::receive;
 use crate::sys::{self, FilterInstruction};
 
-/// The socket's receive buffer in bytes. The kernel charges about 800 bytes for a notice and
-/// doubles the number given, so this holds about 20,000 notices: the default (256 notices)
-/// overruns when one peer set is programmed. Memory is used only while notices wait.
+/// The socket's receive buffer in bytes. The kernel charges about 800 bytes for a notification and
+/// doubles the number given, so this holds about 20,000 notifications: the default (256) overruns
+/// when one peer set is programmed. Memory is used only while notifications wait.
 const RECEIVE_BUFFER: i32 = 8 * 1024 * 1024;
 
-/// Room for one datagram; a notice about a link with all its attributes has some 2 KiB.
+/// Room for one datagram; a notification about a link with all its attributes takes some 2 KiB.
 const DATAGRAM: usize = 32 * 1024;
 
-/// After an overrun at most this many stale notices are dropped at once, so that a flood cannot
-/// keep the listener here; more than the receive buffer holds.
+/// The most stale notifications dropped at once after an overrun, so that a flood cannot keep the
+/// listener busy; more than the receive buffer holds.
 const STALE_MAX: usize = 100_000;
 
-/// A socket that joined groups of notices.
+/// A socket that joined multicast groups of a netlink protocol.
+///
+/// [`Monitor`](crate::Monitor) and [`NftMonitor`](crate::NftMonitor) are built on it. Use it for other
+/// groups, such as those of a [`GenericFamily`](crate::GenericFamily).
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct NetlinkListener {
     /// Registered with a runtime on the first wait; before that, the listener needs none.
     ready: Option<AsyncFd<Arc<Socket>>>,
     socket: Arc<Socket>,
     received: Vec<u8>,
 }
 
-/// What there was to receive.
-#[derive(Debug)]
-pub(crate) enum Received<'a> {
-    /// Notices.
-    Datagram(&'a [u8]),
-    /// No notice has arrived.
-    Nothing,
-    /// Notices were lost; those that were still held are dropped.
+/// What a [`NetlinkListener`] received.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ListenerEvent {
+    /// Notifications.
+    Messages(Vec<RawMessage>),
+    /// Notifications were lost because they came faster than they were received: read everything
+    /// again.
     Overrun,
 }
 
-impl Listener {
-    /// Starts to listen to groups of a netlink family in the namespace of the calling thread.
-    pub(crate) fn open(protocol: isize, groups: &[u32]) -> Result<Self, Error> {
+/// The result of one receive.
+#[derive(Debug)]
+pub(crate) enum Received<'a> {
+    /// Notifications.
+    Datagram(&'a [u8]),
+    /// No notification has arrived.
+    Nothing,
+    /// Notifications were lost; those that the socket still held are dropped.
+    Overrun,
+}
+
+impl NetlinkListener {
+    /// Joins groups of a netlink protocol in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the kernel lacks the protocol or group, or has no descriptor or memory
+    /// left.
+    pub fn open(protocol: isize, groups: &[u32]) -> Result<Self, Error> {
         let mut socket = Socket::new(protocol)?;
         socket.set_non_blocking(true)?;
         if sys::force_receive_buffer(&socket, RECEIVE_BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the kernel gives as much as `net.core.rmem_max` allows.
+            // Without CAP_NET_ADMIN the kernel allows as much as `net.core.rmem_max`.
             socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
         }
         socket.bind(&SocketAddr::new(0, 0))?;
-        // From now on the kernel lets nobody but itself send to this socket.
+        // From now on only the kernel can send to this socket.
         socket.connect(&SocketAddr::new(0, 0))?;
         for group in groups {
             socket.add_membership(*group)?;
@@ -60,23 +79,55 @@ impl Listener {
         Ok(Self { ready: None, socket: Arc::new(socket), received: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Lets the kernel drop what a program for its packet filter machine returns 0 for.
+    /// Joins groups of a netlink protocol in a namespace.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of entering the namespace.
+    pub fn open_in(namespace: &Namespace, protocol: isize, groups: &[u32]) -> Result<Self, Error> {
+        namespace.run(|| Self::open(protocol, groups))?
+    }
+
+    /// Waits for notifications. Cancel safe.
+    ///
+    /// The first call ties the listener to the current tokio runtime, which must have its IO driver
+    /// enabled.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the socket is broken: open a new listener and read everything again.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without an IO driver.
+    pub async fn next(&mut self) -> Result<ListenerEvent, Error> {
+        loop {
+            match self.receive()? {
+                Received::Datagram(datagram) => {
+                    let messages = Messages::new(datagram).flatten().map(RawMessage::from).collect();
+                    return Ok(ListenerEvent::Messages(messages));
+                }
+                Received::Overrun => return Ok(ListenerEvent::Overrun),
+                Received::Nothing => {}
+            }
+            self.readable().await?;
+        }
+    }
+
+    /// Attaches a classic BPF program; the kernel drops notifications for which it returns 0.
     pub(crate) fn filter(&self, program: &[FilterInstruction]) -> Result<(), Error> {
         Ok(sys::attach_filter(&*self.socket, program)?)
     }
 
-    /// Waits until there may be something to receive. To be called after a receive that found nothing.
+    /// Waits until there may be something to receive. Call it after a receive that found nothing.
     pub(crate) async fn readable(&mut self) -> Result<(), Error> {
         let ready = match &mut self.ready {
             Some(ready) => ready,
             none => none.insert(sys::readable(Arc::clone(&self.socket))?),
         };
-        // Whatever arrives after the empty read of the caller sets readiness again.
+        // A datagram that arrives after the caller's empty receive sets readiness again.
         ready.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Takes the next datagram, if one has arrived.
+    /// Receives the next datagram, if one has arrived.
     pub(crate) fn receive(&mut self) -> Result<Received<'_>, Error> {
         match receive(&self.socket, &mut self.received, 0) {
             Ok(()) => Ok(Received::Datagram(&self.received)),
@@ -89,8 +140,8 @@ impl Listener {
         }
     }
 
-    /// The kernel says once that notices were lost, before it hands out those it still holds.
-    /// Who reads everything again has no use for them.
+    /// Drops what the socket still holds. The kernel reports a loss before it delivers those, and a
+    /// full read covers them.
     fn drop_stale(&mut self) {
         for _ in 0..STALE_MAX {
             match receive(&self.socket, &mut self.received, 0) {

@@ -12,6 +12,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
+use crate::error::Error;
+use crate::request_writer::append;
+
 /// `sizeof(struct nlmsghdr)`.
 pub(crate) const HEADER_LEN: usize = 16;
 
@@ -27,6 +30,29 @@ pub(crate) struct Message<'a> {
     pub(crate) sequence: u32,
     /// What follows the netlink header.
     pub(crate) payload: &'a [u8],
+}
+
+/// A message of any netlink protocol, without the header that [`NetlinkSocket`](crate::NetlinkSocket)
+/// writes: a request, or an answer.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RawMessage {
+    /// The type, such as `RTM_NEWLINK` (`nlmsg_type`).
+    pub message_type: u16,
+    /// The protocol's own header and the attributes.
+    pub payload: Vec<u8>,
+}
+
+impl EncodeRequest for RawMessage {
+    fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
+        append(buffer, self.message_type, flags, sequence, |request| request.fixed(&self.payload));
+        buffer.resize(buffer.len().next_multiple_of(4), 0);
+    }
+}
+
+impl From<Message<'_>> for RawMessage {
+    fn from(message: Message<'_>) -> Self {
+        Self { message_type: message.kind, payload: message.payload.to_vec() }
+    }
 }
 
 /// The messages of one datagram, in order.
@@ -70,14 +96,14 @@ impl<'a> Iterator for Messages<'a> {
 
 /// The kernel's verdict on a request.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Verdict {
+pub(crate) struct Acknowledgement {
     /// 0, or a positive error number.
     pub(crate) errno: i32,
     /// What the kernel said about it.
     pub(crate) message: Option<String>,
 }
 
-impl Verdict {
+impl Acknowledgement {
     /// Reads an `NLMSG_ERROR`: an error number, the request's header, the rest of the request
     /// unless capped, and attributes (`netlink_ack` in `net/netlink/af_netlink.c`).
     pub(crate) fn of_error(answer: Message<'_>) -> Result<Self, DecodeError> {
@@ -104,11 +130,11 @@ impl Verdict {
     }
 
     /// The error that this verdict is about `object`, if it is one.
-    pub(crate) fn into_result(self, object: impl ToString) -> Result<(), crate::Error> {
+    pub(crate) fn into_result(self, object: impl ToString) -> Result<(), Error> {
         if self.errno == 0 {
             return Ok(());
         }
-        Err(crate::Error::Kernel {
+        Err(Error::Kernel {
             object: object.to_string(),
             message: self.message,
             source: io::Error::from_raw_os_error(self.errno),
@@ -117,12 +143,12 @@ impl Verdict {
 }
 
 /// Something that can be asked of the kernel.
-pub(crate) trait Request {
+pub(crate) trait EncodeRequest {
     /// Appends it to a buffer that may hold others already.
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32);
 }
 
-impl Request for RouteNetlinkMessage {
+impl EncodeRequest for RouteNetlinkMessage {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -165,16 +191,19 @@ pub(crate) fn received(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> 
     bytes
 }
 
-/// Reads a request as if it had been received: whole, and cut at every length, where it need
-/// only not panic.
+/// Encodes a request.
 #[cfg(test)]
-pub(crate) fn read_back<T>(
-    request: &impl Request,
-    read: impl Fn(Message<'_>) -> Result<T, DecodeError>,
-) -> T {
+pub(crate) fn encode(request: &impl EncodeRequest) -> Vec<u8> {
     let mut bytes = Vec::new();
     request.append(&mut bytes, 0, 1);
-    let whole = Messages::new(&bytes).next().expect("a message").expect("a whole message");
+    bytes
+}
+
+/// Reads a request as if it had been received: whole, and cut at every length, where the reader
+/// must only not panic.
+#[cfg(test)]
+pub(crate) fn read_back<T>(bytes: &[u8], read: impl Fn(Message<'_>) -> Result<T, DecodeError>) -> T {
+    let whole = Messages::new(bytes).next().expect("a message").expect("a whole message");
     for len in 0..whole.payload.len() {
         let _ = read(Message { payload: &whole.payload[..len], ..whole });
     }
@@ -199,18 +228,18 @@ mod tests {
         message(NLMSG_ERROR, flags, 7, &payload)
     }
 
-    fn verdict(bytes: &[u8]) -> Result<Verdict, DecodeError> {
-        Verdict::of_error(Messages::new(bytes).next().unwrap().unwrap())
+    fn acknowledgement(bytes: &[u8]) -> Result<Acknowledgement, DecodeError> {
+        Acknowledgement::of_error(Messages::new(bytes).next().unwrap().unwrap())
     }
 
     #[test]
     fn the_kernels_words_are_found_behind_a_capped_and_behind_a_whole_request() {
         let expected =
-            Verdict { errno: libc::EINVAL, message: Some("Nexthop has invalid gateway".to_owned()) };
+            Acknowledgement { errno: libc::EINVAL, message: Some("Nexthop has invalid gateway".to_owned()) };
         let capped = refusal(NLM_F_CAPPED | NLM_F_ACK_TLVS, &message(24, 0, 7, &[])[..16]);
-        assert_eq!(verdict(&capped).unwrap(), expected);
+        assert_eq!(acknowledgement(&capped).unwrap(), expected);
         let whole = refusal(NLM_F_ACK_TLVS, &message(24, 0, 7, &[1; 13]));
-        assert_eq!(verdict(&whole).unwrap(), expected);
+        assert_eq!(acknowledgement(&whole).unwrap(), expected);
     }
 
     #[test]
@@ -218,11 +247,11 @@ mod tests {
         let whole = refusal(NLM_F_ACK_TLVS, &message(24, 0, 7, &[1; 13]));
         for len in 0..whole.len() {
             for message in Messages::new(&whole[..len]).flatten() {
-                let _ = Verdict::of_error(message);
+                let _ = Acknowledgement::of_error(message);
             }
             // The same cut below the netlink header: its length is right, its payload is short.
             let short = message(NLMSG_ERROR, NLM_F_ACK_TLVS, 7, whole.get(16..len).unwrap_or_default());
-            let _ = verdict(&short);
+            let _ = acknowledgement(&short);
         }
     }
 

@@ -18,26 +18,20 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::family::Family;
+use crate::family::IpFamily;
 use crate::fdb::FdbEntry;
 use crate::link::Link;
-use crate::listener::{Listener, Received};
+use crate::listener::{NetlinkListener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
 use crate::neighbour::Neighbour;
-use crate::netconf::{Forwarding, RTM_NEWNETCONF};
+use crate::netconf::Forwarding;
 use crate::route::Route;
+use crate::rtm::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    RTM_NEWNETCONF, RTM_NEWROUTE,
+};
 use crate::sys::FilterInstruction;
-
-// `enum` in `linux/rtnetlink.h`.
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-pub(crate) const RTM_NEWROUTE: u16 = 24;
-pub(crate) const RTM_DELROUTE: u16 = 25;
-pub(crate) const RTM_NEWNEIGH: u16 = 28;
-pub(crate) const RTM_DELNEIGH: u16 = 29;
 
 // `enum rtnetlink_groups` in `linux/rtnetlink.h`.
 const LINK: u32 = 1;
@@ -51,7 +45,7 @@ const SETTINGS: [u32; 2] = [24, 25];
 /// is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Notice {
+pub enum Notification {
     /// A link.
     Link {
         /// The link as it is now, or was last.
@@ -91,7 +85,7 @@ pub enum Notice {
     /// the like).
     Forwarding {
         /// The family of the packets.
-        family: Family,
+        family: IpFamily,
         /// The link; `None` is all of them.
         index: Option<u32>,
         /// Whether they are.
@@ -108,8 +102,8 @@ pub enum Notice {
 /// Open it before the first read, so that no change falls between the two.
 #[derive(Debug)]
 pub struct Monitor {
-    listener: Listener,
-    waiting: VecDeque<Notice>,
+    listener: NetlinkListener,
+    waiting: VecDeque<Notification>,
 }
 
 impl Monitor {
@@ -134,7 +128,7 @@ impl Monitor {
 
     fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
         let groups: Vec<_> = groups.collect();
-        Ok(Self { listener: Listener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.
@@ -168,7 +162,7 @@ impl Monitor {
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
-    pub async fn next(&mut self) -> Result<Notice, Error> {
+    pub async fn next(&mut self) -> Result<Notification, Error> {
         loop {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
@@ -181,7 +175,7 @@ impl Monitor {
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
-    pub fn try_next(&mut self) -> Result<Option<Notice>, Error> {
+    pub fn try_next(&mut self) -> Result<Option<Notification>, Error> {
         loop {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
@@ -189,13 +183,13 @@ impl Monitor {
             match self.listener.receive()? {
                 Received::Datagram(datagram) => take_notices(datagram, &mut self.waiting),
                 Received::Nothing => return Ok(None),
-                Received::Overrun => return Ok(Some(Notice::Overrun)),
+                Received::Overrun => return Ok(Some(Notification::Overrun)),
             }
         }
     }
 }
 
-fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notice>) {
+fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notification>) {
     for message in Messages::new(datagram) {
         match message.and_then(read_notice) {
             Ok(notice) => waiting.extend(notice),
@@ -204,7 +198,7 @@ fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notice>) {
     }
 }
 
-fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
+fn read_notice(message: Message<'_>) -> Result<Option<Notification>, DecodeError> {
     let removed = matches!(message.kind, RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH);
     Ok(match message.kind {
         RTM_NEWLINK | RTM_DELLINK => {
@@ -214,21 +208,23 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notice>, DecodeError> {
             if header.interface_family == AddressFamily::Bridge {
                 return Ok(None);
             }
-            Some(Notice::Link { link: Link::read(message)?, removed })
+            Some(Notification::Link { link: Link::read(message)?, removed })
         }
         RTM_NEWADDR | RTM_DELADDR => {
-            Address::read(message)?.map(|address| Notice::Address { address, removed })
+            Address::read(message)?.map(|address| Notification::Address { address, removed })
         }
-        RTM_NEWROUTE | RTM_DELROUTE => Route::read(message)?.map(|route| Notice::Route { route, removed }),
+        RTM_NEWROUTE | RTM_DELROUTE => {
+            Route::read(message)?.map(|route| Notification::Route { route, removed })
+        }
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             if NeighbourHeader::parse(message.payload)?.family == AddressFamily::Bridge {
-                FdbEntry::read(message)?.map(|entry| Notice::Fdb { entry, removed })
+                FdbEntry::read(message)?.map(|entry| Notification::Fdb { entry, removed })
             } else {
-                Neighbour::read(message)?.map(|neighbour| Notice::Neighbour { neighbour, removed })
+                Neighbour::read(message)?.map(|neighbour| Notification::Neighbour { neighbour, removed })
             }
         }
         RTM_NEWNETCONF => Forwarding::read(message)?
-            .map(|Forwarding { family, index, on }| Notice::Forwarding { family, index, on }),
+            .map(|Forwarding { family, index, on }| Notification::Forwarding { family, index, on }),
         NLMSG_NOOP | NLMSG_ERROR | NLMSG_DONE => None,
         _ => None,
     })

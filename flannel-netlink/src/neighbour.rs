@@ -9,11 +9,11 @@ use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourHeader, Neigh
 use netlink_packet_route::route::RouteType;
 
 use crate::error::Error;
-use crate::family::Family;
+use crate::family::IpFamily;
 use crate::mac::Mac;
 use crate::message::Message;
-use crate::socket::Netlink;
-use crate::writer::RequestWriter;
+use crate::netlink::Netlink;
+use crate::request_writer::RequestWriter;
 
 /// `sizeof(struct ndmsg)`.
 pub(crate) const HEADER_LEN: usize = 12;
@@ -84,7 +84,7 @@ impl Neighbour {
     /// The same content puts and deletes, so that the two cannot disagree.
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         request.header(&NeighbourHeader {
-            family: Family::of(self.address).into(),
+            family: IpFamily::of(self.address).into(),
             ifindex: self.index,
             state: u16::from(self.state).into(),
             kind: RouteType::Unicast,
@@ -99,7 +99,7 @@ impl Neighbour {
     /// Reads a neighbour; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = NeighbourHeader::parse(message.payload)?;
-        if Family::of_message(header.family).is_none() {
+        if IpFamily::of_message(header.family).is_none() {
             return Ok(None);
         }
         let (mut address, mut mac) = (None, None);
@@ -132,9 +132,9 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
-    pub fn neighbours(&mut self, index: u32, family: Option<Family>) -> Result<Vec<Neighbour>, Error> {
+    pub fn neighbours(&mut self, index: u32, family: Option<IpFamily>) -> Result<Vec<Neighbour>, Error> {
         let mut found = Vec::new();
-        for family in Family::selected(family) {
+        for family in IpFamily::selected(family) {
             let mut request = NeighbourMessage::default();
             request.header.family = family.into();
             if index != 0 {
@@ -144,10 +144,10 @@ impl Netlink {
             let request = RouteNetlinkMessage::GetNeighbour(request);
             let read = |message: Message<'_>| {
                 Ok(Neighbour::read(message)?.filter(|neighbour| {
-                    Family::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
+                    IpFamily::of(neighbour.address) == family && (index == 0 || neighbour.index == index)
                 }))
             };
-            found.extend(self.dump("neighbours", &request, read)?);
+            found.extend(self.socket.dump_with("neighbours", &request, read)?);
         }
         Ok(found)
     }
@@ -190,8 +190,15 @@ impl From<NeighbourState> for u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Write;
-    use crate::message::{Request, read_back};
+    use crate::message::read_back;
+    use crate::request_writer::append;
+    use crate::rtm::RTM_NEWNEIGH;
+
+    fn encoded(neighbour: &Neighbour) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, RTM_NEWNEIGH, 0, 1, |request| neighbour.write(request));
+        bytes
+    }
 
     #[test]
     fn a_neighbour_is_read_as_it_is_written() {
@@ -199,8 +206,7 @@ mod tests {
             let known = Neighbour::permanent(7, address.parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
             let unknown = Neighbour { mac: None, state: NeighbourState::Failed, ..known.clone() };
             for neighbour in [known, unknown] {
-                let request = Write::PutNeighbour(neighbour.clone());
-                assert_eq!(read_back(&request, Neighbour::read), Some(neighbour));
+                assert_eq!(read_back(&encoded(&neighbour), Neighbour::read), Some(neighbour));
             }
         }
     }
@@ -208,8 +214,7 @@ mod tests {
     #[test]
     fn a_permanent_neighbour_is_written_byte_for_byte_as_flannel_does() {
         let neighbour = Neighbour::permanent(7, "10.5.3.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 3]));
-        let mut bytes = Vec::new();
-        Write::PutNeighbour(neighbour).append(&mut bytes, 0, 1);
+        let bytes = encoded(&neighbour);
         let [i, ..] = 7_u32.to_le_bytes();
         #[rustfmt::skip]
         let expected = [

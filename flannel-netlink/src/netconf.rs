@@ -4,14 +4,11 @@ use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_i32};
 use netlink_packet_route::AddressFamily;
 
 use crate::error::Error;
-use crate::family::Family;
-use crate::message::{Message, Request};
-use crate::socket::Netlink;
-use crate::writer::append;
-
-// `enum` in `linux/rtnetlink.h`.
-pub(crate) const RTM_NEWNETCONF: u16 = 80;
-const RTM_GETNETCONF: u16 = 82;
+use crate::family::IpFamily;
+use crate::message::{EncodeRequest, Message};
+use crate::netlink::Netlink;
+use crate::request_writer::append;
+use crate::rtm::RTM_GETNETCONF;
 
 // `enum` in `linux/netconf.h`.
 const NETCONFA_IFINDEX: u16 = 1;
@@ -23,7 +20,7 @@ const HEADER_LEN: usize = 4;
 /// What an `RTM_NEWNETCONF` says about forwarding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Forwarding {
-    pub(crate) family: Family,
+    pub(crate) family: IpFamily,
     /// The link; `None` is all of them.
     pub(crate) index: Option<u32>,
     pub(crate) on: bool,
@@ -33,8 +30,8 @@ impl Forwarding {
     /// Reads a message; `None` if it tells of nothing, or of links that there are not yet.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let family = match message.payload.first().map(|family| libc::c_int::from(*family)) {
-            Some(libc::AF_INET) => Family::V4,
-            Some(libc::AF_INET6) => Family::V6,
+            Some(libc::AF_INET) => IpFamily::V4,
+            Some(libc::AF_INET6) => IpFamily::V6,
             _ => return Ok(None),
         };
         let (mut index, mut forwarding) = (None, None);
@@ -60,12 +57,12 @@ impl Forwarding {
 }
 
 /// Asks for the settings of one link, or of all.
-struct Get {
-    family: Family,
+struct NetconfRequest {
+    family: IpFamily,
     index: i32,
 }
 
-impl Request for Get {
+impl EncodeRequest for NetconfRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
         append(buffer, RTM_GETNETCONF, flags, sequence, |request| {
             request.fixed(&[AddressFamily::from(self.family).into(), 0, 0, 0]);
@@ -80,7 +77,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Kernel`] when there is no such link, or the kernel has no IPv6.
-    pub fn forwards(&mut self, family: Family, index: Option<u32>) -> Result<bool, Error> {
+    pub fn is_forwarding(&mut self, family: IpFamily, index: Option<u32>) -> Result<bool, Error> {
         let links = index.map_or_else(|| "all links".to_owned(), |index| format!("link {index}"));
         // The kernel gives no link a number that is larger.
         let index = index.map_or(NETCONFA_IFINDEX_ALL, |index| i32::try_from(index).unwrap_or(i32::MAX));
@@ -88,6 +85,8 @@ impl Netlink {
             Forwarding::read(message)?.ok_or_else(|| DecodeError::from("nothing about forwarding"))
         };
         let object = format_args!("tell whether {links} forward {family}");
-        self.query(object, &Get { family, index }, read).map(|forwarding| forwarding.on)
+        self.socket
+            .query_with(object, &NetconfRequest { family, index }, read)
+            .map(|forwarding| forwarding.on)
     }
 }

@@ -10,13 +10,11 @@ use netlink_packet_route::link::{
 
 use crate::error::Error;
 use crate::link::AddressGeneration;
+use crate::link_name::check_name;
 use crate::mac::Mac;
 use crate::namespace::Namespace;
-use crate::socket::Netlink;
+use crate::netlink::Netlink;
 use crate::vxlan::{NewVxlan, VxlanChange};
-
-/// `IFNAMSIZ` without the NUL at the end.
-const NAME_MAX: usize = 15;
 
 /// A link to be created; it is down unless `up` says otherwise.
 #[derive(Clone, Debug)]
@@ -47,6 +45,14 @@ pub enum NewLinkKind {
     Veth(VethPeer),
     /// A bridge.
     Bridge,
+    /// Another kind, such as `wireguard` or `ipip`.
+    Other {
+        /// The kernel's name of the kind (`IFLA_INFO_KIND`).
+        kind: String,
+        /// Attributes of the kind (`IFLA_INFO_DATA`), as [`AttributeWriter`](crate::AttributeWriter)
+        /// writes them; may be empty.
+        data: Vec<u8>,
+    },
 }
 
 /// The other end of a veth pair.
@@ -95,7 +101,11 @@ impl Netlink {
             check_name(&peer.name)?;
         }
         let request = RouteNetlinkMessage::NewLink(link.message());
-        self.execute(format_args!("create link {}", link.name), request, NLM_F_CREATE | NLM_F_EXCL)
+        self.socket.execute_request(
+            format_args!("create link {}", link.name),
+            &request,
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// Changes a link.
@@ -110,7 +120,7 @@ impl Netlink {
             check_name(name)?;
         }
         let request = RouteNetlinkMessage::NewLink(change.message(index));
-        self.execute(format_args!("change link {index}"), request, 0)
+        self.socket.execute_request(format_args!("change link {index}"), &request, 0)
     }
 }
 
@@ -148,6 +158,10 @@ impl NewLinkKind {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),
             ],
             Self::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+            Self::Other { kind, data } => {
+                let data = (!data.is_empty()).then(|| LinkInfo::Data(InfoData::Other(data.clone())));
+                [LinkInfo::Kind(InfoKind::Other(kind.clone()))].into_iter().chain(data).collect()
+            }
         }
     }
 }
@@ -198,21 +212,11 @@ fn namespace_attribute(namespace: &Namespace) -> LinkAttribute {
     LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())
 }
 
-/// The kernel's rules for names. It would cut a name at a NUL byte and go on with the rest.
-pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let odd =
-        |byte: u8| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0x0b;
-    if name.is_empty() || name.len() > NAME_MAX || name == "." || name == ".." || name.bytes().any(odd) {
-        return Err(Error::InvalidName(name.to_owned()));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::link::{Link, LinkKind};
-    use crate::message::read_back;
+    use crate::message::{encode, read_back};
 
     #[test]
     fn a_vxlan_device_is_described_down_and_with_an_explicit_queue_length() {
@@ -229,7 +233,7 @@ mod tests {
         // IFNAME, ADDRESS, MTU, TXQLEN, LINKINFO.
         assert_eq!(order, [3, 1, 4, 13, 18]);
 
-        let link = read_back(&RouteNetlinkMessage::NewLink(message), Link::read);
+        let link = read_back(&encode(&RouteNetlinkMessage::NewLink(message)), Link::read);
         assert_eq!((link.name.as_str(), link.mac, link.mtu, link.txqlen), ("flannel.7", new.mac, 1450, 0));
         assert!(!link.up);
         let vxlan = link.vxlan().expect("a vxlan device");
@@ -256,7 +260,7 @@ mod tests {
             address_generation: Some(AddressGeneration::None),
             ..LinkChange::default()
         };
-        let link = read_back(&RouteNetlinkMessage::NewLink(change.message(7)), Link::read);
+        let link = read_back(&encode(&RouteNetlinkMessage::NewLink(change.message(7))), Link::read);
         assert_eq!((link.index, link.up, link.mtu, link.master), (7, true, 1400, Some(9)));
         assert_eq!(link.address_generation, Some(AddressGeneration::None));
         assert_eq!(link.kind, LinkKind::Physical);

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::attributes::text;
 use crate::error::Error;
-use crate::listener::{Listener, Received};
+use crate::listener::{NetlinkListener, Received};
 use crate::message::{Message, Messages};
 use crate::namespace::Namespace;
-use crate::nftables::{CHAIN_NAME, NftTable, RULE_CHAIN, SUBSYSTEM, body, table_of, text};
+use crate::nftables::{CHAIN_NAME, NftTable, RULE_CHAIN, SUBSYSTEM, body, table_of};
 
 /// `NFNLGRP_NFTABLES` (`enum nfnetlink_groups` in `linux/netfilter/nfnetlink.h`).
 const GROUP: u32 = 7;
@@ -23,7 +24,7 @@ const DELETE_RULE: u16 = SUBSYSTEM | 8;
 /// to look again, as an overrun is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum NftNotice {
+pub enum NftNotification {
     /// A table, or something in it, is new, different, or gone.
     Changed {
         /// The table.
@@ -39,8 +40,8 @@ pub enum NftNotice {
 /// variant, or another program.
 #[derive(Debug)]
 pub struct NftMonitor {
-    listener: Listener,
-    waiting: VecDeque<NftNotice>,
+    listener: NetlinkListener,
+    waiting: VecDeque<NftNotification>,
 }
 
 impl NftMonitor {
@@ -49,7 +50,7 @@ impl NftMonitor {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no netfilter, or no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { listener: Listener::open(NETLINK_NETFILTER, &[GROUP])?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_NETFILTER, &[GROUP])?, waiting: VecDeque::new() })
     }
 
     /// Starts to listen in the given namespace.
@@ -69,7 +70,7 @@ impl NftMonitor {
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
-    pub async fn next(&mut self) -> Result<NftNotice, Error> {
+    pub async fn next(&mut self) -> Result<NftNotification, Error> {
         loop {
             if let Some(notice) = self.try_next()? {
                 return Ok(notice);
@@ -82,7 +83,7 @@ impl NftMonitor {
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
-    pub fn try_next(&mut self) -> Result<Option<NftNotice>, Error> {
+    pub fn try_next(&mut self) -> Result<Option<NftNotification>, Error> {
         loop {
             if let Some(notice) = self.waiting.pop_front() {
                 return Ok(Some(notice));
@@ -92,21 +93,21 @@ impl NftMonitor {
                     self.waiting.extend(Messages::new(datagram).flatten().filter_map(read_notice));
                 }
                 Received::Nothing => return Ok(None),
-                Received::Overrun => return Ok(Some(NftNotice::Overrun)),
+                Received::Overrun => return Ok(Some(NftNotification::Overrun)),
             }
         }
     }
 }
 
 /// Reads a notice; `None` for the end of a change, which names no table.
-fn read_notice(message: Message<'_>) -> Option<NftNotice> {
+fn read_notice(message: Message<'_>) -> Option<NftNotification> {
     let chain = match message.kind {
         NEW_CHAIN | DELETE_CHAIN => text(body(message), CHAIN_NAME),
         NEW_RULE | DELETE_RULE => text(body(message), RULE_CHAIN),
         kind if kind & 0xff00 == SUBSYSTEM => None,
         _ => return None,
     };
-    Some(NftNotice::Changed { table: table_of(message)?, chain })
+    Some(NftNotification::Changed { table: table_of(message)?, chain })
 }
 
 #[cfg(test)]
@@ -128,7 +129,7 @@ mod tests {
             Messages::new(&bytes).flatten().find_map(read_notice)
         };
         let table = NftTable { family: NftFamily::Ip, name: "nat".to_owned() };
-        assert_eq!(read(&payload), Some(NftNotice::Changed { table, chain: Some("abc".to_owned()) }));
+        assert_eq!(read(&payload), Some(NftNotification::Changed { table, chain: Some("abc".to_owned()) }));
         for length in 0..payload.len() {
             let _ = read(&payload[..length]);
         }

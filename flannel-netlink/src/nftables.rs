@@ -8,13 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use netlink_packet_core::{DecodeError, NlasIterator, parse_string};
+use netlink_packet_core::DecodeError;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::attributes::{AttributeWriter, attribute, attributes, text};
 use crate::error::Error;
-use crate::message::{HEADER_LEN, Message, Request};
+use crate::message::{EncodeRequest, Message};
 use crate::namespace::Namespace;
-use crate::socket::Netlink;
+use crate::request_writer::append;
+use crate::socket::{NetlinkSocket, none_if_gone};
 
 /// `NFNL_SUBSYS_NFTABLES` in `linux/netfilter/nfnetlink.h`, in the upper byte of each message's type.
 pub(crate) const SUBSYSTEM: u16 = 10 << 8;
@@ -161,7 +163,7 @@ pub struct NftContents {
 /// A connection to nftables in one network namespace.
 #[derive(Debug)]
 pub struct Nftables {
-    netlink: Netlink,
+    socket: NetlinkSocket,
 }
 
 impl Nftables {
@@ -170,7 +172,7 @@ impl Nftables {
     /// # Errors
     /// [`Error::Socket`] when the kernel has no netfilter, or no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { netlink: Netlink::open_to(NETLINK_NETFILTER)? })
+        Ok(Self { socket: NetlinkSocket::open(NETLINK_NETFILTER)? })
     }
 
     /// Opens a socket in the given namespace.
@@ -186,8 +188,8 @@ impl Nftables {
     /// # Errors
     /// [`Error::Kernel`] when the kernel has no nftables or the caller lacks `CAP_NET_ADMIN`.
     pub fn generation(&mut self) -> Result<u32, Error> {
-        let request = Ask { kind: GET_GENERATION, family: 0, attributes: Vec::new() };
-        self.netlink.query("the generation of nftables", &request, |message| {
+        let request = NftRequest { kind: GET_GENERATION, family: 0, attributes: Vec::new() };
+        self.socket.query_with("the generation of nftables", &request, |message| {
             let attribute = attribute(body(message), GENERATION).and_then(be32);
             attribute.ok_or_else(|| DecodeError::from("no generation"))
         })
@@ -299,47 +301,30 @@ impl Nftables {
         names: &[(u16, &str)],
         read: impl Fn(Message<'_>) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Error> {
-        let mut attributes = Vec::new();
-        for (kind, name) in names {
-            append_name(&mut attributes, *kind, name);
-        }
-        match self.netlink.dump(objects, &Ask { kind, family, attributes }, read) {
-            // What is to be listed is in a table, chain or set that does not exist.
-            Err(error) if error.is_not_found() => Ok(Vec::new()),
-            result => result,
-        }
+        let attributes = names
+            .iter()
+            .fold(AttributeWriter::new(), |attributes, (kind, name)| attributes.string(*kind, name))
+            .finish();
+        let request = NftRequest { kind, family, attributes };
+        // The table, chain or set to list may not exist.
+        none_if_gone(self.socket.dump_with(objects, &request, read))
     }
 }
 
 /// A question about nftables.
-struct Ask {
+struct NftRequest {
     kind: u16,
     family: u8,
     attributes: Vec<u8>,
 }
 
-impl Request for Ask {
+impl EncodeRequest for NftRequest {
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
-        let length = HEADER_LEN + HEADER + self.attributes.len();
-        buffer.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-        buffer.extend(self.kind.to_ne_bytes());
-        buffer.extend(flags.to_ne_bytes());
-        buffer.extend(sequence.to_ne_bytes());
-        buffer.extend([0; 4]);
-        buffer.extend([self.family, 0, 0, 0]);
-        buffer.extend(&self.attributes);
+        append(buffer, self.kind, flags, sequence, |request| {
+            request.fixed(&[self.family, 0, 0, 0]);
+            request.fixed(&self.attributes);
+        });
     }
-}
-
-/// Appends an attribute that is a text (`struct nlattr`, then the text with its zero byte, padded to four bytes).
-fn append_name(attributes: &mut Vec<u8>, kind: u16, name: &str) {
-    // The kernel knows no longer name (`NFT_NAME_MAXLEN` is 256).
-    let name = &name.as_bytes()[..name.len().min(255)];
-    attributes.extend((name.len() as u16 + 5).to_ne_bytes());
-    attributes.extend(kind.to_ne_bytes());
-    attributes.extend(name);
-    attributes.push(0);
-    attributes.resize(attributes.len().next_multiple_of(4), 0);
 }
 
 /// What follows the header of a message.
@@ -351,29 +336,6 @@ pub(crate) fn body(message: Message<'_>) -> &[u8] {
 pub(crate) fn table_of(message: Message<'_>) -> Option<NftTable> {
     let family = NftFamily::of_number(*message.payload.first()?);
     Some(NftTable { family, name: text(body(message), TABLE)? })
-}
-
-/// The attributes of a message or of a nested attribute, with their numbers; what cannot be read ends them.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes)
-        .map_while(Result::ok)
-        .map(|attribute| (attribute.kind(), attribute.into_inner()))
-        .map(|(kind, bytes)| (kind, value_of(bytes)))
-}
-
-/// The value behind an attribute's header of length and kind.
-fn value_of(attribute: &[u8]) -> &[u8] {
-    let length =
-        attribute.get(..2).map_or(0, |length| usize::from(u16::from_ne_bytes([length[0], length[1]])));
-    attribute.get(4..length).unwrap_or_default()
-}
-
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-pub(crate) fn text(bytes: &[u8], wanted: u16) -> Option<String> {
-    parse_string(attribute(bytes, wanted)?).ok()
 }
 
 /// Numbers of nftables are in network byte order.

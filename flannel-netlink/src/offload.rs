@@ -7,8 +7,8 @@ use std::ffi::CString;
 use std::io;
 
 use crate::error::Error;
-use crate::new_link::check_name;
-use crate::socket::Netlink;
+use crate::link_name::check_name;
+use crate::netlink::Netlink;
 use crate::sys;
 
 /// `ETHTOOL_GTXCSUM` and `ETHTOOL_STXCSUM` (`linux/ethtool.h`).
@@ -20,7 +20,7 @@ impl Netlink {
     ///
     /// # Errors
     /// One for which [`Error::is_not_found`] holds when there is no such link; `EOPNOTSUPP` when it knows no offloads.
-    pub fn leaves_checksums(&self, link: &str) -> Result<bool, Error> {
+    pub fn tx_checksum_offload(&self, link: &str) -> Result<bool, Error> {
         Ok(self.ethtool(link, GET, 0, "read the checksum offload of")? != 0)
     }
 
@@ -28,8 +28,8 @@ impl Netlink {
     /// (`ethtool -K LINK tx on|off`).
     ///
     /// # Errors
-    /// As [`leaves_checksums`](Self::leaves_checksums).
-    pub fn leave_checksums(&self, link: &str, leave: bool) -> Result<(), Error> {
+    /// As [`tx_checksum_offload`](Self::tx_checksum_offload).
+    pub fn set_tx_checksum_offload(&self, link: &str, leave: bool) -> Result<(), Error> {
         self.ethtool(link, SET, leave.into(), "set the checksum offload of").map(drop)
     }
 

@@ -8,12 +8,12 @@ use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_ip, par
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 
-use crate::address::none_if_gone;
 use crate::error::Error;
-use crate::family::Family;
+use crate::family::IpFamily;
 use crate::message::Message;
-use crate::socket::Netlink;
-use crate::writer::RequestWriter;
+use crate::netlink::Netlink;
+use crate::request_writer::RequestWriter;
+use crate::socket::none_if_gone;
 
 /// `sizeof(struct rtmsg)`.
 const HEADER_LEN: usize = 12;
@@ -157,7 +157,7 @@ impl Route {
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         let destination = self.destination.network();
         request.header(&RouteHeader {
-            address_family: Family::of(destination).into(),
+            address_family: IpFamily::of(destination).into(),
             destination_prefix_length: self.destination.prefix_len(),
             tos: self.tos,
             table: u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
@@ -190,7 +190,7 @@ impl Route {
     /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = RouteHeader::parse(message.payload)?;
-        let Some(family) = Family::of_message(header.address_family) else {
+        let Some(family) = IpFamily::of_message(header.address_family) else {
             return Ok(None);
         };
         let mut address = unspecified(family);
@@ -251,7 +251,7 @@ impl fmt::Display for Route {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RouteFilter {
     /// Only routes of this family.
-    pub family: Option<Family>,
+    pub family: Option<IpFamily>,
     /// Only routes that leave by this link.
     pub index: Option<u32>,
     /// Only routes in this table.
@@ -263,13 +263,13 @@ pub struct RouteFilter {
 impl RouteFilter {
     /// Whether a route is one of those to read.
     pub fn admits(&self, route: &Route) -> bool {
-        self.family.is_none_or(|family| family == Family::of(route.destination.addr()))
+        self.family.is_none_or(|family| family == IpFamily::of(route.destination.addr()))
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
             && self.protocol.is_none_or(|protocol| route.protocol == protocol)
     }
 
-    fn request(&self, family: Family) -> RouteNetlinkMessage {
+    fn request(&self, family: IpFamily) -> RouteNetlinkMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family.into();
         message.header.protocol = self.protocol.unwrap_or(0).into();
@@ -286,14 +286,14 @@ impl Netlink {
     /// [`Error::Interrupted`] when they kept changing, and those of the socket.
     pub fn routes(&mut self, filter: &RouteFilter) -> Result<Vec<Route>, Error> {
         let mut found = Vec::new();
-        for family in Family::selected(filter.family) {
+        for family in IpFamily::selected(filter.family) {
             let read = |message: Message<'_>| {
                 Ok(Route::read(message)?.filter(|route| {
                     // The kernel falls back to all families when it lacks the one asked for.
-                    Family::of(route.destination.addr()) == family && filter.admits(route)
+                    IpFamily::of(route.destination.addr()) == family && filter.admits(route)
                 }))
             };
-            found.extend(none_if_gone(self.dump("routes", &filter.request(family), read))?);
+            found.extend(none_if_gone(self.socket.dump_with("routes", &filter.request(family), read))?);
         }
         Ok(found)
     }
@@ -305,11 +305,11 @@ impl Netlink {
     /// One for which [`Error::is_unreachable`] holds when there is no route.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Route, Error> {
         let mut message = RouteMessage::default();
-        message.header.address_family = Family::of(address).into();
+        message.header.address_family = IpFamily::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
         let request = RouteNetlinkMessage::GetRoute(message);
-        self.query(format_args!("find the route to {address}"), &request, |message| {
+        self.socket.query_with(format_args!("find the route to {address}"), &request, |message| {
             Route::read(message)?.ok_or_else(|| DecodeError::from("a route of another family"))
         })
     }
@@ -343,10 +343,10 @@ fn write_via(gateway: Ipv6Addr, request: &mut RequestWriter<'_>) {
     request.attribute(RTA_VIA, &via);
 }
 
-fn unspecified(family: Family) -> IpAddr {
+fn unspecified(family: IpFamily) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -387,8 +387,15 @@ impl From<RouteKind> for u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Write;
-    use crate::message::{Request, read_back};
+    use crate::message::read_back;
+    use crate::request_writer::append;
+    use crate::rtm::RTM_NEWROUTE;
+
+    fn encoded(route: &Route) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, RTM_NEWROUTE, 0, 1, |request| route.write(request));
+        bytes
+    }
 
     #[test]
     fn a_route_is_read_as_it_is_written() {
@@ -404,8 +411,7 @@ mod tests {
             Route { table: 255, source: Some(gateway6), ..Route::attached(v6, 7) },
             Route { index: None, kind: RouteKind::Unreachable, ..Route::attached(v6, 7) },
         ] {
-            let request = Write::PutRoute(route.clone());
-            assert_eq!(read_back(&request, Route::read), Some(route));
+            assert_eq!(read_back(&encoded(&route), Route::read), Some(route));
         }
     }
 
@@ -413,8 +419,7 @@ mod tests {
     #[test]
     fn an_overlay_route_is_written_byte_for_byte_as_flannel_does() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
-        let mut bytes = Vec::new();
-        Write::PutRoute(route).append(&mut bytes, 0, 1);
+        let bytes = encoded(&route);
         #[rustfmt::skip]
         let expected = [
             libc::AF_INET as u8, 24, 0, 0,
@@ -430,7 +435,7 @@ mod tests {
     #[test]
     fn host_bits_of_a_destination_are_not_sent() {
         let route = Route::attached("10.5.3.7/24".parse().unwrap(), 7);
-        let read = read_back(&Write::PutRoute(route), Route::read).unwrap();
+        let read = read_back(&encoded(&route), Route::read).unwrap();
         assert_eq!(read.destination, "10.5.3.0/24".parse().unwrap());
     }
 
@@ -438,10 +443,10 @@ mod tests {
     fn a_filter_admits_what_it_names() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let exact =
-            RouteFilter { family: Some(Family::V4), index: Some(7), table: Some(254), protocol: Some(3) };
+            RouteFilter { family: Some(IpFamily::V4), index: Some(7), table: Some(254), protocol: Some(3) };
         assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
         for other in [
-            RouteFilter { family: Some(Family::V6), ..exact },
+            RouteFilter { family: Some(IpFamily::V6), ..exact },
             RouteFilter { index: Some(8), ..exact },
             RouteFilter { table: Some(255), ..exact },
             RouteFilter { protocol: Some(4), ..exact },

@@ -1,4 +1,4 @@
-//! One request socket: a request and its answer, and whole dumps.
+//! A request socket: a request and its answer, and whole dumps.
 
 use std::fmt::Display;
 use std::io;
@@ -8,12 +8,10 @@ use netlink_packet_core::{
     DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
     NLMSG_OVERRUN,
 };
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::error::Error;
-use crate::message::{Message, Messages, Request, Verdict};
+use crate::message::{Acknowledgement, EncodeRequest, Message, Messages, RawMessage};
 use crate::namespace::Namespace;
 use crate::sys;
 
@@ -30,33 +28,34 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// they can be read.
 const DUMP_ATTEMPTS: usize = 16;
 
-/// A connection to the kernel's routing tables in one network namespace.
+/// A request socket of any netlink protocol in one network namespace.
 ///
-/// Calls block, but the kernel answers at once. A socket belongs to the namespace it was opened
-/// in, not to the thread that uses it. Dumps are checked strictly (`NETLINK_GET_STRICT_CHK`) and
-/// read whole: one that was interrupted by a change is repeated.
+/// [`Netlink`](crate::Netlink), [`Nftables`](crate::Nftables) and
+/// [`GenericNetlink`](crate::GenericNetlink) are built on it. Use it for what they do not offer, such
+/// as another kind of link.
+///
+/// Calls block, but the kernel answers at once. A socket belongs to the namespace it was opened in,
+/// not to the thread that uses it. Dumps are checked strictly (`NETLINK_GET_STRICT_CHK`) and returned
+/// whole: one that a change interrupted is repeated.
 #[derive(Debug)]
-pub struct Netlink {
+pub struct NetlinkSocket {
     socket: Socket,
     port_id: u32,
     sequence: u32,
     received: Vec<u8>,
 }
 
-impl Netlink {
-    /// Opens a socket in the namespace of the calling thread.
+impl NetlinkSocket {
+    /// Opens a socket in the namespace of the calling thread, for a protocol such as `NETLINK_ROUTE`
+    /// (`linux/netlink.h`).
     ///
     /// # Errors
-    /// [`Error::Socket`] when the kernel has no descriptor or memory left, or is older than 4.20.
-    pub fn open() -> Result<Self, Error> {
-        Self::open_to(NETLINK_ROUTE)
-    }
-
-    /// Opens a socket to one of the kernel's netlink families (`linux/netlink.h`).
-    pub(crate) fn open_to(protocol: isize) -> Result<Self, Error> {
+    /// [`Error::Socket`] when the kernel lacks the protocol, has no descriptor or memory left, or is
+    /// older than 4.20.
+    pub fn open(protocol: isize) -> Result<Self, Error> {
         let mut socket = Socket::new(protocol)?;
         let port_id = socket.bind_auto()?.port_number();
-        // From now on the kernel lets nobody but itself send to this socket.
+        // From now on only the kernel can send to this socket.
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;
@@ -65,46 +64,72 @@ impl Netlink {
         Ok(Self { socket, port_id, sequence: 0, received: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
-    /// Opens a socket in the given namespace.
+    /// Opens a socket in a namespace.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and of entering the namespace.
-    pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
-        namespace.run(Self::open)?
+    pub fn open_in(namespace: &Namespace, protocol: isize) -> Result<Self, Error> {
+        namespace.run(|| Self::open(protocol))?
     }
 
-    /// The number by which the kernel's notices name this socket as the cause of a change.
+    /// Returns the number by which notifications name this socket as the cause of a change.
     pub fn port_id(&self) -> u32 {
         self.port_id
     }
 
-    /// Asks for a change and waits until it is done.
-    pub(crate) fn execute(
+    /// Sends a request for a change and waits until the kernel has made it. `object` names the action
+    /// for errors: `create link tunl0`. `flags` are added to `NLM_F_REQUEST` and `NLM_F_ACK`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses, and those of the socket.
+    pub fn execute(&mut self, object: impl Display, request: &RawMessage, flags: u16) -> Result<(), Error> {
+        self.execute_request(object, request, flags)
+    }
+
+    /// Sends a request for one object and returns the answer.
+    ///
+    /// # Errors
+    /// Those of [`execute`](Self::execute).
+    pub fn query(&mut self, object: impl Display, request: &RawMessage) -> Result<RawMessage, Error> {
+        self.query_with(object, request, |message| Ok(message.into()))
+    }
+
+    /// Sends a request for all objects of a kind and returns the answers.
+    ///
+    /// # Errors
+    /// Those of [`execute`](Self::execute), and [`Error::Interrupted`] when the objects kept changing.
+    pub fn dump(&mut self, objects: &'static str, request: &RawMessage) -> Result<Vec<RawMessage>, Error> {
+        self.dump_with(objects, request, |message| Ok(Some(message.into())))
+    }
+
+    /// Sends a request for a change and waits until the kernel has made it.
+    pub(crate) fn execute_request(
         &mut self,
         object: impl Display,
-        request: RouteNetlinkMessage,
+        request: &impl EncodeRequest,
         flags: u16,
     ) -> Result<(), Error> {
-        let sequence = self.send(&request, flags | NLM_F_ACK)?;
+        let sequence = self.send(request, flags | NLM_F_ACK)?;
         self.answer(&object, sequence, |_| Ok(()))
     }
 
-    /// Asks for one object.
-    pub(crate) fn query<T>(
+    /// Sends a request for one object and reads the answer.
+    pub(crate) fn query_with<T>(
         &mut self,
         object: impl Display,
-        request: &impl Request,
+        request: &impl EncodeRequest,
         read: impl FnOnce(Message<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, Error> {
         let sequence = self.send(request, 0)?;
         self.answer(&object, sequence, read)
     }
 
-    /// Asks for all objects of a kind; `read` returns `None` for those to leave out.
-    pub(crate) fn dump<T>(
+    /// Sends a request for all objects of a kind and reads the answers; `read` returns `None` for
+    /// objects to leave out.
+    pub(crate) fn dump_with<T>(
         &mut self,
         objects: &'static str,
-        request: &impl Request,
+        request: &impl EncodeRequest,
         read: impl Fn(Message<'_>) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
@@ -159,7 +184,7 @@ impl Netlink {
         std::os::fd::AsFd::as_fd(&self.socket)
     }
 
-    fn send(&mut self, request: &impl Request, flags: u16) -> Result<u32, Error> {
+    fn send(&mut self, request: &impl EncodeRequest, flags: u16) -> Result<u32, Error> {
         let sequence = self.reserve_sequence(1);
         let mut bytes = Vec::with_capacity(256);
         request.append(&mut bytes, flags | NLM_F_REQUEST, sequence);
@@ -183,9 +208,9 @@ impl Netlink {
                     continue;
                 }
                 if message.kind == NLMSG_ERROR {
-                    let verdict =
-                        Verdict::of_error(message).map_err(|reason| Error::malformed(object, &reason))?;
-                    verdict.into_result(object)?;
+                    let acknowledgement = Acknowledgement::of_error(message)
+                        .map_err(|reason| Error::malformed(object, &reason))?;
+                    acknowledgement.into_result(object)?;
                 }
                 return read(message).map_err(|reason| Error::malformed(object, &reason));
             }
@@ -232,13 +257,13 @@ impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
             NLMSG_NOOP | NLMSG_OVERRUN => Ok(()),
             NLMSG_DONE => {
                 self.done = true;
-                Verdict::of_done(message)
+                Acknowledgement::of_done(message)
                     .map_err(malformed)?
                     .into_result(format_args!("read {}", self.objects))
             }
             NLMSG_ERROR => {
                 self.done = true;
-                Verdict::of_error(message)
+                Acknowledgement::of_error(message)
                     .map_err(malformed)?
                     .into_result(format_args!("read {}", self.objects))
             }
@@ -273,6 +298,15 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Returns no objects for a dump that is restricted to a link, table or chain that does not exist;
+/// the kernel calls that an error.
+pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        other => other,
     }
 }
 

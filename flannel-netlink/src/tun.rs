@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::socket::Netlink;
+use crate::netlink::Netlink;
 use crate::sys;
 
 /// A queue of a TUN device. The device disappears with its last queue.

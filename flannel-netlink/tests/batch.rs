@@ -15,19 +15,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use flannel_netlink::{
-    Error, Family, FdbEntry, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, Write,
+    Error, FdbEntry, IpFamily, Neighbour, Netlink, NewLink, NewLinkKind, Route, RouteFilter, WriteRequest,
 };
 use ipnet::{IpNet, Ipv4Net};
 
 /// The three objects of the overlay's peer with the given number.
-fn peer(index: u32, number: u32) -> [Write; 3] {
+fn peer(index: u32, number: u32) -> [WriteRequest; 3] {
     let subnet = subnet(number);
     let mac = numbered_mac(number);
     let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
     [
-        Write::PutNeighbour(Neighbour::permanent(index, subnet.addr(), mac)),
-        Write::PutFdb(FdbEntry::permanent(index, mac, host.into())),
-        Write::PutRoute(Route::onlink(subnet, subnet.addr(), index).with_metric(number + 1)),
+        WriteRequest::PutNeighbour(Neighbour::permanent(index, subnet.addr(), mac)),
+        WriteRequest::PutFdb(FdbEntry::permanent(index, mac, host.into())),
+        WriteRequest::PutRoute(Route::onlink(subnet, subnet.addr(), index).with_metric(number + 1)),
     ]
 }
 
@@ -48,17 +48,17 @@ fn failures(outcomes: &[Result<(), Error>]) -> Vec<usize> {
 }
 
 fn overlay_routes(netlink: &mut Netlink, index: u32) -> Vec<Route> {
-    let filter = RouteFilter { family: Some(Family::V4), index: Some(index), ..RouteFilter::default() };
+    let filter = RouteFilter { family: Some(IpFamily::V4), index: Some(index), ..RouteFilter::default() };
     netlink.routes(&filter).unwrap()
 }
 
 #[test]
 fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
-    let mut writes: Vec<Write> = (0..334).flat_map(|number| peer(index, number)).collect();
+    let mut writes: Vec<WriteRequest> = (0..334).flat_map(|number| peer(index, number)).collect();
     writes.truncate(1000);
     // A multicast gateway: the kernel refuses it.
-    writes[500] = Write::PutRoute(Route::onlink(net("10.200.0.0/24"), ip("224.0.0.1"), index));
+    writes[500] = WriteRequest::PutRoute(Route::onlink(net("10.200.0.0/24"), ip("224.0.0.1"), index));
     let outcomes = netlink.apply(&writes);
     assert_eq!(outcomes.len(), 1000);
     assert_eq!(failures(&outcomes), [500]);
@@ -68,14 +68,14 @@ fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
 
     let routes: BTreeSet<_> =
         overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
-    let neighbours = netlink.neighbours(index, Some(Family::V4)).unwrap();
+    let neighbours = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();
     let entries = netlink.fdb(index).unwrap();
     let mut expected_routes = BTreeSet::new();
     for (position, write) in writes.iter().enumerate().filter(|(position, _)| *position != 500) {
         match write {
-            Write::PutRoute(route) => assert!(expected_routes.insert(route.destination), "{position}"),
-            Write::PutNeighbour(neighbour) => assert!(neighbours.contains(neighbour), "{position}"),
-            Write::PutFdb(entry) => assert!(entries.contains(entry), "{position}"),
+            WriteRequest::PutRoute(route) => assert!(expected_routes.insert(route.destination), "{position}"),
+            WriteRequest::PutNeighbour(neighbour) => assert!(neighbours.contains(neighbour), "{position}"),
+            WriteRequest::PutFdb(entry) => assert!(entries.contains(entry), "{position}"),
             other => panic!("{other}"),
         }
     }
@@ -86,7 +86,7 @@ fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
 fn when_every_object_fails_every_one_says_so() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let writes: Vec<_> = (0..1000)
-        .map(|number| Write::PutRoute(Route::onlink(subnet(number), ip("224.0.0.1"), index)))
+        .map(|number| WriteRequest::PutRoute(Route::onlink(subnet(number), ip("224.0.0.1"), index)))
         .collect();
     let outcomes = netlink.apply(&writes);
     assert_eq!(outcomes.len(), 1000);
@@ -108,27 +108,27 @@ fn nothing_to_write_is_nothing_to_answer() {
 fn twenty_thousand_peers_are_written_read_whole_and_deleted() {
     const PEERS: u32 = 20_000;
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
-    let writes: Vec<Write> = (0..PEERS).flat_map(|number| peer(index, number)).collect();
+    let writes: Vec<WriteRequest> = (0..PEERS).flat_map(|number| peer(index, number)).collect();
     assert_eq!(failures(&netlink.apply(&writes)), [0; 0]);
 
     let routes: BTreeSet<_> =
         overlay_routes(&mut netlink, index).iter().map(|route| route.destination).collect();
     assert_eq!(routes, (0..PEERS).map(subnet).collect());
-    assert_eq!(netlink.neighbours(index, Some(Family::V4)).unwrap().len(), PEERS as usize);
+    assert_eq!(netlink.neighbours(index, Some(IpFamily::V4)).unwrap().len(), PEERS as usize);
     assert_eq!(netlink.fdb(index).unwrap().len(), PEERS as usize);
 
-    let deletes: Vec<Write> = writes
+    let deletes: Vec<WriteRequest> = writes
         .into_iter()
         .map(|write| match write {
-            Write::PutRoute(route) => Write::DeleteRoute(route),
-            Write::PutNeighbour(neighbour) => Write::DeleteNeighbour(neighbour),
-            Write::PutFdb(entry) => Write::DeleteFdb(entry),
+            WriteRequest::PutRoute(route) => WriteRequest::DeleteRoute(route),
+            WriteRequest::PutNeighbour(neighbour) => WriteRequest::DeleteNeighbour(neighbour),
+            WriteRequest::PutFdb(entry) => WriteRequest::DeleteFdb(entry),
             other => panic!("{other}"),
         })
         .collect();
     assert_eq!(failures(&netlink.apply(&deletes)), [0; 0]);
     assert!(overlay_routes(&mut netlink, index).is_empty());
-    assert!(netlink.neighbours(index, Some(Family::V4)).unwrap().is_empty());
+    assert!(netlink.neighbours(index, Some(IpFamily::V4)).unwrap().is_empty());
     assert!(netlink.fdb(index).unwrap().is_empty());
 }
 

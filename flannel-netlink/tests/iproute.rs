@@ -13,7 +13,7 @@ use std::process::Command;
 
 use common::*;
 use flannel_netlink::{
-    Address, FdbEntry, Namespace, Neighbour, NewLink, NewLinkKind, NewVxlan, Route, Write,
+    Address, FdbEntry, Namespace, Neighbour, NewLink, NewLinkKind, NewVxlan, Route, WriteRequest,
 };
 use serde_json::Value;
 
@@ -68,10 +68,10 @@ fn the_objects_of_a_peer_look_to_ip_as_flannels_always_have() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     netlink.add_address(&Address::new(index, net("10.5.1.0/32"))).unwrap();
     let writes = [
-        Write::PutNeighbour(Neighbour::permanent(index, ip("10.5.3.0"), mac("0e:2a:00:00:00:03"))),
-        Write::PutFdb(FdbEntry::permanent(index, mac("0e:2a:00:00:00:03"), ip("10.88.0.3"))),
-        Write::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index)),
-        Write::PutRoute(Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), index)),
+        WriteRequest::PutNeighbour(Neighbour::permanent(index, ip("10.5.3.0"), mac("0e:2a:00:00:00:03"))),
+        WriteRequest::PutFdb(FdbEntry::permanent(index, mac("0e:2a:00:00:00:03"), ip("10.88.0.3"))),
+        WriteRequest::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index)),
+        WriteRequest::PutRoute(Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), index)),
     ];
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));
 

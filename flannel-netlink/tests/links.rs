@@ -12,7 +12,7 @@ mod common;
 use common::*;
 use flannel_netlink::{
     AddressGeneration, FdbEntry, LinkChange, LinkKind, Namespace, NewLink, NewLinkKind, NewVxlan, Route,
-    RouteFilter, Tun, TunOptions, VethPeer, Vxlan, VxlanChange, Write,
+    RouteFilter, Tun, TunOptions, VethPeer, Vxlan, VxlanChange, WriteRequest,
 };
 
 #[test]
@@ -259,8 +259,8 @@ fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
         );
         let peer = net("10.5.2.0/24");
         let writes = [
-            Write::PutFdb(FdbEntry::permanent(device.index, numbered_mac(2), ip(to))),
-            Write::PutRoute(Route::onlink(peer, peer.network(), device.index)),
+            WriteRequest::PutFdb(FdbEntry::permanent(device.index, numbered_mac(2), ip(to))),
+            WriteRequest::PutRoute(Route::onlink(peer, peer.network(), device.index)),
         ];
         assert!(netlink.apply(&writes).iter().all(Result::is_ok));
         let moved = |lower, local| LinkChange {
@@ -284,10 +284,10 @@ fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
 fn checksums_of_a_link_are_left_to_it_or_not() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let name = netlink.link_by_index(index).unwrap().unwrap().name;
-    assert!(netlink.leaves_checksums(&name).unwrap(), "as the kernel makes it");
+    assert!(netlink.tx_checksum_offload(&name).unwrap(), "as the kernel makes it");
     for leave in [false, true, false] {
-        netlink.leave_checksums(&name, leave).unwrap();
-        assert_eq!(netlink.leaves_checksums(&name).unwrap(), leave);
+        netlink.set_tx_checksum_offload(&name, leave).unwrap();
+        assert_eq!(netlink.tx_checksum_offload(&name).unwrap(), leave);
     }
-    assert!(netlink.leaves_checksums("none").unwrap_err().is_not_found());
+    assert!(netlink.tx_checksum_offload("none").unwrap_err().is_not_found());
 }

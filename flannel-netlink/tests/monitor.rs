@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use common::*;
 use flannel_netlink::{
-    Address, Family, FdbEntry, LinkChange, Monitor, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
-    Notice, Route, Write,
+    Address, FdbEntry, IpFamily, LinkChange, Monitor, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
+    Notification, Route, WriteRequest,
 };
 
 /// Waits for the notice that `wanted` accepts; those before it are skipped.
-fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notice) -> Option<T>) -> T {
+fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notification) -> Option<T>) -> T {
     eventually(what, || {
         while let Some(notice) = monitor.try_next().unwrap() {
             if let Some(found) = wanted(notice) {
@@ -30,14 +30,14 @@ fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notice) -> Opt
 }
 
 /// All notices up to the one about a change that is made here to mark the end.
-fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notice> {
+fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notification> {
     const MARK: u32 = 60_000;
     let change = LinkChange { mtu: Some(MARK), ..LinkChange::default() };
     netlink.change_link(LOOPBACK, &change).unwrap();
     let mut seen = Vec::new();
     eventually("the marker", || {
         while let Some(notice) = monitor.try_next().unwrap() {
-            if matches!(&notice, Notice::Link { link, .. } if link.mtu == MARK) {
+            if matches!(&notice, Notification::Link { link, .. } if link.mtu == MARK) {
                 return Some(());
             }
             seen.push(notice);
@@ -66,13 +66,13 @@ fn a_link_that_is_set_down_or_deleted_is_told() {
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     set_up(&mut netlink, index, false);
     let notice = wait_for(&mut monitor, "the link going down", |notice| match notice {
-        Notice::Link { link, removed } if !link.up => Some((link.index, link.name, removed)),
+        Notification::Link { link, removed } if !link.up => Some((link.index, link.name, removed)),
         _ => None,
     });
     assert_eq!(notice, (index, "flannel.1".to_owned(), false));
     netlink.delete_link(index).unwrap();
     let gone = wait_for(&mut monitor, "the link's end", |notice| match notice {
-        Notice::Link { link, removed: true } => Some(link.index),
+        Notification::Link { link, removed: true } => Some(link.index),
         _ => None,
     });
     assert_eq!(gone, index);
@@ -88,7 +88,10 @@ fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
     netlink.change_link(port, &change).unwrap();
     let seen = until_marker(&mut monitor, &mut netlink);
     assert!(!seen.is_empty());
-    assert!(!seen.iter().any(|notice| matches!(notice, Notice::Link { removed: true, .. })), "{seen:?}");
+    assert!(
+        !seen.iter().any(|notice| matches!(notice, Notification::Link { removed: true, .. })),
+        "{seen:?}"
+    );
 }
 
 #[test]
@@ -103,35 +106,35 @@ fn every_object_that_somebody_puts_and_deletes_is_told() {
     let route = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index).with_metric(3);
     let route6 = Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), index).with_metric(3);
     let writes = [
-        Write::PutAddress(address.clone()),
-        Write::PutNeighbour(neighbour.clone()),
-        Write::PutNeighbour(neighbour6.clone()),
-        Write::PutFdb(entry.clone()),
-        Write::PutRoute(route.clone()),
-        Write::PutRoute(route6.clone()),
-        Write::DeleteRoute(route6.clone()),
-        Write::DeleteRoute(route.clone()),
-        Write::DeleteFdb(entry.clone()),
-        Write::DeleteNeighbour(neighbour.clone()),
-        Write::DeleteNeighbour(neighbour6.clone()),
-        Write::DeleteAddress(address.clone()),
+        WriteRequest::PutAddress(address.clone()),
+        WriteRequest::PutNeighbour(neighbour.clone()),
+        WriteRequest::PutNeighbour(neighbour6.clone()),
+        WriteRequest::PutFdb(entry.clone()),
+        WriteRequest::PutRoute(route.clone()),
+        WriteRequest::PutRoute(route6.clone()),
+        WriteRequest::DeleteRoute(route6.clone()),
+        WriteRequest::DeleteRoute(route.clone()),
+        WriteRequest::DeleteFdb(entry.clone()),
+        WriteRequest::DeleteNeighbour(neighbour.clone()),
+        WriteRequest::DeleteNeighbour(neighbour6.clone()),
+        WriteRequest::DeleteAddress(address.clone()),
     ];
     assert!(other.apply(&writes).iter().all(Result::is_ok));
     for removed in [false, true] {
         let mut expected = vec![
-            Notice::Route { route: route.clone(), removed },
-            Notice::Route { route: route6.clone(), removed },
-            Notice::Fdb { entry: entry.clone(), removed },
+            Notification::Route { route: route.clone(), removed },
+            Notification::Route { route: route6.clone(), removed },
+            Notification::Fdb { entry: entry.clone(), removed },
         ];
         eventually("all notices", || {
             while let Some(notice) = monitor.try_next().unwrap() {
                 expected.retain(|expected| *expected != notice);
                 // A deleted neighbour has another state; an address gets flags.
                 match &notice {
-                    Notice::Neighbour { neighbour: seen, removed: gone } if *gone == removed => {
+                    Notification::Neighbour { neighbour: seen, removed: gone } if *gone == removed => {
                         assert!(seen.address == neighbour.address || seen.address == neighbour6.address);
                     }
-                    Notice::Address { address: seen, removed: gone } if *gone == removed && removed => {
+                    Notification::Address { address: seen, removed: gone } if *gone == removed && removed => {
                         assert_eq!((seen.net, seen.index), (address.net, index));
                         return Some(());
                     }
@@ -157,8 +160,8 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
     let writes = |number: u32| {
         let gateway = ip(&format!("10.5.{number}.0"));
         [
-            Write::PutNeighbour(Neighbour::permanent(index, gateway, numbered_mac(number))),
-            Write::PutRoute(Route::onlink(ipnet::IpNet::new(gateway, 24).unwrap(), gateway, index)),
+            WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, numbered_mac(number))),
+            WriteRequest::PutRoute(Route::onlink(ipnet::IpNet::new(gateway, 24).unwrap(), gateway, index)),
         ]
     };
     for (writer, number) in [(&mut netlink, 1), (&mut second, 2), (&mut other, 3)] {
@@ -169,14 +172,14 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
     let gateways: Vec<_> = seen
         .iter()
         .filter_map(|notice| match notice {
-            Notice::Neighbour { neighbour, .. } => Some(neighbour.address),
-            Notice::Route { route, .. } => route.gateway,
+            Notification::Neighbour { neighbour, .. } => Some(neighbour.address),
+            Notification::Route { route, .. } => route.gateway,
             _ => None,
         })
         .collect();
     assert_eq!(gateways, [ip("10.5.3.0"), ip("10.5.3.0")]);
     assert!(
-        seen.iter().any(|notice| matches!(notice, Notice::Address { .. })),
+        seen.iter().any(|notice| matches!(notice, Notification::Address { .. })),
         "addresses are told whoever changed them: {seen:?}"
     );
 }
@@ -185,15 +188,15 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
 fn a_neighbour_that_somebody_deletes_wakes_the_waiting() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let neighbour = Neighbour::permanent(index, ip("10.5.3.0"), numbered_mac(3));
-    assert!(netlink.apply(&[Write::PutNeighbour(neighbour.clone())])[0].is_ok());
+    assert!(netlink.apply(&[WriteRequest::PutNeighbour(neighbour.clone())])[0].is_ok());
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let found = within(async {
         // Nothing has happened: a wait that is given up loses nothing.
         assert!(tokio::time::timeout(Duration::from_millis(20), monitor.next()).await.is_err());
-        let delete = Write::DeleteNeighbour(neighbour.clone());
+        let delete = WriteRequest::DeleteNeighbour(neighbour.clone());
         let writer = std::thread::spawn(move || netlink.apply(&[delete])[0].is_ok());
         let found = loop {
-            if let Notice::Neighbour { neighbour, removed: true } = monitor.next().await.unwrap() {
+            if let Notification::Neighbour { neighbour, removed: true } = monitor.next().await.unwrap() {
                 break neighbour;
             }
         };
@@ -208,15 +211,15 @@ fn notices_that_come_in_a_burst_are_all_taken() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let writes: Vec<_> = (0..5000)
-        .map(|number| Write::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
+        .map(|number| WriteRequest::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
         .collect();
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));
     let count = within(async {
         let mut count = 0;
         while count < 5000 {
             match monitor.next().await.unwrap() {
-                Notice::Fdb { removed: false, .. } => count += 1,
-                Notice::Overrun => panic!("5,000 notices fit into the buffer"),
+                Notification::Fdb { removed: false, .. } => count += 1,
+                Notification::Overrun => panic!("5,000 notices fit into the buffer"),
                 _ => {}
             }
         }
@@ -230,10 +233,10 @@ fn a_flood_of_notices_ends_in_one_overrun_and_then_in_fresh_notices() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let writes: Vec<_> = (0..60_000)
-        .map(|number| Write::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
+        .map(|number| WriteRequest::PutFdb(FdbEntry::permanent(index, numbered_mac(number), ip("10.88.0.3"))))
         .collect();
     assert!(netlink.apply(&writes).iter().all(Result::is_ok), "the writer loses nothing");
-    assert_eq!(within(monitor.next()).unwrap(), Notice::Overrun);
+    assert_eq!(within(monitor.next()).unwrap(), Notification::Overrun);
     let seen = until_marker(&mut monitor, &mut netlink);
     assert_eq!(seen, [], "what was queued before the overrun is of no use");
 }
@@ -255,17 +258,17 @@ fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() 
     netlink.add_address(&address).unwrap();
     let default = Route::by_gateway(net("0.0.0.0/0"), ip("10.88.0.254"));
     let writes = [
-        Write::PutRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
-        Write::PutRoute(default.clone()),
-        Write::PutNeighbour(Neighbour::permanent(index, ip("10.88.0.2"), numbered_mac(2))),
-        Write::DeleteRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
-        Write::DeleteRoute(default),
+        WriteRequest::PutRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
+        WriteRequest::PutRoute(default.clone()),
+        WriteRequest::PutNeighbour(Neighbour::permanent(index, ip("10.88.0.2"), numbered_mac(2))),
+        WriteRequest::DeleteRoute(Route::by_gateway(net("10.5.2.0/24"), ip("10.88.0.2"))),
+        WriteRequest::DeleteRoute(default),
     ];
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));
     let seen = until_marker(&mut monitor, &mut netlink);
-    let short = |notice: &Notice| match notice {
-        Notice::Address { address, removed: false } => format!("{}", address.net),
-        Notice::Route { route, removed } => format!("{} {removed}", route.destination),
+    let short = |notice: &Notification| match notice {
+        Notification::Address { address, removed: false } => format!("{}", address.net),
+        Notification::Route { route, removed } => format!("{} {removed}", route.destination),
         other => panic!("{other:?}"),
     };
     let seen: Vec<_> = seen.iter().map(short).collect();
@@ -275,8 +278,10 @@ fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() 
 #[test]
 fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
     let (namespace, mut netlink, index) = namespace_with_ethernet();
-    let families =
-        [(Family::V4, "net/ipv4/ip_forward", "ipv4"), (Family::V6, "net/ipv6/conf/all/forwarding", "ipv6")];
+    let families = [
+        (IpFamily::V4, "net/ipv4/ip_forward", "ipv4"),
+        (IpFamily::V6, "net/ipv6/conf/all/forwarding", "ipv6"),
+    ];
     for (family, all, one) in families {
         for value in ["0", "1"] {
             namespace.write_sysctl(all, value).unwrap();
@@ -285,18 +290,20 @@ fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
         let mut told = |name: &str, value: &str, wanted: Option<u32>| {
             namespace.write_sysctl(name, value).unwrap();
             wait_for(&mut monitor, name, |notice| match notice {
-                Notice::Forwarding { family: of, index, on } if (of, index) == (family, wanted) => Some(on),
+                Notification::Forwarding { family: of, index, on } if (of, index) == (family, wanted) => {
+                    Some(on)
+                }
                 _ => None,
             })
         };
         assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
         // The link's own setting is one thing, and that of all links another.
-        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(false));
-        assert_eq!(netlink.forwards(family, None).ok(), Some(true));
+        assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(false));
+        assert_eq!(netlink.is_forwarding(family, None).ok(), Some(true));
         assert!(!told(all, "0", None));
-        assert_eq!(netlink.forwards(family, None).ok(), Some(false));
+        assert_eq!(netlink.is_forwarding(family, None).ok(), Some(false));
         assert!(told(all, "1", None));
-        assert_eq!(netlink.forwards(family, Some(index)).ok(), Some(true));
-        assert!(netlink.forwards(family, Some(999)).is_err());
+        assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(true));
+        assert!(netlink.is_forwarding(family, Some(999)).is_err());
     }
 }

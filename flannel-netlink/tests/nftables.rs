@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use common::*;
-use flannel_netlink::{NftFamily, NftMonitor, NftNotice, NftRule, NftTable, NftVerdict, Nftables};
+use flannel_netlink::{NftFamily, NftMonitor, NftNotification, NftRule, NftTable, NftVerdict, Nftables};
 
 /// Has `nft` carry out a script in a namespace.
 fn nft(namespace: &flannel_netlink::Namespace, script: &str) {
@@ -42,10 +42,11 @@ fn whoever_changes_a_table_is_heard_with_its_name_and_chain() {
     let mut monitor = NftMonitor::open_in(&namespace).unwrap();
     nft(&namespace, OURS);
     nft(&namespace, "add rule ip ours more accept");
-    let wanted = NftNotice::Changed { table: table(NftFamily::Ip, "ours"), chain: Some("more".to_owned()) };
+    let wanted =
+        NftNotification::Changed { table: table(NftFamily::Ip, "ours"), chain: Some("more".to_owned()) };
     eventually("a notice of the chain", || monitor.try_next().unwrap().filter(|notice| *notice == wanted));
     nft(&namespace, "flush ruleset");
-    let wanted = NftNotice::Changed { table: table(NftFamily::Ip, "ours"), chain: None };
+    let wanted = NftNotification::Changed { table: table(NftFamily::Ip, "ours"), chain: None };
     eventually("a notice of the table", || monitor.try_next().unwrap().filter(|notice| *notice == wanted));
 }
 

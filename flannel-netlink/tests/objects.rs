@@ -11,18 +11,18 @@ mod common;
 
 use common::*;
 use flannel_netlink::{
-    Address, Error, Family, FdbEntry, Neighbour, NeighbourState, Netlink, NewLink, NewLinkKind, Route,
-    RouteFilter, RouteKind, Write,
+    Address, Error, FdbEntry, IpFamily, Neighbour, NeighbourState, Netlink, NewLink, NewLinkKind, Route,
+    RouteFilter, RouteKind, WriteRequest,
 };
 
 /// Applies writes that must all succeed.
-fn apply(netlink: &mut Netlink, writes: &[Write]) {
+fn apply(netlink: &mut Netlink, writes: &[WriteRequest]) {
     for (outcome, write) in netlink.apply(writes).into_iter().zip(writes) {
         outcome.unwrap_or_else(|error| panic!("{write}: {error:?}"));
     }
 }
 
-fn routes_on(netlink: &mut Netlink, index: u32, family: Family) -> Vec<Route> {
+fn routes_on(netlink: &mut Netlink, index: u32, family: IpFamily) -> Vec<Route> {
     let filter = RouteFilter {
         family: Some(family),
         index: Some(index),
@@ -44,7 +44,7 @@ fn an_address_of_either_family_is_added_read_and_deleted() {
         assert!(found.is_usable());
 
         assert!(netlink.add_address(&address).unwrap_err().is_exists());
-        apply(&mut netlink, &[Write::PutAddress(address.clone())]);
+        apply(&mut netlink, &[WriteRequest::PutAddress(address.clone())]);
         netlink.delete_address(&found).unwrap();
         assert!(netlink.addresses(index).unwrap().iter().all(|found| found.net != address.net));
         netlink.delete_address(&found).unwrap();
@@ -84,16 +84,16 @@ fn an_overlay_route_reads_back_as_it_was_put() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let v4 = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index).with_metric(77);
     let v6 = Route::onlink(net("fd99:30:0:3::/64"), ip("fd99:30:0:3::"), index).with_metric(78);
-    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
-    assert_eq!(routes_on(&mut netlink, index, Family::V4), [v4.clone()]);
-    assert_eq!(routes_on(&mut netlink, index, Family::V6), [v6.clone()]);
+    apply(&mut netlink, &[WriteRequest::PutRoute(v4.clone()), WriteRequest::PutRoute(v6.clone())]);
+    assert_eq!(routes_on(&mut netlink, index, IpFamily::V4), [v4.clone()]);
+    assert_eq!(routes_on(&mut netlink, index, IpFamily::V6), [v6.clone()]);
 
     // Twice is as good as once, gone is gone.
-    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
-    let delete = [Write::DeleteRoute(v4), Write::DeleteRoute(v6)];
+    apply(&mut netlink, &[WriteRequest::PutRoute(v4.clone()), WriteRequest::PutRoute(v6.clone())]);
+    let delete = [WriteRequest::DeleteRoute(v4), WriteRequest::DeleteRoute(v6)];
     apply(&mut netlink, &delete);
-    assert!(routes_on(&mut netlink, index, Family::V4).is_empty());
-    assert!(routes_on(&mut netlink, index, Family::V6).is_empty());
+    assert!(routes_on(&mut netlink, index, IpFamily::V4).is_empty());
+    assert!(routes_on(&mut netlink, index, IpFamily::V6).is_empty());
     apply(&mut netlink, &delete);
 }
 
@@ -102,22 +102,22 @@ fn a_route_without_a_metric_has_the_kernels_own() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let v4 = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index);
     let v6 = Route::onlink(net("fd99:30:0:3::/64"), ip("fd99:30:0:3::"), index);
-    apply(&mut netlink, &[Write::PutRoute(v4.clone()), Write::PutRoute(v6.clone())]);
-    assert_eq!(routes_on(&mut netlink, index, Family::V4), [v4]);
-    assert_eq!(routes_on(&mut netlink, index, Family::V6), [v6.clone().with_metric(1024)]);
-    apply(&mut netlink, &[Write::DeleteRoute(v6)]);
-    assert!(routes_on(&mut netlink, index, Family::V6).is_empty(), "no metric matches any");
+    apply(&mut netlink, &[WriteRequest::PutRoute(v4.clone()), WriteRequest::PutRoute(v6.clone())]);
+    assert_eq!(routes_on(&mut netlink, index, IpFamily::V4), [v4]);
+    assert_eq!(routes_on(&mut netlink, index, IpFamily::V6), [v6.clone().with_metric(1024)]);
+    apply(&mut netlink, &[WriteRequest::DeleteRoute(v6)]);
+    assert!(routes_on(&mut netlink, index, IpFamily::V6).is_empty(), "no metric matches any");
 }
 
 #[test]
 fn a_route_is_replaced_in_place() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     for (family, subnet, old, new) in [
-        (Family::V4, "10.5.3.0/24", "10.5.3.0", "10.5.3.9"),
-        (Family::V6, "fd99:30:0:3::/64", "fd99:30:0:3::", "fd99:30:0:3::9"),
+        (IpFamily::V4, "10.5.3.0/24", "10.5.3.0", "10.5.3.9"),
+        (IpFamily::V6, "fd99:30:0:3::/64", "fd99:30:0:3::", "fd99:30:0:3::9"),
     ] {
         let route = |gateway| Route::onlink(net(subnet), ip(gateway), index).with_metric(5);
-        apply(&mut netlink, &[Write::PutRoute(route(old)), Write::PutRoute(route(new))]);
+        apply(&mut netlink, &[WriteRequest::PutRoute(route(old)), WriteRequest::PutRoute(route(new))]);
         assert_eq!(routes_on(&mut netlink, index, family), [route(new)]);
     }
 }
@@ -129,7 +129,7 @@ fn routes_are_read_by_table_protocol_and_link() {
     let marked = Route { protocol: 99, ..Route::onlink(net("10.5.2.0/24"), ip("10.5.2.0"), index) };
     let far = Route { table: 1000, ..Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index) };
     let far6 = Route { table: 1000, ..Route::onlink(net("fd99::/64"), ip("fd99::"), index) };
-    let puts = [&main, &marked, &far, &far6].map(|route| Write::PutRoute(route.clone()));
+    let puts = [&main, &marked, &far, &far6].map(|route| WriteRequest::PutRoute(route.clone()));
     apply(&mut netlink, &puts);
 
     let all = RouteFilter::default();
@@ -140,7 +140,7 @@ fn routes_are_read_by_table_protocol_and_link() {
         read(RouteFilter {
             table: Some(Route::MAIN_TABLE),
             index: Some(index),
-            family: Some(Family::V4),
+            family: Some(IpFamily::V4),
             protocol: None
         }),
         [main.clone(), marked]
@@ -160,13 +160,13 @@ fn a_route_can_be_on_the_link_drop_packets_or_go_by_the_other_family() {
     let by_v6 = Route::onlink(net("10.8.0.0/16"), ip("fe80::8"), index);
     let hole = Route { kind: RouteKind::Blackhole, ..Route::by_gateway(net("10.9.0.0/16"), ip("10.1.0.9")) };
     let hole = Route { gateway: None, ..hole };
-    let puts = [&on_link, &direct, &by_v6, &hole].map(|route| Write::PutRoute(route.clone()));
+    let puts = [&on_link, &direct, &by_v6, &hole].map(|route| WriteRequest::PutRoute(route.clone()));
     apply(&mut netlink, &puts);
 
     let filter = RouteFilter { protocol: Some(Route::PROTOCOL_BOOT), ..RouteFilter::default() };
     let found = netlink.routes(&filter).unwrap();
     assert_eq!(found, [on_link, Route { index: Some(index), ..direct }, by_v6, hole]);
-    let deletes: Vec<_> = found.into_iter().map(Write::DeleteRoute).collect();
+    let deletes: Vec<_> = found.into_iter().map(WriteRequest::DeleteRoute).collect();
     apply(&mut netlink, &deletes);
     assert!(netlink.routes(&filter).unwrap().is_empty());
 }
@@ -180,8 +180,8 @@ fn the_way_to_an_address_has_a_link_a_gateway_and_a_source() {
     apply(
         &mut netlink,
         &[
-            Write::PutRoute(Route::by_gateway(net("0.0.0.0/0"), ip("10.1.0.254"))),
-            Write::PutRoute(Route::by_gateway(net("::/0"), ip("fd88::ff"))),
+            WriteRequest::PutRoute(Route::by_gateway(net("0.0.0.0/0"), ip("10.1.0.254"))),
+            WriteRequest::PutRoute(Route::by_gateway(net("::/0"), ip("fd88::ff"))),
         ],
     );
     let near = netlink.route_to(ip("10.1.0.9")).unwrap();
@@ -209,7 +209,7 @@ fn an_address_without_a_route_is_unreachable() {
 #[test]
 fn a_permanent_neighbour_reads_back_is_replaced_and_deleted() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
-    for (family, address) in [(Family::V4, "10.5.3.0"), (Family::V6, "fd99:30:0:3::")] {
+    for (family, address) in [(IpFamily::V4, "10.5.3.0"), (IpFamily::V6, "fd99:30:0:3::")] {
         let old = Neighbour::permanent(index, ip(address), numbered_mac(1));
         let new = Neighbour::permanent(index, ip(address), numbered_mac(2));
         let of_family = |netlink: &mut Netlink| {
@@ -217,12 +217,15 @@ fn a_permanent_neighbour_reads_back_is_replaced_and_deleted() {
             found.retain(Neighbour::is_permanent);
             found
         };
-        apply(&mut netlink, &[Write::PutNeighbour(old.clone())]);
+        apply(&mut netlink, &[WriteRequest::PutNeighbour(old.clone())]);
         assert_eq!(of_family(&mut netlink), [old]);
-        apply(&mut netlink, &[Write::PutNeighbour(new.clone())]);
+        apply(&mut netlink, &[WriteRequest::PutNeighbour(new.clone())]);
         assert_eq!(of_family(&mut netlink), [new.clone()]);
         assert!(netlink.neighbours(0, None).unwrap().contains(&new));
-        apply(&mut netlink, &[Write::DeleteNeighbour(new.clone()), Write::DeleteNeighbour(new)]);
+        apply(
+            &mut netlink,
+            &[WriteRequest::DeleteNeighbour(new.clone()), WriteRequest::DeleteNeighbour(new)],
+        );
         assert!(of_family(&mut netlink).is_empty());
     }
 }
@@ -235,15 +238,15 @@ fn a_forwarding_entry_points_to_a_tunnel_end_of_either_family() {
     for (index, old, new) in [(v4, "10.88.0.3", "10.88.0.4"), (v6, "fd88::3", "fd88::4")] {
         let old = FdbEntry::permanent(index, numbered_mac(1), ip(old));
         let new = FdbEntry::permanent(index, numbered_mac(1), ip(new));
-        apply(&mut netlink, &[Write::PutFdb(old.clone())]);
+        apply(&mut netlink, &[WriteRequest::PutFdb(old.clone())]);
         assert_eq!(netlink.fdb(index).unwrap(), [old.clone()]);
-        apply(&mut netlink, &[Write::PutFdb(new.clone())]);
+        apply(&mut netlink, &[WriteRequest::PutFdb(new.clone())]);
         assert_eq!(netlink.fdb(index).unwrap(), [new.clone()]);
         assert!(netlink.fdb(0).unwrap().contains(&new));
 
-        apply(&mut netlink, &[Write::DeleteFdb(old)]);
+        apply(&mut netlink, &[WriteRequest::DeleteFdb(old)]);
         assert_eq!(netlink.fdb(index).unwrap(), [new.clone()], "the entry points elsewhere by now");
-        apply(&mut netlink, &[Write::DeleteFdb(new.clone()), Write::DeleteFdb(new)]);
+        apply(&mut netlink, &[WriteRequest::DeleteFdb(new.clone()), WriteRequest::DeleteFdb(new)]);
         assert!(netlink.fdb(index).unwrap().is_empty());
     }
 }
@@ -261,7 +264,7 @@ fn a_forwarding_entry_of_a_bridge_is_told_from_one_of_its_port() {
         bridge: Some(bridge),
         ..FdbEntry::permanent(index, numbered_mac(2), ip("10.88.0.3"))
     };
-    apply(&mut netlink, &[Write::PutFdb(own.clone()), Write::PutFdb(held.clone())]);
+    apply(&mut netlink, &[WriteRequest::PutFdb(own.clone()), WriteRequest::PutFdb(held.clone())]);
     let found = netlink.fdb(index).unwrap();
     assert!(found.contains(&own) && found.contains(&held), "{found:?}");
 }
@@ -273,20 +276,20 @@ fn what_was_on_a_link_that_is_gone_is_gone_too() {
     assert_eq!(netlink.addresses(index).unwrap(), []);
     assert_eq!(netlink.neighbours(index, None).unwrap(), []);
     assert_eq!(netlink.fdb(index).unwrap(), []);
-    assert!(routes_on(&mut netlink, index, Family::V4).is_empty());
+    assert!(routes_on(&mut netlink, index, IpFamily::V4).is_empty());
     let subnet = net("10.5.3.0/24");
     apply(
         &mut netlink,
         &[
-            Write::DeleteRoute(Route::onlink(subnet, subnet.addr(), index)),
-            Write::DeleteRoute(Route::onlink(net("fd99::/64"), ip("fd99::"), index)),
-            Write::DeleteNeighbour(Neighbour::permanent(index, subnet.addr(), numbered_mac(1))),
-            Write::DeleteFdb(FdbEntry::permanent(index, numbered_mac(1), ip("10.88.0.3"))),
-            Write::DeleteAddress(Address::new(index, subnet)),
-            Write::DeleteAddress(Address::new(index, net("fd99::/128"))),
+            WriteRequest::DeleteRoute(Route::onlink(subnet, subnet.addr(), index)),
+            WriteRequest::DeleteRoute(Route::onlink(net("fd99::/64"), ip("fd99::"), index)),
+            WriteRequest::DeleteNeighbour(Neighbour::permanent(index, subnet.addr(), numbered_mac(1))),
+            WriteRequest::DeleteFdb(FdbEntry::permanent(index, numbered_mac(1), ip("10.88.0.3"))),
+            WriteRequest::DeleteAddress(Address::new(index, subnet)),
+            WriteRequest::DeleteAddress(Address::new(index, net("fd99::/128"))),
         ],
     );
-    let put = Write::PutRoute(Route::onlink(subnet, subnet.addr(), index));
+    let put = WriteRequest::PutRoute(Route::onlink(subnet, subnet.addr(), index));
     let error = netlink.apply(&[put]).remove(0).unwrap_err();
     assert!(error.is_not_found(), "{error:?}");
 }
@@ -299,7 +302,7 @@ fn a_write_without_the_capability_is_recognised() {
             let mut netlink = Netlink::open().unwrap();
             sys::become_ordinary_user();
             netlink
-                .apply(&[Write::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index))])
+                .apply(&[WriteRequest::PutRoute(Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index))])
                 .remove(0)
         })
         .unwrap();
@@ -316,11 +319,11 @@ fn ipv6_takes_an_overlay_route_for_a_direct_one_only_after_that_is_deleted() {
     netlink.add_address(&own).unwrap();
     let direct = Route { index: Some(lower), ..Route::by_gateway(net("fd99:3::/64"), ip("fd88::3")) };
     let tunnelled = Route::onlink(net("fd99:3::/64"), ip("fd99:3::"), overlay);
-    apply(&mut netlink, &[Write::PutRoute(direct.clone())]);
-    let refused = netlink.apply(&[Write::PutRoute(tunnelled.clone())]).remove(0);
+    apply(&mut netlink, &[WriteRequest::PutRoute(direct.clone())]);
+    let refused = netlink.apply(&[WriteRequest::PutRoute(tunnelled.clone())]).remove(0);
     assert_eq!(refused.unwrap_err().errno(), Some(libc::EINVAL));
-    apply(&mut netlink, &[Write::DeleteRoute(direct), Write::PutRoute(tunnelled.clone())]);
-    assert_eq!(routes_on(&mut netlink, overlay, Family::V6), [tunnelled.with_metric(1024)]);
+    apply(&mut netlink, &[WriteRequest::DeleteRoute(direct), WriteRequest::PutRoute(tunnelled.clone())]);
+    assert_eq!(routes_on(&mut netlink, overlay, IpFamily::V6), [tunnelled.with_metric(1024)]);
 }
 
 #[test]
@@ -330,7 +333,7 @@ fn ipv4_replaces_a_direct_route_by_an_overlay_one_in_place() {
     netlink.add_address(&Address::new(lower, net("192.0.2.1/24"))).unwrap();
     let direct = Route { index: Some(lower), ..Route::by_gateway(net("10.5.3.0/24"), ip("192.0.2.3")) };
     let tunnelled = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), overlay);
-    apply(&mut netlink, &[Write::PutRoute(direct), Write::PutRoute(tunnelled.clone())]);
-    assert_eq!(routes_on(&mut netlink, overlay, Family::V4), [tunnelled]);
-    assert!(routes_on(&mut netlink, lower, Family::V4).is_empty());
+    apply(&mut netlink, &[WriteRequest::PutRoute(direct), WriteRequest::PutRoute(tunnelled.clone())]);
+    assert_eq!(routes_on(&mut netlink, overlay, IpFamily::V4), [tunnelled]);
+    assert!(routes_on(&mut netlink, lower, IpFamily::V4).is_empty());
 }

@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 
 use crate::firewall::FirewallTask;
 use crate::options::Options;
-use crate::{firewall, registry, story, sys};
+use crate::{event_log, firewall, registry, sys};
 
 /// So long after it is ready the daemon has done what a start brings with it.
 const AT_REST: Duration = Duration::from_secs(2);
@@ -138,7 +138,7 @@ impl Daemon<'_> {
             }
         };
         while let Some(Some(event)) = events.next().now_or_never() {
-            story::tell(&event);
+            event_log::tell(&event);
         }
         ended.map_err(|error| reason(&error))
     }
@@ -151,7 +151,7 @@ impl Daemon<'_> {
         let registry = registry::open(&self.options.etcd, self.options.etcd_api)
             .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
         let previous = SubnetKey::new(self.previous.subnet, self.previous.ipv6_subnet);
-        let name = previous.as_ref().map_or_else(|| "None".to_owned(), story::subnets);
+        let name = previous.as_ref().map_or_else(|| "None".to_owned(), event_log::subnets);
         info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {name}");
         let mut damping = DampingOptions::default();
         damping.hold = self.options.mass_expiry_hold;
@@ -161,9 +161,8 @@ impl Daemon<'_> {
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
         let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let (choose, external_changes) = selector::choose_again(namespace, wishes, self.chosen.clone());
+        let choose = selector::choose_again(namespace, wishes, self.chosen.clone());
         options.choose_external = Some(choose);
-        options.external_changes = external_changes;
         options.follow_config = self.options.follow_config;
         options.previous = previous;
         options.damping = damping;
@@ -221,7 +220,7 @@ impl Daemon<'_> {
         running: &watch::Sender<Option<Running>>,
         life: &mut Life,
     ) {
-        story::tell(event);
+        event_log::tell(event);
         if let NetworkEvent::Reconfigured(_) = event {
             self.reloading(life);
         }
@@ -253,7 +252,7 @@ impl Daemon<'_> {
     fn tell_reloads(&self, life: &mut Life, running: &Option<Running>) {
         if life.is_reloading && life.reload.is_none() && life.guarded == *running {
             life.is_reloading = false;
-            let subnet = running.as_ref().map(|running| story::subnets(&running.lease.subnet));
+            let subnet = running.as_ref().map(|running| event_log::subnets(&running.lease.subnet));
             notified(self.notifier.ready(&format!("holding {}", subnet.unwrap_or_default())));
         }
     }
@@ -268,12 +267,12 @@ impl Daemon<'_> {
                 info!("flannel is ready");
             }
             info!("Running backend.");
-            story::watching(&running.config.backend.name);
+            event_log::watching(&running.config.backend.name);
             tokio::spawn(async {
                 tokio::time::sleep(AT_REST).await;
                 sys::give_memory_back();
             });
-            notified(self.notifier.ready(&format!("holding {}", story::subnets(&subnet))));
+            notified(self.notifier.ready(&format!("holding {}", event_log::subnets(&subnet))));
         }
         beside.subnet_file(written);
         life.guarded = Some(running);
@@ -320,9 +319,9 @@ impl Daemon<'_> {
             && let Some(lease) = lease
         {
             match lease.term {
-                Term::Limited => info!("Gave the lease {} back", story::subnets(&lease.subnet)),
+                Term::Limited => info!("Gave the lease {} back", event_log::subnets(&lease.subnet)),
                 Term::Permanent => {
-                    info!("The lease {} is a reservation, and stays", story::subnets(&lease.subnet))
+                    info!("The lease {} is a reservation, and stays", event_log::subnets(&lease.subnet))
                 }
             }
         }

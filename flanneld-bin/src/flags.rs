@@ -1,10 +1,10 @@
-//! Command-line flags and environment variables in the manner of Go's `flag` package, which upstream's
-//! users, units and scripts rely on (<https://pkg.go.dev/flag>).
+//! Command-line flags and environment variables with the syntax of Go's `flag` package (<https://pkg.go.dev/flag>), which
+//! upstream's users, units and scripts rely on.
 //!
-//! 1. A table of [`Flag`]s says which field of a settings struct each flag writes to.
-//! 2. [`parse_arguments`] applies the arguments; the last occurrence wins, lists collect.
-//! 3. [`apply_environment`] applies `FLANNELD_*` to every flag that the arguments did not give.
-//! 4. [`describe`] tells what there is, with the defaults taken from the settings' `Default`; [`usage`] is its text.
+//! 1. A table of [`Flag`]s maps each flag to a field of a settings struct.
+//! 2. [`parse_arguments`] applies the arguments; the last occurrence wins, and lists collect.
+//! 3. [`apply_environment`] applies `FLANNELD_*` to every flag that is not among the arguments.
+//! 4. [`describe`] lists the flags with the defaults of the settings; [`usage`] formats them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -14,19 +14,19 @@ use std::time::Duration;
 use crate::go_duration;
 use crate::go_syntax::{parse_bool, parse_int, quote};
 
-/// What every environment variable that stands for a flag begins with.
+/// The prefix of the environment variables.
 const ENVIRONMENT_PREFIX: &str = "FLANNELD_";
 
-/// The flag that no variable stands for, so that none makes a unit print the version and succeed.
+/// The flag without a variable: with one, a unit could print the version and succeed.
 const WITHOUT_VARIABLE: &str = "version";
 
 /// One flag of a command whose settings are a `T`.
 pub(crate) struct Flag<T: 'static> {
     /// The name, without dashes.
     pub(crate) name: &'static str,
-    /// What the flag takes, and where it is stored.
+    /// The type of its value, and the field.
     pub(crate) kind: Kind<T>,
-    /// What the usage text says about it.
+    /// The help text.
     pub(crate) description: &'static str,
 }
 
@@ -38,15 +38,15 @@ impl<T> Clone for Flag<T> {
 
 impl<T> Copy for Flag<T> {}
 
-/// What a flag takes, with the field that it writes to.
+/// The type of a flag's value, with the field that it sets.
 pub(crate) enum Kind<T> {
     /// True or false; `-name` alone means true.
     Bool(fn(&mut T) -> &mut bool),
-    /// A whole number.
+    /// An integer.
     Int(fn(&mut T) -> &mut i64),
-    /// A whole number that need not be given.
+    /// An integer without a default.
     OptionalInt(fn(&mut T) -> &mut Option<i64>),
-    /// A time, such as `24h` or `1h30m`.
+    /// A duration, such as `24h` or `1h30m`.
     Duration(fn(&mut T) -> &mut Duration),
     /// Any text.
     Text(fn(&mut T) -> &mut String),
@@ -54,7 +54,7 @@ pub(crate) enum Kind<T> {
     List(fn(&mut T) -> &mut Vec<String>),
 }
 
-// Deriving these would ask the same of the settings.
+// Derives would require `T: Clone`.
 impl<T> Clone for Kind<T> {
     fn clone(&self) -> Self {
         *self
@@ -78,80 +78,80 @@ impl<T> Kind<T> {
     }
 }
 
-/// Why the flags could not be used.
+/// Why the flags are invalid, or that help was requested.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum FlagError {
-    /// `-h` or `-help` was given: print the usage text, which is no failure.
+    /// `-h` or `-help` was given: print the usage text and succeed.
     #[error("help requested")]
     Help,
-    /// The arguments are not what the usage text says: print this line, then the usage text.
+    /// The syntax is wrong: print this line, then the usage text.
     #[error("{0}")]
     Syntax(String),
-    /// The arguments are well formed but cannot be honoured: print this line alone.
+    /// A value is invalid: print this line alone.
     #[error("{0}")]
-    Refused(String),
+    InvalidValue(String),
 }
 
-/// What the arguments contained besides values.
+/// Which flags were given, and the remaining arguments.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Arguments {
-    /// The flags that were given; the environment does not touch them.
+    /// The flags among the arguments, which the environment does not change.
     given: BTreeSet<&'static str>,
-    /// The flags that a variable spoke for.
+    /// The flags that a variable set.
     from_environment: BTreeSet<&'static str>,
-    /// What followed the end of the flags and is not used.
+    /// The arguments after the last flag.
     pub(crate) ignored: Vec<String>,
 }
 
-/// What followed the end of the flags, as far as it can be told: there may be a password in it.
+/// The arguments after the last flag, without their text, which may contain a password.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Ignored {
-    /// How many arguments; empty ones, which a unit makes of a variable that is not set, do not count.
+pub(crate) struct IgnoredArguments {
+    /// The number of arguments, except empty ones, which a unit makes of an unset variable.
     pub(crate) count: usize,
     /// The flags among them.
     pub(crate) flags: Vec<&'static str>,
 }
 
-impl Ignored {
-    /// Finds out what is known of `arguments`.
+impl IgnoredArguments {
+    /// Summarises `arguments`.
     pub(crate) fn new<T>(flags: &[Flag<T>], arguments: &[String]) -> Self {
-        let known = |argument: &String| {
+        let flag_name = |argument: &String| {
             let name = argument.trim_start_matches('-').split('=').next()?;
             let flag = flags.iter().find(|flag| flag.name == name)?;
             argument.starts_with('-').then_some(flag.name)
         };
         let count = arguments.iter().filter(|argument| !argument.is_empty()).count();
-        Self { count, flags: arguments.iter().filter_map(known).collect() }
+        Self { count, flags: arguments.iter().filter_map(flag_name).collect() }
     }
 }
 
 impl Arguments {
-    /// Tells whether no other flags than these were given, nor a variable for one.
-    pub(crate) fn say_nothing_but(&self, flags: &[&str]) -> bool {
-        self.given.iter().chain(&self.from_environment).all(|given| flags.contains(given))
+    /// Whether no flags but these were set, by arguments or variables.
+    pub(crate) fn has_only(&self, flags: &[&str]) -> bool {
+        self.given.iter().chain(&self.from_environment).all(|name| flags.contains(name))
     }
 
-    /// Refuses a value where it came from: the flag, or the variable that spoke for it.
-    pub(crate) fn refuse(&self, bad: &BadValue) -> FlagError {
+    /// Returns the error for an invalid value, which names its source: the flag or the variable.
+    pub(crate) fn invalid(&self, bad: &BadValue) -> FlagError {
         let BadValue { flag, why } = bad;
         if self.from_environment.contains(flag) {
-            FlagError::Refused(format!("{}: {why}", environment_variable(flag)))
+            FlagError::InvalidValue(format!("{}: {why}", environment_variable(flag)))
         } else {
-            FlagError::Refused(format!("flag -{flag}: {why}"))
+            FlagError::InvalidValue(format!("flag -{flag}: {why}"))
         }
     }
 }
 
-/// A value that is well formed and cannot be used.
+/// An invalid value.
 #[derive(Debug)]
 pub(crate) struct BadValue {
     /// The name of the flag.
     pub(crate) flag: &'static str,
-    /// What is wrong with it.
+    /// The reason.
     pub(crate) why: String,
 }
 
-/// Applies `arguments` (without the program's name) to `settings`.
+/// Applies `arguments`, without the program's name, to `settings`.
 pub(crate) fn parse_arguments<T>(
     flags: &[Flag<T>],
     arguments: impl IntoIterator<Item = OsString>,
@@ -161,7 +161,7 @@ pub(crate) fn parse_arguments<T>(
     let mut given = BTreeSet::new();
     while let Some(argument) = arguments.next() {
         let Some(word) = flag_word(&argument)? else {
-            // `--` only ends the flags; any other word that is no flag is itself the first one ignored.
+            // `--` ends the flags; any other argument that is no flag is the first ignored one.
             let first = (argument != "--").then_some(argument);
             let ignored = first.into_iter().chain(arguments).collect();
             return Ok(Arguments { given, ignored, ..Arguments::default() });
@@ -177,16 +177,16 @@ pub(crate) fn parse_arguments<T>(
     Ok(Arguments { given, ..Arguments::default() })
 }
 
-/// Turns every argument into text, or says which one is not: by its number, because it may be a password.
+/// Converts the arguments to strings. The error names an argument by its number, because it may be a password.
 fn unicode(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, FlagError> {
-    let text = |(number, argument): (usize, OsString)| {
-        let bad = |_| FlagError::Refused(format!("argument {} is not valid UTF-8", number + 1));
+    let to_string = |(number, argument): (usize, OsString)| {
+        let bad = |_| FlagError::InvalidValue(format!("argument {} is not valid UTF-8", number + 1));
         argument.into_string().map_err(bad)
     };
-    arguments.into_iter().enumerate().map(text).collect()
+    arguments.into_iter().enumerate().map(to_string).collect()
 }
 
-/// The text of a flag after its dashes; none if `argument` is no flag and so ends them.
+/// The text of a flag after its dashes; `None` if `argument` is no flag and so ends the flags.
 fn flag_word(argument: &str) -> Result<Option<&str>, FlagError> {
     let Some(rest) = argument.strip_prefix('-') else {
         return Ok(None);
@@ -199,7 +199,7 @@ fn flag_word(argument: &str) -> Result<Option<&str>, FlagError> {
     }
 }
 
-/// The row of the table called `name`.
+/// Finds a flag by its name.
 fn find<'f, T>(flags: &'f [Flag<T>], name: &str) -> Result<&'f Flag<T>, FlagError> {
     match flags.iter().find(|flag| flag.name == name) {
         Some(flag) => Ok(flag),
@@ -208,7 +208,7 @@ fn find<'f, T>(flags: &'f [Flag<T>], name: &str) -> Result<&'f Flag<T>, FlagErro
     }
 }
 
-/// Stores `value`, or what `flag` takes when it has none: `true`, or the next argument whatever it is.
+/// Sets `flag` to `value` or, without one, to `true` or to the next argument.
 fn set_from_arguments<T>(
     flag: &Flag<T>,
     value: Option<String>,
@@ -234,9 +234,9 @@ fn set_from_arguments<T>(
     })
 }
 
-/// Applies the environment, read through `lookup`, to every flag that `arguments` did not give.
+/// Applies the environment, read through `lookup`, to every flag that is not among the arguments.
 ///
-/// An empty variable counts as absent. A variable is one occurrence of its flag, also of a list.
+/// An empty variable counts as unset. A variable is one occurrence of its flag, also of a list.
 pub(crate) fn apply_environment<T>(
     flags: &[Flag<T>],
     arguments: &mut Arguments,
@@ -253,21 +253,21 @@ pub(crate) fn apply_environment<T>(
         };
         let value = value
             .into_string()
-            .map_err(|_| FlagError::Refused(format!("the value of {variable} is not valid UTF-8")))?;
+            .map_err(|_| FlagError::InvalidValue(format!("the value of {variable} is not valid UTF-8")))?;
         flag.kind.store(settings, &value).map_err(|why| {
-            FlagError::Refused(format!("invalid value {} for {variable}: {why}", quote(&value)))
+            FlagError::InvalidValue(format!("invalid value {} for {variable}: {why}", quote(&value)))
         })?;
         arguments.from_environment.insert(flag.name);
     }
     Ok(())
 }
 
-/// The environment variable that stands for the flag `name`.
+/// The environment variable of the flag `name`.
 fn environment_variable(name: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// Reads the arguments and the variables of a command that takes flags only.
+/// Parses the arguments and variables of a subcommand that takes flags only.
 pub(crate) fn read_command<T: Default>(
     flags: &[Flag<T>],
     arguments: impl IntoIterator<Item = OsString>,
@@ -275,17 +275,17 @@ pub(crate) fn read_command<T: Default>(
 ) -> Result<(T, Arguments), FlagError> {
     let mut settings = T::default();
     let mut arguments = parse_arguments(flags, arguments, &mut settings)?;
-    // The daemon ignores what follows the end of its flags. Here a `--dry-run` may be among it.
-    if let Some(word) = arguments.ignored.first() {
-        return Err(FlagError::Refused(format!("argument {word:?} is not expected")));
+    // Unlike the daemon, which ignores them: `--dry-run` may be among them.
+    if let Some(argument) = arguments.ignored.first() {
+        return Err(FlagError::InvalidValue(format!("unexpected argument {argument:?}")));
     }
     apply_environment(flags, &mut arguments, environment, &mut settings)?;
     Ok((settings, arguments))
 }
 
-/// Reads the arguments and the variables of a command that takes words, too, before, between and behind its flags: they
-/// are what is left.
-pub(crate) fn read_command_with_words<T: Default>(
+/// Parses the arguments and variables of a subcommand that takes operands, too, before, between and after its flags. They
+/// are returned in `ignored`.
+pub(crate) fn read_command_with_operands<T: Default>(
     flags: &[Flag<T>],
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
@@ -295,48 +295,48 @@ pub(crate) fn read_command_with_words<T: Default>(
         let Arguments { given, ignored, .. } = parse_arguments(flags, rest, &mut settings)?;
         all.given.extend(given);
         let mut ignored = ignored.into_iter();
-        let Some(word) = ignored.next() else { break };
-        all.ignored.push(word);
+        let Some(operand) = ignored.next() else { break };
+        all.ignored.push(operand);
         rest = ignored.map(OsString::from).collect();
     }
     apply_environment(flags, &mut all, environment, &mut settings)?;
     Ok((settings, all))
 }
 
-/// A flag as people are told of it.
+/// A flag, for help texts and manuals.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Described {
+pub struct FlagDescription {
     /// The name, without dashes.
-    pub(crate) name: &'static str,
-    /// The word for what it takes; empty if that is nothing.
-    pub(crate) word: &'static str,
-    /// The value if it is not given; none if that is empty, zero or false.
-    pub(crate) default: Option<String>,
-    /// What it is for.
-    pub(crate) description: &'static str,
-    /// The environment variable that is looked at if it is not given.
-    pub(crate) variable: Option<String>,
+    pub name: &'static str,
+    /// The type of its value; empty for a boolean.
+    pub value: &'static str,
+    /// The default, unless it is empty, zero or false.
+    pub default: Option<String>,
+    /// The help text.
+    pub description: &'static str,
+    /// The environment variable that sets it.
+    pub variable: Option<String>,
 }
 
-/// Describes every flag, in the order of the table, with the defaults of the settings.
-pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<Described> {
+/// Describes the flags in the order of the table, with the defaults of the settings.
+pub(crate) fn describe<T: Default>(flags: &[Flag<T>]) -> Vec<FlagDescription> {
     let mut defaults = T::default();
-    let described = flags.iter().map(|flag| {
-        let (word, default) = type_and_default(&flag.kind, &mut defaults);
+    let descriptions = flags.iter().map(|flag| {
+        let (value, default) = type_and_default(&flag.kind, &mut defaults);
         let Flag { name, description, .. } = *flag;
         let variable = Some(environment_variable(name)).filter(|_| name != WITHOUT_VARIABLE);
-        Described { name, word, default, description, variable }
+        FlagDescription { name, value, default, description, variable }
     });
-    described.collect()
+    descriptions.collect()
 }
 
-/// The type word of a flag and its default, if that is not empty, zero or false.
+/// The type of a flag's value, and its default unless that is empty, zero or false.
 fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Option<String>) {
     match kind {
         Kind::Bool(field) => ("", Some("true".to_owned()).filter(|_| *field(defaults))),
         Kind::Int(field) => ("int", Some(field(defaults).to_string()).filter(|number| number != "0")),
         Kind::OptionalInt(_) => ("int", None),
-        Kind::Duration(field) => ("duration", Some(go_duration::duration(*field(defaults)))),
+        Kind::Duration(field) => ("duration", Some(go_duration::format(*field(defaults)))),
         Kind::Text(field) => {
             ("string", Some(field(defaults)).filter(|text| !text.is_empty()).map(|text| quote(text)))
         }
@@ -344,17 +344,17 @@ fn type_and_default<T>(kind: &Kind<T>, defaults: &mut T) -> (&'static str, Optio
     }
 }
 
-/// The usage text of `program`: the flags in alphabetical order, each with its type and default.
-pub(crate) fn usage(program: &str, flags: &[Described]) -> String {
-    let mut rows: Vec<&Described> = flags.iter().collect();
+/// Returns the usage text of `program`: the flags in alphabetical order, with types and defaults.
+pub(crate) fn usage(program: &str, flags: &[FlagDescription]) -> String {
+    let mut rows: Vec<&FlagDescription> = flags.iter().collect();
     rows.sort_by_key(|flag| flag.name);
     let mut text = format!("Usage: {program} [OPTION]...\n");
-    for Described { name, word, default, description, .. } in rows {
-        let blank = if word.is_empty() { "" } else { " " };
-        let head = format!("  -{name}{blank}{word}");
-        // Go keeps a flag of one letter that takes no value on one line.
+    for FlagDescription { name, value, default, description, .. } in rows {
+        let blank = if value.is_empty() { "" } else { " " };
+        let head = format!("  -{name}{blank}{value}");
+        // Go prints a boolean flag of one letter and its description on one line.
         let gap = if head.len() <= 4 { "\t" } else { "\n    \t" };
-        let default = default.as_ref().map_or_else(String::new, |value| format!(" (default {value})"));
+        let default = default.as_ref().map_or_else(String::new, |default| format!(" (default {default})"));
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{head}{gap}{description}{default}");
     }

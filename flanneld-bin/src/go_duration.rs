@@ -1,11 +1,11 @@
-//! Times as Go prints them (<https://pkg.go.dev/time#Duration.String>), because people and scripts know the lines, and as
-//! it reads them (<https://pkg.go.dev/time#ParseDuration>).
+//! Durations as Go formats (<https://pkg.go.dev/time#Duration.String>) and parses them
+//! (<https://pkg.go.dev/time#ParseDuration>), as upstream's flags and log lines do.
 
 use std::time::Duration;
 
-/// Writes a time such as `22h59m59.999126138s`, `1.5s`, `250ms` or `0s`.
-pub(crate) fn duration(time: Duration) -> String {
-    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+/// Formats a duration, such as `22h59m59.999126138s`, `1.5s`, `250ms` or `0s`.
+pub(crate) fn format(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if seconds == 0 {
         return match nanos {
             0 => "0s".to_owned(),
@@ -23,7 +23,7 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// Writes a number with its last `places` digits behind the point, without zeros at the end.
+/// Formats `number` / 10^`places`, without trailing zeros.
 fn decimal(number: u64, places: u32) -> String {
     let unit = 10_u64.pow(places);
     let (whole, fraction) = (number / unit, number % unit);
@@ -31,7 +31,7 @@ fn decimal(number: u64, places: u32) -> String {
     format!("{whole}.{fraction:0width$}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Reads a time such as `24h`, `1h30m` or `1.5s`. One below zero, and one of more than 292 years, is none.
+/// Parses a duration, such as `24h`, `1h30m` or `1.5s`. Returns `None` for a negative one and for more than 292 years.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -43,26 +43,26 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut nanos: u64 = 0;
     while !rest.is_empty() {
         let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
-        let (number, behind) = rest.split_at(end);
-        let end = behind.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(behind.len());
-        let (unit, behind) = behind.split_at(end);
-        nanos = nanos.checked_add(part(number, unit_nanos(unit)?)?)?;
-        rest = behind;
+        let (number, after) = rest.split_at(end);
+        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        nanos = nanos.checked_add(parse_part(number, unit_nanos(unit)?)?)?;
+        rest = after;
     }
     i64::try_from(nanos).is_ok().then(|| Duration::from_nanos(nanos))
 }
 
-/// Reads one number of units. What is behind the point counts down to the nanosecond.
-fn part(number: &str, unit: u64) -> Option<u64> {
+/// Parses one number of units. Digits of less than a nanosecond do not count.
+fn parse_part(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.checked_mul(unit)? };
-    let (mut nanos, mut place) = (0, unit);
+    let (mut nanos, mut digit_value) = (0, unit);
     for digit in fraction.chars() {
-        place /= 10;
-        nanos += place * u64::from(digit.to_digit(10)?);
+        digit_value /= 10;
+        nanos += digit_value * u64::from(digit.to_digit(10)?);
     }
     whole.checked_add(nanos)
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_go_reads_them() {
+    fn durations_are_parsed_as_in_go() {
         for (text, nanos) in [
             ("0", 0),
             ("+24h", 86_400_000_000_000),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_go_writes_them() {
+    fn durations_are_formatted_as_in_go() {
         for (nanos, text) in [
             (0, "0s"),
             (999, "999ns"),
@@ -116,7 +116,7 @@ mod tests {
             (82_799_999_126_138, "22h59m59.999126138s"),
             (86_400_000_000_000, "24h0m0s"),
         ] {
-            assert_eq!(duration(Duration::from_nanos(nanos)), text);
+            assert_eq!(format(Duration::from_nanos(nanos)), text);
         }
     }
 }

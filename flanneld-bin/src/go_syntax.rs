@@ -1,9 +1,9 @@
-//! The values of flags as Go's `strconv` package reads and quotes them
-//! (<https://pkg.go.dev/strconv>: `ParseBool`, `ParseInt` with base 0, `Quote`).
+//! Flag values as Go's `strconv` package parses and quotes them (<https://pkg.go.dev/strconv>: `ParseBool`, `ParseInt` with
+//! base 0, `Quote`).
 
 use std::fmt::Write as _;
 
-/// Reads a boolean; none if `text` is not one of Go's twelve spellings.
+/// Parses a boolean; `None` if `text` is not one of Go's twelve spellings.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
@@ -12,9 +12,9 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Reads a whole number: decimal, `0x`, `0o` (or just `0`) and `0b`, with single underscores between digits.
+/// Parses an integer: decimal, `0x`, `0o` (or `0`) and `0b`, with single underscores between digits.
 ///
-/// The error is the reason in the words of Go's `flag` package.
+/// The error is the reason as Go's `flag` package words it.
 pub(crate) fn parse_int(text: &str) -> Result<i64, &'static str> {
     const SYNTAX: &str = "parse error";
     let (negative, magnitude) = match text.strip_prefix('-') {
@@ -23,7 +23,7 @@ pub(crate) fn parse_int(text: &str) -> Result<i64, &'static str> {
     };
     let (radix, digits) = radix_and_digits(magnitude);
     let mut value: i128 = 0;
-    // The zero that marks a base counts as a digit, so an underscore may follow it.
+    // The zero of a base prefix counts as a digit, so an underscore may follow it.
     let mut after_digit = digits.len() < magnitude.len();
     if digits.is_empty() && !after_digit {
         return Err(SYNTAX);
@@ -44,11 +44,11 @@ pub(crate) fn parse_int(text: &str) -> Result<i64, &'static str> {
     i64::try_from(if negative { -value } else { value }).map_err(|_| "value out of range")
 }
 
-/// Splits the mark of a number's base from its digits.
+/// Splits the prefix of the base from the digits.
 fn radix_and_digits(magnitude: &str) -> (u32, &str) {
-    let lower = |n: usize| magnitude.get(..n).map(str::to_ascii_lowercase);
-    let marked = if magnitude.len() > 2 { lower(2) } else { None };
-    match marked.as_deref() {
+    let lowercase = |n: usize| magnitude.get(..n).map(str::to_ascii_lowercase);
+    let prefix = if magnitude.len() > 2 { lowercase(2) } else { None };
+    match prefix.as_deref() {
         Some("0x") => (16, &magnitude[2..]),
         Some("0o") => (8, &magnitude[2..]),
         Some("0b") => (2, &magnitude[2..]),
@@ -57,7 +57,7 @@ fn radix_and_digits(magnitude: &str) -> (u32, &str) {
     }
 }
 
-/// Puts `text` in double quotes with everything that does not print escaped, so that it stays on one line.
+/// Quotes `text` and escapes everything that does not print, so that it stays on one line.
 pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_are_read_in_every_base_that_go_reads() {
+    fn integers_are_parsed_in_every_base() {
         for (text, value) in [
             ("0", 0),
             ("-0", 0),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_does_not_read_as_a_number_is_not_one() {
+    fn texts_that_are_no_integers_are_parse_errors() {
         for text in [
             "", "-", "+", "--1", "+-1", "abc", "1s", " 1", "1 ", "1.0", "1e3", "08", "0b2", "0o8", "0x",
             "0xg", "0b", "_1", "1_", "1__0", "0x1_", "0__7", "0_", "٣", "é", "0é",
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_number_reads_as_itself_in_every_base(number: i64) {
+        fn an_integer_in_any_base_parses_to_itself(number: i64) {
             let (sign, magnitude) = (if number < 0 { "-" } else { "" }, number.unsigned_abs());
             prop_assert_eq!(parse_int(&number.to_string()), Ok(number));
             prop_assert_eq!(parse_int(&format!("{sign}{magnitude:#x}")), Ok(number));
@@ -158,7 +158,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_brings_the_number_reader_down(text in "[-+]?0?[xXoObB]?[0-9a-fé_]{0,20}|.*") {
+        fn no_text_makes_the_parser_panic(text in "[-+]?0?[xXoObB]?[0-9a-fé_]{0,20}|.*") {
             let _ = parse_int(&text);
         }
     }

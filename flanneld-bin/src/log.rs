@@ -1,7 +1,6 @@
-//! The log of the daemon on standard error, an event a line: in the format of glog, which operators grep and log shippers
-//! parse ([`glog`]), or in JSON ([`json`]).
+//! The log: one line per event on standard error, in the format of glog, which operators grep and log shippers parse
+//! ([`glog`]), or in JSON ([`json`]).
 
-use std::backtrace::Backtrace;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -21,35 +20,34 @@ mod glog;
 mod json;
 mod levels;
 
-pub(crate) use levels::{ModuleLevel, Place};
+pub(crate) use levels::ModuleLevel;
+use levels::SourceLine;
 
-/// What is logged, and how.
+/// How much to log, and in which format.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct LogOptions {
-    /// The value of `-v`: 1 to 3 add the decisions of flannel's own crates, 4 and above all that they say. Other crates
-    /// are heard from info upwards.
+    /// The value of `-v`: from 1 flannel's own crates log debug events, from 4 trace events. Other crates log info events
+    /// and above.
     pub(crate) verbosity: i64,
-    /// The value of `-vmodule`: files that say more than that.
+    /// The value of `-vmodule`: source files that log more than that.
     pub(crate) modules: Vec<ModuleLevel>,
-    /// The value of `-log_backtrace_at`: the place whose events show how the program came there.
-    pub(crate) backtrace_at: Option<Place>,
     /// The value of `-log-format`.
     pub(crate) format: LogFormat,
 }
 
-/// What a line looks like.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum LogFormat {
-    /// That of glog.
+    /// The format of glog.
     #[default]
     Text,
-    /// An object in JSON.
+    /// One JSON object.
     Json,
 }
 
 /// Sends the log of this process to standard error.
 pub(crate) fn start(options: &LogOptions) {
-    // Only a second call can fail, and then the log is already going where it should.
+    // Fails only if it was called before.
     let _ = tracing::subscriber::set_global_default(subscriber(options, io::stderr));
 }
 
@@ -58,15 +56,14 @@ fn subscriber<W>(options: &LogOptions, writer: W) -> impl Subscriber + Send + Sy
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let LogOptions { verbosity, ref modules, ref backtrace_at, format } = *options;
-    let lines = Lines { format, backtrace_at: backtrace_at.clone(), writer };
+    let LogOptions { verbosity, ref modules, format } = *options;
+    let lines = Lines { format, writer };
     tracing_subscriber::registry().with(Levels::new(verbosity, modules.clone()).filter()).with(lines)
 }
 
-/// Writes each event as a line, with the fields of the spans around it behind its own.
+/// Writes each event as a line: its own fields, then those of the enclosing spans.
 struct Lines<W> {
     format: LogFormat,
-    backtrace_at: Option<Place>,
     writer: W,
 }
 
@@ -83,11 +80,11 @@ where
         }
     }
 
-    fn on_record(&self, id: &Id, learned: &Record<'_>, context: Context<'_, S>) {
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
             && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
-            learned.record(fields);
+            values.record(fields);
         }
     }
 
@@ -100,15 +97,12 @@ where
             }
         }
         let metadata = event.metadata();
-        let place = Place::of(metadata);
-        let is_traced = self.backtrace_at.as_ref() == Some(&place);
         let line = Line {
             level: *metadata.level(),
             time: Zoned::now(),
             process: std::process::id(),
-            place,
+            source: SourceLine::of(metadata),
             fields: &fields,
-            backtrace: is_traced.then(|| Backtrace::force_capture().to_string()),
         };
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -116,20 +110,18 @@ where
             LogFormat::Text => writeln!(text, "{}", glog::Text(&line)),
             LogFormat::Json => writeln!(text, "{}", json::object(&line)),
         };
-        // A closed standard error leaves nobody to tell.
+        // With standard error closed there is nowhere to report the failure.
         let _ = self.writer.make_writer_for(metadata).write_all(text.as_bytes());
     }
 }
 
-/// What there is to say about an event.
+/// One event.
 struct Line<'a> {
     level: tracing::Level,
     time: Zoned,
     process: u32,
-    place: Place,
+    source: SourceLine,
     fields: &'a Fields,
-    /// How the program came there, if that was asked for.
-    backtrace: Option<String>,
 }
 
 #[cfg(test)]

@@ -22,10 +22,10 @@ use flannel_registry::{MigrationOutcome, MigrationStep, migrate};
 use tracing::error;
 
 use crate::flags::FlagError;
-use crate::go_duration::duration;
+use crate::go_duration;
 use crate::log::LogOptions;
 use crate::options::migrate::MigrateOptions;
-use crate::{daemon, log, options, registry, story};
+use crate::{daemon, event_log, log, options, registry};
 
 /// The exit status when something was left for a person to decide.
 pub(crate) const UNDECIDED: u8 = 3;
@@ -74,7 +74,7 @@ fn line(step: &MigrationStep, dry_run: bool) -> String {
                 Term::Limited => "lease",
                 Term::Permanent => "reservation",
             };
-            let (subnet, holder) = (story::subnets(&lease.subnet), lease.attrs.public);
+            let (subnet, holder) = (event_log::subnets(&lease.subnet), lease.attrs.public);
             format!("{kind} {subnet} of {holder}: {}", words(fate, dry_run))
         }
         MigrationStep::Bad(record) => format!("{record}: set aside, no host uses it"),
@@ -85,7 +85,7 @@ fn line(step: &MigrationStep, dry_run: bool) -> String {
 fn words(fate: &MigrationOutcome, dry_run: bool) -> String {
     let would_be = if dry_run { "would be " } else { "" };
     let ends = |left: &Option<Duration>| match left {
-        Some(left) => format!(", ends in {} unless it is renewed", duration(*left)),
+        Some(left) => format!(", ends in {} unless it is renewed", go_duration::format(*left)),
         None => String::new(),
     };
     match fate {
@@ -93,7 +93,7 @@ fn words(fate: &MigrationOutcome, dry_run: bool) -> String {
         MigrationOutcome::Updated(left) => format!("{would_be}copied again{}", ends(left)),
         MigrationOutcome::UpToDate => "is there already".to_owned(),
         MigrationOutcome::AlreadyMoved(subnet) => {
-            format!("left alone, its host uses the v3 store already and holds {}", story::subnets(subnet))
+            format!("left alone, its host uses the v3 store already and holds {}", event_log::subnets(subnet))
         }
         MigrationOutcome::Expiring => "left alone, it runs out now".to_owned(),
         MigrationOutcome::Conflict(reason) => format!("NOT copied: {reason}"),

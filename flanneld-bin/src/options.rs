@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_dataplane::select::{Pattern, Wishes};
 use flannel_firewall::RuleOptions;
 use flannel_node::probe::MeshOptions;
 use flannel_node::server::ObserveOptions;
 
-use crate::flags::{self, BadValue, FlagError, Ignored};
-use crate::log::{LogOptions, ModuleLevel, Place};
-use flannel_dataplane::select::{Pattern, Wishes};
+use crate::flags::{self, BadValue, FlagError, IgnoredArguments};
+use crate::log::{LogOptions, ModuleLevel};
 
 pub(crate) mod doctor;
 mod endpoint;
@@ -32,7 +32,7 @@ pub(crate) use settings::Settings;
 
 /// What the command line asks for.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Asked {
+pub(crate) enum Request {
     /// Print the version and succeed.
     Version,
     /// Run the daemon.
@@ -71,7 +71,7 @@ pub(crate) struct Options {
     /// How the other hosts are probed in the background, if they are.
     pub(crate) mesh: Option<MeshOptions>,
     /// What followed the end of the flags, which nothing reads.
-    pub(crate) ignored: Ignored,
+    pub(crate) ignored: IgnoredArguments,
 }
 
 impl Options {
@@ -100,18 +100,18 @@ pub(crate) struct FirewallFlags {
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<Asked, FlagError> {
+) -> Result<Request, FlagError> {
     let (table, mut settings) = (table::flags(), Settings::default());
     let mut arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
     // Before the environment, so that no variable can ask for the version or keep it from being printed.
     if settings.version {
-        return Ok(Asked::Version);
+        return Ok(Request::Version);
     }
     flags::apply_environment(&table, &mut arguments, environment, &mut settings)?;
-    let ignored = Ignored::new(&table, &arguments.ignored);
+    let ignored = IgnoredArguments::new(&table, &arguments.ignored);
     match check(settings, ignored) {
-        Ok(options) => Ok(Asked::Run(Box::new(options))),
-        Err(bad) => Err(arguments.refuse(&bad)),
+        Ok(options) => Ok(Request::Run(Box::new(options))),
+        Err(bad) => Err(arguments.invalid(&bad)),
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 /// Turns raw values into usable ones, or says which flag's value is not.
-fn check(settings: Settings, ignored: Ignored) -> Result<Options, BadValue> {
+fn check(settings: Settings, ignored: IgnoredArguments) -> Result<Options, BadValue> {
     if settings.kube_subnet_mgr {
         let why = "Kubernetes is not supported yet, leases are kept in etcd";
         return Err(bad("kube-subnet-mgr", why.to_owned()));
@@ -191,7 +191,6 @@ fn log(settings: &Settings) -> Result<LogOptions, BadValue> {
     Ok(LogOptions {
         verbosity: settings.verbosity,
         modules: ModuleLevel::parse_list(&settings.vmodule).map_err(|why| bad("vmodule", why))?,
-        backtrace_at: Place::parse(&settings.log_backtrace_at).map_err(|why| bad("log_backtrace_at", why))?,
         format: values::log_format(&settings.log_format).map_err(|why| bad("log-format", why))?,
     })
 }

@@ -24,7 +24,7 @@ use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::plan::parse;
 use crate::show::format::plain;
-use crate::{registry, story};
+use crate::{event_log, registry};
 
 /// The exit status when something would be written.
 pub(crate) const SOMETHING: u8 = 3;
@@ -79,7 +79,7 @@ fn text(found: &HostPlan) -> String {
         PlanSource::Registry { name } => name.clone(),
         PlanSource::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
     };
-    let own = story::subnets(&found.subnets);
+    let own = event_log::subnets(&found.subnets);
     let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
     for change in &found.changes {
         let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
@@ -87,7 +87,7 @@ fn text(found: &HostPlan) -> String {
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
     for UnreachablePeer { peer, reason } in &found.unreachable {
-        text.push_str(&format!("? peer {}: {}\n", story::subnets(peer), plain(reason)));
+        text.push_str(&format!("? peer {}: {}\n", event_log::subnets(peer), plain(reason)));
     }
     let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
     match (found.changes.len() - removals, removals) {

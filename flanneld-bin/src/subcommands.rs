@@ -1,126 +1,118 @@
-//! What the program does beside running the daemon: `flanneld WORD [OPTION]...`.
-//!
-//! A new command is a row of [`SUBCOMMANDS`]; the usage text and the man page follow.
+//! The table of subcommands: `flanneld NAME [OPTION]...`. The usage text and the man page derive from it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use crate::flags::{Described, FlagError};
-use crate::{BAD_FLAGS, doctor, manual, migrate, options, ping, plan, show};
+use crate::flags::{FlagDescription, FlagError};
+use crate::{doctor, migrate, options, ping, plan, show};
 
-/// What every command and the daemon answer to a wrong command line.
-pub(crate) const WRONG_FLAGS: (u8, &str) = (BAD_FLAGS, "a flag or variable is wrong.");
+/// The exit status of every subcommand and of the daemon for an invalid command line.
+pub(crate) const INVALID_COMMAND_LINE: (u8, &str) =
+    (crate::INVALID_COMMAND_LINE, "a flag or variable is invalid.");
 
-/// Every command.
+/// Every subcommand.
 pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "status",
-        purpose: "show how the daemon on this host is",
-        flags: options::show::described,
-        exits: &[
-            (0, "the daemon runs, and all is in order: what /readyz answers; or -watch ended."),
-            (1, "no daemon runs here, or it does not answer."),
-            WRONG_FLAGS,
-            (show::NOT_IN_ORDER, "it runs, and something is not in order, which is shown."),
+        purpose: "show the status of the daemon on this host",
+        flags: options::show::descriptions,
+        exit_statuses: &[
+            (0, "the daemon runs without faults, as /readyz reports; or -watch was interrupted."),
+            (1, "no daemon runs on this host, or it does not answer."),
+            INVALID_COMMAND_LINE,
+            (show::NOT_IN_ORDER, "the daemon runs and reports a fault."),
         ],
         run: show::status,
     },
     Subcommand {
         name: "peers",
-        purpose: "show the other hosts, and how far each is reached",
-        flags: options::show::described,
-        exits: &[
-            (0, "the daemon runs, and so do the ways to all peers, as far as it knows; or -watch ended."),
-            (1, "no daemon runs here, or it does not answer."),
-            WRONG_FLAGS,
-            (show::NOT_IN_ORDER, "it runs, and a peer is pending or unreachable, which is shown."),
+        purpose: "show the other hosts and their reachability",
+        flags: options::show::descriptions,
+        exit_statuses: &[
+            (0, "the daemon runs and knows of no unreachable peer; or -watch was interrupted."),
+            (1, "no daemon runs on this host, or it does not answer."),
+            INVALID_COMMAND_LINE,
+            (show::NOT_IN_ORDER, "a peer is pending or unreachable."),
         ],
         run: show::peers,
     },
     Subcommand {
         name: "ping",
-        purpose: "probe the other hosts, or those named behind it, inside and outside of the tunnel",
-        flags: options::ping::described,
-        exits: &[
-            (0, "every peer that was probed is reached as it should be."),
-            (1, "there is nothing to probe: no peer is known, or none is the one that was named."),
-            WRONG_FLAGS,
-            (show::NOT_IN_ORDER, "a peer is not reached as it should be, which is shown."),
+        purpose: "probe the other hosts, or those named as arguments, inside and outside of the tunnel",
+        flags: options::ping::descriptions,
+        exit_statuses: &[
+            (0, "every probed peer is reachable without faults."),
+            (1, "there is nothing to probe: there are no peers, or none matches the arguments."),
+            INVALID_COMMAND_LINE,
+            (show::NOT_IN_ORDER, "a peer is unreachable or a probe found a fault."),
         ],
         run: ping::run,
     },
     Subcommand {
         name: "plan",
-        purpose: "show what would be written on this host now, and write nothing; takes the flags of the daemon too",
-        flags: options::plan::described,
-        exits: &[
-            (0, "nothing would be written: the host is as it should be."),
-            (1, "it cannot be told, and a line says why."),
-            WRONG_FLAGS,
-            (plan::SOMETHING, "something would be written, which is shown."),
+        purpose: "show what the daemon would change on this host now, without changing it; also takes the daemon's flags",
+        flags: options::plan::descriptions,
+        exit_statuses: &[
+            (0, "the daemon would change nothing."),
+            (1, "the plan cannot be computed; a line names the cause."),
+            INVALID_COMMAND_LINE,
+            (plan::SOMETHING, "the daemon would change something."),
         ],
         run: plan::run,
     },
     Subcommand {
         name: "migrate-etcd",
-        purpose: "copy the network from etcd's v2 store to its v3 store while its hosts run",
-        flags: options::migrate::described,
-        exits: &[
-            (0, "everything that can be read is in the v3 store, or would be."),
-            (1, "a store does not answer or refuses, or there is nothing to move."),
-            WRONG_FLAGS,
+        purpose: "copy the network from etcd's v2 store to its v3 store while the hosts run",
+        flags: options::migrate::descriptions,
+        exit_statuses: &[
+            (0, "every valid record is in the v3 store, or would be with -dry-run."),
+            (1, "a store does not respond or refuses a request, or there is no network to copy."),
+            INVALID_COMMAND_LINE,
             (
                 migrate::UNDECIDED,
-                "something else is in the place of a lease or of the configuration, and was left there.",
+                "the v3 store has another lease or config under a key; it was not overwritten.",
             ),
         ],
         run: migrate::run,
     },
     Subcommand {
         name: "doctor",
-        purpose: "say what is wrong on this host, why it matters and what cures it; takes the flags of the daemon, or \
-                  those that it runs with",
-        flags: options::doctor::described,
-        exits: &[
-            (0, "nothing is wrong."),
-            (1, "something is broken, or the host cannot be looked at."),
-            WRONG_FLAGS,
-            (doctor::WARNINGS, "nothing is broken yet, and something should be looked after."),
+        purpose: "find faults of this host and print their effects and cures; takes the daemon's flags, by default those \
+                  of the running daemon",
+        flags: options::doctor::descriptions,
+        exit_statuses: &[
+            (0, "there are no findings."),
+            (1, "an error was found, or the host cannot be examined."),
+            INVALID_COMMAND_LINE,
+            (doctor::WARNINGS, "only warnings were found."),
         ],
         run: doctor::run,
     },
-    Subcommand {
-        name: "man",
-        purpose: "print the manual, to be read with: flanneld man | man -l -",
-        flags: manual::described,
-        exits: &[(0, "it was printed."), WRONG_FLAGS],
-        run: manual::run,
-    },
 ];
 
-/// One command.
+/// A subcommand.
 pub(crate) struct Subcommand {
-    /// The first argument that asks for it.
+    /// The first argument.
     pub(crate) name: &'static str,
-    /// What it is for, as the usage text says it.
+    /// One line for the usage text.
     pub(crate) purpose: &'static str,
-    /// The flags that it takes, for its own usage text.
-    pub(crate) flags: fn() -> Vec<Described>,
-    /// Each exit status, and what it says.
-    pub(crate) exits: &'static [(u8, &'static str)],
-    /// Runs it with the arguments behind its name. What is wrong with them is told by the caller.
+    /// Returns its flags, for its usage text.
+    pub(crate) flags: fn() -> Vec<FlagDescription>,
+    /// Its exit statuses and their meanings.
+    pub(crate) exit_statuses: &'static [(u8, &'static str)],
+    /// Runs it with the arguments after its name. The caller prints the error.
     pub(crate) run: fn(Vec<OsString>) -> Result<ExitCode, FlagError>,
 }
 
-/// The command that the first argument asks for.
-pub(crate) fn named(word: &OsStr) -> Option<&'static Subcommand> {
-    SUBCOMMANDS.iter().find(|command| command.name == word)
+/// Finds a subcommand by its name.
+pub(crate) fn find(name: &OsStr) -> Option<&'static Subcommand> {
+    SUBCOMMANDS.iter().find(|command| command.name == name)
 }
 
-/// What the usage text of the daemon, run as `program`, says about the commands.
+/// Returns the part of the daemon's usage text about the subcommands.
 pub(crate) fn usage(program: &str) -> String {
-    let mut text = "Other commands:\n".to_owned();
+    let mut text = "Commands:\n".to_owned();
     for Subcommand { name, purpose, .. } in SUBCOMMANDS {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {program} {name} [OPTION]...\n    \t{purpose}");
@@ -132,11 +124,11 @@ pub(crate) fn usage(program: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The statuses that a page of `docs/` has in its table, for a command or for all that it tells of.
+    /// The exit statuses in the table of a page of `docs/`, for one command or for all of the page.
     fn on_page(page: &str, command: &str) -> Option<Vec<u8>> {
         let mut lines = page.lines().skip_while(|line| {
-            let named = line.contains(" of ");
-            !line.starts_with("| exit status") || (named && !line.contains(&format!("`{command}`")))
+            let is_of_one = line.contains(" of ");
+            !line.starts_with("| exit status") || (is_of_one && !line.contains(&format!("`{command}`")))
         });
         lines.next()?;
         let rows = lines.skip(1).map_while(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok());
@@ -144,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_of_the_commands_tell_of_every_exit_status() {
+    fn the_page_of_a_command_lists_its_exit_statuses() {
         for (command, page) in [
             ("status", include_str!("../../docs/status.md")),
             ("peers", include_str!("../../docs/status.md")),
@@ -153,7 +145,7 @@ mod tests {
             ("migrate-etcd", include_str!("../../docs/migrating-etcd.md")),
             ("doctor", include_str!("../../docs/doctor.md")),
         ] {
-            let known = named(OsStr::new(command)).map(|found| found.exits).unwrap_or_default();
+            let known = find(OsStr::new(command)).map(|found| found.exit_statuses).unwrap_or_default();
             let known: Vec<u8> = known.iter().map(|(status, _)| *status).collect();
             assert_eq!(on_page(page, command), Some(known), "{command}");
         }

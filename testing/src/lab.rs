@@ -14,7 +14,8 @@
 
 use crate::{DeadlineExceeded, eventually};
 use flannel_netlink::{
-    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, RouteKind, VethPeer, Write,
+    Address, Error, LinkChange, Namespace, Netlink, NewLink, NewLinkKind, Route, RouteKind, VethPeer,
+    WriteRequest,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use names::{Name, Names};
@@ -302,7 +303,7 @@ fn add_default_routes(netlink: &mut Netlink, gateways: &[IpNet]) -> Result<(), L
             IpAddr::V4(_) => IpNet::from(Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::from(Ipv6Net::default()),
         };
-        Write::PutRoute(Route::by_gateway(destination, gateway))
+        WriteRequest::PutRoute(Route::by_gateway(destination, gateway))
     };
     let writes: Vec<_> = gateways.iter().map(|net| route(net.addr())).collect();
     Ok(netlink.apply(&writes).into_iter().collect::<Result<(), _>>()?)

@@ -1,7 +1,7 @@
 //! What the kernel holds of an overlay on one host, to be compared with what it should hold.
 
 use flannel_netlink::{
-    Error, Family, FdbEntry, Link, LinkKind, Mac, Neighbour, Netlink, Route, RouteFilter, RouteKind,
+    Error, FdbEntry, IpFamily, Link, LinkKind, Mac, Neighbour, Netlink, Route, RouteFilter, RouteKind,
 };
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ impl OverlayState {
     pub fn read(
         netlink: &mut Netlink,
         device: &str,
-        family: Family,
+        family: IpFamily,
         is_direct: impl Fn(&Route) -> bool,
     ) -> Result<Self, Error> {
         let mut state = Self::default();
@@ -111,8 +111,8 @@ impl OverlayState {
         found
     }
 
-    fn read_device(&mut self, netlink: &mut Netlink, index: u32, family: Family) -> Result<(), Error> {
-        let of_family = |address: IpAddr| Family::of(address) == family;
+    fn read_device(&mut self, netlink: &mut Netlink, index: u32, family: IpFamily) -> Result<(), Error> {
+        let of_family = |address: IpAddr| IpFamily::of(address) == family;
         let addresses = netlink.addresses(index)?.into_iter().filter(|address| address.scope == 0);
         self.addresses = addresses.map(|address| address.net).filter(|net| of_family(net.addr())).collect();
         let neighbours = netlink.neighbours(index, Some(family))?.into_iter();

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use flannel_netlink::{Address, LinkChange, Namespace, Netlink, Route, Tun, TunOptions, Write as Put};
+use flannel_netlink::{Address, LinkChange, Namespace, Netlink, Route, Tun, TunOptions, WriteRequest as Put};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::lab::LabError;

@@ -4,7 +4,7 @@
 
 use flannel_netlink::{Address, AddressGeneration};
 use flannel_netlink::{
-    FdbEntry, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan, Route, Write,
+    FdbEntry, LinkChange, Mac, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan, Route, WriteRequest,
 };
 use flannel_testing::{Capture, Captured, Host, Lab, LabOptions, PingOptions, Pod, Transport, ping};
 use ipnet::{IpNet, Ipv4Net};
@@ -128,9 +128,9 @@ fn join_overlay(host: &Host, own: usize, peer: Ipv4Addr) {
     netlink.add_address(&Address::new(index, net.into())).unwrap();
     let gateway = IpAddr::V4(subnet(1 - own).network());
     let writes = [
-        Write::PutNeighbour(Neighbour::permanent(index, gateway, mac(1 - own))),
-        Write::PutFdb(FdbEntry::permanent(index, mac(1 - own), peer.into())),
-        Write::PutRoute(Route::onlink(subnet(1 - own).into(), gateway, index)),
+        WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, mac(1 - own))),
+        WriteRequest::PutFdb(FdbEntry::permanent(index, mac(1 - own), peer.into())),
+        WriteRequest::PutRoute(Route::onlink(subnet(1 - own).into(), gateway, index)),
     ];
     for answer in netlink.apply(&writes) {
         answer.unwrap();

@@ -6,63 +6,63 @@ fn subnet(n: u8) -> SubnetKey {
     format!("10.5.{n}.0-24").parse().unwrap()
 }
 
-fn told(what: &str) -> Told {
-    Told { variables: vec![("PUBLIC_IP", what.to_owned())], input: "\n".to_owned() }
+fn input(public: &str) -> CommandInput {
+    CommandInput { variables: vec![("PUBLIC_IP", public.to_owned())], stdin: "\n".to_owned() }
 }
 
-/// The jobs that are due, in short.
+/// Summarizes the jobs that are due.
 fn due(ledger: &Ledger, now: Instant) -> Vec<String> {
-    let short = |job: &Job| format!("{:?} {} {}", job.task, job.subnet, job.told.variables[0].1);
+    let short = |job: &Job| format!("{:?} {} {}", job.task, job.subnet, job.input.variables[0].1);
     ledger.due(now).iter().map(short).collect()
 }
 
-/// Runs everything that is due, until nothing is.
+/// Runs jobs until none is due.
 fn run_all(ledger: &mut Ledger, now: Instant) -> Vec<String> {
     let mut ran = Vec::new();
     while let Some(job) = ledger.due(now).into_iter().next() {
-        ran.push(format!("{:?} {} {}", job.task, job.subnet, job.told.variables[0].1));
+        ran.push(format!("{:?} {} {}", job.task, job.subnet, job.input.variables[0].1));
         ledger.ended(job, Ok(()), now);
     }
     ran
 }
 
 #[test]
-fn a_peer_that_comes_is_added_once_and_one_that_goes_is_removed_as_it_was_added() {
+fn a_peer_is_added_once_and_removed_with_the_same_input() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
-    ledger.want(subnet(1), Some(told("a")));
-    ledger.want(subnet(2), Some(told("b")));
+    ledger.set_desired(subnet(1), Some(input("a")));
+    ledger.set_desired(subnet(2), Some(input("b")));
     assert_eq!(run_all(&mut ledger, now), ["Add 10.5.1.0-24 a", "Add 10.5.2.0-24 b"]);
-    ledger.want(subnet(1), Some(told("a")));
+    ledger.set_desired(subnet(1), Some(input("a")));
     assert_eq!(run_all(&mut ledger, now), [""; 0]);
-    ledger.want_only(&[subnet(2)].into());
+    ledger.retain(&[subnet(2)].into());
     assert_eq!(run_all(&mut ledger, now), ["Remove 10.5.1.0-24 a"]);
-    assert_eq!(ledger.0.len(), 1, "nothing is remembered of who left");
+    assert_eq!(ledger.0.len(), 1, "the ledger drops a peer that left");
 }
 
 #[test]
-fn a_peer_that_changed_is_removed_as_it_was_and_added_as_it_is() {
+fn a_changed_peer_is_removed_with_the_old_input_and_added_with_the_new() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
-    ledger.want(subnet(1), Some(told("a")));
+    ledger.set_desired(subnet(1), Some(input("a")));
     run_all(&mut ledger, now);
-    ledger.want(subnet(1), Some(told("b")));
+    ledger.set_desired(subnet(1), Some(input("b")));
     assert_eq!(run_all(&mut ledger, now), ["Remove 10.5.1.0-24 a", "Add 10.5.1.0-24 b"]);
 }
 
 #[test]
-fn a_subnet_that_another_peer_had_is_made_free_before_anything_is_added() {
+fn removals_run_before_additions() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
-    ledger.want(subnet(9), Some(told("a")));
+    ledger.set_desired(subnet(9), Some(input("a")));
     run_all(&mut ledger, now);
-    ledger.want(subnet(9), None);
-    ledger.want(subnet(1), Some(told("a")));
+    ledger.set_desired(subnet(9), None);
+    ledger.set_desired(subnet(1), Some(input("a")));
     assert_eq!(due(&ledger, now), ["Remove 10.5.9.0-24 a", "Add 10.5.1.0-24 a"]);
 }
 
 #[test]
-fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other() {
+fn a_failed_command_backs_off_and_delays_no_other() {
     let (mut ledger, mut now) = (Ledger::default(), Instant::now());
-    ledger.want(subnet(1), Some(told("a")));
-    ledger.want(subnet(2), Some(told("b")));
+    ledger.set_desired(subnet(1), Some(input("a")));
+    ledger.set_desired(subnet(2), Some(input("b")));
     for pause in [1, 2, 4] {
         let job = ledger.due(now).into_iter().next().unwrap();
         assert_eq!(job.subnet, subnet(1));
@@ -70,7 +70,7 @@ fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other()
         assert_eq!(due(&ledger, now), ["Add 10.5.2.0-24 b"]);
         assert_eq!(ledger.retry_in(now), Some(Duration::from_secs(pause)));
         now += Duration::from_secs(pause);
-        assert_eq!(ledger.retry_in(now), None, "its time has come: it tells by itself when it ended");
+        assert_eq!(ledger.retry_in(now), None, "a due command needs no timer");
     }
     let failed = ledger.failed();
     assert_eq!(failed[0].object, "SubnetAddCommand for 10.5.1.0/24");
@@ -81,14 +81,14 @@ fn a_command_that_failed_is_run_again_after_growing_pauses_and_delays_no_other()
 }
 
 #[test]
-fn a_removal_is_given_up_after_three_attempts_or_at_once_if_the_peer_is_there_otherwise() {
+fn a_removal_is_abandoned_after_three_attempts_or_at_once_if_the_peer_changed() {
     let (mut ledger, mut now) = (Ledger::default(), Instant::now());
     for n in [1, 2] {
-        ledger.want(subnet(n), Some(told("a")));
+        ledger.set_desired(subnet(n), Some(input("a")));
     }
     run_all(&mut ledger, now);
-    ledger.want(subnet(1), None);
-    ledger.want(subnet(2), Some(told("b")));
+    ledger.set_desired(subnet(1), None);
+    ledger.set_desired(subnet(2), Some(input("b")));
     let mut outcomes = Vec::new();
     for _ in 0..4 {
         for job in ledger.due(now).into_iter().filter(|job| job.task == Task::Remove) {
@@ -103,11 +103,11 @@ fn a_removal_is_given_up_after_three_attempts_or_at_once_if_the_peer_is_there_ot
 }
 
 #[test]
-fn a_peer_that_left_while_its_command_ran_is_removed_after_it() {
+fn a_peer_that_leaves_while_its_command_runs_is_removed_afterwards() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
-    ledger.want(subnet(1), Some(told("a")));
+    ledger.set_desired(subnet(1), Some(input("a")));
     let job = ledger.due(now).into_iter().next().unwrap();
-    ledger.want(subnet(1), None);
+    ledger.set_desired(subnet(1), None);
     assert_eq!(due(&ledger, now), [""; 0]);
     ledger.ended(job, Err("half of it".to_owned()), now);
     assert_eq!(ledger.undo().len(), 1);

@@ -41,7 +41,7 @@ impl Trackers {
             fdb: &mut self.fdb,
             routes: &mut self.routes,
         };
-        desired.update(peers, dirty, &own(), Family::V4, &mut wanted);
+        desired.update(peers, dirty, &own(), IpFamily::V4, &mut wanted);
     }
 
     /// What a peer with this subnet and device would get, of what is wanted: its neighbour's device, where that
@@ -74,7 +74,7 @@ fn lease(subnet: &str, record: &str) -> Lease {
 }
 
 fn v4(subnet: &str, record: &str) -> Result<Peer, String> {
-    Peer::of(&lease(subnet, record), &own(), Family::V4).unwrap()
+    Peer::of(&lease(subnet, record), &own(), IpFamily::V4).unwrap()
 }
 
 fn peers(leases: impl IntoIterator<Item = Lease>) -> PeerSet {
@@ -105,12 +105,12 @@ fn leases_of_every_release_are_understood() {
 #[test]
 fn each_family_has_its_own_part_of_a_lease() {
     let both = lease("10.5.2.0-24&fd00:5:0:2::-64", DUAL);
-    let six = Peer::of(&both, &own(), Family::V6).unwrap().unwrap();
+    let six = Peer::of(&both, &own(), IpFamily::V6).unwrap().unwrap();
     assert_eq!(
         (six.subnet.to_string(), six.mac.to_string(), six.public.to_string()),
         ("fd00:5:0:2::/64".into(), "0e:00:00:00:00:62".into(), "fd00:64::2".into())
     );
-    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), Family::V6), None);
+    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), IpFamily::V6), None);
 }
 
 #[test]

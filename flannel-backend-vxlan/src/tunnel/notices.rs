@@ -4,7 +4,7 @@
 //! devices and addresses put everything in doubt; one about an object in a table only puts that table in doubt.
 
 use flannel_core::reconcile::{Reconciler, Table};
-use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notice, Route};
+use flannel_netlink::{Address, FdbEntry, Link, Neighbour, Notification, Route};
 
 use super::Tunnel;
 use flannel_dataplane::NoticeHandler;
@@ -19,26 +19,26 @@ impl NoticeHandler for Tunnel {
         self.forwarding.distrust();
     }
 
-    fn notice(&mut self, notice: &Notice) -> Option<String> {
+    fn notice(&mut self, notice: &Notification) -> Option<String> {
         let underlay = self.direct.notice_underlay(notice);
         if underlay.is_some() {
             self.decide_again = true;
         }
         let tunnel = match notice {
-            Notice::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
-            Notice::Link { link, removed } => {
+            Notification::Overrun => Some("notices were lost".to_owned()).inspect(|_| self.distrust()),
+            Notification::Link { link, removed } => {
                 self.notice_link(link, *removed).inspect(|_| self.device_changed())
             }
-            Notice::Address { address, removed } => {
+            Notification::Address { address, removed } => {
                 self.notice_address(address, *removed).inspect(|_| self.device_changed())
             }
-            Notice::Route { route, removed } => {
+            Notification::Route { route, removed } => {
                 let direct = self.direct.notice_route(route, *removed);
                 self.notice_route(route, *removed).or(direct)
             }
-            Notice::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
-            Notice::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
-            Notice::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
+            Notification::Neighbour { neighbour, removed } => self.notice_neighbour(neighbour, *removed),
+            Notification::Fdb { entry, removed } => self.notice_fdb(entry, *removed),
+            Notification::Forwarding { .. } => self.forwarding.notice(notice, Some(self.device.index)),
             other => Some(format!("{other:?}")).inspect(|_| self.distrust()),
         };
         tunnel.or(underlay)

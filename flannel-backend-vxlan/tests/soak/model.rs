@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_backend_vxlan::RouteProtocol;
 use flannel_core::{BackendAttrs, BackendType, Json, PublicAddrs, SubnetKey};
-use flannel_netlink::{Family, Mac, Route};
+use flannel_netlink::{IpFamily, Mac, Route};
 use flannel_registry::MemoryRegistry;
 use flannel_testing::{DeviceState, OverlayState};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -113,7 +113,7 @@ impl Model {
     }
 
     /// What the host should hold of one family, with this device and this external interface.
-    pub(crate) fn desired(&self, family: Family, external: u32, device: DeviceState) -> OverlayState {
+    pub(crate) fn desired(&self, family: IpFamily, external: u32, device: DeviceState) -> OverlayState {
         let own = net(OWN, family).network();
         let mut desired = OverlayState {
             device: Some(device),
@@ -127,7 +127,7 @@ impl Model {
                 let route = Route { protocol, index: Some(external), ..Route::by_gateway(net, public) };
                 desired.routes.push(route);
             } else {
-                let mac = if family == Family::V4 { peer.mac } else { peer.mac6 };
+                let mac = if family == IpFamily::V4 { peer.mac } else { peer.mac6 };
                 desired.neighbours.insert((net.network(), mac));
                 desired.fdb.insert((mac, public));
                 let route = Route { onlink: true, ..Route::by_gateway(net, net.network()) };
@@ -140,21 +140,21 @@ impl Model {
 }
 
 impl Peer {
-    fn public(&self, family: Family) -> IpAddr {
+    fn public(&self, family: IpFamily) -> IpAddr {
         let (n, is_near) = self.place;
         match (family, is_near) {
-            (Family::V4, true) => Ipv4Addr::new(192, 168, 64, 2 + (n % 250) as u8).into(),
-            (Family::V4, false) => {
+            (IpFamily::V4, true) => Ipv4Addr::new(192, 168, 64, 2 + (n % 250) as u8).into(),
+            (IpFamily::V4, false) => {
                 Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + u32::from(n)).into()
             }
-            (Family::V6, true) => Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 1, n).into(),
-            (Family::V6, false) => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, n).into(),
+            (IpFamily::V6, true) => Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 1, n).into(),
+            (IpFamily::V6, false) => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, n).into(),
         }
     }
 
     fn record(&self) -> String {
         let data = |mac| Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).ok();
-        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.public(Family::V4), self.public(Family::V6)) else {
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.public(IpFamily::V4), self.public(IpFamily::V6)) else {
             panic!("each family has its address");
         };
         let attrs =
@@ -172,16 +172,16 @@ fn write(registry: &MemoryRegistry, subnet: u16, peer: &Peer) {
 }
 
 pub(crate) fn key(n: u16) -> SubnetKey {
-    let (IpNet::V4(v4), IpNet::V6(v6)) = (net(n, Family::V4), net(n, Family::V6)) else {
+    let (IpNet::V4(v4), IpNet::V6(v6)) = (net(n, IpFamily::V4), net(n, IpFamily::V6)) else {
         panic!("each family has its subnet");
     };
     SubnetKey::new(Some(v4), Some(v6)).unwrap()
 }
 
-pub(crate) fn net(n: u16, family: Family) -> IpNet {
+pub(crate) fn net(n: u16, family: IpFamily) -> IpNet {
     let start = u32::from(Ipv4Addr::new(10, 4, 0, 0)) + (u32::from(n) << 8);
     match family {
-        Family::V4 => Ipv4Net::new(start.into(), 24).unwrap().into(),
-        Family::V6 => Ipv6Net::new(Ipv6Addr::new(0xfd10, 0, 0, n, 0, 0, 0, 0), 64).unwrap().into(),
+        IpFamily::V4 => Ipv4Net::new(start.into(), 24).unwrap().into(),
+        IpFamily::V6 => Ipv6Net::new(Ipv6Addr::new(0xfd10, 0, 0, n, 0, 0, 0, 0), 64).unwrap().into(),
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use flannel_backend_vxlan::{OpenVxlan, RouteProtocol, external_interface};
 use flannel_core::{NetworkOptions, Shutdown};
 use flannel_netlink::{
-    Address, Family, FdbEntry, Link, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan,
-    Route, Write,
+    Address, FdbEntry, IpFamily, Link, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind, NewVxlan,
+    Route, WriteRequest,
 };
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{DeviceState, INTERFACE, Lab, LabOptions, Member, OverlayState, eventually};
@@ -17,7 +17,8 @@ use crate::model::{Model, OWN, key};
 /// Long enough for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const FAMILIES: [(Family, &str); 2] = [(Family::V4, "flannel.1"), (Family::V6, "flannel-v6.1")];
+pub(crate) const FAMILIES: [(IpFamily, &str); 2] =
+    [(IpFamily::V4, "flannel.1"), (IpFamily::V6, "flannel-v6.1")];
 
 /// The device of another network on the host.
 const FOREIGN: &str = "vxlan77";
@@ -114,13 +115,13 @@ impl Site {
         let mut read = |family, device: &str| {
             OverlayState::read(&mut self.netlink, device, family, is_direct).unwrap_or_default()
         };
-        vec![read(Family::V4, devices[0]), read(Family::V6, devices[1])]
+        vec![read(IpFamily::V4, devices[0]), read(IpFamily::V6, devices[1])]
     }
 
     /// What the host holds of the other overlay.
     fn read_foreign(&mut self) -> Vec<OverlayState> {
         let mut read = |family| OverlayState::read(&mut self.netlink, FOREIGN, family, |_| false).unwrap();
-        vec![read(Family::V4), read(Family::V6)]
+        vec![read(IpFamily::V4), read(IpFamily::V6)]
     }
 
     /// Another overlay beside ours, with all that it needs, whose routes have our number.
@@ -130,15 +131,18 @@ impl Site {
         self.netlink.create_link(&link).unwrap();
         let Link { index, .. } = self.netlink.link(FOREIGN).unwrap().unwrap();
         let mac = |n: u8| Mac([0x0e, 0x77, 0, 0, 0, n]);
-        let mut writes = vec![Write::PutAddress(Address::new(index, "10.77.0.0/32".parse().unwrap()))];
+        let mut writes = vec![WriteRequest::PutAddress(Address::new(index, "10.77.0.0/32".parse().unwrap()))];
         for n in 1..=3_u8 {
             let subnet: IpNet = format!("10.77.{n}.0/24").parse().unwrap();
             let subnet6: IpNet = format!("fd77:0:0:{n}::/64").parse().unwrap();
-            writes.push(Write::PutNeighbour(Neighbour::permanent(index, subnet.network(), mac(n))));
-            writes.push(Write::PutFdb(FdbEntry::permanent(index, mac(n), [172, 30, 0, n].into())));
+            writes.push(WriteRequest::PutNeighbour(Neighbour::permanent(index, subnet.network(), mac(n))));
+            writes.push(WriteRequest::PutFdb(FdbEntry::permanent(index, mac(n), [172, 30, 0, n].into())));
             for subnet in [subnet, subnet6] {
                 let route = Route::onlink(subnet, subnet.network(), index);
-                writes.push(Write::PutRoute(Route { protocol: RouteProtocol::default().number(), ..route }));
+                writes.push(WriteRequest::PutRoute(Route {
+                    protocol: RouteProtocol::default().number(),
+                    ..route
+                }));
             }
         }
         self.netlink.apply(&writes).into_iter().for_each(Result::unwrap);

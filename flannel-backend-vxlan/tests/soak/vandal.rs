@@ -1,8 +1,8 @@
 //! Somebody who changes by hand whatever can be changed of the overlay.
 
 use flannel_netlink::{
-    Address, Error, Family, FdbEntry, LinkChange, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
-    NewVxlan, Route, RouteFilter, Write,
+    Address, Error, FdbEntry, IpFamily, LinkChange, Mac, Namespace, Neighbour, Netlink, NewLink, NewLinkKind,
+    NewVxlan, Route, RouteFilter, WriteRequest,
 };
 use flannel_testing::INTERFACE;
 use ipnet::IpNet;
@@ -21,7 +21,7 @@ pub(crate) struct Vandal {
 /// What one act is about.
 struct Target {
     device: &'static str,
-    family: Family,
+    family: IpFamily,
     index: u32,
     /// A peer's subnet, or one that nobody has.
     subnet: IpNet,
@@ -44,7 +44,7 @@ impl Vandal {
         let stranger = Mac([0x0e, 0x66, 0, 0, 0, random.u8(..)]);
         let peer = model
             .any(random)
-            .map(|(subnet, peer)| (subnet, if family == Family::V4 { peer.mac } else { peer.mac6 }));
+            .map(|(subnet, peer)| (subnet, if family == IpFamily::V4 { peer.mac } else { peer.mac6 }));
         let (subnet, mac) = peer.unwrap_or((free, stranger));
         let index = self.netlink.link(device).ok().flatten().map_or(0, |link| link.index);
         let target = Target { device, family, index, subnet: net(subnet, family), mac, stranger };
@@ -65,45 +65,54 @@ impl Vandal {
     fn touch_an_object(&mut self, act: u8, target: &Target, free: IpNet) -> &'static str {
         let Target { index, subnet, mac, stranger, family, .. } = *target;
         let far: std::net::IpAddr =
-            if family == Family::V4 { [172, 31, 0, 66].into() } else { "fd99::66".parse().unwrap() };
+            if family == IpFamily::V4 { [172, 31, 0, 66].into() } else { "fd99::66".parse().unwrap() };
         let gateway = subnet.network();
         let (what, write) = match act {
             0..4 => (
                 "a route goes",
-                Write::DeleteRoute(Route { metric: None, ..Route::onlink(subnet, gateway, index) }),
+                WriteRequest::DeleteRoute(Route { metric: None, ..Route::onlink(subnet, gateway, index) }),
             ),
-            4..7 => {
-                ("a route leads elsewhere", Write::PutRoute(Route::onlink(subnet, free.network(), index)))
+            4..7 => (
+                "a route leads elsewhere",
+                WriteRequest::PutRoute(Route::onlink(subnet, free.network(), index)),
+            ),
+            7..10 => {
+                ("a stranger's route", WriteRequest::PutRoute(Route::onlink(free, free.network(), index)))
             }
-            7..10 => ("a stranger's route", Write::PutRoute(Route::onlink(free, free.network(), index))),
             10..12 => (
                 "a second route to a peer",
-                Write::PutRoute(Route::onlink(subnet, gateway, index).with_metric(77)),
+                WriteRequest::PutRoute(Route::onlink(subnet, gateway, index).with_metric(77)),
             ),
-            12..16 => ("a neighbour goes", Write::DeleteNeighbour(Neighbour::permanent(index, gateway, mac))),
+            12..16 => {
+                ("a neighbour goes", WriteRequest::DeleteNeighbour(Neighbour::permanent(index, gateway, mac)))
+            }
             16..19 => (
                 "a neighbour is another one",
-                Write::PutNeighbour(Neighbour::permanent(index, gateway, stranger)),
+                WriteRequest::PutNeighbour(Neighbour::permanent(index, gateway, stranger)),
             ),
             19..22 => (
                 "a stranger's neighbour",
-                Write::PutNeighbour(Neighbour::permanent(index, free.network(), stranger)),
+                WriteRequest::PutNeighbour(Neighbour::permanent(index, free.network(), stranger)),
             ),
             22..26 => ("a forwarding entry goes", self.delete_entry(index, mac, far)),
-            26..30 => {
-                ("a forwarding entry leads elsewhere", Write::PutFdb(FdbEntry::permanent(index, mac, far)))
-            }
-            _ => ("a stranger's forwarding entry", Write::PutFdb(FdbEntry::permanent(index, stranger, far))),
+            26..30 => (
+                "a forwarding entry leads elsewhere",
+                WriteRequest::PutFdb(FdbEntry::permanent(index, mac, far)),
+            ),
+            _ => (
+                "a stranger's forwarding entry",
+                WriteRequest::PutFdb(FdbEntry::permanent(index, stranger, far)),
+            ),
         };
         self.write(vec![write]);
         what
     }
 
     /// An entry is deleted by all that it says.
-    fn delete_entry(&mut self, index: u32, mac: Mac, otherwise: std::net::IpAddr) -> Write {
+    fn delete_entry(&mut self, index: u32, mac: Mac, otherwise: std::net::IpAddr) -> WriteRequest {
         let entries = self.netlink.fdb(index).unwrap_or_default();
         let entry = entries.into_iter().find(|entry| entry.mac == mac);
-        Write::DeleteFdb(entry.unwrap_or_else(|| FdbEntry::permanent(index, mac, otherwise)))
+        WriteRequest::DeleteFdb(entry.unwrap_or_else(|| FdbEntry::permanent(index, mac, otherwise)))
     }
 
     fn touch_a_table(&mut self, act: u8, target: &Target) -> &'static str {
@@ -115,16 +124,18 @@ impl Vandal {
         let (what, writes): (_, Vec<_>) = match act {
             36..41 => {
                 let ours = routes.filter(|route| route.index == Some(index));
-                ("all routes go", ours.map(Write::DeleteRoute).collect())
+                ("all routes go", ours.map(WriteRequest::DeleteRoute).collect())
             }
-            41..46 => ("all direct routes go", routes.filter(is_direct).map(Write::DeleteRoute).collect()),
+            41..46 => {
+                ("all direct routes go", routes.filter(is_direct).map(WriteRequest::DeleteRoute).collect())
+            }
             46..50 => {
                 let neighbours = self.netlink.neighbours(index, Some(family)).unwrap_or_default();
-                ("all neighbours go", neighbours.into_iter().map(Write::DeleteNeighbour).collect())
+                ("all neighbours go", neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
             }
             _ => {
                 let entries = self.netlink.fdb(index).unwrap_or_default();
-                ("all forwarding entries go", entries.into_iter().map(Write::DeleteFdb).collect())
+                ("all forwarding entries go", entries.into_iter().map(WriteRequest::DeleteFdb).collect())
             }
         };
         self.write(writes);
@@ -137,8 +148,8 @@ impl Vandal {
             ..Address::new(target.index, IpNet::from(net.network()))
         };
         let (what, write) = match act {
-            54..60 => ("the device's address goes", Write::DeleteAddress(address(own))),
-            _ => ("a second address", Write::PutAddress(address(free))),
+            54..60 => ("the device's address goes", WriteRequest::DeleteAddress(address(own))),
+            _ => ("a second address", WriteRequest::PutAddress(address(free))),
         };
         self.write(vec![write]);
         what
@@ -198,7 +209,7 @@ impl Vandal {
         let lost = addresses.filter(|address| address.scope == 0 && address.net.addr().is_ipv6());
         let again =
             lost.map(|address| Address { flags: Address::NO_DAD, ..Address::new(index, address.net) });
-        let writes = again.map(Write::PutAddress).collect();
+        let writes = again.map(WriteRequest::PutAddress).collect();
         for up in [false, true] {
             self.change(index, &LinkChange { up: Some(up), ..LinkChange::default() });
         }
@@ -214,14 +225,14 @@ impl Vandal {
         let storm: Vec<_> = (0..STORM)
             .map(|n| {
                 let route = route.clone().with_metric(1 + n / 2);
-                if n % 2 == 0 { Write::PutRoute(route) } else { Write::DeleteRoute(route) }
+                if n % 2 == 0 { WriteRequest::PutRoute(route) } else { WriteRequest::DeleteRoute(route) }
             })
             .collect();
         netlink.apply(&storm).into_iter().for_each(Result::unwrap);
         "a storm of notices"
     }
 
-    fn write(&mut self, writes: Vec<Write>) {
+    fn write(&mut self, writes: Vec<WriteRequest>) {
         self.netlink.apply(&writes).into_iter().for_each(may_be_too_late);
     }
 

@@ -15,7 +15,7 @@ use crate::{Lease, NetworkConfig, Term};
 impl Node {
     /// Returns the lease if it shall say something else now than it was last asked to.
     pub(super) fn unpublished(&mut self, config: &NetworkConfig) -> Option<Lease> {
-        let public = self.options.external.public.used_by(config);
+        let public = self.public(config);
         let attrs = self.backend.as_ref()?.attrs().at(public);
         if self.attrs.as_ref() == Some(&attrs) {
             return None;

@@ -134,7 +134,9 @@ impl Node {
             return Ok(());
         };
         has_room_for(config, &own.subnet).map_err(BackendError::Host)?;
-        let request = OpenRequest::new(config, &self.options.external).with_before(Some(&own.attrs));
+        let request = OpenRequest::new(config, &self.options.external)
+            .with_before(Some(&own.attrs))
+            .with_state_dir(self.options.state_dir.as_deref());
         backend.reconfigure(request)?;
         if let Err(error) = backend.configure(own) {
             // The next pass tries it again.

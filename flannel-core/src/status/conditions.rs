@@ -35,6 +35,8 @@ pub enum ConditionName {
     Starting,
     /// The lease is lost, and is asked for again.
     LeaseLost,
+    /// The external interface or its only address is gone; peers can't reach this host.
+    ExternalLost,
     /// An object of the host is not as it should be, and is tried again.
     ObjectsFailed,
     /// The host was not compared with what it should be for too long: the loop does not run.
@@ -70,9 +72,10 @@ pub enum ConditionName {
 
 impl ConditionName {
     /// All names there are, in the order of their weight.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Starting,
         Self::LeaseLost,
+        Self::ExternalLost,
         Self::ObjectsFailed,
         Self::Stalled,
         Self::FirewallFailed,
@@ -95,6 +98,7 @@ impl ConditionName {
         match self {
             Self::Starting => "starting",
             Self::LeaseLost => "lease_lost",
+            Self::ExternalLost => "external_lost",
             Self::ObjectsFailed => "objects_failed",
             Self::Stalled => "stalled",
             Self::FirewallFailed => "firewall_failed",
@@ -121,6 +125,7 @@ impl ConditionName {
             self,
             Self::Starting
                 | Self::LeaseLost
+                | Self::ExternalLost
                 | Self::ObjectsFailed
                 | Self::Stalled
                 | Self::FirewallFailed
@@ -146,6 +151,9 @@ pub(crate) fn conditions(status: &NetworkStatus, audit_every: Duration) -> Vec<C
     }
     if let Some(lost) = status.lease.as_ref().and_then(|lease| lease.lost.clone()) {
         add(ConditionName::LeaseLost, lost);
+    }
+    if let Some(reason) = &status.external.lost {
+        add(ConditionName::ExternalLost, reason.clone());
     }
     let failed = status.kernel.failed.iter().map(|failure| format!("{}: {}", failure.object, failure.reason));
     if let Some(detail) = first_of(failed) {

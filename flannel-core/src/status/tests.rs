@@ -73,6 +73,7 @@ fn full() -> NetworkStatus {
             v4: public.v4,
             v6: public.v6,
             public,
+            lost: None,
         },
         devices: vec![device],
         mtu: Some(1450),

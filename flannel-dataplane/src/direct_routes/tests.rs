@@ -8,13 +8,13 @@ use super::*;
 /// A namespace with an external interface, whose link is 192.168.64.0/24 and fd00:64::/64.
 struct Host {
     kernel: Kernel,
-    family: Family,
+    family: IpFamily,
     external: u32,
     other: u32,
 }
 
 impl Host {
-    fn new(family: Family) -> Self {
+    fn new(family: IpFamily) -> Self {
         let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
         let kernel = Kernel::open_in(&namespace).unwrap();
         let mut netlink = kernel.lock();
@@ -38,8 +38,8 @@ impl Host {
     /// The subnet number `n`, and a gateway to it.
     fn peer(&self, n: u8) -> (IpNet, IpAddr) {
         match self.family {
-            Family::V4 => (net(&format!("10.5.{n}.0/24")), IpAddr::from([192, 168, 64, n])),
-            Family::V6 => (net(&format!("fd00:5:0:{n}::/64")), format!("fd00:64::{n}").parse().unwrap()),
+            IpFamily::V4 => (net(&format!("10.5.{n}.0/24")), IpAddr::from([192, 168, 64, n])),
+            IpFamily::V6 => (net(&format!("fd00:5:0:{n}::/64")), format!("fd00:64::{n}").parse().unwrap()),
         }
     }
 
@@ -48,7 +48,7 @@ impl Host {
         Hop { gateway, index: self.external, protocol: RouteProtocol::default() }.route(subnet, others)
     }
 
-    fn write(&self, writes: &[Write]) {
+    fn write(&self, writes: &[WriteRequest]) {
         self.kernel.apply(writes).into_iter().collect::<Result<(), _>>().unwrap();
     }
 
@@ -61,8 +61,8 @@ impl Host {
     fn foreign(&self) -> [Route; 4] {
         let unmarked = Route { protocol: Route::PROTOCOL_BOOT, ..self.route(66, 0) };
         let outside = match self.family {
-            Family::V4 => "10.6.2.0/24",
-            Family::V6 => "fd00:6::/64",
+            IpFamily::V4 => "10.6.2.0/24",
+            IpFamily::V6 => "fd00:6::/64",
         };
         let outside = Route { destination: net(outside), ..self.route(66, 0) };
         let table = Route { table: 77, ..self.route(2, 0) };
@@ -81,8 +81,8 @@ impl TableSubject for Host {
 
     fn open(&mut self) -> DirectRoutes {
         let network = match self.family {
-            Family::V4 => net("10.5.0.0/16"),
-            Family::V6 => net("fd00:5::/48"),
+            IpFamily::V4 => net("10.5.0.0/16"),
+            IpFamily::V6 => net("fd00:5::/48"),
         };
         let mark = Mark { protocol: RouteProtocol::default(), network };
         DirectRoutes { kernel: self.kernel.clone(), family: self.family, mark, tunnel: None }
@@ -102,15 +102,15 @@ impl TableSubject for Host {
     /// Nothing is reached by a gateway that is not on the link.
     fn impossible(&self) -> Option<(IpNet, Route)> {
         let gateway = match self.family {
-            Family::V4 => "192.168.65.9",
-            Family::V6 => "fd00:65::9",
+            IpFamily::V4 => "192.168.65.9",
+            IpFamily::V6 => "fd00:65::9",
         };
         let route = Route { gateway: gateway.parse().ok(), ..self.route(99, 0) };
         Some((route.destination, route))
     }
 
     fn add_foreign_objects(&mut self) {
-        self.write(&self.foreign().map(Write::PutRoute));
+        self.write(&self.foreign().map(WriteRequest::PutRoute));
     }
 
     fn foreign_is_unchanged(&mut self) -> bool {
@@ -129,7 +129,7 @@ mod v4 {
 
     flannel_testing::table_contract!(
         #[test]
-        Host::new(Family::V4)
+        Host::new(IpFamily::V4)
     );
 }
 
@@ -138,7 +138,7 @@ mod v6 {
 
     flannel_testing::table_contract!(
         #[test]
-        Host::new(Family::V6)
+        Host::new(IpFamily::V6)
     );
 }
 
@@ -148,13 +148,13 @@ fn put(route: &Route) -> [Change<IpNet, Route>; 1] {
 
 #[test]
 fn a_route_that_upstream_left_becomes_ours_whatever_its_metric() {
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         for metric in [None, Some(5)] {
             let mut host = Host::new(family);
             let ours = host.route(2, 0);
             let left = Route { protocol: Route::PROTOCOL_BOOT, ..ours.clone() };
             let left = Route { metric: metric.or(left.metric), ..left };
-            host.write(&[Write::PutRoute(left)]);
+            host.write(&[WriteRequest::PutRoute(left)]);
             let mut table = host.open();
             assert_eq!(table.read().unwrap(), []);
             table.apply(&put(&ours)).remove(0).unwrap();
@@ -167,7 +167,7 @@ fn a_route_that_upstream_left_becomes_ours_whatever_its_metric() {
 
 #[test]
 fn a_route_in_the_way_is_named_and_left() {
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let mut host = Host::new(family);
         let ours = host.route(2, 0);
         let (_, elsewhere) = host.peer(9);
@@ -175,11 +175,11 @@ fn a_route_in_the_way_is_named_and_left() {
         let unequal = Route { protocol: Route::PROTOCOL_BOOT, gateway: Some(elsewhere), ..ours.clone() };
         let other = Route { metric: ours.metric, ..Route::attached(ours.destination, host.other) };
         for foreign in [static_, unequal, other] {
-            host.write(&[Write::PutRoute(foreign.clone())]);
+            host.write(&[WriteRequest::PutRoute(foreign.clone())]);
             let reason = host.open().apply(&put(&ours)).remove(0).unwrap_err().to_string();
             assert_eq!(reason, format!("somebody else's route is in its place: {foreign}"));
             assert_eq!(host.open().read().unwrap(), []);
-            host.write(&[Write::DeleteRoute(foreign)]);
+            host.write(&[WriteRequest::DeleteRoute(foreign)]);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_core::chain;
-use flannel_netlink::{Address, Error, Family, Link, Netlink, Route, RouteFilter, RouteKind};
+use flannel_netlink::{Address, Error, IpFamily, Link, Netlink, Route, RouteFilter, RouteKind};
 
 use super::select::{AddressFact, DefaultRoute, Facts, LinkFact, Way};
 
@@ -24,8 +24,8 @@ pub fn read(wanted: Wanted) -> Result<Facts, Error> {
     let links = links.into_iter().map(|link| link_fact(link, &addresses)).collect();
     let mut facts = Facts { links, ..Facts::default() };
     if wanted.default_routes {
-        facts.default_routes_v4 = default_routes(&mut netlink, Family::V4)?;
-        facts.default_routes_v6 = default_routes(&mut netlink, Family::V6)?;
+        facts.default_routes_v4 = default_routes(&mut netlink, IpFamily::V4)?;
+        facts.default_routes_v6 = default_routes(&mut netlink, IpFamily::V6)?;
     }
     facts.way = wanted.way_to.map(|address| way(&mut netlink, address));
     Ok(facts)
@@ -59,7 +59,7 @@ fn address_fact(address: &Address) -> AddressFact {
     }
 }
 
-fn default_routes(netlink: &mut Netlink, family: Family) -> Result<Vec<DefaultRoute>, Error> {
+fn default_routes(netlink: &mut Netlink, family: IpFamily) -> Result<Vec<DefaultRoute>, Error> {
     let filter =
         RouteFilter { family: Some(family), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
     let mut routes = netlink.routes(&filter)?;

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use flannel_core::{BackendError, ExternalInterface};
-use flannel_netlink::{Monitor, Namespace, Notice};
+use flannel_netlink::{Monitor, Namespace, Notification};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -131,15 +131,15 @@ async fn settle(monitor: &mut Monitor) -> Result<(), flannel_netlink::Error> {
 }
 
 /// Tells whether a notice may have to do with an interface.
-fn concerns(notice: &Notice, known: &ExternalInterface) -> bool {
+fn concerns(notice: &Notification, known: &ExternalInterface) -> bool {
     match notice {
-        Notice::Link { link, .. } => link.index == known.index || link.name == known.name,
+        Notification::Link { link, .. } => link.index == known.index || link.name == known.name,
         // Its address may move to another interface.
-        Notice::Address { address, .. } => {
+        Notification::Address { address, .. } => {
             address.index == known.index || known.addresses().any(|own| own == address.net.addr())
         }
-        Notice::Neighbour { .. } | Notice::Fdb { .. } | Notice::Forwarding { .. } => false,
-        Notice::Route { .. } | Notice::Overrun | _ => true,
+        Notification::Neighbour { .. } | Notification::Fdb { .. } | Notification::Forwarding { .. } => false,
+        Notification::Route { .. } | Notification::Overrun | _ => true,
     }
 }
 

@@ -1,11 +1,9 @@
 //! The external interface of the daemon: chosen at the start, so that a wish that nothing can fulfil is told at once; chosen
 //! again when the families of the network are known; followed from then on.
 
-use flannel_core::{ChooseExternal, ExternalInterface, NetworkConfig, chain};
+use flannel_core::{ChooseExternal, ExternalChoice, ExternalInterface, ExternalUpdate, NetworkConfig, chain};
 use flannel_netlink::Namespace;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
-use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::facts::{self, Wanted};
@@ -39,25 +37,16 @@ pub fn look(wishes: &Wishes, config: Option<&NetworkConfig>) -> Result<ExternalI
     outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())
 }
 
-/// Gives who chooses again, and what becomes of the interface from then on.
-pub fn choose_again(
-    namespace: Namespace,
-    wishes: Wishes,
-    first: InitialChoice,
-) -> (ChooseExternal, BoxStream<'static, ExternalInterface>) {
-    let (tell, told) = oneshot::channel();
-    let choose = Box::new(move |config: &NetworkConfig| {
+/// Returns what chooses again once the network config is known, and follows the interface from then on.
+pub fn choose_again(namespace: Namespace, wishes: Wishes, first: InitialChoice) -> ChooseExternal {
+    Box::new(move |config: &NetworkConfig, _| {
         let families = Families::of(config);
         let chosen = chosen(&wishes, families, &first)?;
-        let external = chosen.external.clone();
+        let choice = ExternalChoice::new(chosen.external.clone());
         let changes = settle::changes(namespace, wishes, families, chosen)
             .map_err(|error| format!("Failed to follow the interfaces: {}", chain(&error)))?;
-        // Nobody listens any more only if the network has ended.
-        let _ = tell.send(changes);
-        Ok(external)
-    });
-    let changes = stream::once(async { told.await.unwrap_or_else(|_| stream::pending().boxed()) });
-    (choose, changes.flatten().boxed())
+        Ok(choice.with_changes(changes.map(ExternalUpdate::Changed).boxed()))
+    })
 }
 
 fn chosen(wishes: &Wishes, families: Families, first: &InitialChoice) -> Result<Chosen, String> {

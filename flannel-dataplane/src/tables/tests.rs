@@ -31,12 +31,12 @@ impl Kernels {
         let index = create("flannel.1", NewLinkKind::Vxlan(vxlan));
         let bridge = create("other", NewLinkKind::Bridge);
         drop(netlink);
-        let place = Place { kernel, index, family: Family::V4 };
+        let place = Place { kernel, index, family: IpFamily::V4 };
         Self { place, bridge }
     }
 
     /// Writes objects that are not ours.
-    fn write(&self, writes: &[Write]) {
+    fn write(&self, writes: &[WriteRequest]) {
         self.place.kernel.apply(writes).into_iter().collect::<Result<(), _>>().unwrap();
     }
 }
@@ -86,11 +86,11 @@ impl TableSubject for NeighboursInKernel {
     }
 
     fn add_foreign_objects(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutNeighbour));
+        self.0.write(&self.foreign().map(WriteRequest::PutNeighbour));
     }
 
     fn foreign_is_unchanged(&mut self) -> bool {
-        let all = self.0.place.kernel.lock().neighbours(0, Some(Family::V4)).unwrap();
+        let all = self.0.place.kernel.lock().neighbours(0, Some(IpFamily::V4)).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))
     }
 }
@@ -127,7 +127,7 @@ impl TableSubject for FdbInKernel {
     }
 
     fn add_foreign_objects(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutFdb));
+        self.0.write(&self.foreign().map(WriteRequest::PutFdb));
     }
 
     fn foreign_is_unchanged(&mut self) -> bool {
@@ -181,11 +181,11 @@ impl TableSubject for RoutesInKernel {
     }
 
     fn add_foreign_objects(&mut self) {
-        self.0.write(&self.foreign().map(Write::PutRoute));
+        self.0.write(&self.foreign().map(WriteRequest::PutRoute));
     }
 
     fn foreign_is_unchanged(&mut self) -> bool {
-        let filter = RouteFilter { family: Some(Family::V4), ..RouteFilter::default() };
+        let filter = RouteFilter { family: Some(IpFamily::V4), ..RouteFilter::default() };
         let all = self.0.place.kernel.lock().routes(&filter).unwrap();
         self.foreign().iter().all(|foreign| all.contains(foreign))
     }
@@ -221,7 +221,7 @@ mod routes {
     fn a_route_in_the_way_is_named_and_left() {
         let mut kernel = RoutesInKernel(Kernels::new());
         let foreign = Route::attached(net("10.5.2.0/24"), kernel.0.bridge);
-        kernel.0.write(&[Write::PutRoute(foreign.clone())]);
+        kernel.0.write(&[WriteRequest::PutRoute(foreign.clone())]);
         let (key, value, _) = kernel.samples().remove(0);
         let mut table = kernel.open();
         let answers = table.apply(&[Change::Put { key, value, instead_of: None }]);

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use flannel_netlink::{Family, Namespace};
+use flannel_netlink::{IpFamily, Namespace};
 
 use crate::sys;
 
@@ -31,10 +31,10 @@ struct Layout {
     counters: usize,
 }
 
-fn layout(family: Family) -> Layout {
+fn layout(family: IpFamily) -> Layout {
     let (family, level, next_offset, counters) = match family {
-        Family::V4 => (libc::AF_INET, libc::SOL_IP, 90, 96_usize),
-        Family::V6 => (libc::AF_INET6, libc::SOL_IPV6, 142, 148),
+        IpFamily::V4 => (libc::AF_INET, libc::SOL_IP, 90, 96_usize),
+        IpFamily::V6 => (libc::AF_INET6, libc::SOL_IPV6, 142, 148),
     };
     Layout { family, level, next_offset, counters: counters.next_multiple_of(align_of::<u64>()) }
 }
@@ -42,7 +42,7 @@ fn layout(family: Family) -> Layout {
 /// A number that is another one if the rules of a table are, whatever they counted.
 ///
 /// The table is made if it does not exist, as by `iptables`.
-pub(crate) fn fingerprint(namespace: &Namespace, family: Family, table: &str) -> io::Result<u64> {
+pub(crate) fn fingerprint(namespace: &Namespace, family: IpFamily, table: &str) -> io::Result<u64> {
     let layout = layout(family);
     let socket = namespace.run(|| sys::datagram_socket(layout.family))??;
     for _ in 0..ATTEMPTS {
@@ -109,7 +109,7 @@ mod tests {
     #[allow(clippy::panic, reason = "a test fails by panicking")]
     fn the_number_changes_with_the_rules_and_not_with_what_they_count() {
         for (family, program, host) in
-            [(Family::V4, "iptables-legacy", "127.0.0.1"), (Family::V6, "ip6tables-legacy", "::1")]
+            [(IpFamily::V4, "iptables-legacy", "127.0.0.1"), (IpFamily::V6, "ip6tables-legacy", "::1")]
         {
             let namespace =
                 Namespace::create().expect("these tests make network namespaces: run them as root");

@@ -4,7 +4,7 @@
 //! chain; and in the built-in chain, what earlier versions of flannel left there about our networks. Everything else
 //! stays where it is, also in our chain: another daemon on this host keeps the rules of its network there.
 
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 
 use super::listing::{Listed, Listing};
@@ -178,7 +178,7 @@ fn is_of_v011(place: &Place, nets: &OverlayPrefixes, spec: &Spec) -> bool {
     let shapes = if place.table == MASQUERADE.table {
         vec![
             (is(network), is(network), "RETURN"),
-            (is(network), is_not(rules::multicast(Family::V4)), "MASQUERADE"),
+            (is(network), is_not(rules::multicast(IpFamily::V4)), "MASQUERADE"),
             (is_not(network), is(subnet), "RETURN"),
             (is_not(network), is(network), "MASQUERADE"),
         ]

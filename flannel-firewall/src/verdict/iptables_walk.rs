@@ -1,21 +1,21 @@
-//! A packet on its way through the chains of iptables. Pure.
+//! A packet on its path through the chains of iptables. Pure.
 
-use super::{BlockingRule, DEEPEST, Fit, Packet, RuleLocation, SOURCE_PORT, Transport, Way};
+use super::{BlockingRule, DEEPEST, Fit, Packet, PacketPath, RuleLocation, SOURCE_PORT, TransportProtocol};
 use crate::iptables::listing::{Listed, Listing};
 use crate::iptables::spec::Spec;
 use crate::rules::Selector;
 
 /// The built-in chains that a packet passes, in order (`iptables(8)`, TABLES). The table nat has no say in what passes.
-fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
-    match way {
-        Way::Input => &[
+fn chains(path: PacketPath) -> &'static [(&'static str, &'static str)] {
+    match path {
+        PacketPath::Input => &[
             ("raw", "PREROUTING"),
             ("mangle", "PREROUTING"),
             ("mangle", "INPUT"),
             ("filter", "INPUT"),
             ("security", "INPUT"),
         ],
-        Way::Forward => &[
+        PacketPath::Forward => &[
             ("raw", "PREROUTING"),
             ("mangle", "PREROUTING"),
             ("mangle", "FORWARD"),
@@ -23,7 +23,7 @@ fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
             ("security", "FORWARD"),
             ("mangle", "POSTROUTING"),
         ],
-        Way::Output => &[
+        PacketPath::Output => &[
             ("raw", "OUTPUT"),
             ("mangle", "OUTPUT"),
             ("filter", "OUTPUT"),
@@ -41,7 +41,7 @@ pub(super) fn barriers(
     is_marked: &mut bool,
 ) -> Vec<BlockingRule> {
     let mut barriers = Vec::new();
-    for (table, chain) in chains(packet.way) {
+    for (table, chain) in chains(packet.path) {
         let Some((_, listing)) = tables.iter().find(|(name, _)| name == table) else {
             continue;
         };
@@ -52,8 +52,8 @@ pub(super) fn barriers(
             Outcome::Fell | Outcome::Accepted => continue,
         };
         if !walk.doubt {
-            let place = RuleLocation::Iptables { program, table: (*table).into(), chain: (*chain).into() };
-            barriers.push(BlockingRule { place, rule });
+            let location = RuleLocation::Iptables { program, table: (*table).into(), chain: (*chain).into() };
+            barriers.push(BlockingRule { location, rule });
         }
     }
     barriers
@@ -68,7 +68,7 @@ struct Walk<'a> {
     doubt: bool,
 }
 
-/// How the way of a packet through a chain ends.
+/// How the path of a packet through a chain ends.
 enum Outcome<'a> {
     Accepted,
     Stopped(&'a Listed),
@@ -162,17 +162,17 @@ fn conditions<'r>(words: &'r [String], packet: &Packet) -> (Fit, Option<&'r str>
 
 fn condition(word: &str, value: &str, values: &[&str], packet: &Packet) -> Fit {
     match word {
-        "-i" => interface(value, packet.incoming.as_deref(), packet.way == Way::Output),
-        "-o" => interface(value, packet.outgoing.as_deref(), packet.way == Way::Input),
+        "-i" => interface(value, packet.incoming.as_deref(), packet.path == PacketPath::Output),
+        "-o" => interface(value, packet.outgoing.as_deref(), packet.path == PacketPath::Input),
         "-p" => protocol(value, packet),
         "--dport" | "--dports" | "--destination-port" | "--destination-ports" => ports(value, packet.port),
         "--sport" | "--sports" | "--source-port" | "--source-ports" => ports(value, SOURCE_PORT),
         "--ctstate" | "--state" => Fit::of(value.split(',').any(|state| state == "NEW")),
         "--dst-type" => Fit::of(value.split(',').any(|kind| kind == destination_type(packet))),
         "--src-type" => Fit::of(value.split(',').any(|kind| kind == source_type(packet))),
-        "--syn" => Fit::of(packet.transport == Transport::Tcp),
+        "--syn" => Fit::of(packet.transport == TransportProtocol::Tcp),
         "--tcp-flags" => match values.get(1) {
-            Some(&"SYN") => Fit::of(packet.transport == Transport::Tcp),
+            Some(&"SYN") => Fit::of(packet.transport == TransportProtocol::Tcp),
             _ => Fit::Unknown,
         },
         // The name of an extension says nothing by itself, nor do the options of a target.
@@ -196,8 +196,8 @@ fn interface(pattern: &str, name: Option<&str>, cannot: bool) -> Fit {
 
 fn protocol(value: &str, packet: &Packet) -> Fit {
     let own: &[&str] = match packet.transport {
-        Transport::Tcp => &["tcp", "6", "all", "0"],
-        Transport::Udp => &["udp", "17", "all", "0"],
+        TransportProtocol::Tcp => &["tcp", "6", "all", "0"],
+        TransportProtocol::Udp => &["udp", "17", "all", "0"],
     };
     Fit::of(own.contains(&value))
 }
@@ -219,43 +219,43 @@ fn ports(value: &str, port: u16) -> Fit {
 }
 
 fn destination_type(packet: &Packet) -> &'static str {
-    if packet.way == Way::Input { "LOCAL" } else { "UNICAST" }
+    if packet.path == PacketPath::Input { "LOCAL" } else { "UNICAST" }
 }
 
 fn source_type(packet: &Packet) -> &'static str {
-    if packet.way == Way::Output { "LOCAL" } else { "UNICAST" }
+    if packet.path == PacketPath::Output { "LOCAL" } else { "UNICAST" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn packet(way: Way) -> Packet {
-        let (incoming, outgoing) = match way {
-            Way::Input => (Some("eth0"), None),
-            Way::Forward => (Some("flannel.1"), Some("cni0")),
-            Way::Output => (None, Some("eth0")),
+    fn packet(path: PacketPath) -> Packet {
+        let (incoming, outgoing) = match path {
+            PacketPath::Input => (Some("eth0"), None),
+            PacketPath::Forward => (Some("flannel.1"), Some("cni0")),
+            PacketPath::Output => (None, Some("eth0")),
         };
-        let forwarded = way == Way::Forward;
+        let forwarded = path == PacketPath::Forward;
         let address = |text: &str| text.parse().expect("address");
         Packet {
-            way,
+            path,
             incoming: incoming.map(str::to_owned),
             outgoing: outgoing.map(str::to_owned),
             source: address(if forwarded { "10.5.2.2" } else { "192.168.64.2" }),
             destination: address(if forwarded { "10.5.1.2" } else { "192.168.64.1" }),
-            transport: if forwarded { Transport::Tcp } else { Transport::Udp },
+            transport: if forwarded { TransportProtocol::Tcp } else { TransportProtocol::Udp },
             port: if forwarded { 33_333 } else { 8472 },
         }
     }
 
     /// What stops a packet in a table filter with these rules.
-    fn stopped(way: Way, policy: &str, rules: &str) -> Option<String> {
+    fn stopped(path: PacketPath, policy: &str, rules: &str) -> Option<String> {
         let chains = format!(
             ":INPUT {policy} [0:0]\n:FORWARD {policy} [0:0]\n:OUTPUT {policy} [0:0]\n:A - [0:0]\n:B - [0:0]"
         );
         let tables = Listing::read_all(&format!("*filter\n{chains}\n{rules}\nCOMMIT\n"));
-        barriers("iptables", &tables, &packet(way), &mut false).pop().map(|barrier| barrier.rule)
+        barriers("iptables", &tables, &packet(path), &mut false).pop().map(|barrier| barrier.rule)
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
             ("-A FORWARD -s 10.5.3.0/24 -j ACCEPT", "-P FORWARD DROP"),
             ("-A FORWARD -j LOG --log-prefix \"no \"", "-P FORWARD DROP"),
         ] {
-            assert_eq!(stopped(Way::Forward, "DROP", rules).as_deref(), Some(rule), "{rules}");
+            assert_eq!(stopped(PacketPath::Forward, "DROP", rules).as_deref(), Some(rule), "{rules}");
         }
     }
 
@@ -292,7 +292,7 @@ mod tests {
             "-A FORWARD -j MARK --set-xmark 0x1/0x1\n-A FORWARD -m mark --mark 0x1 -j ACCEPT",
             "-A FORWARD -j A\n-A A -j CONNMARK --restore-mark\n-A FORWARD -m mark --mark 0x1/0x1 -j ACCEPT",
         ] {
-            assert_eq!(stopped(Way::Forward, "DROP", rules), None, "{rules}");
+            assert_eq!(stopped(PacketPath::Forward, "DROP", rules), None, "{rules}");
         }
         for rules in [
             "-A FORWARD -p udp -j DROP",
@@ -300,7 +300,7 @@ mod tests {
             "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
             "-A FORWARD -i docker0 -j DROP",
         ] {
-            assert_eq!(stopped(Way::Forward, "ACCEPT", rules), None, "{rules}");
+            assert_eq!(stopped(PacketPath::Forward, "ACCEPT", rules), None, "{rules}");
         }
     }
 
@@ -310,17 +310,17 @@ mod tests {
                    -A A -m conntrack --ctstate INVALID -j DROP\n-A A -p udp -m udp --sport 67 --dport 68 -j ACCEPT\n\
                    -A A -j B\n-A B -m addrtype --dst-type LOCAL -j RETURN\n-A B -j DROP\n\
                    -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT";
-        assert_eq!(stopped(Way::Input, "DROP", ufw).as_deref(), Some("-P INPUT DROP"));
+        assert_eq!(stopped(PacketPath::Input, "DROP", ufw).as_deref(), Some("-P INPUT DROP"));
         let open = format!("{ufw}\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT");
-        assert_eq!(stopped(Way::Input, "DROP", &open), None);
+        assert_eq!(stopped(PacketPath::Input, "DROP", &open), None);
         assert_eq!(
             stopped(
-                Way::Output,
+                PacketPath::Output,
                 "ACCEPT",
                 "-A OUTPUT -o eth0 -p udp -j REJECT --reject-with icmp-port-unreachable"
             ),
             Some("-A OUTPUT -o eth0 -p udp -j REJECT --reject-with icmp-port-unreachable".to_owned())
         );
-        assert_eq!(stopped(Way::Output, "ACCEPT", "-A OUTPUT -i eth0 -j DROP"), None);
+        assert_eq!(stopped(PacketPath::Output, "ACCEPT", "-A OUTPUT -i eth0 -j DROP"), None);
     }
 }

@@ -1,15 +1,15 @@
-//! A packet on its way through the chains of nftables, as `nft -j list ruleset` shows them (libnftables-json(5)). Pure.
+//! A packet on its path through the chains of nftables, as `nft -j list ruleset` shows them (libnftables-json(5)). Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{BlockingRule, DEEPEST, Fit, Packet, RuleLocation, SOURCE_PORT, Transport, Way};
+use super::{BlockingRule, DEEPEST, Fit, Packet, PacketPath, RuleLocation, SOURCE_PORT, TransportProtocol};
 
-/// Family and name of a table, and the name of something in it.
+/// IpFamily and name of a table, and the name of something in it.
 type Name = (String, String, String);
 
 /// All tables.
@@ -30,7 +30,7 @@ struct Chain {
 
 impl Tables {
     /// Reads the ruleset, but for the tables of these names, which belong to iptables.
-    pub(super) fn read(text: &str, without: &[(Family, String)]) -> Self {
+    pub(super) fn read(text: &str, without: &[(IpFamily, String)]) -> Self {
         let mut tables = Self::default();
         let read: Value = serde_json::from_str(text).unwrap_or_default();
         let objects = read["nftables"].as_array().map_or(&[][..], Vec::as_slice);
@@ -40,11 +40,11 @@ impl Tables {
         tables
     }
 
-    fn take(&mut self, kind: &str, object: &Value, without: &[(Family, String)]) {
+    fn take(&mut self, kind: &str, object: &Value, without: &[(IpFamily, String)]) {
         let word = |member: &str| object[member].as_str().unwrap_or_default().to_owned();
         let (family, table) = (word("family"), word("table"));
-        let is_of_iptables = |(of, name): &(Family, String)| {
-            *name == table && family == if *of == Family::V4 { "ip" } else { "ip6" }
+        let is_of_iptables = |(of, name): &(IpFamily, String)| {
+            *name == table && family == if *of == IpFamily::V4 { "ip" } else { "ip6" }
         };
         if without.iter().any(is_of_iptables) {
             return;
@@ -72,14 +72,14 @@ impl Tables {
 
     /// Names the rules that stop a packet. Takes and tells whether it may be marked.
     pub(super) fn barriers(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
-        let hooks: &[&str] = match packet.way {
-            Way::Input => &["prerouting", "input"],
-            Way::Forward => &["prerouting", "forward", "postrouting"],
-            Way::Output => &["output", "postrouting"],
+        let hooks: &[&str] = match packet.path {
+            PacketPath::Input => &["prerouting", "input"],
+            PacketPath::Forward => &["prerouting", "forward", "postrouting"],
+            PacketPath::Output => &["output", "postrouting"],
         };
         let families = match packet.family() {
-            Family::V4 => ["inet", "ip"],
-            Family::V6 => ["inet", "ip6"],
+            IpFamily::V4 => ["inet", "ip"],
+            IpFamily::V6 => ["inet", "ip6"],
         };
         let mut barriers = Vec::new();
         for ((family, table, name), chain) in &self.chains {
@@ -95,9 +95,9 @@ impl Tables {
                 Outcome::Fell | Outcome::Accepted => continue,
             };
             if !walk.doubt {
-                let place =
+                let location =
                     RuleLocation::Nftables { table: format!("{family} {table}"), chain: name.clone() };
-                barriers.push(BlockingRule { place, rule });
+                barriers.push(BlockingRule { location, rule });
             }
         }
         barriers
@@ -115,7 +115,7 @@ struct Walk<'a> {
     doubt: bool,
 }
 
-/// How the way of a packet through a chain, or through a rule, ends.
+/// How the path of a packet through a chain, or through a rule, ends.
 enum Outcome {
     Accepted,
     /// By this rule.
@@ -283,12 +283,12 @@ impl Walk<'_> {
         };
         if let Some(key) = left["meta"]["key"].as_str() {
             return match key {
-                "iifname" | "iif" => interface(&packet.incoming, packet.way == Way::Output),
-                "oifname" | "oif" => interface(&packet.outgoing, packet.way == Way::Input),
+                "iifname" | "iif" => interface(&packet.incoming, packet.path == PacketPath::Output),
+                "oifname" | "oif" => interface(&packet.outgoing, packet.path == PacketPath::Input),
                 "l4proto" => Some(Subject::Words(transport(packet))),
                 "nfproto" | "protocol" => Some(Subject::Words(match packet.family() {
-                    Family::V4 => &["ipv4", "ip"],
-                    Family::V6 => &["ipv6", "ip6"],
+                    IpFamily::V4 => &["ipv4", "ip"],
+                    IpFamily::V6 => &["ipv6", "ip6"],
                 })),
                 "pkttype" => Some(Subject::Words(&["unicast", "host"])),
                 _ => None,
@@ -305,8 +305,8 @@ impl Walk<'_> {
         if let Some(flags) = left["fib"]["flags"].as_array() {
             let is_type = left["fib"]["result"].as_str() == Some("type");
             let has = |flag: &str| flags.iter().any(|given| given.as_str() == Some(flag));
-            let is_local =
-                (has("daddr") && packet.way == Way::Input) || (has("saddr") && packet.way == Way::Output);
+            let is_local = (has("daddr") && packet.path == PacketPath::Input)
+                || (has("saddr") && packet.path == PacketPath::Output);
             return is_type.then_some(Subject::Words(if is_local { &["local"] } else { &["unicast"] }));
         }
         self.header(left["payload"]["protocol"].as_str()?, left["payload"]["field"].as_str()?)
@@ -315,7 +315,7 @@ impl Walk<'_> {
     /// A field of a header; a header that the packet does not have has no fields.
     fn header(&self, protocol: &str, field: &str) -> Option<Subject> {
         let packet = self.packet;
-        let is_v4 = packet.family() == Family::V4;
+        let is_v4 = packet.family() == IpFamily::V4;
         let nothing = Some(Subject::Words(&[]));
         match (protocol, field) {
             ("ip", "saddr") if is_v4 => Some(Subject::Address(packet.source)),
@@ -342,14 +342,14 @@ impl Walk<'_> {
 
 fn transport(packet: &Packet) -> &'static [&'static str] {
     match packet.transport {
-        Transport::Tcp => &["tcp"],
-        Transport::Udp => &["udp"],
+        TransportProtocol::Tcp => &["tcp"],
+        TransportProtocol::Udp => &["udp"],
     }
 }
 
 /// Whether it is the mark of a packet, or of its connection.
-fn is_mark(place: &Value) -> bool {
-    ["meta", "ct"].iter().any(|kind| place[kind]["key"].as_str() == Some("mark"))
+fn is_mark(location: &Value) -> bool {
+    ["meta", "ct"].iter().any(|kind| location[kind]["key"].as_str() == Some("mark"))
 }
 
 fn is_reference(value: &Value) -> bool {
@@ -364,7 +364,7 @@ fn any(fits: impl Iterator<Item = Fit>) -> Fit {
     })
 }
 
-/// What a packet has in one place.
+/// What a packet has in one location.
 #[derive(Debug)]
 enum Subject {
     Interface(String),

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
 use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
-use flannel_netlink::{Family, LinkKind, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{IpFamily, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::CachedNetwork;
 
 use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
@@ -124,7 +124,7 @@ async fn with_devices(
 
 fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
     let mut routes = Vec::new();
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let table = Some(Route::MAIN_TABLE);
         routes.extend(netlink.routes(&RouteFilter {
             family: Some(family),
@@ -222,7 +222,7 @@ fn find_tun(facts: &mut Facts) {
     let name = tun.map(|link| link.name.clone());
     let (mtu, port) = (network.mtu, network.port.unwrap_or(0));
     if let (Some(name), Some(network)) = (name, &mut facts.network) {
-        network.devices = vec![TunnelDevice::new(name, Family::V4, 0, port, mtu)];
+        network.devices = vec![TunnelDevice::new(name, IpFamily::V4, 0, port, mtu)];
     }
 }
 

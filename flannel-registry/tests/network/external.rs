@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flannel_core::{Lease, NetworkEvent, Phase, PublicAddrs};
+use flannel_core::{ConditionName, ExternalUpdate, Lease, NetworkEvent, Phase, PublicAddrs};
 use flannel_testing::{BackendCall, Call, Fault};
 use tokio::time::sleep;
 
@@ -30,7 +30,7 @@ async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() 
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
-    node.moves.send(external(77)).unwrap();
+    node.moves.send(external(77).into()).unwrap();
     let lease = node.sees("the publication", published).await;
     assert_eq!((lease.subnet, lease.attrs.public), (subnet, public(77)));
     assert_eq!((site.subnets().await[&subnet], site.subnets().await.len()), (public(77), 2));
@@ -48,10 +48,10 @@ async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() 
 async fn what_is_the_same_is_not_written() {
     let site = site();
     let mut node = running(&site).await;
-    node.moves.send(external(1)).unwrap();
+    node.moves.send(external(1).into()).unwrap();
     let mut another_index = external(1);
     another_index.index = 9;
-    node.moves.send(another_index).unwrap();
+    node.moves.send(another_index.into()).unwrap();
     let seen = node.within(MOMENT).await;
     let moved = seen.iter().filter(|event| matches!(event, NetworkEvent::ExternalChanged(_))).count();
     assert_eq!((moved, site.faulty.count(Call::Update)), (1, 0), "{seen:?}");
@@ -63,7 +63,7 @@ async fn a_registry_that_does_not_answer_is_told_when_it_does() {
     let mut node = running(&site).await;
     let subnet = node.subnet();
     site.faulty.stop_responding();
-    node.moves.send(external(77)).unwrap();
+    node.moves.send(external(77).into()).unwrap();
     let waits = |event: &NetworkEvent| match event {
         NetworkEvent::Waiting { phase: Phase::Lease, retry_in, .. } => Some(*retry_in),
         _ => None,
@@ -86,7 +86,7 @@ async fn a_write_that_nobody_confirmed_is_looked_up() {
         let mut node = running(&site).await;
         let subnet = node.subnet();
         site.faulty.fail_next(Call::Update, [fault]);
-        node.moves.send(external(77)).unwrap();
+        node.moves.send(external(77).into()).unwrap();
         let at_once = |event: &NetworkEvent| match event {
             NetworkEvent::LeasePublished(lease) => Some(Some(lease.subnet)),
             NetworkEvent::Waiting { .. } => Some(None),
@@ -104,7 +104,7 @@ async fn a_subnet_that_another_host_took_meanwhile_is_not_taken_from_it() {
     let subnet = node.subnet();
     site.faulty.stop_responding();
     site.peer(&subnet.to_string(), 66);
-    node.moves.send(external(77)).unwrap();
+    node.moves.send(external(77).into()).unwrap();
     sleep(MOMENT).await;
     site.faulty.resume_responding();
     let acquired = |event: &NetworkEvent| match event {
@@ -122,7 +122,7 @@ async fn the_last_of_several_addresses_is_the_one_that_stays() {
     let subnet = node.subnet();
     site.faulty.stop_responding();
     for last in [77, 78, 79] {
-        node.moves.send(external(last)).unwrap();
+        node.moves.send(external(last).into()).unwrap();
         sleep(MOMENT).await;
     }
     site.faulty.resume_responding();
@@ -137,7 +137,7 @@ async fn another_mtu_is_told_and_costs_the_registry_nothing() {
     let mut node = running(&site).await;
     let mut another_mtu = external(1);
     another_mtu.mtu = 9000;
-    node.moves.send(another_mtu).unwrap();
+    node.moves.send(another_mtu.into()).unwrap();
     let mtu =
         |event: &NetworkEvent| if let NetworkEvent::MtuChanged(mtu) = event { Some(*mtu) } else { None };
     assert_eq!(node.sees("the MTU", mtu).await, 8950);
@@ -152,7 +152,7 @@ async fn an_interface_that_the_backend_cannot_work_with_changes_nothing() {
     let mut node = running(&site).await;
     let subnet = node.subnet();
     node.host.fail_open("it has no address");
-    node.moves.send(external(77)).unwrap();
+    node.moves.send(external(77).into()).unwrap();
     let failed = |event: &NetworkEvent| match event {
         NetworkEvent::ObjectFailed(failure) => Some((failure.object.clone(), failure.reason.clone())),
         _ => None,
@@ -162,4 +162,24 @@ async fn an_interface_that_the_backend_cannot_work_with_changes_nothing() {
     sleep(MOMENT).await;
     assert_eq!(site.subnets().await[&subnet], public(1));
     assert!(node.network.status().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_interface_is_a_condition_until_it_is_back_and_removes_nothing() {
+    let site = site();
+    let mut node = running(&site).await;
+    assert!(node.network.status().is_in_order());
+    let lost = || ExternalUpdate::Lost("eth0 has no address".to_owned());
+    node.moves.send(lost()).unwrap();
+    node.moves.send(lost()).unwrap();
+    let events = node.within(MOMENT).await;
+    let told = |event: &&NetworkEvent| matches!(event, NetworkEvent::ExternalLost(_));
+    assert_eq!(events.iter().filter(told).count(), 1, "{events:?}");
+    let status = node.network.status();
+    let names: Vec<_> = status.conditions.iter().map(|condition| condition.name).collect();
+    assert_eq!((names, status.is_in_order()), (vec![ConditionName::ExternalLost], false));
+    assert_eq!((status.external.name.as_str(), node.host.peers().len()), ("eth0", 1));
+    node.moves.send(external(1).into()).unwrap();
+    node.sees("the interface", |event| matches!(event, NetworkEvent::ExternalChanged(_)).then_some(())).await;
+    assert!(node.network.status().is_in_order());
 }

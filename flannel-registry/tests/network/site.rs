@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    ExternalInterface, LeaseAttrs, LeaseManager, Network, NetworkError, NetworkEvent, NetworkOptions,
-    PublicAddrs, SubnetKey, SubnetRegistry,
+    ExternalInterface, ExternalUpdate, LeaseAttrs, LeaseManager, Network, NetworkError, NetworkEvent,
+    NetworkOptions, PublicAddrs, SubnetKey, SubnetRegistry,
 };
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions, TokioClock};
 use flannel_testing::{FakeBackend, FaultyRegistry};
@@ -42,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) events: Box<dyn Stream<Item = NetworkEvent> + Send + Unpin>,
     pub(crate) host: FakeBackend,
     /// Where it is said that the external interface is another one.
-    pub(crate) moves: tokio::sync::mpsc::UnboundedSender<ExternalInterface>,
+    pub(crate) moves: tokio::sync::mpsc::UnboundedSender<ExternalUpdate>,
 }
 
 pub(crate) fn manager(registry: &Registry) -> RegistryLeaseManager<Registry> {
@@ -71,7 +71,7 @@ pub(crate) fn start_on(
     previous: Option<&str>,
 ) -> Node {
     let (moves, moved) = tokio::sync::mpsc::unbounded_channel();
-    let moved = stream::unfold(moved, |mut moved| async { moved.recv().await.map(|now| (now, moved)) });
+    let moved = stream::unfold(moved, |mut moved| async { moved.recv().await.map(|update| (update, moved)) });
     let mut options = NetworkOptions::new(manager, host.clone(), external(last));
     options.previous = previous.map(key);
     options.seed = Some(3);

@@ -163,7 +163,7 @@ fn a_bad_environment_value_names_its_variable() {
         ("FLANNELD_MASQ", "maybe", "invalid value \"maybe\" for FLANNELD_MASQ: parse error"),
         ("FLANNELD_HEALTHZ_PORT", "a b", "invalid value \"a b\" for FLANNELD_HEALTHZ_PORT: parse error"),
     ] {
-        assert_eq!(environment(&[], variable, value), Err(FlagError::Refused(line.to_owned())));
+        assert_eq!(environment(&[], variable, value), Err(FlagError::InvalidValue(line.to_owned())));
     }
     assert!(environment(&["-masq"], "FLANNELD_MASQ", "maybe").is_ok(), "not looked at when given");
 }

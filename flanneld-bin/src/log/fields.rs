@@ -1,4 +1,4 @@
-//! What an event or a span says, collected.
+//! The fields of an event or a span.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 
-/// A message, and what is said beside it.
+/// The message and the other fields, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     pub(super) message: String,

@@ -11,12 +11,12 @@ use tracing::Level;
 
 use super::Line;
 
-/// A line as text, without its end.
+/// A line without its newline.
 pub(super) struct Text<'a>(pub(super) &'a Line<'a>);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Line { level, time, process, place, fields, backtrace } = self.0;
+        let Line { level, time, process, source, fields } = self.0;
         let letter = match *level {
             Level::ERROR => 'E',
             Level::WARN => 'W',
@@ -24,7 +24,7 @@ impl fmt::Display for Text<'_> {
         };
         write!(
             f,
-            "{letter}{:02}{:02} {:02}:{:02}:{:02}.{:06} {process:7} {place}] ",
+            "{letter}{:02}{:02} {:02}:{:02}:{:02}.{:06} {process:7} {source}] ",
             time.month(),
             time.day(),
             time.hour(),
@@ -37,12 +37,11 @@ impl fmt::Display for Text<'_> {
             write!(f, " {name}=")?;
             write_value(f, value)?;
         }
-        // Behind its line, as glog does.
-        backtrace.as_ref().map_or(Ok(()), |backtrace| write!(f, "\n{}", backtrace.trim_end()))
+        Ok(())
     }
 }
 
-/// Writes `text` with its control characters escaped: an event is one line, whoever wrote its text.
+/// Writes `text` with control characters escaped, so that text from the network cannot forge a line.
 fn write_on_one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for c in text.chars() {
         if c.is_control() {
@@ -54,11 +53,11 @@ fn write_on_one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Writes the value of a field; a text that would not read as one word is quoted.
+/// Writes the value of a field, quoted if it is empty or contains blanks, quotes or control characters.
 fn write_value(f: &mut fmt::Formatter<'_>, value: &Value) -> fmt::Result {
     let Value::String(text) = value else {
         return write!(f, "{value}");
     };
-    let breaks = |c: char| c.is_whitespace() || c.is_control() || c == '"';
-    if text.is_empty() || text.contains(breaks) { write!(f, "{text:?}") } else { f.write_str(text) }
+    let needs_quotes = |c: char| c.is_whitespace() || c.is_control() || c == '"';
+    if text.is_empty() || text.contains(needs_quotes) { write!(f, "{text:?}") } else { f.write_str(text) }
 }

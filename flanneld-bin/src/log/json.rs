@@ -10,10 +10,10 @@ use tracing::Level;
 
 use super::Line;
 
-/// The members in the order in which they are written. Names are stable: programs read them.
+/// The members in their order. Their names are stable.
 #[derive(Serialize)]
 struct Object<'a> {
-    /// In UTC (RFC 3339), to the microsecond.
+    /// RFC 3339, in UTC, with microseconds.
     time: String,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     level: &'static str,
@@ -23,29 +23,26 @@ struct Object<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Map::is_empty")]
     fields: Map<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backtrace: Option<&'a str>,
 }
 
-/// The line as text, without its end.
+/// Returns the line without its newline.
 pub(super) fn object(line: &Line<'_>) -> String {
-    let Line { level, time, process, place, fields, backtrace } = line;
-    // What the event says goes before what the spans around it say, which come later.
+    let Line { level, time, process, source, fields } = line;
+    // The pairs of the event come first and take precedence over those of the spans.
     let fields_by_name = fields.pairs.iter().rev().map(|(name, value)| ((*name).to_owned(), value.clone()));
     let object = Object {
         time: format!("{:.6}", time.timestamp()),
-        level: word(*level),
+        level: name(*level),
         process: *process,
-        place: place.to_string(),
+        place: source.to_string(),
         message: fields.message.trim_end(),
         fields: fields_by_name.collect(),
-        backtrace: backtrace.as_deref(),
     };
-    // Keys that are text and values that came from JSON's own types cannot fail.
+    // String keys and JSON values cannot fail.
     serde_json::to_string(&object).unwrap_or_default()
 }
 
-fn word(level: Level) -> &'static str {
+fn name(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
         Level::WARN => "warn",

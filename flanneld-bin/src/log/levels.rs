@@ -1,5 +1,4 @@
-//! What is logged of all that could be: `-v`, `-vmodule` and `-log_backtrace_at` as in glog, whose files are named without
-//! `.go` there and without `.rs` here (<https://pkg.go.dev/k8s.io/klog/v2>).
+//! Verbosity: `-v` and `-vmodule` as in glog (<https://pkg.go.dev/k8s.io/klog/v2>), with Rust files instead of Go files.
 
 use std::fmt;
 use std::path::Path;
@@ -10,16 +9,16 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 
 use crate::go_syntax::parse_int;
 
-/// How much the files whose name fits say.
+/// The verbosity of the source files whose name matches a pattern.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ModuleLevel {
-    /// The name of a file without `.rs`, in which `*` is any text and `?` any letter.
+    /// A file name without `.rs`; `*` matches any text and `?` one character.
     pattern: String,
     verbosity: i64,
 }
 
 impl ModuleLevel {
-    /// Reads `pattern=N,pattern=N`. The error is in glog's words.
+    /// Parses `pattern=N,pattern=N`. The error has glog's wording.
     pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>, String> {
         let elements = text.split(',').filter(|element| !element.is_empty());
         elements.map(|element| Self::parse(element).ok_or_else(|| bad_list(element))).collect()
@@ -36,26 +35,13 @@ fn bad_list(element: &str) -> String {
     format!("syntax error: expect comma-separated list of filename=N: {element:?}")
 }
 
-/// A line of the source.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Place {
-    file: String,
-    line: u32,
+/// The file and line that logged an event.
+pub(super) struct SourceLine {
+    pub(super) file: String,
+    pub(super) line: u32,
 }
 
-impl Place {
-    /// Reads `file.rs:N`; nothing is no place. The error is in glog's words.
-    pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let parsed = text.split_once(':').and_then(|(file, line)| {
-            let line = line.parse().ok().filter(|line| *line > 0)?;
-            file.contains('.').then(|| Self { file: file.to_owned(), line })
-        });
-        parsed.map(Some).ok_or_else(|| format!("syntax error: expect file.rs:234: {text:?}"))
-    }
-
+impl SourceLine {
     pub(super) fn of(metadata: &Metadata<'_>) -> Self {
         let file = metadata.file().and_then(|path| Path::new(path).file_name());
         let file = file.map_or_else(|| "???".to_owned(), |name| name.display().to_string());
@@ -63,15 +49,15 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
 }
 
-/// How much each part of the program says.
+/// The verbosity of each part of the program.
 pub(super) struct Levels {
-    /// Our own crates.
+    /// The verbosity of flannel's own crates.
     own: LevelFilter,
     modules: Vec<ModuleLevel>,
 }
@@ -81,7 +67,7 @@ impl Levels {
         Self { own: level(verbosity), modules }
     }
 
-    /// The filter, which is asked once for each place in the program.
+    /// Returns the filter. `tracing` evaluates it once per call site.
     pub(super) fn filter<S: Subscriber>(self) -> impl Layer<S> {
         let most = self.modules.iter().map(|module| level(module.verbosity)).max();
         let most = most.map_or(self.own, |module| module.max(self.own));
@@ -89,13 +75,13 @@ impl Levels {
     }
 
     fn allows(&self, metadata: &Metadata<'_>) -> bool {
-        // Targets are module paths, and those of our crates begin with this.
+        // A target is a module path; those of flannel's crates start with "flannel".
         let base = if metadata.target().starts_with("flannel") { self.own } else { LevelFilter::INFO };
         let stem =
             metadata.file().and_then(|path| Path::new(path).file_stem()).and_then(|stem| stem.to_str());
-        let fits = |module: &&ModuleLevel| stem.is_some_and(|stem| matches(&module.pattern, stem));
-        // Of the patterns that fit the first counts, and it takes nothing away.
-        let module = self.modules.iter().find(fits).map_or(base, |module| level(module.verbosity));
+        let is_match = |module: &&ModuleLevel| stem.is_some_and(|stem| matches(&module.pattern, stem));
+        // The first match counts, and only adds verbosity.
+        let module = self.modules.iter().find(is_match).map_or(base, |module| level(module.verbosity));
         *metadata.level() <= base.max(module)
     }
 }
@@ -108,21 +94,21 @@ fn level(verbosity: i64) -> LevelFilter {
     }
 }
 
-/// Tells whether a name fits a pattern, in steps that are no more than the product of their lengths.
+/// Whether a name matches a pattern. Takes at most as many steps as the product of their lengths.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
-    // Behind the last star: where the pattern goes on, and where the name did when it was tried last.
-    let mut star: Option<(usize, usize)> = None;
+    // After the last star: the position in the pattern, and the position in the name of the last attempt.
+    let mut after_star: Option<(usize, usize)> = None;
     while n < name.len() {
         if pattern.get(p) == Some(&'*') {
-            star = Some((p + 1, n));
+            after_star = Some((p + 1, n));
             p += 1;
         } else if pattern.get(p).is_some_and(|c| *c == '?' || *c == name[n]) {
             (p, n) = (p + 1, n + 1);
-        } else if let Some((behind, tried)) = star {
-            star = Some((behind, tried + 1));
-            (p, n) = (behind, tried + 1);
+        } else if let Some((pattern_at, name_at)) = after_star {
+            after_star = Some((pattern_at, name_at + 1));
+            (p, n) = (pattern_at, name_at + 1);
         } else {
             return false;
         }
@@ -135,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_name_or_has_stars_and_question_marks_in_it() {
+    fn a_star_matches_any_text_and_a_question_mark_one_character() {
         for (pattern, name) in [
             ("iface", "iface"),
             ("i*", "iface"),
@@ -157,19 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_places_are_read_as_glog_reads_them() {
+    fn a_list_is_parsed_as_glog_parses_it() {
         let module = |pattern: &str, verbosity| ModuleLevel { pattern: pattern.to_owned(), verbosity };
         let list = ModuleLevel::parse_list("iface=4,,n*=0x1,");
         assert_eq!(list, Ok(vec![module("iface", 4), module("n*", 1)]));
         assert_eq!(ModuleLevel::parse_list(""), Ok(vec![]));
         for bad in ["iface", "iface=", "=1", "iface=x", "a=1,iface=-1"] {
             assert!(ModuleLevel::parse_list(bad).is_err_and(|why| why.contains("filename=N")), "{bad}");
-        }
-        let place = Place::parse("main.rs:12").expect("a place").expect("one");
-        assert_eq!(place.to_string(), "main.rs:12");
-        assert_eq!(Place::parse(""), Ok(None));
-        for bad in ["main.rs", ":12", "main:12", "main.rs:0", "main.rs:-1", "main.rs:x"] {
-            assert!(Place::parse(bad).is_err_and(|why| why.contains("file.rs:234")), "{bad}");
         }
     }
 }

@@ -1,5 +1,3 @@
-//! What is written of what is said.
-
 use std::sync::{Arc, Mutex};
 
 use tracing::Level;
@@ -40,23 +38,23 @@ fn fields(message: &str, pairs: &[(&'static str, &str)]) -> Fields {
     Fields { message: message.to_owned(), pairs }
 }
 
-fn line<'a>(level: Level, time: &str, place: &str, fields: &'a Fields) -> Line<'a> {
+fn line<'a>(level: Level, time: &str, source: (&str, u32), fields: &'a Fields) -> Line<'a> {
     let time = time.parse().expect("a time");
-    let place = Place::parse(place).expect("good").expect("a place");
-    Line { level, time, process: 3068, place, fields, backtrace: None }
+    let source = SourceLine { file: source.0.to_owned(), line: source.1 };
+    Line { level, time, process: 3068, source, fields }
 }
 
 #[test]
 fn a_line_has_the_columns_that_log_shippers_parse() {
     let message = fields("Couldn't fetch network config: 100: Key not found (/kubernetes) [12]", &[]);
-    let early = line(Level::ERROR, "2026-06-06T06:15:37.158899999[UTC]", "main.rs:349", &message);
+    let early = line(Level::ERROR, "2026-06-06T06:15:37.158899999[UTC]", ("main.rs", 349), &message);
     assert_eq!(
         glog::Text(&early).to_string(),
         "E0606 06:15:37.158899    3068 main.rs:349] Couldn't fetch network config: 100: Key not found \
          (/kubernetes) [12]"
     );
     let message = fields("lease acquired", &[("subnet", "10.1.2.0/24")]);
-    let late = line(Level::INFO, "2026-11-21T23:59:59.000001[UTC]", "x.rs:349", &message);
+    let late = line(Level::INFO, "2026-11-21T23:59:59.000001[UTC]", ("x.rs", 349), &message);
     let late = Line { process: 4_194_304, ..late };
     assert_eq!(
         glog::Text(&late).to_string(),
@@ -74,15 +72,15 @@ fn the_first_letter_is_the_level() {
         (Level::DEBUG, 'I'),
         (Level::TRACE, 'I'),
     ] {
-        let line = line(level, "2026-06-06T06:15:37[UTC]", "main.rs:349", &message);
+        let line = line(level, "2026-06-06T06:15:37[UTC]", ("main.rs", 349), &message);
         assert!(glog::Text(&line).to_string().starts_with(letter), "{level}");
     }
 }
 
 #[test]
-fn in_json_a_line_is_an_object_whose_times_are_in_utc() {
+fn json_times_are_in_utc() {
     let message = fields("bad \"peer\"\n", &[("subnet", "10.1.2.0/24")]);
-    let line = line(Level::WARN, "2026-06-06T06:15:37.158899999+02:00[+02:00]", "main.rs:349", &message);
+    let line = line(Level::WARN, "2026-06-06T06:15:37.158899999+02:00[+02:00]", ("main.rs", 349), &message);
     assert_eq!(
         json::object(&line),
         r#"{"time":"2026-06-06T04:15:37.158899Z","level":"warn","process":3068,"place":"main.rs:349","message":"bad \"peer\"","fields":{"subnet":"10.1.2.0/24"}}"#
@@ -90,15 +88,15 @@ fn in_json_a_line_is_an_object_whose_times_are_in_utc() {
 }
 
 #[test]
-fn in_json_fields_keep_their_kind_and_those_of_the_event_go_before_those_of_spans() {
+fn json_fields_keep_their_type_and_those_of_the_event_take_precedence() {
     let options = LogOptions { format: LogFormat::Json, ..LogOptions::default() };
     let lines = written(&options, || {
         let _span = tracing::info_span!("network", mtu = 9000, vni = 1).entered();
         tracing::info!(mtu = 1450, up = true, name = "a\nb", "one\ntwo");
         tracing::info!("bare");
     });
-    let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
-    let objects: Vec<_> = lines.iter().map(read).collect();
+    let parse = |line: &String| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
+    let objects: Vec<_> = lines.iter().map(parse).collect();
     assert_eq!(objects.len(), 2, "an event is a line: {lines:?}");
     assert_eq!(objects[0]["message"], "one\ntwo");
     assert_eq!(objects[0]["fields"], serde_json::json!({"mtu": 1450, "up": true, "name": "a\nb", "vni": 1}));
@@ -107,29 +105,8 @@ fn in_json_fields_keep_their_kind_and_those_of_the_event_go_before_those_of_span
 }
 
 #[test]
-fn a_place_that_is_watched_tells_how_the_program_came_there() {
-    let first = written(&LogOptions::default(), here);
-    let place = first[0].split_once("] ").expect("a head").0.rsplit(' ').next().expect("a place");
-    let backtrace_at = Place::parse(place).expect("good");
-    let text = written(&LogOptions { backtrace_at: backtrace_at.clone(), ..LogOptions::default() }, here);
-    // The place is among the frames, with its column.
-    let frame = format!("log/{place}:");
-    assert!(text[0].ends_with("] here") && text.iter().any(|line| line.contains(&frame)), "{text:#?}");
-    assert!(text.iter().any(|line| line.ends_with("] there")), "{text:#?}");
-    let format = LogFormat::Json;
-    let text = written(&LogOptions { backtrace_at, format, ..LogOptions::default() }, here);
-    assert!(text.len() == 2 && text[0].contains(&frame) && !text[1].contains("backtrace"), "{text:#?}");
-}
-
-#[inline(never)]
-fn here() {
-    tracing::info!("here");
-    tracing::info!("there");
-}
-
-#[test]
-fn a_module_may_say_more_than_the_others_and_never_less() {
-    let heard = |verbosity, list: &str| {
+fn vmodule_adds_verbosity_and_never_reduces_it() {
+    let logged = |verbosity, list: &str| {
         let modules = ModuleLevel::parse_list(list).expect("a list");
         let lines = written(&LogOptions { verbosity, modules, ..LogOptions::default() }, || {
             tracing::info!("info");
@@ -147,14 +124,14 @@ fn a_module_may_say_more_than_the_others_and_never_less() {
         (0, "t*=1,tests=4", 2),
         (4, "tests=0", 3),
     ] {
-        assert_eq!(heard(verbosity, list), lines, "-v={verbosity} -vmodule={list}");
+        assert_eq!(logged(verbosity, list), lines, "-v={verbosity} -vmodule={list}");
     }
 }
 
 #[test]
 fn a_message_from_the_network_cannot_forge_a_second_line() {
     let message = fields("bad\nE0101 \x1b[2Jfine\u{85}.", &[]);
-    let forged = line(Level::WARN, "2026-06-06T06:15:37[UTC]", "main.rs:349", &message);
+    let forged = line(Level::WARN, "2026-06-06T06:15:37[UTC]", ("main.rs", 349), &message);
     let forged = glog::Text(&forged).to_string();
     assert!(forged.ends_with("bad\\nE0101 \\u{1b}[2Jfine\\u{85}."), "{forged}");
     let logged = messages(0, || tracing::warn!(why = "a\nb", "one\ntwo\n"));
@@ -162,7 +139,7 @@ fn a_message_from_the_network_cannot_forge_a_second_line() {
 }
 
 #[test]
-fn fields_follow_the_message_and_those_of_spans_follow_them() {
+fn the_fields_of_the_event_precede_those_of_its_spans() {
     #[derive(Debug, thiserror::Error)]
     #[error("cannot open")]
     struct Outer(#[source] io::Error);
@@ -184,8 +161,8 @@ fn fields_follow_the_message_and_those_of_spans_follow_them() {
 }
 
 #[test]
-fn verbosity_opens_flannels_own_crates_step_by_step() {
-    let heard = |verbosity| {
+fn verbosity_applies_to_flannels_own_crates_only() {
+    let logged = |verbosity| {
         messages(verbosity, || {
             tracing::info!(target: "hyper::client", "other info");
             tracing::debug!(target: "hyper::client", "other debug");
@@ -194,10 +171,10 @@ fn verbosity_opens_flannels_own_crates_step_by_step() {
             tracing::trace!(target: "flannel_netlink", "trace");
         })
     };
-    assert_eq!(heard(-1), ["other info", "info"]);
-    assert_eq!(heard(0), ["other info", "info"]);
-    assert_eq!(heard(1), ["other info", "info", "debug"]);
-    assert_eq!(heard(3), ["other info", "info", "debug"]);
-    assert_eq!(heard(4), ["other info", "info", "debug", "trace"]);
-    assert_eq!(heard(i64::MAX).len(), 4);
+    assert_eq!(logged(-1), ["other info", "info"]);
+    assert_eq!(logged(0), ["other info", "info"]);
+    assert_eq!(logged(1), ["other info", "info", "debug"]);
+    assert_eq!(logged(3), ["other info", "info", "debug"]);
+    assert_eq!(logged(4), ["other info", "info", "debug", "trace"]);
+    assert_eq!(logged(i64::MAX).len(), 4);
 }

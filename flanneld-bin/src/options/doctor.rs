@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Asked, Ignored, Options, check, table};
-use crate::flags::{self, Described, FlagError};
+use super::{IgnoredArguments, Options, Request, check, table};
+use crate::flags::{self, FlagDescription, FlagError};
 
 /// How to look.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,19 +47,19 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<DoctorOptions, FlagError> {
-    let (settings, arguments) = flags::read_command(&table::flags_to_look_by(), arguments, environment)?;
+    let (settings, arguments) = flags::read_command(&table::daemon_flags_and_json(), arguments, environment)?;
     let json = settings.json;
     let told = match () {
-        () if arguments.say_nothing_but(&[table::JSON.name]) => Told::Nothing,
-        () if arguments.say_nothing_but(&[table::JSON.name, "subnet-file"]) => Told::SubnetFile,
+        () if arguments.has_only(&[table::JSON.name]) => Told::Nothing,
+        () if arguments.has_only(&[table::JSON.name, "subnet-file"]) => Told::SubnetFile,
         () => Told::More,
     };
-    let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
+    let daemon = check(settings, IgnoredArguments::default()).map_err(|bad| arguments.invalid(&bad))?;
     Ok(DoctorOptions { daemon, told, json })
 }
 
 /// The flags beside those of the daemon, for the usage text.
-pub(crate) fn described() -> Vec<Described> {
+pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&[table::JSON])
 }
 
@@ -68,12 +68,12 @@ pub(crate) fn of_daemon(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Options>, FlagError> {
-    if arguments.first().is_some_and(|word| crate::subcommands::named(word).is_some()) {
+    if arguments.first().is_some_and(|word| crate::subcommands::find(word).is_some()) {
         return Ok(None);
     }
     match super::parse(arguments, environment) {
-        Ok(Asked::Run(options)) => Ok(Some(*options)),
-        Ok(Asked::Version) | Err(FlagError::Help) => Ok(None),
+        Ok(Request::Run(options)) => Ok(Some(*options)),
+        Ok(Request::Version) | Err(FlagError::Help) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::etcd::etcd;
 use super::{EtcdOptions, Settings, table};
-use crate::flags::{self, Described, Flag, FlagError, Kind};
+use crate::flags::{self, Flag, FlagDescription, FlagError, Kind};
 
 const DRY_RUN: Flag<Settings> = Flag {
     name: "dry-run",
@@ -28,13 +28,13 @@ pub(crate) fn parse(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<MigrateOptions, FlagError> {
     let (settings, arguments) = flags::read_command(&flags(), arguments, environment)?;
-    let etcd = etcd(&settings).map_err(|bad| arguments.refuse(&bad))?;
+    let etcd = etcd(&settings).map_err(|bad| arguments.invalid(&bad))?;
     let Settings { dry_run, verbosity, .. } = settings;
     Ok(MigrateOptions { etcd, dry_run, verbosity })
 }
 
 /// The flags, for the usage text.
-pub(crate) fn described() -> Vec<Described> {
+pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&flags())
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::etcd::{etcd, etcd_api};
 use super::{EtcdApi, EtcdOptions, Settings, bad, table, values};
-use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Flag, FlagDescription, FlagError, Kind};
 use crate::show;
 use crate::show::format::Paint;
 
@@ -48,9 +48,9 @@ pub(crate) fn parse(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PingOptions, FlagError> {
-    let (settings, mut arguments) = flags::read_command_with_words(&flags(), arguments, environment)?;
+    let (settings, mut arguments) = flags::read_command_with_operands(&flags(), arguments, environment)?;
     let peers = std::mem::take(&mut arguments.ignored);
-    check(&settings, peers).map_err(|bad| arguments.refuse(&bad))
+    check(&settings, peers).map_err(|bad| arguments.invalid(&bad))
 }
 
 fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValue> {
@@ -70,7 +70,7 @@ fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValu
 }
 
 /// The flags, for the usage text.
-pub(crate) fn described() -> Vec<Described> {
+pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&flags())
 }
 

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{Ignored, Options, check, table};
-use crate::flags::{self, Described, FlagError};
+use super::{IgnoredArguments, Options, check, table};
+use crate::flags::{self, FlagDescription, FlagError};
 
 /// What to look for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,13 +19,13 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PlanOptions, FlagError> {
-    let (settings, arguments) = flags::read_command(&table::flags_to_look_by(), arguments, environment)?;
+    let (settings, arguments) = flags::read_command(&table::daemon_flags_and_json(), arguments, environment)?;
     let json = settings.json;
-    let daemon = check(settings, Ignored::default()).map_err(|bad| arguments.refuse(&bad))?;
+    let daemon = check(settings, IgnoredArguments::default()).map_err(|bad| arguments.invalid(&bad))?;
     Ok(PlanOptions { daemon, json })
 }
 
 /// The flags that only this command has; it takes those of the daemon as well.
-pub(crate) fn described() -> Vec<Described> {
+pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&[table::JSON])
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::{Settings, bad, table, values};
-use crate::flags::{self, BadValue, Described, Flag, FlagError, Kind};
+use crate::flags::{self, BadValue, Flag, FlagDescription, FlagError, Kind};
 use crate::show;
 use crate::show::format::Paint;
 
@@ -45,7 +45,7 @@ pub(crate) fn parse(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<ShowOptions, FlagError> {
     let (settings, arguments) = flags::read_command(FLAGS, arguments, environment)?;
-    check(&settings).map_err(|bad| arguments.refuse(&bad))
+    check(&settings).map_err(|bad| arguments.invalid(&bad))
 }
 
 fn check(settings: &Settings) -> Result<ShowOptions, BadValue> {
@@ -59,6 +59,6 @@ fn check(settings: &Settings) -> Result<ShowOptions, BadValue> {
 }
 
 /// The flags, for the usage text.
-pub(crate) fn described() -> Vec<Described> {
+pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(FLAGS)
 }

@@ -1,8 +1,8 @@
-//! The table of the flags: the one place that says which there are. `-help`, the variables, the man page and
-//! `docs/flags.md` are made of it.
+//! The table of flags: the only place that lists them. `-help`, the environment variables, the man page and `docs/flags.md`
+//! derive from it.
 //!
-//! A new flag is a row here, a field in [`Settings`] (the value as it was given) and, if it needs checking, one in
-//! [`Options`](super::Options) (the value that is used).
+//! A new flag is a row here, a field in [`Settings`] (the value as given) and, if it needs checking, one in
+//! [`Options`](super::Options) (the checked value).
 
 use std::time::Duration;
 
@@ -11,151 +11,165 @@ use crate::flags::{Flag, Kind};
 
 /// Flags that belong together.
 pub(crate) struct Section {
-    /// What they are about.
+    /// The heading.
     pub(crate) title: &'static str,
-    /// The flags, in the order in which one wants to read about them.
+    /// The flags, in reading order.
     pub(crate) flags: &'static [Flag<Settings>],
 }
 
-/// Every flag of upstream flannel, and those that only this daemon has.
+/// Every flag of upstream flannel, and the additional flags of this daemon.
 pub(crate) const SECTIONS: &[Section] = &[
     Section {
-        title: "Where the leases are",
+        title: "Registry",
         flags: &[
             text(
                 "etcd-endpoints",
                 |s| &mut s.etcd_endpoints,
-                "etcd servers, as URLs separated by commas; http:// may be left out, and so may https:// if \
-                 there is a client certificate",
+                "comma-separated URLs of the etcd servers; the default scheme is http, or https with a client \
+                 certificate",
             ),
-            text("etcd-prefix", |s| &mut s.etcd_prefix, "key in etcd under which the network lives"),
+            text("etcd-prefix", |s| &mut s.etcd_prefix, "etcd key under which the network is stored"),
             text(
                 "etcd-api",
                 |s| &mut s.etcd_api,
-                "interface of etcd to use: v2, v3, or auto for the one that the network config is found in",
+                "etcd API to use: v2, v3, or auto for the one whose store has the network config",
             ),
             text(
                 "etcd-cafile",
                 |s| &mut s.etcd_cafile,
-                "authorities to trust for etcd's certificate (PEM); without it, those of this system",
+                "file with the CA certificates that etcd's certificate is verified against (PEM); default: \
+                 those of the system",
             ),
-            text("etcd-certfile", |s| &mut s.etcd_certfile, "client certificate to show to etcd (PEM)"),
-            text("etcd-keyfile", |s| &mut s.etcd_keyfile, "key of that certificate (PEM)"),
-            text("etcd-username", |s| &mut s.etcd_username, "user of etcd to act as"),
+            text(
+                "etcd-certfile",
+                |s| &mut s.etcd_certfile,
+                "file with the client certificate for etcd (PEM)",
+            ),
+            text(
+                "etcd-keyfile",
+                |s| &mut s.etcd_keyfile,
+                "file with the key of the client certificate (PEM)",
+            ),
+            text("etcd-username", |s| &mut s.etcd_username, "etcd user name"),
             text(
                 "etcd-password",
                 |s| &mut s.etcd_password,
-                "password of that user; better given as FLANNELD_ETCD_PASSWORD, which other users cannot see",
+                "password of the etcd user; set FLANNELD_ETCD_PASSWORD instead, because other users can see \
+                 the command line",
             ),
         ],
     },
     Section {
-        title: "How other hosts reach this one",
+        title: "External interface",
         flags: &[
             list(
                 "iface",
                 |s| &mut s.iface,
-                "external interface, by name or by one of its addresses; may be given several times, the first \
-                 that fits is used; without it, the interface of the default route",
+                "external interface, by name or address; may be repeated, and the first match is used; \
+                 default: the interface of the default route",
             ),
             list(
                 "iface-regex",
                 |s| &mut s.iface_regex,
-                "external interface, by a regular expression that one of its addresses or its name fits; may be \
-                 given several times; tried after -iface",
+                "external interface, by a regular expression for its addresses or its name; may be repeated; \
+                 tried after -iface",
             ),
             text(
                 "iface-can-reach",
                 |s| &mut s.iface_can_reach,
-                "external interface, by an address to which the kernel would send through it; tried after -iface \
-                 and -iface-regex",
+                "external interface, by an address that the kernel routes through it; tried after -iface and \
+                 -iface-regex",
             ),
             text(
                 "public-ip",
                 |s| &mut s.public_ip,
-                "IPv4 address at which peers reach this host, if not the address of the external interface",
+                "IPv4 address at which peers reach this host; default: the address of the external interface",
             ),
             text(
                 "public-ipv6",
                 |s| &mut s.public_ipv6,
-                "IPv6 address at which peers reach this host, if not the address of the external interface",
+                "IPv6 address at which peers reach this host; default: the address of the external interface",
             ),
         ],
     },
     Section {
-        title: "The lease and what is made of it",
+        title: "Lease and network",
         flags: &[
             text(
                 "subnet-file",
                 |s| &mut s.subnet_file,
-                "file that tells the container runtime its subnet and MTU",
+                "file to which the subnet and MTU are written for the container runtime",
             ),
             duration(
                 "subnet-lease-ttl",
                 |s| &mut s.lease_ttl,
-                "how long the subnet lease lasts when this host no longer renews it, 1m to 8760h; then others \
-                 may get the subnet",
+                "how long the subnet lease lasts without renewal, from 1m to 8760h; after that, other hosts \
+                 may lease the subnet",
             ),
             optional_int(
                 "subnet-lease-renew-margin",
                 |s| &mut s.renew_margin,
-                "minutes, 1 to 1439, that are left of the subnet lease at the latest when it is renewed; \
-                 without it, the lease is renewed when a third of its time is over",
+                "renew the subnet lease at the latest when this many minutes of it are left, from 1 to 1439; \
+                 default: renew it after a third of its time",
             ),
             int(
                 "mass-expiry-hold",
                 |s| &mut s.mass_expiry_hold,
-                "seconds for which peers are kept when more than half of them leave at once, because then the \
-                 registry is more likely at fault than they are; 0 never keeps any",
+                "seconds for which to keep peers when more than half of them disappear at once, which suggests \
+                 a registry fault; 0 keeps none",
             ),
             switch(
                 "follow-config",
                 |s| &mut s.follow_config,
-                "take in another network config as soon as etcd tells of it; without it, only when told to by SIGHUP \
-                 or at a restart, so that hosts can be moved one after the other",
+                "apply a changed network config as soon as etcd reports it; if false, only on SIGHUP or at a \
+                 restart, so that hosts can be moved one by one",
             ),
             switch(
                 "release-on-exit",
                 |s| &mut s.release_on_exit,
-                "when told to end, remove device, routes and subnet file, and give the subnet lease back, \
-                 unless it is a reservation; without it all stay, and traffic goes on",
+                "when stopped, remove the device, routes and subnet file, and release the subnet lease unless \
+                 it is a reservation; if false, all stay and traffic continues",
             ),
             switch(
                 "keep-udp-device",
                 |s| &mut s.keep_udp_device,
-                "have systemd keep the device and the sockets of the udp backend while this daemon restarts, so that \
-                 packets wait and none is lost; the unit needs FileDescriptorStoreMax=3",
+                "have systemd keep the device and sockets of the udp backend while the daemon restarts, so \
+                 that no packet is lost; the unit needs FileDescriptorStoreMax=3",
             ),
         ],
     },
     Section {
         title: "Firewall",
         flags: &[
-            switch("ip-masq", |s| &mut s.ip_masq, "masquerade what containers send out of the network"),
+            switch(
+                "ip-masq",
+                |s| &mut s.ip_masq,
+                "masquerade traffic from containers to destinations outside of the network",
+            ),
             switch(
                 "ip-masq-fully-random-disable",
                 |s| &mut s.ip_masq_fully_random_disable,
-                "let masqueraded connections keep their source ports where they can",
+                "keep the source ports of masqueraded connections where possible",
             ),
             switch(
                 "iptables-forward-rules",
                 |s| &mut s.iptables_forward_rules,
-                "accept forwarded packets of the network, whatever the policy of this host",
+                "accept forwarded packets of the network, whatever the policy of the FORWARD chain",
             ),
             int(
                 "iptables-resync",
                 |s| &mut s.iptables_resync,
-                "seconds after which firewall rules are looked at even if the kernel told of no change",
+                "seconds between checks of the firewall rules when the kernel reports no change",
             ),
             switch(
                 "ip-blackhole-route",
                 |s| &mut s.ip_blackhole_route,
-                "end packets to containers that do not exist here, by a route for the own subnet",
+                "drop packets to containers that do not exist, with a blackhole route for the host's subnet",
             ),
             switch(
                 "restrict-tunnel-port",
                 |s| &mut s.restrict_tunnel_port,
-                "drop packets to the UDP port of the tunnel that do not come from a peer (needs nft)",
+                "drop packets to the tunnel's UDP port that do not come from a peer (needs nft)",
             ),
         ],
     },
@@ -165,25 +179,25 @@ pub(crate) const SECTIONS: &[Section] = &[
             text(
                 "healthz-ip",
                 |s| &mut s.healthz_ip,
-                "address to serve /healthz, /readyz and /metrics at, with -healthz-port",
+                "address on which to serve /healthz, /readyz and /metrics, with -healthz-port",
             ),
-            int("healthz-port", |s| &mut s.healthz_port, "port to serve them at; 0 serves them nowhere"),
+            int("healthz-port", |s| &mut s.healthz_port, "port on which to serve them; 0 disables them"),
             text(
                 "status-socket",
                 |s| &mut s.status_socket,
-                "unix socket over which root asks for the status; without it, the path of the subnet file with .sock \
-                 behind it; off for none",
+                "Unix socket on which root can read the status; default: the subnet file's path with .sock \
+                 appended; off disables it",
             ),
             duration(
                 "mesh-probe-interval",
                 |s| &mut s.mesh_probe_interval,
-                "how often each other host is probed inside and outside of the tunnel, 1s to 24h, with at most ten hosts a \
-                 second; 0s probes none and answers none",
+                "how often to probe each peer inside and outside of the tunnel, from 1s to 24h, at most ten \
+                 peers per second; 0s disables probes and replies",
             ),
             int(
                 "mesh-probe-port",
                 |s| &mut s.mesh_probe_port,
-                "UDP port on the address in the overlay at which hosts that probe answer each other, the same on all",
+                "UDP port, on the overlay address, for probes between hosts; the same on all hosts",
             ),
         ],
     },
@@ -193,32 +207,32 @@ pub(crate) const SECTIONS: &[Section] = &[
             switch(
                 "kube-subnet-mgr",
                 |s| &mut s.kube_subnet_mgr,
-                "keep leases in Kubernetes and not in etcd; not supported yet, and refused",
+                "store leases in Kubernetes instead of etcd; not supported yet, and rejected",
             ),
             text(
                 "kube-api-url",
                 |s| &mut s.kube_api_url,
-                "server of Kubernetes, as a URL (only with -kube-subnet-mgr)",
+                "URL of the Kubernetes API server (only with -kube-subnet-mgr)",
             ),
             text(
                 "kubeconfig-file",
                 |s| &mut s.kubeconfig_file,
-                "file that says how to reach it (only with -kube-subnet-mgr)",
+                "kubeconfig file (only with -kube-subnet-mgr)",
             ),
             text(
                 "kube-annotation-prefix",
                 |s| &mut s.kube_annotation_prefix,
-                "what the names of annotations begin with (only with -kube-subnet-mgr)",
+                "prefix of the node annotations (only with -kube-subnet-mgr)",
             ),
             text(
                 "net-config-path",
                 |s| &mut s.net_config_path,
-                "file with the configuration of the network (only with -kube-subnet-mgr)",
+                "file with the network config (only with -kube-subnet-mgr)",
             ),
             switch(
                 "set-node-network-unavailable",
                 |s| &mut s.set_node_network_unavailable,
-                "tell Kubernetes when the network of this node is up (only with -kube-subnet-mgr)",
+                "set the NetworkUnavailable condition of the node (only with -kube-subnet-mgr)",
             ),
         ],
     },
@@ -228,50 +242,50 @@ pub(crate) const SECTIONS: &[Section] = &[
             int(
                 "v",
                 |s| &mut s.verbosity,
-                "how much to log: 0 is changes of state, 1 to 3 also each decision, 4 and above everything",
+                "log verbosity: 0 logs changes of state, 1 to 3 add decisions, 4 and above everything",
             ),
             text(
                 "vmodule",
                 |s| &mut s.vmodule,
-                "files of the program that log more than -v says, as a list such as iface=1,n*=4",
+                "verbosity of single source files, as a list such as iface=1,n*=4; raises that of -v",
             ),
             text(
                 "log_backtrace_at",
                 |s| &mut s.log_backtrace_at,
-                "line of the program, such as iface.rs:12, that logs how the program came there",
+                "accepted for compatibility with upstream, and ignored",
             ),
             text(
                 "log-format",
                 |s| &mut s.log_format,
-                "text, as glog writes it, or json, an object for each event",
+                "text, in glog's format, or json, one object per event",
             ),
             switch("version", |s| &mut s.version, "print the version and exit"),
         ],
     },
 ];
 
-/// All flags.
+/// Returns the flags of the daemon.
 pub(crate) fn flags() -> Vec<Flag<Settings>> {
     SECTIONS.iter().flat_map(|section| section.flags).copied().collect()
 }
 
-/// The flags of a command that looks at what the daemon would do: those of the daemon, and [`JSON`].
-pub(super) fn flags_to_look_by() -> Vec<Flag<Settings>> {
+/// Returns the flags of a command that takes those of the daemon: all but `-version`, and [`JSON`].
+pub(super) fn daemon_flags_and_json() -> Vec<Flag<Settings>> {
     let mut flags = flags();
     flags.retain(|flag| flag.name != "version");
     flags.push(JSON);
     flags
 }
 
-/// Of commands that show something.
+/// A flag of several commands.
 pub(super) const JSON: Flag<Settings> =
-    switch("json", |s| &mut s.json, "write JSON, whose members keep their names and meaning");
+    switch("json", |s| &mut s.json, "print JSON, whose members are stable");
 
-/// Of commands that show something.
+/// A flag of several commands.
 pub(super) const COLOR: Flag<Settings> = text(
     "color",
     |s| &mut s.color,
-    "auto colours what goes to a terminal unless NO_COLOR is set; always; never",
+    "auto, which colours output to a terminal unless NO_COLOR is set; always; or never",
 );
 
 type Field<T> = fn(&mut Settings) -> &mut T;

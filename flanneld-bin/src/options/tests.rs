@@ -11,7 +11,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, Stri
         environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
     };
     match parse(arguments.iter().map(OsString::from), lookup) {
-        Ok(Asked::Run(options)) => Ok(*options),
+        Ok(Request::Run(options)) => Ok(*options),
         other => Err(match other {
             Ok(command) => format!("{command:?}"),
             Err(error) => error.to_string(),
@@ -33,7 +33,7 @@ fn the_defaults_are_upstreams() {
         options.firewall,
         FirewallFlags { rules, resync, restrict_tunnel_port: false, blackhole_route: false }
     );
-    assert_eq!(options.ignored, Ignored::default());
+    assert_eq!(options.ignored, IgnoredArguments::default());
 }
 
 #[test]
@@ -130,12 +130,11 @@ fn every_flag_reaches_its_option() {
             log: LogOptions {
                 verbosity: 4,
                 modules: ModuleLevel::parse_list("iface=1").expect("a list"),
-                backtrace_at: Place::parse("iface.rs:12").expect("a place"),
                 format: LogFormat::Json,
             },
             observe: ObserveOptions { health: "[::1]:8090".parse().ok(), socket: Some("/a.sock".into()) },
             mesh: None,
-            ignored: Ignored { count: 1, flags: vec!["iface"] },
+            ignored: IgnoredArguments { count: 1, flags: vec!["iface"] },
         }
     );
 }
@@ -178,10 +177,10 @@ fn the_version_is_asked_for_by_its_flag_alone() {
         let lookup = move |name: &str| (name == variable).then(|| OsString::from(value));
         parse(arguments.iter().map(OsString::from), lookup)
     };
-    assert_eq!(version(&["-version"], "", ""), Ok(Asked::Version));
-    assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Asked::Version));
-    assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Asked::Run(_))));
-    assert!(matches!(version(&["-version=false"], "", ""), Ok(Asked::Run(_))));
+    assert_eq!(version(&["-version"], "", ""), Ok(Request::Version));
+    assert_eq!(version(&["-version"], "FLANNELD_V", "bad"), Ok(Request::Version));
+    assert!(matches!(version(&[], "FLANNELD_VERSION", "true"), Ok(Request::Run(_))));
+    assert!(matches!(version(&["-version=false"], "", ""), Ok(Request::Run(_))));
     assert!(matches!(version(&["-version", "-nosuch"], "", ""), Err(FlagError::Syntax(_))));
     assert_eq!(version(&["-version", "-help"], "", ""), Err(FlagError::Help));
 }
@@ -208,7 +207,6 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
             "-vmodule=iface",
             "flag -vmodule: syntax error: expect comma-separated list of filename=N: \"iface\"",
         ),
-        ("-log_backtrace_at=12", "flag -log_backtrace_at: syntax error: expect file.rs:234: \"12\""),
         ("-log-format=xml", "flag -log-format: \"xml\" is neither text nor json"),
         (
             "-kube-subnet-mgr",
@@ -287,7 +285,7 @@ fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
     for (arguments, why) in [
         (&["-iface=eth0"][..], "flag provided but not defined: -iface"),
         (&["-etcd-api=v3"], "flag provided but not defined: -etcd-api"),
-        (&["true", "--dry-run"], "argument \"true\" is not expected"),
+        (&["true", "--dry-run"], "unexpected argument \"true\""),
         (&["-etcd-endpoints="], "flag -etcd-endpoints"),
     ] {
         let error = migrate(arguments, &[]).expect_err("bad flags");

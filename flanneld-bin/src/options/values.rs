@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::go_duration::duration;
+use crate::go_duration;
 use crate::log::LogFormat;
 
 /// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
@@ -12,7 +12,11 @@ use crate::log::LogFormat;
 pub(super) fn lease_ttl(ttl: Duration) -> Result<Duration, String> {
     const RANGE: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
-    if RANGE.contains(&ttl) { Ok(ttl) } else { Err(format!("{} is not within 1m and 8760h", duration(ttl))) }
+    if RANGE.contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(format!("{} is not within 1m and 8760h", go_duration::format(ttl)))
+    }
 }
 
 /// Checks how much of a lease is left when it is renewed. Bounds and words are upstream's.
@@ -32,7 +36,7 @@ pub(super) fn renew_margin(minutes: Option<i64>, ttl: Duration) -> Result<Option
     if margin >= ttl {
         return Err(format!(
             "{minutes} minutes are not less than the {} of -subnet-lease-ttl",
-            duration(ttl)
+            go_duration::format(ttl)
         ));
     }
     Ok(Some(margin))
@@ -115,7 +119,7 @@ pub(super) fn mesh_interval(interval: Duration) -> Result<Option<Duration>, Stri
     if RANGE.contains(&interval) {
         Ok(Some(interval))
     } else {
-        Err(format!("{} is not within 1s and 24h", duration(interval)))
+        Err(format!("{} is not within 1s and 24h", go_duration::format(interval)))
     }
 }
 

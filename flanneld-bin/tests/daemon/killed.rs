@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use flannel_core::{BackendAttrs, BackendType, Json, Lease, SubnetKey, SubnetRegistry};
-use flannel_netlink::{Family, Mac, Netlink, Route, Write};
+use flannel_netlink::{IpFamily, Mac, Netlink, Route, WriteRequest};
 use flannel_registry::{Etcd3Options, Etcd3Registry};
 use flannel_testing::{OverlayState, eventually};
 use ipnet::{IpNet, Ipv4Net};
@@ -166,7 +166,7 @@ fn killed_at_any_moment_of_its_work_the_next_start_ends_it_and_no_packet_to_a_pe
 }
 
 fn read(netlink: &mut Netlink) -> OverlayState {
-    OverlayState::read(netlink, "flannel.1", Family::V4, |_| false).unwrap()
+    OverlayState::read(netlink, "flannel.1", IpFamily::V4, |_| false).unwrap()
 }
 
 fn desired(
@@ -195,12 +195,12 @@ fn break_some(netlink: &mut Netlink, random: &mut fastrand::Rng) {
     let on_paper = |address: IpAddr| address.to_string().starts_with("172.16.");
     let entries: Vec<_> = entries.filter(|entry| entry.destination.is_some_and(on_paper)).collect();
     let macs: Vec<_> = entries.iter().map(|entry| entry.mac).collect();
-    let mut writes: Vec<_> = entries.into_iter().map(Write::DeleteFdb).collect();
-    for neighbour in netlink.neighbours(index, Some(Family::V4)).unwrap() {
+    let mut writes: Vec<_> = entries.into_iter().map(WriteRequest::DeleteFdb).collect();
+    for neighbour in netlink.neighbours(index, Some(IpFamily::V4)).unwrap() {
         if neighbour.mac.is_some_and(|mac| macs.contains(&mac)) {
             let net = IpNet::new(neighbour.address, 24).unwrap();
-            writes.push(Write::DeleteRoute(Route::onlink(net, neighbour.address, index)));
-            writes.push(Write::DeleteNeighbour(neighbour));
+            writes.push(WriteRequest::DeleteRoute(Route::onlink(net, neighbour.address, index)));
+            writes.push(WriteRequest::DeleteNeighbour(neighbour));
         }
     }
     writes.retain(|_| random.bool());

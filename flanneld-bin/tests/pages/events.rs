@@ -51,7 +51,7 @@ fn the_page_of_events_has_every_event_in_their_order_with_what_it_holds() {
 
 #[test]
 fn what_the_page_says_of_the_log_is_what_the_daemon_logs() {
-    let story = read("flanneld-bin/src/story.rs");
+    let story = read("flanneld-bin/src/event_log.rs");
     // A text may go over lines of source.
     let story: String = story.split_whitespace().collect::<Vec<_>>().join(" ");
     for [event, _, log] in documented() {

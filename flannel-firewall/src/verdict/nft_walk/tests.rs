@@ -2,7 +2,7 @@
 
 use flannel_netlink::Namespace;
 
-use super::super::{Packet, Ruleset, Transport, Way};
+use super::super::{Packet, PacketPath, Ruleset, TransportProtocol};
 
 const FIREWALLD: &str = "
 table inet firewalld {
@@ -44,7 +44,7 @@ fn barriers(namespace: &Namespace) -> [Vec<String>; 2] {
     assert!(failures.is_empty(), "{failures:?}");
     [datagram(), forwarded()].map(|packet| {
         let barriers = ruleset.barriers(&packet);
-        barriers.iter().map(|barrier| format!("{}: {}", barrier.place, barrier.rule)).collect()
+        barriers.iter().map(|barrier| format!("{}: {}", barrier.location, barrier.rule)).collect()
     })
 }
 
@@ -69,24 +69,24 @@ fn run(namespace: &Namespace, line: &str) {
 
 fn datagram() -> Packet {
     Packet {
-        way: Way::Input,
+        path: PacketPath::Input,
         incoming: Some("eth0".to_owned()),
         outgoing: None,
         source: "192.168.64.2".parse().expect("address"),
         destination: "192.168.64.1".parse().expect("address"),
-        transport: Transport::Udp,
+        transport: TransportProtocol::Udp,
         port: 8472,
     }
 }
 
 fn forwarded() -> Packet {
     Packet {
-        way: Way::Forward,
+        path: PacketPath::Forward,
         incoming: Some("flannel.1".to_owned()),
         outgoing: Some("cni0".to_owned()),
         source: "10.5.2.2".parse().expect("address"),
         destination: "10.5.1.2".parse().expect("address"),
-        transport: Transport::Tcp,
+        transport: TransportProtocol::Tcp,
         port: 33_333,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_firewall::{BlockingRule, MissingRules, Packet, RuleLocation, Way};
+use flannel_firewall::{BlockingRule, MissingRules, Packet, PacketPath, RuleLocation};
 use ipnet::IpNet;
 
 use super::registry::with_member;
@@ -23,12 +23,12 @@ pub(super) const FORWARD: Fault = Fault::error(
 pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for (packet, barrier) in &facts.firewall.barriers {
-        let fault = if packet.way == Way::Forward { &FORWARD } else { &TUNNEL };
-        let BlockingRule { place, rule, .. } = barrier;
-        let what = format!("{}: `{rule}` drops {}", place, kind(packet));
-        let mut finding = fault.found(what, open(facts, packet, place));
+        let fault = if packet.path == PacketPath::Forward { &FORWARD } else { &TUNNEL };
+        let BlockingRule { location, rule, .. } = barrier;
+        let what = format!("{}: `{rule}` drops {}", location, kind(packet));
+        let mut finding = fault.found(what, open(facts, packet, location));
         if finding.cure.lasting.is_empty() {
-            finding.cure.lasting = lasting(facts, packet, place);
+            finding.cure.lasting = lasting(facts, packet, location);
         }
         match found.iter_mut().find(|other| other.what == finding.what) {
             Some(other) => {
@@ -45,23 +45,23 @@ pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
 }
 
 fn kind(packet: &Packet) -> String {
-    match packet.way {
-        Way::Input => format!("what comes to UDP port {}, the tunnel's", packet.port),
-        Way::Output => format!("what goes to UDP port {}, the tunnel's", packet.port),
-        Way::Forward => "packets between pods of different hosts".to_owned(),
+    match packet.path {
+        PacketPath::Input => format!("what comes to UDP port {}, the tunnel's", packet.port),
+        PacketPath::Output => format!("what goes to UDP port {}, the tunnel's", packet.port),
+        PacketPath::Forward => "packets between pods of different hosts".to_owned(),
         _ => "packets of the network".to_owned(),
     }
 }
 
 /// Rules in front of the one in the way, which let through what is the network's.
-fn open(facts: &Facts, packet: &Packet, place: &RuleLocation) -> Cure {
-    let interface = match packet.way {
-        Way::Input => packet.incoming.as_ref().map(|name| ("-i", "iifname", name)),
-        Way::Output => packet.outgoing.as_ref().map(|name| ("-o", "oifname", name)),
-        Way::Forward | _ => None,
+fn open(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Cure {
+    let interface = match packet.path {
+        PacketPath::Input => packet.incoming.as_ref().map(|name| ("-i", "iifname", name)),
+        PacketPath::Output => packet.outgoing.as_ref().map(|name| ("-o", "oifname", name)),
+        PacketPath::Forward | _ => None,
     };
     let ranges = ranges(facts, packet.destination);
-    let commands: Vec<String> = match place {
+    let commands: Vec<String> = match location {
         RuleLocation::Iptables { program, table, chain } => {
             let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
             let insert = format!("{program} {table}-I {chain}");
@@ -99,15 +99,15 @@ fn open(facts: &Facts, packet: &Packet, place: &RuleLocation) -> Cure {
 }
 
 /// What the program is told that made the rule, so that it opens the way by itself.
-fn lasting(facts: &Facts, packet: &Packet, place: &RuleLocation) -> Vec<String> {
-    let is_forward = packet.way == Way::Forward;
+fn lasting(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Vec<String> {
+    let is_forward = packet.path == PacketPath::Forward;
     let ranges = ranges(facts, packet.destination);
     let of_program = |each: fn(&IpNet) -> String, port: String, last: Option<&str>| {
         let mut lines: Vec<String> = if is_forward { ranges.iter().map(each).collect() } else { vec![port] };
         lines.extend(last.map(str::to_owned));
         lines
     };
-    match place {
+    match location {
         RuleLocation::Nftables { table, .. } if table.ends_with(" firewalld") => of_program(
             |range| format!("firewall-cmd --permanent --zone=trusted --add-source={range}"),
             format!("firewall-cmd --permanent --add-port={}/udp", packet.port),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_netlink::Family;
+use flannel_netlink::IpFamily;
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Cure, Fault, Finding};
@@ -12,10 +12,10 @@ pub(super) const OFF: Fault =
 pub(super) const OFF_ON_DEVICE: Fault =
     Fault::error("ip-forward-device", "no packet that comes through the tunnel is passed on to a pod");
 
-fn setting(family: Family) -> &'static str {
+fn setting(family: IpFamily) -> &'static str {
     match family {
-        Family::V4 => "net/ipv4/ip_forward",
-        Family::V6 => "net/ipv6/conf/all/forwarding",
+        IpFamily::V4 => "net/ipv4/ip_forward",
+        IpFamily::V6 => "net/ipv6/conf/all/forwarding",
     }
 }
 
@@ -23,7 +23,7 @@ pub(in crate::doctor) fn off(facts: &Facts) -> Vec<Finding> {
     let Some(network) = &facts.network else { return Vec::new() };
     let mut found = Vec::new();
     for pool in network.config.pools() {
-        let family = Family::of(pool.network().addr());
+        let family = IpFamily::of(pool.network().addr());
         let all = setting(family);
         if facts.sysctl(all) == Some("0") {
             found.push(OFF.found(format!("{} is 0", all.replace('/', ".")), Cure::sysctl(all, 1)));
@@ -32,8 +32,8 @@ pub(in crate::doctor) fn off(facts: &Facts) -> Vec<Finding> {
         let of_family = |device: &&flannel_backend_vxlan::TunnelDevice| device.family == family;
         for device in network.devices.iter().filter(of_family) {
             let path = match family {
-                Family::V4 => format!("net/ipv4/conf/{}/forwarding", device.name),
-                Family::V6 => format!("net/ipv6/conf/{}/forwarding", device.name),
+                IpFamily::V4 => format!("net/ipv4/conf/{}/forwarding", device.name),
+                IpFamily::V6 => format!("net/ipv6/conf/{}/forwarding", device.name),
             };
             if facts.sysctl(&path) == Some("0") {
                 let what = format!("forwarding of {family} is off on {}", device.name);

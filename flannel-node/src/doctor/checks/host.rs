@@ -143,7 +143,7 @@ pub(in crate::doctor) fn tunnel_taken(facts: &Facts) -> Vec<Finding> {
                 && link.vxlan().is_some_and(|vxlan| {
                     let is_v4 = vxlan.local.or(vxlan.group).is_none_or(|address| address.is_ipv4());
                     (vxlan.vni, vxlan.port) == (device.vni, device.port)
-                        && is_v4 == (device.family == flannel_netlink::Family::V4)
+                        && is_v4 == (device.family == flannel_netlink::IpFamily::V4)
                 })
         };
         if let Some(other) = facts.links.iter().find(is_same) {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use flannel_core::chain;
 use flannel_firewall::{
-    FirewallError, FirewallNetwork, IptablesError, Packet, Ruleset, Transport, Way, missing_rules,
+    FirewallError, FirewallNetwork, IptablesError, Packet, PacketPath, Ruleset, TransportProtocol,
+    missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
@@ -77,11 +78,12 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     for peer in facts.peers.iter().take(MOST_PEERS) {
         let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
         if let (Some(port), Some((local, remote))) = (network.port, underlay) {
-            let datagram =
-                |way, source, destination| Packet::new(way, source, destination, Transport::Udp, port);
+            let datagram = |path, source, destination| {
+                Packet::new(path, source, destination, TransportProtocol::Udp, port)
+            };
             let name = Some(external.name.clone());
-            packets.push(datagram(Way::Input, remote, local).with_incoming(name.clone()));
-            packets.push(datagram(Way::Output, local, remote).with_outgoing(name));
+            packets.push(datagram(PacketPath::Input, remote, local).with_incoming(name.clone()));
+            packets.push(datagram(PacketPath::Output, local, remote).with_outgoing(name));
         }
         for (ours, theirs) in own.subnet.nets().filter_map(|net| {
             let same = |other: &IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
@@ -90,7 +92,8 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
             let (Some(ours), Some(theirs)) = (some_pod(ours), some_pod(theirs)) else { continue };
             let outside = facts.way_to(theirs).or_else(|| Some(external.name.clone()));
             let packet = |incoming, outgoing, source, destination| {
-                let packet = Packet::new(Way::Forward, source, destination, Transport::Tcp, SOME_PORT);
+                let packet =
+                    Packet::new(PacketPath::Forward, source, destination, TransportProtocol::Tcp, SOME_PORT);
                 packet.with_incoming(incoming).with_outgoing(outgoing)
             };
             packets.push(packet(outside.clone(), bridge.clone(), theirs, ours));

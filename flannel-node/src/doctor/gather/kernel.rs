@@ -15,7 +15,7 @@ pub(super) fn features(network: Option<&Network>) -> Kernel {
     let devices = network.map_or(&[][..], |network| &network.devices);
     let wrong_checksums = if ChecksumOffload::ByKernel.is_off_on(&release) {
         let leaves =
-            |name: &String| Netlink::open().is_ok_and(|it| it.leaves_checksums(name).unwrap_or(false));
+            |name: &String| Netlink::open().is_ok_and(|it| it.tx_checksum_offload(name).unwrap_or(false));
         devices.iter().map(|device| device.name.clone()).filter(leaves).collect()
     } else {
         Vec::new()

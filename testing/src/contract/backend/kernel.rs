@@ -1,6 +1,6 @@
 //! The objects of the kernel that backends make and touch.
 
-use flannel_netlink::{Error, Family, Namespace, Netlink, Route, RouteFilter};
+use flannel_netlink::{Error, IpFamily, Namespace, Netlink, Route, RouteFilter};
 
 /// One line for each object in a namespace that a backend could make or touch: links, their IPv4 addresses, permanent
 /// neighbours and forwarding entries, and the routes of the main table.
@@ -21,7 +21,7 @@ pub fn kernel_objects(namespace: &Namespace) -> Result<Vec<String>, Error> {
             objects.push(format!("address {} on {name}", address.net));
         }
         for neighbour in
-            netlink.neighbours(index, Some(Family::V4))?.into_iter().filter(|it| it.is_permanent())
+            netlink.neighbours(index, Some(IpFamily::V4))?.into_iter().filter(|it| it.is_permanent())
         {
             objects.push(format!("neighbour {} {:?} on {name}", neighbour.address, neighbour.mac));
         }
@@ -30,7 +30,7 @@ pub fn kernel_objects(namespace: &Namespace) -> Result<Vec<String>, Error> {
         }
     }
     let filter =
-        RouteFilter { family: Some(Family::V4), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
+        RouteFilter { family: Some(IpFamily::V4), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
     for route in netlink.routes(&filter)? {
         let device = links.iter().find(|link| Some(link.index) == route.index).map(|link| link.name.as_str());
         let route = Route { index: None, ..route };

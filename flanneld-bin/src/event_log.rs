@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_core::{ExternalInterface, NetworkEvent, Phase, SubnetKey};
 use tracing::{error, info, warn};
 
-use crate::go_duration::duration;
+use crate::go_duration;
 
 /// Writes the line for an event.
 pub(crate) fn tell(event: &NetworkEvent) {
@@ -24,9 +24,11 @@ pub(crate) fn tell(event: &NetworkEvent) {
             error!("The network config changed and is not used, the one before goes on: {reason}");
         }
         NetworkEvent::LeaseAcquired(lease) => info!("Holding the lease {}", subnets(&lease.subnet)),
-        NetworkEvent::RenewalIn(time) => info!("Waiting for {} to renew lease", duration(*time)),
+        NetworkEvent::RenewalIn(time) => info!("Waiting for {} to renew lease", go_duration::format(*time)),
         NetworkEvent::LeasePermanent => info!("The lease is a reservation, which is not renewed"),
-        NetworkEvent::LeaseRenewed(ttl) => info!("Lease renewed, new expiration in {}", duration(*ttl)),
+        NetworkEvent::LeaseRenewed(ttl) => {
+            info!("Lease renewed, new expiration in {}", go_duration::format(*ttl))
+        }
         NetworkEvent::RenewalFailed { reason, retry_in } => {
             error!("Error renewing lease (trying again in {}): {reason}", pause(*retry_in));
         }
@@ -35,6 +37,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
         }
         NetworkEvent::ExternalChanged(external) => moved(external),
+        NetworkEvent::ExternalLost(reason) => error!("External interface lost: {reason}"),
         NetworkEvent::LeasePublished(lease) => {
             info!("Lease ({}) says {} from now on", subnets(&lease.subnet), lease.attrs.public);
         }
@@ -50,7 +53,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
         }
         NetworkEvent::PeersHeld { peers, at_most } => warn!(
             "{peers} peers left at once, which is doubted; they are kept for up to {}",
-            duration(*at_most)
+            go_duration::format(*at_most)
         ),
         NetworkEvent::HoldEnded { gone: 0 } => info!("The peers that had left at once are back"),
         NetworkEvent::HoldEnded { gone } => warn!("{gone} peers that left at once did not come back"),
@@ -109,7 +112,7 @@ fn waiting(phase: Phase, reason: &str, pause: &str) {
 
 /// Writes a pause; nobody needs it to the nanosecond.
 fn pause(time: Duration) -> String {
-    duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    go_duration::format(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// Writes subnets as flannel does: the one, or both separated by a blank.
