@@ -138,7 +138,7 @@ impl Daemon<'_> {
             }
         };
         while let Some(Some(event)) = events.next().now_or_never() {
-            event_log::tell(&event);
+            event_log::log(&event);
         }
         ended.map_err(|error| reason(&error))
     }
@@ -220,7 +220,7 @@ impl Daemon<'_> {
         running: &watch::Sender<Option<Running>>,
         life: &mut Life,
     ) {
-        event_log::tell(event);
+        event_log::log(event);
         if let NetworkEvent::Reconfigured(_) = event {
             self.reloading(life);
         }

@@ -203,7 +203,7 @@ pub struct Socket {
 #[derive(Clone, Debug, Default)]
 pub struct Firewall {
     /// The rules in the way of the network's packets.
-    pub barriers: Vec<(Packet, BlockingRule)>,
+    pub blocking_rules: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
     pub missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.

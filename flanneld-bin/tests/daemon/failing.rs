@@ -113,7 +113,7 @@ fn without_etcd_it_waits_says_so_with_its_pauses_and_goes_on_when_etcd_comes() {
     cluster.etcd.stop().unwrap();
     cluster.start(0);
     let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
-    assert!(line.contains("does not answer") && line.contains("trying again in"), "{line}");
+    assert!(line.contains("does not answer") && line.contains("retrying in"), "{line}");
     std::thread::sleep(Duration::from_millis(1500));
     let told = errors(cluster.daemon(0)).len();
     assert!(told <= 3, "{:#?}", errors(cluster.daemon(0)));

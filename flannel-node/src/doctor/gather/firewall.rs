@@ -26,8 +26,8 @@ pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
     firewall.has_ufw = ruleset.has_chain("ufw-before-input");
     let Some(network) = &facts.network else { return firewall };
     for packet in packets(facts, network) {
-        for barrier in ruleset.barriers(&packet) {
-            firewall.barriers.push((packet.clone(), barrier));
+        for blocking in ruleset.blocking_rules(&packet) {
+            firewall.blocking_rules.push((packet.clone(), blocking));
         }
     }
     look_for_own_rules(namespace, facts, network, &mut firewall).await;

@@ -1,4 +1,4 @@
-//! Rules as `nft` itself writes them, judged.
+//! Evaluates rulesets that `nft` and iptables loaded into the kernel.
 
 use flannel_netlink::Namespace;
 
@@ -31,25 +31,25 @@ table inet firewalld {
   chain filter_docker { accept; }
 }";
 
-/// What stops a datagram of the tunnel, and a packet from pod to pod, on a host with these tables.
+/// Returns what stops a tunnel datagram, and a packet between pods, on a host with these tables.
 fn stopped(script: &str) -> [Vec<String>; 2] {
     let namespace = namespace();
     load(&namespace, script);
-    barriers(&namespace)
+    blocking_rules(&namespace)
 }
 
-/// The same, on a host as it is.
-fn barriers(namespace: &Namespace) -> [Vec<String>; 2] {
+/// Returns what stops them in a namespace.
+fn blocking_rules(namespace: &Namespace) -> [Vec<String>; 2] {
     let (ruleset, failures) = runtime().block_on(Ruleset::read(namespace));
     assert!(failures.is_empty(), "{failures:?}");
     [datagram(), forwarded()].map(|packet| {
-        let barriers = ruleset.barriers(&packet);
-        barriers.iter().map(|barrier| format!("{}: {}", barrier.location, barrier.rule)).collect()
+        let blocking_rules = ruleset.blocking_rules(&packet);
+        blocking_rules.iter().map(|blocking| format!("{}: {}", blocking.location, blocking.rule)).collect()
     })
 }
 
 fn namespace() -> Namespace {
-    Namespace::create().expect("these tests make network namespaces: run them as root")
+    Namespace::create().expect("these tests create network namespaces: run them as root")
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -92,7 +92,7 @@ fn forwarded() -> Packet {
 }
 
 #[test]
-fn firewallds_rejections_are_found_and_its_zones_followed() {
+fn firewalld_zones_are_followed_to_their_rejections() {
     let [input, forward] = stopped(FIREWALLD);
     assert_eq!(input, ["nftables, table inet firewalld: chain filter_INPUT { … reject }"]);
     assert_eq!(forward, ["nftables, table inet firewalld: chain filter_FORWARD { … reject }"]);
@@ -104,7 +104,7 @@ fn firewallds_rejections_are_found_and_its_zones_followed() {
 }
 
 #[test]
-fn policies_sets_and_conditions_decide_as_the_kernel_does() {
+fn policies_sets_and_conditions_are_evaluated_as_the_kernel_does() {
     let table = |rules: &str| {
         format!(
             "table ip f {{
@@ -123,7 +123,7 @@ fn policies_sets_and_conditions_decide_as_the_kernel_does() {
         "ip saddr { 10.5.0.0/16, 192.168.64.0/24 } counter accept",
         "meta mark 0 accept",
         "meta l4proto vmap { tcp : accept, udp : accept }",
-        // Whether it accepts cannot be told.
+        // These may accept.
         "limit rate 5/second accept",
         "ip dscp cs1 accept",
         "meta mark set 1; meta mark 1 accept",
@@ -154,7 +154,7 @@ fn policies_sets_and_conditions_decide_as_the_kernel_does() {
 }
 
 #[test]
-fn a_mark_is_known_of_in_whatever_order_tables_and_programs_are_read() {
+fn a_mark_counts_in_any_order_of_tables_and_programs() {
     let accepts = "table inet a { chain forward { type filter hook forward priority 0; policy drop;
         meta mark 1 accept\n }\n }";
     let [_, forward] = stopped(accepts);
@@ -167,7 +167,7 @@ fn a_mark_is_known_of_in_whatever_order_tables_and_programs_are_read() {
     for line in ["iptables -P FORWARD DROP", "iptables -A FORWARD -m mark --mark 1 -j ACCEPT"] {
         run(&namespace, line);
     }
-    let stopped = || barriers(&namespace)[1].clone();
+    let stopped = || blocking_rules(&namespace)[1].clone();
     let policy = ["iptables, table filter: -P FORWARD DROP"];
     assert_eq!(stopped(), policy);
     run(&namespace, "iptables -t mangle -A PREROUTING -j MARK --set-mark 1");
@@ -179,14 +179,14 @@ fn a_mark_is_known_of_in_whatever_order_tables_and_programs_are_read() {
 }
 
 #[test]
-fn what_iptables_made_is_judged_once_and_in_its_words() {
+fn rules_of_iptables_are_reported_once_and_in_its_syntax() {
     let namespace = namespace();
     for line in ["iptables -P FORWARD DROP", "iptables -A INPUT -p udp -j DROP", "ip6tables -P FORWARD DROP"]
     {
         run(&namespace, line);
     }
     assert_eq!(
-        barriers(&namespace),
+        blocking_rules(&namespace),
         [["iptables, table filter: -A INPUT -p udp -j DROP"], ["iptables, table filter: -P FORWARD DROP"]]
     );
 }

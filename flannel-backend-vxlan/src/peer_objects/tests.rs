@@ -2,14 +2,12 @@ use std::sync::Arc;
 
 use flannel_core::reconcile::Table;
 use flannel_core::{BackendAttrs, Json, LeaseAttrs, LeaseChange, Revision, Term};
+use flannel_dataplane::{DirectRouteTable, FdbTable, NeighbourTable, OverlayRouteTable, RouteProtocol};
 use proptest::prelude::*;
 
 use super::*;
-use flannel_dataplane::DirectRoutes;
-use flannel_dataplane::Routes;
-use flannel_dataplane::{Fdb, Neighbours};
 
-/// The tables' side, without tables.
+/// Trackers without tables.
 #[derive(Debug)]
 struct Trackers {
     neighbours: Tracker<IpAddr, Mac>,
@@ -21,31 +19,31 @@ struct Trackers {
 impl Trackers {
     fn new() -> Self {
         Self {
-            neighbours: Tracker::new(Neighbours::satisfies),
-            fdb: Tracker::new(Fdb::satisfies),
-            routes: Tracker::new(Routes::satisfies),
-            direct: Tracker::new(DirectRoutes::satisfies),
+            neighbours: Tracker::new(NeighbourTable::satisfies),
+            fdb: Tracker::new(FdbTable::satisfies),
+            routes: Tracker::new(OverlayRouteTable::satisfies),
+            direct: Tracker::new(DirectRouteTable::satisfies),
         }
     }
 
-    /// Takes in the peers, of which those with this public address are on the link.
-    fn update(&mut self, desired: &mut Desired, peers: &PeerSet, dirty: &Dirty, on_link: Option<IpAddr>) {
-        let protocol = flannel_dataplane::RouteProtocol::default();
-        let mut hop = |_: IpNet, public: IpAddr| {
-            (Some(public) == on_link).then_some(Hop { gateway: public, index: 2, protocol })
+    /// Updates the peers. Those with the public address `on_link` are on the link.
+    fn update(&mut self, objects: &mut PeerObjects, peers: &PeerSet, dirty: &Dirty, on_link: Option<IpAddr>) {
+        let protocol = RouteProtocol::default();
+        let mut next_hop = |_: IpNet, public: IpAddr| {
+            (Some(public) == on_link).then_some(NextHop { gateway: public, index: 2, protocol })
         };
-        let mut wanted = Wanted {
-            hop: &mut hop,
+        let mut trackers = ObjectTrackers {
+            next_hop: &mut next_hop,
             direct: &mut self.direct,
             neighbours: &mut self.neighbours,
             fdb: &mut self.fdb,
             routes: &mut self.routes,
         };
-        desired.update(peers, dirty, &own(), IpFamily::V4, &mut wanted);
+        objects.update(peers, dirty, &own(), IpFamily::V4, &mut trackers);
     }
 
-    /// What a peer with this subnet and device would get, of what is wanted: its neighbour's device, where that
-    /// device's tunnel ends, and the gateways of its routes.
+    /// Returns the desired objects of a subnet and MAC address: its neighbour, its FDB entry, and the gateways of its
+    /// overlay and direct route.
     fn of(&self, subnet: IpNet, mac: Mac) -> (Option<Mac>, Option<IpAddr>, [Option<IpAddr>; 2]) {
         let direct = self.direct.desired(&subnet).and_then(|route| route.gateway);
         (
@@ -73,8 +71,8 @@ fn lease(subnet: &str, record: &str) -> Lease {
     }
 }
 
-fn v4(subnet: &str, record: &str) -> Result<Peer, String> {
-    Peer::of(&lease(subnet, record), &own(), IpFamily::V4).unwrap()
+fn v4(subnet: &str, record: &str) -> Result<TunnelPeer, String> {
+    TunnelPeer::from_lease(&lease(subnet, record), &own(), IpFamily::V4).unwrap()
 }
 
 fn peers(leases: impl IntoIterator<Item = Lease>) -> PeerSet {
@@ -90,12 +88,12 @@ const DUAL: &str = r#"{"PublicIP":"192.168.64.2","PublicIPv6":"fd00:64::2","Back
     "BackendData":{"VNI":1,"VtepMAC":"0e:00:00:00:00:02"},"BackendV6Data":{"VNI":1,"VtepMAC":"0e:00:00:00:00:62"}}"#;
 
 #[test]
-fn leases_of_every_release_are_understood() {
-    let peer = Peer {
+fn leases_of_every_upstream_release_are_read() {
+    let peer = TunnelPeer {
         subnet: "10.5.2.0/24".parse().unwrap(),
         mac: Mac([0x0e, 0, 0, 0, 0, 2]),
         public: "192.168.64.2".parse().unwrap(),
-        hop: None,
+        next_hop: None,
     };
     for record in [V0_11, V0_28, DUAL] {
         assert_eq!(v4("10.5.2.0-24", record), Ok(peer), "{record}");
@@ -103,18 +101,18 @@ fn leases_of_every_release_are_understood() {
 }
 
 #[test]
-fn each_family_has_its_own_part_of_a_lease() {
+fn each_family_has_its_part_of_a_lease() {
     let both = lease("10.5.2.0-24&fd00:5:0:2::-64", DUAL);
-    let six = Peer::of(&both, &own(), IpFamily::V6).unwrap().unwrap();
+    let six = TunnelPeer::from_lease(&both, &own(), IpFamily::V6).unwrap().unwrap();
     assert_eq!(
         (six.subnet.to_string(), six.mac.to_string(), six.public.to_string()),
         ("fd00:5:0:2::/64".into(), "0e:00:00:00:00:62".into(), "fd00:64::2".into())
     );
-    assert_eq!(Peer::of(&lease("10.5.2.0-24", DUAL), &own(), IpFamily::V6), None);
+    assert_eq!(TunnelPeer::from_lease(&lease("10.5.2.0-24", DUAL), &own(), IpFamily::V6), None);
 }
 
 #[test]
-fn a_lease_that_cannot_be_used_is_refused_with_the_reason() {
+fn an_unusable_lease_is_refused_with_a_reason() {
     let vxlan = |data: &str| format!(r#"{{"PublicIP":"192.168.64.2","BackendType":"vxlan"{data}}}"#);
     let cases = [
         (
@@ -137,15 +135,15 @@ fn a_lease_that_cannot_be_used_is_refused_with_the_reason() {
         (
             "10.5.2.0-24",
             vxlan(r#","BackendData":{"VtepMAC":"01:00:00:00:00:02"}"#),
-            r#"VtepMAC of its lease is not the address of a device: "01:00:00:00:00:02""#,
+            r#"VtepMAC of its lease is "01:00:00:00:00:02", expected the MAC address of a device"#,
         ),
         (
             "10.5.2.0-24",
             V0_28.replace("192.168.64.2", "0.0.0.0"),
             "its lease has no public address of this family",
         ),
-        ("10.5.0.0-16", V0_28.to_owned(), "its subnet overlaps the own one, 10.5.1.0-24"),
-        ("10.5.1.128-25", V0_28.to_owned(), "its subnet overlaps the own one, 10.5.1.0-24"),
+        ("10.5.0.0-16", V0_28.to_owned(), "its subnet overlaps this host's subnet 10.5.1.0-24"),
+        ("10.5.1.128-25", V0_28.to_owned(), "its subnet overlaps this host's subnet 10.5.1.0-24"),
     ];
     for (subnet, record, reason) in cases {
         assert_eq!(v4(subnet, &record), Err(reason.to_owned()), "{subnet} {record}");
@@ -153,29 +151,29 @@ fn a_lease_that_cannot_be_used_is_refused_with_the_reason() {
 }
 
 #[test]
-fn of_two_peers_that_want_the_same_the_first_by_subnet_gets_it() {
+fn the_first_peer_by_subnet_wins_a_conflict() {
     let same_start = V0_28.replace("00:02", "00:03");
     let peers =
         peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", V0_28), lease("10.5.2.0-25", &same_start)]);
-    let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
-    trackers.update(&mut desired, &peers, &Dirty::All, None);
-    let refused: Vec<_> = desired.unreachable().map(ToString::to_string).collect();
+    let (mut objects, mut trackers) = (PeerObjects::default(), Trackers::new());
+    trackers.update(&mut objects, &peers, &Dirty::All, None);
+    let refused: Vec<_> = objects.unreachable().map(ToString::to_string).collect();
     assert_eq!(
         refused,
         [
-            "peer 10.5.2.0-25: another peer's subnet starts at 10.5.2.0 too",
-            "peer 10.5.3.0-24: 0e:00:00:00:00:02 is the device of 192.168.64.2 already",
+            "peer 10.5.2.0-25: the subnet of another peer starts at 10.5.2.0 too",
+            "peer 10.5.3.0-24: the peer 192.168.64.2 has a device with the MAC address 0e:00:00:00:00:02 too",
         ]
     );
 }
 
 #[test]
-fn a_peer_on_the_link_gets_a_direct_route_and_nothing_on_the_tunnel() {
+fn a_peer_on_the_link_has_a_direct_route_only() {
     let other = V0_28.replace("00:02", "00:03").replace("64.2", "65.3");
     let peers = peers([lease("10.5.2.0-24", V0_28), lease("10.5.3.0-24", &other)]);
-    let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
+    let (mut objects, mut trackers) = (PeerObjects::default(), Trackers::new());
     let (public, gateway) = ("192.168.64.2".parse().unwrap(), "10.5.3.0".parse().unwrap());
-    trackers.update(&mut desired, &peers, &Dirty::All, Some(public));
+    trackers.update(&mut objects, &peers, &Dirty::All, Some(public));
     let of = |trackers: &Trackers, subnet: &str, n| {
         trackers.of(subnet.parse().unwrap(), Mac([0x0e, 0, 0, 0, 0, n]))
     };
@@ -186,7 +184,7 @@ fn a_peer_on_the_link_gets_a_direct_route_and_nothing_on_the_tunnel() {
 }
 
 #[test]
-fn the_first_routes_have_no_metric_and_each_other_one_its_own() {
+fn the_first_routes_have_no_metric_and_all_others_a_unique_one() {
     let net = |n: u32| IpNet::new(IpAddr::from((0x0a05_0000 + (n << 8)).to_be_bytes()), 24).unwrap();
     let metric = |n: u32, others| OverlayRoute::to(net(n), others).metric;
     assert_eq!([metric(0, 0), metric(63, 63)], [0, 0]);
@@ -200,23 +198,23 @@ fn the_first_routes_have_no_metric_and_each_other_one_its_own() {
 }
 
 #[test]
-fn a_route_with_any_metric_will_do() {
+fn any_metric_satisfies() {
     let few = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 0);
     let many = OverlayRoute::to("10.5.2.0/24".parse().unwrap(), 1000);
     assert_ne!(few, many);
-    assert!(Routes::satisfies(&few, &many) && Routes::satisfies(&many, &few));
-    assert!(!Routes::satisfies(&few, &OverlayRoute { onlink: false, ..few }));
-    assert!(!Routes::satisfies(&few, &OverlayRoute { gateway: None, ..few }));
-    assert!(!Routes::satisfies(&few, &OverlayRoute { tos: 0x10, ..few }));
+    assert!(OverlayRouteTable::satisfies(&few, &many) && OverlayRouteTable::satisfies(&many, &few));
+    assert!(!OverlayRouteTable::satisfies(&few, &OverlayRoute { onlink: false, ..few }));
+    assert!(!OverlayRouteTable::satisfies(&few, &OverlayRoute { gateway: None, ..few }));
+    assert!(!OverlayRouteTable::satisfies(&few, &OverlayRoute { tos: 0x10, ..few }));
 }
 
-/// So few that they meet often.
+/// Few enough to conflict often.
 const SUBNETS: [&str; 7] =
     ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.2.0-25", "10.5.2.0-23", "10.5.0.0-16", "10.5.1.0-24"];
 
 fn step() -> impl Strategy<Value = LeaseChange> {
     let subnet = proptest::sample::select(&SUBNETS[..]).prop_map(key);
-    // No lease; or one with a device and a public address, of which some cannot be used.
+    // No lease, or one with a device and a public address, which may be unusable.
     let attrs = proptest::option::of((0_u8..5, 1_u8..4));
     (subnet, attrs).prop_map(|(subnet, attrs)| {
         let Some((mac, public)) = attrs else {
@@ -239,25 +237,25 @@ fn subnet_of(change: &LeaseChange) -> SubnetKey {
 
 proptest! {
     #[test]
-    fn what_is_wanted_depends_on_the_peers_and_not_on_how_they_came(
+    fn desired_objects_depend_only_on_the_peers(
         passes in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12),
     ) {
         let on_link = Some("192.168.64.2".parse().unwrap());
         let mut peers = PeerSet::default();
-        let (mut desired, mut trackers) = (Desired::default(), Trackers::new());
+        let (mut objects, mut trackers) = (PeerObjects::default(), Trackers::new());
         for changes in passes {
             let dirty = Dirty::Some(changes.iter().map(subnet_of).collect());
             peers.extend(changes);
-            trackers.update(&mut desired, &peers, &dirty, on_link);
-            let (mut anew, mut expected) = (Desired::default(), Trackers::new());
-            expected.update(&mut anew, &peers, &Dirty::All, on_link);
+            trackers.update(&mut objects, &peers, &dirty, on_link);
+            let (mut fresh, mut expected) = (PeerObjects::default(), Trackers::new());
+            expected.update(&mut fresh, &peers, &Dirty::All, on_link);
             for subnet in SUBNETS.into_iter().flat_map(|subnet| key(subnet).nets()) {
                 for mac in 0..5 {
                     let mac = Mac([0x0e, 0, 0, 0, 0, mac]);
                     prop_assert_eq!(trackers.of(subnet, mac), expected.of(subnet, mac));
                 }
             }
-            prop_assert!(desired.unreachable().eq(anew.unreachable()));
+            prop_assert!(objects.unreachable().eq(fresh.unreachable()));
         }
     }
 }

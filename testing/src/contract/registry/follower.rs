@@ -1,4 +1,4 @@
-//! Following a watch, and comparing what it gives with a list.
+//! Applying the events of a watch, and comparing the outcome with a list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{DAY, RegistrySubject, create};
 
-/// A watch whose events are applied as they come.
+/// A watch, and the state that its events give.
 pub(super) struct Follower {
     stream: BoxStream<'static, RegistryEvent>,
     pub(super) state: State,
@@ -22,55 +22,64 @@ impl Follower {
         Self { stream, state: State::default(), patience: subject.min_ttl() + subject.patience() }
     }
 
-    /// Applies one event.
-    pub(super) async fn any(&mut self) -> RegistryEvent {
+    /// Applies and returns the next event.
+    pub(super) async fn next_of_any_kind(&mut self) -> RegistryEvent {
         let event = timeout(self.patience, self.stream.next()).await;
-        let event = event.expect("a watch tells what happens");
-        let event = event.expect("a watch does not end");
+        assert!(event.is_ok(), "a watch must report an event within {:?}", self.patience);
+        let event = event.ok().flatten().expect("a watch must never end");
         self.state.apply(&event);
         event
     }
 
-    /// Applies one event that is about leases.
+    /// Applies events up to the next one about leases, and returns that.
     pub(super) async fn next(&mut self) -> RegistryEvent {
         loop {
-            let event = self.any().await;
+            let event = self.next_of_any_kind().await;
             if !matches!(event, RegistryEvent::Unavailable(_) | RegistryEvent::Available) {
                 return event;
             }
         }
     }
 
-    pub(super) async fn hears(&mut self, what: &str, is_it: impl Fn(&RegistryEvent) -> bool) {
-        let heard = async { while !is_it(&self.any().await) {} };
-        assert!(timeout(DAY, heard).await.is_ok(), "the watch never told {what}");
+    /// Applies events up to a matching one. `what` completes "a watch must report".
+    pub(super) async fn wait_for(&mut self, what: &str, matches: impl Fn(&RegistryEvent) -> bool) {
+        let waiting = async { while !matches(&self.next_of_any_kind().await) {} };
+        assert!(timeout(DAY, waiting).await.is_ok(), "a watch must report {what}");
     }
 
-    /// Applies events until the state is as wanted.
+    /// Applies events until the state satisfies a condition. `what` completes "a watch must report that".
     pub(super) async fn until(&mut self, what: &str, reached: impl Fn(&State) -> bool) {
         while !reached(&self.state) {
             let event = timeout(self.patience, self.stream.next()).await;
-            assert!(event.is_ok(), "the watch never told that {what}; it gives {:?}", self.state);
-            let event = event.ok().flatten().expect("a watch does not end");
+            assert!(
+                event.is_ok(),
+                "a watch must report that {what} within {:?}, got {:?}",
+                self.patience,
+                self.state
+            );
+            let event = event.ok().flatten().expect("a watch must never end");
             self.state.apply(&event);
         }
     }
 
-    /// Applies all events so far, and compares the outcome with a list.
+    /// Asserts that the state after all events so far equals a list.
     ///
-    /// A marker is written for it: when it is heard, so is all that was written before.
-    pub(super) async fn agrees_with(&mut self, registry: &dyn SubnetRegistry) {
+    /// It writes a marker: once the watch reports that, it has reported everything written before.
+    pub(super) async fn assert_agrees_with(&mut self, registry: &dyn SubnetRegistry) {
         let marker = create(registry, 255).await;
-        let is_here = |state: &State| state.leases.get(&marker.subnet) == Some(&marker);
-        self.until("the marker was written", is_here).await;
-        let list = State::from(registry.list().await.expect("lists"));
-        assert_eq!(self.state, list, "left: the watch, right: the list");
-        registry.delete(&marker).await.expect("deletes");
-        self.until("the marker was removed", |state| !is_here(state)).await;
+        let is_reported = |state: &State| state.leases.get(&marker.subnet) == Some(&marker);
+        self.until("a lease was created", is_reported).await;
+        let list = State::from(registry.list().await.expect("list must succeed"));
+        assert_eq!(
+            self.state, list,
+            "the events of a watch (left) must give the state that a list returns (right)"
+        );
+        registry.delete(&marker).await.expect("delete must succeed");
+        self.until("a lease was deleted", |state| !is_reported(state)).await;
     }
 }
 
-/// The state of a store, as its events give it.
+/// The state of a store.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) leases: BTreeMap<SubnetKey, Lease>,

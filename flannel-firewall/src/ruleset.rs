@@ -1,56 +1,57 @@
-//! What the rules of a host, whoever made them, do with one packet.
+//! Evaluates all packet filter rules of a host, including those of other programs, for one packet.
 //!
-//! A packet passes several hooks, and at each of them several chains: every one must let it pass, and none that accepts
-//! it speaks for the others. [`Ruleset::read`] takes down all rules there are; [`Ruleset::barriers`] leads a packet
-//! through them, on paper, and names the rules that certainly stop it.
+//! A packet passes several hooks, and several chains at each hook. Every chain must let it pass: a chain that accepts it
+//! does not speak for the others. [`Ruleset::read`] reads all rules; [`Ruleset::blocking_rules`] follows a packet through
+//! them, without sending one, and returns the rules that certainly stop it.
 //!
-//! Certainly: a rule with a condition that cannot be judged here, such as a rate or the members of an ipset, may or may
-//! not concern the packet. If it would accept it, whatever would stop the packet behind it is not told. A packet comes
-//! without a mark; once a rule may have given it one, no condition on marks can be judged.
+//! A rule with a condition that cannot be evaluated here, such as a rate limit or the members of an ipset, may or may not
+//! match. If such a rule would accept the packet, the rules behind it are not reported. A packet starts without a mark;
+//! once a rule may have set one, conditions on marks cannot be evaluated.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use flannel_netlink::{IpFamily, Namespace};
 
-use crate::iptables::{self, listing::Listing};
+use crate::iptables::listing::TableListing;
+use crate::iptables::save_all;
 use crate::nftables::NFT;
 use crate::program::ProgramError;
 
-mod iptables_walk;
-mod nft_walk;
+mod iptables;
+mod nftables;
 
-use nft_walk::Tables;
+use self::nftables::NftRuleset;
 
-/// The first packet of a connection, or a datagram, as a host sees it.
+/// The first packet of a connection, or a datagram, as it passes a host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Packet {
-    /// What the host does with it.
+    /// The hooks that it passes.
     pub path: PacketPath,
-    /// The link that it comes in by; none if the host sends it, or if that is not known.
+    /// The link it arrives on; `None` if the host sends it, or if the link is unknown.
     pub incoming: Option<String>,
-    /// The link that it leaves by; none if it is for the host, or if that is not known.
+    /// The link it leaves by; `None` if the host receives it, or if the link is unknown.
     pub outgoing: Option<String>,
-    /// Where it comes from.
+    /// The source address.
     pub source: IpAddr,
-    /// Where it goes.
+    /// The destination address.
     pub destination: IpAddr,
     /// The transport protocol.
     pub transport: TransportProtocol,
-    /// The port at its destination. Its own port is one that nobody has a rule for.
+    /// The destination port. The source port is an ephemeral one.
     pub port: u16,
 }
 
-/// What a host does with a packet.
+/// The path of a packet through the hooks of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum PacketPath {
-    /// It takes it.
+    /// The host receives it.
     Input,
-    /// It passes it on.
+    /// The host forwards it.
     Forward,
-    /// It sends it.
+    /// The host sends it.
     Output,
 }
 
@@ -64,11 +65,11 @@ pub enum TransportProtocol {
     Udp,
 }
 
-/// The port that a packet is sent from: one of those that the kernel gives out (`net.ipv4.ip_local_port_range`).
+/// The source port of a packet: an ephemeral one (`net.ipv4.ip_local_port_range`).
 pub(crate) const SOURCE_PORT: u16 = 45_678;
 
 impl Packet {
-    /// A packet between links that are not known, if there are any.
+    /// Describes a packet whose links are unknown.
     #[must_use]
     pub fn new(
         path: PacketPath,
@@ -80,13 +81,13 @@ impl Packet {
         Self { path, incoming: None, outgoing: None, source, destination, transport, port }
     }
 
-    /// Names the link that it comes in by, if that is known.
+    /// Sets the link it arrives on.
     #[must_use]
     pub fn with_incoming(self, incoming: Option<String>) -> Self {
         Self { incoming, ..self }
     }
 
-    /// Names the link that it leaves by, if that is known.
+    /// Sets the link it leaves by.
     #[must_use]
     pub fn with_outgoing(self, outgoing: Option<String>) -> Self {
         Self { outgoing, ..self }
@@ -101,19 +102,19 @@ impl Packet {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct BlockingRule {
-    /// Where it is.
+    /// Where the rule is.
     pub location: RuleLocation,
-    /// The rule, as the program shows it that made it.
+    /// The rule, in the syntax of the program that made it.
     pub rule: String,
 }
 
-/// The chain at a hook of the kernel from which a packet came to a [`BlockingRule`], directly or by path of others.
+/// The chain at a kernel hook that holds a [`BlockingRule`], directly or in a chain that it calls.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RuleLocation {
     /// A chain of iptables.
     Iptables {
-        /// The program that changes it.
+        /// The program that manages it.
         program: &'static str,
         /// The table.
         table: String,
@@ -122,7 +123,7 @@ pub enum RuleLocation {
     },
     /// A chain of nftables.
     Nftables {
-        /// The family and the name of the table.
+        /// The family and name of the table.
         table: String,
         /// The base chain.
         chain: String,
@@ -138,82 +139,87 @@ impl fmt::Display for RuleLocation {
     }
 }
 
-/// All rules of a host.
+/// All packet filter rules of a host.
 #[derive(Debug, Default)]
 pub struct Ruleset {
-    saved: Vec<Saved>,
-    nft: Tables,
+    saved: Vec<SavedRules>,
+    nft: NftRuleset,
 }
 
 /// The rules of one program of iptables.
 #[derive(Debug)]
-struct Saved {
+struct SavedRules {
     family: IpFamily,
     program: &'static str,
-    tables: Vec<(String, Listing)>,
+    tables: Vec<(String, TableListing)>,
 }
 
 impl Ruleset {
-    /// Reads the rules of a namespace. What has no program to read it, or is not shown to this process, is told and left
-    /// out.
+    /// Reads the rules of a namespace. Returns also why some could not be read: their program failed or may not read
+    /// them. A program that is not installed is no failure.
     pub async fn read(namespace: &Namespace) -> (Self, Vec<ProgramError>) {
         let (mut ruleset, mut failures) = (Self::default(), Vec::new());
         let mut shown = Vec::new();
         for family in IpFamily::BOTH {
-            for (program, is_nft, text) in iptables::saved(namespace, family, &mut failures).await {
-                let tables = Listing::read_all(&text);
+            for (program, is_nft, text) in save_all(namespace, family, &mut failures).await {
+                let tables = TableListing::read_all(&text);
                 if is_nft {
                     shown.extend(tables.iter().map(|(name, _)| (family, name.clone())));
                 }
-                ruleset.saved.push(Saved { family, program, tables });
+                ruleset.saved.push(SavedRules { family, program, tables });
             }
         }
         match NFT.run(namespace, &["-j", "list", "ruleset"], "").await {
-            // What iptables shows is easier to judge in its words, and must not be judged twice.
-            Ok(text) => ruleset.nft = Tables::read(&text, &shown),
+            // Rules of iptables are evaluated once, in its own syntax.
+            Ok(text) => ruleset.nft = NftRuleset::read(&text, &shown),
             Err(error) => failures.push(error),
         }
         failures.retain(|error| !error.is_not_installed());
         (ruleset, failures)
     }
 
-    /// Tells whether iptables has a chain of this name in any table, by which programs that keep rules there are known.
+    /// Returns whether any table of iptables has a chain of this name. Programs are known by their chains.
     #[must_use]
     pub fn has_chain(&self, name: &str) -> bool {
         self.saved.iter().flat_map(|saved| &saved.tables).any(|(_, table)| table.chains.contains_key(name))
     }
 
-    /// Names what certainly stops a packet, at most one rule for each chain that it passes.
+    /// Returns the rules that certainly stop a packet, at most one for each chain that it passes.
     #[must_use]
-    pub fn barriers(&self, packet: &Packet) -> Vec<BlockingRule> {
-        let mut is_marked = false;
-        let barriers = self.judge(packet, &mut is_marked);
-        // Some rule may mark it: rules that were judged before that one may come behind it.
-        if is_marked { self.judge(packet, &mut is_marked) } else { barriers }
+    pub fn blocking_rules(&self, packet: &Packet) -> Vec<BlockingRule> {
+        let mut may_be_marked = false;
+        let blocking_rules = self.evaluate(packet, &mut may_be_marked);
+        // Some rule may mark the packet, and a rule that was evaluated earlier may come later on its path.
+        if may_be_marked { self.evaluate(packet, &mut may_be_marked) } else { blocking_rules }
     }
 
-    fn judge(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
-        let mut barriers = Vec::new();
+    fn evaluate(&self, packet: &Packet, may_be_marked: &mut bool) -> Vec<BlockingRule> {
+        let mut blocking_rules = Vec::new();
         for saved in self.saved.iter().filter(|saved| saved.family == packet.family()) {
-            barriers.extend(iptables_walk::barriers(saved.program, &saved.tables, packet, is_marked));
+            blocking_rules.extend(iptables::blocking_rules(
+                saved.program,
+                &saved.tables,
+                packet,
+                may_be_marked,
+            ));
         }
-        barriers.extend(self.nft.barriers(packet, is_marked));
-        barriers
+        blocking_rules.extend(self.nft.blocking_rules(packet, may_be_marked));
+        blocking_rules
     }
 }
 
-/// Whether a condition holds for a packet.
+/// Whether a condition matches a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fit {
+enum RuleMatch {
     Yes,
     No,
-    /// It cannot be judged.
+    /// It cannot be evaluated.
     Unknown,
 }
 
-impl Fit {
-    fn of(holds: bool) -> Self {
-        if holds { Self::Yes } else { Self::No }
+impl RuleMatch {
+    fn of(matches: bool) -> Self {
+        if matches { Self::Yes } else { Self::No }
     }
 
     fn and(self, other: Self) -> Self {
@@ -224,7 +230,7 @@ impl Fit {
         }
     }
 
-    fn inverted_if(self, negated: bool) -> Self {
+    fn negate_if(self, negated: bool) -> Self {
         match (self, negated) {
             (Self::Unknown, _) => Self::Unknown,
             (Self::Yes, false) | (Self::No, true) => Self::Yes,
@@ -232,6 +238,3 @@ impl Fit {
         }
     }
 }
-
-/// Chains that call each other deeper than this are not followed; the kernel allows none that call themselves.
-const DEEPEST: usize = 32;

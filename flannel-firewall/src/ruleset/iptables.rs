@@ -1,11 +1,12 @@
-//! A packet on its path through the chains of iptables. Pure.
+//! A packet's path through the chains of iptables. Pure.
 
-use super::{BlockingRule, DEEPEST, Fit, Packet, PacketPath, RuleLocation, SOURCE_PORT, TransportProtocol};
-use crate::iptables::listing::{Listed, Listing};
-use crate::iptables::spec::Spec;
-use crate::rules::Selector;
+use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT, TransportProtocol};
+use crate::chain_verdict::{ChainVerdict, MAX_DEPTH};
+use crate::iptables::listing::{ListedRule, TableListing};
+use crate::iptables::spec::RuleSpec;
+use crate::rules::AddressSelector;
 
-/// The built-in chains that a packet passes, in order (`iptables(8)`, TABLES). The table nat has no say in what passes.
+/// Returns the built-in chains that a packet passes, in order (`iptables(8)`, TABLES). The table nat drops nothing.
 fn chains(path: PacketPath) -> &'static [(&'static str, &'static str)] {
     match path {
         PacketPath::Input => &[
@@ -33,115 +34,112 @@ fn chains(path: PacketPath) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Names the rules that stop a packet. Takes and tells whether it may be marked.
-pub(super) fn barriers(
+/// Returns the rules that stop a packet. Reads and updates whether the packet may be marked.
+pub(super) fn blocking_rules(
     program: &'static str,
-    tables: &[(String, Listing)],
+    tables: &[(String, TableListing)],
     packet: &Packet,
-    is_marked: &mut bool,
+    may_be_marked: &mut bool,
 ) -> Vec<BlockingRule> {
-    let mut barriers = Vec::new();
+    let mut blocking_rules = Vec::new();
     for (table, chain) in chains(packet.path) {
         let Some((_, listing)) = tables.iter().find(|(name, _)| name == table) else {
             continue;
         };
-        let mut walk = Walk { listing, packet, is_marked: &mut *is_marked, doubt: false };
+        let mut walk =
+            IptablesWalk { listing, packet, may_be_marked: &mut *may_be_marked, may_accept: false };
         let rule = match walk.chain(chain, 0) {
-            Outcome::Stopped(rule) => format!("-A {} {}", rule.chain, rule.text),
-            Outcome::Fell if walk.policy_drops(chain) => format!("-P {chain} DROP"),
-            Outcome::Fell | Outcome::Accepted => continue,
+            ChainVerdict::Stopped(rule) => format!("-A {} {}", rule.chain, rule.text),
+            ChainVerdict::FellThrough if walk.policy_drops(chain) => format!("-P {chain} DROP"),
+            ChainVerdict::FellThrough | ChainVerdict::Accepted => continue,
         };
-        if !walk.doubt {
+        if !walk.may_accept {
             let location = RuleLocation::Iptables { program, table: (*table).into(), chain: (*chain).into() };
-            barriers.push(BlockingRule { location, rule });
+            blocking_rules.push(BlockingRule { location, rule });
         }
     }
-    barriers
+    blocking_rules
 }
 
-struct Walk<'a> {
-    listing: &'a Listing,
+struct IptablesWalk<'a> {
+    listing: &'a TableListing,
     packet: &'a Packet,
     /// Whether a rule may have marked the packet or its connection.
-    is_marked: &'a mut bool,
-    /// Whether a rule that cannot be judged may have accepted the packet.
-    doubt: bool,
+    may_be_marked: &'a mut bool,
+    /// Whether a rule that cannot be evaluated may have accepted the packet.
+    may_accept: bool,
 }
 
-/// How the path of a packet through a chain ends.
-enum Outcome<'a> {
-    Accepted,
-    Stopped(&'a Listed),
-    /// No rule decides.
-    Fell,
-}
-
-impl<'a> Walk<'a> {
+impl<'a> IptablesWalk<'a> {
     fn policy_drops(&self, chain: &str) -> bool {
         self.listing.chains.get(chain).is_some_and(|policy| policy.as_deref() == Some("DROP"))
     }
 
-    fn chain(&mut self, name: &str, depth: usize) -> Outcome<'a> {
+    fn chain(&mut self, name: &str, depth: usize) -> ChainVerdict<&'a ListedRule> {
         let listing = self.listing;
         for rule in listing.of(name) {
-            let (fit, goto) = fits(&rule.spec, self.packet, *self.is_marked);
-            if fit == Fit::No {
+            let (matched, goto) = matches(&rule.spec, self.packet, *self.may_be_marked);
+            if matched == RuleMatch::No {
                 continue;
             }
             let target = goto.unwrap_or(rule.spec.target.as_str());
-            let outcome = match target {
-                "ACCEPT" => Outcome::Accepted,
-                "DROP" | "REJECT" => Outcome::Stopped(rule),
-                "RETURN" if fit == Fit::Yes => return Outcome::Fell,
+            let verdict = match target {
+                "ACCEPT" => ChainVerdict::Accepted,
+                "DROP" | "REJECT" => ChainVerdict::Stopped(rule),
+                "RETURN" if matched == RuleMatch::Yes => return ChainVerdict::FellThrough,
                 "MARK" | "CONNMARK" => {
-                    *self.is_marked = true;
+                    *self.may_be_marked = true;
                     continue;
                 }
-                // Another program decides.
+                // A program decides.
                 "RETURN" | "NFQUEUE" | "QUEUE" => {
-                    self.doubt = true;
+                    self.may_accept = true;
                     continue;
                 }
-                _ if depth < DEEPEST && listing.chains.contains_key(target) => self.chain(target, depth + 1),
+                _ if depth < MAX_DEPTH && listing.chains.contains_key(target) => {
+                    self.chain(target, depth + 1)
+                }
                 _ => continue,
             };
-            match outcome {
-                Outcome::Fell if goto.is_some() && fit == Fit::Yes => return Outcome::Fell,
-                Outcome::Fell => {}
-                decided if fit == Fit::Yes => return decided,
-                Outcome::Accepted => self.doubt = true,
-                Outcome::Stopped(_) => {}
+            match verdict {
+                ChainVerdict::FellThrough if goto.is_some() && matched == RuleMatch::Yes => {
+                    return ChainVerdict::FellThrough;
+                }
+                ChainVerdict::FellThrough => {}
+                decided if matched == RuleMatch::Yes => return decided,
+                ChainVerdict::Accepted => self.may_accept = true,
+                ChainVerdict::Stopped(_) => {}
             }
         }
-        Outcome::Fell
+        ChainVerdict::FellThrough
     }
 }
 
-/// Tells whether a rule concerns a packet, and the chain that it goes to for good (`-g`).
-fn fits<'r>(spec: &'r Spec, packet: &Packet, is_marked: bool) -> (Fit, Option<&'r str>) {
-    let of = |selector: Option<Selector>, address| {
-        selector.map_or(Fit::Yes, |Selector { net, negated }| {
-            Fit::of(net.contains(&address)).inverted_if(negated)
+/// Returns whether a rule matches a packet, and the chain that it goes to without returning (`-g`).
+fn matches<'r>(spec: &'r RuleSpec, packet: &Packet, may_be_marked: bool) -> (RuleMatch, Option<&'r str>) {
+    let of = |selector: Option<AddressSelector>, address| {
+        selector.map_or(RuleMatch::Yes, |AddressSelector { net, negated }| {
+            RuleMatch::of(net.contains(&address)).negate_if(negated)
         })
     };
-    let of_mark = |mark| if is_marked { Fit::Unknown } else { has_no_mark(mark) };
-    let mark = spec.mark.as_deref().map_or(Fit::Yes, of_mark);
+    let of_mark = |mark| if may_be_marked { RuleMatch::Unknown } else { has_no_mark(mark) };
+    let mark = spec.mark.as_deref().map_or(RuleMatch::Yes, of_mark);
     let (others, goto) = conditions(&spec.others, packet);
     let addresses = of(spec.source, packet.source).and(of(spec.destination, packet.destination));
     (addresses.and(mark).and(others), goto)
 }
 
-/// A new packet carries no mark: `0x0/0xff` fits it, `0x4000/0x4000` does not.
-fn has_no_mark(mark: &str) -> Fit {
+/// Evaluates a mark against a new packet, which has none: `0x0/0xff` matches, `0x4000/0x4000` does not.
+fn has_no_mark(mark: &str) -> RuleMatch {
     let value = mark.split('/').next().unwrap_or_default();
     let digits = value.strip_prefix("0x");
     let value = digits.map_or_else(|| value.parse(), |digits| u32::from_str_radix(digits, 16));
-    value.map_or(Fit::Unknown, |value| Fit::of(value == 0))
+    value.map_or(RuleMatch::Unknown, |value| RuleMatch::of(value == 0))
 }
 
-/// Judges the words of a rule that have no meaning for our own ones.
-fn conditions<'r>(words: &'r [String], packet: &Packet) -> (Fit, Option<&'r str>) {
-    let (mut fit, mut goto) = (Fit::Yes, None);
+/// Evaluates the conditions that flannel's own rules do not use.
+fn conditions<'r>(words: &'r [String], packet: &Packet) -> (RuleMatch, Option<&'r str>) {
+    let (mut matched, mut goto) = (RuleMatch::Yes, None);
     let mut words = words.iter().map(String::as_str).peekable();
     while let Some(word) = words.next() {
         let negated = word == "!";
@@ -155,67 +153,68 @@ fn conditions<'r>(words: &'r [String], packet: &Packet) -> (Fit, Option<&'r str>
             goto = Some(value);
             continue;
         }
-        fit = fit.and(condition(word, value, &values, packet).inverted_if(negated));
+        matched = matched.and(condition(word, value, &values, packet).negate_if(negated));
     }
-    (fit, goto)
+    (matched, goto)
 }
 
-fn condition(word: &str, value: &str, values: &[&str], packet: &Packet) -> Fit {
+fn condition(word: &str, value: &str, values: &[&str], packet: &Packet) -> RuleMatch {
     match word {
         "-i" => interface(value, packet.incoming.as_deref(), packet.path == PacketPath::Output),
         "-o" => interface(value, packet.outgoing.as_deref(), packet.path == PacketPath::Input),
         "-p" => protocol(value, packet),
         "--dport" | "--dports" | "--destination-port" | "--destination-ports" => ports(value, packet.port),
         "--sport" | "--sports" | "--source-port" | "--source-ports" => ports(value, SOURCE_PORT),
-        "--ctstate" | "--state" => Fit::of(value.split(',').any(|state| state == "NEW")),
-        "--dst-type" => Fit::of(value.split(',').any(|kind| kind == destination_type(packet))),
-        "--src-type" => Fit::of(value.split(',').any(|kind| kind == source_type(packet))),
-        "--syn" => Fit::of(packet.transport == TransportProtocol::Tcp),
+        "--ctstate" | "--state" => RuleMatch::of(value.split(',').any(|state| state == "NEW")),
+        "--dst-type" => RuleMatch::of(value.split(',').any(|kind| kind == destination_type(packet))),
+        "--src-type" => RuleMatch::of(value.split(',').any(|kind| kind == source_type(packet))),
+        "--syn" => RuleMatch::of(packet.transport == TransportProtocol::Tcp),
         "--tcp-flags" => match values.get(1) {
-            Some(&"SYN") => Fit::of(packet.transport == TransportProtocol::Tcp),
-            _ => Fit::Unknown,
+            Some(&"SYN") => RuleMatch::of(packet.transport == TransportProtocol::Tcp),
+            _ => RuleMatch::Unknown,
         },
-        // The name of an extension says nothing by itself, nor do the options of a target.
-        "-m" | "--limit-iface-in" | "--limit-iface-out" => Fit::Yes,
+        // The name of an extension is no condition, nor are the options of a target.
+        "-m" | "--limit-iface-in" | "--limit-iface-out" => RuleMatch::Yes,
         "--reject-with" | "--log-prefix" | "--log-level" | "--log-tcp-options" | "--nflog-prefix"
-        | "--nflog-group" => Fit::Yes,
-        _ => Fit::Unknown,
+        | "--nflog-group" => RuleMatch::Yes,
+        _ => RuleMatch::Unknown,
     }
 }
 
-/// An interface; a plus at the end of its name stands for anything. `cannot` says that the packet has none.
-fn interface(pattern: &str, name: Option<&str>, cannot: bool) -> Fit {
+/// Evaluates a condition on a link; a plus at the end of its name matches anything. `has_none` says that the packet has no
+/// such link.
+fn interface(pattern: &str, name: Option<&str>, has_none: bool) -> RuleMatch {
     match (name, pattern.strip_suffix('+')) {
-        (None, _) if cannot => Fit::No,
-        (None, Some("")) => Fit::Yes,
-        (None, _) => Fit::Unknown,
-        (Some(name), Some(start)) => Fit::of(name.starts_with(start)),
-        (Some(name), None) => Fit::of(name == pattern),
+        (None, _) if has_none => RuleMatch::No,
+        (None, Some("")) => RuleMatch::Yes,
+        (None, _) => RuleMatch::Unknown,
+        (Some(name), Some(start)) => RuleMatch::of(name.starts_with(start)),
+        (Some(name), None) => RuleMatch::of(name == pattern),
     }
 }
 
-fn protocol(value: &str, packet: &Packet) -> Fit {
+fn protocol(value: &str, packet: &Packet) -> RuleMatch {
     let own: &[&str] = match packet.transport {
         TransportProtocol::Tcp => &["tcp", "6", "all", "0"],
         TransportProtocol::Udp => &["udp", "17", "all", "0"],
     };
-    Fit::of(own.contains(&value))
+    RuleMatch::of(own.contains(&value))
 }
 
-fn ports(value: &str, port: u16) -> Fit {
-    let mut fit = Fit::No;
+fn ports(value: &str, port: u16) -> RuleMatch {
+    let mut matched = RuleMatch::No;
     for part in value.split(',') {
         let (first, last) = part.split_once(':').unwrap_or((part, part));
         let first = if first.is_empty() { Ok(0) } else { first.parse::<u16>() };
         let last = if last.is_empty() { Ok(u16::MAX) } else { last.parse::<u16>() };
         match (first, last) {
-            (Ok(first), Ok(last)) if (first..=last).contains(&port) => return Fit::Yes,
+            (Ok(first), Ok(last)) if (first..=last).contains(&port) => return RuleMatch::Yes,
             (Ok(_), Ok(_)) => {}
-            // The name of a service.
-            _ => fit = Fit::Unknown,
+            // A service name.
+            _ => matched = RuleMatch::Unknown,
         }
     }
-    fit
+    matched
 }
 
 fn destination_type(packet: &Packet) -> &'static str {
@@ -249,17 +248,17 @@ mod tests {
         }
     }
 
-    /// What stops a packet in a table filter with these rules.
+    /// Returns the rule that stops a packet in a table `filter` with these rules.
     fn stopped(path: PacketPath, policy: &str, rules: &str) -> Option<String> {
         let chains = format!(
             ":INPUT {policy} [0:0]\n:FORWARD {policy} [0:0]\n:OUTPUT {policy} [0:0]\n:A - [0:0]\n:B - [0:0]"
         );
-        let tables = Listing::read_all(&format!("*filter\n{chains}\n{rules}\nCOMMIT\n"));
-        barriers("iptables", &tables, &packet(path), &mut false).pop().map(|barrier| barrier.rule)
+        let tables = TableListing::read_all(&format!("*filter\n{chains}\n{rules}\nCOMMIT\n"));
+        blocking_rules("iptables", &tables, &packet(path), &mut false).pop().map(|blocking| blocking.rule)
     }
 
     #[test]
-    fn the_rule_that_stops_a_packet_is_named_whatever_it_takes_to_reach_it() {
+    fn the_blocking_rule_is_found_behind_jumps_and_conditions() {
         for (rules, rule) in [
             ("-A FORWARD -j DROP", "-A FORWARD -j DROP"),
             ("-A FORWARD -i flannel.1 -o cni0 -j DROP", "-A FORWARD -i flannel.1 -o cni0 -j DROP"),
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_is_or_may_be_accepted_is_not_stopped() {
+    fn a_packet_that_may_be_accepted_is_not_reported_as_stopped() {
         for rules in [
             "-A FORWARD -s 10.5.0.0/16 -j ACCEPT",
             "-A FORWARD -j A\n-A A -j B\n-A B -i flannel.1 -j ACCEPT",
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tunnels_datagrams_are_stopped_where_a_host_lets_in_only_what_it_knows() {
+    fn tunnel_datagrams_are_stopped_by_a_default_deny_policy() {
         let ufw = "-A INPUT -j A\n-A A -i lo -j ACCEPT\n-A A -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
                    -A A -m conntrack --ctstate INVALID -j DROP\n-A A -p udp -m udp --sport 67 --dport 68 -j ACCEPT\n\
                    -A A -j B\n-A B -m addrtype --dst-type LOCAL -j RETURN\n-A B -j DROP\n\

@@ -1,4 +1,4 @@
-//! A packet on its path through the chains of nftables, as `nft -j list ruleset` shows them (libnftables-json(5)). Pure.
+//! A packet's path through the chains of nftables, as `nft -j list ruleset` prints them (libnftables-json(5)). Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,29 +7,31 @@ use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{BlockingRule, DEEPEST, Fit, Packet, PacketPath, RuleLocation, SOURCE_PORT, TransportProtocol};
+use crate::chain_verdict::{ChainVerdict, MAX_DEPTH};
 
-/// IpFamily and name of a table, and the name of something in it.
-type Name = (String, String, String);
+use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT, TransportProtocol};
 
-/// All tables.
+/// The family and name of a table, and the name of a chain, set or map in it.
+type ObjectName = (String, String, String);
+
+/// The chains, sets and maps of all tables.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
-    chains: BTreeMap<Name, Chain>,
+pub(super) struct NftRuleset {
+    chains: BTreeMap<ObjectName, NftChainRules>,
     /// Sets and maps, with their elements.
-    sets: BTreeMap<Name, Vec<Value>>,
+    sets: BTreeMap<ObjectName, Vec<Value>>,
 }
 
 #[derive(Debug, Default)]
-struct Chain {
-    /// The hook that it is called from.
+struct NftChainRules {
+    /// The hook that calls it; `None` for a chain that only other chains call.
     hook: Option<String>,
-    drops: bool,
+    drops_by_policy: bool,
     rules: Vec<Vec<Value>>,
 }
 
-impl Tables {
-    /// Reads the ruleset, but for the tables of these names, which belong to iptables.
+impl NftRuleset {
+    /// Reads the ruleset without the given tables, which belong to iptables.
     pub(super) fn read(text: &str, without: &[(IpFamily, String)]) -> Self {
         let mut tables = Self::default();
         let read: Value = serde_json::from_str(text).unwrap_or_default();
@@ -52,9 +54,9 @@ impl Tables {
         match kind {
             "chain" if word("type") != "nat" => {
                 let hook = object["hook"].as_str().map(str::to_owned);
-                let drops = object["policy"].as_str() == Some("drop");
+                let drops_by_policy = object["policy"].as_str() == Some("drop");
                 let chain = self.chains.entry((family, table, word("name"))).or_default();
-                (chain.hook, chain.drops) = (hook, drops);
+                (chain.hook, chain.drops_by_policy) = (hook, drops_by_policy);
             }
             "rule" => {
                 let expressions = object["expr"].as_array().cloned().unwrap_or_default();
@@ -70,8 +72,8 @@ impl Tables {
         }
     }
 
-    /// Names the rules that stop a packet. Takes and tells whether it may be marked.
-    pub(super) fn barriers(&self, packet: &Packet, is_marked: &mut bool) -> Vec<BlockingRule> {
+    /// Returns the rules that stop a packet. Reads and updates whether the packet may be marked.
+    pub(super) fn blocking_rules(&self, packet: &Packet, may_be_marked: &mut bool) -> Vec<BlockingRule> {
         let hooks: &[&str] = match packet.path {
             PacketPath::Input => &["prerouting", "input"],
             PacketPath::Forward => &["prerouting", "forward", "postrouting"],
@@ -81,89 +83,83 @@ impl Tables {
             IpFamily::V4 => ["inet", "ip"],
             IpFamily::V6 => ["inet", "ip6"],
         };
-        let mut barriers = Vec::new();
+        let mut blocking_rules = Vec::new();
         for ((family, table, name), chain) in &self.chains {
             let is_passed = chain.hook.as_deref().is_some_and(|hook| hooks.contains(&hook));
             if !is_passed || !families.contains(&family.as_str()) {
                 continue;
             }
-            let is_marked = &mut *is_marked;
-            let mut walk = Walk { tables: self, family, table, packet, is_marked, doubt: false };
+            let may_be_marked = &mut *may_be_marked;
+            let mut walk = NftWalk { tables: self, family, table, packet, may_be_marked, may_accept: false };
             let rule = match walk.chain(name, 0) {
-                Outcome::Stopped(rule) => rule,
-                Outcome::Fell if chain.drops => format!("chain {name} {{ … policy drop; }}"),
-                Outcome::Fell | Outcome::Accepted => continue,
+                ChainVerdict::Stopped(rule) => rule,
+                ChainVerdict::FellThrough if chain.drops_by_policy => {
+                    format!("chain {name} {{ … policy drop; }}")
+                }
+                ChainVerdict::FellThrough | ChainVerdict::Accepted => continue,
             };
-            if !walk.doubt {
+            if !walk.may_accept {
                 let location =
                     RuleLocation::Nftables { table: format!("{family} {table}"), chain: name.clone() };
-                barriers.push(BlockingRule { location, rule });
+                blocking_rules.push(BlockingRule { location, rule });
             }
         }
-        barriers
+        blocking_rules
     }
 }
 
-struct Walk<'a> {
-    tables: &'a Tables,
+struct NftWalk<'a> {
+    tables: &'a NftRuleset,
     family: &'a str,
     table: &'a str,
     packet: &'a Packet,
     /// Whether a rule may have marked the packet or its connection.
-    is_marked: &'a mut bool,
-    /// Whether a rule that cannot be judged may have accepted the packet.
-    doubt: bool,
+    may_be_marked: &'a mut bool,
+    /// Whether a rule that cannot be evaluated may have accepted the packet.
+    may_accept: bool,
 }
 
-/// How the path of a packet through a chain, or through a rule, ends.
-enum Outcome {
-    Accepted,
-    /// By this rule.
-    Stopped(String),
-    Fell,
-}
-
-/// What a verdict leads to.
-enum Step {
-    Done(Outcome),
-    /// On with the next rule.
+/// What follows from a rule.
+enum RuleResult {
+    Decided(ChainVerdict<String>),
+    /// The next rule is evaluated.
     Next,
-    /// Back to where the chain was called from.
+    /// The calling chain continues.
     Return,
 }
 
-impl Walk<'_> {
-    fn name(&self, of: &str) -> Name {
+impl NftWalk<'_> {
+    fn name(&self, of: &str) -> ObjectName {
         (self.family.to_owned(), self.table.to_owned(), of.to_owned())
     }
 
-    fn chain(&mut self, name: &str, depth: usize) -> Outcome {
+    fn chain(&mut self, name: &str, depth: usize) -> ChainVerdict<String> {
         let tables = self.tables;
         let Some(chain) = tables.chains.get(&self.name(name)) else {
-            return Outcome::Fell;
+            return ChainVerdict::FellThrough;
         };
         for rule in &chain.rules {
             match self.rule(name, rule, depth) {
-                Step::Done(outcome) => return outcome,
-                Step::Next => {}
-                Step::Return => return Outcome::Fell,
+                RuleResult::Decided(verdict) => return verdict,
+                RuleResult::Next => {}
+                RuleResult::Return => return ChainVerdict::FellThrough,
             }
         }
-        Outcome::Fell
+        ChainVerdict::FellThrough
     }
 
-    fn rule(&mut self, chain: &str, expressions: &[Value], depth: usize) -> Step {
-        let mut fit = Fit::Yes;
+    fn rule(&mut self, chain: &str, expressions: &[Value], depth: usize) -> RuleResult {
+        let mut matched = RuleMatch::Yes;
         for (kind, value) in expressions.iter().filter_map(Value::as_object).flatten() {
             let verdict = match kind.as_str() {
                 "match" => {
-                    fit = fit.and(self.matches(value));
+                    matched = matched.and(self.matches(value));
                     None
                 }
-                "vmap" => match self.mapped(value) {
+                "vmap" => match self.look_up(value) {
                     Ok(found) => found,
                     Err(()) => {
-                        fit = fit.and(Fit::Unknown);
+                        matched = matched.and(RuleMatch::Unknown);
                         None
                     }
                 },
@@ -171,98 +167,98 @@ impl Walk<'_> {
                     Some((kind.clone(), value.clone()))
                 }
                 "mangle" if is_mark(&value["key"]) => {
-                    *self.is_marked = true;
+                    *self.may_be_marked = true;
                     None
                 }
-                // What is done beside the verdict.
+                // Side effects.
                 "counter" | "log" | "mangle" | "notrack" | "flow" | "set" | "ct helper" | "meter" => None,
                 _ => {
-                    fit = fit.and(Fit::Unknown);
+                    matched = matched.and(RuleMatch::Unknown);
                     None
                 }
             };
-            if fit == Fit::No {
-                return Step::Next;
+            if matched == RuleMatch::No {
+                return RuleResult::Next;
             }
             if let Some((kind, value)) = verdict {
-                return self.verdict(&kind, &value, fit, &|| shown(chain, expressions), depth);
+                return self.verdict(&kind, &value, matched, &|| shown(chain, expressions), depth);
             }
         }
-        Step::Next
+        RuleResult::Next
     }
 
     fn verdict(
         &mut self,
         kind: &str,
         value: &Value,
-        fit: Fit,
+        matched: RuleMatch,
         rule: &dyn Fn() -> String,
         depth: usize,
-    ) -> Step {
-        let outcome = match kind {
-            "accept" => Outcome::Accepted,
-            "drop" | "reject" => Outcome::Stopped(rule()),
-            "return" if fit == Fit::Yes => return Step::Return,
-            "jump" | "goto" if depth < DEEPEST => {
+    ) -> RuleResult {
+        let verdict = match kind {
+            "accept" => ChainVerdict::Accepted,
+            "drop" | "reject" => ChainVerdict::Stopped(rule()),
+            "return" if matched == RuleMatch::Yes => return RuleResult::Return,
+            "jump" | "goto" if depth < MAX_DEPTH => {
                 let target = value["target"].as_str().unwrap_or_default();
                 self.chain(target, depth + 1)
             }
-            // Another program decides, or it cannot be told how it goes on.
+            // A program decides, or the continuation is unknown.
             _ => {
-                self.doubt = true;
-                return Step::Next;
+                self.may_accept = true;
+                return RuleResult::Next;
             }
         };
-        match outcome {
-            Outcome::Fell if kind == "goto" && fit == Fit::Yes => Step::Return,
-            Outcome::Fell => Step::Next,
-            decided if fit == Fit::Yes => Step::Done(decided),
-            Outcome::Accepted => {
-                self.doubt = true;
-                Step::Next
+        match verdict {
+            ChainVerdict::FellThrough if kind == "goto" && matched == RuleMatch::Yes => RuleResult::Return,
+            ChainVerdict::FellThrough => RuleResult::Next,
+            decided if matched == RuleMatch::Yes => RuleResult::Decided(decided),
+            ChainVerdict::Accepted => {
+                self.may_accept = true;
+                RuleResult::Next
             }
-            Outcome::Stopped(_) => Step::Next,
+            ChainVerdict::Stopped(_) => RuleResult::Next,
         }
     }
 
-    /// Finds the verdict of a verdict map; an error if it cannot be judged.
-    fn mapped(&self, vmap: &Value) -> Result<Option<(String, Value)>, ()> {
-        let subject = self.subject(&vmap["key"]).ok_or(())?;
+    /// Looks up a verdict map; returns an error if that cannot be evaluated.
+    fn look_up(&self, vmap: &Value) -> Result<Option<(String, Value)>, ()> {
+        let field = self.field(&vmap["key"]).ok_or(())?;
         for entry in self.elements(&vmap["data"]).ok_or(())? {
             let (Some(key), Some(verdict)) = (entry.get(0), entry.get(1).and_then(Value::as_object)) else {
                 return Err(());
             };
-            match subject.fits(key) {
-                Fit::Yes => {
+            match field.matches(key) {
+                RuleMatch::Yes => {
                     return Ok(verdict.iter().next().map(|(kind, value)| (kind.clone(), value.clone())));
                 }
-                Fit::No => {}
-                Fit::Unknown => return Err(()),
+                RuleMatch::No => {}
+                RuleMatch::Unknown => return Err(()),
             }
         }
         Ok(None)
     }
 
-    fn matches(&self, condition: &Value) -> Fit {
-        let Some(subject) = self.subject(&condition["left"]) else {
-            return Fit::Unknown;
+    fn matches(&self, condition: &Value) -> RuleMatch {
+        let Some(field) = self.field(&condition["left"]) else {
+            return RuleMatch::Unknown;
         };
         let right = &condition["right"];
         let negated = match condition["op"].as_str() {
             Some("==" | "in") => false,
             Some("!=") => true,
-            _ => return Fit::Unknown,
+            _ => return RuleMatch::Unknown,
         };
         let is_set = right.get("set").is_some() || right.is_array() || is_reference(right);
-        let fit = match self.elements(right).filter(|_| is_set) {
-            Some(elements) => any(elements.iter().map(|element| subject.fits(element))),
-            None if is_set => Fit::Unknown,
-            None => subject.fits(right),
+        let matched = match self.elements(right).filter(|_| is_set) {
+            Some(elements) => any(elements.iter().map(|element| field.matches(element))),
+            None if is_set => RuleMatch::Unknown,
+            None => field.matches(right),
         };
-        fit.inverted_if(negated)
+        matched.negate_if(negated)
     }
 
-    /// The elements of a set or map, written out or by its name.
+    /// Returns the elements of an anonymous or named set or map.
     fn elements<'v>(&'v self, value: &'v Value) -> Option<&'v [Value]> {
         if let Some(name) = value.as_str().and_then(|name| name.strip_prefix('@')) {
             return self.tables.sets.get(&self.name(name)).map(Vec::as_slice);
@@ -270,35 +266,35 @@ impl Walk<'_> {
         value.get("set").unwrap_or(value).as_array().map(Vec::as_slice)
     }
 
-    /// What the packet has where a rule looks.
-    fn subject(&self, left: &Value) -> Option<Subject> {
+    /// Returns the part of the packet that a condition is about.
+    fn field(&self, left: &Value) -> Option<PacketField> {
         let packet = self.packet;
         if is_mark(left) {
-            return (!*self.is_marked).then_some(Subject::Number(0));
+            return (!*self.may_be_marked).then_some(PacketField::Number(0));
         }
-        let interface = |name: &Option<String>, cannot: bool| match name {
-            Some(name) => Some(Subject::Interface(name.clone())),
-            None if cannot => Some(Subject::Interface(String::new())),
+        let interface = |name: &Option<String>, has_none: bool| match name {
+            Some(name) => Some(PacketField::Interface(name.clone())),
+            None if has_none => Some(PacketField::Interface(String::new())),
             None => None,
         };
         if let Some(key) = left["meta"]["key"].as_str() {
             return match key {
                 "iifname" | "iif" => interface(&packet.incoming, packet.path == PacketPath::Output),
                 "oifname" | "oif" => interface(&packet.outgoing, packet.path == PacketPath::Input),
-                "l4proto" => Some(Subject::Words(transport(packet))),
-                "nfproto" | "protocol" => Some(Subject::Words(match packet.family() {
+                "l4proto" => Some(PacketField::Words(transport(packet))),
+                "nfproto" | "protocol" => Some(PacketField::Words(match packet.family() {
                     IpFamily::V4 => &["ipv4", "ip"],
                     IpFamily::V6 => &["ipv6", "ip6"],
                 })),
-                "pkttype" => Some(Subject::Words(&["unicast", "host"])),
+                "pkttype" => Some(PacketField::Words(&["unicast", "host"])),
                 _ => None,
             };
         }
         if let Some(key) = left["ct"]["key"].as_str() {
             return match key {
-                "state" => Some(Subject::Words(&["new"])),
-                // Nothing was translated yet.
-                "status" => Some(Subject::Words(&[])),
+                "state" => Some(PacketField::Words(&["new"])),
+                // A new packet is not translated yet.
+                "status" => Some(PacketField::Words(&[])),
                 _ => None,
             };
         }
@@ -307,30 +303,30 @@ impl Walk<'_> {
             let has = |flag: &str| flags.iter().any(|given| given.as_str() == Some(flag));
             let is_local = (has("daddr") && packet.path == PacketPath::Input)
                 || (has("saddr") && packet.path == PacketPath::Output);
-            return is_type.then_some(Subject::Words(if is_local { &["local"] } else { &["unicast"] }));
+            return is_type.then_some(PacketField::Words(if is_local { &["local"] } else { &["unicast"] }));
         }
         self.header(left["payload"]["protocol"].as_str()?, left["payload"]["field"].as_str()?)
     }
 
-    /// A field of a header; a header that the packet does not have has no fields.
-    fn header(&self, protocol: &str, field: &str) -> Option<Subject> {
+    /// Returns a header field. A header that the packet lacks has no fields, so nothing matches them.
+    fn header(&self, protocol: &str, field: &str) -> Option<PacketField> {
         let packet = self.packet;
         let is_v4 = packet.family() == IpFamily::V4;
-        let nothing = Some(Subject::Words(&[]));
+        let nothing = Some(PacketField::Words(&[]));
         match (protocol, field) {
-            ("ip", "saddr") if is_v4 => Some(Subject::Address(packet.source)),
-            ("ip", "daddr") if is_v4 => Some(Subject::Address(packet.destination)),
-            ("ip6", "saddr") if !is_v4 => Some(Subject::Address(packet.source)),
-            ("ip6", "daddr") if !is_v4 => Some(Subject::Address(packet.destination)),
-            ("ip", "protocol") if is_v4 => Some(Subject::Words(transport(packet))),
-            ("ip6", "nexthdr") if !is_v4 => Some(Subject::Words(transport(packet))),
+            ("ip", "saddr") if is_v4 => Some(PacketField::Address(packet.source)),
+            ("ip", "daddr") if is_v4 => Some(PacketField::Address(packet.destination)),
+            ("ip6", "saddr") if !is_v4 => Some(PacketField::Address(packet.source)),
+            ("ip6", "daddr") if !is_v4 => Some(PacketField::Address(packet.destination)),
+            ("ip", "protocol") if is_v4 => Some(PacketField::Words(transport(packet))),
+            ("ip6", "nexthdr") if !is_v4 => Some(PacketField::Words(transport(packet))),
             ("ip", "saddr" | "daddr" | "protocol") | ("ip6", "saddr" | "daddr" | "nexthdr") => nothing,
             ("tcp" | "udp" | "th", _) => {
                 let is_here = protocol == "th" || transport(packet).contains(&protocol);
                 match field {
                     _ if !is_here => nothing,
-                    "dport" => Some(Subject::Number(packet.port.into())),
-                    "sport" => Some(Subject::Number(SOURCE_PORT.into())),
+                    "dport" => Some(PacketField::Number(packet.port.into())),
+                    "sport" => Some(PacketField::Number(SOURCE_PORT.into())),
                     _ => None,
                 }
             }
@@ -347,7 +343,7 @@ fn transport(packet: &Packet) -> &'static [&'static str] {
     }
 }
 
-/// Whether it is the mark of a packet, or of its connection.
+/// Returns whether an expression is the mark of a packet or of its connection.
 fn is_mark(location: &Value) -> bool {
     ["meta", "ct"].iter().any(|kind| location[kind]["key"].as_str() == Some("mark"))
 }
@@ -356,78 +352,80 @@ fn is_reference(value: &Value) -> bool {
     value.as_str().is_some_and(|name| name.starts_with('@'))
 }
 
-fn any(fits: impl Iterator<Item = Fit>) -> Fit {
-    fits.fold(Fit::No, |all, one| match (all, one) {
-        (Fit::Yes, _) | (_, Fit::Yes) => Fit::Yes,
-        (Fit::Unknown, _) | (_, Fit::Unknown) => Fit::Unknown,
-        (Fit::No, Fit::No) => Fit::No,
+fn any(matches: impl Iterator<Item = RuleMatch>) -> RuleMatch {
+    matches.fold(RuleMatch::No, |all, one| match (all, one) {
+        (RuleMatch::Yes, _) | (_, RuleMatch::Yes) => RuleMatch::Yes,
+        (RuleMatch::Unknown, _) | (_, RuleMatch::Unknown) => RuleMatch::Unknown,
+        (RuleMatch::No, RuleMatch::No) => RuleMatch::No,
     })
 }
 
-/// What a packet has in one location.
+/// A part of a packet that conditions compare.
 #[derive(Debug)]
-enum Subject {
+enum PacketField {
     Interface(String),
     Address(IpAddr),
     Number(u64),
-    /// Any of these words; with none it has nothing there.
+    /// Any of these words; with none, the packet lacks the field.
     Words(&'static [&'static str]),
 }
 
-impl Subject {
-    fn fits(&self, value: &Value) -> Fit {
-        // An element may have a comment, a counter or a time to live beside its value.
+impl PacketField {
+    fn matches(&self, value: &Value) -> RuleMatch {
+        // An element may have a comment, a counter or a timeout besides its value.
         let value = value.get("elem").map_or(value, |element| &element["val"]);
         if let Some(parts) = value.get("set").and_then(Value::as_array).or_else(|| value.as_array()) {
-            return any(parts.iter().map(|part| self.fits(part)));
+            return any(parts.iter().map(|part| self.matches(part)));
         }
         if is_reference(value) {
-            return Fit::Unknown;
+            return RuleMatch::Unknown;
         }
         match self {
             Self::Interface(name) => match value.as_str() {
-                Some("*") => Fit::Yes,
+                Some("*") => RuleMatch::Yes,
                 Some(pattern) => match pattern.strip_suffix('*') {
-                    Some(start) => Fit::of(name.starts_with(start)),
-                    None => Fit::of(name == pattern),
+                    Some(start) => RuleMatch::of(name.starts_with(start)),
+                    None => RuleMatch::of(name == pattern),
                 },
-                None => Fit::Unknown,
+                None => RuleMatch::Unknown,
             },
             Self::Address(address) => address_fits(*address, value),
             Self::Number(number) => number_fits(*number, value),
             Self::Words(words) => match value.as_str() {
-                Some(word) => Fit::of(words.contains(&word)),
-                // A number or a flag; where the packet has nothing, nothing fits.
-                None if words.is_empty() => Fit::No,
-                None => Fit::Unknown,
+                Some(word) => RuleMatch::of(words.contains(&word)),
+                // A number or a flag. Nothing matches a field that the packet lacks.
+                None if words.is_empty() => RuleMatch::No,
+                None => RuleMatch::Unknown,
             },
         }
     }
 }
 
-fn address_fits(address: IpAddr, value: &Value) -> Fit {
+fn address_fits(address: IpAddr, value: &Value) -> RuleMatch {
     let read = |value: &Value| value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
     if let Some(prefix) = value.get("prefix") {
         let length = prefix["len"].as_u64().and_then(|length| u8::try_from(length).ok());
         let net = read(&prefix["addr"]).zip(length).and_then(|(addr, length)| IpNet::new(addr, length).ok());
-        return net.map_or(Fit::Unknown, |net| Fit::of(net.contains(&address)));
+        return net.map_or(RuleMatch::Unknown, |net| RuleMatch::of(net.contains(&address)));
     }
     if let Some(range) = value.get("range") {
         let bounds = read(&range[0]).zip(read(&range[1]));
-        return bounds.map_or(Fit::Unknown, |(first, last)| Fit::of((first..=last).contains(&address)));
+        return bounds
+            .map_or(RuleMatch::Unknown, |(first, last)| RuleMatch::of((first..=last).contains(&address)));
     }
-    read(value).map_or(Fit::Unknown, |other| Fit::of(other == address))
+    read(value).map_or(RuleMatch::Unknown, |other| RuleMatch::of(other == address))
 }
 
-fn number_fits(number: u64, value: &Value) -> Fit {
+fn number_fits(number: u64, value: &Value) -> RuleMatch {
     if let Some(range) = value.get("range") {
         let bounds = range[0].as_u64().zip(range[1].as_u64());
-        return bounds.map_or(Fit::Unknown, |(first, last)| Fit::of((first..=last).contains(&number)));
+        return bounds
+            .map_or(RuleMatch::Unknown, |(first, last)| RuleMatch::of((first..=last).contains(&number)));
     }
-    value.as_u64().map_or(Fit::Unknown, |other| Fit::of(other == number))
+    value.as_u64().map_or(RuleMatch::Unknown, |other| RuleMatch::of(other == number))
 }
 
-/// A rule in few words, nearly as `nft` writes it.
+/// Formats a rule briefly, close to the syntax of `nft`.
 fn shown(chain: &str, expressions: &[Value]) -> String {
     let mut words = vec![format!("chain {chain} {{ …")];
     for (kind, value) in expressions.iter().filter_map(Value::as_object).flatten() {
