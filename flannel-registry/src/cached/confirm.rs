@@ -1,9 +1,9 @@
-//! Confirming a remembered lease, then keeping it.
+//! Confirmation of a cached lease, followed by its renewal.
 //!
 //! ```text
-//!  asking ──the same subnet──▶ kept as the inner manager keeps it
-//!   │  ▲ └──another one──────▶ lost; the next acquisition finds the other
-//!   └──┘ no answer: a pause, shorter if the watch hears the registry
+//!  confirming ──same subnet──▶ kept by the inner manager
+//!   │  ▲     └──other subnet─▶ lost; the next acquisition finds the other subnet
+//!   └──┘ no answer: backoff, cut short when the watch reaches the registry
 //! ```
 
 use std::sync::Arc;
@@ -12,35 +12,38 @@ use flannel_core::{KeepEvent, Lease, LeaseManager, LeaseRequest, chain};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::Shared;
+use super::shared::Shared;
 
 pub(super) fn stream<M: LeaseManager>(shared: Arc<Shared<M>>, own: Lease) -> BoxStream<'static, KeepEvent> {
-    let keep = Keep { shared, own, stage: Stage::Asking { failures: 0 } };
-    stream::unfold(keep, |mut keep| async { keep.next().await.map(|event| (event, keep)) }).boxed()
+    let confirmation = LeaseConfirmation { shared, own, stage: Stage::Confirming { failures: 0 } };
+    let next = |mut confirmation: LeaseConfirmation<M>| async {
+        confirmation.next().await.map(|event| (event, confirmation))
+    };
+    stream::unfold(confirmation, next).boxed()
 }
 
-struct Keep<M> {
+struct LeaseConfirmation<M> {
     shared: Arc<Shared<M>>,
     own: Lease,
     stage: Stage,
 }
 
 enum Stage {
-    /// The registry has not said yet whether the lease is good.
-    Asking { failures: u32 },
-    /// It is.
+    /// The registry has not confirmed the lease yet.
+    Confirming { failures: u32 },
+    /// The lease is confirmed.
     Kept(BoxStream<'static, KeepEvent>),
-    /// It is not.
+    /// The registry granted another subnet.
     Lost,
 }
 
-impl<M: LeaseManager> Keep<M> {
+impl<M: LeaseManager> LeaseConfirmation<M> {
     async fn next(&mut self) -> Option<KeepEvent> {
         loop {
             match &mut self.stage {
-                Stage::Asking { failures } => {
+                Stage::Confirming { failures } => {
                     let failures = *failures;
-                    if let Some(event) = self.ask(failures).await {
+                    if let Some(event) = self.attempt(failures).await {
                         return Some(event);
                     }
                 }
@@ -50,12 +53,12 @@ impl<M: LeaseManager> Keep<M> {
         }
     }
 
-    /// Asks once more for the lease, and tells what it came to unless it is good.
-    async fn ask(&mut self, failures: u32) -> Option<KeepEvent> {
+    /// Tries to confirm the lease, and returns an event unless it is confirmed.
+    async fn attempt(&mut self, failures: u32) -> Option<KeepEvent> {
         if let Some(before) = failures.checked_sub(1) {
             let pause = self.shared.retry.delay(before, fastrand::f64());
-            // The sooner of the two; the watch may have heard the registry long ago.
-            let _ = tokio::time::timeout(pause, self.shared.heard.notified()).await;
+            // Whichever is first; the watch may have reached the registry already.
+            let _ = tokio::time::timeout(pause, self.shared.registry_reached.notified()).await;
         }
         match self.confirm().await {
             Ok(lease) if lease.subnet == self.own.subnet => {
@@ -65,10 +68,12 @@ impl<M: LeaseManager> Keep<M> {
             Ok(lease) => {
                 self.stage = Stage::Lost;
                 let (was, is) = (self.own.subnet, lease.subnet);
-                Some(KeepEvent::Lost(format!("the lease of {was} could not be confirmed, {is} is held now")))
+                Some(KeepEvent::Lost(format!(
+                    "the lease of {was} could not be confirmed; this host holds {is} now"
+                )))
             }
             Err(reason) => {
-                self.stage = Stage::Asking { failures: failures.saturating_add(1) };
+                self.stage = Stage::Confirming { failures: failures.saturating_add(1) };
                 let retry_in = self.shared.retry.delay(failures, 0.0);
                 Some(KeepEvent::RenewalFailed { reason, retry_in })
             }
@@ -77,8 +82,8 @@ impl<M: LeaseManager> Keep<M> {
 
     async fn confirm(&mut self) -> Result<Lease, String> {
         let config = self.shared.state().config.clone();
-        // It was noted when the lease was answered from memory.
-        let config = config.ok_or("there is no configuration")?;
+        // Stored when the lease was returned from the cache.
+        let config = config.ok_or("no network config")?;
         let request = LeaseRequest::new(&config, &self.own.attrs).with_previous(Some(self.own.subnet));
         self.shared.acquire(request).await.map_err(|error| chain(&error))
     }

@@ -1,7 +1,7 @@
-//! The certificate files that etcd is reached with.
+//! Certificate files for connections to etcd.
 //!
-//! They are read each time a connection is made, and looked at before each call, so that whoever replaces them need not
-//! tell anybody. What is wrong with them is said with the name of the file.
+//! They are read for each new connection and checked for changes before each call, so replacing a file is enough to
+//! rotate a certificate. Errors name the file.
 
 use std::fs;
 use std::io;
@@ -17,93 +17,93 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 
-/// The names of the files.
+/// The paths of the files.
 #[derive(Debug)]
-pub(crate) struct Files {
-    /// Whom to trust; without it, those whom the system trusts.
+pub(crate) struct TlsFiles {
+    /// Trusted authorities; `None` for those of the system.
     ca: Option<PathBuf>,
-    /// Who we are.
-    pair: Option<Pair>,
+    /// The client certificate and its key.
+    pair: Option<KeyPairPaths>,
 }
 
-/// What is in the files, each part as it was written and as it was understood.
+/// The contents of the files, as PEM and parsed.
 #[derive(Debug)]
-pub(crate) struct Contents {
-    /// Whom to trust, if a file says so.
-    pub(crate) authorities: Option<Authorities>,
-    /// Who we are, if files say so.
-    pub(crate) identity: Option<Identity>,
+pub(crate) struct TlsMaterial {
+    /// Trusted authorities, if a CA file is given.
+    pub(crate) authorities: Option<TrustedAuthorities>,
+    /// The client certificate, if one is given.
+    pub(crate) identity: Option<ClientIdentity>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Authorities {
+pub(crate) struct TrustedAuthorities {
     pub(crate) pem: Vec<u8>,
     pub(crate) roots: RootCertStore,
 }
 
-pub(crate) struct Identity {
+pub(crate) struct ClientIdentity {
     pub(crate) certificate_pem: Vec<u8>,
     pub(crate) key_pem: Vec<u8>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
-impl std::fmt::Debug for Identity {
-    /// Shows no key.
+impl std::fmt::Debug for ClientIdentity {
+    /// Omits the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("chain", &self.chain).finish_non_exhaustive()
+        f.debug_struct("ClientIdentity").field("chain", &self.chain).finish_non_exhaustive()
     }
 }
 
-/// One of a certificate and its key is given without the other.
+/// A certificate without a key, or a key without a certificate.
 #[derive(Debug)]
-pub(crate) struct IncompleteKeyPair {
-    /// The certificate's file, or nothing.
+pub(crate) struct UnpairedKey {
+    /// The certificate file; empty if missing.
     pub(crate) cert_file: PathBuf,
-    /// The key's file, or nothing.
+    /// The key file; empty if missing.
     pub(crate) key_file: PathBuf,
 }
 
 #[derive(Debug)]
-struct Pair {
+struct KeyPairPaths {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// What tells a file that was written or replaced from what it was before: inode, size and time of the last change.
+/// Inode, size and modification time of each file, which change when a file is written or replaced.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp(Vec<Option<(u64, u64, SystemTime)>>);
+pub(crate) struct FileStamp(Vec<Option<(u64, u64, SystemTime)>>);
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("cannot read {path}", path = .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path} holds no certificate in PEM form", path = .0.display())]
+    #[error("{path} contains no PEM certificate", path = .0.display())]
     NoCertificate(PathBuf),
-    #[error("{path} holds a certificate that cannot be used", path = .0.display())]
+    #[error("{path} contains an unusable certificate", path = .0.display())]
     BadCertificate(PathBuf, #[source] rustls::Error),
-    #[error("{path} holds no private key in PEM form", path = .0.display())]
+    #[error("{path} contains no PEM private key", path = .0.display())]
     NoKey(PathBuf),
-    #[error("the key in {key} does not fit the certificate in {certificate}",
+    #[error("the key in {key} does not match the certificate in {certificate}",
         key = .key.display(), certificate = .certificate.display())]
     Mismatch { key: PathBuf, certificate: PathBuf },
-    #[error("the key in {path} cannot be used", path = .0.display())]
+    #[error("unusable private key in {path}", path = .0.display())]
     BadKey(PathBuf, #[source] rustls::Error),
 }
 
-impl Files {
-    /// Takes the names. Reads nothing.
+impl TlsFiles {
+    /// Takes the paths without reading the files.
     pub(crate) fn new(
         ca_file: &Option<PathBuf>,
         cert_file: &Option<PathBuf>,
         key_file: &Option<PathBuf>,
-    ) -> Result<Self, IncompleteKeyPair> {
+    ) -> Result<Self, UnpairedKey> {
         let pair = match (cert_file.clone(), key_file.clone()) {
-            (Some(certificate), Some(key)) => Some(Pair { certificate, key }),
+            (Some(certificate), Some(key)) => Some(KeyPairPaths { certificate, key }),
             (None, None) => None,
             (cert_file, key_file) => {
-                return Err(IncompleteKeyPair {
+                return Err(UnpairedKey {
                     cert_file: cert_file.unwrap_or_default(),
                     key_file: key_file.unwrap_or_default(),
                 });
@@ -112,46 +112,47 @@ impl Files {
         Ok(Self { ca: ca_file.clone(), pair })
     }
 
-    /// Tells how the files are now.
-    pub(crate) fn stamp(&self) -> Stamp {
-        let of = |path: &Path| {
+    /// Returns the current state of the files.
+    pub(crate) fn stamp(&self) -> FileStamp {
+        let stamp = |path: &Path| {
             let metadata = fs::metadata(path).ok()?;
             Some((metadata.ino(), metadata.size(), metadata.modified().ok()?))
         };
-        Stamp(self.paths().map(of).collect())
+        FileStamp(self.paths().map(stamp).collect())
     }
 
-    /// Reads the files and checks that a connection can be made with them.
-    pub(crate) fn read(&self) -> Result<Contents, FileError> {
-        Ok(Contents {
+    /// Reads and validates the files.
+    pub(crate) fn read(&self) -> Result<TlsMaterial, FileError> {
+        Ok(TlsMaterial {
             authorities: self.ca.as_deref().map(authorities).transpose()?,
-            identity: self.pair.as_ref().map(Pair::read).transpose()?,
+            identity: self.pair.as_ref().map(KeyPairPaths::read).transpose()?,
         })
     }
 
-    /// What to add to the reason why a handshake failed: which file has to do with it.
+    /// Returns a hint at the file to blame for a failed handshake, to append to the error.
     pub(crate) fn hint(&self, reason: &str) -> Option<String> {
         if reason.contains("invalid peer certificate") {
             return Some(match &self.ca {
-                Some(path) => format!("trusted are the authorities in {}", path.display()),
-                None => "trusted are the authorities of this system, as no CA file is given".to_owned(),
+                Some(path) => format!("trusted authorities: {}", path.display()),
+                None => "trusted authorities: those of the system, because no CA file is given".to_owned(),
             });
         }
-        // With TLS 1.3 a client is ready before it is judged, and may hear no more than that the connection ended.
+        // In TLS 1.3 the server verifies the client after the client finishes its handshake, so a rejected client may see
+        // only a closed connection.
         let ended = ["received fatal alert", "broken pipe", "reset by peer", "connection closed"];
         ended.iter().any(|words| reason.contains(words)).then(|| match &self.pair {
             Some(pair) => {
-                let expired = if self.has_expired() { ", which has expired" } else { "" };
-                format!("etcd was shown the certificate in {}{expired}", pair.certificate.display())
+                let expired = if self.has_expired() { " (expired)" } else { "" };
+                format!("client certificate: {}{expired}", pair.certificate.display())
             }
-            None => "etcd was shown no client certificate, as none is given".to_owned(),
+            None => "no client certificate given".to_owned(),
         })
     }
 
-    /// Tells whether our own certificate has expired, as etcd would find if it trusts whom we trust. Only that explains
-    /// a refusal; the clock of this host alone is no reason to do without etcd.
+    /// Reports whether the client certificate has expired, as etcd would judge with the same authorities. Only explains
+    /// a failure: the clock of this host may be wrong, so an expired certificate is still presented.
     fn has_expired(&self) -> bool {
-        let Ok(Contents { authorities: Some(authorities), identity: Some(identity) }) = self.read() else {
+        let Ok(TlsMaterial { authorities: Some(authorities), identity: Some(identity) }) = self.read() else {
             return false;
         };
         let (roots, provider) = (Arc::new(authorities.roots), Arc::new(default_provider()));
@@ -174,13 +175,13 @@ impl Files {
     }
 }
 
-impl Pair {
-    fn read(&self) -> Result<Identity, FileError> {
+impl KeyPairPaths {
+    fn read(&self) -> Result<ClientIdentity, FileError> {
         let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
-        let chain = certificates(&self.certificate, &certificate)?;
+        let chain = read_certificates(&self.certificate, &certificate)?;
         let parsed = PrivateKeyDer::from_pem_slice(&key).map_err(|_| FileError::NoKey(self.key.clone()))?;
         match CertifiedKey::from_der(chain.clone(), parsed.clone_key(), &default_provider()) {
-            Ok(_) => Ok(Identity { certificate_pem: certificate, key_pem: key, chain, key: parsed }),
+            Ok(_) => Ok(ClientIdentity { certificate_pem: certificate, key_pem: key, chain, key: parsed }),
             Err(rustls::Error::InconsistentKeys(_)) => {
                 Err(FileError::Mismatch { key: self.key.clone(), certificate: self.certificate.clone() })
             }
@@ -192,18 +193,18 @@ impl Pair {
     }
 }
 
-/// Reads a file of authorities, each of which can be used.
-fn authorities(path: &Path) -> Result<Authorities, FileError> {
+/// Reads trusted authorities.
+fn authorities(path: &Path) -> Result<TrustedAuthorities, FileError> {
     let pem = read(path)?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path, &pem)? {
+    for certificate in read_certificates(path, &pem)? {
         roots.add(certificate).map_err(|error| FileError::BadCertificate(path.to_owned(), error))?;
     }
-    Ok(Authorities { pem, roots })
+    Ok(TrustedAuthorities { pem, roots })
 }
 
-/// Reads all certificates of a file.
-pub(crate) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
+/// Parses all certificates of a PEM file.
+pub(crate) fn read_certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or_else(|| FileError::NoCertificate(path.to_owned()))
 }

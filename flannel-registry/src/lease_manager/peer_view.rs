@@ -1,4 +1,4 @@
-//! Folding what a registry tells into what a host needs to know of its peers.
+//! Converts registry events into changes of the peers of one host.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,48 +11,49 @@ use flannel_core::{
     BadRecord, Lease, LeaseChange, LeaseSet, PeerEvent, RegistryEvent, Revision, Snapshot, SubnetKey,
 };
 
-/// What a watch heard of the own record.
+/// The state of this host's own record as a watch saw it.
 #[derive(Clone, Debug)]
 pub(super) struct OwnRecord {
     pub(super) subnet: SubnetKey,
-    /// What it says; nothing if it is gone.
+    /// The record; `None` if it was removed.
     pub(super) lease: Option<Arc<Lease>>,
-    /// When it was written or removed.
+    /// The revision of the write or removal.
     pub(super) revision: Revision,
-    pub(super) sign: Sign,
+    pub(super) hint: RevisionHint,
 }
 
-/// What it means if [`OwnRecord::revision`] is smaller than that of the last own write.
+/// How to interpret an [`OwnRecord::revision`] that is lower than that of the last own write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Sign {
-    /// An event that comes late: the write is still to be heard of.
-    Late,
-    /// A list that was made before the write, or after the store went back in time. This watch may have been silent
-    /// since before the write, so it cannot tell.
-    Doubtful,
-    /// The store went back in time: the write is undone.
-    Undone,
+pub(super) enum RevisionHint {
+    /// A delayed event from before the write.
+    Delayed,
+    /// A list from before the write, or from after a restore of the store. The watch may have missed events since before
+    /// the write, so it cannot distinguish the two.
+    Uncertain,
+    /// The store was restored, and the write is undone.
+    RolledBack,
 }
 
-/// So many events are taken in at once if they are there; bounded, so that a storm without end is told in parts.
+/// The maximum number of pending events that are handled together, so that an endless burst is passed on in parts.
 const BURST: usize = 1024;
 
-/// Follows the peers, from a snapshot that was taken before if there is one.
+/// Watches the peers, starting from an earlier snapshot if there is one.
 pub(super) fn stream(
     events: BoxStream<'static, RegistryEvent>,
-    known: Option<Snapshot>,
+    snapshot: Option<Snapshot>,
     own: SubnetKey,
-    news: watch::Sender<Option<OwnRecord>>,
+    own_record: watch::Sender<Option<OwnRecord>>,
 ) -> BoxStream<'static, PeerEvent> {
-    let mut peers = Peers { own, news: None, leases: LeaseSet::default(), complete: false, bad: Vec::new() };
-    let first = known.map(|snapshot| peers.fold([RegistryEvent::Snapshot(snapshot)]));
-    // Before here the own record is no news: the lease was acquired after that snapshot was taken.
-    peers.news = Some(news);
+    let mut peers =
+        PeerView { own, own_record: None, leases: LeaseSet::default(), complete: false, bad: Vec::new() };
+    let first = snapshot.map(|snapshot| peers.fold([RegistryEvent::Snapshot(snapshot)]));
+    // The lease was acquired after the snapshot, so the snapshot's own record is outdated.
+    peers.own_record = Some(own_record);
     let rest = bursts(events).map(move |events| peers.fold(events));
     stream::iter(first).chain(rest).flat_map(stream::iter).boxed()
 }
 
-/// Takes together what is there at the same time. Nearly always that is one event, so no room is kept for more.
+/// Groups events that are pending at the same time. Most groups have one event, so no capacity is reserved.
 fn bursts(events: BoxStream<'static, RegistryEvent>) -> impl Stream<Item = Vec<RegistryEvent>> {
     let mut events = events.fuse();
     stream::poll_fn(move |cx| {
@@ -69,30 +70,30 @@ fn bursts(events: BoxStream<'static, RegistryEvent>) -> impl Stream<Item = Vec<R
     })
 }
 
-struct Peers {
+struct PeerView {
     own: SubnetKey,
-    news: Option<watch::Sender<Option<OwnRecord>>>,
+    own_record: Option<watch::Sender<Option<OwnRecord>>>,
     leases: LeaseSet,
     complete: bool,
-    /// The bad records as last told.
+    /// The bad records as last reported.
     bad: Vec<BadRecord>,
 }
 
-impl Peers {
-    /// Takes in events, and tells what they change together.
+impl PeerView {
+    /// Applies events and returns the resulting changes of the peers.
     fn fold(&mut self, events: impl IntoIterator<Item = RegistryEvent>) -> Vec<PeerEvent> {
-        let (mut told, mut changes) = (Vec::new(), Vec::new());
+        let (mut output, mut changes) = (Vec::new(), Vec::new());
         let was_complete = self.complete;
         for event in events {
             match event {
-                RegistryEvent::Unavailable(reason) => told.push(PeerEvent::RegistryUnavailable(reason)),
-                RegistryEvent::Available => told.push(PeerEvent::RegistryAvailable),
+                RegistryEvent::Unavailable(reason) => output.push(PeerEvent::RegistryUnavailable(reason)),
+                RegistryEvent::Available => output.push(PeerEvent::RegistryAvailable),
                 event @ (RegistryEvent::Snapshot(_)
                 | RegistryEvent::Put(_)
                 | RegistryEvent::Deleted(..)
                 | RegistryEvent::Bad(_)
                 | RegistryEvent::BadDeleted(_)) => {
-                    self.hear_own(&event);
+                    self.update_own_record(&event);
                     self.complete |= matches!(event, RegistryEvent::Snapshot(_));
                     changes.extend(self.leases.apply(event));
                 }
@@ -100,34 +101,30 @@ impl Peers {
         }
         changes.retain(|change| subnet(change) != self.own);
         if !changes.is_empty() {
-            told.push(PeerEvent::Changed(changes));
+            output.push(PeerEvent::Changed(changes));
         }
         if self.complete && !was_complete {
-            told.push(PeerEvent::Complete);
+            output.push(PeerEvent::Complete);
         }
-        told.extend(self.bad());
-        told
+        if !self.leases.bad().eq(&self.bad) {
+            self.bad = self.leases.bad().cloned().collect();
+            output.push(PeerEvent::Bad(self.bad.clone()));
+        }
+        output
     }
 
-    /// Tells the bad records if they are others than last told.
-    fn bad(&mut self) -> Option<PeerEvent> {
-        if self.leases.bad().eq(&self.bad) {
-            return None;
-        }
-        self.bad = self.leases.bad().cloned().collect();
-        Some(PeerEvent::Bad(self.bad.clone()))
-    }
-
-    /// Passes on what an event says of the own record.
-    fn hear_own(&self, event: &RegistryEvent) {
-        let Some(news) = &self.news else {
+    /// Passes on the state of the own record if the event contains it.
+    fn update_own_record(&self, event: &RegistryEvent) {
+        let Some(own_record) = &self.own_record else {
             return;
         };
-        let heard = match event {
+        let (lease, revision, hint) = match event {
             RegistryEvent::Put(lease) if lease.subnet == self.own => {
-                (Some(lease), lease.revision, Sign::Late)
+                (Some(lease), lease.revision, RevisionHint::Delayed)
             }
-            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => (None, *revision, Sign::Late),
+            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => {
+                (None, *revision, RevisionHint::Delayed)
+            }
             RegistryEvent::Snapshot(snapshot) => {
                 let unreadable = |record: &BadRecord| record.subnet == Some(self.own);
                 if snapshot.bad.iter().any(unreadable) {
@@ -135,14 +132,15 @@ impl Peers {
                 }
                 let own = snapshot.leases.iter().find(|lease| lease.subnet == self.own);
                 let revision = own.map_or(snapshot.revision, |lease| lease.revision);
-                // A store that went back may have grown as far as it was. Then its record is older than the one that
-                // is known, or is not there, though the list is no younger than what is known.
+                // A restored store may have reached its former revision again. Then its record is older than the known
+                // one, or missing although the list is not newer than the known record.
                 let is_older = self.leases.lease(&self.own).is_some_and(|known| match own {
                     Some(own) => own.revision < known.revision,
                     None => snapshot.revision <= known.revision,
                 });
-                let went_back = is_older || snapshot.revision < self.leases.revision();
-                (own, revision, if went_back { Sign::Undone } else { Sign::Doubtful })
+                let rolled_back = is_older || snapshot.revision < self.leases.revision();
+                let hint = if rolled_back { RevisionHint::RolledBack } else { RevisionHint::Uncertain };
+                (own, revision, hint)
             }
             RegistryEvent::Put(_)
             | RegistryEvent::Deleted(..)
@@ -151,12 +149,11 @@ impl Peers {
             | RegistryEvent::Unavailable(_)
             | RegistryEvent::Available => return,
         };
-        let (lease, revision, sign) = heard;
-        let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, sign };
-        news.send_modify(|heard| {
-            let before = heard.take().filter(|before| before.subnet == record.subnet);
-            let sign = before.map_or(sign, |before| before.sign.max(sign));
-            *heard = Some(OwnRecord { sign, ..record });
+        let record = OwnRecord { subnet: self.own, lease: lease.cloned(), revision, hint };
+        own_record.send_modify(|pending| {
+            let earlier = pending.take().filter(|earlier| earlier.subnet == record.subnet);
+            let hint = earlier.map_or(hint, |earlier| earlier.hint.max(hint));
+            *pending = Some(OwnRecord { hint, ..record });
         });
     }
 }

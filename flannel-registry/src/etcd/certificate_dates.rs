@@ -1,4 +1,4 @@
-//! From when until when the certificates in a file are good.
+//! Validity of the certificates in a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use flannel_core::BoxError;
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
-use super::{FileError, certificates};
+use super::tls_files::{FileError, read_certificates};
 
-/// A certificate in a file, and the time in which it is good.
+/// The validity of one certificate in a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct CertificateDates {
     /// The file.
     pub path: PathBuf,
-    /// Whose it is (RFC 4514), such as `CN=etcd-1`.
+    /// The subject (RFC 4514), such as `CN=etcd-1`.
     pub subject: String,
-    /// It is good from then on.
+    /// Start of the validity period.
     pub not_before: SystemTime,
-    /// It is good until then.
+    /// End of the validity period.
     pub not_after: SystemTime,
 }
 
 impl CertificateDates {
-    /// A certificate of this subject, in this file, that is good from one time until another.
+    /// Describes a certificate in a file.
     #[must_use]
     pub fn new(
         path: impl Into<PathBuf>,
@@ -37,17 +37,16 @@ impl CertificateDates {
     }
 }
 
-/// Reads the dates of all certificates of a file in PEM form.
+/// Reads the validity of all certificates in a PEM file.
 ///
 /// # Errors
 ///
-/// Names the file, and says what is wrong with it.
+/// Names the file and the defect if the file cannot be read or holds no valid certificate.
 pub fn certificate_dates(path: &Path) -> Result<Vec<CertificateDates>, BoxError> {
     let text = fs::read(path).map_err(|error| FileError::Unreadable(path.to_owned(), error))?;
     let dates = |der: rustls::pki_types::CertificateDer<'_>| {
-        let certificate = Certificate::from_der(&der).map_err(|error| {
-            format!("{} holds a certificate that cannot be read: {error}", path.display())
-        })?;
+        let certificate = Certificate::from_der(&der)
+            .map_err(|error| format!("{} contains an invalid certificate: {error}", path.display()))?;
         let certificate = certificate.tbs_certificate();
         let time = |since_1970: Duration| SystemTime::UNIX_EPOCH + since_1970;
         Ok(CertificateDates {
@@ -57,5 +56,5 @@ pub fn certificate_dates(path: &Path) -> Result<Vec<CertificateDates>, BoxError>
             not_after: time(certificate.validity().not_after.to_unix_duration()),
         })
     };
-    certificates(path, &text)?.into_iter().map(dates).collect()
+    read_certificates(path, &text)?.into_iter().map(dates).collect()
 }

@@ -1,42 +1,42 @@
-//! How often etcd was asked, by kind of call.
+//! Numbers of calls to etcd, by kind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many calls a registry made to etcd since it was opened, each attempt counted.
+/// Numbers of calls that a registry has made to etcd; each attempt counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Etcd3Calls {
-    /// `KV.Range`: one for the configuration, one for each page of a list.
+    /// `KV.Range`: one for the config, one for each page of a list.
     pub range: u64,
-    /// `KV.Txn`: one for each write of a record.
+    /// `KV.Txn`: one per write of a record.
     pub txn: u64,
     /// `Lease.LeaseGrant`.
     pub lease_grant: u64,
-    /// `Lease.LeaseKeepAlive`: one for each renewal.
+    /// `Lease.LeaseKeepAlive`: one per renewal.
     pub lease_keep_alive: u64,
-    /// `Lease.LeaseTimeToLive`: whether a lease that was replaced holds anything else.
+    /// `Lease.LeaseTimeToLive`: checks whether a replaced lease has other keys.
     pub lease_time_to_live: u64,
     /// `Lease.LeaseRevoke`.
     pub lease_revoke: u64,
-    /// `Watch.Watch`: one for each time a watch was opened.
+    /// `Watch.Watch`: one per opened watch.
     pub watch: u64,
-    /// `Auth.Authenticate`: one for each connection, and one each time etcd no longer knows the token.
+    /// `Auth.Authenticate`: one per connection, and one each time etcd rejects the token.
     pub authenticate: u64,
 }
 
 impl Etcd3Calls {
-    /// All calls together.
+    /// Returns the number of all calls.
     #[must_use]
     pub fn total(&self) -> u64 {
         let Self { range, txn, lease_grant, lease_keep_alive, lease_time_to_live, lease_revoke, .. } = self;
-        let kept = range + txn + lease_grant + lease_keep_alive + lease_time_to_live + lease_revoke;
-        kept + self.watch + self.authenticate
+        let unary = range + txn + lease_grant + lease_keep_alive + lease_time_to_live + lease_revoke;
+        unary + self.watch + self.authenticate
     }
 }
 
-/// One kind of call.
+/// A kind of call.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Call {
+pub(super) enum CallKind {
     Range,
     Txn,
     LeaseGrant,
@@ -47,20 +47,20 @@ pub(super) enum Call {
     Authenticate,
 }
 
-/// Counts calls.
+/// Counters of calls.
 #[derive(Debug, Default)]
-pub(super) struct Counters([AtomicU64; 8]);
+pub(super) struct RequestCounters([AtomicU64; 8]);
 
-impl Counters {
+impl RequestCounters {
     /// Counts one call.
-    pub(super) fn count(&self, call: Call) {
-        // The discriminants of `Call` are the indices of the array.
+    pub(super) fn count(&self, call: CallKind) {
+        // The discriminants of `CallKind` are the indices of the array.
         if let Some(counter) = self.0.get(call as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Reads all counters.
+    /// Returns the current counts.
     pub(super) fn read(&self) -> Etcd3Calls {
         let [
             range,

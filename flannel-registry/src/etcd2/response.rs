@@ -1,7 +1,7 @@
-//! What etcd's answers say. Pure.
+//! Responses of etcd's v2 interface. Pure.
 //!
-//! The form is that of etcd's `Documentation/v2/api.md`: the state of the store in the head, one JSON object in the
-//! body, and for an error another one with a code of its own (`Documentation/v2/errorcode.md`).
+//! See etcd's `Documentation/v2/api.md`: the headers carry the state of the store, and the body is one JSON object, for an
+//! error with a code (`Documentation/v2/errorcode.md`).
 
 use std::time::SystemTime;
 
@@ -13,23 +13,23 @@ use serde_json::value::RawValue;
 
 use crate::etcd::Position;
 
-/// Where the member that answered stands.
+/// The headers that describe the state of the store and the member.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Head {
-    /// `X-Etcd-Index`: all changes up to this one are in the answer.
+pub(super) struct StoreHeaders {
+    /// `X-Etcd-Index`: the response includes all changes up to this index.
     pub(super) index: Option<u64>,
     /// `X-Etcd-Cluster-Id`.
     pub(super) cluster: Option<u64>,
     /// `X-Raft-Term`.
     pub(super) term: Option<u64>,
-    /// `X-Raft-Index`. A cluster with limited leases writes down twice a second what time it is.
+    /// `X-Raft-Index`. A cluster with expiring keys commits the time twice a second.
     pub(super) raft: Option<u64>,
-    /// `Date` (RFC 9110, section 6.6.1): what time it is there, to the second.
+    /// `Date` (RFC 9110, section 6.6.1): the member's time, in whole seconds.
     pub(super) date: Option<SystemTime>,
 }
 
-impl Head {
-    /// Reads the head of an answer. What an intermediary took away is not there.
+impl StoreHeaders {
+    /// Parses the headers. Those that an intermediary removed are `None`.
     pub(super) fn read(headers: &HeaderMap) -> Self {
         let number = |name: &str, radix| {
             let text = headers.get(name)?.to_str().ok()?;
@@ -44,7 +44,7 @@ impl Head {
         }
     }
 
-    /// The position of the member, as far as it tells it; what it does not tell is as known before.
+    /// Returns the position of the member, with missing parts taken from `known`.
     pub(super) fn position(&self, known: Position) -> Position {
         Position {
             cluster: self.cluster.or(known.cluster),
@@ -54,15 +54,15 @@ impl Head {
     }
 }
 
-/// What an answer says about one key, or what happened to it.
+/// The body of a successful response: a key's state, or an event.
 #[derive(Debug, Deserialize)]
-pub(super) struct Told<'a> {
+pub(super) struct KeyResponse<'a> {
     pub(super) action: String,
     #[serde(borrow)]
     pub(super) node: Node<'a>,
 }
 
-/// A key: a value or a directory.
+/// A key, which holds either a value or a directory.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Node<'a> {
@@ -72,7 +72,7 @@ pub(super) struct Node<'a> {
     pub(super) value: String,
     #[serde(default)]
     pub(super) dir: bool,
-    /// What is in a directory. Kept as text: directories nest as deep as somebody likes.
+    /// The entries of a directory. Parsed one level at a time, because directories may nest arbitrarily deep.
     #[serde(borrow, default)]
     pub(super) nodes: Vec<&'a RawValue>,
     expiration: Option<String>,
@@ -85,23 +85,23 @@ pub(super) struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Whether the key ends by itself.
+    /// Returns whether the key expires.
     pub(super) fn term(&self) -> Term {
         if self.expiration.is_some() || self.ttl.is_some() { Term::Limited } else { Term::Permanent }
     }
 }
 
-/// Reads what an answer says.
-pub(super) fn read(body: &[u8]) -> Result<Told<'_>, BoxError> {
-    serde_json::from_slice(body).map_err(|error| format!("an answer that cannot be read: {error}").into())
+/// Parses the body of a successful response.
+pub(super) fn parse(body: &[u8]) -> Result<KeyResponse<'_>, BoxError> {
+    serde_json::from_slice(body).map_err(|error| format!("invalid response: {error}").into())
 }
 
-/// Tells whether an event took its key away.
+/// Reports whether an event removed its key.
 pub(super) fn is_removal(action: &str) -> bool {
     matches!(action, "delete" | "expire" | "compareAndDelete")
 }
 
-/// An error in etcd's own words.
+/// An error response of etcd.
 #[derive(Clone, Debug, Deserialize, thiserror::Error)]
 #[error("{code}: {message} ({cause}) [{index}]")]
 pub(super) struct EtcdError {
@@ -124,13 +124,13 @@ impl EtcdError {
     pub(super) const WATCHER_CLEARED: u64 = 400;
     pub(super) const INDEX_CLEARED: u64 = 401;
 
-    /// Reads an error; `None` if these are not etcd's words.
-    pub(super) fn read(body: &[u8]) -> Option<Self> {
+    /// Parses an error; `None` if the body is not from etcd.
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
 
-    /// Tells whether the cluster could not agree, so that nobody knows what became of the request.
-    pub(super) fn is_trouble(&self) -> bool {
+    /// Reports whether Raft failed, in which case a write may have been applied.
+    pub(super) fn is_raft_error(&self) -> bool {
         (300..400).contains(&self.code)
     }
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_without_an_end_is_permanent() {
+    fn a_key_without_an_expiration_is_permanent() {
         let node = |text: &'static str| serde_json::from_str::<Node<'_>>(text).unwrap();
         assert_eq!(
             node(r#"{"key":"/a","value":"x","modifiedIndex":4,"createdIndex":4}"#).term(),
@@ -152,23 +152,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_shown_as_flannel_always_did() {
+    fn an_error_is_formatted_as_in_upstream_flannel() {
         let error = br#"{"errorCode":100,"message":"Key not found","cause":"/kubernetes","index":12}"#;
-        assert_eq!(EtcdError::read(error).unwrap().to_string(), "100: Key not found (/kubernetes) [12]");
-        assert!(EtcdError::read(b"404 page not found").is_none());
-        assert!(EtcdError::read(br#"{"message":"no code"}"#).is_none());
+        assert_eq!(EtcdError::parse(error).unwrap().to_string(), "100: Key not found (/kubernetes) [12]");
+        assert!(EtcdError::parse(b"404 page not found").is_none());
+        assert!(EtcdError::parse(br#"{"message":"no code"}"#).is_none());
     }
 
     #[test]
-    fn what_a_head_does_not_tell_is_as_known_before() {
+    fn missing_headers_keep_the_known_position() {
         let mut headers = HeaderMap::new();
         headers.insert("X-Etcd-Cluster-Id", "f106464acb84338e".parse().unwrap());
         headers.insert("X-Etcd-Index", "110".parse().unwrap());
         headers.insert("X-Raft-Index", "many".parse().unwrap());
-        let head = Head::read(&headers);
-        assert_eq!(head.raft, None);
+        let parsed = StoreHeaders::read(&headers);
+        assert_eq!(parsed.raft, None);
         let known = Position { cluster: None, term: 3, revision: 100 };
         let expected = Position { cluster: Some(0xf106_464a_cb84_338e), term: 3, revision: 110 };
-        assert_eq!(head.position(known), expected);
+        assert_eq!(parsed.position(known), expected);
     }
 }

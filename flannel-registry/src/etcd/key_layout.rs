@@ -1,18 +1,18 @@
-//! The names of the keys of one network. Pure.
+//! The keys of one network. Pure.
 
 use flannel_core::SubnetKey;
 
-/// Where a network keeps its keys.
+/// The keys of one network.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct KeyLayout {
     config: String,
     subnets: String,
 }
 
-impl Names {
-    /// Puts the keys together below a prefix. As in flannel, empty parts, `.` and `..` are resolved, and a leading
-    /// slash is kept but never added: `a/b` and `/a/b` are two networks.
-    pub(crate) fn below(prefix: &str) -> Self {
+impl KeyLayout {
+    /// Derives the keys from a prefix. As in upstream flannel, empty components, `.` and `..` are resolved, and a leading
+    /// slash is kept but never added: `a/b` and `/a/b` are different networks.
+    pub(crate) fn new(prefix: &str) -> Self {
         let mut parts: Vec<&str> = Vec::new();
         for part in prefix.split('/') {
             match part {
@@ -28,17 +28,17 @@ impl Names {
         Self { config: format!("{root}{}", below("config")), subnets: format!("{root}{}/", below("subnets")) }
     }
 
-    /// The key of the network's configuration.
+    /// Returns the key of the network config.
     pub(crate) fn config(&self) -> &str {
         &self.config
     }
 
-    /// The beginning of all keys of leases, with the slash at its end.
+    /// Returns the prefix of all lease keys, with its trailing slash.
     pub(crate) fn subnets(&self) -> &str {
         &self.subnets
     }
 
-    /// The key of one lease.
+    /// Returns the key of a lease.
     pub(crate) fn subnet(&self, subnet: &SubnetKey) -> String {
         format!("{}{subnet}", self.subnets)
     }
@@ -49,15 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_those_of_flannel() {
-        let names = Names::below("/coreos.com/network");
-        assert_eq!(names.config(), "/coreos.com/network/config");
+    fn keys_match_upstream_flannel() {
+        let keys = KeyLayout::new("/coreos.com/network");
+        assert_eq!(keys.config(), "/coreos.com/network/config");
         let subnet = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
-        assert_eq!(names.subnet(&subnet), "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64");
+        assert_eq!(keys.subnet(&subnet), "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64");
     }
 
     #[test]
-    fn prefixes_are_cleaned_and_a_leading_slash_is_not_added() {
+    fn prefixes_are_normalised_without_adding_a_leading_slash() {
         for (prefix, config) in [
             ("/coreos.com//network/", "/coreos.com/network/config"),
             ("a/b", "a/b/config"),
@@ -65,7 +65,7 @@ mod tests {
             ("/", "/config"),
             ("", "config"),
         ] {
-            assert_eq!(Names::below(prefix).config(), config, "{prefix:?}");
+            assert_eq!(KeyLayout::new(prefix).config(), config, "{prefix:?}");
         }
     }
 }
