@@ -182,7 +182,7 @@ fn commands() -> std::io::Result<impl Stream<Item = AgentCommand>> {
         use std::task::Poll;
         for (signal, name) in [(&mut terminate, "SIGTERM"), (&mut interrupt, "SIGINT")] {
             if signal.poll_recv(context).is_ready() {
-                info!("shutdownHandler sent cancel signal... ({name})");
+                info!("Received {name}; stopping");
                 return Poll::Ready(Some(AgentCommand::Shutdown));
             }
         }
