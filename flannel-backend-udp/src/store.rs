@@ -1,4 +1,4 @@
-//! What outlives the process: copies of its descriptors, kept by whoever starts it again.
+//! Descriptors that outlive the process in a descriptor store.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Keeps copies of descriptors while no process has them, as the file descriptor store of systemd does (`sd_notify(3)`).
+/// Holds duplicates of descriptors across restarts of the process, as systemd's file descriptor store does
+/// (`sd_notify(3)`).
 ///
-/// The device and the sockets then stay where they are over a restart: packets wait in their queues until the next
-/// process takes them back. The backend keeps `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6`.
+/// The device and the sockets then survive a restart: packets wait in their queues until the next process restores them.
+/// The backend stores `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6`.
 ///
-/// One that lasts as long as the program, for a network that is opened again and again within it:
+/// A store within one process, for a network that is opened repeatedly:
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -22,12 +23,12 @@ use std::sync::Arc;
 /// use flannel_netlink::Namespace;
 ///
 /// #[derive(Debug, Default)]
-/// struct Drawer(Mutex<BTreeMap<String, OwnedFd>>);
+/// struct ProcessStore(Mutex<BTreeMap<String, OwnedFd>>);
 ///
-/// impl DescriptorStore for Drawer {
+/// impl DescriptorStore for ProcessStore {
 ///     fn kept(&self, name: &str) -> Vec<OwnedFd> {
-///         let drawer = self.0.lock().unwrap();
-///         drawer.get(name).and_then(|kept| kept.try_clone().ok()).into_iter().collect()
+///         let stored = self.0.lock().unwrap();
+///         stored.get(name).and_then(|kept| kept.try_clone().ok()).into_iter().collect()
 ///     }
 ///     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
 ///         self.0.lock().unwrap().insert(name.to_owned(), descriptor.try_clone_to_owned()?);
@@ -39,82 +40,84 @@ use std::sync::Arc;
 ///     }
 /// }
 ///
-/// let drawer = Arc::new(Drawer::default());
-/// let opener = OpenUdp::new(Namespace::current()?).with_store(drawer.clone());
+/// let store = Arc::new(ProcessStore::default());
+/// let opener = OpenUdp::new(Namespace::current()?).with_store(store.clone());
 /// # drop(opener);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait DescriptorStore: fmt::Debug + Send + Sync {
-    /// Returns copies of what is kept under a name.
+    /// Returns duplicates of the descriptors stored under a name.
     fn kept(&self, name: &str) -> Vec<OwnedFd>;
 
-    /// Keeps a copy of a descriptor, in place of all that is kept under that name.
+    /// Stores a duplicate of a descriptor and replaces all others under that name.
     ///
     /// # Errors
-    /// Those of reaching the keeper. The backend goes on without.
+    ///
+    /// The error of the store. The backend continues without it.
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Keeps nothing under that name any longer.
+    /// Removes the descriptors stored under that name.
     ///
     /// # Errors
-    /// Those of reaching the keeper.
+    ///
+    /// The error of the store.
     fn forget(&self, name: &str) -> io::Result<()>;
 }
 
-/// The store, if there is one. That it cannot be reached is told and costs no more than the next restart.
+/// The configured store, if any. A failure of the store is logged; the next restart then creates new objects.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Keeper(pub(crate) Option<Arc<dyn DescriptorStore>>);
+pub(crate) struct OptionalStore(pub(crate) Option<Arc<dyn DescriptorStore>>);
 
-impl Keeper {
-    /// Finds what is fit to be taken back, by trying. What is not is closed here, and by the store as soon as something
-    /// else is kept under the same name.
-    pub(crate) fn take_back<T>(
+impl OptionalStore {
+    /// Restores the first stored descriptor that `take` accepts. Rejected ones are closed here, and by the store when
+    /// another descriptor replaces them.
+    pub(crate) fn restore<T>(
         &self,
-        slot: Slot,
+        slot: DescriptorSlot,
         mut take: impl FnMut(OwnedFd) -> Result<T, String>,
     ) -> Option<T> {
         let kept = self.0.as_ref().map(|store| store.kept(slot.name())).unwrap_or_default();
         for descriptor in kept {
             match take(descriptor) {
                 Ok(taken) => return Some(taken),
-                Err(reason) => tracing::info!(name = slot.name(), reason, "not taken back"),
+                Err(reason) => tracing::info!(name = slot.name(), reason, "stored descriptor rejected"),
             }
         }
         None
     }
 
-    pub(crate) fn keep(&self, slot: Slot, descriptor: BorrowedFd<'_>) {
+    pub(crate) fn keep(&self, slot: DescriptorSlot, descriptor: BorrowedFd<'_>) {
         if let Some(store) = &self.0
             && let Err(error) = store.keep(slot.name(), descriptor)
         {
-            tracing::warn!(name = slot.name(), %error, "not kept: the next restart makes it anew");
+            tracing::warn!(name = slot.name(), %error, "failed to store the descriptor; the next restart creates a new object");
         }
     }
 
-    pub(crate) fn forget(&self, slot: Slot) {
+    pub(crate) fn forget(&self, slot: DescriptorSlot) {
         if let Some(store) = &self.0
             && let Err(error) = store.forget(slot.name())
         {
-            tracing::warn!(name = slot.name(), %error, "may still be kept");
+            tracing::warn!(name = slot.name(), %error, "failed to remove the descriptor from the store");
         }
     }
 }
 
-/// What a descriptor is.
+/// The identity of a stored descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
-    /// The device's queue.
+pub(crate) enum DescriptorSlot {
+    /// The queue of the TUN device.
     Tun,
-    /// The socket for IPv4.
+    /// The IPv4 socket.
     SocketV4,
-    /// The socket for IPv6.
+    /// The IPv6 socket.
     SocketV6,
 }
 
-impl Slot {
+impl DescriptorSlot {
     pub(crate) const SOCKETS: [Self; 2] = [Self::SocketV4, Self::SocketV6];
 
-    /// That of the socket with a local address.
+    /// Returns the slot of the socket bound to an address.
     pub(crate) fn of(local: &SocketAddr) -> Self {
         if local.is_ipv4() { Self::SocketV4 } else { Self::SocketV6 }
     }

@@ -1,4 +1,4 @@
-//! Whose turn it is to serve the device, or a socket: the first thread's, or that of the thread which is there for it alone.
+//! Which thread serves a queue (the device or a socket): the main worker, or the queue's own thread.
 
 use std::io::{PipeWriter, Write};
 use std::os::fd::AsFd;
@@ -6,100 +6,104 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Fault, Path, Work};
+use super::{PacketQueue, PathFault, ThreadContext};
 use crate::sys::poll;
 
-/// Nothing to do for so long, and the first thread may as well do it.
+/// A queue that is idle for this long goes back to the main worker.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// So many waits in which neither this thread nor the first one moved much at once, and the first one may as well do all.
+/// After this many waits without a large step, here or in the main worker, the queue goes back to it.
 const LIGHT: u32 = 256;
 
-/// The turn at one descriptor. It begins as the first thread's.
+/// The lease of one queue. It starts with the main worker.
 #[derive(Debug)]
-pub(super) struct Turn {
-    whose: Mutex<Whose>,
+pub(super) struct QueueLease {
+    owner: Mutex<Owner>,
     changed: Condvar,
-    /// The way to the first thread, which learns by one byte that something is its own again.
-    giver: Arc<PipeWriter>,
+    /// Tells the main worker which queue was returned, by one byte.
+    returns: Arc<PipeWriter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    First,
-    Given,
-    /// The threads are to end.
-    Nobodys,
+enum Owner {
+    MainWorker,
+    OwnThread,
+    /// The threads must end.
+    Ended,
 }
 
-impl Turn {
-    pub(super) fn new(giver: Arc<PipeWriter>) -> Self {
-        Self { whose: Mutex::new(Whose::First), changed: Condvar::new(), giver }
+impl QueueLease {
+    pub(super) fn new(returns: Arc<PipeWriter>) -> Self {
+        Self { owner: Mutex::new(Owner::MainWorker), changed: Condvar::new(), returns }
     }
 
-    /// Gives it away: called by the first thread.
+    /// Leases the queue to its own thread. Called by the main worker.
     pub(super) fn give(&self) {
-        self.change(Whose::First, Whose::Given);
+        self.change(Owner::MainWorker, Owner::OwnThread);
     }
 
-    /// Ends all turns: called by whoever ends the threads.
+    /// Ends the lease for good. Called on shutdown.
     pub(super) fn end(&self) {
-        *self.lock() = Whose::Nobodys;
+        *self.lock() = Owner::Ended;
         self.changed.notify_all();
     }
 
-    /// Waits for the turn; tells whether it ever came.
+    /// Waits for the lease; returns false on shutdown.
     pub(super) fn wait(&self) -> bool {
-        let turn = self.changed.wait_while(self.lock(), |whose| *whose == Whose::First);
-        *turn.unwrap_or_else(PoisonError::into_inner) == Whose::Given
+        let lease = self.changed.wait_while(self.lock(), |owner| *owner == Owner::MainWorker);
+        *lease.unwrap_or_else(PoisonError::into_inner) == Owner::OwnThread
     }
 
-    /// Gives it back.
+    /// Returns the queue to the main worker.
     pub(super) fn give_back(&self, index: usize) {
-        self.change(Whose::Given, Whose::First);
-        // If nobody reads, the threads are about to end.
-        let _ = (&*self.giver).write_all(&[index as u8]);
+        self.change(Owner::OwnThread, Owner::MainWorker);
+        // Fails only during shutdown.
+        let _ = (&*self.returns).write_all(&[index as u8]);
     }
 
-    fn change(&self, from: Whose, to: Whose) {
-        let mut whose = self.lock();
-        if *whose == from {
-            *whose = to;
+    fn change(&self, from: Owner, to: Owner) {
+        let mut owner = self.lock();
+        if *owner == from {
+            *owner = to;
             self.changed.notify_all();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Whose> {
-        self.whose.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Owner> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Serves one way whenever it is this thread's turn, until told to end.
-pub(super) fn serve(work: &Work, index: usize, path: &mut impl Path) -> Result<(), Fault> {
-    let Some(turn) = work.turns.get(index) else { return Ok(()) };
-    while turn.wait() {
+/// Serves a queue while this thread holds its lease, until shutdown.
+pub(super) fn serve(
+    context: &ThreadContext,
+    index: usize,
+    queue: &mut impl PacketQueue,
+) -> Result<(), PathFault> {
+    let Some(lease) = context.leases.get(index) else { return Ok(()) };
+    while lease.wait() {
         let (mut light, mut large) = (0, None);
         while light < LIGHT {
-            let step = path.step()?;
+            let step = queue.step()?;
             if step.is_full {
                 (light, large) = (0, None);
                 continue;
             }
-            let before = large.replace(work.large.load(Ordering::Relaxed));
+            let before = large.replace(context.large.load(Ordering::Relaxed));
             light = if step.is_large() || before != large { 0 } else { light + 1 };
-            let descriptors = [Some(path.descriptor()), Some(work.ended.as_fd())];
-            let [own, ended] = poll::wait_readable(descriptors, Some(IDLE)).map_err(|_| path.over())?;
+            let descriptors = [Some(queue.descriptor()), Some(context.ended.as_fd())];
+            let [own, ended] = poll::wait_readable(descriptors, Some(IDLE)).map_err(|_| queue.closed())?;
             if ended.is_readable {
                 return Ok(());
             }
             if own.is_over {
-                return Err(path.over());
+                return Err(queue.closed());
             }
             if !own.is_readable {
                 break;
             }
         }
-        turn.give_back(index);
+        lease.give_back(index);
     }
     Ok(())
 }
