@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
-    TrafficCounters,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, DataPath, DescriptorStore,
+    DeviceFacts, Dirty, ExternalInterface, KernelFeature, Lease, MigrationRole, NetworkConfig, ObjectFailure,
+    OpenBackend, OpenRequest, PeerFailure, Plan, PlanRequest, SyncReport, SyncRequest, TrafficCounters,
+    TunnelPort,
 };
 use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
@@ -21,7 +22,7 @@ use crate::device::{Device, Overlay};
 use crate::listeners::{Listeners, local_addresses};
 use crate::peers::{PeerTable, Routing, SharedRouting};
 use crate::routing::{self, Hops};
-use crate::store::{DescriptorSlot, DescriptorStore, OptionalStore};
+use crate::store::{DescriptorSlot, OptionalStore};
 use crate::worker::{BrokenParts, FailureSignal, Offloads, PathParts, Workers};
 
 /// Opens the UDP backend in a network namespace.
@@ -77,17 +78,6 @@ impl OpenUdp {
         Self { offloads, ..self }
     }
 
-    /// Returns the MTU, in bytes, of the device for a configuration and external interface, and the UDP port. Reads no
-    /// kernel state.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Config`] if an option is invalid.
-    pub fn device(config: &NetworkConfig, external: &ExternalInterface) -> Result<(u32, u16), BackendError> {
-        let options = UdpConfig::parse(&config.backend)?;
-        Ok((mtu(config, external), options.port))
-    }
-
     /// Returns the counters of the backends that this opens.
     #[must_use]
     pub fn counters(&self) -> UdpCounters {
@@ -95,9 +85,57 @@ impl OpenUdp {
     }
 }
 
+impl BackendDescriptor for OpenUdp {
+    fn name(&self) -> &'static str {
+        "udp"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &["Port"]
+    }
+
+    fn tunnel_ports(&self, config: &NetworkConfig) -> Vec<TunnelPort> {
+        let port = UdpConfig::parse(&config.backend).unwrap_or_default().port;
+        vec![TunnelPort::udp(port, config.families())]
+    }
+
+    fn data_path(
+        &self,
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<DataPath, BackendError> {
+        UdpConfig::parse(&config.backend)?;
+        Ok(DataPath::new(mtu(config, external)))
+    }
+
+    fn kernel_features(&self) -> &'static [KernelFeature] {
+        &[KernelFeature::Tun]
+    }
+
+    /// Upstream's leases for this backend name no type.
+    fn has_lease(&self, lease: &Lease) -> bool {
+        let backend_type = &lease.attrs.backend_type;
+        *backend_type == BackendType::UNNAMED || backend_type.as_str() == self.name()
+    }
+
+    fn migration_role(&self) -> Option<MigrationRole> {
+        Some(MigrationRole::Fallback)
+    }
+
+    fn stores_descriptors(&self) -> bool {
+        true
+    }
+}
+
 impl OpenBackend for OpenUdp {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         Ok(Box::new(Udp::open(self, request)?))
+    }
+
+    fn plan(&self, _: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let reason =
+            "the udp backend has no plan: its device ends with its process, and each start creates it again";
+        Err(BackendError::Host(reason.to_owned()))
     }
 }
 
@@ -140,17 +178,17 @@ impl Udp {
         let OpenRequest { config, external, .. } = request;
         let options = UdpConfig::parse(&config.backend)?;
         tracing::info!("UDP config: Port={}", options.port);
-        let namespace = open.namespace.clone();
+        let (namespace, store) = (open.namespace.clone(), open.store.or(request.descriptors));
         let local = local_addresses(config, external, options.port)?;
         // The monitor opens before the first read, so that no change is missed.
         let mut netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
         let mtu = mtu(config, external);
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-        let restored = Device::restore(&open.store, &namespace, &mut netlink, &networks, mtu, open.offloads);
+        let restored = Device::restore(&store, &namespace, &mut netlink, &networks, mtu, open.offloads);
         let is_restored = restored.is_some();
         let device = restored.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
-        let listeners = Listeners::new(namespace.clone(), open.store.clone(), local, open.offloads);
+        let listeners = Listeners::new(namespace.clone(), store.clone(), local, open.offloads);
         let mut udp = Self {
             workers: None,
             namespace,
@@ -162,7 +200,7 @@ impl Udp {
             accepts_vxlan: open.accepts_vxlan,
             device,
             listeners,
-            store: open.store.clone(),
+            store,
             exchange: Arc::default(),
             counters: open.counters.clone(),
             failure: Arc::default(),

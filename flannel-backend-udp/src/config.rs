@@ -13,6 +13,12 @@ pub(crate) struct UdpConfig {
 /// The default of `Port`.
 const DEFAULT_PORT: u16 = 8285;
 
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self { port: DEFAULT_PORT }
+    }
+}
+
 impl UdpConfig {
     /// Parses the options and ignores unknown ones.
     pub(crate) fn parse(backend: &BackendConfig) -> Result<Self, BackendError> {

@@ -41,7 +41,8 @@ mod worker;
 
 pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
+/// Keeps the descriptors `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6` across restarts.
+pub use flannel_core::DescriptorStore;
 /// Re-exported because [`OpenUdp::new`] takes it.
 pub use flannel_netlink::Namespace;
-pub use store::DescriptorStore;
 pub use worker::Offloads;

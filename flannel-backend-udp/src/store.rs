@@ -1,74 +1,21 @@
 //! Descriptors that outlive the process in a descriptor store.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Holds duplicates of descriptors across restarts of the process, as systemd's file descriptor store does
-/// (`sd_notify(3)`).
-///
-/// The device and the sockets then survive a restart: packets wait in their queues until the next process restores them.
-/// The backend stores `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6`.
-///
-/// A store within one process, for a network that is opened repeatedly:
-///
-/// ```
-/// use std::collections::BTreeMap;
-/// use std::io;
-/// use std::os::fd::{BorrowedFd, OwnedFd};
-/// use std::sync::{Arc, Mutex};
-/// use flannel_backend_udp::{DescriptorStore, OpenUdp};
-/// use flannel_netlink::Namespace;
-///
-/// #[derive(Debug, Default)]
-/// struct ProcessStore(Mutex<BTreeMap<String, OwnedFd>>);
-///
-/// impl DescriptorStore for ProcessStore {
-///     fn kept(&self, name: &str) -> Vec<OwnedFd> {
-///         let stored = self.0.lock().unwrap();
-///         stored.get(name).and_then(|kept| kept.try_clone().ok()).into_iter().collect()
-///     }
-///     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-///         self.0.lock().unwrap().insert(name.to_owned(), descriptor.try_clone_to_owned()?);
-///         Ok(())
-///     }
-///     fn forget(&self, name: &str) -> io::Result<()> {
-///         self.0.lock().unwrap().remove(name);
-///         Ok(())
-///     }
-/// }
-///
-/// let store = Arc::new(ProcessStore::default());
-/// let opener = OpenUdp::new(Namespace::current()?).with_store(store.clone());
-/// # drop(opener);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub trait DescriptorStore: fmt::Debug + Send + Sync {
-    /// Returns duplicates of the descriptors stored under a name.
-    fn kept(&self, name: &str) -> Vec<OwnedFd>;
-
-    /// Stores a duplicate of a descriptor and replaces all others under that name.
-    ///
-    /// # Errors
-    ///
-    /// The error of the store. The backend continues without it.
-    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()>;
-
-    /// Removes the descriptors stored under that name.
-    ///
-    /// # Errors
-    ///
-    /// The error of the store.
-    fn forget(&self, name: &str) -> io::Result<()>;
-}
+use flannel_core::DescriptorStore;
 
 /// The configured store, if any. A failure of the store is logged; the next restart then creates new objects.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OptionalStore(pub(crate) Option<Arc<dyn DescriptorStore>>);
 
 impl OptionalStore {
+    /// Returns this store, or else that of the request.
+    pub(crate) fn or(&self, descriptors: Option<&Arc<dyn DescriptorStore>>) -> Self {
+        Self(self.0.as_ref().or(descriptors).cloned())
+    }
+
     /// Restores the first stored descriptor that `take` accepts. Rejected ones are closed here, and by the store when
     /// another descriptor replaces them.
     pub(crate) fn restore<T>(

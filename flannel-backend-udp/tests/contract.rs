@@ -151,4 +151,9 @@ impl BackendSubject for Host {
     }
 }
 
-flannel_testing::backend_contract!(Host::new());
+flannel_testing::backend_contract!(Host::new(), skip: {
+    adopts = "the TUN device ends with the process that holds it",
+    block = "a peer is an entry in memory, which cannot fail to be written",
+    plan = "a start and a sync write nothing that a plan could list",
+    undo = "a peer is an entry in memory, which no other program can remove",
+});

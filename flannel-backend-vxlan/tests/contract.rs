@@ -112,8 +112,8 @@ impl BackendSubject for Host {
         bridge(host, "fdb add 0e:00:00:00:00:02 dev flannel.7 dst 192.168.64.2");
     }
 
-    /// Once the route, once what the route needs.
-    fn undo(&self, subnet: SubnetKey) -> bool {
+    /// Deletes the route, or for one peer the FDB entry that its route needs.
+    fn undo(&self, subnet: SubnetKey) {
         let (host, net) = (self.namespace(), net(subnet));
         let [_, _, n, _] = subnet.v4().unwrap().addr().octets();
         if self.options.is_empty() && n == 3 {
@@ -121,12 +121,10 @@ impl BackendSubject for Host {
         } else {
             ip(host, &format!("route del {net}"));
         }
-        true
     }
 
-    fn block(&self, subnet: SubnetKey) -> bool {
+    fn block(&self, subnet: SubnetKey) {
         ip(self.namespace(), &format!("route add {} via 192.168.64.254 dev eth0 proto static", net(subnet)));
-        true
     }
 
     fn unblock(&self, subnet: SubnetKey) {
@@ -156,10 +154,14 @@ impl BackendSubject for Host {
 }
 
 mod of_vxlan {
-    flannel_testing::backend_contract!(super::vxlan(""));
+    flannel_testing::backend_contract!(super::vxlan(""), skip: {
+        traffic = "the kernel counts the device's traffic, not each peer's",
+    });
 }
 
 /// All peers are on the link, and are reached without the tunnel.
 mod of_vxlan_with_direct_routes {
-    flannel_testing::backend_contract!(super::vxlan(r#","DirectRouting":true"#));
+    flannel_testing::backend_contract!(super::vxlan(r#","DirectRouting":true"#), skip: {
+        traffic = "the kernel counts the device's traffic, not each peer's",
+    });
 }

@@ -250,9 +250,12 @@ impl RegistrySubject for Broken {
         self.inner.compact();
     }
 
-    async fn stop(&self) -> bool {
+    async fn stop(&self) {
         self.is_silent.send_replace(true);
-        self.wrong == EndsWatchesInSilence
+    }
+
+    async fn start(&self) {
+        self.is_silent.send_replace(false);
     }
 
     fn min_ttl(&self) -> Duration {
@@ -283,45 +286,45 @@ macro_rules! found {
 }
 
 found! {
-    a_list_that_is_old: ListsWhatItListedFirst is found by a_call_sees_all_writes_that_were_answered_before;
-    a_create_that_overwrites: CreatesOverWhatIsThere is found by of_several_creates_exactly_one_succeeds;
+    a_list_that_is_old: ListsWhatItListedFirst is found by calls_see_completed_writes;
+    a_create_that_overwrites: CreatesOverWhatIsThere is found by concurrent_creates_have_one_winner;
     a_store_that_does_not_compare: IgnoresRevisions is found by
-        a_write_with_an_old_revision_changes_nothing, a_write_to_a_lease_that_is_gone_says_so;
-    an_update_that_creates: MakesAgainWhatIsGone is found by a_write_to_a_lease_that_is_gone_says_so;
+        write_with_a_stale_revision_changes_nothing, write_to_a_deleted_lease_fails;
+    an_update_that_creates: MakesAgainWhatIsGone is found by write_to_a_deleted_lease_fails;
     a_revision_that_stands_still: GivesEveryWriteTheSameRevision is found by
-        every_write_has_a_larger_revision_than_any_before;
+        revisions_increase;
     a_lease_without_an_end: KeepsLeasesForEver is found by
-        a_lease_that_is_not_renewed_ends, a_renewed_lease_lasts;
-    a_renewal_without_effect: RenewsNothing is found by a_renewed_lease_lasts;
+        lease_expires_without_renewal, renewed_lease_does_not_expire;
+    a_renewal_without_effect: RenewsNothing is found by renewed_lease_does_not_expire;
     an_update_that_gives_no_time: UpdatesWithoutTime is found by
-        an_updated_lease_lasts_for_a_new_time_to_live;
-    a_reservation_that_ends: LimitsReservations is found by a_reservation_stays;
-    a_renewal_that_is_told: TellsRenewals is found by renewing_is_silent;
+        update_restarts_the_time_to_live;
+    a_reservation_that_ends: LimitsReservations is found by reservation_does_not_expire;
+    a_renewal_that_is_told: TellsRenewals is found by renew_emits_no_event;
     a_new_lease_that_is_not_told: DropsNewLeases is found by
-        a_watch_from_a_snapshot_gives_the_state_of_the_store,
-        a_watch_from_a_revision_gives_the_state_of_the_store,
-        a_bad_record_hides_no_other_in_a_watch, all_watches_hear_all;
+        watch_from_a_snapshot_converges,
+        watch_from_a_revision_converges,
+        bad_record_hides_no_other_in_a_watch, watches_are_independent;
     a_change_that_is_not_told: DropsChangedLeases is found by
-        a_watch_from_a_snapshot_gives_the_state_of_the_store,
-        a_watch_from_a_revision_gives_the_state_of_the_store;
+        watch_from_a_snapshot_converges,
+        watch_from_a_revision_converges;
     a_deletion_that_is_not_told: DropsDeletions is found by
-        a_lease_that_is_not_renewed_ends,
-        an_updated_lease_lasts_for_a_new_time_to_live,
-        a_watch_from_a_snapshot_gives_the_state_of_the_store,
-        a_watch_from_a_revision_gives_the_state_of_the_store;
+        lease_expires_without_renewal,
+        update_restarts_the_time_to_live,
+        watch_from_a_snapshot_converges,
+        watch_from_a_revision_converges;
     a_gap_in_the_history_that_is_not_told: DropsSnapshotsAfterARevision is found by
-        a_watch_from_before_the_history_gives_the_state_of_the_store;
-    a_watch_that_takes_events_from_another: TellsTheLastWatchOnly is found by all_watches_hear_all;
-    a_watch_that_ends: EndsWatches is found by a_watch_does_not_end;
+        watch_from_a_compacted_revision_converges;
+    a_watch_that_takes_events_from_another: TellsTheLastWatchOnly is found by watches_are_independent;
+    a_watch_that_ends: EndsWatches is found by watch_never_ends;
     a_watch_that_ends_when_the_store_falls_silent: EndsWatchesInSilence is found by
-        a_watch_does_not_end, another_configuration_is_noticed;
+        watch_survives_outages, config_change_during_an_outage_is_noticed;
     a_bad_record_that_hides_others_in_a_list: ListsUpToABadRecord is found by
-        a_bad_record_hides_no_other_in_a_list;
+        bad_record_hides_no_other_in_a_list;
     a_bad_record_that_hides_others_in_a_watch: WatchesUpToABadRecord is found by
-        a_bad_record_hides_no_other_in_a_watch;
+        bad_record_hides_no_other_in_a_watch;
     a_key_that_is_taken_for_another: TakesOtherKeysForSubnets is found by
-        a_bad_record_hides_no_other_in_a_list;
+        bad_record_hides_no_other_in_a_list;
     a_configuration_that_nobody_hears_of: NeverTellsOfConfigurations is found by
-        another_configuration_is_noticed;
-    a_call_for_each_lease: AsksForEachLease is found by the_cost_does_not_grow_with_the_number_of_hosts;
+        config_change_is_noticed;
+    a_call_for_each_lease: AsksForEachLease is found by cost_is_independent_of_the_number_of_hosts;
 }

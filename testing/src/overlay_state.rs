@@ -19,7 +19,7 @@ pub struct OverlayState {
     pub addresses: BTreeSet<IpNet>,
     /// Its neighbours, but for those that the kernel asks for itself.
     pub neighbours: BTreeSet<(IpAddr, Mac)>,
-    /// Its forwarding entries. A device address may have several.
+    /// Its FDB entries. A MAC address may have several.
     pub fdb: BTreeSet<(Mac, IpAddr)>,
     /// The routes of the main table that leave by it, and the direct ones, sorted by their destinations. They have no
     /// metric, and those on the device have no index.
@@ -89,7 +89,7 @@ impl OverlayState {
         let addresses = self.addresses.iter().map(|net| format!("address {net}"));
         let neighbours =
             self.neighbours.iter().map(|(address, mac)| format!("neighbour {address} lladdr {mac}"));
-        let fdb = self.fdb.iter().map(|(mac, public)| format!("forwarding entry {mac} dst {public}"));
+        let fdb = self.fdb.iter().map(|(mac, public)| format!("FDB entry {mac} dst {public}"));
         let routes = self.routes.iter().map(|route| format!("route {route} proto {}", route.protocol));
         let mut lines: Vec<_> = device.chain(addresses).chain(neighbours).chain(fdb).chain(routes).collect();
         lines.sort();

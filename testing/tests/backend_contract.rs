@@ -1,9 +1,9 @@
-//! The fake backend keeps the promises of every backend, and their contract finds a backend that breaks them: for each
-//! check there is a backend that fails it.
+//! The fake backend keeps the promises of every backend, and the suite detects backends that do not: for each check there
+//! is a defect that fails it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers too")]
 
-mod toy;
+mod defective;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,9 +14,9 @@ use flannel_core::{BackendAttrs, ExternalInterface, LeaseAttrs, NetworkConfig, O
 use flannel_testing::FakeBackend;
 use flannel_testing::contract::backend::{self, BackendSubject};
 
-use toy::{Toy, Wrong::*};
+use defective::{Defect::*, DefectiveBackend};
 
-/// An interface that is not asked for anything but its MTU.
+/// An interface of which the backends here use only the MTU.
 fn external() -> ExternalInterface {
     ExternalInterface::new("eth0", 2, 1500, Ipv4Addr::new(192, 168, 64, 1))
 }
@@ -53,17 +53,14 @@ impl BackendSubject for Fake {
         self.peer_destinations().into_iter().map(|(subnet, public)| format!("{subnet} at {public}")).collect()
     }
 
-    /// Its host has nothing but peers.
     fn add_foreign_objects(&self) {}
 
-    fn undo(&self, subnet: SubnetKey) -> bool {
+    fn undo(&self, subnet: SubnetKey) {
         self.0.disturb(subnet);
-        true
     }
 
-    fn block(&self, subnet: SubnetKey) -> bool {
+    fn block(&self, subnet: SubnetKey) {
         self.0.refuse(subnet, true);
-        true
     }
 
     fn unblock(&self, subnet: SubnetKey) {
@@ -71,16 +68,22 @@ impl BackendSubject for Fake {
     }
 
     fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
-        // It has none.
         Vec::new()
     }
 }
 
-mod of_the_fake {
-    flannel_testing::backend_contract!(super::Fake(super::FakeBackend::new()));
+mod fake {
+    flannel_testing::backend_contract!(super::Fake(super::FakeBackend::new()), skip: {
+        add_foreign_objects = "its host holds nothing but peers",
+        devices = "it has no device",
+        invalid_options = "it has no options",
+        other_options = "it has no options",
+        traffic = "it carries no traffic",
+        unreachable_peer = "it accepts every peer",
+    });
 }
 
-impl BackendSubject for Toy {
+impl BackendSubject for DefectiveBackend {
     fn opener(&self) -> Box<dyn OpenBackend> {
         Box::new(self.clone())
     }
@@ -113,14 +116,12 @@ impl BackendSubject for Toy {
         self.state().foreign = vec!["a foreign device".to_owned(), "a foreign route".to_owned()];
     }
 
-    fn undo(&self, subnet: SubnetKey) -> bool {
-        self.disturb(subnet);
-        true
+    fn undo(&self, subnet: SubnetKey) {
+        self.remove_peer(subnet);
     }
 
-    fn block(&self, subnet: SubnetKey) -> bool {
+    fn block(&self, subnet: SubnetKey) {
         self.state().blocked.insert(subnet);
-        true
     }
 
     fn unblock(&self, subnet: SubnetKey) {
@@ -135,72 +136,121 @@ impl BackendSubject for Toy {
         vec![r#"{"Type":"toy","Name":"toy1"}"#]
     }
 
-    /// It notices at once, or never.
+    /// The backend notices drift at once, or never.
     fn drift_timeout(&self) -> Duration {
         Duration::from_millis(200)
     }
 }
 
-mod of_one_that_does_nothing_wrong {
-    flannel_testing::backend_contract!(super::Toy::new(None));
+mod without_a_defect {
+    flannel_testing::backend_contract!(super::DefectiveBackend::new(None));
 }
 
-/// Makes a test for each backend that does something wrong, with the checks that find it.
-macro_rules! found {
-    ($($name:ident: $wrong:ident is found by $($check:ident),+;)*) => {$(
+/// Emits a test per defect, which asserts that each of these checks fails.
+macro_rules! detected {
+    ($($name:ident: $defect:ident by $($check:ident),+;)*) => {$(
         #[test]
         fn $name() {
             $(
-                let toy = Toy::new(Some($wrong));
-                let outcome = catch_unwind(AssertUnwindSafe(|| backend::$check(&toy)));
-                assert!(outcome.is_err(), "{} did not find a backend that {:?}", stringify!($check), $wrong);
+                let backend = DefectiveBackend::new(Some($defect));
+                let outcome = catch_unwind(AssertUnwindSafe(|| backend::$check(&backend)));
+                assert!(outcome.is_err(), "{} must fail for the defect {:?}", stringify!($check), $defect);
             )+
         }
     )*};
 }
 
-found! {
-    a_peer_that_moves_and_is_not_followed: IgnoresMovedPeers is found by
-        the_host_is_as_it_should_be_for_exactly_these_peers, a_hint_of_what_changed_is_enough;
-    a_peer_that_left_and_is_kept: KeepsWhoLeft is found by
-        the_host_is_as_it_should_be_for_exactly_these_peers, a_hint_of_what_changed_is_enough,
-        nothing_is_removed_before_the_peers_are_complete;
-    a_hint_that_is_not_looked_at: LooksOnlyAtAll is found by a_hint_of_what_changed_is_enough;
-    a_pass_that_writes_what_is_there: WritesAgain is found by
-        a_pass_that_finds_everything_in_order_writes_nothing, a_new_start_takes_over_what_is_there;
-    a_start_that_begins_anew: WipesAtTheStart is found by
-        a_new_start_takes_over_what_is_there, nothing_is_removed_before_the_peers_are_complete;
-    a_removal_before_all_are_known: RemovesEarly is found by nothing_is_removed_before_the_peers_are_complete;
-    a_foreign_object_that_is_removed: RemovesForeign is found by nothing_foreign_is_touched;
-    a_peer_that_is_not_reached_and_named_once: NamesStrangersOnce is found by
-        a_peer_that_cannot_be_reached_is_named_in_every_pass;
-    a_peer_that_is_not_reached_and_never_named: NamesNoStrangers is found by
-        a_peer_that_cannot_be_reached_is_named_in_every_pass, a_plan_writes_nothing_and_is_what_is_then_done;
-    a_counter_that_outlives_its_peer: CountsWhoLeft is found by traffic_is_counted_for_peers_only;
-    a_failure_that_stops_the_others: StopsAtAFailure is found by an_object_that_cannot_be_written_delays_no_other;
-    a_failure_that_is_told_once: TellsFailuresOnce is found by an_object_that_cannot_be_written_delays_no_other;
-    a_failure_without_its_peer: NamesNobodyWaiting is found by an_object_that_cannot_be_written_delays_no_other;
-    a_failure_that_is_not_tried_again: GivesUp is found by what_failed_is_tried_again_with_growing_pauses;
-    pauses_that_do_not_grow: TriesAtTheSamePace is found by what_failed_is_tried_again_with_growing_pauses;
-    a_disturbance_that_is_not_noticed: NoticesNothing is found by what_somebody_undoes_is_noticed_and_made_again;
-    a_disturbance_that_is_noticed_and_left: HealsOnlyWhenToldAll is found by
-        what_somebody_undoes_is_noticed_and_made_again;
-    a_word_that_changes: SaysAnotherWordEachTime is found by what_a_host_says_stands;
-    packets_larger_than_the_interface_takes: ForgetsItsHeader is found by what_a_host_says_stands;
-    an_option_that_is_passed_over: TakesAnyOption is found by a_wrong_option_is_named,
-        a_configuration_that_cannot_be_used_changes_nothing;
-    an_option_that_is_found_too_late: MakesTheDeviceFirst is found by a_wrong_option_is_named;
-    an_interface_that_changed: KeepsItsMtu is found by another_mtu_of_the_interface_is_taken_in;
-    a_lease_that_leaves_its_address: KeepsOldAddresses is found by another_lease_is_taken_in;
-    a_drop_that_removes: RemovesWhenDropped is found by dropping_keeps_everything;
-    a_removal_that_leaves_something: LeavesItsDevice is found by removing_leaves_nothing;
-    a_removal_that_leaves_peers: LeavesPeers is found by removing_leaves_nothing;
-    a_plan_that_writes: DoesWhatItPlans is found by a_plan_writes_nothing_and_is_what_is_then_done;
-    a_plan_that_forgets_what_is_there: PlansAllAnew is found by a_plan_writes_nothing_and_is_what_is_then_done;
-    a_device_that_is_not_there: DescribesAnotherDevice is found by devices_are_described_as_they_are;
-    a_configuration_that_is_passed_over: KeepsItsConfiguration is found by another_configuration_is_taken_in;
-    what_the_old_configuration_asked_for_and_stays: LeavesItsOldDevice is found by
-        another_configuration_is_taken_in;
-    a_configuration_that_is_taken_in_by_half: TakesInHalf is found by
-        a_configuration_that_cannot_be_used_changes_nothing;
+detected! {
+    ignored_address_change: IgnoresMovedPeers by host_matches_the_peer_set, dirty_hint_is_sufficient;
+    stale_peer: KeepsStalePeers by
+        host_matches_the_peer_set, dirty_hint_is_sufficient, nothing_is_removed_before_peers_are_complete;
+    ignored_dirty_hint: IgnoresDirtyHint by dirty_hint_is_sufficient;
+    rewrite_of_existing_objects: RewritesExisting by
+        sync_without_changes_writes_nothing, restart_adopts_existing_objects;
+    wipe_on_open: WipesOnOpen by
+        restart_adopts_existing_objects, nothing_is_removed_before_peers_are_complete;
+    removal_before_complete: RemovesBeforeComplete by nothing_is_removed_before_peers_are_complete;
+    removal_of_a_foreign_object: RemovesForeign by foreign_objects_are_unchanged;
+    unreachable_peer_reported_once: ReportsUnreachableOnce by unreachable_peer_is_reported_in_every_sync;
+    unreachable_peer_not_reported: OmitsUnreachable by
+        unreachable_peer_is_reported_in_every_sync, plan_writes_nothing_and_is_accurate;
+    counter_of_a_former_peer: CountsStalePeers by traffic_is_counted_for_current_peers;
+    failure_that_stops_the_others: StopsAtFailure by failed_object_does_not_delay_others;
+    failure_reported_once: ReportsFailureOnce by failed_object_does_not_delay_others;
+    failure_without_a_pending_peer: OmitsPendingPeer by failed_object_does_not_delay_others;
+    failure_without_a_retry: NeverRetries by failed_object_is_retried_with_backoff;
+    retry_without_backoff: RetriesWithoutBackoff by failed_object_is_retried_with_backoff;
+    unnoticed_drift: IgnoresDrift by drift_is_noticed_and_repaired;
+    unrepaired_drift: RepairsOnlyOnDirtyAll by drift_is_noticed_and_repaired;
+    changing_attributes: ChangesAttrsOnRestart by attributes_and_mtu_are_stable;
+    mtu_above_the_interface: IgnoresHeaderInMtu by attributes_and_mtu_are_stable;
+    accepted_invalid_option: AcceptsAnyOption by
+        invalid_option_is_named, reconfigure_with_invalid_options_changes_nothing;
+    validation_after_writes: CreatesDeviceBeforeValidation by invalid_option_is_named;
+    old_interface_mtu: KeepsOldMtu by update_interface_applies_a_new_mtu;
+    old_address: KeepsOldAddresses by configure_applies_a_new_lease;
+    removal_on_drop: RemovesOnDrop by drop_keeps_everything;
+    remove_leaves_a_device: LeavesDevice by remove_leaves_nothing;
+    remove_leaves_peers: LeavesPeers by remove_leaves_nothing;
+    plan_that_writes: PlanWrites by plan_writes_nothing_and_is_accurate;
+    plan_that_ignores_existing_objects: PlanIgnoresExisting by plan_writes_nothing_and_is_accurate;
+    missing_device: DescribesWrongDevice by devices_are_described_accurately;
+    ignored_reconfigure: IgnoresReconfigure by reconfigure_applies_new_options;
+    objects_of_the_old_config: LeavesOldDevice by reconfigure_applies_new_options;
+    partly_applied_reconfigure: AppliesInvalidReconfigure by reconfigure_with_invalid_options_changes_nothing;
+}
+
+/// A subject without optional hooks, and with none of them skipped.
+struct Bare(FakeBackend);
+
+impl BackendSubject for Bare {
+    fn opener(&self) -> Box<dyn OpenBackend> {
+        Box::new(self.0.clone())
+    }
+
+    fn config(&self) -> NetworkConfig {
+        config()
+    }
+
+    fn external(&self) -> ExternalInterface {
+        external()
+    }
+
+    fn peer(&self, _: u8, public: Ipv4Addr) -> LeaseAttrs {
+        LeaseAttrs::new(public.into())
+    }
+
+    fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
+        Fake(self.0.clone()).peer_destinations()
+    }
+
+    fn objects(&self) -> Vec<String> {
+        Fake(self.0.clone()).objects()
+    }
+
+    fn add_foreign_objects(&self) {}
+
+    fn invalid_options(&self) -> Vec<(&'static str, &'static str)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_missing_hook_fails_its_checks_by_name() {
+    let checks: [(&str, fn(&dyn BackendSubject)); 8] = [
+        ("block", backend::failed_object_does_not_delay_others),
+        ("undo", backend::drift_is_noticed_and_repaired),
+        ("other_options", backend::reconfigure_applies_new_options),
+        ("invalid_options", backend::invalid_option_is_named),
+        ("unreachable_peer", backend::unreachable_peer_is_reported_in_every_sync),
+        ("add_foreign_objects", backend::foreign_objects_are_unchanged),
+        ("traffic", backend::traffic_is_counted_for_current_peers),
+        ("devices", backend::devices_are_described_accurately),
+    ];
+    for (hook, check) in checks {
+        let subject = Bare(FakeBackend::new());
+        let outcome = catch_unwind(AssertUnwindSafe(|| check(&subject)));
+        let message = *outcome.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.starts_with(&format!("the subject lacks `{hook}`")), "{message}");
+    }
 }

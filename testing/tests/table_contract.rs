@@ -1,13 +1,12 @@
-//! The contract of kernel tables: the fake table keeps it, and for each check there is a table that fails it.
+//! The fake table keeps the promises of kernel tables, and for each check of the suite there is a defect that fails it.
 
-#![allow(clippy::wildcard_enum_match_arm, reason = "a table does one thing wrong and all else right")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a defect changes one operation only")]
 
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
 use flannel_testing::FakeTable;
 use flannel_testing::contract::table::{self, TableSubject};
 
-/// The fake is a table like any other.
 struct Fake {
     ours: FakeTable<u8, u8>,
 }
@@ -23,7 +22,7 @@ impl TableSubject for Fake {
         vec![(1, 10, 11), (2, 20, 21), (3, 30, 31)]
     }
 
-    fn impossible(&self) -> Option<(u8, u8)> {
+    fn unwritable(&self) -> Option<(u8, u8)> {
         self.ours.fail_writes(9, 1);
         Some((9, 90))
     }
@@ -44,26 +43,26 @@ mod contract {
     );
 }
 
-/// What a table does wrong.
+/// A promise that the table breaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wrong {
-    KeepsWhatIsReplaced,
-    FailsOnWhatIsThere,
-    FailsOnWhatIsGone,
-    StopsAtAFailure,
+enum Defect {
+    KeepsReplaced,
+    FailsOnExisting,
+    FailsOnMissing,
+    StopsAtFailure,
     ReadsOne,
     DropsNothing,
     ReadsForeign,
-    TouchesForeign,
+    ChangesForeign,
 }
 
-struct Broken {
-    wrong: Wrong,
+struct DefectiveTable {
+    defect: Defect,
     ours: FakeTable<u8, u8>,
     foreign: FakeTable<u8, u8>,
 }
 
-impl Table for Broken {
+impl Table for DefectiveTable {
     type Key = u8;
     type Value = u8;
 
@@ -73,9 +72,9 @@ impl Table for Broken {
 
     fn read(&mut self) -> Result<Vec<(u8, u8)>, BoxError> {
         let mut read = self.ours.read()?;
-        match self.wrong {
-            Wrong::ReadsOne => read.truncate(1),
-            Wrong::ReadsForeign => read.extend(self.foreign.read()?),
+        match self.defect {
+            Defect::ReadsOne => read.truncate(1),
+            Defect::ReadsForeign => read.extend(self.foreign.read()?),
             _ => {}
         }
         Ok(read)
@@ -84,16 +83,16 @@ impl Table for Broken {
     fn apply(&mut self, changes: &[Change<u8, u8>]) -> Vec<Result<(), BoxError>> {
         let mut answers = Vec::new();
         for change in changes {
-            let is_there = match change {
+            let exists = match change {
                 Change::Put { key, value, .. } | Change::Drop { key, value } => {
                     self.ours.objects().get(key).is_some_and(|values| values.contains(value))
                 }
             };
-            let change = match (self.wrong, change.clone()) {
-                (Wrong::KeepsWhatIsReplaced, Change::Put { key, value, .. }) => {
+            let change = match (self.defect, change.clone()) {
+                (Defect::KeepsReplaced, Change::Put { key, value, .. }) => {
                     Change::Put { key, value, instead_of: None }
                 }
-                (Wrong::DropsNothing, Change::Drop { .. }) => {
+                (Defect::DropsNothing, Change::Drop { .. }) => {
                     answers.push(Ok(()));
                     continue;
                 }
@@ -101,17 +100,17 @@ impl Table for Broken {
             };
             let is_put = matches!(change, Change::Put { .. });
             let mut answer = self.ours.apply(&[change]);
-            if (self.wrong == Wrong::FailsOnWhatIsThere && is_put && is_there)
-                || (self.wrong == Wrong::FailsOnWhatIsGone && !is_put && !is_there)
+            if (self.defect == Defect::FailsOnExisting && is_put && exists)
+                || (self.defect == Defect::FailsOnMissing && !is_put && !exists)
             {
-                answer = vec![Err("wrong".into())];
+                answer = vec![Err("no such object".into())];
             }
-            if self.wrong == Wrong::TouchesForeign {
+            if self.defect == Defect::ChangesForeign {
                 self.foreign.set(7, []);
             }
             let failed = answer[0].is_err();
             answers.extend(answer);
-            if self.wrong == Wrong::StopsAtAFailure && failed {
+            if self.defect == Defect::StopsAtFailure && failed {
                 break;
             }
         }
@@ -119,18 +118,18 @@ impl Table for Broken {
     }
 }
 
-impl TableSubject for Broken {
+impl TableSubject for DefectiveTable {
     type Table = Self;
 
     fn open(&mut self) -> Self {
-        Self { wrong: self.wrong, ours: self.ours.clone(), foreign: self.foreign.clone() }
+        Self { defect: self.defect, ours: self.ours.clone(), foreign: self.foreign.clone() }
     }
 
     fn samples(&self) -> Vec<(u8, u8, u8)> {
         vec![(1, 10, 11), (2, 20, 21), (3, 30, 31)]
     }
 
-    fn impossible(&self) -> Option<(u8, u8)> {
+    fn unwritable(&self) -> Option<(u8, u8)> {
         self.ours.fail_writes(9, 1);
         Some((9, 90))
     }
@@ -145,21 +144,21 @@ impl TableSubject for Broken {
 }
 
 #[test]
-fn each_check_finds_the_table_that_breaks_its_promise() {
-    type Check = fn(&mut Broken);
-    let found: [(Wrong, Check); 8] = [
-        (Wrong::KeepsWhatIsReplaced, table::what_is_put_in_place_of_something_replaces_it),
-        (Wrong::FailsOnWhatIsThere, table::to_put_what_is_there_succeeds),
-        (Wrong::FailsOnWhatIsGone, table::to_drop_what_is_gone_succeeds),
-        (Wrong::StopsAtAFailure, table::a_change_that_fails_stops_no_other),
-        (Wrong::ReadsOne, table::what_is_put_is_read),
-        (Wrong::DropsNothing, table::what_is_dropped_is_gone),
-        (Wrong::ReadsForeign, table::what_is_foreign_is_neither_read_nor_touched),
-        (Wrong::TouchesForeign, table::what_is_foreign_is_neither_read_nor_touched),
+fn each_check_detects_its_defect() {
+    type Check = fn(&mut DefectiveTable);
+    let detected: [(Defect, Check); 8] = [
+        (Defect::KeepsReplaced, table::put_replaces_the_old_value),
+        (Defect::FailsOnExisting, table::putting_an_existing_object_succeeds),
+        (Defect::FailsOnMissing, table::dropping_a_missing_object_succeeds),
+        (Defect::StopsAtFailure, table::failed_change_does_not_stop_others),
+        (Defect::ReadsOne, table::read_returns_what_was_put),
+        (Defect::DropsNothing, table::read_omits_what_was_dropped),
+        (Defect::ReadsForeign, table::foreign_objects_are_ignored),
+        (Defect::ChangesForeign, table::foreign_objects_are_ignored),
     ];
-    for (i, (wrong, check)) in found.into_iter().enumerate() {
-        let mut subject = Broken { wrong, ours: FakeTable::new(), foreign: FakeTable::new() };
+    for (i, (defect, check)) in detected.into_iter().enumerate() {
+        let mut subject = DefectiveTable { defect, ours: FakeTable::new(), foreign: FakeTable::new() };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&mut subject)));
-        assert!(outcome.is_err(), "broken table {i} was not found");
+        assert!(outcome.is_err(), "the check of defect {i} must fail");
     }
 }

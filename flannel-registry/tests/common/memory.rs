@@ -46,9 +46,8 @@ impl RegistrySubject for Memory {
         self.store.compact();
     }
 
-    async fn stop(&self) -> bool {
+    async fn stop(&self) {
         self.faulty.stop_responding();
-        true
     }
 
     async fn start(&self) {

@@ -55,9 +55,8 @@ impl RegistrySubject for Subject {
         PATIENCE
     }
 
-    async fn stop(&self) -> bool {
+    async fn stop(&self) {
         self.server.etcd().stop().unwrap();
-        true
     }
 
     async fn start(&self) {

@@ -253,39 +253,39 @@ macro_rules! found {
 }
 
 found! {
-    a_subnet_of_another_network: TakesWhatItLikes is found by a_lease_is_one_that_the_network_offers;
-    a_host_that_takes_another_subnet_each_time: ForgetsWhoItIs is found by one_host_has_one_lease;
-    a_lease_that_is_not_recalled: RemembersNothing is found by one_host_has_one_lease;
-    a_subnet_that_is_given_to_all: RefusesNobody is found by no_two_hosts_hold_one_subnet;
+    a_subnet_of_another_network: TakesWhatItLikes is found by lease_is_within_the_network;
+    a_host_that_takes_another_subnet_each_time: ForgetsWhoItIs is found by host_has_one_lease;
+    a_lease_that_is_not_recalled: RemembersNothing is found by host_has_one_lease;
+    a_subnet_that_is_given_to_all: RefusesNobody is found by subnets_are_unique;
     a_previous_subnet_that_is_not_taken: NeverGoesBack is found by
-        a_host_gets_its_previous_subnet_if_it_is_free;
+        previous_subnet_is_reused_if_free;
     a_previous_subnet_that_is_stolen: TakesItBackFromAnother is found by
-        a_host_gets_its_previous_subnet_if_it_is_free;
-    a_full_network_that_seems_to_be_away: IsSilentWhenFull is found by a_full_network_says_so;
+        previous_subnet_is_reused_if_free;
+    a_full_network_that_seems_to_be_away: IsSilentWhenFull is found by full_network_is_an_error;
     a_wrong_configuration_that_seems_to_be_away: IsSilentOfItsConfig is found by
-        a_configuration_that_is_missing_or_wrong_is_named;
-    words_that_are_not_written: KeepsOldWords is found by what_a_host_says_is_told_to_its_peers;
-    a_publication_that_is_not_written: PublishesNothing is found by what_a_host_says_is_told_to_its_peers;
-    a_publication_that_takes_another_subnet: MovesWhenItPublishes is found by what_a_host_says_is_told_to_its_peers;
-    a_publication_without_an_end: PublishesForEver is found by a_lease_lasts_while_it_is_kept;
-    a_publication_that_steals: PublishesOverOthers is found by publishing_never_overwrites_another_host;
-    a_lease_that_is_not_given_back: GivesNothingBack is found by a_lease_that_is_given_back_is_free;
+        missing_or_invalid_config_is_named;
+    words_that_are_not_written: KeepsOldWords is found by attributes_reach_peers;
+    a_publication_that_is_not_written: PublishesNothing is found by attributes_reach_peers;
+    a_publication_that_takes_another_subnet: MovesWhenItPublishes is found by attributes_reach_peers;
+    a_publication_without_an_end: PublishesForEver is found by kept_lease_does_not_expire;
+    a_publication_that_steals: PublishesOverOthers is found by publish_never_overwrites_another_host;
+    a_lease_that_is_not_given_back: GivesNothingBack is found by released_subnet_is_free;
     a_lease_of_another_host_that_is_given_back: GivesBackWhatIsAnothers is found by
-        a_lease_that_is_given_back_is_free;
-    a_reservation_that_is_given_back: EndsReservations is found by a_reservation_stays;
+        released_subnet_is_free;
+    a_reservation_that_is_given_back: EndsReservations is found by reservation_is_kept;
     a_watch_that_is_never_complete: NeverCompletes is found by
-        a_watch_tells_who_is_there_then_who_comes_changes_and_goes;
+        watch_reports_peers_then_changes;
     a_departure_that_is_not_told: TellsNoDepartures is found by
-        a_watch_tells_who_is_there_then_who_comes_changes_and_goes, a_lost_lease_ends_its_keeping_and_is_taken_again;
+        watch_reports_peers_then_changes, lost_lease_is_reported_and_reacquired;
     a_change_that_is_not_told: TellsNoChanges is found by
-        a_watch_tells_who_is_there_then_who_comes_changes_and_goes, what_a_host_says_is_told_to_its_peers;
-    a_host_that_is_its_own_peer: TellsItself is found by a_watch_never_names_the_own_subnet;
-    a_bad_record_that_is_not_named: HidesBadRecords is found by a_record_that_cannot_be_read_hides_no_peer;
-    a_bad_record_that_hides_peers: StopsAtABadRecord is found by a_record_that_cannot_be_read_hides_no_peer;
-    silence_that_removes: BelievesSilence is found by silence_removes_nobody_and_ends_no_lease;
-    silence_that_ends_a_lease: LosesInSilence is found by silence_removes_nobody_and_ends_no_lease;
-    a_lease_that_is_not_renewed: RenewsNothing is found by a_lease_lasts_while_it_is_kept;
-    a_loss_that_is_not_told: NeverLoses is found by a_lost_lease_ends_its_keeping_and_is_taken_again;
+        watch_reports_peers_then_changes, attributes_reach_peers;
+    a_host_that_is_its_own_peer: TellsItself is found by watch_omits_own_subnet;
+    a_bad_record_that_is_not_named: HidesBadRecords is found by unreadable_record_hides_no_peer;
+    a_bad_record_that_hides_peers: StopsAtABadRecord is found by unreadable_record_hides_no_peer;
+    silence_that_removes: BelievesSilence is found by outage_removes_no_peer_and_no_lease;
+    silence_that_ends_a_lease: LosesInSilence is found by outage_removes_no_peer_and_no_lease;
+    a_lease_that_is_not_renewed: RenewsNothing is found by kept_lease_does_not_expire;
+    a_loss_that_is_not_told: NeverLoses is found by lost_lease_is_reported_and_reacquired;
     keeping_that_goes_on_after_the_loss: GoesOnAfterALoss is found by
-        a_lost_lease_ends_its_keeping_and_is_taken_again;
+        lost_lease_is_reported_and_reacquired;
 }

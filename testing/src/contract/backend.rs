@@ -1,12 +1,11 @@
 //! The promises of [`Backend`], each checked on a host.
 //!
-//! A backend's tests say how to get at a host by [`BackendSubject`] and call
-//! [`backend_contract!`](crate::backend_contract), which makes a test of every check below. Each check wants a host of
-//! its own, and panics where a promise is broken.
+//! A backend's tests implement [`BackendSubject`] for a host and call [`backend_contract!`](crate::backend_contract),
+//! which emits a test for every check below. Each check needs a fresh host and panics if the backend breaks a promise.
 
 mod failures;
 mod kernel;
-mod life;
+mod lifecycle;
 mod peers;
 mod run;
 
@@ -19,132 +18,166 @@ use flannel_core::{ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, Su
 #[cfg(doc)]
 use flannel_core::Backend;
 
+use super::missing_hook;
+
 pub use failures::*;
 pub use kernel::kernel_objects;
-pub use life::*;
+pub use lifecycle::*;
 pub use peers::*;
 
-/// A host under test on which no backend ever ran, and what anybody sees of it and does to it.
+/// A host under test on which no backend has run, and the ways to observe and change it.
 ///
 /// Its own subnet is 10.5.1.0/24. Its peers have the subnets 10.5.2.0/24 to 10.5.9.0/24 and addresses in
-/// 192.168.64.0/24, the network of its interface; none of them need exist. `flannel-backend-vxlan/tests/contract.rs` in the
-/// repository is one in namespaces of the kernel, `testing/tests/backend_contract.rs` one in memory.
+/// 192.168.64.0/24, the network of its external interface; they need not exist. In the repository,
+/// `flannel-backend-vxlan/tests/contract.rs` implements it in network namespaces, `testing/tests/backend_contract.rs` in
+/// memory.
 pub trait BackendSubject {
-    /// Opens backends on the host, as each start of a program does.
+    /// Returns an opener of the backend on the host, one per start of a program.
     fn opener(&self) -> Box<dyn OpenBackend>;
 
-    /// The network: 10.5.0.0/16, and the backend's options.
+    /// Returns the config of the network: 10.5.0.0/16 and the backend's options.
     fn config(&self) -> NetworkConfig;
 
-    /// The interface that carries the traffic.
+    /// Returns the external interface.
     fn external(&self) -> ExternalInterface;
 
-    /// What peer number `n` says about itself that has the same backend and this address.
+    /// Returns the attributes of peer number `n`, which runs the same backend at this address.
     fn peer(&self, n: u8, public: Ipv4Addr) -> LeaseAttrs;
 
-    /// What a peer says about itself that this backend cannot reach, if there is such a one.
+    /// Returns the attributes of a peer that this backend cannot reach. Skip `unreachable_peer` if it reaches every
+    /// peer.
     fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         let _ = public;
         None
     }
 
-    /// Where the host sends what goes to each peer's subnet: to which public address.
+    /// Returns the public address to which the host sends the traffic for each peer's subnet.
     fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr>;
 
-    /// All objects on the host that a backend could make or touch, a line for each, in any order.
-    /// [`kernel_objects`] are those of the kernel.
+    /// Lists all objects on the host that a backend could create or change, one line each, in any order.
+    /// [`kernel_objects`] returns those of the kernel.
     fn objects(&self) -> Vec<String>;
 
-    /// Puts objects on the host that are not the backend's, as like to its own as can be.
+    /// Adds objects that are not the backend's but resemble its own. Skip `add_foreign_objects` if the host can hold
+    /// no others.
     fn add_foreign_objects(&self);
 
-    /// Undoes behind the backend's back what it made for a peer, and tells whether that can be done.
-    fn undo(&self, subnet: SubnetKey) -> bool {
+    /// Removes what the backend created for a peer without telling it. Skip `undo` if that is impossible.
+    fn undo(&self, subnet: SubnetKey) {
         let _ = subnet;
-        false
+        missing_hook("undo")
     }
 
-    /// Lets what is to be made for a peer fail from now on, and tells whether that can be done.
-    fn block(&self, subnet: SubnetKey) -> bool {
+    /// Makes writes for a peer fail from now on. Skip `block` if they cannot fail.
+    fn block(&self, subnet: SubnetKey) {
         let _ = subnet;
-        false
+        missing_hook("block")
     }
 
-    /// Lets it succeed again.
+    /// Makes writes for a peer succeed again.
     fn unblock(&self, subnet: SubnetKey) {
         let _ = subnet;
+        missing_hook("block")
     }
 
-    /// Values of `Backend` in the configuration that cannot be used, each with the option that is wrong.
+    /// Returns values of `Backend` that are invalid, each with the name of the invalid option. Skip `invalid_options`
+    /// if the backend has no options.
     fn invalid_options(&self) -> Vec<(&'static str, &'static str)>;
 
-    /// Values of `Backend` to which the backend comes from the one in `config` without a restart, with the same peers.
+    /// Returns values of `Backend` to which the backend can reconfigure without a restart, keeping its peers. Skip
+    /// `other_options` if every change needs a restart.
     fn other_options(&self) -> Vec<&'static str> {
         Vec::new()
     }
 
-    /// Whether the backend carries traffic at all.
+    /// Returns whether the backend carries traffic at all.
     fn carries_traffic(&self) -> bool {
         true
     }
 
-    /// Whether what the backend makes outlives it and is found again by the next one.
+    /// Returns whether the backend's objects outlive it and are adopted by the next start. Return false and skip
+    /// `adopts` if they do not.
     fn adopts(&self) -> bool {
         true
     }
 
-    /// How long the backend may take to notice what somebody undid, on a machine that does much else.
+    /// Returns how long the backend may take to notice drift on a busy machine.
     fn drift_timeout(&self) -> Duration {
         Duration::from_secs(30)
     }
 
-    /// How long after a pass the host may take to be as it should be. Zero for a backend that does all in the pass.
+    /// Returns how long after a sync the host may take to converge. Zero for a backend that does all work in `sync`.
     fn patience(&self) -> Duration {
         Duration::ZERO
     }
 }
 
-/// Makes a test of each promise of a backend.
+/// The hooks that a subject can skip.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[expect(non_camel_case_types, reason = "named like the hooks")]
+pub enum Hook {
+    add_foreign_objects,
+    adopts,
+    block,
+    devices,
+    invalid_options,
+    other_options,
+    plan,
+    traffic,
+    undo,
+    unreachable_peer,
+}
+
+/// Emits a test for each promise of a backend.
 ///
 /// ```ignore
 /// mod contract {
-///     flannel_testing::backend_contract!(super::Host::new());
+///     flannel_testing::backend_contract!(super::Host::new(), skip: {
+///         plan = "commands have no dry run",
+///     });
 /// }
 /// ```
 ///
-/// It takes an expression for a fresh [`BackendSubject`].
+/// The first part is an expression for a fresh [`BackendSubject`]. Hooks that the subject lacks are skipped with a reason,
+/// see [`contract`](crate::contract): `add_foreign_objects`, `adopts`, `block`, `invalid_options`, `other_options`,
+/// `undo` and `unreachable_peer` of [`BackendSubject`], `devices` and `traffic` of [`Backend`](flannel_core::Backend) and
+/// `plan` of [`OpenBackend`].
 #[macro_export]
 macro_rules! backend_contract {
-    ($subject:expr) => {
-        $crate::backend_contract! { @each $subject;
-            the_host_is_as_it_should_be_for_exactly_these_peers
-            a_hint_of_what_changed_is_enough
-            a_pass_that_finds_everything_in_order_writes_nothing
-            a_new_start_takes_over_what_is_there
-            nothing_is_removed_before_the_peers_are_complete
-            nothing_foreign_is_touched
-            a_peer_that_cannot_be_reached_is_named_in_every_pass
-            traffic_is_counted_for_peers_only
-            an_object_that_cannot_be_written_delays_no_other
-            what_failed_is_tried_again_with_growing_pauses
-            what_somebody_undoes_is_noticed_and_made_again
-            what_a_host_says_stands
-            a_wrong_option_is_named
-            another_mtu_of_the_interface_is_taken_in
-            another_lease_is_taken_in
-            another_configuration_is_taken_in
-            a_configuration_that_cannot_be_used_changes_nothing
-            dropping_keeps_everything
-            removing_leaves_nothing
-            a_plan_writes_nothing_and_is_what_is_then_done
-            devices_are_described_as_they_are
+    ($subject:expr $(, skip: { $($hook:ident = $reason:literal),* $(,)? })? $(,)?) => {
+        $crate::__contract_hooks! { backend: $($($hook)*)? }
+        $crate::backend_contract! { @each $subject, [$($($hook = $reason),*)?];
+            host_matches_the_peer_set()
+            dirty_hint_is_sufficient()
+            sync_without_changes_writes_nothing()
+            restart_adopts_existing_objects()
+            nothing_is_removed_before_peers_are_complete(adopts)
+            foreign_objects_are_unchanged(add_foreign_objects)
+            unreachable_peer_is_reported_in_every_sync(unreachable_peer)
+            traffic_is_counted_for_current_peers(traffic)
+            failed_object_does_not_delay_others(block)
+            failed_object_is_retried_with_backoff(block)
+            drift_is_noticed_and_repaired(undo)
+            attributes_and_mtu_are_stable()
+            invalid_option_is_named(invalid_options)
+            update_interface_applies_a_new_mtu()
+            configure_applies_a_new_lease()
+            reconfigure_applies_new_options(other_options)
+            reconfigure_with_invalid_options_changes_nothing(invalid_options)
+            drop_keeps_everything(adopts)
+            remove_leaves_nothing()
+            plan_writes_nothing_and_is_accurate(plan)
+            devices_are_described_accurately(devices)
         }
     };
-    (@each $subject:expr; $($check:ident)*) => {$(
-        #[test]
-        fn $check() {
-            let subject = $subject;
-            $crate::contract::backend::$check(&subject);
-        }
+    (@each $subject:expr, $skip:tt; $($check:ident $needs:tt)*) => {$(
+        $crate::__contract_test! { $needs $skip {
+            #[test]
+            fn $check() {
+                let subject = $subject;
+                $crate::contract::backend::$check(&subject);
+            }
+        }}
     )*};
 }

@@ -1,14 +1,14 @@
 //! The promises of [`LeaseManager`], each checked against managers that share a store.
 //!
-//! A manager's tests say how to get at it by [`LeaseManagerSubject`] and call
-//! [`lease_manager_contract!`](crate::lease_manager_contract), which makes a test of every check below. Each check wants
-//! a store of its own, and panics where a promise is broken.
+//! A manager's tests implement [`LeaseManagerSubject`] and call
+//! [`lease_manager_contract!`](crate::lease_manager_contract), which emits a test for every check below. Each check needs
+//! a fresh store and panics if the manager breaks a promise.
 
 mod acquire;
-mod cluster;
+mod attributes;
+mod joined;
 mod keep;
 mod watch;
-mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,70 +16,87 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::{LeaseAttrs, LeaseManager, SubnetKey, SubnetRegistry};
 
+use super::missing_hook;
 use super::registry::RegistrySubject;
 
 pub use acquire::*;
+pub use attributes::*;
 pub use keep::*;
 pub use watch::*;
-pub use words::*;
 
-/// A store without a configuration and without leases, the managers of its hosts, and what only its operator can do.
+/// A store without a config and leases, the managers of its hosts, and what only its operator can do.
 ///
-/// [`RegistryBacked`] is one of a [`RegistrySubject`], for the managers of any store; `testing/tests/fed_contract.rs` in the
-/// repository is one without a store.
+/// [`RegistryBacked`] implements it for any [`RegistrySubject`]; in the repository, `testing/tests/static_manager_contract.rs`
+/// implements it without a store.
 #[async_trait]
 pub trait LeaseManagerSubject: Send + Sync {
-    /// Opens the manager of host number `host`, as each start of the host does. Leases that it gets last for `ttl`
-    /// unless they are renewed, if they end at all.
+    /// Opens the manager of host number `host`, once per start of the host. Its leases expire after `ttl` without
+    /// renewal, if they expire at all.
     async fn open(&self, host: u8, ttl: Duration) -> Arc<dyn LeaseManager>;
 
-    /// Writes the configuration of the network, and tells whether that can be done. If it cannot, it is always
-    /// `{"Network":"10.5.0.0/16"}`.
+    /// Writes the config of the network and returns true. A subject whose config is fixed at
+    /// `{"Network":"10.5.0.0/16"}` returns false and skips `set_config`.
     async fn set_config(&self, text: &str) -> bool;
 
-    /// Takes a subnet away from the host that has it.
+    /// Revokes the lease of a subnet.
     async fn revoke_subnet(&self, subnet: SubnetKey);
 
-    /// Makes a lease without an end, and tells whether there are such.
-    async fn reserve(&self, subnet: SubnetKey, attrs: &LeaseAttrs) -> bool {
+    /// Creates a lease that never expires. Skip `reserve` if there are none.
+    async fn reserve(&self, subnet: SubnetKey, attrs: &LeaseAttrs) {
         let _ = (subnet, attrs);
-        false
+        missing_hook("reserve")
     }
 
-    /// Makes the record of a subnet one that cannot be read, and tells whether there are records.
-    async fn spoil(&self, subnet: SubnetKey) -> bool {
+    /// Makes the record of a subnet unreadable. Skip `corrupt_record` if there are no records.
+    async fn corrupt_record(&self, subnet: SubnetKey) {
         let _ = subnet;
-        false
+        missing_hook("corrupt_record")
     }
 
-    /// Makes the store unreachable, and tells whether it could.
-    async fn stop(&self) -> bool {
-        false
+    /// Makes the store unreachable. Skip `stop` if that is impossible.
+    async fn stop(&self) {
+        missing_hook("stop")
     }
 
     /// Makes the store reachable again.
-    async fn start(&self) {}
+    async fn start(&self) {
+        missing_hook("stop")
+    }
 
-    /// How long the store is left unreachable. Checks ask for leases of a day, which are renewed after a third of it: a
-    /// subject whose clock is paused can be longer away than that.
+    /// Returns how long a check leaves the store unreachable. The leases of a check last a day and are renewed after a
+    /// third of that; a subject with a paused clock can return more.
     fn outage(&self) -> Duration {
         self.min_ttl().unwrap_or_default()
     }
 
-    /// The shortest time to live that the store grants as it is asked for, if leases end at all.
+    /// Returns the shortest time to live that the store grants exactly. Return `None` and skip `min_ttl` if leases do
+    /// not expire.
     fn min_ttl(&self) -> Option<Duration>;
 
-    /// Whether hosts choose their subnets. If not, host number `n` is given 10.5.`n`.0/24, and another one when that is
-    /// taken away.
-    fn chooses(&self) -> bool {
+    /// Returns whether hosts choose their subnets. Return false and skip `chooses_subnet` if host number `n` is assigned
+    /// 10.5.`n`.0/24, and another subnet when that is revoked.
+    fn chooses_subnet(&self) -> bool {
         true
     }
 
-    /// How long an answer, an event or the end of a lease may be late.
+    /// Returns how late an answer, an event or the expiry of a lease may be.
     fn patience(&self) -> Duration;
 }
 
-/// Makes a test of each promise of a lease manager.
+/// The hooks that a subject can skip.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[expect(non_camel_case_types, reason = "named like the hooks")]
+pub enum Hook {
+    chooses_subnet,
+    corrupt_record,
+    min_ttl,
+    reserve,
+    set_config,
+    stop,
+}
+
+/// Emits a test for each promise of a lease manager.
 ///
 /// ```ignore
 /// mod contract {
@@ -87,52 +104,56 @@ pub trait LeaseManagerSubject: Send + Sync {
 /// }
 /// ```
 ///
-/// The first part is the attribute of each test, the second an expression for a fresh
-/// [`LeaseManagerSubject`], which may await.
+/// The first part is the attribute of each test, the second an expression for a fresh [`LeaseManagerSubject`], which may
+/// await. Hooks that the subject lacks are skipped with a reason, see [`contract`](crate::contract): `chooses_subnet`,
+/// `corrupt_record`, `min_ttl`, `reserve`, `set_config` and `stop`.
 #[macro_export]
 macro_rules! lease_manager_contract {
-    (#[$test:meta] $subject:expr) => {
-        $crate::lease_manager_contract! { @each #[$test] $subject;
-            a_lease_is_one_that_the_network_offers
-            one_host_has_one_lease
-            no_two_hosts_hold_one_subnet
-            a_host_gets_its_previous_subnet_if_it_is_free
-            a_full_network_says_so
-            a_configuration_that_is_missing_or_wrong_is_named
-            what_a_host_says_is_told_to_its_peers
-            publishing_never_overwrites_another_host
-            a_lease_that_is_given_back_is_free
-            a_reservation_stays
-            a_watch_tells_who_is_there_then_who_comes_changes_and_goes
-            a_watch_never_names_the_own_subnet
-            a_record_that_cannot_be_read_hides_no_peer
-            silence_removes_nobody_and_ends_no_lease
-            a_lease_lasts_while_it_is_kept
-            a_lost_lease_ends_its_keeping_and_is_taken_again
+    (#[$test:meta] $subject:expr $(, skip: { $($hook:ident = $reason:literal),* $(,)? })? $(,)?) => {
+        $crate::__contract_hooks! { manager: $($($hook)*)? }
+        $crate::lease_manager_contract! { @each #[$test] $subject, [$($($hook = $reason),*)?];
+            lease_is_within_the_network()
+            host_has_one_lease()
+            subnets_are_unique()
+            previous_subnet_is_reused_if_free(chooses_subnet)
+            full_network_is_an_error(set_config)
+            missing_or_invalid_config_is_named(set_config)
+            attributes_reach_peers()
+            publish_never_overwrites_another_host()
+            released_subnet_is_free(chooses_subnet)
+            reservation_is_kept(reserve)
+            watch_reports_peers_then_changes()
+            watch_omits_own_subnet()
+            unreadable_record_hides_no_peer(corrupt_record)
+            outage_removes_no_peer_and_no_lease(stop)
+            kept_lease_does_not_expire(min_ttl)
+            lost_lease_is_reported_and_reacquired()
         }
     };
-    (@each #[$test:meta] $subject:expr; $($check:ident)*) => {$(
-        #[$test]
-        async fn $check() {
-            let subject = $subject;
-            $crate::contract::manager::$check(&subject).await;
-        }
+    (@each #[$test:meta] $subject:expr, $skip:tt; $($check:ident $needs:tt)*) => {$(
+        $crate::__contract_test! { $needs $skip {
+            #[$test]
+            async fn $check() {
+                let subject = $subject;
+                $crate::contract::manager::$check(&subject).await;
+            }
+        }}
     )*};
 }
 
-/// The hosts of a store whose registry is under test too.
+/// The lease managers over a registry, as a subject.
 pub struct RegistryBacked<S> {
     store: S,
     open: Box<OpenManager>,
     outage: Duration,
 }
 
-/// Opens the manager of a host, given its registry, its number, and how long its leases last.
+/// Opens the manager of a host from its registry, its number and the time to live of its leases.
 type OpenManager = dyn Fn(Arc<dyn SubnetRegistry>, u8, Duration) -> Arc<dyn LeaseManager> + Send + Sync;
 
 impl<S: RegistrySubject> RegistryBacked<S> {
-    /// Takes the store, and what opens the manager of a host: given its registry, its number, and how long its leases
-    /// last.
+    /// Combines a store with a function that opens the manager of a host from its registry, its number and the time to
+    /// live of its leases.
     pub fn new(
         store: S,
         open: impl Fn(Arc<dyn SubnetRegistry>, u8, Duration) -> Arc<dyn LeaseManager> + Send + Sync + 'static,
@@ -141,7 +162,7 @@ impl<S: RegistrySubject> RegistryBacked<S> {
         Self { store, open: Box::new(open), outage }
     }
 
-    /// Leaves the store unreachable for so long, see [`outage`](LeaseManagerSubject::outage).
+    /// Sets how long a check leaves the store unreachable, see [`outage`](LeaseManagerSubject::outage).
     #[must_use]
     pub fn with_outage(self, outage: Duration) -> Self {
         Self { outage, ..self }
@@ -163,18 +184,16 @@ impl<S: RegistrySubject> LeaseManagerSubject for RegistryBacked<S> {
         self.store.remove_raw(&subnet.to_string()).await;
     }
 
-    async fn reserve(&self, subnet: SubnetKey, attrs: &LeaseAttrs) -> bool {
+    async fn reserve(&self, subnet: SubnetKey, attrs: &LeaseAttrs) {
         self.store.put_raw(&subnet.to_string(), attrs.to_record().as_bytes()).await;
-        true
     }
 
-    async fn spoil(&self, subnet: SubnetKey) -> bool {
+    async fn corrupt_record(&self, subnet: SubnetKey) {
         self.store.put_raw(&subnet.to_string(), b"{").await;
-        true
     }
 
-    async fn stop(&self) -> bool {
-        self.store.stop().await
+    async fn stop(&self) {
+        self.store.stop().await;
     }
 
     async fn start(&self) {

@@ -1,13 +1,13 @@
 //! The promises of [`SubnetRegistry`], each checked against a real store.
 //!
-//! A store's tests say how to get at it by [`RegistrySubject`] and call [`registry_contract!`](crate::registry_contract),
-//! which makes a test of every check below. Each check wants a store of its own, and panics where a promise is broken.
+//! A store's tests implement [`RegistrySubject`] and call [`registry_contract!`](crate::registry_contract), which emits a
+//! test for every check below. Each check needs a fresh store and panics if the registry breaks a promise.
 
 mod bad_records;
 mod config;
-mod follow;
-mod terms;
-mod watches;
+mod expiry;
+mod follower;
+mod watch;
 mod writes;
 
 use std::sync::Arc;
@@ -16,107 +16,137 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::{Lease, RegistryError, SubnetRegistry, Term};
 
-use super::{DAY, host, subnet};
+use super::{DAY, host, missing_hook, subnet};
 
 pub use bad_records::*;
 pub use config::*;
-pub use terms::*;
-pub use watches::*;
+pub use expiry::*;
+pub use watch::*;
 pub use writes::*;
 
 /// An empty store under test, and what only its operator can do to it.
 ///
-/// `flannel-registry/tests/contract_memory.rs` in the repository is one in memory, `tests/etcd3` has those on etcd.
+/// In the repository, `flannel-registry/tests/contract_memory.rs` implements it for the registry in memory and
+/// `flannel-registry/tests/etcd3` for etcd.
 #[async_trait]
 pub trait RegistrySubject: Send + Sync {
-    /// Opens the registry as one more host does.
+    /// Opens the registry as another host.
     async fn open(&self) -> Arc<dyn SubnetRegistry>;
 
-    /// Writes the configuration of the network.
+    /// Writes the config of the network.
     async fn set_config(&self, text: &str);
 
-    /// Writes a record without an end; `key` is the part below the one that holds all leases.
+    /// Writes a record that never expires; `key` is relative to the directory of all leases.
     async fn put_raw(&self, key: &str, value: &[u8]);
 
     /// Removes a record.
     async fn remove_raw(&self, key: &str);
 
-    /// Makes the store forget all changes so far, as far as it lets one ask for that.
+    /// Discards the store's history of changes, as far as the store supports that.
     async fn compact(&self);
 
-    /// The shortest time to live that the store grants as it is asked for.
+    /// Returns the shortest time to live that the store grants exactly.
     fn min_ttl(&self) -> Duration;
 
-    /// How long an answer, an event or the end of a lease may be late.
+    /// Returns how late an answer, an event or the expiry of a lease may be.
     fn patience(&self) -> Duration;
 
-    /// Makes the store unreachable, and tells whether it could.
-    async fn stop(&self) -> bool {
-        false
+    /// Makes the store unreachable. Skip `stop` if that is impossible.
+    async fn stop(&self) {
+        missing_hook("stop")
     }
 
     /// Makes the store reachable again.
-    async fn start(&self) {}
+    async fn start(&self) {
+        missing_hook("stop")
+    }
 
-    /// How many requests the store has taken so far, if it counts them. Opening and reading a watch counts too.
+    /// Returns the number of requests that the store has received, where opening and reading a watch count too. Skip
+    /// `calls` if it does not count them.
     fn calls(&self) -> Option<u64> {
         None
     }
 }
 
-/// Makes a test of each promise of a registry.
+/// The hooks that a subject can skip.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[expect(non_camel_case_types, reason = "named like the hooks")]
+pub enum Hook {
+    calls,
+    config_changes,
+    stop,
+}
+
+/// Emits a test for each promise of a registry.
 ///
 /// ```ignore
 /// mod contract {
-///     flannel_testing::registry_contract!(#[tokio::test(start_paused = true)] super::Memory::default());
+///     flannel_testing::registry_contract!(#[tokio::test(start_paused = true)] super::Memory::default(), skip: {
+///         calls = "the registry in memory makes no requests",
+///     });
 /// }
 /// ```
 ///
-/// The first part is the attribute of each test, the second an expression for a fresh
-/// [`RegistrySubject`], which may await.
+/// The first part is the attribute of each test, the second an expression for a fresh [`RegistrySubject`], which may
+/// await. Hooks that the subject lacks are skipped with a reason, see [`contract`](crate::contract): `calls` and `stop`
+/// of [`RegistrySubject`], and [`config_changes`](SubnetRegistry::config_changes) of a registry that keeps the default,
+/// which never yields.
 #[macro_export]
 macro_rules! registry_contract {
-    (#[$test:meta] $subject:expr) => {
-        $crate::registry_contract! { @each #[$test] $subject;
-            a_call_sees_all_writes_that_were_answered_before
-            of_several_creates_exactly_one_succeeds
-            a_write_with_an_old_revision_changes_nothing
-            a_write_to_a_lease_that_is_gone_says_so
-            every_write_has_a_larger_revision_than_any_before
-            a_lease_that_is_not_renewed_ends
-            a_renewed_lease_lasts
-            an_updated_lease_lasts_for_a_new_time_to_live
-            a_reservation_stays
-            renewing_is_silent
-            a_watch_from_a_snapshot_gives_the_state_of_the_store
-            a_watch_from_a_revision_gives_the_state_of_the_store
-            a_watch_from_before_the_history_gives_the_state_of_the_store
-            all_watches_hear_all
-            a_watch_does_not_end
-            a_bad_record_hides_no_other_in_a_list
-            a_bad_record_hides_no_other_in_a_watch
-            the_cost_does_not_grow_with_the_number_of_hosts
-            another_configuration_is_noticed
+    (#[$test:meta] $subject:expr $(, skip: { $($hook:ident = $reason:literal),* $(,)? })? $(,)?) => {
+        $crate::__contract_hooks! { registry: $($($hook)*)? }
+        $crate::registry_contract! { @each #[$test] $subject, [$($($hook = $reason),*)?];
+            calls_see_completed_writes()
+            concurrent_creates_have_one_winner()
+            write_with_a_stale_revision_changes_nothing()
+            write_to_a_deleted_lease_fails()
+            revisions_increase()
+            lease_expires_without_renewal()
+            renewed_lease_does_not_expire()
+            update_restarts_the_time_to_live()
+            reservation_does_not_expire()
+            renew_emits_no_event()
+            watch_from_a_snapshot_converges()
+            watch_from_a_revision_converges()
+            watch_from_a_compacted_revision_converges()
+            watches_are_independent()
+            watch_never_ends()
+            watch_survives_outages(stop)
+            bad_record_hides_no_other_in_a_list()
+            bad_record_hides_no_other_in_a_watch()
+            cost_is_independent_of_the_number_of_hosts(calls)
+            config_change_is_noticed(config_changes)
+            config_change_during_an_outage_is_noticed(config_changes stop)
         }
     };
-    (@each #[$test:meta] $subject:expr; $($check:ident)*) => {$(
-        #[$test]
-        async fn $check() {
-            let subject = $subject;
-            $crate::contract::registry::$check(&subject).await;
-        }
+    (@each #[$test:meta] $subject:expr, $skip:tt; $($check:ident $needs:tt)*) => {$(
+        $crate::__contract_test! { $needs $skip {
+            #[$test]
+            async fn $check() {
+                let subject = $subject;
+                $crate::contract::registry::$check(&subject).await;
+            }
+        }}
     )*};
 }
 
 async fn create(registry: &dyn SubnetRegistry, third: u8) -> Lease {
-    let lease = registry.create(subnet(third), &host(third), DAY).await.expect("creates");
-    assert_eq!((lease.subnet, lease.term), (subnet(third), Term::Limited));
-    assert_eq!(lease.attrs, host(third));
+    let lease = registry
+        .create(subnet(third), &host(third), DAY)
+        .await
+        .expect("create of a free subnet must succeed");
+    assert_eq!(
+        (lease.subnet, lease.term),
+        (subnet(third), Term::Limited),
+        "create must return a limited lease of the requested subnet"
+    );
+    assert_eq!(lease.attrs, host(third), "create must return the given attributes");
     lease
 }
 
-async fn listed(registry: &dyn SubnetRegistry) -> Vec<Lease> {
-    sorted(registry.list().await.expect("lists").leases)
+async fn list(registry: &dyn SubnetRegistry) -> Vec<Lease> {
+    sorted(registry.list().await.expect("list must succeed").leases)
 }
 
 fn sorted(leases: Vec<Arc<Lease>>) -> Vec<Lease> {
@@ -125,6 +155,10 @@ fn sorted(leases: Vec<Arc<Lease>>) -> Vec<Lease> {
     leases
 }
 
-fn is_gone(result: Result<(), RegistryError>) {
-    assert!(matches!(result, Err(RegistryError::Gone(_))), "want Gone, got {result:?}");
+#[track_caller]
+fn assert_gone(call: &str, result: &Result<(), RegistryError>) {
+    assert!(
+        matches!(result, Err(RegistryError::Gone(_))),
+        "{call} of a lease that no longer exists must fail with Gone, got {result:?}"
+    );
 }

@@ -1,15 +1,15 @@
-//! The objects of the kernel that backends make and touch.
+//! The kernel objects that backends create and change.
 
 use flannel_netlink::{Error, IpFamily, Namespace, Netlink, Route, RouteFilter};
 
-/// One line for each object in a namespace that a backend could make or touch: links, their IPv4 addresses, permanent
-/// neighbours and forwarding entries, and the routes of the main table.
+/// Lists the objects in a namespace that a backend could create or change, one line each: links, their IPv4 addresses,
+/// permanent neighbours and FDB entries, and the routes of the main table.
 ///
-/// What the kernel numbers as it likes is left out, so that what was removed and made again is the same.
+/// Numbers that the kernel assigns are omitted, so that a recreated object has the same line.
 ///
 /// # Errors
 ///
-/// Those of the kernel.
+/// Returns the kernel's errors.
 pub fn kernel_objects(namespace: &Namespace) -> Result<Vec<String>, Error> {
     let mut netlink = Netlink::open_in(namespace)?;
     let mut objects = Vec::new();
@@ -26,7 +26,7 @@ pub fn kernel_objects(namespace: &Namespace) -> Result<Vec<String>, Error> {
             objects.push(format!("neighbour {} {:?} on {name}", neighbour.address, neighbour.mac));
         }
         for entry in netlink.fdb(index)?.into_iter().filter(|entry| entry.is_permanent()) {
-            objects.push(format!("forwarding entry {} to {:?} on {name}", entry.mac, entry.destination));
+            objects.push(format!("FDB entry {} to {:?} on {name}", entry.mac, entry.destination));
         }
     }
     let filter =

@@ -1,165 +1,179 @@
-//! Promises 1 to 4 and 6: what a pass makes of the peers, and what it leaves alone.
+//! Promises 1 to 4 and 6: what a sync writes, and what it leaves alone.
 
 use flannel_core::Dirty;
 
 use super::BackendSubject;
-use super::run::{Run, home, only};
-use crate::contract::subnet;
+use super::run::{Run, address_of, only};
+use crate::contract::{missing_hook, subnet};
 
-/// Promise 1: after a pass the host reaches the peers that there are, where they live, and nobody else.
-pub fn the_host_is_as_it_should_be_for_exactly_these_peers(subject: &dyn BackendSubject) {
+/// Promise 1: after a sync the host reaches the current peers at their addresses, and no others.
+pub fn host_matches_the_peer_set(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3, 4]);
-    // One of each: it moves, it leaves, it comes.
-    run.learn_moved(3);
-    run.forget(4);
-    run.learn(&[5]);
-    run.pass(&Dirty::All);
-    run.is_right();
-    run.is_at_rest();
-    (2..=5).for_each(|n| run.forget(n));
-    run.pass(&Dirty::All);
-    run.is_right();
+    // One peer moves, one leaves, one joins.
+    run.move_peer(3);
+    run.remove_peer(4);
+    run.put_peers(&[5]);
+    run.sync(&Dirty::All);
+    run.assert_converged();
+    run.assert_idle();
+    (2..=5).for_each(|n| run.remove_peer(n));
+    run.sync(&Dirty::All);
+    run.assert_converged();
 }
 
-/// Promise 3: a hint that names every peer that changed is as good as to look at all.
-pub fn a_hint_of_what_changed_is_enough(subject: &dyn BackendSubject) {
+/// Promise 3: a dirty hint that names every changed peer is equivalent to [`Dirty::All`].
+pub fn dirty_hint_is_sufficient(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3, 4]);
-    run.learn_moved(3);
-    run.forget(4);
-    run.learn(&[5]);
-    run.pass(&only(&[3, 4, 5]));
-    run.is_right();
-    run.is_at_rest();
+    run.move_peer(3);
+    run.remove_peer(4);
+    run.put_peers(&[5]);
+    run.sync(&only(&[3, 4, 5]));
+    run.assert_converged();
+    run.assert_idle();
 }
 
-/// Promise 2: a pass that finds everything in order writes nothing, whatever it is told to look at.
-pub fn a_pass_that_finds_everything_in_order_writes_nothing(subject: &dyn BackendSubject) {
+/// Promise 2: a sync of a converged host writes nothing, whatever the dirty hint.
+pub fn sync_without_changes_writes_nothing(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3, 4]);
-    run.is_at_rest();
-    let before = sorted(subject);
-    run.is_at_rest();
-    assert_eq!(sorted(subject), before, "the objects on the host");
-    run.is_right();
+    run.assert_idle();
+    let before = sorted_objects(subject);
+    run.assert_idle();
+    assert_eq!(sorted_objects(subject), before, "an idle sync must leave the host unchanged");
+    run.assert_converged();
 }
 
-/// Promise 2: what an earlier run left and is right is taken over without a write.
+/// Promise 2: a restart adopts the correct objects of the earlier run without a write.
 ///
-/// Where nothing outlives the backend it is made again.
-pub fn a_new_start_takes_over_what_is_there(subject: &dyn BackendSubject) {
+/// A backend that does not adopt must recreate them.
+pub fn restart_adopts_existing_objects(subject: &dyn BackendSubject) {
     let run = Run::with_peers(subject, &[2, 3, 4]);
-    let before = sorted(subject);
-    let mut run = run.start_again();
-    run.learn(&[2, 3, 4]);
+    let before = sorted_objects(subject);
+    let mut run = run.restart();
+    run.put_peers(&[2, 3, 4]);
     run.peers.complete();
-    let report = run.pass(&Dirty::All);
+    let report = run.sync(&Dirty::All);
     if subject.adopts() {
         let writes = (report.written, report.removed, report.failed);
         assert_eq!(
             writes,
             (0, 0, vec![]),
-            "what the first pass after a start wrote, removed and failed to write"
+            "the first sync after a restart must write, remove and fail to write nothing"
         );
     }
-    run.is_right();
-    assert_eq!(sorted(subject), before, "the objects on the host before and after a start");
-    run.is_at_rest();
+    run.assert_converged();
+    assert_eq!(sorted_objects(subject), before, "the host must hold the same objects after a restart");
+    run.assert_idle();
 }
 
-/// Promise 4: until all peers are known nothing is removed; then what nobody needs any more goes.
-///
-/// Checks nothing if nothing outlives the backend.
-pub fn nothing_is_removed_before_the_peers_are_complete(subject: &dyn BackendSubject) {
-    let run = Run::with_peers(subject, &[2, 3]);
+/// Promise 4: nothing is removed until the peer set is complete; then stale objects go.
+pub fn nothing_is_removed_before_peers_are_complete(subject: &dyn BackendSubject) {
     if !subject.adopts() {
-        return;
+        missing_hook("adopts");
     }
+    let run = Run::with_peers(subject, &[2, 3]);
     let before = subject.peer_destinations();
-    let mut run = run.start_again();
+    let mut run = run.restart();
     for known in [&[][..], &[2]] {
-        run.learn(known);
+        run.put_peers(known);
         for dirty in [only(known), Dirty::All] {
-            assert_eq!(run.pass(&dirty).removed, 0, "removed with only the peers {known:?} known");
+            assert_eq!(
+                run.sync(&dirty).removed,
+                0,
+                "a sync must remove nothing while only the peers {known:?} are known"
+            );
             assert_eq!(
                 subject.peer_destinations(),
                 before,
-                "whom the host reaches with only the peers {known:?} known"
+                "the host must keep its peers while only the peers {known:?} are known"
             );
         }
     }
     run.peers.complete();
-    run.pass(&Dirty::NONE);
-    run.is_right();
+    run.sync(&Dirty::NONE);
+    run.assert_converged();
 }
 
-/// Promise 6: what the backend did not make stays as it is, whatever comes and goes.
-pub fn nothing_foreign_is_touched(subject: &dyn BackendSubject) {
+/// Promise 6: objects that the backend did not create stay unchanged throughout.
+pub fn foreign_objects_are_unchanged(subject: &dyn BackendSubject) {
+    let own_host = sorted_objects(subject);
     subject.add_foreign_objects();
-    let foreign = sorted(subject);
-    let is_untouched = |when: &str| {
-        let now = sorted(subject);
+    let foreign = sorted_objects(subject);
+    if foreign == own_host {
+        missing_hook("add_foreign_objects");
+    }
+    let assert_unchanged = |when: &str| {
+        let now = sorted_objects(subject);
         let lost: Vec<_> = foreign.iter().filter(|object| !now.contains(object)).collect();
-        assert!(lost.is_empty(), "{when} these foreign objects were touched: {lost:?}");
+        assert!(lost.is_empty(), "foreign objects must be unchanged {when}, lost {lost:?}");
     };
     let mut run = Run::start(subject);
-    is_untouched("at the start");
-    run.learn(&[2, 3]);
+    assert_unchanged("after the start");
+    run.put_peers(&[2, 3]);
     run.peers.complete();
-    run.pass(&Dirty::All);
-    run.is_right();
-    is_untouched("when peers came");
-    run.forget(2);
-    run.learn_moved(3);
-    run.pass(&Dirty::All);
-    run.is_right();
-    is_untouched("when peers left");
-    let mut run = run.start_again();
+    run.sync(&Dirty::All);
+    run.assert_converged();
+    assert_unchanged("after peers joined");
+    run.remove_peer(2);
+    run.move_peer(3);
+    run.sync(&Dirty::All);
+    run.assert_converged();
+    assert_unchanged("after peers left");
+    let mut run = run.restart();
     run.peers.complete();
-    run.pass(&Dirty::All);
-    is_untouched("when the backend was started again");
-    run.backend.remove().expect("removes");
-    is_untouched("when everything was removed");
+    run.sync(&Dirty::All);
+    assert_unchanged("after a restart");
+    run.backend.remove().expect("remove must succeed");
+    assert_unchanged("after remove");
 }
 
-/// Promise 5: a peer that the backend cannot reach is named in every report, disturbs no other, and is forgotten when
-/// it leaves.
-///
-/// Checks nothing if the backend reaches everybody.
-pub fn a_peer_that_cannot_be_reached_is_named_in_every_pass(subject: &dyn BackendSubject) {
-    let Some(stranger) = subject.unreachable_peer(home(3)) else { return };
+/// Promise 5: every report names an unreachable peer until it leaves, and other peers are not affected.
+pub fn unreachable_peer_is_reported_in_every_sync(subject: &dyn BackendSubject) {
+    let unreachable =
+        |n| subject.unreachable_peer(address_of(n)).unwrap_or_else(|| missing_hook("unreachable_peer"));
     let mut run = Run::with_peers(subject, &[2]);
-    run.put(3, stranger);
-    run.learn(&[4]);
+    run.put_peer(3, unreachable(3));
+    run.put_peers(&[4]);
     for dirty in [only(&[3, 4]), Dirty::NONE, only(&[2]), Dirty::All] {
-        let report = run.pass(&dirty);
+        let report = run.sync(&dirty);
         let named: Vec<_> = report.unreachable.iter().map(|failure| failure.peer).collect();
-        assert_eq!(named, [subnet(3)], "the peers that are not reached, after a pass with {dirty:?}");
-        assert!(!report.unreachable[0].reason.is_empty(), "a reason is given");
-        run.is_right_without(3);
+        assert_eq!(named, [subnet(3)], "the report of a sync with {dirty:?} must name the unreachable peer");
+        assert!(!report.unreachable[0].reason.is_empty(), "an unreachable peer must have a reason");
+        run.assert_converged_without(3);
     }
-    run.forget(3);
-    assert_eq!(run.pass(&only(&[3])).unreachable, [], "the peers that are not reached, after it left");
-    run.put(4, subject.unreachable_peer(home(4)).expect("there is such a peer"));
-    assert_eq!(run.pass(&only(&[4])).unreachable.len(), 1, "a peer that is reached no longer is named");
-    run.is_right_without(4);
+    run.remove_peer(3);
+    assert_eq!(
+        run.sync(&only(&[3])).unreachable,
+        [],
+        "the report must name no unreachable peer after that peer left"
+    );
+    run.put_peer(4, unreachable(4));
+    assert_eq!(
+        run.sync(&only(&[4])).unreachable.len(),
+        1,
+        "the report must name a peer that became unreachable"
+    );
+    run.assert_converged_without(4);
 }
 
-/// What counts the traffic counts that of peers, and of no others.
-///
-/// Checks nothing if nothing counts.
-pub fn traffic_is_counted_for_peers_only(subject: &dyn BackendSubject) {
+/// Traffic counters cover the current peers only.
+pub fn traffic_is_counted_for_current_peers(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3]);
-    let Some(traffic) = run.backend.traffic() else { return };
-    run.forget(3);
-    run.pass(&Dirty::All);
-    run.is_right();
+    let Some(traffic) = run.backend.traffic() else { missing_hook("traffic") };
+    run.remove_peer(3);
+    run.sync(&Dirty::All);
+    run.assert_converged();
     let counted: Vec<_> = traffic.by_peer().into_keys().collect();
-    assert!(counted.iter().all(|peer| *peer == subnet(2)), "traffic is counted for {counted:?}");
+    assert!(
+        counted.iter().all(|peer| *peer == subnet(2)),
+        "traffic must be counted for current peers only, got {counted:?}"
+    );
+    // The counters outlive the backend.
     drop(run);
     let _ = (traffic.total(), traffic.by_peer());
 }
 
-/// The objects on the host, in order.
-pub(super) fn sorted(subject: &dyn BackendSubject) -> Vec<String> {
+/// Returns the objects on the host, sorted.
+pub(super) fn sorted_objects(subject: &dyn BackendSubject) -> Vec<String> {
     let mut objects = subject.objects();
     objects.sort();
     objects

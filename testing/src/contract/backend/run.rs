@@ -21,33 +21,33 @@ pub(super) struct Run<'a> {
     pub(super) backend: Box<dyn Backend>,
     pub(super) own: Lease,
     pub(super) peers: PeerSet,
-    /// What the passes are told: later than it is when something is waited for.
+    /// The time passed to `sync`, which a check moves forward instead of waiting for a retry.
     pub(super) now: Instant,
     pub(super) runtime: Runtime,
 }
 
-/// Where peer number `n` lives.
-pub(super) fn home(n: u8) -> Ipv4Addr {
+/// Returns the public address of peer number `n`.
+pub(super) fn address_of(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 64, n)
 }
 
-/// Where it lives after it moved.
-fn new_home(n: u8) -> Ipv4Addr {
-    home(n + 100)
+/// Returns the address of peer number `n` after it moved.
+fn new_address_of(n: u8) -> Ipv4Addr {
+    address_of(n + 100)
 }
 
-/// A hint that names these peers.
+/// Returns a dirty hint that names these peers.
 pub(super) fn only(hosts: &[u8]) -> Dirty {
     Dirty::Some(hosts.iter().copied().map(subnet).collect())
 }
 
 impl<'a> Run<'a> {
-    /// Opens the backend on a host that says for the first time what it is.
+    /// Opens the backend on a host without an earlier lease.
     pub(super) fn start(subject: &'a dyn BackendSubject) -> Self {
         Self::start_after(subject, None)
     }
 
-    /// Opens it on a host whose lease said something before.
+    /// Opens the backend on a host whose earlier lease had these attributes.
     pub(super) fn start_after(subject: &'a dyn BackendSubject, before: Option<&LeaseAttrs>) -> Self {
         Self::start_with(subject, subject.config(), before)
     }
@@ -59,119 +59,122 @@ impl<'a> Run<'a> {
     ) -> Self {
         let external = subject.external();
         let request = OpenRequest::new(&config, &external).with_before(before);
-        let mut backend = subject.opener().open(request).expect("the backend opens");
+        let mut backend = subject.opener().open(request).expect("open must succeed");
         let own = Lease::new(subnet(1), backend.attrs().at(external.public.used_by(&config)));
-        backend.configure(&own).expect("the host is made ready for its lease");
-        let runtime = Builder::new_current_thread().enable_all().build().expect("starts a runtime");
+        backend.configure(&own).expect("configure must succeed");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { subject, config, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
     }
 
-    /// Ends and starts again: nothing is known of the peers.
-    pub(super) fn start_again(self) -> Self {
+    /// Drops the backend and opens it again with an empty peer set.
+    pub(super) fn restart(self) -> Self {
         let Self { subject, config, backend, own, .. } = self;
         drop(backend);
         Self::start_with(subject, config, Some(&own.attrs))
     }
 
-    /// Lets the backend work by another configuration, and the lease say what the host has become.
+    /// Reconfigures the backend and updates the own lease to its new attributes.
     pub(super) fn reconfigure(&mut self, config: NetworkConfig) -> Result<(), BackendError> {
         let external = self.subject.external();
         let before = Some(&self.own.attrs);
         self.backend.reconfigure(OpenRequest::new(&config, &external).with_before(before))?;
         self.own.attrs = self.backend.attrs().at(external.public.used_by(&config));
-        self.backend.configure(&self.own).expect("the host is made ready for its lease");
+        self.backend.configure(&self.own).expect("configure must succeed after a reconfigure");
         self.config = config;
         Ok(())
     }
 
-    /// Starts, and knows just these peers.
+    /// Starts and syncs with a complete set of these peers.
     pub(super) fn with_peers(subject: &'a dyn BackendSubject, hosts: &[u8]) -> Self {
         let mut run = Self::start(subject);
-        run.learn(hosts);
+        run.put_peers(hosts);
         run.peers.complete();
-        run.pass(&Dirty::All);
-        run.is_right();
+        run.sync(&Dirty::All);
+        run.assert_converged();
         run
     }
 
-    pub(super) fn learn(&mut self, hosts: &[u8]) {
-        hosts.iter().for_each(|n| self.put(*n, self.subject.peer(*n, home(*n))));
+    pub(super) fn put_peers(&mut self, hosts: &[u8]) {
+        hosts.iter().for_each(|n| self.put_peer(*n, self.subject.peer(*n, address_of(*n))));
     }
 
-    /// Has a peer live elsewhere.
-    pub(super) fn learn_moved(&mut self, n: u8) {
-        self.put(n, self.subject.peer(n, new_home(n)));
+    /// Gives a peer another public address.
+    pub(super) fn move_peer(&mut self, n: u8) {
+        self.put_peer(n, self.subject.peer(n, new_address_of(n)));
     }
 
-    pub(super) fn put(&mut self, n: u8, attrs: LeaseAttrs) {
+    pub(super) fn put_peer(&mut self, n: u8, attrs: LeaseAttrs) {
         self.peers.apply(LeaseChange::Put(Arc::new(Lease::new(subnet(n), attrs))));
     }
 
-    pub(super) fn forget(&mut self, n: u8) {
+    pub(super) fn remove_peer(&mut self, n: u8) {
         self.peers.apply(LeaseChange::Removed(subnet(n)));
     }
 
-    pub(super) fn pass(&mut self, dirty: &Dirty) -> SyncReport {
+    pub(super) fn sync(&mut self, dirty: &Dirty) -> SyncReport {
         self.backend.sync(SyncRequest::new(&self.peers, dirty, self.now))
     }
 
-    /// Where the traffic to all known peers should go.
-    fn wanted(&self) -> BTreeMap<SubnetKey, IpAddr> {
+    /// Returns where the traffic to each known peer should go.
+    fn expected_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let carried = self.peers.iter().filter(|_| self.subject.carries_traffic());
         carried
-            .map(|lease| (lease.subnet, lease.attrs.public.v4.expect("peers have IPv4 addresses").into()))
+            .map(|lease| {
+                let public = lease.attrs.public.v4.expect("peers of the suite have IPv4 addresses");
+                (lease.subnet, public.into())
+            })
             .collect()
     }
 
-    /// Checks that the host reaches all known peers and nobody else.
+    /// Asserts that the host reaches the known peers and no others.
     #[track_caller]
-    pub(super) fn is_right(&mut self) {
-        self.reaches(&self.wanted());
+    pub(super) fn assert_converged(&mut self) {
+        self.assert_destinations(&self.expected_destinations());
     }
 
-    /// The same, but for one peer whom it does not reach.
+    /// Asserts that the host reaches the known peers except one.
     #[track_caller]
-    pub(super) fn is_right_without(&mut self, n: u8) {
-        let mut wanted = self.wanted();
-        wanted.remove(&subnet(n));
-        self.reaches(&wanted);
+    pub(super) fn assert_converged_without(&mut self, n: u8) {
+        let mut expected = self.expected_destinations();
+        expected.remove(&subnet(n));
+        self.assert_destinations(&expected);
     }
 
-    /// Checks whom the host reaches. A backend that takes its time is given it.
+    /// Asserts where the host sends traffic, after as much time as the backend may take.
     #[track_caller]
-    pub(super) fn reaches(&mut self, wanted: &BTreeMap<SubnetKey, IpAddr>) {
+    fn assert_destinations(&mut self, expected: &BTreeMap<SubnetKey, IpAddr>) {
         let deadline = Instant::now() + self.subject.patience();
-        let mut reached = self.subject.peer_destinations();
-        while reached != *wanted && Instant::now() < deadline {
-            self.noticed(Duration::from_millis(50));
-            self.pass(&Dirty::NONE);
-            reached = self.subject.peer_destinations();
+        let mut destinations = self.subject.peer_destinations();
+        while destinations != *expected && Instant::now() < deadline {
+            self.wait_for_drift(Duration::from_millis(50));
+            self.sync(&Dirty::NONE);
+            destinations = self.subject.peer_destinations();
         }
-        assert_eq!(reached, *wanted, "left: whom the host reaches and where, right: whom it should");
+        assert_eq!(destinations, *expected, "the host must send traffic (left) to the current peers (right)");
     }
 
-    /// Checks that every kind of pass finds everything in order and writes nothing.
+    /// Asserts that a sync writes nothing, whatever its dirty hint.
     #[track_caller]
-    pub(super) fn is_at_rest(&mut self) {
+    pub(super) fn assert_idle(&mut self) {
         let deadline = Instant::now() + self.subject.patience();
-        let mut report = self.pass(&Dirty::All);
+        let mut report = self.sync(&Dirty::All);
         while !is_idle(&report) && Instant::now() < deadline {
-            self.noticed(Duration::from_millis(50));
-            report = self.pass(&Dirty::All);
+            self.wait_for_drift(Duration::from_millis(50));
+            report = self.sync(&Dirty::All);
         }
-        assert!(is_idle(&report), "a pass over a host that is as it should be: {report:?}");
+        assert!(is_idle(&report), "a sync of a converged host must do nothing, got {report:?}");
         let all = self.peers.iter().map(|lease| lease.subnet).collect();
         for dirty in [Dirty::NONE, Dirty::Some(all), Dirty::All] {
-            let report = self.pass(&dirty);
+            let report = self.sync(&dirty);
             assert!(
                 is_idle(&report),
-                "a pass with {dirty:?} over a host that is as it should be: {report:?}"
+                "a sync of a converged host with {dirty:?} must do nothing, got {report:?}"
             );
         }
     }
 
-    /// What the backend noticed within the time, if it noticed anything.
-    pub(super) fn noticed(&mut self, limit: Duration) -> Option<String> {
+    /// Returns the drift that the backend notices within the limit.
+    pub(super) fn wait_for_drift(&mut self, limit: Duration) -> Option<String> {
         let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { timeout(limit, drifted).await.ok() })
     }

@@ -1,0 +1,124 @@
+//! A manager that is told everything keeps the promises of every lease manager, as far as they are its own: which
+//! subnet a host has is the program's matter.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail in its helpers too")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{Lease, LeaseManager, NetworkConfig, StaticLeaseManager, SubnetKey};
+use flannel_testing::contract::manager::LeaseManagerSubject;
+use futures::StreamExt;
+
+/// A program that gives out subnets and passes on what hosts say.
+#[derive(Clone, Default)]
+struct Program(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// Each with the subnet that it was given.
+    hosts: BTreeMap<u8, (StaticLeaseManager, SubnetKey)>,
+    leases: BTreeMap<SubnetKey, Lease>,
+    /// The third byte of the next subnet that somebody is given instead of one that was taken away.
+    next: u8,
+}
+
+impl State {
+    fn tell(&self) {
+        for (host, _) in self.hosts.values() {
+            host.set_peers(self.leases.values().cloned());
+        }
+    }
+}
+
+fn subnet(third: u8) -> SubnetKey {
+    format!("10.5.{third}.0-24").parse().unwrap()
+}
+
+impl Program {
+    /// Passes on what a host says, as long as it has the subnet that it speaks of.
+    fn follow(&self, host: u8, manager: &StaticLeaseManager) {
+        let (program, mut said) = (self.clone(), manager.lease_changes());
+        tokio::spawn(async move {
+            while let Some(lease) = said.next().await {
+                let mut state = program.0.lock().unwrap();
+                let is_current = state.hosts[&host].1 == lease.subnet;
+                if is_current {
+                    state.leases.insert(lease.subnet, lease);
+                }
+                state.tell();
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl LeaseManagerSubject for Program {
+    async fn open(&self, host: u8, _: Duration) -> Arc<dyn LeaseManager> {
+        let mut state = self.0.lock().unwrap();
+        if let Some((manager, _)) = state.hosts.get(&host) {
+            return Arc::new(manager.clone());
+        }
+        let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+        let manager = StaticLeaseManager::new(config, subnet(host)).unwrap();
+        state.hosts.insert(host, (manager.clone(), subnet(host)));
+        state.tell();
+        drop(state);
+        self.follow(host, &manager);
+        Arc::new(manager)
+    }
+
+    async fn set_config(&self, _: &str) -> bool {
+        false
+    }
+
+    async fn revoke_subnet(&self, taken: SubnetKey) {
+        let state = &mut *self.0.lock().unwrap();
+        state.leases.remove(&taken);
+        if let Some((manager, given)) = state.hosts.values_mut().find(|(_, given)| *given == taken) {
+            state.next += 1;
+            *given = subnet(100 + state.next);
+            manager.reassign(*given).unwrap();
+        }
+        state.tell();
+    }
+
+    async fn stop(&self) {
+        self.0
+            .lock()
+            .unwrap()
+            .hosts
+            .values()
+            .for_each(|(host, _)| host.set_unavailable("the program restarts"));
+    }
+
+    async fn start(&self) {
+        self.0.lock().unwrap().tell();
+    }
+
+    fn min_ttl(&self) -> Option<Duration> {
+        None
+    }
+
+    fn chooses_subnet(&self) -> bool {
+        false
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+flannel_testing::lease_manager_contract!(
+    #[tokio::test(start_paused = true)]
+    Program::default(),
+    skip: {
+        chooses_subnet = "the program assigns subnets",
+        corrupt_record = "the program passes leases, not records",
+        min_ttl = "leases do not expire",
+        reserve = "leases do not expire, so reservations are like others",
+        set_config = "the program gives the config to the manager",
+    }
+);
