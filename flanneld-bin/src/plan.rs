@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use flannel_core::{PlannedAction, chain};
 use flannel_dataplane::selector;
-use flannel_netlink::Namespace;
-use flannel_node::backends::Backends;
+use flannel_node::BackendRegistry;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
+use crate::Host;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
@@ -23,9 +23,10 @@ use crate::{event_log, registry};
 pub(crate) const CHANGES: u8 = 3;
 
 /// Runs the subcommand.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
-    let planned = daemon::runtime().and_then(|runtime| runtime.block_on(plan(&options.daemon)));
+    let planned =
+        daemon::runtime().and_then(|runtime| runtime.block_on(plan(&options.daemon, &host.backends)));
     Ok(match planned {
         Ok(plan) => {
             // A pager may close the pipe early.
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn plan(options: &Options) -> Result<HostPlan, String> {
+async fn plan(options: &Options, backends: &BackendRegistry) -> Result<HostPlan, String> {
     let network = match read_registry(options).await {
         Ok(network) => network,
         Err(reason) => {
@@ -53,8 +54,7 @@ async fn plan(options: &Options) -> Result<HostPlan, String> {
     let own = network.own(&public, node).ok_or_else(|| {
         format!("this host ({public}) holds no lease; flanneld acquires one when it starts")
     })?;
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
+    host_plan(backends, network, &external, &own).map_err(|error| chain(&error))
 }
 
 async fn read_registry(options: &Options) -> Result<NetworkSnapshot, String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{FlagDescription, FlagError};
-use crate::{doctor, migrate, options, ping, plan, show};
+use crate::{Host, doctor, migrate, options, ping, plan, show};
 
 /// The exit status of every subcommand and of the daemon for an invalid command line.
 pub(crate) const INVALID_COMMAND_LINE: (u8, &str) =
@@ -102,7 +102,7 @@ pub(crate) struct Subcommand {
     /// Its exit statuses and their meanings.
     pub(crate) exit_statuses: &'static [(u8, &'static str)],
     /// Runs it with the arguments after its name. The caller prints the error.
-    pub(crate) run: fn(Vec<OsString>) -> Result<ExitCode, FlagError>,
+    pub(crate) run: fn(Vec<OsString>, &Host) -> Result<ExitCode, FlagError>,
 }
 
 /// Finds a subcommand by its name.
