@@ -90,8 +90,7 @@ async fn a_changed_password_is_named_after_etcd_restarted() {
     let client = server.client().await;
     client.auth_client().user_change_password("root", "another secret").await.unwrap();
     server.etcd().restart().unwrap();
-    let is_named =
-        |event: &RegistryEvent| matches!(event, RegistryEvent::Unavailable(why) if why.contains("authentication failed"));
+    let is_named = |event: &RegistryEvent| matches!(event, RegistryEvent::Unavailable(why) if why.contains("authentication failed"));
     until(&mut watch, is_named).await;
 }
 

@@ -111,7 +111,8 @@ async fn a_refusal_of_one_member_is_not_that_of_the_cluster() {
     let error = registry.create(subnet(1), &host(1), DAY).await.unwrap_err();
     assert!(matches!(error, RegistryError::Refused(..)), "{error:?}");
     let text = chain(&error);
-    for said in [format!("{}: etcdserver: user name", locked.url()), format!("{}: etcdserver", second.url())] {
+    for said in [format!("{}: etcdserver: user name", locked.url()), format!("{}: etcdserver", second.url())]
+    {
         assert!(text.contains(&said), "no {said:?} in {text:?}");
     }
 }
