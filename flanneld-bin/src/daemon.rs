@@ -230,7 +230,7 @@ impl Daemon<'_> {
         );
         // Before it is ready there is nothing to be done for it, and `ready` would wait.
         if is_news && (running.borrow().is_some() || matches!(event, NetworkEvent::Ready)) {
-            running.send_replace(network.ready().await);
+            running.send_replace(network.ready().await.ok());
         }
     }
 
