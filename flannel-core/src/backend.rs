@@ -7,6 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use crate::config::NetworkConfig;
+use crate::descriptor_store::DescriptorStore;
 use crate::external::ExternalInterface;
 use crate::facts::{DeviceFacts, TrafficCounters};
 use crate::family::IpFamilies;
@@ -304,13 +305,16 @@ pub struct OpenRequest<'a> {
     /// A directory that belongs to this network alone and persists across restarts, for secrets such as a private key. The
     /// caller creates it, accessible by its owner only. Without one the backend stores nothing.
     pub state_dir: Option<&'a Path>,
+    /// A store for file descriptors that persist across restarts, such as that of a device. Without one they are closed with
+    /// the process.
+    pub descriptors: Option<&'a Arc<dyn DescriptorStore>>,
 }
 
 impl<'a> OpenRequest<'a> {
     /// Creates a request of a host without a previous lease and without a state directory.
     #[must_use]
     pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
-        Self { config, external, before: None, state_dir: None }
+        Self { config, external, before: None, state_dir: None, descriptors: None }
     }
 
     /// Adds the attributes of the host's previous lease, if it had one.
@@ -323,5 +327,11 @@ impl<'a> OpenRequest<'a> {
     #[must_use]
     pub fn with_state_dir(self, state_dir: Option<&'a Path>) -> Self {
         Self { state_dir, ..self }
+    }
+
+    /// Adds a store for file descriptors, if there is one.
+    #[must_use]
+    pub fn with_descriptors(self, descriptors: Option<&'a Arc<dyn DescriptorStore>>) -> Self {
+        Self { descriptors, ..self }
     }
 }

@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_dataplane::selector;
-use flannel_node::doctor::{AgentOptions, Finding, Severity, examine, gather, running_agents};
+use flannel_node::BackendRegistry;
+use flannel_node::doctor::{AgentProfile, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
@@ -30,17 +32,17 @@ use registry::EtcdAgentRegistry;
 pub(crate) const WARNINGS: u8 = 3;
 
 /// Runs the subcommand.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
     // By default only the findings are printed.
     if options.daemon.log.verbosity > 0 {
         log::start(&options.daemon.log);
     }
-    Ok(report(&options))
+    Ok(report(&options, &host.backends))
 }
 
-fn report(options: &DoctorOptions) -> ExitCode {
-    let findings = daemon::runtime().and_then(|runtime| runtime.block_on(examine_host(options)));
+fn report(options: &DoctorOptions, backends: &BackendRegistry) -> ExitCode {
+    let findings = daemon::runtime().and_then(|runtime| runtime.block_on(examine_host(options, backends)));
     match findings {
         Ok(findings) => {
             let text = match options.json {
@@ -59,7 +61,7 @@ fn report(options: &DoctorOptions) -> ExitCode {
     }
 }
 
-async fn examine_host(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
+async fn examine_host(options: &DoctorOptions, backends: &BackendRegistry) -> Result<Vec<Finding>, String> {
     let running = running_agents("flanneld", &|arguments, environment| match options::doctor::of_daemon(
         arguments,
         environment,
@@ -70,14 +72,14 @@ async fn examine_host(options: &DoctorOptions) -> Result<Vec<Finding>, String> {
     let files = running.iter().map(|agent| Some(agent.options.as_ref().ok()?.subnet_file.as_path()));
     let chosen = options.choose(files).and_then(|at| running.get(at)?.options.as_ref().ok());
     let chosen = chosen.cloned().unwrap_or_else(|| agent(&options.daemon));
-    let facts = gather(chosen, running).await?;
+    let facts = gather(chosen, backends, running).await?;
     Ok(examine(&facts))
 }
 
 /// The options of a daemon, as the examination needs them.
-fn agent(options: &Options) -> AgentOptions {
+fn agent(options: &Options) -> AgentProfile {
     let interfaces = options.external.clone();
-    AgentOptions {
+    AgentProfile {
         subnet_file: options.subnet_file.clone(),
         cache: options.beside_subnet_file(".cache"),
         node_id: options.beside_subnet_file(".node-id"),

@@ -13,6 +13,7 @@ use flannel_core::{SubnetRegistry as _, Term, chain};
 use flannel_registry::{MigrationOutcome, MigrationStep, migrate};
 use tracing::error;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::go_duration;
 use crate::log::LogOptions;
@@ -23,7 +24,7 @@ use crate::{daemon, event_log, log, options, registry};
 pub(crate) const CONFLICTS: u8 = 3;
 
 /// Runs the subcommand.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {
     let options = options::migrate::parse(arguments, |variable| env::var_os(variable))?;
     log::start(&LogOptions { verbosity: options.verbosity, ..LogOptions::default() });
     Ok(match daemon::runtime().and_then(|runtime| runtime.block_on(copy(&options))) {

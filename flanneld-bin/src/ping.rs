@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use flannel_core::ProbeVerdict;
-use flannel_node::client;
 use flannel_node::probe::{ProbeTarget, Site};
+use flannel_node::{BackendRegistry, client};
 use flannel_registry::CachedNetwork;
 use ipnet::IpNet;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options::ping::PingOptions;
 use crate::show::FAULT;
@@ -22,9 +23,9 @@ pub(crate) use show::painted;
 use show::{PeerSource, PingReport};
 
 /// Runs `flanneld ping`.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = options::ping::parse(arguments, |variable| env::var_os(variable))?;
-    let report = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options)));
+    let report = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options, &host.backends)));
     Ok(match report {
         Ok(report) => {
             let text = match (options.json, options.mesh) {
@@ -47,20 +48,20 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn ping(options: &PingOptions) -> Result<PingReport, String> {
-    let (source, Site { own, peers }) = find_peers(options).await?;
+async fn ping(options: &PingOptions, backends: &BackendRegistry) -> Result<PingReport, String> {
+    let (source, Site { own, peers }) = find_peers(options, backends).await?;
     let peers = select(peers, &options.peers)?;
     let peers = Site { own, peers }.probe(options.count, options.port).await;
     Ok(PingReport { source, peers })
 }
 
 /// Finds the peers: in the daemon's status, in its cache, or in etcd.
-async fn find_peers(options: &PingOptions) -> Result<(PeerSource, Site), String> {
+async fn find_peers(options: &PingOptions, backends: &BackendRegistry) -> Result<(PeerSource, Site), String> {
     let no_daemon = match &options.socket {
         Some(socket) => match client::status(socket) {
             Ok(report) => {
                 let no_lease = "flanneld on this host has no lease yet, and so no peers".to_owned();
-                return Ok((PeerSource::Daemon, Site::of_status(&report.network).ok_or(no_lease)?));
+                return Ok((PeerSource::Daemon, Site::of_status(&report.network, backends).ok_or(no_lease)?));
             }
             Err(error) => error.to_string(),
         },
@@ -68,13 +69,15 @@ async fn find_peers(options: &PingOptions) -> Result<(PeerSource, Site), String>
     };
     let no_cache = match CachedNetwork::read(&options.cache, &options.etcd.prefix) {
         Ok(Some(CachedNetwork { config, own, peers, .. })) => {
-            return Ok((PeerSource::Cache, Site::of_leases(&config, Some(&own), &peers)));
+            return Ok((PeerSource::Cache, Site::of_leases(&config, backends, Some(&own), &peers)));
         }
         Ok(None) => format!("the cache {} does not exist", options.cache.display()),
         Err(error) => format!("the cache {} cannot be used: {error}", options.cache.display()),
     };
     match registry::read(&options.etcd, options.etcd_api).await {
-        Ok(network) => Ok((PeerSource::Registry, Site::of_leases(&network.config, None, &network.leases))),
+        Ok(network) => {
+            Ok((PeerSource::Registry, Site::of_leases(&network.config, backends, None, &network.leases)))
+        }
         Err(no_registry) => Err(format!("nothing to ping: {no_daemon}; {no_cache}; {no_registry}")),
     }
 }

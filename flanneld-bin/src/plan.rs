@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use flannel_core::{PlannedAction, chain};
 use flannel_dataplane::selector;
-use flannel_netlink::Namespace;
-use flannel_node::backends::Backends;
+use flannel_node::BackendRegistry;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
+use crate::Host;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
@@ -23,9 +23,10 @@ use crate::{event_log, registry};
 pub(crate) const CHANGES: u8 = 3;
 
 /// Runs the subcommand.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
-    let planned = daemon::runtime().and_then(|runtime| runtime.block_on(plan(&options.daemon)));
+    let planned =
+        daemon::runtime().and_then(|runtime| runtime.block_on(plan(&options.daemon, &host.backends)));
     Ok(match planned {
         Ok(plan) => {
             // A pager may close the pipe early.
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn plan(options: &Options) -> Result<HostPlan, String> {
+async fn plan(options: &Options, backends: &BackendRegistry) -> Result<HostPlan, String> {
     let network = match read_registry(options).await {
         Ok(network) => network,
         Err(reason) => {
@@ -53,8 +54,7 @@ async fn plan(options: &Options) -> Result<HostPlan, String> {
     let own = network.own(&public, node).ok_or_else(|| {
         format!("this host ({public}) holds no lease; flanneld acquires one when it starts")
     })?;
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
+    host_plan(backends, network, &external, &own).map_err(|error| chain(&error))
 }
 
 async fn read_registry(options: &Options) -> Result<NetworkSnapshot, String> {
@@ -94,73 +94,4 @@ fn text(plan: &HostPlan) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use flannel_core::PlannedChange;
-
-    use super::*;
-
-    fn host_plan(changes: Vec<PlannedChange>) -> HostPlan {
-        let subnet = "10.5.1.0-24".parse().expect("a key");
-        let peer = "10.5.4.0-24".parse().expect("a key");
-        HostPlan {
-            source: PlanSource::Cache {
-                file: "/run/flannel/subnet.env.cache".into(),
-                reason: "etcd is away".to_owned(),
-            },
-            subnets: subnet,
-            peers: 3,
-            changes,
-            unreachable: vec![UnreachablePeer { peer, reason: "ignoring non-vxlan subnet".to_owned() }],
-        }
-    }
-
-    fn changes() -> Vec<PlannedChange> {
-        let route = "route 10.5.2.0/24 via 10.5.2.0";
-        vec![
-            PlannedChange::put(route, Some("route 10.5.2.0/24 via 10.5.9.9".to_owned())),
-            PlannedChange::put("device flannel.1", None),
-            PlannedChange::remove("neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J"),
-        ]
-    }
-
-    #[test]
-    fn the_text_has_a_line_for_each_change() {
-        let expected = "plan for 10.5.1.0/24 with 3 peers, from the cache /run/flannel/subnet.env.cache (etcd is away)\n\
-                        + route 10.5.2.0/24 via 10.5.2.0, instead of route 10.5.2.0/24 via 10.5.9.9\n\
-                        + device flannel.1\n\
-                        - neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{fffd}[2J\n\
-                        ? peer 10.5.4.0/24: ignoring non-vxlan subnet\n\
-                        2 would be written, 1 would be removed\n";
-        assert_eq!(text(&host_plan(changes())), expected);
-        assert!(text(&host_plan(Vec::new())).ends_with("nothing to change\n"));
-    }
-
-    /// Other programs rely on these members.
-    #[test]
-    fn the_json_of_a_plan_is_stable() {
-        let written: serde_json::Value = serde_json::from_str(&json(&host_plan(changes()))).expect("json");
-        let expected = serde_json::json!({
-            "source": {"kind": "cache", "file": "/run/flannel/subnet.env.cache", "reason": "etcd is away"},
-            "subnets": ["10.5.1.0/24"],
-            "peers": 3,
-            "changes": [
-                {
-                    "action": "put",
-                    "object": "route 10.5.2.0/24 via 10.5.2.0",
-                    "instead_of": "route 10.5.2.0/24 via 10.5.9.9",
-                },
-                {"action": "put", "object": "device flannel.1", "instead_of": null},
-                {
-                    "action": "remove",
-                    "object": "neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{1b}[2J",
-                    "instead_of": null,
-                },
-            ],
-            "unreachable": [{"subnets": ["10.5.4.0/24"], "reason": "ignoring non-vxlan subnet"}],
-        });
-        assert_eq!(written, expected);
-        let registry = PlanSource::Registry { name: "etcd".to_owned() };
-        let written = serde_json::to_value(registry).expect("json");
-        assert_eq!(written, serde_json::json!({"kind": "registry", "name": "etcd"}));
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use flannel_node::client::{self, ClientError};
 use flannel_node::status::AgentStatus;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options;
 use crate::options::show::ShowOptions;
@@ -32,7 +33,7 @@ pub(crate) fn paint(color: &str) -> Result<Paint, String> {
 }
 
 /// Runs `flanneld status`.
-pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn status(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {
     let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
     let request = |options: &ShowOptions| match options.json {
         true => client::status(&options.socket),
@@ -46,7 +47,7 @@ pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
 }
 
 /// Runs `flanneld peers`.
-pub(crate) fn peers(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn peers(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {
     let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
     Ok(show(
         &options,

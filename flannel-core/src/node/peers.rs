@@ -27,7 +27,11 @@ impl Node {
             PeerEvent::Bad(bad) => self.on_bad(bad),
             PeerEvent::RegistryUnavailable(reason) => {
                 let now = Instant::now().into_std();
-                self.update_state(|state| state.unavailable = Some((reason.clone(), now)));
+                // The reason may change during an outage.
+                self.update_state(|state| {
+                    let since = state.unavailable.as_ref().map_or(now, |(_, since)| *since);
+                    state.unavailable = Some((reason.clone(), since));
+                });
                 self.emit(NetworkEvent::RegistryUnavailable(reason));
             }
             PeerEvent::RegistryAvailable => {

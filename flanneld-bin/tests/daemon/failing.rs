@@ -61,7 +61,7 @@ fn a_backend_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do(
         let (status, errors) = ended(&mut cluster, command);
         assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
         let line = format!(
-            "Error fetching backend: unknown backend type: {name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"
+            "Error fetching backend: unknown backend type: {name} (available: vxlan, host-gw, udp, extension, alloc)"
         );
         assert!(errors[0].ends_with(&line), "{errors:?}");
     }

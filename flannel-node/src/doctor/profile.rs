@@ -16,7 +16,7 @@ pub type ChooseExternal =
 
 /// How a node agent is run, or would be.
 #[derive(Clone)]
-pub struct AgentOptions {
+pub struct AgentProfile {
     /// The file that tells the container runtime its subnet.
     pub subnet_file: PathBuf,
     /// The file in which the network is cached.
@@ -35,16 +35,16 @@ pub struct AgentOptions {
     pub registry: Arc<dyn AgentRegistry>,
 }
 
-impl fmt::Debug for AgentOptions {
+impl fmt::Debug for AgentProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentOptions")
+        f.debug_struct("AgentProfile")
             .field("subnet_file", &self.subnet_file)
             .field("registry", &self.registry)
             .finish_non_exhaustive()
     }
 }
 
-impl AgentOptions {
+impl AgentProfile {
     /// Tells whether another agent works on the same network, as far as can be told without asking.
     pub(super) fn is_same_network(&self, other: &Self) -> bool {
         let others = other.registry.networks();
