@@ -102,8 +102,8 @@ impl LeaseManagerSubject for Program {
         None
     }
 
-    fn chooses_subnet(&self) -> bool {
-        false
+    fn assigned_subnet(&self, host: u8) -> Option<SubnetKey> {
+        Some(self.0.lock().unwrap().hosts.get(&host).map_or(subnet(host), |(_, assigned)| *assigned))
     }
 
     fn patience(&self) -> Duration {
