@@ -166,7 +166,7 @@ impl Etcd {
                 self.server = Some(server);
                 Ok(())
             }
-            Ok(Err(status)) => Err(EtcdError::Ended { log: last_words(server, status) }),
+            Ok(Err(status)) => Err(EtcdError::Ended { log: last_log_lines(server, status) }),
             Err(source) => Err(EtcdError::NotHealthy { url: self.client_url(), source }),
         }
     }
@@ -251,7 +251,7 @@ impl Etcd {
         let mut command = Command::new(program("etcdctl", PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
         if let Some(tls) = &self.options.tls {
-            tls.tell_client(&mut command);
+            tls.add_client_variables(&mut command);
         }
         if let Some(password) = &self.password {
             command.env("ETCDCTL_USER", format!("root:{password}"));
@@ -287,7 +287,7 @@ impl Etcd {
         command.args(["--initial-cluster", &format!("test={peer}")]);
         command.arg(format!("--listen-metrics-urls=http://{}", self.health));
         if let Some(tls) = &self.options.tls {
-            tls.tell_server(&mut command);
+            tls.add_server_arguments(&mut command);
         }
         if self.options.enable_v2 {
             command.arg("--enable-v2");
@@ -313,7 +313,7 @@ fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, [SocketAddr
 }
 
 /// Returns the last log lines of a server that ended with `status`.
-fn last_words(mut server: Process, status: ExitStatus) -> String {
+fn last_log_lines(mut server: Process, status: ExitStatus) -> String {
     // Reaping the server completes its log.
     drop(server.kill());
     let lines = server.lines();
