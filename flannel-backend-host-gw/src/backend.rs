@@ -1,36 +1,30 @@
-//! The host-gw backend: every peer is on the same link, and gets a route by its public address. There is no device.
+//! The host-gw backend: all peers are on one link, and each has a route by its public address. There is no device.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool,
-    SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendConfig, BackendDescriptor, BackendError, BackendType, Dirty,
+    ExternalInterface, Lease, NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan,
+    PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
+};
+use flannel_dataplane::{
+    DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, RouteOwner, RouteProtocol,
+    SharedNetlink, check_same_type, family_pools, own_subnet, table_read_error,
 };
 use flannel_netlink::{IpFamily, Namespace, Notification, Route};
 use ipnet::IpNet;
 
-use flannel_dataplane::Direct;
-use flannel_dataplane::Forwarding;
-use flannel_dataplane::Hop;
-use flannel_dataplane::same_kind;
-use flannel_dataplane::{DriftMonitor, NoticeHandler};
-use flannel_dataplane::{Kernel, unreadable};
-use flannel_dataplane::{Mark, RouteProtocol};
-use flannel_dataplane::{families, own_subnet};
-
-/// Opens the host-gw backend in one network namespace.
+/// Opens the host-gw backend in a network namespace.
 ///
-/// Traffic is not wrapped, so packets may be as large as on the link, and every peer must be on that link. A peer
-/// that is not is reported as unreachable.
+/// Packets are not encapsulated and may be as large as the link allows. A peer that is not on the link is reported as
+/// unreachable.
 ///
 /// ```no_run
-/// use flannel_backend_host_gw::OpenHostGw;
-/// use flannel_netlink::Namespace;
+/// use flannel_backend_host_gw::{Namespace, OpenHostGw};
 ///
-/// let here = OpenHostGw::new(Namespace::current()?);
+/// let backend = OpenHostGw::new(Namespace::current()?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -40,16 +34,22 @@ pub struct OpenHostGw {
 }
 
 impl OpenHostGw {
-    /// Takes the namespace that the external interface is in.
+    /// Opens backends in the namespace of the external interface.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self { namespace, protocol: RouteProtocol::default() }
     }
 
-    /// Marks routes with another number than the default.
+    /// Sets the protocol number of the routes.
     #[must_use]
     pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }
+    }
+}
+
+impl BackendDescriptor for OpenHostGw {
+    fn name(&self) -> &'static str {
+        "host-gw"
     }
 }
 
@@ -61,42 +61,43 @@ impl OpenBackend for OpenHostGw {
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, own, peers, .. } = request;
         let mut plan = Plan::default();
-        for mut gateways in self.gateways(&Kernel::open_in(&self.namespace)?, config, external)? {
-            own_subnet(own, gateways.family)?;
-            gateways.decide(peers, &own.subnet);
-            let planned = gateways.direct.routes.plan(true);
-            let (puts, drops) = planned.map_err(|error| unreadable("the routes", error))?;
+        let netlink = SharedNetlink::open_in(&self.namespace)?;
+        for mut routes in self.family_routes(&netlink, config, external)? {
+            own_subnet(own, routes.family)?;
+            routes.update_peers(peers, &own.subnet);
+            let planned = routes.direct.routes.plan(true);
+            let (puts, drops) = planned.map_err(|error| table_read_error("routes", error))?;
             let drops = drops.into_iter().filter(|_| peers.is_complete());
             plan.changes.extend(puts.into_iter().chain(drops));
-            plan.unreachable.extend(gateways.unreachable);
+            plan.unreachable.extend(routes.unreachable);
         }
         Ok(plan)
     }
 }
 
 impl OpenHostGw {
-    fn gateways(
+    fn family_routes(
         &self,
-        kernel: &Kernel,
+        netlink: &SharedNetlink,
         config: &NetworkConfig,
         external: &ExternalInterface,
-    ) -> Result<Vec<Gateways>, BackendError> {
-        let gateways = |(family, pool): (IpFamily, SubnetPool)| {
+    ) -> Result<Vec<FamilyRoutes>, BackendError> {
+        let routes = |(family, pool): (IpFamily, SubnetPool)| {
             check_address(external, family)?;
-            let mark = Mark { protocol: self.protocol, network: pool.network() };
-            Ok(Gateways {
+            let owner = RouteOwner { protocol: self.protocol, network: pool.network() };
+            Ok(FamilyRoutes {
                 family,
-                direct: Direct::new(kernel.clone(), external, family, mark),
-                forwarding: Forwarding::new(family, kernel.clone(), self.namespace.clone()),
+                direct: DirectRouting::new(netlink.clone(), external, family, owner),
+                forwarding: Forwarding::new(family, netlink.clone(), self.namespace.clone()),
                 unreachable: Vec::new(),
-                decide_again: true,
+                are_next_hops_stale: true,
             })
         };
-        families(config).map(gateways).collect()
+        family_pools(config).map(routes).collect()
     }
 }
 
-/// Peers send to the public address over the link, so it must be the interface's own.
+/// Checks that the interface has the public address, to which peers send over the link.
 fn check_address(external: &ExternalInterface, family: IpFamily) -> Result<(), BackendError> {
     let (own, public) = match family {
         IpFamily::V4 => (external.v4.map(IpAddr::V4), external.public.v4.map(IpAddr::V4)),
@@ -119,18 +120,18 @@ struct HostGw {
     opener: OpenHostGw,
     config: BackendConfig,
     mtu: u32,
-    watch: DriftMonitor,
-    gateways: Vec<Gateways>,
+    monitor: DriftMonitor,
+    families: Vec<FamilyRoutes>,
     own: Option<SubnetKey>,
 }
 
 impl HostGw {
     fn open(opener: &OpenHostGw, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
-        let (watch, kernel) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
-        let gateways = opener.gateways(&kernel, config, external)?;
+        let (monitor, netlink) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
+        let families = opener.family_routes(&netlink, config, external)?;
         let (opener, config) = (opener.clone(), config.backend.clone());
-        Ok(Self { opener, config, mtu: external.mtu, watch, gateways, own: None })
+        Ok(Self { opener, config, mtu: external.mtu, monitor, families, own: None })
     }
 }
 
@@ -145,28 +146,28 @@ impl Backend for HostGw {
     }
 
     fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
-        self.gateways.iter().try_for_each(|gateways| check_address(external, gateways.family))?;
+        self.families.iter().try_for_each(|routes| check_address(external, routes.family))?;
         self.mtu = external.mtu;
-        self.watch.update_interface(&external.name);
-        for gateways in &mut self.gateways {
-            gateways.direct.update_interface(&external.name, external.index);
-            gateways.decide_again = true;
+        self.monitor.update_interface(&external.name);
+        for routes in &mut self.families {
+            routes.direct.update_interface(&external.name, external.index);
+            routes.are_next_hops_stale = true;
         }
         Ok(())
     }
 
-    /// As a restart would.
+    /// Acts like a restart.
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
-        same_kind(&self.config, &request.config.backend)?;
+        check_same_type(&self.config, &request.config.backend)?;
         *self = Self::open(&self.opener, request)?;
         Ok(())
     }
 
-    /// There is nothing to make; a lease without a subnet for each family is refused.
+    /// Checks that the lease has a subnet of each family. There is nothing to create.
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
-        for gateways in &mut self.gateways {
-            own_subnet(own, gateways.family)?;
-            gateways.decide_again = true;
+        for routes in &mut self.families {
+            own_subnet(own, routes.family)?;
+            routes.are_next_hops_stale = true;
         }
         self.own = Some(own.subnet);
         Ok(())
@@ -175,48 +176,48 @@ impl Backend for HostGw {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend(request.now));
-        for gateways in &mut self.gateways {
-            report.merge(gateways.sync(request, &own));
+        report.merge(self.monitor.sync(request.now));
+        for routes in &mut self.families {
+            report.merge(routes.sync(request, &own));
         }
         report
     }
 
     async fn wait_for_drift(&mut self) -> String {
-        self.watch.wait_for_drift(&mut self.gateways).await
+        self.monitor.wait_for_drift(&mut self.families).await
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        let removed: Vec<_> = self.gateways.iter_mut().map(|gateways| gateways.direct.remove()).collect();
+        let removed: Vec<_> = self.families.iter_mut().map(|routes| routes.direct.remove()).collect();
         removed.into_iter().collect()
     }
 }
 
 /// The routes of one family.
 #[derive(Debug)]
-struct Gateways {
+struct FamilyRoutes {
     family: IpFamily,
-    direct: Direct,
+    direct: DirectRouting,
     forwarding: Forwarding,
     unreachable: Vec<PeerFailure>,
-    /// Whether a peer may be on the link now that was not, or the other way round.
-    decide_again: bool,
+    /// Whether a peer may have come onto the link or left it.
+    are_next_hops_stale: bool,
 }
 
-impl Gateways {
-    /// One pass: what is missing, then what is stale.
+impl FamilyRoutes {
+    /// Runs one pass: adds missing routes, then removes stale ones.
     fn sync(&mut self, request: SyncRequest<'_>, own: &SubnetKey) -> SyncReport {
         if *request.dirty == Dirty::All {
-            self.distrust();
+            self.mark_stale();
         }
-        if self.decide_again || *request.dirty != Dirty::NONE {
-            self.decide(request.peers, own);
+        if self.are_next_hops_stale || *request.dirty != Dirty::NONE {
+            self.update_peers(request.peers, own);
         }
         let routes = &mut self.direct.routes;
         let mut report = SyncReport::default();
         report.unreachable.clone_from(&self.unreachable);
         report.merge(self.forwarding.sync(None));
-        report.merge(routes.refresh("the routes"));
+        report.merge(routes.refresh("routes"));
         report.merge(routes.put_missing(request.now));
         if request.peers.is_complete() {
             report.merge(routes.drop_unwanted(request.now));
@@ -226,7 +227,7 @@ impl Gateways {
         report
     }
 
-    /// The peers whose routes failed. Costs a look at all peers if there is any.
+    /// Returns the peers whose routes failed. Looks at all peers if any route failed.
     fn pending(&self, peers: &PeerSet) -> Vec<PeerFailure> {
         let failed: BTreeMap<_, _> = self.direct.routes.tracker.failures_by_key().collect();
         if failed.is_empty() {
@@ -239,70 +240,70 @@ impl Gateways {
         peers.iter().filter_map(|lease| pending(lease.subnet)).collect()
     }
 
-    /// Works out the routes to all peers. What was asked of the kernel before is not asked again.
-    fn decide(&mut self, peers: &PeerSet, own: &SubnetKey) {
+    /// Updates the desired routes of all peers. The kernel's answers about their addresses are cached.
+    fn update_peers(&mut self, peers: &PeerSet, own: &SubnetKey) {
         let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
         self.unreachable.clear();
         for lease in peers.iter() {
             let Some(subnet) = lease.subnet.nets().find(|net| IpFamily::of(net.addr()) == self.family) else {
                 continue;
             };
-            let hop = self.hop(lease, subnet, own);
-            let refused = match hop {
+            let reason = match self.next_hop(lease, subnet, own) {
                 Ok(_) if routes.contains_key(&subnet) => format!("another peer has the subnet {subnet} too"),
-                Ok(hop) => {
-                    routes.insert(subnet, hop.route(subnet, routes.len()));
+                Ok(next_hop) => {
+                    routes.insert(subnet, next_hop.route(subnet, routes.len()));
                     continue;
                 }
                 Err(reason) => reason,
             };
-            self.unreachable.push(PeerFailure::new(lease.subnet, refused));
+            self.unreachable.push(PeerFailure::new(lease.subnet, reason));
         }
         self.direct.routes.tracker.set_all_desired(routes.into_iter().collect());
-        self.decide_again = false;
+        self.are_next_hops_stale = false;
     }
 
-    /// Finds the way to a peer, or why there is none.
-    fn hop(&mut self, lease: &Lease, subnet: IpNet, own: &SubnetKey) -> Result<Hop, String> {
+    /// Returns the next hop to a peer, or why there is none.
+    fn next_hop(&mut self, lease: &Lease, subnet: IpNet, own: &SubnetKey) -> Result<NextHop, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::HOST_GW {
             return Err(format!("ignoring non-host-gw subnet({subnet}): type={}", attrs.backend_type));
         }
         if lease.subnet.overlaps(own) {
-            return Err(format!("its subnet overlaps the own one, {own}"));
+            return Err(format!("its subnet overlaps this host's subnet {own}"));
         }
-        let mark = self.direct.mark();
-        if !mark.network.contains(&subnet) {
-            return Err(format!("its subnet {subnet} is outside the network {}", mark.network));
+        let network = self.direct.owner().network;
+        if !network.contains(&subnet) {
+            return Err(format!("its subnet {subnet} is outside the network {network}"));
         }
         let public = match self.family {
             IpFamily::V4 => attrs.public.v4.map(IpAddr::V4),
             IpFamily::V6 => attrs.public.v6.map(IpAddr::V6),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
-        let underlay = &mut self.direct.underlay;
-        Direct::hop(underlay, mark, subnet, public)
-            .ok_or_else(|| format!("{public} is not on the link of {}, as host-gw needs it", underlay.name()))
+        let next_hops = &mut self.direct.next_hops;
+        next_hops.find(subnet, public).ok_or_else(|| {
+            format!("{public} is not on the link of {}, which host-gw requires", next_hops.interface())
+        })
     }
 }
 
-impl NoticeHandler for Gateways {
-    fn distrust(&mut self) {
-        self.direct.distrust();
-        self.forwarding.distrust();
-        self.decide_again = true;
+impl NotificationHandler for FamilyRoutes {
+    fn mark_stale(&mut self) {
+        self.direct.mark_stale();
+        self.forwarding.mark_stale();
+        self.are_next_hops_stale = true;
     }
 
-    fn notice(&mut self, notice: &Notification) -> Option<String> {
-        if let Some(what) = self.direct.notice_underlay(notice) {
-            self.decide_again = true;
-            // Perhaps notices were lost, and one of them told that it was switched off.
-            self.forwarding.distrust();
-            return Some(what);
+    fn handle(&mut self, notification: &Notification) -> Option<String> {
+        if let Some(change) = self.direct.handle_underlay(notification) {
+            self.are_next_hops_stale = true;
+            // If notifications were lost, forwarding may have been disabled unnoticed.
+            self.forwarding.mark_stale();
+            return Some(change);
         }
-        if let Notification::Route { route, removed } = notice {
-            return self.direct.notice_route(route, *removed);
+        if let Notification::Route { route, removed } = notification {
+            return self.direct.handle_route(route, *removed);
         }
-        self.forwarding.notice(notice, None)
+        self.forwarding.handle(notification, None)
     }
 }

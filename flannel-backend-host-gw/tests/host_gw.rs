@@ -88,8 +88,8 @@ fn a_peer_that_is_not_on_the_link_is_reported_until_it_is() {
     assert_eq!(
         reasons,
         [
-            (name, "192.168.65.2 is not on the link of eth0, as host-gw needs it"),
-            (name, "fd00:64:0:1::2 is not on the link of eth0, as host-gw needs it"),
+            (name, "192.168.65.2 is not on the link of eth0, which host-gw requires"),
+            (name, "fd00:64:0:1::2 is not on the link of eth0, which host-gw requires"),
         ]
     );
     assert_eq!(routes(&station), routes_to(&[3]));

@@ -1,39 +1,38 @@
-//! What VXLAN hosts tell each other in their leases: the address of their tunnel device.
+//! The backend data of a lease: the MAC address of the host's tunnel device.
 
 use flannel_core::Json;
 use flannel_core::json::{JsonError, Object};
 use flannel_netlink::Mac;
 
-/// Writes the backend data of a host.
+/// Encodes the backend data of a host.
 pub(crate) fn write(vni: u32, mac: Mac) -> Json {
     let text = format!(r#"{{"VNI":{vni},"VtepMAC":"{mac}"}}"#);
     Json::parse(&text)
         .expect("the text above is JSON: a number, and a string of hexadecimal digits and colons")
 }
 
-/// Reads the device's address from the backend data of a peer. Its VNI, if it says one, is not needed: a lease is
-/// only read by hosts of the same network.
+/// Reads the MAC address from the backend data of a peer. Ignores the VNI, because all leases are from one network.
 pub(crate) fn read(data: Option<&Json>) -> Result<Mac, AttrsError> {
     let object: Object<'_> = data.ok_or(AttrsError::Missing("BackendData"))?.object()?;
     let text = object.text("VtepMAC")?.ok_or(AttrsError::Missing("VtepMAC"))?;
     let mac: Option<Mac> = text.parse().ok();
-    // No device has another kind of address, and the kernel refuses it in its tables.
-    let a_devices = mac.filter(|mac| mac.is_unicast() && *mac != Mac([0; 6]));
-    a_devices.ok_or_else(|| AttrsError::NotAMac(text.into_owned()))
+    // The kernel refuses other addresses in its tables.
+    let usable = mac.filter(|mac| mac.is_unicast() && *mac != Mac([0; 6]));
+    usable.ok_or_else(|| AttrsError::NotADeviceAddress(text.into_owned()))
 }
 
 /// Why the backend data of a peer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttrsError {
-    /// A part is missing.
+    /// A member is missing.
     #[error("its lease has no {0}")]
     Missing(&'static str),
-    /// It is not the JSON that was expected.
+    /// It is not the expected JSON.
     #[error("BackendData of its lease: {0}")]
     Json(#[from] JsonError),
-    /// The address is none that a device can have.
-    #[error("VtepMAC of its lease is not the address of a device: {0:?}")]
-    NotAMac(String),
+    /// No device can have the address.
+    #[error("VtepMAC of its lease is {0:?}, expected the MAC address of a device")]
+    NotADeviceAddress(String),
 }
 
 #[cfg(test)]
@@ -45,13 +44,13 @@ mod tests {
     }
 
     #[test]
-    fn the_own_data_is_written_as_flannel_writes_it() {
+    fn data_is_encoded_as_upstream_does() {
         let mac = Mac([0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x44]);
         assert_eq!(write(1, mac).as_str(), r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#);
     }
 
     #[test]
-    fn data_of_every_release_is_read() {
+    fn data_of_every_upstream_release_is_read() {
         for text in [
             r#"{"VtepMAC":"ce:9c:a9:08:50:03"}"#,
             r#"{"VNI":1,"VtepMAC":"ce:9c:a9:08:50:03"}"#,
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_cannot_be_used_is_refused_with_its_reason() {
+    fn unusable_data_is_refused_with_a_reason() {
         assert_eq!(read(None), Err(AttrsError::Missing("BackendData")));
         for (text, reason) in [
             ("{}", "its lease has no VtepMAC"),
@@ -72,14 +71,14 @@ mod tests {
                 r#"{"VtepMAC":5}"#,
                 "BackendData of its lease: json: cannot unmarshal number 5 into VtepMAC, which must be a string",
             ),
-            (r#"{"VtepMAC":"x"}"#, r#"VtepMAC of its lease is not the address of a device: "x""#),
+            (r#"{"VtepMAC":"x"}"#, r#"VtepMAC of its lease is "x", expected the MAC address of a device"#),
             (
                 r#"{"VtepMAC":"00:00:00:00:00:00"}"#,
-                r#"VtepMAC of its lease is not the address of a device: "00:00:00:00:00:00""#,
+                r#"VtepMAC of its lease is "00:00:00:00:00:00", expected the MAC address of a device"#,
             ),
             (
                 r#"{"VtepMAC":"ff:ff:ff:ff:ff:ff"}"#,
-                r#"VtepMAC of its lease is not the address of a device: "ff:ff:ff:ff:ff:ff""#,
+                r#"VtepMAC of its lease is "ff:ff:ff:ff:ff:ff", expected the MAC address of a device"#,
             ),
         ] {
             assert_eq!(parse(text), Err(reason.to_owned()));

@@ -1,12 +1,17 @@
-//! The backend: a tunnel for each family that the network has.
+//! The VXLAN backend: a tunnel for each family of the network.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
-    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, DataPath, DeviceFacts,
+    ExternalInterface, IpFamilies, KernelFeature, Lease, MigrationRole, NetworkConfig, OpenBackend,
+    OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest, TunnelDevice, TunnelPort,
+};
+use flannel_dataplane::{
+    DirectRouting, DriftMonitor, RouteOwner, RouteProtocol, SharedNetlink, check_same_type, family_pools,
+    own_subnet,
 };
 use flannel_netlink::{IpFamily, Mac, Namespace};
 use ipnet::IpNet;
@@ -14,23 +19,16 @@ use ipnet::IpNet;
 use crate::attrs;
 use crate::checksums::ChecksumOffload;
 use crate::config::VxlanConfig;
-use crate::device::{Below, DeviceSpec, OverlayAddress};
+use crate::device::{DeviceSpec, OverlayAddress, UnderlaySpec};
 use crate::tunnel::Tunnel;
-use flannel_dataplane::Direct;
-use flannel_dataplane::DriftMonitor;
-use flannel_dataplane::Kernel;
-use flannel_dataplane::{Mark, RouteProtocol};
-use flannel_dataplane::{families, own_subnet, pool, same_kind};
 
-/// Opens the VXLAN backend in one network namespace.
+/// Opens the VXLAN backend in a network namespace.
 ///
 /// ```no_run
-/// use flannel_backend_vxlan::OpenVxlan;
-/// use flannel_netlink::Namespace;
+/// use flannel_backend_vxlan::{Namespace, OpenVxlan};
 ///
-/// // For the namespace of this thread, and for a named one.
-/// let here = OpenVxlan::new(Namespace::current()?);
-/// let there = OpenVxlan::new(Namespace::open("/run/netns/blue")?);
+/// let in_current_namespace = OpenVxlan::new(Namespace::current()?);
+/// let in_named_namespace = OpenVxlan::new(Namespace::open("/run/netns/blue")?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -41,29 +39,63 @@ pub struct OpenVxlan {
 }
 
 impl OpenVxlan {
-    /// Takes the namespace that the external interface is in.
+    /// Opens backends in the namespace of the external interface.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         let (protocol, offload) = (RouteProtocol::default(), ChecksumOffload::default());
         Self { namespace, protocol, offload }
     }
 
-    /// Marks direct routes (`DirectRouting`) with another number than the default.
+    /// Sets the protocol number of direct routes (`DirectRouting`).
     #[must_use]
     pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }
     }
 
-    fn are_checksums_off(&self) -> bool {
-        // A kernel that does not say its release is taken for a good one.
+    /// Sets how the checksum offload of the tunnel device is treated.
+    #[must_use]
+    pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
+        Self { offload, ..self }
+    }
+
+    fn disables_checksums(&self) -> bool {
+        // A kernel whose release is unknown counts as a correct one.
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         self.offload.is_off_on(&release)
     }
 
-    /// Treats the checksum offload of the tunnel device in another way than by the kernel's release.
-    #[must_use]
-    pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
-        Self { offload, ..self }
+    /// Returns the device and the direct routing of each family.
+    fn parts(
+        &self,
+        request: OpenRequest<'_>,
+        options: &VxlanConfig,
+        netlink: &SharedNetlink,
+    ) -> Result<Vec<(DeviceSpec, DirectRouting)>, BackendError> {
+        let OpenRequest { config, external, before, .. } = request;
+        let disable_checksums = self.disables_checksums();
+        let parts = |(family, pool): (IpFamily, SubnetPool)| {
+            let before = before.and_then(|attrs| match family {
+                IpFamily::V4 => attrs.backend_data.as_ref(),
+                IpFamily::V6 => attrs.backend_v6_data.as_ref(),
+            });
+            let spec = DeviceSpec {
+                name: device_name(family, options),
+                family,
+                vni: options.vni,
+                port: options.udp_port(),
+                gbp: options.gbp,
+                learning: options.learning,
+                underlay: UnderlaySpec::new(family, options, external)?,
+                disable_checksums,
+                index: None,
+                mac: None,
+                preferred_mac: attrs::read(before).unwrap_or_else(|_| random_mac()),
+                address: None,
+            };
+            let owner = RouteOwner { protocol: self.protocol, network: pool.network() };
+            Ok((spec, DirectRouting::new(netlink.clone(), external, family, owner)))
+        };
+        family_pools(config).map(parts).collect()
     }
 }
 
@@ -75,38 +107,14 @@ impl OpenBackend for OpenVxlan {
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, .. } = request;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
-        let (kernel, has_direct_routing) = (Kernel::open_in(&self.namespace)?, options.direct_routing);
+        let (netlink, has_direct_routing) =
+            (SharedNetlink::open_in(&self.namespace)?, options.direct_routing);
         let mut plan = Plan::default();
-        for (spec, direct) in self.parts(OpenRequest::new(config, external), &options, &kernel)? {
-            let (kernel, namespace) = (kernel.clone(), self.namespace.clone());
-            plan.merge(Tunnel::plan(spec, direct, kernel, namespace, has_direct_routing, request)?);
+        for (spec, direct) in self.parts(OpenRequest::new(config, external), &options, &netlink)? {
+            let (netlink, namespace) = (netlink.clone(), self.namespace.clone());
+            plan.merge(Tunnel::plan(spec, direct, netlink, namespace, has_direct_routing, request)?);
         }
         Ok(plan)
-    }
-}
-
-impl OpenVxlan {
-    /// What each family's tunnel is to be, and its direct routes.
-    fn parts(
-        &self,
-        request: OpenRequest<'_>,
-        options: &VxlanConfig,
-        kernel: &Kernel,
-    ) -> Result<Vec<(DeviceSpec, Direct)>, BackendError> {
-        let OpenRequest { config, external, before, .. } = request;
-        let checksums_off = self.are_checksums_off();
-        let parts = |(family, pool): (IpFamily, SubnetPool)| {
-            let before = before.and_then(|attrs| match family {
-                IpFamily::V4 => attrs.backend_data.as_ref(),
-                IpFamily::V6 => attrs.backend_v6_data.as_ref(),
-            });
-            let preferred_mac = attrs::read(before).unwrap_or_else(|_| random_mac());
-            let below = Below::of(family, options, external)?;
-            let spec = DeviceSpec { checksums_off, ..device_spec(family, options, below, preferred_mac) };
-            let mark = Mark { protocol: self.protocol, network: pool.network() };
-            Ok((spec, Direct::new(kernel.clone(), external, family, mark)))
-        };
-        families(config).map(parts).collect()
     }
 }
 
@@ -116,7 +124,7 @@ struct Vxlan {
     opener: OpenVxlan,
     options: VxlanConfig,
     config: NetworkConfig,
-    watch: DriftMonitor,
+    monitor: DriftMonitor,
     tunnels: Vec<Tunnel>,
     own: Option<SubnetKey>,
 }
@@ -133,14 +141,14 @@ impl Vxlan {
             options.learning,
             options.direct_routing
         );
-        // Before the first read, so that no change falls between the two.
-        let (watch, kernel) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
+        // Before the first read, so that no change is missed between the two.
+        let (monitor, netlink) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
         let mut tunnels = Vec::new();
-        for (spec, direct) in opener.parts(request, &options, &kernel)? {
-            let (kernel, namespace) = (kernel.clone(), opener.namespace.clone());
-            tunnels.push(Tunnel::open(spec, direct, kernel, namespace, options.direct_routing)?);
+        for (spec, direct) in opener.parts(request, &options, &netlink)? {
+            let (netlink, namespace) = (netlink.clone(), opener.namespace.clone());
+            tunnels.push(Tunnel::open(spec, direct, netlink, namespace, options.direct_routing)?);
         }
-        Ok(Self { opener: opener.clone(), options, config: config.clone(), watch, tunnels, own: None })
+        Ok(Self { opener: opener.clone(), options, config: config.clone(), monitor, tunnels, own: None })
     }
 }
 
@@ -159,19 +167,19 @@ impl Backend for Vxlan {
     }
 
     fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
-        let below = |tunnel: &Tunnel| Below::of(tunnel.family(), &self.options, external);
-        // Each family's, before any is moved.
-        let below = self.tunnels.iter().map(below).collect::<Result<Vec<_>, _>>()?;
-        for (tunnel, below) in self.tunnels.iter_mut().zip(below) {
-            tunnel.update_interface(below);
+        let underlay = |tunnel: &Tunnel| UnderlaySpec::new(tunnel.family(), &self.options, external);
+        // Check every family before moving any tunnel.
+        let underlays = self.tunnels.iter().map(underlay).collect::<Result<Vec<_>, _>>()?;
+        for (tunnel, underlay) in self.tunnels.iter_mut().zip(underlays) {
+            tunnel.update_underlay(underlay);
         }
-        self.watch.update_interface(&external.name);
+        self.monitor.update_interface(&external.name);
         Ok(())
     }
 
-    /// As a restart would: the device is taken over or replaced, and one that has another name now goes.
+    /// Acts like a restart: adopts or replaces each device, and removes a device whose name the new config doesn't have.
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
-        same_kind(&self.config.backend, &request.config.backend)?;
+        check_same_type(&self.config.backend, &request.config.backend)?;
         let next = Self::open(&self.opener, request)?;
         for tunnel in &mut self.tunnels {
             if next.tunnels.iter().all(|next| next.name() != tunnel.name()) {
@@ -188,7 +196,7 @@ impl Backend for Vxlan {
         for tunnel in &mut self.tunnels {
             let family = tunnel.family();
             let subnet = own_subnet(own, family)?;
-            let Some(pool) = pool(&self.config, family) else { continue };
+            let Some((_, pool)) = family_pools(&self.config).find(|(of, _)| *of == family) else { continue };
             let address = OverlayAddress { net: IpNet::from(subnet.network()), network: pool.network() };
             configured = configured.and(tunnel.configure(address));
         }
@@ -198,7 +206,7 @@ impl Backend for Vxlan {
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let Some(own) = self.own else { return report };
-        report.merge(self.watch.mend(request.now));
+        report.merge(self.monitor.sync(request.now));
         for tunnel in &mut self.tunnels {
             report.merge(tunnel.sync(request, &own));
         }
@@ -206,7 +214,7 @@ impl Backend for Vxlan {
     }
 
     async fn wait_for_drift(&mut self) -> String {
-        self.watch.wait_for_drift(&mut self.tunnels).await
+        self.monitor.wait_for_drift(&mut self.tunnels).await
     }
 
     fn devices(&self) -> Vec<DeviceFacts> {
@@ -219,52 +227,52 @@ impl Backend for Vxlan {
     }
 }
 
-/// A tunnel device that a configuration asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TunnelDevice {
-    /// Its name.
-    pub name: String,
-    /// The family of the packets in it, and of the packets that carry them.
-    pub family: IpFamily,
-    /// The number of its VXLAN network.
-    pub vni: u32,
-    /// Its UDP port.
-    pub port: u16,
-    /// Its MTU, in bytes.
-    pub mtu: u32,
-}
-
-impl TunnelDevice {
-    /// Describes a device.
-    #[must_use]
-    pub fn new(name: String, family: IpFamily, vni: u32, port: u16, mtu: u32) -> Self {
-        Self { name, family, vni, port, mtu }
+impl BackendDescriptor for OpenVxlan {
+    fn name(&self) -> &'static str {
+        "vxlan"
     }
-}
 
-impl OpenVxlan {
-    /// Tells which devices a configuration asks for on a host with this external interface. Looks at nothing else.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if the configuration is wrong, or the interface has no address of a family.
-    pub fn devices(
+    fn options(&self) -> &'static [&'static str] {
+        &["VNI", "Port", "GBP", "Learning", "MTU", "DirectRouting"]
+    }
+
+    fn tunnel_ports(&self, config: &NetworkConfig) -> Vec<TunnelPort> {
+        vec![TunnelPort::udp(VxlanConfig::parse_lenient(config).udp_port(), config.families())]
+    }
+
+    fn device_names(&self, config: &NetworkConfig) -> Vec<String> {
+        let options = VxlanConfig::parse_lenient(config);
+        family_pools(config).map(|(family, _)| device_name(family, &options)).collect()
+    }
+
+    fn data_path(
+        &self,
         config: &NetworkConfig,
         external: &ExternalInterface,
-    ) -> Result<Vec<TunnelDevice>, BackendError> {
+    ) -> Result<DataPath, BackendError> {
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         let device = |(family, _)| {
-            let Below { mtu, .. } = Below::of(family, &options, external)?;
-            let (name, vni, port) = (device_name(family, &options), options.vni, options.udp_port());
-            Ok(TunnelDevice { name, family, vni, port, mtu })
+            let UnderlaySpec { mtu, .. } = UnderlaySpec::new(family, &options, external)?;
+            let families = if family == IpFamily::V4 { IpFamilies::V4 } else { IpFamilies::V6 };
+            let device = TunnelDevice::new(device_name(family, &options), families, mtu);
+            Ok(device.with_vni(options.vni).with_port(options.udp_port()))
         };
-        families(config).map(device).collect()
+        let devices = family_pools(config).map(device).collect::<Result<Vec<_>, BackendError>>()?;
+        let mtu = devices.iter().map(|device| device.mtu).min().unwrap_or_default();
+        Ok(DataPath::new(mtu).with_devices(devices))
+    }
+
+    fn kernel_features(&self) -> &'static [KernelFeature] {
+        &[KernelFeature::Vxlan]
+    }
+
+    fn migration_role(&self) -> Option<MigrationRole> {
+        Some(MigrationRole::Tunnel)
     }
 }
 
-/// What encapsulation adds to a packet, in bytes: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer IP
-/// header (RFC 7348, section 5).
+/// Returns the bytes that encapsulation adds to a packet: the inner Ethernet header (14), VXLAN (8), UDP (8) and the outer
+/// IP header (RFC 7348, section 5).
 fn overhead(family: IpFamily) -> u32 {
     match family {
         IpFamily::V4 => 14 + 8 + 8 + 20,
@@ -272,9 +280,9 @@ fn overhead(family: IpFamily) -> u32 {
     }
 }
 
-impl Below {
-    /// What a tunnel of a family has below, or why it cannot be there.
-    fn of(
+impl UnderlaySpec {
+    /// Returns what is below the tunnel of a family. Fails if the interface has no address of the family.
+    fn new(
         family: IpFamily,
         options: &VxlanConfig,
         external: &ExternalInterface,
@@ -289,10 +297,10 @@ impl Below {
                 "the interface {interface} has no {family} address for the tunnel {device}"
             ))
         })?;
-        // The kernel does not let a tunnel's packets be larger than the interface below can carry.
-        let underlay = options.mtu.unwrap_or(external.mtu).min(external.mtu);
-        let mtu = underlay.saturating_sub(overhead(family));
-        Ok(Self { lower_name: external.name.clone(), lower: external.index, local, mtu })
+        // The kernel limits the MTU of a tunnel to what the external interface can carry.
+        let outer_mtu = options.mtu.unwrap_or(external.mtu).min(external.mtu);
+        let mtu = outer_mtu.saturating_sub(overhead(family));
+        Ok(Self { interface: external.name.clone(), index: external.index, local, mtu })
     }
 }
 
@@ -303,26 +311,9 @@ fn device_name(family: IpFamily, options: &VxlanConfig) -> String {
     }
 }
 
-fn device_spec(family: IpFamily, options: &VxlanConfig, below: Below, preferred_mac: Mac) -> DeviceSpec {
-    DeviceSpec {
-        name: device_name(family, options),
-        family,
-        vni: options.vni,
-        port: options.udp_port(),
-        gbp: options.gbp,
-        learning: options.learning,
-        below,
-        checksums_off: false,
-        index: None,
-        mac: None,
-        preferred_mac,
-        address: None,
-    }
-}
-
-/// Makes up a device address: locally administered, for a single device (IEEE 802, section 8.4).
+/// Returns a random MAC address that is locally administered and unicast (IEEE 802, section 8.4).
 fn random_mac() -> Mac {
-    // The keys of the standard library's hashers come from the operating system's random source.
+    // The keys of the standard library's hashers come from the random source of the operating system.
     let [mut first, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     first = (first & 0xfe) | 0x02;
     Mac([first, b, c, d, e, f])

@@ -1,25 +1,24 @@
-//! Whether the tunnel may leave checksums to the interface below. Pure.
+//! Checksum offload of the tunnel device. Pure.
 //!
-//! Kernels before 5.7 may send a wrong outer checksum when a packet that the tunnel wrapped is masqueraded on its way;
-//! the receiver drops it, and connections to another host stall for seconds (flannel-io/flannel#1279,
-//! projectcalico/calico#3145). They do not if all checksums are computed before the packet leaves the tunnel. Calico
-//! draws the line at the same release.
+//! Kernels before 5.7 may send a wrong outer checksum when an encapsulated packet is masqueraded; the receiver drops it,
+//! and connections to other hosts stall for seconds (flannel-io/flannel#1279, projectcalico/calico#3145). Computing all
+//! checksums before the packet leaves the tunnel avoids that. Calico disables the offload for the same kernels.
 
-/// What becomes of the checksum offload of the tunnel device (`tx-checksum-ip-generic` of `ethtool -k`).
+/// How the backend treats the checksum offload of the tunnel device (`tx-checksum-ip-generic` of `ethtool -k`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChecksumOffload {
-    /// Switched off on kernels that send wrong checksums otherwise, those before 5.7; as it is on others.
+    /// Disables it on kernels before 5.7, which send wrong checksums otherwise. Leaves it alone on others.
     #[default]
     ByKernel,
-    /// As it is.
+    /// Leaves it alone.
     Untouched,
-    /// Switched off.
+    /// Disables it.
     Off,
 }
 
 impl ChecksumOffload {
-    /// Tells whether it is to be off on a kernel with this release, as `uname -r` shows it.
+    /// Returns true if the offload is disabled on a kernel of this release, as `uname -r` prints it.
     #[must_use]
     pub fn is_off_on(self, release: &str) -> bool {
         match self {
@@ -30,7 +29,7 @@ impl ChecksumOffload {
     }
 }
 
-/// The first two numbers of a release.
+/// Returns the first two numbers of a release.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.trim().split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_offload_is_switched_off_on_kernels_that_send_wrong_checksums() {
+    fn the_offload_is_disabled_on_kernels_that_send_wrong_checksums() {
         for release in
             ["3.10.0-1160.el7.x86_64", "4.18.0-553.el8", "5.4.0-150-generic", "5.6.19", "5.6", "4.9-rc3"]
         {
@@ -54,14 +53,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_release_that_cannot_be_read_nothing_is_assumed() {
+    fn an_unreadable_release_counts_as_a_correct_kernel() {
         for release in ["", "linux", "5", "5.", ".4", "99999999999.1", "v5.4"] {
             assert!(!ChecksumOffload::ByKernel.is_off_on(release), "{release:?}");
         }
     }
 
     #[test]
-    fn what_was_chosen_holds_on_every_kernel() {
+    fn an_explicit_setting_applies_to_every_kernel() {
         for release in ["4.4.0", "6.1.0", ""] {
             assert!(
                 ChecksumOffload::Off.is_off_on(release) && !ChecksumOffload::Untouched.is_off_on(release)

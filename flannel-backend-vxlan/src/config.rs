@@ -1,34 +1,34 @@
-//! The backend's part of the network configuration.
+//! The backend's options in the network configuration.
 
 use flannel_core::json::{JsonError, Object};
-use flannel_core::{BackendConfig, BackendError};
+use flannel_core::{BackendConfig, BackendError, NetworkConfig};
 
-/// Options of the VXLAN backend, checked.
+/// The validated options of the VXLAN backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VxlanConfig {
     /// The VXLAN network identifier, 24 bits (RFC 7348, section 5).
     pub(crate) vni: u32,
-    /// The UDP port, if it is given.
+    /// The UDP port, if given.
     pub(crate) port: Option<u16>,
-    /// Whether the Group Based Policy extension is on.
+    /// Whether the Group Based Policy extension is enabled.
     pub(crate) gbp: bool,
     /// Whether the device learns addresses from the packets it receives.
     pub(crate) learning: bool,
     /// The MTU to assume for the external interface, in bytes.
     pub(crate) mtu: Option<u32>,
-    /// Whether peers on the same link shall be reached without encapsulation.
+    /// Whether peers on the same link are reached without encapsulation.
     pub(crate) direct_routing: bool,
 }
 
-/// What the kernel uses unless told otherwise (`drivers/net/vxlan/vxlan_core.c`, `vxlan_port`).
+/// The kernel's default (`drivers/net/vxlan/vxlan_core.c`, `vxlan_port`).
 const DEFAULT_PORT: u16 = 8472;
 
-/// The largest VNI whose device name `flannel-v6.<VNI>` or `flannel.<VNI>` fits into the kernel's 15 bytes
+/// The largest VNI, without and with IPv6, whose device name `flannel-v6.<VNI>` or `flannel.<VNI>` fits into the kernel's 15 bytes
 /// (`IFNAMSIZ`, `include/uapi/linux/if.h`).
 const LARGEST_VNI: [(bool, u64); 2] = [(false, 9_999_999), (true, 9_999)];
 
 impl VxlanConfig {
-    /// Reads the options; unknown ones are ignored.
+    /// Reads the options. Ignores unknown ones.
     pub(crate) fn parse(backend: &BackendConfig, has_ipv6: bool) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::Config { backend: "VXLAN", reason };
         let json = |error: JsonError| wrong(error.to_string());
@@ -53,7 +53,23 @@ impl VxlanConfig {
         })
     }
 
-    /// Returns the UDP port to use: flannel leaves it to the kernel unless it is given.
+    /// Reads the options that name the device and the port. Invalid ones count as not given.
+    pub(crate) fn parse_lenient(config: &NetworkConfig) -> Self {
+        let options = config.backend.options.object().ok();
+        let number = |name: &str| options.as_ref().and_then(|options| options.unsigned(name).ok().flatten());
+        let (_, largest_vni) = LARGEST_VNI[usize::from(config.ipv6.is_some())];
+        let vni = number("VNI").filter(|vni| *vni <= largest_vni);
+        Self {
+            vni: vni.and_then(|vni| u32::try_from(vni).ok()).unwrap_or(1),
+            port: number("Port").and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
+            gbp: false,
+            learning: false,
+            mtu: None,
+            direct_routing: false,
+        }
+    }
+
+    /// Returns the UDP port. Like upstream flannel, defaults to the kernel's.
     pub(crate) fn udp_port(&self) -> u16 {
         self.port.unwrap_or(DEFAULT_PORT)
     }
@@ -62,7 +78,6 @@ impl VxlanConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_core::NetworkConfig;
 
     fn parse(options: &str) -> Result<VxlanConfig, String> {
         let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{options}}}}}"#);
@@ -71,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn options_not_given_are_flannels_defaults() {
+    fn missing_options_have_upstreams_defaults() {
         let expected =
             VxlanConfig { vni: 1, port: None, gbp: false, learning: false, mtu: None, direct_routing: false };
         assert_eq!(parse(""), Ok(expected.clone()));
@@ -79,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_found_in_any_case() {
+    fn option_names_are_case_insensitive() {
         let config =
             parse(r#","vni":7,"PORT":4789,"gbp":true,"learning":true,"Mtu":9000,"directrouting":true"#);
         let expected = VxlanConfig {
@@ -94,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_is_named() {
+    fn an_error_names_the_option() {
         for (options, reason) in [
             (
                 r#","VNI":"1""#,

@@ -1,8 +1,8 @@
-//! The tunnel device: made what it should be, field by field.
+//! The tunnel device, reconciled field by field.
 //!
-//! What cannot be changed on a device (its kind, VNI, port and the like) makes it another device: it is replaced, and
-//! keeps its address so that the peers need not learn a new one. Everything else, also the external interface and its
-//! address, is set in place, so that routes and neighbours live on.
+//! A device whose type, VNI, port or another immutable field differs is replaced; the new one keeps the MAC address, so
+//! that peers need not learn another. Everything else, including the external interface and its address, is changed in
+//! place, so that routes and neighbours survive.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use flannel_netlink::{
 };
 use ipnet::IpNet;
 
-/// What a tunnel device should be.
+/// The desired state of a tunnel device.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceSpec {
     pub(crate) name: String,
@@ -22,116 +22,116 @@ pub(crate) struct DeviceSpec {
     pub(crate) port: u16,
     pub(crate) gbp: bool,
     pub(crate) learning: bool,
-    pub(crate) below: Below,
-    /// Whether the kernel shall compute all checksums before a packet leaves the device.
-    pub(crate) checksums_off: bool,
-    /// By what the kernel knew the device last: nobody can change that.
+    pub(crate) underlay: UnderlaySpec,
+    /// Whether the kernel computes all checksums before a packet leaves the device.
+    pub(crate) disable_checksums: bool,
+    /// The last index of the device, which survives a rename.
     pub(crate) index: Option<u32>,
-    /// The device's address; before it is known, that of an existing device is kept.
+    /// The MAC address. If absent, that of an existing device is kept.
     pub(crate) mac: Option<Mac>,
-    /// The address to make a new device with, while `mac` is not known.
+    /// The MAC address of a new device while `mac` is absent.
     pub(crate) preferred_mac: Mac,
-    /// The host's own address on the overlay, once there is a lease.
+    /// The host's own address on the overlay, once it has a lease.
     pub(crate) address: Option<OverlayAddress>,
 }
 
-/// What a tunnel device has below, and what follows from it.
+/// The external interface below a tunnel device, and what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Below {
-    /// The external interface.
-    pub(crate) lower_name: String,
-    /// Its index, which is another one when it went away and came back.
-    pub(crate) lower: u32,
-    /// Where the tunnel ends on this host.
+pub(crate) struct UnderlaySpec {
+    /// The name of the external interface.
+    pub(crate) interface: String,
+    /// Its index, which changes when the interface is recreated.
+    pub(crate) index: u32,
+    /// The local endpoint of the tunnel.
     pub(crate) local: IpAddr,
-    /// The largest packet for the tunnel, in bytes.
+    /// The MTU of the tunnel device, in bytes.
     pub(crate) mtu: u32,
 }
 
 /// The host's own address on the overlay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverlayAddress {
-    /// The first address of the host's subnet, as a single one.
+    /// The first address of the host's subnet, with a full-length prefix.
     pub(crate) net: IpNet,
-    /// The whole overlay: other addresses in it are leftovers of an earlier lease.
+    /// The address range of the overlay. Other addresses in it are leftovers of an earlier lease.
     pub(crate) network: IpNet,
 }
 
-/// A tunnel device as it is now.
+/// The actual tunnel device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
+pub(crate) struct VxlanDevice {
     pub(crate) index: u32,
     pub(crate) mac: Mac,
     pub(crate) mtu: u32,
 }
 
-/// What was done to a device.
+/// The outcome of reconciling a device.
 #[derive(Debug)]
-pub(crate) struct Ensured {
-    pub(crate) device: Device,
-    /// How many things were not as they should be.
+pub(crate) struct EnsureOutcome {
+    pub(crate) device: VxlanDevice,
+    /// The number of fields that differed.
     pub(crate) changes: usize,
-    /// What could not be set right on a device that is there.
+    /// The errors of fields that could not be changed on an existing device.
     pub(crate) failed: Vec<BackendError>,
 }
 
-impl Ensured {
-    /// Makes an error of the first thing that could not be set right.
+impl EnsureOutcome {
+    /// Returns the first error, if any.
     pub(crate) fn complete(mut self) -> Result<Self, BackendError> {
         if self.failed.is_empty() { Ok(self) } else { Err(self.failed.swap_remove(0)) }
     }
 }
 
-/// How a device was come by.
+/// How a device was provisioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// It was there as it should be.
-    Kept,
-    /// It was there, with something else below.
+enum Provisioning {
+    /// It existed with the right immutable fields.
+    Reused,
+    /// It existed and was moved to another external interface or address.
     Moved,
-    /// It is new.
-    Made,
+    /// It was created.
+    Created,
 }
 
 impl DeviceSpec {
-    /// Makes the device so, or says why there cannot be one.
+    /// Reconciles the device. Fails if there cannot be one.
     pub(crate) fn ensure(
         &mut self,
         netlink: &mut Netlink,
         namespace: &Namespace,
-    ) -> Result<Ensured, BackendError> {
-        self.find_lower(netlink)?;
-        let (link, found) = self.find_or_create(netlink)?;
-        if found == Found::Made {
+    ) -> Result<EnsureOutcome, BackendError> {
+        self.find_underlay(netlink)?;
+        let (link, provisioning) = self.find_or_create(netlink)?;
+        if provisioning == Provisioning::Created {
             self.refuse_router_advertisements(namespace);
         }
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
-        let mut done = self.set_fields(netlink, &link, mac);
-        done.push(self.set_checksums(netlink));
+        let mut results = self.set_fields(netlink, &link, mac);
+        results.push(self.set_checksums(netlink));
         if self.address.is_some() {
-            done.push(self.set_address(netlink, link.index));
-            // Last, because a route can only be put on a device that is up.
-            done.push(self.set_up(netlink, &link));
+            results.push(self.set_address(netlink, link.index));
+            // Last, because routes need a device that is up.
+            results.push(self.set_up(netlink, &link));
         }
         self.index = Some(link.index);
-        let device = Device { index: link.index, mac, mtu: self.below.mtu };
-        let changes = usize::from(found != Found::Kept);
-        let mut ensured = Ensured { device, changes, failed: Vec::new() };
-        for result in done {
+        let device = VxlanDevice { index: link.index, mac, mtu: self.underlay.mtu };
+        let changes = usize::from(provisioning != Provisioning::Reused);
+        let mut outcome = EnsureOutcome { device, changes, failed: Vec::new() };
+        for result in results {
             match result {
-                Ok(changes) => ensured.changes += changes,
-                Err(error) => ensured.failed.push(error),
+                Ok(changes) => outcome.changes += changes,
+                Err(error) => outcome.failed.push(error),
             }
         }
-        Ok(ensured)
+        Ok(outcome)
     }
 
-    /// Tells what `ensure` would do, and by what index the kernel knows the device if it would stay. Writes nothing.
+    /// Plans what `ensure` would change, and returns the index of the device if it would be kept. Writes nothing.
     pub(crate) fn plan(
         &mut self,
         netlink: &mut Netlink,
     ) -> Result<(Option<u32>, Vec<PlannedChange>), BackendError> {
-        self.find_lower(netlink)?;
+        self.find_underlay(netlink)?;
         let device = format!("device {}", self.name);
         let link = netlink.link(&self.name).map_err(|error| self.failed("look up", error))?;
         let difference = link.as_ref().and_then(|link| self.difference(link));
@@ -141,14 +141,15 @@ impl DeviceSpec {
         };
         let mut changes = Vec::new();
         if self.move_of(&link).is_some() {
-            let below = format!("{} at {} below the {device}", self.below.lower_name, self.below.local);
-            changes.push(PlannedChange::put(below, None));
+            let underlay =
+                format!("{} at {} below the {device}", self.underlay.interface, self.underlay.local);
+            changes.push(PlannedChange::put(underlay, None));
         }
         let mac = self.mac.or(link.mac).unwrap_or(self.preferred_mac);
-        for (_, what, actual) in self.field_changes(&link, mac) {
-            changes.push(PlannedChange::put(format!("{what} the {device}"), Some(actual)));
+        for (_, field, actual) in self.field_changes(&link, mac) {
+            changes.push(PlannedChange::put(format!("{field} the {device}"), Some(actual)));
         }
-        if self.checksums_off && netlink.tx_checksum_offload(&self.name).unwrap_or(false) {
+        if self.disable_checksums && netlink.tx_checksum_offload(&self.name).unwrap_or(false) {
             changes.push(PlannedChange::put(format!("no checksum offload on the {device}"), None));
         }
         changes.extend(self.plan_address(netlink, link.index)?);
@@ -167,16 +168,16 @@ impl DeviceSpec {
         Ok(put.into_iter().chain(removals).collect())
     }
 
-    /// Tells whether a link is all that the device should be, but for its addresses.
+    /// Returns true if a link has all fields of the device. Ignores its addresses.
     pub(crate) fn is_met_by(&self, link: &Link) -> bool {
         let fields = (link.mtu, link.mac, link.txqlen, link.up);
         link.name == self.name
             && self.difference(link).is_none()
             && self.move_of(link).is_none()
-            && fields == (self.below.mtu, self.mac, 0, self.address.is_some())
+            && fields == (self.underlay.mtu, self.mac, 0, self.address.is_some())
     }
 
-    /// Tells whether an address of the device is a leftover of an earlier lease.
+    /// Returns true if an address of the device is a leftover of an earlier lease.
     pub(crate) fn is_leftover(&self, present: &Address) -> bool {
         self.address.is_some_and(|address| {
             IpFamily::of(present.net.addr()) == self.family
@@ -185,34 +186,34 @@ impl DeviceSpec {
         })
     }
 
-    fn find_lower(&mut self, netlink: &mut Netlink) -> Result<(), BackendError> {
-        let lower = netlink
-            .link(&self.below.lower_name)
-            .map_err(|error| self.failed("look up the interface below", error))?;
-        // One that is not there under its name may have another one now.
-        self.below.lower = lower.map_or(self.below.lower, |link| link.index);
+    fn find_underlay(&mut self, netlink: &mut Netlink) -> Result<(), BackendError> {
+        let link = netlink
+            .link(&self.underlay.interface)
+            .map_err(|error| self.failed("look up the external interface of", error))?;
+        // An interface that is not found may have been renamed: keep its index.
+        self.underlay.index = link.map_or(self.underlay.index, |link| link.index);
         Ok(())
     }
 
-    /// Returns the device, and what was done for it.
-    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, Found), BackendError> {
+    /// Returns the device and how it was provisioned.
+    fn find_or_create(&self, netlink: &mut Netlink) -> Result<(Link, Provisioning), BackendError> {
         let look_up =
             |netlink: &mut Netlink| netlink.link(&self.name).map_err(|error| self.failed("look up", error));
         let mut found = look_up(netlink)?;
-        if found.is_none() && self.take_name_back(netlink)? {
+        if found.is_none() && self.restore_name(netlink)? {
             found = look_up(netlink)?;
         }
         let mut mac = self.mac.unwrap_or(self.preferred_mac);
         if let Some(link) = found {
             let difference = match (self.difference(&link), self.move_of(&link)) {
                 (Some(difference), _) => difference,
-                (None, None) => return Ok((link, Found::Kept)),
-                (None, Some(below)) => match self.moved(netlink, &link, &below) {
-                    Ok(link) => return Ok((link, Found::Moved)),
+                (None, None) => return Ok((link, Provisioning::Reused)),
+                (None, Some(change)) => match self.moved(netlink, &link, &change) {
+                    Ok(link) => return Ok((link, Provisioning::Moved)),
                     Err(reason) => reason,
                 },
             };
-            // Without this, a device that carries traffic would go for one that cannot be made.
+            // Before deleting a device that carries traffic, check that the new one can be created.
             self.check_is_free(netlink)?;
             tracing::warn!(device = self.name, %difference, "replacing the device");
             if self.mac.is_none() && link.vxlan().is_some() {
@@ -225,37 +226,37 @@ impl DeviceSpec {
             object: format!("cannot create the device {}", self.name),
             source: "it vanished right after it was created".into(),
         })?;
-        Ok((link, Found::Made))
+        Ok((link, Provisioning::Created))
     }
 
-    /// Moves a device, and returns what it is then. An old kernel does not do it, or not all of it.
-    fn moved(&self, netlink: &mut Netlink, link: &Link, below: &LinkChange) -> Result<Link, String> {
-        let moved = netlink.change_link(link.index, below).and_then(|()| netlink.link_by_index(link.index));
+    /// Moves a device to the underlay and returns its new state. Old kernels refuse the move or ignore part of it.
+    fn moved(&self, netlink: &mut Netlink, link: &Link, change: &LinkChange) -> Result<Link, String> {
+        let moved = netlink.change_link(link.index, change).and_then(|()| netlink.link_by_index(link.index));
         match moved {
             Ok(Some(moved)) if self.move_of(&moved).is_none() => Ok(moved),
-            Ok(_) => Err("the kernel does not move it".to_owned()),
+            Ok(_) => Err("the kernel did not move it to another interface or address".to_owned()),
             Err(error) => Err(format!("it cannot be moved: {error}")),
         }
     }
 
-    /// What must be changed below a device that can be used otherwise.
+    /// Returns the change that moves a device to the underlay, if it is elsewhere.
     fn move_of(&self, link: &Link) -> Option<LinkChange> {
         let vxlan = link.vxlan()?;
-        let below = (Some(self.below.lower), Some(self.below.local));
-        let change = VxlanChange { lower: below.0, local: below.1 };
-        ((vxlan.lower, vxlan.local) != below)
+        let (lower, local) = (Some(self.underlay.index), Some(self.underlay.local));
+        let change = VxlanChange { lower, local };
+        ((vxlan.lower, vxlan.local) != (lower, local))
             .then(|| LinkChange { vxlan: Some(change), ..LinkChange::default() })
     }
 
-    /// Gives the device its name again if somebody gave it another one, and tells whether that was so. As long as it is
-    /// there, no other one can have its tunnel.
-    fn take_name_back(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
-        let failed = |error| self.failed("take the name back of", error);
+    /// Renames the device back if somebody renamed it, and returns whether that was necessary. While it exists, no other
+    /// device can have its VNI and port.
+    fn restore_name(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
+        let failed = |error| self.failed("rename", error);
         let Some(index) = self.index else { return Ok(false) };
-        let found = netlink.link_by_index(index).map_err(failed)?;
-        let Some(link) = found.filter(|link| self.difference(link).is_none()) else { return Ok(false) };
-        tracing::warn!(device = self.name, other = link.name, "the device was renamed, taking its name back");
-        // The kernel renames no device that is up (`dev_change_name` in `net/core/dev.c`).
+        let link = netlink.link_by_index(index).map_err(failed)?;
+        let Some(link) = link.filter(|link| self.difference(link).is_none()) else { return Ok(false) };
+        tracing::warn!(device = self.name, found = link.name, "the device was renamed; renaming it back");
+        // The kernel doesn't rename a device that is up (`dev_change_name` in `net/core/dev.c`).
         let down = LinkChange { up: Some(false), ..LinkChange::default() };
         netlink.change_link(index, &down).map_err(failed)?;
         let name = LinkChange { name: Some(self.name.clone()), ..LinkChange::default() };
@@ -263,20 +264,20 @@ impl DeviceSpec {
         Ok(true)
     }
 
-    /// Tells what keeps an existing device from being used.
+    /// Returns the immutable difference that forces a device to be replaced.
     fn difference(&self, link: &Link) -> Option<String> {
         let Some(vxlan) = link.vxlan() else {
-            return Some("it is no VXLAN device".to_owned());
+            return Some("it is not a VXLAN device".to_owned());
         };
-        let wanted = Vxlan {
+        let desired = Vxlan {
             vni: self.vni,
             port: self.port,
             learning: self.learning,
             gbp: self.gbp,
-            // What is moved in place.
+            // Moved in place.
             lower: vxlan.lower,
             local: vxlan.local.filter(|local| IpFamily::of(*local) == self.family),
-            // What the kernel fills in, and what an operator may have tuned without harm.
+            // Filled in by the kernel, or tuned by an operator without harm.
             ageing: vxlan.ageing,
             limit: vxlan.limit,
             port_range: vxlan.port_range,
@@ -287,14 +288,14 @@ impl DeviceSpec {
             zero_checksum6_rx: vxlan.zero_checksum6_rx,
             ..Vxlan::default()
         };
-        (*vxlan != wanted).then(|| format!("it is {vxlan:?} and should be {wanted:?}"))
+        (*vxlan != desired).then(|| format!("it is {vxlan:?}, expected {desired:?}"))
     }
 
     fn create(&self, netlink: &mut Netlink, mac: Mac) -> Result<(), BackendError> {
         let vxlan = NewVxlan {
             vni: self.vni,
-            lower: Some(self.below.lower),
-            local: Some(self.below.local),
+            lower: Some(self.underlay.index),
+            local: Some(self.underlay.local),
             port: Some(self.port),
             learning: self.learning,
             gbp: self.gbp,
@@ -302,8 +303,8 @@ impl DeviceSpec {
         };
         let link = NewLink {
             mac: Some(mac),
-            mtu: Some(self.below.mtu),
-            // No queue: a tunnel's packets wait at the interface below.
+            mtu: Some(self.underlay.mtu),
+            // No queue: packets of a tunnel queue at the external interface.
             txqlen: Some(0),
             ..NewLink::new(self.name.clone(), NewLinkKind::Vxlan(vxlan))
         };
@@ -313,13 +314,13 @@ impl DeviceSpec {
         })
     }
 
-    /// Refuses to make a device whose tunnel another one has.
+    /// Fails if another device has the VNI and port.
     fn check_is_free(&self, netlink: &mut Netlink) -> Result<(), BackendError> {
-        self.same_tunnel(netlink).map_or(Ok(()), |other| Err(self.taken(&other)))
+        self.device_with_same_tunnel(netlink).map_or(Ok(()), |other| Err(self.taken(&other)))
     }
 
-    /// Finds the device under another name that has the tunnel which the kernel grants only once.
-    fn same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
+    /// Returns the name of another device with the same VNI, port and family, of which the kernel allows only one.
+    fn device_with_same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
         let family = |vxlan: &Vxlan| vxlan.local.or(vxlan.group).map_or(IpFamily::V4, IpFamily::of);
         let same = |link: &Link| {
             link.name != self.name
@@ -338,16 +339,18 @@ impl DeviceSpec {
         ))
     }
 
-    /// Sets each field by itself, so that one that the kernel refuses keeps no other from being set.
+    /// Sets each field in a request of its own, so that one refused field doesn't affect the others.
     fn set_fields(&self, netlink: &mut Netlink, link: &Link, mac: Mac) -> Vec<Result<usize, BackendError>> {
         let changes = self.field_changes(link, mac).into_iter();
-        changes.map(|(change, what, _)| self.change(netlink, link, &change, &format!("set {what}"))).collect()
+        changes
+            .map(|(change, field, _)| self.change(netlink, link, &change, &format!("set {field}")))
+            .collect()
     }
 
-    /// The fields that are not as they should be: what to change, in words, and what they are.
+    /// Returns the fields that differ: the change, its name, and the actual value.
     fn field_changes(&self, link: &Link, mac: Mac) -> Vec<(LinkChange, String, String)> {
         let same = LinkChange::default;
-        let mtu = self.below.mtu;
+        let mtu = self.underlay.mtu;
         let mut changes = Vec::new();
         if link.mac != Some(mac) {
             let actual = link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
@@ -369,8 +372,8 @@ impl DeviceSpec {
     }
 
     fn set_checksums(&self, netlink: &Netlink) -> Result<usize, BackendError> {
-        let failed = |error| self.failed("switch off the checksum offload of", error);
-        if !self.checksums_off || !netlink.tx_checksum_offload(&self.name).map_err(failed)? {
+        let failed = |error| self.failed("disable the checksum offload of", error);
+        if !self.disable_checksums || !netlink.tx_checksum_offload(&self.name).map_err(failed)? {
             return Ok(0);
         }
         netlink.set_tx_checksum_offload(&self.name, false).map_err(failed)?;
@@ -399,13 +402,13 @@ impl DeviceSpec {
     fn set_address(&self, netlink: &mut Netlink, index: u32) -> Result<usize, BackendError> {
         let failed = |error| self.failed("set the address of", error);
         let (missing, leftovers) = self.address_changes(netlink, index).map_err(failed)?;
-        // The new one first: with a device's last address go its routes.
+        // The new address first: the kernel deletes the routes of a device with its last address.
         missing.iter().try_for_each(|address| netlink.add_address(address)).map_err(failed)?;
         leftovers.iter().try_for_each(|address| netlink.delete_address(address)).map_err(failed)?;
         Ok(usize::from(missing.is_some()) + leftovers.len())
     }
 
-    /// The address that is missing, and those that are leftovers.
+    /// Returns the address that is missing and those that are leftovers.
     fn address_changes(
         &self,
         netlink: &mut Netlink,
@@ -413,9 +416,9 @@ impl DeviceSpec {
     ) -> Result<(Option<Address>, Vec<Address>), Error> {
         let Some(OverlayAddress { net, .. }) = self.address else { return Ok((None, Vec::new())) };
         let present = netlink.addresses(index)?;
-        let is_there = present.iter().any(|present| present.net == net);
+        let exists = present.iter().any(|present| present.net == net);
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
-        let missing = (!is_there).then(|| Address { flags, ..Address::new(index, net) });
+        let missing = (!exists).then(|| Address { flags, ..Address::new(index, net) });
         Ok((missing, present.into_iter().filter(|present| self.is_leftover(present)).collect()))
     }
 
@@ -427,11 +430,11 @@ impl DeviceSpec {
         })
     }
 
-    /// A router of the overlay's own would change the host's default route.
+    /// A router advertisement from the overlay would change the host's default route.
     fn refuse_router_advertisements(&self, namespace: &Namespace) {
         let sysctl = format!("net/ipv6/conf/{}/accept_ra", self.name);
         if let Err(error) = namespace.write_sysctl(&sysctl, "0") {
-            tracing::debug!(sysctl, %error, "cannot be set");
+            tracing::debug!(sysctl, %error, "cannot set the sysctl");
         }
     }
 

@@ -5,26 +5,25 @@
 //! backend for a [`Network`](flannel_core::Network); the [`Backend`] it returns keeps the device, the tables and the
 //! routes in order.
 //!
-//! # Whose object is it?
+//! # Ownership
 //!
-//! The device is known by its name. Everything on it is the backend's: the address inside the overlay, permanent
-//! neighbours, permanent forwarding entries, and routes in the main table that leave by it (but for those the kernel
-//! makes). Direct routes are known by their protocol number, a [`RouteProtocol`]; one of protocol boot that leads the
-//! way that is wanted, as upstream flannel leaves it, is marked and becomes the backend's. Nothing else is touched; a
-//! foreign route to a peer's subnet is reported, not replaced.
+//! The backend owns the device with its name and everything on it: the overlay address, permanent neighbours, permanent
+//! FDB entries, and the routes of the main table through it, except those that the kernel makes. It owns the direct
+//! routes with its protocol number, a [`RouteProtocol`]; an equal route of protocol boot, as upstream flannel leaves it,
+//! is adopted. The backend touches nothing else. It reports a foreign route to a peer's subnet and doesn't replace it.
 
 mod attrs;
 mod backend;
 mod checksums;
 mod config;
-mod desired;
 mod device;
+mod peer_objects;
 mod tunnel;
 
-pub use backend::{OpenVxlan, TunnelDevice};
+pub use backend::OpenVxlan;
 pub use checksums::ChecksumOffload;
-pub use flannel_dataplane::{Look, RouteProtocol, external_interface, follow_external};
-/// Where a network lives: the one name of another crate that is needed to open a backend.
+pub use flannel_dataplane::{RouteProtocol, external_interface};
+/// The network namespace in which a backend works.
 pub use flannel_netlink::Namespace;
 
 #[cfg(doc)]

@@ -338,7 +338,7 @@ fn a_foreign_route_in_the_way_is_named_and_left_and_ours_comes_when_it_goes() {
     station.peers.complete();
     let report = station.sync();
     let index = station.external.index;
-    let named = |route: &str| format!("somebody else's route is in its place: route {route}");
+    let named = |route: &str| format!("blocked by a foreign route: route {route}");
     let failed: Vec<_> = report.failed.into_iter().map(|failure| (failure.object, failure.reason)).collect();
     assert_eq!(
         failed,

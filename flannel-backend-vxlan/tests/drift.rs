@@ -18,7 +18,7 @@ fn settled(namespace: &Namespace) -> Station {
     station
 }
 
-/// Does something by hand, has the backend notice and look again, and finds everything as it was.
+/// Does something by hand, has the backend notification and look again, and finds everything as it was.
 fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
@@ -241,7 +241,7 @@ fn what_others_do_beside_the_tunnel_is_not_looked_at() {
     assert_eq!(station.noticed(QUIET), None);
 }
 
-/// More notices of its own than fit into the buffer of the socket wake it once, and find nothing to do.
+/// More notifications of its own than fit into the buffer of the socket wake it once, and find nothing to do.
 #[test]
 fn a_large_network_does_not_keep_its_hosts_busy() {
     let lab = lab(1);
@@ -260,7 +260,7 @@ fn lost_notices_make_everything_be_looked_at() {
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
     let index = station.device().index;
-    // A neighbour goes among more notices than any buffer holds.
+    // A neighbour goes among more notifications than any buffer holds.
     ip(host, "neigh del 10.5.2.0 dev flannel.1");
     let mut netlink = Netlink::open_in(host).unwrap();
     let other = flannel_netlink::Route::attached("10.200.0.0/24".parse().unwrap(), station.external.index);
@@ -273,14 +273,14 @@ fn lost_notices_make_everything_be_looked_at() {
         .collect();
     assert!(netlink.apply(&storm).iter().all(Result::is_ok));
     let noticed = station.noticed(common::DEADLINE).unwrap();
-    assert_eq!(noticed, "notices were lost");
+    assert_eq!(noticed, "notifications were lost");
     let report = station.sync_only(&Dirty::NONE);
     assert_eq!((report.written, report.drifted), (1, 1));
     assert_eq!(station.device().index, index);
     assert_eq!(station.netlink.link(DEVICE).unwrap().unwrap().index, index);
 }
 
-/// An audit finds what no notice told of.
+/// An audit finds what no notification told of.
 #[test]
 fn an_audit_repairs_what_was_not_noticed() {
     let lab = lab(1);

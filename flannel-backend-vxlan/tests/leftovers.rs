@@ -108,7 +108,7 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     let index = station.external.index;
     assert_eq!(
         failure.reason,
-        format!("somebody else's route is in its place: route 10.5.2.0/24 via 192.168.64.254 dev {index}")
+        format!("blocked by a foreign route: route 10.5.2.0/24 via 192.168.64.254 dev {index}")
     );
     assert_eq!(ip(host, "route show 10.5.2.0/24"), [foreign]);
     assert_eq!(station.tables().len(), 5, "the other peer has all, this one two");
@@ -141,9 +141,8 @@ fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too(
     let [failure] = &report.failed[..] else { panic!("{report:?}") };
     assert_eq!(failure.object, format!("route {last} via {}", last.addr()));
     let index = station.external.index;
-    let reason = |net: &str| {
-        format!("somebody else's route is in its place: route {net} via 192.168.64.254 dev {index}")
-    };
+    let reason =
+        |net: &str| format!("blocked by a foreign route: route {net} via 192.168.64.254 dev {index}");
     assert_eq!(failure.reason, reason(&last.to_string()));
     assert_eq!(ip(host, "route show dev flannel.1").len(), 299, "nobody else waits");
     let other = numbered(298).subnet.v4().unwrap();

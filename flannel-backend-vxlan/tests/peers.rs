@@ -165,8 +165,10 @@ fn the_second_peer_with_one_device_address_takes_over_when_the_first_leaves() {
     station.learn([peer(2), lease("10.5.3.0-24", "192.168.64.3", &mac(2).to_string())]);
     station.peers.complete();
     let report = station.sync();
-    let refused =
-        PeerFailure::new(key("10.5.3.0-24"), "0e:00:00:00:00:02 is the device of 192.168.64.2 already");
+    let refused = PeerFailure::new(
+        key("10.5.3.0-24"),
+        "the peer 192.168.64.2 has a device with the MAC address 0e:00:00:00:00:02 too",
+    );
     assert_eq!(report.unreachable, [refused]);
     assert_eq!(station.tables(), lines_of_all([2]));
     station.forget("10.5.2.0-24");

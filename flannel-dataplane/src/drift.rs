@@ -1,4 +1,4 @@
-//! The kernel's notices, taken in bunches, by a monitor that is opened again if it breaks.
+//! Detection of drift: kernel notifications in batches, from a monitor that is reopened if it breaks.
 
 use std::time::{Duration, Instant};
 
@@ -6,58 +6,67 @@ use flannel_core::{BackendError, ObjectFailure, SyncReport};
 use flannel_netlink::{Monitor, Namespace, Notification};
 
 use crate::neighbour_reprobe::NeighbourReprobe;
-use crate::tables::{Kernel, no_socket};
+use crate::netlink::{SharedNetlink, socket_error};
 
-/// What a backend hears from the kernel.
+/// Waits for kernel notifications that concern a backend.
+///
+/// ```text
+///  kernel ──notifications──▶ DriftMonitor ──each──▶ NotificationHandler: marks what may have changed as stale
+///                           │
+///                           └──▶ wait_for_drift returns the reason for a pass
+/// ```
 #[derive(Debug)]
 pub struct DriftMonitor {
     namespace: Namespace,
-    kernel: Kernel,
-    /// Gone if it broke and could not be opened again yet.
+    netlink: SharedNetlink,
+    /// Absent if the monitor broke and could not be reopened yet.
     monitor: Option<Monitor>,
-    neighbour_reprobe: NeighbourReprobe,
+    reprobe: NeighbourReprobe,
 }
 
-/// What a backend keeps in order and the kernel tells about.
-pub trait NoticeHandler {
-    /// Takes in a notice, and says what it means here if it means anything.
-    fn notice(&mut self, notice: &Notification) -> Option<String>;
+/// Objects of a backend that kernel notifications may concern.
+pub trait NotificationHandler {
+    /// Handles a notification and returns what changed, if it concerns these objects.
+    fn handle(&mut self, notification: &Notification) -> Option<String>;
 
-    /// Hears that anything may have changed.
-    fn distrust(&mut self);
+    /// Makes the next pass read everything again.
+    fn mark_stale(&mut self);
 }
 
-/// How long after a failure the monitor is opened again.
+/// The pause before a broken monitor is reopened.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Notices taken at once, so that a storm leads to one pass and not to one for each; bounded, so that a storm without
-/// end does not keep the pass from coming.
-const NOTICES_AT_ONCE: usize = 4096;
+/// The largest number of notifications in one batch. A burst leads to one pass instead of one for each notification; the bound lets
+/// passes happen during a burst that doesn't end.
+const MAX_BATCH: usize = 4096;
 
 impl DriftMonitor {
-    /// Opens a request socket, and a monitor that is silent about what is done through it. The interface is the
-    /// external one.
-    pub fn open(namespace: Namespace, interface: &str) -> Result<(Self, Kernel), BackendError> {
-        let kernel = Kernel::open_in(&namespace)?;
-        let monitor = Some(open_monitor(&namespace, &kernel)?);
-        let neighbour_reprobe = NeighbourReprobe::new(interface);
-        Ok((Self { namespace, kernel: kernel.clone(), monitor, neighbour_reprobe }, kernel))
+    /// Opens a request socket, and a monitor that ignores changes made through it.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if the kernel refuses a socket.
+    pub fn open(namespace: Namespace, interface: &str) -> Result<(Self, SharedNetlink), BackendError> {
+        let netlink = SharedNetlink::open_in(&namespace)?;
+        let monitor = Some(open_monitor(&namespace, &netlink)?);
+        let reprobe = NeighbourReprobe::new(interface);
+        Ok((Self { namespace, netlink: netlink.clone(), monitor, reprobe }, netlink))
     }
 
-    /// Goes on with another external interface.
+    /// Replaces the external interface.
     pub fn update_interface(&mut self, interface: &str) {
-        self.neighbour_reprobe.update_interface(interface);
+        self.reprobe.update_interface(interface);
     }
 
-    /// Opens the monitor again if it is gone, and has the neighbours asked for again if the interface is back.
-    pub fn mend(&mut self, now: Instant) -> SyncReport {
+    /// Reopens a broken monitor and probes neighbours again if that is due.
+    pub fn sync(&mut self, now: Instant) -> SyncReport {
         let mut report = SyncReport::default();
-        report.retry_in = self.neighbour_reprobe.act(&self.kernel, now);
+        report.retry_in = self.reprobe.run(&self.netlink, now);
         if self.monitor.is_none() {
-            match open_monitor(&self.namespace, &self.kernel) {
+            match open_monitor(&self.namespace, &self.netlink) {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
-                    let object = "the monitor of the kernel's notices".to_owned();
+                    let object = "kernel monitor".to_owned();
                     report.failed.push(ObjectFailure::new(object, flannel_core::chain(&error)));
                     report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
                 }
@@ -66,65 +75,60 @@ impl DriftMonitor {
         report
     }
 
-    /// Waits until a notice means something to a listener, and says what. May be dropped at any time without losing
-    /// a notice.
-    pub async fn wait_for_drift<L: NoticeHandler>(&mut self, listeners: &mut [L]) -> String {
+    /// Waits until a handler reports a change and returns the first one. Cancel safe: no notification is lost.
+    pub async fn wait_for_drift<H: NotificationHandler>(&mut self, handlers: &mut [H]) -> String {
         loop {
-            let notices = match self.next().await {
-                Ok(notices) => notices,
+            let notifications = match self.next_batch().await {
+                Ok(notifications) => notifications,
                 Err(broken) => {
-                    listeners.iter_mut().for_each(L::distrust);
+                    handlers.iter_mut().for_each(H::mark_stale);
                     return broken;
                 }
             };
-            let (mut what, now) = (None, Instant::now());
-            for notice in &notices {
-                what = what.or(self.neighbour_reprobe.notice(notice, now));
-                for listener in &mut *listeners {
-                    // Each one is to hear it, whatever came before.
-                    let heard = listener.notice(notice);
-                    what = what.or(heard);
+            let (mut change, now) = (None, Instant::now());
+            for notification in &notifications {
+                change = change.or(self.reprobe.handle(notification, now));
+                for handler in &mut *handlers {
+                    // Every handler needs every notification, whatever the others return.
+                    let handled = handler.handle(notification);
+                    change = change.or(handled);
                 }
             }
-            if let Some(what) = what {
-                return what;
+            if let Some(change) = change {
+                return change;
             }
         }
     }
 
-    /// Waits for notices. May be dropped at any time without losing one.
-    ///
-    /// # Errors
-    ///
-    /// What broke the monitor: anything may have changed.
-    async fn next(&mut self) -> Result<Vec<Notification>, String> {
+    /// Waits for notifications. Cancel safe. The error says why the monitor broke; anything may have changed then.
+    async fn next_batch(&mut self) -> Result<Vec<Notification>, String> {
         let Some(monitor) = &mut self.monitor else {
             return std::future::pending().await;
         };
         match monitor.next().await {
-            Ok(notice) => Ok(drain(monitor, notice)),
+            Ok(notification) => Ok(drain(monitor, notification)),
             Err(error) => {
                 self.monitor = None;
-                Err(format!("the monitor of the kernel's notices broke: {error}"))
+                Err(format!("the kernel monitor broke: {error}"))
             }
         }
     }
 }
 
 fn drain(monitor: &mut Monitor, first: Notification) -> Vec<Notification> {
-    let mut notices = vec![first];
-    while notices.len() < NOTICES_AT_ONCE {
-        // An error shows again at the next wait.
-        let Ok(Some(notice)) = monitor.try_next() else {
+    let mut notifications = vec![first];
+    while notifications.len() < MAX_BATCH {
+        // The next wait returns an error again.
+        let Ok(Some(notification)) = monitor.try_next() else {
             break;
         };
-        notices.push(notice);
+        notifications.push(notification);
     }
-    notices
+    notifications
 }
 
-fn open_monitor(namespace: &Namespace, kernel: &Kernel) -> Result<Monitor, BackendError> {
-    let mut monitor = Monitor::open_in(namespace).map_err(no_socket)?;
-    monitor.ignore_changes_of(&[kernel.lock().port_id()]).map_err(no_socket)?;
+fn open_monitor(namespace: &Namespace, netlink: &SharedNetlink) -> Result<Monitor, BackendError> {
+    let mut monitor = Monitor::open_in(namespace).map_err(socket_error)?;
+    monitor.ignore_changes_of(&[netlink.lock().port_id()]).map_err(socket_error)?;
     Ok(monitor)
 }

@@ -1,104 +1,109 @@
-//! Forwarding between the tunnel, the interfaces and the pods, for one family.
+//! IP forwarding between the tunnel, the interfaces and the pods, in one family.
 //!
-//! To switch it on is the host's decision, which container runtimes make; with IPv6 it changes what the host takes from
-//! routers. So where it is off it is only reported; but where it was on and is switched off, all pods of the host
-//! become unreachable, and it is switched on again.
+//! Enabling forwarding is the host's decision, usually made by the container runtime; in IPv6 it also changes how the
+//! host treats router advertisements. So where forwarding is off, a warning is logged and nothing else happens. But when
+//! forwarding was on and somebody disables it, all pods of the host become unreachable, and it is enabled again.
 
 use flannel_core::{ObjectFailure, SyncReport};
 use flannel_netlink::{IpFamily, Namespace, Notification};
 
-use crate::tables::Kernel;
+use crate::netlink::SharedNetlink;
 
+/// Keeps IP forwarding enabled, in one family.
 #[derive(Debug)]
 pub struct Forwarding {
     family: IpFamily,
-    kernel: Kernel,
+    netlink: SharedNetlink,
     namespace: Namespace,
-    /// Whether it was on since this process began.
+    /// Whether forwarding was on at any time since the start.
     was_on: bool,
-    in_doubt: bool,
-    /// Whether it was said that it is off.
-    said: bool,
+    is_stale: bool,
+    /// Whether the warning was logged.
+    has_warned: bool,
 }
 
 impl Forwarding {
-    pub fn new(family: IpFamily, kernel: Kernel, namespace: Namespace) -> Self {
-        Self { family, kernel, namespace, was_on: false, in_doubt: true, said: false }
+    /// Describes forwarding of a family in a namespace.
+    #[must_use]
+    pub fn new(family: IpFamily, netlink: SharedNetlink, namespace: Namespace) -> Self {
+        Self { family, netlink, namespace, was_on: false, is_stale: true, has_warned: false }
     }
 
-    pub fn distrust(&mut self) {
-        self.in_doubt = true;
+    /// Makes the next pass read the settings again.
+    pub fn mark_stale(&mut self) {
+        self.is_stale = true;
     }
 
-    /// Takes in that it was switched, for all links or for the tunnel's device.
-    pub fn notice(&mut self, notice: &Notification, device: Option<u32>) -> Option<String> {
-        let Notification::Forwarding { family, index, on } = notice else { return None };
+    /// Handles a notification about the setting for all links or for the tunnel device, and returns what changed.
+    pub fn handle(&mut self, notification: &Notification, device: Option<u32>) -> Option<String> {
+        let Notification::Forwarding { family, index, on } = notification else { return None };
         if *family != self.family || (index.is_some() && *index != device) {
             return None;
         }
-        let is_off = self.was_on && !on;
+        let was_disabled = self.was_on && !on;
         self.was_on |= *on && index.is_none();
-        self.in_doubt |= is_off;
-        is_off.then(|| format!("forwarding of {family} was switched off"))
+        self.is_stale |= was_disabled;
+        was_disabled.then(|| format!("{family} forwarding was disabled"))
     }
 
-    /// Looks, if in doubt, and switches on again what was on, for all links and for the tunnel's device.
+    /// Reads the settings if they are stale, and enables what was enabled before, for all links and for the tunnel
+    /// device.
     pub fn sync(&mut self, device: Option<(&str, u32)>) -> SyncReport {
         let mut report = SyncReport::default();
-        if !std::mem::take(&mut self.in_doubt) {
+        if !std::mem::take(&mut self.is_stale) {
             return report;
         }
-        let (all, of_one) = match self.family {
+        let (all, per_device) = match self.family {
             IpFamily::V4 => ("net/ipv4/ip_forward", "net/ipv4/conf"),
             IpFamily::V6 => ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
         };
-        let (family, kernel) = (self.family, self.kernel.clone());
-        let forwards = |index| kernel.lock().is_forwarding(family, index);
+        let (family, netlink) = (self.family, self.netlink.clone());
+        let forwards = |index| netlink.lock().is_forwarding(family, index);
         match forwards(None) {
-            Ok(false) if self.was_on => self.switch_on(all, &mut report),
-            Ok(false) => return self.say(all, report),
+            Ok(false) if self.was_on => self.enable(all, &mut report),
+            Ok(false) => {
+                self.warn_disabled(all);
+                return report;
+            }
             Ok(true) => self.was_on = true,
-            // It cannot be told, so nothing is done about it.
+            // The state is unknown: change nothing.
             Err(_) => return report,
         }
-        // A device can be left out by itself.
         if let Some((device, index)) = device
             && matches!(forwards(Some(index)), Ok(false))
         {
-            self.switch_on(&format!("{of_one}/{device}/forwarding"), &mut report);
+            self.enable(&format!("{per_device}/{device}/forwarding"), &mut report);
         }
         report
     }
 
-    fn switch_on(&self, name: &str, report: &mut SyncReport) {
+    fn enable(&self, sysctl: &str, report: &mut SyncReport) {
         report.drifted += 1;
-        match self.namespace.write_sysctl(name, "1") {
+        match self.namespace.write_sysctl(sysctl, "1") {
             Ok(()) => report.written += 1,
             Err(error) => {
-                let object = dotted(name);
+                let object = sysctl_name(sysctl);
                 let reason = format!(
-                    "it was switched off, so that no pod of this host is reached, and cannot be switched on again \
-                     ({error}); do it with: sysctl -w {object}=1"
+                    "forwarding was disabled and cannot be enabled again: {error}; no pod of this host is reachable \
+                     until you run: sysctl -w {object}=1"
                 );
                 report.failed.push(ObjectFailure::new(object, reason));
             }
         }
     }
 
-    fn say(&mut self, name: &str, report: SyncReport) -> SyncReport {
-        if !std::mem::replace(&mut self.said, true) {
-            let name = dotted(name);
+    fn warn_disabled(&mut self, sysctl: &str) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            let name = sysctl_name(sysctl);
             tracing::warn!(
-                "{name} is off: no pod of this host is reached by others until a container runtime or you switch it on \
-                 (sysctl -w {name}=1)"
+                "{name} is off; other hosts cannot reach the pods of this host until a container runtime or an \
+                 administrator enables it (sysctl -w {name}=1)"
             );
         }
-        report
     }
 }
 
-/// The name of a setting as people write it.
-fn dotted(name: &str) -> String {
-    // A device may have a dot in its name, which sysctl(8) wants as a slash then.
-    name.split('/').map(|part| part.replace('.', "/")).collect::<Vec<_>>().join(".")
+/// Returns the name of a setting in the notation of sysctl(8), which writes a dot in a device name as a slash.
+fn sysctl_name(path: &str) -> String {
+    path.split('/').map(|part| part.replace('.', "/")).collect::<Vec<_>>().join(".")
 }

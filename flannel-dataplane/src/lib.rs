@@ -1,33 +1,34 @@
 //! What the kernel backends of flannel share.
 //!
-//! * Kernel tables that a backend reconciles: [`Neighbours`], [`Fdb`], [`Routes`] through a tunnel and [`DirectRoutes`]
-//!   beside it. Each is a [`Table`](flannel_core::reconcile::Table).
-//! * [`DriftMonitor`] turns kernel notifications into passes; [`Forwarding`] keeps IP forwarding on.
+//! * Kernel tables to reconcile, each a [`Table`](flannel_core::reconcile::Table): [`NeighbourTable`] and [`FdbTable`] of a
+//!   tunnel device, [`OverlayRouteTable`] through it, [`DirectRouteTable`] beside it. [`DirectRouting`] adds the lookup of
+//!   peers on the link.
+//! * [`DriftMonitor`] turns kernel notifications into passes; [`Forwarding`] keeps IP forwarding enabled.
 //! * The external interface: read by name with [`external_interface`], selected by rules with [`selector`], followed
 //!   with [`follow_external`].
 
-mod direct;
+mod device_tables;
 mod direct_routes;
+mod direct_routing;
 mod drift;
 mod external;
-mod families;
 mod forwarding;
 mod neighbour_reprobe;
+mod netlink;
+mod network;
 mod overlay_routes;
 mod routes;
-mod tables;
 mod underlay;
 
-pub use direct::Direct;
-pub use direct_routes::{DirectRoutes, Hop};
-pub use drift::{DriftMonitor, NoticeHandler};
+pub use device_tables::{DeviceScope, FdbTable, NeighbourTable};
+pub use direct_routes::{DirectRouteTable, NextHop};
+pub use direct_routing::{DirectRouting, NextHopFinder};
+pub use drift::{DriftMonitor, NotificationHandler};
 pub use external::{Look, external_interface, facts, follow_external, select, selector};
-pub use families::{families, own_subnet, pool, same_kind};
-pub use forwarding::Forwarding;
-pub use overlay_routes::{OverlayRoute, Routes};
-pub use routes::{Foreign, InTheWay, Mark, RouteProtocol, apply, metric, read_main};
-pub use tables::{Fdb, Kernel, Neighbours, Place, WRITES_AT_ONCE, boxed, no_socket, unreadable};
-pub use underlay::Underlay;
-
-/// The network namespace that the objects live in.
+/// The network namespace of the objects.
 pub use flannel_netlink::Namespace;
+pub use forwarding::Forwarding;
+pub use netlink::{SharedNetlink, table_read_error};
+pub use network::{check_same_type, family_pools, own_subnet};
+pub use overlay_routes::{OverlayRoute, OverlayRouteTable};
+pub use routes::{RouteOwner, RouteProtocol};

@@ -1,4 +1,4 @@
-//! Routes to the peers' subnets through the tunnel, as a [`Table`].
+//! Routes to the peers' subnets through a tunnel device, as a [`Table`].
 
 use std::net::IpAddr;
 
@@ -7,35 +7,38 @@ use flannel_core::reconcile::{Change, Table};
 use flannel_netlink::{Route, RouteFilter, RouteKind};
 use ipnet::IpNet;
 
-use crate::routes::{self, Foreign, InTheWay, Mark};
-use crate::tables::{Place, boxed};
+use crate::device_tables::DeviceScope;
+use crate::routes::{
+    BlockedByForeignRoute, ForeignRoutes, RouteOwner, metric, read_main_table, write_changes,
+};
 
 /// A route to a peer's subnet through the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverlayRoute {
-    /// The peer's own address on the overlay. A route of ours has one.
+    /// The peer's address on the overlay. Every route that a backend writes has one.
     pub gateway: Option<IpAddr>,
-    /// Whether the gateway need not be covered by an address of the device, which has only a single one.
+    /// Whether the kernel accepts a gateway that no address of the device covers.
     pub onlink: bool,
-    /// Which of several routes to the same subnet counts; as there is one, any value will do.
+    /// The metric. Any value is accepted, since there is one route to a subnet.
     pub metric: u32,
-    /// The type of service it is for; ours are for any, which is 0.
+    /// The type of service, 0 for any.
     pub tos: u8,
-    /// How far the kernel takes the destination to be, and who made the route. Any value will do; the kernel wants to
-    /// hear them when a route is to be deleted that stands beside another one.
+    /// The scope of the destination. Any value is accepted; the kernel needs it to delete one of several routes.
     pub scope: u8,
+    /// The protocol number. Any value is accepted; the kernel needs it to delete one of several routes.
     pub protocol: u8,
-    /// Whether somebody else's route to the same subnet counts instead; ours then is as good as missing.
+    /// Whether the kernel prefers a foreign route to the same subnet, which makes this one useless.
     pub is_shadowed: bool,
 }
 
 impl OverlayRoute {
-    /// The route to a peer's subnet, given how many other routes there are.
-    pub fn to(subnet: IpNet, others: usize) -> Self {
+    /// Returns the route to a peer's subnet, given the number of routes before it.
+    #[must_use]
+    pub fn to(subnet: IpNet, position: usize) -> Self {
         Self {
             gateway: Some(subnet.network()),
             onlink: true,
-            metric: routes::metric(subnet, others),
+            metric: metric(subnet, position),
             tos: 0,
             scope: Route::SCOPE_UNIVERSE,
             protocol: Route::PROTOCOL_BOOT,
@@ -43,8 +46,8 @@ impl OverlayRoute {
         }
     }
 
-    /// The same message puts and deletes, so that the two cannot disagree.
-    fn message(&self, subnet: IpNet, index: u32) -> Route {
+    /// Returns the kernel's form of the route, both to put and to delete it.
+    fn on_device(&self, subnet: IpNet, index: u32) -> Route {
         Route {
             gateway: self.gateway,
             onlink: self.onlink,
@@ -71,45 +74,48 @@ impl From<&Route> for OverlayRoute {
     }
 }
 
-/// All routes in the main table that leave by the tunnel, but for those that the kernel makes for its addresses.
+/// All routes of the main table through a tunnel device, except those that the kernel makes for the device's addresses.
 #[derive(Debug)]
-pub struct Routes {
-    pub place: Place,
-    /// By what the direct routes are known that one of these may take the place of.
-    pub mark: Mark,
-    foreign: Foreign,
+pub struct OverlayRouteTable {
+    /// The device.
+    pub scope: DeviceScope,
+    /// The owner of the direct routes, which an overlay route may replace.
+    owner: RouteOwner,
+    foreign: ForeignRoutes,
 }
 
-impl Routes {
-    pub fn new(place: Place, mark: Mark) -> Self {
-        Self { place, mark, foreign: Foreign::default() }
+impl OverlayRouteTable {
+    /// Describes the routes of a device in the network of `owner`.
+    #[must_use]
+    pub fn new(scope: DeviceScope, owner: RouteOwner) -> Self {
+        Self { scope, owner, foreign: ForeignRoutes::default() }
     }
 
-    /// Finds somebody else's route that would count instead of a new one.
-    fn in_the_way(&self, change: &Change<IpNet, OverlayRoute>) -> Option<&Route> {
+    /// Returns the foreign route that the kernel would prefer to a new one.
+    fn shadowed_by(&self, change: &Change<IpNet, OverlayRoute>) -> Option<&Route> {
         match change {
-            Change::Put { key, value, .. } => self.foreign.before(key, value.metric),
+            Change::Put { key, value, .. } => self.foreign.preferred_to(key, value.metric),
             Change::Drop { .. } => None,
         }
     }
 
     fn write(&self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
-        let Self { place, mark, .. } = self;
-        let message = |subnet: &IpNet, route: &OverlayRoute| route.message(*subnet, place.index);
-        let plain = |change: &Change<IpNet, OverlayRoute>| match change {
+        let Self { scope, owner, .. } = self;
+        let route = |subnet: &IpNet, route: &OverlayRoute| route.on_device(*subnet, scope.index);
+        let as_routes = |change: &Change<IpNet, OverlayRoute>| match change {
             Change::Put { key, value, instead_of } => Change::Put {
                 key: *key,
-                value: message(key, value),
-                instead_of: instead_of.as_ref().map(|old| message(key, old)),
+                value: route(key, value),
+                instead_of: instead_of.as_ref().map(|old| route(key, old)),
             },
-            Change::Drop { key, value } => Change::Drop { key: *key, value: message(key, value) },
+            Change::Drop { key, value } => Change::Drop { key: *key, value: route(key, value) },
         };
-        let is_ours = |there: &Route| there.index == Some(place.index) || mark.is_on(there);
-        routes::apply(&place.kernel, place.family, changes, plain, is_ours)
+        let is_ours = |present: &Route| present.index == Some(scope.index) || owner.owns(present);
+        write_changes(&scope.netlink, scope.family, changes, as_routes, is_ours)
     }
 }
 
-impl Table for Routes {
+impl Table for OverlayRouteTable {
     type Key = IpNet;
     type Value = OverlayRoute;
 
@@ -121,38 +127,38 @@ impl Table for Routes {
     }
 
     fn satisfies(desired: &OverlayRoute, actual: &OverlayRoute) -> bool {
-        let way = |route: &OverlayRoute| (route.gateway, route.onlink, route.tos, route.is_shadowed);
-        way(desired) == way(actual)
+        let path = |route: &OverlayRoute| (route.gateway, route.onlink, route.tos, route.is_shadowed);
+        path(desired) == path(actual)
     }
 
-    /// Reads the whole table, since it takes other routes to tell which of ours count.
+    /// Reads the whole table: only the foreign routes show which of ours are shadowed.
     fn read(&mut self) -> Result<Vec<(IpNet, OverlayRoute)>, BoxError> {
-        let Self { place, mark, foreign } = self;
-        let read = routes::read_main(&place.kernel, place.family, RouteFilter::default()).map_err(boxed)?;
-        let (mut ours, mut others) = (Vec::with_capacity(read.len()), Foreign::default());
-        for route in read {
-            if route.index != Some(place.index) {
-                others.add(route, mark);
+        let Self { scope, owner, foreign } = self;
+        let routes = read_main_table(&scope.netlink, scope.family, RouteFilter::default())?;
+        let (mut ours, mut others) = (Vec::with_capacity(routes.len()), ForeignRoutes::default());
+        for route in routes {
+            if route.index != Some(scope.index) {
+                others.add(route, owner);
             } else if route.kind == RouteKind::Unicast && route.protocol != Route::PROTOCOL_KERNEL {
                 ours.push((route.destination, OverlayRoute::from(&route)));
             }
         }
         for (subnet, route) in &mut ours {
-            route.is_shadowed = others.before(subnet, route.metric).is_some();
+            route.is_shadowed = others.preferred_to(subnet, route.metric).is_some();
         }
         *foreign = others;
         Ok(ours)
     }
 
     fn apply(&mut self, changes: &[Change<IpNet, OverlayRoute>]) -> Vec<Result<(), BoxError>> {
-        if !changes.iter().any(|change| self.in_the_way(change).is_some()) {
+        if !changes.iter().any(|change| self.shadowed_by(change).is_some()) {
             return self.write(changes);
         }
-        let free: Vec<_> =
-            changes.iter().filter(|change| self.in_the_way(change).is_none()).cloned().collect();
-        let mut answers = self.write(&free).into_iter();
-        let answer = |change| match self.in_the_way(change) {
-            Some(there) => Err(InTheWay(there.clone()).into()),
+        let writable: Vec<_> =
+            changes.iter().filter(|change| self.shadowed_by(change).is_none()).cloned().collect();
+        let mut answers = self.write(&writable).into_iter();
+        let answer = |change| match self.shadowed_by(change) {
+            Some(foreign) => Err(BlockedByForeignRoute(foreign.clone()).into()),
             None => answers.next().unwrap_or(Ok(())),
         };
         changes.iter().map(answer).collect()

@@ -1,7 +1,6 @@
-//! The network below: which peers are on the external interface's own link.
+//! The underlay: which peers are on the link of the external interface.
 //!
-//! The kernel is asked as `ip route get` asks it, once for each address; what it answered holds until something is
-//! told that may change the answer.
+//! The kernel answers for each address, as `ip route get` asks it. The answers are cached until a notification may change them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,61 +8,61 @@ use std::net::IpAddr;
 use flannel_core::ExternalInterface;
 use flannel_netlink::{IpFamily, Notification, Route, RouteKind};
 
-use crate::tables::Kernel;
+use crate::netlink::SharedNetlink;
 
-/// The external interface, for one family.
+/// The external interface in one family.
 #[derive(Debug)]
-pub struct Underlay {
-    kernel: Kernel,
+pub(crate) struct Underlay {
+    netlink: SharedNetlink,
     name: String,
     family: IpFamily,
     index: u32,
-    /// Whether it was up when it was last told of.
+    /// Whether the interface was up according to the last notification.
     up: bool,
-    /// What was asked: whether an address is on the link.
+    /// The kernel's answers: whether an address is on the link.
     on_link: BTreeMap<IpAddr, bool>,
 }
 
 impl Underlay {
-    pub fn new(kernel: Kernel, external: &ExternalInterface, family: IpFamily) -> Self {
+    pub(crate) fn new(netlink: SharedNetlink, external: &ExternalInterface, family: IpFamily) -> Self {
         let (name, index) = (external.name.clone(), external.index);
-        Self { kernel, name, family, index, up: true, on_link: BTreeMap::new() }
+        Self { netlink, name, family, index, up: true, on_link: BTreeMap::new() }
     }
 
-    /// Asks about another interface from now on.
-    pub fn update_interface(&mut self, name: &str, index: u32) {
+    /// Replaces the interface.
+    pub(crate) fn update_interface(&mut self, name: &str, index: u32) {
         name.clone_into(&mut self.name);
         self.index = index;
         self.on_link.clear();
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Asks everything anew from now on.
-    pub fn distrust(&mut self) {
+    /// Drops all cached answers.
+    pub(crate) fn mark_stale(&mut self) {
         self.on_link.clear();
-        // One that is not there, or cannot be read, has no addresses on its link either.
-        if let Ok(Some(link)) = self.kernel.lock().link(&self.name) {
+        // An interface that is gone or cannot be read has no addresses on its link either.
+        if let Ok(Some(link)) = self.netlink.lock().link(&self.name) {
             (self.index, self.up) = (link.index, link.up);
         }
     }
 
     /// Returns the index of the interface if an address is on its link.
-    pub fn link_to(&mut self, address: IpAddr) -> Option<u32> {
-        let Self { kernel, index, on_link, .. } = self;
+    pub(crate) fn link_to(&mut self, address: IpAddr) -> Option<u32> {
+        let Self { netlink, index, on_link, .. } = self;
         let is_on_link = *on_link.entry(address).or_insert_with(|| {
-            let answer = kernel.lock().route_to(address);
+            let answer = netlink.lock().route_to(address);
             answer.is_ok_and(|route| is_on_link(&route, *index))
         });
         is_on_link.then_some(*index)
     }
 
-    /// Takes in what the kernel tells, and says what may have changed the answers.
-    pub fn notice(&mut self, notice: &Notification) -> Option<String> {
-        let what = match notice {
-            Notification::Overrun => "notices were lost".to_owned(),
+    /// Returns what a notification changed, if it may change an answer.
+    pub(crate) fn handle(&mut self, notification: &Notification) -> Option<String> {
+        let change = match notification {
+            Notification::Overrun => "notifications were lost".to_owned(),
             Notification::Link { link, removed } if link.name == self.name || link.index == self.index => {
                 let state = (link.index, link.up && !removed);
                 if state == (self.index, self.up) {
@@ -77,7 +76,7 @@ impl Underlay {
             {
                 format!("{address} changed")
             }
-            Notification::Route { route, .. } if self.decides_with(route) => format!("{route} changed"),
+            Notification::Route { route, .. } if self.affects_answers(route) => format!("{route} changed"),
             Notification::Link { .. }
             | Notification::Address { .. }
             | Notification::Route { .. }
@@ -86,18 +85,18 @@ impl Underlay {
             | Notification::Fdb { .. } => return None,
             other => format!("{other:?}"),
         };
-        Some(what)
+        Some(change)
     }
 
-    /// Tells whether a route leads to an address that was asked for.
-    fn decides_with(&self, route: &Route) -> bool {
+    /// Returns true if a route covers an address that was asked for.
+    fn affects_answers(&self, route: &Route) -> bool {
         route.table == Route::MAIN_TABLE
             && IpFamily::of(route.destination.addr()) == self.family
             && self.on_link.keys().any(|address| route.destination.contains(address))
     }
 }
 
-/// Tells whether the kernel's answer for an address says that it is on the link of an interface.
+/// Returns true if the kernel reaches an address on the link of an interface.
 fn is_on_link(answer: &Route, index: u32) -> bool {
     answer.kind == RouteKind::Unicast && answer.gateway.is_none() && answer.index == Some(index)
 }

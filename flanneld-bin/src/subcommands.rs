@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{FlagDescription, FlagError};
-use crate::{doctor, migrate, options, ping, plan, show};
+use crate::{Host, doctor, migrate, options, ping, plan, show};
 
 /// The exit status of every subcommand and of the daemon for an invalid command line.
 pub(crate) const INVALID_COMMAND_LINE: (u8, &str) =
@@ -21,7 +21,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon runs without faults, as /readyz reports; or -watch was interrupted."),
             (1, "no daemon runs on this host, or it does not answer."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "the daemon runs and reports a fault."),
+            (show::FAULT, "the daemon runs and reports a fault."),
         ],
         run: show::status,
     },
@@ -33,7 +33,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon runs and knows of no unreachable peer; or -watch was interrupted."),
             (1, "no daemon runs on this host, or it does not answer."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "a peer is pending or unreachable."),
+            (show::FAULT, "a peer is pending or unreachable."),
         ],
         run: show::peers,
     },
@@ -45,7 +45,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "every probed peer is reachable without faults."),
             (1, "there is nothing to probe: there are no peers, or none matches the arguments."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "a peer is unreachable or a probe found a fault."),
+            (show::FAULT, "a peer is unreachable or a probe found a fault."),
         ],
         run: ping::run,
     },
@@ -57,7 +57,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon would change nothing."),
             (1, "the plan cannot be computed; a line names the cause."),
             INVALID_COMMAND_LINE,
-            (plan::SOMETHING, "the daemon would change something."),
+            (plan::CHANGES, "the daemon would change something."),
         ],
         run: plan::run,
     },
@@ -70,7 +70,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (1, "a store does not respond or refuses a request, or there is no network to copy."),
             INVALID_COMMAND_LINE,
             (
-                migrate::UNDECIDED,
+                migrate::CONFLICTS,
                 "the v3 store has another lease or config under a key; it was not overwritten.",
             ),
         ],
@@ -102,7 +102,7 @@ pub(crate) struct Subcommand {
     /// Its exit statuses and their meanings.
     pub(crate) exit_statuses: &'static [(u8, &'static str)],
     /// Runs it with the arguments after its name. The caller prints the error.
-    pub(crate) run: fn(Vec<OsString>) -> Result<ExitCode, FlagError>,
+    pub(crate) run: fn(Vec<OsString>, &Host) -> Result<ExitCode, FlagError>,
 }
 
 /// Finds a subcommand by its name.
@@ -121,33 +121,4 @@ pub(crate) fn usage(program: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The exit statuses in the table of a page of `docs/`, for one command or for all of the page.
-    fn on_page(page: &str, command: &str) -> Option<Vec<u8>> {
-        let mut lines = page.lines().skip_while(|line| {
-            let is_of_one = line.contains(" of ");
-            !line.starts_with("| exit status") || (is_of_one && !line.contains(&format!("`{command}`")))
-        });
-        lines.next()?;
-        let rows = lines.skip(1).map_while(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok());
-        Some(rows.collect())
-    }
-
-    #[test]
-    fn the_page_of_a_command_lists_its_exit_statuses() {
-        for (command, page) in [
-            ("status", include_str!("../../docs/status.md")),
-            ("peers", include_str!("../../docs/status.md")),
-            ("plan", include_str!("../../docs/status.md")),
-            ("ping", include_str!("../../docs/ping.md")),
-            ("migrate-etcd", include_str!("../../docs/migrating-etcd.md")),
-            ("doctor", include_str!("../../docs/doctor.md")),
-        ] {
-            let known = find(OsStr::new(command)).map(|found| found.exit_statuses).unwrap_or_default();
-            let known: Vec<u8> = known.iter().map(|(status, _)| *status).collect();
-            assert_eq!(on_page(page, command), Some(known), "{command}");
-        }
-    }
-}
+mod tests;

@@ -107,7 +107,7 @@ fn the_programs_of_a_killed_process_end_with_it() {
         std::thread::park();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_killed_process_takes_its_programs_with_it", "--nocapture"]);
+    command.args(["--exact", "the_programs_of_a_killed_process_end_with_it", "--nocapture"]);
     command.env(VICTIM, "1");
     let mut victim = Process::spawn_in(&Namespace::current().unwrap(), command).unwrap();
     let line = victim.wait_for_line("program ", LIMIT).unwrap();

@@ -1,42 +1,41 @@
-//! What a start and a pass would do for a tunnel, told without doing it.
+//! The plan of a tunnel: what a start and a pass would write.
 
 use flannel_core::{BackendError, Dirty, Plan, PlanRequest, PlannedChange};
+use flannel_dataplane::{DirectRouting, SharedNetlink, own_subnet, table_read_error};
 use flannel_netlink::Namespace;
 
 use super::Tunnel;
-use crate::device::{Device, DeviceSpec, OverlayAddress};
-use flannel_dataplane::Direct;
-use flannel_dataplane::own_subnet;
-use flannel_dataplane::{Kernel, unreadable};
+use crate::device::{DeviceSpec, OverlayAddress, VxlanDevice};
 
 impl Tunnel {
-    /// Tells what would be done for a tunnel and the direct routes beside it.
+    /// Plans a tunnel and its direct routes. Writes nothing.
     pub(crate) fn plan(
         mut spec: DeviceSpec,
-        direct: Direct,
-        kernel: Kernel,
+        direct: DirectRouting,
+        netlink: SharedNetlink,
         namespace: Namespace,
         has_direct_routing: bool,
         request: PlanRequest<'_>,
     ) -> Result<Plan, BackendError> {
         let PlanRequest { own, peers, .. } = request;
         let net = own_subnet(own, spec.family)?.network().into();
-        spec.address = Some(OverlayAddress { net, network: direct.mark().network });
-        let (index, mut changes) = spec.plan(&mut kernel.lock())?;
-        // Nothing is on a device that is not there.
-        let device = Device { index: index.unwrap_or(0), mac: spec.preferred_mac, mtu: spec.below.mtu };
-        let mut tunnel = Self::new(spec, device, direct, kernel, namespace, has_direct_routing);
+        spec.address = Some(OverlayAddress { net, network: direct.owner().network });
+        let (index, mut changes) = spec.plan(&mut netlink.lock())?;
+        // A device that doesn't exist yet has no objects.
+        let device =
+            VxlanDevice { index: index.unwrap_or(0), mac: spec.preferred_mac, mtu: spec.underlay.mtu };
+        let mut tunnel = Self::new(spec, device, direct, netlink, namespace, has_direct_routing);
         tunnel.direct.routes.table().tunnel = index;
-        tunnel.update(peers, &Dirty::All, &own.subnet);
-        let is_there = index.is_some();
+        tunnel.update_peers(peers, &Dirty::All, &own.subnet);
+        let exists = index.is_some();
         let mut removals: Vec<Vec<PlannedChange>> = Vec::new();
-        for (what, planned) in [
-            ("the forwarding entries", tunnel.fdb.plan(is_there)),
-            ("the neighbours", tunnel.neighbours.plan(is_there)),
-            ("the routes", tunnel.routes.plan(is_there)),
-            ("the direct routes", tunnel.direct.routes.plan(true)),
+        for (table, planned) in [
+            ("FDB entries", tunnel.fdb.plan(exists)),
+            ("neighbours", tunnel.neighbours.plan(exists)),
+            ("overlay routes", tunnel.routes.plan(exists)),
+            ("direct routes", tunnel.direct.routes.plan(true)),
         ] {
-            let (puts, drops) = planned.map_err(|error| unreadable(what, error))?;
+            let (puts, drops) = planned.map_err(|error| table_read_error(table, error))?;
             changes.extend(puts);
             removals.push(drops);
         }
@@ -44,7 +43,7 @@ impl Tunnel {
             changes.extend(removals.into_iter().rev().flatten());
         }
         let mut plan = Plan::default();
-        (plan.changes, plan.unreachable) = (changes, tunnel.desired.unreachable().cloned().collect());
+        (plan.changes, plan.unreachable) = (changes, tunnel.peers.unreachable().cloned().collect());
         Ok(plan)
     }
 }

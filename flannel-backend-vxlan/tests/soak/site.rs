@@ -163,7 +163,7 @@ fn start(namespace: &Namespace, registry: &MemoryRegistry) -> Member {
         OpenVxlan::new(namespace.clone()),
         external,
     );
-    // Peers leave faster here than anybody would believe; and no audit covers for a notice that was not understood.
+    // Peers leave faster here than anybody would believe; and no audit covers for a notification that was not understood.
     options.damping.hold = Duration::ZERO;
     options.audit_every = Duration::from_secs(3600);
     options.previous = Some(key(OWN));

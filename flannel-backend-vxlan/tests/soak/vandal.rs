@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::model::{Model, OWN, SUBNETS, net};
 use crate::site::{FAMILIES, Site, is_direct};
 
-/// More changes than the monitor's buffer holds notices of.
+/// More changes than the monitor's buffer holds notifications of.
 const STORM: u32 = 30_000;
 
 pub(crate) struct Vandal {
@@ -217,7 +217,7 @@ impl Vandal {
         "the external interface goes down and up"
     }
 
-    /// So many changes elsewhere that notices are lost.
+    /// So many changes elsewhere that notifications are lost.
     fn storm(&mut self) -> &'static str {
         let mut netlink = Netlink::open_in(&self.namespace).unwrap();
         let index = netlink.link("lo").unwrap().unwrap().index;
@@ -229,7 +229,7 @@ impl Vandal {
             })
             .collect();
         netlink.apply(&storm).into_iter().for_each(Result::unwrap);
-        "a storm of notices"
+        "a storm of notifications"
     }
 
     fn write(&mut self, writes: Vec<WriteRequest>) {

@@ -1,4 +1,4 @@
-//! The contract of tables, on the kernel, and what becomes of routes without our mark.
+//! Direct routes on the kernel: the promises of every table, adoption, and foreign routes.
 
 use flannel_netlink::{Address, LinkChange, Namespace, NewLink, NewLinkKind};
 use flannel_testing::contract::table::TableSubject;
@@ -6,18 +6,18 @@ use flannel_testing::contract::table::TableSubject;
 use super::*;
 
 /// A namespace with an external interface, whose link is 192.168.64.0/24 and fd00:64::/64.
-struct Host {
-    kernel: Kernel,
+struct LinkHost {
+    netlink: SharedNetlink,
     family: IpFamily,
     external: u32,
     other: u32,
 }
 
-impl Host {
+impl LinkHost {
     fn new(family: IpFamily) -> Self {
         let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
-        let kernel = Kernel::open_in(&namespace).unwrap();
-        let mut netlink = kernel.lock();
+        let shared = SharedNetlink::open_in(&namespace).unwrap();
+        let mut netlink = shared.lock();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         let loopback = netlink.link("lo").unwrap().unwrap();
         netlink.change_link(loopback.index, &up).unwrap();
@@ -32,7 +32,7 @@ impl Host {
             netlink.add_address(&address).unwrap();
         }
         drop(netlink);
-        Self { kernel, family, external, other }
+        Self { netlink: shared, family, external, other }
     }
 
     /// The subnet number `n`, and a gateway to it.
@@ -45,19 +45,19 @@ impl Host {
 
     fn route(&self, n: u8, others: usize) -> Route {
         let (subnet, gateway) = self.peer(n);
-        Hop { gateway, index: self.external, protocol: RouteProtocol::default() }.route(subnet, others)
+        NextHop { gateway, index: self.external, protocol: RouteProtocol::default() }.route(subnet, others)
     }
 
     fn write(&self, writes: &[WriteRequest]) {
-        self.kernel.apply(writes).into_iter().collect::<Result<(), _>>().unwrap();
+        self.netlink.write(writes).into_iter().collect::<Result<(), _>>().unwrap();
     }
 
     fn all(&self) -> Vec<Route> {
         let filter = RouteFilter { family: Some(self.family), ..RouteFilter::default() };
-        self.kernel.lock().routes(&filter).unwrap()
+        self.netlink.lock().routes(&filter).unwrap()
     }
 
-    /// An unmarked one, one marked but outside the network, one in another table and one to nowhere.
+    /// A route of protocol boot, one outside the network, one in another table and a blackhole.
     fn foreign(&self) -> [Route; 4] {
         let unmarked = Route { protocol: Route::PROTOCOL_BOOT, ..self.route(66, 0) };
         let outside = match self.family {
@@ -76,22 +76,22 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-impl TableSubject for Host {
-    type Table = DirectRoutes;
+impl TableSubject for LinkHost {
+    type Table = DirectRouteTable;
 
-    fn open(&mut self) -> DirectRoutes {
+    fn open(&mut self) -> DirectRouteTable {
         let network = match self.family {
             IpFamily::V4 => net("10.5.0.0/16"),
             IpFamily::V6 => net("fd00:5::/48"),
         };
-        let mark = Mark { protocol: RouteProtocol::default(), network };
-        DirectRoutes { kernel: self.kernel.clone(), family: self.family, mark, tunnel: None }
+        let owner = RouteOwner { protocol: RouteProtocol::default(), network };
+        DirectRouteTable { netlink: self.netlink.clone(), family: self.family, owner, tunnel: None }
     }
 
     fn samples(&self) -> Vec<(IpNet, Route, Route)> {
         let sample = |n: u8| {
             let route = self.route(n, usize::from(n) * 100);
-            // Even ones are replaced in place, odd ones by a route with another metric.
+            // Even routes are replaced in place, odd ones by a route with another metric.
             let metric = if n.is_multiple_of(2) { route.metric } else { Some(7) };
             let (_, gateway) = self.peer(n + 100);
             (route.destination, route.clone(), Route { gateway: Some(gateway), metric, ..route })
@@ -99,7 +99,7 @@ impl TableSubject for Host {
         (2..6).map(sample).collect()
     }
 
-    /// Nothing is reached by a gateway that is not on the link.
+    /// A gateway must be on the link.
     fn unwritable(&self) -> Option<(IpNet, Route)> {
         let gateway = match self.family {
             IpFamily::V4 => "192.168.65.9",
@@ -129,7 +129,7 @@ mod v4 {
 
     flannel_testing::table_contract!(
         #[test]
-        Host::new(IpFamily::V4)
+        LinkHost::new(IpFamily::V4)
     );
 }
 
@@ -138,7 +138,7 @@ mod v6 {
 
     flannel_testing::table_contract!(
         #[test]
-        Host::new(IpFamily::V6)
+        LinkHost::new(IpFamily::V6)
     );
 }
 
@@ -147,10 +147,10 @@ fn put(route: &Route) -> [Change<IpNet, Route>; 1] {
 }
 
 #[test]
-fn a_route_that_upstream_left_becomes_ours_whatever_its_metric() {
+fn a_route_of_upstream_flannel_is_adopted_whatever_its_metric() {
     for family in IpFamily::BOTH {
         for metric in [None, Some(5)] {
-            let mut host = Host::new(family);
+            let mut host = LinkHost::new(family);
             let ours = host.route(2, 0);
             let left = Route { protocol: Route::PROTOCOL_BOOT, ..ours.clone() };
             let left = Route { metric: metric.or(left.metric), ..left };
@@ -166,9 +166,9 @@ fn a_route_that_upstream_left_becomes_ours_whatever_its_metric() {
 }
 
 #[test]
-fn a_route_in_the_way_is_named_and_left() {
+fn a_foreign_route_that_blocks_ours_is_named_and_kept() {
     for family in IpFamily::BOTH {
-        let mut host = Host::new(family);
+        let mut host = LinkHost::new(family);
         let ours = host.route(2, 0);
         let (_, elsewhere) = host.peer(9);
         let static_ = Route { protocol: 4, ..ours.clone() };
@@ -177,7 +177,7 @@ fn a_route_in_the_way_is_named_and_left() {
         for foreign in [static_, unequal, other] {
             host.write(&[WriteRequest::PutRoute(foreign.clone())]);
             let reason = host.open().apply(&put(&ours)).remove(0).unwrap_err().to_string();
-            assert_eq!(reason, format!("somebody else's route is in its place: {foreign}"));
+            assert_eq!(reason, format!("blocked by a foreign route: {foreign}"));
             assert_eq!(host.open().read().unwrap(), []);
             host.write(&[WriteRequest::DeleteRoute(foreign)]);
         }

@@ -1,9 +1,9 @@
 //! Following the external interface: what becomes of it is told when it has settled.
 //!
 //! ```text
-//!            a notice that concerns it           quiet for a moment
+//!            a notification that concerns it           quiet for a moment
 //!  listening ─────────────────────────▶ settling ──────────────────▶ look: another one? told
-//!      ▲                                  ▲   │ more notices            │
+//!      ▲                                  ▲   │ more notifications            │
 //!      │                                  └───┘                         │
 //!      └────────────────────────────────────────────────────────────────┘ or look again after a while
 //! ```
@@ -43,8 +43,8 @@ pub enum Look {
 /// never ends, and looks once when it is first polled.
 ///
 /// ```no_run
-/// use flannel_backend_vxlan::{Look, external_interface, follow_external};
-/// use flannel_netlink::Namespace;
+/// use flannel_dataplane::{Look, external_interface, follow_external};
+/// use flannel_dataplane::Namespace;
 ///
 /// // Whatever has the name eth0, with whatever address it has.
 /// let here = Namespace::current()?;
@@ -130,9 +130,9 @@ async fn settle(monitor: &mut Monitor) -> Result<(), flannel_netlink::Error> {
     Ok(())
 }
 
-/// Tells whether a notice may have to do with an interface.
-fn concerns(notice: &Notification, known: &ExternalInterface) -> bool {
-    match notice {
+/// Tells whether a notification may have to do with an interface.
+fn concerns(notification: &Notification, known: &ExternalInterface) -> bool {
+    match notification {
         Notification::Link { link, .. } => link.index == known.index || link.name == known.name,
         // Its address may move to another interface.
         Notification::Address { address, .. } => {

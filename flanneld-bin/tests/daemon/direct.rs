@@ -92,7 +92,7 @@ fn a_host_that_host_gw_cannot_reach_is_named_in_the_log() {
     cluster.configure(HOST_GW);
     cluster.start_all();
     let far = cluster.subnet(1);
-    let reason = "192.168.65.2 is not on the link of eth0, as host-gw needs it";
+    let reason = "192.168.65.2 is not on the link of eth0, which host-gw requires";
     let line = cluster.daemon(0).wait_for_line(reason, PATIENCE).unwrap();
     assert!(line.starts_with('W') && line.contains(&format!("peer {}-24", far.addr())), "{line}");
     eventually(PATIENCE, || (routes(&cluster, 0).len() == 1).then_some(())).unwrap();

@@ -12,7 +12,7 @@ fn objects_that_are_gone_or_left_over_while_no_daemon_runs_are_named_and_put_rig
     let (other, mac) = (site.cluster.subnet(1), site.cluster.mac(1));
     for (id, fault, named) in [
         ("objects-missing", format!("ip route delete {other}"), format!("route {other}")),
-        ("objects-missing", format!("bridge fdb del {mac} dev flannel.1"), format!("forwarding entry {mac}")),
+        ("objects-missing", format!("bridge fdb del {mac} dev flannel.1"), format!("FDB entry {mac}")),
         (
             "objects-missing",
             format!("ip neigh del {} dev flannel.1", other.addr()),
