@@ -125,10 +125,7 @@ mod tests {
         assert_eq!(effective_capabilities(status), Some(0xa804_25fb));
         assert_eq!(effective_capabilities("nothing"), None);
         let missing = Missing { missing: vec!["one: do this".to_owned(), "two: do that".to_owned()] };
-        assert_eq!(
-            missing.to_string(),
-            "no lab can be created here:\n  one: do this\n  two: do that"
-        );
+        assert_eq!(missing.to_string(), "no lab can be created here:\n  one: do this\n  two: do that");
         assert_eq!(missing.lines().count(), 2);
     }
 }
