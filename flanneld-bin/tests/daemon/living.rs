@@ -111,7 +111,7 @@ fn systemd_is_told_how_the_network_is_and_that_the_daemon_lives() {
 
 #[test]
 fn a_service_manager_that_is_gone_is_warned_of_once() {
-    const WARNING: &str = "The service manager cannot be told";
+    const WARNING: &str = "Failed to notify the service manager";
     let mut cluster = Cluster::new(1);
     cluster.configure(crate::cluster::VXLAN);
     let (mut told, mut command) = (Told::new(), cluster.command(0));
