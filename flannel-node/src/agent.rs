@@ -1,6 +1,7 @@
 //! A network with everything around it that a host needs.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 
 use flannel_core::{
     Lease, Network, NetworkError, NetworkEvent, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
@@ -34,7 +35,7 @@ use reload::ReloadState;
 #[non_exhaustive]
 pub struct AgentOptions {
     /// The file that tells container runtimes the subnet of this host.
-    pub subnet_file: Option<SubnetFile>,
+    pub subnet_file: Option<PathBuf>,
     /// The firewall rules to keep.
     pub firewall: Option<FirewallOptions>,
     /// The networks of an earlier run, whose firewall rules are removed.
@@ -73,7 +74,7 @@ pub enum AgentCommand {
 /// use flannel_core::NetworkOptions;
 /// use flannel_firewall::{FirewallOptions, RuleOptions};
 /// use flannel_netlink::Namespace;
-/// use flannel_node::{AgentOptions, BackendRegistry, MeshOptions, NodeAgent, SubnetFile};
+/// use flannel_node::{AgentOptions, BackendRegistry, MeshOptions, NodeAgent};
 /// use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 ///
 /// # async fn run(shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
@@ -83,7 +84,7 @@ pub enum AgentCommand {
 /// let manager = RegistryLeaseManager::new(MemoryRegistry::new());
 ///
 /// let mut options = AgentOptions::default();
-/// options.subnet_file = Some(SubnetFile::new("/run/flannel/subnet.env").with_masquerade(true));
+/// options.subnet_file = Some("/run/flannel/subnet.env".into());
 /// options.firewall = Some(FirewallOptions::new(RuleOptions::default().with_masquerade(true)));
 /// options.observe.health = Some(SocketAddr::from(([0, 0, 0, 0], 8090)));
 /// options.mesh = Some(MeshOptions::default());
@@ -137,7 +138,7 @@ impl NodeAgent {
     pub fn status_source(&self) -> StatusSource {
         let source = StatusSource::new(self.network.view(), self.host.state.clone());
         match &self.host.options.subnet_file {
-            Some(file) => source.with_subnet_file(file.path()),
+            Some(path) => source.with_subnet_file(path),
             None => source,
         }
     }
@@ -280,9 +281,15 @@ impl Host {
         FirewallNetwork::new(&running.config, &running.lease.subnet, ports)
     }
 
+    fn subnet_file(&self) -> Option<SubnetFile> {
+        let masquerade = self.options.firewall.as_ref().is_some_and(|firewall| firewall.rules.masquerade);
+        let path = self.options.subnet_file.as_ref()?;
+        Some(SubnetFile::new(path).with_masquerade(masquerade))
+    }
+
     /// Writes the subnet file. A host without it still carries traffic, so a failure is only reported.
     fn write_subnet_file(&self, running: &Running) {
-        let Some(file) = &self.options.subnet_file else {
+        let Some(file) = self.subnet_file() else {
             self.state.set_subnet_file(Ok(()));
             return;
         };
@@ -327,7 +334,7 @@ impl Host {
         }
         let lease = network.lease();
         let ((), ended) = tokio::join!(network.shutdown(Shutdown::Remove), work);
-        if let Some(file) = &self.options.subnet_file
+        if let Some(file) = self.subnet_file()
             && let Err(error) = file.remove()
         {
             warn!("Failed to remove the subnet file {}: {error}", file.path().display());

@@ -60,8 +60,12 @@ fn parse(socket: &Path, json: &[u8]) -> Result<AgentStatus, ClientError> {
     AgentStatus::read(json).map_err(|error| no_response(socket, format!("invalid status: {error}")))
 }
 
-/// Makes a request, and returns the body of the response.
-fn fetch(socket: &Path, path: &str) -> Result<Vec<u8>, ClientError> {
+/// Requests a path, such as `/metrics`, and returns the body of the response.
+///
+/// # Errors
+///
+/// [`ClientError`].
+pub fn fetch(socket: &Path, path: &str) -> Result<Vec<u8>, ClientError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| not_connected(socket, &error))?;
     let response = exchange(&mut stream, path).map_err(|error| {
         let is_timeout = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);

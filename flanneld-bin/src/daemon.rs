@@ -10,7 +10,7 @@ use flannel_core::{
 use flannel_dataplane::selector;
 use flannel_firewall::FirewallOptions;
 use flannel_node::service_manager::{FdStore, Notifier, PassedDescriptors};
-use flannel_node::subnet_file::{Previous, SubnetFile, read_previous};
+use flannel_node::subnet_file::{Previous, read_previous};
 use flannel_node::{AgentCommand, AgentOptions, BackendRegistry, NodeAgent, capabilities};
 use flannel_registry::{
     CacheOptions, CachedLeaseManager, NodeIdentity, RegistryLeaseManager, RegistryLeaseManagerOptions,
@@ -132,7 +132,7 @@ fn agent_options(
         .with_restrict_tunnel_ports(flags.restrict_tunnel_port)
         .with_former_tunnel_ports(backends.default_restrictable_ports());
     let mut agent = AgentOptions::default();
-    agent.subnet_file = Some(SubnetFile::new(&options.subnet_file).with_masquerade(flags.rules.masquerade));
+    agent.subnet_file = Some(options.subnet_file.clone());
     agent.firewall = Some(firewall);
     agent.previous = previous.prefixes();
     agent.blackhole_route = flags.blackhole_route;
