@@ -92,7 +92,7 @@ const UPSTREAM: &[Row] = &[
 /// An invalid flag that is checked last, so that no daemon starts: its error proves that the others are valid.
 fn last(row: &Row) -> (&'static str, &'static str) {
     if row.name == "subnet-lease-renew-margin" {
-        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3\n")
+        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is not auto, v2 or v3\n")
     } else {
         (
             "-subnet-lease-renew-margin=0",
