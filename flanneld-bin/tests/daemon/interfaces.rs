@@ -36,7 +36,8 @@ fn a_network_configured_in_both_stores_uses_v3_with_a_warning() {
     configure_v2(&cluster);
     cluster.configure(VXLAN);
     cluster.start(0);
-    let line = cluster.daemon(0).wait_for_line("in its v3 and in its v2 interface", PATIENCE).unwrap();
+    let line =
+        cluster.daemon(0).wait_for_line("network config in both its v3 and its v2 store", PATIENCE).unwrap();
     assert!(line.starts_with('W'), "{line}");
     cluster.wait_until_ready(0);
     assert_eq!(cluster.leases().len(), 1);

@@ -25,8 +25,8 @@ fn cure(cluster: &Cluster) {
 /// Runs `flanneld ping` on a host and returns exit status and JSON.
 fn ping(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Value) {
     let arguments = [&["ping", "-json"], arguments].concat();
-    let (status, text, error) = run(cluster, host, &arguments);
-    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{error}")))
+    let (status, text, stderr) = run(cluster, host, &arguments);
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{stderr}")))
 }
 
 /// Runs `flanneld ping` until exit status and verdicts match, and returns the JSON.
@@ -187,5 +187,5 @@ fn ping_works_without_etcd_without_a_daemon_and_without_state() {
     let (status, page, error) = run(&cluster, 3, &["ping", &etcd]);
     assert_eq!((status, page.as_str(), error.lines().count()), (Some(1), "", 1), "{error}");
     assert!(error.starts_with("nothing to ping: no flanneld runs here: "), "{error}");
-    assert!(error.contains("it remembers no network: ") && error.contains("etcd"), "{error}");
+    assert!(error.contains(".cache does not exist") && error.contains("etcd"), "{error}");
 }

@@ -90,7 +90,7 @@ fn an_idle_daemon_runs_no_programs_and_uses_hardly_any_cpu() {
         // Several audits.
         std::thread::sleep(Duration::from_secs(5));
         assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}");
-        let share = (self::cpu_time(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
+        let share = (cpu_time(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
         println!("{name}: {:.4} % of a core", share * 100.0);
         if tables == "tables" {
             // Like kube-proxy, in other chains.
