@@ -1,6 +1,8 @@
 //! Helpers for the examples: progress lines and tables, and waiting for a network.
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 
+pub mod agent;
+
 use std::error::Error;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -109,7 +111,7 @@ pub fn run(task: NetworkTask) {
 ///
 /// Fails if the network stops, or after half a minute.
 pub async fn ready(network: &Network, peers: usize) -> Result<Running, Box<dyn Error>> {
-    let running = network.ready().await.ok_or("the network did not start")?;
+    let running = network.ready().await?;
     until(&format!("{peers} peers"), || network.summary().peers.programmed == peers).await?;
     Ok(running)
 }

@@ -1,9 +1,10 @@
-//! Links: network devices of every kind.
+//! Links: network devices of all kinds.
 
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_string, parse_u8, parse_u32};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 
+use crate::attributes::attributes;
 use crate::error::Error;
 use crate::link_name::check_name;
 use crate::mac::Mac;
@@ -23,6 +24,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -31,73 +34,80 @@ const AF_INET6: u16 = libc::AF_INET6 as u16;
 /// A link as the kernel reports it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Link {
-    /// The number by which the kernel knows the link; never 0.
+    /// The index of the link; never 0.
     pub index: u32,
     /// The name.
     pub name: String,
-    /// The hardware address, on links that have an Ethernet one.
+    /// The alternative names (`ip link property add … altname`).
+    pub alternative_names: Vec<String>,
+    /// The hardware address, if it is an Ethernet one.
     pub mac: Option<Mac>,
-    /// The largest packet in bytes, without the link's own header.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// Whether it was set up (`IFF_UP`).
+    /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// Whether it is up and can carry packets (`IFF_RUNNING`).
+    /// Whether it can carry packets (`IFF_RUNNING`).
     pub running: bool,
     /// Whether it is a loopback link.
     pub loopback: bool,
     /// The length of the transmit queue in packets.
     pub txqlen: u32,
-    /// What it is.
+    /// The kind.
     pub kind: LinkKind,
     /// The index of the bridge (or bond) that it is a port of.
     pub master: Option<u32>,
-    /// The index of the link below it, or of a veth's other end; in another namespace, if that
-    /// is where that link is.
+    /// The index of the lower link, or of a veth's peer; in that link's namespace.
     pub lower: Option<u32>,
-    /// How the kernel makes the link's own IPv6 address. `None` without IPv6.
+    /// How the kernel generates the link-local IPv6 address. `None` without IPv6.
     pub address_generation: Option<AddressGeneration>,
 }
 
-/// What a link is.
+/// The kind of a link.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum LinkKind {
     /// A VXLAN device.
     Vxlan(Vxlan),
-    /// One end of a pair.
+    /// One end of a veth pair.
     Veth,
     /// A bridge.
     Bridge,
     /// A TUN or TAP device.
     Tun,
-    /// A real device, loopback, or another one without a kind.
+    /// A physical device, loopback, or another link without a kind.
     Physical,
-    /// Another kind, by the kernel's name for it.
+    /// Another kind, by its name in the kernel.
     Other(String),
 }
 
-/// How the kernel makes a link's own IPv6 address (`enum in6_addr_gen_mode`).
+/// How the kernel generates the link-local IPv6 address (`enum in6_addr_gen_mode`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum AddressGeneration {
     /// From the MAC address (RFC 4291, appendix A).
     Eui64,
-    /// Not at all.
+    /// It generates none.
     None,
     /// From a secret (RFC 7217).
     StablePrivacy,
     /// At random.
     Random,
-    /// Another way.
+    /// Another mode.
     Other(u8),
 }
 
 impl Netlink {
-    /// Reads a link by its name, or by one of its alternative names. `None` when there is none.
+    /// Reads a link by its name. Returns `None` if there is no link of that name, even if it is an
+    /// [alternative name](Link::alternative_names) of a link.
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        Ok(self.link_by_any_name(name)?.filter(|link| link.name == name))
+    }
+
+    /// Reads a link by its name or an alternative name, as the kernel looks it up.
+    pub(crate) fn link_by_any_name(&mut self, name: &str) -> Result<Option<Link>, Error> {
         if check_name(name).is_err() {
             return Ok(None);
         }
@@ -106,10 +116,10 @@ impl Netlink {
         self.find_link(format_args!("read link {name}"), message)
     }
 
-    /// Reads a link by its index. `None` when there is none.
+    /// Reads a link by its index. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -119,16 +129,16 @@ impl Netlink {
     /// Reads all links of the namespace.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.socket.dump_with("links", &request, |message| Link::read(message).map(Some))
     }
 
-    /// Deletes a link; one that is gone already is no error.
+    /// Deletes a link. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for a real device, and those of the socket.
+    /// `EOPNOTSUPP` for a physical device, and errors of the socket.
     pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -159,6 +169,7 @@ impl Link {
         let mut link = Self {
             index: header.index,
             name: String::new(),
+            alternative_names: Vec::new(),
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
@@ -181,6 +192,10 @@ impl Link {
                 IFLA_MASTER => link.master = Some(parse_u32(value).context("IFLA_MASTER")?),
                 IFLA_LINK => link.lower = Some(parse_u32(value).context("IFLA_LINK")?),
                 IFLA_LINKINFO => link.kind = LinkKind::read(value)?,
+                IFLA_PROP_LIST => {
+                    let names = attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+                    link.alternative_names = names.filter_map(|(_, name)| parse_string(name).ok()).collect();
+                }
                 IFLA_AF_SPEC => link.address_generation = AddressGeneration::read(value),
                 _ => {}
             }
@@ -189,7 +204,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The device's VXLAN attributes, if that is what it is.
+    /// Returns the VXLAN attributes, if it is a VXLAN device.
     pub fn vxlan(&self) -> Option<&Vxlan> {
         if let LinkKind::Vxlan(vxlan) = &self.kind { Some(vxlan) } else { None }
     }
@@ -200,8 +215,7 @@ impl LinkKind {
     fn read(info: &[u8]) -> Result<Self, DecodeError> {
         let (mut kind, mut data) = (String::new(), &[][..]);
         let mut rest = info;
-        // The iterator lends attributes that do not outlive a turn of the loop, so the data is
-        // found by position.
+        // Attributes borrow from the iterator, so the data is located by position.
         while let Some(attribute) = NlasIterator::new(rest).next().transpose()? {
             let len = usize::from(attribute.length());
             match attribute.kind() {
@@ -223,7 +237,7 @@ impl LinkKind {
 }
 
 impl AddressGeneration {
-    /// Reads `IFLA_AF_SPEC`, which holds attributes of the link by family.
+    /// Reads `IFLA_AF_SPEC`, which nests attributes by address family.
     fn read(spec: &[u8]) -> Option<Self> {
         let inet6 = NlasIterator::new(spec).flatten().find(|family| family.kind() == AF_INET6)?;
         let mode = NlasIterator::new(inet6.value())

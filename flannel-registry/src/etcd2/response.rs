@@ -96,6 +96,11 @@ pub(super) fn parse(body: &[u8]) -> Result<KeyResponse<'_>, BoxError> {
     serde_json::from_slice(body).map_err(|error| format!("invalid response: {error}").into())
 }
 
+/// Returns true if a host released its lease: only hosts compare when they delete.
+pub(super) fn is_release(action: &str) -> bool {
+    action == "compareAndDelete"
+}
+
 /// Reports whether an event removed its key.
 pub(super) fn is_removal(action: &str) -> bool {
     matches!(action, "delete" | "expire" | "compareAndDelete")
@@ -121,6 +126,7 @@ impl EtcdError {
     pub(super) const NOT_A_FILE: u64 = 102;
     pub(super) const NOT_A_DIRECTORY: u64 = 104;
     pub(super) const KEY_EXISTS: u64 = 105;
+    pub(super) const UNAUTHORIZED: u64 = 110;
     pub(super) const WATCHER_CLEARED: u64 = 400;
     pub(super) const INDEX_CLEARED: u64 = 401;
 
