@@ -43,7 +43,8 @@ fn way(netlink: &mut Netlink, address: IpAddr) -> Result<Way, String> {
 fn link_fact(link: Link, addresses: &[Address]) -> LinkFact {
     let addresses =
         addresses.iter().filter(|address| address.index == link.index).map(address_fact).collect();
-    LinkFact { index: link.index, name: link.name, mtu: link.mtu, addresses }
+    let Link { index, name, alternative_names, mtu, .. } = link;
+    LinkFact { index, name, alternative_names, mtu, addresses }
 }
 
 fn address_fact(address: &Address) -> AddressFact {

@@ -50,6 +50,8 @@ pub struct LinkFact {
     pub index: u32,
     /// The name of the interface.
     pub name: String,
+    /// The alternative names of the interface, which `-iface` also accepts.
+    pub alternative_names: Vec<String>,
     /// The largest packet, in bytes.
     pub mtu: u32,
     /// Its addresses of both families, in the kernel's order.

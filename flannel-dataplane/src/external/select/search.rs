@@ -94,7 +94,9 @@ impl<'a> Search<'a> {
                 owner(self.facts, address).ok_or_else(|| failed("No interface with given IP found"))?;
             return self.with_addresses(link, address.into(), Basis::Address(address));
         }
-        let named = self.facts.links.iter().find(|link| link.name == item);
+        let mut links = self.facts.links.iter();
+        let named =
+            links.find(|link| link.name == item || link.alternative_names.iter().any(|name| name == item));
         let link = named.ok_or_else(|| failed("route ip+net: no such network interface"))?;
         self.with_addresses(link, Fixed::default(), Basis::Name)
     }

@@ -11,7 +11,7 @@ fn address(text: &str) -> AddressFact {
 
 fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
     let addresses = addresses.iter().map(|text| address(text)).collect();
-    LinkFact { index, name: name.to_owned(), mtu: 1500, addresses }
+    LinkFact { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
 }
 
 fn via(index: u32) -> DefaultRoute {
@@ -305,4 +305,12 @@ fn what_was_told_is_told_again_only_if_it_changed() {
         logged[0].contains("matching eth9") && logged[1].ends_with("and address 192.168.9.7"),
         "{logged:?}"
     );
+}
+
+#[test]
+fn an_interface_is_also_found_by_an_alternative_name() {
+    let mut facts = host();
+    facts.links[2].alternative_names = vec!["enp3s0".to_owned()];
+    let found = choose(&facts, &wishes(&["enp3s0"], None), V4).chosen.expect("eth1");
+    assert_eq!(found.external.name, "eth1");
 }

@@ -10,7 +10,7 @@ fn fact(text: &str) -> AddressFact {
 
 fn link_fact(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
     let addresses = addresses.iter().map(|text| fact(text)).collect();
-    LinkFact { index, name: name.to_owned(), mtu: 1500, addresses }
+    LinkFact { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
 }
 
 fn facts(links: &[LinkFact], default_route: Option<u32>) -> Facts {
