@@ -19,7 +19,7 @@ use flannel_core::{
     BackendError, DampingOptions, Network, NetworkError, NetworkEvent, NetworkOptions, Running, Shutdown,
     SubnetKey, Term, chain,
 };
-use flannel_dataplane::selector::{self, InitialChoice};
+use flannel_dataplane::InitialChoice;
 use flannel_netlink::Namespace;
 use flannel_node::backends::Backends;
 use flannel_node::service_manager::{FdStore, Notifier, notified, passed, report_status};
@@ -77,14 +77,14 @@ struct Daemon<'a> {
 fn start(options: &Options) -> Result<Daemon<'_>, String> {
     let passed = passed(std::process::id(), |variable| std::env::var_os(variable));
     capabilities::check()?;
-    let chosen = selector::choose_first(&options.external)?;
+    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
+    let chosen = options.external.choose(&namespace).map_err(|error| chain(&error))?;
     let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
     }
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
         .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
     let store = FdStore::open(options.keep_udp_device, &notifier, passed);
     Ok(Daemon { options, namespace, chosen, previous, notifier, store })
 }
@@ -160,9 +160,7 @@ impl Daemon<'_> {
         let peers = Some(peers).filter(|_| self.options.firewall.restrict_tunnel_port);
         let backends = Backends::new(self.namespace.clone(), peers).with_store(store);
         let mut options = NetworkOptions::new(manager, backends, self.chosen.external.clone());
-        let (namespace, wishes) = (self.namespace.clone(), self.options.external.clone());
-        let choose = selector::choose_again(namespace, wishes, self.chosen.clone());
-        options.choose_external = Some(choose);
+        options.choose_external = Some(self.chosen.clone().into_chooser());
         options.follow_config = self.options.follow_config;
         options.previous = previous;
         options.damping = damping;

@@ -17,7 +17,9 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_dataplane::selector;
+use flannel_core::{ExternalInterface, NetworkConfig, chain};
+use flannel_dataplane::InterfaceSelector;
+use flannel_netlink::Namespace;
 use flannel_node::doctor::{AgentOptions, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
 
@@ -91,9 +93,22 @@ fn agent(options: &Options) -> AgentOptions {
         status_socket: options.observe.socket.clone(),
         rules: options.firewall.rules,
         restrict_tunnel_port: options.firewall.restrict_tunnel_port,
-        external: Arc::new(move |config| selector::look(&interfaces, config)),
+        external: Arc::new(move |config| external(&interfaces, config)),
         registry: Arc::new(EtcdOfDaemon { options: options.etcd.clone(), api: options.etcd_api }),
     }
+}
+
+/// Returns the interface that a daemon would select, for any family if its configuration is not known.
+fn external(
+    selector: &InterfaceSelector,
+    config: Option<&NetworkConfig>,
+) -> Result<ExternalInterface, String> {
+    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
+    let selected = match config {
+        Some(config) => selector.select_for(&namespace, config.families()),
+        None => selector.select(&namespace),
+    };
+    selected.map_err(|error| chain(&error))
 }
 
 fn exit_code(findings: &[Finding]) -> ExitCode {

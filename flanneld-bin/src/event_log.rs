@@ -37,7 +37,7 @@ pub(crate) fn tell(event: &NetworkEvent) {
             error!("Lease has been revoked, asking for it again while traffic goes on: {reason}");
         }
         NetworkEvent::ExternalChanged(external) => moved(external),
-        NetworkEvent::ExternalLost(reason) => error!("External interface lost: {reason}"),
+        NetworkEvent::ExternalLost(reason) => warn!("External interface lost: {reason}"),
         NetworkEvent::LeasePublished(lease) => {
             info!("Lease ({}) says {} from now on", subnets(&lease.subnet), lease.attrs.public);
         }

@@ -14,7 +14,6 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use flannel_core::{PlannedAction, chain};
-use flannel_dataplane::selector;
 use flannel_netlink::Namespace;
 use flannel_node::backends::Backends;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
@@ -54,13 +53,14 @@ async fn look(options: &Options) -> Result<HostPlan, String> {
             NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
         }
     };
-    let external = selector::look(&options.external, Some(&network.config))?;
+    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
+    let external = options.external.select_for(&namespace, network.config.families());
+    let external = external.map_err(|error| chain(&error))?;
     let public = external.public.used_by(&network.config);
     let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
     let own = network.own(&public, node).ok_or_else(|| {
         format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
     })?;
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
     host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
 }
 

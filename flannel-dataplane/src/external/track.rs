@@ -1,144 +1,141 @@
-//! What becomes of the external interface while the daemon runs.
+//! The state of the external interface while the network runs. Pure.
 //!
-//! | it was chosen by | what is followed |
+//! | selected by | tracked |
 //! |---|---|
-//! | its name | the name, whichever interface has it, and the address that this one has |
-//! | its address, or `-public-ip` that it has | the address, on whichever interface it is |
-//! | a pattern that fits its address | the address and, when that is gone, the pattern |
-//! | the default route, or the way to an address | that, and the address of the interface it leaves by |
+//! | its name | the interface that has the name, and its address |
+//! | its address, or its public address | the interface that has the address |
+//! | a pattern that matches its address | the address and, once that is gone, the pattern |
+//! | the default route, or the route to an address | the interface of the route, and its address |
 //!
-//! An address that is still there is kept, however many are added. Where there is none, the last one that was good is
-//! kept, because one is usually on its way.
+//! An address is kept while it exists, even if others are added. Without one, the last usable state is kept, because a
+//! new address usually follows.
 
 use std::net::IpAddr;
 
-use flannel_core::{ExternalInterface, PublicAddrs};
+use flannel_core::{ExternalInterface, IpFamilies, PublicAddrs};
 
-use super::search::{Fixed, matched};
-use super::{Facts, Families, LinkFact, Wishes, as_v4, as_v6, is_global, owner, preferred};
+use super::address::{as_v4, as_v6, is_global, preferred};
+use super::facts::{HostFacts, LinkFacts};
+use super::search::{Criteria, FixedAddrs, SelectedBy, first_match};
 
-/// By what the interface was chosen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Basis {
-    Name,
-    Address(IpAddr),
-    /// Its address fits a pattern.
-    Pattern,
-    /// The way to an address of the operator's.
-    Way,
-    DefaultRoute,
-}
-
-/// What the interface is now.
+/// The current state of the interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Followed {
-    pub external: ExternalInterface,
-    /// What is missing, so that something of what was before is kept.
-    pub missing: Option<String>,
+pub(super) struct TrackedState {
+    pub(super) external: ExternalInterface,
+    /// What is missing, so that part of the previous state is kept.
+    pub(super) missing: Option<String>,
+    /// Whether the host has lost an address that the network uses.
+    pub(super) is_lost: bool,
 }
 
-/// Tells what the interface is now that was chosen before.
-pub fn follow(
-    facts: &Facts,
-    wishes: &Wishes,
-    families: Families,
-    basis: Basis,
+/// Returns the current state of a selected interface.
+pub(super) fn track(
+    facts: &HostFacts,
+    criteria: &Criteria,
+    families: IpFamilies,
+    selected_by: SelectedBy,
     known: &ExternalInterface,
-) -> Followed {
-    let keep = |missing: String| Followed { external: known.clone(), missing: Some(missing) };
-    let Some((link, fixed)) = link(facts, wishes, families, basis, known) else {
-        return keep(match basis {
-            Basis::Name | Basis::Way | Basis::DefaultRoute => format!("there is no interface {}", known.name),
-            Basis::Address(address) => format!("no interface has the address {address}"),
-            Basis::Pattern => "no interface has an address that -iface-regex fits".to_owned(),
+) -> TrackedState {
+    let keep = |missing: String| TrackedState {
+        external: known.clone(),
+        missing: Some(missing),
+        is_lost: is_lost(facts, families, known),
+    };
+    let Some((link, fixed)) = find_link(facts, criteria, families, selected_by, known) else {
+        return keep(match selected_by {
+            SelectedBy::Name | SelectedBy::Reachability | SelectedBy::DefaultRoute => {
+                format!("there is no interface {}", known.name)
+            }
+            SelectedBy::Address(address) => format!("no interface has the address {address}"),
+            SelectedBy::Pattern => "no interface has an address that matches -iface-regex".to_owned(),
         });
     };
-    let wanted_v4 = Wanted { is_used: families.v4, fixed: fixed.v4, basis };
-    let wanted_v6 = Wanted { is_used: families.v6, fixed: fixed.v6, basis };
-    let (v4, lacks_v4) = address(link, known.v4, wanted_v4, as_v4);
-    let (v6, lacks_v6) = address(link, known.v6, wanted_v6, as_v6);
+    let (v4, lacks_v4) = current_address(link, known.v4, fixed.v4, families.v4, selected_by, as_v4);
+    let (v6, lacks_v6) = current_address(link, known.v6, fixed.v6, families.v6, selected_by, as_v6);
     let missing = lacks_v4.then_some("IPv4").or(lacks_v6.then_some("IPv6"));
-    let missing = missing.map(|family| format!("{} has no {family} address that can be used", link.name));
+    let missing = missing.map(|family| format!("{} has no usable {family} address", link.name));
     if let Some(missing) = missing.clone().filter(|_| link.name != known.name) {
-        // What was good on one interface is not on another.
+        // Half of another interface is worse than the one that worked.
         return keep(missing);
     }
     let public = PublicAddrs {
-        v4: v4.map(|own| wishes.public_v4.unwrap_or(own)),
-        v6: v6.map(|own| wishes.public_v6.unwrap_or(own)),
+        v4: v4.map(|own| criteria.public_v4.unwrap_or(own)),
+        v6: v6.map(|own| criteria.public_v6.unwrap_or(own)),
     };
     let mtu = if link.mtu == 0 { known.mtu } else { link.mtu };
     let external = ExternalInterface::new(&link.name, link.index, mtu, PublicAddrs { v4, v6 });
-    Followed { external: external.with_public(public), missing }
+    let external = external.with_public(public);
+    let is_lost = missing.is_some() && is_lost(facts, families, &external);
+    TrackedState { external, missing, is_lost }
 }
 
-/// The interface, and the addresses of it that are decided.
-fn link<'f>(
-    facts: &'f Facts,
-    wishes: &Wishes,
-    families: Families,
-    basis: Basis,
+/// Returns true if no interface has an address that the network uses.
+fn is_lost(facts: &HostFacts, families: IpFamilies, external: &ExternalInterface) -> bool {
+    let mut used = external.addresses().filter(|address| families.contains(*address));
+    used.any(|address| facts.owner(address).is_none())
+}
+
+/// Returns the interface, and its addresses that are already decided.
+fn find_link<'f>(
+    facts: &'f HostFacts,
+    criteria: &Criteria,
+    families: IpFamilies,
+    selected_by: SelectedBy,
     known: &ExternalInterface,
-) -> Option<(&'f LinkFact, Fixed)> {
-    let undecided = |link: &'f LinkFact| (link, Fixed::default());
-    let named = || facts.links.iter().find(|link| link.name == known.name);
-    // An address that is replaced takes its routes with it for a moment.
+) -> Option<(&'f LinkFacts, FixedAddrs)> {
+    let undecided = |link: &'f LinkFacts| (link, FixedAddrs::default());
+    let named = || facts.link_named(&known.name);
+    // While an address is replaced, the routes of its interface are gone.
     let by_index = |index: Option<u32>| match index {
-        Some(index) => facts.links.iter().find(|link| link.index == index),
+        Some(index) => facts.link(index),
         None => named(),
     };
-    match basis {
-        Basis::Name => named().map(undecided),
-        Basis::Address(address) => owner(facts, address).map(undecided),
-        Basis::Pattern => {
-            let is_there = |link: &&LinkFact| {
-                let has = |address| link.addresses.iter().any(|fact| fact.address == address);
+    match selected_by {
+        SelectedBy::Name => named().map(undecided),
+        SelectedBy::Address(address) => facts.owner(address).map(undecided),
+        SelectedBy::Pattern => {
+            let has_address = |link: &&LinkFacts| {
                 let v4 = known.v4.filter(|_| families.v4).map(IpAddr::V4);
-                v4.or(known.v6.map(IpAddr::V6)).is_some_and(has)
+                v4.or(known.v6.map(IpAddr::V6)).is_some_and(|address| link.has(address))
             };
-            let again = || wishes.patterns.iter().find_map(|pattern| matched(facts, pattern, families));
-            named().filter(is_there).map(undecided).or_else(again)
+            let next_match =
+                || criteria.patterns.iter().find_map(|pattern| first_match(facts, pattern, families));
+            named().filter(has_address).map(undecided).or_else(next_match)
         }
-        Basis::Way => {
-            let way = facts.way.as_ref().and_then(|way| way.as_ref().ok());
-            let fixed = Fixed { v4: way.and_then(|way| way.source).and_then(as_v4), v6: None };
-            by_index(way.map(|way| way.index)).map(|link| (link, fixed))
+        SelectedBy::Reachability => {
+            let lookup = facts.lookup.as_ref().and_then(|lookup| lookup.as_ref().ok());
+            let source = lookup.and_then(|lookup| lookup.source);
+            let fixed = FixedAddrs { v4: source.and_then(as_v4), v6: None };
+            by_index(lookup.map(|lookup| lookup.index)).map(|link| (link, fixed))
         }
-        Basis::DefaultRoute => {
+        SelectedBy::DefaultRoute => {
             let routes = if families.v4 { &facts.default_routes_v4 } else { &facts.default_routes_v6 };
             by_index(routes.iter().find_map(|route| route.index)).map(undecided)
         }
     }
 }
 
-/// What is asked of an interface for one family.
-struct Wanted<A> {
-    is_used: bool,
-    /// The address to take if the one that is known is gone.
-    fixed: Option<A>,
-    basis: Basis,
-}
-
-/// The address of a family, and whether one is missing. A family that is not in use keeps what it had. One for the link
-/// only never takes the place of a global one: it is what hosts give themselves while they wait for another.
-fn address<A: Copy + PartialEq + Into<IpAddr>>(
-    link: &LinkFact,
+/// Returns the address of a family, and whether it is missing. A family that is not in use keeps its address. A
+/// link-local address never replaces a global one: hosts configure one while they wait for a global address.
+fn current_address<A: Copy + PartialEq + Into<IpAddr>>(
+    link: &LinkFacts,
     known: Option<A>,
-    wanted: Wanted<A>,
+    fixed: Option<A>,
+    is_used: bool,
+    selected_by: SelectedBy,
     family: fn(IpAddr) -> Option<A>,
 ) -> (Option<A>, bool) {
-    let Wanted { is_used, fixed, basis } = wanted;
     if !is_used {
         return (known, false);
     }
-    let is_there = |address: &A| {
-        let mut same = link.addresses.iter().filter(|fact| family(fact.address) == Some(*address));
-        same.any(|fact| !fact.deprecated || basis == Basis::Address(fact.address))
+    let exists = |address: &A| {
+        let mut same = link.addresses.iter().filter(|facts| family(facts.address) == Some(*address));
+        same.any(|facts| !facts.deprecated || selected_by == SelectedBy::Address(facts.address))
     };
     let was_global = known.is_none_or(|known| is_global(known.into()));
     let other = preferred(link, family).filter(|other| is_global((*other).into()) || !was_global);
-    let now = known.filter(is_there).or(fixed).or(other);
-    (now.or(known), now.is_none() && known.is_some())
+    let current = known.filter(exists).or(fixed).or(other);
+    (current.or(known), current.is_none() && known.is_some())
 }
 
 #[cfg(test)]

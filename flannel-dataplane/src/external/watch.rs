@@ -1,137 +1,137 @@
-//! Following the external interface: what becomes of it is told when it has settled.
+//! The changes of the external interface as a stream, once they have settled.
 //!
 //! ```text
-//!            a notification that concerns it           quiet for a moment
-//!  listening ─────────────────────────▶ settling ──────────────────▶ look: another one? told
-//!      ▲                                  ▲   │ more notifications            │
-//!      │                                  └───┘                         │
-//!      └────────────────────────────────────────────────────────────────┘ or look again after a while
+//!              relevant notification           quiet for 50 ms
+//!  listening ───────────────────────▶ settling ───────────────▶ observe ── changed? yield
+//!      ▲                               ▲    │ notification          │
+//!      │                               └────┘                       │
+//!      └────────────────────────────────────────────────────────────┘ or observe again after a pause
 //! ```
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use flannel_core::{BackendError, ExternalInterface};
+use flannel_core::{BackendError, ExternalInterface, ExternalUpdate};
 use flannel_netlink::{Monitor, Namespace, Notification};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-/// An address is replaced in several steps, which come within a moment of each other; what is between them is nothing
-/// to follow.
+/// An address is replaced in several steps within a moment of each other. The states between them are not reported.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// Where it never becomes quiet, what there is counts after this time.
-const LONGEST: Duration = Duration::from_millis(500);
+/// If notifications never pause, the interface is observed after this time.
+const MAX_SETTLE_TIME: Duration = Duration::from_millis(500);
 
-/// How long after a failure the kernel is listened to again.
+/// The pause before a broken monitor is reopened.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a look at the host found.
+/// The state of the host at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// This is the external interface now.
-    Found(ExternalInterface),
-    /// It cannot be told yet; if nothing happens before, look again after this time.
-    Later(Duration),
-    /// Nothing that can be used: the last one that was good stays.
-    Nothing,
+pub(super) enum Observation {
+    /// The state is certain.
+    Current {
+        /// The interface, or the last usable state of it.
+        external: ExternalInterface,
+        /// Why the interface or its address is lost, if it is.
+        lost: Option<String>,
+    },
+    /// The state may change back: observe again after this pause, unless a notification comes first.
+    Unsettled(Duration),
 }
 
-/// Follows the external interface of a network: gives each state that is not the one before, as `look` finds it.
+/// Watches the external interface.
 ///
-/// `look` is asked when a link, an address or a default route of the namespace changed that may have to do with the
-/// interface, and given what is known so far. It may block as briefly as reading the kernel's tables takes. The stream
-/// never ends, and looks once when it is first polled.
-///
-/// ```no_run
-/// use flannel_dataplane::{Look, external_interface, follow_external};
-/// use flannel_dataplane::Namespace;
-///
-/// // Whatever has the name eth0, with whatever address it has.
-/// let here = Namespace::current()?;
-/// let eth0 = external_interface(&here, "eth0")?;
-/// let namespace = here.clone();
-/// let changes = follow_external(here, eth0, move |_| {
-///     external_interface(&namespace, "eth0").map_or(Look::Nothing, Look::Found)
-/// })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Errors
-///
-/// [`BackendError::Kernel`] if the kernel cannot be listened to.
-pub fn follow_external(
+/// `observe` reads the host, given the last known interface, when a link, an address or a route of the namespace changed
+/// that may concern the interface, and once when the stream is first polled. It may block for as long as reading the
+/// kernel's tables takes. The stream never ends.
+pub(super) fn watch(
     namespace: Namespace,
     known: ExternalInterface,
-    look: impl FnMut(&ExternalInterface) -> Look + Send + 'static,
-) -> Result<BoxStream<'static, ExternalInterface>, BackendError> {
-    let monitor = Some(open(&namespace)?);
-    let follow = Follow { namespace, monitor, known, look, again: Some(Instant::now()) };
-    Ok(stream::unfold(follow, |mut follow| async {
-        let now = follow.next().await;
-        Some((now, follow))
+    observe: impl FnMut(&ExternalInterface) -> Observation + Send + 'static,
+) -> Result<BoxStream<'static, ExternalUpdate>, BackendError> {
+    let monitor = Some(open_monitor(&namespace)?);
+    let observe_at = Some(Instant::now());
+    let updates = VecDeque::new();
+    let watch = InterfaceWatch { namespace, monitor, known, lost: None, observe, observe_at, updates };
+    Ok(stream::unfold(watch, |mut watch| async {
+        let update = watch.next().await;
+        Some((update, watch))
     })
     .boxed())
 }
 
-struct Follow<F> {
+struct InterfaceWatch<F> {
     namespace: Namespace,
-    /// Gone if it broke and could not be opened again yet.
+    /// Absent if the monitor broke and could not be reopened yet.
     monitor: Option<Monitor>,
     known: ExternalInterface,
-    look: F,
-    /// When to look though nothing is heard.
-    again: Option<Instant>,
+    lost: Option<String>,
+    observe: F,
+    /// When to observe without a notification.
+    observe_at: Option<Instant>,
+    /// Updates to yield.
+    updates: VecDeque<ExternalUpdate>,
 }
 
-impl<F: FnMut(&ExternalInterface) -> Look> Follow<F> {
-    async fn next(&mut self) -> ExternalInterface {
+impl<F: FnMut(&ExternalInterface) -> Observation> InterfaceWatch<F> {
+    async fn next(&mut self) -> ExternalUpdate {
         loop {
+            if let Some(update) = self.updates.pop_front() {
+                return update;
+            }
             self.wait().await;
-            self.again = None;
-            match (self.look)(&self.known) {
-                Look::Found(now) if now != self.known => {
-                    self.known = now.clone();
-                    return now;
-                }
-                Look::Later(pause) => self.again = Some(Instant::now() + pause),
-                Look::Found(_) | Look::Nothing => {}
+            self.observe_at = None;
+            match (self.observe)(&self.known) {
+                Observation::Current { external, lost } => self.update(external, lost),
+                Observation::Unsettled(pause) => self.observe_at = Some(Instant::now() + pause),
             }
         }
     }
 
-    /// Waits until there is reason to look.
+    fn update(&mut self, external: ExternalInterface, lost: Option<String>) {
+        if external != self.known || (self.lost.is_some() && lost.is_none()) {
+            self.known = external.clone();
+            self.lost = None;
+            self.updates.push_back(ExternalUpdate::Changed(external));
+        }
+        if lost != self.lost {
+            self.updates.extend(lost.clone().map(ExternalUpdate::Lost));
+            self.lost = lost;
+        }
+    }
+
+    /// Waits until there is a reason to observe the host.
     async fn wait(&mut self) {
         let Some(monitor) = &mut self.monitor else {
             tokio::time::sleep(RETRY).await;
-            self.monitor = open(&self.namespace).ok();
+            self.monitor = open_monitor(&self.namespace).ok();
             return;
         };
-        let heard = async {
-            while !concerns(&monitor.next().await?, &self.known) {}
+        let settled = async {
+            while !may_concern(&monitor.next().await?, &self.known) {}
             settle(monitor).await
         };
-        let heard = match self.again {
-            Some(again) => timeout_at(again, heard).await.unwrap_or(Ok(())),
-            None => heard.await,
+        let settled = match self.observe_at {
+            Some(at) => timeout_at(at, settled).await.unwrap_or(Ok(())),
+            None => settled.await,
         };
-        if let Err(error) = heard {
-            tracing::warn!(%error, "the external interface is not followed for a moment");
+        if let Err(error) = settled {
+            tracing::warn!(%error, "cannot watch the external interface; trying again in 1s");
             self.monitor = None;
         }
     }
 }
 
-/// Waits until it is quiet.
+/// Waits until notifications pause.
 async fn settle(monitor: &mut Monitor) -> Result<(), flannel_netlink::Error> {
-    let longest = Instant::now() + LONGEST;
-    while let Ok(heard) = timeout_at(longest.min(Instant::now() + QUIET), monitor.next()).await {
-        heard?;
+    let deadline = Instant::now() + MAX_SETTLE_TIME;
+    while let Ok(notification) = timeout_at(deadline.min(Instant::now() + QUIET), monitor.next()).await {
+        notification?;
     }
     Ok(())
 }
 
-/// Tells whether a notification may have to do with an interface.
-fn concerns(notification: &Notification, known: &ExternalInterface) -> bool {
+fn may_concern(notification: &Notification, known: &ExternalInterface) -> bool {
     match notification {
         Notification::Link { link, .. } => link.index == known.index || link.name == known.name,
         // Its address may move to another interface.
@@ -143,9 +143,9 @@ fn concerns(notification: &Notification, known: &ExternalInterface) -> bool {
     }
 }
 
-fn open(namespace: &Namespace) -> Result<Monitor, BackendError> {
+fn open_monitor(namespace: &Namespace) -> Result<Monitor, BackendError> {
     Monitor::open_for_connections(namespace).map_err(|error| BackendError::Kernel {
-        object: "cannot listen to the kernel".to_owned(),
+        object: "cannot open a kernel monitor".to_owned(),
         source: error.into(),
     })
 }
