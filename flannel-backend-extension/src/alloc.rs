@@ -2,13 +2,19 @@
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, ExternalInterface, Lease, OpenBackend, OpenRequest,
-    SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, ExternalInterface, Lease,
+    OpenBackend, OpenRequest, SyncReport, SyncRequest,
 };
 
 /// Opens the alloc backend, for hosts whose traffic another program carries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenAlloc;
+
+impl BackendDescriptor for OpenAlloc {
+    fn name(&self) -> &'static str {
+        "alloc"
+    }
+}
 
 impl OpenBackend for OpenAlloc {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, Dirty, ExternalInterface, Json, Lease, NetworkConfig, OpenBackend,
-    OpenRequest, PeerFailure, PeerSet, PublicAddrs, SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, Dirty, ExternalInterface, Json, Lease,
+    NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, PublicAddrs, SubnetKey, SyncReport,
+    SyncRequest,
 };
 use flannel_netlink::Namespace;
 
@@ -54,6 +55,23 @@ impl OpenExtension {
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self { namespace }
+    }
+}
+
+impl BackendDescriptor for OpenExtension {
+    fn name(&self) -> &'static str {
+        "extension"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[
+            "PreStartupCommand",
+            "PostStartupCommand",
+            "SubnetAddCommand",
+            "SubnetRemoveCommand",
+            "ShutdownCommand",
+            "CommandTimeout",
+        ]
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, Dirty, ExternalInterface, Lease,
-    NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan, PlanRequest, SubnetKey, SubnetPool,
-    SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendConfig, BackendDescriptor, BackendError, BackendType, Dirty,
+    ExternalInterface, Lease, NetworkConfig, OpenBackend, OpenRequest, PeerFailure, PeerSet, Plan,
+    PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
 };
 use flannel_dataplane::{
     DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, RouteOwner, RouteProtocol,
@@ -44,6 +44,12 @@ impl OpenHostGw {
     #[must_use]
     pub fn with_route_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }
+    }
+}
+
+impl BackendDescriptor for OpenHostGw {
+    fn name(&self) -> &'static str {
+        "host-gw"
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface, Lease,
-    NetworkConfig, ObjectFailure, OpenBackend, OpenRequest, PeerFailure, SyncReport, SyncRequest,
-    TrafficCounters,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, DataPath, DescriptorStore,
+    DeviceFacts, Dirty, ExternalInterface, KernelFeature, Lease, MigrationRole, NetworkConfig, ObjectFailure,
+    OpenBackend, OpenRequest, PeerFailure, Plan, PlanRequest, SyncReport, SyncRequest, TrafficCounters,
+    TunnelPort,
 };
 use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
@@ -21,7 +22,7 @@ use crate::device::{Device, Overlay};
 use crate::listen::{Listeners, local_addresses};
 use crate::peers::{Exchange, PeerTable, Routing};
 use crate::routing::{self, Hops};
-use crate::store::{DescriptorStore, Keeper, Slot};
+use crate::store::{Keeper, Slot};
 use crate::worker::{Broken, Failure, Offloads, Parts, Workers};
 
 /// Opens the UDP backend in one network namespace.
@@ -77,17 +78,6 @@ impl OpenUdp {
         Self { offloads, ..self }
     }
 
-    /// Tells the MTU, in bytes, of the device that a configuration asks for on a host with this external interface, and
-    /// the port that it hears its peers on. Looks at nothing else.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if the configuration is wrong.
-    pub fn device(config: &NetworkConfig, external: &ExternalInterface) -> Result<(u32, u16), BackendError> {
-        let options = UdpConfig::parse(&config.backend)?;
-        Ok((mtu(config, external), options.port))
-    }
-
     /// Returns the counters of the backend that is opened.
     #[must_use]
     pub fn counters(&self) -> UdpCounters {
@@ -95,9 +85,57 @@ impl OpenUdp {
     }
 }
 
+impl BackendDescriptor for OpenUdp {
+    fn name(&self) -> &'static str {
+        "udp"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &["Port"]
+    }
+
+    fn tunnel_ports(&self, config: &NetworkConfig) -> Vec<TunnelPort> {
+        let port = UdpConfig::parse(&config.backend).unwrap_or_default().port;
+        vec![TunnelPort::udp(port, config.families())]
+    }
+
+    fn data_path(
+        &self,
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<DataPath, BackendError> {
+        UdpConfig::parse(&config.backend)?;
+        Ok(DataPath::new(mtu(config, external)))
+    }
+
+    fn kernel_features(&self) -> &'static [KernelFeature] {
+        &[KernelFeature::Tun]
+    }
+
+    /// Upstream's leases for this backend name no type.
+    fn has_lease(&self, lease: &Lease) -> bool {
+        let backend_type = &lease.attrs.backend_type;
+        *backend_type == BackendType::UNNAMED || backend_type.as_str() == self.name()
+    }
+
+    fn migration_role(&self) -> Option<MigrationRole> {
+        Some(MigrationRole::Fallback)
+    }
+
+    fn stores_descriptors(&self) -> bool {
+        true
+    }
+}
+
 impl OpenBackend for OpenUdp {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
         Ok(Box::new(Udp::open(self, request)?))
+    }
+
+    fn plan(&self, _: PlanRequest<'_>) -> Result<Plan, BackendError> {
+        let reason =
+            "the udp backend has no plan: its device ends with its process, and each start creates it again";
+        Err(BackendError::Host(reason.to_owned()))
     }
 }
 
@@ -140,17 +178,17 @@ impl Udp {
         let OpenRequest { config, external, .. } = request;
         let options = UdpConfig::parse(&config.backend)?;
         tracing::info!("UDP config: Port={}", options.port);
-        let namespace = open.namespace.clone();
+        let (namespace, keeper) = (open.namespace.clone(), open.keeper.or(request.descriptors));
         let local = local_addresses(config, external, options.port)?;
         // Before the first read, so that no change falls between the two.
         let mut netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
         let mtu = mtu(config, external);
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-        let old = Device::take_back(&open.keeper, &namespace, &mut netlink, &networks, mtu, open.offloads);
+        let old = Device::take_back(&keeper, &namespace, &mut netlink, &networks, mtu, open.offloads);
         let is_old = old.is_some();
         let device = old.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
-        let listeners = Listeners::new(namespace.clone(), open.keeper.clone(), local, open.offloads);
+        let listeners = Listeners::new(namespace.clone(), keeper.clone(), local, open.offloads);
         let mut udp = Self {
             workers: None,
             namespace,
@@ -162,7 +200,7 @@ impl Udp {
             takes_vxlan: open.takes_vxlan,
             device,
             listeners,
-            keeper: open.keeper.clone(),
+            keeper,
             exchange: Arc::default(),
             counters: open.counters.clone(),
             failure: Arc::default(),

@@ -13,6 +13,12 @@ pub(crate) struct UdpConfig {
 /// What flannel uses unless told otherwise.
 const DEFAULT_PORT: u16 = 8285;
 
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self { port: DEFAULT_PORT }
+    }
+}
+
 impl UdpConfig {
     /// Reads the options; unknown ones are ignored.
     pub(crate) fn parse(backend: &BackendConfig) -> Result<Self, BackendError> {

@@ -41,7 +41,8 @@ mod worker;
 
 pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
+/// Keeps the descriptors `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6` across restarts.
+pub use flannel_core::DescriptorStore;
 /// Where a network lives: the one name of another crate that is needed to open a backend.
 pub use flannel_netlink::Namespace;
-pub use store::DescriptorStore;
 pub use worker::Offloads;

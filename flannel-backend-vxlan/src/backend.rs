@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendError, BackendType, DeviceFacts, ExternalInterface, Lease, NetworkConfig,
-    OpenBackend, OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
+    Backend, BackendAttrs, BackendDescriptor, BackendError, BackendType, DataPath, DeviceFacts,
+    ExternalInterface, IpFamilies, KernelFeature, Lease, MigrationRole, NetworkConfig, OpenBackend,
+    OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest, TunnelDevice, TunnelPort,
 };
 use flannel_dataplane::{
     DirectRouting, DriftMonitor, RouteOwner, RouteProtocol, SharedNetlink, check_same_type, family_pools,
@@ -55,24 +56,6 @@ impl OpenVxlan {
     #[must_use]
     pub fn with_checksum_offload(self, offload: ChecksumOffload) -> Self {
         Self { offload, ..self }
-    }
-
-    /// Returns the tunnel devices of a configuration on a host with this external interface. Doesn't access the host.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if the configuration is wrong, or the interface has no address of a family.
-    pub fn devices(
-        config: &NetworkConfig,
-        external: &ExternalInterface,
-    ) -> Result<Vec<TunnelDevice>, BackendError> {
-        let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
-        let device = |(family, _)| {
-            let UnderlaySpec { mtu, .. } = UnderlaySpec::new(family, &options, external)?;
-            let (name, vni, port) = (device_name(family, &options), options.vni, options.udp_port());
-            Ok(TunnelDevice { name, family, vni, port, mtu })
-        };
-        family_pools(config).map(device).collect()
     }
 
     fn disables_checksums(&self) -> bool {
@@ -244,27 +227,47 @@ impl Backend for Vxlan {
     }
 }
 
-/// A tunnel device of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TunnelDevice {
-    /// Its name.
-    pub name: String,
-    /// The address family of its inner and outer packets.
-    pub family: IpFamily,
-    /// Its VXLAN network identifier.
-    pub vni: u32,
-    /// Its UDP port.
-    pub port: u16,
-    /// Its MTU, in bytes.
-    pub mtu: u32,
-}
+impl BackendDescriptor for OpenVxlan {
+    fn name(&self) -> &'static str {
+        "vxlan"
+    }
 
-impl TunnelDevice {
-    /// Describes a device.
-    #[must_use]
-    pub fn new(name: String, family: IpFamily, vni: u32, port: u16, mtu: u32) -> Self {
-        Self { name, family, vni, port, mtu }
+    fn options(&self) -> &'static [&'static str] {
+        &["VNI", "Port", "GBP", "Learning", "MTU", "DirectRouting"]
+    }
+
+    fn tunnel_ports(&self, config: &NetworkConfig) -> Vec<TunnelPort> {
+        vec![TunnelPort::udp(VxlanConfig::parse_lenient(config).udp_port(), config.families())]
+    }
+
+    fn device_names(&self, config: &NetworkConfig) -> Vec<String> {
+        let options = VxlanConfig::parse_lenient(config);
+        family_pools(config).map(|(family, _)| device_name(family, &options)).collect()
+    }
+
+    fn data_path(
+        &self,
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<DataPath, BackendError> {
+        let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
+        let device = |(family, _)| {
+            let UnderlaySpec { mtu, .. } = UnderlaySpec::new(family, &options, external)?;
+            let families = if family == IpFamily::V4 { IpFamilies::V4 } else { IpFamilies::V6 };
+            let device = TunnelDevice::new(device_name(family, &options), families, mtu);
+            Ok(device.with_vni(options.vni).with_port(options.udp_port()))
+        };
+        let devices = family_pools(config).map(device).collect::<Result<Vec<_>, BackendError>>()?;
+        let mtu = devices.iter().map(|device| device.mtu).min().unwrap_or_default();
+        Ok(DataPath::new(mtu).with_devices(devices))
+    }
+
+    fn kernel_features(&self) -> &'static [KernelFeature] {
+        &[KernelFeature::Vxlan]
+    }
+
+    fn migration_role(&self) -> Option<MigrationRole> {
+        Some(MigrationRole::Tunnel)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The backend's options in the network configuration.
 
 use flannel_core::json::{JsonError, Object};
-use flannel_core::{BackendConfig, BackendError};
+use flannel_core::{BackendConfig, BackendError, NetworkConfig};
 
 /// The validated options of the VXLAN backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,22 @@ impl VxlanConfig {
         })
     }
 
+    /// Reads the options that name the device and the port. Invalid ones count as not given.
+    pub(crate) fn parse_lenient(config: &NetworkConfig) -> Self {
+        let options = config.backend.options.object().ok();
+        let number = |name: &str| options.as_ref().and_then(|options| options.unsigned(name).ok().flatten());
+        let (_, largest_vni) = LARGEST_VNI[usize::from(config.ipv6.is_some())];
+        let vni = number("VNI").filter(|vni| *vni <= largest_vni);
+        Self {
+            vni: vni.and_then(|vni| u32::try_from(vni).ok()).unwrap_or(1),
+            port: number("Port").and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
+            gbp: false,
+            learning: false,
+            mtu: None,
+            direct_routing: false,
+        }
+    }
+
     /// Returns the UDP port. Like upstream flannel, defaults to the kernel's.
     pub(crate) fn udp_port(&self) -> u16 {
         self.port.unwrap_or(DEFAULT_PORT)
@@ -62,7 +78,6 @@ impl VxlanConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_core::NetworkConfig;
 
     fn parse(options: &str) -> Result<VxlanConfig, String> {
         let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{options}}}}}"#);

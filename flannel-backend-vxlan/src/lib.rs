@@ -20,7 +20,7 @@ mod device;
 mod peer_objects;
 mod tunnel;
 
-pub use backend::{OpenVxlan, TunnelDevice};
+pub use backend::OpenVxlan;
 pub use checksums::ChecksumOffload;
 pub use flannel_dataplane::{RouteProtocol, external_interface};
 /// The network namespace in which a backend works.

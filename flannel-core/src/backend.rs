@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::descriptor_store::DescriptorStore;
 use crate::external::ExternalInterface;
 use crate::family::IpFamilies;
 use crate::peers::{Dirty, PeerSet};
@@ -408,13 +409,15 @@ pub struct OpenRequest<'a> {
     /// A directory that belongs to this network alone and lasts across restarts, for what must not change then, such as a
     /// private key. The caller creates it, accessible by its owner only. Without one a backend keeps nothing.
     pub state_dir: Option<&'a Path>,
+    /// A store for descriptors that last across restarts, such as those of a device. Without one they end with the process.
+    pub descriptors: Option<&'a Arc<dyn DescriptorStore>>,
 }
 
 impl<'a> OpenRequest<'a> {
     /// Asks for the network's backend, on a host that had no lease before.
     #[must_use]
     pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
-        Self { config, external, before: None, state_dir: None }
+        Self { config, external, before: None, state_dir: None, descriptors: None }
     }
 
     /// Adds what the host's lease said before, if there was one.
@@ -427,5 +430,11 @@ impl<'a> OpenRequest<'a> {
     #[must_use]
     pub fn with_state_dir(self, state_dir: Option<&'a Path>) -> Self {
         Self { state_dir, ..self }
+    }
+
+    /// Adds a store for descriptors, if there is one.
+    #[must_use]
+    pub fn with_descriptors(self, descriptors: Option<&'a Arc<dyn DescriptorStore>>) -> Self {
+        Self { descriptors, ..self }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::family::IpFamilies;
-use crate::{NetworkConfig, OpenBackend};
+use crate::{BackendError, ExternalInterface, Lease, NetworkConfig, OpenBackend};
 
 /// An opener that describes its backend: its name, its options, and the ports and devices of a configuration.
 ///
@@ -63,6 +63,123 @@ pub trait BackendDescriptor: OpenBackend + Sync {
         let _ = config;
         Vec::new()
     }
+
+    /// Returns the MTU and the devices that this network gets on a host with this external interface.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the backend cannot work with these options or this interface.
+    fn data_path(
+        &self,
+        config: &NetworkConfig,
+        external: &ExternalInterface,
+    ) -> Result<DataPath, BackendError> {
+        let _ = config;
+        Ok(DataPath::new(external.mtu))
+    }
+
+    /// Returns the kernel features without which the backend cannot be opened.
+    fn kernel_features(&self) -> &'static [KernelFeature] {
+        &[]
+    }
+
+    /// Returns whether a host with this lease uses the backend.
+    fn has_lease(&self, lease: &Lease) -> bool {
+        lease.attrs.backend_type.as_str().eq_ignore_ascii_case(self.name())
+    }
+
+    /// Returns the part that the backend can take while a network migrates from one backend to another, host by host.
+    /// Without one, a change of the backend replaces it at once.
+    fn migration_role(&self) -> Option<MigrationRole> {
+        None
+    }
+
+    /// Returns whether the backend stores descriptors in [`OpenRequest::descriptors`](crate::OpenRequest). Those that
+    /// are left there when another backend is opened are closed.
+    fn stores_descriptors(&self) -> bool {
+        false
+    }
+}
+
+/// What carries the packets of a network on one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DataPath {
+    /// The largest packet, in bytes, that a container may send.
+    pub mtu: u32,
+    /// The devices whose names are known before they exist.
+    pub devices: Vec<TunnelDevice>,
+}
+
+impl DataPath {
+    /// Describes a data path without a device of its own.
+    #[must_use]
+    pub const fn new(mtu: u32) -> Self {
+        Self { mtu, devices: Vec::new() }
+    }
+
+    /// Adds devices.
+    #[must_use]
+    pub fn with_devices(self, devices: Vec<TunnelDevice>) -> Self {
+        Self { devices, ..self }
+    }
+}
+
+/// A tunnel device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunnelDevice {
+    /// The name.
+    pub name: String,
+    /// The families of the packets in the tunnel.
+    pub families: IpFamilies,
+    /// The number of the VXLAN network, if it is a VXLAN device.
+    pub vni: Option<u32>,
+    /// The UDP port.
+    pub port: Option<u16>,
+    /// The MTU, in bytes.
+    pub mtu: u32,
+}
+
+impl TunnelDevice {
+    /// Describes a device that is no VXLAN device and has no port.
+    #[must_use]
+    pub fn new(name: impl Into<String>, families: IpFamilies, mtu: u32) -> Self {
+        Self { name: name.into(), families, vni: None, port: None, mtu }
+    }
+
+    /// Sets the UDP port.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
+    /// Sets the number of the VXLAN network.
+    #[must_use]
+    pub fn with_vni(self, vni: u32) -> Self {
+        Self { vni: Some(vni), ..self }
+    }
+}
+
+/// A kernel feature that may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KernelFeature {
+    /// VXLAN devices.
+    Vxlan,
+    /// TUN devices.
+    Tun,
+}
+
+/// The part of a backend in a migration from one backend to another. Two backends are carried side by side if one is a
+/// tunnel and the other a fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MigrationRole {
+    /// The backend has a route for each peer that uses it, and leaves the other peers to the fallback.
+    Tunnel,
+    /// The backend has one route for the whole network, which any longer route overrides, and receives from every peer.
+    Fallback,
 }
 
 /// A port on which a tunnel receives packets from peers.

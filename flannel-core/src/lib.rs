@@ -19,6 +19,7 @@ mod backoff;
 mod config;
 mod damping;
 mod descriptor;
+mod descriptor_store;
 mod event;
 mod external;
 mod family;
@@ -49,7 +50,10 @@ pub use backend::{
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
-pub use descriptor::{BackendDescriptor, TransportProtocol, TunnelPort};
+pub use descriptor::{
+    BackendDescriptor, DataPath, KernelFeature, MigrationRole, TransportProtocol, TunnelDevice, TunnelPort,
+};
+pub use descriptor_store::DescriptorStore;
 pub use event::{NetworkEvent, Phase};
 pub use external::{ExternalChoice, ExternalInterface, ExternalUpdate};
 pub use family::IpFamilies;

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use crate::iptables::{self, Desired, Iptables, IptablesError};
+use crate::iptables::{self, DesiredRules, Iptables, IptablesError};
 use crate::nftables::{self, NftablesError, OwnTable};
 use crate::options::{FirewallMode, FirewallNetwork, FirewallOptions};
 use crate::report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
 use crate::rules::{OverlayPrefixes, RuleOptions};
 use crate::schedule::Schedule;
-use crate::{obstacles, tunnel_port};
+use crate::{nft_obstacles, tunnel_port};
 
 /// The firewall rules of one network on one host.
 ///
@@ -386,7 +386,7 @@ impl Firewall {
         let are_in_iptables = mode == FirewallMode::Iptables && !self.uses_legacy_iptables();
         let nets = prefixes(self.network.as_ref());
         let kernel = self.kernel.as_mut();
-        let found = kernel.map(|kernel| obstacles::in_nftables(kernel, nets, are_in_iptables));
+        let found = kernel.map(|kernel| nft_obstacles::find(kernel, nets, are_in_iptables));
         // A kernel without nftables has no such chains.
         let found = found.and_then(Result::ok).unwrap_or_default();
         report.obstacles = Some(self.obstacles.iter().cloned().chain(found).collect());
@@ -409,11 +409,12 @@ impl Firewall {
             if owned.is_empty() || !(is_needed || may_have_left) {
                 continue;
             }
-            let desired = Desired { nets, ours: &owned, options: rules, first: self.pending.leftovers };
-            match iptables.keep(&self.namespace, &desired).await {
-                Ok(looked) => {
-                    changed |= looked.changes > 0;
-                    self.obstacles.extend(looked.obstacles);
+            let desired =
+                DesiredRules { nets, owned: &owned, options: rules, leftovers: self.pending.leftovers };
+            match iptables.reconcile(&self.namespace, &desired).await {
+                Ok(report) => {
+                    changed |= report.changes > 0;
+                    self.obstacles.extend(report.obstacles);
                 }
                 Err(error @ IptablesError::NotShown { .. }) if !is_needed => {
                     debug!(%error, "cannot look for leftovers in iptables");
@@ -506,7 +507,7 @@ async fn reconcile_table(
     failures: &mut Vec<FirewallError>,
 ) -> bool {
     let result = match kernel {
-        Some(kernel) => own.keep(namespace, kernel, script).await,
+        Some(kernel) => own.reconcile(namespace, kernel, script).await,
         None => Err(NftablesError::Unavailable),
     };
     match result {

@@ -1,22 +1,21 @@
-//! The rules in iptables: compared with one `iptables-save` for each table, changed with one `iptables-restore` for each
-//! family.
+//! The rules in iptables: read with one `iptables-save` per table, changed with one `iptables-restore` per family.
 
 use std::hash::{DefaultHasher, Hasher};
 
 use flannel_netlink::{IpFamily, Namespace, NftFamily, NftTable, Nftables};
 
-use crate::obstacles;
 use crate::program::{Program, ProgramError};
 use crate::rules::{OverlayPrefixes, RuleOptions};
-use listing::Listing;
-use plan::{FORWARD, MASQUERADE, Place, Wanted};
+use listing::TableListing;
+use plan::{DesiredTable, FORWARD, MASQUERADE, OwnChain};
 
 mod legacy;
 pub(crate) mod listing;
+mod obstacles;
 mod plan;
 pub(crate) mod spec;
 
-/// The chains whose change may concern us, with the names of their tables.
+/// The chains that hold flannel's rules or call them, with their tables.
 pub(crate) const WATCHED: [(&str, &str); 4] = [
     (MASQUERADE.table, MASQUERADE.builtin),
     (MASQUERADE.table, MASQUERADE.chain),
@@ -24,17 +23,17 @@ pub(crate) const WATCHED: [(&str, &str); 4] = [
     (FORWARD.table, FORWARD.chain),
 ];
 
-/// Why the rules in iptables are not as they should be.
+/// Why the rules in iptables are not as desired.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IptablesError {
-    /// A program of iptables did not work.
+    /// A program of iptables failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// A table contains what iptables cannot show, so it cannot change it either: have the rules in nftables
-    /// (`EnableNFTables`), or remove what `nft` put into the table.
+    /// A table contains rules that iptables cannot show, so it cannot change the table: use nftables (`EnableNFTables`),
+    /// or remove what `nft` added to the table.
     #[error(
-        "{program} does not show table {table}, which `nft` must have changed; set \"EnableNFTables\": true"
+        "{program} cannot show table {table}, which `nft` must have changed; set \"EnableNFTables\": true"
     )]
     NotShown {
         /// The program.
@@ -52,7 +51,7 @@ struct Programs {
     restore: Program,
 }
 
-/// The program that changes tables of a family from a text.
+/// Returns the name of the program that changes tables of a family.
 pub(crate) fn restore(family: IpFamily) -> &'static str {
     programs(family).restore.name
 }
@@ -66,26 +65,26 @@ fn programs(family: IpFamily) -> Programs {
     Programs { iptables: program(iptables), save: program(save), restore: program(restore) }
 }
 
-/// Which iptables there is.
+/// The variant of iptables that is installed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Variant {
-    /// Whether its rules are rules of nftables, of whose change the kernel tells.
+    /// Whether its rules are in nftables, whose changes the kernel announces.
     pub(crate) is_nft: bool,
     /// `--random-fully` and `--wait` of `iptables-restore` came with version 1.6.2.
     is_at_least_1_6_2: bool,
 }
 
 impl Variant {
-    /// Reads what `iptables --version` says: `iptables v1.8.9 (nf_tables)`.
+    /// Reads the output of `iptables --version`: `iptables v1.8.9 (nf_tables)`.
     fn read(text: &str) -> Self {
         let number = text.split_whitespace().find_map(|word| word.strip_prefix('v')).unwrap_or_default();
         let version: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
-        // What cannot be read is newer than what this was written for.
+        // A version that cannot be read is a newer one.
         let is_at_least_1_6_2 = version.is_empty() || version >= vec![1, 6, 2];
         Self { is_nft: text.contains("nf_tables"), is_at_least_1_6_2 }
     }
 
-    /// How `iptables-restore` is told to leave what it is not told of.
+    /// Returns the arguments that make `iptables-restore` keep other rules and wait for the lock.
     pub(crate) fn restore_arguments(self) -> &'static [&'static str] {
         if self.is_at_least_1_6_2 { &["--noflush", "--wait"] } else { &["--noflush"] }
     }
@@ -98,32 +97,32 @@ pub(crate) struct Iptables {
     variant: Option<Variant>,
 }
 
-/// What there should be.
+/// The desired rules of one family.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Desired<'a> {
-    /// Our networks of the family, unless we have none.
+pub(crate) struct DesiredRules<'a> {
+    /// The prefixes of this family; `None` to remove the rules.
     pub(crate) nets: Option<OverlayPrefixes>,
-    /// The networks that we have and had.
-    pub(crate) ours: &'a [OverlayPrefixes],
+    /// The prefixes that this host has and had.
+    pub(crate) owned: &'a [OverlayPrefixes],
     pub(crate) options: RuleOptions,
-    /// Look also for what earlier runs and versions left.
-    pub(crate) first: bool,
+    /// Whether to look for rules of earlier runs and versions.
+    pub(crate) leftovers: bool,
 }
 
-/// What a look at the rules found.
+/// What reconciling the rules found.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(crate) struct Looked {
-    /// How many commands were needed to put them right.
+pub(crate) struct IptablesReport {
+    /// The number of commands that were needed.
     pub(crate) changes: usize,
-    /// What else on the host keeps packets of ours from being forwarded.
+    /// Rules of others that stop forwarded packets of the network.
     pub(crate) obstacles: Vec<String>,
 }
 
-/// What is to be changed, and what else was found.
+/// The changes to make, and what else was found.
 #[derive(Debug)]
-pub(crate) struct Planned {
-    looked: Looked,
-    /// What makes it so, for `iptables-restore`; empty if nothing is to be changed.
+pub(crate) struct IptablesPlan {
+    report: IptablesReport,
+    /// The input of `iptables-restore`; empty if nothing has to change.
     pub(crate) payload: String,
     pub(crate) variant: Variant,
 }
@@ -137,13 +136,12 @@ impl Iptables {
         self.family
     }
 
-    /// Which iptables it is, once it was used.
+    /// Returns the variant, once a pass has read it.
     pub(crate) fn variant(&self) -> Option<Variant> {
         self.variant
     }
 
-    /// Numbers that are others if somebody changed the chains that are kept, found without a program; none if they cannot
-    /// be found so.
+    /// Returns hashes of the chains that hold flannel's rules, without running a program; `None` if that is impossible.
     pub(crate) fn fingerprint(
         &self,
         namespace: &Namespace,
@@ -151,14 +149,16 @@ impl Iptables {
         options: &RuleOptions,
     ) -> Option<Vec<u64>> {
         let kept = [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)];
-        let mut kept = kept.into_iter().filter(|(_, is_on)| *is_on).map(|(place, _)| place);
+        let mut kept = kept.into_iter().filter(|(_, is_on)| *is_on).map(|(own_chain, _)| own_chain);
         if !self.variant?.is_nft {
-            return kept.map(|place| legacy::fingerprint(namespace, self.family, place.table).ok()).collect();
+            return kept
+                .map(|own_chain| legacy::fingerprint(namespace, self.family, own_chain.table).ok())
+                .collect();
         }
         let kernel = kernel?;
-        kept.try_fold(Vec::new(), |mut numbers, place| {
-            let table = NftTable { family: nft_family(self.family), name: place.table.to_owned() };
-            for chain in [place.builtin, place.chain] {
+        kept.try_fold(Vec::new(), |mut numbers, own_chain| {
+            let table = NftTable { family: nft_family(self.family), name: own_chain.table.to_owned() };
+            for chain in [own_chain.builtin, own_chain.chain] {
                 let mut hasher = DefaultHasher::new();
                 hasher.write(&kernel.rules_as_bytes(&table, chain).ok()?);
                 numbers.push(hasher.finish());
@@ -167,45 +167,45 @@ impl Iptables {
         })
     }
 
-    /// Tells whether the programs are there.
+    /// Returns whether the programs are installed.
     pub(crate) fn is_installed(&self) -> bool {
         programs(self.family).restore.is_installed()
     }
 
     /// Makes the rules as desired.
-    pub(crate) async fn keep(
+    pub(crate) async fn reconcile(
         &mut self,
         namespace: &Namespace,
-        desired: &Desired<'_>,
-    ) -> Result<Looked, IptablesError> {
-        match self.try_to_keep(namespace, desired).await {
-            // Somebody may have changed the table between the look and the change.
+        desired: &DesiredRules<'_>,
+    ) -> Result<IptablesReport, IptablesError> {
+        match self.try_reconcile(namespace, desired).await {
+            // Somebody may have changed the table between the read and the change.
             Err(IptablesError::Program(ProgramError::Failed { .. })) => {
-                self.try_to_keep(namespace, desired).await
+                self.try_reconcile(namespace, desired).await
             }
             result => result,
         }
     }
 
-    async fn try_to_keep(
+    async fn try_reconcile(
         &mut self,
         namespace: &Namespace,
-        desired: &Desired<'_>,
-    ) -> Result<Looked, IptablesError> {
-        let Planned { looked, payload, variant } = self.plan(namespace, desired).await?;
+        desired: &DesiredRules<'_>,
+    ) -> Result<IptablesReport, IptablesError> {
+        let IptablesPlan { report, payload, variant } = self.plan(namespace, desired).await?;
         if !payload.is_empty() {
             let restore = programs(self.family).restore;
             restore.run(namespace, variant.restore_arguments(), &payload).await?;
         }
-        Ok(looked)
+        Ok(report)
     }
 
-    /// Looks what is to be changed, and changes nothing.
+    /// Computes the changes without making them.
     pub(crate) async fn plan(
         &mut self,
         namespace: &Namespace,
-        desired: &Desired<'_>,
-    ) -> Result<Planned, IptablesError> {
+        desired: &DesiredRules<'_>,
+    ) -> Result<IptablesPlan, IptablesError> {
         let programs = programs(self.family);
         let variant = match self.variant {
             Some(variant) => variant,
@@ -214,35 +214,36 @@ impl Iptables {
         self.variant = Some(variant);
         let mut options = desired.options;
         options.fully_random &= variant.is_at_least_1_6_2;
-        let (mut looked, mut payload) = (Looked::default(), String::new());
-        for (place, is_on) in [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)] {
-            let may_have_left = desired.first && self.may_exist(namespace, variant, place);
+        let (mut report, mut payload) = (IptablesReport::default(), String::new());
+        for (own_chain, is_on) in [(&MASQUERADE, options.masquerade), (&FORWARD, options.forward)] {
+            let may_have_left = desired.leftovers && self.may_exist(namespace, variant, own_chain);
             if !(is_on || may_have_left) {
                 continue;
             }
-            let listing = list(namespace, &programs, place).await?;
-            let rules = place.wanted(desired.nets.as_ref(), &options);
-            let wanted = Wanted { place, rules, nets: desired.ours, old: desired.first && is_on };
-            let changes = wanted.changes(&listing);
+            let listing = list(namespace, &programs, own_chain).await?;
+            let rules = own_chain.rules(desired.nets.as_ref(), &options);
+            let desired_table =
+                DesiredTable { own_chain, rules, owned: desired.owned, v011: desired.leftovers && is_on };
+            let changes = desired_table.changes(&listing);
             if !changes.is_empty() {
-                payload += &format!("*{}\n{}\nCOMMIT\n", place.table, changes.join("\n"));
+                payload += &format!("*{}\n{}\nCOMMIT\n", own_chain.table, changes.join("\n"));
             }
-            looked.changes += changes.len();
-            if let (true, Some(nets)) = (place.table == FORWARD.table, desired.nets) {
-                looked.obstacles = obstacles::in_iptables(&listing, FORWARD.chain, &nets, self.family);
+            report.changes += changes.len();
+            if let (true, Some(nets)) = (own_chain.table == FORWARD.table, desired.nets) {
+                report.obstacles = obstacles::find(&listing, FORWARD.chain, &nets, self.family);
             }
         }
-        Ok(Planned { looked, payload, variant })
+        Ok(IptablesPlan { report, payload, variant })
     }
 
-    /// Tells whether a table that we do not need may hold something of ours. To list a legacy table would create it,
-    /// and with the table nat comes the tracking of all connections.
-    fn may_exist(&self, namespace: &Namespace, variant: Variant, place: &Place) -> bool {
-        variant.is_nft || legacy_tables(namespace, self.family).lines().any(|name| name == place.table)
+    /// Returns whether a table that is not needed may hold flannel's rules. Listing a legacy table would create it, and the
+    /// table nat makes the kernel track all connections.
+    fn may_exist(&self, namespace: &Namespace, variant: Variant, own_chain: &OwnChain) -> bool {
+        variant.is_nft || legacy_tables(namespace, self.family).lines().any(|name| name == own_chain.table)
     }
 }
 
-/// The names of the tables of the legacy iptables, one a line.
+/// Returns the names of the existing legacy tables, one per line.
 fn legacy_tables(namespace: &Namespace, family: IpFamily) -> String {
     let path = match family {
         IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -251,9 +252,9 @@ fn legacy_tables(namespace: &Namespace, family: IpFamily) -> String {
     namespace.run(|| std::fs::read_to_string(path).unwrap_or_default()).unwrap_or_default()
 }
 
-/// All tables of a family in the words of `iptables-save`, from each program that the host has and may use: the one that
-/// changes them, and whether they are in nftables.
-pub(crate) async fn saved(
+/// Reads all tables of a family with each `iptables-save` that the host has. Returns the program that manages the tables,
+/// whether they are in nftables, and the output.
+pub(crate) async fn save_all(
     namespace: &Namespace,
     family: IpFamily,
     failures: &mut Vec<ProgramError>,
@@ -282,7 +283,7 @@ pub(crate) async fn saved(
     saved
 }
 
-/// The family in nftables of the tables of an iptables of the nf_tables variant.
+/// Returns the nftables family that holds the tables of the nf_tables variant.
 fn nft_family(family: IpFamily) -> NftFamily {
     match family {
         IpFamily::V4 => NftFamily::Ip,
@@ -290,10 +291,14 @@ fn nft_family(family: IpFamily) -> NftFamily {
     }
 }
 
-async fn list(namespace: &Namespace, programs: &Programs, place: &Place) -> Result<Listing, IptablesError> {
-    let text = programs.save.run(namespace, &["-t", place.table], "").await?;
-    let not_shown = || IptablesError::NotShown { program: programs.save.name, table: place.table };
-    Listing::read(&text, place.table).ok_or_else(not_shown)
+async fn list(
+    namespace: &Namespace,
+    programs: &Programs,
+    own_chain: &OwnChain,
+) -> Result<TableListing, IptablesError> {
+    let text = programs.save.run(namespace, &["-t", own_chain.table], "").await?;
+    let not_shown = || IptablesError::NotShown { program: programs.save.name, table: own_chain.table };
+    TableListing::read(&text, own_chain.table).ok_or_else(not_shown)
 }
 
 #[cfg(test)]
@@ -301,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_says_what_iptables_can_do() {
+    fn the_variant_is_read_from_the_version() {
         for (text, is_nft, is_at_least_1_6_2) in [
             ("iptables v1.8.9 (nf_tables)\n", true, true),
             ("iptables v1.8.9 (legacy)\n", false, true),

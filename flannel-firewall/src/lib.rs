@@ -1,38 +1,40 @@
-//! The firewall rules of a flannel network on one host, kept as they should be.
+//! Keeps the firewall rules of a flannel network on one host.
 //!
-//! * Masquerade: what pods send out of the network leaves with the host's address.
-//! * Forward: packets of the network pass the host, whatever its policy.
-//! * Tunnel port: the port of the tunnel hears nobody but peers.
+//! * Masquerade: packets from containers to the outside leave with the host's address.
+//! * Forward: the host forwards packets of the network, whatever its policy.
+//! * Tunnel ports: only peers can send to them.
+//! * Blackhole routes: packets to a container that does not exist end here ([`BlackholeRoutes`]).
 //!
-//! [`Firewall`] keeps them, in iptables or in nftables: it makes them whole in one transaction, hears from the kernel when
-//! somebody changes them, and puts right what is not as it should be. While nothing changes it starts no program.
+//! [`Firewall`] keeps the rules in iptables or in nftables. It writes them in one transaction, listens to the kernel for
+//! changes, and repairs rules that somebody else changed. While nothing changes it runs no program.
 //!
-//! # Whose rule is it?
+//! # Ownership
 //!
-//! In iptables: the rules about this network in the chains `FLANNEL-POSTRTG` and `FLANNEL-FWD`, the jumps to these chains,
-//! and rules in the shape of earlier versions of flannel, about this host's networks only. In nftables: the tables
-//! `ip flannel-ipv4`, `ip6 flannel-ipv6` and `inet flannel-port-…`. Nothing else is touched. What stands in the way is
-//! told ([`Pass::obstacles`]).
+//! In iptables flannel owns the rules about its network in the chains `FLANNEL-POSTRTG` and `FLANNEL-FWD`, the jumps to
+//! these chains, and rules of earlier flannel versions about this host's networks. In nftables it owns the tables
+//! `ip flannel-ipv4`, `ip6 flannel-ipv6` and `inet flannel-port-…`. It touches nothing else. Rules of others that stop
+//! packets of the network are reported ([`FirewallStatus::obstacles`]).
 //!
-//! # Looking only
+//! # Inspection
 //!
-//! [`missing_rules`] says what a pass would change, and [`Ruleset`] what all rules of the host, whoever made them, do with
-//! a packet. Both change nothing.
+//! [`missing_rules`] returns what a reconcile pass would change. [`Ruleset`] finds the rules on the host that stop a packet,
+//! including those of other programs. Both change nothing.
 
 mod blackhole;
+mod chain_verdict;
 mod firewall;
 mod iptables;
 mod missing;
+mod nft_obstacles;
 mod nftables;
-mod obstacles;
 mod options;
 mod program;
 mod report;
 mod rules;
+mod ruleset;
 mod schedule;
 mod sys;
 mod tunnel_port;
-mod verdict;
 
 pub use blackhole::BlackholeRoutes;
 pub use firewall::Firewall;
@@ -43,4 +45,4 @@ pub use options::{FirewallMode, FirewallNetwork, FirewallOptions};
 pub use program::{ProgramError, is_installed};
 pub use report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
 pub use rules::{OverlayPrefixes, RuleOptions};
-pub use verdict::{BlockingRule, Packet, PacketPath, RuleLocation, Ruleset, TransportProtocol};
+pub use ruleset::{BlockingRule, Packet, PacketPath, RuleLocation, Ruleset, TransportProtocol};

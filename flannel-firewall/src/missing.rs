@@ -1,26 +1,26 @@
-//! What a pass would change, without changing it.
+//! Finds what a reconcile pass would change, without changing it.
 
 use flannel_netlink::{Namespace, Nftables};
 
-use crate::iptables::{self, Desired, Iptables};
+use crate::iptables::{self, DesiredRules, Iptables};
 use crate::nftables::{self, NftablesError};
 use crate::options::{FirewallMode, FirewallNetwork};
 use crate::report::FirewallError;
 use crate::rules::{self, OverlayPrefixes, RuleOptions};
 
-/// Rules that are not as they should be.
+/// Rules that are missing or differ.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct MissingRules {
-    /// The program that puts them right, with its arguments.
+    /// The command that writes them.
     pub program: String,
-    /// What it is to be given on its standard input.
+    /// The standard input of the command.
     pub input: String,
 }
 
-/// Looks which masquerade and forward rules are not as they should be.
+/// Finds masquerade and forward rules that are missing or differ.
 ///
-/// In nftables a table is taken for right if each of its chains has as many rules as it should.
+/// In nftables a table counts as correct if each of its chains has the expected number of rules.
 ///
 /// # Errors
 ///
@@ -49,11 +49,11 @@ async fn in_iptables(
     if !(options.masquerade || options.forward) {
         return Ok(None);
     }
-    let desired = Desired { nets: Some(*nets), ours: &[*nets], options: *options, first: false };
-    let planned = Iptables::new(family).plan(namespace, &desired).await;
-    let planned = planned.map_err(|error| FirewallError::Iptables(family, error))?;
-    let program = [&[iptables::restore(family)], planned.variant.restore_arguments()].concat().join(" ");
-    Ok((!planned.payload.is_empty()).then_some(MissingRules { program, input: planned.payload }))
+    let desired = DesiredRules { nets: Some(*nets), owned: &[*nets], options: *options, leftovers: false };
+    let plan = Iptables::new(family).plan(namespace, &desired).await;
+    let plan = plan.map_err(|error| FirewallError::Iptables(family, error))?;
+    let program = [&[iptables::restore(family)], plan.variant.restore_arguments()].concat().join(" ");
+    Ok((!plan.payload.is_empty()).then_some(MissingRules { program, input: plan.payload }))
 }
 
 fn in_nftables(
@@ -94,7 +94,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn what_is_missing_is_told_with_what_puts_it_right_in_both_modes() {
+    fn missing_rules_come_with_the_command_that_writes_them() {
         let (namespace, rules) = (namespace(), rules());
         for mode in [FirewallMode::Iptables, FirewallMode::Nftables] {
             let network = network(mode);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_may_not_be_read_are_not_said_to_be_missing() {
+    fn unreadable_rules_are_not_reported_as_missing() {
         let (namespace, rules, network) = (namespace(), rules(), network(FirewallMode::Nftables));
         let look = || runtime().block_on(missing_rules(&namespace, &rules, &network));
         let looked = with_capabilities(&namespace, &[CAP_SYS_ADMIN], look).expect("namespace");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn namespace() -> Namespace {
-        Namespace::create().expect("these tests make network namespaces: run them as root")
+        Namespace::create().expect("these tests create network namespaces: run them as root")
     }
 
     fn network(mode: FirewallMode) -> FirewallNetwork {

@@ -1,42 +1,39 @@
-//! Tables of our own in nftables: replaced whole, in one transaction, by one run of `nft`; compared by netlink, without
-//! any program.
+//! Flannel's own tables in nftables. One run of `nft` replaces a table in one transaction; netlink compares it without a
+//! program.
 
 use std::fmt::Write as _;
 
 use flannel_netlink::{Error, IpFamily, Namespace, NftContents, NftFamily, NftTable, Nftables};
 
 use crate::program::{Program, ProgramError};
-use crate::rules::{self, KUBE_PROXY_MARK, OverlayPrefixes, Rule, RuleOptions, Selector, Verdict};
+use crate::rules::{self, AddressSelector, KUBE_PROXY_MARK, OverlayPrefixes, Rule, RuleAction, RuleOptions};
 
-/// The program.
+/// The program that writes tables.
 pub(crate) const NFT: Program = Program { name: "nft", package: "nftables" };
 
 /// The chains of the table that holds the rules.
 pub(crate) const MASQUERADE: &str = "postrtg";
 pub(crate) const FORWARD: &str = "forward";
 
-/// How often a table is written again because somebody else changed something during the write, so that it is not known
-/// whether the table is as it was written.
+/// How often a table is written again when the ruleset changes during the write, so that its contents are uncertain.
 const ATTEMPTS: usize = 3;
 
-/// Why a table in nftables is not as it should be.
+/// Why a table in nftables is not as desired.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NftablesError {
-    /// The program did not work.
+    /// `nft` failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// The kernel has no nftables, or does not let this process ask: have the rules in iptables, or see why.
-    #[error(
-        "the kernel does not answer about nftables: it needs CONFIG_NF_TABLES, and this process CAP_NET_ADMIN"
-    )]
+    /// The kernel lacks nftables, or does not allow this process to read it: use iptables, or grant the capability.
+    #[error("nftables is not available: the kernel needs CONFIG_NF_TABLES, and this process CAP_NET_ADMIN")]
     Unavailable,
-    /// The kernel could not be asked.
+    /// Reading from the kernel failed.
     #[error(transparent)]
     Kernel(#[from] Error),
 }
 
-/// The table that holds the rules of one family.
+/// Returns the table that holds the rules of one family.
 pub(crate) fn rules_table(family: IpFamily) -> NftTable {
     match family {
         IpFamily::V4 => NftTable { family: NftFamily::Ip, name: "flannel-ipv4".to_owned() },
@@ -44,7 +41,7 @@ pub(crate) fn rules_table(family: IpFamily) -> NftTable {
     }
 }
 
-/// The table for a network, in the syntax of `nft`; `None` if it needs no rules.
+/// Returns the table for a network in the syntax of `nft`; `None` if it needs no rules.
 pub(crate) fn rules_script(nets: &OverlayPrefixes, options: &RuleOptions) -> Option<String> {
     let (masquerade, forward) = (rules::masquerade(nets, options), rules::forward(nets, options));
     if masquerade.is_empty() && forward.is_empty() {
@@ -81,39 +78,39 @@ fn rule_text(rule: &Rule, family: NftFamily) -> String {
         let _ = write!(text, "meta mark & {KUBE_PROXY_MARK:#010x} == {KUBE_PROXY_MARK:#010x} ");
     }
     for (field, selector) in [("saddr", rule.source), ("daddr", rule.destination)] {
-        if let Some(Selector { net, negated }) = selector {
+        if let Some(AddressSelector { net, negated }) = selector {
             let _ = write!(text, "{family} {field} {}{net} ", if negated { "!= " } else { "" });
         }
     }
-    text + match rule.verdict {
-        Verdict::Return => "return",
-        Verdict::Masquerade { fully_random: true } => "masquerade fully-random",
-        Verdict::Masquerade { fully_random: false } => "masquerade",
-        Verdict::Accept => "accept",
+    text + match rule.action {
+        RuleAction::Return => "return",
+        RuleAction::Masquerade { fully_random: true } => "masquerade fully-random",
+        RuleAction::Masquerade { fully_random: false } => "masquerade",
+        RuleAction::Accept => "accept",
     }
 }
 
-/// A table of ours.
+/// One of flannel's tables.
 #[derive(Debug)]
 pub(crate) struct OwnTable {
     table: NftTable,
-    /// The script that was last written, and what the kernel held after it.
-    kept: Option<(String, NftContents)>,
+    /// The script that was last written, and the contents of the table in the kernel after that.
+    written: Option<(String, NftContents)>,
 }
 
 impl OwnTable {
     pub(crate) fn new(table: NftTable) -> Self {
-        Self { table, kept: None }
+        Self { table, written: None }
     }
 
     pub(crate) fn table(&self) -> &NftTable {
         &self.table
     }
 
-    /// Makes the table as a script says, or sees to it that there is none. Tells whether something had to be changed.
+    /// Makes the table as the script defines it, or removes it. Returns whether it had to be changed.
     ///
-    /// What is in a table that an earlier process made is not compared but replaced.
-    pub(crate) async fn keep(
+    /// A table that an earlier process wrote is replaced without comparing.
+    pub(crate) async fn reconcile(
         &mut self,
         namespace: &Namespace,
         kernel: &mut Nftables,
@@ -121,24 +118,24 @@ impl OwnTable {
     ) -> Result<bool, NftablesError> {
         let (_, contents) = kernel.contents(&self.table)?;
         let Some(script) = script else {
-            self.kept = None;
+            self.written = None;
             if contents.is_some() {
                 NFT.run(namespace, &["-f", "-"], &format!("delete table {}\n", self.table)).await?;
             }
             return Ok(contents.is_some());
         };
-        if let (Some((kept, expected)), Some(contents)) = (&self.kept, &contents)
-            && (kept.as_str(), expected) == (script, contents)
+        if let (Some((written, expected)), Some(contents)) = (&self.written, &contents)
+            && (written.as_str(), expected) == (script, contents)
         {
             return Ok(false);
         }
-        self.kept = None;
+        self.written = None;
         for _ in 0..ATTEMPTS {
             let before = kernel.generation()?;
             self.write(namespace, script).await?;
             let (after, contents) = kernel.contents(&self.table)?;
-            self.kept = contents.map(|contents| (script.to_owned(), contents));
-            // The write is one change; any other one may have been to this table.
+            self.written = contents.map(|contents| (script.to_owned(), contents));
+            // The write is one generation; another change may have been to this table.
             if after == before.wrapping_add(1) {
                 break;
             }
@@ -147,13 +144,13 @@ impl OwnTable {
     }
 
     async fn write(&self, namespace: &Namespace, script: &str) -> Result<(), ProgramError> {
-        // To delete a table that is not there would be an error.
+        // Deleting a table that does not exist would fail.
         let replace = |script: &str| format!("add table {0}\ndelete table {0}\n{script}", self.table);
         let refused = match NFT.run(namespace, &["-f", "-"], &replace(script)).await {
             Err(error @ ProgramError::Failed { .. }) => error,
             result => return result.map(drop),
         };
-        // Versions before 0.9.7 know no comments of tables and chains.
+        // Versions before 0.9.7 do not know comments of tables and chains.
         let plain: Vec<&str> =
             script.lines().filter(|line| !line.trim_start().starts_with("comment ")).collect();
         NFT.run(namespace, &["-f", "-"], &replace(&plain.join("\n"))).await.map(drop).map_err(|_| refused)
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_upstreams_with_its_two_mistakes_put_right() {
+    fn the_table_is_that_of_upstream_with_two_mistakes_corrected() {
         let expected = r#"table ip flannel-ipv4 {
 	comment "rules for flannel-ipv4"
 	chain postrtg {
@@ -196,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_has_its_own_table_words_and_multicast_addresses() {
+    fn ipv6_has_a_table_and_multicast_range_of_its_own() {
         let script = rules_script(&nets("fd10:5::/48", "fd10:5:0:1::/64"), &ALL).expect("rules");
         assert!(script.starts_with("table ip6 flannel-ipv6 {\n"), "{script}");
         assert!(
@@ -206,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_wanted_has_no_chain_and_nothing_no_table() {
+    fn disabled_rules_have_no_chain_and_without_rules_there_is_no_table() {
         let nets = nets("172.30.0.0/16", "172.30.1.0/24");
         let none = RuleOptions { masquerade: false, forward: false, ..ALL };
         assert_eq!(rules_script(&nets, &none), None);

@@ -1,4 +1,4 @@
-//! Running a program of the host: input in, output back, within a time.
+//! Runs a program of the host, with a time limit.
 
 use std::env;
 use std::io;
@@ -11,60 +11,60 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
-/// How long a program may take. It may have to wait for another one that holds the lock of iptables.
+/// The time limit of a program. It may have to wait for the lock of iptables.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How much of its output is read, in bytes: a rule has some 100, and hosts with 100,000 rules are told of.
+/// The limit of output in bytes: a rule takes some 100, and there are hosts with 100,000 rules.
 const MOST_OUTPUT: u64 = 64 << 20;
-/// Where system programs are, also if the path does not say so.
+/// Directories of system programs, searched after `PATH`.
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// Why a program did not do what it was started for.
+/// Why a program failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// It is not there: install the package.
+    /// It is not installed: install the package.
     #[error("{program} is not installed: apt-get install {package} (or dnf install {package})")]
     NotInstalled {
         /// The program.
         program: &'static str,
-        /// The package that brings it.
+        /// The package that contains it.
         package: &'static str,
     },
-    /// It refused, for this reason; try again.
-    #[error("{program} failed ({status}): {said}")]
+    /// It exited with an error; retry.
+    #[error("{program} failed ({status}): {stderr}")]
     Failed {
         /// The program.
         program: &'static str,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it said, on one line.
-        said: String,
+        /// Its error output, on one line.
+        stderr: String,
     },
-    /// It did not end and was killed; try again.
-    #[error("{program} did not end within {} s", LIMIT.as_secs())]
+    /// It exceeded the time limit and was killed; retry.
+    #[error("{program} timed out after {} s", LIMIT.as_secs())]
     TimedOut {
         /// The program.
         program: &'static str,
     },
-    /// It could not be run.
-    #[error("{program} cannot be run")]
+    /// It could not be started, or its pipes failed.
+    #[error("cannot run {program}")]
     Io {
         /// The program.
         program: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl ProgramError {
-    /// Tells whether the program is not there.
+    /// Returns whether the program is not installed.
     #[must_use]
     pub fn is_not_installed(&self) -> bool {
         matches!(self, Self::NotInstalled { .. })
     }
 }
 
-/// A program, and the package that brings it.
+/// A program, and the package that contains it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -72,7 +72,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Runs it in a namespace, and returns what it wrote to its standard output.
+    /// Runs it in a namespace and returns its standard output.
     pub(crate) async fn run(
         self,
         namespace: &Namespace,
@@ -89,15 +89,15 @@ impl Program {
         };
         let program = self.name;
         let ended = tokio::time::timeout(LIMIT, run).await.map_err(|_| ProgramError::TimedOut { program })?;
-        let (status, output, said) = ended.map_err(|source| ProgramError::Io { program, source })?;
+        let (status, output, stderr) = ended.map_err(|source| ProgramError::Io { program, source })?;
         if status.success() {
             Ok(output)
         } else {
-            Err(ProgramError::Failed { program, status, said: one_line(&said) })
+            Err(ProgramError::Failed { program, status, stderr: one_line(&stderr) })
         }
     }
 
-    /// Tells whether it is installed.
+    /// Returns whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         self.find().is_ok()
     }
@@ -111,13 +111,13 @@ impl Program {
     }
 }
 
-/// Tells whether a program is installed, wherever system programs are.
+/// Returns whether a program is installed, in `PATH` or a directory of system programs.
 #[must_use]
 pub fn is_installed(program: &'static str) -> bool {
     Program { name: program, package: program }.is_installed()
 }
 
-/// Starts a command in a namespace: a program is born where the thread is that starts it.
+/// Starts a command in a namespace: a process starts in the namespace of the thread that spawns it.
 fn spawn(namespace: &Namespace, mut command: Command) -> io::Result<Child> {
     let runtime = Handle::current();
     namespace.run(move || {
@@ -126,17 +126,17 @@ fn spawn(namespace: &Namespace, mut command: Command) -> io::Result<Child> {
     })?
 }
 
-/// Feeds a program and reads what it writes until it ends.
+/// Writes the input of a program and reads its output until it exits.
 async fn talk(mut child: Child, input: &str) -> io::Result<(ExitStatus, String, String)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin {
-            // A program that ends before it has read everything says why.
+            // A program that exits early reports the reason itself.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
-    let ((), output, said) = tokio::join!(feed, read(stdout), read(stderr));
-    Ok((child.wait().await?, output?, said?))
+    let ((), output, stderr_text) = tokio::join!(feed, read(stdout), read(stderr));
+    Ok((child.wait().await?, output?, stderr_text?))
 }
 
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
@@ -145,14 +145,14 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
         pipe.take(MOST_OUTPUT).read_to_end(&mut bytes).await?;
     }
     if bytes.len() as u64 == MOST_OUTPUT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it writes too much"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "output exceeds 64 MiB"));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Joins the first lines of what a program complains of.
-fn one_line(said: &str) -> String {
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
+/// Joins the first lines of error output.
+fn one_line(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
     lines.join("; ")
 }
 
@@ -170,13 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn input_larger_than_any_pipe_comes_back_as_output() {
+    fn input_larger_than_a_pipe_is_written_and_read_back() {
         let input = "0123456789abcdef\n".repeat(20_000);
         assert_eq!(run(CAT, &[], &input).expect("cat"), input);
     }
 
     #[test]
-    fn a_failure_is_one_line_and_a_missing_program_comes_with_its_package() {
+    fn errors_are_one_line_and_a_missing_program_names_its_package() {
         let error = run(SH, &["-c", "echo one >&2; echo; echo two >&2; exit 3"], "x").expect_err("exit 3");
         assert_eq!(error.to_string(), "sh failed (exit status: 3): one; two");
         let missing = Program { name: "no-such-program", package: "some-package" };

@@ -1,20 +1,20 @@
-//! The rules of a network on one host, before any program's syntax. Pure.
+//! The rules of a network on one host, independent of any program's syntax. Pure.
 //!
-//! With `C` the network, `P` this host's subnet of it and `M` the multicast addresses, the first rule that fits decides:
+//! With `C` the network, `P` this host's subnet and `M` the multicast addresses, the first rule that matches decides:
 //!
 //! | masquerade | | |
 //! |---|---|---|
-//! | packets that kube-proxy marked | go on | it masquerades them itself |
-//! | `P` → `C` | go on | pods see each other's addresses |
-//! | `C` → `P` | go on | |
-//! | not `C` → `P` | go on | a pod sees who calls it from outside |
-//! | `C` → not `M` | masqueraded | pods reach the world by the host's address |
-//! | not `C` → `C` | masqueraded | the answer of another host's pod comes back this way |
+//! | packets that kube-proxy marked | return | kube-proxy masquerades them |
+//! | `P` → `C` | return | containers see each other's addresses |
+//! | `C` → `P` | return | |
+//! | not `C` → `P` | return | a container sees the address of an outside client |
+//! | `C` → not `M` | masquerade | containers reach the outside with the host's address |
+//! | not `C` → `C` | masquerade | replies from containers on other hosts return through this host |
 //!
 //! | forward | |
 //! |---|---|
-//! | `C` → anywhere | accepted |
-//! | anywhere → `C` | accepted |
+//! | `C` → anywhere | accept |
+//! | anywhere → `C` | accept |
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +22,7 @@ use flannel_core::{NetworkConfig, SubnetKey};
 use flannel_netlink::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The network and this host's part of it, in one family. The host bits are clear.
+/// The overlay network and this host's subnet of it, in one address family. Host bits are zero.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct OverlayPrefixes {
     network: IpNet,
@@ -30,8 +30,8 @@ pub struct OverlayPrefixes {
 }
 
 impl OverlayPrefixes {
-    /// Takes a network and a subnet; `None` if the families differ, or if one of them is everything: rules about
-    /// everything cannot be told from somebody else's.
+    /// Combines a network and a subnet; `None` if the families differ, or if a prefix has length 0: rules about every
+    /// address cannot be told from those of others.
     #[must_use]
     pub fn new(network: IpNet, subnet: IpNet) -> Option<Self> {
         let is_one_family = network.addr().is_ipv4() == subnet.addr().is_ipv4();
@@ -39,7 +39,7 @@ impl OverlayPrefixes {
         (is_one_family && is_part).then(|| Self { network: network.trunc(), subnet: subnet.trunc() })
     }
 
-    /// Returns those of a network's configuration and a host's lease, IPv4 first.
+    /// Returns the prefixes of a network configuration and a host's lease, IPv4 first.
     #[must_use]
     pub fn of(config: &NetworkConfig, lease: &SubnetKey) -> Vec<Self> {
         let v4 = config.ipv4.zip(lease.v4()).map(|(pool, net)| (pool.network(), IpNet::V4(net)));
@@ -47,7 +47,7 @@ impl OverlayPrefixes {
         v4.into_iter().chain(v6).filter_map(|(network, subnet)| Self::new(network, subnet)).collect()
     }
 
-    /// Returns the family.
+    /// Returns the address family.
     #[must_use]
     pub fn family(&self) -> IpFamily {
         IpFamily::of(self.network.addr())
@@ -66,7 +66,7 @@ impl OverlayPrefixes {
     }
 }
 
-/// What the rules are to do; by default nothing, and then there are none.
+/// Which rules to keep; none by default.
 ///
 /// ```
 /// use flannel_firewall::RuleOptions;
@@ -77,55 +77,55 @@ impl OverlayPrefixes {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct RuleOptions {
-    /// Masquerade what leaves the network.
+    /// Masquerade packets that leave the network.
     pub masquerade: bool,
-    /// Choose the source ports of masqueraded connections at random, so that two of them do not collide.
+    /// Choose the source ports of masqueraded connections at random, which avoids collisions.
     pub fully_random: bool,
-    /// Let packets of the network be forwarded whatever the policy of the host.
+    /// Accept forwarded packets of the network whatever the policy of the host.
     pub forward: bool,
 }
 
 impl RuleOptions {
-    /// Says whether to masquerade what leaves the network.
+    /// Sets whether to masquerade packets that leave the network.
     #[must_use]
     pub fn with_masquerade(self, masquerade: bool) -> Self {
         Self { masquerade, ..self }
     }
 
-    /// Says whether to choose the source ports of masqueraded connections at random.
+    /// Sets whether to choose the source ports of masqueraded connections at random.
     #[must_use]
     pub fn with_fully_random(self, fully_random: bool) -> Self {
         Self { fully_random, ..self }
     }
 
-    /// Says whether to let packets of the network be forwarded.
+    /// Sets whether to accept forwarded packets of the network.
     #[must_use]
     pub fn with_forward(self, forward: bool) -> Self {
         Self { forward, ..self }
     }
 }
 
-/// One rule.
+/// One rule, as it applies to packets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Rule {
-    /// Concerns packets that kube-proxy marked; else all.
+    /// Whether it applies only to packets that kube-proxy marked.
     pub(crate) marked: bool,
-    pub(crate) source: Option<Selector>,
-    pub(crate) destination: Option<Selector>,
-    pub(crate) verdict: Verdict,
+    pub(crate) source: Option<AddressSelector>,
+    pub(crate) destination: Option<AddressSelector>,
+    pub(crate) action: RuleAction,
 }
 
-/// Some addresses.
+/// A condition on an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Selector {
+pub(crate) struct AddressSelector {
     pub(crate) net: IpNet,
-    /// All addresses but these.
+    /// Whether it matches all addresses outside the prefix.
     pub(crate) negated: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Verdict {
-    /// No rule of ours concerns the packet.
+pub(crate) enum RuleAction {
+    /// Leave the chain.
     Return,
     Masquerade {
         fully_random: bool,
@@ -133,49 +133,49 @@ pub(crate) enum Verdict {
     Accept,
 }
 
-/// The bit by which kube-proxy marks what it masquerades (`--iptables-masquerade-bit`, 14 by default).
+/// The mark of packets that kube-proxy masquerades (`--iptables-masquerade-bit`, 14 by default).
 pub(crate) const KUBE_PROXY_MARK: u32 = 0x4000;
 
-fn is(net: IpNet) -> Option<Selector> {
-    Some(Selector { net, negated: false })
+fn is(net: IpNet) -> Option<AddressSelector> {
+    Some(AddressSelector { net, negated: false })
 }
 
-fn is_not(net: IpNet) -> Option<Selector> {
-    Some(Selector { net, negated: true })
+fn is_not(net: IpNet) -> Option<AddressSelector> {
+    Some(AddressSelector { net, negated: true })
 }
 
-/// The rule about what kube-proxy masquerades; the only one that is not about a network.
+/// The rule for packets that kube-proxy masquerades; the only one that is not about a network.
 pub(crate) const LEAVE_MARKED: Rule =
-    Rule { marked: true, source: None, destination: None, verdict: Verdict::Return };
+    Rule { marked: true, source: None, destination: None, action: RuleAction::Return };
 
-/// The rules for what leaves the host, in order; none if they are not wanted.
+/// Returns the masquerade rules, in order; none if they are off.
 pub(crate) fn masquerade(nets: &OverlayPrefixes, options: &RuleOptions) -> Vec<Rule> {
     if !options.masquerade {
         return Vec::new();
     }
     let (network, subnet) = (nets.network, nets.subnet);
-    let verdict = Verdict::Masquerade { fully_random: options.fully_random };
-    let rule = |source, destination, verdict| Rule { marked: false, source, destination, verdict };
+    let action = RuleAction::Masquerade { fully_random: options.fully_random };
+    let rule = |source, destination, action| Rule { marked: false, source, destination, action };
     vec![
         LEAVE_MARKED,
-        rule(is(subnet), is(network), Verdict::Return),
-        rule(is(network), is(subnet), Verdict::Return),
-        rule(is_not(network), is(subnet), Verdict::Return),
-        rule(is(network), is_not(multicast(nets.family())), verdict),
-        rule(is_not(network), is(network), verdict),
+        rule(is(subnet), is(network), RuleAction::Return),
+        rule(is(network), is(subnet), RuleAction::Return),
+        rule(is_not(network), is(subnet), RuleAction::Return),
+        rule(is(network), is_not(multicast(nets.family())), action),
+        rule(is_not(network), is(network), action),
     ]
 }
 
-/// The rules for what passes the host, in order; none if they are not wanted.
+/// Returns the forward rules, in order; none if they are off.
 pub(crate) fn forward(nets: &OverlayPrefixes, options: &RuleOptions) -> Vec<Rule> {
     if !options.forward {
         return Vec::new();
     }
-    let rule = |source, destination| Rule { marked: false, source, destination, verdict: Verdict::Accept };
+    let rule = |source, destination| Rule { marked: false, source, destination, action: RuleAction::Accept };
     vec![rule(is(nets.network), None), rule(None, is(nets.network))]
 }
 
-/// Packets to a group keep their source: nobody answers to it.
+/// Returns the multicast range. Packets to a group keep their source address, since there is no reply.
 pub(crate) fn multicast(family: IpFamily) -> IpNet {
     match family {
         IpFamily::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_about_everything_or_about_two_families_at_once_cannot_be_asked_for() {
+    fn prefixes_of_length_0_or_of_two_families_are_refused() {
         let nets = |network: &str, subnet: &str| {
             OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net"))
         };

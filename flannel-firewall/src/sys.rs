@@ -1,5 +1,5 @@
-//! The system calls that the standard library does not wrap: types in, [`io::Result`] out, no policy.
-#![allow(unsafe_code, reason = "tables of the legacy iptables are read by socket options only")]
+//! System calls that the standard library does not wrap.
+#![allow(unsafe_code, reason = "tables of the legacy iptables can only be read by socket options")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -12,8 +12,8 @@ pub(crate) fn datagram_socket(family: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Reads a socket option into a buffer, whose contents the kernel may take for a question (`getsockopt(2)`); returns how
-/// many bytes it wrote.
+/// Reads a socket option into a buffer, whose contents the kernel may read as a request (`getsockopt(2)`). Returns the
+/// number of bytes written.
 pub(crate) fn read_option(
     socket: BorrowedFd<'_>,
     level: libc::c_int,

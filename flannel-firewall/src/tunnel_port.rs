@@ -1,8 +1,8 @@
-//! The port of the tunnel, closed to everybody but the peers.
+//! The table that restricts a tunnel port to peers.
 //!
-//! Whoever can send a packet to the port of VXLAN or of the UDP backend can send one into the network, from any address in
-//! it. The table here drops what does not come from the public address of a peer. It stands by itself, beside iptables as
-//! well as beside nftables: what one chain drops no other one lets in.
+//! A host that can send to the port of a VXLAN or UDP tunnel can inject packets into the network from any address in it.
+//! The table drops datagrams that do not come from the public address of a peer. It works with iptables and nftables
+//! alike: no other chain can accept what one chain drops.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,12 +10,12 @@ use std::net::IpAddr;
 
 use flannel_netlink::{NftFamily, NftTable};
 
-/// The table for a port: hosts with several networks have several ports.
+/// Returns the table for a port.
 pub(crate) fn table(port: u16) -> NftTable {
     NftTable { family: NftFamily::Inet, name: format!("flannel-port-{port}") }
 }
 
-/// The table that lets only these addresses in, in the syntax of `nft`.
+/// Returns the table that accepts only these source addresses, in the syntax of `nft`.
 pub(crate) fn script(port: u16, peers: &BTreeSet<IpAddr>) -> String {
     let mut text =
         format!("table {} {{\n\tcomment \"peers that may use the tunnel of flannel\"\n", table(port));
@@ -29,7 +29,7 @@ pub(crate) fn script(port: u16, peers: &BTreeSet<IpAddr>) -> String {
         }
         text += "\t}\n";
     }
-    // A counter in the rule itself would make the table look changed with every packet.
+    // A counter in the rule would change the table with every packet.
     let _ = write!(
         text,
         "\tcounter strangers {{\n\t}}\n\tchain input {{\n\t\ttype filter hook input priority 0; policy accept;\n\
@@ -52,6 +52,6 @@ mod tests {
         assert!(script.starts_with("table inet flannel-port-8472 {\n"), "{script}");
         assert!(script.contains("type ipv4_addr\n\t\telements = { 192.0.2.1, 192.0.2.2 }\n"), "{script}");
         assert!(script.contains("type ipv6_addr\n\t\telements = { fd00::1 }\n"), "{script}");
-        assert!(!super::script(8472, &BTreeSet::new()).contains("elements"), "an empty list is no syntax");
+        assert!(!super::script(8472, &BTreeSet::new()).contains("elements"), "nft refuses an empty list");
     }
 }

@@ -10,10 +10,10 @@ mod checks;
 mod facts;
 mod finding;
 mod gather;
-mod options;
+mod profile;
 
 pub use checks::{FAULTS, examine};
 pub use facts::{Certificate, ClockReading, ConfigFact, Facts, RegistryFacts, RunningAgent};
 pub use finding::{Cure, Fault, Finding, Severity, quoted};
 pub use gather::{read as gather, running_agents};
-pub use options::{AgentOptions, AgentRegistry, ChooseExternal, RegistryCommands};
+pub use profile::{AgentProfile, AgentRegistry, ChooseExternal, RegistryCommands};

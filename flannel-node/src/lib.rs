@@ -11,6 +11,7 @@
 //! | [`plan`] | what the agent would write on this host now |
 //! | [`doctor`] | faults of this host, why they matter and what cures them |
 
+mod agent;
 pub mod backends;
 pub mod capabilities;
 pub mod client;
@@ -22,3 +23,7 @@ pub mod service_manager;
 pub mod status;
 pub mod subnet_file;
 mod text;
+
+pub use agent::{AgentCommand, AgentOptions, NodeAgent};
+pub use backends::BackendRegistry;
+pub use probe::MeshOptions;

@@ -36,7 +36,7 @@ pub enum PlanSource {
         name: String,
     },
     /// The cache of the last run.
-    Memory {
+    Cache {
         /// The cache file.
         file: PathBuf,
         /// Why the registry was not used.
@@ -77,7 +77,7 @@ impl NetworkSnapshot {
         let nothing = |why: &str| format!("{reason}, and {why}");
         match CachedNetwork::read(&file, key) {
             Ok(Some(CachedNetwork { config, own, peers, .. })) => {
-                let source = PlanSource::Memory { file, reason };
+                let source = PlanSource::Cache { file, reason };
                 Ok(Self { source, config, leases: peers, own: Some(own) })
             }
             Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),

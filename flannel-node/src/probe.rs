@@ -29,7 +29,7 @@ use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
 pub use history::History;
-pub use mesh::{MeshNotes, MeshOptions, keep};
+pub use mesh::{Mesh, MeshNotes, MeshOptions};
 pub use site::{Own, ProbeTarget, Site};
 pub use verdict::{ProbeContext, judge, weight};
 

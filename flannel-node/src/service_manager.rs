@@ -15,14 +15,14 @@ mod descriptors;
 mod fd_store;
 mod status;
 
-pub use fd_store::{FdStore, passed};
+pub use fd_store::{FdStore, PassedDescriptors, passed};
 pub use status::{notified, report as report_status};
 
 /// How long a full socket may hold up the daemon. A manager that works reads at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to the service manager, if there is one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Notifier(Option<SocketAddr>);
 
 impl Notifier {

@@ -1,31 +1,30 @@
-//! What a host remembers of its network, for whoever only looks.
+//! Read access to the cache file for tools.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use flannel_core::{BoxError, Lease, NetworkConfig};
 
-use crate::cache::Cache;
-use crate::cached::read_cache;
+use crate::cache::{Cache, read_cache};
 
-/// A network as the file says that a [`CachedLeaseManager`](crate::CachedLeaseManager) keeps.
+/// A network as stored in the file of a [`CachedLeaseManager`](crate::CachedLeaseManager).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CachedNetwork {
-    /// The configuration.
+    /// The network config.
     pub config: NetworkConfig,
-    /// The lease that the host held.
+    /// The lease of this host.
     pub own: Lease,
-    /// The peers there were.
+    /// The peers.
     pub peers: Vec<Arc<Lease>>,
 }
 
 impl CachedNetwork {
-    /// Reads the file, if there is one, for the network of this name.
+    /// Reads the cache file of a network; `None` if there is no file.
     ///
     /// # Errors
     ///
-    /// Why the file is no memory of that network.
+    /// Fails if the file cannot be read, is corrupt, or belongs to another network.
     pub fn read(path: &Path, network: &str) -> Result<Option<Self>, BoxError> {
         let cache = read_cache(path, network)?;
         Ok(cache.map(|Cache { config, own, peers, .. }| Self { config, own, peers }))

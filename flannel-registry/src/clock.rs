@@ -1,20 +1,19 @@
-//! How time passes for leases: also while the host is suspended.
+//! Clocks for lease renewal, which keep counting while the host is suspended.
 //!
-//! A registry counts a lease's time to live on its own clock. A host that sleeps through half of it must renew as soon as
-//! it wakes, but the clock that the kernel runs timers on, and tokio with it, stands still in suspend
-//! (`CLOCK_MONOTONIC`, clock_gettime(2)). So a wait for a renewal is cut into naps, and after each the time is looked at
-//! that includes suspend.
+//! A registry counts a lease's TTL on its own clock. A host that was suspended for half of it must renew as soon as it
+//! resumes, but tokio's timers stop in suspend (`CLOCK_MONOTONIC`, clock_gettime(2)). A wait for a renewal is therefore
+//! split into naps, and after each nap a clock that includes suspend is read.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::sys;
+use crate::suspend::total_suspended;
 
-/// What time it is, counted from any moment on. Never runs backwards.
+/// A monotonic clock with an arbitrary start.
 ///
-/// A clock that a program runs ahead by itself, as it finds that time was lost:
+/// A clock that a program advances when it finds that time was lost:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -42,19 +41,19 @@ use crate::sys;
 /// options.clock = clock.clone();
 /// let manager = RegistryLeaseManager::with_options(MemoryRegistry::new(), options);
 /// clock.lost_seconds.fetch_add(3600, Ordering::Relaxed);
-/// assert!(clock.now() >= Duration::from_secs(3600), "a renewal that was due meanwhile is made within a second");
+/// assert!(clock.now() >= Duration::from_secs(3600), "a renewal that became due is made within a second");
 /// # drop(manager);
 /// ```
 pub trait Clock: Debug + Send + Sync {
-    /// The time since that moment.
+    /// Returns the time since the clock's start.
     fn now(&self) -> Duration;
 
-    /// How long one may sleep by tokio's clock before this one is to be looked at, because it may have run ahead;
-    /// `None` if it does not.
+    /// Returns the longest sleep on tokio's clock before this clock must be read again because it may have advanced
+    /// further; `None` if the two never differ.
     fn nap(&self) -> Option<Duration>;
 }
 
-/// Sleeps until it is so late.
+/// Sleeps until the clock reaches `at`.
 pub(crate) async fn sleep_until(clock: &dyn Clock, at: Duration) {
     loop {
         let left = at.saturating_sub(clock.now());
@@ -65,19 +64,19 @@ pub(crate) async fn sleep_until(clock: &dyn Clock, at: Duration) {
     }
 }
 
-/// The time that the host was on, and that it was suspended. While it is on, this is tokio's clock, also a paused one.
+/// Counts running and suspended time. While the host runs, it follows tokio's clock, including a paused one.
 #[derive(Debug)]
 pub struct BootClock {
     started: Instant,
-    /// How long the host had been suspended then.
-    asleep: Duration,
+    /// [`total_suspended`] at the start.
+    suspended: Duration,
 }
 
 impl BootClock {
     /// Starts at zero.
     #[must_use]
     pub fn new() -> Self {
-        Self { started: Instant::now(), asleep: sys::asleep() }
+        Self { started: Instant::now(), suspended: total_suspended() }
     }
 }
 
@@ -89,16 +88,16 @@ impl Default for BootClock {
 
 impl Clock for BootClock {
     fn now(&self) -> Duration {
-        self.started.elapsed() + sys::asleep().saturating_sub(self.asleep)
+        self.started.elapsed() + total_suspended().saturating_sub(self.suspended)
     }
 
     fn nap(&self) -> Option<Duration> {
-        // Late by so much after a suspend is nothing beside a time to live, and to wake four times a minute costs nothing.
+        // A delay of 15 s after resume is small beside a TTL, and four wake-ups a minute cost nothing.
         Some(Duration::from_secs(15))
     }
 }
 
-/// Tokio's clock alone, for simulations of many hosts: it may be paused, and nobody looks at it without need.
+/// Tokio's clock alone, for simulations of many hosts under a paused clock: it needs no naps.
 #[derive(Debug)]
 pub struct TokioClock {
     started: Instant,
@@ -133,33 +132,33 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// More than any machine that runs tests was suspended since it was started.
+    /// Longer than any machine that runs tests has been suspended since boot.
     const OFFSET: u64 = 100_000_000;
-    const INSIDE: &str = "FLANNEL_TEST_OF_SUSPEND";
+    const INSIDE: &str = "FLANNEL_TEST_SUSPEND";
 
-    /// The kernel shows in a time namespace what it shows after a suspend: `CLOCK_BOOTTIME` ahead (time_namespaces(7)).
+    /// In a time namespace `CLOCK_BOOTTIME` can be set ahead, as after a suspend (time_namespaces(7)).
     #[test]
     fn time_spent_in_suspend_counts() {
         if std::env::var_os(INSIDE).is_some() {
-            assert!(sys::asleep().as_secs() >= OFFSET, "{:?}", sys::asleep());
+            assert!(total_suspended().as_secs() >= OFFSET, "{:?}", total_suspended());
             return;
         }
-        assert!(sys::asleep().as_secs() < OFFSET, "{:?}", sys::asleep());
+        assert!(total_suspended().as_secs() < OFFSET, "{:?}", total_suspended());
         let mut command = Command::new(flannel_testing::program("unshare", "util-linux").unwrap());
         command
             .args(["--time", "--boottime", &OFFSET.to_string(), "--"])
             .arg(std::env::current_exe().unwrap());
         command.args(["--exact", "clock::tests::time_spent_in_suspend_counts"]).env(INSIDE, "1");
         let output = command.output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && stdout.contains("1 passed"), "{output:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_the_host_is_on_the_time_is_tokios() {
+    async fn boot_clock_follows_tokio_while_the_host_runs() {
         let clock = BootClock::new();
         tokio::time::sleep(Duration::from_secs(1000)).await;
-        let off = clock.now().abs_diff(Duration::from_secs(1000));
-        assert!(off < Duration::from_secs(1), "{:?}", clock.now());
+        let error = clock.now().abs_diff(Duration::from_secs(1000));
+        assert!(error < Duration::from_secs(1), "{:?}", clock.now());
     }
 }

@@ -1,36 +1,37 @@
-//! What the two interfaces of etcd have in common.
+//! What the clients of etcd's v2 and v3 interfaces share.
 //!
-//! | part | what it does |
+//! | module | contents |
 //! |---|---|
-//! | `config_read` | notes up to where the configuration is known |
-//! | `files` | reads the certificates |
-//! | `dates` | tells from when until when they are good |
-//! | `moves` | counts how often this host moved |
-//! | `names` | names the keys of a network (pure) |
-//! | `position` | tells whether one store leads on where another one was left (pure) |
-//! | `teller` | keeps what a watch has to tell, and its pauses (pure) |
-//! | `turn` | says which member is to be asked |
-//! | `word` | notes when etcd was heard |
+//! | `certificate_dates` | validity of the certificates in a file |
+//! | `config_revision` | the revision at which the network config was last read |
+//! | `connection_epoch` | counter that invalidates connections when the host's addresses change |
+//! | `contact_tracker` | time and revision of etcd's last response |
+//! | `endpoint_picker` | endpoints, and the member to ask first |
+//! | `event_queue` | events that a watch has yet to yield, and its backoff (pure) |
+//! | `key_layout` | keys of a network (pure) |
+//! | `position` | point in the history of a store (pure) |
+//! | `tls_files` | certificate files |
 
-mod config_read;
-mod dates;
-mod files;
-mod moves;
-mod names;
+mod certificate_dates;
+mod config_revision;
+mod connection_epoch;
+mod contact_tracker;
+mod endpoint_picker;
+mod event_queue;
+mod key_layout;
 mod position;
-mod teller;
-mod turn;
-mod word;
+mod tls_files;
 
-pub(crate) use config_read::ConfigRead;
-pub use dates::{CertificateDates, certificate_dates};
+pub use certificate_dates::{CertificateDates, certificate_dates};
+pub(crate) use config_revision::ConfigRevision;
+pub(crate) use connection_epoch::ConnectionEpoch;
+pub(crate) use contact_tracker::ContactTracker;
+pub(crate) use endpoint_picker::{EndpointError, EndpointPicker};
+pub(crate) use event_queue::EventQueue;
+pub(crate) use key_layout::KeyLayout;
+pub(crate) use position::{LastClusterId, Position};
 #[cfg(feature = "etcd-v3")]
-pub(crate) use files::Stamp;
-pub(crate) use files::certificates;
-pub(crate) use files::{FileError, Files, IncompleteKeyPair};
-pub(crate) use moves::Moves;
-pub(crate) use names::Names;
-pub(crate) use position::{LastCluster, Position};
-pub(crate) use teller::Teller;
-pub(crate) use turn::Turn;
-pub(crate) use word::Word;
+pub(crate) use tls_files::FileStamp;
+#[cfg(feature = "etcd-v2")]
+pub(crate) use tls_files::read_certificates;
+pub(crate) use tls_files::{FileError, TlsFiles, UnpairedKey};

@@ -1,16 +1,16 @@
-//! etcd, over whichever of its two interfaces the network is kept in.
+//! etcd with automatic choice of the interface.
 //!
-//! The two interfaces have separate stores, even in one server: hosts that use different ones never see each other.
-//! So the choice is made by where the configuration lies, and once made it stays.
+//! The two interfaces have separate stores, even on one server: hosts that use different interfaces never see each other.
+//! The choice therefore follows the network config, and is final.
 //!
-//! | v3 says | v2 says | choice |
+//! | config in v3 | config in v2 | choice |
 //! |---|---|---|
-//! | found | anything | v3, with a warning if v2 has one too |
-//! | nothing there | found | v2 |
-//! | nothing there | switched off | v3, once more than the configuration is asked for |
-//! | nothing there | nothing there, or no answer | none yet |
-//! | no answer | found, from an etcd without the v3 interface | v2 |
-//! | no answer | anything else | none yet: v3 may have one too |
+//! | found | any | v3, with a warning if v2 has a config too |
+//! | not found | found | v2 |
+//! | not found | not served | v3, when something other than the config is requested |
+//! | not found | not found, or no answer | none yet |
+//! | no answer | found, on an etcd without the v3 interface | v2 |
+//! | no answer | any other | none yet, because v3 may have a config too |
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,149 +23,161 @@ use flannel_core::{
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::news::News;
+use crate::change_notifier::ChangeNotifier;
 use crate::{Etcd2Registry, Etcd3Registry};
 
-/// Leases in etcd, over the interface that the network's configuration is found in. Clones share the choice.
+/// A registry in the etcd interface that has the network config. Clones share the choice.
 #[derive(Clone, Debug)]
 pub struct EtcdRegistry {
     v3: Etcd3Registry,
     v2: Etcd2Registry,
-    chosen: Arc<OnceLock<Interface>>,
-    /// Says that the configuration was read to choose.
-    looked: Arc<News>,
+    chosen: Arc<OnceLock<EtcdApi>>,
+    /// Notifies that the config was read to make the choice.
+    config_changes: Arc<ChangeNotifier>,
 }
 
-/// One of etcd's interfaces.
+/// An interface of etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interface {
+enum EtcdApi {
     V2,
     V3,
 }
 
-/// Where a configuration was looked for, and what came of it.
+/// The result of reading the config over one interface.
 #[derive(Debug)]
-enum Looked {
+enum ConfigLookup {
     Found(String),
-    Nothing,
-    /// This etcd does not do that.
-    Off(RegistryError),
+    NotFound,
+    /// This etcd does not serve the interface, or refuses access.
+    Refused(RegistryError),
     NoAnswer(RegistryError),
 }
 
-impl From<Result<Option<String>, RegistryError>> for Looked {
+impl From<Result<Option<String>, RegistryError>> for ConfigLookup {
     fn from(answer: Result<Option<String>, RegistryError>) -> Self {
         match answer {
             Ok(Some(config)) => Self::Found(config),
-            Ok(None) => Self::Nothing,
-            Err(error @ RegistryError::Refused(..)) => Self::Off(error),
+            Ok(None) => Self::NotFound,
+            Err(error @ RegistryError::Refused(..)) => Self::Refused(error),
             Err(error) => Self::NoAnswer(error),
         }
     }
 }
 
 impl EtcdRegistry {
-    /// Looks in both when it is first asked.
+    /// Creates a registry that reads both interfaces at the first call.
     #[must_use]
     pub fn new(v3: Etcd3Registry, v2: Etcd2Registry) -> Self {
-        Self { v3, v2, chosen: Arc::default(), looked: Arc::default() }
+        Self { v3, v2, chosen: Arc::default(), config_changes: Arc::default() }
     }
 
-    /// Tells whether the v2 interface was chosen.
+    /// Reports whether the v2 interface was chosen.
     #[must_use]
     pub fn uses_v2(&self) -> bool {
-        self.chosen.get() == Some(&Interface::V2)
+        self.chosen.get() == Some(&EtcdApi::V2)
     }
 
     fn chosen(&self) -> Option<&dyn SubnetRegistry> {
         match self.chosen.get()? {
-            Interface::V2 => Some(&self.v2),
-            Interface::V3 => Some(&self.v3),
+            EtcdApi::V2 => Some(&self.v2),
+            EtcdApi::V3 => Some(&self.v3),
         }
     }
 
-    /// Returns the registry that was chosen, choosing if need be. Whoever asks for more than the configuration knows it
-    /// from before; where only one interface is there, the leases are in that.
-    async fn decided(&self) -> Result<&dyn SubnetRegistry, RegistryError> {
+    /// Returns the chosen registry, after making the choice if necessary. A caller that requests more than the config
+    /// already knows the config; if etcd serves only v3, the leases are there.
+    async fn choice(&self) -> Result<&dyn SubnetRegistry, RegistryError> {
         if self.chosen().is_none() {
-            let (_, v2_is_off) = self.choose().await?;
-            // That read the configuration, and told nobody what it says.
-            self.looked.tell();
-            if v2_is_off {
-                // If somebody chose meanwhile, that stays.
-                let _ = self.chosen.set(Interface::V3);
+            let (_, v2_is_refused) = self.choose().await?;
+            // The choice read the config without returning it to anyone.
+            self.config_changes.notify();
+            if v2_is_refused {
+                // A concurrent choice wins.
+                let _ = self.chosen.set(EtcdApi::V3);
             }
         }
         self.chosen().ok_or_else(|| {
-            let reason = "there is no network config yet, so neither interface is chosen";
+            let reason = "no network config in either interface of etcd yet";
             RegistryError::Unavailable(self.describe(), reason.into())
         })
     }
 
-    /// Looks in both, chooses if that allows it, and tells the configuration and whether v2 is switched off.
+    /// Reads the config over both interfaces and chooses if possible. Returns the config, and whether v2 is refused.
     async fn choose(&self) -> Result<(Option<String>, bool), RegistryError> {
-        let v2 = tokio::time::timeout(V2_PATIENCE, self.v2.config());
+        let v2 = tokio::time::timeout(V2_TIMEOUT, self.v2.config());
         let (v3, v2) = tokio::join!(self.v3.config(), v2);
-        let late = |_| Err(RegistryError::Unavailable(self.v2.describe(), "no answer yet".into()));
-        let (v3, v2) = (Looked::from(v3), Looked::from(v2.unwrap_or_else(late)));
-        let v3_is_there = match (&v3, &v2) {
-            (Looked::Off(_) | Looked::NoAnswer(_), Looked::Found(_)) => {
+        let late = |_| {
+            Err(RegistryError::Unavailable(
+                self.v2.describe(),
+                format!("no answer within {V2_TIMEOUT:?}").into(),
+            ))
+        };
+        let (v3, v2) = (ConfigLookup::from(v3), ConfigLookup::from(v2.unwrap_or_else(late)));
+        let v3_is_served = match (&v3, &v2) {
+            (ConfigLookup::Refused(_) | ConfigLookup::NoAnswer(_), ConfigLookup::Found(_)) => {
                 self.v2.has_v3().await.unwrap_or(true)
             }
-            (Looked::Found(_) | Looked::Nothing | Looked::Off(_) | Looked::NoAnswer(_), _) => true,
+            (
+                ConfigLookup::Found(_)
+                | ConfigLookup::NotFound
+                | ConfigLookup::Refused(_)
+                | ConfigLookup::NoAnswer(_),
+                _,
+            ) => true,
         };
-        let v2_is_off = matches!(v2, Looked::Off(_));
-        let choice = choice(&v3, &v2, v3_is_there);
+        let v2_is_refused = matches!(v2, ConfigLookup::Refused(_));
+        let choice = choose_api(&v3, &v2, v3_is_served);
         if let Some((interface, reason)) = choice
             && self.chosen.set(interface).is_ok()
         {
             match reason {
-                Reason::Both => tracing::warn!(
-                    "etcd has a network config in its v3 and in its v2 interface: the v3 one is used, and hosts that \
-                     use the other are not seen"
+                ChoiceReason::Both => tracing::warn!(
+                    "etcd has a network config in both its v3 and its v2 store: using v3; hosts that use v2 are not \
+                     visible"
                 ),
-                Reason::Found => {
-                    tracing::info!("Using the {interface:?} interface of etcd: the network config is there")
+                ChoiceReason::Found => {
+                    tracing::info!("Using the {interface:?} interface of etcd, which has the network config")
                 }
-                Reason::Old => tracing::info!("Using the V2 interface of etcd: this etcd has no other"),
+                ChoiceReason::NoV3 => {
+                    tracing::info!("Using the V2 interface of etcd; this etcd has no V3 interface")
+                }
             }
         }
         match (choice, v3, v2) {
-            (Some((Interface::V3, _)), Looked::Found(config), _)
-            | (Some((Interface::V2, _)), _, Looked::Found(config)) => Ok((Some(config), v2_is_off)),
-            (_, Looked::Off(error) | Looked::NoAnswer(error), _) => Err(error),
-            (_, Looked::Found(_) | Looked::Nothing, _) => Ok((None, v2_is_off)),
+            (Some((EtcdApi::V3, _)), ConfigLookup::Found(config), _)
+            | (Some((EtcdApi::V2, _)), _, ConfigLookup::Found(config)) => Ok((Some(config), v2_is_refused)),
+            (_, ConfigLookup::Refused(error) | ConfigLookup::NoAnswer(error), _) => Err(error),
+            (_, ConfigLookup::Found(_) | ConfigLookup::NotFound, _) => Ok((None, v2_is_refused)),
         }
     }
 }
 
-/// Why an interface was chosen.
+/// The reason for a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+enum ChoiceReason {
     Found,
     Both,
-    Old,
+    NoV3,
 }
 
-/// The table above.
-fn choice(v3: &Looked, v2: &Looked, v3_is_there: bool) -> Option<(Interface, Reason)> {
+/// Chooses according to the table above.
+fn choose_api(v3: &ConfigLookup, v2: &ConfigLookup, v3_is_served: bool) -> Option<(EtcdApi, ChoiceReason)> {
     match (v3, v2) {
-        (Looked::Found(_), Looked::Found(_)) => Some((Interface::V3, Reason::Both)),
-        (Looked::Found(_), _) => Some((Interface::V3, Reason::Found)),
-        (Looked::Nothing, Looked::Found(_)) => Some((Interface::V2, Reason::Found)),
-        (Looked::Off(_) | Looked::NoAnswer(_), Looked::Found(_)) if !v3_is_there => {
-            Some((Interface::V2, Reason::Old))
+        (ConfigLookup::Found(_), ConfigLookup::Found(_)) => Some((EtcdApi::V3, ChoiceReason::Both)),
+        (ConfigLookup::Found(_), _) => Some((EtcdApi::V3, ChoiceReason::Found)),
+        (ConfigLookup::NotFound, ConfigLookup::Found(_)) => Some((EtcdApi::V2, ChoiceReason::Found)),
+        (ConfigLookup::Refused(_) | ConfigLookup::NoAnswer(_), ConfigLookup::Found(_)) if !v3_is_served => {
+            Some((EtcdApi::V2, ChoiceReason::NoV3))
         }
-        (Looked::Nothing | Looked::Off(_) | Looked::NoAnswer(_), _) => None,
+        (ConfigLookup::NotFound | ConfigLookup::Refused(_) | ConfigLookup::NoAnswer(_), _) => None,
     }
 }
 
-/// How long the v2 interface may take to answer before the choice is made without it, so that where it hangs the v3
-/// one does not wait for it.
-const V2_PATIENCE: Duration = Duration::from_secs(2);
+/// The time limit for the v2 interface, so that the choice does not wait for an interface that hangs.
+const V2_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long to wait before looking again, in a watch that began before there was a configuration.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The interval of attempts to choose, for a watch that started before there was a config.
+const CHOICE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl SubnetRegistry for EtcdRegistry {
@@ -196,7 +208,7 @@ impl SubnetRegistry for EtcdRegistry {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        self.decided().await?.list().await
+        self.choice().await?.list().await
     }
 
     async fn create(
@@ -205,25 +217,25 @@ impl SubnetRegistry for EtcdRegistry {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Lease, RegistryError> {
-        self.decided().await?.create(subnet, attrs, ttl).await
+        self.choice().await?.create(subnet, attrs, ttl).await
     }
 
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
-        self.decided().await?.update(lease, attrs, ttl).await
+        self.choice().await?.update(lease, attrs, ttl).await
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        self.decided().await?.renew(lease, ttl).await
+        self.choice().await?.renew(lease, ttl).await
     }
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
-        self.decided().await?.delete(lease).await
+        self.choice().await?.delete(lease).await
     }
 
-    /// Only the one that was chosen is watched, and says anything.
+    /// Only the chosen registry is watched and notifies.
     fn config_changes(&self) -> BoxStream<'static, ()> {
         let both = stream::select(self.v3.config_changes(), self.v2.config_changes());
-        stream::select(both, self.looked.listen()).boxed()
+        stream::select(both, self.config_changes.subscribe()).boxed()
     }
 
     fn reconnect(&self) {
@@ -235,10 +247,10 @@ impl SubnetRegistry for EtcdRegistry {
         let registry = self.clone();
         stream::once(async move {
             loop {
-                if let Ok(decided) = registry.decided().await {
-                    return decided.watch(after);
+                if let Ok(chosen) = registry.choice().await {
+                    return chosen.watch(after);
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(CHOICE_INTERVAL).await;
             }
         })
         .flatten()
@@ -251,25 +263,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interface_is_the_one_that_the_configuration_is_found_in() {
-        let found = || Looked::Found(String::new());
-        let away = || Looked::NoAnswer(RegistryError::Unavailable("etcd".to_owned(), "away".into()));
-        let off = || Looked::Off(RegistryError::Refused("etcd".to_owned(), "switched off".into()));
-        for (v3, v2, v3_is_there, expected) in [
-            (found(), Looked::Nothing, true, Some((Interface::V3, Reason::Found))),
-            (found(), away(), true, Some((Interface::V3, Reason::Found))),
-            (found(), found(), true, Some((Interface::V3, Reason::Both))),
-            (Looked::Nothing, found(), true, Some((Interface::V2, Reason::Found))),
-            (Looked::Nothing, Looked::Nothing, true, None),
-            (Looked::Nothing, away(), true, None),
-            (Looked::Nothing, off(), true, None),
-            (off(), found(), false, Some((Interface::V2, Reason::Old))),
-            (away(), found(), false, Some((Interface::V2, Reason::Old))),
+    fn the_interface_with_the_config_is_chosen() {
+        let found = || ConfigLookup::Found(String::new());
+        let away = || ConfigLookup::NoAnswer(RegistryError::Unavailable("etcd".to_owned(), "away".into()));
+        let refused =
+            || ConfigLookup::Refused(RegistryError::Refused("etcd".to_owned(), "not served".into()));
+        for (v3, v2, v3_is_served, expected) in [
+            (found(), ConfigLookup::NotFound, true, Some((EtcdApi::V3, ChoiceReason::Found))),
+            (found(), away(), true, Some((EtcdApi::V3, ChoiceReason::Found))),
+            (found(), found(), true, Some((EtcdApi::V3, ChoiceReason::Both))),
+            (ConfigLookup::NotFound, found(), true, Some((EtcdApi::V2, ChoiceReason::Found))),
+            (ConfigLookup::NotFound, ConfigLookup::NotFound, true, None),
+            (ConfigLookup::NotFound, away(), true, None),
+            (ConfigLookup::NotFound, refused(), true, None),
+            (refused(), found(), false, Some((EtcdApi::V2, ChoiceReason::NoV3))),
+            (away(), found(), false, Some((EtcdApi::V2, ChoiceReason::NoV3))),
             (away(), found(), true, None),
-            (away(), Looked::Nothing, true, None),
+            (away(), ConfigLookup::NotFound, true, None),
             (away(), away(), true, None),
         ] {
-            assert_eq!(choice(&v3, &v2, v3_is_there), expected, "{v3:?} {v2:?}");
+            assert_eq!(choose_api(&v3, &v2, v3_is_served), expected, "{v3:?} {v2:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The id of a host, which it keeps in a file.
+//! The stable id of a host, stored in a file.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
@@ -9,13 +9,13 @@ use flannel_core::{NodeId, chain};
 
 use crate::atomic_file::write_atomically;
 
-/// Whoever looks after the host may read it: it stands in the registry, too.
+/// Readable by all: the id is not secret, it is also in the registry.
 const MODE: u32 = 0o644;
 
-/// The id by which a host finds its own lease again though its address changed.
+/// A stable 128-bit host id, by which a host finds its lease after its address changed.
 ///
-/// It is drawn once and kept in a file. A host that loses the file is known by its public address, as upstream's are, and
-/// draws another one.
+/// It is generated once and stored in a file. A host that loses the file is identified by its public address, as in
+/// upstream flannel, and generates another id.
 #[derive(Debug)]
 pub struct NodeIdentity {
     path: Option<PathBuf>,
@@ -23,11 +23,12 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// Reads the id from a file; if there is none, or something else is in it, draws one and writes it there.
+    /// Reads the id from a file, or generates one and writes it if the file is missing or invalid.
     ///
     /// # Errors
     ///
-    /// Only if the system has no random numbers. A file that cannot be read or written is told and costs the memory.
+    /// Fails only if the system provides no random numbers. A file that cannot be read or written is logged; the id then
+    /// lasts until the process ends.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         let read = match fs::read_to_string(&path) {
@@ -38,9 +39,9 @@ impl NodeIdentity {
         let id = match read {
             Ok(id) => id,
             Err(reason) => {
-                let id = draw()?;
+                let id = generate()?;
                 if !reason.is_empty() {
-                    tracing::warn!("{} is not used: {reason}; this host is {id} now", path.display());
+                    tracing::warn!("ignoring node id file {}: {reason}; generated id {id}", path.display());
                 }
                 write(&path, id);
                 id
@@ -49,23 +50,23 @@ impl NodeIdentity {
         Ok(Self { path: Some(path), id: Mutex::new(id) })
     }
 
-    /// Takes an id that somebody else keeps.
+    /// Uses an id that the caller stores.
     #[must_use]
     pub fn fixed(id: NodeId) -> Self {
         Self { path: None, id: Mutex::new(id) }
     }
 
-    /// The id.
+    /// Returns the id.
     #[must_use]
     pub fn id(&self) -> NodeId {
         *self.id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws another id, because another host has this one.
+    /// Generates another id because another host has this one.
     pub(crate) fn renew(&self) {
-        let id = match draw() {
+        let id = match generate() {
             Ok(id) => id,
-            Err(error) => return tracing::warn!("no other id can be drawn for this host: {error}"),
+            Err(error) => return tracing::warn!("cannot generate another node id: {error}"),
         };
         *self.id.lock().unwrap_or_else(PoisonError::into_inner) = id;
         if let Some(path) = &self.path {
@@ -74,7 +75,7 @@ impl NodeIdentity {
     }
 }
 
-fn draw() -> io::Result<NodeId> {
+fn generate() -> io::Result<NodeId> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(NodeId::from_bytes(bytes))
@@ -82,7 +83,7 @@ fn draw() -> io::Result<NodeId> {
 
 fn write(path: &Path, id: NodeId) {
     if let Err(error) = write_atomically(path, format!("{id}\n").as_bytes(), MODE) {
-        tracing::warn!("The id of this host is not kept: {}", chain(&error));
+        tracing::warn!("cannot store the node id: {}; it changes at the next start", chain(&error));
     }
 }
 
@@ -95,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_drawn_once_and_kept() {
+    fn an_id_is_generated_once_and_stored() {
         let path = path("kept");
-        let drawn = NodeIdentity::open(&path).unwrap().id();
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{drawn}\n"));
+        let generated = NodeIdentity::open(&path).unwrap().id();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{generated}\n"));
         let again = NodeIdentity::open(&path).unwrap();
-        assert_eq!(again.id(), drawn);
+        assert_eq!(again.id(), generated);
         again.renew();
-        assert_ne!(again.id(), drawn);
+        assert_ne!(again.id(), generated);
         assert_eq!(NodeIdentity::open(&path).unwrap().id(), again.id());
         fs::remove_file(path).unwrap();
     }
@@ -111,10 +112,10 @@ mod tests {
     fn a_file_without_an_id_is_replaced_and_one_that_cannot_be_written_is_no_obstacle() {
         let path = path("garbage");
         fs::write(&path, "garbage").unwrap();
-        let drawn = NodeIdentity::open(&path).unwrap().id();
-        assert_eq!(NodeIdentity::open(&path).unwrap().id(), drawn);
+        let generated = NodeIdentity::open(&path).unwrap().id();
+        assert_eq!(NodeIdentity::open(&path).unwrap().id(), generated);
         fs::remove_file(&path).unwrap();
         let nowhere = NodeIdentity::open("/proc/nowhere/id").unwrap();
-        assert_ne!(nowhere.id(), drawn);
+        assert_ne!(nowhere.id(), generated);
     }
 }

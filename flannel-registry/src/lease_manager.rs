@@ -1,38 +1,38 @@
-//! The lease manager of every store: one host's view of a [`SubnetRegistry`].
+//! A lease manager for any [`SubnetRegistry`].
 //!
 //! ```text
-//!  recall ──list──▶ known ──▶ acquire ──▶ watch, from where the list ended
-//!                               │           │ what happens to the own record
-//!                               ▼           ▼
-//!                             keep ◀──── news: ends at once if the lease is gone
+//!  recall ──list──▶ last list ──▶ acquire ──▶ watch, from the revision of the list
+//!                                   │           │ state of the own record
+//!                                   ▼           ▼
+//!                                 keep ◀──── own record: ends at once if the lease is gone
 //! ```
 //!
-//! In the good case a host costs its registry one configuration, one list, one write and one watch when it starts,
-//! and one write for each renewal. No call is made for a peer or for an event.
+//! Without errors a host costs its registry one read of the config, one list, one write and one watch when it starts,
+//! and one write per renewal. It makes no calls per peer or event.
 
 mod acquire;
-mod keep;
-mod peers;
+mod options;
+mod peer_view;
 mod publish;
+mod renewal;
+mod shared;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError,
-    NetworkConfig, NodeId, PeerEvent, PublicAddrs, RegistryError, Snapshot, StoreIdentity, SubnetKey,
-    SubnetRegistry, Term,
+    KeepEvent, LastContact, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
+    PeerEvent, PublicAddrs, RegistryError, StoreIdentity, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use crate::{BootClock, Clock, NodeIdentity};
-use keep::Keep;
-use peers::OwnRecord;
+pub use options::RegistryLeaseManagerOptions;
+use renewal::LeaseRenewal;
+use shared::{LastList, Shared, State};
 
-/// Gets, keeps and watches leases in a registry, for one host of one network.
+/// Acquires, renews and watches leases in a registry, for one host of one network.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -58,102 +58,25 @@ pub struct RegistryLeaseManager<R> {
     shared: Arc<Shared<R>>,
 }
 
-/// How a [`RegistryLeaseManager`] leases.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RegistryLeaseManagerOptions {
-    /// How long a lease lasts that is not renewed.
-    pub ttl: Duration,
-    /// How much of that shall be left at the latest when it is renewed; `None` renews at a third of it, which leaves two
-    /// thirds.
-    pub renew_margin: Option<Duration>,
-    /// The pauses between attempts at a renewal that failed.
-    pub retry: Backoff,
-    /// By what the time until a renewal is measured.
-    pub clock: Arc<dyn Clock>,
-    /// By what the host is known besides its public address.
-    pub identity: Option<Arc<NodeIdentity>>,
-    /// Fixes the random choices, for tests that shall run the same way each time.
-    pub seed: Option<u64>,
-}
-
-impl Default for RegistryLeaseManagerOptions {
-    fn default() -> Self {
-        Self {
-            // Flannel's own.
-            ttl: Duration::from_secs(86_400),
-            // Quick, because a registry is often back soon; then as patient as flannel, which waits a minute.
-            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
-            renew_margin: None,
-            clock: Arc::new(BootClock::new()),
-            identity: None,
-            seed: None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Shared<R> {
-    registry: R,
-    options: RegistryLeaseManagerOptions,
-    state: Mutex<State>,
-    /// What the watch last heard of the own record.
-    own: watch::Sender<Option<OwnRecord>>,
-}
-
-#[derive(Debug)]
-struct State {
-    random: fastrand::Rng,
-    /// The list that was made last, until a watch starts from it.
-    known: Option<Known>,
-    /// How long the lease lasts from its last renewal on.
-    granted: Duration,
-    /// The lease as it was last read or written: its revision is what the next write compares.
-    held: Option<Lease>,
-    /// Under what the lease was held before, if that was another id or another address than this host's.
-    taken_from: Option<Holder>,
-    /// The ids of hosts that were found to live under this host's address.
-    others: BTreeSet<NodeId>,
-}
-
-/// Who a record names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Holder {
-    public: PublicAddrs,
-    node: Option<NodeId>,
-}
-
-impl Holder {
-    fn of(attrs: &LeaseAttrs) -> Self {
-        Self { public: attrs.public, node: attrs.node }
-    }
-}
-
-#[derive(Debug)]
-struct Known {
-    snapshot: Snapshot,
-    /// Whether nothing was decided from it yet.
-    fresh: bool,
-}
-
 impl<R: SubnetRegistry> RegistryLeaseManager<R> {
-    /// Manages a host's lease in a registry, or in one that is shared by an `Arc`.
+    /// Creates a manager over a registry, which may be an `Arc` of one.
     pub fn new(registry: R) -> Self {
         Self::with_options(registry, RegistryLeaseManagerOptions::default())
     }
 
-    /// Manages a host's lease with options of its own.
+    /// Creates a manager with options.
     pub fn with_options(registry: R, options: RegistryLeaseManagerOptions) -> Self {
         let random = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let state = State {
             random,
-            known: None,
+            last_list: None,
             granted: options.ttl,
             held: None,
             taken_from: None,
             others: BTreeSet::new(),
         };
-        let shared = Shared { registry, options, state: Mutex::new(state), own: watch::Sender::new(None) };
+        let shared =
+            Shared { registry, options, state: Mutex::new(state), own_record: watch::Sender::new(None) };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -191,8 +114,8 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
     async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
         let snapshot = self.shared.registry.list().await?;
         let node = self.shared.node();
-        // A lease of the own id at another address may be that of a host that this one was cloned from, whose hardware
-        // address it must not take.
+        // A lease with the own id at another address may belong to the host that this one was cloned from, whose MAC
+        // address must not be reused.
         let here = |lease: &&Arc<Lease>| lease.is_held_by(&public);
         let mut own: Vec<_> = snapshot
             .leases
@@ -200,10 +123,10 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
             .filter(here)
             .filter_map(|lease| Some((lease.match_host(&public, node)?, lease)))
             .collect();
-        // A store may list in any order; the choice is the same each time.
+        // The choice must not depend on the order of the list.
         own.sort_by_key(|(tie, lease)| (*tie, lease.subnet));
         let own = own.first().map(|(_, lease)| Lease::clone(lease));
-        self.shared.state().known = Some(Known { snapshot, fresh: true });
+        self.shared.state().last_list = Some(LastList { snapshot, fresh: true });
         Ok(own)
     }
 
@@ -220,17 +143,16 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
     }
 
     fn keep(&self, own: Lease) -> BoxStream<'static, KeepEvent> {
-        Keep::stream(Arc::clone(&self.shared), own)
+        LeaseRenewal::stream(Arc::clone(&self.shared), own)
     }
 
     fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
-        let known = self.shared.state().known.take();
-        let after = known.as_ref().map(|known| known.snapshot.revision);
-        let events = self.shared.registry.watch(after);
-        peers::stream(events, known.map(|known| known.snapshot), own, self.shared.own.clone())
+        let snapshot = self.shared.state().last_list.take().map(|list| list.snapshot);
+        let events = self.shared.registry.watch(snapshot.as_ref().map(|snapshot| snapshot.revision));
+        peer_view::stream(events, snapshot, own, self.shared.own_record.clone())
     }
 
-    /// Removes the lease; one that is gone already is none to remove. A reservation stays: it is its maker's.
+    /// Removes the lease; succeeds if it no longer exists. A reservation stays.
     async fn release(&self, own: &Lease) -> Result<(), ManagerError> {
         let held = self.shared.state().held.take().filter(|held| held.subnet == own.subnet);
         let own = held.unwrap_or_else(|| own.clone());
@@ -241,27 +163,5 @@ impl<R: SubnetRegistry> LeaseManager for RegistryLeaseManager<R> {
             Ok(()) | Err(RegistryError::Gone(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-impl<R> Shared<R> {
-    /// Returns the state. A panic cannot leave it half written, so poison means nothing.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes for how long the registry said that the lease lasts. That it may last longer than was asked for is no
-    /// reason to renew it later.
-    fn granted(&self, ttl: Duration) {
-        self.state().granted = ttl.min(self.options.ttl);
-    }
-
-    /// The id of this host, if it has one.
-    fn node(&self) -> Option<NodeId> {
-        self.options.identity.as_ref().map(|identity| identity.id())
-    }
-
-    fn chance(&self) -> f64 {
-        self.state().random.f64()
     }
 }

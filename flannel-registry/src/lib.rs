@@ -1,15 +1,15 @@
-//! Where flannel keeps its leases, and how a host gets, keeps and watches them.
+//! Registries of leases, and the lease managers of a host over them.
 //!
-//! - [`MemoryRegistry`] (feature `memory`, on by default) is a store inside the process.
-//! - `Etcd3Registry` (feature `etcd-v3`) is etcd, over its v3 interface, where flannel v0.18 and later keep leases.
-//! - `Etcd2Registry` (feature `etcd-v2`) is etcd, over its v2 interface, where earlier ones keep them.
-//! - [`RegistryLeaseManager`] is the [`LeaseManager`](flannel_core::LeaseManager) of a host over any store.
-//! - `migrate` (both features) moves a network from the one to the other while its hosts run.
-//! - [`CachedLeaseManager`] stands before any lease manager and keeps what was last known in a file, to start from it
-//!   when the store does not answer.
+//! - [`MemoryRegistry`] (feature `memory`, on by default) keeps leases in the process.
+//! - `Etcd3Registry` (feature `etcd-v3`) keeps them in etcd's v3 store, as upstream flannel v0.18 and later.
+//! - `Etcd2Registry` (feature `etcd-v2`) keeps them in etcd's v2 store, as earlier versions.
+//! - `EtcdRegistry` (both features) uses the store that has the network config.
+//! - [`RegistryLeaseManager`] is a host's [`LeaseManager`](flannel_core::LeaseManager) over any registry.
+//! - `migrate` (both features) copies a network from etcd's v2 to its v3 store while its hosts run.
+//! - [`CachedLeaseManager`] wraps any lease manager and caches the network in a file, so that a host can start while its
+//!   registry is unavailable.
 //!
-//! Without the features `etcd-v3` and `etcd-v2` nothing here needs HTTP or TLS; only `etcd-v3` needs a protocol
-//! compiler.
+//! Without the features `etcd-v3` and `etcd-v2` the crate needs no HTTP or TLS. Only `etcd-v3` needs `protoc` to build.
 //!
 //! A network of two hosts in one process:
 //!
@@ -35,7 +35,7 @@
 //! assert_ne!(subnets[0], subnets[1]);
 //!
 //! let mut peers = hosts[0].watch(subnets[0]);
-//! assert!(matches!(peers.next().await, Some(PeerEvent::Complete)), "the first host was alone");
+//! assert!(matches!(peers.next().await, Some(PeerEvent::Complete)), "no peers yet");
 //! assert!(matches!(peers.next().await, Some(PeerEvent::Changed(joined)) if joined.len() == 1));
 //! # Ok(())
 //! # }
@@ -45,6 +45,8 @@ mod atomic_file;
 mod cache;
 mod cached;
 mod cached_network;
+#[cfg(any(feature = "etcd-v2", feature = "etcd-v3", feature = "memory"))]
+mod change_notifier;
 mod clock;
 #[cfg(any(feature = "etcd-v2", feature = "etcd-v3"))]
 mod etcd;
@@ -60,9 +62,7 @@ mod lease_manager;
 mod memory;
 #[cfg(all(feature = "etcd-v2", feature = "etcd-v3"))]
 mod migration;
-#[cfg(any(feature = "etcd-v2", feature = "etcd-v3", feature = "memory"))]
-mod news;
-mod sys;
+mod suspend;
 
 pub use atomic_file::{WriteError, write_atomically};
 pub use cached::{CacheOptions, CachedLeaseManager};

@@ -1,8 +1,8 @@
 //! A registry inside the process.
 //!
-//! All hosts that share a handle share one store, so a network of many hosts can live in one process without etcd.
-//! Time is tokio's: under a paused clock a lease of a day ends as soon as nothing else is to be done. There is no
-//! task behind it; what has run out is removed whenever somebody looks, and a watch looks when the next lease ends.
+//! All clones of a handle share one store, so a network of many hosts can run in one process without etcd. The store uses
+//! tokio's clock: under a paused clock, a lease of a day expires as soon as the runtime is idle. There is no background
+//! task; every access removes expired records, and a watch wakes up when the next lease expires.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,9 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::news::News;
+use crate::change_notifier::ChangeNotifier;
 
-/// A registry in memory. Clones are handles to the same store.
+/// A registry in memory. Clones share one store.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -34,7 +34,7 @@ use crate::news::News;
 /// let host = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
 /// let day = Duration::from_secs(86_400);
 /// registry.create("10.5.1.0-24".parse()?, &host, day).await?;
-/// assert!(registry.create("10.5.1.0-24".parse()?, &host, day).await.is_err(), "it is leased");
+/// assert!(registry.create("10.5.1.0-24".parse()?, &host, day).await.is_err(), "already leased");
 /// assert_eq!(registry.list().await?.leases.len(), 1);
 /// # Ok(())
 /// # }
@@ -47,9 +47,9 @@ pub struct MemoryRegistry {
 #[derive(Debug)]
 struct Store {
     state: Mutex<State>,
-    /// Tells the watches to look again. It carries nothing: the state does.
-    looked: watch::Sender<()>,
-    configured: News,
+    /// Wakes the watches after a change of the state.
+    changed: watch::Sender<()>,
+    config_changes: ChangeNotifier,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +57,14 @@ struct State {
     config: Option<String>,
     revision: Revision,
     records: BTreeMap<String, Record>,
-    /// When records run out, in that order.
-    ends: BTreeSet<(Instant, String)>,
+    /// Expiries of records, in order.
+    expiries: BTreeSet<(Instant, String)>,
     /// The last changes, oldest first.
     history: VecDeque<(Revision, RegistryEvent)>,
     history_limit: Option<usize>,
-    /// Changes up to this revision can no longer be told one by one.
-    forgotten: Revision,
-    /// How many times the state went back in time: revisions from before mean nothing after.
+    /// The history up to this revision is discarded.
+    compacted: Revision,
+    /// The number of restores. Revisions from before a restore are not valid after it.
     restores: u64,
 }
 
@@ -72,10 +72,10 @@ struct State {
 struct Record {
     content: Result<Arc<Lease>, BadRecord>,
     revision: Revision,
-    ends: Option<Instant>,
+    expires: Option<Instant>,
 }
 
-/// The content of a [`MemoryRegistry`] at some time.
+/// A backup of a [`MemoryRegistry`].
 #[derive(Clone, Debug)]
 pub struct MemoryBackup {
     config: Option<String>,
@@ -83,25 +83,29 @@ pub struct MemoryBackup {
     records: BTreeMap<String, Record>,
 }
 
-/// As many changes as an etcd of the second generation remembers.
+/// The number of events that etcd's v2 store keeps.
 const HISTORY: usize = 1000;
 
 impl Default for Store {
     fn default() -> Self {
         let state = State { history_limit: Some(HISTORY), ..State::default() };
-        Self { state: Mutex::new(state), looked: watch::Sender::new(()), configured: News::default() }
+        Self {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            config_changes: ChangeNotifier::default(),
+        }
     }
 }
 
 impl MemoryRegistry {
-    /// Makes an empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Limits how many changes are remembered, 1000 by default; `None` keeps them all. A watch that falls behind
-    /// what is remembered gets a snapshot.
+    /// Limits the number of changes in the history, 1000 by default; `None` keeps all. A watch that falls behind the
+    /// history receives a snapshot.
     pub fn limit_history(&self, limit: Option<usize>) {
         self.change(|state| {
             state.history_limit = limit;
@@ -109,26 +113,26 @@ impl MemoryRegistry {
         });
     }
 
-    /// Writes the configuration of the network.
+    /// Writes the network config.
     pub fn set_config(&self, text: impl Into<String>) {
         self.change(|state| {
             state.next_revision();
             state.config = Some(text.into());
         });
-        self.store.configured.tell();
+        self.store.config_changes.notify();
     }
 
-    /// Removes the configuration of the network.
+    /// Removes the network config.
     pub fn remove_config(&self) {
         self.change(|state| {
             state.next_revision();
             state.config = None;
         });
-        self.store.configured.tell();
+        self.store.config_changes.notify();
     }
 
-    /// Writes a record as a person would: without comparing, and without an end. With the key of a subnet and the
-    /// text of a lease it makes a reservation.
+    /// Writes a permanent record without a comparison, as an operator would. With the key of a subnet and the text of a
+    /// lease it creates a reservation.
     pub fn put_raw(&self, key: &str, value: &[u8]) {
         self.change(|state| {
             let revision = state.next_revision();
@@ -137,20 +141,20 @@ impl MemoryRegistry {
         });
     }
 
-    /// Removes a record as a person would, and tells whether there was one.
+    /// Removes a record without a comparison, as an operator would. Returns whether the record existed.
     pub fn remove_raw(&self, key: &str) -> bool {
         self.change(|state| state.remove(key))
     }
 
-    /// Forgets all changes so far. A watch that has not told them yet gets a snapshot.
+    /// Discards the history. A watch that has not yielded all of it receives a snapshot.
     pub fn compact(&self) {
         self.change(|state| {
             state.history.clear();
-            state.forgotten = state.revision;
+            state.compacted = state.revision;
         });
     }
 
-    /// Copies the content.
+    /// Returns a copy of the content.
     #[must_use]
     pub fn backup(&self) -> MemoryBackup {
         let state = self.store.now();
@@ -161,24 +165,23 @@ impl MemoryRegistry {
         }
     }
 
-    /// Goes back to what was copied, as after a disaster: also the revision is the old one again. Watches that are
-    /// ahead of it get a snapshot.
+    /// Restores a backup, including its revision. Open watches receive a snapshot.
     pub fn restore(&self, backup: MemoryBackup) {
         self.change(|state| {
-            let with_end = |(key, record): (&String, &Record)| Some((record.ends?, key.clone()));
-            state.ends = backup.records.iter().filter_map(with_end).collect();
+            let expiry = |(key, record): (&String, &Record)| Some((record.expires?, key.clone()));
+            state.expiries = backup.records.iter().filter_map(expiry).collect();
             state.history.clear();
-            state.forgotten = backup.revision;
+            state.compacted = backup.revision;
             state.restores += 1;
             (state.config, state.revision, state.records) = (backup.config, backup.revision, backup.records);
         });
-        self.store.configured.tell();
+        self.store.config_changes.notify();
     }
 
-    /// Works on the state as it is now, and lets the watches look at the outcome.
+    /// Changes the current state and wakes the watches.
     fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let result = work(&mut self.store.now());
-        self.store.looked.send_replace(());
+        self.store.changed.send_replace(());
         result
     }
 }
@@ -189,7 +192,7 @@ impl SubnetRegistry for MemoryRegistry {
         "memory".to_owned()
     }
 
-    /// It is always heard.
+    /// Returns the current time: the store is always reachable.
     fn last_contact(&self) -> Option<LastContact> {
         let at = Instant::now().into_std();
         Some(LastContact::new(at, Some(self.store.now().revision)))
@@ -204,7 +207,7 @@ impl SubnetRegistry for MemoryRegistry {
     }
 
     fn config_changes(&self) -> BoxStream<'static, ()> {
-        self.store.configured.listen()
+        self.store.config_changes.subscribe()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -224,7 +227,7 @@ impl SubnetRegistry for MemoryRegistry {
             }
             let lease =
                 Lease { subnet, attrs: attrs.clone(), revision: state.next_revision(), term: Term::Limited };
-            state.put(&key, Ok(lease.clone().into()), end(ttl));
+            state.put(&key, Ok(lease.clone().into()), expiry(ttl));
             Ok(lease)
         })
     }
@@ -232,28 +235,28 @@ impl SubnetRegistry for MemoryRegistry {
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
         self.change(|state| {
             let key = state.compare(lease)?;
-            let limited = state.records.get(&key).is_some_and(|record| record.ends.is_some());
+            let limited = state.records.get(&key).is_some_and(|record| record.expires.is_some());
             let lease = Lease {
                 subnet: lease.subnet,
                 attrs: attrs.clone(),
                 revision: state.next_revision(),
                 term: if limited { Term::Limited } else { Term::Permanent },
             };
-            state.put(&key, Ok(lease.clone().into()), end(ttl).filter(|_| limited));
+            state.put(&key, Ok(lease.clone().into()), expiry(ttl).filter(|_| limited));
             Ok(lease)
         })
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
         let mut state = self.store.now();
-        let first = state.next_end();
+        let first = state.next_expiry();
         let key = state.compare(lease)?;
-        let granted = state.prolong(&key, ttl);
-        let is_sooner = state.next_end() < first;
+        let granted = state.renew(&key, ttl);
+        let is_sooner = state.next_expiry() < first;
         drop(state);
-        // Nobody is to be told of a renewal. A watch needs to know only if it would look too late for the next end.
+        // A renewal is no event. Watches must wake up only if the next expiry is earlier than they expect.
         if is_sooner {
-            self.store.looked.send_replace(());
+            self.store.changed.send_replace(());
         }
         Ok(granted)
     }
@@ -268,11 +271,11 @@ impl SubnetRegistry for MemoryRegistry {
 
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let watch = Watch {
-            looked: self.store.looked.subscribe(),
+            changed: self.store.changed.subscribe(),
             store: Arc::clone(&self.store),
-            heard: after,
+            known: after,
             restores: self.store.now().restores,
-            untold: VecDeque::new(),
+            pending: VecDeque::new(),
         };
         stream::unfold(watch, |mut watch| async {
             let event = watch.next().await;
@@ -282,13 +285,13 @@ impl SubnetRegistry for MemoryRegistry {
     }
 }
 
-/// Returns when a time to live ends that starts now; a time too long to be told has no end.
-fn end(ttl: Duration) -> Option<Instant> {
+/// Returns the expiry of a TTL that starts now; `None` if it is too far away to represent.
+fn expiry(ttl: Duration) -> Option<Instant> {
     Instant::now().checked_add(ttl)
 }
 
 impl Store {
-    /// Returns the state, without what has run out. A panic cannot leave it half written, so poison means nothing.
+    /// Returns the state without expired records. A panic cannot leave it half written, so poisoning means nothing.
     fn now(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.expire(Instant::now());
@@ -297,9 +300,9 @@ impl Store {
 }
 
 impl State {
-    /// Returns when the next record runs out.
-    fn next_end(&self) -> Option<Instant> {
-        self.ends.first().map(|(ends, _)| *ends)
+    /// Returns the next expiry of a record.
+    fn next_expiry(&self) -> Option<Instant> {
+        self.expiries.first().map(|(expires, _)| *expires)
     }
 
     fn next_revision(&mut self) -> Revision {
@@ -308,56 +311,56 @@ impl State {
     }
 
     /// Writes a record at the current revision.
-    fn put(&mut self, key: &str, content: Result<Arc<Lease>, BadRecord>, ends: Option<Instant>) {
+    fn put(&mut self, key: &str, content: Result<Arc<Lease>, BadRecord>, expires: Option<Instant>) {
         let event = match &content {
             Ok(lease) => RegistryEvent::Put(Arc::clone(lease)),
             Err(bad) => RegistryEvent::Bad(bad.clone()),
         };
-        let record = Record { content, revision: self.revision, ends };
+        let record = Record { content, revision: self.revision, expires };
         let before = self.records.insert(key.to_owned(), record);
-        if let Some(ends) = before.and_then(|record| record.ends) {
-            self.ends.remove(&(ends, key.to_owned()));
+        if let Some(expires) = before.and_then(|record| record.expires) {
+            self.expiries.remove(&(expires, key.to_owned()));
         }
-        self.ends.extend(ends.map(|ends| (ends, key.to_owned())));
-        self.remember(event);
+        self.expiries.extend(expires.map(|expires| (expires, key.to_owned())));
+        self.record_event(event);
     }
 
     fn remove(&mut self, key: &str) -> bool {
         let Some(record) = self.records.remove(key) else {
             return false;
         };
-        if let Some(ends) = record.ends {
-            self.ends.remove(&(ends, key.to_owned()));
+        if let Some(expires) = record.expires {
+            self.expiries.remove(&(expires, key.to_owned()));
         }
         let revision = self.next_revision();
-        self.remember(read_removal(key, revision));
+        self.record_event(read_removal(key, revision));
         true
     }
 
-    /// Moves the end of a record, and returns the time it has now. One that has no end keeps having none.
-    fn prolong(&mut self, key: &str, ttl: Duration) -> Duration {
+    /// Sets the TTL of a record and returns it. A permanent record stays permanent.
+    fn renew(&mut self, key: &str, ttl: Duration) -> Duration {
         let Some(record) = self.records.get_mut(key) else {
             return Duration::ZERO;
         };
-        let Some(before) = record.ends else {
+        let Some(before) = record.expires else {
             return ttl;
         };
-        record.ends = end(ttl);
-        self.ends.remove(&(before, key.to_owned()));
-        self.ends.extend(record.ends.map(|ends| (ends, key.to_owned())));
+        record.expires = expiry(ttl);
+        self.expiries.remove(&(before, key.to_owned()));
+        self.expiries.extend(record.expires.map(|expires| (expires, key.to_owned())));
         ttl
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((ends, key)) = self.ends.first().cloned()
-            && ends <= now
+        while let Some((expires, key)) = self.expiries.first().cloned()
+            && expires <= now
         {
-            self.ends.pop_first();
+            self.expiries.pop_first();
             self.remove(&key);
         }
     }
 
-    /// Finds the record of a lease, if it is still the one that was read.
+    /// Returns the key of a lease if its record is unchanged.
     fn compare(&self, lease: &Lease) -> Result<String, RegistryError> {
         let key = lease.subnet.to_string();
         match self.records.get(&key) {
@@ -378,7 +381,7 @@ impl State {
         snapshot
     }
 
-    fn remember(&mut self, event: RegistryEvent) {
+    fn record_event(&mut self, event: RegistryEvent) {
         self.history.push_back((self.revision, event));
         self.trim();
     }
@@ -386,16 +389,16 @@ impl State {
     fn trim(&mut self) {
         while self.history_limit.is_some_and(|limit| self.history.len() > limit) {
             if let Some((revision, _)) = self.history.pop_front() {
-                self.forgotten = revision;
+                self.compacted = revision;
             }
         }
     }
 
-    /// Lists what happened after a revision, or the whole state if that cannot be told.
-    fn after(&self, heard: Option<Revision>) -> VecDeque<RegistryEvent> {
-        match heard {
-            Some(heard) if self.forgotten <= heard && heard <= self.revision => {
-                let first = self.history.partition_point(|(revision, _)| *revision <= heard);
+    /// Returns the events after a revision, or a snapshot if the history does not reach back that far.
+    fn events_after(&self, known: Option<Revision>) -> VecDeque<RegistryEvent> {
+        match known {
+            Some(known) if self.compacted <= known && known <= self.revision => {
+                let first = self.history.partition_point(|(revision, _)| *revision <= known);
                 self.history.range(first..).map(|(_, event)| event.clone()).collect()
             }
             Some(_) | None => [RegistryEvent::Snapshot(self.snapshot())].into(),
@@ -403,54 +406,54 @@ impl State {
     }
 }
 
-/// One subscription.
+/// A watch of the store.
 struct Watch {
     store: Arc<Store>,
-    looked: watch::Receiver<()>,
-    heard: Option<Revision>,
-    /// How many times the state had gone back in time then.
+    changed: watch::Receiver<()>,
+    known: Option<Revision>,
+    /// The number of restores at the last look.
     restores: u64,
-    untold: VecDeque<RegistryEvent>,
+    pending: VecDeque<RegistryEvent>,
 }
 
 impl Watch {
     async fn next(&mut self) -> RegistryEvent {
         loop {
-            if let Some(event) = self.untold.pop_front() {
+            if let Some(event) = self.pending.pop_front() {
                 return event;
             }
-            // Marked before the look, so that a change after it is not missed.
-            self.looked.mark_unchanged();
-            let next_end = self.look();
-            if self.untold.is_empty() {
-                self.wait(next_end).await;
+            // Marked before the read, so that a later change is not missed.
+            self.changed.mark_unchanged();
+            let next_expiry = self.take_events();
+            if self.pending.is_empty() {
+                self.wait(next_expiry).await;
             }
         }
     }
 
-    /// Takes over what is new, and returns when the next lease ends.
-    fn look(&mut self) -> Option<Instant> {
+    /// Takes new events, and returns the next expiry of a lease.
+    fn take_events(&mut self) -> Option<Instant> {
         let state = self.store.now();
-        // The revision may have grown beyond what was heard again, so it alone does not tell.
-        let heard = self.heard.filter(|_| self.restores == state.restores);
-        self.untold = state.after(heard);
+        // After a restore the revision may exceed the known one again, so the revision alone is not enough.
+        let known = self.known.filter(|_| self.restores == state.restores);
+        self.pending = state.events_after(known);
         self.restores = state.restores;
-        self.heard = Some(state.revision);
-        state.next_end()
+        self.known = Some(state.revision);
+        state.next_expiry()
     }
 
-    async fn wait(&mut self, next_end: Option<Instant>) {
-        let ended = async {
-            match next_end {
-                Some(ends) => tokio::time::sleep_until(ends).await,
+    async fn wait(&mut self, next_expiry: Option<Instant>) {
+        let expired = async {
+            match next_expiry {
+                Some(expires) => tokio::time::sleep_until(expires).await,
                 None => std::future::pending().await,
             }
         };
-        // The sender cannot be gone: this watch holds the store.
+        // This watch holds the store, and so the sender.
         tokio::select! {
             biased;
-            _ = self.looked.changed() => {}
-            () = ended => {}
+            _ = self.changed.changed() => {}
+            () = expired => {}
         }
     }
 }

@@ -8,15 +8,20 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use flannel_netlink::Namespace;
+use flannel_node::BackendRegistry;
+use flannel_node::service_manager::{PassedDescriptors, passed};
 use tracing::warn;
 
 use flags::{FlagError, IgnoredArguments};
 use options::{Options, Request};
 
+pub use backends::backends;
+
+mod backends;
 mod daemon;
 mod doctor;
 mod event_log;
-mod firewall;
 mod flags;
 mod go_duration;
 mod go_syntax;
@@ -35,28 +40,70 @@ mod sys;
 /// for success.
 const INVALID_COMMAND_LINE: u8 = 2;
 
+/// What the program has from its process.
+pub(crate) struct Host {
+    pub(crate) namespace: Namespace,
+    pub(crate) backends: BackendRegistry,
+    /// The descriptors that the service manager passed.
+    pub(crate) descriptors: PassedDescriptors,
+}
+
 /// Runs `flanneld` with the arguments of its process, of which the first is the program's name, and the environment.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// `backends` registers the backends of the program in the process's network namespace.
+///
+/// A program with one more backend:
+///
+/// ```no_run
+/// # use flannel_core::{Backend, BackendDescriptor, BackendError, OpenBackend, OpenRequest};
+/// # struct OpenGre;
+/// # impl OpenBackend for OpenGre {
+/// #     fn open(&self, _: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+/// #         Err(BackendError::Host("the kernel lacks GRE".to_owned()))
+/// #     }
+/// # }
+/// # impl BackendDescriptor for OpenGre {
+/// #     fn name(&self) -> &'static str {
+/// #         "gre"
+/// #     }
+/// # }
+/// fn main() -> std::process::ExitCode {
+///     flanneld::run(std::env::args_os(), |namespace| flanneld::backends(namespace).with(OpenGre))
+/// }
+/// ```
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    backends: impl FnOnce(&Namespace) -> BackendRegistry,
+) -> ExitCode {
     sys::keep_no_large_buffers();
+    // Before anything is opened: the descriptors are known by their numbers.
+    let descriptors = passed(std::process::id(), |variable| env::var_os(variable));
+    let host = match Namespace::current() {
+        Ok(namespace) => Host { backends: backends(&namespace), namespace, descriptors },
+        Err(error) => {
+            return print(&format!("Failed to open the network namespace: {error}\n"), ExitCode::FAILURE);
+        }
+    };
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_else(|| "flanneld".into());
     let program = program.to_string_lossy();
     let mut arguments: Vec<OsString> = arguments.collect();
     let Some(command) = arguments.first().and_then(|name| subcommands::find(name)) else {
-        let usage = || format!("{}{}", options::usage(&program), subcommands::usage(&program));
-        return daemon(arguments).unwrap_or_else(|error| print_flag_error(&error, usage));
+        let names: Vec<_> = host.backends.names().collect();
+        let names = format!("Backends of the network config: {}\n", names.join(", "));
+        let usage = || format!("{}{}{names}", options::usage(&program), subcommands::usage(&program));
+        return daemon(arguments, host).unwrap_or_else(|error| print_flag_error(&error, usage));
     };
     let usage = || flags::usage(&format!("{program} {}", command.name), &(command.flags)());
-    (command.run)(arguments.split_off(1)).unwrap_or_else(|error| print_flag_error(&error, usage))
+    (command.run)(arguments.split_off(1), &host).unwrap_or_else(|error| print_flag_error(&error, usage))
 }
 
 /// Runs the daemon, or prints its version.
-fn daemon(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+fn daemon(arguments: Vec<OsString>, host: Host) -> Result<ExitCode, FlagError> {
     Ok(match options::parse(arguments, |variable| env::var_os(variable))? {
         Request::Run(options) => {
             log::start(&options.log);
             warn_of_ignored_arguments(&options);
-            daemon::run(&options)
+            daemon::run(&options, host)
         }
         Request::Version => print(&format!("v{}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
     })

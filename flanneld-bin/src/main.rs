@@ -4,5 +4,5 @@ use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flanneld::run(env::args_os())
+    flanneld::run(env::args_os(), flanneld::backends)
 }

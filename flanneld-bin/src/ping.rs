@@ -1,11 +1,4 @@
-//! Measures the paths to the other hosts, inside the tunnel and outside: `flanneld ping`.
-//!
-//! | exit status of `flanneld ping` | |
-//! |---|---|
-//! | 0 | every peer that was probed is reached as it should be |
-//! | 1 | there is nothing to probe: no peer is known, or none is the one that was named |
-//! | 2 | wrong flags |
-//! | 3 | some peer is not reached as it should be, which is shown |
+//! `flanneld ping`: measures the paths to the other hosts, inside and outside of the tunnel.
 
 mod show;
 
@@ -16,79 +9,81 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use flannel_core::ProbeVerdict;
-use flannel_node::client;
 use flannel_node::probe::{ProbeTarget, Site};
+use flannel_node::{BackendRegistry, client};
 use flannel_registry::CachedNetwork;
 use ipnet::IpNet;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options::ping::PingOptions;
-use crate::show::NOT_IN_ORDER;
+use crate::show::FAULT;
 use crate::{daemon, options, registry};
 pub(crate) use show::painted;
-use show::{Pinged, Source};
+use show::{PeerSource, PingReport};
 
 /// Runs `flanneld ping`.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = options::ping::parse(arguments, |variable| env::var_os(variable))?;
-    let pinged = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options)));
-    Ok(match pinged {
-        Ok(pinged) => {
+    let report = daemon::runtime().and_then(|runtime| runtime.block_on(ping(&options, &host.backends)));
+    Ok(match report {
+        Ok(report) => {
             let text = match (options.json, options.mesh) {
-                (true, _) => crate::show::json(&pinged, false),
-                (false, true) => show::map(&pinged, options.paint),
-                (false, false) => show::table(&pinged, options.paint),
+                (true, _) => crate::show::json(&report, false),
+                (false, true) => show::map(&report, options.paint),
+                (false, false) => show::table(&report, options.paint),
             };
-            // Whoever closes it early, such as a pager, has seen enough.
+            // A pager may close the pipe early.
             let _ = io::stdout().write_all(text.as_bytes());
             let is_bad = |verdict: ProbeVerdict| verdict.is_fault() || verdict == ProbeVerdict::Unknown;
-            match pinged.peers.iter().any(|peer| is_bad(peer.probe.verdict)) {
-                true => ExitCode::from(NOT_IN_ORDER),
+            match report.peers.iter().any(|peer| is_bad(peer.probe.verdict)) {
+                true => ExitCode::from(FAULT),
                 false => ExitCode::SUCCESS,
             }
         }
-        Err(line) => {
-            let _ = writeln!(io::stderr(), "{line}");
+        Err(reason) => {
+            let _ = writeln!(io::stderr(), "{reason}");
             ExitCode::FAILURE
         }
     })
 }
 
-async fn ping(options: &PingOptions) -> Result<Pinged, String> {
-    let (source, Site { own, peers }) = find(options).await?;
-    let peers = chosen(peers, &options.peers)?;
+async fn ping(options: &PingOptions, backends: &BackendRegistry) -> Result<PingReport, String> {
+    let (source, Site { own, peers }) = find_peers(options, backends).await?;
+    let peers = select(peers, &options.peers)?;
     let peers = Site { own, peers }.probe(options.count, options.port).await;
-    Ok(Pinged { source, peers })
+    Ok(PingReport { source, peers })
 }
 
-/// Finds out who is to be probed: from the daemon, or what the host remembers, or etcd.
-async fn find(options: &PingOptions) -> Result<(Source, Site), String> {
+/// Finds the peers: in the daemon's status, in its cache, or in etcd.
+async fn find_peers(options: &PingOptions, backends: &BackendRegistry) -> Result<(PeerSource, Site), String> {
     let no_daemon = match &options.socket {
         Some(socket) => match client::status(socket) {
             Ok(report) => {
-                let waits =
-                    "the flanneld on this host has no lease yet, so that it knows no peers".to_owned();
-                return Ok((Source::Daemon, Site::of_status(&report.network).ok_or(waits)?));
+                let no_lease = "flanneld on this host has no lease yet, and so no peers".to_owned();
+                return Ok((PeerSource::Daemon, Site::of_status(&report.network, backends).ok_or(no_lease)?));
             }
             Err(error) => error.to_string(),
         },
-        None => "the daemon was not asked".to_owned(),
+        None => "the status socket is off".to_owned(),
     };
-    let no_memory = match CachedNetwork::read(&options.cache, &options.etcd.prefix) {
+    let no_cache = match CachedNetwork::read(&options.cache, &options.etcd.prefix) {
         Ok(Some(CachedNetwork { config, own, peers, .. })) => {
-            return Ok((Source::Cache, Site::of_leases(&config, Some(&own), &peers)));
+            return Ok((PeerSource::Cache, Site::of_leases(&config, backends, Some(&own), &peers)));
         }
-        Ok(None) => format!("it remembers no network: there is no file {}", options.cache.display()),
-        Err(error) => format!("what it remembers cannot be used: {}: {error}", options.cache.display()),
+        Ok(None) => format!("the cache {} does not exist", options.cache.display()),
+        Err(error) => format!("the cache {} cannot be used: {error}", options.cache.display()),
     };
     match registry::read(&options.etcd, options.etcd_api).await {
-        Ok(known) => Ok((Source::Registry, Site::of_leases(&known.config, None, &known.leases))),
-        Err(no_registry) => Err(format!("nothing to ping: {no_daemon}; {no_memory}; {no_registry}")),
+        Ok(network) => {
+            Ok((PeerSource::Registry, Site::of_leases(&network.config, backends, None, &network.leases)))
+        }
+        Err(no_registry) => Err(format!("nothing to ping: {no_daemon}; {no_cache}; {no_registry}")),
     }
 }
 
-/// Picks the peers that were named: by a subnet, or by an address in it or of the host.
-fn chosen(peers: Vec<ProbeTarget>, names: &[String]) -> Result<Vec<ProbeTarget>, String> {
+/// Selects the named peers: by subnet, by an address in it, or by a public address.
+fn select(peers: Vec<ProbeTarget>, names: &[String]) -> Result<Vec<ProbeTarget>, String> {
     if names.is_empty() {
         return Ok(peers);
     }
@@ -96,17 +91,19 @@ fn chosen(peers: Vec<ProbeTarget>, names: &[String]) -> Result<Vec<ProbeTarget>,
     for name in names {
         let (net, address) = (name.parse::<IpNet>().ok(), name.parse::<IpAddr>().ok());
         if net.is_none() && address.is_none() {
-            return Err(format!("{name:?} is no address and no subnet of a peer"));
+            return Err(format!("{name:?} is neither an address nor a subnet"));
         }
-        let is_it = |peer: &&ProbeTarget| {
+        let is_named = |peer: &&ProbeTarget| {
             let by_net = net.is_some_and(|net| peer.subnet.nets().any(|other| other == net.trunc()));
-            let by_address = address.is_some_and(|it| {
-                peer.subnet.contains(it) || peer.public.addresses().any(|other| other == it)
+            let by_address = address.is_some_and(|address| {
+                peer.subnet.contains(address) || peer.public.addresses().any(|other| other == address)
             });
             by_net || by_address
         };
-        let peer =
-            peers.iter().find(is_it).ok_or_else(|| format!("no peer is {name}; flanneld peers shows all"))?;
+        let peer = peers
+            .iter()
+            .find(is_named)
+            .ok_or_else(|| format!("no peer matches {name}; flanneld peers lists all"))?;
         if !found.contains(peer) {
             found.push(peer.clone());
         }

@@ -1,23 +1,18 @@
-//! `flanneld plan`: what a start of the daemon, or a pass of the one that runs, would write on this host now. Nothing is
-//! written, neither here nor in the registry.
-//!
-//! | exit status | |
-//! |---|---|
-//! | 0 | nothing: the host is as it should be |
-//! | 1 | it cannot be told: the line says why |
-//! | 2 | wrong flags |
-//! | 3 | what is shown |
+//! `flanneld plan`: prints the changes that the daemon would make to this host now. Writes nothing, neither to the host nor
+//! to the registry.
 
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use flannel_core::{PlannedAction, chain};
+use flannel_core::{ExternalInterface, NetworkConfig, PlannedAction, chain};
+use flannel_dataplane::InterfaceSelector;
 use flannel_netlink::Namespace;
-use flannel_node::backends::Backends;
+use flannel_node::BackendRegistry;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
+use crate::Host;
 use crate::daemon;
 use crate::flags::FlagError;
 use crate::options::Options;
@@ -25,19 +20,20 @@ use crate::options::plan::parse;
 use crate::show::format::plain;
 use crate::{event_log, registry};
 
-/// The exit status when something would be written.
-pub(crate) const SOMETHING: u8 = 3;
+/// The exit status if the daemon would change something.
+pub(crate) const CHANGES: u8 = 3;
 
-/// Runs the command.
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+/// Runs the subcommand.
+pub(crate) fn run(arguments: Vec<OsString>, host: &Host) -> Result<ExitCode, FlagError> {
     let options = parse(arguments, |variable| env::var_os(variable))?;
-    let looked = daemon::runtime().and_then(|runtime| runtime.block_on(look(&options.daemon)));
-    Ok(match looked {
-        Ok(found) => {
-            // Whoever closes it early, such as a pager, has seen enough.
-            let shown = if options.json { json(&found) } else { text(&found) };
-            let _ = io::stdout().write_all(shown.as_bytes());
-            if found.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(SOMETHING) }
+    let planned =
+        daemon::runtime().and_then(|runtime| runtime.block_on(plan(&options.daemon, &host.backends)));
+    Ok(match planned {
+        Ok(plan) => {
+            // A pager may close the pipe early.
+            let output = if options.json { json(&plan) } else { text(&plan) };
+            let _ = io::stdout().write_all(output.as_bytes());
+            if plan.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
         }
         Err(reason) => {
             let _ = writeln!(io::stderr(), "{reason}");
@@ -46,52 +42,65 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     })
 }
 
-async fn look(options: &Options) -> Result<HostPlan, String> {
-    let network = match ask(options).await {
+async fn plan(options: &Options, backends: &BackendRegistry) -> Result<HostPlan, String> {
+    let network = match read_registry(options).await {
         Ok(network) => network,
         Err(reason) => {
             NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
         }
     };
-    let namespace = Namespace::current().map_err(|error| format!("Failed to open the namespace: {error}"))?;
-    let external = options.external.select_for(&namespace, network.config.families());
-    let external = external.map_err(|error| chain(&error))?;
+    let external = select_interface(&options.external, Some(&network.config))?;
     let public = external.public.used_by(&network.config);
     let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
     let own = network.own(&public, node).ok_or_else(|| {
-        format!("this host, at {public}, holds no lease: a flanneld that starts here takes one first")
+        format!("this host ({public}) holds no lease; flanneld acquires one when it starts")
     })?;
-    host_plan(&Backends::new(namespace, None), network, &external, &own).map_err(|error| chain(&error))
+    host_plan(backends, network, &external, &own).map_err(|error| chain(&error))
 }
 
-/// Asks the registry, which is only read.
-async fn ask(options: &Options) -> Result<NetworkSnapshot, String> {
-    let registry::Known { name, config, leases } = registry::read(&options.etcd, options.etcd_api).await?;
+/// Returns the interface that a daemon would select, for any address family if the config is not known.
+pub(crate) fn select_interface(
+    selector: &InterfaceSelector,
+    config: Option<&NetworkConfig>,
+) -> Result<ExternalInterface, String> {
+    let namespace =
+        Namespace::current().map_err(|error| format!("Failed to open the network namespace: {error}"))?;
+    let selected = match config {
+        Some(config) => selector.select_for(&namespace, config.families()),
+        None => selector.select(&namespace),
+    };
+    selected.map_err(|error| chain(&error))
+}
+
+async fn read_registry(options: &Options) -> Result<NetworkSnapshot, String> {
+    let registry::RegistrySnapshot { name, config, leases } =
+        registry::read(&options.etcd, options.etcd_api).await?;
     Ok(NetworkSnapshot { source: PlanSource::Registry { name }, config, leases, own: None })
 }
 
-fn json(found: &HostPlan) -> String {
-    crate::show::json(found, false)
+fn json(plan: &HostPlan) -> String {
+    crate::show::json(plan, false)
 }
 
-fn text(found: &HostPlan) -> String {
-    let from = match &found.source {
+fn text(plan: &HostPlan) -> String {
+    let source = match &plan.source {
         PlanSource::Registry { name } => name.clone(),
-        PlanSource::Memory { file, reason } => format!("the memory in {}, because {reason}", file.display()),
+        PlanSource::Cache { file, reason } => format!("the cache {} ({reason})", file.display()),
     };
-    let own = event_log::subnets(&found.subnets);
-    let mut text = format!("for {own} and {} peers, as {} says\n", found.peers, plain(&from));
-    for change in &found.changes {
+    let own = event_log::subnets(&plan.subnets);
+    let mut text = format!("plan for {own} with {} peers, from {}\n", plan.peers, plain(&source));
+    for change in &plan.changes {
         let sign = if change.action == PlannedAction::Remove { '-' } else { '+' };
-        let instead = change.instead_of.as_ref().map_or_else(String::new, |it| format!(", instead of {it}"));
+        let instead =
+            change.instead_of.as_ref().map_or_else(String::new, |object| format!(", instead of {object}"));
         text.push_str(&format!("{sign} {}\n", plain(&format!("{}{instead}", change.object))));
     }
-    for UnreachablePeer { peer, reason } in &found.unreachable {
+    for UnreachablePeer { peer, reason } in &plan.unreachable {
         text.push_str(&format!("? peer {}: {}\n", event_log::subnets(peer), plain(reason)));
     }
-    let removals = found.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
-    match (found.changes.len() - removals, removals) {
-        (0, 0) => text.push_str("nothing to do: this host is as it should be\n"),
+    let removals = plan.changes.iter().filter(|change| change.action == PlannedAction::Remove).count();
+    match (plan.changes.len() - removals, removals) {
+        (0, 0) => text.push_str("nothing to change\n"),
         (puts, removals) => {
             text.push_str(&format!("{puts} would be written, {removals} would be removed\n"));
         }
@@ -105,11 +114,11 @@ mod tests {
 
     use super::*;
 
-    fn found(changes: Vec<PlannedChange>) -> HostPlan {
+    fn host_plan(changes: Vec<PlannedChange>) -> HostPlan {
         let subnet = "10.5.1.0-24".parse().expect("a key");
         let peer = "10.5.4.0-24".parse().expect("a key");
         HostPlan {
-            source: PlanSource::Memory {
+            source: PlanSource::Cache {
                 file: "/run/flannel/subnet.env.cache".into(),
                 reason: "etcd is away".to_owned(),
             },
@@ -130,24 +139,23 @@ mod tests {
     }
 
     #[test]
-    fn people_see_a_line_for_each_write() {
-        let expected = "for 10.5.1.0/24 and 3 peers, as the memory in /run/flannel/subnet.env.cache, because etcd is away \
-                        says\n\
+    fn the_text_has_a_line_for_each_change() {
+        let expected = "plan for 10.5.1.0/24 with 3 peers, from the cache /run/flannel/subnet.env.cache (etcd is away)\n\
                         + route 10.5.2.0/24 via 10.5.2.0, instead of route 10.5.2.0/24 via 10.5.9.9\n\
                         + device flannel.1\n\
                         - neighbour 10.5.3.0 lladdr 0e:00:00:00:00:03\u{fffd}[2J\n\
                         ? peer 10.5.4.0/24: ignoring non-vxlan subnet\n\
                         2 would be written, 1 would be removed\n";
-        assert_eq!(text(&found(changes())), expected);
-        assert!(text(&found(Vec::new())).ends_with("nothing to do: this host is as it should be\n"));
+        assert_eq!(text(&host_plan(changes())), expected);
+        assert!(text(&host_plan(Vec::new())).ends_with("nothing to change\n"));
     }
 
-    /// The members that change here break other programs.
+    /// Other programs rely on these members.
     #[test]
-    fn the_json_of_a_plan_is_what_other_programs_rely_on() {
-        let written: serde_json::Value = serde_json::from_str(&json(&found(changes()))).expect("json");
+    fn the_json_of_a_plan_is_stable() {
+        let written: serde_json::Value = serde_json::from_str(&json(&host_plan(changes()))).expect("json");
         let expected = serde_json::json!({
-            "source": {"kind": "memory", "file": "/run/flannel/subnet.env.cache", "reason": "etcd is away"},
+            "source": {"kind": "cache", "file": "/run/flannel/subnet.env.cache", "reason": "etcd is away"},
             "subnets": ["10.5.1.0/24"],
             "peers": 3,
             "changes": [

@@ -1,4 +1,4 @@
-//! Where the leases are, as the options say.
+//! Opens the registry that the options name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use tracing::warn;
 
 use crate::options::{EtcdApi, EtcdFiles, EtcdOptions};
 
-/// Opens the registry. Connects to nothing yet.
+/// Opens the registry. Connects on first use.
 pub(crate) fn open(etcd: &EtcdOptions, api: EtcdApi) -> Result<Arc<dyn SubnetRegistry>, BoxError> {
     let is_plain = !etcd.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
     if is_plain && etcd.files != EtcdFiles::default() {
-        warn!("certificate files for etcd are not used: no endpoint begins with https://");
+        warn!("etcd certificate files are ignored: no endpoint has the scheme https");
     }
     Ok(match api {
         EtcdApi::V2 => Arc::new(v2(etcd)?),
@@ -25,7 +25,7 @@ pub(crate) fn open(etcd: &EtcdOptions, api: EtcdApi) -> Result<Arc<dyn SubnetReg
     })
 }
 
-/// The v3 store alone.
+/// Opens the v3 store.
 pub(crate) fn v3(etcd: &EtcdOptions) -> Result<Etcd3Registry, BoxError> {
     let mut options = Etcd3Options::default();
     options.endpoints.clone_from(&etcd.endpoints);
@@ -38,7 +38,7 @@ pub(crate) fn v3(etcd: &EtcdOptions) -> Result<Etcd3Registry, BoxError> {
     Ok(Etcd3Registry::new(options)?)
 }
 
-/// The v2 store alone.
+/// Opens the v2 store.
 pub(crate) fn v2(etcd: &EtcdOptions) -> Result<Etcd2Registry, BoxError> {
     let mut options = Etcd2Options::default();
     options.endpoints.clone_from(&etcd.endpoints);
@@ -51,27 +51,27 @@ pub(crate) fn v2(etcd: &EtcdOptions) -> Result<Etcd2Registry, BoxError> {
     Ok(Etcd2Registry::new(options)?)
 }
 
-/// A network as its registry knows it.
-pub(crate) struct Known {
-    /// What the registry is called.
+/// The config and leases in a registry.
+pub(crate) struct RegistrySnapshot {
+    /// The registry's name.
     pub(crate) name: String,
     pub(crate) config: NetworkConfig,
     pub(crate) leases: Vec<Arc<Lease>>,
 }
 
-/// An etcd that is there answers at once; one that is asked member by member takes some seconds for each.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A reachable etcd responds at once, but a client that tries each member takes seconds for each that is down.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the network, for whoever only looks.
-pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<Known, String> {
+/// Reads the config and leases.
+pub(crate) async fn read(etcd: &EtcdOptions, api: EtcdApi) -> Result<RegistrySnapshot, String> {
     let registry = open(etcd, api).map_err(|error| chain(error.as_ref()))?;
     let reading = async {
         let manager = RegistryLeaseManager::new(Arc::clone(&registry));
         let config = manager.config().await.map_err(|error| chain(&error))?;
         let leases = registry.list().await.map_err(|error| chain(&error))?.leases;
-        Ok(Known { name: registry.describe(), config, leases })
+        Ok(RegistrySnapshot { name: registry.describe(), config, leases })
     };
-    timeout(PATIENCE, reading)
+    timeout(TIMEOUT, reading)
         .await
-        .unwrap_or_else(|_| Err(format!("etcd at {} does not answer", etcd.endpoints.join(", "))))
+        .unwrap_or_else(|_| Err(format!("etcd at {} does not respond", etcd.endpoints.join(", "))))
 }

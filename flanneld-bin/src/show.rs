@@ -1,11 +1,4 @@
-//! `flanneld status` and `flanneld peers`: what the daemon on this host says of itself, for people and programs.
-//!
-//! | exit status | |
-//! |---|---|
-//! | 0 | it runs, and all is in order: for `status` lease, peers and kernel, for `peers` the way to each of them |
-//! | 1 | no daemon runs here, or it does not answer |
-//! | 2 | wrong flags |
-//! | 3 | it runs, and something is not in order; what, is shown |
+//! `flanneld status` and `flanneld peers`: print the status of the daemon on this host.
 
 pub(crate) mod format;
 mod peers;
@@ -20,47 +13,48 @@ use std::time::Duration;
 use flannel_node::client::{self, ClientError};
 use flannel_node::status::AgentStatus;
 
+use crate::Host;
 use crate::flags::FlagError;
 use crate::options;
 use crate::options::show::ShowOptions;
 use format::Paint;
 
-/// The exit status when something is not in order.
-pub(crate) const NOT_IN_ORDER: u8 = 3;
+/// The exit status if the daemon reports a fault.
+pub(crate) const FAULT: u8 = 3;
 
-/// Reads whether to colour what goes to standard output.
+/// Parses the value of `-color`.
 pub(crate) fn paint(color: &str) -> Result<Paint, String> {
     match color {
-        "auto" => Ok(Paint::where_it_shows()),
+        "auto" => Ok(Paint::automatic()),
         "always" => Ok(Paint(true)),
         "never" => Ok(Paint(false)),
-        other => Err(format!("{other:?} is none of auto, always and never")),
+        other => Err(format!("{other:?} is not auto, always or never")),
     }
 }
 
 /// Runs `flanneld status`.
-pub(crate) fn status(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn status(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {
     let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
-    let ask = |options: &ShowOptions| match options.json {
+    let request = |options: &ShowOptions| match options.json {
         true => client::status(&options.socket),
-        // People see numbers of peers; `flanneld peers` shows each.
+        // The text has only the number of peers.
         false => client::summary(&options.socket),
     };
-    Ok(show(&options, ask, |report| Shown {
+    Ok(show(&options, request, |report| Page {
         text: if options.json { json(report, options.watch) } else { status::page(report, options.paint) },
         in_order: report.network.is_in_order(),
     }))
 }
 
 /// Runs `flanneld peers`.
-pub(crate) fn peers(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
+pub(crate) fn peers(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {
     let options = options::show::parse(arguments, |variable| env::var_os(variable))?;
     Ok(show(
         &options,
         |options| client::status(&options.socket),
         |report| {
             let peers = report.network.peers.each.as_deref().unwrap_or_default();
-            Shown {
+            Page {
                 text: if options.json {
                     json(&peers, options.watch)
                 } else {
@@ -72,30 +66,30 @@ pub(crate) fn peers(arguments: Vec<OsString>) -> Result<ExitCode, FlagError> {
     ))
 }
 
-/// What is shown once.
-struct Shown {
+/// The output of one request.
+struct Page {
     text: String,
     in_order: bool,
 }
 
-/// How often it is shown again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// The interval of `-watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Clears a terminal, and goes to its first place (ECMA-48).
+/// Clears the terminal and moves the cursor to its top left (ECMA-48).
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 fn show(
     options: &ShowOptions,
-    ask: impl Fn(&ShowOptions) -> Result<AgentStatus, ClientError>,
-    make: impl Fn(&AgentStatus) -> Shown,
+    request: impl Fn(&ShowOptions) -> Result<AgentStatus, ClientError>,
+    format: impl Fn(&AgentStatus) -> Page,
 ) -> ExitCode {
     if !options.watch {
-        return match ask(options) {
+        return match request(options) {
             Ok(report) => {
-                let Shown { text, in_order } = make(&report);
-                // Whoever closes it early, such as a pager, has seen enough.
+                let Page { text, in_order } = format(&report);
+                // A pager may close the pipe early.
                 let _ = io::stdout().write_all(text.as_bytes());
-                if in_order { ExitCode::SUCCESS } else { ExitCode::from(NOT_IN_ORDER) }
+                if in_order { ExitCode::SUCCESS } else { ExitCode::from(FAULT) }
             }
             Err(error) => {
                 let _ = writeln!(io::stderr(), "{error}");
@@ -105,26 +99,26 @@ fn show(
     }
     let clear = if io::stdout().is_terminal() && !options.json { CLEAR } else { "" };
     loop {
-        let written = match ask(options) {
-            Ok(report) => write!(io::stdout(), "{clear}{}", make(&report).text),
+        let written = match request(options) {
+            Ok(report) => write!(io::stdout(), "{clear}{}", format(&report).text),
             Err(error) if options.json => writeln!(io::stderr(), "{error}"),
             Err(error) => writeln!(io::stdout(), "{clear}{error}"),
         };
         if written.and_then(|()| io::stdout().flush()).is_err() {
-            // Nobody looks any more.
+            // The reader closed the pipe.
             return ExitCode::SUCCESS;
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 
-/// Writes a value for programs: for people to read as well, or on one line.
+/// Formats a value as JSON: indented, or on one line.
 pub(crate) fn json(value: &impl serde::Serialize, on_one_line: bool) -> String {
     let text = match on_one_line {
         true => serde_json::to_string(value),
         false => serde_json::to_string_pretty(value),
     };
-    // All keys are text, and nothing in it fails to be written.
+    // String keys and plain data cannot fail.
     text.unwrap_or_default() + "\n"
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::flags::{FlagDescription, FlagError};
-use crate::{doctor, migrate, options, ping, plan, show};
+use crate::{Host, doctor, migrate, options, ping, plan, show};
 
 /// The exit status of every subcommand and of the daemon for an invalid command line.
 pub(crate) const INVALID_COMMAND_LINE: (u8, &str) =
@@ -21,7 +21,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon runs without faults, as /readyz reports; or -watch was interrupted."),
             (1, "no daemon runs on this host, or it does not answer."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "the daemon runs and reports a fault."),
+            (show::FAULT, "the daemon runs and reports a fault."),
         ],
         run: show::status,
     },
@@ -33,7 +33,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon runs and knows of no unreachable peer; or -watch was interrupted."),
             (1, "no daemon runs on this host, or it does not answer."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "a peer is pending or unreachable."),
+            (show::FAULT, "a peer is pending or unreachable."),
         ],
         run: show::peers,
     },
@@ -45,7 +45,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "every probed peer is reachable without faults."),
             (1, "there is nothing to probe: there are no peers, or none matches the arguments."),
             INVALID_COMMAND_LINE,
-            (show::NOT_IN_ORDER, "a peer is unreachable or a probe found a fault."),
+            (show::FAULT, "a peer is unreachable or a probe found a fault."),
         ],
         run: ping::run,
     },
@@ -57,7 +57,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (0, "the daemon would change nothing."),
             (1, "the plan cannot be computed; a line names the cause."),
             INVALID_COMMAND_LINE,
-            (plan::SOMETHING, "the daemon would change something."),
+            (plan::CHANGES, "the daemon would change something."),
         ],
         run: plan::run,
     },
@@ -70,7 +70,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
             (1, "a store does not respond or refuses a request, or there is no network to copy."),
             INVALID_COMMAND_LINE,
             (
-                migrate::UNDECIDED,
+                migrate::CONFLICTS,
                 "the v3 store has another lease or config under a key; it was not overwritten.",
             ),
         ],
@@ -102,7 +102,7 @@ pub(crate) struct Subcommand {
     /// Its exit statuses and their meanings.
     pub(crate) exit_statuses: &'static [(u8, &'static str)],
     /// Runs it with the arguments after its name. The caller prints the error.
-    pub(crate) run: fn(Vec<OsString>) -> Result<ExitCode, FlagError>,
+    pub(crate) run: fn(Vec<OsString>, &Host) -> Result<ExitCode, FlagError>,
 }
 
 /// Finds a subcommand by its name.

@@ -1,181 +1,182 @@
-//! What to change in a table so that it holds the rules that are wanted. Pure.
+//! The changes that make a table hold the desired rules. Pure.
 //!
-//! Ours are: in our chain, the rules that mention our networks and the one about kube-proxy's mark; each jump into our
-//! chain; and in the built-in chain, what earlier versions of flannel left there about our networks. Everything else
-//! stays where it is, also in our chain: another daemon on this host keeps the rules of its network there.
+//! flannel owns, in its chain, the rules that mention its prefixes and the one about kube-proxy's mark; each jump into its
+//! chain; and in the built-in chain, rules of earlier versions about its prefixes. Everything else stays, also in
+//! flannel's chain: another daemon on this host keeps the rules of its network there.
 
 use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 
-use super::listing::{Listed, Listing};
-use super::spec::Spec;
-use crate::rules::{self, LEAVE_MARKED, OverlayPrefixes, RuleOptions, Selector};
+use super::listing::{ListedRule, TableListing};
+use super::spec::RuleSpec;
+use crate::rules::{self, AddressSelector, LEAVE_MARKED, OverlayPrefixes, RuleOptions};
 
-/// A table, and where our rules are in it.
+/// A chain of flannel's, and its table.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct OwnChain {
     pub(crate) table: &'static str,
-    /// The kernel's chain.
+    /// The built-in chain that calls it.
     pub(crate) builtin: &'static str,
-    /// Our chain, called from there.
+    /// Its name.
     pub(crate) chain: &'static str,
     comment: &'static str,
 }
 
-/// Where packets are masqueraded.
-pub(crate) const MASQUERADE: Place =
-    Place { table: "nat", builtin: "POSTROUTING", chain: "FLANNEL-POSTRTG", comment: "flanneld masq" };
-/// Where packets are let through.
-pub(crate) const FORWARD: Place =
-    Place { table: "filter", builtin: "FORWARD", chain: "FLANNEL-FWD", comment: "flanneld forward" };
+/// The chain that masquerades packets.
+pub(crate) const MASQUERADE: OwnChain =
+    OwnChain { table: "nat", builtin: "POSTROUTING", chain: "FLANNEL-POSTRTG", comment: "flanneld masq" };
+/// The chain that accepts forwarded packets.
+pub(crate) const FORWARD: OwnChain =
+    OwnChain { table: "filter", builtin: "FORWARD", chain: "FLANNEL-FWD", comment: "flanneld forward" };
 
-/// The comments of rules that flannel kept in built-in chains (v0.16 to v0.19; one was misspelt).
+/// The comments of rules that flannel v0.16 to v0.19 kept in built-in chains; one was misspelt.
 const OLD_COMMENTS: [&str; 3] = ["flanneld masq", "flannel masq", "flanneld forward"];
 
-impl Place {
-    /// The rules that are wanted here.
-    pub(crate) fn wanted(&self, nets: Option<&OverlayPrefixes>, options: &RuleOptions) -> Vec<Spec> {
+impl OwnChain {
+    /// Returns the desired rules of this chain.
+    pub(crate) fn rules(&self, nets: Option<&OverlayPrefixes>, options: &RuleOptions) -> Vec<RuleSpec> {
         let rules = match nets {
             None => Vec::new(),
             Some(nets) if self.table == MASQUERADE.table => rules::masquerade(nets, options),
             Some(nets) => rules::forward(nets, options),
         };
-        rules.iter().map(|rule| Spec::of(rule, self.comment)).collect()
+        rules.iter().map(|rule| RuleSpec::of(rule, self.comment)).collect()
     }
 
-    /// The rule of ours that is about no network.
-    fn shared(&self) -> Spec {
-        Spec::of(&LEAVE_MARKED, self.comment)
+    /// Returns the rule that is about no network, which all daemons on this host share.
+    fn shared(&self) -> RuleSpec {
+        RuleSpec::of(&LEAVE_MARKED, self.comment)
     }
 
-    fn jump(&self) -> Spec {
-        Spec::jump(self.chain, self.comment)
+    fn jump(&self) -> RuleSpec {
+        RuleSpec::jump(self.chain, self.comment)
     }
 }
 
-/// What a table should hold.
+/// The desired contents of a table.
 #[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) place: &'a Place,
-    /// The rules, in order; none to remove ours.
-    pub(crate) rules: Vec<Spec>,
-    /// The networks of this host, those that it has and those that it had.
-    pub(crate) nets: &'a [OverlayPrefixes],
-    /// Remove also what v0.11 and earlier left, which looks as if anybody had written it.
-    pub(crate) old: bool,
+pub(crate) struct DesiredTable<'a> {
+    pub(crate) own_chain: &'a OwnChain,
+    /// The rules, in order; none to remove them.
+    pub(crate) rules: Vec<RuleSpec>,
+    /// The prefixes that this host has and had.
+    pub(crate) owned: &'a [OverlayPrefixes],
+    /// Whether to remove rules of v0.11 and earlier, which have no comment: a person may have written them.
+    pub(crate) v011: bool,
 }
 
-impl Wanted<'_> {
-    /// The commands that make it so, in the syntax of `iptables-restore`; none if it is so.
-    pub(crate) fn changes(&self, listing: &Listing) -> Vec<String> {
-        let found = Found::new(self, listing);
-        let mut changes = deletions(&found.old);
+impl DesiredTable<'_> {
+    /// Returns the commands for `iptables-restore`; none if the table is as desired.
+    pub(crate) fn changes(&self, listing: &TableListing) -> Vec<String> {
+        let state = TableState::new(self, listing);
+        let mut changes = deletions(&state.old);
         if self.rules.is_empty() {
-            self.remove(&found, &mut changes)
+            self.remove(&state, &mut changes)
         } else {
-            self.put(&found, &mut changes)
+            self.write(&state, &mut changes)
         }
         changes
     }
 
-    /// Takes our rules away, and the chain if nobody else has rules in it.
-    fn remove(&self, found: &Found<'_>, changes: &mut Vec<String>) {
-        changes.extend(deletions(&found.own));
-        if found.others == 0 {
-            changes.extend(deletions(&found.jumps));
-            if found.has_chain {
-                changes.push(format!("-F {}", self.place.chain));
-                changes.push(format!("-X {}", self.place.chain));
+    /// Removes flannel's rules, and the chain if nobody else has rules in it.
+    fn remove(&self, state: &TableState<'_>, changes: &mut Vec<String>) {
+        changes.extend(deletions(&state.own));
+        if state.others == 0 {
+            changes.extend(deletions(&state.jumps));
+            if state.has_chain {
+                changes.push(format!("-F {}", self.own_chain.chain));
+                changes.push(format!("-X {}", self.own_chain.chain));
             }
         }
     }
 
-    fn put(&self, found: &Found<'_>, changes: &mut Vec<String>) {
-        let chain = self.place.chain;
-        if !found.has_chain {
+    fn write(&self, state: &TableState<'_>, changes: &mut Vec<String>) {
+        let chain = self.own_chain.chain;
+        if !state.has_chain {
             changes.push(format!(":{chain} - [0:0]"));
         }
-        let shared = self.place.shared();
-        let own: Vec<&Spec> = self.rules.iter().filter(|rule| **rule != shared).collect();
-        let is_own_right = found.own.iter().map(|rule| &rule.spec).eq(own.iter().copied());
+        let shared = self.own_chain.shared();
+        let own: Vec<&RuleSpec> = self.rules.iter().filter(|rule| **rule != shared).collect();
+        let is_own_right = state.own.iter().map(|rule| &rule.spec).eq(own.iter().copied());
         if !is_own_right {
-            changes.extend(deletions(&found.own));
+            changes.extend(deletions(&state.own));
         }
-        if self.rules.contains(&shared) && !found.is_shared_first {
-            changes.extend(deletions(&found.shared));
+        if self.rules.contains(&shared) && !state.is_shared_first {
+            changes.extend(deletions(&state.shared));
             changes.push(format!("-I {chain} 1 {shared}"));
         }
         if !is_own_right {
             changes.extend(own.iter().map(|rule| format!("-A {chain} {rule}")));
         }
-        let jump = self.place.jump();
-        let right = found.jumps.iter().position(|rule| rule.spec == jump);
-        let surplus = found.jumps.iter().enumerate().filter(|(i, _)| Some(*i) != right);
+        let jump = self.own_chain.jump();
+        let right = state.jumps.iter().position(|rule| rule.spec == jump);
+        let surplus = state.jumps.iter().enumerate().filter(|(i, _)| Some(*i) != right);
         changes.extend(deletions(&surplus.map(|(_, rule)| *rule).collect::<Vec<_>>()));
         if right.is_none() {
-            changes.push(format!("-A {} {jump}", self.place.builtin));
+            changes.push(format!("-A {} {jump}", self.own_chain.builtin));
         }
     }
 
-    /// Tells whether a rule of the built-in chain is of an earlier version of flannel.
-    fn is_old(&self, spec: &Spec, nets: &[IpNet]) -> bool {
+    /// Returns whether a rule of the built-in chain was written by an earlier version of flannel.
+    fn is_old(&self, spec: &RuleSpec, nets: &[IpNet]) -> bool {
         match &spec.comment {
             Some(comment) => OLD_COMMENTS.contains(&comment.as_str()) && spec.mentions(nets),
-            None => self.old && self.nets.iter().any(|nets| is_of_v011(self.place, nets, spec)),
+            None => self.v011 && self.owned.iter().any(|nets| is_of_v011(self.own_chain, nets, spec)),
         }
     }
 }
 
-/// What there is of ours.
-struct Found<'a> {
+/// What a table holds of flannel's.
+struct TableState<'a> {
     has_chain: bool,
-    own: Vec<&'a Listed>,
-    shared: Vec<&'a Listed>,
-    /// Whether the shared rule is there once, in front of the own ones.
+    own: Vec<&'a ListedRule>,
+    shared: Vec<&'a ListedRule>,
+    /// Whether there is one shared rule, before the own ones.
     is_shared_first: bool,
-    /// How many rules in our chain are neither.
+    /// The number of rules in the chain that are neither.
     others: usize,
-    jumps: Vec<&'a Listed>,
-    old: Vec<&'a Listed>,
+    jumps: Vec<&'a ListedRule>,
+    old: Vec<&'a ListedRule>,
 }
 
-impl<'a> Found<'a> {
-    fn new(wanted: &Wanted<'_>, listing: &'a Listing) -> Self {
-        let place = wanted.place;
-        let nets: Vec<IpNet> = wanted.nets.iter().flat_map(|nets| [nets.network(), nets.subnet()]).collect();
-        let shared_spec = place.shared();
-        let in_chain: Vec<&Listed> = listing.of(place.chain).collect();
-        let (own, rest): (Vec<&Listed>, Vec<&Listed>) =
+impl<'a> TableState<'a> {
+    fn new(desired: &DesiredTable<'_>, listing: &'a TableListing) -> Self {
+        let own_chain = desired.own_chain;
+        let nets: Vec<IpNet> =
+            desired.owned.iter().flat_map(|nets| [nets.network(), nets.subnet()]).collect();
+        let shared_spec = own_chain.shared();
+        let in_chain: Vec<&ListedRule> = listing.of(own_chain.chain).collect();
+        let (own, rest): (Vec<&ListedRule>, Vec<&ListedRule>) =
             in_chain.iter().copied().partition(|rule| rule.spec.mentions(&nets));
-        let (shared, others): (Vec<&Listed>, Vec<&Listed>) =
+        let (shared, others): (Vec<&ListedRule>, Vec<&ListedRule>) =
             rest.into_iter().partition(|rule| rule.spec == shared_spec);
-        let first = |is: &dyn Fn(&Spec) -> bool| in_chain.iter().position(|rule| is(&rule.spec));
+        let first = |is: &dyn Fn(&RuleSpec) -> bool| in_chain.iter().position(|rule| is(&rule.spec));
         let first_own = first(&|spec| spec.mentions(&nets)).unwrap_or(usize::MAX);
         let first_shared = first(&|spec| *spec == shared_spec);
-        let (jumps, rest): (Vec<&Listed>, Vec<&Listed>) =
-            listing.of(place.builtin).partition(|rule| rule.spec.target == place.chain);
+        let (jumps, rest): (Vec<&ListedRule>, Vec<&ListedRule>) =
+            listing.of(own_chain.builtin).partition(|rule| rule.spec.target == own_chain.chain);
         Self {
-            has_chain: listing.chains.contains_key(place.chain),
+            has_chain: listing.chains.contains_key(own_chain.chain),
             own,
             is_shared_first: shared.len() == 1 && first_shared.is_some_and(|at| at < first_own),
             shared,
             others: others.len(),
             jumps,
-            old: rest.into_iter().filter(|rule| wanted.is_old(&rule.spec, &nets)).collect(),
+            old: rest.into_iter().filter(|rule| desired.is_old(&rule.spec, &nets)).collect(),
         }
     }
 }
 
-fn deletions(rules: &[&Listed]) -> Vec<String> {
+fn deletions(rules: &[&ListedRule]) -> Vec<String> {
     rules.iter().map(|rule| format!("-D {} {}", rule.chain, rule.text)).collect()
 }
 
-/// Tells whether a rule is one that flannel up to v0.16.1 put into a built-in chain, without a comment.
-fn is_of_v011(place: &Place, nets: &OverlayPrefixes, spec: &Spec) -> bool {
+/// Returns whether flannel up to v0.16.1 wrote this rule, without a comment, into a built-in chain.
+fn is_of_v011(own_chain: &OwnChain, nets: &OverlayPrefixes, spec: &RuleSpec) -> bool {
     let (network, subnet) = (nets.network(), nets.subnet());
-    let is = |net| Some(Selector { net, negated: false });
-    let is_not = |net| Some(Selector { net, negated: true });
-    let shapes = if place.table == MASQUERADE.table {
+    let is = |net| Some(AddressSelector { net, negated: false });
+    let is_not = |net| Some(AddressSelector { net, negated: true });
+    let shapes = if own_chain.table == MASQUERADE.table {
         vec![
             (is(network), is(network), "RETURN"),
             (is(network), is_not(rules::multicast(IpFamily::V4)), "MASQUERADE"),
@@ -186,8 +187,8 @@ fn is_of_v011(place: &Place, nets: &OverlayPrefixes, spec: &Spec) -> bool {
         vec![(is(network), None, "ACCEPT"), (None, is(network), "ACCEPT")]
     };
     shapes.into_iter().any(|(source, destination, target)| {
-        let shape = Spec { source, destination, target: target.to_owned(), ..Spec::default() };
-        *spec == Spec { fully_random: spec.fully_random && target == "MASQUERADE", ..shape }
+        let shape = RuleSpec { source, destination, target: target.to_owned(), ..RuleSpec::default() };
+        *spec == RuleSpec { fully_random: spec.fully_random && target == "MASQUERADE", ..shape }
     })
 }
 

@@ -1,35 +1,35 @@
-//! One rule in the syntax of iptables. Pure.
+//! A rule in the syntax of iptables. Pure.
 //!
-//! Rules are compared by what they say, because the order of their words differs between versions of iptables.
+//! Rules are compared by meaning, because the order of words differs between versions of iptables.
 
 use std::fmt;
 use std::iter::Peekable;
 
 use ipnet::IpNet;
 
-use crate::rules::{KUBE_PROXY_MARK, Rule, Selector, Verdict};
+use crate::rules::{AddressSelector, KUBE_PROXY_MARK, Rule, RuleAction};
 
-/// What a rule says.
+/// A parsed rule.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Spec {
-    pub(crate) source: Option<Selector>,
-    pub(crate) destination: Option<Selector>,
+pub(crate) struct RuleSpec {
+    pub(crate) source: Option<AddressSelector>,
+    pub(crate) destination: Option<AddressSelector>,
     pub(crate) mark: Option<String>,
     pub(crate) comment: Option<String>,
-    /// The chain or target that it jumps to; empty if it only counts.
+    /// The chain or target that it jumps to; empty if there is none.
     pub(crate) target: String,
     pub(crate) fully_random: bool,
-    /// Everything else that it says; our own rules have nothing here.
+    /// All other words; flannel's own rules have none.
     pub(crate) others: Vec<String>,
 }
 
-impl Spec {
-    /// Writes a rule of ours under a comment.
+impl RuleSpec {
+    /// Builds one of flannel's rules, with a comment.
     pub(crate) fn of(rule: &Rule, comment: &str) -> Self {
-        let (target, fully_random) = match rule.verdict {
-            Verdict::Return => ("RETURN", false),
-            Verdict::Masquerade { fully_random } => ("MASQUERADE", fully_random),
-            Verdict::Accept => ("ACCEPT", false),
+        let (target, fully_random) = match rule.action {
+            RuleAction::Return => ("RETURN", false),
+            RuleAction::Masquerade { fully_random } => ("MASQUERADE", fully_random),
+            RuleAction::Accept => ("ACCEPT", false),
         };
         Self {
             source: rule.source,
@@ -40,12 +40,12 @@ impl Spec {
         }
     }
 
-    /// Writes the jump into a chain under a comment.
+    /// Builds the jump into a chain, with a comment.
     pub(crate) fn jump(target: &str, comment: &str) -> Self {
         Self { target: target.to_owned(), comment: Some(comment.to_owned()), ..Self::default() }
     }
 
-    /// Reads the words behind the name of the chain.
+    /// Parses the words after the chain.
     pub(crate) fn read(words: impl Iterator<Item = String>) -> Self {
         let mut spec = Self::default();
         let mut words = words.peekable();
@@ -60,14 +60,14 @@ impl Spec {
         spec
     }
 
-    /// Takes in one word, with its values; false if the word is for others.
+    /// Takes in one word and its values; returns false if the word goes to `others`.
     fn take(
         &mut self,
         word: &str,
         negated: bool,
         words: &mut Peekable<impl Iterator<Item = String>>,
     ) -> bool {
-        let selector = |text: &String| Some(Selector { net: net(text)?, negated });
+        let selector = |text: &String| Some(AddressSelector { net: net(text)?, negated });
         match word {
             "-s" | "--source" if words.peek().and_then(selector).is_some() => {
                 self.source = words.next().as_ref().and_then(selector);
@@ -87,16 +87,16 @@ impl Spec {
         true
     }
 
-    /// Tells whether it is about one of these networks.
+    /// Returns whether the rule is about one of these prefixes.
     pub(crate) fn mentions(&self, nets: &[IpNet]) -> bool {
         [self.source, self.destination].into_iter().flatten().any(|selector| nets.contains(&selector.net))
     }
 }
 
-impl fmt::Display for Spec {
+impl fmt::Display for RuleSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, selector) in [("-s", self.source), ("-d", self.destination)] {
-            if let Some(Selector { net, negated }) = selector {
+            if let Some(AddressSelector { net, negated }) = selector {
                 write!(f, "{}{name} {net} ", if negated { "! " } else { "" })?;
             }
         }
@@ -111,12 +111,12 @@ impl fmt::Display for Spec {
     }
 }
 
-/// Reads a network, or an address, which is one of its own.
+/// Parses a prefix, or an address as a host prefix.
 fn net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().map(IpNet::from).ok())
 }
 
-/// Splits a line into words; a word in double quotes may contain blanks, and quotes behind backslashes.
+/// Splits a line into words. A word in double quotes may contain blanks and escaped quotes.
 pub(crate) fn words(line: &str) -> impl Iterator<Item = String> {
     let mut rest = line.chars().peekable();
     std::iter::from_fn(move || {
@@ -140,12 +140,12 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Spec {
-        Spec::read(words(text))
+    fn read(text: &str) -> RuleSpec {
+        RuleSpec::read(words(text))
     }
 
     #[test]
-    fn a_rule_is_the_same_in_whatever_order_its_words_come() {
+    fn the_order_of_words_does_not_matter() {
         let forms = [
             r#"-s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully"#,
             r#"-m comment --comment "flanneld masq" ! -d 224.0.0.0/4 -s 10.5.0.0/16 -j MASQUERADE --random-fully"#,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_meaning_for_us_is_kept_as_it_stands() {
+    fn unknown_words_are_kept() {
         let spec = read(
             r#"! -i docker0 -s 10.0.0.1 -m conntrack ! --ctstate NEW -m comment --comment "a \"b\"" -j DROP"#,
         );
@@ -174,12 +174,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_brings_the_reader_down(line: String) {
+        fn no_line_panics(line: String) {
             let _ = read(&line);
         }
 
         #[test]
-        fn no_words_bring_the_reader_down(words in "((-[sdjmig]|!|--(comment|mark)|\"|10\\.5\\.0\\.0/16|comment) ?){0,12}") {
+        fn no_words_panic(words in "((-[sdjmig]|!|--(comment|mark)|\"|10\\.5\\.0\\.0/16|comment) ?){0,12}") {
             let _ = read(&words);
         }
     }

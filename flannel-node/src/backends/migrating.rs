@@ -1,346 +1,355 @@
-//! The backend of the configuration, and for a time another one beside it: a network goes from `udp` to `vxlan`, or
-//! back, host by host, and meanwhile its hosts reach each other.
+//! The backend of the configuration, and during a migration a second one, so that the hosts of a network change from one
+//! to the other one by one and reach each other meanwhile.
 //!
-//! | this host's lease says | a peer's says | packets go |
+//! A migration is possible between a tunnel, which has a route for each peer, and a fallback, which has one route for the
+//! whole network (see [`MigrationRole`]). With `vxlan` and `udp`:
+//!
+//! | lease of this host | lease of a peer | path of the packets |
 //! |---|---|---|
-//! | `vxlan` | `vxlan` | through the tunnel: a route for each such peer |
-//! | `vxlan` | `udp` | by UDP, both ways: its device has the route of the whole network, which the others are longer than |
-//! | `udp` | `udp`, or `vxlan` of a host that carries both | by UDP, both ways |
+//! | `vxlan` | `vxlan` | the tunnel, by the peer's route |
+//! | `vxlan` | `udp` | UDP in both directions, by the network's route |
+//! | `udp` | `udp`, or `vxlan` of a host that also opened UDP | UDP in both directions |
 //!
-//! So a host of `vxlan` carries UDP as long as some peer's lease says `udp`, and a little longer; a host of `udp` need not
-//! carry VXLAN. One that goes back to `udp` keeps sending through the tunnel for a moment, until its peers have heard of
-//! it and carry UDP, and then still takes for a while what late ones send.
+//! A host with a tunnel lease opens the fallback while some peer's lease is of the fallback, and [`LINGER`] longer. A host
+//! that goes back to the fallback sends through its tunnel for [`HANDOVER`], until its peers have opened the fallback,
+//! and receives from it for [`LINGER`].
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendAttrs, BackendConfig, BackendError, BackendType, DeviceFacts, Dirty, ExternalInterface,
-    Json, Lease, NetworkConfig, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest, TrafficCounters,
+    Backend, BackendAttrs, BackendConfig, BackendError, DeviceFacts, Dirty, ExternalInterface, Json, Lease,
+    MigrationRole, NetworkConfig, OpenRequest, PeerSet, SubnetKey, SyncReport, SyncRequest, TrafficCounters,
     chain,
 };
 use tracing::{info, warn};
 
-use super::Backends;
+use super::BackendRegistry;
 
-/// So long after the last host went, packets of late ones are still taken. A registry tells all hosts within a second,
-/// or, where it was away, when it is back.
+/// How long packets of late peers are received after the last peer migrated. A registry notifies all hosts within a
+/// second, or when it is available again.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// So long a host that goes back to `udp` sends through the tunnel: its peers hear of it and open their UDP meanwhile.
+/// How long a host that goes back to the fallback sends through its tunnel.
 const HANDOVER: Duration = Duration::from_secs(3);
 
-/// After this pause the other backend is tried again if it could not be opened.
+/// The pause before another attempt to open the fallback.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What carries the traffic of one host.
+/// The backends of one network on one host.
 pub(super) struct MigratingBackend {
-    opener: Backends,
-    main: Box<dyn Backend>,
-    beside: Option<Beside>,
+    registry: BackendRegistry,
+    primary: Box<dyn Backend>,
+    secondary: Option<SecondaryBackend>,
     config: NetworkConfig,
     external: ExternalInterface,
+    state_dir: Option<PathBuf>,
     own: Option<Lease>,
-    /// How UDP was carried last: its port is in no lease.
-    udp: BackendConfig,
-    /// The peers whose leases say `udp`.
-    udp_peers: BTreeSet<SubnetKey>,
-    /// Why the other backend could not be opened, and when that was.
-    failed: Option<(Instant, String)>,
+    /// The last configuration of the fallback, whose port is in no lease.
+    fallback: Option<BackendConfig>,
+    /// The peers with leases of the fallback, while the primary backend is a tunnel.
+    fallback_peers: BTreeSet<SubnetKey>,
+    /// The time and the reason of the last failure to open the fallback.
+    failure: Option<(Instant, String)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Vxlan,
-    Udp,
-    Other,
-}
-
-/// The other backend.
-struct Beside {
+/// A backend beside the one of the configuration.
+struct SecondaryBackend {
+    name: String,
     backend: Box<dyn Backend>,
-    /// Since when nothing needs it.
-    idle: Option<Instant>,
-    /// Whether it reaches no peer any more, and only takes what comes.
-    only_takes: bool,
-}
-
-impl Kind {
-    fn of(config: &NetworkConfig) -> Self {
-        match config.backend.name.to_lowercase().as_str() {
-            "vxlan" => Self::Vxlan,
-            "udp" => Self::Udp,
-            _ => Self::Other,
-        }
-    }
+    /// The time since which nothing needs it.
+    idle_since: Option<Instant>,
+    /// Whether it reaches no peer and only receives.
+    is_receive_only: bool,
 }
 
 impl MigratingBackend {
-    pub(super) fn open(opener: Backends, request: OpenRequest<'_>) -> Result<Self, BackendError> {
-        let main = opener.one(request)?;
+    pub(super) fn open(registry: BackendRegistry, request: OpenRequest<'_>) -> Result<Self, BackendError> {
+        let primary = registry.open_one(request)?;
         let options = Json::parse("{}").map_err(|error| BackendError::Host(error.to_string()))?;
+        let fallback = registry.fallback().map(|fallback| BackendConfig::new(fallback.name(), options));
         let mut backend = Self {
-            opener,
-            main,
-            beside: None,
+            registry,
+            primary,
+            secondary: None,
             config: request.config.clone(),
             external: request.external.clone(),
+            state_dir: request.state_dir.map(Into::into),
             own: None,
-            udp: BackendConfig::new("udp", options),
-            udp_peers: BTreeSet::new(),
-            failed: None,
+            fallback,
+            fallback_peers: BTreeSet::new(),
+            failure: None,
         };
-        backend.note(request);
+        backend.set_config(request);
         Ok(backend)
     }
 
-    fn kind(&self) -> Kind {
-        Kind::of(&self.config)
+    fn role(&self) -> Option<MigrationRole> {
+        self.role_of(&self.config)
     }
 
-    /// Notes what the backend works by now.
-    fn note(&mut self, request: OpenRequest<'_>) {
+    fn role_of(&self, config: &NetworkConfig) -> Option<MigrationRole> {
+        self.registry.find(&config.backend.name)?.migration_role()
+    }
+
+    fn set_config(&mut self, request: OpenRequest<'_>) {
         self.config = request.config.clone();
         self.external = request.external.clone();
-        if self.kind() == Kind::Udp {
-            self.udp = request.config.backend.clone();
+        if self.role() == Some(MigrationRole::Fallback) {
+            self.fallback = Some(request.config.backend.clone());
         }
     }
 
-    /// Puts another backend in the place of the one that runs.
-    fn become_another(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
-        let kind = Kind::of(request.config);
-        let is_roll = matches!((self.kind(), kind), (Kind::Udp, Kind::Vxlan) | (Kind::Vxlan, Kind::Udp));
-        if !is_roll {
-            let next = self.opener.one(request)?;
-            self.leave_beside();
-            let mut before = std::mem::replace(&mut self.main, next);
-            if let Err(error) = before.remove() {
-                warn!("Something of backend {} stays: {}", self.config.backend.name, chain(&error));
+    /// Replaces the primary backend by another one, which it keeps beside it if the two can be migrated.
+    fn replace_primary(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
+        let roles = (self.role(), self.role_of(request.config));
+        let can_migrate = matches!(
+            roles,
+            (Some(MigrationRole::Fallback), Some(MigrationRole::Tunnel))
+                | (Some(MigrationRole::Tunnel), Some(MigrationRole::Fallback))
+        );
+        if !can_migrate {
+            let next = self.registry.open_one(request)?;
+            self.remove_secondary();
+            let mut previous = std::mem::replace(&mut self.primary, next);
+            if let Err(error) = previous.remove() {
+                warn!("Objects of backend {} are left: {}", self.config.backend.name, chain(&error));
             }
             return Ok(());
         }
-        let next = match self.beside.take() {
-            None => self.opener.one(request)?,
-            Some(mut beside) => match beside.backend.reconfigure(request) {
-                Ok(()) => beside.backend,
+        let next = match self.secondary.take() {
+            None => self.registry.open_one(request)?,
+            Some(mut secondary) => match secondary.backend.reconfigure(request) {
+                Ok(()) => secondary.backend,
                 Err(error) => {
-                    self.beside = Some(beside);
+                    self.secondary = Some(secondary);
                     return Err(error);
                 }
             },
         };
-        let before = std::mem::replace(&mut self.main, next);
-        self.beside = Some(Beside { backend: before, idle: None, only_takes: false });
+        let backend = std::mem::replace(&mut self.primary, next);
+        let name = self.config.backend.name.clone();
+        self.secondary = Some(SecondaryBackend { name, backend, idle_since: None, is_receive_only: false });
         Ok(())
     }
 
-    /// Lets the other backend go. What it cannot remove is no reason not to go on.
-    fn leave_beside(&mut self) {
-        if let Some(mut beside) = self.beside.take()
-            && let Err(error) = beside.backend.remove()
+    /// Removes the secondary backend. Objects that cannot be removed are logged.
+    fn remove_secondary(&mut self) {
+        if let Some(mut secondary) = self.secondary.take()
+            && let Err(error) = secondary.backend.remove()
         {
-            warn!("Something of the backend before stays: {}", chain(&error));
+            warn!("Objects of backend {} are left: {}", secondary.name, chain(&error));
         }
     }
 
-    /// Takes in who the peers are that carry UDP only. Costs what changed.
-    fn look(&mut self, peers: &PeerSet, dirty: &Dirty) {
+    /// Updates the peers that use the fallback. Costs what changed.
+    fn update_fallback_peers(&mut self, peers: &PeerSet, dirty: &Dirty) {
+        let Some(fallback) = self.registry.fallback() else { return };
         match dirty {
             Dirty::All => {
-                let all = peers.iter().filter(|lease| is_udp(lease)).map(|lease| lease.subnet);
-                self.udp_peers = all.collect();
+                let all = peers.iter().filter(|lease| fallback.has_lease(lease)).map(|lease| lease.subnet);
+                self.fallback_peers = all.collect();
             }
             Dirty::Some(subnets) => {
                 for subnet in subnets {
-                    match peers.peer(subnet).is_some_and(|lease| is_udp(lease)) {
-                        true => self.udp_peers.insert(*subnet),
-                        false => self.udp_peers.remove(subnet),
+                    match peers.peer(subnet).is_some_and(|lease| fallback.has_lease(lease)) {
+                        true => self.fallback_peers.insert(*subnet),
+                        false => self.fallback_peers.remove(subnet),
                     };
                 }
             }
         }
     }
 
-    /// Opens UDP beside the tunnel, if peers want it and it is not there.
-    fn open_udp(&mut self, now: Instant) {
-        let waits = self.failed.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < RETRY);
-        let Some(own) = self.own.clone().filter(|_| self.beside.is_none() && !waits) else { return };
+    /// Opens the fallback beside the tunnel if peers use it, unless it failed a moment ago.
+    fn open_fallback(&mut self, now: Instant) {
+        let waits = self.failure.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < RETRY);
+        let is_wanted = self.secondary.is_none() && !self.fallback_peers.is_empty();
+        let Some(own) = self.own.clone().filter(|_| is_wanted && !waits) else { return };
+        let Some(fallback) = self.fallback.clone() else { return };
+        let (name, tunnel) = (fallback.name.clone(), &self.config.backend.name);
         let mut config = self.config.clone();
-        config.backend = self.udp.clone();
-        let request = OpenRequest::new(&config, &self.external);
-        let opened = self.opener.one(request).and_then(|mut udp| udp.configure(&own).map(|()| udp));
-        match opened {
+        config.backend = fallback;
+        let request = OpenRequest::new(&config, &self.external).with_state_dir(self.state_dir.as_deref());
+        let opened = self.registry.open_one(request);
+        match opened.and_then(|mut backend| backend.configure(&own).map(|()| backend)) {
             Ok(backend) => {
-                let peers = self.udp_peers.len();
-                info!("Carrying UDP beside VXLAN: the leases of {peers} hosts say so");
-                self.failed = None;
-                self.beside = Some(Beside { backend, idle: None, only_takes: false });
+                let peers = self.fallback_peers.len();
+                info!("Opened backend {name} in addition to {tunnel}: {peers} peers use it");
+                self.failure = None;
+                self.secondary =
+                    Some(SecondaryBackend { name, backend, idle_since: None, is_receive_only: false });
             }
             Err(error) => {
                 let reason = chain(&error);
-                if self.failed.as_ref().is_none_or(|(_, told)| *told != reason) {
-                    warn!("UDP cannot be carried beside VXLAN: {reason}");
+                if self.failure.as_ref().is_none_or(|(_, logged)| *logged != reason) {
+                    warn!("Failed to open backend {name} in addition to {tunnel}: {reason}; retrying");
                 }
-                self.failed = Some((now, reason));
+                self.failure = Some((now, reason));
             }
         }
     }
 
-    /// Has the other backend do its part, and lets it go when its time is over.
-    fn sync_beside(&mut self, request: SyncRequest<'_>, report: &mut SyncReport) {
-        let kind = self.kind();
-        let Some(beside) = self.beside.as_mut() else { return };
-        let is_needed = kind == Kind::Vxlan && !(self.udp_peers.is_empty() && request.peers.is_complete());
-        let act = decide(is_needed, kind, beside.idle, request.now);
-        beside.idle = act.idle;
-        report.retry_in = [report.retry_in, act.look_in].into_iter().flatten().min();
-        if act.is_over {
-            self.leave_beside();
-            info!("Carrying {} alone from now on", self.config.backend.name);
+    /// Syncs the secondary backend, and removes it when its time is over.
+    fn sync_secondary(&mut self, request: SyncRequest<'_>, report: &mut SyncReport) {
+        let is_tunnel = self.role() == Some(MigrationRole::Tunnel);
+        let Some(secondary) = self.secondary.as_mut() else { return };
+        let is_needed = is_tunnel && !(self.fallback_peers.is_empty() && request.peers.is_complete());
+        let next = SecondaryState::next(is_needed, is_tunnel, secondary.idle_since, request.now);
+        secondary.idle_since = next.idle_since;
+        report.retry_in = [report.retry_in, next.check_in].into_iter().flatten().min();
+        if next.is_over {
+            info!("Closing backend {}: all peers use {}", secondary.name, self.config.backend.name);
+            self.remove_secondary();
             return;
         }
-        let mut done = match act.only_takes {
-            false => beside.backend.sync(request),
+        let mut done = match next.is_receive_only {
+            false => secondary.backend.sync(request),
             true => {
-                let (nobody, mut request) = (PeerSet::all_of(Vec::<Lease>::new()), request);
-                request.peers = &nobody;
-                if !beside.only_takes {
+                let (no_peers, mut request) = (PeerSet::all_of(Vec::<Lease>::new()), request);
+                request.peers = &no_peers;
+                if !secondary.is_receive_only {
                     request.dirty = &Dirty::All;
                 }
-                beside.backend.sync(request)
+                secondary.backend.sync(request)
             }
         };
-        beside.only_takes = act.only_takes;
-        match kind {
-            Kind::Vxlan => {
-                let udp_peers = &self.udp_peers;
-                report.unreachable.retain(|failure| !udp_peers.contains(&failure.peer));
-                done.unreachable.retain(|failure| udp_peers.contains(&failure.peer));
-                done.pending.retain(|failure| udp_peers.contains(&failure.peer));
-            }
-            // Whom it does not reach, the first one does.
-            Kind::Udp | Kind::Other => (done.unreachable, done.pending) = (Vec::new(), Vec::new()),
+        secondary.is_receive_only = next.is_receive_only;
+        if is_tunnel {
+            let fallback_peers = &self.fallback_peers;
+            report.unreachable.retain(|failure| !fallback_peers.contains(&failure.peer));
+            done.unreachable.retain(|failure| fallback_peers.contains(&failure.peer));
+            done.pending.retain(|failure| fallback_peers.contains(&failure.peer));
+        } else {
+            // The primary backend reaches the peers that this one doesn't.
+            (done.unreachable, done.pending) = (Vec::new(), Vec::new());
         }
         report.merge(done);
     }
 }
 
-/// Tells whether a host is reached by UDP beside a tunnel. Upstream's leases of this backend name none.
-pub(super) fn is_udp(lease: &Lease) -> bool {
-    lease.attrs.backend_type == BackendType::UNNAMED || lease.attrs.backend_type.as_str() == "udp"
-}
-
-/// What becomes of the other backend.
+/// What becomes of the secondary backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Act {
-    idle: Option<Instant>,
-    only_takes: bool,
+struct SecondaryState {
+    idle_since: Option<Instant>,
+    is_receive_only: bool,
     is_over: bool,
-    /// When this is to be decided again.
-    look_in: Option<Duration>,
+    /// The time after which to decide again.
+    check_in: Option<Duration>,
 }
 
-/// Decides what becomes of the backend beside one of this kind, given since when it was not needed.
-fn decide(is_needed: bool, kind: Kind, idle: Option<Instant>, now: Instant) -> Act {
-    if is_needed {
-        return Act { idle: None, only_takes: false, is_over: false, look_in: None };
+impl SecondaryState {
+    /// Decides for a backend that has not been needed since `idle_since`. `is_fallback` is whether it is the fallback
+    /// beside a tunnel.
+    fn next(is_needed: bool, is_fallback: bool, idle_since: Option<Instant>, now: Instant) -> Self {
+        if is_needed {
+            return Self { idle_since: None, is_receive_only: false, is_over: false, check_in: None };
+        }
+        let since = idle_since.unwrap_or(now);
+        let idle = now.saturating_duration_since(since);
+        let is_receive_only = !is_fallback && idle >= HANDOVER;
+        let next = if is_fallback || is_receive_only { LINGER } else { HANDOVER };
+        Self {
+            idle_since: Some(since),
+            is_receive_only,
+            is_over: idle >= LINGER,
+            check_in: next.checked_sub(idle),
+        }
     }
-    let since = idle.unwrap_or(now);
-    let time = now.saturating_duration_since(since);
-    let only_takes = kind == Kind::Udp && time >= HANDOVER;
-    let next = if kind == Kind::Udp && !only_takes { HANDOVER } else { LINGER };
-    Act { idle: Some(since), only_takes, is_over: time >= LINGER, look_in: next.checked_sub(time) }
 }
 
 #[async_trait]
 impl Backend for MigratingBackend {
     fn attrs(&self) -> BackendAttrs {
-        self.main.attrs()
+        self.primary.attrs()
     }
 
-    /// While packets may go either way, what fits both.
+    /// Returns what fits both paths while packets may take either.
     fn mtu(&self) -> u32 {
-        let beside = self.beside.as_ref().filter(|_| self.kind() == Kind::Vxlan);
-        beside.map_or(u32::MAX, |beside| beside.backend.mtu()).min(self.main.mtu())
+        let secondary = self.secondary.as_ref().filter(|_| self.role() == Some(MigrationRole::Tunnel));
+        secondary.map_or(u32::MAX, |secondary| secondary.backend.mtu()).min(self.primary.mtu())
     }
 
     fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError> {
-        self.main.update_interface(external)?;
+        self.primary.update_interface(external)?;
         self.external = external.clone();
-        if self.beside.as_mut().is_some_and(|beside| beside.backend.update_interface(external).is_err()) {
-            // It is opened again where it is needed.
-            self.leave_beside();
+        if self
+            .secondary
+            .as_mut()
+            .is_some_and(|secondary| secondary.backend.update_interface(external).is_err())
+        {
+            // The next sync opens it again if it is needed.
+            self.remove_secondary();
         }
         Ok(())
     }
 
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
-        let (before, now) = (&self.config.backend.name, &request.config.backend.name);
-        if now.eq_ignore_ascii_case(before) {
-            self.main.reconfigure(request)?;
-            // It is opened again where it is needed, for the network as it is now.
-            self.leave_beside();
+        if request.config.backend.name.eq_ignore_ascii_case(&self.config.backend.name) {
+            self.primary.reconfigure(request)?;
+            // The next sync opens it for the new configuration if it is needed.
+            self.remove_secondary();
         } else {
-            self.become_another(request)?;
+            self.replace_primary(request)?;
         }
-        self.note(request);
+        self.set_config(request);
         Ok(())
     }
 
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError> {
         self.own = Some(own.clone());
-        if let Some(beside) = &mut self.beside
-            && let Err(error) = beside.backend.configure(own)
+        if let Some(secondary) = &mut self.secondary
+            && let Err(error) = secondary.backend.configure(own)
         {
-            warn!("The backend before cannot be made ready: {}", chain(&error));
+            warn!("Failed to configure backend {}: {}", secondary.name, chain(&error));
         }
-        self.main.configure(own)
+        self.primary.configure(own)
     }
 
     fn sync(&mut self, mut request: SyncRequest<'_>) -> SyncReport {
-        self.opener.tell(request.peers, request.dirty);
-        let mut report = self.main.sync(request);
-        self.look(request.peers, request.dirty);
-        let has_news = self.beside.is_none();
-        if self.kind() == Kind::Vxlan && !self.udp_peers.is_empty() {
-            self.open_udp(request.now);
-            if self.failed.is_some() {
+        self.registry.publish(request.peers, request.dirty);
+        let mut report = self.primary.sync(request);
+        let had_secondary = self.secondary.is_some();
+        if self.role() == Some(MigrationRole::Tunnel) {
+            self.update_fallback_peers(request.peers, request.dirty);
+            self.open_fallback(request.now);
+            if self.failure.is_some() && !self.fallback_peers.is_empty() {
                 report.retry_in = Some(report.retry_in.map_or(RETRY, |pause| pause.min(RETRY)));
             }
         }
-        // One that was just opened knows nobody yet.
-        if has_news {
+        // A backend that was just opened knows no peers.
+        if !had_secondary {
             request.dirty = &Dirty::All;
         }
-        self.sync_beside(request, &mut report);
+        self.sync_secondary(request, &mut report);
         report
     }
 
     async fn wait_for_drift(&mut self) -> String {
-        match &mut self.beside {
-            None => self.main.wait_for_drift().await,
-            Some(beside) => tokio::select! {
-                what = self.main.wait_for_drift() => what,
-                what = beside.backend.wait_for_drift() => what,
+        match &mut self.secondary {
+            None => self.primary.wait_for_drift().await,
+            Some(secondary) => tokio::select! {
+                reason = self.primary.wait_for_drift() => reason,
+                reason = secondary.backend.wait_for_drift() => reason,
             },
         }
     }
 
     fn devices(&self) -> Vec<DeviceFacts> {
-        let beside = self.beside.iter().flat_map(|beside| beside.backend.devices());
-        self.main.devices().into_iter().chain(beside).collect()
+        let secondary = self.secondary.iter().flat_map(|secondary| secondary.backend.devices());
+        self.primary.devices().into_iter().chain(secondary).collect()
     }
 
     fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
-        self.main.traffic().or_else(|| self.beside.as_ref()?.backend.traffic())
+        self.primary.traffic().or_else(|| self.secondary.as_ref()?.backend.traffic())
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {
-        let beside = self.beside.take().map_or(Ok(()), |mut beside| beside.backend.remove());
-        self.main.remove().and(beside)
+        let secondary = self.secondary.take().map_or(Ok(()), |mut secondary| secondary.backend.remove());
+        self.primary.remove().and(secondary)
     }
 }
 
@@ -349,25 +358,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_backend_stays_as_long_as_it_is_needed_and_a_minute_longer() {
+    fn the_fallback_stays_while_it_is_needed_and_a_minute_longer() {
         let start = Instant::now();
-        let needed = decide(true, Kind::Vxlan, Some(start), start + LINGER * 2);
-        assert_eq!(needed, Act { idle: None, only_takes: false, is_over: false, look_in: None });
-        let first = decide(false, Kind::Vxlan, None, start);
-        assert_eq!((first.idle, first.only_takes, first.is_over), (Some(start), false, false));
-        assert_eq!(first.look_in, Some(LINGER));
-        let later = decide(false, Kind::Vxlan, first.idle, start + LINGER / 2);
-        assert_eq!((later.only_takes, later.is_over, later.look_in), (false, false, Some(LINGER / 2)));
-        assert!(decide(false, Kind::Vxlan, first.idle, start + LINGER).is_over);
+        let next = |is_needed, since, now| SecondaryState::next(is_needed, true, since, now);
+        let needed = next(true, Some(start), start + LINGER * 2);
+        let expected =
+            SecondaryState { idle_since: None, is_receive_only: false, is_over: false, check_in: None };
+        assert_eq!(needed, expected);
+        let first = next(false, None, start);
+        assert_eq!((first.idle_since, first.is_receive_only, first.is_over), (Some(start), false, false));
+        assert_eq!(first.check_in, Some(LINGER));
+        let later = next(false, first.idle_since, start + LINGER / 2);
+        assert_eq!((later.is_receive_only, later.is_over, later.check_in), (false, false, Some(LINGER / 2)));
+        assert!(next(false, first.idle_since, start + LINGER).is_over);
     }
 
     #[test]
-    fn a_host_that_goes_back_to_udp_sends_through_the_tunnel_for_a_moment_and_takes_for_a_minute() {
+    fn a_tunnel_that_is_left_sends_for_a_moment_and_receives_for_a_minute() {
         let start = Instant::now();
-        let first = decide(false, Kind::Udp, None, start);
-        assert_eq!((first.only_takes, first.look_in), (false, Some(HANDOVER)));
-        let then = decide(false, Kind::Udp, first.idle, start + HANDOVER);
-        assert_eq!((then.only_takes, then.is_over, then.look_in), (true, false, Some(LINGER - HANDOVER)));
-        assert!(decide(false, Kind::Udp, first.idle, start + LINGER).is_over);
+        let next = |since, now| SecondaryState::next(false, false, since, now);
+        let first = next(None, start);
+        assert_eq!((first.is_receive_only, first.check_in), (false, Some(HANDOVER)));
+        let then = next(first.idle_since, start + HANDOVER);
+        assert_eq!(
+            (then.is_receive_only, then.is_over, then.check_in),
+            (true, false, Some(LINGER - HANDOVER))
+        );
+        assert!(next(first.idle_since, start + LINGER).is_over);
     }
 }

@@ -104,7 +104,7 @@ const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
     mtu::device,
     mtu::bridge,
     mtu::subnet_file,
-    firewall::barriers,
+    firewall::blocking_rules,
     firewall::rules,
     managers::managed,
 ];

@@ -7,21 +7,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use flannel_backend_vxlan::TunnelDevice;
-use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot};
+use flannel_core::{ExternalInterface, Lease, NetworkConfig, NodeId, Plan, Snapshot, TunnelDevice};
 use flannel_firewall::{BlockingRule, MissingRules, Packet};
 use flannel_netlink::{Address, Link, Route};
 use flannel_registry::CachedNetwork;
 
 use super::finding::Cure;
-use super::options::{AgentOptions, RegistryCommands};
+use crate::backends::BackendRegistry;
+
+use super::profile::{AgentProfile, RegistryCommands};
 
 /// Everything.
 #[derive(Debug)]
 pub struct Facts {
     pub now: SystemTime,
     /// How the daemon is started, or would be.
-    pub options: AgentOptions,
+    pub options: AgentProfile,
+    /// The backends that the agent has.
+    pub backends: BackendRegistry,
     /// The program that runs.
     pub program: PathBuf,
     /// The daemons that run in this network namespace, but for one whose flags are `options`.
@@ -67,7 +70,7 @@ pub struct RunningAgent {
     /// The unit of systemd that started it.
     pub unit: Option<String>,
     /// How it was started, or why that cannot be told.
-    pub options: Result<AgentOptions, String>,
+    pub options: Result<AgentProfile, String>,
     /// The names of the devices of its network, if that could be found out.
     pub devices: Vec<String>,
 }
@@ -164,8 +167,8 @@ pub struct Network {
     pub devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
     pub mtu: u32,
-    /// The UDP port of the tunnel.
-    pub port: Option<u16>,
+    /// The UDP ports of the tunnel.
+    pub ports: Vec<u16>,
     /// What `subnet.env` should say.
     pub subnet_file: Option<String>,
 }
@@ -203,7 +206,7 @@ pub struct Socket {
 #[derive(Clone, Debug, Default)]
 pub struct Firewall {
     /// The rules in the way of the network's packets.
-    pub barriers: Vec<(Packet, BlockingRule)>,
+    pub blocking_rules: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
     pub missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.
@@ -294,8 +297,11 @@ pub fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Leas
 
 #[cfg(test)]
 pub(super) mod tests {
+    use flannel_backend_vxlan::OpenVxlan;
+    use flannel_core::BackendDescriptor as _;
+
     use super::*;
-    use crate::doctor::options::AgentRegistry;
+    use crate::doctor::profile::AgentRegistry;
 
     /// A registry that nothing is asked of.
     #[derive(Debug)]
@@ -328,7 +334,7 @@ pub(super) mod tests {
 
     /// A host that runs a daemon and has nothing wrong.
     pub(in crate::doctor) fn healthy() -> Facts {
-        let options = AgentOptions {
+        let options = AgentProfile {
             subnet_file: "/run/flannel/subnet.env".into(),
             cache: "/run/flannel/subnet.env.cache".into(),
             node_id: "/run/flannel/subnet.env.node-id".into(),
@@ -342,12 +348,13 @@ pub(super) mod tests {
             NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).expect("valid");
         let own = lease("10.5.1.0-24", "192.168.64.1");
         let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
+        let vxlan = OpenVxlan::new(flannel_netlink::Namespace::current().expect("the namespace"));
         let network = Network {
             config: config.clone(),
             own: Some(own.clone()),
-            devices: flannel_backend_vxlan::OpenVxlan::devices(&config, &external).expect("valid"),
+            devices: vxlan.data_path(&config, &external).expect("valid").devices,
             mtu: 1450,
-            port: Some(8472),
+            ports: vec![8472],
             subnet_file: None,
         };
         let daemon = RunningAgent {
@@ -361,6 +368,7 @@ pub(super) mod tests {
         leases.leases.push(Arc::new(own));
         Facts {
             now: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
+            backends: BackendRegistry::new().with(vxlan),
             program: "/usr/sbin/flanneld".into(),
             daemons: Vec::new(),
             own_daemon: Some(daemon),

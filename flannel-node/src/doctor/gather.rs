@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use flannel_backend_udp::OpenUdp;
-use flannel_backend_vxlan::{OpenVxlan, TunnelDevice};
-use flannel_core::{BackendError, ExternalInterface, Lease, NetworkConfig, PublicAddrs};
+use flannel_core::{
+    BackendError, DataPath, ExternalInterface, IpFamilies, KernelFeature, Lease, NetworkConfig, PublicAddrs,
+    TunnelDevice,
+};
 use flannel_netlink::{IpFamily, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::CachedNetwork;
 
 use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
-use super::options::AgentOptions;
+use super::profile::AgentProfile;
+use crate::backends::BackendRegistry;
 use crate::plan::{own_lease, read_node_id};
 use crate::subnet_file::SubnetEnv;
 use crate::{capabilities, client};
@@ -28,7 +30,11 @@ mod sockets;
 pub use agents::running as running_agents;
 
 /// Reads everything. `all` are the daemons that run here.
-pub async fn read(options: AgentOptions, all: Vec<RunningAgent>) -> Result<Facts, String> {
+pub async fn read(
+    options: AgentProfile,
+    backends: &BackendRegistry,
+    all: Vec<RunningAgent>,
+) -> Result<Facts, String> {
     let failed = |what: &str, error: &dyn std::error::Error| format!("{what} cannot be read: {error}");
     let namespace = Namespace::current().map_err(|error| failed("the network namespace", &error))?;
     let mut netlink = Netlink::open().map_err(|error| failed("the network", &error))?;
@@ -36,13 +42,14 @@ pub async fn read(options: AgentOptions, all: Vec<RunningAgent>) -> Result<Facts
     let registry = options.registry.read().await;
     let memory = memory(&options);
     let external = external(&options, &registry, &memory);
-    let network = network(&options, &registry, &memory, &external);
+    let network = network(&options, backends, &registry, &memory, &external);
     let mut facts = Facts {
         now: wall_clock(),
+        backends: backends.clone(),
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
         may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
         may_look: capabilities::of(None) != Some(false),
-        daemons: with_devices(daemons, &external).await,
+        daemons: with_devices(daemons, backends, &external).await,
         own_daemon,
         kernel: Kernel::default(),
         sysctls: Default::default(),
@@ -81,21 +88,20 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
     facts.peers = peers::look(others).await;
-    facts.plan = plan::look(namespace, facts).await;
+    facts.plan = plan::look(facts).await;
     facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
     facts.managed = managers::of(facts.devices());
     names.extend(facts.external.iter().map(|external| external.name.clone()));
     facts.sysctls = kernel::sysctls(namespace, &names);
-    if let Some(port) = facts.network.as_ref().and_then(|network| network.port) {
-        facts.sockets = sockets::on(port);
-    }
+    let ports = facts.network.iter().flat_map(|network| &network.ports);
+    facts.sockets = ports.flat_map(|port| sockets::on(*port)).collect();
     facts.firewall = firewall::look(namespace, facts).await;
 }
 
 /// Tells the daemon that the flags are of from the others.
-fn split(options: &AgentOptions, mut all: Vec<RunningAgent>) -> (Option<RunningAgent>, Vec<RunningAgent>) {
+fn split(options: &AgentProfile, mut all: Vec<RunningAgent>) -> (Option<RunningAgent>, Vec<RunningAgent>) {
     let is_own =
         |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|other| other.is_same_network(options));
     let same_file =
@@ -109,14 +115,15 @@ fn split(options: &AgentOptions, mut all: Vec<RunningAgent>) -> (Option<RunningA
 /// Finds out which devices the networks of other daemons have.
 async fn with_devices(
     mut daemons: Vec<RunningAgent>,
+    backends: &BackendRegistry,
     external: &Result<ExternalInterface, String>,
 ) -> Vec<RunningAgent> {
     for daemon in &mut daemons {
         let (Ok(options), Ok(external)) = (&daemon.options, external) else { continue };
         if let Some(config) = options.registry.config().await
-            && let Ok(carried) = Carried::of(&config, external)
+            && let Ok(path) = data_path(backends, &config, external)
         {
-            daemon.devices = carried.devices.into_iter().map(|device| device.name).collect();
+            daemon.devices = path.devices.into_iter().map(|device| device.name).collect();
         }
     }
     daemons
@@ -137,7 +144,7 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 
 /// Chooses the interface as the daemon does.
 fn external(
-    options: &AgentOptions,
+    options: &AgentProfile,
     registry: &RegistryFacts,
     memory: &Memory,
 ) -> Result<ExternalInterface, String> {
@@ -151,7 +158,8 @@ fn external(
 
 /// Puts together what is known of the network.
 fn network(
-    options: &AgentOptions,
+    options: &AgentProfile,
+    backends: &BackendRegistry,
     registry: &RegistryFacts,
     memory: &Memory,
     external: &Result<ExternalInterface, String>,
@@ -165,7 +173,8 @@ fn network(
         ConfigFact::Missing | ConfigFact::Invalid(_) => return None,
     };
     let external = external.as_ref().ok()?;
-    let Carried { devices, mtu, port } = Carried::of(&config, external).ok()?;
+    let DataPath { devices, mtu, .. } = data_path(backends, &config, external).ok()?;
+    let ports = backends.tunnel_ports(&config).iter().map(|port| port.port).collect();
     let public: PublicAddrs = external.public.used_by(&config);
     let own = match &registry.leases {
         Some(all) => own_lease(&all.leases, &public, memory.node).map(|lease| Lease::clone(lease)),
@@ -174,45 +183,26 @@ fn network(
     let subnet_file = own
         .as_ref()
         .map(|lease| SubnetEnv::of(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
-    Some(Network { config, own, devices, mtu, port, subnet_file })
+    Some(Network { config, own, devices, mtu, ports, subnet_file })
 }
 
-/// How a configuration has traffic carried on this host.
-pub(super) struct Carried {
-    devices: Vec<TunnelDevice>,
-    mtu: u32,
-    port: Option<u16>,
-}
-
-impl Carried {
-    /// Asks the backend, which says what is wrong with its part of the configuration.
-    pub(super) fn of(config: &NetworkConfig, external: &ExternalInterface) -> Result<Self, BackendError> {
-        match config.backend.name.to_lowercase().as_str() {
-            "vxlan" => {
-                let devices = OpenVxlan::devices(config, external)?;
-                let mtu = devices.iter().map(|device| device.mtu).min().unwrap_or(0);
-                let port = devices.first().map(|device| device.port);
-                Ok(Self { devices, mtu, port })
-            }
-            "udp" => {
-                let (mtu, port) = OpenUdp::device(config, external)?;
-                Ok(Self { devices: Vec::new(), mtu, port: Some(port) })
-            }
-            "host-gw" | "extension" | "alloc" => {
-                Ok(Self { devices: Vec::new(), mtu: external.mtu, port: None })
-            }
-            name => Err(crate::backends::unknown(name)),
-        }
-    }
+/// Describes how the backend of a configuration carries the traffic on this host.
+pub(super) fn data_path(
+    backends: &BackendRegistry,
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+) -> Result<DataPath, BackendError> {
+    backends.get(&config.backend.name)?.data_path(config, external)
 }
 
 /// Finds the TUN device of the network, whose name the kernel chose.
 fn find_tun(facts: &mut Facts) {
-    let Some(network) =
-        facts.network.as_ref().filter(|it| it.config.backend.name.eq_ignore_ascii_case("udp"))
-    else {
-        return;
+    let uses_tun = |name: &str| {
+        let backend = facts.backends.find(name);
+        backend.is_some_and(|backend| backend.kernel_features().contains(&KernelFeature::Tun))
     };
+    let network = facts.network.as_ref().filter(|network| network.devices.is_empty());
+    let Some(network) = network.filter(|network| uses_tun(&network.config.backend.name)) else { return };
     let of_network = |index: u32| {
         let mut addresses = facts.addresses.iter().filter(|address| address.index == index);
         addresses
@@ -220,9 +210,9 @@ fn find_tun(facts: &mut Facts) {
     };
     let tun = facts.links.iter().find(|link| link.kind == LinkKind::Tun && of_network(link.index));
     let name = tun.map(|link| link.name.clone());
-    let (mtu, port) = (network.mtu, network.port.unwrap_or(0));
+    let (mtu, port) = (network.mtu, network.ports.first().copied().unwrap_or_default());
     if let (Some(name), Some(network)) = (name, &mut facts.network) {
-        network.devices = vec![TunnelDevice::new(name, IpFamily::V4, 0, port, mtu)];
+        network.devices = vec![TunnelDevice::new(name, IpFamilies::V4, mtu).with_port(port)];
     }
 }
 
@@ -235,7 +225,7 @@ fn held_peers(facts: &Facts) -> usize {
 }
 
 /// Reads what earlier runs left.
-fn memory(options: &AgentOptions) -> Memory {
+fn memory(options: &AgentProfile) -> Memory {
     let network = CachedNetwork::read(&options.cache, options.registry.cache_key()).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
     Memory { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }

@@ -16,6 +16,7 @@ use super::order::{Order, pace};
 use super::path::{Measured, Plan};
 use super::site::{Own, ProbeTarget, Site, Thoroughness};
 use super::wire::{Responder, Wire};
+use crate::backends::BackendRegistry;
 use crate::status::DaemonState;
 
 /// How to probe in the background.
@@ -37,50 +38,81 @@ pub struct MeshNotes {
     pub lost: u64,
 }
 
+impl Default for MeshOptions {
+    /// Probes each peer every 30 s, at the port 8473.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), port: 8473 }
+    }
+}
+
 /// How often the peers are read: a network of thousands is read within a millisecond.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// So many turns overlap at most; each takes some seconds if the peer is silent or small packets alone come through.
 const AT_ONCE: usize = 64;
 
-/// Asks and answers for ever.
-pub async fn keep(options: MeshOptions, network: NetworkView, beside: Arc<DaemonState>) -> Infallible {
-    let mut told = Vec::new();
-    loop {
-        let Some(site) =
-            Site::of_status(&network.status()).filter(|site| !site.own.context.interface.is_empty())
-        else {
-            tokio::time::sleep(LOOK_EVERY / 5).await;
-            continue;
-        };
-        let (responder, failed) = Responder::open(&site.own, options.port);
-        if failed != told {
-            failed.iter().for_each(|why| warn!("Peers that probe this host get no answer at {why}"));
-            told = failed;
+/// Probes the peers of a network in the background, and answers their probes.
+#[derive(Debug)]
+pub struct Mesh {
+    options: MeshOptions,
+    network: NetworkView,
+    backends: BackendRegistry,
+    state: Arc<DaemonState>,
+}
+
+impl Mesh {
+    /// Probes the peers of this network; the results go to `state`.
+    #[must_use]
+    pub fn new(
+        options: MeshOptions,
+        network: NetworkView,
+        backends: BackendRegistry,
+        state: Arc<DaemonState>,
+    ) -> Self {
+        Self { options, network, backends, state }
+    }
+
+    /// Probes and answers, and never returns.
+    pub async fn run(self) -> Infallible {
+        let mut reported = Vec::new();
+        loop {
+            let Some(site) = self.site().filter(|site| !site.own.context.interface.is_empty()) else {
+                tokio::time::sleep(LOOK_EVERY / 5).await;
+                continue;
+            };
+            let (responder, failed) = Responder::open(&site.own, self.options.port);
+            if failed != reported {
+                failed.iter().for_each(|why| warn!("Peers that probe this host get no answer at {why}"));
+                reported = failed;
+            }
+            info!("Probing {} peers, each every {:?} at most", site.peers.len(), self.options.interval);
+            let wire = Wire::open(&site.own, self.options.port);
+            let prober = Prober { mesh: &self, wire: &wire, responder: &responder };
+            tokio::select! {
+                // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
+                biased;
+                never = wire.listen() => match never {},
+                never = responder.serve() => match never {},
+                () = prober.ask(site) => {}
+            }
         }
-        info!("Probing {} peers, each every {:?} at most", site.peers.len(), options.interval);
-        let wire = Wire::open(&site.own, options.port);
-        let mesh = Mesh { options, wire: &wire, responder: &responder, beside: &beside };
-        tokio::select! {
-            // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
-            biased;
-            never = wire.listen() => match never {},
-            never = responder.serve() => match never {},
-            () = mesh.ask(site, &network) => {}
-        }
+    }
+
+    fn site(&self) -> Option<Site> {
+        Site::of_status(&self.network.status(), &self.backends)
     }
 }
 
-struct Mesh<'a> {
-    options: MeshOptions,
+/// A mesh with the sockets for this host's current addresses.
+struct Prober<'a> {
+    mesh: &'a Mesh,
     wire: &'a Wire,
     responder: &'a Responder,
-    beside: &'a DaemonState,
 }
 
-impl Mesh<'_> {
+impl Prober<'_> {
     /// Asks until this host's own addresses change.
-    async fn ask(&self, site: Site, network: &NetworkView) {
+    async fn ask(&self, site: Site) {
         let mut order = Order::new(fastrand::u64(..));
         let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
         let mut turns = FuturesUnordered::new();
@@ -89,7 +121,7 @@ impl Mesh<'_> {
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
         // Hosts that start together do not ask together.
         let mut turn_at = tokio::time::Instant::now()
-            + pace(self.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
+            + pace(self.mesh.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
         loop {
             tokio::select! {
                 Some((subnet, measured)) = turns.next() => {
@@ -98,14 +130,14 @@ impl Mesh<'_> {
                 }
                 () = sleep_until(look_at) => {
                     look_at = tokio::time::Instant::now() + LOOK_EVERY;
-                    let Some(site) = Site::of_status(&network.status()) else { continue };
+                    let Some(site) = self.mesh.site() else { continue };
                     if site.own != own {
                         return;
                     }
                     peers = self.take_in(site, &mut order);
                 }
                 () = sleep_until(turn_at) => {
-                    turn_at = tokio::time::Instant::now() + pace(self.options.interval, peers.len());
+                    turn_at = tokio::time::Instant::now() + pace(self.mesh.options.interval, peers.len());
                     let next = if turns.len() < AT_ONCE { order.next() } else { None };
                     if let Some(peer) = next.and_then(|subnet| peers.get(&subnet))
                         && asked.insert(peer.subnet)
@@ -127,8 +159,8 @@ impl Mesh<'_> {
         self.responder.set_peers(inside);
         let peers: BTreeMap<_, _> = site.peers.into_iter().map(|peer| (peer.subnet, peer)).collect();
         order.set(&peers.keys().copied().collect());
-        let pace = pace(self.options.interval, peers.len());
-        self.beside.mesh(|notes| {
+        let pace = pace(self.mesh.options.interval, peers.len());
+        self.mesh.state.mesh(|notes| {
             notes.round = pace * u32::try_from(peers.len()).unwrap_or(u32::MAX);
             notes.peers.retain(|subnet, _| peers.contains_key(subnet));
         });
@@ -137,7 +169,7 @@ impl Mesh<'_> {
 
     /// Plans the turn of a peer.
     fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
-        self.beside.mesh(|notes| {
+        self.mesh.state.mesh(|notes| {
             let history = notes.peers.entry(peer.subnet).or_insert_with(History::new);
             let sizes = history.wants_sizes();
             let how = Thoroughness { enough: 1, most: 3, pause: Duration::ZERO, sizes };
@@ -148,7 +180,7 @@ impl Mesh<'_> {
     }
 
     fn note(&self, subnet: SubnetKey, measured: Vec<Measured>, own: &Own) {
-        self.beside.mesh(|notes| {
+        self.mesh.state.mesh(|notes| {
             let count = |of: fn(&Measured) -> u32| measured.iter().map(|way| u64::from(of(way))).sum::<u64>();
             notes.sent += count(|way| way.sent);
             notes.lost += count(|way| way.lost);

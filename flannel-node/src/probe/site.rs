@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::path::Plan;
 use super::verdict::ProbeContext;
-use crate::backends;
+use crate::backends::BackendRegistry;
 
 /// This host, as the start of all paths.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -61,13 +61,13 @@ impl From<&Lease> for Record {
 
 impl Site {
     /// Takes in what a daemon tells; nothing as long as it has no lease.
-    pub fn of_status(status: &NetworkStatus) -> Option<Self> {
+    pub fn of_status(status: &NetworkStatus, backends: &BackendRegistry) -> Option<Self> {
         let lease = status.lease.as_ref()?;
         let backend =
             status.network.as_ref().map(|network| network.backend.to_lowercase()).unwrap_or_default();
         let port = status.devices.iter().find_map(|device| device.port);
         let context = ProbeContext {
-            port: port.or_else(|| backends::default_port(&backend)),
+            port: port.or_else(|| Some(backends.default_ports(&backend).first()?.port)),
             interface: status.external.name.clone(),
             ..ProbeContext::default()
         };
@@ -88,7 +88,12 @@ impl Site {
     }
 
     /// Takes in leases, and finds this host's own among them by the address of its device.
-    pub fn of_leases(config: &NetworkConfig, own: Option<&Lease>, leases: &[Arc<Lease>]) -> Self {
+    pub fn of_leases(
+        config: &NetworkConfig,
+        backends: &BackendRegistry,
+        own: Option<&Lease>,
+        leases: &[Arc<Lease>],
+    ) -> Self {
         let local = local_addresses();
         let is_own = |lease: &&Arc<Lease>| overlay(&lease.subnet).any(|address| local.contains_key(&address));
         let own = own.map(Record::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
@@ -97,7 +102,7 @@ impl Site {
         let first = leases.iter().flat_map(|lease| lease.attrs.public.addresses()).next();
         let (interface, mtu) = first.and_then(leaves_by).unzip();
         let context = ProbeContext {
-            port: backends::tunnel_port(config),
+            port: backends.tunnel_ports(config).first().map(|port| port.port),
             interface: interface.unwrap_or_else(|| "any".to_owned()),
             ..ProbeContext::default()
         };

@@ -10,25 +10,25 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flannel_backend_udp::DescriptorStore;
+use flannel_core::DescriptorStore;
 use tracing::{info, warn};
 
 use super::{Notifier, descriptors};
 
 /// Descriptors by name. Several may have the same one.
-type Named = BTreeMap<String, Vec<OwnedFd>>;
+pub type PassedDescriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// What the service manager keeps for this daemon, and the way to it.
 #[derive(Debug)]
 pub struct FdStore {
     notifier: Notifier,
-    kept: Mutex<Named>,
+    kept: Mutex<PassedDescriptors>,
 }
 
 impl FdStore {
     /// Takes what the manager passed. Without `is_wanted`, and without a manager, there is no store, and what was passed
     /// is given up.
-    pub fn open(is_wanted: bool, notifier: &Notifier, passed: Named) -> Option<Self> {
+    pub fn open(is_wanted: bool, notifier: &Notifier, passed: PassedDescriptors) -> Option<Self> {
         if !passed.is_empty() {
             let names: Vec<_> = passed.keys().map(String::as_str).collect();
             info!("The service manager passed {}", names.join(", "));
@@ -40,12 +40,11 @@ impl FdStore {
         if is_wanted {
             warn!("-keep-udp-device has no effect: NOTIFY_SOCKET is not set, so nobody could keep it");
         }
-        store.give_up();
+        store.close_all();
         None
     }
 
-    /// Has the manager close everything.
-    pub fn give_up(&self) {
+    fn close_all(&self) {
         let names: Vec<String> = self.lock().keys().cloned().collect();
         for name in names {
             if let Err(error) = self.forget(&name) {
@@ -54,7 +53,7 @@ impl FdStore {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Named> {
+    fn lock(&self) -> MutexGuard<'_, PassedDescriptors> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,14 +79,18 @@ impl DescriptorStore for FdStore {
         }
         Ok(())
     }
+
+    fn clear(&self) {
+        self.close_all();
+    }
 }
 
 /// Takes the descriptors that the service manager passed to this process, whose id is given. To be called before
 /// anything is opened.
-pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> Named {
+pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> PassedDescriptors {
     let variable = |name: &str| environment(name)?.into_string().ok();
     let names = names(process, variable);
-    let mut passed = Named::new();
+    let mut passed = PassedDescriptors::new();
     for (name, descriptor) in names.iter().zip(descriptors::inherited(names.len())) {
         // Others belong to sockets that a unit file names, and nobody here asked for any.
         if let Some(descriptor) = descriptor.filter(|_| name.starts_with(PREFIX)) {

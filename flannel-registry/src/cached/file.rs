@@ -1,19 +1,16 @@
-//! The file in which a network is remembered.
+//! The cache file of a host.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use flannel_core::{BoxError, PublicAddrs, chain};
+use flannel_core::{PublicAddrs, chain};
 
 use crate::atomic_file::write_atomically;
-use crate::cache::Cache;
+use crate::cache::{Cache, read_cache};
 
-/// More bytes are no memory of a network: 100 000 peers have less than half of it.
-const LONGEST: u64 = 64 << 20;
-
-/// Only for the host's own daemon.
+/// Readable by the owner only.
 const MODE: u32 = 0o600;
 
 #[derive(Debug)]
@@ -25,9 +22,9 @@ pub(super) struct CacheFile {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The network was left, and a late write must not bring the file back.
+    /// The file was removed, and a late write must not restore it.
     removed: bool,
-    /// The failure was told.
+    /// The last write failed, and the failure was logged.
     failed: bool,
 }
 
@@ -36,20 +33,20 @@ impl CacheFile {
         Self { path, network, state: Mutex::default() }
     }
 
-    /// Reads what is remembered of this network and host; whatever is wrong with it is told and ignored.
+    /// Reads the cache of this network and host. Logs and ignores a file that cannot be used.
     pub(super) fn read(&self, public: &PublicAddrs) -> Option<Cache> {
         let why = match read_cache(&self.path, &self.network) {
             Ok(Some(cache)) if !cache.own.is_held_by(public) => {
-                format!("it is of a host at {}", cache.own.attrs.public)
+                format!("belongs to a host at {}", cache.own.attrs.public)
             }
             Ok(cache) => return cache,
             Err(error) => error.to_string(),
         };
-        tracing::warn!("Ignoring the cache {}: {why}", self.path.display());
+        tracing::warn!("ignoring cache {}: {why}", self.path.display());
         None
     }
 
-    /// Writes what is to be remembered. A failure is told once, until a write succeeds.
+    /// Writes the file. Logs the first of consecutive failures.
     pub(super) fn write(&self, cache: &Cache) {
         let text = cache.write(&self.network);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +57,7 @@ impl CacheFile {
         if let Err(error) = &written
             && !state.failed
         {
-            tracing::warn!("The cache cannot be written: {}", chain(error));
+            tracing::warn!("cannot write the cache: {}; retrying at the next change", chain(error));
         }
         state.failed = written.is_err();
     }
@@ -70,20 +67,9 @@ impl CacheFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).removed = true;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                tracing::warn!("The cache {} cannot be removed: {error}", self.path.display());
+                tracing::warn!("cannot remove the cache {}: {error}", self.path.display());
             }
             _ => {}
         }
     }
-}
-
-/// Reads the file of a network, if there is one, as far as it can be a memory.
-pub(crate) fn read_cache(path: &Path, network: &str) -> Result<Option<Cache>, BoxError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(Some(Cache::read(&bytes, network)?))
 }

@@ -1,4 +1,4 @@
-//! Watching the peers from what is remembered on, and remembering them.
+//! Watch of the peers that starts from the cache and keeps the file up to date.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use futures::{Stream, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::cache::Cache;
 
-/// The shortest time between the beginnings of two writes.
-const WRITE_GAP: Duration = Duration::from_secs(1);
+/// The minimum interval between the starts of two writes.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn stream<M: LeaseManager>(
     shared: Arc<Shared<M>>,
@@ -22,126 +22,127 @@ pub(super) fn stream<M: LeaseManager>(
 ) -> impl Stream<Item = PeerEvent> + Send + 'static {
     let events = shared.inner.watch(own);
     let state = shared.state();
-    let remembered = state.peers.peers().iter().filter(|lease| lease.subnet != own);
-    let unheard: BTreeMap<_, _> = remembered.map(|lease| (lease.subnet, Arc::clone(lease))).collect();
-    let recalled = state.silent.clone().filter(|_| state.unconfirmed);
+    let cached = state.peers.peers().iter().filter(|lease| lease.subnet != own);
+    let cached: BTreeMap<_, _> = cached.map(|lease| (lease.subnet, Arc::clone(lease))).collect();
+    let reason = state.unavailable.clone().filter(|_| state.unconfirmed);
     drop(state);
-    let mut untold = VecDeque::new();
-    let is_recalled = recalled.is_some();
-    if let Some(reason) = recalled {
-        untold.push_back(PeerEvent::Changed(unheard.values().cloned().map(LeaseChange::Put).collect()));
-        untold.push_back(PeerEvent::FromCache(reason));
+    let mut pending = VecDeque::new();
+    let from_cache = reason.is_some();
+    if let Some(reason) = reason {
+        pending.push_back(PeerEvent::Changed(cached.values().cloned().map(LeaseChange::Put).collect()));
+        pending.push_back(PeerEvent::FromCache(reason));
     }
-    let saver = Saver { due: None, earliest: Instant::now(), writing: None };
-    let watch = Watch { shared, own, events, unheard, is_recalled, is_complete: false, untold, saver };
+    let writer = CacheWriter { due: None, earliest: Instant::now(), writing: None };
+    let watch = CachedWatch { shared, own, events, cached, from_cache, is_complete: false, pending, writer };
     stream::unfold(watch, |mut watch| async { watch.next().await.map(|event| (event, watch)) })
 }
 
-struct Watch<M> {
+struct CachedWatch<M> {
     shared: Arc<Shared<M>>,
     own: SubnetKey,
     events: BoxStream<'static, PeerEvent>,
-    /// Peers that are remembered and were not heard of yet.
-    unheard: BTreeMap<SubnetKey, Arc<Lease>>,
-    /// Whether they were told.
-    is_recalled: bool,
+    /// Cached peers that the registry has not listed yet.
+    cached: BTreeMap<SubnetKey, Arc<Lease>>,
+    /// Whether the cached peers were yielded.
+    from_cache: bool,
     is_complete: bool,
-    untold: VecDeque<PeerEvent>,
-    saver: Saver,
+    pending: VecDeque<PeerEvent>,
+    writer: CacheWriter,
 }
 
-impl<M: LeaseManager> Watch<M> {
+impl<M: LeaseManager> CachedWatch<M> {
     async fn next(&mut self) -> Option<PeerEvent> {
         loop {
-            if let Some(event) = self.untold.pop_front() {
+            if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
             let due = self.shared.state().peers.due();
             tokio::select! {
-                event = self.events.next() => self.take_in(event?),
+                event = self.events.next() => self.take_event(event?),
                 () = self.shared.changed.notified() => self.save(),
-                () = until(due.map(Instant::from_std)) => self.let_go(),
-                is_due = self.saver.work() => if is_due { self.write() },
+                () = until(due.map(Instant::from_std)) => self.expire_held(),
+                is_due = self.writer.ready() => if is_due { self.write() },
             }
         }
     }
 
-    fn take_in(&mut self, event: PeerEvent) {
+    fn take_event(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Changed(changes) => {
-                let news =
-                    changes.into_iter().filter(|change| is_news(&mut self.unheard, self.is_recalled, change));
-                let news = news.collect();
-                self.tell(news);
+                let differs = |change: &_| differs_from_cache(&mut self.cached, self.from_cache, change);
+                let changes = changes.into_iter().filter(differs).collect();
+                self.push(changes);
             }
             PeerEvent::Complete => {
-                self.shared.heard.notify_one();
-                if self.shared.has_moved() {
-                    self.disown_unheard();
+                self.shared.registry_reached.notify_one();
+                if self.shared.is_other_store() {
+                    self.reject_cached();
                 }
-                self.forget_unheard();
+                self.remove_cached();
                 self.is_complete = true;
                 self.save();
-                self.untold.push_back(PeerEvent::Complete);
+                self.pending.push_back(PeerEvent::Complete);
             }
             PeerEvent::RegistryAvailable => {
-                self.shared.heard.notify_one();
-                self.untold.push_back(PeerEvent::RegistryAvailable);
+                self.shared.registry_reached.notify_one();
+                self.pending.push_back(PeerEvent::RegistryAvailable);
             }
             event @ (PeerEvent::FromCache(_)
             | PeerEvent::CacheRejected(_)
             | PeerEvent::Bad(_)
             | PeerEvent::RegistryUnavailable(_)
             | _) => {
-                self.untold.push_back(event);
+                self.pending.push_back(event);
             }
         }
     }
 
-    /// Forgets who was not heard of, because they are of another network.
-    fn disown_unheard(&mut self) {
-        let subnets: Vec<_> = std::mem::take(&mut self.unheard).into_keys().collect();
+    /// Drops cached peers that the registry does not list, because they are of another registry.
+    fn reject_cached(&mut self) {
+        let subnets: Vec<_> = std::mem::take(&mut self.cached).into_keys().collect();
         self.shared.state().peers.disown(&subnets);
-        if self.is_recalled && !subnets.is_empty() {
-            self.untold.push_back(PeerEvent::CacheRejected(subnets));
+        if self.from_cache && !subnets.is_empty() {
+            self.pending.push_back(PeerEvent::CacheRejected(subnets));
         }
     }
 
-    /// Tells that who was not heard of is gone. Who was not told yet is told first, so that whoever counts departures
-    /// can count these.
-    fn forget_unheard(&mut self) {
+    /// Yields the removal of cached peers that the registry does not list. Peers that were not yielded before are added
+    /// first, so that damping counts their removal.
+    fn remove_cached(&mut self) {
         let mut changes = Vec::new();
-        for (subnet, lease) in std::mem::take(&mut self.unheard) {
-            if !self.is_recalled {
+        for (subnet, lease) in std::mem::take(&mut self.cached) {
+            if !self.from_cache {
                 changes.push(LeaseChange::Put(lease));
             }
             changes.push(LeaseChange::Removed(subnet));
         }
-        self.tell(changes);
+        self.push(changes);
     }
 
-    fn tell(&mut self, changes: Vec<LeaseChange>) {
+    /// Yields changes and has them written.
+    fn push(&mut self, changes: Vec<LeaseChange>) {
         if changes.is_empty() {
             return;
         }
         self.shared.state().peers.filter(changes.clone(), Instant::now().into_std());
         self.save();
-        self.untold.push_back(PeerEvent::Changed(changes));
+        self.pending.push_back(PeerEvent::Changed(changes));
     }
 
-    fn let_go(&mut self) {
+    /// Removes held peers whose time is over.
+    fn expire_held(&mut self) {
         self.shared.state().peers.expire(Instant::now().into_std());
         self.save();
     }
 
-    /// Asks for a write, once there is something worth it.
+    /// Requests a write once all peers are known.
     fn save(&mut self) {
         if self.is_complete {
-            self.saver.ask();
+            self.writer.request();
         }
     }
 
-    /// Begins to write what is known, on another thread.
+    /// Starts a write on another thread.
     fn write(&mut self) {
         let state = self.shared.state();
         let (Some(config), Some(own)) = (state.config.clone(), state.own.clone()) else {
@@ -151,40 +152,45 @@ impl<M: LeaseManager> Watch<M> {
         drop(state);
         let store = self.shared.inner.store();
         let (file, cache) = (Arc::clone(&self.shared.file), Cache { store, config, own, peers });
-        self.saver.begin(move || file.write(&cache));
+        self.writer.start(move || file.write(&cache));
     }
 }
 
-/// Tells whether a change says something that was not told.
-fn is_news(unheard: &mut BTreeMap<SubnetKey, Arc<Lease>>, is_recalled: bool, change: &LeaseChange) -> bool {
+/// Reports whether a change differs from the cached peers that were yielded.
+fn differs_from_cache(
+    cached: &mut BTreeMap<SubnetKey, Arc<Lease>>,
+    from_cache: bool,
+    change: &LeaseChange,
+) -> bool {
     match change {
         LeaseChange::Put(lease) => {
-            let remembered = unheard.remove(&lease.subnet).filter(|_| is_recalled);
-            remembered.is_none_or(|remembered| remembered.attrs != lease.attrs)
+            let known = cached.remove(&lease.subnet).filter(|_| from_cache);
+            known.is_none_or(|known| known.attrs != lease.attrs)
         }
         LeaseChange::Removed(subnet) => {
-            unheard.remove(subnet);
+            cached.remove(subnet);
             true
         }
     }
 }
 
-/// Writes when asked to, one write at a time and not too often.
-struct Saver {
+/// Schedules writes: one at a time, and not too often.
+struct CacheWriter {
     due: Option<Instant>,
     earliest: Instant,
     writing: Option<JoinHandle<()>>,
 }
 
-impl Saver {
-    fn ask(&mut self) {
+impl CacheWriter {
+    /// Requests a write.
+    fn request(&mut self) {
         self.due.get_or_insert(self.earliest.max(Instant::now()));
     }
 
-    /// Waits until a write may begin, and tells so, or until one has ended.
-    async fn work(&mut self) -> bool {
+    /// Waits until a requested write may start, and returns true; or until a write has ended, and returns false.
+    async fn ready(&mut self) -> bool {
         if let Some(writing) = &mut self.writing {
-            // It fails only when the runtime ends.
+            // Fails only when the runtime shuts down.
             let _ = writing.await;
             self.writing = None;
             return false;
@@ -194,16 +200,17 @@ impl Saver {
         true
     }
 
-    fn begin(&mut self, job: impl FnOnce() + Send + 'static) {
-        self.earliest = Instant::now() + WRITE_GAP;
+    /// Starts a write.
+    fn start(&mut self, job: impl FnOnce() + Send + 'static) {
+        self.earliest = Instant::now() + WRITE_INTERVAL;
         self.writing = Some(tokio::task::spawn_blocking(job));
     }
 }
 
-/// Waits for a moment, or for ever if there is none.
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
+/// Waits until a time, or forever if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -1,23 +1,23 @@
-//! A point in the history of a store. Pure.
+//! Points in the history of a store. Pure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flannel_core::Revision;
 
-/// The cluster that was heard last; zero before.
+/// The id of the cluster that responded last; zero before the first response.
 #[derive(Debug, Default)]
-pub(crate) struct LastCluster(AtomicU64);
+pub(crate) struct LastClusterId(AtomicU64);
 
-impl LastCluster {
-    /// Takes note of where an answer came from.
-    pub(crate) fn heard(&self, position: &Position) {
+impl LastClusterId {
+    /// Records the cluster of a response.
+    pub(crate) fn record(&self, position: &Position) {
         if let Some(cluster) = position.cluster {
             self.0.store(cluster, Ordering::Relaxed);
         }
     }
 
-    /// Its id, as etcd writes it; both interfaces of a cluster have the same.
-    pub(crate) fn id(&self) -> Option<String> {
+    /// Returns the id as etcd prints it, which is the same in both interfaces of a cluster.
+    pub(crate) fn get(&self) -> Option<String> {
         let id = self.0.load(Ordering::Relaxed);
         (id != 0).then(|| format!("{id:x}"))
     }
@@ -26,23 +26,23 @@ impl LastCluster {
 /// A point in the history of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// The cluster; `None` if it is not known which.
+    /// The cluster; `None` if unknown.
     pub(crate) cluster: Option<u64>,
-    /// How many times the cluster had chosen a leader.
+    /// The Raft term.
     pub(crate) term: u64,
-    /// All changes up to this revision are known.
+    /// The revision; all changes up to it are known.
     pub(crate) revision: u64,
 }
 
 impl Position {
-    /// The point after a revision of a store that is not known yet.
+    /// Returns the position at a revision of a store whose cluster is not known yet.
     pub(crate) fn after(revision: Revision) -> Self {
         Self { revision: revision.0, ..Self::default() }
     }
 
-    /// Tells whether a member that stands at `other` can lead on from here. It cannot if it belongs to another
-    /// cluster, if its time went back, as after a restore from a backup, or if it lags behind.
-    pub(crate) fn leads_on_at(&self, other: &Self) -> bool {
+    /// Reports whether a member at position `other` can continue from here: it belongs to the same cluster, its term
+    /// and revision did not go back (as after a restore from a backup), and it does not lag behind.
+    pub(crate) fn can_continue_at(&self, other: &Self) -> bool {
         let same = self.cluster.is_none() || self.cluster == other.cluster;
         same && self.term <= other.term && self.revision <= other.revision
     }
@@ -53,16 +53,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_member_of_the_same_store_that_is_as_far_leads_on() {
+    fn only_an_up_to_date_member_of_the_same_store_can_continue() {
         let known = Position { cluster: Some(7), term: 3, revision: 100 };
-        assert!(known.leads_on_at(&Position { term: 4, revision: 140, ..known }));
-        assert!(Position::after(Revision(100)).leads_on_at(&known));
+        assert!(known.can_continue_at(&Position { term: 4, revision: 140, ..known }));
+        assert!(Position::after(Revision(100)).can_continue_at(&known));
         for other in [
             Position { cluster: Some(8), ..known },
             Position { term: 2, revision: 900, ..known },
             Position { revision: 99, ..known },
         ] {
-            assert!(!known.leads_on_at(&other), "{other:?}");
+            assert!(!known.can_continue_at(&other), "{other:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection, which moves only while its owner waits for it: nothing is left running when it is dropped.
+//! An HTTP/1.1 connection that makes progress only while its owner polls it, so dropping it stops all work.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// 50,000 leases are some 20 MB.
+/// 50,000 leases take about 20 MB.
 const LONGEST_BODY: usize = 256 << 20;
 
 /// A connection to one member.
@@ -26,52 +26,52 @@ pub(super) struct Connection {
     driver: Driver,
 }
 
-/// What reads and writes.
+/// The future that reads and writes.
 enum Driver {
     Running(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
-    /// It ended, for this reason if it knows one.
+    /// Finished, with its error if there was one.
     Ended(Option<hyper::Error>),
 }
 
-/// What TLS needs to know about a member.
-pub(super) struct Tls {
+/// The TLS config and server name of a member.
+pub(super) struct TlsConfig {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
 }
 
-/// A wire, with TLS or without.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+/// A byte stream, with or without TLS.
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 impl Connection {
-    /// Connects to `HOST:PORT`, with TLS if it is given.
-    pub(super) async fn open(address: &str, tls: Option<Tls>) -> Result<Self, BoxError> {
+    /// Connects to `HOST:PORT`, with TLS if a config is given.
+    pub(super) async fn open(address: &str, tls: Option<TlsConfig>) -> Result<Self, BoxError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let wire: Box<dyn Wire> = match tls {
+        let transport: Box<dyn Transport> = match tls {
             Some(tls) => Box::new(TlsConnector::from(tls.config).connect(tls.name, stream).await?),
             None => Box::new(stream),
         };
-        let (sender, driver) = handshake(TokioIo::new(wire)).await?;
+        let (sender, driver) = handshake(TokioIo::new(transport)).await?;
         Ok(Self { sender, driver: Driver::Running(Box::pin(driver)) })
     }
 
-    /// Sends a request and waits for the head of its answer. The body of the answer before must have been read.
+    /// Sends a request and waits for the response headers. The previous body must have been read.
     pub(super) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, BoxError> {
         let sender = &mut self.sender;
-        let answer = async {
+        let response = async {
             sender.ready().await?;
             sender.send_request(request).await
         };
-        let answer = self.driver.during(answer).await;
-        answer.map_err(|error| self.driver.reason().unwrap_or_else(|| error.into()))
+        let response = self.driver.during(response).await;
+        response.map_err(|error| self.driver.reason().unwrap_or_else(|| error.into()))
     }
 
-    /// Reads the body of an answer to its end.
+    /// Reads a response body to its end.
     pub(super) async fn read(
         &mut self,
         body: impl Body<Data = Bytes, Error = hyper::Error>,
@@ -82,7 +82,7 @@ impl Connection {
 }
 
 impl Driver {
-    /// Waits for `work` while the connection moves.
+    /// Runs `work` while driving the connection.
     async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -96,7 +96,7 @@ impl Driver {
         .await
     }
 
-    /// Why it ended. Whoever waits is told only that it did.
+    /// Returns the error that ended the connection. Its users see only that it is closed.
     fn reason(&mut self) -> Option<BoxError> {
         match self {
             Self::Running(_) => None,

@@ -1,172 +1,172 @@
-//! The keys of one network, and what is kept under them. Pure.
+//! Keys and records of one network. Pure.
 
 use flannel_core::{BadRecord, Lease, RegistryEvent, Revision, SubnetKey, read_record, read_removal};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::answer::{Node, Told, is_removal};
+use super::response::{KeyResponse, Node, is_removal};
 use super::revisions::Revisions;
-use crate::etcd::Names;
+use crate::etcd::KeyLayout;
 
-/// What stands for itself in a path and in a form (RFC 3986, section 2.3).
+/// Escapes all but the unreserved characters (RFC 3986, section 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// In a path, the slash does too.
+/// Escapes as [`ESCAPED`], but not the slash.
 const ESCAPED_IN_PATH: &AsciiSet = &ESCAPED.remove(b'/');
 
-/// Where a network keeps its keys, and how they are read.
+/// The keys of a network, and how to read their values.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
-    names: Names,
+    layout: KeyLayout,
 }
 
-/// What an event means.
+/// The meaning of a watch event.
 #[derive(Debug)]
-pub(super) enum Change {
-    /// These events.
-    Told(Vec<RegistryEvent>),
-    /// A directory is gone, and what was in it is not told.
-    DirectoryGone,
+pub(super) enum KeyChange {
+    /// These registry events.
+    Events(Vec<RegistryEvent>),
+    /// A directory was removed; etcd does not list its entries.
+    DirectoryRemoved,
 }
 
 impl Keys {
-    /// Puts the keys together below a prefix. In this interface every key begins with a slash.
-    pub(super) fn below(prefix: &str) -> Self {
-        Self { names: Names::below(&format!("/{prefix}")) }
+    /// Derives the keys from a prefix. In this interface every key begins with a slash.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { layout: KeyLayout::new(&format!("/{prefix}")) }
     }
 
-    /// The key of the network's configuration.
+    /// Returns the key of the network config.
     pub(super) fn config(&self) -> &str {
-        self.names.config()
+        self.layout.config()
     }
 
-    /// The key of the directory that holds all leases.
+    /// Returns the key of the directory of the leases.
     pub(super) fn subnets(&self) -> &str {
-        self.names.subnets().trim_end_matches('/')
+        self.layout.subnets().trim_end_matches('/')
     }
 
-    /// The key of the directory that holds the configuration and all leases.
+    /// Returns the key of the directory of the config and the leases.
     pub(super) fn network(&self) -> &str {
-        let network = self.names.config().rsplit_once('/').map_or("", |(network, _)| network);
+        let network = self.layout.config().rsplit_once('/').map_or("", |(network, _)| network);
         if network.is_empty() { "/" } else { network }
     }
 
-    /// The key of one lease.
+    /// Returns the key of a lease.
     pub(super) fn subnet(&self, subnet: &SubnetKey) -> String {
-        self.names.subnet(subnet)
+        self.layout.subnet(subnet)
     }
 
-    /// Reads all leases of the directory that holds them, and puts them in order, which etcd does not.
+    /// Parses all leases of their directory, and sorts them by subnet.
     pub(super) fn read_all(
         &self,
         directory: &Node<'_>,
         revisions: &mut Revisions,
     ) -> (Vec<Lease>, Vec<BadRecord>) {
-        let told = |lease: Lease, node: &Node<'_>| Lease { revision: revisions.read(&lease, node), ..lease };
-        let (mut leases, bad) = self.records(directory, told);
+        let versioned =
+            |lease: Lease, node: &Node<'_>| Lease { revision: revisions.observe_read(&lease, node), ..lease };
+        let (mut leases, bad) = self.records(directory, versioned);
         leases.sort_by_key(|lease| lease.subnet);
         (leases, bad)
     }
 
-    /// Reads all records of the directory that holds them, in any order.
+    /// Parses all records of the leases' directory, unsorted.
     ///
-    /// Directories are not records: what is in one is named, and hidden from nobody. One that has the name of a subnet
-    /// keeps everybody from leasing it, so it is named too.
+    /// Records in subdirectories are reported as bad. So is a subdirectory with the name of a subnet, because it keeps
+    /// hosts from leasing that subnet.
     pub(super) fn records<T>(
         &self,
         directory: &Node<'_>,
-        mut take: impl FnMut(Lease, &Node<'_>) -> T,
+        mut map: impl FnMut(Lease, &Node<'_>) -> T,
     ) -> (Vec<T>, Vec<BadRecord>) {
-        let (mut taken, mut bad) = (Vec::new(), Vec::new());
+        let (mut leases, mut bad) = (Vec::new(), Vec::new());
         let mut open = directory.nodes.clone();
         while let Some(text) = open.pop() {
             let node: Node<'_> = match serde_json::from_str(text.get()) {
                 Ok(node) => node,
                 Err(error) => {
-                    let reason = format!("etcd's answer cannot be read: {error}");
+                    let reason = format!("invalid response of etcd: {error}");
                     bad.push(BadRecord::new("", None, reason));
                     continue;
                 }
             };
             let name = self.name(&node.key);
             if node.dir {
-                bad.extend(directory_of(name));
+                bad.extend(misplaced_directory(name));
                 open.extend(node.nodes);
                 continue;
             }
             match read_node(name, &node) {
-                Ok(lease) => taken.push(take(lease, &node)),
+                Ok(lease) => leases.push(map(lease, &node)),
                 Err(record) => bad.push(record),
             }
         }
         bad.sort();
-        (taken, bad)
+        (leases, bad)
     }
 
-    /// Reads one event of a watch.
-    pub(super) fn read_change(&self, told: &Told<'_>, revisions: &mut Revisions) -> Change {
-        let node = &told.node;
-        if node.dir && is_removal(&told.action) && self.is_about_leases(&node.key) {
-            return Change::DirectoryGone;
+    /// Parses a watch event.
+    pub(super) fn read_change(&self, response: &KeyResponse<'_>, revisions: &mut Revisions) -> KeyChange {
+        let node = &response.node;
+        if node.dir && is_removal(&response.action) && self.is_about_leases(&node.key) {
+            return KeyChange::DirectoryRemoved;
         }
-        let Some(name) = node.key.strip_prefix(self.names.subnets()) else {
-            // The configuration, another network's, or the directory itself was made; what was removed with all leases is
-            // told above.
-            return Change::Told(Vec::new());
+        let Some(name) = node.key.strip_prefix(self.layout.subnets()) else {
+            // The config, a key of another network, or the creation of the directory. Its removal is handled above.
+            return KeyChange::Events(Vec::new());
         };
         let revision = Revision(node.modified_index);
-        if is_removal(&told.action) {
+        if is_removal(&response.action) {
             let event = read_removal(name, revision);
             if let RegistryEvent::Deleted(subnet, _) = event {
-                revisions.forget(&subnet, revision);
+                revisions.remove(&subnet, revision);
             }
-            return Change::Told(vec![event]);
+            return KeyChange::Events(vec![event]);
         }
-        // To write below a name makes a directory of it, of which etcd does not tell.
+        // Writing below a name turns it into a directory, for which etcd sends no event.
         let directory = if node.dir { name } else { name.split_once('/').map_or("", |(first, _)| first) };
-        let mut events: Vec<_> = directory_of(directory).map(RegistryEvent::Bad).into_iter().collect();
+        let mut events: Vec<_> = misplaced_directory(directory).map(RegistryEvent::Bad).into_iter().collect();
         if !node.dir {
             events.push(match read_node(name, node) {
-                Ok(lease) => {
-                    RegistryEvent::Put(Lease { revision: revisions.hear(&lease, node), ..lease }.into())
-                }
+                Ok(lease) => RegistryEvent::Put(
+                    Lease { revision: revisions.observe_write(&lease, node), ..lease }.into(),
+                ),
                 Err(record) => RegistryEvent::Bad(record),
             });
         }
-        Change::Told(events)
+        KeyChange::Events(events)
     }
 
-    /// Tells whether a directory holds leases, or is among them.
+    /// Reports whether a directory contains leases, or is among them.
     fn is_about_leases(&self, directory: &str) -> bool {
-        let leases = self.names.subnets();
+        let leases = self.layout.subnets();
         let holds = leases
             .strip_prefix(directory)
             .is_some_and(|below| directory.is_empty() || below.starts_with('/'));
         holds || directory.starts_with(leases)
     }
 
-    /// What a key says below the directory that all are in.
+    /// Returns the part of a key after the leases' directory.
     fn name<'k>(&self, key: &'k str) -> &'k str {
-        key.strip_prefix(self.names.subnets()).unwrap_or(key)
+        key.strip_prefix(self.layout.subnets()).unwrap_or(key)
     }
 }
 
-/// Reads one record, at the revision that etcd gives it.
+/// Parses a record, at etcd's index.
 pub(super) fn read_node(name: &str, node: &Node<'_>) -> Result<Lease, BadRecord> {
     read_record(name, node.value.as_bytes(), Revision(node.modified_index), node.term())
 }
 
-/// The bad record that a directory is, if it stands where a lease could.
-fn directory_of(name: &str) -> Option<BadRecord> {
+/// Returns a bad record if a directory has the name of a subnet.
+fn misplaced_directory(name: &str) -> Option<BadRecord> {
     let subnet = name.parse::<SubnetKey>().ok().filter(|subnet| subnet.to_string() == name)?;
-    let reason = "a directory stands where a record belongs".to_owned();
+    let reason = "a directory is in place of a record".to_owned();
     Some(BadRecord::new(name, Some(subnet), reason))
 }
 
-/// Writes a key as the path of a URL.
+/// Formats a key as the path of a URL.
 pub(super) fn path(key: &str) -> String {
     format!("/v2/keys{}", utf8_percent_encode(key, ESCAPED_IN_PATH))
 }
 
-/// Writes a value for a form.
+/// Escapes a value for a form.
 pub(super) fn form_value(value: &str) -> String {
     utf8_percent_encode(value, ESCAPED).to_string()
 }
@@ -189,15 +189,15 @@ mod tests {
     const RECORD: &str = r#"{"PublicIP":"1.2.3.4"}"#;
 
     #[test]
-    fn a_prefix_always_begins_with_a_slash_here() {
-        assert_eq!(Keys::below("a/b").config(), "/a/b/config");
-        assert_eq!(Keys::below("/a/b/").subnets(), "/a/b/subnets");
+    fn every_key_begins_with_a_slash() {
+        assert_eq!(Keys::new("a/b").config(), "/a/b/config");
+        assert_eq!(Keys::new("/a/b/").subnets(), "/a/b/subnets");
         assert_eq!(path("/a b/10.5.1.0-24&fc00::-64"), "/v2/keys/a%20b/10.5.1.0-24%26fc00%3A%3A-64");
         assert_eq!(form_value("{\"a\":\"=&+\"}"), "%7B%22a%22%3A%22%3D%26%2B%22%7D");
     }
 
     #[test]
-    fn directories_hide_nothing_however_deep_they_are() {
+    fn records_in_nested_directories_are_reported() {
         let mut deep = leaf("x/10.5.1.0-24", RECORD, 5);
         for _ in 0..500 {
             deep = directory("/x", &[deep]);
@@ -212,42 +212,42 @@ mod tests {
         ];
         let all = directory("", &nodes);
         let all = serde_json::from_str(&all).unwrap();
-        let (leases, bad) = Keys::below("/n").read_all(&all, &mut Revisions::default());
+        let (leases, bad) = Keys::new("/n").read_all(&all, &mut Revisions::default());
         assert_eq!(leases.iter().map(|lease| lease.revision.0).collect::<Vec<_>>(), [9, 7]);
         let names: Vec<_> = bad.iter().map(|record| record.key.as_str()).collect();
         assert_eq!(names, ["10.5.3.0-24", "10.5.3.0-24/x", "10.5.4.0-24", "x/10.5.1.0-24"]);
     }
 
-    fn change(action: &str, node: &str) -> Change {
+    fn change(action: &str, node: &str) -> KeyChange {
         let text = format!(r#"{{"action":"{action}","node":{node}}}"#);
-        let told = serde_json::from_str(&text).unwrap();
-        Keys::below("/n").read_change(&told, &mut Revisions::default())
+        let response = serde_json::from_str(&text).unwrap();
+        Keys::new("/n").read_change(&response, &mut Revisions::default())
     }
 
-    fn told(action: &str, node: &str) -> String {
+    fn change_text(action: &str, node: &str) -> String {
         match change(action, node) {
-            Change::Told(events) => format!("{events:?}"),
-            Change::DirectoryGone => "gone".to_owned(),
+            KeyChange::Events(events) => format!("{events:?}"),
+            KeyChange::DirectoryRemoved => "gone".to_owned(),
         }
     }
 
     #[test]
-    fn whatever_is_no_removal_is_a_write() {
+    fn every_action_that_is_no_removal_is_a_write() {
         for action in ["create", "set", "update", "compareAndSwap", "whatever"] {
-            assert!(told(action, &leaf("10.5.2.0-24", RECORD, 7)).starts_with("[Put("), "{action}");
+            assert!(change_text(action, &leaf("10.5.2.0-24", RECORD, 7)).starts_with("[Put("), "{action}");
         }
         for action in ["delete", "expire", "compareAndDelete"] {
-            assert!(told(action, &leaf("10.5.2.0-24", "", 7)).starts_with("[Deleted("), "{action}");
-            assert_eq!(told(action, &directory("/x", &[])), "gone", "{action}");
+            assert!(change_text(action, &leaf("10.5.2.0-24", "", 7)).starts_with("[Deleted("), "{action}");
+            assert_eq!(change_text(action, &directory("/x", &[])), "gone", "{action}");
         }
     }
 
     #[test]
-    fn a_record_below_a_name_tells_that_the_name_is_a_directory() {
-        let events = told("set", &leaf("10.5.2.0-24/x", RECORD, 7));
+    fn a_record_below_a_name_shows_that_the_name_is_a_directory() {
+        let events = change_text("set", &leaf("10.5.2.0-24/x", RECORD, 7));
         assert_eq!(events.matches("Bad(").count(), 2, "{events}");
-        assert_eq!(told("set", &directory("/10.5.2.0-24", &[])).matches("Bad(").count(), 1);
-        assert_eq!(told("set", &directory("/other", &[])), "[]");
-        assert_eq!(told("set", &directory("", &[])), "[]");
+        assert_eq!(change_text("set", &directory("/10.5.2.0-24", &[])).matches("Bad(").count(), 1);
+        assert_eq!(change_text("set", &directory("/other", &[])), "[]");
+        assert_eq!(change_text("set", &directory("", &[])), "[]");
     }
 }

@@ -1,4 +1,4 @@
-//! One member: where it is, and what one request to it comes to.
+//! Requests to one member.
 
 use std::time::Duration;
 
@@ -9,215 +9,213 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
-use super::answer::{EtcdError, Head};
-use super::calls::Call;
 use super::connection::Connection;
-use super::tls::tls;
-use crate::etcd::Files;
+use super::request_counters::CallKind;
+use super::response::{EtcdError, StoreHeaders};
+use super::tls::tls_config;
+use crate::etcd::TlsFiles;
 
 /// A member of the cluster.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// As people write it: `http://HOST:PORT`.
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
     pub(super) url: String,
     /// `HOST:PORT`, for the connection.
     address: String,
-    /// The host alone, if it wants TLS.
+    /// The host alone if the member uses TLS.
     tls_name: Option<String>,
 }
 
-/// What is asked.
+/// A request to etcd's v2 interface.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub(super) call: Call,
+pub(super) struct ApiRequest {
+    pub(super) kind: CallKind,
     pub(super) method: Method,
-    /// The path of the URL, with its parameters.
+    /// The path of the URL, with its query.
     pub(super) path: String,
     /// The body of a write.
     pub(super) form: Option<String>,
 }
 
-/// How each request is made.
+/// Options of all requests.
 #[derive(Debug)]
-pub(super) struct Manner {
+pub(super) struct RequestOptions {
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) authorization: Option<HeaderValue>,
-    pub(super) files: Files,
+    pub(super) files: TlsFiles,
 }
 
-/// Why a request to one member failed, by what it means for the next one.
+/// Why a request to one member failed, by its consequence for the next member.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// It was not sent.
+pub(super) enum MemberError {
+    /// The request was not sent.
     NotSent(BoxError),
-    /// It was sent; what became of it is not known.
-    Away(BoxError),
-    /// Nothing was done, and another member may do it: this one does not serve the interface.
-    Lacks(BoxError),
-    /// Nothing was done, and a person must act.
+    /// The request was sent; a write may have been applied.
+    NoAnswer(BoxError),
+    /// Nothing was applied: this member does not serve the interface, but another may.
+    Unsupported(BoxError),
+    /// Nothing was applied, and an operator must act.
     Refused(BoxError),
-    /// Nothing was done, for the reason that etcd gives; the address is that of the member.
-    Said(EtcdError, String),
+    /// Nothing was applied: an error of etcd, and the URL of the member.
+    Etcd(EtcdError, String),
 }
 
 impl Member {
-    /// Reads an endpoint.
-    ///
-    /// # Errors
-    ///
-    /// Says what is wrong with it.
-    pub(super) fn new(endpoint: &str) -> Result<Self, String> {
-        let (scheme, rest) = endpoint.split_once("://").unwrap_or(("http", endpoint));
-        if !matches!(scheme, "http" | "https") {
-            return Err("want http://ADDRESS:PORT or https://ADDRESS:PORT".to_owned());
-        }
-        let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
-        if url.contains('@') {
-            return Err("user and password do not belong into an endpoint".to_owned());
-        }
+    /// Parses the URL of an endpoint. Errors name the defect.
+    pub(super) fn new(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| chain(&error))?;
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or("it names no host")?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or("it has no host")?;
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err("nothing may follow the port".to_owned());
+            return Err("expected nothing after the port".to_owned());
         }
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let address = format!("{host}:{port}");
         let tls_name = tls.then(|| bare.to_owned());
-        Ok(Self { url, address, tls_name })
+        Ok(Self { url: url.to_owned(), address, tls_name })
     }
 
-    /// Makes one request over a connection of its own and reads the whole answer.
-    pub(super) async fn call(&self, ask: &Ask, manner: &Manner) -> Result<(Head, Bytes), Trouble> {
-        let mut connection = self.connect(manner).await?;
+    /// Sends a request on a new connection and reads the whole response.
+    pub(super) async fn call(
+        &self,
+        request: &ApiRequest,
+        options: &RequestOptions,
+    ) -> Result<(StoreHeaders, Bytes), MemberError> {
+        let mut connection = self.connect(options).await?;
         let exchange = async {
-            let answer = connection
-                .send(self.request(ask, manner))
+            let response = connection
+                .send(self.http_request(request, options))
                 .await
-                .map_err(|error| self.away(error.as_ref(), manner))?;
-            self.whole(&mut connection, answer, manner).await
+                .map_err(|error| self.no_answer(error.as_ref(), options))?;
+            self.read_response(&mut connection, response, options).await
         };
-        timeout(manner.timeout, exchange).await.unwrap_or_else(|_| Err(self.late(manner.timeout)))
+        timeout(options.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out(options.timeout)))
     }
 
-    /// Makes one request, and leaves the body of a good answer to be read.
-    pub(super) async fn begin(
+    /// Sends a request and returns the headers of a successful response; the body is still to be read.
+    pub(super) async fn start(
         &self,
         connection: &mut Connection,
-        ask: &Ask,
-        manner: &Manner,
-    ) -> Result<(Head, Incoming), Trouble> {
+        request: &ApiRequest,
+        options: &RequestOptions,
+    ) -> Result<(StoreHeaders, Incoming), MemberError> {
         let exchange = async {
-            let answer = connection
-                .send(self.request(ask, manner))
+            let response = connection
+                .send(self.http_request(request, options))
                 .await
-                .map_err(|error| self.away(error.as_ref(), manner))?;
-            if answer.status().is_success() {
-                return Ok((Head::read(answer.headers()), answer.into_body()));
+                .map_err(|error| self.no_answer(error.as_ref(), options))?;
+            if response.status().is_success() {
+                return Ok((StoreHeaders::read(response.headers()), response.into_body()));
             }
-            match self.whole(connection, answer, manner).await {
-                Ok(_) => Err(Trouble::Away(format!("{}: an error without one", self.url).into())),
-                Err(trouble) => Err(trouble),
+            match self.read_response(connection, response, options).await {
+                Ok(_) => Err(MemberError::NoAnswer(
+                    format!("{}: a response with an error status and a successful body", self.url).into(),
+                )),
+                Err(error) => Err(error),
             }
         };
-        timeout(manner.timeout, exchange).await.unwrap_or_else(|_| Err(self.late(manner.timeout)))
+        timeout(options.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out(options.timeout)))
     }
 
-    /// Connects.
-    pub(super) async fn connect(&self, manner: &Manner) -> Result<Connection, Trouble> {
+    /// Opens a connection.
+    pub(super) async fn connect(&self, options: &RequestOptions) -> Result<Connection, MemberError> {
         let open = async {
-            let tls = self.tls_name.as_deref().map(|name| tls(&manner.files, name)).transpose()?;
+            let tls = self.tls_name.as_deref().map(|name| tls_config(&options.files, name)).transpose()?;
             Connection::open(&self.address, tls).await
         };
-        match timeout(manner.connect_timeout, open).await {
+        match timeout(options.connect_timeout, open).await {
             Ok(opened) => {
-                opened.map_err(|error| Trouble::NotSent(self.explain(error.as_ref(), manner).into()))
+                opened.map_err(|error| MemberError::NotSent(self.explain(error.as_ref(), options).into()))
             }
             Err(_) => {
-                let limit = manner.connect_timeout;
-                Err(Trouble::NotSent(format!("{}: no connection within {limit:?}", self.url).into()))
+                let limit = options.connect_timeout;
+                Err(MemberError::NotSent(format!("{}: no connection within {limit:?}", self.url).into()))
             }
         }
     }
 
-    fn request(&self, ask: &Ask, manner: &Manner) -> Request<Full<Bytes>> {
-        let body = ask.form.clone().unwrap_or_default();
-        let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = ask.method.clone();
-        // Paths are made of escaped parts.
-        *request.uri_mut() = ask.path.parse().unwrap_or_default();
-        let headers = request.headers_mut();
+    fn http_request(&self, request: &ApiRequest, options: &RequestOptions) -> Request<Full<Bytes>> {
+        let body = request.form.clone().unwrap_or_default();
+        let mut http_request = Request::new(Full::new(Bytes::from(body)));
+        *http_request.method_mut() = request.method.clone();
+        // Paths consist of escaped parts.
+        *http_request.uri_mut() = request.path.parse().unwrap_or_default();
+        let headers = http_request.headers_mut();
         let authority = self.url.split_once("://").map_or("", |(_, authority)| authority);
         headers.insert(HOST, HeaderValue::from_str(authority).unwrap_or(HeaderValue::from_static("")));
-        if ask.form.is_some() {
+        if request.form.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
-        if let Some(authorization) = &manner.authorization {
+        if let Some(authorization) = &options.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        request
+        http_request
     }
 
-    /// Reads an answer to its end and tells what it comes to.
-    async fn whole(
+    /// Reads a response to its end and classifies it.
+    async fn read_response(
         &self,
         connection: &mut Connection,
-        answer: Response<Incoming>,
-        manner: &Manner,
-    ) -> Result<(Head, Bytes), Trouble> {
-        let (status, head) = (answer.status(), Head::read(answer.headers()));
-        let location = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok()).map(str::to_owned);
-        let body =
-            connection.read(answer.into_body()).await.map_err(|error| self.away(error.as_ref(), manner))?;
+        response: Response<Incoming>,
+        options: &RequestOptions,
+    ) -> Result<(StoreHeaders, Bytes), MemberError> {
+        let (status, headers) = (response.status(), StoreHeaders::read(response.headers()));
+        let location = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).map(str::to_owned);
+        let body = connection
+            .read(response.into_body())
+            .await
+            .map_err(|error| self.no_answer(error.as_ref(), options))?;
         if status.is_success() && body.starts_with(b"{") {
-            return Ok((head, body));
+            return Ok((headers, body));
         }
-        Err(self.trouble(status, location.as_deref(), &body))
+        Err(self.response_error(status, location.as_deref(), &body))
     }
 
-    /// Tells what an answer means that is no success.
-    fn trouble(&self, status: StatusCode, location: Option<&str>, body: &[u8]) -> Trouble {
+    /// Classifies an unsuccessful response.
+    fn response_error(&self, status: StatusCode, location: Option<&str>, body: &[u8]) -> MemberError {
         let url = &self.url;
-        match EtcdError::read(body) {
-            Some(error) if error.is_trouble() => Trouble::Away(format!("{url}: {error}").into()),
-            Some(error) => Trouble::Said(error, url.clone()),
-            None if status.is_server_error() => Trouble::Away(format!("{url}: HTTP status {status}").into()),
+        match EtcdError::parse(body) {
+            Some(error) if error.is_raft_error() => MemberError::NoAnswer(format!("{url}: {error}").into()),
+            Some(error) => MemberError::Etcd(error, url.clone()),
+            None if status.is_server_error() => {
+                MemberError::NoAnswer(format!("{url}: HTTP status {status}").into())
+            }
             None if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN => {
-                Trouble::Refused(format!("{url}: HTTP status {status}{}", said(body)).into())
+                MemberError::Refused(format!("{url}: HTTP status {status}{}", short_text(body)).into())
             }
             None => {
                 let to = location.map(|to| format!(" to {to}")).unwrap_or_default();
                 let reason = format!(
-                    "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 2.3 to 3.3 do, 3.4 and \
-                     3.5 with --enable-v2=true, later ones never"
+                    "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 2.3 to 3.3 serve it, 3.4 and \
+                     3.5 only with --enable-v2=true, later versions not at all"
                 );
-                Trouble::Lacks(reason.into())
+                MemberError::Unsupported(reason.into())
             }
         }
     }
 
-    fn away(&self, error: &(dyn std::error::Error + 'static), manner: &Manner) -> Trouble {
-        Trouble::Away(self.explain(error, manner).into())
+    fn no_answer(&self, error: &(dyn std::error::Error + 'static), options: &RequestOptions) -> MemberError {
+        MemberError::NoAnswer(self.explain(error, options).into())
     }
 
-    /// An error with the member's address, and which file may have to do with it.
-    fn explain(&self, error: &(dyn std::error::Error + 'static), manner: &Manner) -> String {
+    /// Returns an error's text with the member's URL and a hint at the certificate file that may have caused it.
+    fn explain(&self, error: &(dyn std::error::Error + 'static), options: &RequestOptions) -> String {
         let reason = format!("{}: {}", self.url, chain(error));
-        match self.tls_name.as_ref().and_then(|_| manner.files.hint(&reason)) {
+        match self.tls_name.as_ref().and_then(|_| options.files.hint(&reason)) {
             Some(hint) => format!("{reason}; {hint}"),
             None => reason,
         }
     }
 
-    fn late(&self, limit: Duration) -> Trouble {
-        Trouble::Away(format!("{}: no answer within {limit:?}", self.url).into())
+    fn timed_out(&self, limit: Duration) -> MemberError {
+        MemberError::NoAnswer(format!("{}: no answer within {limit:?}", self.url).into())
     }
 }
 
-/// The words of an answer that is not etcd's own, if they are few.
-fn said(body: &[u8]) -> String {
+/// Returns the text of a response that is not from etcd, if it is short.
+fn short_text(body: &[u8]) -> String {
     match std::str::from_utf8(body).map(str::trim) {
         Ok(text) if !text.is_empty() && text.len() <= 200 => format!(": {text}"),
         _ => String::new(),

@@ -1,357 +1,423 @@
-//! Reading and writing records.
+//! Reads and writes of records.
 //!
-//! A write compares `modifiedIndex`, which a renewal moves on; the revision, which it does not, is what the caller
-//! knows (see `revisions`). So a comparison that fails is looked into: if the record was only renewed meanwhile, the
-//! write is made again with its new index.
+//! A write compares `modifiedIndex`, which a renewal changes, while callers know the revision, which a renewal does not
+//! change (see `revisions`). After a failed comparison the record is read; if it was only renewed, the write is repeated
+//! with the new index.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 #[cfg(feature = "etcd-v3")]
 use flannel_core::BadRecord;
-use flannel_core::{Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
+use flannel_core::{
+    LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
+    SubnetKey, SubnetRegistry, Term,
+};
+use futures::stream::BoxStream;
 use hyper::Method;
 use serde::Deserialize;
 
-use super::Store;
-use super::answer::{EtcdError, Node, Told, read};
-use super::calls::Call;
-use super::cluster::{Answer, Failure};
+use super::cluster::{CallError, MemberResponse};
 use super::keys::{form_value, path, read_node};
-use super::member::Ask;
+use super::member::ApiRequest;
+use super::request_counters::CallKind;
+use super::response::{EtcdError, KeyResponse, Node, parse};
+use super::store::Store;
+use super::watch::watch;
+use crate::Etcd2Registry;
 use crate::etcd::Position;
 #[cfg(feature = "etcd-v3")]
-use crate::migration::Original;
+use crate::migration::record::SourceRecord;
 
-/// How often a write is made again because the record was renewed meanwhile. A record is renewed by one host, hours
-/// apart.
+/// The number of times that a write is tried because the record was renewed in between. Only one host renews a record,
+/// hours apart.
 const WRITE_ATTEMPTS: usize = 3;
-/// Before 2.3 a `refresh` is not understood, and empties the value.
+/// Versions before 2.3 do not support `refresh`, and empty the value.
 const OLDEST: (u32, u32) = (2, 3);
 
-impl Store {
-    /// Reads the text of the configuration.
-    pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let key = self.keys.config();
-        let answer = self.found(key, false).await.map_err(|failure| self.unwritten(failure))?;
-        let answer = match answer {
-            Ok(answer) => answer,
+#[async_trait]
+impl SubnetRegistry for Etcd2Registry {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        StoreIdentity::new(self.store.last_cluster.get(), self.store.cluster.endpoints.urls().to_vec())
+    }
+
+    fn last_contact(&self) -> Option<LastContact> {
+        self.store.cluster.contact.last()
+    }
+
+    fn how_to_configure(&self) -> String {
+        let key = self.store.keys.config();
+        format!(
+            r#"ETCDCTL_API=2 etcdctl set {key} '{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"}}}}'"#
+        )
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        let (store, key) = (&*self.store, self.store.keys.config());
+        let response = match store.get(key, false).await.map_err(|error| store.unwritten(error))? {
+            Ok(response) => response,
             Err(absent) => {
-                self.config_read.at(absent.index);
+                store.config_revision.set(absent.index);
                 return Ok(None);
             }
         };
-        let position = answer.head.position(Position::default());
-        self.config_read.at(position.revision);
-        self.last.heard(&position);
-        let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
+        let position = response.headers.position(Position::default());
+        store.config_revision.set(position.revision);
+        store.last_cluster.record(&position);
+        let node = store.parse(&response).map_err(|error| store.unwritten(error))?.node;
         if node.dir {
             let reason = format!(
-                "{key} is a directory and should hold a text; remove it with: \
+                "{key} is a directory, expected a value; remove it with: \
                  ETCDCTL_API=2 etcdctl rm --recursive {key}"
             );
-            return Err(RegistryError::Refused(self.describe(), reason.into()));
+            return Err(RegistryError::Refused(store.describe(), reason.into()));
         }
         Ok(Some(node.value))
     }
 
-    /// Reads all leases, and where in the history of which store they stand.
-    pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
-        let answer = match self.found(self.keys.subnets(), true).await? {
-            Ok(answer) => answer,
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.config_changes.subscribe()
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        match self.store.list().await {
+            Ok((_, snapshot)) => Ok(snapshot),
+            Err(error) => Err(self.store.unwritten(error)),
+        }
+    }
+
+    async fn create(
+        &self,
+        subnet: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> Result<Lease, RegistryError> {
+        let store = &*self.store;
+        store.check_version().await?;
+        let form = format!("ttl={}&value={}", seconds(ttl), form_value(&attrs.to_record()));
+        let request = store.put(&subnet, "prevExist=false".to_owned(), form);
+        let response = match store.cluster.call(&request).await {
+            Ok(response) => response,
+            Err(CallError::Etcd(error, _))
+                if error.code == EtcdError::KEY_EXISTS || error.code == EtcdError::NOT_A_FILE =>
+            {
+                return Err(RegistryError::Exists(subnet));
+            }
+            Err(error) => return Err(store.uncertain(subnet, error)),
+        };
+        let node = store.written(subnet, &response)?;
+        let revision = store.revisions().record_write(subnet, &node);
+        Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
+    }
+
+    /// Replaces a record. A permanent record stays permanent.
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        let store = &*self.store;
+        store.check_version().await?;
+        let value = form_value(&attrs.to_record());
+        let form = match lease.term {
+            Term::Limited => format!("ttl={}&value={value}", seconds(ttl)),
+            Term::Permanent => format!("value={value}"),
+        };
+        let response = store
+            .change(lease, |index| store.put(&lease.subnet, format!("prevIndex={index}"), form.clone()))
+            .await?;
+        let node = store.written(lease.subnet, &response)?;
+        let revision = store.revisions().record_write(lease.subnet, &node);
+        Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
+    }
+
+    /// Sets a new TTL without changing the record otherwise.
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        let store = &*self.store;
+        if lease.term == Term::Permanent {
+            let index = store.revisions().index(lease);
+            return match store.unchanged(lease).await? {
+                Some(current) if current == index => Ok(ttl),
+                _ => Err(RegistryError::Changed(lease.subnet)),
+            };
+        }
+        store.check_version().await?;
+        let form = format!("ttl={}", seconds(ttl));
+        let query = |index| format!("prevExist=true&prevIndex={index}&refresh=true");
+        let change = store.change(lease, |index| store.put(&lease.subnet, query(index), form.clone()));
+        let response = match change.await {
+            // The renewal may have been applied, but the record is unchanged either way.
+            Err(RegistryError::Unknown(_, reason)) => {
+                return Err(RegistryError::Unavailable(store.describe(), reason));
+            }
+            response => response?,
+        };
+        let node = store.written(lease.subnet, &response)?;
+        store.revisions().record_renewal(lease, &node);
+        Ok(node.ttl.and_then(|ttl| u64::try_from(ttl).ok()).map_or(ttl, Duration::from_secs))
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let store = &*self.store;
+        let response = store
+            .change(lease, |index| ApiRequest {
+                kind: CallKind::Write,
+                method: Method::DELETE,
+                path: format!("{}?prevIndex={index}", path(&store.keys.subnet(&lease.subnet))),
+                form: None,
+            })
+            .await?;
+        let node = store.written(lease.subnet, &response)?;
+        store.revisions().remove(&lease.subnet, Revision(node.modified_index));
+        Ok(())
+    }
+
+    fn reconnect(&self) {
+        self.store.cluster.epoch.advance();
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        watch(Arc::clone(&self.store), after)
+    }
+}
+
+impl Etcd2Registry {
+    /// Returns the time at etcd, in whole seconds, and the URL of the member that sent it. Works with any etcd, including
+    /// one without the v2 interface. The time is `None` if an intermediary removed it from the response.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RegistryError`] if no member answers.
+    pub async fn server_time(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
+        let store = &*self.store;
+        let response = store.get_version().await.map_err(|error| store.unwritten(error))?;
+        Ok((response.headers.date, store.cluster.endpoints.url(response.member).to_owned()))
+    }
+
+    /// Reports whether this etcd also has the v3 interface.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) async fn has_v3(&self) -> Result<bool, RegistryError> {
+        Ok(self.store.version().await? >= (3, 0))
+    }
+
+    /// Reads all records as they are stored, with their TTLs, in the order of their subnets.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) async fn source_records(&self) -> Result<(Vec<SourceRecord>, Vec<BadRecord>), RegistryError> {
+        let store = &*self.store;
+        let subnets = store.get(store.keys.subnets(), true).await;
+        let Ok(response) = subnets.map_err(|error| store.unwritten(error))? else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        let source = |lease, node: &Node<'_>| SourceRecord {
+            lease,
+            record: node.value.clone(),
+            // A negative TTL means that the record has expired.
+            ttl: node.ttl.map(|ttl| Duration::from_secs(u64::try_from(ttl).unwrap_or_default())),
+        };
+        let directory = store.directory(&response).map_err(|error| store.unwritten(error))?;
+        let (mut records, bad) = store.keys.records(&directory, source);
+        records.sort_by_key(|record| record.lease.subnet);
+        Ok((records, bad))
+    }
+}
+
+impl Store {
+    /// Reads all leases, and the position of the store.
+    pub(super) async fn list(&self) -> Result<(Position, Snapshot), CallError> {
+        let response = match self.get(self.keys.subnets(), true).await? {
+            Ok(response) => response,
             Err(absent) => {
-                self.revisions().keep(&[], absent.index);
+                self.revisions().retain_listed(&[], absent.index);
                 let revision = Revision(absent.index);
                 return Ok((Position::after(revision), Snapshot::new(revision)));
             }
         };
-        let directory = self.directory(&answer)?;
-        // A member that keeps its index to itself is at least as far as what it tells of.
-        let position = answer.head.position(Position::after(Revision(directory.modified_index)));
-        self.last.heard(&position);
-        self.cluster.word.heard_at(position.revision);
+        let directory = self.directory(&response)?;
+        // Without an index in the headers, the member is at least as far as the directory.
+        let position = response.headers.position(Position::after(Revision(directory.modified_index)));
+        self.last_cluster.record(&position);
+        self.cluster.contact.record_at(position.revision);
         let mut revisions = self.revisions();
         let (leases, bad) = self.keys.read_all(&directory, &mut revisions);
-        revisions.keep(&leases, position.revision);
+        revisions.retain_listed(&leases, position.revision);
         let mut snapshot = Snapshot::new(Revision(position.revision));
         snapshot.leases = leases.into_iter().map(Arc::new).collect();
         snapshot.bad = bad;
         Ok((position, snapshot))
     }
 
-    /// Reads all records as they are written, in the order of their subnets.
-    #[cfg(feature = "etcd-v3")]
-    pub(super) async fn originals(&self) -> Result<(Vec<Original>, Vec<BadRecord>), Failure> {
-        let Ok(answer) = self.found(self.keys.subnets(), true).await? else {
-            return Ok((Vec::new(), Vec::new()));
-        };
-        let original = |lease, node: &Node<'_>| Original {
-            lease,
-            record: node.value.clone(),
-            // Seconds that are over count as none.
-            left: node.ttl.map(|ttl| Duration::from_secs(u64::try_from(ttl).unwrap_or_default())),
-        };
-        let (mut originals, bad) = self.keys.records(&self.directory(&answer)?, original);
-        originals.sort_by_key(|original| original.lease.subnet);
-        Ok((originals, bad))
-    }
-
-    fn directory<'a>(&self, answer: &'a Answer) -> Result<Node<'a>, Failure> {
-        let node = self.told(answer)?.node;
+    fn directory<'a>(&self, response: &'a MemberResponse) -> Result<Node<'a>, CallError> {
+        let node = self.parse(response)?.node;
         if node.dir {
             return Ok(node);
         }
         let key = self.keys.subnets();
-        Err(Failure::Refused(
-            format!(
-                "{key} holds a text and should be a directory; remove it with: ETCDCTL_API=2 etcdctl rm {key}"
-            )
-            .into(),
-        ))
+        let reason =
+            format!("{key} is a value, expected a directory; remove it with: ETCDCTL_API=2 etcdctl rm {key}");
+        Err(CallError::Refused(reason.into()))
     }
 
-    /// Writes a lease that is not there yet.
-    pub(super) async fn create(
-        &self,
-        subnet: SubnetKey,
-        attrs: &LeaseAttrs,
-        ttl: Duration,
-    ) -> Result<Lease, RegistryError> {
-        self.is_recent().await?;
-        let form = format!("ttl={}&value={}", seconds(ttl), form_value(&attrs.to_record()));
-        let ask = self.put(&subnet, "prevExist=false".to_owned(), form);
-        let answer = match self.cluster.call(&ask).await {
-            Ok(answer) => answer,
-            Err(Failure::Said(error, _))
-                if error.code == EtcdError::KEY_EXISTS || error.code == EtcdError::NOT_A_FILE =>
-            {
-                return Err(RegistryError::Exists(subnet));
-            }
-            Err(failure) => return Err(self.uncertain(subnet, failure)),
-        };
-        let node = self.written(subnet, &answer)?;
-        let revision = self.revisions().wrote(subnet, &node);
-        Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited })
-    }
-
-    /// Replaces a record. One without an end stays without.
-    pub(super) async fn update(
+    /// Sends a write that compares the index of a lease.
+    async fn change(
         &self,
         lease: &Lease,
-        attrs: &LeaseAttrs,
-        ttl: Duration,
-    ) -> Result<Lease, RegistryError> {
-        self.is_recent().await?;
-        let value = form_value(&attrs.to_record());
-        let form = match lease.term {
-            Term::Limited => format!("ttl={}&value={value}", seconds(ttl)),
-            Term::Permanent => format!("value={value}"),
-        };
-        let answer = self
-            .change(lease, |index| self.put(&lease.subnet, format!("prevIndex={index}"), form.clone()))
-            .await?;
-        let node = self.written(lease.subnet, &answer)?;
-        let revision = self.revisions().wrote(lease.subnet, &node);
-        Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
-    }
-
-    /// Gives a record a new time to live and leaves it alone otherwise.
-    pub(super) async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        if lease.term == Term::Permanent {
-            let index = self.revisions().index(lease);
-            return match self.unchanged(lease).await? {
-                Some(found) if found == index => Ok(ttl),
-                _ => Err(RegistryError::Changed(lease.subnet)),
-            };
-        }
-        self.is_recent().await?;
-        let form = format!("ttl={}", seconds(ttl));
-        let parameters = |index| format!("prevExist=true&prevIndex={index}&refresh=true");
-        let change = self.change(lease, |index| self.put(&lease.subnet, parameters(index), form.clone()));
-        let answer = match change.await {
-            // Whether it was renewed is not known, but it was not changed.
-            Err(RegistryError::Unknown(_, reason)) => {
-                return Err(RegistryError::Unavailable(self.describe(), reason));
-            }
-            answer => answer?,
-        };
-        let node = self.written(lease.subnet, &answer)?;
-        self.revisions().renewed(lease, &node);
-        Ok(node.ttl.and_then(|ttl| u64::try_from(ttl).ok()).map_or(ttl, Duration::from_secs))
-    }
-
-    /// Removes a record.
-    pub(super) async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
-        let answer = self
-            .change(lease, |index| Ask {
-                call: Call::Write,
-                method: Method::DELETE,
-                path: format!("{}?prevIndex={index}", path(&self.keys.subnet(&lease.subnet))),
-                form: None,
-            })
-            .await?;
-        let node = self.written(lease.subnet, &answer)?;
-        self.revisions().forget(&lease.subnet, Revision(node.modified_index));
-        Ok(())
-    }
-
-    /// Makes a write that compares the index of a lease.
-    async fn change(&self, lease: &Lease, ask: impl Fn(u64) -> Ask + Send) -> Result<Answer, RegistryError> {
+        request: impl Fn(u64) -> ApiRequest + Send,
+    ) -> Result<MemberResponse, RegistryError> {
         let mut index = self.revisions().index(lease);
         for _ in 0..WRITE_ATTEMPTS {
-            let error = match self.cluster.call(&ask(index)).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failure::Said(error, url)) => (error, url),
-                Err(failure) => return Err(self.uncertain(lease.subnet, failure)),
+            let (error, url) = match self.cluster.call(&request(index)).await {
+                Ok(response) => return Ok(response),
+                Err(CallError::Etcd(error, url)) => (error, url),
+                Err(error) => return Err(self.uncertain(lease.subnet, error)),
             };
-            match error.0.code {
+            match error.code {
                 EtcdError::KEY_NOT_FOUND => return Err(RegistryError::Gone(lease.subnet)),
                 EtcdError::NOT_A_FILE => return Err(RegistryError::Changed(lease.subnet)),
                 EtcdError::COMPARE_FAILED => match self.unchanged(lease).await? {
                     Some(renewed) if renewed != index => index = renewed,
                     _ => return Err(RegistryError::Changed(lease.subnet)),
                 },
-                _ => return Err(self.uncertain(lease.subnet, Failure::Said(error.0, error.1))),
+                _ => return Err(self.uncertain(lease.subnet, CallError::Etcd(error, url))),
             }
         }
         Err(RegistryError::Changed(lease.subnet))
     }
 
-    /// Reads a record, and answers with its index if it is still the lease, renewed or not.
+    /// Returns the index of the record of a lease if it is unchanged or only renewed.
     async fn unchanged(&self, lease: &Lease) -> Result<Option<u64>, RegistryError> {
-        let answer = self.get(&self.keys.subnet(&lease.subnet)).await;
-        let Some(answer) = answer.map_err(|failure| self.unwritten(failure))? else {
+        let response = self.get(&self.keys.subnet(&lease.subnet), false).await;
+        let Ok(response) = response.map_err(|error| self.unwritten(error))? else {
             return Err(RegistryError::Gone(lease.subnet));
         };
-        let node = self.told(&answer).map_err(|failure| self.unwritten(failure))?.node;
+        let node = self.parse(&response).map_err(|error| self.unwritten(error))?.node;
         if node.dir || read_node(&lease.subnet.to_string(), &node).is_err() {
             return Ok(None);
         }
-        Ok(self.revisions().renewed_to(lease, &node))
+        Ok(self.revisions().index_if_unchanged(lease, &node))
     }
 
-    /// Reads one key, as the cluster agrees on it.
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Answer>, Failure> {
-        Ok(self.found(key, false).await?.ok())
-    }
-
-    /// Reads a key, or all below it, as the cluster agrees on it; an error in etcd's words if there is none.
-    async fn found(&self, key: &str, recursive: bool) -> Result<Result<Answer, EtcdError>, Failure> {
-        let ask = Ask {
-            call: Call::Read,
+    /// Reads a key, or everything below it, with a quorum read. The inner error is etcd's "key not found".
+    pub(super) async fn get(
+        &self,
+        key: &str,
+        recursive: bool,
+    ) -> Result<Result<MemberResponse, EtcdError>, CallError> {
+        let request = ApiRequest {
+            kind: CallKind::Read,
             method: Method::GET,
             path: format!("{}?quorum=true&recursive={recursive}&sorted=false", path(key)),
             form: None,
         };
-        match self.cluster.call(&ask).await {
-            Ok(answer) => Ok(Ok(answer)),
-            Err(Failure::Said(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(Err(error)),
-            Err(failure) => Err(failure),
+        match self.cluster.call(&request).await {
+            Ok(response) => Ok(Ok(response)),
+            Err(CallError::Etcd(error, _)) if error.code == EtcdError::KEY_NOT_FOUND => Ok(Err(error)),
+            Err(error) => Err(error),
         }
     }
 
-    fn put(&self, subnet: &SubnetKey, parameters: String, form: String) -> Ask {
-        Ask {
-            call: Call::Write,
+    fn put(&self, subnet: &SubnetKey, query: String, form: String) -> ApiRequest {
+        ApiRequest {
+            kind: CallKind::Write,
             method: Method::PUT,
-            path: format!("{}?{parameters}", path(&self.keys.subnet(subnet))),
+            path: format!("{}?{query}", path(&self.keys.subnet(subnet))),
             form: Some(form),
         }
     }
 
-    /// Makes sure that etcd is recent enough.
-    async fn is_recent(&self) -> Result<(), RegistryError> {
+    /// Checks that etcd is recent enough.
+    async fn check_version(&self) -> Result<(), RegistryError> {
         let version = self.version().await?;
         if version >= OLDEST {
             return Ok(());
         }
         let (major, minor) = version;
-        let reason = format!("it is etcd {major}.{minor}; 2.3 or later is needed");
-        Err(self.unwritten(Failure::Refused(reason.into())))
+        let reason = format!("etcd {major}.{minor} is too old; 2.3 or later is required");
+        Err(self.unwritten(CallError::Refused(reason.into())))
     }
 
-    /// Returns the version of etcd that all members have, as major and minor. Asked for once.
-    pub(super) async fn version(&self) -> Result<(u32, u32), RegistryError> {
+    /// Returns the version that all members support, as major and minor. Sends at most one request.
+    async fn version(&self) -> Result<(u32, u32), RegistryError> {
         let version = self.version.get_or_try_init(|| async {
-            let answer = self.ask_version().await?;
-            let url = self.cluster.url(answer.member);
-            let version: Version = serde_json::from_slice(&answer.body)
-                .map_err(|error| Failure::Refused(format!("{url}: its version: {error}").into()))?;
-            version
-                .parse()
-                .ok_or_else(|| Failure::Refused(format!("{url}: its version: {:?}", version.cluster).into()))
+            let response = self.get_version().await?;
+            let url = self.cluster.endpoints.url(response.member);
+            let version: Version = serde_json::from_slice(&response.body)
+                .map_err(|error| CallError::Refused(format!("{url}: invalid version: {error}").into()))?;
+            version.parse().ok_or_else(|| {
+                CallError::Refused(format!("{url}: invalid version: {:?}", version.cluster).into())
+            })
         });
-        version.await.copied().map_err(|failure| self.unwritten(failure))
+        version.await.copied().map_err(|error| self.unwritten(error))
     }
 
-    /// Asks what every etcd answers, whichever of its interfaces it serves.
-    async fn ask_version(&self) -> Result<Answer, Failure> {
-        let ask = Ask { call: Call::Read, method: Method::GET, path: "/version".to_owned(), form: None };
-        self.cluster.call(&ask).await
+    /// Requests `/version`, which every etcd serves.
+    async fn get_version(&self) -> Result<MemberResponse, CallError> {
+        let path = "/version".to_owned();
+        let request = ApiRequest { kind: CallKind::Read, method: Method::GET, path, form: None };
+        self.cluster.call(&request).await
     }
 
-    /// Tells what time it is at the member that answers, and which one that is.
-    pub(super) async fn date(&self) -> Result<(Option<SystemTime>, String), RegistryError> {
-        let answer = self.ask_version().await.map_err(|failure| self.unwritten(failure))?;
-        Ok((answer.head.date, self.cluster.url(answer.member).to_owned()))
+    fn parse<'a>(&self, response: &'a MemberResponse) -> Result<KeyResponse<'a>, CallError> {
+        let url = self.cluster.endpoints.url(response.member);
+        parse(&response.body).map_err(|error| CallError::NoAnswer(format!("{url}: {error}").into()))
     }
 
-    fn told<'a>(&self, answer: &'a Answer) -> Result<Told<'a>, Failure> {
-        read(&answer.body)
-            .map_err(|error| Failure::Away(format!("{}: {error}", self.cluster.url(answer.member)).into()))
+    /// Parses the response to an applied write.
+    fn written<'a>(
+        &self,
+        subnet: SubnetKey,
+        response: &'a MemberResponse,
+    ) -> Result<Node<'a>, RegistryError> {
+        Ok(self.parse(response).map_err(|error| self.uncertain(subnet, error))?.node)
     }
 
-    /// Reads the answer to a write that happened.
-    fn written<'a>(&self, subnet: SubnetKey, answer: &'a Answer) -> Result<Node<'a>, RegistryError> {
-        let told = self.told(answer).map_err(|failure| self.uncertain(subnet, failure))?;
-        Ok(told.node)
-    }
-
-    /// The error of a call that did not write a record.
-    pub(super) fn unwritten(&self, failure: Failure) -> RegistryError {
-        match failure {
-            Failure::NotSent(reason) | Failure::Away(reason) => {
+    /// Converts the error of a call that wrote no record.
+    fn unwritten(&self, error: CallError) -> RegistryError {
+        match error {
+            CallError::NotSent(reason) | CallError::NoAnswer(reason) => {
                 RegistryError::Unavailable(self.describe(), reason)
             }
-            Failure::Said(ref error, _) if error.code == EtcdError::NOT_A_DIRECTORY => {
-                let reason = format!("{} holds a text and should be a directory", error.cause);
+            CallError::Etcd(ref error, _) if error.code == EtcdError::NOT_A_DIRECTORY => {
+                let reason = format!("{} is a value, expected a directory", error.cause);
                 RegistryError::Refused(self.describe(), reason.into())
             }
-            failure @ (Failure::Refused(_) | Failure::Said(..)) => {
-                RegistryError::Refused(self.describe(), failure.into_reason())
+            error @ (CallError::Refused(_) | CallError::Etcd(..)) => {
+                RegistryError::Refused(self.describe(), error.into_reason())
             }
         }
     }
 
-    /// The error of a call that may have written a record.
-    fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
-        match failure {
-            Failure::Away(reason) => RegistryError::Unknown(subnet, reason),
-            other @ (Failure::NotSent(_) | Failure::Refused(_) | Failure::Said(..)) => self.unwritten(other),
+    /// Converts the error of a call that may have written a record.
+    fn uncertain(&self, subnet: SubnetKey, error: CallError) -> RegistryError {
+        match error {
+            CallError::NoAnswer(reason) => RegistryError::Unknown(subnet, reason),
+            other @ (CallError::NotSent(_) | CallError::Refused(_) | CallError::Etcd(..)) => {
+                self.unwritten(other)
+            }
         }
     }
 }
 
-/// What etcd 2.1 and later answer to `GET /version`.
+/// The response of etcd 2.1 and later to `GET /version`.
 #[derive(Debug, Deserialize)]
 struct Version {
-    /// What all members can do; `not_decided` right after a new cluster has started.
+    /// The version that all members support; `not_decided` right after a new cluster has started.
     #[serde(rename = "etcdcluster")]
     cluster: String,
-    /// What this member can do.
+    /// The version of this member.
     #[serde(rename = "etcdserver", default)]
     member: String,
 }
 
 impl Version {
     fn parse(&self) -> Option<(u32, u32)> {
-        let decided = if self.cluster == "not_decided" { &self.member } else { &self.cluster };
-        let mut parts = decided.split('.').map(|part| part.parse().ok());
+        let version = if self.cluster == "not_decided" { &self.member } else { &self.cluster };
+        let mut parts = version.split('.').map(|part| part.parse().ok());
         parts.next().flatten().zip(parts.next().flatten())
     }
 }
 
-/// etcd counts whole seconds.
+/// Rounds up to etcd's whole seconds.
 fn seconds(ttl: Duration) -> u64 {
     (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).max(1)
 }

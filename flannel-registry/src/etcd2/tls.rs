@@ -1,4 +1,4 @@
-//! What a connection over TLS is made with.
+//! TLS configs of connections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,20 +7,16 @@ use flannel_core::BoxError;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, crypto};
 
-use super::connection::Tls;
-use crate::etcd::{FileError, Files, certificates};
+use super::connection::TlsConfig;
+use crate::etcd::{FileError, TlsFiles, read_certificates};
 
-/// Where distributions keep the certificates that everybody trusts: Debian and Arch, Fedora, Alpine.
+/// The system's trusted authorities in Debian and Arch, Fedora, and Alpine.
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// What a connection to a host of this name needs. The files are read for each connection, so that a certificate can be
-/// replaced while flannel runs.
-///
-/// # Errors
-///
-/// Names the file that cannot be used.
-pub(super) fn tls(files: &Files, host: &str) -> Result<Tls, BoxError> {
+/// Builds the TLS config for a host from the current files, so that certificates can be rotated at run time. Errors name
+/// the file.
+pub(super) fn tls_config(files: &TlsFiles, host: &str) -> Result<TlsConfig, BoxError> {
     let name = ServerName::try_from(host.to_owned())?;
     let files = files.read()?;
     let roots = match files.authorities {
@@ -35,15 +31,15 @@ pub(super) fn tls(files: &Files, host: &str) -> Result<Tls, BoxError> {
         Some(own) => config.with_client_auth_cert(own.chain, own.key)?,
         None => config.with_no_client_auth(),
     };
-    Ok(Tls { config: Arc::new(config), name })
+    Ok(TlsConfig { config: Arc::new(config), name })
 }
 
 fn system_roots() -> Result<RootCertStore, BoxError> {
     let path = SYSTEM_ROOTS.iter().map(Path::new).find(|file| file.is_file());
-    let path = path.ok_or("this system has no certificates to trust; give a CA file")?;
+    let path = path.ok_or("this system has no file of trusted authorities; configure a CA file")?;
     let text = std::fs::read(path).map_err(|error| FileError::Unreadable(path.to_owned(), error))?;
     let mut roots = RootCertStore::empty();
-    // A certificate that this library does not understand is not a reason to trust none.
-    roots.add_parsable_certificates(certificates(path, &text)?);
+    // One certificate that rustls cannot parse must not disable the others.
+    roots.add_parsable_certificates(read_certificates(path, &text)?);
     Ok(roots)
 }

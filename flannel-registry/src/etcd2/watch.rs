@@ -1,27 +1,27 @@
-//! A watch that never ends.
+//! An endless watch of the leases.
 //!
-//! Each request waits for the first event after an index, and is answered with that one alone; so following is asking
-//! again and again. etcd remembers the last 1000 events of the whole store: whoever asks for older ones must list.
+//! Each long poll waits for the first event after an index and is answered with that event alone, so following is a
+//! sequence of polls. etcd keeps the last 1000 events of the whole store; a watch that is further behind must list.
 //!
-//! Where more happens than can be asked for one by one, as when a whole site starts, all hosts would ask for each event
-//! of all hosts and fall behind further and further. So a watch that hears of events only after they happened, many
-//! times in a row, reads everything instead, with longer and longer pauses, until it is up to date again.
+//! If events arrive faster than they can be polled one by one, as when all hosts of a site start, every host would fall
+//! further and further behind. A watch that receives many events in a row that were already over when it asked for them
+//! therefore lists, with growing pauses, until it has caught up.
 //!
 //! ```text
-//!                 snapshot                 head
+//!                 snapshot                 headers
 //!   ──► Listing ────────────► Opening ◄───────────► Following
 //!        │ ▲ ▲                 │ ▲ │      event,     │ │
-//!        └─┘ │  failed         └─┘ │      empty,     │ │
+//!        └─┘ │  error          └─┘ │      empty,     │ │
 //!       pause│                pause│      quiet      │ │
-//!            └───── pause ─────────┴─────────────────┘ │ a directory went, behind
-//!                cleared, another store ▲──── pause ───┘ broke
+//!            └───── pause ─────────┴─────────────────┘ │ directory removed, behind
+//!               cleared, other store ▲──── pause ──────┘ failed
 //! ```
 //!
-//! A request that hears nothing is made anew after a while, which shows whether the member still answers. A member that
-//! is cut off from the others answers too, but does not hear what time it is: if its raft index stands still, a read
-//! by quorum finds one that belongs to the cluster.
+//! A quiet poll is repeated after a while, which shows whether the member still answers. A partitioned member answers too,
+//! but its Raft index stands still, because it does not receive the time. In that case a quorum read looks for a member
+//! that belongs to the cluster.
 //!
-//! The machine lives in the stream: it moves when the stream is polled and is gone when it is dropped.
+//! The state machine lives in the stream: it runs when the stream is polled and ends when it is dropped.
 
 use std::mem;
 use std::sync::Arc;
@@ -33,218 +33,219 @@ use futures::stream::{self, BoxStream};
 use hyper::Method;
 use tokio::time::{sleep, timeout};
 
-use super::Store;
-use super::answer::{EtcdError, read};
-use super::calls::Call;
-use super::cluster::{Failure, Line, Poll};
-use super::keys::{Change, path};
-use super::member::Ask;
-use crate::etcd::{Position, Teller};
+use super::cluster::{CallError, LongPoll, PollConnection};
+use super::keys::{KeyChange, path};
+use super::member::ApiRequest;
+use super::request_counters::CallKind;
+use super::response::{EtcdError, parse};
+use super::store::Store;
+use crate::etcd::{EventQueue, Position};
 
-/// An empty answer that comes sooner is not that of a server that got tired of waiting.
+/// An empty response that arrives sooner is not that of a server that ended a quiet poll.
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
 
-/// After so many events in a row that were over when they were asked for, a watch is behind. A list is as long as a
-/// few events to a few hundred, and fewer are soon asked for.
+/// The number of consecutive late events after which a watch is behind. A list costs as much as a few to a few hundred
+/// events, and fewer are soon polled.
 const BEHIND: u32 = 16;
 
-/// Follows a store after a revision, or from a snapshot.
+/// Watches a store after a revision, or from a snapshot.
 pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
     let state = match after {
-        Some(revision) => State::Opening(Position::after(revision), None),
-        None => State::Listing,
+        Some(revision) => WatchState::Opening(Position::after(revision), None),
+        None => WatchState::Listing,
     };
     if let Some(revision) = after {
-        look_at_config(&store, revision.0);
+        notify_config(&store, revision.0);
     }
-    let watch = Watch { store, state, teller: Teller::default(), late: 0, quiet_at: None };
+    let watch = Watch { store, state, queue: EventQueue::default(), late: 0, quiet_at: None };
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
 
-/// Has the configuration read again, if anything was written since it was: that may have been it. The watch tells what
-/// comes behind this revision.
-fn look_at_config(store: &Store, revision: u64) {
-    if store.config_read.get() != Some(revision) {
-        store.configured.tell();
+/// Has the config read again if the store changed since it was read. The watch covers changes after this revision.
+fn notify_config(store: &Store, revision: u64) {
+    if store.config_revision.get() != Some(revision) {
+        store.config_changes.notify();
     }
 }
 
 struct Watch {
     store: Arc<Store>,
-    state: State,
-    teller: Teller,
-    /// How many events in a row were over when they were asked for, up to [`BEHIND`].
+    state: WatchState,
+    queue: EventQueue,
+    /// The number of consecutive events that were over when they were asked for, up to [`BEHIND`].
     late: u32,
-    /// The member that had nothing to tell last, and its raft index at that time.
+    /// The member of the last quiet poll, and its Raft index then.
     quiet_at: Option<(usize, u64)>,
 }
 
-enum State {
-    /// Nothing is known: everything must be read.
+enum WatchState {
+    /// Nothing is known; all leases must be read.
     Listing,
-    /// Everything up to a position is known; there may be a connection to ask over.
-    Opening(Position, Option<Line>),
-    /// Everything up to a position is known, and the next event will be told.
-    Following(Position, Box<Poll>, Instant),
+    /// Everything up to a position is known; a poll must be started, on a connection if there is one.
+    Opening(Position, Option<PollConnection>),
+    /// Everything up to a position is known, and a poll is waiting for the next event.
+    Following(Position, Box<LongPoll>, Instant),
 }
 
 impl Watch {
     async fn next(mut self) -> (RegistryEvent, Self) {
         loop {
-            if let Some(event) = self.teller.next() {
+            if let Some(event) = self.queue.pop() {
                 return (event, self);
             }
-            if let Some(pause) = self.teller.pause() {
+            if let Some(pause) = self.queue.take_pause() {
                 sleep(pause).await;
             }
-            self.state = match mem::replace(&mut self.state, State::Listing) {
-                State::Listing => self.list().await,
-                State::Opening(known, line) => self.open(known, line).await,
-                State::Following(known, poll, since) => self.follow(known, poll, since).await,
+            self.state = match mem::replace(&mut self.state, WatchState::Listing) {
+                WatchState::Listing => self.list().await,
+                WatchState::Opening(known, connection) => self.open(known, connection).await,
+                WatchState::Following(known, poll, since) => self.follow(known, poll, since).await,
             };
         }
     }
 
-    async fn list(&mut self) -> State {
+    async fn list(&mut self) -> WatchState {
         match self.store.list().await {
             Ok((position, snapshot)) => {
-                look_at_config(&self.store, position.revision);
-                self.teller.tell([RegistryEvent::Snapshot(snapshot)]);
-                State::Opening(position, None)
+                notify_config(&self.store, position.revision);
+                self.queue.push([RegistryEvent::Snapshot(snapshot)]);
+                WatchState::Opening(position, None)
             }
-            Err(failure) => self.fail(failure, State::Listing),
+            Err(error) => self.fail(error, WatchState::Listing),
         }
     }
 
-    async fn open(&mut self, known: Position, line: Option<Line>) -> State {
+    async fn open(&mut self, known: Position, connection: Option<PollConnection>) -> WatchState {
         let index = known.revision.saturating_add(1);
-        // The configuration lies beside the leases, and is told in the same breath.
+        // The config is in the same directory as the leases, so one poll covers both.
         let directory = path(self.store.keys.network());
-        let ask = Ask {
-            call: Call::Poll,
+        let request = ApiRequest {
+            kind: CallKind::Poll,
             method: Method::GET,
             path: format!("{directory}?recursive=true&wait=true&waitIndex={index}"),
             form: None,
         };
-        let poll = match self.store.cluster.poll(&ask, line).await {
+        let poll = match self.store.cluster.poll(&request, connection).await {
             Ok(poll) => poll,
-            Err(Failure::Said(error, _))
+            Err(CallError::Etcd(error, _))
                 if matches!(error.code, EtcdError::INDEX_CLEARED | EtcdError::WATCHER_CLEARED) =>
             {
-                return self.list_again(&error.to_string());
+                return self.relist(&error.to_string());
             }
-            Err(failure) => return self.fail(failure, State::Opening(known, None)),
+            Err(error) => return self.fail(error, WatchState::Opening(known, None)),
         };
-        let member = poll.head.position(known);
-        if !known.leads_on_at(&member) {
-            self.store.cluster.leave(poll.line.member);
-            return self.list_again("the store is not the one known, or a member lags behind");
+        let member = poll.headers.position(known);
+        if !known.can_continue_at(&member) {
+            self.store.cluster.endpoints.skip(poll.connection.member);
+            return self.relist("the store is another one, or a member lags behind");
         }
-        let stands_still = self.quiet_at.take().is_some_and(|at| Some(at) == quiet(&poll));
-        if stands_still && is_cut_off(&self.store, poll.line.member).await {
-            return self.broken("the member is cut off from the others", known, &poll);
+        let stands_still = self.quiet_at.take().is_some_and(|at| Some(at) == raft_index(&poll));
+        if stands_still && is_partitioned(&self.store, poll.connection.member).await {
+            return self.broken("the member is cut off from the cluster", known, &poll);
         }
-        self.teller.heard();
-        self.store.cluster.word.heard();
-        State::Following(Position { revision: known.revision, ..member }, Box::new(poll), Instant::now())
+        self.queue.available();
+        self.store.cluster.contact.record();
+        let position = Position { revision: known.revision, ..member };
+        WatchState::Following(position, Box::new(poll), Instant::now())
     }
 
-    async fn follow(&mut self, known: Position, mut poll: Box<Poll>, since: Instant) -> State {
-        let (moves, silence) = (poll.moves, self.store.silence);
-        let answer = tokio::select! {
+    async fn follow(&mut self, known: Position, mut poll: Box<LongPoll>, since: Instant) -> WatchState {
+        let (epoch, silence) = (poll.epoch, self.store.silence);
+        let body = tokio::select! {
             biased;
-            answer = timeout(silence, poll.answer()) => answer,
-            // An event that is under way is told again from the same index.
-            () = self.store.cluster.moves.beyond(moves) => return State::Opening(known, None),
+            body = timeout(silence, poll.body()) => body,
+            // The next poll returns an event in flight, because it has the same index.
+            () = self.store.cluster.epoch.ended(epoch) => return WatchState::Opening(known, None),
         };
-        match answer {
+        match body {
             Ok(Ok(body)) if body.trim_ascii().is_empty() => {
                 if since.elapsed() < SHORTEST_POLL {
-                    self.teller.rest();
+                    self.queue.back_off();
                 } else {
-                    self.up_to_date();
+                    self.caught_up();
                 }
-                // Otherwise the answer would have been an event.
-                let revision = known.revision.max(poll.head.index.unwrap_or_default());
-                State::Opening(Position { revision, ..known }, Some(poll.line))
+                // There was no event up to the index in the headers, or the response would have been that event.
+                let revision = known.revision.max(poll.headers.index.unwrap_or_default());
+                WatchState::Opening(Position { revision, ..known }, Some(poll.connection))
             }
-            Ok(Ok(body)) => self.take_in(known, &body, *poll),
+            Ok(Ok(body)) => self.take_event(known, &body, *poll),
             Ok(Err(error)) => self.broken(&error.to_string(), known, &poll),
             Err(_) => {
-                self.up_to_date();
-                self.quiet_at = quiet(&poll);
-                // An event that is under way is told again from the same index.
-                State::Opening(known, None)
+                self.caught_up();
+                self.quiet_at = raft_index(&poll);
+                // The next poll returns an event in flight, because it has the same index.
+                WatchState::Opening(known, None)
             }
         }
     }
 
-    fn take_in(&mut self, known: Position, body: &[u8], poll: Poll) -> State {
-        let told = match read(body) {
-            Ok(told) => told,
-            Err(error) => return self.list_again(&error.to_string()),
+    fn take_event(&mut self, known: Position, body: &[u8], poll: LongPoll) -> WatchState {
+        let response = match parse(body) {
+            Ok(response) => response,
+            Err(error) => return self.relist(&error.to_string()),
         };
-        let revision = told.node.modified_index;
-        self.store.cluster.word.heard_at(revision);
+        let revision = response.node.modified_index;
+        self.store.cluster.contact.record_at(revision);
         if revision <= known.revision {
-            return self.list_again("a member told again what was told before");
+            return self.relist("a member repeated an earlier event");
         }
-        if poll.head.index.is_some_and(|index| revision <= index) {
+        if poll.headers.index.is_some_and(|index| revision <= index) {
             self.late += 1;
         } else {
-            self.up_to_date();
+            self.caught_up();
         }
-        if told.node.key == self.store.keys.config() {
-            self.store.configured.tell();
+        if response.node.key == self.store.keys.config() {
+            self.store.config_changes.notify();
         }
-        let change = self.store.keys.read_change(&told, &mut self.store.revisions());
+        let change = self.store.keys.read_change(&response, &mut self.store.revisions());
         match change {
-            Change::Told(events) => {
-                self.teller.tell(events);
+            KeyChange::Events(events) => {
+                self.queue.push(events);
                 if self.late >= BEHIND {
-                    // One more such event after the list and it is behind still.
+                    // One more late event after the list means that the watch is still behind.
                     self.late = BEHIND - 1;
-                    return self.list_again("more happens than can be asked for one by one");
+                    return self.relist("events arrive faster than they can be polled");
                 }
-                State::Opening(Position { revision, ..known }, Some(poll.line))
+                WatchState::Opening(Position { revision, ..known }, Some(poll.connection))
             }
-            Change::DirectoryGone => self.list_again("a directory was removed with all that was in it"),
+            KeyChange::DirectoryRemoved => self.relist("a directory was removed with its entries"),
         }
     }
 
-    /// Nothing happened that was not asked for before.
-    fn up_to_date(&mut self) {
+    /// Notes that no event was over before it was asked for.
+    fn caught_up(&mut self) {
         self.late = 0;
-        self.teller.served();
+        self.queue.reset_backoff();
     }
 
-    /// What happened in between can only be read.
-    fn list_again(&mut self, reason: &str) -> State {
+    /// Reads all leases because events may be missing.
+    fn relist(&mut self, reason: &str) -> WatchState {
         tracing::debug!(reason, "reading all leases again");
-        self.teller.rest();
-        State::Listing
+        self.queue.back_off();
+        WatchState::Listing
     }
 
-    /// The member that serves the watch no longer does.
-    fn broken(&mut self, reason: &str, known: Position, poll: &Poll) -> State {
-        self.store.cluster.leave(poll.line.member);
-        let reason = format!("{}: {reason}", self.store.cluster.url(poll.line.member));
-        self.fail(Failure::Away(reason.into()), State::Opening(known, None))
+    /// Moves on from the member that served the watch.
+    fn broken(&mut self, reason: &str, known: Position, poll: &LongPoll) -> WatchState {
+        let endpoints = &self.store.cluster.endpoints;
+        endpoints.skip(poll.connection.member);
+        let reason = format!("{}: {reason}", endpoints.url(poll.connection.member));
+        self.fail(CallError::NoAnswer(reason.into()), WatchState::Opening(known, None))
     }
 
-    /// Goes on with `state` after a pause.
-    fn fail(&mut self, failure: Failure, state: State) -> State {
-        self.teller.fail(failure.into_reason().to_string());
+    /// Continues with `state` after a pause.
+    fn fail(&mut self, error: CallError, state: WatchState) -> WatchState {
+        self.queue.unavailable(error.into_reason().to_string());
         state
     }
 }
 
-/// Which member has nothing to tell, and how far it is.
-fn quiet(poll: &Poll) -> Option<(usize, u64)> {
-    poll.head.raft.map(|raft| (poll.line.member, raft))
+/// Returns the member of a poll and its Raft index.
+fn raft_index(poll: &LongPoll) -> Option<(usize, u64)> {
+    poll.headers.raft.map(|raft| (poll.connection.member, raft))
 }
 
-/// Finds out whether a member is cut off, by asking all of them; the one that answers stays the first to be asked.
-async fn is_cut_off(store: &Store, member: usize) -> bool {
-    store.get(store.keys.config()).await.is_err() || store.cluster.current() != member
+/// Finds out whether a member is partitioned, with a quorum read; the member that answers it becomes the first to ask.
+async fn is_partitioned(store: &Store, member: usize) -> bool {
+    store.get(store.keys.config(), false).await.is_err() || store.cluster.endpoints.current() != member
 }

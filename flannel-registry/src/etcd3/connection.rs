@@ -1,8 +1,8 @@
-//! Connections to members: over TLS or not, with a token of a user or without.
+//! Connections to members, with optional TLS and authentication.
 //!
-//! etcd forgets a token some minutes after its last use (`--auth-token-ttl`), when it restarts, and when rights change;
-//! so a call that is refused for its token is made again with a new one, once. A member that serves without
-//! authentication needs no token, whatever user is given.
+//! etcd drops a token some minutes after its last use (`--auth-token-ttl`), when it restarts, and when permissions
+//! change. A call that is refused because of its token is repeated once with a new token. A member without
+//! authentication needs no token, even if a user is configured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,32 +14,32 @@ use etcd_client::{
 use tokio::sync::Mutex;
 use tonic::{Code, Status};
 
-use super::calls::{Call, Counters};
-use super::cluster::{Failure, failure};
-use super::{Etcd3Options, Etcd3OptionsError};
-use crate::etcd::{FileError, Files, IncompleteKeyPair, Stamp};
+use super::call_error::{CallError, call_error};
+use super::options::{Etcd3Options, Etcd3OptionsError};
+use super::request_counters::{CallKind, RequestCounters};
+use crate::etcd::{FileError, FileStamp, TlsFiles, UnpairedKey};
 
-/// A page of leases is about 1 MB, and a watch that catches up gets all it missed at once.
+/// A page of leases is about 1 MB; a watch that resumes may receive everything it missed in one message.
 const LONGEST_MESSAGE: usize = 256 << 20;
-/// etcd ends connections that ask more often than every 5 s (`--grpc-keepalive-min-time`).
+/// etcd closes connections that ping more often than every 5 s (`--grpc-keepalive-min-time`).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What connections are made with.
-pub(super) struct Access {
-    files: Files,
-    /// Name and password.
+/// Certificate files and user for connections.
+pub(super) struct Credentials {
+    files: TlsFiles,
+    /// User name and password.
     user: Option<(String, String)>,
     connect_timeout: Duration,
 }
 
-impl std::fmt::Debug for Access {
+impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Access").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Credentials").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
-/// One member's services.
+/// The services of one member.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) kv: KvClient,
@@ -49,12 +49,12 @@ pub(super) struct Connection {
     token: Arc<Token>,
 }
 
-/// Which token a connection has.
+/// The authentication token of a connection.
 #[derive(Default)]
 struct Token {
-    /// Counts the tokens there were.
+    /// The number of tokens so far.
     number: AtomicU64,
-    /// Held by who asks for the next one.
+    /// Held while a new token is requested.
     renewal: Mutex<()>,
 }
 
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-impl Access {
+impl Credentials {
     pub(super) fn new(options: &Etcd3Options) -> Result<Self, Etcd3OptionsError> {
         let user = match (options.username.as_str(), options.password.as_str()) {
             ("", "") => None,
@@ -76,36 +76,40 @@ impl Access {
             }
             (name, password) => Some((name.to_owned(), password.to_owned())),
         };
-        let files = Files::new(&options.ca_file, &options.cert_file, &options.key_file);
-        let half = |IncompleteKeyPair { cert_file, key_file }| Etcd3OptionsError::IncompleteKeyPair {
+        let files = TlsFiles::new(&options.ca_file, &options.cert_file, &options.key_file);
+        let unpaired = |UnpairedKey { cert_file, key_file }| Etcd3OptionsError::IncompleteKeyPair {
             cert_file,
             key_file,
         };
-        Ok(Self { files: files.map_err(half)?, user, connect_timeout: options.connect_timeout })
+        Ok(Self { files: files.map_err(unpaired)?, user, connect_timeout: options.connect_timeout })
     }
 
-    /// The state of the files that a connection to a member is made with.
-    pub(super) fn stamp(&self, url: &str) -> Stamp {
-        if is_tls(url) { self.files.stamp() } else { Stamp::default() }
+    /// Returns the state of the files that a connection to a member uses.
+    pub(super) fn stamp(&self, url: &str) -> FileStamp {
+        if is_tls(url) { self.files.stamp() } else { FileStamp::default() }
     }
 
-    /// Makes a connection that connects when it is first used, and gets a token for it if there is a user.
-    pub(super) async fn connect(&self, url: &str, counters: &Counters) -> Result<Connection, Failure> {
+    /// Creates a connection, which connects at first use, and requests a token if there is a user.
+    pub(super) async fn connect(
+        &self,
+        url: &str,
+        counters: &RequestCounters,
+    ) -> Result<Connection, CallError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.connect_timeout)
             .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-            // etcd ends connections that are asked without a call (`PermitWithoutStream` is off).
+            // etcd closes idle connections that ping (`PermitWithoutStream` is off).
             .with_keep_alive_while_idle(false)
-            // A member cut off from the others says so, instead of keeping a silent watch open.
+            // A member without a leader cancels the watch instead of keeping it open without events.
             .with_require_leader(true);
         if is_tls(url) {
             let tls = self.tls().map_err(|error| {
-                Failure::Refused(format!("{url}: {}", flannel_core::chain(&error)).into())
+                CallError::Refused(format!("{url}: {}", flannel_core::chain(&error)).into())
             })?;
             options = options.with_tls(tls);
         }
         let client =
-            Client::connect([url], Some(options)).await.map_err(|error| self.failure(&error, url))?;
+            Client::connect([url], Some(options)).await.map_err(|error| self.call_error(&error, url))?;
         let connection = Connection {
             kv: client.kv_client().max_decoding_message_size(LONGEST_MESSAGE),
             lease: client.lease_client(),
@@ -114,11 +118,11 @@ impl Access {
             token: Arc::default(),
         };
         let first = connection.token();
-        connection.renew_token(self, first, counters).await.map_err(|error| self.failure(&error, url))?;
+        connection.renew_token(self, first, counters).await.map_err(|error| self.call_error(&error, url))?;
         Ok(connection)
     }
 
-    /// What the files say, as the client wants it.
+    /// Reads the files into the client's TLS options.
     fn tls(&self) -> Result<TlsOptions, FileError> {
         let files = self.files.read()?;
         let mut options = TlsOptions::new().timeout(self.connect_timeout);
@@ -132,54 +136,55 @@ impl Access {
         })
     }
 
-    /// Tells what an error means, and which file may have to do with it.
-    pub(super) fn failure(&self, error: &Error, url: &str) -> Failure {
-        match failure(error, url) {
-            Failure::Away(reason) if is_tls(url) => match self.files.hint(&reason.to_string()) {
-                Some(hint) => Failure::Away(format!("{reason}; {hint}").into()),
-                None => Failure::Away(reason),
+    /// Classifies an error, and adds a hint at the certificate file that may have caused it.
+    pub(super) fn call_error(&self, error: &Error, url: &str) -> CallError {
+        match call_error(error, url) {
+            CallError::NoAnswer(reason) if is_tls(url) => match self.files.hint(&reason.to_string()) {
+                Some(hint) => CallError::NoAnswer(format!("{reason}; {hint}").into()),
+                None => CallError::NoAnswer(reason),
             },
-            other @ (Failure::Away(_) | Failure::NotNow(_) | Failure::Refused(_)) => other,
+            other @ (CallError::NoAnswer(_) | CallError::Transient(_) | CallError::Refused(_)) => other,
         }
     }
 
-    /// Tells whether the same call may succeed with a new token. The errors are those of etcd
+    /// Reports whether the same call may succeed with a new token. The errors are those of etcd
     /// (`api/v3rpc/rpctypes/error.go`).
     pub(super) fn wants_token(&self, error: &Error) -> bool {
         let Error::GRpcStatus(status) = error else { return false };
-        let says = |words: &str| status.code() == Code::InvalidArgument && status.message().contains(words);
-        // The token is unknown; or it is older than the last change of rights; or there is none, as authentication
-        // was off when it was asked for.
+        let is_invalid =
+            |words: &str| status.code() == Code::InvalidArgument && status.message().contains(words);
+        // The token is unknown, older than the last change of permissions, or missing because authentication was off
+        // when it was requested.
         let refused = status.code() == Code::Unauthenticated
-            || says("revision of auth store is old")
-            || says("user name is empty");
+            || is_invalid("revision of auth store is old")
+            || is_invalid("user name is empty");
         refused && self.user.is_some()
     }
 }
 
 impl Connection {
-    /// The number of the token that calls are made with.
+    /// Returns the number of the current token.
     pub(super) fn token(&self) -> u64 {
         self.token.number.load(Ordering::Acquire)
     }
 
-    /// Gets a token after the one of this number, unless another call did.
+    /// Replaces the token with this number, unless another call already did.
     pub(super) async fn renew_token(
         &self,
-        access: &Access,
+        credentials: &Credentials,
         last: u64,
-        counters: &Counters,
+        counters: &RequestCounters,
     ) -> Result<(), Error> {
-        if access.user.is_none() {
+        if credentials.user.is_none() {
             return Ok(());
         }
         let _renewal = self.token.renewal.lock().await;
         if self.token() != last {
             return Ok(());
         }
-        counters.count(Call::Authenticate);
-        match self.client.clone().update_user(access.user.clone()).await {
-            Err(Error::GRpcStatus(status)) if serves_everybody(&status) => Ok(()),
+        counters.count(CallKind::Authenticate);
+        match self.client.clone().update_user(credentials.user.clone()).await {
+            Err(Error::GRpcStatus(status)) if authentication_is_off(&status) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
                 self.token.number.fetch_add(1, Ordering::Release);
@@ -193,7 +198,7 @@ fn is_tls(url: &str) -> bool {
     url.starts_with("https://")
 }
 
-/// Tells whether a member has no tokens to give because its authentication is off.
-fn serves_everybody(status: &Status) -> bool {
+/// Reports whether a member issues no tokens because its authentication is off.
+fn authentication_is_off(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
 }

@@ -1,134 +1,140 @@
-//! Copies of the records of another store.
+//! Records copied from the v2 store by a migration.
 //!
-//! A copy hangs on a lease whose id bears a mark. Whoever takes a record over writes it under a lease of their own, as
-//! upstream does at each start and this crate when it finds such a lease granted for another time than it wants. So the
-//! mark tells a copy that nobody has taken yet from the record of a host that lives here. A copy without an end has no
-//! lease; no host creates such a record, so one in its first version was not taken by any.
+//! A copy is attached to an etcd lease with a marked id. A host that takes the record over writes it under a lease of its
+//! own: upstream flannel does so at each start, and this crate when the granted TTL differs from the wanted one. The mark
+//! therefore distinguishes a copy that no host has taken over from the record of a host that uses v3. A permanent copy
+//! has no lease; no host creates such a record, so a permanent record at version 1 was not taken over.
 
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, KeyValue, TxnOp};
-use flannel_core::{BadRecord, Lease, RegistryError, SubnetKey};
+use flannel_core::{BadRecord, Lease, RegistryError, SubnetRegistry as _};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::Store;
-use super::calls::Call;
-use super::cluster::Failure;
+use super::call_error::CallError;
 use super::keys::unsigned;
-use super::records::{NO_LEASE, Written};
-use crate::migration::{Author, Found};
+use super::records::{NO_LEASE, TxnOutcome};
+use super::request_counters::CallKind;
+use super::store::Store;
+use crate::Etcd3Registry;
+use crate::migration::record::{RecordAuthor, SourceRecord, TargetRecord};
 
-/// What the ids of leases begin with that hold copies: `flm` in ASCII. etcd's own begin with a part of a member's id.
+/// The upper bits of the lease ids of copies: `flm` in ASCII. Ids chosen by etcd begin with part of a member id.
 const MARK: i64 = 0x0066_6c6d << 40;
-const MARKED: i64 = !0 << 40;
+const MARK_MASK: i64 = !0 << 40;
 
-/// How many leases are asked for their time to live at once.
-const TOGETHER: usize = 16;
+/// The number of concurrent requests for the TTL of a lease.
+const CONCURRENCY: usize = 16;
 
-/// Tells whether the id of a lease says that it holds copies.
-pub(super) fn holds_a_copy(id: i64) -> bool {
-    id & MARKED == MARK
+/// Reports whether a lease id marks a copy.
+pub(super) fn is_copy(id: i64) -> bool {
+    id & MARK_MASK == MARK
+}
+
+impl Etcd3Registry {
+    /// Reads all records with their authors, and the remaining TTLs of copies.
+    pub(crate) async fn target_records(&self) -> Result<(Vec<TargetRecord>, Vec<BadRecord>), RegistryError> {
+        let store = &*self.store;
+        let read = async {
+            let push = |records: &mut Vec<KeyValue>, record| records.push(record);
+            let (_, records) = store.read_records(push).await?;
+            let (mut leases, mut bad) = (Vec::new(), Vec::new());
+            for record in records {
+                match store.keys.read(&record) {
+                    Ok(lease) => leases.push((lease, record)),
+                    Err(record) => bad.push(record),
+                }
+            }
+            let records = stream::iter(leases).map(|(lease, record)| store.target_record(lease, record));
+            Ok((records.buffered(CONCURRENCY).try_collect().await?, bad))
+        };
+        read.await.map_err(|error| store.unwritten(error))
+    }
+
+    /// Writes a copy where no record is, or in place of an older copy. Returns whether the record to be replaced was
+    /// unchanged.
+    pub(crate) async fn copy(
+        &self,
+        source: &SourceRecord,
+        replaced: Option<&Lease>,
+    ) -> Result<bool, RegistryError> {
+        let (store, subnet) = (&*self.store, source.lease.subnet);
+        let (condition, previous_id) = match replaced {
+            None => (Compare::version(store.keys.subnet(&subnet), CompareOp::Equal, 0), NO_LEASE),
+            Some(lease) => match store.unchanged(lease).await {
+                Ok(record) => (store.is_at(lease), record.lease()),
+                Err(RegistryError::Changed(_) | RegistryError::Gone(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            },
+        };
+        let id = match source.ttl {
+            Some(ttl) => store.grant(ttl, marked_id).await.map_err(|error| store.unwritten(error))?,
+            None => NO_LEASE,
+        };
+        match store.put(&subnet, condition, &source.record, id).await {
+            Ok(Some(_)) => {
+                store.drop_lease(previous_id).await;
+                Ok(true)
+            }
+            Ok(None) => {
+                store.revoke(id).await;
+                Ok(false)
+            }
+            Err(error) => Err(store.put_failed(subnet, id, error).await),
+        }
+    }
+
+    /// Writes the network config if there is none. Returns whether the store holds `text` now.
+    pub(crate) async fn copy_config(&self, text: &str) -> Result<bool, RegistryError> {
+        let (store, key) = (&*self.store, self.store.keys.config());
+        let absent = Compare::version(key, CompareOp::Equal, 0);
+        let outcome = store.write(absent, TxnOp::put(key, text, None)).await;
+        match outcome.map_err(|error| store.unwritten(error))? {
+            TxnOutcome::Applied(_) => Ok(true),
+            TxnOutcome::CompareFailed { .. } => Ok(self.config().await?.as_deref() == Some(text)),
+        }
+    }
 }
 
 impl Store {
-    /// Reads all records, who wrote them, and how long the copies among them last.
-    pub(super) async fn found(&self) -> Result<(Vec<Found>, Vec<BadRecord>), Failure> {
-        let take = |records: &mut Vec<KeyValue>, record| records.push(record);
-        let (_, records) = self.each_record(take).await?;
-        let (mut leases, mut bad) = (Vec::new(), Vec::new());
-        for record in records {
-            match self.keys.read(&record) {
-                Ok(lease) => leases.push((lease, record)),
-                Err(record) => bad.push(record),
-            }
-        }
-        let found = stream::iter(leases).map(|(lease, record)| self.look_at(lease, record));
-        Ok((found.buffered(TOGETHER).try_collect().await?, bad))
-    }
-
-    async fn look_at(&self, lease: Lease, record: KeyValue) -> Result<Found, Failure> {
+    async fn target_record(&self, lease: Lease, record: KeyValue) -> Result<TargetRecord, CallError> {
         let id = record.lease();
         let author = match id {
-            NO_LEASE if record.version() == 1 => Author::Migration,
-            id if holds_a_copy(id) => Author::Migration,
-            _ => Author::Host,
+            NO_LEASE if record.version() == 1 => RecordAuthor::Migration,
+            id if is_copy(id) => RecordAuthor::Migration,
+            _ => RecordAuthor::Host,
         };
-        let left = if holds_a_copy(id) { self.left(id).await? } else { Duration::ZERO };
+        let ttl = if is_copy(id) { self.remaining(id).await? } else { Duration::ZERO };
         let (_, value) = record.into_key_value();
-        Ok(Found { lease, record: value, author, left })
+        Ok(TargetRecord { lease, record: value, author, ttl })
     }
 
-    /// Tells how long a lease lasts; not at all if it is gone.
-    async fn left(&self, id: i64) -> Result<Duration, Failure> {
-        let call = self.cluster.call(Call::LeaseTimeToLive, |mut connection| async move {
+    /// Returns the remaining TTL of a lease; zero if it is gone.
+    async fn remaining(&self, id: i64) -> Result<Duration, CallError> {
+        let call = self.cluster.call(CallKind::LeaseTimeToLive, |mut connection| async move {
             connection.lease.time_to_live(id, None).await
         });
         Ok(Duration::from_secs(unsigned(call.await?.value.ttl())))
     }
 
-    /// Writes a copy where nothing is, or in place of an older copy. It ends after a time if one is given. Answers
-    /// whether what was to be replaced was still there.
-    pub(super) async fn copy(
-        &self,
-        subnet: SubnetKey,
-        record: &str,
-        left: Option<Duration>,
-        replaced: Option<&Lease>,
-    ) -> Result<bool, RegistryError> {
-        let (condition, before) = match replaced {
-            None => (Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0), NO_LEASE),
-            Some(lease) => match self.unchanged(lease).await {
-                Ok(found) => (self.is_at(lease), found.lease()),
-                Err(RegistryError::Changed(_) | RegistryError::Gone(_)) => return Ok(false),
-                Err(error) => return Err(error),
-            },
-        };
-        let id = match left {
-            Some(left) => self.grant_as(left, marked).await.map_err(|failure| self.unwritten(failure))?,
-            None => NO_LEASE,
-        };
-        match self.put(&subnet, condition, record, id).await {
-            Ok(Some(_)) => {
-                self.drop_lease(before).await;
-                Ok(true)
-            }
-            Ok(None) => {
-                self.revoke(id).await;
-                Ok(false)
-            }
-            Err(failure) => Err(self.give_up(subnet, id, failure).await),
-        }
-    }
-
-    /// Writes the configuration if there is none.
-    pub(super) async fn copy_config(&self, text: &str) -> Result<bool, RegistryError> {
-        let key = self.keys.config();
-        let absent = Compare::version(key, CompareOp::Equal, 0);
-        let written = self.write(absent, TxnOp::put(key, text, None)).await;
-        match written.map_err(|failure| self.unwritten(failure))? {
-            Written::Done(_) => Ok(true),
-            Written::Not { .. } => Ok(self.config().await?.as_deref() == Some(text)),
-        }
-    }
-
-    /// Answers a host that wants to renew a copy how long it still lasts: it was granted for that time, and cannot be
-    /// for another. That is less than is wanted in any case, so that the host writes a record of its own.
+    /// Returns the remaining TTL of a copy to a host that renews it. The TTL of a lease cannot be changed; the result is
+    /// always less than `ttl`, so that the host writes a record of its own.
     pub(super) async fn renew_copy(
         &self,
         lease: &Lease,
         id: i64,
         ttl: Duration,
     ) -> Result<Duration, RegistryError> {
-        match self.left(id).await.map_err(|failure| self.unwritten(failure))? {
+        match self.remaining(id).await.map_err(|error| self.unwritten(error))? {
             Duration::ZERO => Err(RegistryError::Gone(lease.subnet)),
-            left => Ok(left.min(ttl / 2)),
+            remaining => Ok(remaining.min(ttl / 2)),
         }
     }
 }
 
-/// Chooses the id of a lease for a copy.
-fn marked() -> i64 {
-    MARK | fastrand::i64(..) & !MARKED
+/// Chooses a lease id for a copy.
+fn marked_id() -> i64 {
+    MARK | fastrand::i64(..) & !MARK_MASK
 }
 
 #[cfg(test)]
@@ -136,11 +142,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_recognised_and_an_id_of_etcd_is_not_taken_for_one() {
-        let id = marked();
-        assert!(id > 0 && holds_a_copy(id), "{id:x}");
+    fn marked_ids_are_recognised_and_ids_chosen_by_etcd_are_not() {
+        let id = marked_id();
+        assert!(id > 0 && is_copy(id), "{id:x}");
         for id in [NO_LEASE, 0x694d_90a1_2345_6789, i64::MAX, -1, MARK - 1] {
-            assert!(!holds_a_copy(id), "{id:x}");
+            assert!(!is_copy(id), "{id:x}");
         }
     }
 }

@@ -1,47 +1,47 @@
-//! The keys of one network, and what is kept under them. Pure.
+//! Keys and records of one network. Pure.
 
 use etcd_client::KeyValue;
 use flannel_core::{BadRecord, Lease, RegistryEvent, Revision, SubnetKey, Term, read_record, read_removal};
 
-use crate::etcd::Names;
+use crate::etcd::KeyLayout;
 
-/// Where a network keeps its keys, and how they are read.
+/// The keys of a network, and how to read their values.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
-    names: Names,
+    layout: KeyLayout,
 }
 
 impl Keys {
-    /// Puts the keys together below a prefix.
-    pub(super) fn below(prefix: &str) -> Self {
-        Self { names: Names::below(prefix) }
+    /// Derives the keys from a prefix.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { layout: KeyLayout::new(prefix) }
     }
 
-    /// The key of the network's configuration.
+    /// Returns the key of the network config.
     pub(super) fn config(&self) -> &str {
-        self.names.config()
+        self.layout.config()
     }
 
-    /// The beginning of all keys of leases, with the slash at its end.
+    /// Returns the prefix of all lease keys, with its trailing slash.
     pub(super) fn subnets(&self) -> &str {
-        self.names.subnets()
+        self.layout.subnets()
     }
 
-    /// The first key behind all keys of leases.
+    /// Returns the first key after all lease keys.
     pub(super) fn subnets_end(&self) -> Vec<u8> {
-        // `0` follows `/`, the last letter of what all these keys begin with.
+        // `0` follows `/`, the last byte of the prefix.
         let mut end = self.subnets().as_bytes().to_vec();
         end.pop();
         end.push(b'/' + 1);
         end
     }
 
-    /// The key of one lease.
+    /// Returns the key of a lease.
     pub(super) fn subnet(&self, subnet: &SubnetKey) -> String {
-        self.names.subnet(subnet)
+        self.layout.subnet(subnet)
     }
 
-    /// Reads one record.
+    /// Parses a record.
     pub(super) fn read(&self, record: &KeyValue) -> Result<Lease, BadRecord> {
         let term = match record.lease() {
             0 => Term::Permanent,
@@ -50,7 +50,7 @@ impl Keys {
         read_record(&self.name(record.key()), record.value(), revision(record), term)
     }
 
-    /// Reads one change. Of a record that was removed etcd tells the key and the revision; its version is zero.
+    /// Parses a change. For a removed record etcd sends only key and revision, and version zero.
     pub(super) fn read_change(&self, record: &KeyValue) -> RegistryEvent {
         if record.version() == 0 {
             return read_removal(&self.name(record.key()), revision(record));
@@ -61,8 +61,8 @@ impl Keys {
         }
     }
 
-    /// What a key says below the beginning that all have. Bytes that are no text are escaped, so that two different
-    /// keys never have one name.
+    /// Returns the part of a key after the prefix. Bytes that are not UTF-8 are escaped, so different keys have
+    /// different names.
     fn name(&self, key: &[u8]) -> String {
         let name = key.strip_prefix(self.subnets().as_bytes()).unwrap_or(key);
         match std::str::from_utf8(name) {
@@ -72,12 +72,12 @@ impl Keys {
     }
 }
 
-/// When a record was last changed.
+/// Returns the revision at which a record last changed.
 pub(super) fn revision(record: &KeyValue) -> Revision {
     Revision(unsigned(record.mod_revision()))
 }
 
-/// etcd's revisions are signed on the wire and never negative.
+/// Converts a revision, which is signed on the wire and never negative.
 pub(super) fn unsigned(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or_default()
 }
@@ -87,13 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_range_of_all_leases_ends_behind_the_slash() {
-        assert_eq!(Keys::below("/coreos.com/network").subnets_end(), b"/coreos.com/network/subnets0");
+    fn the_range_of_all_leases_ends_after_the_slash() {
+        assert_eq!(Keys::new("/coreos.com/network").subnets_end(), b"/coreos.com/network/subnets0");
     }
 
     #[test]
-    fn a_name_is_what_follows_the_slash() {
-        let keys = Keys::below("/n");
+    fn the_name_is_the_part_after_the_slash() {
+        let keys = Keys::new("/n");
         assert_eq!(keys.name(b"/n/subnets/10.5.1.0-24"), "10.5.1.0-24");
         assert_eq!(keys.name(b"/n/subnets/"), "");
         assert_eq!(keys.name(b"/n/subnets/\xff"), "\\xff");

@@ -1,349 +1,377 @@
-//! Reading and writing records.
+//! Reads and writes of records.
 //!
 //! A write is a transaction that compares the record's revision, or its absence. If the comparison fails, the record is
-//! read to tell why.
+//! read to find out why.
 //!
-//! A new lease id is granted for every limited record that is written. It marks the write: when a call is made again
-//! because the first member did not answer, a record under this id shows that the first had written after all.
+//! Each written record gets a new etcd lease, unless it is permanent. The lease id identifies the write: when a call is
+//! repeated because the first member did not answer, a record with this id shows that the first member wrote it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
     TxnOp,
 };
-use flannel_core::{BoxError, Lease, LeaseAttrs, RegistryError, Revision, Snapshot, SubnetKey, Term};
+use flannel_core::{
+    BoxError, LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot,
+    StoreIdentity, SubnetKey, SubnetRegistry, Term,
+};
+use futures::stream::BoxStream;
 
-use super::Store;
-use super::calls::Call;
-use super::cluster::Failure;
+use super::call_error::CallError;
 use super::keys::{revision, unsigned};
+use super::request_counters::CallKind;
+use super::store::Store;
+use super::watch::watch;
+use crate::Etcd3Registry;
 use crate::etcd::Position;
 
-/// How often a list begins again because the revision it reads at is compacted away between two pages.
+/// The number of times that a list starts, because its revision is compacted between two pages.
 const LIST_ATTEMPTS: usize = 3;
 
-impl Store {
-    /// Reads the text of the configuration.
-    pub(super) async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let answer = self.get_at(self.keys.config()).await;
-        let (revision, record) = answer.map_err(|failure| self.unwritten(failure))?;
-        self.config_read.at(revision);
+#[async_trait]
+impl SubnetRegistry for Etcd3Registry {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn store(&self) -> StoreIdentity {
+        StoreIdentity::new(self.store.last_cluster.get(), self.store.cluster.endpoints.urls().to_vec())
+    }
+
+    fn last_contact(&self) -> Option<LastContact> {
+        self.store.cluster.contact.last()
+    }
+
+    fn how_to_configure(&self) -> String {
+        // etcdctl 3.4 and later use the v3 interface by default.
+        let key = self.store.keys.config();
+        format!(r#"etcdctl put {key} '{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"}}}}'"#)
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        let store = &*self.store;
+        let (revision, record) =
+            store.get(store.keys.config()).await.map_err(|error| store.unwritten(error))?;
+        store.config_revision.set(revision);
         let text = record.map(|record| String::from_utf8(record.into_key_value().1));
-        text.transpose().map_err(|error| RegistryError::Refused(self.describe(), error.into()))
+        text.transpose().map_err(|error| RegistryError::Refused(store.describe(), error.into()))
     }
 
-    /// Reads all leases, and where in the history of which store they stand.
-    pub(super) async fn list(&self) -> Result<(Position, Snapshot), Failure> {
-        let take = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {
-            Ok(lease) => snapshot.leases.push(lease.into()),
-            Err(bad) => snapshot.bad.push(bad),
-        };
-        let (position, mut snapshot) = self.each_record(take).await?;
-        snapshot.revision = Revision(position.revision);
-        Ok((position, snapshot))
+    fn config_changes(&self) -> BoxStream<'static, ()> {
+        self.store.config_changes.subscribe()
     }
 
-    /// Reads all records there are at one moment, and takes them in one after the other.
-    pub(super) async fn each_record<T: Default + Send>(
-        &self,
-        take: impl Fn(&mut T, KeyValue) + Send + Sync,
-    ) -> Result<(Position, T), Failure> {
-        let mut attempt = 1;
-        loop {
-            match self.each_page(&take).await {
-                Err(Failure::NotNow(_)) if attempt < LIST_ATTEMPTS => attempt += 1,
-                done => return done,
-            }
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        match self.store.list().await {
+            Ok((_, snapshot)) => Ok(snapshot),
+            Err(error) => Err(self.store.unwritten(error)),
         }
     }
 
-    /// Reads all pages of one list, all at the revision of the first.
-    async fn each_page<T: Default + Send>(
-        &self,
-        take: &(impl Fn(&mut T, KeyValue) + Sync),
-    ) -> Result<(Position, T), Failure> {
-        let mut from = self.keys.subnets().as_bytes().to_vec();
-        let mut position = None;
-        let mut taken = T::default();
-        loop {
-            let options = GetOptions::new()
-                .with_range(self.keys.subnets_end())
-                .with_limit(i64::from(self.page_size.max(1)))
-                // Zero is now.
-                .with_revision(position.as_ref().map_or(0, Position::signed_revision));
-            let call = self.cluster.call(Call::Range, |mut connection| {
-                let (from, options) = (from.clone(), options.clone());
-                async move { connection.kv.get(from, Some(options)).await }
-            });
-            let mut page = call.await?.value;
-            let header = page.header().ok_or_else(without_header)?;
-            let position = *position.get_or_insert_with(|| Position::of(header));
-            self.last.heard(&position);
-            self.cluster.word.heard_at(position.revision);
-            let records = page.take_kvs();
-            // The next key in order is the last one with a zero byte behind it.
-            let next = records.last().filter(|_| page.more()).map(|last| [last.key(), &[0]].concat());
-            for record in records {
-                take(&mut taken, record);
-            }
-            match next {
-                Some(next) => from = next,
-                None => return Ok((position, taken)),
-            }
-        }
-    }
-
-    /// Writes a lease that is not there yet.
-    pub(super) async fn create(
+    async fn create(
         &self,
         subnet: SubnetKey,
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Lease, RegistryError> {
-        let id = self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?;
-        let absent = Compare::version(self.keys.subnet(&subnet), CompareOp::Equal, 0);
-        match self.put(&subnet, absent, &attrs.to_record(), id).await {
+        let store = &*self.store;
+        let id = store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?;
+        let absent = Compare::version(store.keys.subnet(&subnet), CompareOp::Equal, 0);
+        match store.put(&subnet, absent, &attrs.to_record(), id).await {
             Ok(Some(revision)) => Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited }),
             Ok(None) => {
-                self.revoke(id).await;
+                store.revoke(id).await;
                 Err(RegistryError::Exists(subnet))
             }
-            Err(failure) => Err(self.give_up(subnet, id, failure).await),
+            Err(error) => Err(store.put_failed(subnet, id, error).await),
         }
     }
 
-    /// Replaces a record under a new lease id, and drops the old one. A record without a lease stays without.
-    pub(super) async fn update(
-        &self,
-        lease: &Lease,
-        attrs: &LeaseAttrs,
-        ttl: Duration,
-    ) -> Result<Lease, RegistryError> {
-        let before = self.unchanged(lease).await?.lease();
-        let id = match before {
+    /// Replaces a record under a new etcd lease, and drops the old one. A permanent record stays permanent.
+    async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
+        let store = &*self.store;
+        let previous_id = store.unchanged(lease).await?.lease();
+        let id = match previous_id {
             NO_LEASE => NO_LEASE,
-            _ => self.grant(ttl).await.map_err(|failure| self.unwritten(failure))?,
+            _ => store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?,
         };
-        match self.put(&lease.subnet, self.is_at(lease), &attrs.to_record(), id).await {
+        match store.put(&lease.subnet, store.is_at(lease), &attrs.to_record(), id).await {
             Ok(Some(revision)) => {
-                self.drop_lease(before).await;
+                store.drop_lease(previous_id).await;
                 Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
             }
             Ok(None) => {
-                self.revoke(id).await;
-                Err(self.unchanged(lease).await.err().unwrap_or(RegistryError::Changed(lease.subnet)))
+                store.revoke(id).await;
+                Err(store.unchanged(lease).await.err().unwrap_or(RegistryError::Changed(lease.subnet)))
             }
-            Err(failure) => Err(self.give_up(lease.subnet, id, failure).await),
+            Err(error) => Err(store.put_failed(lease.subnet, id, error).await),
         }
     }
 
-    /// Keeps the etcd lease alive that a record hangs on, and leaves the record alone.
-    pub(super) async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
-        let id = self.unchanged(lease).await?.lease();
+    /// Keeps the record's etcd lease alive without writing the record.
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+        let store = &*self.store;
+        let id = store.unchanged(lease).await?.lease();
         if id == NO_LEASE {
             return Ok(ttl);
         }
         #[cfg(feature = "etcd-v2")]
-        if super::copies::holds_a_copy(id) {
-            return self.renew_copy(lease, id, ttl).await;
+        if super::copies::is_copy(id) {
+            return store.renew_copy(lease, id, ttl).await;
         }
-        let call = self.cluster.call(Call::LeaseKeepAlive, |mut connection| async move {
-            // The client takes the first answer for itself; the second one tells the time to live.
-            let (mut keeper, mut answers) = match connection.lease.keep_alive(id).await {
+        let call = store.cluster.call(CallKind::LeaseKeepAlive, |mut connection| async move {
+            // The client consumes the first response; the second one carries the TTL.
+            let (mut keeper, mut responses) = match connection.lease.keep_alive(id).await {
                 Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(0),
                 started => started?,
             };
             keeper.keep_alive().await?;
-            match answers.message().await? {
-                Some(answer) => Ok(answer.ttl()),
-                // A member that stops ends the stream in order. That says nothing about the lease.
+            match responses.message().await? {
+                Some(response) => Ok(response.ttl()),
+                // A member that shuts down ends the stream without an error, which says nothing about the lease.
                 None => Err(etcd_client::Error::Internal("no answer to a keep-alive".to_owned())),
             }
         });
-        let ttl = call.await.map_err(|failure| self.unwritten(failure))?.value;
+        let ttl = call.await.map_err(|error| store.unwritten(error))?.value;
         match unsigned(ttl) {
             0 => Err(RegistryError::Gone(lease.subnet)),
             granted => Ok(Duration::from_secs(granted)),
         }
     }
 
-    /// Removes a record.
-    pub(super) async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
-        let id = self.unchanged(lease).await?.lease();
-        let removal = TxnOp::delete(self.keys.subnet(&lease.subnet), None);
-        let written = self.write(self.is_at(lease), removal).await;
-        match written.map_err(|failure| self.uncertain(lease.subnet, failure))? {
-            Written::Done(_) => {
-                self.drop_lease(id).await;
+    async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let store = &*self.store;
+        let id = store.unchanged(lease).await?.lease();
+        let removal = TxnOp::delete(store.keys.subnet(&lease.subnet), None);
+        let outcome = store.write(store.is_at(lease), removal).await;
+        match outcome.map_err(|error| store.uncertain(lease.subnet, error))? {
+            TxnOutcome::Applied(_) => {
+                store.drop_lease(id).await;
                 Ok(())
             }
-            Written::Not { again } => match self.unchanged(lease).await {
-                // Whoever was asked earlier and did not answer had removed it.
-                Err(RegistryError::Gone(_)) if again => Ok(()),
+            TxnOutcome::CompareFailed { retried } => match store.unchanged(lease).await {
+                // A member that was asked earlier and did not answer removed it.
+                Err(RegistryError::Gone(_)) if retried => Ok(()),
                 Err(error) => Err(error),
                 Ok(_) => Err(RegistryError::Changed(lease.subnet)),
             },
         }
     }
 
-    /// Puts a record if a comparison holds, and answers with its revision.
+    fn reconnect(&self) {
+        self.store.cluster.epoch.advance();
+    }
+
+    fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
+        watch(Arc::clone(&self.store), after)
+    }
+}
+
+impl Store {
+    /// Reads all leases, and the position of the store.
+    pub(super) async fn list(&self) -> Result<(Position, Snapshot), CallError> {
+        let push = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {
+            Ok(lease) => snapshot.leases.push(lease.into()),
+            Err(bad) => snapshot.bad.push(bad),
+        };
+        let (position, mut snapshot) = self.read_records(push).await?;
+        snapshot.revision = Revision(position.revision);
+        Ok((position, snapshot))
+    }
+
+    /// Reads all records at one revision, and folds them into a value.
+    pub(super) async fn read_records<T: Default + Send>(
+        &self,
+        push: impl Fn(&mut T, KeyValue) + Send + Sync,
+    ) -> Result<(Position, T), CallError> {
+        let mut attempt = 1;
+        'list: loop {
+            let mut from = self.keys.subnets().as_bytes().to_vec();
+            let mut position = None;
+            let mut folded = T::default();
+            loop {
+                let options = GetOptions::new()
+                    .with_range(self.keys.subnets_end())
+                    .with_limit(i64::from(self.page_size.max(1)))
+                    // Zero selects the current revision.
+                    .with_revision(position.as_ref().map_or(0, Position::signed_revision));
+                let call = self.cluster.call(CallKind::Range, |mut connection| {
+                    let (from, options) = (from.clone(), options.clone());
+                    async move { connection.kv.get(from, Some(options)).await }
+                });
+                let mut page = match call.await {
+                    Ok(response) => response.value,
+                    Err(CallError::Transient(_)) if attempt < LIST_ATTEMPTS => {
+                        attempt += 1;
+                        continue 'list;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let header = page.header().ok_or_else(missing_header)?;
+                let position = *position.get_or_insert_with(|| Position::of(header));
+                self.last_cluster.record(&position);
+                self.cluster.contact.record_at(position.revision);
+                let records = page.take_kvs();
+                // The next key in order is the last one with a zero byte appended.
+                let next = records.last().filter(|_| page.more()).map(|last| [last.key(), &[0]].concat());
+                records.into_iter().for_each(|record| push(&mut folded, record));
+                match next {
+                    Some(next) => from = next,
+                    None => return Ok((position, folded)),
+                }
+            }
+        }
+    }
+
+    /// Puts a record if a comparison holds, and returns its revision; `None` if the comparison failed.
     pub(super) async fn put(
         &self,
         subnet: &SubnetKey,
         condition: Compare,
         record: &str,
         id: i64,
-    ) -> Result<Option<Revision>, Failure> {
+    ) -> Result<Option<Revision>, CallError> {
         let key = self.keys.subnet(subnet);
         let put = TxnOp::put(key.clone(), record, Some(PutOptions::new().with_lease(id)));
         match self.write(condition, put).await? {
-            Written::Done(revision) => Ok(Some(revision)),
-            Written::Not { again: false } => Ok(None),
-            Written::Not { again: true } => {
-                let found = self.get(&key).await?;
-                let ours = found.filter(|found| found.lease() == id && found.value() == record.as_bytes());
-                Ok(ours.as_ref().map(revision))
+            TxnOutcome::Applied(revision) => Ok(Some(revision)),
+            TxnOutcome::CompareFailed { retried: false } => Ok(None),
+            TxnOutcome::CompareFailed { retried: true } => {
+                let (_, current) = self.get(&key).await?;
+                let own = current.filter(|found| found.lease() == id && found.value() == record.as_bytes());
+                Ok(own.as_ref().map(revision))
             }
         }
     }
 
-    /// Does one thing to a record if a comparison holds.
-    pub(super) async fn write(&self, condition: Compare, operation: TxnOp) -> Result<Written, Failure> {
+    /// Applies one operation if a comparison holds.
+    pub(super) async fn write(&self, condition: Compare, operation: TxnOp) -> Result<TxnOutcome, CallError> {
         let txn = Txn::new().when([condition]).and_then([operation]);
-        let call = self.cluster.call(Call::Txn, |mut connection| {
+        let call = self.cluster.call(CallKind::Txn, |mut connection| {
             let txn = txn.clone();
             async move { connection.kv.txn(txn).await }
         });
-        let answer = call.await?;
-        let header = answer.value.header().ok_or_else(without_header)?;
-        Ok(match answer.value.succeeded() {
-            true => Written::Done(Revision(unsigned(header.revision()))),
-            false => Written::Not { again: answer.earlier > 0 },
+        let response = call.await?;
+        let header = response.value.header().ok_or_else(missing_header)?;
+        Ok(match response.value.succeeded() {
+            true => TxnOutcome::Applied(Revision(unsigned(header.revision()))),
+            false => TxnOutcome::CompareFailed { retried: response.earlier > 0 },
         })
     }
 
-    /// Reads a record, and answers with it if it is still the one that the lease was read from.
+    /// Returns the record of a lease if its revision is unchanged.
     pub(super) async fn unchanged(&self, lease: &Lease) -> Result<KeyValue, RegistryError> {
-        let record = self.get(&self.keys.subnet(&lease.subnet)).await;
-        match record.map_err(|failure| self.unwritten(failure))? {
+        let read = self.get(&self.keys.subnet(&lease.subnet)).await;
+        match read.map_err(|error| self.unwritten(error))?.1 {
             Some(record) if revision(&record) == lease.revision => Ok(record),
             Some(_) => Err(RegistryError::Changed(lease.subnet)),
             None => Err(RegistryError::Gone(lease.subnet)),
         }
     }
 
-    /// Reads one key.
-    pub(super) async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
-        Ok(self.get_at(key).await?.1)
-    }
-
-    /// Reads one key, and the revision of the store at that moment; zero if etcd does not tell.
-    async fn get_at(&self, key: &str) -> Result<(u64, Option<KeyValue>), Failure> {
-        let call = self.cluster.call(Call::Range, |mut connection| {
+    /// Reads one key, and the revision of the store; zero if etcd does not send it.
+    async fn get(&self, key: &str) -> Result<(u64, Option<KeyValue>), CallError> {
+        let call = self.cluster.call(CallKind::Range, |mut connection| {
             let key = key.to_owned();
             async move { connection.kv.get(key, None).await }
         });
-        let mut answer = call.await?.value;
-        let revision = answer.header().map_or(0, |header| unsigned(header.revision()));
-        Ok((revision, answer.take_kvs().pop()))
+        let mut response = call.await?.value;
+        let revision = response.header().map_or(0, |header| unsigned(header.revision()));
+        Ok((revision, response.take_kvs().pop()))
     }
 
-    /// Holds if the record is still the one that the lease was read from.
+    /// Returns a comparison that holds if the record of a lease is unchanged.
     pub(super) fn is_at(&self, lease: &Lease) -> Compare {
-        // Revisions come from etcd, whose own are signed.
         let revision = i64::try_from(lease.revision.0).unwrap_or(i64::MAX);
         Compare::mod_revision(self.keys.subnet(&lease.subnet), CompareOp::Equal, revision)
     }
 
-    /// Grants a lease and answers with its id.
-    async fn grant(&self, ttl: Duration) -> Result<i64, Failure> {
-        self.grant_as(ttl, || NO_LEASE).await
-    }
-
-    /// Grants a lease with an id that is chosen here for each attempt; etcd chooses if that is none.
-    pub(super) async fn grant_as(&self, ttl: Duration, id: fn() -> i64) -> Result<i64, Failure> {
+    /// Grants an etcd lease and returns its id. `id` chooses the id anew for each attempt; for [`NO_LEASE`] etcd chooses.
+    pub(super) async fn grant(&self, ttl: Duration, id: fn() -> i64) -> Result<i64, CallError> {
         // etcd counts whole seconds.
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
-        let call = self.cluster.call(Call::LeaseGrant, |mut connection| {
+        let call = self.cluster.call(CallKind::LeaseGrant, |mut connection| {
             let options = LeaseGrantOptions::new().with_id(id());
             async move { connection.lease.grant(seconds, Some(options)).await }
         });
         Ok(call.await?.value.id())
     }
 
-    /// Ends a put that failed. A lease that may hold the record stays; it runs out by itself if it does not.
-    pub(super) async fn give_up(&self, subnet: SubnetKey, id: i64, failure: Failure) -> RegistryError {
-        if !matches!(failure, Failure::Away(_)) {
+    /// Cleans up after a failed put, and converts the error. An etcd lease that may hold the record is left to expire.
+    pub(super) async fn put_failed(&self, subnet: SubnetKey, id: i64, error: CallError) -> RegistryError {
+        if !matches!(error, CallError::NoAnswer(_)) {
             self.revoke(id).await;
         }
-        self.uncertain(subnet, failure)
+        self.uncertain(subnet, error)
     }
 
-    /// Revokes a lease that holds nothing. One that stays runs out by itself.
+    /// Revokes an etcd lease without keys. If that fails, the lease expires.
     pub(super) async fn revoke(&self, id: i64) {
         if id == NO_LEASE {
             return;
         }
         let call = self
             .cluster
-            .call(Call::LeaseRevoke, |mut connection| async move { connection.lease.revoke(id).await });
-        if let Err(failure) = call.await {
-            tracing::debug!(lease = id, error = %failure.into_reason(), "a lease without a record stays until it ends");
+            .call(CallKind::LeaseRevoke, |mut connection| async move { connection.lease.revoke(id).await });
+        if let Err(error) = call.await {
+            tracing::debug!(lease = id, error = %error.into_reason(), "cannot revoke an unused etcd lease; it expires");
         }
     }
 
-    /// Revokes a lease that a record of ours hung on, unless something else does: to revoke removes what it holds.
+    /// Revokes the former etcd lease of a record, unless other keys are attached: revoking removes them.
     pub(super) async fn drop_lease(&self, id: i64) {
         if id == NO_LEASE {
             return;
         }
-        let call = self.cluster.call(Call::LeaseTimeToLive, |mut connection| async move {
+        let call = self.cluster.call(CallKind::LeaseTimeToLive, |mut connection| async move {
             let options = LeaseTimeToLiveOptions::new().with_keys();
             connection.lease.time_to_live(id, Some(options)).await
         });
-        let holds_nothing =
-            call.await.is_ok_and(|answer| answer.value.ttl() > 0 && answer.value.keys().is_empty());
-        if holds_nothing {
+        let is_unused =
+            call.await.is_ok_and(|response| response.value.ttl() > 0 && response.value.keys().is_empty());
+        if is_unused {
             self.revoke(id).await;
         }
     }
 
-    /// The error of a call that did not write a record.
-    pub(super) fn unwritten(&self, failure: Failure) -> RegistryError {
-        match failure {
-            Failure::Away(reason) | Failure::NotNow(reason) => {
+    /// Converts the error of a call that wrote no record.
+    pub(super) fn unwritten(&self, error: CallError) -> RegistryError {
+        match error {
+            CallError::NoAnswer(reason) | CallError::Transient(reason) => {
                 RegistryError::Unavailable(self.describe(), reason)
             }
-            Failure::Refused(reason) => RegistryError::Refused(self.describe(), reason),
+            CallError::Refused(reason) => RegistryError::Refused(self.describe(), reason),
         }
     }
 
-    /// The error of a call that may have written a record.
-    pub(super) fn uncertain(&self, subnet: SubnetKey, failure: Failure) -> RegistryError {
-        match failure {
-            Failure::Away(reason) => RegistryError::Unknown(subnet, reason),
-            other @ (Failure::NotNow(_) | Failure::Refused(_)) => self.unwritten(other),
+    /// Converts the error of a call that may have written a record.
+    pub(super) fn uncertain(&self, subnet: SubnetKey, error: CallError) -> RegistryError {
+        match error {
+            CallError::NoAnswer(reason) => RegistryError::Unknown(subnet, reason),
+            other @ (CallError::Transient(_) | CallError::Refused(_)) => self.unwritten(other),
         }
     }
 }
 
-/// The id that stands for "no lease".
+/// The etcd lease id for "no lease".
 pub(super) const NO_LEASE: i64 = 0;
 
-/// How a transaction went.
-pub(super) enum Written {
-    /// It was done, at this revision.
-    Done(Revision),
+/// The outcome of a transaction.
+pub(super) enum TxnOutcome {
+    /// Applied at this revision.
+    Applied(Revision),
     /// The comparison failed.
-    Not {
-        /// Whether a member was asked before, which may have done it.
-        again: bool,
+    CompareFailed {
+        /// Whether another member was asked before, which may have applied it.
+        retried: bool,
     },
 }
 
-fn without_header() -> Failure {
-    let reason: BoxError = "an answer without a header".into();
-    Failure::Away(reason)
+fn missing_header() -> CallError {
+    let reason: BoxError = "response without a header".into();
+    CallError::NoAnswer(reason)
 }

@@ -1,4 +1,4 @@
-//! Getting a lease: list, decide, write; again if the write found another state than the list.
+//! Acquisition of a lease: list, choose, write; repeated if the write finds another state than the list.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use flannel_core::{
     RegistryEvent, Step, SubnetKey, SubnetRegistry, Term,
 };
 
-use super::{Holder, Known, Shared};
+use super::shared::{LastList, LeaseOwner, Shared};
 
-/// How many writes may find another state than the list before it is left to the caller to try again; flannel's own.
+/// The number of attempts before the caller must try again, as in upstream flannel.
 const ATTEMPTS: u32 = 10;
 
-/// Stores count whole seconds.
+/// Stores round TTLs to whole seconds.
 const ROUNDING: Duration = Duration::from_secs(1);
 
 impl<R: SubnetRegistry> Shared<R> {
@@ -26,13 +26,13 @@ impl<R: SubnetRegistry> Shared<R> {
             let (public, node, others) = (attrs.public, attrs.node, &others);
             let claim = Claim { config, public, node, others, previous, attempt: races_lost };
             let step = claim.next_step(&leases, &mut |n| self.state().random.usize(..n.max(1)));
-            say(&step, &claim, attrs);
+            log_step(&step, &claim, attrs);
             if let Step::Reuse(lease) = &step {
-                // Should it run out before it is written, it is the one to take back.
+                // If it expires before the write, the next attempt takes the same subnet.
                 previous = Some(lease.subnet);
             }
             let before = match &step {
-                Step::Reuse(lease) => Some(Holder::of(&lease.attrs)),
+                Step::Reuse(lease) => Some(LeaseOwner::of(&lease.attrs)),
                 Step::Discard(_) | Step::TakeBack(_) | Step::Take(_) | Step::OutOfSubnets => None,
             };
             let error = match self.take(step, config, attrs).await {
@@ -44,28 +44,28 @@ impl<R: SubnetRegistry> Shared<R> {
                 Err(error) => return Err(error),
             };
             races_lost += u32::from(matches!(error, RegistryError::Exists(_)));
-            if tries == ATTEMPTS || !is_cured_by_listing(&error) {
+            if tries == ATTEMPTS || !is_retryable(&error) {
                 return Err(error.into());
             }
-            tracing::debug!(%error, tries, "listing again");
+            tracing::debug!(%error, tries, "acquisition raced with another write; listing again");
             tries += 1;
         }
     }
 
-    /// Returns all leases: as recalled, if that was just now, else from a new list.
+    /// Returns all leases: from the list of `recall` if it has not been used yet, else from a new list.
     async fn leases(&self) -> Result<LeaseSet, ManagerError> {
-        let recalled = self.state().known.take_if(|known| known.fresh);
-        let snapshot = match recalled {
-            Some(known) => known.snapshot,
+        let fresh = self.state().last_list.take_if(|list| list.fresh);
+        let snapshot = match fresh {
+            Some(list) => list.snapshot,
             None => self.registry.list().await?,
         };
         let mut leases = LeaseSet::default();
         leases.apply(RegistryEvent::Snapshot(snapshot.clone()));
-        self.state().known = Some(Known { snapshot, fresh: false });
+        self.state().last_list = Some(LastList { snapshot, fresh: false });
         Ok(leases)
     }
 
-    /// Takes one step. `Gone` after a lease was discarded means to list and ask again.
+    /// Takes one step. `Gone` after a lease was discarded makes the caller list again.
     async fn take(
         &self,
         step: Step,
@@ -80,8 +80,8 @@ impl<R: SubnetRegistry> Shared<R> {
             }
             Step::TakeBack(subnet) | Step::Take(subnet) => {
                 let lease = self.registry.create(subnet, attrs, self.options.ttl).await?;
-                self.granted(self.options.ttl);
-                // The space at the end is flannel's.
+                self.set_granted(self.options.ttl);
+                // The trailing space is upstream flannel's.
                 tracing::info!("Allocated lease ({}) to current node ({}) ", name(&subnet), attrs.public);
                 Ok(lease)
             }
@@ -92,48 +92,48 @@ impl<R: SubnetRegistry> Shared<R> {
         }
     }
 
-    /// Takes over a lease of this host. One that says already what it should is only renewed: that tells the peers
-    /// nothing, however many hosts start again at once. Where that makes it last for another time than it should, as
-    /// after a change of the option, it is written again: in some stores only that gives it another one.
+    /// Reuses a lease of this host. A lease with the right attributes is only renewed, which sends no events to the peers
+    /// when many hosts restart at once. If the granted TTL differs from the wanted one, as after a change of the option,
+    /// the record is written again, because some stores change the TTL only then.
     async fn reuse(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let ttl = self.options.ttl;
         if lease.attrs != *attrs {
             let lease = self.registry.update(lease, attrs, ttl).await?;
-            self.granted(ttl);
+            self.set_granted(ttl);
             return Ok(lease);
         }
         if lease.term == Term::Permanent {
-            self.granted(ttl);
+            self.set_granted(ttl);
             return Ok(lease.clone());
         }
         let granted = self.registry.renew(lease, ttl).await?;
-        self.granted(granted);
+        self.set_granted(granted);
         if granted.abs_diff(ttl) <= ROUNDING {
             return Ok(lease.clone());
         }
-        // What was granted stays noted: whoever gives less once may do so again.
+        // The granted TTL stays recorded: a store that grants less once may do so again.
         self.registry.update(lease, attrs, ttl).await
     }
 
-    /// Notes that a lease is held now, and by whom it was before, and forgets what was heard of the one before.
-    pub(super) fn hold(&self, lease: &Lease, before: Option<Holder>) {
-        self.own.send_replace(None);
+    /// Records the held lease and its former owner, and discards the own record as the watch saw it before.
+    pub(super) fn hold(&self, lease: &Lease, before: Option<LeaseOwner>) {
+        self.own_record.send_replace(None);
         let mut state = self.state();
         state.held = Some(lease.clone());
-        // A holder without an id cannot be told from this host.
+        // An owner without an id may be this host.
         state.taken_from =
-            before.filter(|before| before.node.is_some() && *before != Holder::of(&lease.attrs));
+            before.filter(|before| before.node.is_some() && *before != LeaseOwner::of(&lease.attrs));
     }
 }
 
-/// Tells whether the next list says what a write did, or why it did not.
-fn is_cured_by_listing(error: &RegistryError) -> bool {
+/// Reports whether another list shows the outcome of a write, or why it failed.
+fn is_retryable(error: &RegistryError) -> bool {
     use RegistryError::{Changed, Exists, Gone, Unknown};
     matches!(error, Exists(_) | Changed(_) | Gone(_) | Unknown(..))
 }
 
-/// Tells what is about to be done in the words that flannel's operators look for in the log.
-fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
+/// Logs a step with upstream flannel's texts, which operators search for.
+fn log_step(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
     let ip = attrs.public;
     match step {
         Step::Reuse(lease) => {
@@ -143,8 +143,8 @@ fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
                     "Found lease ({subnet}) of this host, whose IP was {was}, for current IP ({ip}), reusing"
                 ),
                 Some(LeaseMatch::AddressOfOtherId) => tracing::info!(
-                    "Found lease ({subnet}) for current IP ({ip}), reusing, though it names another node id: this \
-                     host lost its own, or another host has the same IP"
+                    "Found lease ({subnet}) for current IP ({ip}), reusing, although it has another node id: this host \
+                     lost its id file, or another host has the same IP"
                 ),
                 _ => tracing::info!("Found lease ({subnet}) for current IP ({ip}), reusing"),
             }
@@ -173,7 +173,7 @@ fn say(step: &Step, claim: &Claim<'_>, attrs: &LeaseAttrs) {
     }
 }
 
-/// Writes a subnet as flannel's log does.
+/// Formats a subnet as upstream flannel's log does.
 pub(super) fn name(subnet: &SubnetKey) -> String {
     let nets: Vec<String> = subnet.nets().map(|net| net.to_string()).collect();
     match (subnet.v4(), subnet.v6(), nets.as_slice()) {

@@ -1,22 +1,22 @@
-//! Letting the record of a lease say something else about this host.
+//! Updates of the attributes of a lease.
 //!
 //! ```text
-//!  update ──yes──▶ published
-//!   ▲  │ changed, or no word whether it was written: list, and look who wrote it
-//!   └──┘ this host ── nobody, or another host ──▶ lost
+//!  update ──ok──▶ published
+//!   ▲  │ changed, or outcome unknown: list, and check the owner
+//!   └──┘ this host ── gone, or another host ──▶ lost
 //! ```
 
 use std::sync::Arc;
 
 use flannel_core::{Lease, LeaseAttrs, LeaseMatch, RegistryError, SubnetRegistry};
 
-use super::Shared;
+use super::shared::Shared;
 
-/// How many writes may find another record than the one last seen before it is left to the caller to try again.
+/// The number of writes that may find a changed record before the caller must try again.
 const ATTEMPTS: u32 = 5;
 
 impl<R: SubnetRegistry> Shared<R> {
-    /// [`RegistryError::Gone`] and [`RegistryError::Changed`] say that the lease is lost.
+    /// Writes the attributes. [`RegistryError::Gone`] and [`RegistryError::Changed`] mean that the lease is lost.
     pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let ttl = self.options.ttl;
         let attrs = &attrs.clone().with_node(self.node());
@@ -26,7 +26,7 @@ impl<R: SubnetRegistry> Shared<R> {
         loop {
             let error = match self.registry.update(&last_seen, attrs, ttl).await {
                 Ok(lease) => {
-                    self.granted(ttl);
+                    self.set_granted(ttl);
                     self.hold(&lease, None);
                     return Ok(lease);
                 }
@@ -35,7 +35,7 @@ impl<R: SubnetRegistry> Shared<R> {
             };
             last_seen = self.own_record(own, attrs).await?;
             if tries == ATTEMPTS {
-                // Somebody keeps on writing, but it is this host's record still.
+                // Another writer keeps changing the record, but it still belongs to this host.
                 let place = self.registry.describe();
                 return Err(RegistryError::Unavailable(place, error.into()));
             }
@@ -43,13 +43,13 @@ impl<R: SubnetRegistry> Shared<R> {
         }
     }
 
-    /// Reads the record, which may say what the host is now or what it was before.
+    /// Reads the record, which may have the new attributes or the former ones.
     async fn own_record(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, RegistryError> {
         let snapshot = self.registry.list().await?;
-        let found = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
-        let found = found.ok_or(RegistryError::Gone(own.subnet))?;
-        let ties = [&own.attrs, attrs].map(|attrs| found.match_host(&attrs.public, attrs.node));
+        let record = snapshot.leases.into_iter().find(|lease| lease.subnet == own.subnet);
+        let record = record.ok_or(RegistryError::Gone(own.subnet))?;
+        let ties = [&own.attrs, attrs].map(|attrs| record.match_host(&attrs.public, attrs.node));
         let is_own = ties.iter().any(|tie| matches!(tie, Some(LeaseMatch::Id | LeaseMatch::Address)));
-        if is_own { Ok(Arc::unwrap_or_clone(found)) } else { Err(RegistryError::Changed(own.subnet)) }
+        if is_own { Ok(Arc::unwrap_or_clone(record)) } else { Err(RegistryError::Changed(own.subnet)) }
     }
 }

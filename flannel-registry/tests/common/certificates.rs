@@ -19,12 +19,12 @@ const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
 /// which one with what reason is to be told.
 pub(crate) const SPOILT: [([&str; 3], [&str; 2]); 7] = [
     (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
-    (["garbage.pem", "client.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
-    (["half.pem", "client.pem", "client-key.pem"], ["half.pem", "holds no certificate in PEM form"]),
-    (["ca.pem", "garbage.pem", "client-key.pem"], ["garbage.pem", "holds no certificate in PEM form"]),
-    (["ca.pem", "client.pem", "client.pem"], ["client.pem", "holds no private key in PEM form"]),
+    (["garbage.pem", "client.pem", "client-key.pem"], ["garbage.pem", "contains no PEM certificate"]),
+    (["half.pem", "client.pem", "client-key.pem"], ["half.pem", "contains no PEM certificate"]),
+    (["ca.pem", "garbage.pem", "client-key.pem"], ["garbage.pem", "contains no PEM certificate"]),
+    (["ca.pem", "client.pem", "client.pem"], ["client.pem", "contains no PEM private key"]),
     (["ca.pem", "client.pem", "absent-key.pem"], ["absent-key.pem", "No such file"]),
-    (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not fit", "client.pem"]),
+    (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not match", "client.pem"]),
 ];
 
 /// An authority, and the directory of its certificates.

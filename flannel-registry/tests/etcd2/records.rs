@@ -201,9 +201,9 @@ async fn keys_of_the_wrong_kind_are_refused_with_what_to_do() {
     for (error, text) in [
         (at("/a").config().await.map(drop), "ETCDCTL_API=2 etcdctl rm --recursive /a/config"),
         (at("/a").list().await.map(drop), "ETCDCTL_API=2 etcdctl rm /a/subnets"),
-        (at("/a").create(subnet(1), &host(1), DAY).await.map(drop), "/a/subnets holds a text"),
-        (at("/b").config().await.map(drop), "/b holds a text"),
-        (at("/b").list().await.map(drop), "/b holds a text"),
+        (at("/a").create(subnet(1), &host(1), DAY).await.map(drop), "/a/subnets is a value"),
+        (at("/b").config().await.map(drop), "/b is a value"),
+        (at("/b").list().await.map(drop), "/b is a value"),
     ] {
         let error = error.unwrap_err();
         assert!(matches!(error, RegistryError::Refused(..)), "{error:?}");

@@ -120,8 +120,8 @@ fn a_user_without_a_password_is_refused() {
     let mut options = Etcd3Options::default();
     options.username = "root".to_owned();
     let error = Etcd3Registry::new(options.clone()).unwrap_err().to_string();
-    assert_eq!(error, "etcd is to be told a user name without a password");
+    assert_eq!(error, "incomplete etcd credentials: a user name without a password");
     (options.username, options.password) = (String::new(), "secret".to_owned());
     let error = Etcd3Registry::new(options).unwrap_err().to_string();
-    assert_eq!(error, "etcd is to be told a password without a user name");
+    assert_eq!(error, "incomplete etcd credentials: a password without a user name");
 }

@@ -97,7 +97,7 @@ async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
     files.expired_client("late");
     options.cert_file = Some(files.path("late.pem"));
     options.key_file = Some(files.path("late-key.pem"));
-    says(ask(options.clone()).await, false, &[&server.url(), "late.pem, which has expired"]);
+    says(ask(options.clone()).await, false, &[&server.url(), "late.pem (expired)"]);
     (options.cert_file, options.key_file) = (None, None);
     says(ask(options).await, false, &[&server.url(), "no client certificate"]);
 }

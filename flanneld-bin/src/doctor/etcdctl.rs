@@ -1,4 +1,4 @@
-//! Commands for etcdctl, as they reach the registry of the flags. Pure.
+//! `etcdctl` commands for the registry that the flags name.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use flannel_node::doctor::{RegistryCommands, quoted};
 
 use crate::options::EtcdOptions;
 
-/// How to reach the registry by hand.
+/// Builds `etcdctl` commands.
 #[derive(Clone, Debug)]
 pub(crate) struct Etcdctl {
     etcd: EtcdOptions,
@@ -18,8 +18,8 @@ impl Etcdctl {
         Self { etcd: etcd.clone(), is_v2 }
     }
 
-    /// The program with what it needs to reach the registry. It asks for the password by itself.
-    fn start(&self) -> String {
+    /// The program with its connection options. It prompts for the password.
+    fn program(&self) -> String {
         let (api, names) = if self.is_v2 {
             ("2", ["--ca-file", "--cert-file", "--key-file", "--username"])
         } else {
@@ -43,15 +43,15 @@ impl Etcdctl {
 
 impl RegistryCommands for Etcdctl {
     fn remove_record(&self, key: &str) -> String {
-        let word = if self.is_v2 { "rm" } else { "del" };
-        format!("{} {word} {}", self.start(), quoted(&format!("{}/subnets/{key}", self.etcd.prefix)))
+        let subcommand = if self.is_v2 { "rm" } else { "del" };
+        format!("{} {subcommand} {}", self.program(), quoted(&format!("{}/subnets/{key}", self.etcd.prefix)))
     }
 
     fn write_config(&self, text: &str) -> String {
-        let word = if self.is_v2 { "set" } else { "put" };
+        let subcommand = if self.is_v2 { "set" } else { "put" };
         format!(
-            "{} {word} {} {}",
-            self.start(),
+            "{} {subcommand} {} {}",
+            self.program(),
             quoted(&format!("{}/config", self.etcd.prefix)),
             quoted(text)
         )
@@ -64,7 +64,7 @@ mod tests {
     use crate::options::doctor::of_daemon;
 
     #[test]
-    fn the_commands_reach_the_store_that_the_flags_name_and_tell_no_password() {
+    fn the_commands_have_the_connection_options_but_no_password() {
         let arguments = [
             "-etcd-endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379",
             "-etcd-cafile=/ca.pem",

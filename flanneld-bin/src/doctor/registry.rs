@@ -1,4 +1,4 @@
-//! What the registry says: the configuration, the leases, and what time it is.
+//! Facts about the registry: the config, the leases, and its clock.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,18 +15,18 @@ use super::etcdctl::Etcdctl;
 use crate::options::{EtcdApi, EtcdFiles, EtcdOptions};
 use crate::registry;
 
-/// A registry that is there answers in milliseconds; one that is asked member by member takes some seconds for each.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A reachable etcd responds in milliseconds, but a client that tries each member takes seconds for each that is down.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The etcd that a daemon uses.
+/// The etcd of a daemon.
 #[derive(Debug)]
-pub(super) struct EtcdOfDaemon {
+pub(super) struct EtcdAgentRegistry {
     pub(super) options: EtcdOptions,
     pub(super) api: EtcdApi,
 }
 
 #[async_trait]
-impl AgentRegistry for EtcdOfDaemon {
+impl AgentRegistry for EtcdAgentRegistry {
     fn networks(&self) -> Vec<String> {
         let EtcdOptions { endpoints, prefix, .. } = &self.options;
         endpoints.iter().map(|endpoint| format!("{endpoint} {prefix}")).collect()
@@ -50,7 +50,7 @@ impl AgentRegistry for EtcdOfDaemon {
         let (config, clock) = tokio::join!(config(&*registry, etcd), clock(etcd));
         let mut leases = None;
         if matches!(config, ConfigFact::Valid(_) | ConfigFact::Invalid(_)) {
-            leases = timeout(PATIENCE, registry.list()).await.ok().and_then(Result::ok);
+            leases = timeout(TIMEOUT, registry.list()).await.ok().and_then(Result::ok);
         }
         let name = registry.describe();
         RegistryFacts { name, commands: etcdctl(), config, leases, clock, certificates }
@@ -69,33 +69,34 @@ impl AgentRegistry for EtcdOfDaemon {
     }
 }
 
-/// Opens the registry as the daemon does. Which of its interfaces is used is known when it has been asked.
-#[expect(clippy::type_complexity, reason = "two things that are made together")]
+/// Opens the registry as the daemon does. The second value returns the commands; with `auto`, they depend on the store that
+/// the first read found.
+#[expect(clippy::type_complexity, reason = "used once")]
 fn open(
     etcd: &EtcdOptions,
     api: EtcdApi,
 ) -> Result<(Arc<dyn SubnetRegistry>, Box<dyn Fn() -> Arc<dyn RegistryCommands> + Send>), BoxError> {
-    let by_hand = etcd.clone();
+    let options = etcd.clone();
     if api == EtcdApi::Auto {
         let registry = EtcdRegistry::new(registry::v3(etcd)?, registry::v2(etcd)?);
         let chosen = registry.clone();
         return Ok((
             Arc::new(registry),
-            Box::new(move || Arc::new(Etcdctl::new(&by_hand, chosen.uses_v2()))),
+            Box::new(move || Arc::new(Etcdctl::new(&options, chosen.uses_v2()))),
         ));
     }
     let is_v2 = api == EtcdApi::V2;
-    Ok((registry::open(etcd, api)?, Box::new(move || Arc::new(Etcdctl::new(&by_hand, is_v2)))))
+    Ok((registry::open(etcd, api)?, Box::new(move || Arc::new(Etcdctl::new(&options, is_v2)))))
 }
 
 async fn config(registry: &dyn SubnetRegistry, etcd: &EtcdOptions) -> ConfigFact {
-    match timeout(PATIENCE, registry.config()).await {
+    match timeout(TIMEOUT, registry.config()).await {
         Err(_) => ConfigFact::Silent(
-            format!("{}: no answer within {PATIENCE:?}", registry.describe()),
-            start_it(etcd),
+            format!("{}: no response within {TIMEOUT:?}", registry.describe()),
+            start_etcd(etcd),
         ),
-        Ok(Err(error @ RegistryError::Refused(..))) => ConfigFact::Refused(chain(&error), let_in(etcd)),
-        Ok(Err(error)) => ConfigFact::Silent(chain(&error), start_it(etcd)),
+        Ok(Err(error @ RegistryError::Refused(..))) => ConfigFact::Refused(chain(&error), authenticate(etcd)),
+        Ok(Err(error)) => ConfigFact::Silent(chain(&error), start_etcd(etcd)),
         Ok(Ok(None)) => ConfigFact::Missing,
         Ok(Ok(Some(text))) => match NetworkConfig::parse(&text) {
             Ok(config) => ConfigFact::Valid(config),
@@ -104,26 +105,23 @@ async fn config(registry: &dyn SubnetRegistry, etcd: &EtcdOptions) -> ConfigFact
     }
 }
 
-/// Asks what time it is there.
+/// Reads the clock of an etcd member.
 async fn clock(etcd: &EtcdOptions) -> Option<ClockReading> {
     let registry = registry::v2(etcd).ok()?;
-    let asked = wall_clock();
-    let (there, member) = timeout(PATIENCE, registry.server_time()).await.ok()?.ok()?;
-    Some(ClockReading { member, there: there?, asked, answered: wall_clock() })
+    let before = wall_clock();
+    let (there, member) = timeout(TIMEOUT, registry.server_time()).await.ok()?.ok()?;
+    Some(ClockReading { member, there: there?, asked: before, answered: wall_clock() })
 }
 
-/// What time this host takes it to be.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the program, and it is the wall clock that is looked at"
-)]
+/// Returns the time of this host.
+#[expect(clippy::disallowed_methods, reason = "the check compares wall clocks")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
 fn certificates(files: &EtcdFiles) -> Vec<Certificate> {
     let paths = files.authorities.iter().chain(&files.certificate);
-    // Files that cannot be read are told of by whoever opens the registry.
+    // Opening the registry reports files that cannot be read.
     let dates = paths.flat_map(|path| certificate_dates(path).unwrap_or_default());
     let certificate = |dates: flannel_registry::CertificateDates| Certificate {
         key: files.key.clone().filter(|_| files.certificate.as_ref() == Some(&dates.path)),
@@ -151,8 +149,8 @@ fn other_options(etcd: &EtcdOptions) -> Cure {
     }
 }
 
-/// On the hosts that the endpoints name, one line each.
-fn start_it(etcd: &EtcdOptions) -> Cure {
+/// Commands that start etcd on the hosts of the endpoints, one each.
+fn start_etcd(etcd: &EtcdOptions) -> Cure {
     let host = |endpoint: &String| {
         let rest = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
         let host = rest
@@ -163,19 +161,19 @@ fn start_it(etcd: &EtcdOptions) -> Cure {
     };
     let mut hosts: Vec<String> = etcd.endpoints.iter().map(host).collect();
     hosts.dedup();
-    let is_here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "::1";
-    let start = |host: &String| match is_here(host) {
+    let is_local = |host: &str| host == "localhost" || host.starts_with("127.") || host == "::1";
+    let start = |host: &String| match is_local(host) {
         true => "systemctl start etcd".to_owned(),
         false => format!("ssh {} systemctl start etcd", quoted(host)),
     };
     let mut cure = Cure::run(hosts.iter().map(start));
-    if hosts.iter().all(|host| is_here(host)) {
+    if hosts.iter().all(|host| is_local(host)) {
         cure.flags.push("-etcd-endpoints=http://ADDRESS:2379".to_owned());
     }
     cure
 }
 
-fn let_in(etcd: &EtcdOptions) -> Cure {
+fn authenticate(etcd: &EtcdOptions) -> Cure {
     if etcd.files.certificate.is_some() {
         return Cure::start_with(["-etcd-certfile=FILE", "-etcd-keyfile=FILE"]);
     }

@@ -1,4 +1,4 @@
-//! What doctor found, for people and for programs.
+//! The output of `flanneld doctor`: text or JSON.
 
 use std::fmt::Write as _;
 
@@ -7,17 +7,17 @@ use serde::Serialize;
 
 use crate::show::format::{Paint, plain};
 
-/// Writes findings for people.
+/// Formats findings as text.
 pub(super) fn text(findings: &[Finding], paint: Paint) -> String {
     if findings.is_empty() {
-        return "nothing found\n".to_owned();
+        return "no findings\n".to_owned();
     }
     let mut text = String::new();
     for finding in findings {
         let Finding { id, severity, what, why, cure } = finding;
         let word = format!("{:<7}", severity.word());
         let word = match severity {
-            Severity::Warning => paint.doubtful(&word),
+            Severity::Warning => paint.warning(&word),
             Severity::Error => paint.bad(&word),
         };
         let _ = writeln!(text, "{word} {id}: {}", plain(what));
@@ -26,7 +26,7 @@ pub(super) fn text(findings: &[Finding], paint: Paint) -> String {
         if !cure.flags.is_empty() {
             line(&mut text, "cure", &format!("start flanneld with {}", cure.flags.join(" ")));
         }
-        cure.lasting.iter().for_each(|command| line(&mut text, "for good", command));
+        cure.lasting.iter().for_each(|command| line(&mut text, "persist", command));
         text.push('\n');
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
@@ -35,7 +35,7 @@ pub(super) fn text(findings: &[Finding], paint: Paint) -> String {
     text
 }
 
-/// Writes a labelled text; what a shell reads as one is not broken into lines, and has its own.
+/// Writes a labelled text, which may have several lines.
 fn line(text: &mut String, label: &str, content: &str) {
     let lines: Vec<String> = content.split('\n').map(plain).collect();
     let _ = writeln!(text, "  {label:<9} {}", lines.join("\n"));
@@ -45,11 +45,11 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// Writes findings for programs: members keep their names and meaning, and new ones may come.
+/// Formats findings as JSON. Its members are stable; later versions may add more.
 pub(super) fn json(findings: &[Finding]) -> String {
     #[derive(Serialize)]
     struct Report<'a> {
-        /// Of this form.
+        /// The version of this format.
         version: u32,
         severity: Option<Severity>,
         findings: &'a [Finding],

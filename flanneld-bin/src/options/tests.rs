@@ -413,7 +413,7 @@ fn a_ping_takes_peers_before_and_behind_its_flags() {
     assert_eq!(options.socket, Some("/run/flannel/subnet.env.sock".into()));
     for (argument, why) in [
         ("-count=0", "flag -count: 0 is not within 1 and 1000"),
-        ("-color=green", "flag -color: \"green\" is none of auto, always and never"),
+        ("-color=green", "flag -color: \"green\" is not auto, always or never"),
         ("-iface=eth0", "flag provided but not defined: -iface"),
     ] {
         assert_eq!(ping(&[argument]).map(|_| ()), Err(why.to_owned()));

@@ -1,4 +1,4 @@
-//! What `flanneld ping` shows: a table, a map, JSON. Pure.
+//! The output of `flanneld ping`: a table, a map, or JSON.
 
 use std::collections::BTreeMap;
 
@@ -8,48 +8,47 @@ use serde::Serialize;
 
 use crate::show::format::{Cell, Paint, Table, list, plain};
 
-/// What was pinged.
+/// The probed peers.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Pinged {
-    /// Who told of the peers.
-    pub(super) source: Source,
+pub(super) struct PingReport {
+    pub(super) source: PeerSource,
     pub(super) peers: Vec<ProbedPeer>,
 }
 
-/// Who told of the peers.
+/// Where the list of peers comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Source {
+pub(super) enum PeerSource {
     /// The daemon on this host.
     Daemon,
-    /// What this host remembers; no daemon runs.
+    /// The cache of the daemon, which does not run.
     Cache,
-    /// The registry; this host remembers nothing.
+    /// The registry: no daemon runs, and there is no cache.
     Registry,
 }
 
-/// Shows a line for each family of each peer.
-pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
-    let mut text = whence(pinged);
-    if pinged.peers.is_empty() {
-        return text + "no other host is known\n";
+/// Formats a line for each address family of each peer.
+pub(super) fn table(report: &PingReport, paint: Paint) -> String {
+    let mut text = source_notice(report);
+    if report.peers.is_empty() {
+        return text + "no peers\n";
     }
     let mut table = Table::default();
     let names = ["SUBNET", "ADDRESS", "INSIDE", "OUTSIDE", "LOST", "MTU", "VERDICT"];
     table.row(names.map(|name| Cell::painted(name, |name| paint.faint(name))));
-    for peer in &pinged.peers {
+    for peer in &report.peers {
         let families: Vec<_> = peer.subnet.nets().collect();
         for (at, net) in families.iter().enumerate() {
-            let way = |side| {
-                let is_it =
-                    |way: &&ProbedPath| way.side == side && way.address.is_ipv4() == net.addr().is_ipv4();
-                peer.probe.paths.iter().find(is_it)
+            let path = |side| {
+                let is_wanted =
+                    |path: &&ProbedPath| path.side == side && path.address.is_ipv4() == net.addr().is_ipv4();
+                peer.probe.paths.iter().find(is_wanted)
             };
-            let paths = [way(ProbeSide::Inside), way(ProbeSide::Outside)];
+            let paths = [path(ProbeSide::Inside), path(ProbeSide::Outside)];
             let verdict = if at == 0 { line(&peer.probe) } else { String::new() };
             table.row([
                 Cell::new(net.to_string()),
-                Cell::new(paths[1].map_or_else(|| "-".to_owned(), |way| way.address.to_string())),
+                Cell::new(paths[1].map_or_else(|| "-".to_owned(), |path| path.address.to_string())),
                 Cell::new(time(paths[0])),
                 Cell::new(time(paths[1])),
                 Cell::new(paths.map(lost).join("/")),
@@ -62,31 +61,31 @@ pub(super) fn table(pinged: &Pinged, paint: Paint) -> String {
     text
 }
 
-/// So many signs stand in a row of the map.
+/// The number of peers in a row of the map.
 const ROW: usize = 50;
 
-/// So many lines below the map tell what is wrong.
+/// The number of faults listed below the map.
 const LINES: usize = 20;
 
-/// What the signs of the map mean, the best first.
+/// The signs of the map and their meanings, the best first.
 const SIGNS: &[(char, &str)] = &[
     ('.', "below 1 ms"),
     (':', "below 10 ms"),
     ('+', "below 100 ms"),
-    ('*', "more"),
-    ('u', "no tunnel, the underlay answers"),
+    ('*', "100 ms or more"),
+    ('u', "underlay only"),
     ('m', "MTU too small"),
-    ('%', "losses"),
-    ('T', "the tunnel is blocked"),
+    ('%', "lossy"),
+    ('T', "tunnel blocked"),
     ('X', "silent"),
     ('?', "not probed"),
 ];
 
-/// Shows a sign for each peer, in the order of the subnets: this host's row of the mesh.
-pub(super) fn map(pinged: &Pinged, paint: Paint) -> String {
-    let mut text = whence(pinged);
+/// Formats a sign for each peer, in the order of their subnets.
+pub(super) fn map(report: &PingReport, paint: Paint) -> String {
+    let mut text = source_notice(report);
     let mut table = Table::default();
-    for row in pinged.peers.chunks(ROW) {
+    for row in report.peers.chunks(ROW) {
         let first = row.first().map(|peer| list(peer.subnet.nets().take(1))).unwrap_or_default();
         let signs: String = row.iter().map(|peer| sign(&peer.probe)).collect();
         let coloured =
@@ -96,14 +95,14 @@ pub(super) fn map(pinged: &Pinged, paint: Paint) -> String {
     }
     text.push_str(&table.write());
     let mut counts = BTreeMap::new();
-    for peer in &pinged.peers {
+    for peer in &report.peers {
         *counts.entry(sign(&peer.probe)).or_insert(0) += 1;
     }
     text.push('\n');
     let used =
         SIGNS.iter().filter_map(|(sign, meaning)| Some(format!("{sign}  {} {meaning}\n", counts.get(sign)?)));
     text.extend(used);
-    let mut faults: Vec<_> = pinged.peers.iter().filter(|peer| peer.probe.verdict.is_fault()).collect();
+    let mut faults: Vec<_> = report.peers.iter().filter(|peer| peer.probe.verdict.is_fault()).collect();
     faults.sort_by_key(|peer| std::cmp::Reverse(weight(peer.probe.verdict)));
     for peer in faults.iter().take(LINES) {
         text.push_str(&format!("\n{}  {}", list(peer.subnet.nets()), line(&peer.probe)));
@@ -116,14 +115,12 @@ pub(super) fn map(pinged: &Pinged, paint: Paint) -> String {
     text
 }
 
-/// Says where the peers are known from, if not from where one expects.
-fn whence(pinged: &Pinged) -> String {
-    match pinged.source {
-        Source::Daemon => "",
-        Source::Cache => "no flanneld runs here; these are the peers that this host remembers\n",
-        Source::Registry => {
-            "no flanneld runs here, and this host remembers no network; these are the leases in etcd\n"
-        }
+/// Names the source of the peers unless it is the daemon.
+fn source_notice(report: &PingReport) -> String {
+    match report.source {
+        PeerSource::Daemon => "",
+        PeerSource::Cache => "flanneld does not run here; probing the peers in its cache\n",
+        PeerSource::Registry => "flanneld does not run here and has no cache; probing the peers in etcd\n",
     }
     .to_owned()
 }
@@ -135,43 +132,43 @@ fn line(probe: &PeerProbe) -> String {
     }
 }
 
-/// Colours what tells of a verdict.
+/// Colours text by a verdict.
 pub(crate) fn painted(verdict: ProbeVerdict, paint: Paint, text: &str) -> String {
     if verdict == ProbeVerdict::Reachable {
         paint.good(text)
     } else if matches!(verdict, ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent) {
         paint.bad(text)
     } else {
-        paint.doubtful(text)
+        paint.warning(text)
     }
 }
 
-fn time(way: Option<&ProbedPath>) -> String {
-    match way {
+fn time(path: Option<&ProbedPath>) -> String {
+    match path {
         None => "-".to_owned(),
-        Some(way) => match way.round_trip_microseconds {
+        Some(path) => match path.round_trip_microseconds {
             Some(micros) => format!("{}.{:02}ms", micros / 1000, micros % 1000 / 10),
             None => "silent".to_owned(),
         },
     }
 }
 
-fn lost(way: Option<&ProbedPath>) -> String {
-    match way.filter(|way| way.sent > 0) {
-        Some(way) => format!("{}%", u64::from(way.lost) * 100 / u64::from(way.sent)),
+fn lost(path: Option<&ProbedPath>) -> String {
+    match path.filter(|path| path.sent > 0) {
+        Some(path) => format!("{}%", u64::from(path.lost) * 100 / u64::from(path.sent)),
         None => "-".to_owned(),
     }
 }
 
-fn mtu(way: Option<&ProbedPath>) -> String {
-    way.and_then(|way| way.path_mtu).map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
+fn mtu(path: Option<&ProbedPath>) -> String {
+    path.and_then(|path| path.path_mtu).map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
 }
 
 fn sign(probe: &PeerProbe) -> char {
     match probe.verdict {
         ProbeVerdict::Reachable | ProbeVerdict::UnderlaySilent => {
-            let times = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
-            match times.filter_map(|way| way.round_trip_microseconds).max().unwrap_or_default() {
+            let inside = probe.paths.iter().filter(|path| path.side == ProbeSide::Inside);
+            match inside.filter_map(|path| path.round_trip_microseconds).max().unwrap_or_default() {
                 0..1_000 => '.',
                 1_000..10_000 => ':',
                 10_000..100_000 => '+',
@@ -184,7 +181,7 @@ fn sign(probe: &PeerProbe) -> char {
         ProbeVerdict::TunnelBlocked => 'T',
         ProbeVerdict::Silent => 'X',
         ProbeVerdict::Unknown => '?',
-        // One that the core will have some day.
+        // A verdict that a later version adds.
         _ => '?',
     }
 }

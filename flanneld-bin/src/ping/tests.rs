@@ -1,4 +1,4 @@
-//! What people and programs see of a cluster in which everything is found.
+//! The output for a cluster with every verdict.
 
 use std::net::IpAddr;
 
@@ -11,18 +11,18 @@ use crate::show::format::Paint;
 
 fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> ProbedPeer {
     let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None };
-    let way = |side, address: [u8; 4], answers: bool| {
+    let path = |side, address: [u8; 4], answers: bool| {
         let by = if side == ProbeSide::Inside { ProbeMeans::Udp } else { ProbeMeans::Icmp };
-        let mut way = ProbedPath::new(side, IpAddr::from(address), by);
+        let mut path = ProbedPath::new(side, IpAddr::from(address), by);
         let mtu = if side == ProbeSide::Inside { 1450 } else { 1500 };
-        (way.answers, way.sent, way.lost) = (answers, 5, if answers { 0 } else { 5 });
-        way.round_trip_microseconds = answers.then_some(400 + u64::from(n));
-        (way.path_mtu, way.device_mtu) = (answers.then_some(mtu), Some(mtu));
-        way
+        (path.answers, path.sent, path.lost) = (answers, 5, if answers { 0 } else { 5 });
+        path.round_trip_microseconds = answers.then_some(400 + u64::from(n));
+        (path.path_mtu, path.device_mtu) = (answers.then_some(mtu), Some(mtu));
+        path
     };
-    let inside = inside.map(|answers| way(ProbeSide::Inside, [10, 5, n, 0], answers));
+    let inside = inside.map(|answers| path(ProbeSide::Inside, [10, 5, n, 0], answers));
     let mut paths: Vec<_> = inside.into_iter().collect();
-    paths.push(way(ProbeSide::Outside, [192, 168, 0, n], outside));
+    paths.push(path(ProbeSide::Outside, [192, 168, 0, n], outside));
     change(&mut paths);
     let context = ProbeContext {
         port: Some(8472),
@@ -36,7 +36,7 @@ fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<Pro
     ProbedPeer { subnet: format!("10.5.{n}.0-24").parse().expect("a key"), public, probe }
 }
 
-fn pinged() -> Pinged {
+fn report() -> PingReport {
     let peers = vec![
         peer(2, Some(true), true, |_| {}),
         peer(3, Some(false), true, |_| {}),
@@ -47,26 +47,26 @@ fn pinged() -> Pinged {
         peer(8, None, true, |_| {}),
         peer(9, Some(true), true, |paths| paths[0].round_trip_microseconds = Some(23_450)),
     ];
-    Pinged { source: Source::Daemon, peers }
+    PingReport { source: PeerSource::Daemon, peers }
 }
 
 #[test]
-fn the_table_has_a_line_for_each_peer_that_says_what_is_wrong() {
-    let text = table(&pinged(), Paint(false));
-    assert_eq!(text, include_str!("table.txt"), "now it is:\n{text}");
-    let nobody = Pinged { source: Source::Cache, peers: Vec::new() };
+fn the_table_has_a_line_for_each_peer_with_its_verdict() {
+    let text = table(&report(), Paint(false));
+    assert_eq!(text, include_str!("table.txt"), "actual:\n{text}");
+    let nobody = PingReport { source: PeerSource::Cache, peers: Vec::new() };
     assert_eq!(
         table(&nobody, Paint(false)),
-        "no flanneld runs here; these are the peers that this host remembers\nno other host is known\n"
+        "flanneld does not run here; probing the peers in its cache\nno peers\n"
     );
 }
 
 #[test]
-fn the_map_has_a_sign_for_each_peer_and_says_what_they_mean() {
-    let text = map(&pinged(), Paint(false));
-    assert_eq!(text, include_str!("map.txt"), "now it is:\n{text}");
-    let many = Pinged {
-        source: Source::Daemon,
+fn the_map_has_a_sign_for_each_peer_and_a_legend() {
+    let text = map(&report(), Paint(false));
+    assert_eq!(text, include_str!("map.txt"), "actual:\n{text}");
+    let many = PingReport {
+        source: PeerSource::Daemon,
         peers: (0..=120).map(|n| peer(n, Some(false), true, |_| {})).collect(),
     };
     let text = map(&many, Paint(false));
@@ -76,12 +76,12 @@ fn the_map_has_a_sign_for_each_peer_and_says_what_they_mean() {
     );
 }
 
-/// The lines that change here break other programs.
+/// Other programs rely on these members.
 #[test]
-fn the_json_of_a_ping_is_what_other_programs_rely_on_and_is_documented() {
-    let two = Pinged { peers: pinged().peers.drain(..2).collect(), ..pinged() };
+fn the_json_is_stable_and_documented() {
+    let two = PingReport { peers: report().peers.drain(..2).collect(), ..report() };
     let text = crate::show::json(&two, false);
-    assert_eq!(text, include_str!("ping.json"), "now it is:\n{text}");
+    assert_eq!(text, include_str!("ping.json"), "actual:\n{text}");
     let docs = include_str!("../../../docs/ping.md");
     for line in text.lines().filter_map(|line| line.trim().strip_prefix('"')) {
         let Some((member, _)) = line.split_once("\": ") else { continue };
@@ -94,8 +94,8 @@ fn the_json_of_a_ping_is_what_other_programs_rely_on_and_is_documented() {
 }
 
 #[test]
-fn nothing_from_elsewhere_reaches_the_terminal_as_a_command_and_colours_change_nothing_else() {
-    let mut evil = pinged();
+fn control_characters_do_not_reach_the_terminal_and_colours_do_not_change_the_text() {
+    let mut evil = report();
     evil.peers[1].probe.detail = "\u{1b}]0;evil\u{7}\r\n".to_owned();
     for text in [table(&evil, Paint(false)), map(&evil, Paint(false))] {
         assert!(!text.contains(['\u{1b}', '\u{7}', '\r']), "{text:?}");
@@ -106,12 +106,12 @@ fn nothing_from_elsewhere_reaches_the_terminal_as_a_command_and_colours_change_n
         parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
     };
     for show in [table, map] {
-        assert_eq!(strip(&show(&pinged(), Paint(true))), show(&pinged(), Paint(false)));
+        assert_eq!(strip(&show(&report(), Paint(true))), show(&report(), Paint(false)));
     }
 }
 
 #[test]
-fn a_peer_is_named_by_its_subnet_its_address_or_one_of_its_pods() {
+fn a_peer_is_selected_by_its_subnet_its_address_or_that_of_a_container() {
     let peers: Vec<ProbeTarget> = (2..5)
         .map(|n| ProbeTarget {
             subnet: format!("10.5.{n}.0-24").parse().expect("a key"),
@@ -123,14 +123,14 @@ fn a_peer_is_named_by_its_subnet_its_address_or_one_of_its_pods() {
         .collect();
     let pick = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        chosen(peers.clone(), &names)
-            .map(|found| found.iter().map(|peer| peer.subnet.to_string()).collect::<Vec<_>>())
+        select(peers.clone(), &names)
+            .map(|selected| selected.iter().map(|peer| peer.subnet.to_string()).collect::<Vec<_>>())
     };
     assert_eq!(pick(&[]).expect("all").len(), 3);
     for name in ["10.5.3.0/24", "10.5.3.1/24", "10.5.3.0", "10.5.3.77", "192.168.0.3"] {
         assert_eq!(pick(&[name]), Ok(vec!["10.5.3.0-24".to_owned()]), "{name}");
     }
     assert_eq!(pick(&["10.5.4.1", "192.168.0.2", "10.5.2.9"]).expect("two").len(), 2);
-    assert_eq!(pick(&["10.6.0.1"]), Err("no peer is 10.6.0.1; flanneld peers shows all".to_owned()));
-    assert_eq!(pick(&["x"]), Err("\"x\" is no address and no subnet of a peer".to_owned()));
+    assert_eq!(pick(&["10.6.0.1"]), Err("no peer matches 10.6.0.1; flanneld peers lists all".to_owned()));
+    assert_eq!(pick(&["x"]), Err("\"x\" is neither an address nor a subnet".to_owned()));
 }

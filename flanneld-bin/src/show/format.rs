@@ -1,16 +1,16 @@
-//! Text for people: columns, colours, times.
+//! Formatting for terminals: columns, colours, durations, amounts.
 
 use std::env;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-/// Whether to colour.
+/// Whether to colour text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
-    /// Colours what goes to a terminal, unless `NO_COLOR` says not to (no-color.org).
-    pub(crate) fn where_it_shows() -> Self {
+    /// Colours text on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    pub(crate) fn automatic() -> Self {
         let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self(io::stdout().is_terminal() && !is_plain())
     }
@@ -19,7 +19,7 @@ impl Paint {
         self.with("32", text)
     }
 
-    pub(crate) fn doubtful(self, text: &str) -> String {
+    pub(crate) fn warning(self, text: &str) -> String {
         self.with("33", text)
     }
 
@@ -31,18 +31,18 @@ impl Paint {
         self.with("2", text)
     }
 
-    /// Selects a rendition (SGR of ECMA-48), and the default one behind the text.
+    /// Wraps text in a rendition (SGR of ECMA-48) and the default one.
     fn with(self, code: &str, text: &str) -> String {
         if self.0 && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
 
-/// Text from elsewhere, such as a key in the registry, without what a terminal would obey.
+/// Replaces control characters in text from outside, such as keys in the registry, which a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// A time in its two largest units, such as `2h5m`.
+/// Formats a duration in its two largest units, such as `2h5m`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -57,12 +57,12 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// Several things with commas between.
-pub(crate) fn list<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
-    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
+/// Joins items with commas.
+pub(crate) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// A number with its unit, such as `3.2 MiB`.
+/// Formats an amount, such as `3.2 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (bytes as f64, 0);
@@ -72,17 +72,17 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Rows whose cells stand below each other, with two blanks between.
+/// Rows of aligned cells, two blanks apart.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// What stands in a place of a table.
+/// A cell of a table.
 pub(crate) struct Cell {
-    /// What it shows, which counts for the width.
+    /// The visible text, which determines the width.
     text: String,
-    /// The same with its colour.
+    /// The text with colour codes.
     painted: String,
 }
 
@@ -103,7 +103,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Writes it; no line ends with blanks.
+    /// Formats the table, without trailing blanks.
     pub(crate) fn write(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {

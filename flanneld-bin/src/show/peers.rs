@@ -1,4 +1,4 @@
-//! The page of `flanneld peers`. Pure.
+//! The text of `flanneld peers`.
 
 use flannel_core::{PeerState, PeerStatus};
 
@@ -6,7 +6,7 @@ use super::format::{Cell, Paint, Table, bytes, list, plain, time};
 
 pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
     if peers.is_empty() {
-        return "no other host is known\n".to_owned();
+        return "no peers\n".to_owned();
     }
     let has_traffic = peers.iter().any(|peer| peer.traffic.is_some());
     let has_probe = peers.iter().any(|peer| peer.probe.is_some());
@@ -23,21 +23,21 @@ pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
 }
 
 fn row(peer: &PeerStatus, has_traffic: bool, has_probe: bool, paint: Paint) -> Vec<Cell> {
-    // What leaves its name out is `udp`, or one of the cloud's.
+    // Leases of `udp` and of upstream's cloud backends have no name.
     let backend = if peer.backend.is_empty() { "-".to_owned() } else { plain(&peer.backend) };
-    let (state, colour): (_, fn(Paint, &str) -> String) = match peer.state {
-        PeerState::Programmed if peer.held => ("programmed, held", Paint::doubtful),
+    let (state, paint_state): (_, fn(Paint, &str) -> String) = match peer.state {
+        PeerState::Programmed if peer.held => ("programmed, held", Paint::warning),
         PeerState::Programmed => ("programmed", Paint::good),
         PeerState::Pending => ("pending", Paint::bad),
-        PeerState::Unreachable => ("unreachable", Paint::doubtful),
-        _ => ("unknown", Paint::doubtful),
+        PeerState::Unreachable => ("unreachable", Paint::warning),
+        _ => ("unknown", Paint::warning),
     };
     let mut cells = vec![
         Cell::new(list(peer.subnet.nets())),
         Cell::new(peer.public.to_string()),
         Cell::new(backend),
         Cell::new(time(peer.known_for)),
-        Cell::painted(state, |state| colour(paint, state)),
+        Cell::painted(state, |state| paint_state(paint, state)),
     ];
     if has_traffic {
         let traffic = peer.traffic.unwrap_or_default();

@@ -1,11 +1,11 @@
-//! The page of `flanneld status`. Pure.
+//! The text of `flanneld status`.
 
 use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
-
-use super::format::{Cell, Paint, Table, list, plain, time};
 use flannel_node::status::{AgentStatus, FirewallStatus};
 
-/// How many of the last errors people see; all are in the JSON.
+use super::format::{Cell, Paint, Table, list, plain, time};
+
+/// The number of recent errors in the text; the JSON has all.
 const ERRORS: usize = 5;
 
 pub(super) fn page(report: &AgentStatus, paint: Paint) -> String {
@@ -45,7 +45,7 @@ pub(super) fn page(report: &AgentStatus, paint: Paint) -> String {
     let mut text = table.write();
     text.push_str(&state(network, paint));
     text.push_str(&obstacles(report.firewall.as_ref(), paint));
-    text.push_str(&lately(network, paint));
+    text.push_str(&recent_errors(network, paint));
     text
 }
 
@@ -59,7 +59,7 @@ fn lease(lease: &LeaseStatus) -> String {
         text.push_str(&format!(", renewed in {}", time(renewal)));
     }
     if let Some(end) = lease.ends_in {
-        text.push_str(&format!(", ends in {} unless renewed", time(end)));
+        text.push_str(&format!(", expires in {} unless renewed", time(end)));
     }
     if lease.disputes > 0 {
         text.push_str(&format!(", disputes: {}", lease.disputes));
@@ -70,7 +70,7 @@ fn lease(lease: &LeaseStatus) -> String {
 fn registry(registry: &RegistryStatus) -> String {
     let mut text = plain(&registry.name);
     if let Some(age) = registry.last_contact_age {
-        text.push_str(&format!(", heard {} ago", time(age)));
+        text.push_str(&format!(", last contact {} ago", time(age)));
     }
     if let Some(revision) = registry.revision {
         text.push_str(&format!(", revision {revision}"));
@@ -108,17 +108,17 @@ fn device(device: &DeviceFacts) -> String {
 fn peers(network: &NetworkStatus) -> String {
     let peers = &network.peers;
     let mut text = format!("{} known, {} programmed", peers.known, peers.programmed);
-    for (count, what) in
-        [(peers.pending, "pending"), (peers.unreachable, "unreachable"), (peers.held, "held though gone")]
+    for (count, state) in
+        [(peers.pending, "pending"), (peers.unreachable, "unreachable"), (peers.held, "held")]
     {
         if count > 0 {
-            text.push_str(&format!(", {count} {what}"));
+            text.push_str(&format!(", {count} {state}"));
         }
     }
     text
 }
 
-/// How many peers probes found in which state, the worst first.
+/// The number of peers by verdict, the worst first.
 fn probes(mesh: &MeshStatus) -> String {
     let verdicts = ProbeVerdict::ALL.iter().rev().filter_map(|verdict| {
         let peers = mesh.verdicts.get(verdict).filter(|peers| **peers > 0)?;
@@ -126,14 +126,14 @@ fn probes(mesh: &MeshStatus) -> String {
     });
     let mut text = list(verdicts);
     if let Some(micros) = mesh.longest_round_trip_microseconds {
-        text.push_str(&format!(", at most {}.{:02}ms inside", micros / 1000, micros % 1000 / 10));
+        text.push_str(&format!(", max {}.{:02}ms inside", micros / 1000, micros % 1000 / 10));
     }
-    text + &format!(", each every {}", time(mesh.round))
+    text + &format!(", every {}", time(mesh.round))
 }
 
 fn kernel(network: &NetworkStatus) -> String {
     let kernel = &network.kernel;
-    let Some(age) = kernel.last_pass_age else { return "not looked at yet".to_owned() };
+    let Some(age) = kernel.last_pass_age else { return "no pass yet".to_owned() };
     let mut text = format!(
         "{} passes, the last {} ago in {}, {} written, {} removed, {} repaired",
         kernel.passes,
@@ -154,11 +154,11 @@ fn firewall(firewall: &FirewallStatus) -> String {
     format!("{}, {state}, {} passes, {} repairs", firewall.mode, firewall.passes, firewall.repairs)
 }
 
-/// Says whether all is in order, and what is not.
+/// The overall state and the conditions.
 fn state(network: &NetworkStatus, paint: Paint) -> String {
     let state = match (network.is_in_order(), network.conditions.is_empty()) {
         (true, true) => paint.good("in order"),
-        (true, false) => paint.doubtful("in order, with something to look after"),
+        (true, false) => paint.warning("in order, with warnings"),
         (false, _) => paint.bad("not in order"),
     };
     let mut table = Table::default();
@@ -166,7 +166,7 @@ fn state(network: &NetworkStatus, paint: Paint) -> String {
         let name =
             Cell::painted(condition.name.as_str(), |name| match condition.name.is_against_readiness() {
                 true => paint.bad(name),
-                false => paint.doubtful(name),
+                false => paint.warning(name),
             });
         table.row([Cell::new(""), name, Cell::new(plain(&condition.detail))]);
     }
@@ -179,11 +179,11 @@ fn obstacles(firewall: Option<&FirewallStatus>, paint: Paint) -> String {
         return String::new();
     }
     let lines: String = obstacles.iter().map(|line| format!("  {}\n", plain(line))).collect();
-    format!("\n{}\n{lines}", paint.doubtful("other rules keep pods from reaching each other"))
+    format!("\n{}\n{lines}", paint.warning("other firewall rules block traffic between containers"))
 }
 
-/// What went wrong, the newest first.
-fn lately(network: &NetworkStatus, paint: Paint) -> String {
+/// Recent errors, the newest first.
+fn recent_errors(network: &NetworkStatus, paint: Paint) -> String {
     if network.errors.is_empty() {
         return String::new();
     }
@@ -193,5 +193,5 @@ fn lately(network: &NetworkStatus, paint: Paint) -> String {
         let ago = format!("{} ago", time(error.age));
         table.row([Cell::new(""), Cell::new(ago), Cell::new(times), Cell::new(plain(&error.what))]);
     }
-    format!("\n{}\n{}", paint.faint("lately"), table.write())
+    format!("\n{}\n{}", paint.faint("recent errors"), table.write())
 }

@@ -1,4 +1,4 @@
-//! What people and programs see of a state in which everything is said.
+//! Text and JSON of a status in which every member is set.
 
 use std::collections::BTreeSet;
 
@@ -31,35 +31,35 @@ fn peers() -> Vec<flannel_core::PeerStatus> {
 }
 
 #[test]
-fn the_page_of_the_status_says_everything_in_aligned_columns() {
+fn the_status_text_is_complete_and_aligned() {
     let page = status::page(&report(), Paint(false));
-    assert_eq!(page, include_str!("status.txt"), "now it is:\n{page}");
+    assert_eq!(page, include_str!("status.txt"), "actual:\n{page}");
 }
 
 #[test]
-fn the_page_of_the_peers_has_a_line_for_each() {
+fn the_peers_text_has_a_line_for_each_peer() {
     let page = peers::page(&peers(), Paint(false));
-    assert_eq!(page, include_str!("peers.txt"), "now it is:\n{page}");
-    assert_eq!(peers::page(&[], Paint(false)), "no other host is known\n");
+    assert_eq!(page, include_str!("peers.txt"), "actual:\n{page}");
+    assert_eq!(peers::page(&[], Paint(false)), "no peers\n");
 }
 
-/// The lines that change here break other programs.
+/// Other programs rely on these members.
 #[test]
-fn the_json_of_the_status_is_what_other_programs_rely_on() {
+fn the_status_json_is_stable() {
     let text = json(&report(), false);
-    assert_eq!(text, include_str!("status.json"), "now it is:\n{text}");
+    assert_eq!(text, include_str!("status.json"), "actual:\n{text}");
     assert_eq!(json(&report(), true).lines().count(), 1);
 }
 
 #[test]
-fn the_json_of_the_peers_is_that_part_of_the_json_of_the_status() {
+fn the_peers_json_equals_that_part_of_the_status_json() {
     let status: Value = serde_json::from_str(include_str!("status.json")).expect("json");
     let each: Value = serde_json::from_str(&json(&peers(), false)).expect("json");
     assert_eq!(each, status["peers"]["each"]);
 }
 
 #[test]
-fn the_documentation_names_every_member_of_the_json() {
+fn the_page_names_every_member_of_the_json() {
     fn members(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Object(object) => {
@@ -73,7 +73,7 @@ fn the_documentation_names_every_member_of_the_json() {
     let docs = include_str!("../../../docs/status.md");
     let mut found = Vec::new();
     let mut value = serde_json::to_value(report()).expect("a value");
-    // The reasons are those of the metric.
+    // The metric documents the reasons.
     value["traffic"]["drops"] = Value::Null;
     members(&value, &mut found);
     assert!(found.len() > 80, "{found:?}");
@@ -83,7 +83,7 @@ fn the_documentation_names_every_member_of_the_json() {
     }
 }
 
-/// The members that the table of the page lists, as paths: in ``| `a.b`, `.c` |`` they are `a.b` and `a.c`.
+/// The members in the table of the page, as paths: ``| `a.b`, `.c` |`` lists `a.b` and `a.c`.
 fn listed(page: &str) -> BTreeSet<String> {
     let (_, part) = page.split_once("\n## The JSON\n").expect("the part about the JSON");
     let (table, _) = part.split_once("`flanneld peers -json`").expect("its end");
@@ -99,23 +99,23 @@ fn listed(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_documentation_lists_exactly_the_members_that_there_are() {
+fn the_page_lists_exactly_the_members_of_the_json() {
     let value = serde_json::to_value(report()).expect("a value");
-    let mut there = BTreeSet::new();
+    let mut actual = BTreeSet::new();
     for (name, value) in value.as_object().expect("an object") {
         match value.as_object() {
-            Some(members) => there.extend(members.keys().map(|member| format!("{name}.{member}"))),
-            None => drop(there.insert(name.clone())),
+            Some(members) => actual.extend(members.keys().map(|member| format!("{name}.{member}"))),
+            None => drop(actual.insert(name.clone())),
         }
     }
     let mut listed = listed(include_str!("../../../docs/status.md"));
     // A row for an object as a whole says when it is `null`.
-    listed.retain(|path| !there.iter().any(|member| member.starts_with(&format!("{path}."))));
-    assert_eq!(listed, there);
+    listed.retain(|path| !actual.iter().any(|member| member.starts_with(&format!("{path}."))));
+    assert_eq!(listed, actual);
 }
 
 #[test]
-fn colours_change_nothing_but_colour() {
+fn colours_do_not_change_the_text() {
     let strip = |text: &str| {
         let mut parts = text.split('\u{1b}');
         let first = parts.next().unwrap_or_default().to_owned();
@@ -128,7 +128,7 @@ fn colours_change_nothing_but_colour() {
 }
 
 #[test]
-fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
+fn control_characters_do_not_reach_the_terminal() {
     let mut report = report();
     let evil = "\u{1b}]0;evil\u{7}\r\n";
     report.network.conditions[0].detail = evil.to_owned();
@@ -143,7 +143,7 @@ fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
 }
 
 #[test]
-fn times_and_amounts_are_short() {
+fn durations_and_amounts_are_short() {
     use format::{bytes, time};
     for (seconds, text) in
         [(0, "0s"), (59, "59s"), (61, "1m1s"), (3_600, "1h0m"), (86_399, "23h59m"), (90_000, "1d1h")]

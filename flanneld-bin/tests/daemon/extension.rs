@@ -165,8 +165,7 @@ fn a_peer_whose_command_failed_is_told_of_and_tried_again() {
     let [cured, done] = ["cured", "done"].map(|name| notes.path(name).display().to_string());
     let add = format!("test -e {cured} || {{ echo not yet; exit 7; }}; echo $PUBLIC_IP >>{done}");
     let mut cluster = started(&config(&[("SubnetAddCommand", &add)]), 2);
-    let failure =
-        format!("SubnetAddCommand for {}: exit status: 7: not yet; it is tried again", cluster.subnet(1));
+    let failure = format!("SubnetAddCommand for {}: exit status: 7: not yet; retrying", cluster.subnet(1));
     cluster.daemon(0).wait_for_line(&failure, PATIENCE).unwrap();
     fs::write(&cured, "").unwrap();
     eventually(PATIENCE, || notes.read("done").is_some_and(|text| text.contains("192.168.64.2"))).unwrap();

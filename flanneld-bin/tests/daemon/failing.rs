@@ -61,7 +61,7 @@ fn a_backend_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do(
         let (status, errors) = ended(&mut cluster, command);
         assert_eq!((status, errors.len()), (Some(1), 1), "{errors:?}");
         let line = format!(
-            "Error fetching backend: unknown backend type: {name} (this daemon has: vxlan, host-gw, udp, extension, alloc)"
+            "Error fetching backend: unknown backend type: {name} (available: vxlan, host-gw, udp, extension, alloc)"
         );
         assert!(errors[0].ends_with(&line), "{errors:?}");
     }
@@ -113,7 +113,7 @@ fn without_etcd_it_waits_says_so_with_its_pauses_and_goes_on_when_etcd_comes() {
     cluster.etcd.stop().unwrap();
     cluster.start(0);
     let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
-    assert!(line.contains("does not answer") && line.contains("trying again in"), "{line}");
+    assert!(line.contains("does not answer") && line.contains("retrying in"), "{line}");
     std::thread::sleep(Duration::from_millis(1500));
     let told = errors(cluster.daemon(0)).len();
     assert!(told <= 3, "{:#?}", errors(cluster.daemon(0)));

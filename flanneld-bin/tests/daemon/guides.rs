@@ -100,12 +100,8 @@ const STARTED: &[&str] = &[
     "Running backend.",
     "watching for new subnet leases",
 ];
-const ENDED: &[&str] = &[
-    "shutdownHandler sent cancel signal...",
-    "Stopped monitoring lease",
-    "Waiting for all goroutines to exit",
-    "Exiting cleanly...",
-];
+const ENDED: &[&str] =
+    &["shutdownHandler sent cancel signal...", "Stopped monitoring lease", "Exiting cleanly..."];
 
 fn check_order(lines: &[String], texts: &[&str]) {
     let mut rest = lines.iter();

@@ -93,7 +93,7 @@ fn breaks(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: &[Stri
 
 fn check_that_notices_did_it(cluster: &mut Cluster) {
     let lines = cluster.daemon(0).lines();
-    assert!(!lines.iter().any(|line| line.contains("noticed by: an audit")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("detected by an audit")), "{lines:#?}");
 }
 
 #[test]

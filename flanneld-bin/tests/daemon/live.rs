@@ -9,8 +9,8 @@ use crate::cluster::{
 use crate::observed::run;
 
 const SIGHUP: i32 = 1;
-const TAKEN_IN: &str = "The network config changed, running by it from now on";
-const REFUSED: &str = "The network config changed and is not used, the one before goes on";
+const APPLIED: &str = "Network config changed - Backend type";
+const REJECTED: &str = "Network config changed but was rejected";
 
 fn has_device(cluster: &Cluster, host: usize, name: &str) -> bool {
     Netlink::open_in(&cluster.lab.hosts[host].namespace).unwrap().link(name).unwrap().is_some()
@@ -76,9 +76,9 @@ fn roll(
     for host in 0..3 {
         let before = lost(pings);
         // It holds the change back until it is told.
-        wait_for_lines(cluster, host, REFUSED, told);
+        wait_for_lines(cluster, host, REJECTED, told);
         cluster.daemon(host).signal(SIGHUP).unwrap();
-        wait_for_lines(cluster, host, TAKEN_IN, told);
+        wait_for_lines(cluster, host, APPLIED, told);
         wait_for_lease(cluster, host, backend);
         wait_for_replies(pings, 20);
         // The mixed state lasts, and nobody is cut off in it.
@@ -164,7 +164,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     manager.wait_for("READY=1\n");
     assert_eq!(cluster.subnet_env(0, "FLANNEL_NETWORK"), "10.4.0.0/15");
     eventually(PATIENCE, || cluster.subnet_env(0, "FLANNEL_MTU") == "1350").unwrap();
-    wait_for_lines(&mut cluster, 1, TAKEN_IN, 1);
+    wait_for_lines(&mut cluster, 1, APPLIED, 1);
     assert!(has_device(&cluster, 0, "flannel.7") && !has_device(&cluster, 0, "flannel.1"));
     assert!(cluster.lines(0, "ip -d link show flannel.7").join(" ").contains("dstport 8473"));
     ping.wait_for_replies(20, PATIENCE).unwrap();
@@ -192,7 +192,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     let (_, _, before) = run(&cluster, 0, &["status"]);
     assert_eq!(before, "");
     cluster.configure(r#"{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan"}}"#);
-    let line = cluster.daemon(0).wait_for_line(REFUSED, PATIENCE).unwrap();
+    let line = cluster.daemon(0).wait_for_line(REJECTED, PATIENCE).unwrap();
     assert!(
         line.contains(&format!("the host's subnet {subnet} does not lie in 10.77.0.0/16: restart"))
             || line.contains("does not lie in 10.77.0.0/16; restart"),

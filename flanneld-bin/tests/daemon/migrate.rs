@@ -78,13 +78,13 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
 
     let shown = migrate(&cluster, &["--dry-run"]);
     assert_eq!((shown.code, cluster.leases().len()), (Some(0), 0), "{:#?} {}", shown.lines, shown.errors);
-    assert!(shown.has(&format!("lease {} of 192.168.64.1: would be copied, ends in 2", subnets[0])));
+    assert!(shown.has(&format!("lease {} of 192.168.64.1: would be copied, expires in 2", subnets[0])));
     assert!(
-        shown.has("record \"garbage\": ") && shown.has_end("set aside, no host uses it"),
+        shown.has("record \"garbage\": ") && shown.has_end("ignored, no host can use it"),
         "{:#?}",
         shown.lines
     );
-    assert!(shown.has("4 would be copied, 0 left as they are, 1 set aside, 0 would not be copied"));
+    assert!(shown.has("4 would be copied, 0 unchanged, 1 ignored, 0 in conflict"));
     assert!(cluster.etcd.etcdctl(&["get", "/coreos.com/network/config"]).unwrap().is_empty());
 
     let done = migrate(&cluster, &[]);
@@ -106,7 +106,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
 
     let again = migrate(&cluster, &[]);
     assert_eq!(again.code, Some(0));
-    assert!(again.has("0 copied, 4 left as they are"), "{:#?}", again.lines);
+    assert!(again.has("0 copied, 4 unchanged"), "{:#?}", again.lines);
 
     for host in 0..3 {
         assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
@@ -135,10 +135,10 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
     cluster.etcdctl_v2(&["set", "--ttl=86400", &first, r#"{"PublicIP":"192.168.64.9"}"#]);
     let late = migrate(&cluster, &[]);
     assert_eq!(late.code, Some(3), "{:#?}", late.lines);
-    let refused = format!("lease {} of 192.168.64.9: NOT copied: over v3 192.168.64.1 holds it", subnets[0]);
+    let refused =
+        format!("lease {} of 192.168.64.9: NOT copied: 192.168.64.1 holds the subnet in v3", subnets[0]);
     assert!(late.has(&refused), "{:#?}", late.lines);
-    let moved =
-        format!("lease {} of 192.168.64.2: left alone, its host uses the v3 store already", subnets[1]);
+    let moved = format!("lease {} of 192.168.64.2: skipped, its host already uses the v3 store", subnets[1]);
     assert!(late.has(&moved), "{:#?}", late.lines);
     let (before, after) = (held.iter().map(|held| &held.1), in_v3(&cluster));
     assert!(before.eq(after.iter().map(|held| &held.1)), "{after:?}");
@@ -162,10 +162,10 @@ fn what_changed_in_v2_since_the_last_time_is_copied_again() {
     set("--ttl=600", "10.5.3.128-25", r#"{"PublicIP":"192.168.0.5"}"#);
     let again = migrate(&cluster, &[]);
     assert_eq!(again.code, Some(3));
-    assert!(again.has("lease 10.5.1.0/24 of 192.168.0.1: copied again, ends in 2"), "{:#?}", again.lines);
+    assert!(again.has("lease 10.5.1.0/24 of 192.168.0.1: copied again, expires in 2"), "{:#?}", again.lines);
     assert!(again.has("lease 10.5.2.0/24 of 192.168.0.2: copied again"), "{:#?}", again.lines);
-    assert!(again.has("lease 10.5.3.0/24 of 192.168.0.3: is there already"), "{:#?}", again.lines);
-    assert!(again.has("lease 10.5.4.0/24 of 192.168.0.4: copied, ends in"), "{:#?}", again.lines);
+    assert!(again.has("lease 10.5.3.0/24 of 192.168.0.3: already in the v3 store"), "{:#?}", again.lines);
+    assert!(again.has("lease 10.5.4.0/24 of 192.168.0.4: copied, expires in"), "{:#?}", again.lines);
     assert!(
         again.has("lease 10.5.3.128/25 of 192.168.0.5: NOT copied: it overlaps 10.5.3.0-24"),
         "{:#?}",
@@ -183,11 +183,7 @@ fn where_there_is_nothing_to_move_or_no_etcd_it_fails_in_one_line() {
     let mut cluster = cluster(1);
     let nothing = migrate(&cluster, &[]);
     assert_eq!((nothing.code, nothing.errors.lines().count()), (Some(1), 1), "{}", nothing.errors);
-    assert!(
-        nothing.errors.contains("there is no network config to move in etcd v2 at"),
-        "{}",
-        nothing.errors
-    );
+    assert!(nothing.errors.contains("no network config in etcd v2 at"), "{}", nothing.errors);
     configure_v2(&cluster);
     cluster.configure(r#"{"Network":"10.9.0.0/16"}"#);
     let other = migrate(&cluster, &[]);

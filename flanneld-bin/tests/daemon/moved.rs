@@ -48,7 +48,7 @@ fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
 
     other.stop().unwrap();
     start(&mut cluster, 1, &other);
-    cluster.daemon(1).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
+    cluster.daemon(1).wait_for_line("Running with cached peers", PATIENCE).unwrap();
     cluster.wait_until_ready(1);
     assert_eq!(cluster.routes(1).len(), 2, "who does not know better goes on");
     other.restart().unwrap();
@@ -70,7 +70,7 @@ fn an_etcd_that_was_made_anew_under_its_address_is_doubted() {
     cluster.etcd = etcd(&cluster, SWITCH, "made anew");
     cluster.configure(VXLAN);
     cluster.start(0);
-    cluster.daemon(0).wait_for_line("2 peers left at once, which is doubted", PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("2 peers disappeared at once", PATIENCE).unwrap();
     cluster.wait_until_ready(0);
     assert_eq!(cluster.routes(0).len(), 2);
     let lines = cluster.daemon(0).lines();

@@ -68,14 +68,14 @@ fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_i
         std::fs::remove_file(cluster.subnet_file(host)).unwrap();
         start_and_see_it_told(&mut cluster, host);
         assert_eq!(cluster.subnet(host), subnets[host]);
-        cluster.daemon(host).wait_for_line("Running on what is remembered", PATIENCE).unwrap();
+        cluster.daemon(host).wait_for_line("Running with cached peers", PATIENCE).unwrap();
     }
     std::thread::sleep(OUTAGE.saturating_sub(stopped.elapsed()));
     wait_for_replies(&pings, 10);
 
     cluster.etcd.restart().unwrap();
     for host in [0, 1] {
-        cluster.daemon(host).wait_for_line("nothing is taken from memory any more", PATIENCE * 2).unwrap();
+        cluster.daemon(host).wait_for_line("cached peers dropped", PATIENCE * 2).unwrap();
         cluster.daemon(host).wait_for_line("to renew lease", PATIENCE * 2).unwrap();
     }
     assert_eq!(cluster.leases().len(), 3);
@@ -136,9 +136,9 @@ fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
     for (key, _) in cluster.leases().iter().filter(|(key, _)| *key != own) {
         cluster.etcd.etcdctl(&["del", key]).unwrap();
     }
-    cluster.daemon(0).wait_for_line("2 peers left at once", PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("2 peers disappeared at once", PATIENCE).unwrap();
     eventually(PATIENCE, || cluster.routes(0).len() == 2).unwrap();
-    cluster.daemon(0).wait_for_line("2 peers that left at once did not come back", PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("2 peers that had disappeared at once did not return", PATIENCE).unwrap();
     assert!(began.elapsed() >= Duration::from_secs(6));
     eventually(PATIENCE, || cluster.routes(0).is_empty()).unwrap();
 }

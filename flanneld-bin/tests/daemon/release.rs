@@ -51,7 +51,7 @@ fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
         ["env", "env.cache", "env.node-id"].map(|name| cluster.subnet_file(0).with_extension(name).exists());
     assert_eq!(remembered, [false, false, true], "only who it is");
     eventually(PATIENCE, || cluster.routes(1).len() == 1).unwrap();
-    cluster.daemon(0).wait_for_line("Gave the lease", PATIENCE).unwrap();
+    cluster.daemon(0).wait_for_line("Released the lease", PATIENCE).unwrap();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_lease_that_cannot_be_given_back_is_said_and_the_host_is_cleaned_up_all_the_
     cluster.etcd.stop().unwrap();
     assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(1));
     let line = cluster.daemon(0).wait_for_line("failed to give the lease back", PATIENCE).unwrap();
-    assert!(line.starts_with('E') && line.contains("it runs out by itself"), "{line}");
+    assert!(line.starts_with('E') && line.contains("it expires on its own"), "{line}");
     assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
     assert!(!cluster.subnet_file(0).exists());
 }

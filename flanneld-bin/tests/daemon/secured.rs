@@ -113,11 +113,11 @@ fn a_file_that_is_at_fault_is_named_in_one_line_over_both_interfaces() {
     let (other, trusted) = (stranger.path("client-key.pem"), stranger.path("ca.pem"));
     for (given, at_fault, reason) in [
         ([&at("absent.pem"), &client, &key], &at("absent.pem"), "No such file"),
-        ([&at("garbage.pem"), &client, &key], &at("garbage.pem"), "holds no certificate in PEM form"),
-        ([&ca, &client, &at("garbage.pem")], &at("garbage.pem"), "holds no private key in PEM form"),
-        ([&ca, &client, &other], &other, "does not fit the certificate in"),
+        ([&at("garbage.pem"), &client, &key], &at("garbage.pem"), "contains no PEM certificate"),
+        ([&ca, &client, &at("garbage.pem")], &at("garbage.pem"), "contains no PEM private key"),
+        ([&ca, &client, &other], &other, "does not match the certificate in"),
         ([&trusted, &client, &key], &trusted, "UnknownIssuer"),
-        ([&ca, &at("late.pem"), &at("late-key.pem")], &at("late.pem"), "which has expired"),
+        ([&ca, &at("late.pem"), &at("late-key.pem")], &at("late.pem"), "(expired)"),
     ] {
         for line in said(&mut cluster, given.map(PathBuf::as_path), at_fault) {
             assert!(line.contains(reason), "no {reason:?} in {line:?}");

@@ -49,7 +49,7 @@ fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_takes_the_flags_of_the_
     };
     let healthy = eventually(PATIENCE, || {
         let output = plain(&cluster, &[]);
-        if output.stdout == b"nothing found\n" { Ok(output) } else { Err(format!("{output:?}")) }
+        if output.stdout == b"no findings\n" { Ok(output) } else { Err(format!("{output:?}")) }
     });
     let output = healthy.unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");

@@ -41,7 +41,7 @@ fn who_is_not_root_is_told_that_more_may_be_wrong() {
     let ids: Vec<_> = report.ids().into_iter().collect();
     assert_eq!(ids, ["doctor-not-root"], "{:#?}", report.findings);
     let again = site.shell(&commands(&report.findings[0])[0]);
-    assert_eq!(again, "nothing found\n", "as the daemon is the only one, no flags are needed");
+    assert_eq!(again, "no findings\n", "as the daemon is the only one, no flags are needed");
 }
 
 #[test]

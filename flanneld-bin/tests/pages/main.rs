@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use page::Page;
 
 mod book;
-mod events;
 mod lists;
 mod page;
 

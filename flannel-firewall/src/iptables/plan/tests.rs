@@ -1,4 +1,4 @@
-//! What is changed in a table, tried on a model of one.
+//! The changes to a table, applied to a model of iptables.
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
@@ -12,26 +12,31 @@ fn nets(network: &str, subnet: &str) -> OverlayPrefixes {
     OverlayPrefixes::new(network.parse().expect("net"), subnet.parse().expect("net")).expect("nets")
 }
 
-fn ours() -> OverlayPrefixes {
+fn own() -> OverlayPrefixes {
     nets("172.30.0.0/16", "172.30.1.0/24")
 }
 
-fn wanted<'a>(place: &'a Place, nets: &'a [OverlayPrefixes], options: &RuleOptions, old: bool) -> Wanted<'a> {
-    Wanted { place, rules: place.wanted(nets.first(), options), nets, old }
+fn desired<'a>(
+    own_chain: &'a OwnChain,
+    nets: &'a [OverlayPrefixes],
+    options: &RuleOptions,
+    old: bool,
+) -> DesiredTable<'a> {
+    DesiredTable { own_chain, rules: own_chain.rules(nets.first(), options), owned: nets, v011: old }
 }
 
-/// A table in which commands have the effect that iptables gives them.
+/// A table to which commands apply as in iptables.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Model(Listing);
+struct Model(TableListing);
 
 impl Model {
-    fn new(place: &Place, rules: &str) -> Self {
-        let chains = [place.builtin, place.chain].map(|chain| format!(":{chain} - [0:0]\n")).concat();
-        let text = format!("*{}\n{chains}{rules}\nCOMMIT\n", place.table);
-        Self(Listing::read(&text, place.table).expect("whole"))
+    fn new(own_chain: &OwnChain, rules: &str) -> Self {
+        let chains = [own_chain.builtin, own_chain.chain].map(|chain| format!(":{chain} - [0:0]\n")).concat();
+        let text = format!("*{}\n{chains}{rules}\nCOMMIT\n", own_chain.table);
+        Self(TableListing::read(&text, own_chain.table).expect("whole"))
     }
 
-    /// Carries out the commands, or says which one iptables would refuse.
+    /// Applies the commands; returns the one that iptables would refuse.
     fn apply(&mut self, commands: &[String]) -> Result<(), String> {
         commands.iter().try_for_each(|command| self.apply_one(command).ok_or_else(|| command.clone()))
     }
@@ -45,10 +50,10 @@ impl Model {
         let (chain, text) = rest.split_once(' ').unwrap_or((rest, ""));
         self.0.chains.get(chain)?;
         let first = self.0.rules.iter().position(|rule| rule.chain == chain);
-        let listed = |text: &str| Listed {
+        let listed = |text: &str| ListedRule {
             chain: chain.to_owned(),
             text: text.to_owned(),
-            spec: Spec::read(words(text)),
+            spec: RuleSpec::read(words(text)),
         };
         match verb {
             "-A" => self.0.rules.push(listed(text)),
@@ -56,8 +61,8 @@ impl Model {
                 self.0.rules.insert(first.unwrap_or(self.0.rules.len()), listed(text.strip_prefix("1 ")?))
             }
             "-D" => {
-                let wanted = listed(text).spec;
-                let at = self.0.rules.iter().position(|rule| rule.chain == chain && rule.spec == wanted)?;
+                let desired = listed(text).spec;
+                let at = self.0.rules.iter().position(|rule| rule.chain == chain && rule.spec == desired)?;
                 self.0.rules.remove(at);
             }
             "-F" => self.0.rules.retain(|rule| rule.chain != chain),
@@ -71,20 +76,20 @@ impl Model {
         Some(())
     }
 
-    /// The rules, one a line, chain by chain.
+    /// Returns the rules, one per line, chain by chain.
     fn text(&self) -> String {
-        let line = |rule: &Listed| format!("-A {} {}", rule.chain, rule.text);
+        let line = |rule: &ListedRule| format!("-A {} {}", rule.chain, rule.text);
         let chains = self.0.chains.keys().flat_map(|chain| self.0.of(chain));
         chains.map(line).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// What becomes of rules; that nothing is left to do then is made sure of.
-fn after(wanted: &Wanted<'_>, rules: &str) -> String {
-    let mut model = Model::new(wanted.place, rules);
-    let changes = wanted.changes(&model.0);
+/// Applies the changes to rules and returns the result, to which no change is left.
+fn after(desired: &DesiredTable<'_>, rules: &str) -> String {
+    let mut model = Model::new(desired.own_chain, rules);
+    let changes = desired.changes(&model.0);
     model.apply(&changes).unwrap_or_else(|command| panic!("iptables refuses {command} in {changes:#?}"));
-    assert_eq!(wanted.changes(&model.0), Vec::<String>::new(), "from {rules}");
+    assert_eq!(desired.changes(&model.0), Vec::<String>::new(), "from {rules}");
     model.text()
 }
 
@@ -102,26 +107,26 @@ const FORWARDED: &str = r#"-A FLANNEL-FWD -s 172.30.0.0/16 -m comment --comment 
 
 #[test]
 fn an_empty_table_gets_the_rules_of_upstream() {
-    assert_eq!(after(&wanted(&MASQUERADE, &[ours()], &ALL, true), ""), MASQUERADED);
-    assert_eq!(after(&wanted(&FORWARD, &[ours()], &ALL, true), ""), FORWARDED);
+    assert_eq!(after(&desired(&MASQUERADE, &[own()], &ALL, true), ""), MASQUERADED);
+    assert_eq!(after(&desired(&FORWARD, &[own()], &ALL, true), ""), FORWARDED);
 }
 
 #[test]
-fn ipv6_gets_the_same_rules_about_its_own_addresses() {
+fn ipv6_rules_are_the_same_for_ipv6_prefixes() {
     let nets = [nets("fd10:5::/48", "fd10:5:0:1::/64")];
     let expected = MASQUERADED.replace("172.30.1.0/24", "fd10:5:0:1::/64");
     let expected = expected.replace("172.30.0.0/16", "fd10:5::/48").replace("224.0.0.0/4", "ff00::/8");
-    assert_eq!(after(&wanted(&MASQUERADE, &nets, &ALL, true), ""), expected);
+    assert_eq!(after(&desired(&MASQUERADE, &nets, &ALL, true), ""), expected);
 }
 
 #[test]
-fn ports_are_chosen_at_random_only_if_that_is_wanted() {
+fn random_ports_are_optional() {
     let options = RuleOptions { fully_random: false, ..ALL };
     let expected = MASQUERADED.replace(" --random-fully", "");
-    assert_eq!(after(&wanted(&MASQUERADE, &[ours()], &options, true), MASQUERADED), expected);
+    assert_eq!(after(&desired(&MASQUERADE, &[own()], &options, true), MASQUERADED), expected);
 }
 
-/// The shapes of earlier releases, for 172.30.1.0/24 of 172.30.0.0/16.
+/// The rules of earlier releases, for 172.30.1.0/24 of 172.30.0.0/16.
 fn shapes() -> [(&'static str, String); 6] {
     let v011 = "-A POSTROUTING -s 172.30.0.0/16 -d 172.30.0.0/16 -j RETURN
 -A POSTROUTING -s 172.30.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
@@ -144,75 +149,75 @@ fn shapes() -> [(&'static str, String); 6] {
 }
 
 #[test]
-fn of_every_shape_that_upstream_ever_had_only_the_newest_stays() {
+fn rules_of_every_earlier_release_are_replaced() {
     for (release, rules) in shapes() {
-        assert_eq!(after(&wanted(&MASQUERADE, &[ours()], &ALL, true), &rules), MASQUERADED, "{release}");
-        // And of an earlier network, which another run had, too.
-        let nets = [nets("10.9.0.0/16", "10.9.3.0/24"), ours()];
-        let now = after(&wanted(&MASQUERADE, &nets, &ALL, true), &rules);
+        assert_eq!(after(&desired(&MASQUERADE, &[own()], &ALL, true), &rules), MASQUERADED, "{release}");
+        // The same for a network of an earlier run.
+        let nets = [nets("10.9.0.0/16", "10.9.3.0/24"), own()];
+        let now = after(&desired(&MASQUERADE, &nets, &ALL, true), &rules);
         assert!(!now.contains("172.30."), "{release}: {now}");
     }
     let forward = "-A FORWARD -s 172.30.0.0/16 -j ACCEPT\n-A FORWARD -d 172.30.0.0/16 -j ACCEPT";
-    assert_eq!(after(&wanted(&FORWARD, &[ours()], &ALL, true), forward), FORWARDED);
+    assert_eq!(after(&desired(&FORWARD, &[own()], &ALL, true), forward), FORWARDED);
     let v016 = forward.replace(" -j ", " -m comment --comment \"flanneld forward\" -j ");
-    assert_eq!(after(&wanted(&FORWARD, &[ours()], &ALL, true), &v016), FORWARDED);
+    assert_eq!(after(&desired(&FORWARD, &[own()], &ALL, true), &v016), FORWARDED);
 }
 
 #[test]
-fn rules_of_the_operator_stay_also_where_they_look_like_those_of_a_first_start() {
+fn rules_of_the_operator_stay_even_if_they_resemble_those_of_flannel() {
     let operators = "-A POSTROUTING -j RETURN
 -A POSTROUTING ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
 -A POSTROUTING -s 172.30.0.0/16 ! -o docker0 -j MASQUERADE
 -A POSTROUTING -s 10.9.0.0/16 -m comment --comment \"flanneld masq\" -j MASQUERADE";
-    let now = after(&wanted(&MASQUERADE, &[ours()], &ALL, true), operators);
+    let now = after(&desired(&MASQUERADE, &[own()], &ALL, true), operators);
     assert_eq!(now, format!("{}\n{operators}\n{}", lines(MASQUERADED, 0..6), lines(MASQUERADED, 6..7)));
 }
 
 #[test]
-fn what_looks_like_v011_is_removed_at_the_start_only_because_a_person_may_write_it_later() {
+fn rules_that_resemble_v011_are_removed_only_at_the_start() {
     let rule = "-A FORWARD -s 172.30.0.0/16 -j ACCEPT";
-    let now = after(&wanted(&FORWARD, &[ours()], &ALL, false), rule);
+    let now = after(&desired(&FORWARD, &[own()], &ALL, false), rule);
     assert!(now.contains(rule), "{now}");
 }
 
 #[test]
-fn another_networks_rules_in_our_chain_stay_and_neither_daemon_undoes_the_others_work() {
+fn two_daemons_share_the_chain_without_undoing_each_other() {
     let other = nets("10.9.0.0/16", "10.9.3.0/24");
-    let (a, b) = ([ours()], [other]);
-    let (a, b) = (wanted(&MASQUERADE, &a, &ALL, true), wanted(&MASQUERADE, &b, &ALL, true));
+    let (a, b) = ([own()], [other]);
+    let (a, b) = (desired(&MASQUERADE, &a, &ALL, true), desired(&MASQUERADE, &b, &ALL, true));
     let both = after(&b, &after(&a, ""));
     assert_eq!(a.changes(&Model::new(&MASQUERADE, &both).0), Vec::<String>::new());
     let none = RuleOptions { masquerade: false, ..ALL };
-    let gone = after(&wanted(&MASQUERADE, &[other], &none, true), &both);
-    assert_eq!(gone, MASQUERADED, "one of them ends, the other's rules stay");
+    let gone = after(&desired(&MASQUERADE, &[other], &none, true), &both);
+    assert_eq!(gone, MASQUERADED, "one daemon ends and the other's rules stay");
 }
 
 #[test]
-fn rules_that_are_no_longer_wanted_go_with_their_chain() {
+fn disabled_rules_are_removed_with_their_chain() {
     let none = RuleOptions { masquerade: false, forward: false, ..ALL };
-    assert_eq!(after(&wanted(&MASQUERADE, &[ours()], &none, true), MASQUERADED), "");
+    assert_eq!(after(&desired(&MASQUERADE, &[own()], &none, true), MASQUERADED), "");
     let mut model = Model::new(&MASQUERADE, MASQUERADED);
-    model.apply(&wanted(&MASQUERADE, &[ours()], &none, true).changes(&model.0)).expect("accepted");
+    model.apply(&desired(&MASQUERADE, &[own()], &none, true).changes(&model.0)).expect("accepted");
     assert!(!model.0.chains.contains_key("FLANNEL-POSTRTG"));
     let foreign = "-A FLANNEL-POSTRTG -s 192.0.2.0/24 -j RETURN";
     let jump = lines(MASQUERADED, 6..7);
     let kept = format!("{foreign}\n{jump}");
-    assert_eq!(after(&wanted(&MASQUERADE, &[ours()], &none, true), &kept), kept);
+    assert_eq!(after(&desired(&MASQUERADE, &[own()], &none, true), &kept), kept);
 }
 
 #[test]
-fn an_earlier_subnet_of_the_same_network_leaves_nothing() {
+fn rules_about_an_earlier_subnet_are_removed() {
     let earlier = nets("172.30.0.0/16", "172.30.9.0/24");
     let options = &ALL;
-    let before = after(&wanted(&MASQUERADE, &[earlier], options, true), "");
-    assert_eq!(after(&wanted(&MASQUERADE, &[ours()], options, true), &before), MASQUERADED);
+    let before = after(&desired(&MASQUERADE, &[earlier], options, true), "");
+    assert_eq!(after(&desired(&MASQUERADE, &[own()], options, true), &before), MASQUERADED);
 }
 
 fn lines(text: &str, range: std::ops::Range<usize>) -> String {
     text.lines().collect::<Vec<_>>()[range].join("\n")
 }
 
-/// Rules of all kinds: ours, old ones, and an operator's.
+/// Rules of all kinds: current, old, and an operator's.
 fn any_rules() -> impl Strategy<Value = Vec<String>> {
     let foreign = [
         "-A POSTROUTING -s 192.0.2.0/24 -j RETURN",
@@ -227,15 +232,15 @@ fn any_rules() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn from_any_state_one_transaction_leads_to_ours_and_nobody_elses_rule_is_touched(rules in any_rules()) {
+    fn one_transaction_converges_from_any_state_and_keeps_foreign_rules(rules in any_rules()) {
         let foreign = |text: &str| -> Vec<String> {
             let is_foreign = |line: &&str| line.contains("192.0.2.") || line.contains("KUBE-");
             text.lines().filter(is_foreign).map(str::to_owned).collect()
         };
         let before = Model::new(&MASQUERADE, &rules.join("\n")).text();
-        let now = after(&wanted(&MASQUERADE, &[ours()], &ALL, true), &rules.join("\n"));
+        let now = after(&desired(&MASQUERADE, &[own()], &ALL, true), &rules.join("\n"));
         prop_assert_eq!(foreign(&now), foreign(&before));
-        let ours: Vec<&str> = now.lines().filter(|line| !foreign(&now).contains(&(*line).to_owned())).collect();
-        prop_assert_eq!(ours.join("\n"), MASQUERADED);
+        let own: Vec<&str> = now.lines().filter(|line| !foreign(&now).contains(&(*line).to_owned())).collect();
+        prop_assert_eq!(own.join("\n"), MASQUERADED);
     }
 }

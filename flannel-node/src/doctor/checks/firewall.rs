@@ -20,11 +20,11 @@ pub(super) const FORWARD: Fault = Fault::error(
 );
 
 /// One finding for each rule that stops something.
-pub(in crate::doctor) fn barriers(facts: &Facts) -> Vec<Finding> {
+pub(in crate::doctor) fn blocking_rules(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for (packet, barrier) in &facts.firewall.barriers {
+    for (packet, blocking) in &facts.firewall.blocking_rules {
         let fault = if packet.path == PacketPath::Forward { &FORWARD } else { &TUNNEL };
-        let BlockingRule { location, rule, .. } = barrier;
+        let BlockingRule { location, rule, .. } = blocking;
         let what = format!("{}: `{rule}` drops {}", location, kind(packet));
         let mut finding = fault.found(what, open(facts, packet, location));
         if finding.cure.lasting.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use flannel_core::TunnelDevice;
 use flannel_netlink::IpFamily;
 
 use crate::doctor::facts::Facts;
@@ -29,7 +30,10 @@ pub(in crate::doctor) fn off(facts: &Facts) -> Vec<Finding> {
             found.push(OFF.found(format!("{} is 0", all.replace('/', ".")), Cure::sysctl(all, 1)));
             continue;
         }
-        let of_family = |device: &&flannel_backend_vxlan::TunnelDevice| device.family == family;
+        let of_family = |device: &&TunnelDevice| match family {
+            IpFamily::V4 => device.families.v4,
+            IpFamily::V6 => device.families.v6,
+        };
         for device in network.devices.iter().filter(of_family) {
             let path = match family {
                 IpFamily::V4 => format!("net/ipv4/conf/{}/forwarding", device.name),

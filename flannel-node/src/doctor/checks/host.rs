@@ -1,5 +1,6 @@
 //! What the host itself must offer: rights, kernel features, programs, a free port.
 
+use flannel_core::KernelFeature;
 use flannel_netlink::Link;
 
 use crate::doctor::facts::{Facts, Socket};
@@ -54,16 +55,17 @@ pub(super) const KERNEL_NFTABLES: Fault = Fault::error(
 pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     let Some(network) = &facts.network else { return Vec::new() };
     let (kernel, release) = (&facts.kernel, &facts.kernel.release);
-    let is_backend = |name: &str| network.config.backend.name.eq_ignore_ascii_case(name);
+    let backend = facts.backends.find(&network.config.backend.name);
+    let needs = |feature| backend.is_some_and(|backend| backend.kernel_features().contains(&feature));
     let module = |name: &str| {
         Cure::run([format!("modprobe {name}")])
             .lasting([format!("echo {name} >> /etc/modules-load.d/flannel.conf")])
     };
     let mut found = Vec::new();
-    if is_backend("vxlan") && kernel.has_vxlan == Some(false) {
+    if needs(KernelFeature::Vxlan) && kernel.has_vxlan == Some(false) {
         found.push(KERNEL_VXLAN.found(format!("kernel {release} makes no VXLAN device"), module("vxlan")));
     }
-    if let Some(why) = kernel.no_tun.as_ref().filter(|_| is_backend("udp")) {
+    if let Some(why) = kernel.no_tun.as_ref().filter(|_| needs(KernelFeature::Tun)) {
         let make =
             "modprobe tun; [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }";
         found.push(TUN_DEVICE.found(why.clone(), Cure { commands: vec![make.to_owned()], ..module("tun") }));
@@ -142,12 +144,13 @@ pub(in crate::doctor) fn tunnel_taken(facts: &Facts) -> Vec<Finding> {
             link.name != device.name
                 && link.vxlan().is_some_and(|vxlan| {
                     let is_v4 = vxlan.local.or(vxlan.group).is_none_or(|address| address.is_ipv4());
-                    (vxlan.vni, vxlan.port) == (device.vni, device.port)
-                        && is_v4 == (device.family == flannel_netlink::IpFamily::V4)
+                    (Some(vxlan.vni), Some(vxlan.port)) == (device.vni, device.port)
+                        && is_v4 == device.families.v4
                 })
         };
         if let Some(other) = facts.links.iter().find(is_same) {
-            let what = format!("the device {} has VNI {} on port {}", other.name, device.vni, device.port);
+            let (vni, port) = (device.vni.unwrap_or_default(), device.port.unwrap_or_default());
+            let what = format!("the device {} has VNI {vni} on port {port}", other.name);
             found.push(
                 TUNNEL_TAKEN.found(what, Cure::run([format!("ip link delete {}", quoted(&other.name))])),
             );

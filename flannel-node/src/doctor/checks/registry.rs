@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::overlap::overlap;
 use crate::doctor::facts::{ConfigFact, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding};
-use crate::doctor::gather::Carried;
+use crate::doctor::gather::data_path;
 
 pub(super) const OPTIONS: Fault =
     Fault::error("registry-options", "the daemon ends at once with these flags");
@@ -29,18 +29,19 @@ pub(super) const CONFIG_INVALID: Fault =
 
 pub(in crate::doctor) fn config(facts: &Facts) -> Vec<Finding> {
     let registry = &facts.registry;
-    let write = |network: &str, backend: &str| {
+    let write = |network: &str| {
+        let backend = facts.backends.names().next().unwrap_or("BACKEND");
         let text = format!(r#"{{"Network":"{network}","Backend":{{"Type":"{backend}"}}}}"#);
         Cure::run([registry.commands.write_config(&text)])
     };
     vec![match &registry.config {
         ConfigFact::Valid(config) => {
-            match facts.external.as_ref().map(|external| Carried::of(config, external)) {
+            match facts.external.as_ref().map(|external| data_path(&facts.backends, config, external)) {
                 Ok(Err(error)) => {
                     let network =
                         config.pools().next().map_or_else(String::new, |pool| pool.network().to_string());
                     let what = format!("{}: {}", registry.name, flannel_core::chain(&error));
-                    CONFIG_INVALID.found(what, write(&network, "vxlan"))
+                    CONFIG_INVALID.found(what, write(&network))
                 }
                 Ok(Ok(_)) | Err(_) => return Vec::new(),
             }
@@ -50,11 +51,11 @@ pub(in crate::doctor) fn config(facts: &Facts) -> Vec<Finding> {
         ConfigFact::Refused(why, cure) => REFUSES.found(why.clone(), cure.clone()),
         ConfigFact::Missing => {
             let what = format!("{} has no network configuration", registry.name);
-            CONFIG_MISSING.found(what, write(&free_network(facts), "vxlan"))
+            CONFIG_MISSING.found(what, write(&free_network(facts)))
         }
         ConfigFact::Invalid(why) => {
             let what = format!("{}: {why}", registry.name);
-            CONFIG_INVALID.found(what, write(&free_network(facts), "vxlan"))
+            CONFIG_INVALID.found(what, write(&free_network(facts)))
         }
     }]
 }

@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use crate::doctor::facts::RunningAgent;
-use crate::doctor::options::AgentOptions;
+use crate::doctor::profile::AgentProfile;
 
 /// Reads the command line of an agent, given its arguments and a variable of its environment by name; `None` if the
 /// process does something else.
 type ReadOptions<'a> =
-    &'a dyn Fn(Vec<OsString>, &dyn Fn(&str) -> Option<OsString>) -> Result<Option<AgentOptions>, String>;
+    &'a dyn Fn(Vec<OsString>, &dyn Fn(&str) -> Option<OsString>) -> Result<Option<AgentProfile>, String>;
 
 /// Finds all agents that run the program of this name in this network namespace; what belongs to another user is not seen
 /// without the rights of root.

@@ -26,8 +26,8 @@ pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
     firewall.has_ufw = ruleset.has_chain("ufw-before-input");
     let Some(network) = &facts.network else { return firewall };
     for packet in packets(facts, network) {
-        for barrier in ruleset.barriers(&packet) {
-            firewall.barriers.push((packet.clone(), barrier));
+        for blocking in ruleset.blocking_rules(&packet) {
+            firewall.blocking_rules.push((packet.clone(), blocking));
         }
     }
     look_for_own_rules(namespace, facts, network, &mut firewall).await;
@@ -42,7 +42,10 @@ async fn look_for_own_rules(
 ) {
     let agent = &facts.options;
     let own = network.own.as_ref();
-    let running = own.map(|own| FirewallNetwork::new(&network.config, &own.subnet, network.port));
+    let running = own.map(|own| {
+        let ports = facts.backends.restrictable_ports(&network.config);
+        FirewallNetwork::new(&network.config, &own.subnet, ports)
+    });
     let running = running.unwrap_or_default();
     match missing_rules(namespace, &agent.rules, &running).await {
         Ok(missing) => firewall.missing = missing,
@@ -77,9 +80,9 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     let bridge = facts.pod_bridges().next().map(|link| link.name.clone());
     for peer in facts.peers.iter().take(MOST_PEERS) {
         let underlay = external.addresses().zip_family(peer.lease.attrs.public.addresses());
-        if let (Some(port), Some((local, remote))) = (network.port, underlay) {
+        for (port, (local, remote)) in network.ports.iter().zip(underlay.into_iter().cycle()) {
             let datagram = |path, source, destination| {
-                Packet::new(path, source, destination, TransportProtocol::Udp, port)
+                Packet::new(path, source, destination, TransportProtocol::Udp, *port)
             };
             let name = Some(external.name.clone());
             packets.push(datagram(PacketPath::Input, remote, local).with_incoming(name.clone()));

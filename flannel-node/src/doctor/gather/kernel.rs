@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 
-use flannel_backend_vxlan::ChecksumOffload;
 use flannel_netlink::{Error, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Nftables};
 
 use crate::doctor::facts::{Kernel, Network};
@@ -13,7 +12,7 @@ use crate::doctor::facts::{Kernel, Network};
 pub(super) fn features(network: Option<&Network>) -> Kernel {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let devices = network.map_or(&[][..], |network| &network.devices);
-    let wrong_checksums = if ChecksumOffload::ByKernel.is_off_on(&release) {
+    let wrong_checksums = if sends_wrong_checksums(&release) {
         let leaves =
             |name: &String| Netlink::open().is_ok_and(|it| it.tx_checksum_offload(name).unwrap_or(false));
         devices.iter().map(|device| device.name.clone()).filter(leaves).collect()
@@ -29,10 +28,17 @@ pub(super) fn features(network: Option<&Network>) -> Kernel {
     }
 }
 
+/// Returns whether a kernel of this release, as `uname -r` shows it, sends wrong checksums when a packet of a VXLAN tunnel
+/// is masqueraded: those before 5.7 do.
+fn sends_wrong_checksums(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 7))
+}
+
 /// Makes a VXLAN device where nobody sees it.
 fn has_vxlan() -> Option<bool> {
     let scratch = Namespace::create().ok()?;
-    let vxlan = NewVxlan { vni: 1, port: Some(8472), ..NewVxlan::default() };
+    let vxlan = NewVxlan { vni: 1, ..NewVxlan::default() };
     let made = Netlink::open_in(&scratch)
         .and_then(|mut netlink| netlink.create_link(&NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))));
     match made {

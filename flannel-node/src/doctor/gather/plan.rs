@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{Lease, OpenBackend as _, Plan, PlanRequest};
-use flannel_netlink::Namespace;
 
-use crate::backends::Backends;
 use crate::doctor::facts::Facts;
 use crate::plan::peers;
 
@@ -14,18 +12,18 @@ use crate::plan::peers;
 const REPAIRED: Duration = Duration::from_secs(1);
 
 /// Asks the backend; nothing if it cannot tell. What a daemon is about to put right is no fault.
-pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
-    let first = ask(namespace, facts)?;
+pub(super) async fn look(facts: &Facts) -> Option<Plan> {
+    let first = ask(facts)?;
     if !facts.is_running() || first.changes.is_empty() {
         return Some(first);
     }
     tokio::time::sleep(REPAIRED).await;
-    let mut second = ask(namespace, facts)?;
+    let mut second = ask(facts)?;
     second.changes.retain(|change| first.changes.contains(change));
     Some(second)
 }
 
-fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
+fn ask(facts: &Facts) -> Option<Plan> {
     let network = facts.network.as_ref()?;
     let (own, external) = (network.own.as_ref()?, facts.external.as_ref().ok()?);
     let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.memory.network) {
@@ -36,5 +34,5 @@ fn ask(namespace: &Namespace, facts: &Facts) -> Option<Plan> {
     // What is remembered is no reason to remove anything.
     let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
     let request = PlanRequest::new(&network.config, external, own, &peers);
-    Backends::new(namespace.clone(), None).plan(request).ok()
+    facts.backends.plan(request).ok()
 }

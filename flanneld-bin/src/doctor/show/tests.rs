@@ -1,5 +1,3 @@
-//! What people and programs read.
-
 use flannel_node::doctor::{Cure, FAULTS, Fault};
 
 use super::*;
@@ -15,7 +13,7 @@ fn findings() -> Vec<Finding> {
     ]
 }
 
-/// The block of a page that begins with this fence.
+/// The block of a page after this fence.
 fn block<'p>(page: &'p str, fence: &str) -> &'p str {
     let (_, rest) = page.split_once(fence).expect("the fence");
     rest.split_once("```").expect("its end").0
@@ -30,8 +28,8 @@ fn the_page_shows_the_text_and_the_json_of_a_host_with_two_faults() {
 }
 
 #[test]
-fn a_healthy_host_takes_one_line() {
-    assert_eq!(text(&[], Paint(true)), "nothing found\n");
+fn the_text_of_a_healthy_host_is_one_line() {
+    assert_eq!(text(&[], Paint(true)), "no findings\n");
     assert_eq!(json(&[]), "{\n  \"version\": 1,\n  \"severity\": null,\n  \"findings\": []\n}\n");
 }
 
@@ -46,17 +44,16 @@ fn colours_are_on_the_severity_only() {
 }
 
 #[test]
-fn what_a_terminal_would_obey_is_not_passed_on() {
+fn control_characters_do_not_reach_the_terminal() {
     let cure = Cure::run(["kill 1\u{1b}[2J", "cat >f <<E\n\u{7}text\nE"]);
     let text = text(&[BROKEN.found("port 8472 is held by \u{1b}]0;x\u{7}", cure)], Paint(false));
-    let signs = text.chars().filter(|sign| sign.is_control() && *sign != '\n');
-    assert_eq!(signs.count(), 0, "{text:?}");
-    assert!(text.contains("\u{fffd}text\nE\n"), "a command keeps its lines: {text:?}");
+    let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
+    assert_eq!(controls.count(), 0, "{text:?}");
+    assert!(text.contains("\u{fffd}text\nE\n"), "a multi-line command keeps its lines: {text:?}");
 }
 
-/// A row of the page's table: `| `id` | severity | … |`.
 #[test]
-fn the_page_has_a_row_for_each_fault_with_its_severity_and_none_for_another() {
+fn the_page_lists_every_fault_with_its_severity() {
     let rows: Vec<(String, String)> = PAGE
         .lines()
         .filter_map(|line| {
@@ -64,11 +61,11 @@ fn the_page_has_a_row_for_each_fault_with_its_severity_and_none_for_another() {
             Some((cells.next()?.trim_matches('`').to_owned(), cells.next()?.to_owned()))
         })
         .collect();
-    let known: Vec<(String, String)> =
+    let expected: Vec<(String, String)> =
         FAULTS.iter().map(|fault| (fault.id.to_owned(), fault.severity.word().to_owned())).collect();
-    assert_eq!(rows, known);
+    assert_eq!(rows, expected);
     let mut ids: Vec<&str> = FAULTS.iter().map(|fault| fault.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), FAULTS.len(), "each has a name of its own");
+    assert_eq!(ids.len(), FAULTS.len(), "ids are unique");
 }
