@@ -1,6 +1,8 @@
 //! Helpers for the examples: progress lines and tables, and waiting for a network.
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 
+pub mod agent;
+
 use std::error::Error;
 use std::io::Write as _;
 use std::net::IpAddr;

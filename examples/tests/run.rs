@@ -104,6 +104,61 @@ fn a_privileged_helper_keeps_networks_running_after_its_unprivileged_agent_died(
 }
 
 #[test]
+fn a_node_agent_has_firewall_rules_a_subnet_file_metrics_and_probes() {
+    prints(
+        "node_agent",
+        &[
+            "host-1-pod-1 reaches host-2-pod-1",
+            "host-3-pod-1 reaches host-1-pod-1",
+            "flannel_ready 1",
+            "flannel_firewall_in_order 1",
+            r#"flannel_probed_peers{verdict="reachable"} 2"#,
+            "everything removed",
+        ],
+    );
+}
+
+#[test]
+fn a_node_agent_with_static_peers_survives_its_control_plane() {
+    prints(
+        "agent_static_peers",
+        &[
+            "host-1-pod-1 reaches host-2-pod-1",
+            "host-2-pod-1 reaches host-1-pod-1",
+            "flannel_registry_up 0",
+            "everything removed",
+        ],
+    );
+}
+
+#[test]
+fn a_node_agent_leases_its_subnet_from_a_custom_registry() {
+    prints("agent_custom_registry", &["host-1-pod-1 reaches host-2-pod-1", "leases: 2", "leases: 0"]);
+}
+
+#[test]
+fn a_node_agent_opens_a_custom_backend_by_name() {
+    prints(
+        "agent_custom_backend",
+        &["host-1-pod-1 reaches host-2-pod-1", "flannel_firewall_in_order 1", "everything removed"],
+    );
+}
+
+#[test]
+fn the_node_agents_are_short() {
+    let agents = Path::new(env!("CARGO_MANIFEST_DIR")).join("agents");
+    for (file, limit) in [
+        ("node_agent.rs", 99),
+        ("static_peers.rs", 150),
+        ("custom_registry.rs", 150),
+        ("custom_backend.rs", 150),
+    ] {
+        let lines = std::fs::read_to_string(agents.join(file)).expect(file).lines().count();
+        assert!(lines <= limit, "{file} has {lines} lines");
+    }
+}
+
+#[test]
 fn every_example_for_embedders_is_shorter_than_a_hundred_lines() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = ["embedded.rs", "data_plane.rs", "two_networks.rs", "privileged_helper.rs"];

@@ -1,4 +1,4 @@
-//! The backend: a device, a socket for each family, a table of peers, and the threads between them.
+//! The backend: a TUN device, a socket for each address family, a peer table, and the threads between them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +19,13 @@ use ipnet::IpNet;
 use crate::config::UdpConfig;
 use crate::counters::UdpCounters;
 use crate::device::{Device, Overlay};
-use crate::listen::{Listeners, local_addresses};
-use crate::peers::{Exchange, PeerTable, Routing};
+use crate::listeners::{Listeners, local_addresses};
+use crate::peers::{PeerTable, Routing, SharedRouting};
 use crate::routing::{self, Hops};
-use crate::store::{Keeper, Slot};
-use crate::worker::{Broken, Failure, Offloads, Parts, Workers};
+use crate::store::{DescriptorSlot, OptionalStore};
+use crate::worker::{BrokenParts, FailureSignal, Offloads, PathParts, Workers};
 
-/// Opens the UDP backend in one network namespace.
+/// Opens the UDP backend in a network namespace.
 ///
 /// ```no_run
 /// use flannel_backend_udp::OpenUdp;
@@ -33,7 +33,7 @@ use crate::worker::{Broken, Failure, Offloads, Parts, Workers};
 ///
 /// let open = OpenUdp::new(Namespace::current()?);
 /// let counters = open.counters();
-/// // … hand `open` to a network, and read the counters whenever you like.
+/// // … pass `open` to a network, and read the counters at any time.
 /// println!("{:?}", counters.read());
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -42,43 +42,43 @@ pub struct OpenUdp {
     namespace: Namespace,
     offloads: Offloads,
     counters: UdpCounters,
-    keeper: Keeper,
-    takes_vxlan: bool,
+    store: OptionalStore,
+    accepts_vxlan: bool,
 }
 
 impl OpenUdp {
-    /// Takes the namespace that the external interface is in.
+    /// Creates an opener for the namespace of the external interface.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self {
             namespace,
             offloads: Offloads::default(),
             counters: UdpCounters::default(),
-            keeper: Keeper::default(),
-            takes_vxlan: false,
+            store: OptionalStore::default(),
+            accepts_vxlan: false,
         }
     }
 
-    /// Takes hosts whose leases say `vxlan` for peers, too, if they have a node id, as hosts of this project have: those
-    /// carry UDP for as long as a network goes from the one to the other. Upstream's carry one only.
+    /// Accepts hosts with the backend type `vxlan` as peers if they have a node ID: these carry UDP too while a network
+    /// migrates between the two backends. Upstream hosts have no node ID and carry only one.
     #[must_use]
     pub fn with_vxlan_peers(self) -> Self {
-        Self { takes_vxlan: true, ..self }
+        Self { accepts_vxlan: true, ..self }
     }
 
-    /// Keeps device and sockets in a store, and takes back what is there and still right. What is not is made anew.
+    /// Stores the device and sockets in `store`, and restores those that still fit. Others are created again.
     #[must_use]
     pub fn with_store(self, store: Arc<dyn DescriptorStore>) -> Self {
-        Self { keeper: Keeper(Some(store)), ..self }
+        Self { store: OptionalStore(Some(store)), ..self }
     }
 
-    /// Chooses which bursts are made and taken: all of them, unless one is to be done without.
+    /// Sets which offloads the packet path may use; all by default.
     #[must_use]
     pub fn with_offloads(self, offloads: Offloads) -> Self {
         Self { offloads, ..self }
     }
 
-    /// Returns the counters of the backend that is opened.
+    /// Returns the counters of the backends that this opens.
     #[must_use]
     pub fn counters(&self) -> UdpCounters {
         self.counters.clone()
@@ -142,34 +142,34 @@ impl OpenBackend for OpenUdp {
 /// The UDP backend of one network on one host.
 #[derive(Debug)]
 struct Udp {
-    /// The threads are the first to go.
+    /// First, so that the threads end before what they use.
     workers: Option<Workers>,
     namespace: Namespace,
     netlink: Netlink,
-    /// Gone if it broke and could not be opened again yet.
+    /// `None` if it failed and could not be reopened yet.
     monitor: Option<Monitor>,
     config: NetworkConfig,
     port: u16,
-    wanted: Offloads,
-    takes_vxlan: bool,
+    requested: Offloads,
+    accepts_vxlan: bool,
     device: Device,
     listeners: Listeners,
-    keeper: Keeper,
-    exchange: Arc<Exchange>,
+    store: OptionalStore,
+    exchange: Arc<SharedRouting>,
     counters: UdpCounters,
-    failure: Arc<Failure>,
+    failure: Arc<FailureSignal>,
     own: Option<Lease>,
-    /// Whether it is known well enough who there is for packets to be moved.
+    /// Whether enough peers are known to move packets.
     knows_peers: bool,
     hops: Hops,
     unreachable: Vec<PeerFailure>,
-    in_doubt: bool,
+    is_stale: bool,
 }
 
-/// How long after a failure it is tried again.
+/// The pause before a failed operation is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the headers of a datagram take, in bytes: UDP (8) and IP (20 or 40).
+/// The bytes of a datagram's headers: UDP (8) and IP (20 or 40).
 const OVERHEAD_V4: u32 = 28;
 const OVERHEAD_V6: u32 = 48;
 
@@ -178,17 +178,17 @@ impl Udp {
         let OpenRequest { config, external, .. } = request;
         let options = UdpConfig::parse(&config.backend)?;
         tracing::info!("UDP config: Port={}", options.port);
-        let (namespace, keeper) = (open.namespace.clone(), open.keeper.or(request.descriptors));
+        let (namespace, store) = (open.namespace.clone(), open.store.or(request.descriptors));
         let local = local_addresses(config, external, options.port)?;
-        // Before the first read, so that no change falls between the two.
+        // The monitor opens before the first read, so that no change is missed.
         let mut netlink = Netlink::open_in(&namespace).map_err(no_netlink)?;
         let monitor = Some(open_monitor(&namespace, &netlink)?);
         let mtu = mtu(config, external);
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
-        let old = Device::take_back(&keeper, &namespace, &mut netlink, &networks, mtu, open.offloads);
-        let is_old = old.is_some();
-        let device = old.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
-        let listeners = Listeners::new(namespace.clone(), keeper.clone(), local, open.offloads);
+        let restored = Device::restore(&store, &namespace, &mut netlink, &networks, mtu, open.offloads);
+        let is_restored = restored.is_some();
+        let device = restored.map_or_else(|| Device::open(&namespace, None, mtu, open.offloads), Ok)?;
+        let listeners = Listeners::new(namespace.clone(), store.clone(), local, open.offloads);
         let mut udp = Self {
             workers: None,
             namespace,
@@ -196,11 +196,11 @@ impl Udp {
             monitor,
             config: config.clone(),
             port: options.port,
-            wanted: open.offloads,
-            takes_vxlan: open.takes_vxlan,
+            requested: open.offloads,
+            accepts_vxlan: open.accepts_vxlan,
             device,
             listeners,
-            keeper,
+            store,
             exchange: Arc::default(),
             counters: open.counters.clone(),
             failure: Arc::default(),
@@ -208,55 +208,55 @@ impl Udp {
             knows_peers: false,
             hops: Hops::new(),
             unreachable: Vec::new(),
-            in_doubt: true,
+            is_stale: true,
         };
         udp.listen()?;
-        if is_old {
-            tracing::info!("took back the device {}", udp.device.name);
+        if is_restored {
+            tracing::info!("restored device {}", udp.device.name);
         } else {
-            udp.keeper.keep(Slot::Tun, udp.device.tun.as_fd());
+            udp.store.keep(DescriptorSlot::Tun, udp.device.tun.as_fd());
         }
         Ok(udp)
     }
 
-    /// Makes device, sockets and threads as they should be; returns how many things were not so.
-    fn mend(&mut self) -> Result<usize, BackendError> {
+    /// Repairs device, sockets and threads; returns the number of repairs.
+    fn repair(&mut self) -> Result<usize, BackendError> {
         let broken = self.workers.as_ref().map(Workers::broken).unwrap_or_default();
-        if broken != Broken::default() {
+        if broken != BrokenParts::default() {
             self.workers = None;
         }
-        let mut changes = self.mend_device(broken.device)?;
+        let mut changes = self.repair_device(broken.device)?;
         if broken.sockets {
             self.listeners.close();
         }
         self.listen()?;
         if self.start()? {
-            changes += usize::from(broken != Broken::default());
+            changes += usize::from(broken != BrokenParts::default());
         }
-        self.in_doubt = false;
+        self.is_stale = false;
         Ok(changes)
     }
 
-    fn mend_device(&mut self, is_broken: bool) -> Result<usize, BackendError> {
+    fn repair_device(&mut self, is_broken: bool) -> Result<usize, BackendError> {
         let is_there = self.device.exists(&mut self.netlink)?;
         if !is_there || is_broken {
-            // The threads hold what is left of the old one.
+            // The threads hold the old device open.
             self.workers = None;
             if is_there {
                 self.delete_device()?;
             }
             let Device { name, mtu, overlays, .. } = &self.device;
-            let opened = Device::open(&self.namespace, Some(name), *mtu, self.wanted)?;
-            self.keeper.keep(Slot::Tun, opened.tun.as_fd());
+            let opened = Device::open(&self.namespace, Some(name), *mtu, self.requested)?;
+            self.store.keep(DescriptorSlot::Tun, opened.tun.as_fd());
             self.device = Device { overlays: overlays.clone(), ..opened };
         }
         let changes = self.device.ensure(&mut self.netlink, &self.namespace)?;
         Ok(changes + usize::from(!is_there))
     }
 
-    /// Listens on each address.
+    /// Opens the missing sockets.
     fn listen(&mut self) -> Result<(), BackendError> {
-        if self.listeners.are_right() {
+        if self.listeners.is_complete() {
             return Ok(());
         }
         self.workers = None;
@@ -265,13 +265,13 @@ impl Udp {
         Ok(())
     }
 
-    /// Starts the threads unless they run, or nobody knows yet where packets go: those that wait from before a restart
-    /// would be lost. Tells whether it did.
+    /// Starts the threads unless they run or no peers are known yet, which would drop the packets that have been queued
+    /// since a restart. Returns whether it started them.
     fn start(&mut self) -> Result<bool, BackendError> {
         if self.workers.is_some() || !self.knows_peers {
             return Ok(false);
         }
-        let parts = Parts {
+        let parts = PathParts {
             tun: Arc::clone(&self.device.tun),
             sockets: self.listeners.sockets(),
             exchange: Arc::clone(&self.exchange),
@@ -280,22 +280,21 @@ impl Udp {
             offloads: self.device.offloads,
         };
         let started = Workers::start(&self.namespace, &parts).map_err(|source| BackendError::Kernel {
-            object: "cannot start the threads of the packet path".to_owned(),
+            object: "failed to start the packet threads".to_owned(),
             source: source.into(),
         })?;
         self.workers = Some(started);
         Ok(true)
     }
 
-    /// Works out the next hops, and hands them to the packet path if they are others. Returns how many are new, and how
-    /// many are gone.
-    fn route(&mut self, request: SyncRequest<'_>) -> (usize, usize) {
+    /// Computes the next hops and publishes them if they changed. Returns the numbers of added and removed ones.
+    fn update_routing(&mut self, request: SyncRequest<'_>) -> (usize, usize) {
         let Some(own) = &self.own else { return (0, 0) };
         let (mut hops, unreachable) =
-            routing::decide(&self.config, &own.subnet, self.port, self.takes_vxlan, request.peers);
+            routing::next_hops(&self.config, &own.subnet, self.port, self.accepts_vxlan, request.peers);
         self.unreachable = unreachable;
         if !request.peers.is_complete() {
-            // Who is not known yet may still be there.
+            // A peer that isn't listed yet may still exist.
             self.hops.iter().for_each(|(subnet, hop)| {
                 hops.entry(*subnet).or_insert(*hop);
             });
@@ -311,7 +310,7 @@ impl Udp {
         (new, gone)
     }
 
-    /// Hands the next hops and own addresses to the packet path.
+    /// Publishes the next hops and the host's own addresses to the packet path.
     fn publish(&mut self) {
         let own = |is_v4: bool| {
             let mut own = self.device.overlays.iter().map(Overlay::own);
@@ -330,23 +329,23 @@ impl Udp {
         self.listeners.set_filters(&self.exchange.current(), self.knows_peers);
     }
 
-    /// How the device is named in reports.
-    fn name(&self) -> String {
+    /// Returns the name of the device in reports.
+    fn object_name(&self) -> String {
         format!("device {}", self.device.name)
     }
 
     fn delete_device(&mut self) -> Result<(), BackendError> {
         self.netlink.delete_link(self.device.index).map_err(|error| BackendError::Kernel {
-            object: format!("cannot delete the device {}", self.device.name),
+            object: format!("failed to delete device {}", self.device.name),
             source: error.into(),
         })
     }
 
-    fn mend_monitor(&mut self, report: &mut SyncReport) {
+    fn reopen_monitor(&mut self, report: &mut SyncReport) {
         if self.monitor.is_none() {
             match open_monitor(&self.namespace, &self.netlink) {
                 Ok(monitor) => self.monitor = Some(monitor),
-                Err(error) => failed(report, "the monitor of the kernel's notices".to_owned(), &error),
+                Err(error) => failed(report, "netlink monitor".to_owned(), &error),
             }
         }
     }
@@ -367,27 +366,29 @@ impl Backend for Udp {
         // The next pass listens where the host is now.
         self.listeners.local = local;
         self.device.mtu = mtu(&self.config, external);
-        self.in_doubt = true;
+        self.is_stale = true;
         Ok(())
     }
 
-    /// The device stays, and with it what waits in its queue.
+    /// Keeps the device and the packets in its queue.
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
         let OpenRequest { config, external, .. } = request;
         let (before, now) = (&self.config.backend.name, &config.backend.name);
         if !now.eq_ignore_ascii_case(before) {
-            return Err(BackendError::Host(format!("to go from {before} to {now} takes a restart")));
+            return Err(BackendError::Host(format!(
+                "changing the backend from {before} to {now} requires a restart"
+            )));
         }
         let port = UdpConfig::parse(&config.backend)?.port;
         let local = local_addresses(config, external, port)?;
-        // Each, before anything changes: somebody else may have the port.
+        // Open them before anything changes: another process may hold the port.
         let fresh = self.listeners.prepare(&local)?;
         let networks: Vec<_> = config.pools().map(|pool| pool.network()).collect();
         self.device.leave_other_networks(&mut self.netlink, &networks)?;
-        self.listeners.take(fresh, local);
+        self.listeners.switch(fresh, local);
         (self.port, self.config) = (port, config.clone());
         self.device.mtu = mtu(config, external);
-        self.in_doubt = true;
+        self.is_stale = true;
         Ok(())
     }
 
@@ -397,15 +398,15 @@ impl Backend for Udp {
             let network = pool.network();
             let is_v4 = network.addr().is_ipv4();
             let subnet = own.subnet.nets().find(|net| net.addr().is_ipv4() == is_v4).ok_or_else(|| {
-                BackendError::Host(format!("the lease {} has no subnet of {network}", own.subnet))
+                BackendError::Host(format!("lease {} has no subnet in {network}", own.subnet))
             })?;
             overlays.push(Overlay { address: IpNet::from(subnet.network()), network });
         }
         self.device.overlays = overlays;
         self.own = Some(own.clone());
         self.publish();
-        self.in_doubt = true;
-        self.mend().map(drop)
+        self.is_stale = true;
+        self.repair().map(drop)
     }
 
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport {
@@ -413,21 +414,21 @@ impl Backend for Udp {
         if self.own.is_none() {
             return report;
         }
-        self.mend_monitor(&mut report);
+        self.reopen_monitor(&mut report);
         let knew_peers = self.knows_peers;
         if *request.dirty != Dirty::NONE {
-            (report.written, report.removed) = self.route(request);
+            (report.written, report.removed) = self.update_routing(request);
         }
-        if knew_peers != self.knows_peers || *request.dirty == Dirty::All || self.in_doubt {
-            self.in_doubt = true;
-            match self.mend() {
+        if knew_peers != self.knows_peers || *request.dirty == Dirty::All || self.is_stale {
+            self.is_stale = true;
+            match self.repair() {
                 Ok(changes) => report.drifted += changes,
-                Err(error) => failed(&mut report, self.name(), &error),
+                Err(error) => failed(&mut report, self.object_name(), &error),
             }
         }
         report.unreachable.clone_from(&self.unreachable);
-        if let Some(failure) = report.failed.iter().find(|failure| failure.object == self.name()) {
-            // Without its device no peer is reached.
+        if let Some(failure) = report.failed.iter().find(|failure| failure.object == self.object_name()) {
+            // Without the device no peer is reachable.
             let reason = format!("{}: {}", failure.object, failure.reason);
             let peers: BTreeSet<_> = self.hops.values().map(|(peer, _)| *peer).collect();
             let pending = peers.into_iter().map(|peer| PeerFailure::new(peer, reason.clone()));
@@ -444,19 +445,19 @@ impl Backend for Udp {
                 None => broken.await,
                 Some(monitor) => tokio::select! {
                     what = broken => what,
-                    notice = monitor.next() => match notice {
-                        Ok(notice) => match heard(monitor, notice, &self.device) {
+                    notification = monitor.next() => match notification {
+                        Ok(notification) => match describe_drift(monitor, notification, &self.device) {
                             Some(what) => what,
                             None => continue,
                         },
                         Err(error) => {
                             self.monitor = None;
-                            format!("the monitor of the kernel's notices broke: {error}")
+                            format!("the netlink monitor failed: {error}")
                         }
                     },
                 },
             };
-            self.in_doubt = true;
+            self.is_stale = true;
             return what;
         }
     }
@@ -478,21 +479,21 @@ impl Backend for Udp {
         self.workers = None;
         self.own = None;
         self.listeners.close();
-        self.keeper.forget(Slot::Tun);
+        self.store.forget(DescriptorSlot::Tun);
         self.delete_device()
     }
 }
 
-/// Notices taken at once, so that a storm leads to one pass and not to one for each.
-const NOTICES_AT_ONCE: usize = 4096;
+/// The most notifications that one pass consumes, so that a storm doesn't cause a pass for each.
+const MAX_NOTIFICATIONS: usize = 4096;
 
-/// Takes in a notice and those that wait behind it, and says what the first one that means anything means.
-fn heard(monitor: &mut Monitor, first: Notification, device: &Device) -> Option<String> {
-    let mut what = device.notice(&first);
-    for _ in 0..NOTICES_AT_ONCE {
-        // An error shows again at the next wait.
-        let Ok(Some(notice)) = monitor.try_next() else { break };
-        what = what.or_else(|| device.notice(&notice));
+/// Consumes a notification and those queued behind it, and describes the first one that affects the device.
+fn describe_drift(monitor: &mut Monitor, first: Notification, device: &Device) -> Option<String> {
+    let mut what = device.drift(&first);
+    for _ in 0..MAX_NOTIFICATIONS {
+        // The next wait returns an error again.
+        let Ok(Some(notification)) = monitor.try_next() else { break };
+        what = what.or_else(|| device.drift(&notification));
     }
     what
 }
@@ -502,7 +503,7 @@ fn failed(report: &mut SyncReport, object: String, error: &BackendError) {
     report.retry_in = Some(RETRY);
 }
 
-/// What fits into a datagram that fits the external interface.
+/// Returns the largest packet that fits into a datagram of the external interface's MTU.
 fn mtu(config: &NetworkConfig, external: &ExternalInterface) -> u32 {
     external.mtu.saturating_sub(if config.ipv6.is_some() { OVERHEAD_V6 } else { OVERHEAD_V4 })
 }
@@ -514,5 +515,5 @@ fn open_monitor(namespace: &Namespace, netlink: &Netlink) -> Result<Monitor, Bac
 }
 
 fn no_netlink(error: flannel_netlink::Error) -> BackendError {
-    BackendError::Kernel { object: "cannot open a netlink socket".to_owned(), source: error.into() }
+    BackendError::Kernel { object: "failed to open a netlink socket".to_owned(), source: error.into() }
 }

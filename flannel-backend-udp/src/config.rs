@@ -1,16 +1,16 @@
-//! The backend's part of the network configuration.
+//! The options of the UDP backend in the network configuration.
 
 use flannel_core::json::{JsonError, Object};
 use flannel_core::{BackendConfig, BackendError};
 
-/// Options of the UDP backend, checked.
+/// The validated options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UdpConfig {
-    /// The port that all hosts listen on and send to.
+    /// The UDP port that all hosts listen on and send to.
     pub(crate) port: u16,
 }
 
-/// What flannel uses unless told otherwise.
+/// The default of `Port`.
 const DEFAULT_PORT: u16 = 8285;
 
 impl Default for UdpConfig {
@@ -20,7 +20,7 @@ impl Default for UdpConfig {
 }
 
 impl UdpConfig {
-    /// Reads the options; unknown ones are ignored.
+    /// Parses the options and ignores unknown ones.
     pub(crate) fn parse(backend: &BackendConfig) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::Config { backend: "UDP", reason };
         let json = |error: JsonError| wrong(error.to_string());
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_is_flannels_unless_it_is_given() {
+    fn the_default_port_is_8285() {
         assert_eq!(parse(""), Ok(8285));
         assert_eq!(parse(r#","Backend":{"Type":"udp"}"#), Ok(8285));
         assert_eq!(parse(r#","Backend":{"Type":"udp","Port":0,"Other":1}"#), Ok(8285));

@@ -1,6 +1,6 @@
-//! What the packet path counts: by peer, and what was dropped by reason.
+//! Traffic counters by peer, and drops by reason.
 //!
-//! The threads of the packet path add once for a burst and not for each packet; only what is dropped is counted one by one.
+//! The packet threads add once per burst; only drops are counted one by one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_core::{PeerTraffic, SubnetKey, TrafficCounters, TrafficStatus};
 
-/// A number that the threads of the packet path add to and anybody reads.
+/// A counter that packet threads increment and any thread reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -38,23 +38,23 @@ pub(crate) struct PeerCounters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DropReason {
-    /// From the host: no peer has its destination.
+    /// From the host: no peer's subnet contains the destination.
     NoRoute,
-    /// From the host: it is to a group or to all, which the overlay does not carry.
+    /// From the host: multicast or broadcast, which the overlay doesn't carry.
     Group,
-    /// From the host: it is no IP packet, or not what its header says.
+    /// From the host: not a valid IP packet.
     MalformedOut,
-    /// It had been through too many hosts.
+    /// The TTL or hop limit expired.
     TimeExceeded,
-    /// The kernel did not take it: the send buffer was full, or the peer's host is not reached.
+    /// The kernel refused it: the send buffer was full, or the peer's host is unreachable.
     SendFailed,
-    /// From the network: it came from an address that is no peer's.
+    /// From the network: the sender isn't a peer.
     Stranger,
-    /// From the network: its source is not in the subnet of the peer it came from.
+    /// From the network: the inner source isn't in the sender's subnet.
     WrongSource,
-    /// From the network: it is no IP packet, or cut off.
+    /// From the network: not a valid IP packet, or truncated.
     MalformedIn,
-    /// From the network: the device did not take it.
+    /// From the network: the device refused it.
     WriteFailed,
 }
 
@@ -71,7 +71,7 @@ impl DropReason {
         Self::WriteFailed,
     ];
 
-    /// Returns the name of the reason, as status and metrics write it.
+    /// Returns the name of the reason in status and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,7 +88,7 @@ impl DropReason {
     }
 }
 
-/// A handle to the counters of a UDP backend, which outlives it. Clones share it.
+/// A handle to the counters of a UDP backend. It outlives the backend; clones share the counters.
 #[derive(Clone, Debug, Default)]
 pub struct UdpCounters {
     shared: Arc<Shared>,
@@ -97,47 +97,46 @@ pub struct UdpCounters {
 #[derive(Debug, Default)]
 struct Shared {
     drops: [Counter; DropReason::ALL.len()],
-    /// What the sockets dropped that there were before.
+    /// The drops of sockets that have been closed.
     kernel_drops: Counter,
     reads: Counter,
     writes: Counter,
     peers: Mutex<BTreeMap<SubnetKey, Arc<PeerCounters>>>,
 }
 
-/// What was counted up to a moment.
+/// A snapshot of all counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UdpCounts {
-    /// By peer. One that leaves takes its numbers along.
+    /// Counters by peer. They disappear when the peer leaves.
     pub peers: BTreeMap<SubnetKey, PeerCounts>,
-    /// Packets that were dropped, by reason.
+    /// Dropped packets by reason.
     pub drops: BTreeMap<DropReason, u64>,
-    /// Datagrams that the kernel dropped before they were looked at: from strangers, which the socket's filter knows,
-    /// or because the receive buffer was full.
+    /// Datagrams that the kernel dropped: from strangers, by the socket filter, or because the receive buffer was full.
     pub kernel_drops: u64,
-    /// How often the device was read; each time gives up to 64 KiB.
+    /// Reads from the device, each of up to 64 KiB.
     pub reads: u64,
-    /// How often the device was written to.
+    /// Writes to the device.
     pub writes: u64,
 }
 
-/// What was counted for one peer.
+/// The counters of one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCounts {
-    /// Packets sent to it.
+    /// Packets sent to the peer.
     pub sent_packets: u64,
-    /// Their bytes.
+    /// Bytes of these packets.
     pub sent_bytes: u64,
-    /// In how many bursts, each of which took one system call.
+    /// Bursts sent, one system call each.
     pub sent_bursts: u64,
-    /// Packets for it that the kernel did not take.
+    /// Packets that the kernel refused to send.
     pub send_errors: u64,
-    /// Packets that came from it and were let in.
+    /// Packets received from the peer and accepted.
     pub received_packets: u64,
-    /// Their bytes.
+    /// Bytes of these packets.
     pub received_bytes: u64,
-    /// Datagrams that came from its address and were not let in, whatever the reason.
+    /// Datagrams from the peer's address that were dropped, for any reason.
     pub refused_packets: u64,
 }
 
@@ -156,12 +155,12 @@ impl UdpCounters {
         }
     }
 
-    /// Returns the counters of a peer, the same ones as long as it stays.
+    /// Returns the counters of a peer, which stay the same while it is one.
     pub(crate) fn peer(&self, subnet: SubnetKey) -> Arc<PeerCounters> {
         Arc::clone(self.lock().entry(subnet).or_default())
     }
 
-    /// Forgets peers that are gone.
+    /// Removes the counters of peers that left.
     pub(crate) fn retain(&self, stays: impl Fn(&SubnetKey) -> bool) {
         self.lock().retain(|subnet, _| stays(subnet));
     }

@@ -1,4 +1,4 @@
-//! The TUN device: what it should be, and how it is made so.
+//! The TUN device: its desired state, and the repair of differences.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -12,33 +12,33 @@ use flannel_netlink::{
 };
 use ipnet::IpNet;
 
-use crate::store::{Keeper, Slot};
+use crate::store::{DescriptorSlot, OptionalStore};
 use crate::sys::tun;
 use crate::worker::Offloads;
 
-/// What the device has for one family.
+/// The address and route of the device in one address family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Overlay {
-    /// The first address of the host's subnet, as a single one.
+    /// The first address of the host's subnet, as a /32 or /128.
     pub(crate) address: IpNet,
-    /// The whole network, which is routed to the device.
+    /// The whole network, which is the device's route.
     pub(crate) network: IpNet,
 }
 
-/// The device, which is open as long as this lives.
+/// The open device; dropping it closes the queue.
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) tun: Arc<File>,
     pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) mtu: u32,
-    /// Empty before there is a lease.
+    /// Empty before the host has a lease.
     pub(crate) overlays: Vec<Overlay>,
-    /// Which packets the kernel hands out and takes in this way.
+    /// The offloads that the device has enabled.
     pub(crate) offloads: Offloads,
 }
 
-/// The kernel puts the first free number in the place of `%d`.
+/// The kernel replaces `%d` with the first free number.
 const NAME: &str = "flannel%d";
 
 fn options(name: &str) -> TunOptions {
@@ -46,53 +46,54 @@ fn options(name: &str) -> TunOptions {
 }
 
 impl Device {
-    /// Makes a device, under the given name or the first one that is free.
+    /// Creates a device with the given name, or the first free one.
     pub(crate) fn open(
         namespace: &Namespace,
         name: Option<&str>,
         mtu: u32,
-        wanted: Offloads,
+        requested: Offloads,
     ) -> Result<Self, BackendError> {
         let opened = Tun::open_in(namespace, &options(name.unwrap_or(NAME))).map_err(cannot_open)?;
-        Self::prepare(opened, mtu, wanted)
+        Self::prepare(opened, mtu, requested)
     }
 
-    /// Takes back the device that a process which is gone left, if its queue is kept and it is one for these networks.
-    /// What the host sent meanwhile waits in it.
-    pub(crate) fn take_back(
-        keeper: &Keeper,
+    /// Restores the stored device of a previous process if it belongs to these networks. Packets that the host has sent
+    /// since wait in its queue.
+    pub(crate) fn restore(
+        store: &OptionalStore,
         namespace: &Namespace,
         netlink: &mut Netlink,
         networks: &[IpNet],
         mtu: u32,
-        wanted: Offloads,
+        requested: Offloads,
     ) -> Option<Self> {
-        keeper.take_back(Slot::Tun, |kept| {
+        store.restore(DescriptorSlot::Tun, |kept| {
             let opened = Tun::adopt_in(namespace, kept, &options(NAME))
                 .map_err(|error| flannel_core::chain(&error))?;
-            let device = Self::prepare(opened, mtu, wanted).map_err(|error| flannel_core::chain(&error))?;
+            let device =
+                Self::prepare(opened, mtu, requested).map_err(|error| flannel_core::chain(&error))?;
             match device.is_for(netlink, networks) {
                 Ok(true) => Ok(device),
-                Ok(false) => Err(format!("{} is a device of another network", device.name)),
+                Ok(false) => Err(format!("{} belongs to another network", device.name)),
                 Err(error) => Err(flannel_core::chain(&error)),
             }
         })
     }
 
-    fn prepare(opened: Tun, mtu: u32, wanted: Offloads) -> Result<Self, BackendError> {
+    fn prepare(opened: Tun, mtu: u32, requested: Offloads) -> Result<Self, BackendError> {
         let kernel = |source: std::io::Error| BackendError::Kernel {
-            object: format!("cannot set up the device {}", opened.name),
+            object: format!("failed to set up device {}", opened.name),
             source: source.into(),
         };
         tun::set_little_endian(opened.fd.as_fd()).map_err(kernel)?;
         tun::set_nonblocking(opened.fd.as_fd()).map_err(kernel)?;
-        let offloads = probe(&opened, wanted);
+        let offloads = probe(&opened, requested);
         let Tun { fd, name, index } = opened;
         Ok(Self { tun: Arc::new(File::from(fd)), name, index, mtu, overlays: Vec::new(), offloads })
     }
 
-    /// Whether what the device has from an earlier process is of these networks. If not, it is deleted, so that its name
-    /// is free: the keeper of its queue may not close that at once.
+    /// Returns whether the device's addresses and routes are in these networks. If not, deletes the device to free its name,
+    /// because the store may not close the queue at once.
     fn is_for(&self, netlink: &mut Netlink, networks: &[IpNet]) -> Result<bool, Error> {
         let has_name = self.name.strip_prefix("flannel").is_some_and(|n| n.parse::<u16>().is_ok());
         let of_network = |net: &IpNet| networks.iter().any(|network| network.contains(net));
@@ -103,7 +104,7 @@ impl Device {
             RouteFilter { index: Some(self.index), table: Some(Route::MAIN_TABLE), ..RouteFilter::default() };
         let routes = netlink.routes(&on_device)?;
         let mut routes = routes.iter().map(|route| route.destination).filter(|net| !is_link_local(net));
-        // The kernel routes an IPv6 address of its own.
+        // The kernel adds a route for each IPv6 address.
         let is_own = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && of_network(net);
         let is_for = has_name
             && addresses.all(|net| of_network(&net))
@@ -114,7 +115,7 @@ impl Device {
         Ok(is_for)
     }
 
-    /// Makes the device as it should be; returns how many things were not so. One that is gone stays gone.
+    /// Repairs the device and returns the number of repairs. Doesn't create a missing device.
     pub(crate) fn ensure(&self, netlink: &mut Netlink, namespace: &Namespace) -> Result<usize, BackendError> {
         let failed = |error| self.failed(error);
         let link = netlink.link_by_index(self.index).map_err(failed)?;
@@ -135,17 +136,17 @@ impl Device {
         Ok(changes)
     }
 
-    /// Tells whether the device is there at all.
+    /// Returns whether the device exists.
     pub(crate) fn exists(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
         let link = netlink.link_by_index(self.index).map_err(|error| self.failed(error))?;
         Ok(link.is_some_and(|link| self.is_met_by_kind(&link)))
     }
 
-    /// Says what a notice means for the device, if it means anything.
-    pub(crate) fn notice(&self, notice: &Notification) -> Option<String> {
+    /// Describes how a notification affects the device; `None` if it doesn't.
+    pub(crate) fn drift(&self, notification: &Notification) -> Option<String> {
         let name = &self.name;
-        match notice {
-            Notification::Overrun => Some("notices were lost".to_owned()),
+        match notification {
+            Notification::Overrun => Some("netlink notifications were lost".to_owned()),
             Notification::Link { link, removed } if link.index == self.index => {
                 let is_met = !removed && self.is_met_by(link);
                 let what = if *removed { "removed" } else { "changed" };
@@ -183,7 +184,7 @@ impl Device {
         self.overlays.iter().any(|overlay| overlay.address == address.net)
     }
 
-    /// Whether an address is a leftover of an earlier lease.
+    /// Returns whether an address is left from an earlier lease.
     fn is_leftover(&self, address: &Address) -> bool {
         let in_network = |overlay: &Overlay| overlay.network.contains(&address.net.addr());
         !self.has(address) && self.overlays.iter().any(in_network)
@@ -197,7 +198,7 @@ impl Device {
             netlink.change_link(self.index, &mtu).map_err(failed)?;
             changes += 1;
         }
-        // Nobody at the other end would answer what the kernel sends from an address of its own.
+        // No peer would answer what the kernel sends from a link-local address.
         if link.address_generation.is_some_and(|mode| mode != AddressGeneration::None) {
             let none =
                 LinkChange { address_generation: Some(AddressGeneration::None), ..LinkChange::default() };
@@ -210,7 +211,7 @@ impl Device {
         let failed = |error| self.failed(error);
         let present = netlink.addresses(self.index).map_err(failed)?;
         let mut changes = 0;
-        // The new one first: with a device's last address go its routes.
+        // Add the new address first: the kernel removes a device's routes with its last address.
         if !present.iter().any(|present| present.net == overlay.address) {
             let flags = if overlay.address.addr().is_ipv6() { Address::NO_DAD } else { 0 };
             let new = Address { flags, ..Address::new(self.index, overlay.address) };
@@ -225,29 +226,30 @@ impl Device {
     }
 
     fn set_route(&self, netlink: &mut Netlink, overlay: &Overlay) -> Result<usize, BackendError> {
-        let wanted = self.route(overlay);
+        let requested = self.route(overlay);
         let filter = RouteFilter {
             family: Some(IpFamily::of(overlay.network.addr())),
             table: Some(Route::MAIN_TABLE),
             ..RouteFilter::default()
         };
         let present = netlink.routes(&filter).map_err(|error| self.failed(error))?;
-        let mut same = present.iter().filter(|route| route.destination == wanted.destination);
+        let mut same = present.iter().filter(|route| route.destination == requested.destination);
         let is_ours = |route: &Route| route.index == Some(self.index) && route.gateway.is_none();
         if same.clone().any(is_ours) {
             return Ok(0);
         }
         if let Some(other) = same.next() {
             return Err(BackendError::Host(format!(
-                "the route {other} is in the way of the network's route to {}: delete it, or choose another Network",
+                "{other} conflicts with the network's route to {}; delete it, or choose another Network",
                 self.name
             )));
         }
-        let added = netlink.apply(&[WriteRequest::AddRoute(wanted)]).into_iter().collect::<Result<(), _>>();
+        let added =
+            netlink.apply(&[WriteRequest::AddRoute(requested)]).into_iter().collect::<Result<(), _>>();
         added.map(|()| 1).map_err(|error| self.failed(error))
     }
 
-    /// Removes the routes of networks that are none any more.
+    /// Removes the routes of networks that are no longer configured.
     pub(crate) fn leave_other_networks(
         &mut self,
         netlink: &mut Netlink,
@@ -272,19 +274,19 @@ impl Device {
         Route { scope: Route::SCOPE_UNIVERSE, ..Route::attached(overlay.network.trunc(), self.index) }
     }
 
-    /// What the host itself says to its pods over the device comes from an address of its own, which the kernel takes
-    /// only if told so. Forged ones cannot come in: the packet path checks every source.
+    /// Allows packets from the host's own addresses to arrive on the device, as replies to its pods do, and disables reverse
+    /// path filtering. Forged sources can't arrive: the packet path checks every source.
     fn set_sysctls(&self, namespace: &Namespace) {
         let has_ipv6 = self.overlays.iter().any(|overlay| overlay.network.addr().is_ipv6());
         for (key, value) in [
             ("ipv4/conf/DEVICE/accept_local", "1"),
             ("ipv6/conf/DEVICE/accept_ra", "0"),
-            // The kernel would ask after routers and groups, and nobody is there to answer.
+            // The kernel would send router solicitations and MLD reports that no peer answers.
             ("ipv6/conf/DEVICE/disable_ipv6", if has_ipv6 { "0" } else { "1" }),
         ] {
             let sysctl = format!("net/{}", key.replace("DEVICE", &self.name));
             if let Err(error) = namespace.write_sysctl(&sysctl, value) {
-                tracing::debug!(sysctl, %error, "cannot be set");
+                tracing::debug!(sysctl, %error, "failed to set the sysctl");
             }
         }
     }
@@ -292,41 +294,41 @@ impl Device {
     fn failed(&self, error: Error) -> BackendError {
         if error.is_permission() {
             return BackendError::Host(format!(
-                "device {}: not permitted to set it up: run as root, or with CAP_NET_ADMIN",
+                "device {}: permission denied; run as root or with CAP_NET_ADMIN",
                 self.name
             ));
         }
         BackendError::Kernel {
-            object: format!("cannot set up the device {}", self.name),
+            object: format!("failed to set up device {}", self.name),
             source: error.into(),
         }
     }
 
     fn gone(&self) -> BackendError {
-        BackendError::Host(format!("the device {} is gone", self.name))
+        BackendError::Host(format!("device {} no longer exists", self.name))
     }
 }
 
 impl Overlay {
-    /// The address alone.
+    /// Returns the address without its prefix length.
     pub(crate) fn own(&self) -> IpAddr {
         self.address.addr()
     }
 }
 
-/// Tells the kernel which packets can be taken, and less where it knows less.
-fn probe(opened: &Tun, wanted: Offloads) -> Offloads {
+/// Enables the offloads on the device, and fewer if the kernel lacks some.
+fn probe(opened: &Tun, requested: Offloads) -> Offloads {
     let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
     let udp = tun::TUN_F_CSUM | tun::TUN_F_USO4 | tun::TUN_F_USO6;
     let flags = |offloads: Offloads| {
         (if offloads.device_tcp { tcp } else { 0 }) | (if offloads.device_udp { udp } else { 0 })
     };
-    let without_udp = Offloads { device_udp: false, ..wanted };
+    let without_udp = Offloads { device_udp: false, ..requested };
     let none = Offloads { device_tcp: false, ..without_udp };
-    for offloads in [wanted, without_udp, none] {
+    for offloads in [requested, without_udp, none] {
         match tun::set_offload(opened.fd.as_fd(), flags(offloads)) {
             Ok(()) => return offloads,
-            Err(error) => tracing::info!(%error, ?offloads, "the kernel does not know these offloads"),
+            Err(error) => tracing::info!(%error, ?offloads, "the kernel lacks these offloads"),
         }
     }
     none
@@ -334,16 +336,19 @@ fn probe(opened: &Tun, wanted: Offloads) -> Offloads {
 
 fn cannot_open(error: Error) -> BackendError {
     let Error::Socket(source) = &error else {
-        return BackendError::Kernel { object: "cannot make a TUN device".to_owned(), source: error.into() };
+        return BackendError::Kernel {
+            object: "failed to create a TUN device".to_owned(),
+            source: error.into(),
+        };
     };
     match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV) => {
-            BackendError::Host("there is no /dev/net/tun: load the kernel module tun (modprobe tun)".to_owned())
+            BackendError::Host("/dev/net/tun doesn't exist; load the kernel module: modprobe tun".to_owned())
         }
         Some(libc::EPERM | libc::EACCES) => BackendError::Host(
-            "not permitted to make a TUN device: run as root, or with CAP_NET_ADMIN and access to /dev/net/tun"
+            "permission denied to create a TUN device; run as root, or with CAP_NET_ADMIN and access to /dev/net/tun"
                 .to_owned(),
         ),
-        _ => BackendError::Kernel { object: "cannot make a TUN device".to_owned(), source: error.into() },
+        _ => BackendError::Kernel { object: "failed to create a TUN device".to_owned(), source: error.into() },
     }
 }

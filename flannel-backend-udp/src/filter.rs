@@ -1,14 +1,14 @@
-//! A program for the kernel that drops the datagrams of strangers before they take room in the socket's buffer or a
-//! single cycle of the packet path (classic BPF, `Documentation/networking/filter.rst`).
+//! A socket filter that drops datagrams from strangers in the kernel, before they use buffer space or processor time of
+//! the packet path (classic BPF, `Documentation/networking/filter.rst`).
 //!
-//! The kernel limits the length of a program, so with many peers scattered over many networks it lets in the ranges
-//! between those that are closest to each other. The packet path checks every datagram exactly.
+//! The kernel limits the length of a program. With many scattered peers the filter therefore accepts ranges that cover the
+//! closest addresses; the packet path checks every datagram exactly.
 
 use std::net::IpAddr;
 
 use crate::sys::socket::FilterInstruction;
 
-/// So many ranges take six instructions each, of 4096 (`BPF_MAXINSNS`, `linux/bpf_common.h`).
+/// The most ranges: each takes six of 4096 instructions (`BPF_MAXINSNS`, `linux/bpf_common.h`).
 const MAX_RANGES: usize = 600;
 
 // `linux/bpf_common.h`, `linux/filter.h`.
@@ -17,15 +17,15 @@ const JUMP: u16 = 0x05;
 const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_NOT_LESS: u16 = 0x35;
 const RETURN: u16 = 0x06;
-/// Offsets from here on are from the network header (`SKF_NET_OFF`).
+/// The base of offsets from the network header (`SKF_NET_OFF`).
 const NETWORK_HEADER: u32 = -0x10_0000_i32 as u32;
 
 const ACCEPT: FilterInstruction = instruction(RETURN, u32::MAX);
 const DROP: FilterInstruction = instruction(RETURN, 0);
 
-/// Writes the program for a socket of one family: it lets in datagrams from these addresses.
+/// Builds the filter for a socket of one address family: it accepts datagrams from these addresses.
 ///
-/// Of an IPv6 address it looks at the last 32 bits.
+/// It compares the last 32 bits of IPv6 addresses.
 pub(crate) fn program(is_v6: bool, peers: impl Iterator<Item = IpAddr>) -> Vec<FilterInstruction> {
     let mut numbers: Vec<u32> = peers
         .filter_map(|peer| match peer {
@@ -42,11 +42,11 @@ pub(crate) fn program(is_v6: bool, peers: impl Iterator<Item = IpAddr>) -> Vec<F
     program
 }
 
-/// Covers numbers, which are in order, by at most [`MAX_RANGES`] ranges with as few others in them as can be.
+/// Covers sorted numbers by at most [`MAX_RANGES`] ranges that contain as few other numbers as possible.
 fn ranges(numbers: &[u32]) -> Vec<(u32, u32)> {
     let mut gaps: Vec<u32> = numbers.windows(2).map(|pair| pair[1] - pair[0]).collect();
     gaps.sort_unstable_by(|a, b| b.cmp(a));
-    // Only gaps that are larger than this separate ranges.
+    // Only larger gaps separate ranges.
     let joined = gaps.get(MAX_RANGES - 1).copied().unwrap_or(1);
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for number in numbers {
@@ -58,7 +58,7 @@ fn ranges(numbers: &[u32]) -> Vec<(u32, u32)> {
     ranges
 }
 
-/// Writes a binary search.
+/// Emits a binary search.
 fn search(ranges: &[(u32, u32)], program: &mut Vec<FilterInstruction>) {
     match ranges {
         [] => program.push(DROP),
@@ -95,7 +95,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
 
-    /// Runs a program as the kernel does, for a packet whose source is `address`.
+    /// Interprets a program like the kernel, for a packet from `address`.
     fn accepts(program: &[FilterInstruction], address: u32) -> bool {
         let (mut at, mut a) = (0, 0);
         loop {
@@ -118,14 +118,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn peers_are_let_in_and_nobody_else(peers in prop::collection::btree_set(0..2000u32, 0..400), address in 0..2100u32) {
+        fn only_peers_are_accepted(peers in prop::collection::btree_set(0..2000u32, 0..400), address in 0..2100u32) {
             let program = of(peers.iter().copied());
             prop_assert_eq!(accepts(&program, address), peers.contains(&address));
         }
     }
 
     #[test]
-    fn with_more_peers_than_a_program_can_name_each_is_still_let_in() {
+    fn more_peers_than_a_program_can_list_are_all_accepted() {
         let peers: BTreeSet<u32> = (0..50_000u32).map(|n| n.wrapping_mul(2_654_435_761)).collect();
         let program = of(peers.iter().copied());
         assert!(program.len() <= 4096, "{}", program.len());
@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_many_hosts_takes_one_range() {
+    fn consecutive_addresses_take_one_range() {
         let program = of(0x0a00_0001..0x0a00_ffff);
         assert!(program.len() < 10);
         assert!(!accepts(&program, 0x0a00_0000) && !accepts(&program, 0x0a00_ffff));
     }
 
     #[test]
-    fn without_peers_nobody_is_let_in() {
+    fn without_peers_nothing_is_accepted() {
         assert!(!accepts(&of([]), 0));
         assert!(!accepts(&program(true, std::iter::once(IpAddr::from([1, 2, 3, 4]))), 0));
     }

@@ -1,38 +1,38 @@
-//! What becomes of each packet: where it goes, what is dropped and why, and what bursts packets to one peer make.
+//! Forwards packets: chooses the next hop, drops what can't be forwarded, and groups packets to one peer into bursts.
 //!
 //! ```text
 //!  from the device   split ─▶ next hop ─▶ TTL ─▶ Outbox: bursts by peer ─▶ one send for each
 //!  from the network  cut at the datagrams ─▶ source check ─▶ Coalescer ─▶ one write for each
 //! ```
 //!
-//! Pure: nothing here reads, writes or looks at a clock.
+//! Pure: no I/O and no clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use crate::counters::DropReason;
 use crate::offload::split::{MAX_PACKET, Segments};
-use crate::packet::icmp::Trouble;
+use crate::packet::icmp::IcmpError;
 use crate::packet::{Header, decrement_ttl};
 use crate::peers::Routing;
 
-/// Why a packet does not go on, and whether its source is told.
+/// Why a packet is dropped, and the ICMP error for its source, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) reason: DropReason,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) icmp_error: Option<IcmpError>,
 }
 
 impl Refusal {
     fn silent(reason: DropReason) -> Self {
-        Self { reason, trouble: None }
+        Self { reason, icmp_error: None }
     }
 }
 
-/// Finds the peer that a packet from the host goes to, and takes one from its time to live.
-pub(crate) fn outward(routing: &Routing, packet: &mut [u8]) -> Result<usize, Refusal> {
+/// Finds the next hop of a packet from the host and decrements its TTL.
+pub(crate) fn outbound(routing: &Routing, packet: &mut [u8]) -> Result<usize, Refusal> {
     let header = Header::read(packet).ok_or(Refusal::silent(DropReason::MalformedOut))?;
-    // What the kernel cuts later states its length as a whole.
+    // A GSO packet states its whole length.
     if header.total != packet.len() {
         return Err(Refusal::silent(DropReason::MalformedOut));
     }
@@ -41,21 +41,21 @@ pub(crate) fn outward(routing: &Routing, packet: &mut [u8]) -> Result<usize, Ref
         return Err(if is_to_group {
             Refusal::silent(DropReason::Group)
         } else {
-            Refusal { reason: DropReason::NoRoute, trouble: Some(Trouble::NoRoute) }
+            Refusal { reason: DropReason::NoRoute, icmp_error: Some(IcmpError::NoRoute) }
         });
     };
     if header.ttl <= 1 {
-        return Err(Refusal { reason: DropReason::TimeExceeded, trouble: Some(Trouble::TimeExceeded) });
+        return Err(Refusal { reason: DropReason::TimeExceeded, icmp_error: Some(IcmpError::TimeExceeded) });
     }
     decrement_ttl(packet);
     Ok(hop)
 }
 
-/// Checks a datagram from the network, whose sender is a peer. Returns the source of the packet in it, the peer it is
-/// from, and its length. Its time to live is left as it is.
+/// Checks a datagram from a peer. Returns the inner source address, the peer's hop and the length of the inner packet.
+/// Doesn't decrement the TTL.
 ///
-/// `known` is a source that was found to be right before, of the same sender.
-pub(crate) fn inward(
+/// `known` is the last accepted inner source of the same sender.
+pub(crate) fn inbound(
     routing: &Routing,
     from: IpAddr,
     datagram: &[u8],
@@ -71,28 +71,28 @@ pub(crate) fn inward(
     };
     let hop = hop.ok_or(Refusal::silent(DropReason::WrongSource))?;
     if header.ttl <= 1 {
-        return Err(Refusal { reason: DropReason::TimeExceeded, trouble: Some(Trouble::TimeExceeded) });
+        return Err(Refusal { reason: DropReason::TimeExceeded, icmp_error: Some(IcmpError::TimeExceeded) });
     }
     Ok((header.source, hop, header.total))
 }
 
-/// Packets on their way out, in bursts by peer. The order of packets to one peer is kept.
+/// Outgoing packets, grouped into bursts by peer. Packets to one peer stay in order.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     arena: Box<[u8]>,
     used: usize,
-    /// Those in use are the first `active` ones; the others keep their memory.
+    /// The first `active` bursts are in use; the others keep their memory.
     bursts: Vec<Burst>,
     active: usize,
-    /// The largest number of packets in a burst.
+    /// The most packets in a burst.
     pub(crate) max_segments: usize,
 }
 
-/// Packets of one length for one peer; only the last may be shorter.
+/// Packets of equal length to one peer; only the last may be shorter.
 #[derive(Debug, Default)]
 pub(crate) struct Burst {
     pub(crate) hop: usize,
-    /// Bytes of each packet but the last.
+    /// Bytes of each packet except the last.
     pub(crate) segment: usize,
     pub(crate) packets: usize,
     pub(crate) bytes: usize,
@@ -100,10 +100,10 @@ pub(crate) struct Burst {
     closed: bool,
 }
 
-/// Room for two packets of 64 KiB and their headers: with more, what is written first has left the cache when it is sent.
+/// Room for two packets of 64 KiB and their headers. With more, the first bytes have left the cache when they are sent.
 const ARENA: usize = 4 * 65_536;
 
-/// The kernel takes no more in one burst (`UDP_MAX_SEGMENTS`, `include/linux/udp.h`, before Linux 6.9).
+/// The kernel's limit for one burst (`UDP_MAX_SEGMENTS`, `include/linux/udp.h`, before Linux 6.9).
 pub(crate) const MAX_SEGMENTS: usize = 64;
 
 impl Outbox {
@@ -117,23 +117,23 @@ impl Outbox {
         }
     }
 
-    /// Without room for anything: what stands in for one while it is looked at.
+    /// Returns an outbox without buffers, as a placeholder while the real one is borrowed.
     pub(crate) fn empty() -> Self {
         Self { arena: Box::default(), used: 0, bursts: Vec::new(), active: 0, max_segments: MAX_SEGMENTS }
     }
 
-    /// Whether there is nothing to be sent.
+    /// Returns whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
         self.active == 0
     }
 
-    /// Whether there is enough for it to be worth to send it now.
+    /// Returns whether the outbox should be sent now.
     pub(crate) fn is_worth_sending(&self) -> bool {
         self.used + 2 * MAX_PACKET > self.arena.len()
     }
 
-    /// Takes packets for a peer, as many as there is room for; there is always room for one when nothing waits. Some
-    /// are left in `segments` if there was no room.
+    /// Adds packets for a peer until the outbox is full, and leaves the rest in `segments`. An empty outbox always has room
+    /// for one.
     pub(crate) fn push(&mut self, hop: usize, segments: &mut Segments<'_>) {
         while let Some(len) = segments.write_next(&mut self.arena[self.used..]) {
             let start = self.used;
@@ -146,12 +146,12 @@ impl Outbox {
         }
     }
 
-    /// The bursts, in order for each peer.
+    /// Returns the bursts, in order for each peer.
     pub(crate) fn bursts(&self) -> &[Burst] {
         &self.bursts[..self.active]
     }
 
-    /// The bursts without the newest, if more packets of its length would find room in that one.
+    /// Returns the bursts, without the newest one if it can still grow.
     pub(crate) fn full_bursts(&self) -> &[Burst] {
         match self.bursts().split_last() {
             Some((newest, before)) if self.takes(newest, newest.segment) && newest.pieces.len() == 1 => {
@@ -161,23 +161,23 @@ impl Outbox {
         }
     }
 
-    /// The bytes of a burst, in pieces.
+    /// Returns the bytes of a burst, in pieces.
     pub(crate) fn pieces(&self, burst: &Burst) -> impl Iterator<Item = &[u8]> {
         burst.pieces.iter().map(|piece| &self.arena[piece.clone()])
     }
 
-    /// The packets of a burst, one by one.
+    /// Returns the packets of a burst.
     pub(crate) fn packets(&self, burst: &Burst) -> impl Iterator<Item = &[u8]> {
         let segment = burst.segment.max(1);
         self.pieces(burst).flat_map(move |piece| piece.chunks(segment))
     }
 
-    /// Forgets everything.
+    /// Removes all bursts.
     pub(crate) fn clear(&mut self) {
         (self.used, self.active) = (0, 0);
     }
 
-    /// Forgets the [full bursts](Self::full_bursts), and moves what is left to where there is all room behind it.
+    /// Removes the [full bursts](Self::full_bursts) and moves the rest to the start of the buffer.
     pub(crate) fn clear_full(&mut self) {
         let full = self.full_bursts().len();
         if full == self.active {
@@ -192,7 +192,7 @@ impl Outbox {
         }
     }
 
-    /// The newest burst to a peer, if a packet of that length can be its next.
+    /// Returns the newest burst to a peer if a packet of that length fits.
     fn burst_for(&self, hop: usize, len: usize) -> Option<usize> {
         let newest = self.bursts().iter().rposition(|burst| burst.hop == hop)?;
         self.takes(&self.bursts[newest], len).then_some(newest)
@@ -229,7 +229,7 @@ impl Burst {
     }
 }
 
-/// The address to which a peer's datagrams go.
+/// Returns the UDP address of a hop.
 pub(crate) fn address(routing: &Routing, hop: usize) -> Option<SocketAddr> {
     routing.peers.hops().get(hop).map(|hop| hop.address)
 }

@@ -1,7 +1,7 @@
-//! The pure code behind what arrives, for fuzzers: any bytes go in, and promises are checked that hold for all.
+//! Entry points for fuzzers: each runs the pure packet code on arbitrary bytes and checks its invariants.
 //!
-//! Each function is an entry of `fuzz/`, and is run on random bytes by the tests as well. They panic when a promise is
-//! broken.
+//! The fuzz targets in `fuzz/` call these functions, and the tests call them with random bytes. They panic when an invariant
+//! is violated.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use crate::forward::{self, Outbox};
 use crate::offload::coalesce::Coalescer;
 use crate::offload::split::{MAX_PACKET, Segments};
 use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
-use crate::packet::icmp::{self, Trouble};
+use crate::packet::icmp::{self, IcmpError};
 use crate::packet::{Header, decrement_ttl};
 use crate::peers::{Hop, PeerTable, Routing};
 
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 64, 2));
 
-/// What is read from the device, its header first: every packet that leaves is one that arrives.
-pub fn outward(bytes: &[u8]) {
+/// Takes a packet as read from the device, with its virtio header: each packet sent must be accepted by its receiver.
+pub fn outbound(bytes: &[u8]) {
     let routing = routing();
     let mut bytes = bytes.to_vec();
     bytes.truncate(VIRTIO_HEADER + MAX_PACKET);
     let Some(header) = VirtioHeader::read(&bytes) else { return };
     let packet = &mut bytes[VIRTIO_HEADER..];
-    let Ok(hop) = forward::outward(&routing, packet) else { return };
+    let Ok(hop) = forward::outbound(&routing, packet) else { return };
     let Ok(mut segments) = Segments::new(&header, packet) else { return };
     let (count, mut outbox, mut sent) = (segments.left(), Outbox::new(), 0);
     loop {
@@ -31,37 +31,37 @@ pub fn outward(bytes: &[u8]) {
         for burst in outbox.bursts() {
             sent += outbox.packets(burst).count();
             let parts: usize = outbox.pieces(burst).map(<[u8]>::len).sum();
-            assert!(parts == burst.bytes && burst.packets <= 64, "a burst is what it says");
+            assert!(parts == burst.bytes && burst.packets <= 64, "a burst matches its header");
             for packet in outbox.packets(burst) {
-                let header = Header::read(packet).expect("a packet that leaves has a header");
+                let header = Header::read(packet).expect("a sent packet has a valid header");
                 assert!(header.total <= packet.len() || segments.left() == 0 && count == 1);
             }
         }
         if segments.left() == 0 {
             break;
         }
-        assert!(!outbox.is_empty(), "there is room for a packet when nothing waits");
+        assert!(!outbox.is_empty(), "an empty outbox has room for a packet");
         outbox.clear();
     }
     assert_eq!(sent, count, "every packet is sent once");
 }
 
-/// What is received: datagrams, each behind two bytes that say its length. What is joined and taken apart again is what
-/// came, one hop later.
-pub fn inward(bytes: &[u8]) {
+/// Takes received datagrams, each after a two-byte length. Coalescing and splitting must return the packets with a
+/// decremented TTL.
+pub fn inbound(bytes: &[u8]) {
     let routing = routing();
     let mut coalescer = Coalescer::new();
     let (mut rest, mut expected, mut out) = (bytes, Vec::new(), Vec::new());
     while let Some((len, after)) = rest.split_first_chunk::<2>() {
         let (datagram, after) = after.split_at(usize::from(u16::from_be_bytes(*len)).min(after.len()));
         rest = after;
-        for trouble in [Trouble::NoRoute, Trouble::TimeExceeded, Trouble::TooBig(1280)] {
+        for trouble in [IcmpError::NoRoute, IcmpError::TimeExceeded, IcmpError::TooBig(1280)] {
             let mut message = [0; 1280];
             if let Some(len) = icmp::write(&mut message, IpAddr::from([10, 5, 1, 0]), trouble, datagram) {
                 assert_eq!(Header::read(&message[..len]).map(|header| header.total), Some(len));
             }
         }
-        let Ok((_, _, len)) = forward::inward(&routing, PEER, datagram, None) else { continue };
+        let Ok((_, _, len)) = forward::inbound(&routing, PEER, datagram, None) else { continue };
         if !coalescer.has_room() {
             apart(&mut coalescer, bytes, &mut out);
         }
@@ -73,14 +73,14 @@ pub fn inward(bytes: &[u8]) {
     }
     apart(&mut coalescer, bytes, &mut out);
     expected.iter_mut().chain(&mut out).for_each(|packet| forget_what_may_differ(packet));
-    // Flows may overtake each other, packets of one flow may not; that is for the property tests.
+    // Flows may be reordered, packets of one flow may not; property tests check that.
     expected.sort_unstable();
     out.sort_unstable();
     assert_eq!(out, expected);
 }
 
-/// Two packets are the same although these differ: the identification of one that must not be cut (RFC 6864, section
-/// 4.1), and with it the header's checksum; which of its two forms a zero has in the checksum of TCP.
+/// Clears the fields in which equal packets may differ: the identification of an atomic datagram (RFC 6864, section 4.1)
+/// with the header checksum, and the two representations of zero in a TCP checksum.
 fn forget_what_may_differ(packet: &mut [u8]) {
     let (transport, protocol) = if packet[0] >> 4 == 6 { (40, packet[6]) } else { (20, packet[9]) };
     if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
@@ -95,14 +95,14 @@ fn forget_what_may_differ(packet: &mut [u8]) {
     }
 }
 
-/// Takes apart what was joined.
+/// Splits coalesced packets.
 fn apart(coalescer: &mut Coalescer, buffer: &[u8], out: &mut Vec<Vec<u8>>) {
     let mut room = vec![0; MAX_PACKET];
     for joined in coalescer.finish(buffer) {
         let bytes = joined.parts().collect::<Vec<_>>().concat();
-        let header = VirtioHeader::read(&bytes).expect("what is written has the device's header");
+        let header = VirtioHeader::read(&bytes).expect("a written packet has a virtio header");
         let packet = &bytes[VIRTIO_HEADER..];
-        let mut segments = Segments::new(&header, packet).expect("what was joined can be taken apart");
+        let mut segments = Segments::new(&header, packet).expect("a coalesced packet can be split");
         while let Some(len) = segments.write_next(&mut room) {
             out.push(room[..len].to_vec());
         }
@@ -110,7 +110,7 @@ fn apart(coalescer: &mut Coalescer, buffer: &[u8], out: &mut Vec<Vec<u8>>) {
     }
 }
 
-/// Everything is behind one peer.
+/// Returns routing with one peer for all addresses.
 fn routing() -> Routing {
     let hop = |subnet: &str| {
         let subnet = subnet.parse().ok()?;
@@ -127,7 +127,7 @@ mod tests {
     use crate::packet::samples::Sample;
     use proptest::prelude::*;
 
-    /// A packet with some bytes changed, which gets further than random ones.
+    /// A valid packet with some bytes changed, which passes more checks than random bytes.
     fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
         let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
         (any::<bool>(), any::<bool>(), 0..300usize, changes).prop_map(|(is_v6, is_tcp, len, changes)| {
@@ -143,18 +143,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_packet_from_the_device_keeps_the_promises(packet in nearly_right(), kind in 0..4u8, size: u16, start in 0..60u16) {
+        fn any_packet_from_the_device_keeps_the_invariants(packet in nearly_right(), kind in 0..4u8, size: u16, start in 0..60u16) {
             let kind = [None, Some(GsoKind::TcpV4), Some(GsoKind::TcpV6), Some(GsoKind::Udp)][usize::from(kind)];
             let gso = kind.map(|kind| Gso { kind, size: size % 400 });
             let header = VirtioHeader { checksum: Some((start, 16)), gso, header_len: size };
-            outward(&[&header.to_bytes()[..], &packet].concat());
-            outward(&packet);
+            outbound(&[&header.to_bytes()[..], &packet].concat());
+            outbound(&packet);
         }
 
         #[test]
-        fn any_datagrams_keep_the_promises(packets in prop::collection::vec(nearly_right(), 0..20)) {
+        fn any_datagrams_keep_the_invariants(packets in prop::collection::vec(nearly_right(), 0..20)) {
             let framed = |packet: &Vec<u8>| [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
-            inward(&packets.iter().flat_map(framed).collect::<Vec<u8>>());
+            inbound(&packets.iter().flat_map(framed).collect::<Vec<u8>>());
         }
     }
 }

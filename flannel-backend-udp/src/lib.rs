@@ -1,25 +1,25 @@
-//! The UDP backend of flannel: packets go from host to host as the payload of UDP datagrams, one in each, through a
-//! packet path of our own. It is for networks where VXLAN does not pass, and it is flannel's default.
+//! flannel's UDP backend: carries each packet between hosts as the payload of one UDP datagram, in user space. It is for
+//! networks that block VXLAN, and it is flannel's default backend.
 //!
-//! Each host has a TUN device, `flannel0`, to which the whole network is routed, and a socket. Between the two,
-//! threads move bursts of up to 64 KiB: what the kernel hands out as one packet of 64 KiB is cut into packets of the
-//! network's MTU, and the kernel sends all of them in one call; what it receives at once is joined and handed back as
-//! one. On the wire it is what upstream flannel's `udp` backend sends and takes.
+//! Each host has a TUN device, `flannel0`, which the route of the whole network points to, and a socket per address
+//! family. Threads move bursts of up to 64 KiB between the two: they split a GSO packet from the device into packets of the
+//! network's MTU and send them with one system call (`UDP_SEGMENT`), and they coalesce the datagrams of one receive burst
+//! (`UDP_GRO`) into one packet for the device. The wire format is that of upstream flannel's `udp` backend.
 //!
 //! [`OpenUdp`] opens the backend for a [`Network`](flannel_core::Network).
 //!
-//! The feature `fuzzing` opens the insides of the packet path to this repository's fuzzers; nobody else needs it, and it
-//! may change at any time.
+//! The `fuzzing` feature exposes internals of the packet path to this repository's fuzzers. It has no stable API.
 //!
-//! # Whom it trusts
+//! # Trust
 //!
-//! A datagram is taken only from the public address of a current peer, and only if the source of the packet in it is in
-//! that peer's subnet. Nothing is encrypted or signed: whoever can forge a peer's address can forge its packets.
+//! The backend accepts a datagram only from the public address of a current peer, and only if the source of the inner
+//! packet is in that peer's subnet. Nothing is encrypted or authenticated: a sender that can forge a peer's address can
+//! forge its packets.
 //!
-//! # Whose object is it?
+//! # Object ownership
 //!
-//! The device ends with the process, or when the backend is dropped, and everything on it goes along, unless a
-//! [`DescriptorStore`] keeps it open for the next one. No other object is made.
+//! The device and everything on it disappear when the process ends or the backend is dropped, unless a [`DescriptorStore`]
+//! keeps the device open for the next process. The backend creates no other kernel objects.
 
 mod backend;
 mod config;
@@ -30,7 +30,7 @@ mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod listen;
+mod listeners;
 mod offload;
 mod packet;
 mod peers;
@@ -43,6 +43,6 @@ pub use backend::OpenUdp;
 pub use counters::{DropReason, PeerCounts, UdpCounters, UdpCounts};
 /// Keeps the descriptors `flannel-tun`, `flannel-udp-ipv4` and `flannel-udp-ipv6` across restarts.
 pub use flannel_core::DescriptorStore;
-/// Where a network lives: the one name of another crate that is needed to open a backend.
+/// Re-exported because [`OpenUdp::new`] takes it.
 pub use flannel_netlink::Namespace;
 pub use worker::Offloads;

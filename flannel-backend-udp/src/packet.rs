@@ -1,6 +1,6 @@
-//! What the path has to know of an IP packet: RFC 791 and RFC 8200.
+//! Parsing and editing of IP headers (RFC 791, RFC 8200).
 //!
-//! Pure: bytes in, facts or bytes out. Nothing here trusts a length that a packet states.
+//! Pure, and trusts no length that a packet states.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,29 +19,29 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const ICMPV6: u8 = 58;
 
-/// The header of a packet, as far as forwarding goes by it.
+/// The header fields that forwarding uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// The bytes of the header, with options, without extension headers.
+    /// Bytes of the header with options, without extension headers.
     pub(crate) len: usize,
-    /// The bytes of the whole packet, as it states them.
+    /// Bytes of the whole packet, as stated in the header.
     pub(crate) total: usize,
-    /// The time to live, or hop limit.
+    /// The TTL or hop limit.
     pub(crate) ttl: u8,
-    /// What follows the header.
+    /// The protocol after the header.
     pub(crate) protocol: u8,
-    /// Whether it is one of several parts.
+    /// Whether the packet is a fragment.
     pub(crate) is_fragment: bool,
-    /// Whether it is a part, and not the first.
+    /// Whether the packet is a fragment other than the first.
     pub(crate) is_later_fragment: bool,
-    /// Whether it must not be cut; always so for IPv6 (RFC 8200, section 5).
+    /// Whether the packet must not be fragmented; always true for IPv6 (RFC 8200, section 5).
     pub(crate) dont_fragment: bool,
 }
 
 impl Header {
-    /// Reads the header of a packet; `None` if there is none, or if it states what cannot be.
+    /// Parses the header of a packet; `None` if it is missing or inconsistent.
     pub(crate) fn read(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Self::read_v4(packet),
@@ -79,7 +79,7 @@ impl Header {
             IpAddr::V6(Ipv6Addr::from(octets))
         };
         let is_fragment = fixed[6] == FRAGMENT;
-        // The offset within the fragment header (RFC 8200, section 4.5).
+        // The fragment offset field (RFC 8200, section 4.5).
         let is_later = is_fragment && packet.len() >= IPV6_HEADER + 4 && u16_at(packet, 42) & 0xfff8 != 0;
         Some(Self {
             source: address(8),
@@ -95,7 +95,7 @@ impl Header {
     }
 }
 
-/// Takes one from the time to live of a packet that [`Header::read`] has read, and that has more than one left.
+/// Decrements the TTL of a packet that [`Header::read`] accepted and whose TTL is above one.
 pub(crate) fn decrement_ttl(packet: &mut [u8]) {
     match packet {
         [version, _, _, _, _, _, _, hop_limit, ..] if *version >> 4 == 6 => {
@@ -109,25 +109,25 @@ pub(crate) fn decrement_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Reads two bytes; the caller has made sure that they are there.
+/// Reads two bytes, which must exist.
 #[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Reads four bytes; the caller has made sure that they are there.
+/// Reads four bytes, which must exist.
 #[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Writes two bytes; the caller has made sure that there is room.
+/// Writes two bytes, which must exist.
 #[inline]
 pub(crate) fn set_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Writes four bytes; the caller has made sure that there is room.
+/// Writes four bytes, which must exist.
 #[inline]
 pub(crate) fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Who has which subnet and where: an immutable table for the packet path, and the way it is exchanged.
+//! The peer table of the packet path: immutable, looked up by longest prefix, and replaced atomically.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,23 +8,23 @@ use ipnet::IpNet;
 
 use crate::counters::PeerCounters;
 
-/// One subnet of one peer, in one family.
+/// A peer's subnet in one address family.
 #[derive(Clone, Debug)]
 pub(crate) struct Hop {
-    /// The addresses behind it.
+    /// The overlay addresses.
     pub(crate) subnet: IpNet,
-    /// Where its datagrams go, and where they come from.
+    /// The UDP address that its datagrams go to and come from.
     pub(crate) address: SocketAddr,
     pub(crate) counters: Arc<PeerCounters>,
 }
 
-/// All peers, to be looked up by the longest prefix.
+/// All peers, with lookup by longest prefix.
 #[derive(Debug, Default)]
 pub(crate) struct PeerTable {
     hops: Vec<Hop>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
-    /// The public addresses of all peers, in order, each with one of the peer's subnets.
+    /// The sorted public addresses of all peers, each with the index of one of its hops.
     publics: Vec<(IpAddr, usize)>,
 }
 
@@ -45,7 +45,7 @@ impl PeerTable {
         Self { v4: Ranges::new(v4), v6: Ranges::new(v6), publics, hops }
     }
 
-    /// Returns the peer, by one of its subnets, that an address is the public one of.
+    /// Returns a hop of the peer with a public address.
     pub(crate) fn by_public(&self, address: IpAddr) -> Option<&Hop> {
         let at = self.publics.binary_search_by_key(&address, |(public, _)| *public).ok()?;
         self.hops.get(self.publics.get(at)?.1)
@@ -56,7 +56,7 @@ impl PeerTable {
         self.publics.iter().map(|(public, _)| *public)
     }
 
-    /// Returns the peer whose subnet an address is in.
+    /// Returns the index of the hop whose subnet contains an address.
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<usize> {
         match address {
             IpAddr::V4(v4) => self.v4.lookup(v4.to_bits()),
@@ -70,12 +70,12 @@ impl PeerTable {
     }
 }
 
-/// Prefixes as ranges beside each other: which one an address is in is one binary search.
+/// Prefixes as adjacent ranges, so that a lookup is one binary search.
 #[derive(Debug)]
 struct Ranges<A> {
-    /// Where ranges begin, in order.
+    /// The sorted first addresses of the ranges.
     starts: Vec<A>,
-    /// What each is.
+    /// The hop of each range.
     hops: Vec<Option<u32>>,
 }
 
@@ -86,9 +86,9 @@ impl<A> Default for Ranges<A> {
 }
 
 impl<A: Number> Ranges<A> {
-    /// Takes prefixes as first and last address. Of two that are equal the first one wins.
+    /// Builds the ranges from prefixes given as first and last address. Of equal prefixes the first wins.
     fn new(mut prefixes: Vec<(A, A, u32)>) -> Self {
-        // A prefix stands before those inside it.
+        // A prefix sorts before those that it contains.
         prefixes.sort_by(|(first, last, hop), (first2, last2, hop2)| {
             first.cmp(first2).then(last2.cmp(last)).then(hop2.cmp(hop))
         });
@@ -103,14 +103,14 @@ impl<A: Number> Ranges<A> {
         ranges
     }
 
-    /// Leaves the prefixes that end before an address, or all.
+    /// Closes the enclosing prefixes that end before an address, or all of them.
     fn leave(&mut self, around: &mut Vec<(A, u32)>, before: Option<A>) {
         while let Some((last, _)) = around.last().copied()
             && before.is_none_or(|before| last < before)
         {
             around.pop();
             if let Some(next) = last.next() {
-                // What ends where the one around it ends leaves that one, too.
+                // A prefix that ends with its enclosing prefix closes both.
                 let outer = around.iter().rev().find(|(outer, _)| *outer > last);
                 self.begin(next, outer.map(|(_, hop)| *hop));
             }
@@ -133,7 +133,7 @@ impl<A: Number> Ranges<A> {
     }
 }
 
-/// An address as a number.
+/// An address as an integer.
 trait Number: Copy + Ord {
     fn next(self) -> Option<Self>;
 }
@@ -150,24 +150,24 @@ impl Number for u128 {
     }
 }
 
-/// What the packet path reads and the backend exchanges while packets flow.
+/// The current routing, which the backend replaces while the packet path reads it.
 #[derive(Debug, Default)]
-pub(crate) struct Exchange {
+pub(crate) struct SharedRouting {
     routing: Mutex<Arc<Routing>>,
     generation: AtomicU64,
 }
 
-/// All that decides where a packet goes.
+/// The peer table and the host's own addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Routing {
     pub(crate) peers: PeerTable,
-    /// The host's own addresses on the overlay, from which it complains.
+    /// The host's overlay addresses, the source of its ICMP errors.
     pub(crate) own_v4: Option<Ipv4Addr>,
     pub(crate) own_v6: Option<Ipv6Addr>,
 }
 
 impl Routing {
-    /// The own address of the family of another one.
+    /// Returns the own address in the address family of `like`.
     pub(crate) fn own(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.own_v4.map(IpAddr::V4),
@@ -176,10 +176,10 @@ impl Routing {
     }
 }
 
-impl Exchange {
+impl SharedRouting {
     pub(crate) fn replace(&self, routing: Routing) {
         let old = std::mem::replace(&mut *self.lock(), Arc::new(routing));
-        // After the exchange: whoever sees the new number finds the new table.
+        // After the replacement, so that a reader of the new version finds the new table.
         self.generation.fetch_add(1, Ordering::Release);
         drop(old);
     }
@@ -193,23 +193,23 @@ impl Exchange {
     }
 }
 
-/// A thread's own view: to look whether there is a new table costs one load, and the lock is taken only if there is.
+/// A thread's cached routing. Checking for a new table costs one atomic load; only a new one takes the lock.
 #[derive(Debug)]
-pub(crate) struct View {
-    exchange: Arc<Exchange>,
+pub(crate) struct CachedRouting {
+    exchange: Arc<SharedRouting>,
     generation: u64,
     routing: Arc<Routing>,
 }
 
-impl View {
-    pub(crate) fn new(exchange: Arc<Exchange>) -> Self {
-        // In this order: a table that comes between the two is taken again.
+impl CachedRouting {
+    pub(crate) fn new(exchange: Arc<SharedRouting>) -> Self {
+        // In this order, a table replaced in between is loaded again.
         let generation = exchange.generation.load(Ordering::Acquire);
         let routing = exchange.current();
         Self { exchange, generation, routing }
     }
 
-    /// Takes the newest table.
+    /// Loads the newest table.
     pub(crate) fn refresh(&mut self) {
         let generation = self.exchange.generation.load(Ordering::Acquire);
         if generation != self.generation {

@@ -1,4 +1,4 @@
-//! From leases to next hops. Pure.
+//! Computes next hops from leases. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,15 +9,15 @@ use ipnet::IpNet;
 use crate::counters::UdpCounters;
 use crate::peers::Hop;
 
-/// Where the packets to each subnet go.
+/// The peer and the UDP address of each subnet.
 pub(crate) type Hops = BTreeMap<IpNet, (SubnetKey, SocketAddr)>;
 
-/// Works out the next hops to all peers, and why there is none to some.
-pub(crate) fn decide(
+/// Computes the next hops, and the reason for each peer that has none.
+pub(crate) fn next_hops(
     config: &NetworkConfig,
     own: &SubnetKey,
     port: u16,
-    takes_vxlan: bool,
+    accepts_vxlan: bool,
     peers: &PeerSet,
 ) -> (Hops, Vec<PeerFailure>) {
     let (mut hops, mut unreachable) = (Hops::new(), Vec::new());
@@ -25,7 +25,7 @@ pub(crate) fn decide(
         let mut refuse = |reason: String| {
             unreachable.push(PeerFailure::new(lease.subnet, reason));
         };
-        if let Err(reason) = check(lease, own, takes_vxlan) {
+        if let Err(reason) = check(lease, own, accepts_vxlan) {
             refuse(reason);
             continue;
         }
@@ -42,7 +42,7 @@ pub(crate) fn decide(
     (hops, unreachable)
 }
 
-/// Makes the table's entries.
+/// Returns the entries of the peer table.
 pub(crate) fn entries(hops: &Hops, counters: &UdpCounters) -> Vec<Hop> {
     let entry = |(subnet, (peer, address)): (&IpNet, &(SubnetKey, SocketAddr))| Hop {
         subnet: *subnet,
@@ -52,19 +52,19 @@ pub(crate) fn entries(hops: &Hops, counters: &UdpCounters) -> Vec<Hop> {
     hops.iter().map(entry).collect()
 }
 
-fn check(lease: &Lease, own: &SubnetKey, takes_vxlan: bool) -> Result<(), String> {
+fn check(lease: &Lease, own: &SubnetKey, accepts_vxlan: bool) -> Result<(), String> {
     let backend = &lease.attrs.backend_type;
-    let carries_both = takes_vxlan && *backend == BackendType::VXLAN && lease.attrs.node.is_some();
+    let carries_both = accepts_vxlan && *backend == BackendType::VXLAN && lease.attrs.node.is_some();
     if *backend != BackendType::UNNAMED && backend.as_str() != "udp" && !carries_both {
         return Err(format!("ignoring non-udp subnet({}): type={backend}", lease.subnet));
     }
     if lease.subnet.overlaps(own) {
-        return Err(format!("its subnet overlaps the own one, {own}"));
+        return Err(format!("its subnet overlaps this host's {own}"));
     }
     Ok(())
 }
 
-/// Where packets to a subnet go, if the network has its family.
+/// Returns the underlay address for a subnet; `None` if the network lacks its address family.
 fn public_address(config: &NetworkConfig, lease: &Lease, subnet: IpNet) -> Result<Option<IpAddr>, String> {
     let public = &lease.attrs.public;
     let (pool, public) = match subnet {
@@ -75,7 +75,7 @@ fn public_address(config: &NetworkConfig, lease: &Lease, subnet: IpNet) -> Resul
     if !pool.network().contains(&subnet) {
         return Err(format!("its subnet {subnet} is outside the network {}", pool.network()));
     }
-    public.map(Some).ok_or_else(|| "its lease has no public address of this family".to_owned())
+    public.map(Some).ok_or_else(|| "its lease has no public address of this address family".to_owned())
 }
 
 #[cfg(test)]

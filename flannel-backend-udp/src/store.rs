@@ -1,4 +1,4 @@
-//! What outlives the process: copies of its descriptors, kept by whoever starts it again.
+//! Descriptors that outlive the process in a descriptor store.
 
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -6,65 +6,65 @@ use std::sync::Arc;
 
 use flannel_core::DescriptorStore;
 
-/// The store, if there is one. That it cannot be reached is told and costs no more than the next restart.
+/// The configured store, if any. A failure of the store is logged; the next restart then creates new objects.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Keeper(pub(crate) Option<Arc<dyn DescriptorStore>>);
+pub(crate) struct OptionalStore(pub(crate) Option<Arc<dyn DescriptorStore>>);
 
-impl Keeper {
-    /// Uses this store, or else the one of the request.
+impl OptionalStore {
+    /// Returns this store, or else that of the request.
     pub(crate) fn or(&self, descriptors: Option<&Arc<dyn DescriptorStore>>) -> Self {
         Self(self.0.as_ref().or(descriptors).cloned())
     }
 
-    /// Finds what is fit to be taken back, by trying. What is not is closed here, and by the store as soon as something
-    /// else is kept under the same name.
-    pub(crate) fn take_back<T>(
+    /// Restores the first stored descriptor that `take` accepts. Rejected ones are closed here, and by the store when
+    /// another descriptor replaces them.
+    pub(crate) fn restore<T>(
         &self,
-        slot: Slot,
+        slot: DescriptorSlot,
         mut take: impl FnMut(OwnedFd) -> Result<T, String>,
     ) -> Option<T> {
         let kept = self.0.as_ref().map(|store| store.kept(slot.name())).unwrap_or_default();
         for descriptor in kept {
             match take(descriptor) {
                 Ok(taken) => return Some(taken),
-                Err(reason) => tracing::info!(name = slot.name(), reason, "not taken back"),
+                Err(reason) => tracing::info!(name = slot.name(), reason, "stored descriptor rejected"),
             }
         }
         None
     }
 
-    pub(crate) fn keep(&self, slot: Slot, descriptor: BorrowedFd<'_>) {
+    pub(crate) fn keep(&self, slot: DescriptorSlot, descriptor: BorrowedFd<'_>) {
         if let Some(store) = &self.0
             && let Err(error) = store.keep(slot.name(), descriptor)
         {
-            tracing::warn!(name = slot.name(), %error, "not kept: the next restart makes it anew");
+            tracing::warn!(name = slot.name(), %error, "failed to store the descriptor; the next restart creates a new object");
         }
     }
 
-    pub(crate) fn forget(&self, slot: Slot) {
+    pub(crate) fn forget(&self, slot: DescriptorSlot) {
         if let Some(store) = &self.0
             && let Err(error) = store.forget(slot.name())
         {
-            tracing::warn!(name = slot.name(), %error, "may still be kept");
+            tracing::warn!(name = slot.name(), %error, "failed to remove the descriptor from the store");
         }
     }
 }
 
-/// What a descriptor is.
+/// The identity of a stored descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
-    /// The device's queue.
+pub(crate) enum DescriptorSlot {
+    /// The queue of the TUN device.
     Tun,
-    /// The socket for IPv4.
+    /// The IPv4 socket.
     SocketV4,
-    /// The socket for IPv6.
+    /// The IPv6 socket.
     SocketV6,
 }
 
-impl Slot {
+impl DescriptorSlot {
     pub(crate) const SOCKETS: [Self; 2] = [Self::SocketV4, Self::SocketV6];
 
-    /// That of the socket with a local address.
+    /// Returns the slot of the socket bound to an address.
     pub(crate) fn of(local: &SocketAddr) -> Self {
         if local.is_ipv4() { Self::SocketV4 } else { Self::SocketV6 }
     }

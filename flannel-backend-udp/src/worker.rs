@@ -1,11 +1,11 @@
-//! The threads of the packet path: a first one, and one each for what it gives away.
+//! The packet threads: a main worker, and one thread for each queue that it can lease out.
 //!
-//! While there is little to do, the first thread serves device and sockets alike: an answer that is there when its question
-//! was delivered goes out at once, and no other thread has to be woken for it. When much is moved, each of the others
-//! takes what is its own, and gives it back when it is light work again.
+//! Under light load the main worker serves the device and all sockets, so that a reply leaves without waking another
+//! thread. Under heavy load it leases the device and the further sockets to their own threads, which return them when the
+//! load is light again.
 //!
-//! A thread waits until there is something, takes bursts until there is nothing, and looks once for each whether the
-//! table is a new one and whether it is to end. It ends by itself only if what it reads from is broken, and says so.
+//! A thread waits for packets, moves bursts until the queue is empty, and checks for a new routing table and for shutdown
+//! once per burst. It exits early only if its queue is broken, and reports that.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
@@ -20,31 +20,31 @@ use flannel_netlink::Namespace;
 use tokio::sync::Notify;
 
 use crate::counters::UdpCounters;
-use crate::peers::{Exchange, View};
+use crate::peers::{CachedRouting, SharedRouting};
 use crate::sys;
-use turn::Turn;
+use queue_lease::QueueLease;
 
-mod first;
-mod inward;
-mod limit;
-mod outward;
-mod turn;
+mod inbound;
+mod main_worker;
+mod outbound;
+mod queue_lease;
+mod rate_limit;
 
-/// What the threads work with.
+/// What the threads share.
 #[derive(Clone, Debug)]
-pub(crate) struct Parts {
+pub(crate) struct PathParts {
     pub(crate) tun: Arc<File>,
     pub(crate) sockets: Vec<Arc<UdpSocket>>,
-    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) exchange: Arc<SharedRouting>,
     pub(crate) counters: UdpCounters,
-    pub(crate) failure: Arc<Failure>,
+    pub(crate) failure: Arc<FailureSignal>,
     pub(crate) offloads: Offloads,
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "only tests use it")]
-impl Parts {
-    /// A device from which nothing comes, and no sockets.
+impl PathParts {
+    /// Returns parts with a silent device and no sockets.
     fn without_packets() -> Self {
         Self {
             tun: Arc::new(File::open("/dev/null").unwrap()),
@@ -57,18 +57,17 @@ impl Parts {
     }
 }
 
-/// Which bursts the packet path makes and takes. All are on unless switched off, and are switched off where the kernel
-/// refuses them.
+/// The offloads of the packet path. All are enabled by default, and disabled where the kernel rejects them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offloads {
-    /// Packets from and to the device of up to 64 KiB of TCP.
+    /// TCP packets of up to 64 KiB from and to the device (TSO).
     pub device_tcp: bool,
-    /// Packets from and to the device of up to 64 KiB of UDP.
+    /// UDP packets of up to 64 KiB from and to the device (USO).
     pub device_udp: bool,
-    /// Sending bursts of datagrams (`UDP_SEGMENT`).
+    /// Sends bursts of datagrams (`UDP_SEGMENT`).
     pub send_bursts: bool,
-    /// Receiving bursts of datagrams (`UDP_GRO`).
+    /// Receives bursts of datagrams (`UDP_GRO`).
     pub receive_bursts: bool,
 }
 
@@ -79,147 +78,149 @@ impl Default for Offloads {
 }
 
 impl Offloads {
-    /// None at all: one packet at a time everywhere.
+    /// No offloads: one packet per system call.
     pub const NONE: Self =
         Self { device_tcp: false, device_udp: false, send_bursts: false, receive_bursts: false };
 }
 
-/// What broke in a thread, for the backend to mend.
+/// Reports a failure in a thread to the backend.
 #[derive(Debug, Default)]
-pub(crate) struct Failure {
+pub(crate) struct FailureSignal {
     what: Mutex<Option<String>>,
-    told: Notify,
+    notify: Notify,
 }
 
-impl Failure {
-    fn tell(&self, what: String) {
+impl FailureSignal {
+    fn report(&self, what: String) {
         self.what.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
-        self.told.notify_one();
+        self.notify.notify_one();
     }
 
-    /// Waits until something breaks. May be dropped at any time without losing it.
+    /// Waits for a failure. Cancel safe.
     pub(crate) async fn wait(&self) -> String {
         loop {
             if let Some(what) = self.what.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return what;
             }
-            self.told.notified().await;
+            self.notify.notified().await;
         }
     }
 }
 
-/// The threads do what the kernel does in interrupts for other tunnels, before any program: they take no more time than
-/// packets need, and whoever waits for a packet waits for them.
+/// The nice value of the threads. They do what the kernel does in softirq context for other tunnels, and every receiver of
+/// a packet waits for them.
 const NICE: i32 = -15;
 
-/// One way through the packet path.
-trait Path {
-    /// What it reads from.
+/// One direction of the packet path, from one queue.
+trait PacketQueue {
+    /// Returns the descriptor of the queue that it reads.
     fn descriptor(&self) -> BorrowedFd<'_>;
 
-    /// Moves what is there, without waiting, at most so much that others are served soon.
-    fn step(&mut self) -> Result<Step, Fault>;
+    /// Moves a bounded number of available packets without blocking.
+    fn step(&mut self) -> Result<Step, PathFault>;
 
-    /// Why nothing will ever be read again.
-    fn over(&self) -> Fault;
+    /// Returns the fault of a queue that has closed.
+    fn closed(&self) -> PathFault;
 }
 
-/// What a step moved.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, Default)]
 struct Step {
-    /// So many reads gave something.
+    /// The number of successful reads.
     moved: usize,
-    /// What they gave.
+    /// The bytes read.
     bytes: usize,
-    /// There may be more.
+    /// Whether more may be available.
     is_full: bool,
 }
 
 impl Step {
-    /// Whether it moved more at once than comes of questions and answers.
+    /// Returns whether it moved more than request-response traffic does.
     fn is_large(self) -> bool {
         self.moved >= 8 || self.bytes >= 16_384
     }
 }
 
-/// What broke, and how it showed.
+/// A broken device or socket, with the reason.
 #[derive(Debug)]
-enum Fault {
+enum PathFault {
     Device(String),
     Sockets(String),
 }
 
-/// What is broken, and so has to be made anew. A thread that panicked breaks nothing else: that it is over is all.
+/// What the backend must create again. A panic in a thread breaks only that thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Broken {
+pub(crate) struct BrokenParts {
     pub(crate) device: bool,
     pub(crate) sockets: bool,
-    /// Any thread is over.
+    /// Whether any thread has ended.
     pub(crate) threads: bool,
 }
 
-/// The threads. They end when this is dropped.
+/// The running threads. Dropping this ends them.
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
-    /// What threads that ended by themselves found broken.
-    broken: Arc<Mutex<Broken>>,
-    /// The threads see the other end hang up.
+    /// What threads that ended early reported as broken.
+    broken: Arc<Mutex<BrokenParts>>,
+    /// Closing it tells the threads to end.
     stop: Option<PipeWriter>,
-    turns: Vec<Arc<Turn>>,
+    leases: Vec<Arc<QueueLease>>,
 }
 
-/// What every thread has.
-struct Work {
-    parts: Parts,
-    /// Hangs up when the threads are to end.
+/// The context of each thread.
+struct ThreadContext {
+    parts: PathParts,
+    /// Readable when the threads must end.
     ended: Arc<PipeReader>,
-    /// Of the device, and of each socket but the first.
-    turns: Vec<Arc<Turn>>,
-    /// How many large steps the first thread made.
+    /// The lease of the device, and of each socket except the first.
+    leases: Vec<Arc<QueueLease>>,
+    /// The number of large steps of the main worker.
     large: Arc<AtomicU64>,
 }
 
-impl Work {
-    fn view(&self) -> View {
-        View::new(Arc::clone(&self.parts.exchange))
+impl ThreadContext {
+    fn view(&self) -> CachedRouting {
+        CachedRouting::new(Arc::clone(&self.parts.exchange))
     }
 }
 
 impl Workers {
-    /// Starts the threads in a namespace, which they never leave.
-    pub(crate) fn start(namespace: &Namespace, parts: &Parts) -> io::Result<Self> {
+    /// Starts the threads in a network namespace.
+    pub(crate) fn start(namespace: &Namespace, parts: &PathParts) -> io::Result<Self> {
         let (ended, stop) = io::pipe()?;
         let ended = Arc::new(ended);
-        let (given_back, giver) = io::pipe()?;
-        let giver = Arc::new(giver);
-        let turns: Vec<_> =
-            (0..parts.sockets.len()).map(|_| Arc::new(Turn::new(Arc::clone(&giver)))).collect();
+        let (returned, returns) = io::pipe()?;
+        let returns = Arc::new(returns);
+        let leases: Vec<_> =
+            (0..parts.sockets.len()).map(|_| Arc::new(QueueLease::new(Arc::clone(&returns)))).collect();
         let mut workers =
-            Self { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), turns: turns.clone() };
+            Self { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), leases: leases.clone() };
         let large = Arc::<AtomicU64>::default();
-        let work = || Work {
+        let work = || ThreadContext {
             parts: parts.clone(),
             ended: Arc::clone(&ended),
-            turns: turns.clone(),
+            leases: leases.clone(),
             large: Arc::clone(&large),
         };
-        // A thread is born in the namespace of the one that starts it.
+        // A thread inherits the namespace of the thread that spawns it.
         namespace
             .run(|| {
-                workers.spawn("flannel-udp", work(), move |work| first::run(work, &given_back))?;
-                for index in 0..turns.len() {
+                workers.spawn("flannel-udp", work(), move |work| main_worker::run(work, &returned))?;
+                for index in 0..leases.len() {
                     let name = if index == 0 { "flannel-udp-out" } else { "flannel-udp-in" };
                     workers.spawn(name, work(), move |work| {
                         match (index, work.parts.sockets.get(index)) {
-                            (1.., Some(socket)) => turn::serve(
+                            (1.., Some(socket)) => queue_lease::serve(
                                 work,
                                 index,
-                                &mut inward::Inward::new(&work.parts, socket, work.view()),
+                                &mut inbound::Inbound::new(&work.parts, socket, work.view()),
                             ),
-                            _ => {
-                                turn::serve(work, index, &mut outward::Outward::new(&work.parts, work.view()))
-                            }
+                            _ => queue_lease::serve(
+                                work,
+                                index,
+                                &mut outbound::Outbound::new(&work.parts, work.view()),
+                            ),
                         }
                     })?;
                 }
@@ -228,41 +229,41 @@ impl Workers {
             .map(|()| workers)
     }
 
-    /// Tells what is broken, if any of them has ended by itself.
-    pub(crate) fn broken(&self) -> Broken {
+    /// Returns what is broken, if a thread has ended early.
+    pub(crate) fn broken(&self) -> BrokenParts {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spawn(
         &mut self,
         name: &str,
-        work: Work,
-        run: impl FnOnce(&Work) -> Result<(), Fault> + Send + 'static,
+        work: ThreadContext,
+        run: impl FnOnce(&ThreadContext) -> Result<(), PathFault> + Send + 'static,
     ) -> io::Result<()> {
         let (failure, broken) = (Arc::clone(&work.parts.failure), Arc::clone(&self.broken));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Err(error) = sys::priority::set_nice(NICE) {
-                tracing::debug!(%error, "the packet path has no precedence");
+                tracing::debug!(%error, "failed to raise the priority of the packet thread");
             }
-            // Nothing that a thread leaves behind is used again, so that a panic costs no more than a broken device.
+            // Unwind safe: nothing that a panicking thread leaves behind is used again.
             let ended = panic::catch_unwind(AssertUnwindSafe(|| run(&work)));
             let mut now = broken.lock().unwrap_or_else(PoisonError::into_inner);
             let what = match ended {
                 Ok(Ok(())) => return,
-                Ok(Err(Fault::Device(what))) => {
+                Ok(Err(PathFault::Device(what))) => {
                     now.device = true;
                     what
                 }
-                Ok(Err(Fault::Sockets(what))) => {
+                Ok(Err(PathFault::Sockets(what))) => {
                     now.sockets = true;
                     what
                 }
-                Err(_) => "a thread of the packet path panicked".to_owned(),
+                Err(_) => "a packet thread panicked".to_owned(),
             };
             now.threads = true;
             drop(now);
-            // Last: whoever is told finds it so.
-            failure.tell(what);
+            // Last, so that the receiver of the signal sees the flags.
+            failure.report(what);
         })?;
         self.threads.push(thread);
         Ok(())
@@ -272,9 +273,9 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         drop(self.stop.take());
-        self.turns.iter().for_each(|turn| turn.end());
+        self.leases.iter().for_each(|lease| lease.end());
         for thread in self.threads.drain(..) {
-            // It cannot have panicked outside of what is caught.
+            // `catch_unwind` covers everything that can panic.
             let _ = thread.join();
         }
     }
@@ -285,18 +286,18 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::panic, reason = "what a defect would do")]
-    fn a_thread_that_panics_is_told_of_and_breaks_nothing_else() {
-        let parts = Parts::without_packets();
+    #[allow(clippy::panic, reason = "simulates a defect")]
+    fn a_panicking_thread_is_reported_and_breaks_nothing_else() {
+        let parts = PathParts::without_packets();
         let (ended, stop) = io::pipe().unwrap();
         let failure = Arc::clone(&parts.failure);
-        let work = Work { parts, ended: Arc::new(ended), turns: Vec::new(), large: Arc::default() };
+        let work = ThreadContext { parts, ended: Arc::new(ended), leases: Vec::new(), large: Arc::default() };
         let mut workers =
-            Workers { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), turns: Vec::new() };
-        assert_eq!(workers.broken(), Broken::default());
+            Workers { threads: Vec::new(), broken: Arc::default(), stop: Some(stop), leases: Vec::new() };
+        assert_eq!(workers.broken(), BrokenParts::default());
         workers.spawn("panics", work, |_| panic!("a defect")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        assert_eq!(runtime.block_on(failure.wait()), "a thread of the packet path panicked");
-        assert_eq!(workers.broken(), Broken { threads: true, device: false, sockets: false });
+        assert_eq!(runtime.block_on(failure.wait()), "a packet thread panicked");
+        assert_eq!(workers.broken(), BrokenParts { threads: true, device: false, sockets: false });
     }
 }

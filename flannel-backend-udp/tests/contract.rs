@@ -1,4 +1,4 @@
-//! It keeps the promises of every backend.
+//! The contract suite of backends, run on the UDP backend.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
@@ -20,16 +20,16 @@ use flannel_netlink::Namespace;
 use flannel_testing::Lab;
 use flannel_testing::contract::backend::{BackendSubject, kernel_objects};
 
-/// A host of a lab, and another one that has the addresses of all peers.
+/// A lab host, and a second host that has the addresses of all peers.
 struct Host {
     lab: Lab,
-    /// Where the peers listen.
+    /// The sockets of the peers.
     peers: Vec<(Ipv4Addr, UdpSocket)>,
-    /// What the backend counts that was opened last.
+    /// The counters of the last opened backend.
     counters: Mutex<UdpCounters>,
 }
 
-/// The port of the overlay.
+/// The tunnel port.
 const PORT: u16 = 8285;
 const OTHER_PORT: u16 = 8286;
 
@@ -58,14 +58,14 @@ impl Host {
         &self.lab.hosts[0].namespace
     }
 
-    /// Sends a packet to a subnet and looks which peer gets it.
+    /// Sends a packet to a subnet and returns the peer that receives it.
     fn destination(&self, subnet: SubnetKey) -> IpAddr {
         let inside = Ipv4Addr::from(u32::from(subnet.v4().unwrap().addr()) + 7);
         let sender = self.namespace().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
         let deadline = Instant::now() + DEADLINE;
         let mut packet = [0; 2048];
         loop {
-            // What was sent before somebody listened is lost.
+            // Packets sent before the peers listen are lost.
             let _ = sender.send_to(b"whose", (inside, 9));
             std::thread::sleep(std::time::Duration::from_millis(2));
             for (address, socket) in &self.peers {
@@ -76,11 +76,11 @@ impl Host {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
                 }
             }
-            assert!(Instant::now() < deadline, "nobody gets what is sent to {subnet}");
+            assert!(Instant::now() < deadline, "no peer receives packets to {subnet}");
         }
     }
 
-    /// Forgets what peers got before.
+    /// Discards the datagrams that peers received earlier.
     fn drain(&self) {
         let mut packet = [0; 2048];
         for (_, socket) in &self.peers {
@@ -112,7 +112,7 @@ impl BackendSubject for Host {
         Some(BackendAttrs::new(BackendType::VXLAN).at(public.into()))
     }
 
-    /// The kernel does not hold who the peers are: real packets show where they go.
+    /// The kernel holds no peer state for this backend, so real packets show the destinations.
     fn peer_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let has_device = self.objects().iter().any(|object| object.starts_with("link flannel0 "));
         let counts = self.counters.lock().unwrap().read();
@@ -145,6 +145,7 @@ impl BackendSubject for Host {
         vec![r#"{"Type":"udp","Port":8286}"#]
     }
 
+    /// The device disappears with the backend.
     fn adopts(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! The device: as upstream makes it, and put right whatever is done to it.
+//! The device: equal to upstream's, and repaired after every kind of damage.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -6,18 +6,18 @@ mod common;
 
 use std::net::UdpSocket;
 
-use common::{DEADLINE, IPV4, Overlay, QUIET, Setup, Station, ip, lab, peer};
+use common::{DEADLINE, IPV4, Overlay, QUIET, Setup, TestHost, ip, lab, peer};
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::external_interface;
 use flannel_core::{NetworkConfig, SyncReport};
 use flannel_netlink::{LinkKind, Namespace, Netlink};
 use flannel_testing::{PingOptions, eventually, ping, transfer};
 
-/// What `ip` shows of the device that anybody could rely on.
+/// Returns the addresses and routes of the device as `ip` prints them.
 fn shown(namespace: &Namespace) -> Vec<String> {
     let mut lines = ip(namespace, "-4 -o address show dev flannel0");
     lines.extend(ip(namespace, "route show dev flannel0"));
-    // Without the index at the beginning of a line.
+    // Strip the index at the start of the line.
     lines
         .iter()
         .map(|line| line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest).to_owned())
@@ -25,10 +25,10 @@ fn shown(namespace: &Namespace) -> Vec<String> {
 }
 
 #[test]
-fn the_device_is_upstreams() {
+fn the_device_equals_upstreams() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let station = Station::start(host, 1, Setup::default());
+    let station = TestHost::start(host, 1, Setup::default());
     let link = Netlink::open_in(host).unwrap().link("flannel0").unwrap().unwrap();
     assert_eq!((link.mtu, link.up, link.txqlen, &link.kind), (1472, true, 500, &LinkKind::Tun));
     assert_eq!(station.backend.mtu(), 1472);
@@ -39,7 +39,7 @@ fn the_device_is_upstreams() {
     assert_eq!(station.own.attrs.to_record(), r#"{"PublicIP":"192.168.64.1","PublicIPv6":null}"#);
 }
 
-/// Does something by hand, has the backend notice and look again, and finds device and traffic as before.
+/// Damages the device, waits until the backend notices and repairs it, and checks device and traffic.
 fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     let mut overlay = Overlay::new(2);
     let host = overlay.stations[0].namespace.clone();
@@ -52,7 +52,7 @@ fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
     ping(from, to, &PingOptions::default()).unwrap();
     assert_eq!(overlay.stations[0].sync(), SyncReport::default());
-    assert_eq!(overlay.stations[0].noticed(QUIET), None, "the backend notices what it did itself");
+    assert_eq!(overlay.stations[0].noticed(QUIET), None, "the backend takes its own changes for drift");
     report
 }
 
@@ -62,7 +62,7 @@ fn a_deleted_device_comes_back() {
 }
 
 #[test]
-fn a_device_that_is_deleted_under_load_comes_back_and_the_stream_goes_on() {
+fn a_device_deleted_under_load_comes_back_and_the_stream_continues() {
     let mut overlay = Overlay::new(2);
     let (from, to) = (overlay.pods[0].namespace.clone(), overlay.pods[1].namespace.clone());
     let address = overlay.pods[1].addresses[0];
@@ -70,7 +70,7 @@ fn a_device_that_is_deleted_under_load_comes_back_and_the_stream_goes_on() {
         let stream = scope.spawn(|| transfer(&from, &to, address, 64 << 20));
         for station in [0, 1] {
             let station = &mut overlay.stations[station];
-            let moved = |station: &Station| {
+            let moved = |station: &TestHost| {
                 let counts = station.counts();
                 counts.peers.values().map(|peer| peer.sent_bytes + peer.received_bytes).sum::<u64>()
             };
@@ -84,7 +84,7 @@ fn a_device_that_is_deleted_under_load_comes_back_and_the_stream_goes_on() {
 }
 
 #[test]
-fn a_deleted_address_comes_back_with_the_route_that_went_with_it() {
+fn a_deleted_address_comes_back_with_its_route() {
     disturb(|host| drop(ip(host, "address del 10.5.1.0/32 dev flannel0")));
 }
 
@@ -99,15 +99,15 @@ fn a_device_set_down_comes_up_with_its_route() {
 }
 
 #[test]
-fn a_changed_mtu_is_set_back() {
+fn a_changed_mtu_is_reset() {
     disturb(|host| drop(ip(host, "link set flannel0 mtu 1300")));
     disturb(|host| drop(ip(host, "address add 10.5.77.0/32 dev flannel0")));
 }
 
 #[test]
-fn a_pass_that_finds_everything_in_order_writes_nothing() {
+fn a_pass_without_drift_writes_nothing() {
     let lab = lab(1);
-    let mut station = Station::start(&lab.hosts[0].namespace, 1, Setup::default());
+    let mut station = TestHost::start(&lab.hosts[0].namespace, 1, Setup::default());
     station.learn([peer(2), peer(3)]);
     let report = station.sync();
     assert_eq!((report.written, report.removed, report.drifted), (2, 0, 0));
@@ -121,7 +121,7 @@ fn a_pass_that_finds_everything_in_order_writes_nothing() {
 fn two_networks_have_a_device_each() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let _first = Station::start(host, 1, Setup::default());
+    let _first = TestHost::start(host, 1, Setup::default());
     let config = r#"{"Network":"10.6.0.0/16","Backend":{"Type":"udp","Port":8286}}"#;
     let config = NetworkConfig::parse(config).unwrap();
     let external = external_interface(host, "eth0").unwrap();
@@ -130,20 +130,20 @@ fn two_networks_have_a_device_each() {
 }
 
 #[test]
-fn what_is_removed_leaves_nothing_and_what_is_dropped_goes_with_its_threads() {
+fn removal_leaves_nothing_and_a_drop_ends_the_threads() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let is_gone = || Netlink::open_in(host).unwrap().link("flannel0").unwrap().is_none();
-    let mut station = Station::start(host, 1, Setup::default());
+    let mut station = TestHost::start(host, 1, Setup::default());
     station.backend.remove().unwrap();
     assert!(is_gone());
     drop(station);
-    drop(Station::start(host, 1, Setup::default()));
+    drop(TestHost::start(host, 1, Setup::default()));
     eventually(DEADLINE, is_gone).unwrap();
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn an_error_names_the_port_in_use() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let _other = host.run(|| UdpSocket::bind("192.168.64.1:8285")).unwrap().unwrap();
@@ -151,18 +151,21 @@ fn a_port_that_is_taken_is_named() {
     let config = NetworkConfig::parse(IPV4).unwrap();
     let error = common::open(&OpenUdp::new(host.clone()), &config, &external).err().unwrap();
     let text = flannel_core::chain(&error);
-    assert_eq!(text, "cannot listen on 192.168.64.1:8285 (UDP): Address already in use (os error 98)");
+    assert_eq!(text, "failed to listen on 192.168.64.1:8285 (UDP): Address already in use (os error 98)");
 }
 
 #[test]
-fn a_foreign_route_to_the_network_is_left_alone_and_named() {
+fn a_conflicting_foreign_route_is_kept_and_reported() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let mut station = Station::start(host, 1, Setup::default());
+    let mut station = TestHost::start(host, 1, Setup::default());
     ip(host, "route replace 10.5.0.0/16 via 192.168.64.254");
     let report = station.heal();
     assert_eq!(report.failed.len(), 1, "{report:?}");
-    assert!(report.failed[0].reason.contains("is in the way"), "{report:?}");
+    assert!(
+        report.failed[0].reason.contains("route 10.5.0.0/16 via 192.168.64.254 dev 2 conflicts with"),
+        "{report:?}"
+    );
     assert!(report.retry_in.is_some());
     ip(host, "route del 10.5.0.0/16 via 192.168.64.254");
     assert_eq!(station.heal().failed, []);

@@ -1,4 +1,4 @@
-//! What a host says about packets that cannot go on, and what arrives where the path is narrower than the device.
+//! ICMP errors, and paths with an MTU below the device's.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -14,7 +14,7 @@ fn short() -> PingOptions {
     PingOptions { timeout: Duration::from_millis(700), ..PingOptions::default() }
 }
 
-/// Captures in a pod while something is sent, and waits for an ICMP message of a type and code.
+/// Captures in a pod while `send` runs, and waits for an ICMP message of a type and code.
 fn is_told(overlay: &Overlay, kind: u8, code: u8, send: impl FnOnce()) -> Captured {
     let capture = Capture::start(&overlay.pods[0].namespace, "eth0").unwrap();
     send();
@@ -23,18 +23,18 @@ fn is_told(overlay: &Overlay, kind: u8, code: u8, send: impl FnOnce()) -> Captur
         matches!(&ip.transport, Transport::Icmp(icmp) if (icmp.kind, icmp.code) == (kind, code))
     };
     let found = capture.wait_for(DEADLINE, |packet| !packet.outgoing && is_it(packet));
-    found.unwrap_or_else(|| panic!("nothing of type {kind}: {:?}", capture.stop()))
+    found.unwrap_or_else(|| panic!("no ICMP message of type {kind}: {:?}", capture.stop()))
 }
 
 #[test]
-fn a_destination_that_no_peer_has_is_unreachable_and_its_source_is_told() {
+fn an_unknown_destination_is_answered_as_unreachable() {
     let overlay = Overlay::new(2);
     let outcome = ping(&overlay.pods[0].namespace, address("10.5.200.7"), &short());
     assert!(matches!(outcome, Err(PingError::Unreachable { .. })), "{outcome:?}");
     let told =
         is_told(&overlay, 3, 0, || drop(ping(&overlay.pods[0].namespace, address("10.5.201.7"), &short())));
     assert_eq!(told.frame.ipv4().unwrap().source.to_string(), "10.5.1.0");
-    // What is for nobody in the own subnet does not go round in circles either.
+    // Packets for an unused address of the own subnet don't loop either.
     ip(&overlay.stations[0].namespace, "link set cni0 down");
     assert!(ping(&overlay.stations[0].namespace, address("10.5.1.200"), &short()).is_err());
 }
@@ -54,7 +54,7 @@ fn every_hop_of_a_traceroute_answers() {
 }
 
 #[test]
-fn groups_are_not_carried_and_nobody_is_told() {
+fn multicast_is_dropped_without_an_icmp_error() {
     let overlay = Overlay::new(2);
     let host = &overlay.stations[0].namespace;
     ip(host, "route add 239.1.2.3/32 dev flannel0");
@@ -69,10 +69,10 @@ fn groups_are_not_carried_and_nobody_is_told() {
 }
 
 #[test]
-fn a_path_that_is_narrower_than_the_device_carries_everything_and_the_source_is_told() {
+fn a_path_with_a_smaller_mtu_carries_everything_and_the_source_learns_the_mtu() {
     let overlay = Overlay::narrow();
     let [one, other] = [0, 1].map(|pod: usize| overlay.pods[pod].namespace.clone());
-    // Where it is many at once that do not fit, their source is told what does: 1300 without the 28 of the datagram.
+    // The source of a burst that doesn't fit learns the path MTU: 1300 less the 28 bytes of the datagram's headers.
     let told = is_told(&overlay, 3, 4, || {
         transfer(&one, &other, address("10.5.2.2"), 8 << 20).unwrap();
     });

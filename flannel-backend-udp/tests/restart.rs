@@ -1,4 +1,4 @@
-//! What a store keeps from one backend to the next, and what becomes of it that is no longer right.
+//! Restoring device and sockets from a store, and stored descriptors that no longer fit.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -11,16 +11,16 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{BOTH, DEADLINE, Setup, Station, add_pods, introduce, ip, lab};
+use common::{BOTH, DEADLINE, Setup, TestHost, add_pods, introduce, ip, lab};
 use flannel_backend_udp::{DescriptorStore, Offloads, OpenUdp};
 use flannel_netlink::{Namespace, Netlink, Tun, TunOptions};
 use flannel_testing::{Lab, PingOptions, Pod, eventually, ping, transfer};
 
-/// A store in this process.
+/// A descriptor store in this process.
 #[derive(Debug, Default)]
-struct Shelf(Mutex<Vec<(String, OwnedFd)>>);
+struct TestStore(Mutex<Vec<(String, OwnedFd)>>);
 
-impl Shelf {
+impl TestStore {
     fn put(&self, name: &str, descriptor: impl Into<OwnedFd>) {
         self.0.lock().unwrap().push((name.to_owned(), descriptor.into()));
     }
@@ -32,7 +32,7 @@ impl Shelf {
     }
 }
 
-impl DescriptorStore for Shelf {
+impl DescriptorStore for TestStore {
     fn kept(&self, name: &str) -> Vec<OwnedFd> {
         let kept = self.0.lock().unwrap();
         let same = kept.iter().filter(|(other, _)| other == name);
@@ -51,11 +51,11 @@ impl DescriptorStore for Shelf {
     }
 }
 
-/// Two hosts that know each other; what the first one has open is put on a shelf.
+/// Two peers; the first one stores its descriptors.
 struct Site {
-    shelf: Arc<Shelf>,
+    shelf: Arc<TestStore>,
     setup: Setup,
-    stations: Vec<Station>,
+    stations: Vec<TestHost>,
     pods: Vec<Pod>,
     lab: Lab,
 }
@@ -63,7 +63,7 @@ struct Site {
 impl Site {
     fn new(setup: Setup) -> Self {
         let lab = lab(2);
-        let other = Station::start(&lab.hosts[1].namespace, 2, setup);
+        let other = TestHost::start(&lab.hosts[1].namespace, 2, setup);
         let mut site = Self { shelf: Arc::default(), setup, stations: vec![other], pods: Vec::new(), lab };
         site.start();
         introduce(&mut site.stations);
@@ -76,10 +76,10 @@ impl Site {
         &self.lab.hosts[0].namespace
     }
 
-    /// Starts the first one, which knows nobody yet.
+    /// Starts the first host, which knows no peers yet.
     fn start(&mut self) {
         let opener = OpenUdp::new(self.host().clone()).with_store(self.shelf.clone());
-        let station = Station::start_with(opener, self.host(), 1, self.setup);
+        let station = TestHost::start_with(opener, self.host(), 1, self.setup);
         self.stations.insert(0, station);
     }
 
@@ -94,7 +94,7 @@ impl Site {
         self.check();
     }
 
-    /// Finds that pods reach each other, in each family.
+    /// Checks that pods reach each other in each address family.
     fn check(&self) {
         for to in &self.pods[1].addresses {
             ping(&self.pods[0].namespace, *to, &PingOptions::default()).unwrap();
@@ -111,7 +111,7 @@ impl Site {
 const NAMES: [&str; 3] = ["flannel-tun", "flannel-udp-ipv4", "flannel-udp-ipv6"];
 
 #[test]
-fn device_and_sockets_are_taken_back() {
+fn device_and_sockets_are_restored() {
     let mut site = Site::new(Setup { config: BOTH, ..Setup::default() });
     assert_eq!(site.shelf.names(), NAMES);
     let (index, shown) = (site.index(), ip(site.host(), "-o address show dev flannel0"));
@@ -119,7 +119,7 @@ fn device_and_sockets_are_taken_back() {
     assert_eq!((site.index(), ip(site.host(), "-o address show dev flannel0")), (index, shown));
     assert_eq!(site.shelf.names(), NAMES);
     assert_eq!(site.stations[0].sync(), flannel_core::SyncReport::default());
-    // Also with other offloads than before.
+    // The offloads may change.
     site.setup.offloads = Offloads::NONE;
     site.restart();
     site.setup.offloads = Offloads::default();
@@ -128,7 +128,7 @@ fn device_and_sockets_are_taken_back() {
 }
 
 #[test]
-fn packets_of_both_directions_wait_until_it_is_known_where_they_go() {
+fn packets_of_both_directions_wait_until_the_peers_are_known() {
     let mut site = Site::new(Setup::default());
     let [near, far] =
         [0, 1].map(|pod: usize| (site.pods[pod].namespace.clone(), site.pods[pod].addresses[0]));
@@ -144,7 +144,7 @@ fn packets_of_both_directions_wait_until_it_is_known_where_they_go() {
         there.send_to(&[n], here.local_addr().unwrap()).unwrap();
     }
     site.start();
-    // Nobody is turned away meanwhile.
+    // No packet is rejected in the meantime.
     site.stations[0].sync();
     std::thread::sleep(Duration::from_millis(50));
     introduce(&mut site.stations);
@@ -159,7 +159,7 @@ fn packets_of_both_directions_wait_until_it_is_known_where_they_go() {
 }
 
 #[test]
-fn what_is_kept_under_the_names_and_is_something_else_is_not_taken() {
+fn unfit_descriptors_under_the_names_are_rejected() {
     let mut site = Site::new(Setup::default());
     let index = site.index();
     let elsewhere = site.lab.hosts[1].namespace.clone();
@@ -185,14 +185,14 @@ fn what_is_kept_under_the_names_and_is_something_else_is_not_taken() {
         ("flannel-udp-ipv4", site.host().run(|| TcpListener::bind(local)).unwrap().unwrap().into()),
         ("flannel-udp-ipv6", File::open("/dev/null").unwrap().into()),
     ];
-    // Before what is right, so that each is looked at.
+    // Stored before the right ones, so that each is examined.
     for (name, descriptor) in others {
         site.shelf.0.lock().unwrap().insert(0, (name.to_owned(), descriptor));
     }
     site.restart();
-    assert_eq!(site.index(), index, "what was right was found");
+    assert_eq!(site.index(), index, "the right descriptor was found");
     assert!(!site.shelf.names().contains(&"flannel-udp-ipv6".to_owned()), "{:?}", site.shelf);
-    // Without what is right.
+    // Now without the right ones.
     site.stop();
     site.shelf.0.lock().unwrap().clear();
     eventually(DEADLINE, || site.index().is_none()).unwrap();
@@ -205,7 +205,7 @@ fn what_is_kept_under_the_names_and_is_something_else_is_not_taken() {
 }
 
 #[test]
-fn a_socket_that_is_in_another_namespace_is_not_taken_though_its_address_is_right() {
+fn a_socket_of_another_namespace_is_rejected() {
     let mut site = Site::new(Setup::default());
     let elsewhere = Namespace::create().unwrap();
     ip(&elsewhere, "link set lo up");
@@ -220,7 +220,7 @@ fn a_socket_that_is_in_another_namespace_is_not_taken_though_its_address_is_righ
 }
 
 #[test]
-fn a_device_of_another_network_is_deleted_and_its_name_taken_again() {
+fn a_device_of_another_network_is_deleted_and_its_name_reused() {
     let mut site = Site::new(Setup::default());
     let index = site.index();
     site.stop();
@@ -240,7 +240,7 @@ fn a_device_of_another_network_is_deleted_and_its_name_taken_again() {
 }
 
 #[test]
-fn a_device_that_is_deleted_while_nobody_runs_is_made_anew() {
+fn a_device_deleted_between_runs_is_created_again() {
     let mut site = Site::new(Setup::default());
     site.stop();
     ip(site.host(), "link del flannel0");
@@ -248,7 +248,7 @@ fn a_device_that_is_deleted_while_nobody_runs_is_made_anew() {
     introduce(&mut site.stations);
     site.check();
     assert_eq!(site.shelf.names(), NAMES[..2]);
-    // And one that is deleted while it runs is not what is taken back later.
+    // A device deleted while the backend runs isn't restored later.
     ip(site.host(), "link del flannel0");
     assert_eq!(site.stations[0].heal().failed, []);
     let index = site.index();
@@ -257,7 +257,7 @@ fn a_device_that_is_deleted_while_nobody_runs_is_made_anew() {
 }
 
 #[test]
-fn what_is_removed_is_not_kept() {
+fn removal_empties_the_store() {
     let mut site = Site::new(Setup::default());
     site.stations[0].backend.remove().unwrap();
     assert_eq!(site.shelf.names(), [""; 0]);
@@ -265,10 +265,10 @@ fn what_is_removed_is_not_kept() {
 }
 
 #[test]
-fn a_socket_that_somebody_shuts_down_is_made_anew() {
+fn a_socket_that_was_shut_down_is_opened_again() {
     let mut site = Site::new(Setup::default());
     let kept = site.shelf.kept("flannel-udp-ipv4").remove(0);
-    // The standard library shuts down streams only; the kernel does it all the same, and says that it was not connected.
+    // The standard library only shuts down streams; the kernel shuts down the socket and returns ENOTCONN.
     let socket = std::net::TcpStream::from(kept);
     socket.shutdown(std::net::Shutdown::Both).unwrap_err();
     drop(socket);

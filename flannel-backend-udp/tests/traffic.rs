@@ -1,4 +1,4 @@
-//! Packets between pods on different hosts arrive whole and in order, whatever is switched off or in the way.
+//! Traffic between pods on different hosts arrives intact and in order, with any offload disabled and over bad links.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use common::{
-    BOTH, DEADLINE, Overlay, Setup, Station, address, check, check_with, introduce, lab, mib, net, sizes,
+    BOTH, DEADLINE, Overlay, Setup, TestHost, address, check, check_with, introduce, lab, mib, net, sizes,
 };
 use flannel_backend_udp::Offloads;
 use flannel_testing::{
@@ -27,7 +27,7 @@ fn pods_of_three_hosts_reach_each_other_and_the_hosts() {
             ping(&overlay.stations[at].namespace, device, &PingOptions::default()).unwrap();
         }
     }
-    // A packet may be answered before the one who sent it has counted it.
+    // A reply may arrive before the sender has counted the request.
     let counted = eventually(DEADLINE, || {
         let counts = overlay.stations[0].counts();
         let all = counts.peers.values().all(|peer| peer.sent_packets >= 6 && peer.received_packets >= 6);
@@ -38,7 +38,7 @@ fn pods_of_three_hosts_reach_each_other_and_the_hosts() {
 }
 
 #[test]
-fn a_packet_of_the_mtu_passes_whole_and_a_larger_one_does_not() {
+fn a_packet_of_mtu_size_passes_and_a_larger_one_does_not() {
     let overlay = Overlay::new(2);
     let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
     let whole =
@@ -46,12 +46,12 @@ fn a_packet_of_the_mtu_passes_whole_and_a_larger_one_does_not() {
     ping(from, to, &whole(1472)).unwrap();
     let outcome = ping(from, to, &whole(1473));
     assert!(matches!(outcome, Err(PingError::TooLarge { .. })), "{outcome:?}");
-    // One that may be cut arrives in parts.
+    // A packet that may be fragmented arrives in fragments.
     ping(from, to, &PingOptions { payload: 9000, ..PingOptions::default() }).unwrap();
 }
 
 #[test]
-fn on_the_wire_a_packet_is_the_whole_payload_of_a_datagram_between_the_ports() {
+fn the_wire_format_is_one_packet_per_datagram() {
     let overlay = Overlay::new(2);
     let capture = Capture::start(&overlay.lab.hosts[1].namespace, "eth0").unwrap();
     ping(&overlay.pods[0].namespace, overlay.pods[1].addresses[0], &PingOptions::default()).unwrap();
@@ -67,7 +67,7 @@ fn on_the_wire_a_packet_is_the_whole_payload_of_a_datagram_between_the_ports() {
         ("192.168.64.1".into(), "192.168.64.2".into())
     );
     assert_eq!((udp.source_port, udp.destination_port), (8285, 8285));
-    // Ethernet, IP and UDP; then the packet: 84 bytes, forwarded by the kernel (63) and by the packet path (62).
+    // Ethernet, IP and UDP; then the inner packet of 84 bytes, whose TTL the kernel (63) and the packet path (62) decrement.
     let inner = &bytes[14 + 20 + 8..];
     assert_eq!((inner.len(), inner[0], inner[8], inner[9]), (84, 0x45, 62, 1));
     assert_eq!((&inner[12..16], &inner[16..20]), (&[10, 5, 1, 2][..], &[10, 5, 2, 2][..]));
@@ -76,20 +76,20 @@ fn on_the_wire_a_packet_is_the_whole_payload_of_a_datagram_between_the_ports() {
     assert_eq!(ttl_of_the_next(&in_pod, Ipv4Addr::new(10, 5, 1, 2)), 60);
 }
 
-/// The TTL with which the next packet of `source` arrives. Others arrive too: a kernel reports its groups by IGMP.
+/// Returns the TTL of the next packet from `source`, and skips others such as IGMP reports.
 fn ttl_of_the_next(capture: &Capture, source: Ipv4Addr) -> u8 {
     let from_source = |packet: &Captured| packet.frame.ipv4().is_some_and(|ip| ip.source == source);
     let arrived = capture.wait_for(DEADLINE, |packet| !packet.outgoing && from_source(packet));
     arrived.unwrap().frame.ipv4().unwrap().ttl
 }
 
-/// The pods of the first two hosts.
+/// Returns the pods of the first two hosts.
 fn pair(overlay: &Overlay) -> [&Pod; 2] {
     [&overlay.pods[0], &overlay.pods[1]]
 }
 
 #[test]
-fn streams_and_datagrams_arrive_whole_with_every_offload() {
+fn streams_and_datagrams_arrive_intact_with_every_offload() {
     let overlay = Overlay::new(2);
     check("every offload", pair(&overlay), 0, mib(32), &sizes(300));
     let counts = overlay.stations[0].counts();
@@ -99,7 +99,7 @@ fn streams_and_datagrams_arrive_whole_with_every_offload() {
 }
 
 #[test]
-fn streams_and_datagrams_arrive_whole_with_each_offload_switched_off() {
+fn streams_and_datagrams_arrive_intact_with_each_offload_disabled() {
     let all_but = |change: fn(&mut Offloads)| {
         let mut offloads = Offloads::default();
         change(&mut offloads);
@@ -126,14 +126,14 @@ fn ipv6_goes_in_ipv6() {
 }
 
 #[test]
-fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
+fn a_stream_survives_loss_and_reordering() {
     let lab = lab(2);
     let ends = [net("172.16.0.1/24"), net("172.16.0.2/24")];
     let hosts = [0, 1].map(|host: usize| &lab.hosts[host].namespace);
     let bad = WireOptions { loss: 0.01, reordering: 0.02, ..WireOptions::default() };
     let _wire = Wire::join("wire0", [(hosts[0], &ends[..1]), (hosts[1], &ends[1..])], bad).unwrap();
     let setup = Setup { interface: "wire0", ..Setup::default() };
-    let mut stations = [1, 2].map(|n| Station::start(hosts[usize::from(n) - 1], n, setup));
+    let mut stations = [1, 2].map(|n| TestHost::start(hosts[usize::from(n) - 1], n, setup));
     introduce(&mut stations);
     transfer(hosts[0], hosts[1], address("10.5.2.0"), mib(2)).unwrap();
     transfer(hosts[1], hosts[0], address("10.5.1.0"), mib(2)).unwrap();
@@ -142,8 +142,8 @@ fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
     let report = report.unwrap();
     assert_eq!((report.altered, report.duplicates), (0, 0));
     assert!(report.lost.len() < 60, "{report:?}");
-    // What arrives is right, whatever its size. Of a large datagram some part is lost more often than not, and by default
-    // a kernel keeps 4 MiB of such parts for half a minute and takes none of others meanwhile.
+    // Small datagrams only: a large one mostly loses a fragment here, and by default the kernel keeps 4 MiB of incomplete
+    // fragments for 30 s and drops others in the meantime.
     hosts[1].write_sysctl("net/ipv4/ipfrag_time", "1").unwrap();
     hosts[1].write_sysctl("net/ipv4/ipfrag_high_thresh", "268435456").unwrap();
     let sizes = sizes(200);
@@ -151,7 +151,7 @@ fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
     let report = datagrams_in_flight(hosts[0], hosts[1], to, &sizes, patience, 8).unwrap();
     assert_eq!((report.altered, report.duplicates), (0, 0), "{report:?}");
     println!(
-        "a bad cable: {} MiB each way; {} of {} datagrams, none altered",
+        "loss and reordering: {} MiB each way; {} of {} datagrams, none altered",
         mib(2) >> 20,
         sizes.len() - report.lost.len(),
         sizes.len()
@@ -159,16 +159,16 @@ fn a_cable_that_loses_and_reorders_packets_costs_no_byte_of_a_stream() {
 }
 
 #[test]
-fn a_path_that_is_narrower_than_the_device_loses_nothing() {
+fn a_path_with_a_smaller_mtu_loses_nothing() {
     let overlay = Overlay::narrow();
-    check("a narrow path", pair(&overlay), 0, mib(4), &sizes(30));
+    check("a path with a smaller MTU", pair(&overlay), 0, mib(4), &sizes(30));
 }
 
 #[test]
-fn a_host_with_upstreams_backend_is_a_peer_like_any_other() {
+fn a_host_with_upstreams_backend_is_a_peer() {
     let lab = lab(2);
     let [ours, theirs] = [0, 1].map(|host: usize| &lab.hosts[host]);
-    let mut station = Station::start(&ours.namespace, 1, Setup::default());
+    let mut station = TestHost::start(&ours.namespace, 1, Setup::default());
     station.learn([common::peer(2)]);
     assert_eq!(station.sync().unreachable, []);
     let _proxy = PlainProxy::start(
@@ -184,10 +184,10 @@ fn a_host_with_upstreams_backend_is_a_peer_like_any_other() {
     .unwrap();
     let one = ours.add_pod(&[net("10.5.1.0/24")], 1472).unwrap();
     let other = theirs.add_pod(&[net("10.5.2.0/24")], 1472).unwrap();
-    // Its socket has room for few large datagrams.
+    // Upstream's socket buffer holds few large datagrams.
     check_with(1, "to upstream's backend", [&one, &other], 0, mib(2), &sizes(100));
     check_with(1, "from upstream's backend", [&other, &one], 0, mib(2), &sizes(100));
-    // Hops are counted the same way as between two of upstream.
+    // The TTL decreases as between two upstream hosts.
     let in_pod = Capture::start(&one.namespace, "eth0").unwrap();
     ping(&other.namespace, one.addresses[0], &PingOptions::default()).unwrap();
     assert_eq!(ttl_of_the_next(&in_pod, Ipv4Addr::new(10, 5, 2, 2)), 60);

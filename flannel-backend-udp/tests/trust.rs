@@ -1,4 +1,4 @@
-//! Who may send what: strangers and liars get nothing in, and peers come and go while packets flow.
+//! Source checks: datagrams from strangers and forged inner sources are dropped, and peers join and leave under traffic.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Overlay, Setup, Station, address, lab, peer};
+use common::{DEADLINE, Overlay, Setup, TestHost, address, lab, peer};
 use flannel_backend_udp::DropReason;
 use flannel_core::Dirty;
 use flannel_netlink::Namespace;
 use flannel_testing::{Capture, PingError, PingOptions, eventually, ping, throughput, transfer};
 
-/// A packet with an echo request from one address to another, whole and right.
+/// Returns a valid echo request packet.
 fn echo(from: &str, to: &str) -> Vec<u8> {
     let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
     let mut packet = vec![0x45, 0, 0, 28, 0, 1, 0x40, 0, 64, 1, 0, 0];
@@ -36,7 +36,7 @@ fn port_of(host: u8) -> SocketAddr {
     SocketAddr::from(([192, 168, 64, host], 8285))
 }
 
-/// Two hosts with the backend, which know each other, and a third one that nobody knows.
+/// Two peers, and a third host that is a stranger to both.
 fn with_stranger() -> (Overlay, UdpSocket) {
     let mut overlay = Overlay::new(3);
     let stranger = overlay.stations.pop().unwrap();
@@ -49,7 +49,7 @@ fn with_stranger() -> (Overlay, UdpSocket) {
 }
 
 #[test]
-fn a_strangers_packets_do_not_come_in_and_are_counted() {
+fn packets_from_a_stranger_are_dropped_and_counted() {
     let (mut overlay, stranger) = with_stranger();
     let capture = Capture::start(&overlay.stations[0].namespace, "flannel0").unwrap();
     for _ in 0..100 {
@@ -69,7 +69,7 @@ fn a_strangers_packets_do_not_come_in_and_are_counted() {
 }
 
 #[test]
-fn a_peer_cannot_say_that_it_were_another_one() {
+fn a_peer_cannot_send_from_the_subnet_of_another() {
     let overlay = Overlay::new(3);
     let liar = socket(&overlay.stations[1].namespace);
     let capture = Capture::start(&overlay.stations[0].namespace, "flannel0").unwrap();
@@ -84,14 +84,14 @@ fn a_peer_cannot_say_that_it_were_another_one() {
     assert_eq!(refused(2), 0);
     let came = capture.stop().unwrap();
     assert!(came.iter().all(|packet| packet.outgoing), "{came:?}");
-    // The truth is let in, from whatever port it comes.
+    // The right inner source is accepted from any port.
     liar.send_to(&echo("10.5.2.9", "10.5.1.0"), port_of(1)).unwrap();
     let came = || overlay.stations[0].counts().peers.values().map(|peer| peer.received_packets).sum::<u64>();
     eventually(DEADLINE, || came() == 1).unwrap();
 }
 
 #[test]
-fn datagrams_that_hold_no_packet_do_no_harm() {
+fn datagrams_without_a_packet_do_no_harm() {
     let overlay = Overlay::new(2);
     let odd = socket(&overlay.stations[1].namespace);
     let mut cut = echo("10.5.2.2", "10.5.1.0");
@@ -110,7 +110,7 @@ fn datagrams_that_hold_no_packet_do_no_harm() {
 }
 
 #[test]
-fn ten_strangers_that_flood_the_port_get_nothing_in_and_streams_go_on() {
+fn a_flood_from_ten_strangers_is_dropped_and_streams_continue() {
     let (mut overlay, _) = with_stranger();
     let strangers = &overlay.lab.hosts[2].namespace;
     for n in 0..10 {
@@ -127,7 +127,7 @@ fn ten_strangers_that_flood_the_port_get_nothing_in_and_streams_go_on() {
                 let packet = echo("10.5.1.2", "10.5.2.77");
                 while !stop.load(Ordering::Relaxed) {
                     let _ = flood.send_to(&packet, port_of(2));
-                    // What counts here is that none gets in; the machine has other work.
+                    // The test is about what gets in; limit the load on the machine.
                     thread::sleep(Duration::from_micros(50));
                 }
             });
@@ -143,12 +143,12 @@ fn ten_strangers_that_flood_the_port_get_nothing_in_and_streams_go_on() {
     let station = &mut overlay.stations[1];
     station.sync_only(&Dirty::NONE);
     let counts = station.counts();
-    assert!(counts.kernel_drops > 100, "the kernel drops them before they cost anything: {counts:?}");
+    assert!(counts.kernel_drops > 100, "the socket filter drops the flood: {counts:?}");
     assert_eq!(counts.drops, [].into());
 }
 
 #[test]
-fn peers_are_learnt_and_dropped_while_packets_flow() {
+fn peers_join_and_leave_under_traffic() {
     let mut overlay = Overlay::new(3);
     let third = overlay.stations[2].own.clone();
     let [from, to, late] = [0, 1, 2].map(|pod: usize| overlay.pods[pod].namespace.clone());
@@ -180,9 +180,9 @@ fn peers_are_learnt_and_dropped_while_packets_flow() {
 }
 
 #[test]
-fn a_peer_that_is_not_reached_costs_the_others_nothing() {
+fn an_unreachable_peer_does_not_delay_others() {
     let mut overlay = Overlay::new(2);
-    // On the link, and nobody answers for its address.
+    // An on-link address that no host answers for.
     overlay.stations[0].learn([peer(77), peer(78), peer(79)]);
     overlay.stations[0].sync();
     let stop = AtomicBool::new(false);
@@ -211,9 +211,9 @@ fn a_peer_that_is_not_reached_costs_the_others_nothing() {
 }
 
 #[test]
-fn before_all_peers_are_known_none_is_dropped() {
+fn no_peer_is_dropped_before_the_list_is_complete() {
     let lab = lab(1);
-    let mut station = Station::start(&lab.hosts[0].namespace, 1, Setup::default());
+    let mut station = TestHost::start(&lab.hosts[0].namespace, 1, Setup::default());
     let put = flannel_core::LeaseChange::Put(std::sync::Arc::new(peer(2)));
     station.peers.apply(put);
     assert_eq!(station.sync().written, 1);

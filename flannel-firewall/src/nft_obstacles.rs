@@ -28,7 +28,7 @@ pub(crate) fn find(
         let rules = kernel.rules(&chain.table, &chain.name)?;
         let how = match rules.iter().rev().find(|rule| is_unconditional(rule)) {
             Some(_) => "rejects or drops in its last rule",
-            None if chain.drops => "drops by its policy",
+            None if chain.drops_by_policy => "drops by its policy",
             None => continue,
         };
         found.push(describe(&chain.table, &chain.name, how, &nets.network()));

@@ -31,39 +31,38 @@ const IFA_FLAGS: u16 = 8;
 pub struct Address {
     /// The link's index.
     pub index: u32,
-    /// The address itself and its prefix length.
+    /// The address and its prefix length.
     pub net: IpNet,
-    /// The address at the far end of a point-to-point link, when that has one of its own.
+    /// The address of the other end of a point-to-point link, if it differs.
     pub peer: Option<IpAddr>,
-    /// How far the address is valid (`rt_scope`): 0 global, 253 link, 254 host.
+    /// The scope (`rt_scope`): 0 global, 253 link, 254 host.
     pub scope: u8,
     /// `IFA_F_*` flags (`linux/if_addr.h`).
     pub flags: u32,
 }
 
 impl Address {
-    /// `IFA_F_NODAD`: an IPv6 address that is used at once, without asking the link whether
-    /// somebody else has it (RFC 4862, 5.4).
+    /// `IFA_F_NODAD`: no duplicate address detection (RFC 4862, 5.4); the IPv6 address is usable at once.
     pub const NO_DAD: u32 = 0x02;
-    /// `IFA_F_DADFAILED`: somebody else on the link has this IPv6 address.
+    /// `IFA_F_DADFAILED`: another host on the link has this IPv6 address.
     pub const DAD_FAILED: u32 = 0x08;
-    /// `IFA_F_DEPRECATED`: not to be the source of new connections.
+    /// `IFA_F_DEPRECATED`: not used as the source of new connections.
     pub const DEPRECATED: u32 = 0x20;
-    /// `IFA_F_TENTATIVE`: an IPv6 address that is still being checked for duplicates.
+    /// `IFA_F_TENTATIVE`: duplicate address detection of the IPv6 address is still running.
     pub const TENTATIVE: u32 = 0x40;
 
-    /// A global address without flags.
+    /// Describes a global address without flags.
     pub fn new(index: u32, net: IpNet) -> Self {
         Self { index, net, peer: None, scope: 0, flags: 0 }
     }
 
-    /// Whether packets can be sent from the address: it is neither a duplicate, nor being
-    /// checked for one, nor deprecated.
+    /// Returns whether packets can be sent from the address: it is neither a duplicate, nor tentative, nor
+    /// deprecated.
     pub fn is_usable(&self) -> bool {
         self.flags & (Self::DAD_FAILED | Self::DEPRECATED | Self::TENTATIVE) == 0
     }
 
-    /// The same message adds and deletes, so that the two cannot disagree.
+    /// Returns the message that adds and deletes the address.
     pub(crate) fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header = AddressHeader {
@@ -83,7 +82,7 @@ impl Address {
         message
     }
 
-    /// Reads an address; `None` for one of a family other than IPv4 and IPv6.
+    /// Reads an address; `None` if it is neither IPv4 nor IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = AddressHeader::parse(message.payload)?;
         if IpFamily::of_message(header.family).is_none() {
@@ -124,11 +123,11 @@ impl fmt::Display for Address {
 }
 
 impl Netlink {
-    /// Reads the addresses of a link, or of all links when `index` is 0. A link that does not
-    /// exist has none.
+    /// Reads the addresses of a link, or of all links when `index` is 0. Returns nothing for a link that
+    /// does not exist.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Error> {
         let mut found = Vec::new();
         for family in IpFamily::BOTH {
@@ -149,19 +148,19 @@ impl Netlink {
     /// Adds an address.
     ///
     /// # Errors
-    /// One for which [`Error::is_exists`] holds when the link has the address already.
+    /// [`Error::is_exists`] is true when the link has the address already.
     pub fn add_address(&mut self, address: &Address) -> Result<(), Error> {
         let request = RouteNetlinkMessage::NewAddress(address.message());
         self.socket.execute_request(format_args!("add {address}"), &request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Deletes an address; one that is gone already is no error.
+    /// Deletes an address. Succeeds if it does not exist.
     ///
-    /// Deleting the last IPv4 address of a link makes the kernel delete its IPv4 routes too,
-    /// without a notice (`fib_disable_ip` in `net/ipv4/fib_frontend.c`).
+    /// With the last IPv4 address of a link, the kernel deletes its IPv4 routes without notifications
+    /// (`fib_disable_ip` in `net/ipv4/fib_frontend.c`).
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
         let request = RouteNetlinkMessage::DelAddress(address.message());
         match self.socket.execute_request(format_args!("delete {address}"), &request, 0) {

@@ -1,11 +1,11 @@
-//! Many writes at once.
+//! Batches of writes.
 //!
-//! 1. Requests are written back to back into one buffer, numbered in order.
-//! 2. One `send` hands them to the kernel, which executes all of them before it returns, also
-//!    those after one that fails (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
-//! 3. Each failure answers with its number. Only the last request asks to be answered in any
-//!    case: that answer says that there are no more.
-//! 4. If the kernel says that answers were lost, every request without one of its own counts as
+//! 1. Requests are encoded back to back into one buffer, with increasing sequence numbers.
+//! 2. One `send` passes them to the kernel, which executes all of them before it returns, also those
+//!    after a failure (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
+//! 3. The kernel answers each failure with its sequence number. Only the last request demands an
+//!    acknowledgement, which marks the end of the answers.
+//! 4. If the kernel reports that answers were lost, every request without an answer counts as
 //!    unanswered.
 
 use std::fmt;
@@ -26,80 +26,82 @@ use crate::request_writer::append;
 use crate::route::Route;
 use crate::rtm::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
 
-/// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers
-/// to 256 requests that all fail; half of that leaves room for long explanations. More than 64
-/// gains nothing measurable, and 128 requests are far below the 190 KB that one `send` takes.
+/// Requests per `send`. A receive buffer of the default size (212,992 bytes) holds the answers to 256
+/// failing requests; half of that leaves room for long explanations. More than 64 requests gain nothing
+/// measurable, and 128 stay far below the limit of one `send`, 190 KB.
 const BATCH: usize = 128;
 
 /// The largest request is about 100 bytes.
 const REQUEST_LEN: usize = 104;
 
-/// A change of one object.
+/// A request to write one object.
 ///
-/// *Put* makes the object be as given, whether or not it is there (`NLM_F_CREATE` and
-/// `NLM_F_REPLACE`); *delete* makes it not be. An object that is that way already is no error.
+/// *Put* creates or replaces the object (`NLM_F_CREATE` and `NLM_F_REPLACE`), *delete* removes it. Both
+/// succeed if the object is already in that state.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum WriteRequest {
-    /// Puts a route, in the place of the one with the same destination, metric and table.
+    /// Puts a route; it replaces the one with the same destination, metric and table.
     ///
-    /// IPv6 refuses an on-link gateway that another route leads to by another link, even if
-    /// that is the route to be replaced (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`):
-    /// delete that one first, in the same batch.
+    /// IPv6 refuses an on-link gateway that another route reaches over another link, even if that route
+    /// is to be replaced (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`): delete that route first, in
+    /// the same batch.
     PutRoute(Route),
-    /// Adds a route where there is none with the same destination, metric and table; another one
-    /// there, on whatever link, is an error for which [`Error::is_exists`] holds.
+    /// Adds a route. Fails if there is one with the same destination, metric and table, on any link;
+    /// [`Error::is_exists`] is then true.
     AddRoute(Route),
     /// Deletes a route.
     DeleteRoute(Route),
-    /// Puts a neighbour, in the place of the one with the same address.
+    /// Puts a neighbour; it replaces the one with the same address.
     PutNeighbour(Neighbour),
     /// Deletes a neighbour.
     DeleteNeighbour(Neighbour),
-    /// Puts a forwarding entry, in the place of the one with the same MAC address.
+    /// Puts a forwarding entry; it replaces the one with the same MAC address.
     PutFdb(FdbEntry),
-    /// Deletes a forwarding entry. One with another destination stays.
+    /// Deletes a forwarding entry. An entry with another destination stays.
     DeleteFdb(FdbEntry),
     /// Puts an address.
     PutAddress(Address),
-    /// Deletes an address. With a link's last IPv4 address go its IPv4 routes.
+    /// Deletes an address. With a link's last IPv4 address, the kernel deletes its IPv4 routes.
     DeleteAddress(Address),
 }
 
-/// What a write does to its object.
+/// The operation of a write.
 #[derive(Clone, Copy)]
-enum Verb {
+enum Operation {
     Put,
     Add,
     Delete,
 }
 
 impl WriteRequest {
-    fn verb(&self) -> Verb {
+    fn operation(&self) -> Operation {
         match self {
-            Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => Verb::Put,
-            Self::AddRoute(_) => Verb::Add,
+            Self::PutRoute(_) | Self::PutNeighbour(_) | Self::PutFdb(_) | Self::PutAddress(_) => {
+                Operation::Put
+            }
+            Self::AddRoute(_) => Operation::Add,
             Self::DeleteRoute(_) | Self::DeleteNeighbour(_) | Self::DeleteFdb(_) | Self::DeleteAddress(_) => {
-                Verb::Delete
+                Operation::Delete
             }
         }
     }
 
     fn flags(&self) -> u16 {
         NLM_F_REQUEST
-            | match self.verb() {
-                Verb::Put => NLM_F_CREATE | NLM_F_REPLACE,
-                Verb::Add => NLM_F_CREATE | NLM_F_EXCL,
-                Verb::Delete => 0,
+            | match self.operation() {
+                Operation::Put => NLM_F_CREATE | NLM_F_REPLACE,
+                Operation::Add => NLM_F_CREATE | NLM_F_EXCL,
+                Operation::Delete => 0,
             }
     }
 
     /// Translates the kernel's answer.
     fn outcome(&self, acknowledgement: Acknowledgement) -> Result<(), Error> {
-        let already = match self.verb() {
-            Verb::Put => acknowledgement.errno == libc::EEXIST,
-            Verb::Add => false,
-            Verb::Delete => is_gone(acknowledgement.errno),
+        let already = match self.operation() {
+            Operation::Put => acknowledgement.errno == libc::EEXIST,
+            Operation::Add => false,
+            Operation::Delete => is_gone(acknowledgement.errno),
         };
         if already { Ok(()) } else { acknowledgement.into_result(self) }
     }
@@ -138,10 +140,10 @@ impl EncodeRequest for WriteRequest {
 
 impl fmt::Display for WriteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.verb() {
-            Verb::Put => "put ",
-            Verb::Add => "add ",
-            Verb::Delete => "delete ",
+        f.write_str(match self.operation() {
+            Operation::Put => "put ",
+            Operation::Add => "add ",
+            Operation::Delete => "delete ",
         })?;
         match self {
             Self::PutRoute(route) | Self::AddRoute(route) | Self::DeleteRoute(route) => route.fmt(f),
@@ -153,10 +155,10 @@ impl fmt::Display for WriteRequest {
 }
 
 impl Netlink {
-    /// Carries out all writes in the given order and returns what became of each, in that order.
-    /// A write that fails stops no other.
+    /// Executes all writes in order and returns the result of each, in the same order. Execution
+    /// continues after a failure.
     ///
-    /// An [`Error::Unanswered`] write may or may not have been done; read the objects again.
+    /// A write with [`Error::Unanswered`] may or may not have been executed; read the objects again.
     pub fn apply(&mut self, writes: &[WriteRequest]) -> Vec<Result<(), Error>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         let mut requests = Vec::with_capacity(BATCH.min(writes.len()) * REQUEST_LEN);
@@ -188,13 +190,13 @@ impl Netlink {
         if let Err(error) = self.take_answers(&mut answers, 0) {
             tracing::debug!(%error, writes = batch.len(), "answers to a batch of writes were lost");
             answers.lost = true;
-            // The kernel tells of a loss before it hands out the answers that it still holds.
+            // The kernel reports a loss before it delivers the answers that it still holds.
             let _ = self.take_answers(&mut answers, libc::MSG_DONTWAIT);
         }
         outcomes.extend(answers.into_outcomes());
     }
 
-    /// Receives until the answer to the last request of the batch.
+    /// Receives up to the acknowledgement of the last request.
     fn take_answers(&mut self, answers: &mut Answers<'_>, flags: i32) -> io::Result<()> {
         while !answers.complete {
             answers.take(self.socket.receive(flags)?);
@@ -203,28 +205,28 @@ impl Netlink {
     }
 }
 
-/// What the kernel has said about a batch so far.
+/// The answers to a batch received so far.
 struct Answers<'a> {
     batch: &'a [WriteRequest],
-    /// The number of the first request.
+    /// The sequence number of the first request.
     first: u32,
-    /// What the kernel has said, and about which request; of most it says nothing.
-    said: Vec<(usize, Result<(), Error>)>,
-    /// Whether the last request was answered, so that no more will come.
+    /// The answers, with the positions of their requests; most requests get none.
+    answers: Vec<(usize, Result<(), Error>)>,
+    /// Whether the last request was acknowledged, so that no more answers follow.
     complete: bool,
-    /// Whether the kernel may have said more than was received.
+    /// Whether answers may have been lost.
     lost: bool,
 }
 
 impl<'a> Answers<'a> {
     fn new(batch: &'a [WriteRequest], first: u32) -> Self {
-        Self { batch, first, said: Vec::new(), complete: false, lost: false }
+        Self { batch, first, answers: Vec::new(), complete: false, lost: false }
     }
 
     fn take(&mut self, datagram: &[u8]) {
         for message in Messages::new(datagram) {
             if let Err(reason) = message.and_then(|message| self.take_message(message)) {
-                tracing::debug!(%reason, "answer to a batch of writes cannot be read");
+                tracing::debug!(%reason, "cannot read an answer to a batch of writes");
                 self.lost = true;
             }
         }
@@ -233,22 +235,22 @@ impl<'a> Answers<'a> {
     fn take_message(&mut self, message: Message<'_>) -> Result<(), DecodeError> {
         let position = message.sequence.wrapping_sub(self.first) as usize;
         let Some(write) = self.batch.get(position) else {
-            tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
+            tracing::trace!(sequence = message.sequence, "ignoring the answer to an earlier request");
             return Ok(());
         };
         if message.kind == NLMSG_ERROR {
             self.complete |= position == self.batch.len() - 1;
-            self.said.push((position, write.outcome(Acknowledgement::of_error(message)?)));
+            self.answers.push((position, write.outcome(Acknowledgement::of_error(message)?)));
         }
         Ok(())
     }
 
-    /// Silence is success, unless an answer may have been lost.
+    /// Returns the results. A request without an answer succeeded, unless answers were lost.
     fn into_outcomes(mut self) -> impl Iterator<Item = Result<(), Error>> {
-        self.said.sort_by_key(|(position, _)| *position);
-        let (lost, mut said) = (self.lost, self.said.into_iter().peekable());
+        self.answers.sort_by_key(|(position, _)| *position);
+        let (lost, mut answers) = (self.lost, self.answers.into_iter().peekable());
         self.batch.iter().enumerate().map(move |(position, write)| {
-            match said.next_if(|(about, _)| *about == position) {
+            match answers.next_if(|(about, _)| *about == position) {
                 Some((_, outcome)) => outcome,
                 None if lost => Err(Error::Unanswered { object: write.to_string() }),
                 None => Ok(()),
@@ -257,7 +259,7 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// The kernel has executed nothing of a batch when `send` fails.
+/// Returns the error of a batch that `send` refused: the kernel executed none of it.
 fn not_sent(error: &io::Error) -> Error {
     Error::Socket(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
 }
@@ -270,10 +272,10 @@ mod tests {
     use crate::sys;
 
     #[test]
-    fn a_write_whose_answer_was_lost_is_never_taken_for_done_or_for_another() {
-        let namespace = Namespace::create().expect("this test makes a network namespace: run it as root");
+    fn a_write_with_a_lost_answer_is_reported_as_unanswered() {
+        let namespace = Namespace::create().expect("this test creates a network namespace: run it as root");
         let mut netlink = Netlink::open_in(&namespace).unwrap();
-        // Nothing is written, here or elsewhere: there is no link 999, so every write fails and is answered.
+        // There is no link 999, so every write fails and is answered.
         let writes: Vec<_> = (0..=250)
             .map(|number| {
                 let address = std::net::Ipv4Addr::new(10, 0, 0, number).into();

@@ -1,4 +1,4 @@
-//! Why a request could not be carried out, in the terms a caller acts on.
+//! Errors of requests to the kernel.
 
 use std::io;
 
@@ -11,34 +11,34 @@ pub enum Error {
     /// The kernel refused the request; [`Error::errno`] and the predicates say why.
     #[error("{}", refusal(.object, .message.as_deref()))]
     Kernel {
-        /// What was asked for, for a person: `put route 10.5.3.0/24 via 10.5.3.0 dev 7 onlink`.
+        /// The request: `put route 10.5.3.0/24 via 10.5.3.0 dev 7 onlink`.
         object: String,
-        /// The kernel's own words (`NLMSGERR_ATTR_MSG`), when it had any.
+        /// The kernel's explanation (`NLMSGERR_ATTR_MSG`), if it sent one.
         message: Option<String>,
         /// The error number.
         source: io::Error,
     },
-    /// The objects kept changing while they were read; nothing was returned, try later.
+    /// The objects kept changing while they were read; retry later.
     #[error("the {0} kept changing while they were read")]
     Interrupted(&'static str),
     /// The kernel's answer was lost, so the request may or may not have been executed; read the
-    /// objects again to learn which.
+    /// objects to find out.
     #[error("{object} was sent but not answered")]
     Unanswered {
-        /// What was asked for.
+        /// The request.
         object: String,
     },
-    /// The kernel sent something that this crate cannot read; asking again will not help.
+    /// The kernel sent an answer that this crate cannot read; a retry does not help.
     #[error("the answer to {object} cannot be read: {reason}")]
     Malformed {
-        /// What was asked for.
+        /// The request.
         object: String,
         /// What is wrong with the answer.
         reason: String,
     },
-    /// The name cannot be a link's: it must have 1 to 15 bytes, none of them NUL, `/`, `:` or
+    /// The name is not valid for a link: it must have 1 to 15 bytes, none of them NUL, `/`, `:` or
     /// white space (`dev_valid_name` in `net/core/dev.c`).
-    #[error("{0:?} cannot be the name of a link")]
+    #[error("{0:?} is not a valid name of a link")]
     InvalidName(String),
     /// The socket itself failed; open a new one.
     #[error("netlink socket failed")]
@@ -46,7 +46,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error number the kernel answered with, or the one of the failed system call.
+    /// Returns the error number of the kernel's answer, or of the failed system call.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel { source, .. } | Self::Socket(source) => source.raw_os_error(),
@@ -57,24 +57,24 @@ impl Error {
         }
     }
 
-    /// Whether the object, or the link it was to be on, does not exist (`ENOENT`, `ESRCH`,
+    /// Returns whether the object, or its link, does not exist (`ENOENT`, `ESRCH`,
     /// `ENODEV`, `EADDRNOTAVAIL`).
     pub fn is_not_found(&self) -> bool {
         self.errno().is_some_and(is_gone)
     }
 
-    /// Whether the object is there already (`EEXIST`).
+    /// Returns whether the object exists already (`EEXIST`).
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
     }
 
-    /// Whether the caller lacks the capability (`EPERM`, `EACCES`): `CAP_NET_ADMIN` in the user
+    /// Returns whether the caller lacks the capability (`EPERM`, `EACCES`): `CAP_NET_ADMIN` in the user
     /// namespace that owns the network namespace.
     pub fn is_permission(&self) -> bool {
         matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
     }
 
-    /// Whether there is no route to the destination (`ENETUNREACH`, `EHOSTUNREACH`).
+    /// Returns whether there is no route to the destination (`ENETUNREACH`, `EHOSTUNREACH`).
     pub fn is_unreachable(&self) -> bool {
         matches!(self.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
     }
@@ -84,8 +84,8 @@ impl Error {
     }
 }
 
-/// Whether an error number says that the object is not there (any more). Which of these numbers
-/// the kernel chooses depends on the kind of object.
+/// Returns whether an error number means that the object does not exist. The kernel uses different
+/// numbers for different kinds of object.
 pub(crate) fn is_gone(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
 }
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_object_and_the_kernels_words_but_not_its_source() {
+    fn a_refusal_names_the_object_and_the_kernels_explanation() {
         let error = kernel(libc::EINVAL, Some("Nexthop has invalid gateway"));
         assert_eq!(error.to_string(), "kernel refused to put route 10.5.3.0/24: Nexthop has invalid gateway");
         assert_eq!(kernel(libc::EINVAL, None).to_string(), "kernel refused to put route 10.5.3.0/24");
     }
 
     #[test]
-    fn a_missing_capability_is_told_from_a_missing_object() {
+    fn a_missing_capability_differs_from_a_missing_object() {
         assert!(kernel(libc::EPERM, None).is_permission());
         assert!(!kernel(libc::EPERM, None).is_not_found());
         assert!(kernel(libc::ESRCH, None).is_not_found());

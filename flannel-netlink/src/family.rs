@@ -1,11 +1,11 @@
-//! The two families of addresses.
+//! The two IP address families.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
 
-/// A family of network addresses.
+/// An IP address family.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum IpFamily {
     /// IPv4 (`AF_INET`).
@@ -18,17 +18,17 @@ impl IpFamily {
     /// Both families, in the order in which they are read.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// The families to read: the one asked for, or both.
+    /// Returns the given family, or both.
     pub(crate) fn selected(family: Option<Self>) -> Vec<Self> {
         family.map_or_else(|| Self::BOTH.to_vec(), |family| vec![family])
     }
 
-    /// The family of a message, or `None` when it is one that this crate has no words for.
+    /// Returns the family of a message; `None` if it is neither IPv4 nor IPv6.
     pub(crate) fn of_message(family: AddressFamily) -> Option<Self> {
         if family == AddressFamily::Inet {
             Some(Self::V4)

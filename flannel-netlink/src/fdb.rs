@@ -1,4 +1,4 @@
-//! Forwarding entries (FDB): through which tunnel end a VXLAN device reaches a MAC address.
+//! Forwarding entries (FDB): the tunnel endpoints of MAC addresses on a VXLAN device.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,29 +20,28 @@ const NDA_PORT: u16 = 6;
 const NDA_VNI: u16 = 7;
 const NDA_MASTER: u16 = 9;
 
-/// A forwarding entry of a device, or of the bridge that the device is a port of.
+/// A forwarding entry of a device, or of the bridge whose port the device is.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct FdbEntry {
     /// The device's index.
     pub index: u32,
-    /// The MAC address: with the index, the key of the entry. Putting an entry with another
-    /// destination points the MAC there.
+    /// The MAC address. With the index it is the key of the entry: putting an entry with another destination
+    /// replaces it.
     pub mac: Mac,
-    /// The tunnel end to send frames to.
+    /// The tunnel endpoint.
     pub destination: Option<IpAddr>,
-    /// Permanent, or learned from traffic.
+    /// The state: permanent, or learned from traffic.
     pub state: NeighbourState,
-    /// The UDP port of the tunnel end, where it is not the device's.
+    /// The UDP port of the endpoint, if it differs from the device's.
     pub port: Option<u16>,
-    /// The VXLAN network identifier to use, where it is not the device's.
+    /// The VXLAN network identifier, if it differs from the device's.
     pub vni: Option<u32>,
-    /// The index of the bridge that holds the entry; `None` when the device itself does, which
-    /// `bridge fdb` calls `self`.
+    /// The index of the bridge that holds the entry; `None` if the device holds it (`self` in `bridge fdb`).
     pub bridge: Option<u32>,
 }
 
 impl FdbEntry {
-    /// An entry of the device itself that stays until it is deleted.
+    /// Describes an entry of the device that stays until it is deleted.
     pub fn permanent(index: u32, mac: Mac, destination: IpAddr) -> Self {
         Self {
             index,
@@ -55,12 +54,12 @@ impl FdbEntry {
         }
     }
 
-    /// Whether a program set the entry for good.
+    /// Returns whether the entry is permanent.
     pub fn is_permanent(&self) -> bool {
         self.state.is_permanent()
     }
 
-    /// The same content puts and deletes, so that the two cannot disagree.
+    /// Writes the body of the requests that put and delete the entry.
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         request.header(&NeighbourHeader {
             family: AddressFamily::Bridge,
@@ -81,8 +80,7 @@ impl FdbEntry {
         }
     }
 
-    /// Reads an entry; `None` when the message is about something else, or the device forwards
-    /// by something other than a MAC address.
+    /// Reads an entry; `None` if the message is no forwarding entry, or has no MAC address.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = NeighbourHeader::parse(message.payload)?;
         if header.family != AddressFamily::Bridge {
@@ -117,11 +115,11 @@ impl fmt::Display for FdbEntry {
 }
 
 impl Netlink {
-    /// Reads the forwarding entries of a device, or of all devices when `index` is 0, including
-    /// those that a bridge holds for it. A device that does not exist has none.
+    /// Reads the forwarding entries of a device, or of all devices when `index` is 0, including those that a
+    /// bridge holds for it. Returns nothing for a device that does not exist.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn fdb(&mut self, index: u32) -> Result<Vec<FdbEntry>, Error> {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Bridge;

@@ -78,7 +78,7 @@ impl GenericNetlink {
     /// Opens a socket in a namespace.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open) and of entering the namespace.
+    /// Errors of [`open`](Self::open) and of entering the namespace.
     pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
         namespace.run(Self::open)?
     }
@@ -87,7 +87,7 @@ impl GenericNetlink {
     /// such family.
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn family(&mut self, name: &str) -> Result<Option<GenericFamily>, Error> {
         let attributes = AttributeWriter::new().string(FAMILY_NAME, name).finish();
         let request = command(CONTROLLER, GET_FAMILY, CONTROLLER_VERSION, &attributes);
@@ -101,7 +101,7 @@ impl GenericNetlink {
     /// Reads all families that are registered.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn families(&mut self) -> Result<Vec<GenericFamily>, Error> {
         let request = command(CONTROLLER, GET_FAMILY, CONTROLLER_VERSION, &[]);
         let replies = self.socket.dump("generic netlink families", &request)?;
@@ -112,7 +112,7 @@ impl GenericNetlink {
     /// of wg0".
     ///
     /// # Errors
-    /// [`Error::Kernel`] when the kernel refuses, and those of the socket.
+    /// [`Error::Kernel`] when the kernel refuses, and errors of the socket.
     pub fn execute(
         &mut self,
         object: impl Display,

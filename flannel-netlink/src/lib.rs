@@ -1,14 +1,15 @@
 //! Links, addresses, routes, neighbours and forwarding entries of Linux, over netlink.
 //!
-//! * [`Netlink`] asks: it reads objects, changes links, and [applies](Netlink::apply) thousands
-//!   of writes in few system calls with an answer for each.
-//! * [`Monitor`] listens: it tells what anybody changed.
-//! * [`Namespace`] says where: every socket lives in one network namespace.
-//! * [`Nftables`] and [`NftMonitor`] do the same for packet filters, which they only look at.
+//! * [`Netlink`] reads objects, changes links, and [applies](Netlink::apply) thousands of writes in few system calls, with a
+//!   result for each.
+//! * [`Monitor`] receives notifications of changes, whoever makes them.
+//! * [`Namespace`] is a network namespace; every socket belongs to one.
+//! * [`Nftables`] and [`NftMonitor`] read packet filters and receive their changes.
 //! * [`Tun`] opens a link whose packets a program reads and writes.
+//! * [`GenericNetlink`], [`NetlinkSocket`] and [`NetlinkListener`] reach everything else in the kernel.
 //!
-//! Calls of [`Netlink`] block; the kernel answers at once. Errors say which object was refused
-//! and why. Nothing here runs another program, and nothing decides anything.
+//! Calls of [`Netlink`] block, but the kernel answers at once. Errors name the object that was refused and the reason.
+//! Nothing here runs a program or makes decisions.
 //!
 //! ```no_run
 //! use flannel_netlink::{FdbEntry, Netlink, Neighbour, Route, WriteRequest};
@@ -17,7 +18,7 @@
 //! let mut netlink = Netlink::open()?;
 //! let device = netlink.link("flannel.1")?.ok_or("no such device")?;
 //!
-//! // A peer of an overlay network: its subnet, its tunnel end, its host.
+//! // A peer of an overlay network: its subnet, tunnel endpoint and host.
 //! let (subnet, gateway) = ("10.5.3.0/24".parse()?, "10.5.3.0".parse()?);
 //! let (mac, host) = ("0e:2a:00:00:00:03".parse()?, "192.0.2.3".parse()?);
 //! let writes = [
@@ -25,8 +26,8 @@
 //!     WriteRequest::PutFdb(FdbEntry::permanent(device.index, mac, host)),
 //!     WriteRequest::PutRoute(Route::onlink(subnet, gateway, device.index)),
 //! ];
-//! for outcome in netlink.apply(&writes) {
-//!     outcome?;
+//! for result in netlink.apply(&writes) {
+//!     result?;
 //! }
 //! # Ok(())
 //! # }

@@ -1,4 +1,4 @@
-//! Links: network devices of every kind.
+//! Links: network devices of all kinds.
 
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_string, parse_u8, parse_u32};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -31,72 +31,71 @@ const AF_INET6: u16 = libc::AF_INET6 as u16;
 /// A link as the kernel reports it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Link {
-    /// The number by which the kernel knows the link; never 0.
+    /// The index of the link; never 0.
     pub index: u32,
     /// The name.
     pub name: String,
-    /// The hardware address, on links that have an Ethernet one.
+    /// The hardware address, if it is an Ethernet one.
     pub mac: Option<Mac>,
-    /// The largest packet in bytes, without the link's own header.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// Whether it was set up (`IFF_UP`).
+    /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// Whether it is up and can carry packets (`IFF_RUNNING`).
+    /// Whether it can carry packets (`IFF_RUNNING`).
     pub running: bool,
     /// Whether it is a loopback link.
     pub loopback: bool,
     /// The length of the transmit queue in packets.
     pub txqlen: u32,
-    /// What it is.
+    /// The kind.
     pub kind: LinkKind,
     /// The index of the bridge (or bond) that it is a port of.
     pub master: Option<u32>,
-    /// The index of the link below it, or of a veth's other end; in another namespace, if that
-    /// is where that link is.
+    /// The index of the lower link, or of a veth's peer; in that link's namespace.
     pub lower: Option<u32>,
-    /// How the kernel makes the link's own IPv6 address. `None` without IPv6.
+    /// How the kernel generates the link-local IPv6 address. `None` without IPv6.
     pub address_generation: Option<AddressGeneration>,
 }
 
-/// What a link is.
+/// The kind of a link.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum LinkKind {
     /// A VXLAN device.
     Vxlan(Vxlan),
-    /// One end of a pair.
+    /// One end of a veth pair.
     Veth,
     /// A bridge.
     Bridge,
     /// A TUN or TAP device.
     Tun,
-    /// A real device, loopback, or another one without a kind.
+    /// A physical device, loopback, or another link without a kind.
     Physical,
-    /// Another kind, by the kernel's name for it.
+    /// Another kind, by its name in the kernel.
     Other(String),
 }
 
-/// How the kernel makes a link's own IPv6 address (`enum in6_addr_gen_mode`).
+/// How the kernel generates the link-local IPv6 address (`enum in6_addr_gen_mode`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum AddressGeneration {
     /// From the MAC address (RFC 4291, appendix A).
     Eui64,
-    /// Not at all.
+    /// It generates none.
     None,
     /// From a secret (RFC 7217).
     StablePrivacy,
     /// At random.
     Random,
-    /// Another way.
+    /// Another mode.
     Other(u8),
 }
 
 impl Netlink {
-    /// Reads a link by its name, or by one of its alternative names. `None` when there is none.
+    /// Reads a link by its name or one of its alternative names. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         if check_name(name).is_err() {
             return Ok(None);
@@ -106,10 +105,10 @@ impl Netlink {
         self.find_link(format_args!("read link {name}"), message)
     }
 
-    /// Reads a link by its index. `None` when there is none.
+    /// Reads a link by its index. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// Those of the kernel and of the socket.
+    /// Errors of the kernel and the socket.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -119,16 +118,16 @@ impl Netlink {
     /// Reads all links of the namespace.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.socket.dump_with("links", &request, |message| Link::read(message).map(Some))
     }
 
-    /// Deletes a link; one that is gone already is no error.
+    /// Deletes a link. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for a real device, and those of the socket.
+    /// `EOPNOTSUPP` for a physical device, and errors of the socket.
     pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -189,7 +188,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The device's VXLAN attributes, if that is what it is.
+    /// Returns the VXLAN attributes, if it is a VXLAN device.
     pub fn vxlan(&self) -> Option<&Vxlan> {
         if let LinkKind::Vxlan(vxlan) = &self.kind { Some(vxlan) } else { None }
     }
@@ -200,8 +199,7 @@ impl LinkKind {
     fn read(info: &[u8]) -> Result<Self, DecodeError> {
         let (mut kind, mut data) = (String::new(), &[][..]);
         let mut rest = info;
-        // The iterator lends attributes that do not outlive a turn of the loop, so the data is
-        // found by position.
+        // Attributes borrow from the iterator, so the data is located by position.
         while let Some(attribute) = NlasIterator::new(rest).next().transpose()? {
             let len = usize::from(attribute.length());
             match attribute.kind() {
@@ -223,7 +221,7 @@ impl LinkKind {
 }
 
 impl AddressGeneration {
-    /// Reads `IFLA_AF_SPEC`, which holds attributes of the link by family.
+    /// Reads `IFLA_AF_SPEC`, which nests attributes by address family.
     fn read(spec: &[u8]) -> Option<Self> {
         let inet6 = NlasIterator::new(spec).flatten().find(|family| family.kind() == AF_INET6)?;
         let mode = NlasIterator::new(inet6.value())

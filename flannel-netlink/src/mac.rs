@@ -3,23 +3,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A 48-bit Ethernet (MAC) address. Shown as six lower-case pairs with colons.
+/// A 48-bit Ethernet (MAC) address, displayed as `0e:2a:00:00:00:01`.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Mac(pub [u8; 6]);
 
 /// The text is not a MAC address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not a MAC address; write it like 0e:2a:00:00:00:01")]
+#[error("not a MAC address; expected a form like 0e:2a:00:00:00:01")]
 pub struct MacParseError;
 
 impl Mac {
-    /// Whether the address names one station: the lowest bit of the first byte is clear
-    /// (IEEE 802-2014, 8.2).
+    /// Returns whether the address is unicast: the lowest bit of the first byte is clear (IEEE 802-2014,
+    /// 8.2).
     pub fn is_unicast(self) -> bool {
         self.0[0] & 0x01 == 0
     }
 
-    /// The address in a link-layer attribute; `None` for links that use another kind.
+    /// Reads a link-layer attribute; `None` if it is not 6 bytes long.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -32,7 +32,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// Reads the three forms that Go's `net.ParseMAC` takes, in any case: `0e:2a:00:00:00:01`,
+/// Parses the three forms that Go's `net.ParseMAC` accepts, in any case: `0e:2a:00:00:00:01`,
 /// `0e-2a-00-00-00-01` and `0e2a.0000.0001`.
 impl FromStr for Mac {
     type Err = MacParseError;
@@ -73,19 +73,19 @@ mod tests {
     const MAC: Mac = Mac([0x0a, 0x00, 0x5e, 0xff, 0x10, 0x09]);
 
     #[test]
-    fn every_common_way_to_write_a_mac_is_read() {
+    fn every_common_form_is_parsed() {
         for text in ["0a:00:5e:ff:10:09", "0A-00-5E-FF-10-09", "0a00.5EFF.1009"] {
             assert_eq!(text.parse(), Ok(MAC), "{text}");
         }
     }
 
     #[test]
-    fn a_mac_is_shown_with_colons_and_lower_case() {
+    fn the_display_form_has_colons_and_lower_case() {
         assert_eq!(MAC.to_string(), "0a:00:5e:ff:10:09");
     }
 
     #[test]
-    fn what_is_not_a_mac_of_six_bytes_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             "0a",

@@ -1,8 +1,8 @@
-//! Netlink messages on the wire: cut a datagram into messages, read an answer, write a request.
+//! Netlink messages on the wire: splits a datagram into messages, reads answers, encodes requests.
 //!
-//! Requests are built with the typed crates. Answers are read attribute by attribute, and only
-//! the attributes this crate has a use for: a dump of the host's links and routes contains what
-//! other programs made, and an attribute that nobody here needs must not make it unreadable.
+//! The typed netlink crates build requests. Answers are read attribute by attribute, and only
+//! attributes that this crate uses: a dump contains objects of other programs, and an unknown
+//! attribute of theirs must not make it unreadable.
 
 use std::io;
 
@@ -28,7 +28,7 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    /// What follows the netlink header.
+    /// The bytes after the netlink header.
     pub(crate) payload: &'a [u8],
 }
 
@@ -94,12 +94,12 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// The kernel's verdict on a request.
+/// The kernel's acknowledgement of a request, or its refusal.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Acknowledgement {
     /// 0, or a positive error number.
     pub(crate) errno: i32,
-    /// What the kernel said about it.
+    /// The explanation.
     pub(crate) message: Option<String>,
 }
 
@@ -129,7 +129,7 @@ impl Acknowledgement {
         Ok(Self { errno, message: explanation(answer.flags, attributes) })
     }
 
-    /// The error that this verdict is about `object`, if it is one.
+    /// Converts a refusal into an error about `object`.
     pub(crate) fn into_result(self, object: impl ToString) -> Result<(), Error> {
         if self.errno == 0 {
             return Ok(());
@@ -142,9 +142,9 @@ impl Acknowledgement {
     }
 }
 
-/// Something that can be asked of the kernel.
+/// A request that can be encoded.
 pub(crate) trait EncodeRequest {
-    /// Appends it to a buffer that may hold others already.
+    /// Appends the request to a buffer that may hold others.
     fn append(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32);
 }
 
@@ -166,7 +166,7 @@ fn first_i32(payload: &[u8]) -> Result<i32, DecodeError> {
     parse_i32(payload.get(..4).unwrap_or(payload))
 }
 
-/// An explanation that cannot be read is not worth an error of its own.
+/// Reads the explanation; one that cannot be read is ignored.
 fn explanation(flags: u16, attributes: &[u8]) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -177,7 +177,7 @@ fn explanation(flags: u16, attributes: &[u8]) -> Option<String> {
         .and_then(|attribute| parse_string(attribute.value()).ok())
 }
 
-/// A message as it would be received.
+/// Builds a message as the kernel would send it.
 #[cfg(test)]
 pub(crate) fn received(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(HEADER_LEN + payload.len()).expect("a test message is small");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_words_are_found_behind_a_capped_and_behind_a_whole_request() {
+    fn the_explanation_is_found_after_a_capped_and_a_complete_request() {
         let expected =
             Acknowledgement { errno: libc::EINVAL, message: Some("Nexthop has invalid gateway".to_owned()) };
         let capped = refusal(NLM_F_CAPPED | NLM_F_ACK_TLVS, &message(24, 0, 7, &[])[..16]);
@@ -243,20 +243,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_cut_anywhere_is_read_or_refused_without_a_panic() {
+    fn a_truncated_answer_does_not_panic() {
         let whole = refusal(NLM_F_ACK_TLVS, &message(24, 0, 7, &[1; 13]));
         for len in 0..whole.len() {
             for message in Messages::new(&whole[..len]).flatten() {
                 let _ = Acknowledgement::of_error(message);
             }
-            // The same cut below the netlink header: its length is right, its payload is short.
+            // Truncated below the netlink header: the length is right and the payload short.
             let short = message(NLMSG_ERROR, NLM_F_ACK_TLVS, 7, whole.get(16..len).unwrap_or_default());
             let _ = acknowledgement(&short);
         }
     }
 
     #[test]
-    fn a_datagram_is_cut_into_its_messages() {
+    fn a_datagram_is_split_into_messages() {
         let mut datagram = message(24, 2, 1, &[1, 2, 3]);
         datagram.extend(message(25, 0, 2, &[]));
         let read: Vec<_> = Messages::new(&datagram)
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_datagram_ends_it_with_an_error() {
+    fn a_length_beyond_the_datagram_is_an_error() {
         let mut datagram = message(24, 2, 1, &[]);
         datagram[0] = 200;
         let read: Vec<_> = Messages::new(&datagram).collect();

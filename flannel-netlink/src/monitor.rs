@@ -1,12 +1,11 @@
-//! Notices: what anybody changed in the kernel's tables.
+//! Notifications of changes in the kernel's tables.
 //!
-//! What the kernel does *not* tell, so that a listener must look again by itself:
+//! The kernel does *not* announce some changes, so a listener must read again after them:
 //!
-//! * A link that is set down loses its routes without a notice for any of them, and its
-//!   neighbours with one each; permanent forwarding entries stay. Set up again, it gets nothing
-//!   back.
-//! * A link that loses its last IPv4 address loses its IPv4 routes without a notice.
-//! * A link that is deleted takes its routes with it without a notice.
+//! * A link that is set down loses its routes without notifications, and its neighbours with one each;
+//!   permanent forwarding entries stay. Setting it up restores nothing.
+//! * A link that loses its last IPv4 address loses its IPv4 routes without notifications.
+//! * A link that is deleted loses its routes without notifications.
 
 use std::collections::VecDeque;
 
@@ -40,74 +39,72 @@ const ADDRESSES: [u32; 2] = [5, 9];
 const ROUTES: [u32; 2] = [7, 11];
 const SETTINGS: [u32; 2] = [24, 25];
 
-/// A change that the kernel tells of. `removed` says whether the object is gone; otherwise it is
-/// new or different. A notice of a kind that is not known is a reason to look again, as an overrun
-/// is.
+/// A change that the kernel announces. With `removed`, the object is gone; otherwise it is new or
+/// changed. Treat an unknown variant like an overrun: read everything again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Notification {
     /// A link.
     Link {
-        /// The link as it is now, or was last.
+        /// The link in its current, or last, state.
         link: Link,
-        /// Whether it is gone.
+        /// Whether it was removed.
         removed: bool,
     },
     /// An address of a link.
     Address {
         /// The address.
         address: Address,
-        /// Whether it is gone.
+        /// Whether it was removed.
         removed: bool,
     },
     /// A route.
     Route {
         /// The route.
         route: Route,
-        /// Whether it is gone.
+        /// Whether it was removed.
         removed: bool,
     },
     /// A neighbour.
     Neighbour {
         /// The entry.
         neighbour: Neighbour,
-        /// Whether it is gone.
+        /// Whether it was removed.
         removed: bool,
     },
     /// A forwarding entry.
     Fdb {
         /// The entry.
         entry: FdbEntry,
-        /// Whether it is gone.
+        /// Whether it was removed.
         removed: bool,
     },
-    /// Whether packets are forwarded that arrive on a link, or on any (`net.ipv4.ip_forward` and
-    /// the like).
+    /// Whether the host forwards packets that arrive on a link, or on any link
+    /// (`net.ipv4.ip_forward` and others).
     Forwarding {
         /// The family of the packets.
         family: IpFamily,
-        /// The link; `None` is all of them.
+        /// The link; `None` means all links.
         index: Option<u32>,
-        /// Whether they are.
+        /// Whether it forwards them.
         on: bool,
     },
-    /// Notices were lost, because they came faster than they were taken: everything must be
-    /// read again.
+    /// Notifications were lost because they came faster than they were received: read everything again.
     Overrun,
 }
 
-/// A listener to the changes of links, addresses, routes, neighbours, forwarding entries and
-/// settings of forwarding in one network namespace.
+/// Receives changes of links, addresses, routes, neighbours, forwarding entries and forwarding settings
+/// in one network namespace.
 ///
-/// Open it before the first read, so that no change falls between the two.
+/// Open it before the first read, so that no change is missed in between.
 #[derive(Debug)]
 pub struct Monitor {
     listener: NetlinkListener,
-    waiting: VecDeque<Notification>,
+    pending: VecDeque<Notification>,
 }
 
 impl Monitor {
-    /// Starts to listen in the namespace of the calling thread.
+    /// Subscribes in the namespace of the calling thread.
     ///
     /// # Errors
     /// [`Error::Socket`] when the kernel has no descriptor or memory left.
@@ -115,8 +112,8 @@ impl Monitor {
         Self::join([LINK, NEIGHBOUR].into_iter().chain(ADDRESSES).chain(ROUTES).chain(SETTINGS))
     }
 
-    /// Starts to listen in the given namespace, to links, addresses and default routes only: what
-    /// tells where the namespace is connected, and is not much however many routes there are.
+    /// Subscribes in a namespace to links, addresses and default routes only. Those determine how the
+    /// namespace is connected, and are few however many routes there are.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and of entering the namespace.
@@ -128,10 +125,10 @@ impl Monitor {
 
     fn join(groups: impl Iterator<Item = u32>) -> Result<Self, Error> {
         let groups: Vec<_> = groups.collect();
-        Ok(Self { listener: NetlinkListener::open(NETLINK_ROUTE, &groups)?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_ROUTE, &groups)?, pending: VecDeque::new() })
     }
 
-    /// Starts to listen in the given namespace.
+    /// Subscribes in a namespace.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and of entering the namespace.
@@ -139,11 +136,11 @@ impl Monitor {
         namespace.run(Self::open)?
     }
 
-    /// Stops hearing of the routes and neighbours that the sockets with the given
+    /// Drops notifications of routes and neighbours that sockets with the given
     /// [port numbers](crate::Netlink::port_id) change; replaces an earlier list.
     ///
-    /// Links and addresses are still heard of, because of what goes with them silently, and
-    /// forwarding entries, because the kernel does not say who changed them.
+    /// Notifications of links and addresses still arrive, because other objects change silently with
+    /// them, and those of forwarding entries, because the kernel does not name the socket.
     ///
     /// # Errors
     /// [`Error::Socket`] when the list is too long for the kernel (about 2,000).
@@ -151,37 +148,36 @@ impl Monitor {
         self.listener.filter(&filter(port_ids))
     }
 
-    /// Waits for the next notice. If the future is dropped, no notice is lost.
+    /// Waits for the next notification. Cancel safe.
     ///
-    /// The first call ties the monitor to the tokio runtime it is made in, which must have its
-    /// IO driver enabled.
+    /// The first call ties the monitor to the current tokio runtime, which must have its IO driver
+    /// enabled.
     ///
     /// # Errors
-    /// [`Error::Socket`] when the socket is broken: open another monitor and read everything
-    /// again.
+    /// [`Error::Socket`] when the socket is broken: open a new monitor and read everything again.
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
     pub async fn next(&mut self) -> Result<Notification, Error> {
         loop {
-            if let Some(notice) = self.try_next()? {
-                return Ok(notice);
+            if let Some(notification) = self.try_next()? {
+                return Ok(notification);
             }
             self.listener.readable().await?;
         }
     }
 
-    /// The next notice, if one has arrived.
+    /// Returns the next notification, if one has arrived.
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
     pub fn try_next(&mut self) -> Result<Option<Notification>, Error> {
         loop {
-            if let Some(notice) = self.waiting.pop_front() {
-                return Ok(Some(notice));
+            if let Some(notification) = self.pending.pop_front() {
+                return Ok(Some(notification));
             }
             match self.listener.receive()? {
-                Received::Datagram(datagram) => take_notices(datagram, &mut self.waiting),
+                Received::Datagram(datagram) => read_notifications(datagram, &mut self.pending),
                 Received::Nothing => return Ok(None),
                 Received::Overrun => return Ok(Some(Notification::Overrun)),
             }
@@ -189,21 +185,21 @@ impl Monitor {
     }
 }
 
-fn take_notices(datagram: &[u8], waiting: &mut VecDeque<Notification>) {
+fn read_notifications(datagram: &[u8], pending: &mut VecDeque<Notification>) {
     for message in Messages::new(datagram) {
-        match message.and_then(read_notice) {
-            Ok(notice) => waiting.extend(notice),
-            Err(reason) => tracing::trace!(%reason, "notice that cannot be read ignored"),
+        match message.and_then(read_notification) {
+            Ok(notification) => pending.extend(notification),
+            Err(reason) => tracing::trace!(%reason, "ignoring a notification that cannot be read"),
         }
     }
 }
 
-fn read_notice(message: Message<'_>) -> Result<Option<Notification>, DecodeError> {
+fn read_notification(message: Message<'_>) -> Result<Option<Notification>, DecodeError> {
     let removed = matches!(message.kind, RTM_DELLINK | RTM_DELADDR | RTM_DELROUTE | RTM_DELNEIGH);
     Ok(match message.kind {
         RTM_NEWLINK | RTM_DELLINK => {
-            // A bridge speaks of its ports in messages of its own family, in which "removed"
-            // means that the port left the bridge (`br_ifinfo_notify`).
+            // A bridge announces its ports in messages of its own family, in which "removed" means that
+            // the port left the bridge (`br_ifinfo_notify`).
             let header = LinkHeader::parse(message.payload)?;
             if header.interface_family == AddressFamily::Bridge {
                 return Ok(None);
@@ -230,10 +226,9 @@ fn read_notice(message: Message<'_>) -> Result<Option<Notification>, DecodeError
     })
 }
 
-/// A program for the kernel's packet filter machine that drops notices about other routes than
-/// default ones.
+/// Builds a BPF program that drops notifications of routes other than default ones.
 fn default_routes_only() -> Vec<FilterInstruction> {
-    // nlmsg_type is at offset 4, and rtm_dst_len the second byte behind `struct nlmsghdr`.
+    // nlmsg_type is at offset 4, and rtm_dst_len is the second byte after `struct nlmsghdr`.
     vec![
         step(LOAD_HALF, 4, 0, 0),
         step(IF_EQUAL, u32::from(RTM_NEWROUTE.to_be()), 1, 0),
@@ -245,7 +240,7 @@ fn default_routes_only() -> Vec<FilterInstruction> {
     ]
 }
 
-// The machine's instructions, and what it returns.
+// Instructions and return values of classic BPF.
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
@@ -254,21 +249,21 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const DROP: u32 = 0;
 const TAKE: u32 = u32::MAX;
 
-/// One instruction, with the number of instructions to skip if a comparison is true or false.
+/// Builds an instruction, with the number of instructions to skip if a comparison is true or false.
 fn step(code: u16, k: u32, if_true: u8, if_false: u8) -> FilterInstruction {
     FilterInstruction { code, jt: if_true, jf: if_false, k }
 }
 
-/// A program for the kernel's packet filter machine that drops notices about routes and
-/// neighbours with one of the given ports in `nlmsg_pid`. The machine loads in network byte
-/// order what netlink writes in the host's, so the constants are turned round.
+/// Builds a BPF program that drops notifications of routes and neighbours with one of the given ports in
+/// `nlmsg_pid`. BPF loads in network byte order what netlink writes in host byte order, so constants are
+/// swapped.
 fn filter(port_ids: &[u32]) -> Vec<FilterInstruction> {
     let kinds = [RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH];
 
     // nlmsg_type is at offset 4, nlmsg_pid at 12 (`struct nlmsghdr`).
     let mut program = vec![step(LOAD_HALF, 4, 0, 0)];
     for (position, kind) in kinds.iter().enumerate() {
-        // On equality go on behind the return that follows the last kind.
+        // On equality, skip the return that follows the last kind.
         let skip = (kinds.len() - position) as u8;
         program.push(step(IF_EQUAL, u32::from(kind.to_be()), skip, 0));
     }

@@ -1,4 +1,4 @@
-//! Network namespaces, held open by a descriptor and entered on a thread of their own.
+//! Network namespaces: kept open by a descriptor, entered on a separate thread.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,8 +11,7 @@ use std::thread;
 
 use crate::sys;
 
-/// Where the namespace of the calling *thread* is found; `/proc/self` is the main thread's
-/// (`namespaces(7)`).
+/// The namespace of the calling *thread*; `/proc/self` is that of the main thread (`namespaces(7)`).
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace, kept alive by this handle. Clones share one descriptor.
@@ -23,10 +22,10 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Opens the namespace that the calling thread is in.
+    /// Opens the namespace of the calling thread.
     ///
     /// # Errors
-    /// Those of opening `/proc/thread-self/ns/net`.
+    /// Errors of opening `/proc/thread-self/ns/net`.
     pub fn current() -> io::Result<Self> {
         Self::open(OWN)
     }
@@ -34,15 +33,15 @@ impl Namespace {
     /// Opens a namespace by path, such as `/run/netns/blue` or `/proc/1234/ns/net`.
     ///
     /// # Errors
-    /// Those of opening the file. That it is a network namespace shows on the first use.
+    /// Errors of opening the file. Whether it is a network namespace is checked on first use.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::from_file(File::open(path)?)
     }
 
-    /// Opens the namespace that a socket is in, which it never leaves.
+    /// Opens the namespace of a socket, which never changes.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_NET_ADMIN` there, `ENOTTY` when it is no socket.
+    /// `EPERM` without `CAP_NET_ADMIN` there, `ENOTTY` when the descriptor is no socket.
     pub fn of_socket(socket: impl AsFd) -> io::Result<Self> {
         Self::from_file(sys::socket_namespace(socket.as_fd())?.into())
     }
@@ -52,11 +51,11 @@ impl Namespace {
         Ok(Self { file: Arc::new(file), inode })
     }
 
-    /// Creates a namespace without a name. It disappears, with all that is in it, when its last
-    /// handle, socket and thread are gone. Its loopback link is down.
+    /// Creates a namespace without a name. The kernel deletes it when its last handle, socket and thread are
+    /// gone. Its loopback link is down.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` when the limit of namespaces is reached.
+    /// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` at the limit of namespaces.
     pub fn create() -> io::Result<Self> {
         on_own_thread(|| {
             sys::unshare_network()?;
@@ -64,17 +63,15 @@ impl Namespace {
         })?
     }
 
-    /// Runs `f` inside the namespace, on a fresh thread, and returns what it returned. Sockets
-    /// opened by `f` stay in the namespace for their whole life. A panic in `f` goes on in the
-    /// caller.
+    /// Runs `f` in the namespace on a new thread, and returns its result. Sockets that `f` opens stay in the
+    /// namespace. A panic in `f` propagates to the caller.
     ///
-    /// To run in the namespace that the caller is in already takes no capability.
+    /// No capability is needed if the calling thread is in the namespace already.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` when this is not a network namespace; `f` was
-    /// not run then.
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` when this is not a network namespace. `f` did not run.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
-        // A thread is born in the namespace of its parent.
+        // A thread starts in the namespace of its parent.
         let is_here = Self::current().is_ok_and(|here| here == *self);
         on_own_thread(|| {
             if !is_here {
@@ -84,30 +81,29 @@ impl Namespace {
         })?
     }
 
-    /// Reads a kernel setting of the namespace, given by its path below `/proc/sys`, such as
-    /// `net/ipv4/ip_forward`, without the line end.
+    /// Reads a sysctl of the namespace by its path below `/proc/sys`, such as `net/ipv4/ip_forward`. Returns
+    /// it without the line end.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run) and of reading the file; `InvalidInput` when the name leads
-    /// out of `/proc/sys`.
+    /// Errors of [`run`](Self::run) and of reading the file; `InvalidInput` when the path leaves
+    /// `/proc/sys`.
     pub fn read_sysctl(&self, name: &str) -> io::Result<String> {
         let path = sysctl_path(name)?;
         let value = self.run(|| fs::read_to_string(path))??;
         Ok(value.trim_end().to_owned())
     }
 
-    /// Writes a kernel setting of the namespace, given by its path below `/proc/sys`.
+    /// Writes a sysctl of the namespace by its path below `/proc/sys`.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run) and of writing the file; `InvalidInput` when the name leads
-    /// out of `/proc/sys`.
+    /// Errors of [`run`](Self::run) and of writing the file; `InvalidInput` when the path leaves
+    /// `/proc/sys`.
     pub fn write_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
         let path = sysctl_path(name)?;
         self.run(|| fs::write(path, value))?
     }
 
-    /// The inode number: equal for two handles exactly if they hold the same namespace
-    /// (`namespaces(7)`).
+    /// Returns the inode number, which identifies the namespace (`namespaces(7)`).
     pub fn inode(&self) -> u64 {
         self.inode
     }
@@ -127,7 +123,7 @@ impl PartialEq for Namespace {
 
 impl Eq for Namespace {}
 
-/// A thread that changed its namespace is never given back to anybody: it ends with `f`.
+/// Runs `f` on a thread that ends with it, so that a changed namespace cannot leak.
 fn on_own_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, f)?;
@@ -135,14 +131,17 @@ fn on_own_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-/// What lies below `/proc/sys/net` depends on the thread that opens it, so the path is the same
-/// in every namespace (`proc_sys(5)`).
+/// Returns the path of a sysctl. The contents of `/proc/sys/net` depend on the thread that opens it, so the
+/// path is the same in every namespace (`proc_sys(5)`).
 fn sysctl_path(name: &str) -> io::Result<PathBuf> {
     let name = Path::new(name);
     if name.components().all(|part| matches!(part, Component::Normal(_))) {
         Ok(Path::new("/proc/sys").join(name))
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of a setting is a path below /proc/sys"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a sysctl name must be a relative path below /proc/sys",
+        ))
     }
 }
 
@@ -151,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_setting_cannot_leave_the_settings() {
+    fn a_sysctl_name_cannot_leave_proc_sys() {
         assert_eq!(
             sysctl_path("net/ipv4/conf/eth0.5/rp_filter").unwrap(),
             Path::new("/proc/sys/net/ipv4/conf/eth0.5/rp_filter")

@@ -1,4 +1,4 @@
-//! Neighbours: which MAC address stands behind an IP address on a link (ARP and IPv6 ND).
+//! Neighbours: the MAC addresses of IP addresses on a link (ARP and IPv6 ND).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,36 +22,35 @@ pub(crate) const HEADER_LEN: usize = 12;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
 
-/// What the kernel knows about a neighbour or a forwarding entry (`NUD_*`,
-/// `linux/neighbour.h`).
+/// The state of a neighbour or forwarding entry (`NUD_*`, `linux/neighbour.h`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum NeighbourState {
-    /// Set by a program and never checked or forgotten.
+    /// Set by a program; it is neither probed nor expired.
     Permanent,
-    /// Valid without being checked; forwarding entries call it static.
+    /// Valid without probing; `bridge fdb` calls it static.
     NoArp,
-    /// Confirmed a short time ago.
+    /// Confirmed recently.
     Reachable,
-    /// To be confirmed on the next use.
+    /// Confirmed on the next use.
     Stale,
-    /// Used while stale; waiting for a confirmation from above.
+    /// Used while stale; an upper layer may confirm it.
     Delay,
-    /// Being asked again.
+    /// Being probed.
     Probe,
-    /// Asked for the first time.
+    /// Being resolved.
     Incomplete,
-    /// Did not answer.
+    /// Resolution failed.
     Failed,
-    /// Nothing is known.
+    /// No state.
     None,
     /// Another combination of bits.
     Other(u16),
 }
 
 impl NeighbourState {
-    /// Whether it is permanent, whatever else it is: programs set several bits at once, and the
-    /// kernel takes an entry with this one for one that stays.
+    /// Returns whether the permanent bit is set. Programs may set further bits, and the kernel keeps the
+    /// entry all the same.
     pub(crate) fn is_permanent(self) -> bool {
         u16::from(self) & u16::from(Self::Permanent) != 0
     }
@@ -62,26 +61,26 @@ impl NeighbourState {
 pub struct Neighbour {
     /// The link's index.
     pub index: u32,
-    /// The neighbour's address: with the index, the key of the entry.
+    /// The neighbour's address. With the index it is the key of the entry.
     pub address: IpAddr,
-    /// Where to send frames for it. `None` when that is unknown, or no Ethernet address.
+    /// The MAC address. `None` if it is unknown, or not an Ethernet address.
     pub mac: Option<Mac>,
-    /// How sure the kernel is.
+    /// The state.
     pub state: NeighbourState,
 }
 
 impl Neighbour {
-    /// A neighbour that stays until it is deleted.
+    /// Describes a neighbour that stays until it is deleted.
     pub fn permanent(index: u32, address: IpAddr, mac: Mac) -> Self {
         Self { index, address, mac: Some(mac), state: NeighbourState::Permanent }
     }
 
-    /// Whether a program set the entry for good.
+    /// Returns whether the entry is permanent.
     pub fn is_permanent(&self) -> bool {
         self.state.is_permanent()
     }
 
-    /// The same content puts and deletes, so that the two cannot disagree.
+    /// Writes the body of the requests that put and delete the neighbour.
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         request.header(&NeighbourHeader {
             family: IpFamily::of(self.address).into(),
@@ -96,7 +95,7 @@ impl Neighbour {
         }
     }
 
-    /// Reads a neighbour; `None` for one of a family other than IPv4 and IPv6.
+    /// Reads a neighbour; `None` if it is neither IPv4 nor IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = NeighbourHeader::parse(message.payload)?;
         if IpFamily::of_message(header.family).is_none() {
@@ -127,18 +126,18 @@ impl fmt::Display for Neighbour {
 }
 
 impl Netlink {
-    /// Reads the neighbours on a link, or on all links when `index` is 0, of one family or of
-    /// both. A link that does not exist has none.
+    /// Reads the neighbours on a link, or on all links when `index` is 0, of one family or both. Returns
+    /// nothing for a link that does not exist.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn neighbours(&mut self, index: u32, family: Option<IpFamily>) -> Result<Vec<Neighbour>, Error> {
         let mut found = Vec::new();
         for family in IpFamily::selected(family) {
             let mut request = NeighbourMessage::default();
             request.header.family = family.into();
             if index != 0 {
-                // Strict checking wants the index here and a zero in the header.
+                // Strict checking demands the index here and zero in the header.
                 request.attributes.push(NeighbourAttribute::IfIndex(index));
             }
             let request = RouteNetlinkMessage::GetNeighbour(request);

@@ -1,4 +1,4 @@
-//! Whether packets are forwarded: by all links, or by one.
+//! Forwarding settings of a link or of all links.
 
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_i32};
 use netlink_packet_route::AddressFamily;
@@ -17,17 +17,17 @@ const NETCONFA_IFINDEX_ALL: i32 = -1;
 /// `sizeof(struct netconfmsg)`, aligned.
 const HEADER_LEN: usize = 4;
 
-/// What an `RTM_NEWNETCONF` says about forwarding.
+/// The forwarding setting in an `RTM_NEWNETCONF`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Forwarding {
     pub(crate) family: IpFamily,
-    /// The link; `None` is all of them.
+    /// The link; `None` means all links.
     pub(crate) index: Option<u32>,
     pub(crate) on: bool,
 }
 
 impl Forwarding {
-    /// Reads a message; `None` if it tells of nothing, or of links that there are not yet.
+    /// Reads a message; `None` if it has no forwarding setting, or is about the defaults of future links.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let family = match message.payload.first().map(|family| libc::c_int::from(*family)) {
             Some(libc::AF_INET) => IpFamily::V4,
@@ -46,7 +46,7 @@ impl Forwarding {
             }
         }
         Ok(index.zip(forwarding).and_then(|(index, forwarding)| {
-            // The other negative number is what links get that there are not yet.
+            // The other negative number stands for the defaults of future links.
             let index = match index {
                 NETCONFA_IFINDEX_ALL => None,
                 index => Some(u32::try_from(index).ok()?),
@@ -56,7 +56,7 @@ impl Forwarding {
     }
 }
 
-/// Asks for the settings of one link, or of all.
+/// A request for the settings of one link, or of all.
 struct NetconfRequest {
     family: IpFamily,
     index: i32,
@@ -72,19 +72,19 @@ impl EncodeRequest for NetconfRequest {
 }
 
 impl Netlink {
-    /// Asks whether packets of a family are forwarded that arrive on a link, or on any link unless it says otherwise
-    /// (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
+    /// Returns whether the host forwards packets of a family that arrive on a link, or on any link without a setting of its
+    /// own (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
     ///
     /// # Errors
     /// [`Error::Kernel`] when there is no such link, or the kernel has no IPv6.
     pub fn is_forwarding(&mut self, family: IpFamily, index: Option<u32>) -> Result<bool, Error> {
         let links = index.map_or_else(|| "all links".to_owned(), |index| format!("link {index}"));
-        // The kernel gives no link a number that is larger.
+        // Indexes are at most i32::MAX.
         let index = index.map_or(NETCONFA_IFINDEX_ALL, |index| i32::try_from(index).unwrap_or(i32::MAX));
         let read = |message: Message<'_>| {
-            Forwarding::read(message)?.ok_or_else(|| DecodeError::from("nothing about forwarding"))
+            Forwarding::read(message)?.ok_or_else(|| DecodeError::from("no forwarding setting"))
         };
-        let object = format_args!("tell whether {links} forward {family}");
+        let object = format_args!("read whether {links} forward {family}");
         self.socket
             .query_with(object, &NetconfRequest { family, index }, read)
             .map(|forwarding| forwarding.on)

@@ -1,4 +1,4 @@
-//! Links to be created, and changes of links.
+//! Creates and changes links.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -16,22 +16,22 @@ use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::vxlan::{NewVxlan, VxlanChange};
 
-/// A link to be created; it is down unless `up` says otherwise.
+/// A link to create.
 #[derive(Clone, Debug)]
 pub struct NewLink {
     /// The name.
     pub name: String,
-    /// The MAC address; the kernel makes one up for `None`.
+    /// The MAC address; for `None` the kernel chooses one.
     pub mac: Option<Mac>,
-    /// The largest packet in bytes; `None` leaves it to the kernel.
+    /// The MTU in bytes; for `None` the kernel chooses one.
     pub mtu: Option<u32>,
-    /// The length of the transmit queue in packets; 0 is no queue, `None` the kernel's default.
+    /// The length of the transmit queue in packets; 0 means no queue, `None` the kernel's default.
     pub txqlen: Option<u32>,
-    /// The index of the bridge to be a port of.
+    /// The index of the bridge that it becomes a port of.
     pub master: Option<u32>,
-    /// Whether to set it up at once.
+    /// Whether to create it in the state up.
     pub up: bool,
-    /// What it is to be.
+    /// The kind.
     pub kind: NewLinkKind,
 }
 
@@ -41,7 +41,7 @@ pub struct NewLink {
 pub enum NewLinkKind {
     /// A VXLAN device.
     Vxlan(NewVxlan),
-    /// A pair: the new link and its peer.
+    /// A veth pair: the new link and its peer.
     Veth(VethPeer),
     /// A bridge.
     Bridge,
@@ -60,32 +60,32 @@ pub enum NewLinkKind {
 pub struct VethPeer {
     /// Its name.
     pub name: String,
-    /// Its MAC address; the kernel makes one up for `None`.
+    /// Its MAC address; for `None` the kernel chooses one.
     pub mac: Option<Mac>,
-    /// The namespace to create it in; `None` is the one of the first end.
+    /// The namespace to create it in; `None` means that of the first end.
     pub namespace: Option<Namespace>,
 }
 
-/// A change of a link; what is `None` stays as it is.
+/// A change of a link; fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct LinkChange {
     /// Sets it up or down.
     pub up: Option<bool>,
-    /// The largest packet in bytes.
+    /// The MTU in bytes.
     pub mtu: Option<u32>,
     /// The MAC address.
     pub mac: Option<Mac>,
     /// The name.
     pub name: Option<String>,
-    /// The index of the bridge to be a port of; 0 is none.
+    /// The index of the bridge that it becomes a port of; 0 removes it from its bridge.
     pub master: Option<u32>,
     /// The length of the transmit queue in packets.
     pub txqlen: Option<u32>,
-    /// How the kernel makes the link's own IPv6 address.
+    /// How the kernel generates the link-local IPv6 address.
     pub address_generation: Option<AddressGeneration>,
-    /// The namespace to move it to, where it may get another index.
+    /// The namespace to move it to; the index may change there.
     pub namespace: Option<Namespace>,
-    /// What is below a VXLAN device. Other kinds refuse it.
+    /// The underlay of a VXLAN device. Other kinds refuse it.
     pub vxlan: Option<VxlanChange>,
 }
 
@@ -93,8 +93,8 @@ impl Netlink {
     /// Creates a link.
     ///
     /// # Errors
-    /// One for which [`Error::is_exists`] holds when the name is taken, or when another VXLAN
-    /// device has the same network identifier, port and family.
+    /// [`Error::is_exists`] is true when the name is taken, or when another VXLAN device has the same
+    /// network identifier, port and family.
     pub fn create_link(&mut self, link: &NewLink) -> Result<(), Error> {
         check_name(&link.name)?;
         if let NewLinkKind::Veth(peer) = &link.kind {
@@ -110,11 +110,11 @@ impl Netlink {
 
     /// Changes a link.
     ///
-    /// Setting it down makes the kernel delete its routes without a notice; setting it up again
-    /// does not bring them back.
+    /// When it is set down, the kernel deletes its routes without notifications; setting it up does not
+    /// restore them.
     ///
     /// # Errors
-    /// One for which [`Error::is_not_found`] holds when there is no such link.
+    /// [`Error::is_not_found`] is true when the link does not exist.
     pub fn change_link(&mut self, index: u32, change: &LinkChange) -> Result<(), Error> {
         if let Some(name) = &change.name {
             check_name(name)?;
@@ -125,7 +125,7 @@ impl Netlink {
 }
 
 impl NewLink {
-    /// A link that is down, with everything else left to the kernel.
+    /// Describes a link that is down, with the kernel's defaults.
     pub fn new(name: impl Into<String>, kind: NewLinkKind) -> Self {
         Self { name: name.into(), mac: None, mtu: None, txqlen: None, master: None, up: false, kind }
     }
@@ -219,7 +219,7 @@ mod tests {
     use crate::message::{encode, read_back};
 
     #[test]
-    fn a_vxlan_device_is_described_down_and_with_an_explicit_queue_length() {
+    fn a_vxlan_device_is_created_down_with_an_explicit_queue_length() {
         let vxlan = NewVxlan { vni: 7, lower: Some(2), ..NewVxlan::default() };
         let new = NewLink {
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_a_link_up_touches_nothing_else() {
+    fn setting_a_link_up_changes_nothing_else() {
         let change = LinkChange { up: Some(true), ..LinkChange::default() };
         let message = change.message(7);
         assert_eq!((message.header.flags, message.header.change_mask), (LinkFlags::Up, LinkFlags::Up));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_everything_can_be_read() {
+    fn all_changes_are_encoded() {
         let change = LinkChange {
             up: Some(true),
             mtu: Some(1400),

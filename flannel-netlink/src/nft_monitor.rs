@@ -1,4 +1,4 @@
-//! Notices of what anybody changed in nftables.
+//! Notifications of changes in nftables.
 
 use std::collections::VecDeque;
 
@@ -20,77 +20,77 @@ const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const DELETE_RULE: u16 = SUBSYSTEM | 8;
 
-/// A change of nftables that the kernel tells of. A notice of a kind that is not known is a reason
-/// to look again, as an overrun is.
+/// A change in nftables that the kernel announces. Treat an unknown variant like an overrun: read
+/// everything again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NftNotification {
-    /// A table, or something in it, is new, different, or gone.
+    /// A table, or an object in it, was added, changed or removed.
     Changed {
         /// The table.
         table: NftTable,
-        /// The chain, if it is about one or about a rule in one.
+        /// The chain, if the object is a chain or a rule.
         chain: Option<String>,
     },
-    /// Notices were lost, because they came faster than they were taken.
+    /// Notifications were lost because they came faster than they were received.
     Overrun,
 }
 
-/// A listener to the changes of nftables in one network namespace, whoever makes them: `nft`, `iptables` of the nf_tables
-/// variant, or another program.
+/// Receives changes of nftables in one network namespace, made by `nft`, the nf_tables variant of `iptables`, or another
+/// program.
 #[derive(Debug)]
 pub struct NftMonitor {
     listener: NetlinkListener,
-    waiting: VecDeque<NftNotification>,
+    pending: VecDeque<NftNotification>,
 }
 
 impl NftMonitor {
-    /// Starts to listen in the namespace of the calling thread.
+    /// Subscribes in the namespace of the calling thread.
     ///
     /// # Errors
     /// [`Error::Socket`] when the kernel has no netfilter, or no descriptor or memory left.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { listener: NetlinkListener::open(NETLINK_NETFILTER, &[GROUP])?, waiting: VecDeque::new() })
+        Ok(Self { listener: NetlinkListener::open(NETLINK_NETFILTER, &[GROUP])?, pending: VecDeque::new() })
     }
 
-    /// Starts to listen in the given namespace.
+    /// Subscribes in a namespace.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open) and of entering the namespace.
+    /// Errors of [`open`](Self::open) and of entering the namespace.
     pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
         namespace.run(Self::open)?
     }
 
-    /// Waits for the next notice. If the future is dropped, no notice is lost.
+    /// Waits for the next notification. Cancel safe.
     ///
-    /// The first call ties the monitor to the tokio runtime it is made in, which must have its IO driver enabled.
+    /// The first call ties the monitor to the current tokio runtime, which must have its IO driver enabled.
     ///
     /// # Errors
-    /// [`Error::Socket`] when the socket is broken: open another monitor and look at everything again.
+    /// [`Error::Socket`] when the socket is broken: open a new monitor and read everything again.
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without an IO driver.
     pub async fn next(&mut self) -> Result<NftNotification, Error> {
         loop {
-            if let Some(notice) = self.try_next()? {
-                return Ok(notice);
+            if let Some(notification) = self.try_next()? {
+                return Ok(notification);
             }
             self.listener.readable().await?;
         }
     }
 
-    /// The next notice, if one has arrived.
+    /// Returns the next notification, if one has arrived.
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
     pub fn try_next(&mut self) -> Result<Option<NftNotification>, Error> {
         loop {
-            if let Some(notice) = self.waiting.pop_front() {
-                return Ok(Some(notice));
+            if let Some(notification) = self.pending.pop_front() {
+                return Ok(Some(notification));
             }
             match self.listener.receive()? {
                 Received::Datagram(datagram) => {
-                    self.waiting.extend(Messages::new(datagram).flatten().filter_map(read_notice));
+                    self.pending.extend(Messages::new(datagram).flatten().filter_map(read_notification));
                 }
                 Received::Nothing => return Ok(None),
                 Received::Overrun => return Ok(Some(NftNotification::Overrun)),
@@ -99,8 +99,8 @@ impl NftMonitor {
     }
 }
 
-/// Reads a notice; `None` for the end of a change, which names no table.
-fn read_notice(message: Message<'_>) -> Option<NftNotification> {
+/// Reads a notification; `None` for the end of a transaction, which names no table.
+fn read_notification(message: Message<'_>) -> Option<NftNotification> {
     let chain = match message.kind {
         NEW_CHAIN | DELETE_CHAIN => text(body(message), CHAIN_NAME),
         NEW_RULE | DELETE_RULE => text(body(message), RULE_CHAIN),
@@ -117,7 +117,7 @@ mod tests {
     use crate::nftables::NftFamily;
 
     #[test]
-    fn a_notice_cut_anywhere_is_read_or_passed_over_without_a_panic() {
+    fn a_truncated_notification_does_not_panic() {
         let mut payload = vec![2, 0, 0, 0];
         for (kind, name) in [(1_u16, b"nat\0"), (2, b"abc\0")] {
             payload.extend(8_u16.to_ne_bytes());
@@ -126,7 +126,7 @@ mod tests {
         }
         let read = |payload: &[u8]| {
             let bytes = received(NEW_RULE, 0, 0, payload);
-            Messages::new(&bytes).flatten().find_map(read_notice)
+            Messages::new(&bytes).flatten().find_map(read_notification)
         };
         let table = NftTable { family: NftFamily::Ip, name: "nat".to_owned() };
         assert_eq!(read(&payload), Some(NftNotification::Changed { table, chain: Some("abc".to_owned()) }));

@@ -1,9 +1,7 @@
-//! nftables, as far as it can be looked at without a program: which tables and chains there are, what a table holds,
-//! and the number that changes with every change.
+//! Reads nftables without a program: tables, chains, rules, the contents of a table, and the generation of the ruleset.
 //!
-//! Rules are read as a sequence of expressions with their verdict, enough to see whether one concerns every packet, and
-//! as bytes, enough to see whether somebody changed them. Nothing is written. Rules that `iptables` of the nf_tables
-//! variant made are here too.
+//! A rule is read as its expressions and verdict, enough to see whether it matches every packet, and as bytes, enough to
+//! see whether it changed. Nothing is written. Rules of the nf_tables variant of `iptables` are in nftables too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,7 +29,7 @@ const GET_SET: u16 = SUBSYSTEM | 10;
 const GET_SET_ELEMENTS: u16 = SUBSYSTEM | 13;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
 
-/// The first attribute of every message about a table, or about something in one, is the table's name.
+/// The name of the table, in every message about a table or an object in it.
 pub(crate) const TABLE: u16 = 1;
 pub(crate) const CHAIN_NAME: u16 = 3;
 pub(crate) const RULE_CHAIN: u16 = 2;
@@ -43,10 +41,10 @@ const SET_ELEMENTS: u16 = 3;
 const SET_ELEMENT_KEY: u16 = 1;
 const GENERATION: u16 = 1;
 
-/// How often contents that change while they are read are read again.
+/// The attempts to read contents without a change in between.
 const ATTEMPTS: usize = 16;
 
-/// Which packets a table sees (`NFPROTO_*` in `linux/netfilter.h`).
+/// The family of a table (`NFPROTO_*` in `linux/netfilter.h`).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum NftFamily {
     /// IPv4 and IPv6.
@@ -55,7 +53,7 @@ pub enum NftFamily {
     Ip,
     /// IPv6.
     Ip6,
-    /// Others, by their number.
+    /// Another family, by number.
     Other(u8),
 }
 
@@ -90,12 +88,12 @@ impl fmt::Display for NftFamily {
     }
 }
 
-/// A table, by what it is known by.
+/// The identity of a table.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NftTable {
-    /// The family it is in.
+    /// The family.
     pub family: NftFamily,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
@@ -108,55 +106,54 @@ impl fmt::Display for NftTable {
 /// A chain.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NftChain {
-    /// The table it is in.
+    /// The table.
     pub table: NftTable,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The number of the hook it is called from (`enum nf_inet_hooks`: 2 is forward); none for a chain that only other
-    /// chains call.
+    /// The hook that calls it (`enum nf_inet_hooks`: 2 is forward); `None` for a chain that only other chains call.
     pub hook: Option<u32>,
-    /// Whether it drops packets that no rule decides on.
-    pub drops: bool,
+    /// Whether its policy drops packets that no rule decides on.
+    pub drops_by_policy: bool,
 }
 
 impl NftChain {
-    /// The hook that forwarded packets pass (`NF_INET_FORWARD`).
+    /// The hook of forwarded packets (`NF_INET_FORWARD`).
     pub const FORWARD: u32 = 2;
 }
 
 /// A rule.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NftRule {
-    /// The names of its expressions, in order: `payload`, `cmp`, `immediate`, `reject`, …
+    /// The names of the expressions, in order: `payload`, `cmp`, `immediate`, `reject`, …
     pub expressions: Vec<String>,
-    /// What it decides by a verdict.
+    /// The verdict, if it has one.
     pub verdict: Option<NftVerdict>,
 }
 
-/// What a rule decides (`enum nft_verdicts`).
+/// The verdict of a rule (`enum nft_verdicts`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NftVerdict {
     /// The packet is dropped.
     Drop,
-    /// No further chain of this hook's priority is asked.
+    /// The packet passes this chain.
     Accept,
-    /// Another chain is asked, and then the rules behind this one.
+    /// A chain is evaluated, then the rules after this one.
     Jump(String),
-    /// Another chain is asked, and then those behind the chain that called this one.
+    /// A chain is evaluated, then the rules after the one that called this chain.
     Goto(String),
-    /// The calling chain goes on.
+    /// The calling chain continues.
     Return,
-    /// Something else, by its number.
+    /// Another verdict, by number.
     Other(i32),
 }
 
-/// What a table holds. Two of them are equal if nobody changed the table in between.
+/// The contents of a table. Two reads are equal if nobody changed the table in between.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NftContents {
-    /// Chains, rules and sets as the kernel tells them, with the numbers that it gave to them.
+    /// Chains, rules and sets as the kernel sends them, with their handles.
     definition: Vec<u8>,
-    /// The elements of each set, as the bytes of their keys.
+    /// The elements of each set, as bytes of their keys.
     pub elements: BTreeMap<String, BTreeSet<Vec<u8>>>,
 }
 
@@ -175,15 +172,15 @@ impl Nftables {
         Ok(Self { socket: NetlinkSocket::open(NETLINK_NETFILTER)? })
     }
 
-    /// Opens a socket in the given namespace.
+    /// Opens a socket in a namespace.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open) and of entering the namespace.
+    /// Errors of [`open`](Self::open) and of entering the namespace.
     pub fn open_in(namespace: &Namespace) -> Result<Self, Error> {
         namespace.run(Self::open)?
     }
 
-    /// The number of the last change of any table of the namespace.
+    /// Returns the generation of the ruleset: the number of the last change in the namespace.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the kernel has no nftables or the caller lacks `CAP_NET_ADMIN`.
@@ -195,7 +192,7 @@ impl Nftables {
         })
     }
 
-    /// All tables.
+    /// Reads all tables.
     ///
     /// # Errors
     /// Those of [`generation`](Self::generation), and [`Error::Interrupted`].
@@ -203,7 +200,7 @@ impl Nftables {
         self.dump("tables of nftables", GET_TABLE, 0, &[], |message| Ok(table_of(message)))
     }
 
-    /// The chains of all tables.
+    /// Reads the chains of all tables.
     ///
     /// # Errors
     /// Those of [`tables`](Self::tables).
@@ -211,7 +208,7 @@ impl Nftables {
         self.dump("chains of nftables", GET_CHAIN, 0, &[], read_chain)
     }
 
-    /// The rules of a chain, in order; none if there is no such chain.
+    /// Reads the rules of a chain, in order. Returns nothing if the chain does not exist.
     ///
     /// # Errors
     /// Those of [`tables`](Self::tables).
@@ -233,8 +230,8 @@ impl Nftables {
         })
     }
 
-    /// The rules of a chain as the kernel tells them, without what they counted: two answers are equal if nobody changed
-    /// the rules in between. Empty if there is no such chain.
+    /// Reads the rules of a chain as bytes, without counters: two results are equal if nobody changed the rules in between.
+    /// Returns nothing if the chain does not exist.
     ///
     /// # Errors
     /// Those of [`tables`](Self::tables).
@@ -243,7 +240,7 @@ impl Nftables {
         Ok(rules.concat())
     }
 
-    /// What a table holds, and at which generation; `None` if there is no such table.
+    /// Reads the contents of a table, with the generation of the ruleset; `None` if the table does not exist.
     ///
     /// # Errors
     /// Those of [`tables`](Self::tables).
@@ -311,7 +308,7 @@ impl Nftables {
     }
 }
 
-/// A question about nftables.
+/// A request to nftables.
 struct NftRequest {
     kind: u16,
     family: u8,
@@ -327,18 +324,18 @@ impl EncodeRequest for NftRequest {
     }
 }
 
-/// What follows the header of a message.
+/// Returns the attributes after the header of a message.
 pub(crate) fn body(message: Message<'_>) -> &[u8] {
     message.payload.get(HEADER..).unwrap_or_default()
 }
 
-/// The table that a message is about, or that contains what it is about.
+/// Returns the table of the object that a message is about.
 pub(crate) fn table_of(message: Message<'_>) -> Option<NftTable> {
     let family = NftFamily::of_number(*message.payload.first()?);
     Some(NftTable { family, name: text(body(message), TABLE)? })
 }
 
-/// Numbers of nftables are in network byte order.
+/// Reads a number; nftables uses network byte order.
 fn be32(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
@@ -350,7 +347,7 @@ fn read_chain(message: Message<'_>) -> Result<Option<NftChain>, DecodeError> {
     };
     let hook = attribute(body, CHAIN_HOOK).and_then(|hook| be32(attribute(hook, 1)?));
     let policy = attribute(body, CHAIN_POLICY).and_then(be32);
-    Ok(Some(NftChain { table, name, hook, drops: policy == Some(0) }))
+    Ok(Some(NftChain { table, name, hook, drops_by_policy: policy == Some(0) }))
 }
 
 fn read_rule(body: &[u8]) -> NftRule {
@@ -364,7 +361,7 @@ fn read_rule(body: &[u8]) -> NftRule {
     rule
 }
 
-/// The attributes of a rule, and of its expressions, but for the data of counters.
+/// Returns the bytes of a rule and its expressions, without the data of counters.
 fn without_counters(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(body.len());
     for (kind, value) in attributes(body) {
@@ -381,7 +378,7 @@ fn without_counters(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Reads the data of an expression `immediate`, if it is a verdict (`NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`).
+/// Reads the data of an `immediate` expression, if it is a verdict (`NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`).
 fn read_verdict(data: &[u8]) -> Option<NftVerdict> {
     let verdict = attribute(attribute(data, 2)?, 2)?;
     let chain = || text(verdict, 2).unwrap_or_default();

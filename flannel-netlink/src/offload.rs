@@ -1,7 +1,7 @@
-//! Whether a link is left to finish transport checksums of what it sends.
+//! The transmit checksum offload of a link.
 //!
-//! Asked by `ioctl(2)` and not over the newer netlink family of ethtool: that one can change features since Linux 5.8
-//! only, and the kernels whose checksums are wrong are older.
+//! It uses `ioctl(2)` because the netlink family of ethtool can change features only since Linux 5.8, and the kernels with
+//! wrong checksums are older.
 
 use std::ffi::CString;
 use std::io;
@@ -16,21 +16,21 @@ const GET: u32 = 0x16;
 const SET: u32 = 0x17;
 
 impl Netlink {
-    /// Tells whether checksums of packets that a link sends are left to the link (`tx-checksumming` of `ethtool -k`).
+    /// Returns whether the link computes transport checksums of packets that it sends (`tx-checksumming` in `ethtool -k`).
     ///
     /// # Errors
-    /// One for which [`Error::is_not_found`] holds when there is no such link; `EOPNOTSUPP` when it knows no offloads.
+    /// [`Error::is_not_found`] is true when the link does not exist; `EOPNOTSUPP` when it has no offloads.
     pub fn tx_checksum_offload(&self, link: &str) -> Result<bool, Error> {
         Ok(self.ethtool(link, GET, 0, "read the checksum offload of")? != 0)
     }
 
-    /// Leaves checksums of packets that a link sends to the link, or has the kernel compute them before
+    /// Sets whether the link or the kernel computes transport checksums of packets that the link sends
     /// (`ethtool -K LINK tx on|off`).
     ///
     /// # Errors
-    /// As [`tx_checksum_offload`](Self::tx_checksum_offload).
-    pub fn set_tx_checksum_offload(&self, link: &str, leave: bool) -> Result<(), Error> {
-        self.ethtool(link, SET, leave.into(), "set the checksum offload of").map(drop)
+    /// Those of [`tx_checksum_offload`](Self::tx_checksum_offload).
+    pub fn set_tx_checksum_offload(&self, link: &str, on: bool) -> Result<(), Error> {
+        self.ethtool(link, SET, on.into(), "set the checksum offload of").map(drop)
     }
 
     fn ethtool(&self, link: &str, command: u32, value: u32, action: &str) -> Result<u32, Error> {

@@ -31,105 +31,101 @@ const RTA_VIA: u16 = 18;
 /// A route.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Route {
-    /// The destinations it is for. Host bits that are set are not sent.
+    /// The destination. Host bits are not sent.
     pub destination: IpNet,
-    /// The next hop; may be of the other family (RFC 5549). `None`: the destination is on the
-    /// link itself.
+    /// The next hop; it may be of the other family (RFC 5549). `None` if the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// The index of the link that packets leave by. When putting a route with a gateway, `None`
-    /// lets the kernel find the link.
+    /// The index of the outgoing link. When putting a route with a gateway, `None` lets the kernel find the
+    /// link.
     pub index: Option<u32>,
-    /// The metric, in which the lower route wins. `None` when putting is the kernel's default, 0
-    /// for IPv4 and 1024 for IPv6, and when deleting matches any. A route that was read has
-    /// `None` for 0.
+    /// The metric; the route with the lowest wins. `None` puts the kernel's default, 0 for IPv4 and 1024 for
+    /// IPv6, and deletes a route with any metric. Reading returns `None` for 0.
     pub metric: Option<u32>,
     /// The routing table.
     pub table: u32,
-    /// Who made the route (`RTPROT_*`).
+    /// The origin of the route (`RTPROT_*`).
     pub protocol: u8,
-    /// How far the destination is (`RT_SCOPE_*`). Always 0 for IPv6.
+    /// The scope (`RT_SCOPE_*`). Always 0 for IPv6.
     pub scope: u8,
-    /// The type of service that packets must have; 0 is any. Always 0 for IPv6.
+    /// The type of service to match; 0 matches any. Always 0 for IPv6.
     pub tos: u8,
-    /// The gateway counts as reachable on the link though no address of the link covers it.
+    /// Whether the gateway is reachable on the link although no address of the link covers it.
     pub onlink: bool,
-    /// The preferred source address for packets of this host.
+    /// The preferred source address.
     pub source: Option<IpAddr>,
-    /// What happens to packets.
+    /// The type.
     pub kind: RouteKind,
-    /// Whether the route that was read has several next hops, which are not read. Such a route
-    /// cannot be put.
+    /// Whether the route has several next hops. They are not read, and the route cannot be put.
     pub multipath: bool,
-    /// The index of the link of the first of several next hops that is not dead. Not put.
+    /// The index of the link of the first of several next hops that is not dead. Not sent.
     pub first_link: Option<u32>,
 }
 
-/// What happens to the packets of a route (`RTN_*`, `linux/rtnetlink.h`).
+/// The type of a route (`RTN_*`, `linux/rtnetlink.h`).
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum RouteKind {
-    /// They are sent on.
+    /// Packets are forwarded.
     #[default]
     Unicast,
-    /// They are for this host.
+    /// Packets are delivered to this host.
     Local,
-    /// They are for this host, as link broadcasts.
+    /// Packets are delivered to this host as link broadcasts.
     Broadcast,
-    /// They are for this host, by a shared address.
+    /// Packets are delivered to this host by an anycast address.
     Anycast,
-    /// They are sent to a group.
+    /// Packets are sent to a multicast group.
     Multicast,
-    /// They are dropped silently.
+    /// Packets are dropped silently.
     Blackhole,
-    /// They are dropped as unreachable.
+    /// Packets are rejected as unreachable.
     Unreachable,
-    /// They are dropped as prohibited.
+    /// Packets are rejected as prohibited.
     Prohibit,
-    /// The look-up goes on in the next table.
+    /// The lookup continues in the next table.
     Throw,
-    /// Another kind.
+    /// Another type.
     Other(u8),
 }
 
 impl Route {
-    /// The table that routes are in unless a rule says otherwise (`RT_TABLE_MAIN`).
+    /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN_TABLE: u32 = 254;
-    /// `RTPROT_KERNEL`: made by the kernel, for an address.
+    /// `RTPROT_KERNEL`: added by the kernel for an address.
     pub const PROTOCOL_KERNEL: u8 = 2;
-    /// `RTPROT_BOOT`: made by a program that said nothing about itself; `ip route` does not
-    /// show it.
+    /// `RTPROT_BOOT`: added by a program that gave no protocol; `ip route` does not show it.
     pub const PROTOCOL_BOOT: u8 = 3;
-    /// `RT_SCOPE_UNIVERSE`: anywhere, by a gateway.
+    /// `RT_SCOPE_UNIVERSE`: behind a gateway.
     pub const SCOPE_UNIVERSE: u8 = 0;
-    /// `RT_SCOPE_LINK`: on the link itself.
+    /// `RT_SCOPE_LINK`: on the link.
     pub const SCOPE_LINK: u8 = 253;
 
-    /// A route by a gateway in the main table, of protocol boot and scope universe; the kernel
+    /// Describes a route via a gateway in the main table, with protocol boot and scope universe. The kernel
     /// finds the link.
     pub fn by_gateway(destination: IpNet, gateway: IpAddr) -> Self {
         Self { gateway: Some(gateway), ..Self::to(destination) }
     }
 
-    /// As [`by_gateway`](Self::by_gateway), but on the given link, whose addresses need not
-    /// cover the gateway. The link must be up, the gateway must not be an address of this host,
-    /// and, for IPv4, the namespace must have an address at all, such as loopback's
+    /// Describes a route as [`by_gateway`](Self::by_gateway) does, but on the given link, whose addresses
+    /// need not cover the gateway. The link must be up, the gateway must not be an address of this host,
+    /// and, for IPv4, the namespace must have an address, such as loopback's
     /// (`fib_check_nh_v4_gw` in `net/ipv4/fib_semantics.c`).
     pub fn onlink(destination: IpNet, gateway: IpAddr, index: u32) -> Self {
         Self { gateway: Some(gateway), index: Some(index), onlink: true, ..Self::to(destination) }
     }
 
-    /// A route to what is on the link itself, in the main table, of protocol boot.
+    /// Describes a route to a destination on the link, in the main table, with protocol boot.
     pub fn attached(destination: IpNet, index: u32) -> Self {
         let scope = if destination.addr().is_ipv4() { Self::SCOPE_LINK } else { Self::SCOPE_UNIVERSE };
         Self { index: Some(index), scope, ..Self::to(destination) }
     }
 
-    /// A route, in the main table, by which packets end here without a word.
+    /// Describes a route in the main table that drops packets silently.
     pub fn blackhole(destination: IpNet) -> Self {
         Self { kind: RouteKind::Blackhole, ..Self::to(destination) }
     }
 
-    /// The same route with a metric.
+    /// Sets the metric.
     #[must_use]
     pub fn with_metric(self, metric: u32) -> Self {
         Self { metric: Some(metric), ..self }
@@ -153,7 +149,7 @@ impl Route {
         }
     }
 
-    /// The same content puts and deletes, so that the two cannot disagree.
+    /// Writes the body of the requests that put and delete the route.
     pub(crate) fn write(&self, request: &mut RequestWriter<'_>) {
         let destination = self.destination.network();
         request.header(&RouteHeader {
@@ -187,7 +183,7 @@ impl Route {
         }
     }
 
-    /// Reads a route; `None` for one of a family other than IPv4 and IPv6.
+    /// Reads a route; `None` if it is neither IPv4 nor IPv6.
     pub(crate) fn read(message: Message<'_>) -> Result<Option<Self>, DecodeError> {
         let header = RouteHeader::parse(message.payload)?;
         let Some(family) = IpFamily::of_message(header.address_family) else {
@@ -209,7 +205,7 @@ impl Route {
             match attribute.kind() {
                 RTA_DST => address = parse_ip(value).context("RTA_DST")?,
                 RTA_GATEWAY => route.gateway = Some(parse_ip(value).context("RTA_GATEWAY")?),
-                // The family in two bytes, then the address (`struct rtvia`).
+                // `struct rtvia`: the family in two bytes, then the address.
                 RTA_VIA => route.gateway = value.get(2..).and_then(|address| parse_ip(address).ok()),
                 RTA_OIF => route.index = Some(parse_u32(value).context("RTA_OIF")?),
                 RTA_PRIORITY => {
@@ -247,7 +243,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// Which routes to read; a field that is `None` allows all.
+/// Selects routes to read; a field that is `None` matches all.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RouteFilter {
     /// Only routes of this family.
@@ -261,8 +257,8 @@ pub struct RouteFilter {
 }
 
 impl RouteFilter {
-    /// Whether a route is one of those to read.
-    pub fn admits(&self, route: &Route) -> bool {
+    /// Returns whether the filter matches a route.
+    pub fn matches(&self, route: &Route) -> bool {
         self.family.is_none_or(|family| family == IpFamily::of(route.destination.addr()))
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
@@ -280,17 +276,17 @@ impl RouteFilter {
 }
 
 impl Netlink {
-    /// Reads the routes that the filter admits. A link or table that does not exist has none.
+    /// Reads the routes that the filter matches. Returns nothing for a link or table that does not exist.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when they kept changing, and those of the socket.
+    /// [`Error::Interrupted`] when they kept changing, and errors of the socket.
     pub fn routes(&mut self, filter: &RouteFilter) -> Result<Vec<Route>, Error> {
         let mut found = Vec::new();
         for family in IpFamily::selected(filter.family) {
             let read = |message: Message<'_>| {
                 Ok(Route::read(message)?.filter(|route| {
-                    // The kernel falls back to all families when it lacks the one asked for.
-                    IpFamily::of(route.destination.addr()) == family && filter.admits(route)
+                    // The kernel dumps all families when it lacks the requested one.
+                    IpFamily::of(route.destination.addr()) == family && filter.matches(route)
                 }))
             };
             found.extend(none_if_gone(self.socket.dump_with("routes", &filter.request(family), read))?);
@@ -298,11 +294,11 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Asks how a packet of this host to the address would go: by which link, gateway and
-    /// source, as `ip route get` does. The destination of the answer is the address itself.
+    /// Looks up the route of a packet from this host to an address, with link, gateway and source, like
+    /// `ip route get`. The destination of the result is the address.
     ///
     /// # Errors
-    /// One for which [`Error::is_unreachable`] holds when there is no route.
+    /// [`Error::is_unreachable`] is true when there is no route.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Route, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = IpFamily::of(address).into();
@@ -315,8 +311,8 @@ impl Netlink {
     }
 }
 
-/// Finds the link in a list of next hops: `struct rtnexthop` (length in two bytes, flags in one, hops in one, index of the
-/// link in four), each followed by attributes (`linux/rtnetlink.h`).
+/// Finds the link in a list of next hops. Each is a `struct rtnexthop` (two bytes of length, one of flags, one of hops, four
+/// of link index) followed by attributes (`linux/rtnetlink.h`).
 fn first_link(mut hops: &[u8]) -> Option<u32> {
     /// `RTNH_F_DEAD` and `RTNH_F_LINKDOWN`.
     const DOWN: u8 = 1 | 16;
@@ -335,7 +331,7 @@ fn first_link(mut hops: &[u8]) -> Option<u32> {
     first
 }
 
-/// Writes a gateway of the other family (`struct rtvia`): the family in two bytes, then the address.
+/// Writes a gateway of the other family (`struct rtvia`: the family in two bytes, then the address).
 fn write_via(gateway: Ipv6Addr, request: &mut RequestWriter<'_>) {
     let mut via = [0; 18];
     via[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
@@ -440,23 +436,23 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_admits_what_it_names() {
+    fn a_filter_matches_its_fields() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
         let exact =
             RouteFilter { family: Some(IpFamily::V4), index: Some(7), table: Some(254), protocol: Some(3) };
-        assert!(exact.admits(&route) && RouteFilter::default().admits(&route));
+        assert!(exact.matches(&route) && RouteFilter::default().matches(&route));
         for other in [
             RouteFilter { family: Some(IpFamily::V6), ..exact },
             RouteFilter { index: Some(8), ..exact },
             RouteFilter { table: Some(255), ..exact },
             RouteFilter { protocol: Some(4), ..exact },
         ] {
-            assert!(!other.admits(&route), "{other:?}");
+            assert!(!other.matches(&route), "{other:?}");
         }
     }
 
     #[test]
-    fn of_several_next_hops_the_first_that_is_up_has_the_link() {
+    fn the_first_next_hop_that_is_up_determines_the_link() {
         let hop = |flags: u8, index: u32, attributes: &[u8]| {
             let length = 8 + attributes.len() as u16;
             let head = [&length.to_ne_bytes()[..], &[flags, 0], &index.to_ne_bytes(), attributes].concat();
@@ -468,11 +464,11 @@ mod tests {
         for cut in [&b""[..], &[9, 0, 0], &[0, 0, 1, 0, 2, 0, 0]] {
             assert_eq!(first_link(cut), None);
         }
-        assert_eq!(first_link(&[255, 255, 1, 0, 2, 0, 0, 0]), Some(2), "a length that is a lie");
+        assert_eq!(first_link(&[255, 255, 1, 0, 2, 0, 0, 0]), Some(2), "a length beyond the end");
     }
 
     #[test]
-    fn every_kind_survives_its_number() {
+    fn every_route_type_round_trips() {
         for number in 0..=u8::MAX {
             assert_eq!(u8::from(RouteKind::from(number)), number);
         }

@@ -15,8 +15,8 @@ use crate::message::{Acknowledgement, EncodeRequest, Message, Messages, RawMessa
 use crate::namespace::Namespace;
 use crate::sys;
 
-/// The kernel answers before `send` returns, so this is only ever reached when an answer was
-/// lost; long enough for a machine that is out of memory or paused.
+/// The kernel answers before `send` returns, so a receive only times out if an answer was lost. Long
+/// enough for a machine that is out of memory or paused.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The kernel fills dumps up to the size of the buffer it saw last, 32 KiB at most
@@ -24,8 +24,7 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// entries. Twice that leaves room for one large link.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// A dump that was disturbed this often is given up: the host's links then change faster than
-/// they can be read.
+/// The attempts to read a dump without an interruption by a change.
 const DUMP_ATTEMPTS: usize = 16;
 
 /// A request socket of any netlink protocol in one network namespace.
@@ -144,20 +143,20 @@ impl NetlinkSocket {
             }
             match dump.finish()? {
                 Some(found) => return Ok(found),
-                None => tracing::debug!(objects, "a change interrupted the dump, reading again"),
+                None => tracing::debug!(objects, "a change interrupted the dump; reading again"),
             }
         }
         Err(Error::Interrupted(objects))
     }
 
-    /// Numbers for the next `count` requests; returns the first.
+    /// Reserves sequence numbers for `count` requests; returns the first.
     pub(crate) fn reserve_sequence(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(count);
         first
     }
 
-    /// Sends requests that are ready to go.
+    /// Sends encoded requests.
     pub(crate) fn send_bytes(&self, requests: &[u8]) -> io::Result<()> {
         loop {
             match self.socket.send(requests, 0) {
@@ -168,14 +167,14 @@ impl NetlinkSocket {
         }
     }
 
-    /// Receives one datagram and returns it.
+    /// Receives one datagram.
     pub(crate) fn receive(&mut self, flags: i32) -> io::Result<&[u8]> {
         receive(&self.socket, &mut self.received, flags)?;
         Ok(&self.received)
     }
 
-    /// Throws away what is still to be received, so that the socket can be used again after a
-    /// failure in the middle of an answer.
+    /// Discards pending datagrams, so that the socket can be used again after a failure in the middle
+    /// of an answer.
     fn drain(&mut self) {
         while let Ok(()) = receive(&self.socket, &mut self.received, libc::MSG_DONTWAIT) {}
     }
@@ -192,7 +191,7 @@ impl NetlinkSocket {
         Ok(sequence)
     }
 
-    /// Waits for the one answer to a request: the object, a refusal, or a plain "done".
+    /// Waits for the answer to a request: the object, an error, or an acknowledgement.
     fn answer<T>(
         &mut self,
         object: &impl Display,
@@ -204,7 +203,7 @@ impl NetlinkSocket {
             for message in Messages::new(datagram) {
                 let message = message.map_err(|reason| Error::malformed(object, &reason))?;
                 if message.sequence != sequence {
-                    tracing::trace!(sequence = message.sequence, "answer to an earlier request ignored");
+                    tracing::trace!(sequence = message.sequence, "ignoring the answer to an earlier request");
                     continue;
                 }
                 if message.kind == NLMSG_ERROR {
@@ -218,7 +217,7 @@ impl NetlinkSocket {
     }
 }
 
-/// What has been read of a dump.
+/// A dump while it is received.
 struct Dump<F, T> {
     objects: &'static str,
     sequence: u32,
@@ -234,8 +233,8 @@ impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
         Self { objects, sequence, read, found: Vec::new(), interrupted: false, failure: None, done: false }
     }
 
-    /// Takes one datagram. After the first failure the rest is still taken, because the socket
-    /// allows no other dump before this one has ended.
+    /// Processes one datagram. Reading continues after a failure, because the socket allows no other
+    /// dump before this one ends.
     fn take(&mut self, datagram: &[u8]) {
         for message in Messages::new(datagram) {
             if let Err(error) = message
@@ -274,7 +273,7 @@ impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
         }
     }
 
-    /// The objects, or `None` when they changed while they were read.
+    /// Returns the objects; `None` if they changed while they were read.
     fn finish(self) -> Result<Option<Vec<T>>, Error> {
         match self.failure {
             Some(error) => Err(error),
@@ -284,13 +283,13 @@ impl<T, F: Fn(Message<'_>) -> Result<Option<T>, DecodeError>> Dump<F, T> {
     }
 }
 
-/// Receives one datagram into `buffer`, whose capacity bounds it.
+/// Receives one datagram into `buffer`, up to its capacity.
 pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::Result<()> {
     loop {
         buffer.clear();
         match socket.recv(buffer, flags | libc::MSG_TRUNC) {
             Ok(len) if len > buffer.len() => {
-                // Too large for the buffer, and the rest is lost. The next one will fit.
+                // The datagram is cut. The next one will fit.
                 buffer.reserve(len.next_power_of_two());
                 return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
             }
@@ -310,7 +309,7 @@ pub(crate) fn none_if_gone<T>(result: Result<Vec<T>, Error>) -> Result<Vec<T>, E
     }
 }
 
-/// Tells an answer that was lost (`ENOBUFS`, or nothing came in time) from a broken socket.
+/// Distinguishes a lost answer (`ENOBUFS`, or a timeout) from a broken socket.
 fn lost_or_failed(object: &impl Display, error: io::Error) -> Error {
     if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) {
         Error::Unanswered { object: object.to_string() }
@@ -335,7 +334,7 @@ mod tests {
         received(NLMSG_DONE, flags, SEQUENCE, &(-errno).to_ne_bytes())
     }
 
-    /// What becomes of a dump of the given datagrams; objects of number 0 cannot be read.
+    /// Reads a dump from datagrams; objects with number 0 cannot be read.
     fn dump(datagrams: &[Vec<u8>]) -> (bool, Result<Option<Vec<u8>>, Error>) {
         let mut dump = Dump::new("routes", SEQUENCE, |message: Message<'_>| match message.payload {
             [0, ..] | [] => Err(DecodeError::from("number 0")),
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_ends_with_the_message_that_says_so() {
+    fn a_dump_ends_with_the_done_message() {
         let mut first = object(0, 1);
         first.extend(object(0, 2));
         let (complete, _) = dump(&[first.clone()]);
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_was_disturbed_anywhere_is_no_answer() {
+    fn an_interrupted_dump_returns_nothing() {
         let (_, found) = dump(&[object(0, 1), object(NLM_F_DUMP_INTR, 2), done(0, 0)]);
         assert_eq!(found.unwrap(), None);
         let (_, found) = dump(&[object(0, 1), done(NLM_F_DUMP_INTR, 0)]);
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_an_earlier_dump_is_not_mixed_in() {
+    fn messages_of_an_earlier_dump_are_ignored() {
         let stale = received(OBJECT, NLM_F_DUMP_INTR, SEQUENCE - 1, &[9]);
         let stale_end = received(NLMSG_DONE, 0, SEQUENCE - 1, &[0; 4]);
         let (complete, found) = dump(&[stale, stale_end, object(0, 1), done(0, 0)]);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_cannot_be_read_fails_the_dump_by_name_but_the_dump_is_taken_to_its_end() {
+    fn an_unreadable_object_fails_the_dump_after_its_end() {
         let (complete, found) = dump(&[object(0, 0), object(0, 2), done(0, 0)]);
         assert!(complete);
         let error = found.unwrap_err();
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_the_kernel_breaks_off_is_an_error() {
+    fn a_dump_that_the_kernel_aborts_is_an_error() {
         let (complete, found) = dump(&[object(0, 1), done(0, libc::ENOMEM)]);
         assert!(complete);
         assert_eq!(found.unwrap_err().errno(), Some(libc::ENOMEM));

@@ -1,6 +1,5 @@
-//! The system calls that the netlink crates do not offer, each as a safe function: types in,
-//! [`io::Result`] out, no policy.
-#![allow(unsafe_code, reason = "the only module of the crate that speaks to the C library")]
+//! System calls that the netlink crates do not offer, as safe functions.
+#![allow(unsafe_code, reason = "the only module of the crate with system calls")]
 
 use std::ffi::CStr;
 use std::io;
@@ -28,9 +27,9 @@ pub(crate) fn unshare_network() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
 }
 
-/// Sets how long a receive may block (`SO_RCVTIMEO`).
+/// Sets the time limit of a receive (`SO_RCVTIMEO`).
 pub(crate) fn set_receive_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
-    // Its members have other types on other platforms.
+    // The types of the members differ between platforms.
     let value = libc::timeval {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i32::MAX.into()),
         tv_usec: (timeout.subsec_micros() as i32).into(),
@@ -44,7 +43,7 @@ pub(crate) fn force_receive_buffer(socket: impl AsFd, bytes: i32) -> io::Result<
     set_option(socket.as_fd(), libc::SO_RCVBUFFORCE, &bytes)
 }
 
-/// Lets the kernel drop what a classic BPF program returns 0 for (`SO_ATTACH_FILTER`).
+/// Attaches a classic BPF program; the kernel drops messages for which it returns 0 (`SO_ATTACH_FILTER`).
 pub(crate) fn attach_filter(socket: impl AsFd, program: &[FilterInstruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // The kernel copies the program and never writes to it; the field is `*mut` only in C.
@@ -52,8 +51,8 @@ pub(crate) fn attach_filter(socket: impl AsFd, program: &[FilterInstruction]) ->
     set_option(socket.as_fd(), libc::SO_ATTACH_FILTER, &value)
 }
 
-/// Turns a descriptor of `/dev/net/tun` into a queue of the device `name`, which may hold one
-/// `%d`; returns the name that the kernel gave (`TUNSETIFF`).
+/// Turns a descriptor of `/dev/net/tun` into a queue of the device `name`, which may contain one `%d`.
+/// Returns the name of the device (`TUNSETIFF`).
 pub(crate) fn attach_tun(tun: impl AsFd, name: &CStr, flags: i16) -> io::Result<String> {
     let bytes = name.to_bytes_with_nul();
     if bytes.len() > libc::IFNAMSIZ {
@@ -70,7 +69,7 @@ pub(crate) fn attach_tun(tun: impl AsFd, name: &CStr, flags: i16) -> io::Result<
     link_name(&request)
 }
 
-/// Asks which device a descriptor is a queue of, and how it was opened (`TUNGETIFF`).
+/// Returns the device of a queue and the flags that it was opened with (`TUNGETIFF`).
 pub(crate) fn attached_tun(tun: BorrowedFd<'_>) -> io::Result<(String, i16)> {
     // SAFETY: `ifreq` is plain data for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -81,7 +80,7 @@ pub(crate) fn attached_tun(tun: BorrowedFd<'_>) -> io::Result<(String, i16)> {
     Ok((link_name(&request)?, flags))
 }
 
-/// Asks how long the header before each packet of a device is (`TUNGETVNETHDRSZ`).
+/// Returns the length of the header before each packet (`TUNGETVNETHDRSZ`).
 pub(crate) fn tun_header_len(tun: BorrowedFd<'_>) -> io::Result<usize> {
     let mut len: libc::c_int = 0;
     // SAFETY: the pointer is to an `int` that outlives the call, which the kernel writes.
@@ -89,13 +88,13 @@ pub(crate) fn tun_header_len(tun: BorrowedFd<'_>) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// Opens the network namespace that the device of a queue is in (`TUNGETDEVNETNS`).
+/// Opens the network namespace of the device of a queue (`TUNGETDEVNETNS`).
 pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: takes no memory; the descriptor is open for as long as it is borrowed.
     opened(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS as _) })
 }
 
-/// Opens the network namespace that a socket is in (`SIOCGSKNS`, `linux/sockios.h`).
+/// Opens the network namespace of a socket (`SIOCGSKNS`, `linux/sockios.h`).
 pub(crate) fn socket_namespace(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const SIOCGSKNS: u32 = 0x894c;
     // SAFETY: takes no memory; the descriptor is open for as long as it is borrowed.
@@ -114,8 +113,8 @@ fn link_name(request: &libc::ifreq) -> io::Result<String> {
     String::from_utf8(name).map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))
 }
 
-/// Asks for, or sets, one number of a link (`SIOCETHTOOL`, `struct ethtool_value`), in the namespace of a socket of any
-/// kind. Returns the number that the kernel left.
+/// Reads or sets a value of a link (`SIOCETHTOOL`, `struct ethtool_value`) in the namespace of a socket. Returns the value
+/// that the kernel left.
 pub(crate) fn ethtool(socket: BorrowedFd<'_>, link: &CStr, command: u32, value: u32) -> io::Result<u32> {
     let bytes = link.to_bytes_with_nul();
     if bytes.len() > libc::IFNAMSIZ {
@@ -134,7 +133,7 @@ pub(crate) fn ethtool(socket: BorrowedFd<'_>, link: &CStr, command: u32, value: 
     Ok(values[1])
 }
 
-/// Registers a socket with the current tokio runtime, to wait until it can be read.
+/// Registers a socket with the current tokio runtime, to wait until it is readable.
 ///
 /// # Panics
 /// Outside a tokio runtime, or in one without an IO driver.

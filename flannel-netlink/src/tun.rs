@@ -13,7 +13,7 @@ use crate::sys;
 /// A queue of a TUN device. The device disappears with its last queue.
 #[derive(Debug)]
 pub struct Tun {
-    /// Each read takes one packet off the queue, each write delivers one. Blocking.
+    /// Each read returns one packet, each write delivers one. Blocking.
     pub fd: OwnedFd,
     /// The device's name.
     pub name: String,
@@ -21,14 +21,13 @@ pub struct Tun {
     pub index: u32,
 }
 
-/// How to open a TUN device. Packets have no header of their own (`IFF_NO_PI`) except as said
-/// here.
+/// How to open a TUN device. Packets have no header (`IFF_NO_PI`) unless an option adds one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TunOptions {
-    /// The name; the kernel puts the first free number in the place of one `%d`.
+    /// The name; the kernel replaces one `%d` with the first free number.
     pub name: String,
-    /// Whether packets carry a `virtio_net_hdr`, and so may be up to 64 KiB and have checksums
-    /// to be filled in (`IFF_VNET_HDR`).
+    /// Whether packets carry a `virtio_net_hdr`, which allows packets of up to 64 KiB and partial checksums
+    /// (`IFF_VNET_HDR`).
     pub vnet_header: bool,
     /// Whether the device may have several queues, each opened with the same options
     /// (`IFF_MULTI_QUEUE`).
@@ -36,13 +35,13 @@ pub struct TunOptions {
 }
 
 impl Tun {
-    /// Opens a TUN device in the namespace of the calling thread, and creates it if there is
-    /// none by that name. It is down when new.
+    /// Opens a TUN device in the namespace of the calling thread, and creates it if it does not exist. A new
+    /// device is down.
     ///
     /// # Errors
     /// [`Error::Socket`] with `EPERM` without `CAP_NET_ADMIN`, `ENOENT` without
-    /// `/dev/net/tun`, `EBUSY` when another program has the device, `EINVAL` when the name is
-    /// that of another kind of link.
+    /// `/dev/net/tun`, `EBUSY` when another program has the device, `EINVAL` when the name
+    /// belongs to another kind of link.
     pub fn open(options: &TunOptions) -> Result<Self, Error> {
         let invalid = || Error::InvalidName(options.name.clone());
         let name = CString::new(options.name.as_str()).map_err(|_| invalid())?;
@@ -55,33 +54,33 @@ impl Tun {
         Ok(Self { fd: file.into(), name, index })
     }
 
-    /// Opens a TUN device in the given namespace; see [`open`](Self::open).
+    /// Opens a TUN device in a namespace; see [`open`](Self::open).
     ///
     /// # Errors
-    /// Those of [`open`](Self::open) and of entering the namespace.
+    /// Errors of [`open`](Self::open) and of entering the namespace.
     pub fn open_in(namespace: &Namespace, options: &TunOptions) -> Result<Self, Error> {
         namespace.run(|| Self::open(options))?
     }
 
-    /// Takes a queue that was opened before, perhaps by a process that is gone and left its descriptor with
-    /// a service manager. Name and index are those that its device has now.
+    /// Adopts a queue that is already open, for example one that an earlier process left with a service
+    /// manager. Name and index are the current ones of its device.
     ///
     /// # Errors
-    /// [`Error::Socket`] with `EBADFD` when its device is gone, `ENOTTY` when it is no queue at all,
-    /// `EPERM` without `CAP_NET_ADMIN` where its device is; of kind `InvalidInput` when that is not the
-    /// given namespace, or it was opened with other options than these, whatever the name in them.
+    /// [`Error::Socket`] with `EBADFD` when its device is gone, `ENOTTY` when the descriptor is no queue,
+    /// `EPERM` without `CAP_NET_ADMIN` in the namespace of the device; of kind `InvalidInput` when that is
+    /// another namespace, or when the queue was opened with other options. The name in the options is ignored.
     pub fn adopt_in(namespace: &Namespace, fd: OwnedFd, options: &TunOptions) -> Result<Self, Error> {
-        let unfit = |reason: &str| Error::Socket(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        let mismatch = |reason: &str| Error::Socket(io::Error::new(io::ErrorKind::InvalidInput, reason));
         let (name, flags) = sys::attached_tun(fd.as_fd())?;
-        // One bit is told for two things: no header of the device's own (IFF_NO_PI), and no packet filter (IFF_NOFILTER).
+        // The kernel uses one bit for two flags: no header (IFF_NO_PI), and no packet filter (IFF_NOFILTER).
         if flags | libc::IFF_NOFILTER as i16 != options.flags() {
-            return Err(unfit("the device was opened with other options"));
+            return Err(mismatch("the device was opened with other options"));
         }
         if options.vnet_header && sys::tun_header_len(fd.as_fd())? != VNET_HEADER {
-            return Err(unfit("packets of the device have a longer header"));
+            return Err(mismatch("the virtio_net_hdr of the device has another length"));
         }
         if Namespace::from_file(sys::tun_namespace(fd.as_fd())?.into())? != *namespace {
-            return Err(unfit("the device is in another network namespace"));
+            return Err(mismatch("the device is in another network namespace"));
         }
         let link = Netlink::open_in(namespace)?.link(&name)?;
         let index = link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
@@ -89,11 +88,11 @@ impl Tun {
     }
 }
 
-/// Bytes of the header before each packet, unless another length is set (`struct virtio_net_hdr`).
+/// The default length of the header before each packet (`struct virtio_net_hdr`).
 const VNET_HEADER: usize = 10;
 
 impl TunOptions {
-    /// One queue, plain packets.
+    /// Opens one queue without headers.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), vnet_header: false, multi_queue: false }
     }

@@ -5,34 +5,33 @@ use std::net::IpAddr;
 use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, Parseable};
 use netlink_packet_route::link::InfoVxlan;
 
-/// A VXLAN device to be created.
+/// A VXLAN device to create.
 ///
-/// What is not listed here is off, and said to be off where the kernel can be told: time to live
-/// and type of service 0 (chosen by the kernel), proxy, route short-circuit and L3-miss notices,
-/// and zero UDP checksums over IPv6. Ageing, limit, source ports and the UDP checksum over IPv4
-/// are left to the kernel.
+/// The request turns off everything else that it can: proxy, route short-circuit, L3-miss notifications and
+/// zero UDP checksums over IPv6; TTL and TOS are 0 (chosen by the kernel). Ageing, limit, source ports and
+/// the UDP checksum over IPv4 keep the kernel's defaults.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NewVxlan {
     /// The network identifier, 24 bits (RFC 7348, section 5).
     pub vni: u32,
-    /// The index of the link that carries the tunnel. The device dies with it.
+    /// The index of the underlay link. The kernel deletes the device with it.
     pub lower: Option<u32>,
     /// The source address of the outer packets.
     pub local: Option<IpAddr>,
-    /// The UDP port; `None` is the kernel's default, 8472.
+    /// The UDP port; `None` means the kernel's default, 8472.
     pub port: Option<u16>,
     /// The default destination, or multicast group, for unknown MAC addresses.
     pub group: Option<IpAddr>,
-    /// Whether MAC addresses are learned from packets received.
+    /// Whether MAC addresses are learned from received packets.
     pub learning: bool,
     /// Whether the Group Based Policy extension is used.
     pub gbp: bool,
-    /// Whether the kernel tells of unknown MAC addresses.
+    /// Whether the kernel sends notifications of unknown MAC addresses.
     pub l2_miss: bool,
 }
 
 impl NewVxlan {
-    /// The attributes in the order in which flannel has always sent them.
+    /// Returns the attributes in upstream flannel's order.
     pub(crate) fn attributes(&self) -> Vec<InfoVxlan> {
         let mut attributes = vec![InfoVxlan::Id(self.vni)];
         attributes.extend(self.group.map(|group| match group {
@@ -58,13 +57,13 @@ impl NewVxlan {
     }
 }
 
-/// A change of a VXLAN device that keeps everything on it; what is `None` stays as it is.
+/// A change of a VXLAN device that keeps its routes and entries; fields that are `None` stay unchanged.
 ///
 /// Old kernels refuse it (`vxlan_changelink` in `drivers/net/vxlan/vxlan_core.c`), and every kernel refuses an address
 /// of the other family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct VxlanChange {
-    /// The index of the link that carries the tunnel.
+    /// The index of the underlay link.
     pub lower: Option<u32>,
     /// The source address of the outer packets.
     pub local: Option<IpAddr>,
@@ -89,7 +88,7 @@ fn local_attribute(local: IpAddr) -> InfoVxlan {
 pub struct Vxlan {
     /// The network identifier.
     pub vni: u32,
-    /// The index of the link that carries the tunnel.
+    /// The index of the underlay link.
     pub lower: Option<u32>,
     /// The source address of the outer packets.
     pub local: Option<IpAddr>,
@@ -97,17 +96,17 @@ pub struct Vxlan {
     pub group: Option<IpAddr>,
     /// The UDP destination port.
     pub port: u16,
-    /// The UDP source ports, lowest and highest; 0 and 0 is the host's local range.
+    /// The range of UDP source ports; 0 and 0 means the host's local range.
     pub port_range: (u16, u16),
-    /// The outer time to live; 0 is chosen by the kernel.
+    /// The outer TTL; for 0 the kernel chooses it.
     pub ttl: u8,
-    /// The outer type of service; 1 copies the inner one.
+    /// The outer TOS; 1 copies the inner one.
     pub tos: u8,
-    /// After how many seconds learned MAC addresses are forgotten.
+    /// The age in seconds at which learned MAC addresses expire.
     pub ageing: u32,
-    /// The largest number of forwarding entries; 0 is no limit.
+    /// The limit of forwarding entries; 0 means none.
     pub limit: u32,
-    /// Whether MAC addresses are learned from packets received.
+    /// Whether MAC addresses are learned from received packets.
     pub learning: bool,
     /// Whether the Group Based Policy extension is used.
     pub gbp: bool,
@@ -117,23 +116,23 @@ pub struct Vxlan {
     pub proxy: bool,
     /// Whether routes are short-circuited.
     pub rsc: bool,
-    /// Whether the kernel tells of unknown MAC addresses.
+    /// Whether the kernel sends notifications of unknown MAC addresses.
     pub l2_miss: bool,
-    /// Whether the kernel tells of unknown IP addresses.
+    /// Whether the kernel sends notifications of unknown IP addresses.
     pub l3_miss: bool,
     /// Whether outer UDP checksums over IPv4 are sent.
     pub udp_checksum: bool,
     /// Whether packets over IPv6 are sent without a UDP checksum.
     pub zero_checksum6_tx: bool,
-    /// Whether packets over IPv6 without a UDP checksum are taken.
+    /// Whether packets over IPv6 without a UDP checksum are accepted.
     pub zero_checksum6_rx: bool,
-    /// Whether the tunnel's parameters come with each packet (`external`), not from the device.
+    /// Whether each packet carries the tunnel parameters (`external`).
     pub external: bool,
 }
 
 impl Vxlan {
     /// Reads `IFLA_INFO_DATA` of a link of kind `vxlan`.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "attributes that nobody compares are skipped")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "attributes that are not compared are skipped")]
     pub(crate) fn read(data: &[u8]) -> Result<Self, DecodeError> {
         let mut vxlan = Self::default();
         for attribute in NlasIterator::new(data) {
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_described_in_the_order_flannel_has_always_used() {
+    fn attributes_are_in_upstreams_order() {
         let device = NewVxlan {
             vni: 1,
             lower: Some(2),

@@ -1,4 +1,4 @@
-//! Many writes at once, and dumps of many objects.
+//! Batches of writes, and dumps of many objects.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -19,7 +19,7 @@ use flannel_netlink::{
 };
 use ipnet::{IpNet, Ipv4Net};
 
-/// The three objects of the overlay's peer with the given number.
+/// Returns the three objects of an overlay peer.
 fn peer(index: u32, number: u32) -> [WriteRequest; 3] {
     let subnet = subnet(number);
     let mac = numbered_mac(number);
@@ -36,9 +36,9 @@ fn subnet(number: u32) -> IpNet {
     IpNet::V4(Ipv4Net::new(Ipv4Addr::from(start), 24).unwrap())
 }
 
-/// The positions of the first writes that failed.
-fn failures(outcomes: &[Result<(), Error>]) -> Vec<usize> {
-    outcomes
+/// Returns the positions of the first failed writes.
+fn failures(results: &[Result<(), Error>]) -> Vec<usize> {
+    results
         .iter()
         .enumerate()
         .filter(|(_, outcome)| outcome.is_err())
@@ -53,16 +53,16 @@ fn overlay_routes(netlink: &mut Netlink, index: u32) -> Vec<Route> {
 }
 
 #[test]
-fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
+fn one_invalid_object_among_a_thousand_fails_at_its_position() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let mut writes: Vec<WriteRequest> = (0..334).flat_map(|number| peer(index, number)).collect();
     writes.truncate(1000);
-    // A multicast gateway: the kernel refuses it.
+    // The kernel refuses a multicast gateway.
     writes[500] = WriteRequest::PutRoute(Route::onlink(net("10.200.0.0/24"), ip("224.0.0.1"), index));
-    let outcomes = netlink.apply(&writes);
-    assert_eq!(outcomes.len(), 1000);
-    assert_eq!(failures(&outcomes), [500]);
-    let error = outcomes[500].as_ref().unwrap_err();
+    let results = netlink.apply(&writes);
+    assert_eq!(results.len(), 1000);
+    assert_eq!(failures(&results), [500]);
+    let error = results[500].as_ref().unwrap_err();
     assert_eq!(error.errno(), Some(libc::EINVAL));
     assert!(error.to_string().contains("10.200.0.0/24 via 224.0.0.1"), "{error}");
 
@@ -83,14 +83,14 @@ fn a_bad_object_among_a_thousand_fails_alone_and_at_its_place() {
 }
 
 #[test]
-fn when_every_object_fails_every_one_says_so() {
+fn every_failure_in_a_batch_is_reported() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let writes: Vec<_> = (0..1000)
         .map(|number| WriteRequest::PutRoute(Route::onlink(subnet(number), ip("224.0.0.1"), index)))
         .collect();
-    let outcomes = netlink.apply(&writes);
-    assert_eq!(outcomes.len(), 1000);
-    for (outcome, write) in outcomes.iter().zip(&writes) {
+    let results = netlink.apply(&writes);
+    assert_eq!(results.len(), 1000);
+    for (outcome, write) in results.iter().zip(&writes) {
         let error = outcome.as_ref().unwrap_err();
         assert_eq!(error.errno(), Some(libc::EINVAL), "{error:?}");
         assert!(error.to_string().contains(&write.to_string()), "{error}");
@@ -99,13 +99,13 @@ fn when_every_object_fails_every_one_says_so() {
 }
 
 #[test]
-fn nothing_to_write_is_nothing_to_answer() {
+fn an_empty_batch_has_no_results() {
     let (_namespace, mut netlink) = namespace();
     assert!(netlink.apply(&[]).is_empty());
 }
 
 #[test]
-fn twenty_thousand_peers_are_written_read_whole_and_deleted() {
+fn twenty_thousand_peers_are_written_read_and_deleted() {
     const PEERS: u32 = 20_000;
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let writes: Vec<WriteRequest> = (0..PEERS).flat_map(|number| peer(index, number)).collect();
@@ -133,7 +133,7 @@ fn twenty_thousand_peers_are_written_read_whole_and_deleted() {
 }
 
 #[test]
-fn links_that_come_and_go_while_all_are_read_never_make_a_half_answer() {
+fn a_dump_during_changes_is_complete_or_an_error() {
     const STEADY: usize = 200;
     let (namespace, mut netlink) = namespace();
     for number in 0..STEADY {

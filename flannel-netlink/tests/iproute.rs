@@ -1,4 +1,4 @@
-//! What `ip` and `bridge` show of objects made here: a second pair of eyes.
+//! Objects created here, as `ip` and `bridge` show them.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -27,7 +27,7 @@ fn show(namespace: &Namespace, program: &str, arguments: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Whether `actual` has all members of `expected`.
+/// Asserts that `actual` has all members of `expected`.
 fn assert_shows(actual: &Value, expected: &Value) {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&actual[name], value, "{name} of {actual}");
@@ -35,7 +35,7 @@ fn assert_shows(actual: &Value, expected: &Value) {
 }
 
 #[test]
-fn a_vxlan_device_looks_to_ip_as_flannels_always_has() {
+fn ip_shows_a_vxlan_device_like_that_of_upstream() {
     let (namespace, mut netlink) = namespace();
     let lower = create(&mut netlink, &ethernet("eth0"));
     let vxlan =
@@ -64,7 +64,7 @@ fn a_vxlan_device_looks_to_ip_as_flannels_always_has() {
 }
 
 #[test]
-fn the_objects_of_a_peer_look_to_ip_as_flannels_always_have() {
+fn ip_shows_the_objects_of_a_peer_like_those_of_upstream() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     netlink.add_address(&Address::new(index, net("10.5.1.0/32"))).unwrap();
     let writes = [

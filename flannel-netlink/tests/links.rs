@@ -1,4 +1,4 @@
-//! Links of every kind, created and read back.
+//! Links of all kinds, created and read back.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -76,7 +76,7 @@ fn a_vxlan_device_over_ipv6_with_every_option_reads_back() {
             learning: true,
             gbp: true,
             l2_miss: true,
-            // The kernel says it for IPv4, whatever the device uses.
+            // The kernel reports it for IPv4 whatever the device uses.
             udp_checksum: true,
             ..Vxlan::default()
         })
@@ -111,7 +111,7 @@ fn a_veth_pair_spans_two_namespaces() {
 }
 
 #[test]
-fn a_bridge_takes_a_port_and_lets_it_go() {
+fn a_link_joins_and_leaves_a_bridge() {
     let (_namespace, mut netlink) = namespace();
     let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge));
     assert_eq!(bridge.kind, LinkKind::Bridge);
@@ -157,7 +157,7 @@ fn a_link_moves_to_another_namespace() {
 }
 
 #[test]
-fn a_deleted_link_is_gone_and_deleting_it_again_is_no_error() {
+fn deleting_a_link_twice_succeeds() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     netlink.delete_link(index).unwrap();
     assert!(netlink.link_by_index(index).unwrap().is_none());
@@ -177,7 +177,7 @@ fn all_links_are_read() {
 }
 
 #[test]
-fn a_name_that_no_link_can_have_is_refused() {
+fn an_invalid_link_name_is_refused() {
     let (_namespace, mut netlink) = namespace();
     for name in ["", "sixteen-bytes-xx", "a/b", "a b", "a\0b", ".."] {
         let error = netlink.create_link(&NewLink::new(name, NewLinkKind::Bridge)).unwrap_err();
@@ -211,13 +211,13 @@ fn a_tun_device_can_have_several_queues() {
 }
 
 #[test]
-fn a_namespace_dies_with_its_last_handle() {
+fn a_namespace_ends_with_its_last_handle() {
     let (_here, mut near) = namespace();
     let there = own_namespace();
     let second_handle = there.clone();
     let peer = VethPeer { name: "far0".to_owned(), mac: None, namespace: Some(there) };
     create(&mut near, &NewLink::new("near0", NewLinkKind::Veth(peer)));
-    // The peer in `NewLink` held the first handle; `second_handle` is the last.
+    // The peer in `NewLink` held the first handle; `second_handle` is the last one.
     assert!(near.link("near0").unwrap().is_some());
     drop(second_handle);
     eventually("the pair to go with the namespace of its far end", || {
@@ -226,7 +226,7 @@ fn a_namespace_dies_with_its_last_handle() {
 }
 
 #[test]
-fn a_namespace_is_entered_by_a_thread_of_its_own() {
+fn a_namespace_is_entered_on_a_separate_thread() {
     let before = Namespace::current().unwrap();
     let other = own_namespace();
     let inside = other.run(|| Namespace::current().unwrap()).unwrap();
@@ -238,7 +238,7 @@ fn a_namespace_is_entered_by_a_thread_of_its_own() {
 }
 
 #[test]
-fn a_kernel_setting_belongs_to_its_namespace() {
+fn a_sysctl_belongs_to_its_namespace() {
     let (one, other) = (own_namespace(), own_namespace());
     other.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
     one.write_sysctl("net/ipv4/ip_forward", "1").unwrap();
@@ -248,7 +248,7 @@ fn a_kernel_setting_belongs_to_its_namespace() {
 }
 
 #[test]
-fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
+fn moving_a_vxlan_device_to_another_underlay_keeps_its_entries() {
     let (_namespace, mut netlink) = namespace();
     let [old, new] = ["eth0", "eth1"].map(|name| create(&mut netlink, &ethernet(name)).index);
     for (from, to, other) in [("10.88.0.1", "10.88.0.9", "fd00::9"), ("fd00::1", "fd00::9", "10.88.0.9")] {
@@ -281,7 +281,7 @@ fn a_vxlan_device_that_is_moved_keeps_all_that_is_on_it() {
 }
 
 #[test]
-fn checksums_of_a_link_are_left_to_it_or_not() {
+fn the_tx_checksum_offload_can_be_changed() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let name = netlink.link_by_index(index).unwrap().unwrap().name;
     assert!(netlink.tx_checksum_offload(&name).unwrap(), "as the kernel makes it");

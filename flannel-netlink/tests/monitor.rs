@@ -1,4 +1,4 @@
-//! Notices of what changed.
+//! Notifications of changes.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -17,11 +17,11 @@ use flannel_netlink::{
     Notification, Route, WriteRequest,
 };
 
-/// Waits for the notice that `wanted` accepts; those before it are skipped.
-fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notification) -> Option<T>) -> T {
+/// Waits for a notification that `select` accepts; skips those before it.
+fn wait_for<T>(monitor: &mut Monitor, what: &str, select: impl Fn(Notification) -> Option<T>) -> T {
     eventually(what, || {
-        while let Some(notice) = monitor.try_next().unwrap() {
-            if let Some(found) = wanted(notice) {
+        while let Some(notification) = monitor.try_next().unwrap() {
+            if let Some(found) = select(notification) {
                 return Some(found);
             }
         }
@@ -29,18 +29,18 @@ fn wait_for<T>(monitor: &mut Monitor, what: &str, wanted: impl Fn(Notification) 
     })
 }
 
-/// All notices up to the one about a change that is made here to mark the end.
+/// Returns all notifications before that of a marker change made here.
 fn until_marker(monitor: &mut Monitor, netlink: &mut Netlink) -> Vec<Notification> {
     const MARK: u32 = 60_000;
     let change = LinkChange { mtu: Some(MARK), ..LinkChange::default() };
     netlink.change_link(LOOPBACK, &change).unwrap();
     let mut seen = Vec::new();
     eventually("the marker", || {
-        while let Some(notice) = monitor.try_next().unwrap() {
-            if matches!(&notice, Notification::Link { link, .. } if link.mtu == MARK) {
+        while let Some(notification) = monitor.try_next().unwrap() {
+            if matches!(&notification, Notification::Link { link, .. } if link.mtu == MARK) {
                 return Some(());
             }
-            seen.push(notice);
+            seen.push(notification);
         }
         None
     });
@@ -52,26 +52,27 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn within<T>(future: impl Future<Output = T>) -> T {
-    runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("a notice in time") })
+    runtime()
+        .block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("a notification in time") })
 }
 
-/// Another program's socket in the same namespace.
-fn somebody_else(namespace: &Namespace) -> Netlink {
+/// Opens a socket that stands for another program in the same namespace.
+fn another_program(namespace: &Namespace) -> Netlink {
     Netlink::open_in(namespace).unwrap()
 }
 
 #[test]
-fn a_link_that_is_set_down_or_deleted_is_told() {
+fn setting_a_link_down_and_deleting_it_is_announced() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     set_up(&mut netlink, index, false);
-    let notice = wait_for(&mut monitor, "the link going down", |notice| match notice {
+    let notification = wait_for(&mut monitor, "the link going down", |notification| match notification {
         Notification::Link { link, removed } if !link.up => Some((link.index, link.name, removed)),
         _ => None,
     });
-    assert_eq!(notice, (index, "flannel.1".to_owned(), false));
+    assert_eq!(notification, (index, "flannel.1".to_owned(), false));
     netlink.delete_link(index).unwrap();
-    let gone = wait_for(&mut monitor, "the link's end", |notice| match notice {
+    let gone = wait_for(&mut monitor, "the link's end", |notification| match notification {
         Notification::Link { link, removed: true } => Some(link.index),
         _ => None,
     });
@@ -79,7 +80,7 @@ fn a_link_that_is_set_down_or_deleted_is_told() {
 }
 
 #[test]
-fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
+fn a_port_that_leaves_its_bridge_is_not_announced_as_removed() {
     let (namespace, mut netlink) = namespace();
     let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge)).index;
     let port = create(&mut netlink, &NewLink { master: Some(bridge), ..ethernet("port0") }).index;
@@ -89,16 +90,16 @@ fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
     let seen = until_marker(&mut monitor, &mut netlink);
     assert!(!seen.is_empty());
     assert!(
-        !seen.iter().any(|notice| matches!(notice, Notification::Link { removed: true, .. })),
+        !seen.iter().any(|notification| matches!(notification, Notification::Link { removed: true, .. })),
         "{seen:?}"
     );
 }
 
 #[test]
-fn every_object_that_somebody_puts_and_deletes_is_told() {
+fn every_put_and_delete_of_another_program_is_announced() {
     let (namespace, _netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
-    let mut other = somebody_else(&namespace);
+    let mut other = another_program(&namespace);
     let address = Address::new(index, net("10.5.1.0/32"));
     let neighbour = Neighbour::permanent(index, ip("10.5.3.0"), numbered_mac(3));
     let neighbour6 = Neighbour::permanent(index, ip("fd99::3"), numbered_mac(3));
@@ -126,11 +127,11 @@ fn every_object_that_somebody_puts_and_deletes_is_told() {
             Notification::Route { route: route6.clone(), removed },
             Notification::Fdb { entry: entry.clone(), removed },
         ];
-        eventually("all notices", || {
-            while let Some(notice) = monitor.try_next().unwrap() {
-                expected.retain(|expected| *expected != notice);
-                // A deleted neighbour has another state; an address gets flags.
-                match &notice {
+        eventually("all notifications", || {
+            while let Some(notification) = monitor.try_next().unwrap() {
+                expected.retain(|expected| *expected != notification);
+                // A deleted neighbour has another state, and an address gets flags.
+                match &notification {
                     Notification::Neighbour { neighbour: seen, removed: gone } if *gone == removed => {
                         assert!(seen.address == neighbour.address || seen.address == neighbour6.address);
                     }
@@ -151,10 +152,10 @@ fn every_object_that_somebody_puts_and_deletes_is_told() {
 }
 
 #[test]
-fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
+fn own_routes_and_neighbours_are_filtered() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
-    let mut second = somebody_else(&namespace);
-    let mut other = somebody_else(&namespace);
+    let mut second = another_program(&namespace);
+    let mut other = another_program(&namespace);
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     monitor.ignore_changes_of(&[netlink.port_id(), second.port_id()]).unwrap();
     let writes = |number: u32| {
@@ -171,7 +172,7 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
     let seen = until_marker(&mut monitor, &mut other);
     let gateways: Vec<_> = seen
         .iter()
-        .filter_map(|notice| match notice {
+        .filter_map(|notification| match notification {
             Notification::Neighbour { neighbour, .. } => Some(neighbour.address),
             Notification::Route { route, .. } => route.gateway,
             _ => None,
@@ -179,19 +180,19 @@ fn own_routes_and_neighbours_are_not_told_but_somebody_elses_are() {
         .collect();
     assert_eq!(gateways, [ip("10.5.3.0"), ip("10.5.3.0")]);
     assert!(
-        seen.iter().any(|notice| matches!(notice, Notification::Address { .. })),
+        seen.iter().any(|notification| matches!(notification, Notification::Address { .. })),
         "addresses are told whoever changed them: {seen:?}"
     );
 }
 
 #[test]
-fn a_neighbour_that_somebody_deletes_wakes_the_waiting() {
+fn a_deleted_neighbour_wakes_a_waiting_monitor() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let neighbour = Neighbour::permanent(index, ip("10.5.3.0"), numbered_mac(3));
     assert!(netlink.apply(&[WriteRequest::PutNeighbour(neighbour.clone())])[0].is_ok());
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let found = within(async {
-        // Nothing has happened: a wait that is given up loses nothing.
+        // A cancelled wait loses nothing.
         assert!(tokio::time::timeout(Duration::from_millis(20), monitor.next()).await.is_err());
         let delete = WriteRequest::DeleteNeighbour(neighbour.clone());
         let writer = std::thread::spawn(move || netlink.apply(&[delete])[0].is_ok());
@@ -207,7 +208,7 @@ fn a_neighbour_that_somebody_deletes_wakes_the_waiting() {
 }
 
 #[test]
-fn notices_that_come_in_a_burst_are_all_taken() {
+fn a_burst_of_notifications_is_received_completely() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let writes: Vec<_> = (0..5000)
@@ -219,7 +220,7 @@ fn notices_that_come_in_a_burst_are_all_taken() {
         while count < 5000 {
             match monitor.next().await.unwrap() {
                 Notification::Fdb { removed: false, .. } => count += 1,
-                Notification::Overrun => panic!("5,000 notices fit into the buffer"),
+                Notification::Overrun => panic!("5,000 notifications fit into the buffer"),
                 _ => {}
             }
         }
@@ -229,7 +230,7 @@ fn notices_that_come_in_a_burst_are_all_taken() {
 }
 
 #[test]
-fn a_flood_of_notices_ends_in_one_overrun_and_then_in_fresh_notices() {
+fn a_flood_yields_one_overrun_and_then_new_notifications() {
     let (namespace, mut netlink, index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
     let writes: Vec<_> = (0..60_000)
@@ -242,7 +243,7 @@ fn a_flood_of_notices_ends_in_one_overrun_and_then_in_fresh_notices() {
 }
 
 #[test]
-fn a_monitor_hears_nothing_of_other_namespaces() {
+fn changes_in_other_namespaces_are_not_received() {
     let (namespace, mut netlink) = namespace();
     let (_other, mut elsewhere, _index) = namespace_with_vxlan();
     let mut monitor = Monitor::open_in(&namespace).unwrap();
@@ -251,7 +252,7 @@ fn a_monitor_hears_nothing_of_other_namespaces() {
 }
 
 #[test]
-fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() {
+fn a_monitor_of_connections_receives_links_addresses_and_default_routes_only() {
     let (namespace, mut netlink, index) = namespace_with_ethernet();
     let mut monitor = Monitor::open_for_connections(&namespace).unwrap();
     let address = Address::new(index, net("10.88.0.1/24"));
@@ -266,7 +267,7 @@ fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() 
     ];
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));
     let seen = until_marker(&mut monitor, &mut netlink);
-    let short = |notice: &Notification| match notice {
+    let short = |notification: &Notification| match notification {
         Notification::Address { address, removed: false } => format!("{}", address.net),
         Notification::Route { route, removed } => format!("{} {removed}", route.destination),
         other => panic!("{other:?}"),
@@ -276,7 +277,7 @@ fn a_listener_to_connections_hears_of_links_addresses_and_default_routes_only() 
 }
 
 #[test]
-fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
+fn forwarding_changes_are_announced_for_one_link_and_for_all() {
     let (namespace, mut netlink, index) = namespace_with_ethernet();
     let families = [
         (IpFamily::V4, "net/ipv4/ip_forward", "ipv4"),
@@ -289,7 +290,7 @@ fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
         let mut monitor = Monitor::open_in(&namespace).unwrap();
         let mut told = |name: &str, value: &str, wanted: Option<u32>| {
             namespace.write_sysctl(name, value).unwrap();
-            wait_for(&mut monitor, name, |notice| match notice {
+            wait_for(&mut monitor, name, |notification| match notification {
                 Notification::Forwarding { family: of, index, on } if (of, index) == (family, wanted) => {
                     Some(on)
                 }
@@ -297,7 +298,7 @@ fn forwarding_that_is_switched_is_told_for_all_links_and_for_one() {
             })
         };
         assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
-        // The link's own setting is one thing, and that of all links another.
+        // The setting of a link is independent of that of all links.
         assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(false));
         assert_eq!(netlink.is_forwarding(family, None).ok(), Some(true));
         assert!(!told(all, "0", None));

@@ -1,4 +1,4 @@
-//! nftables, looked at while the program `nft` changes it.
+//! nftables, read while the program `nft` changes it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a failed test")]
 
 mod common;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use common::*;
 use flannel_netlink::{NftFamily, NftMonitor, NftNotification, NftRule, NftTable, NftVerdict, Nftables};
 
-/// Has `nft` carry out a script in a namespace.
+/// Runs a script with `nft` in a namespace.
 fn nft(namespace: &flannel_netlink::Namespace, script: &str) {
     let run = || {
         let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
@@ -37,7 +37,7 @@ const OURS: &str = "table ip ours {
 }";
 
 #[test]
-fn whoever_changes_a_table_is_heard_with_its_name_and_chain() {
+fn a_change_is_announced_with_its_table_and_chain() {
     let namespace = own_namespace();
     let mut monitor = NftMonitor::open_in(&namespace).unwrap();
     nft(&namespace, OURS);
@@ -51,7 +51,7 @@ fn whoever_changes_a_table_is_heard_with_its_name_and_chain() {
 }
 
 #[test]
-fn contents_are_equal_exactly_if_nobody_changed_the_table() {
+fn contents_differ_exactly_after_a_change() {
     let namespace = own_namespace();
     let mut nftables = Nftables::open_in(&namespace).unwrap();
     let ours = table(NftFamily::Ip, "ours");
@@ -81,7 +81,7 @@ fn contents_are_equal_exactly_if_nobody_changed_the_table() {
 }
 
 #[test]
-fn the_bytes_of_a_chain_change_with_its_rules_and_not_with_what_they_count() {
+fn the_bytes_of_a_chain_change_with_its_rules_but_not_with_counters() {
     let namespace = own_namespace();
     let mut nftables = Nftables::open_in(&namespace).unwrap();
     let mut netlink = flannel_netlink::Netlink::open_in(&namespace).unwrap();
@@ -109,7 +109,7 @@ fn the_bytes_of_a_chain_change_with_its_rules_and_not_with_what_they_count() {
 }
 
 #[test]
-fn chains_and_rules_tell_what_becomes_of_packets() {
+fn hooks_policies_and_verdicts_are_read() {
     let namespace = own_namespace();
     let mut nftables = Nftables::open_in(&namespace).unwrap();
     assert_eq!(nftables.tables().unwrap(), []);
@@ -117,7 +117,8 @@ fn chains_and_rules_tell_what_becomes_of_packets() {
     let ours = table(NftFamily::Ip, "ours");
     assert_eq!(nftables.tables().unwrap(), std::slice::from_ref(&ours));
     let chains = nftables.chains().unwrap();
-    let chains: Vec<_> = chains.iter().map(|chain| (chain.name.as_str(), chain.hook, chain.drops)).collect();
+    let chains: Vec<_> =
+        chains.iter().map(|chain| (chain.name.as_str(), chain.hook, chain.drops_by_policy)).collect();
     assert_eq!(chains, [("forward", Some(2), true), ("more", None, false)]);
 
     let rules = nftables.rules(&ours, "forward").unwrap();

@@ -1,4 +1,4 @@
-//! Addresses, routes, neighbours and forwarding entries, one by one.
+//! Addresses, routes, neighbours and forwarding entries, one at a time.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -15,10 +15,10 @@ use flannel_netlink::{
     RouteFilter, RouteKind, WriteRequest,
 };
 
-/// Applies writes that must all succeed.
+/// Applies writes, all of which must succeed.
 fn apply(netlink: &mut Netlink, writes: &[WriteRequest]) {
-    for (outcome, write) in netlink.apply(writes).into_iter().zip(writes) {
-        outcome.unwrap_or_else(|error| panic!("{write}: {error:?}"));
+    for (result, write) in netlink.apply(writes).into_iter().zip(writes) {
+        result.unwrap_or_else(|error| panic!("{write}: {error:?}"));
     }
 }
 
@@ -52,7 +52,7 @@ fn an_address_of_either_family_is_added_read_and_deleted() {
 }
 
 #[test]
-fn an_ipv6_address_is_not_usable_before_it_is_known_to_be_unique() {
+fn a_tentative_ipv6_address_is_not_usable() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     netlink.add_address(&Address::new(index, net("fd88::1/64"))).unwrap();
     let find = |netlink: &mut Netlink| {
@@ -63,7 +63,7 @@ fn an_ipv6_address_is_not_usable_before_it_is_known_to_be_unique() {
 }
 
 #[test]
-fn the_addresses_of_one_link_are_told_from_those_of_all() {
+fn addresses_are_read_by_link() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     let other = netlink.link("eth0-far").unwrap().unwrap().index;
     netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
@@ -88,7 +88,7 @@ fn an_overlay_route_reads_back_as_it_was_put() {
     assert_eq!(routes_on(&mut netlink, index, IpFamily::V4), [v4.clone()]);
     assert_eq!(routes_on(&mut netlink, index, IpFamily::V6), [v6.clone()]);
 
-    // Twice is as good as once, gone is gone.
+    // Repeated writes and deletes succeed.
     apply(&mut netlink, &[WriteRequest::PutRoute(v4.clone()), WriteRequest::PutRoute(v6.clone())]);
     let delete = [WriteRequest::DeleteRoute(v4), WriteRequest::DeleteRoute(v6)];
     apply(&mut netlink, &delete);
@@ -98,7 +98,7 @@ fn an_overlay_route_reads_back_as_it_was_put() {
 }
 
 #[test]
-fn a_route_without_a_metric_has_the_kernels_own() {
+fn a_route_without_a_metric_gets_the_kernels_default() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let v4 = Route::onlink(net("10.5.3.0/24"), ip("10.5.3.0"), index);
     let v6 = Route::onlink(net("fd99:30:0:3::/64"), ip("fd99:30:0:3::"), index);
@@ -152,7 +152,7 @@ fn routes_are_read_by_table_protocol_and_link() {
 }
 
 #[test]
-fn a_route_can_be_on_the_link_drop_packets_or_go_by_the_other_family() {
+fn routes_can_be_attached_blackhole_or_via_the_other_family() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
     let on_link = Route { source: Some(ip("10.1.0.1")), ..Route::attached(net("10.6.0.0/16"), index) };
@@ -172,7 +172,7 @@ fn a_route_can_be_on_the_link_drop_packets_or_go_by_the_other_family() {
 }
 
 #[test]
-fn the_way_to_an_address_has_a_link_a_gateway_and_a_source() {
+fn a_route_lookup_returns_link_gateway_and_source() {
     let (_namespace, mut netlink, index) = namespace_with_ethernet();
     netlink.add_address(&Address::new(index, net("10.1.0.1/24"))).unwrap();
     let v6 = Address { flags: Address::NO_DAD, ..Address::new(index, net("fd88::1/64")) };
@@ -231,7 +231,7 @@ fn a_permanent_neighbour_reads_back_is_replaced_and_deleted() {
 }
 
 #[test]
-fn a_forwarding_entry_points_to_a_tunnel_end_of_either_family() {
+fn a_forwarding_entry_has_an_endpoint_of_either_family() {
     let (_namespace, mut netlink, v4) = namespace_with_vxlan();
     let vxlan = flannel_netlink::NewVxlan { vni: 2, local: Some(ip("fd88::1")), ..Default::default() };
     let v6 = create(&mut netlink, &NewLink::new("flannel-v6.2", NewLinkKind::Vxlan(vxlan))).index;
@@ -252,7 +252,7 @@ fn a_forwarding_entry_points_to_a_tunnel_end_of_either_family() {
 }
 
 #[test]
-fn a_forwarding_entry_of_a_bridge_is_told_from_one_of_its_port() {
+fn entries_of_a_bridge_and_of_its_port_differ() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     let bridge = create(&mut netlink, &NewLink::new("cni0", NewLinkKind::Bridge)).index;
     let change = flannel_netlink::LinkChange { master: Some(bridge), ..Default::default() };
@@ -270,7 +270,7 @@ fn a_forwarding_entry_of_a_bridge_is_told_from_one_of_its_port() {
 }
 
 #[test]
-fn what_was_on_a_link_that_is_gone_is_gone_too() {
+fn objects_on_a_deleted_link_are_gone() {
     let (_namespace, mut netlink, index) = namespace_with_vxlan();
     netlink.delete_link(index).unwrap();
     assert_eq!(netlink.addresses(index).unwrap(), []);
@@ -295,9 +295,9 @@ fn what_was_on_a_link_that_is_gone_is_gone_too() {
 }
 
 #[test]
-fn a_write_without_the_capability_is_recognised() {
+fn a_write_without_the_capability_is_a_permission_error() {
     let (namespace, _netlink, index) = namespace_with_vxlan();
-    let outcome = namespace
+    let result = namespace
         .run(|| {
             let mut netlink = Netlink::open().unwrap();
             sys::become_ordinary_user();
@@ -306,13 +306,13 @@ fn a_write_without_the_capability_is_recognised() {
                 .remove(0)
         })
         .unwrap();
-    let error = outcome.unwrap_err();
+    let error = result.unwrap_err();
     assert!(error.is_permission(), "{error:?}");
     assert!(matches!(error, Error::Kernel { .. }));
 }
 
 #[test]
-fn ipv6_takes_an_overlay_route_for_a_direct_one_only_after_that_is_deleted() {
+fn ipv6_replaces_a_direct_route_only_after_its_deletion() {
     let (_namespace, mut netlink, overlay) = namespace_with_vxlan();
     let lower = create(&mut netlink, &ethernet("eth0")).index;
     let own = Address { flags: Address::NO_DAD, ..Address::new(lower, net("fd88::1/64")) };
@@ -327,7 +327,7 @@ fn ipv6_takes_an_overlay_route_for_a_direct_one_only_after_that_is_deleted() {
 }
 
 #[test]
-fn ipv4_replaces_a_direct_route_by_an_overlay_one_in_place() {
+fn ipv4_replaces_a_direct_route_in_place() {
     let (_namespace, mut netlink, overlay) = namespace_with_vxlan();
     let lower = create(&mut netlink, &ethernet("eth0")).index;
     netlink.add_address(&Address::new(lower, net("192.0.2.1/24"))).unwrap();

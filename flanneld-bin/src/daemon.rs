@@ -146,7 +146,7 @@ async fn follow(agent: NodeAgent, commands: impl Stream<Item = AgentCommand>) ->
                     event_log::watching(&running.config.backend.name);
                     tokio::spawn(async {
                         tokio::time::sleep(TRIM_AFTER).await;
-                        sys::give_memory_back();
+                        sys::trim_heap();
                     });
                 }
             }
@@ -181,7 +181,7 @@ fn commands() -> std::io::Result<impl Stream<Item = AgentCommand>> {
         use std::task::Poll;
         for (signal, name) in [(&mut terminate, "SIGTERM"), (&mut interrupt, "SIGINT")] {
             if signal.poll_recv(context).is_ready() {
-                info!("shutdownHandler sent cancel signal... ({name})");
+                info!("Received {name}; stopping");
                 return Poll::Ready(Some(AgentCommand::Shutdown));
             }
         }

@@ -74,7 +74,7 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     backends: impl FnOnce(&Namespace) -> BackendRegistry,
 ) -> ExitCode {
-    sys::keep_no_large_buffers();
+    sys::configure_allocator();
     // Before anything is opened: the descriptors are known by their numbers.
     let descriptors = passed(std::process::id(), |variable| env::var_os(variable));
     let host = match Namespace::current() {

@@ -1,6 +1,4 @@
-//! What the command line and the environment ask of the daemon, checked.
-//!
-//! Which flags there are, [`table`] says.
+//! The options of the daemon: command line and environment, checked. [`table`] lists the flags.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -30,52 +28,52 @@ pub(crate) mod values;
 pub(crate) use etcd::{EtcdApi, EtcdFiles, EtcdOptions};
 pub(crate) use settings::Settings;
 
-/// What the command line asks for.
+/// What the command line requests.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Request {
-    /// Print the version and succeed.
+    /// To print the version.
     Version,
-    /// Run the daemon.
+    /// To run the daemon.
     Run(Box<Options>),
 }
 
-/// How to run the daemon.
+/// The options of the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// Where etcd is.
+    /// The etcd servers and credentials.
     pub(crate) etcd: EtcdOptions,
-    /// The interface of etcd to use.
+    /// The etcd API to use.
     pub(crate) etcd_api: EtcdApi,
-    /// Which interface other hosts reach this one by, and where.
+    /// How to select the external interface and the public addresses.
     pub(crate) external: InterfaceSelector,
-    /// Where the container runtime looks for its subnet.
+    /// The path of `subnet.env`.
     pub(crate) subnet_file: PathBuf,
-    /// Which firewall rules to keep.
+    /// The firewall rules to maintain.
     pub(crate) firewall: FirewallFlags,
-    /// How long peers are kept when too many leave at once.
+    /// How long to keep peers when too many disappear at once.
     pub(crate) mass_expiry_hold: Duration,
-    /// How long the lease lasts that is not renewed.
+    /// How long the lease lasts without renewal.
     pub(crate) lease_ttl: Duration,
-    /// How much of that is left at the latest when it is renewed, if not two thirds.
+    /// The remaining time at which the lease is renewed at the latest; two thirds of the TTL if `None`.
     pub(crate) renew_margin: Option<Duration>,
-    /// Whether another network config is taken in as soon as the registry tells of it.
+    /// Whether a changed network config is applied as soon as the registry reports it.
     pub(crate) follow_config: bool,
-    /// Whether everything is removed at the end, and the lease given back.
+    /// Whether to remove everything and release the lease when stopped.
     pub(crate) release_on_exit: bool,
-    /// Whether the service manager keeps the device and the sockets of the UDP backend over a restart.
+    /// Whether the service manager keeps the device and sockets of the UDP backend across a restart.
     pub(crate) keep_udp_device: bool,
-    /// What to log, and how.
+    /// Verbosity and format of the log.
     pub(crate) log: LogOptions,
-    /// Where the daemon tells of itself.
+    /// The health port and the status socket.
     pub(crate) observe: ObserveOptions,
-    /// How the other hosts are probed in the background, if they are.
+    /// Interval and port of the mesh probes, if enabled.
     pub(crate) mesh: Option<MeshOptions>,
-    /// What followed the end of the flags, which nothing reads.
+    /// The arguments after the last flag.
     pub(crate) ignored: IgnoredArguments,
 }
 
 impl Options {
-    /// What is to be remembered lies beside `subnet.env`, so that two daemons on one host have two memories.
+    /// Returns the path of a state file. State files are next to `subnet.env`, so that two daemons on one host have their own.
     pub(crate) fn beside_subnet_file(&self, suffix: &str) -> PathBuf {
         let mut path = self.subnet_file.clone().into_os_string();
         path.push(suffix);
@@ -83,27 +81,27 @@ impl Options {
     }
 }
 
-/// Which firewall rules to keep. Where they are, the network config says.
+/// The firewall rules to maintain. The network config selects iptables or nftables.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FirewallFlags {
     /// The masquerade and forward rules.
     pub(crate) rules: RuleOptions,
-    /// How often they are looked at whether or not the kernel told of a change.
+    /// The interval of checks without a notification from the kernel.
     pub(crate) resync: Duration,
-    /// Close the tunnel's port to everybody but peers.
+    /// Whether to drop packets to the tunnel port that do not come from a peer.
     pub(crate) restrict_tunnel_port: bool,
-    /// Keep a blackhole route for the own subnet.
+    /// Whether to maintain a blackhole route for the host's subnet.
     pub(crate) blackhole_route: bool,
 }
 
-/// Reads the arguments (without the program's name) and, through `environment`, the variables.
+/// Parses the arguments, without the program's name, and the variables, read through `environment`.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Request, FlagError> {
     let (table, mut settings) = (table::flags(), Settings::default());
     let mut arguments = flags::parse_arguments(&table, arguments, &mut settings)?;
-    // Before the environment, so that no variable can ask for the version or keep it from being printed.
+    // Before the environment, whose variables may be invalid.
     if settings.version {
         return Ok(Request::Version);
     }
@@ -115,15 +113,15 @@ pub(crate) fn parse(
     }
 }
 
-/// The usage text of the daemon, run as `program`.
+/// Returns the usage text of the daemon, run as `program`.
 pub(crate) fn usage(program: &str) -> String {
     flags::usage(program, &flags::describe(&table::flags()))
 }
 
-/// Turns raw values into usable ones, or says which flag's value is not.
+/// Checks the values of the flags.
 fn check(settings: Settings, ignored: IgnoredArguments) -> Result<Options, BadValue> {
     if settings.kube_subnet_mgr {
-        let why = "Kubernetes is not supported yet, leases are kept in etcd";
+        let why = "Kubernetes is not supported yet; leases are stored in etcd";
         return Err(bad("kube-subnet-mgr", why.to_owned()));
     }
     if settings.subnet_file.is_empty() {
@@ -186,7 +184,7 @@ fn external(settings: &Settings) -> Result<InterfaceSelector, BadValue> {
     Ok(selector)
 }
 
-/// Reads where the health port is; nowhere if the port is 0.
+/// Checks the address of the health port; `None` if the port is 0.
 fn health(settings: &Settings) -> Result<Option<SocketAddr>, BadValue> {
     let port = values::port(settings.healthz_port).map_err(|why| bad("healthz-port", why))?;
     let ip = values::listening_ip(&settings.healthz_ip).map_err(|why| bad("healthz-ip", why))?;

@@ -1,4 +1,4 @@
-//! Where packets go, which are refused, and what bursts they make.
+//! Next hops, drops and bursts.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::offload::virtio::VirtioHeader;
 use crate::packet::samples::{Sample, is_right};
 use crate::peers::{Hop, PeerTable};
 
-/// Peer `n` has 10.5.n.0/24 behind 192.168.64.n.
+/// Peer `n` has the subnet 10.5.n.0/24 and the underlay address 192.168.64.n.
 fn routing(peers: impl IntoIterator<Item = u8>) -> Routing {
     let hop = |n: u8| Hop {
         subnet: format!("10.5.{n}.0/24").parse().unwrap(),
@@ -29,21 +29,21 @@ fn host(n: u8) -> IpAddr {
 }
 
 #[test]
-fn a_packet_goes_to_the_peer_that_has_its_destination_one_hop_older() {
+fn a_packet_goes_to_the_peer_of_its_destination_with_a_lower_ttl() {
     let mut packet = to([10, 5, 3, 7]).udp();
-    assert_eq!(outward(&routing([2, 3]), &mut packet), Ok(1));
+    assert_eq!(outbound(&routing([2, 3]), &mut packet), Ok(1));
     assert!(is_right(&packet));
     assert_eq!(Header::read(&packet).unwrap().ttl, 63);
 }
 
 #[test]
-fn what_cannot_go_out_is_refused_with_its_reason() {
-    let refused = |mut packet: Vec<u8>| outward(&routing([2]), &mut packet).unwrap_err();
-    let told = |reason, trouble| Refusal { reason, trouble: Some(trouble) };
-    assert_eq!(refused(to([10, 5, 3, 7]).udp()), told(DropReason::NoRoute, Trouble::NoRoute));
+fn unroutable_packets_are_refused_with_a_reason() {
+    let refused = |mut packet: Vec<u8>| outbound(&routing([2]), &mut packet).unwrap_err();
+    let told = |reason, icmp_error| Refusal { reason, icmp_error: Some(icmp_error) };
+    assert_eq!(refused(to([10, 5, 3, 7]).udp()), told(DropReason::NoRoute, IcmpError::NoRoute));
     for ttl in [0, 1] {
         let old = Sample { ttl, ..to([10, 5, 2, 7]) };
-        assert_eq!(refused(old.udp()), told(DropReason::TimeExceeded, Trouble::TimeExceeded));
+        assert_eq!(refused(old.udp()), told(DropReason::TimeExceeded, IcmpError::TimeExceeded));
     }
     for group in [[224, 0, 0, 251], [255; 4]] {
         assert_eq!(refused(to(group).udp()), Refusal::silent(DropReason::Group));
@@ -54,43 +54,51 @@ fn what_cannot_go_out_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_datagram_comes_in_only_from_the_peer_that_has_its_source() {
+fn a_datagram_is_accepted_only_from_the_peer_of_its_inner_source() {
     let routing = routing([2, 3]);
     let packet = Sample::default().udp();
     let source = Sample::default().source;
-    assert_eq!(inward(&routing, host(2), &packet, None), Ok((source, 0, packet.len())));
+    assert_eq!(inbound(&routing, host(2), &packet, None), Ok((source, 0, packet.len())));
     let wrong = Err(Refusal::silent(DropReason::WrongSource));
-    assert_eq!(inward(&routing, host(3), &packet, None), wrong, "a peer says it were another one");
-    assert_eq!(inward(&routing, host(4), &packet, None), wrong, "a stranger");
+    assert_eq!(
+        inbound(&routing, host(3), &packet, None),
+        wrong,
+        "a peer sends from the subnet of a different peer"
+    );
+    assert_eq!(inbound(&routing, host(4), &packet, None), wrong, "a stranger");
     let foreign = Sample { source: [9, 9, 9, 9].into(), ..Sample::default() };
-    assert_eq!(inward(&routing, host(2), &foreign.udp(), None), wrong);
+    assert_eq!(inbound(&routing, host(2), &foreign.udp(), None), wrong);
     let known = Some((source, 0));
-    assert_eq!(inward(&routing, host(2), &foreign.udp(), known), wrong, "another source than before");
+    assert_eq!(
+        inbound(&routing, host(2), &foreign.udp(), known),
+        wrong,
+        "an unknown source after a known one"
+    );
 }
 
 #[test]
-fn what_is_behind_a_packet_is_left_out_and_one_that_is_cut_off_refused() {
+fn trailing_bytes_are_ignored_and_truncated_packets_refused() {
     let routing = routing([2]);
     let packet = Sample::default().udp();
     let longer = [&packet[..], b"more"].concat();
-    assert_eq!(inward(&routing, host(2), &longer, None).unwrap().2, packet.len());
+    assert_eq!(inbound(&routing, host(2), &longer, None).unwrap().2, packet.len());
     for len in 0..packet.len() {
-        let cut = inward(&routing, host(2), &packet[..len], None);
+        let cut = inbound(&routing, host(2), &packet[..len], None);
         assert_eq!(cut, Err(Refusal::silent(DropReason::MalformedIn)), "{len} bytes");
     }
 }
 
 #[test]
-fn a_packet_that_has_been_through_too_many_hosts_does_not_come_in() {
+fn a_packet_with_an_expired_ttl_is_refused() {
     for ttl in [0, 1] {
         let packet = Sample { ttl, ..Sample::default() }.udp();
-        let refused = inward(&routing([2]), host(2), &packet, None).unwrap_err();
+        let refused = inbound(&routing([2]), host(2), &packet, None).unwrap_err();
         assert_eq!(refused.reason, DropReason::TimeExceeded);
     }
 }
 
 #[test]
-fn a_burst_ends_with_a_shorter_packet_and_at_what_the_kernel_takes() {
+fn a_burst_ends_with_a_shorter_packet_and_at_the_kernels_limit() {
     let plan = |sizes: &[usize]| {
         let mut outbox = Outbox::new();
         for size in sizes {
@@ -106,7 +114,7 @@ fn a_burst_ends_with_a_shorter_packet_and_at_what_the_kernel_takes() {
 }
 
 #[test]
-fn an_outbox_that_is_full_leaves_the_rest_for_later() {
+fn a_full_outbox_leaves_the_remaining_segments() {
     let mut outbox = Outbox::new();
     let packet = vec![0; 60_000];
     let taken = (0..10).filter(|_| push(&mut outbox, 0, &packet)).count();
@@ -123,7 +131,7 @@ fn push(outbox: &mut Outbox, hop: usize, packet: &[u8]) -> bool {
 }
 
 #[test]
-fn a_burst_that_is_not_full_waits_for_more() {
+fn a_burst_that_can_grow_is_not_full() {
     let mut outbox = Outbox::new();
     let packets = |bursts: &[Burst]| bursts.iter().map(|burst| burst.packets).collect::<Vec<_>>();
     for (more, full) in [(46, 44), (46, 44), (40, 44)] {
@@ -137,10 +145,10 @@ fn a_burst_that_is_not_full_waits_for_more() {
     assert!(push(&mut outbox, 0, &[0; 1472]) && push(&mut outbox, 0, &[0; 500]));
     assert_eq!(packets(outbox.full_bursts()), [2], "nothing follows a shorter packet");
     assert!(push(&mut outbox, 1, &[0; 1472]));
-    assert_eq!(packets(outbox.full_bursts()), [2], "another peer's");
+    assert_eq!(packets(outbox.full_bursts()), [2], "a burst to a different peer");
 }
 
-/// What is sent: the packets of some bursts, by peer.
+/// Returns the packets of some bursts, by peer.
 fn take(outbox: &Outbox, bursts: &[Burst], sent: &mut [Vec<Vec<u8>>]) {
     for burst in bursts {
         assert!(burst.packets <= outbox.max_segments && burst.bytes <= 65_507);
@@ -153,7 +161,7 @@ fn take(outbox: &Outbox, bursts: &[Burst], sent: &mut [Vec<Vec<u8>>]) {
     }
 }
 
-/// Packets in a test: more than an outbox holds, but for Miri, which is slow.
+/// The most packets in a test: more than an outbox holds, and fewer under Miri, which is slow.
 const MOST: usize = if cfg!(miri) { 20 } else { 400 };
 
 proptest! {

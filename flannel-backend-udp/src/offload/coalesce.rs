@@ -1,18 +1,18 @@
-//! Joining packets that follow each other into one that stands for them, as the kernel's own receive offload does.
+//! Coalesces consecutive packets of a flow into one GSO packet, as the kernel's GRO does.
 //!
-//! The order within each pair of hosts is kept by construction: a packet may only join the newest one of its flow, and
-//! whatever cannot be joined closes all others between the same two hosts. Checksums are verified; a packet whose
-//! checksum is wrong is passed on as it is, for the kernel to refuse and count.
+//! Packets between two hosts stay in order by construction: a packet can only extend the newest packet of its flow, and a
+//! packet that can't be coalesced closes all others between the same two hosts. Checksums are verified; a packet with an
+//! invalid checksum passes unchanged, so that the kernel drops and counts it.
 //!
-//! Payloads stay where they were received. What is joined is headers of its own and pieces of that buffer:
+//! Payloads stay in the receive buffer. A coalesced packet consists of its own headers and pieces of that buffer:
 //!
 //! ```text
 //!  headers' payload | headers payload | headers payload   ──▶   headers' ─ payload ─ payload ─ payload
 //! ```
 //!
-//! What may be joined (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`): TCP with nothing but ACK, PSH and FIN among
-//! its flags, the next sequence number, the same acknowledgement, window, options, time to live, service and bit DF, and
-//! payloads of one size; UDP likewise. A shorter payload, PSH or FIN is the last of its packet.
+//! Packets can be coalesced (`net/ipv4/tcp_offload.c`, `net/ipv4/udp_offload.c`) if they are TCP with only ACK, PSH and FIN
+//! set, the next sequence number, equal acknowledgement, window, options, TTL, TOS and DF, and payloads of one size; UDP
+//! likewise. A shorter payload, PSH or FIN ends the packet.
 
 use std::ops::Range;
 
@@ -21,68 +21,68 @@ use super::virtio::{Gso, GsoKind, VIRTIO_HEADER, VirtioHeader};
 use crate::packet::checksum::Sum;
 use crate::packet::{IPV4_HEADER, IPV6_HEADER, TCP, UDP, decrement_ttl, set_u16, u16_at, u32_at};
 
-/// How many packets may be under way at once. More flows than this in one burst are rare, and cost a write each.
+/// The most open packets. More flows in one burst are rare, and cost one write each.
 const SLOTS: usize = 16;
 
-/// The kernel cuts no packet of UDP into more (`UDP_MAX_SEGMENTS`, `include/linux/udp.h`, before Linux 6.9).
+/// The kernel's limit for a UDP GSO packet (`UDP_MAX_SEGMENTS`, `include/linux/udp.h`, before Linux 6.9).
 const UDP_SEGMENTS: usize = 64;
 
 const ACK: u8 = 0x10;
 
-/// The device's header, and so much of the first packet that all its headers are there (RFC 791, RFC 8200, RFC 9293: at
-/// most 40 bytes of IP without extension headers, and 60 of TCP).
+/// Bytes for the virtio header and all headers of the first packet (RFC 791, RFC 8200, RFC 9293: at most 40 bytes of IP
+/// without extension headers, and 60 of TCP).
 const HEAD: usize = 128;
 
-/// So many pieces are joined, with which large packets fill 64 KiB.
+/// The most pieces of one packet; with large packets they fill 64 KiB.
 pub(crate) const PIECES: usize = 64;
 
-/// What is to be written to the device, in order.
+/// The packets to write to the device, in order.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
     slots: Vec<Slot>,
     used: usize,
-    /// The packet that was joined to or opened last. It is the newest of its flow: a newer one would be here.
+    /// The last opened or extended packet, which is the newest of its flow.
     last: usize,
     pub(crate) joins_tcp: bool,
     pub(crate) joins_udp: bool,
 }
 
-/// One packet under way.
+/// One open packet.
 #[derive(Debug)]
 struct Slot {
-    /// The header of the device, then the beginning of the packet, of the one that was first in it.
+    /// The virtio header and the start of the first packet.
     head: [u8; HEAD],
-    /// Bytes of `head`.
+    /// Used bytes of `head`.
     head_len: usize,
-    /// What follows, in the buffer.
+    /// The rest of the packet, as ranges of the receive buffer.
     pieces: Vec<Range<usize>>,
-    /// Bytes of the packet.
+    /// Bytes of the packet so far.
     len: usize,
-    /// What can be joined to it, and how it is finished; `None` passes on as it is.
+    /// The flow, if packets can be added; `None` passes the packet unchanged.
     flow: Option<Flow>,
-    /// Whether nothing may be joined any more.
+    /// Whether no packet may be added any more.
     closed: bool,
 }
 
-/// What makes packets of one flow alike.
+/// The state of a flow.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
     is_v6: bool,
     is_tcp: bool,
-    /// Where the transport header begins, and where the payload does.
+    /// The offsets of the transport header and the payload.
     transport: usize,
     payload: usize,
-    /// Bytes of payload in each packet.
+    /// Payload bytes of each packet.
     size: usize,
     count: usize,
-    /// The sequence number that comes next (TCP), and the identification (IPv4).
+    /// The next sequence number (TCP) and identification (IPv4).
     next_sequence: u32,
     next_identification: u16,
-    /// The sum of the pseudo header without the length.
+    /// The sum of the pseudo-header without the length.
     pseudo: Sum,
 }
 
-/// A packet as it is to be written, behind the header of the device.
+/// A packet to write, after its virtio header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Joined<'a> {
     head: &'a [u8],
@@ -91,12 +91,12 @@ pub(crate) struct Joined<'a> {
 }
 
 impl<'a> Joined<'a> {
-    /// Its bytes, in at most one part more than there are [`PIECES`].
+    /// Returns its bytes in at most [`PIECES`] + 1 parts.
     pub(crate) fn parts(self) -> impl Iterator<Item = &'a [u8]> {
         std::iter::once(self.head).chain(self.pieces.iter().map(move |piece| &self.buffer[piece.clone()]))
     }
 
-    /// Whether it stands for several.
+    /// Returns whether it consists of several packets.
     pub(crate) fn is_joined(self) -> bool {
         VirtioHeader::read(self.head).is_some_and(|header| header.gso.is_some())
     }
@@ -121,13 +121,13 @@ impl Coalescer {
         }
     }
 
-    /// Whether there is room for any packet.
+    /// Returns whether another packet fits.
     pub(crate) fn has_room(&self) -> bool {
         self.used < SLOTS
     }
 
-    /// Takes a packet that [`Header`](crate::packet::Header) has read, without anything behind its end: where it is in
-    /// the buffer, which is the same until [`finish`](Self::finish). The caller has made sure that there is room.
+    /// Adds a packet that [`Header`](crate::packet::Header) accepted, given as its range in the buffer without trailing bytes.
+    /// The buffer must not change before [`finish`](Self::finish), and there must be room.
     pub(crate) fn push(&mut self, buffer: &[u8], place: Range<usize>) {
         let packet = &buffer[place.clone()];
         let joins = |is_tcp| if is_tcp { self.joins_tcp } else { self.joins_udp };
@@ -136,7 +136,7 @@ impl Coalescer {
             self.open(packet, place, None);
             return;
         };
-        // The addresses, and with them their sum, are the same in all of a flow.
+        // All packets of a flow have the same addresses and the same sum of them.
         let is_right = flow.pseudo_sum(packet.len()).and(Sum::of(&packet[flow.transport..])).fold() == 0xffff;
         if let Some(newest) = self.newest_of(packet, &flow) {
             if is_right && self.slots[newest].join(packet, place.clone(), &flow) {
@@ -151,13 +151,13 @@ impl Coalescer {
         self.open(packet, place, is_right.then_some(flow));
     }
 
-    /// The packets as they are to be written, in order. The time to live of each has lost one.
+    /// Returns the packets to write, in order and with a decremented TTL.
     pub(crate) fn finish<'a>(&'a mut self, buffer: &'a [u8]) -> impl Iterator<Item = Joined<'a>> {
         let used = std::mem::take(&mut self.used);
         self.slots.iter_mut().take(used).map(|slot| slot.finish(buffer))
     }
 
-    /// The newest packet of the same flow, if it may still be joined.
+    /// Returns the newest packet of the same flow if it is still open.
     fn newest_of(&self, packet: &[u8], flow: &Flow) -> Option<usize> {
         let used = &self.slots[..self.used];
         let newest = match used.get(self.last) {
@@ -167,7 +167,7 @@ impl Coalescer {
         (!self.slots[newest].closed).then_some(newest)
     }
 
-    /// Lets nothing be joined any more to packets between the same two hosts: they are before this one.
+    /// Closes all packets between the same two hosts, which must stay ahead of this one.
     fn close_between(&mut self, packet: &[u8]) {
         for slot in &mut self.slots[..self.used] {
             if addresses(slot.beginning()) == addresses(packet) {
@@ -198,7 +198,7 @@ impl Slot {
         self.flow = flow;
     }
 
-    /// The first packet, as far as it is here: with all of its headers.
+    /// Returns the start of the first packet, with all of its headers.
     fn beginning(&self) -> &[u8] {
         &self.head[VIRTIO_HEADER..self.head_len]
     }
@@ -212,7 +212,7 @@ impl Slot {
         })
     }
 
-    /// Joins a packet of the same flow, if it comes next and there is room; tells whether it did.
+    /// Adds a packet of the same flow if it is the next one and fits; returns whether it did.
     fn join(&mut self, packet: &[u8], place: Range<usize>, new: &Flow) -> bool {
         let there = &mut self.head[VIRTIO_HEADER..self.head_len];
         let Some(flow) = &mut self.flow else { return false };
@@ -235,7 +235,7 @@ impl Slot {
         true
     }
 
-    /// Makes the headers those of all that was joined.
+    /// Updates the headers to cover all added packets.
     fn finish<'a>(&'a mut self, buffer: &'a [u8]) -> Joined<'a> {
         let (head, packet) = self.head[..self.head_len].split_at_mut(VIRTIO_HEADER);
         let mut header = VirtioHeader::default();
@@ -245,7 +245,7 @@ impl Slot {
                 flow.lengthen(packet, self.len);
                 header.gso = Some(Gso { kind: flow.kind(), size: flow.size as u16 });
             }
-            // The sum of the pseudo header says that the rest was verified (`CHECKSUM_PARTIAL`).
+            // The pseudo-header sum marks the checksum as verified (`CHECKSUM_PARTIAL`).
             set_u16(packet, checksum_at, flow.pseudo_sum(self.len).fold());
             header.checksum = Some((flow.transport as u16, (checksum_at - flow.transport) as u16));
             header.header_len = flow.payload as u16;
@@ -257,13 +257,13 @@ impl Slot {
 }
 
 impl Flow {
-    /// Reads what a packet has to be for others to be joined to it; `None` if none may be.
+    /// Returns the flow of a packet that others can be added to; `None` for all other packets.
     fn of(packet: &[u8]) -> Option<Self> {
         let is_v6 = packet.first()? >> 4 == 6;
         let (transport, protocol) = if is_v6 {
             (IPV6_HEADER, *packet.get(6)?)
         } else {
-            // No options, no fragments, and a header that nothing happened to.
+            // No options, no fragments, and a valid header checksum.
             let plain = packet.len() >= IPV4_HEADER && packet[0] == 0x45 && u16_at(packet, 6) & 0x3fff == 0;
             if !plain || Sum::of(&packet[..IPV4_HEADER]).fold() != 0xffff {
                 return None;
@@ -295,7 +295,7 @@ impl Flow {
         })
     }
 
-    /// Whether a packet, which is of the same addresses and ports, comes right after what is there.
+    /// Returns whether a packet with the same addresses and ports directly follows.
     fn continues_with(&self, there: &[u8], packet: &[u8], new: &Self) -> bool {
         let same = |range: Range<usize>| there[range.clone()] == packet[range];
         let (transport, payload) = (self.transport, self.payload);
@@ -305,7 +305,7 @@ impl Flow {
         let ip = if self.is_v6 {
             same(0..4) && same(7..8)
         } else {
-            // Where nothing may be cut the identification has no meaning (RFC 6864, section 4.1).
+            // The identification of atomic datagrams is meaningless (RFC 6864, section 4.1).
             let in_order = packet[6] & 0x40 != 0 || u16_at(packet, 4) == self.next_identification;
             same(1..2) && same(6..9) && in_order
         };
@@ -317,17 +317,17 @@ impl Flow {
         ip && transport
     }
 
-    /// Whether nothing may follow a packet in the one that it is joined to.
+    /// Returns whether a packet ends the coalesced one.
     fn is_last(&self, packet: &[u8]) -> bool {
         self.is_tcp && packet[self.transport + 13] & (PSH | FIN) != 0
     }
 
-    /// The sum of the pseudo header for a packet of so many bytes.
+    /// Returns the pseudo-header sum for a packet of `len` bytes.
     fn pseudo_sum(&self, len: usize) -> Sum {
         self.pseudo.double((len - self.transport) as u32)
     }
 
-    /// States the length of all that was joined.
+    /// Writes the total length into the headers.
     fn lengthen(&self, packet: &mut [u8], len: usize) {
         if self.is_v6 {
             set_u16(packet, 4, (len - IPV6_HEADER) as u16);
@@ -351,7 +351,7 @@ impl Flow {
     }
 }
 
-/// The addresses of a packet whose header was read, with what tells the families apart by length.
+/// Returns the address bytes of a packet; their length distinguishes the address families.
 fn addresses(packet: &[u8]) -> &[u8] {
     if packet[0] >> 4 == 6 { &packet[8..40] } else { &packet[12..20] }
 }

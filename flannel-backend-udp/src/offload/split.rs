@@ -1,19 +1,19 @@
-//! Cutting a packet that stands for several into those, each whole and with its checksums.
+//! Splits a GSO packet into its segments, each with valid headers and checksums.
 //!
 //! ```text
 //!  headers  payload of up to 64 KiB            headers' payload | headers' payload | headers' rest
 //! └───────┘└───────────────────────┘   ──▶    └────────────────┘└────────────────┘└─────────────┘
 //! ```
 //!
-//! Segments are written one after the other into room that the caller gives, so that the work is bounded by the room
-//! and not by what a packet says. What each segment has by itself (RFC 9293; `net/ipv4/tcp_offload.c`): its lengths, the
-//! next identification (IPv4), its sequence number, FIN and PSH on the last only, CWR on the first only, checksums.
+//! The caller provides the buffer for each segment, so the buffer bounds the work, not what a packet states. Per segment
+//! (RFC 9293; `net/ipv4/tcp_offload.c`): lengths, the next identification (IPv4), the sequence number, FIN and PSH on the
+//! last only, CWR on the first only, and checksums.
 
 use super::virtio::{GsoKind, VirtioHeader};
 use crate::packet::checksum::Sum;
 use crate::packet::{IPV4_HEADER, IPV6_HEADER, TCP, UDP, set_u16, set_u32, u16_at, u32_at};
 
-// Flags of TCP in the byte at offset 13 (RFC 9293, section 3.1).
+// TCP flags at offset 13 (RFC 9293, section 3.1).
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const CWR: u8 = 0x80;
@@ -26,72 +26,74 @@ pub(crate) const UDP_HEADER: usize = 8;
 pub(crate) struct Segments<'a> {
     packet: &'a [u8],
     plan: Plan,
-    /// How many were written.
+    /// The number of segments written.
     written: usize,
 }
 
 #[derive(Debug)]
 enum Plan {
-    /// One segment, as it is but for the checksum: from where the sum goes, and where it is put.
+    /// One segment, unchanged except for the checksum: the start of the sum, and the offset of the result.
     Whole(Option<(usize, usize)>),
-    Cut(Cut),
+    SegmentTemplate(SegmentTemplate),
 }
 
-/// What is the same for all segments.
+/// The values that all segments share.
 #[derive(Debug)]
-struct Cut {
+struct SegmentTemplate {
     is_v6: bool,
     is_tcp: bool,
-    /// Where the transport header begins.
+    /// The offset of the transport header.
     transport: usize,
-    /// Where the payload begins.
+    /// The offset of the payload.
     payload: usize,
     size: usize,
     count: usize,
     /// The sum of the IPv4 header without length, identification and checksum.
     ip_sum: Sum,
-    /// The sum of pseudo header and transport header without length, sequence number, flags and checksum.
+    /// The sum of pseudo-header and transport header without length, sequence number, flags and checksum.
     transport_sum: Sum,
 }
 
-/// The packet is not what its header says.
+/// The packet doesn't match its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 impl<'a> Segments<'a> {
-    /// Looks a packet over. It begins with its IP header, which [`Header`](crate::packet::Header) has read.
+    /// Validates a packet, which starts with an IP header that [`Header`](crate::packet::Header) accepted.
     pub(crate) fn new(header: &VirtioHeader, packet: &'a [u8]) -> Result<Self, Malformed> {
         let plan = match header.gso {
             None => Plan::Whole(checksum_place(header, packet)?),
-            Some(gso) => Plan::Cut(Cut::new(header, gso.kind, usize::from(gso.size), packet)?),
+            Some(gso) => {
+                Plan::SegmentTemplate(SegmentTemplate::new(header, gso.kind, usize::from(gso.size), packet)?)
+            }
         };
         Ok(Self { packet, plan, written: 0 })
     }
 
-    /// How many segments are still to be written.
+    /// Returns the number of segments left to write.
     pub(crate) fn left(&self) -> usize {
         let count = match &self.plan {
             Plan::Whole(_) => 1,
-            Plan::Cut(cut) => cut.count,
+            Plan::SegmentTemplate(cut) => cut.count,
         };
         count - self.written
     }
 
-    /// Writes the next segment and returns its length; `None` after the last, or without room for it.
+    /// Writes the next segment and returns its length; `None` after the last one, or if it doesn't fit.
     pub(crate) fn write_next(&mut self, to: &mut [u8]) -> Option<usize> {
         if self.left() == 0 {
             return None;
         }
         let len = match &self.plan {
             Plan::Whole(place) => write_whole(to, self.packet, *place)?,
-            Plan::Cut(cut) => cut.write(to, self.packet, self.written)?,
+            Plan::SegmentTemplate(cut) => cut.write(to, self.packet, self.written)?,
         };
         self.written += 1;
         Some(len)
     }
 }
 
-/// Checks where a checksum is to be filled in.
+/// Validates the checksum offsets of the virtio header.
 fn checksum_place(header: &VirtioHeader, packet: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
     let Some((start, offset)) = header.checksum else { return Ok(None) };
     let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
@@ -106,13 +108,13 @@ fn write_whole(to: &mut [u8], packet: &[u8], place: Option<(usize, usize)>) -> O
     };
     to[..start].copy_from_slice(&packet[..start]);
     let checksum = Sum::copy(&mut to[start..], &packet[start..]).checksum();
-    // In UDP, whose checksum is there, zero would say that there is none (RFC 768).
+    // In UDP a checksum of zero means that there is none (RFC 768).
     let is_udp = at - start == 6;
     set_u16(to, at, if checksum == 0 && is_udp { 0xffff } else { checksum });
     Some(packet.len())
 }
 
-impl Cut {
+impl SegmentTemplate {
     fn new(header: &VirtioHeader, kind: GsoKind, size: usize, packet: &[u8]) -> Result<Self, Malformed> {
         let is_v6 = packet.first().is_some_and(|version| version >> 4 == 6);
         let is_tcp = kind != GsoKind::Udp;
@@ -120,7 +122,7 @@ impl Cut {
             return Err(Malformed);
         }
         let ip_header = if is_v6 { IPV6_HEADER } else { header_len_v4(packet)? };
-        // IPv6 may have extension headers, and the kernel knows where they end.
+        // IPv6 may have extension headers; the virtio header gives their end.
         let transport = header.checksum.map_or(ip_header, |(start, _)| usize::from(start));
         let smallest = if is_tcp { TCP_HEADER } else { UDP_HEADER };
         if transport < ip_header || packet.len() < transport + smallest || (!is_v6 && transport != ip_header)
@@ -155,7 +157,7 @@ impl Cut {
             let udp_len = (len - self.transport) as u16;
             set_u16(udp, 4, udp_len);
             let checksum = sum.word(udp_len).checksum();
-            // Zero would say that there is none (RFC 768).
+            // Zero means that there is no checksum (RFC 768).
             set_u16(udp, 6, if checksum == 0 { 0xffff } else { checksum });
         }
         Some(len)
@@ -185,7 +187,7 @@ impl Cut {
     }
 }
 
-/// No packet is larger, as its length has 16 bits.
+/// The largest IP packet; its length field has 16 bits.
 pub(crate) const MAX_PACKET: usize = 65_535;
 
 fn header_len_v4(packet: &[u8]) -> Result<usize, Malformed> {
@@ -193,7 +195,7 @@ fn header_len_v4(packet: &[u8]) -> Result<usize, Malformed> {
     if len < IPV4_HEADER || packet.len() < len { Err(Malformed) } else { Ok(len) }
 }
 
-/// The sums of the headers without what differs between segments.
+/// Computes the header sums without the fields that differ between segments.
 fn sums(
     packet: &[u8],
     is_v6: bool,

@@ -1,27 +1,27 @@
-//! The header before each packet that is read from or written to the device: `struct virtio_net_hdr`,
-//! `linux/virtio_net.h`. The device is told to use little endian on every machine (`TUNSETVNETLE`).
+//! The header of each packet read from or written to the device: `struct virtio_net_hdr` of `linux/virtio_net.h`, in
+//! little endian on every machine (`TUNSETVNETLE`).
 
-/// The header.
+/// A parsed virtio header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VirtioHeader {
-    /// Where a checksum is to be filled in, if one is: from where the sum goes, and where from there it is put. What is
-    /// there already is the sum of the pseudo header.
+    /// The offsets of a partial checksum, if there is one: the start of the sum, and the field relative to it. The field
+    /// holds the pseudo-header sum.
     pub(crate) checksum: Option<(u16, u16)>,
-    /// What the packet is to be cut into, if it is.
+    /// How to segment the packet, if at all.
     pub(crate) gso: Option<Gso>,
-    /// How many bytes of headers there are. The kernel may state more than there are, so it is only written.
+    /// Bytes of headers. Only written: the value that the kernel states can be too large.
     pub(crate) header_len: u16,
 }
 
-/// A packet that stands for several.
+/// The segmentation of a GSO packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gso {
     pub(crate) kind: GsoKind,
-    /// Bytes of payload in each but the last.
+    /// Payload bytes of each segment except the last.
     pub(crate) size: u16,
 }
 
-/// What the packets are.
+/// The protocol of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GsoKind {
     TcpV4,
@@ -30,7 +30,7 @@ pub(crate) enum GsoKind {
     Udp,
 }
 
-/// The header's bytes.
+/// Bytes of the header.
 pub(crate) const VIRTIO_HEADER: usize = 10;
 
 // `linux/virtio_net.h`.
@@ -39,11 +39,11 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// Set beside the kind if the first segment has the flag CWR of TCP.
+/// Set with the kind if the first segment has the TCP flag CWR.
 const GSO_ECN: u8 = 0x80;
 
 impl VirtioHeader {
-    /// Takes the header off a packet; `None` if there is none, or one of another kind.
+    /// Parses the header of a packet; `None` if it is missing or of an unknown kind.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let header: &[u8; VIRTIO_HEADER] = bytes.first_chunk()?;
         let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);

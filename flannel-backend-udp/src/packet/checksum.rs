@@ -1,11 +1,11 @@
-//! The internet checksum (RFC 1071), and a copy that sums on the way.
+//! The internet checksum (RFC 1071), and a copy that computes it in the same pass.
 //!
-//! Words are added in the byte order of the machine and turned round once at the end, which gives the same checksum on
-//! every machine (RFC 1071, section 2 (B)).
+//! Words are summed in native byte order and swapped once at the end, which gives the same checksum on every machine
+//! (RFC 1071, section 2 (B)).
 
 use crate::sys::cpu;
 
-/// A sum of 16-bit words in ones' complement arithmetic, not folded yet.
+/// An unfolded ones' complement sum of 16-bit words.
 ///
 /// Parts may be added in any order if each has an even length or is the last.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +17,7 @@ impl Sum {
         Self(cpu::sum(bytes))
     }
 
-    /// Copies bytes and sums them. The two slices are of one length.
+    /// Copies and sums bytes. Both slices must have the same length.
     pub(crate) fn copy(to: &mut [u8], from: &[u8]) -> Self {
         Self(cpu::copy_and_sum(to, from))
     }
@@ -25,7 +25,7 @@ impl Sum {
     /// Adds another sum.
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
-        // Both are below 2^48: a packet has less than 2^16 halves of 32 bits.
+        // Both are below 2^48: a packet has fewer than 2^16 32-bit words.
         Self(self.0 + other.0)
     }
 
@@ -35,13 +35,13 @@ impl Sum {
         Self(self.0 + u64::from(word.to_be()))
     }
 
-    /// Adds two words, the upper half first.
+    /// Adds two words, the upper one first.
     #[must_use]
     pub(crate) fn double(self, double: u32) -> Self {
         Self(self.0 + u64::from(double.to_be()))
     }
 
-    /// Returns the sum in 16 bits.
+    /// Folds the sum to 16 bits.
     pub(crate) fn fold(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
@@ -50,13 +50,13 @@ impl Sum {
         u16::from_be(sum as u16)
     }
 
-    /// Returns the checksum: what makes the sum of all 0xffff.
+    /// Returns the checksum: the complement of the folded sum.
     pub(crate) fn checksum(self) -> u16 {
         !self.fold()
     }
 }
 
-/// Adds up 32-bit halves; 64 bytes at a time, which compilers turn into vector instructions.
+/// Sums 32-bit words, 64 bytes at a time so that compilers emit vector instructions.
 #[inline(always)]
 pub(crate) fn sum_portably(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; LANES];
@@ -67,10 +67,10 @@ pub(crate) fn sum_portably(bytes: &[u8]) -> u64 {
     lanes.iter().sum::<u64>() + sum_words(blocks.remainder())
 }
 
-/// Copies and adds up in one pass.
+/// Copies and sums in one pass.
 #[inline(always)]
 pub(crate) fn copy_and_sum_portably(to: &mut [u8], from: &[u8]) -> u64 {
-    debug_assert_eq!(to.len(), from.len(), "a copy has the length of the original");
+    debug_assert_eq!(to.len(), from.len(), "the slices differ in length");
     let mut lanes = [0u64; LANES];
     let (mut targets, mut blocks) = (to.chunks_exact_mut(BLOCK), from.chunks_exact(BLOCK));
     for (target, block) in (&mut targets).zip(&mut blocks) {
@@ -97,7 +97,7 @@ fn add_block(lanes: &mut [u64; LANES], block: &[u8]) {
     }
 }
 
-/// Adds up word by word.
+/// Sums word by word.
 #[inline(always)]
 pub(crate) fn sum_words(bytes: &[u8]) -> u64 {
     let mut sum = 0;
@@ -105,18 +105,18 @@ pub(crate) fn sum_words(bytes: &[u8]) -> u64 {
     for word in &mut words {
         sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
-    // A last odd byte counts as if a zero followed (RFC 1071, section 4.1).
+    // An odd last byte is padded with zero (RFC 1071, section 4.1).
     let mut last = [0; 4];
     last[..words.remainder().len()].copy_from_slice(words.remainder());
     sum + u64::from(u32::from_ne_bytes(last))
 }
 
-/// The new header checksum when a word that begins with the time to live loses one from it, by increment and without
-/// looking whether the old one was right (RFC 1624, equation 3).
+/// Returns the header checksum after the TTL is decremented, by incremental update and without verifying the old one
+/// (RFC 1624, equation 3).
 pub(crate) fn after_ttl_decrement(checksum: u16) -> u16 {
     let (sum, carry) = checksum.overflowing_add(0x0100);
     match sum.wrapping_add(u16::from(carry)) {
-        // Never 0xffff, which the other form of zero is (RFC 1624, section 3).
+        // Never 0xffff, the other representation of zero (RFC 1624, section 3).
         0xffff => 0,
         sum => sum,
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// RFC 1071, section 1, word by word.
+    /// The reference: RFC 1071, section 1, word by word.
     fn slow(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
@@ -137,20 +137,20 @@ mod tests {
         sum as u16
     }
 
-    /// The two forms of zero are the same number.
+    /// Maps both representations of zero to one.
     fn number(sum: u16) -> u16 {
         if sum == 0xffff { 0 } else { sum }
     }
 
     proptest! {
         #[test]
-        fn a_sum_is_that_of_all_words(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+        fn a_sum_equals_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
             prop_assert_eq!(number(Sum::of(&bytes).fold()), number(slow(&bytes)));
             prop_assert_eq!(number(Sum(sum_portably(&bytes)).fold()), number(slow(&bytes)));
         }
 
         #[test]
-        fn a_copy_is_the_original_and_its_sum(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+        fn a_copy_equals_the_original_and_its_sum_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
             let mut to = vec![0; bytes.len()];
             prop_assert_eq!(number(Sum::copy(&mut to, &bytes).fold()), number(slow(&bytes)));
             prop_assert_eq!(&to, &bytes);
@@ -167,7 +167,7 @@ mod tests {
         }
 
         #[test]
-        fn a_decrement_is_what_a_new_sum_gives(mut header in prop::array::uniform20(any::<u8>()), ttl in 1..=255u8) {
+        fn an_incremental_update_equals_a_new_checksum(mut header in prop::array::uniform20(any::<u8>()), ttl in 1..=255u8) {
             header[8] = ttl;
             header[10..12].fill(0);
             let checksum = Sum::of(&header).checksum();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decrement_is_as_upstream_does_it() {
+    fn an_incremental_update_equals_upstreams() {
         for (before, after) in [(0x1234, 0x1334), (0xff10, 0x0011), (0xfeff, 0x0000), (0xffff, 0x0100)] {
             assert_eq!(after_ttl_decrement(before), after, "{before:#06x}");
         }

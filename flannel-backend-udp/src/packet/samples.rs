@@ -1,11 +1,11 @@
-//! Packets for tests, made slowly and obviously.
+//! Packets for tests, built in the simplest way.
 
 use std::net::IpAddr;
 
 use super::checksum::Sum;
 use super::{TCP, UDP, set_u16, set_u32};
 
-/// What a test wants of a packet.
+/// The parameters of a test packet.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) source: IpAddr,
@@ -38,7 +38,7 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// Between hosts of IPv6.
+    /// Switches to IPv6.
     pub(crate) fn v6() -> Self {
         let address = |host: u16| IpAddr::from([0xfd00, 5, host, 0, 0, 0, 0, 9]);
         Self { source: address(2), destination: address(1), ..Self::default() }
@@ -65,7 +65,7 @@ impl Sample {
         self.packet(UDP, header, 6)
     }
 
-    /// Puts an IP header before, and the checksum in.
+    /// Adds the IP header and the checksum.
     pub(crate) fn packet(&self, protocol: u8, header: Vec<u8>, checksum_at: usize) -> Vec<u8> {
         let mut body = header;
         body.extend(&self.payload);
@@ -112,7 +112,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Whether all checksums of a packet are right.
+/// Returns whether all checksums of a packet are valid.
 pub(crate) fn is_right(packet: &[u8]) -> bool {
     let is_v4 = packet[0] >> 4 == 4;
     let (start, protocol) =

@@ -1,24 +1,24 @@
-//! Headers, times to live and error messages, against bytes from the wire and slow models.
+//! Headers, TTLs and ICMP errors, against captured bytes and simple models.
 
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 
 use super::checksum::Sum;
-use super::icmp::{self, Trouble};
+use super::icmp::{self, IcmpError};
 use super::samples::{Sample, is_right};
 use super::*;
 
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 5, 1, 0));
 
-fn complain(own: IpAddr, trouble: Trouble, packet: &[u8]) -> Option<Vec<u8>> {
+fn error_packet(own: IpAddr, error: IcmpError, packet: &[u8]) -> Option<Vec<u8>> {
     let mut message = [0xaa; 1280];
-    let len = icmp::write(&mut message, own, trouble, packet)?;
+    let len = icmp::write(&mut message, own, error, packet)?;
     Some(message[..len].to_vec())
 }
 
 #[test]
-fn a_header_says_who_and_how_long() {
+fn a_header_gives_addresses_and_lengths() {
     let packet = Sample::default().tcp();
     let header = Header::read(&packet).unwrap();
     assert_eq!(
@@ -34,7 +34,7 @@ fn a_header_says_who_and_how_long() {
 }
 
 #[test]
-fn what_is_no_packet_has_no_header() {
+fn invalid_packets_have_no_header() {
     let whole = Sample::default().tcp();
     for len in 0..20 {
         assert_eq!(Header::read(&whole[..len]), None);
@@ -49,7 +49,7 @@ fn what_is_no_packet_has_no_header() {
 }
 
 #[test]
-fn parts_of_a_packet_are_known_as_such() {
+fn fragments_are_recognised() {
     let mut packet = Sample { dont_fragment: false, ..Sample::default() }.udp();
     packet[6] = 0x20;
     let first = Header::read(&packet).unwrap();
@@ -60,9 +60,9 @@ fn parts_of_a_packet_are_known_as_such() {
 }
 
 #[test]
-fn an_unknown_destination_is_answered_as_the_rfcs_say() {
+fn an_unknown_destination_is_answered_by_the_rfcs() {
     let packet = Sample::default().udp();
-    let message = complain(OWN, Trouble::NoRoute, &packet).unwrap();
+    let message = error_packet(OWN, IcmpError::NoRoute, &packet).unwrap();
     let header = Header::read(&message).unwrap();
     assert_eq!((header.source, header.destination), (OWN, Sample::default().source));
     assert_eq!((header.total, header.protocol, header.ttl), (message.len(), ICMP, 64));
@@ -72,34 +72,38 @@ fn an_unknown_destination_is_answered_as_the_rfcs_say() {
 }
 
 #[test]
-fn a_packet_that_is_too_big_is_answered_with_what_fits() {
+fn a_packet_that_is_too_big_is_answered_with_the_path_mtu() {
     let big = Sample { payload: vec![7; 1400], ..Sample::default() };
-    let message = complain(OWN, Trouble::TooBig(1372), &big.udp()).unwrap();
+    let message = error_packet(OWN, IcmpError::TooBig(1372), &big.udp()).unwrap();
     assert_eq!((message.len(), message[20], message[21], u16_at(&message, 26)), (576, 3, 4, 1372));
     let big = Sample { payload: vec![7; 1400], ..Sample::v6() };
     let own = Sample::v6().destination;
-    let message = complain(own, Trouble::TooBig(1372), &big.udp()).unwrap();
+    let message = error_packet(own, IcmpError::TooBig(1372), &big.udp()).unwrap();
     assert_eq!((message.len(), message[40], message[41], u32_at(&message, 44)), (1280, 2, 0, 1372));
     assert!(is_right(&message));
 }
 
 #[test]
-fn no_error_is_answered_with_an_error() {
-    let error = complain(OWN, Trouble::NoRoute, &Sample::default().udp()).unwrap();
-    assert_eq!(complain(OWN, Trouble::TimeExceeded, &error), None);
+fn icmp_errors_are_not_answered() {
+    let error = error_packet(OWN, IcmpError::NoRoute, &Sample::default().udp()).unwrap();
+    assert_eq!(error_packet(OWN, IcmpError::TimeExceeded, &error), None);
     let echo = Sample::default().packet(ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1], 2);
-    assert!(complain(OWN, Trouble::TimeExceeded, &echo).is_some());
+    assert!(error_packet(OWN, IcmpError::TimeExceeded, &echo).is_some());
     let mut cut = echo.clone();
     cut.truncate(20);
-    assert_eq!(complain(OWN, Trouble::TimeExceeded, &cut), None, "it may have been an error");
+    assert_eq!(
+        error_packet(OWN, IcmpError::TimeExceeded, &cut),
+        None,
+        "a truncated packet may be an ICMP error"
+    );
     let own = Sample::v6().destination;
-    let error = complain(own, Trouble::NoRoute, &Sample::v6().udp()).unwrap();
-    assert_eq!(complain(own, Trouble::NoRoute, &error), None);
+    let error = error_packet(own, IcmpError::NoRoute, &Sample::v6().udp()).unwrap();
+    assert_eq!(error_packet(own, IcmpError::NoRoute, &error), None);
 }
 
 #[test]
-fn groups_parts_and_nobody_are_not_answered() {
-    let refused = |sample: Sample| complain(OWN, Trouble::NoRoute, &sample.udp()).is_none();
+fn multicast_fragments_and_unspecified_sources_are_not_answered() {
+    let refused = |sample: Sample| error_packet(OWN, IcmpError::NoRoute, &sample.udp()).is_none();
     let to = |octets: [u8; 4]| Sample { destination: octets.into(), ..Sample::default() };
     let from = |octets: [u8; 4]| Sample { source: octets.into(), ..Sample::default() };
     assert!(refused(to([224, 0, 0, 1])) && refused(to([255; 4])));
@@ -108,15 +112,15 @@ fn groups_parts_and_nobody_are_not_answered() {
     }
     let mut part = Sample::default().udp();
     part[7] = 1;
-    assert_eq!(complain(OWN, Trouble::NoRoute, &part), None);
+    assert_eq!(error_packet(OWN, IcmpError::NoRoute, &part), None);
 }
 
 proptest! {
     #[test]
-    fn nothing_that_arrives_makes_a_reader_fail(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let header = Header::read(&bytes);
-        for trouble in [Trouble::NoRoute, Trouble::TimeExceeded, Trouble::TooBig(1000)] {
-            if let Some(message) = complain(OWN, trouble, &bytes) {
+        for icmp_error in [IcmpError::NoRoute, IcmpError::TimeExceeded, IcmpError::TooBig(1000)] {
+            if let Some(message) = error_packet(OWN, icmp_error, &bytes) {
                 prop_assert!(header.is_some() && Header::read(&message).is_some());
             }
         }
@@ -125,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_stays_right_when_its_time_to_live_shrinks(ttl in 2u8.., id: u16, payload in prop::collection::vec(any::<u8>(), 0..50)) {
+    fn a_decremented_ttl_leaves_valid_checksums(ttl in 2u8.., id: u16, payload in prop::collection::vec(any::<u8>(), 0..50)) {
         for sample in [Sample::default(), Sample::v6()] {
             let mut packet = Sample { ttl, identification: id, payload: payload.clone(), ..sample }.tcp();
             decrement_ttl(&mut packet);

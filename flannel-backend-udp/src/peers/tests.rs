@@ -1,4 +1,4 @@
-//! The table against a slow search, and its exchange.
+//! The peer table against a linear search, and its replacement.
 
 use super::*;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ fn hop(subnet: IpNet) -> Hop {
     Hop { subnet, address, counters: Arc::default() }
 }
 
-/// The longest prefix, found by looking at all; of equal ones the first.
+/// Finds the longest prefix by linear search; of equal ones the first.
 fn slow(hops: &[Hop], address: IpAddr) -> Option<usize> {
     let around = (0..hops.len()).filter(|at| hops[*at].subnet.contains(&address));
     around.rev().max_by_key(|at| hops[*at].subnet.prefix_len())
@@ -41,7 +41,7 @@ proptest! {
 }
 
 #[test]
-fn the_ends_of_the_address_space_are_subnets_like_others() {
+fn subnets_at_the_ends_of_the_address_space_are_found() {
     let nets = ["0.0.0.0/8", "255.255.255.0/24", "::/16", "ffff::/16", "255.255.255.255/32"];
     let hops: Vec<Hop> = nets.iter().map(|net| hop(net.parse().unwrap())).collect();
     let table = PeerTable::new(hops);
@@ -52,12 +52,12 @@ fn the_ends_of_the_address_space_are_subnets_like_others() {
 }
 
 #[test]
-fn a_new_table_is_seen_at_the_next_look() {
-    let exchange = Arc::new(Exchange::default());
-    let mut view = View::new(Arc::clone(&exchange));
+fn a_refresh_loads_the_new_table() {
+    let exchange = Arc::new(SharedRouting::default());
+    let mut view = CachedRouting::new(Arc::clone(&exchange));
     let peers = PeerTable::new(vec![hop("10.5.2.0/24".parse().unwrap())]);
     exchange.replace(Routing { peers, ..Routing::default() });
-    assert_eq!(view.routing().peers.hops().len(), 0, "what is under way keeps its table");
+    assert_eq!(view.routing().peers.hops().len(), 0, "a view keeps its table until the next refresh");
     view.refresh();
     assert_eq!(view.routing().peers.hops().len(), 1);
     assert!(view.routing().peers.by_public([192, 168, 64, 2].into()).is_some());

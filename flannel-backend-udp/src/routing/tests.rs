@@ -1,4 +1,4 @@
-//! Which leases are peers of this backend.
+//! Which leases are peers of the UDP backend.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn v4(last: u8) -> PublicAddrs {
     PublicAddrs { v4: Some([192, 168, 64, last].into()), v6: None }
 }
 
-fn decided(config: &str, leases: Vec<Lease>) -> (Vec<String>, Vec<String>) {
+fn routes(config: &str, leases: Vec<Lease>) -> (Vec<String>, Vec<String>) {
     decided_with(config, leases, false)
 }
 
@@ -24,7 +24,7 @@ fn decided_with(config: &str, leases: Vec<Lease>, takes_vxlan: bool) -> (Vec<Str
     let own = "10.5.1.0-24".parse().unwrap();
     let mut peers = PeerSet::default();
     peers.extend(leases.into_iter().map(|lease| LeaseChange::Put(Arc::new(lease))));
-    let (hops, unreachable) = decide(&config, &own, 8285, takes_vxlan, &peers);
+    let (hops, unreachable) = next_hops(&config, &own, 8285, takes_vxlan, &peers);
     let hops = hops.iter().map(|(subnet, (_, address))| format!("{subnet} at {address}")).collect();
     (hops, unreachable.into_iter().map(|failure| failure.reason).collect())
 }
@@ -32,18 +32,18 @@ fn decided_with(config: &str, leases: Vec<Lease>, takes_vxlan: bool) -> (Vec<Str
 const V4: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
 #[test]
-fn leases_without_a_backends_name_are_peers_as_upstream_writes_them() {
+fn leases_without_a_backend_type_are_peers() {
     let leases = vec![
         lease("10.5.2.0-24", v4(2), BackendType::UNNAMED),
         lease("10.5.3.0-24", v4(3), BackendType::from("udp".to_owned())),
     ];
-    let (hops, refused) = decided(V4, leases);
+    let (hops, refused) = routes(V4, leases);
     assert_eq!(hops, ["10.5.2.0/24 at 192.168.64.2:8285", "10.5.3.0/24 at 192.168.64.3:8285"]);
     assert_eq!(refused, [""; 0]);
 }
 
 #[test]
-fn a_host_that_goes_to_vxlan_is_still_a_peer_if_it_is_one_that_carries_both() {
+fn a_vxlan_host_with_a_node_id_is_a_peer_during_a_migration() {
     let mut ours = lease("10.5.2.0-24", v4(2), BackendType::VXLAN);
     ours.attrs.node = Some(flannel_core::NodeId::from_bytes([7; 16]));
     let upstreams = lease("10.5.3.0-24", v4(3), BackendType::VXLAN);
@@ -54,21 +54,21 @@ fn a_host_that_goes_to_vxlan_is_still_a_peer_if_it_is_one_that_carries_both() {
 }
 
 #[test]
-fn leases_that_cannot_be_peers_are_named_with_the_reason() {
+fn invalid_peers_are_reported_with_the_reason() {
     let leases = vec![
         lease("10.5.1.0-25", v4(2), BackendType::UNNAMED),
         lease("10.5.2.0-24", v4(2), BackendType::VXLAN),
         lease("10.5.3.0-24", PublicAddrs::default(), BackendType::UNNAMED),
         lease("10.6.4.0-24", v4(4), BackendType::UNNAMED),
     ];
-    let (hops, refused) = decided(V4, leases);
+    let (hops, refused) = routes(V4, leases);
     assert_eq!(hops, [""; 0]);
     assert_eq!(
         refused,
         [
-            "its subnet overlaps the own one, 10.5.1.0-24",
+            "its subnet overlaps this host's 10.5.1.0-24",
             "ignoring non-udp subnet(10.5.2.0-24): type=vxlan",
-            "its lease has no public address of this family",
+            "its lease has no public address of this address family",
             "its subnet 10.6.4.0/24 is outside the network 10.5.0.0/16",
         ]
     );
@@ -82,7 +82,7 @@ fn a_peer_without_ipv6_is_reached_by_ipv4_alone() {
         lease("10.5.2.0-24", v4(2), BackendType::UNNAMED),
         lease("10.5.3.0-24&fd00:5:0:3::-64", both, BackendType::UNNAMED),
     ];
-    let (hops, refused) = decided(config, leases);
+    let (hops, refused) = routes(config, leases);
     assert_eq!(
         hops,
         [

@@ -1,25 +1,25 @@
-//! Waiting for descriptors (`poll(2)`).
+//! `poll(2)`.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// What a descriptor is ready for.
+/// The readiness of a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready {
-    /// Something can be read, or an error be asked for.
+    /// Readable, or with a pending error.
     pub(crate) is_readable: bool,
-    /// It will never be ready again: a socket was shut down, the other end of a pipe closed.
+    /// Closed: the socket was shut down, or the other end of the pipe closed.
     pub(crate) is_over: bool,
 }
 
-/// Waits until any of some descriptors can be read, or has an error or a hang-up, at most so long if there is a limit.
-/// Where there is no descriptor nothing is waited for, and nothing becomes ready.
+/// Waits until a descriptor is readable, has an error or hangs up, at most for `limit` if there is one. A missing
+/// descriptor never becomes ready.
 pub(crate) fn wait_readable<const N: usize>(
     descriptors: [Option<BorrowedFd<'_>>; N],
     limit: Option<Duration>,
 ) -> io::Result<[Ready; N]> {
-    // The kernel passes over negative numbers (poll(2)).
+    // The kernel ignores negative descriptors (poll(2)).
     let nothing = libc::pollfd { fd: -1, events: 0, revents: 0 };
     let mut fds = descriptors.map(|fd| fd.map_or(nothing, |fd| entry(fd, libc::POLLIN)));
     poll(&mut fds, limit)?;
@@ -29,7 +29,7 @@ pub(crate) fn wait_readable<const N: usize>(
     }))
 }
 
-/// Waits until something can be written, at most so long; tells whether it can.
+/// Waits for writability, at most for `limit`; returns whether it is writable.
 pub(crate) fn wait_writable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     let mut fds = [entry(fd, libc::POLLOUT)];
     poll(&mut fds, Some(limit))?;
@@ -47,7 +47,7 @@ fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> io::Result<()> {
     // SAFETY: the pointer and the count describe `fds`, which is borrowed for the call and holds open descriptors.
     if unsafe { libc::poll(fds.as_mut_ptr(), count, limit) } < 0 {
         let error = io::Error::last_os_error();
-        // Nothing is ready then, and the caller waits again.
+        // Nothing is ready; the caller waits again.
         return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
     }
     Ok(())

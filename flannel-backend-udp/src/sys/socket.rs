@@ -1,4 +1,4 @@
-//! UDP sockets that send and receive bursts: `udp(7)`, `recvmmsg(2)`, `sendmsg(2)`.
+//! UDP sockets with bursts: `udp(7)`, `recvmmsg(2)`, `sendmsg(2)`.
 
 use std::io::{self, IoSlice};
 use std::mem::{size_of, size_of_val, zeroed};
@@ -11,51 +11,53 @@ pub(crate) use libc::sock_filter as FilterInstruction;
 /// The largest payload of a datagram over IPv4, and so of a burst (RFC 768, RFC 791).
 pub(crate) const MAX_BURST: usize = 65_507;
 
-/// How many datagrams, or bursts of them, are received at once.
+/// The most messages of one receive call; each is a datagram or a burst.
 const MESSAGES: usize = 8;
 
-/// The kernel makes bursts of less than 64 KiB (`net/ipv4/udp_offload.c`).
+/// Bytes of one receive buffer; bursts stay below 64 KiB (`net/ipv4/udp_offload.c`).
 const MESSAGE: usize = 65_536;
 
 /// `linux/udp.h`.
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
 
-/// Room for one control message with an `int`, suitably aligned.
+/// An aligned buffer for one control message with an `int`.
 type Control = [u64; 4];
 
-/// Tells whether a descriptor is that of a UDP socket (`SO_PROTOCOL`).
+/// Returns whether a descriptor is a UDP socket (`SO_PROTOCOL`).
 ///
 /// # Errors
-/// `ENOTSOCK` if it is of no socket at all.
+///
+/// `ENOTSOCK` if it isn't a socket.
 pub(crate) fn is_udp(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     let mut protocol: libc::c_int = 0;
     read_option(descriptor, libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut protocol)?;
     Ok(protocol == libc::IPPROTO_UDP)
 }
 
-/// Has the kernel hand out bursts (`UDP_GRO`).
+/// Enables receive bursts (`UDP_GRO`).
 pub(crate) fn set_gro(socket: &UdpSocket, on: bool) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_GRO, &libc::c_int::from(on))
 }
 
-/// Sets the sizes of both buffers in bytes, beyond what `net.core.rmem_max` and `wmem_max` allow to others
-/// (`SO_RCVBUFFORCE`, `SO_SNDBUFFORCE`, which need `CAP_NET_ADMIN`).
+/// Sets both buffer sizes in bytes, beyond `net.core.rmem_max` and `wmem_max` (`SO_RCVBUFFORCE`, `SO_SNDBUFFORCE`, which
+/// need `CAP_NET_ADMIN`).
 pub(crate) fn force_buffers(socket: &UdpSocket, receive: i32, send: i32) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &receive)?;
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &send)
 }
 
-/// Lets the kernel drop what a classic BPF program returns 0 for (`SO_ATTACH_FILTER`), in place of the program before.
+/// Attaches a classic BPF filter (`SO_ATTACH_FILTER`) and replaces the previous one. The kernel drops datagrams for which
+/// it returns 0.
 pub(crate) fn attach_filter(socket: &UdpSocket, program: &[FilterInstruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // The kernel copies the program and never writes to it; the field is `*mut` only in C.
+    // The kernel copies the program and doesn't write to it, although the C field is a mutable pointer.
     let value = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &value)
 }
 
-/// How many datagrams the socket dropped since it was opened: those that its filter refused, and those for which there
-/// was no room (`SO_MEMINFO`, `SK_MEMINFO_DROPS`).
+/// Returns the datagrams that the socket has dropped since it was opened, by its filter or because the buffer was full
+/// (`SO_MEMINFO`, `SK_MEMINFO_DROPS`).
 pub(crate) fn drops(socket: &UdpSocket) -> io::Result<u32> {
     const DROPS: usize = 8;
     let mut info = [0u32; 16];
@@ -63,7 +65,7 @@ pub(crate) fn drops(socket: &UdpSocket) -> io::Result<u32> {
     Ok(info[DROPS])
 }
 
-/// The largest packet, in bytes, that fits the path to which a socket is connected (`IP_MTU`, `IPV6_MTU`).
+/// Returns the path MTU, in bytes, of a connected socket (`IP_MTU`, `IPV6_MTU`).
 pub(crate) fn path_mtu(socket: &UdpSocket) -> io::Result<u32> {
     let (level, name) = match socket.local_addr()? {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
@@ -74,7 +76,7 @@ pub(crate) fn path_mtu(socket: &UdpSocket) -> io::Result<u32> {
     u32::try_from(mtu).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// Sends a datagram, or several of `segment` bytes each but the last (`UDP_SEGMENT`), without waiting.
+/// Sends a datagram, or several of `segment` bytes each except the last (`UDP_SEGMENT`), without blocking.
 pub(crate) fn send(
     socket: &UdpSocket,
     to: SocketAddr,
@@ -83,11 +85,11 @@ pub(crate) fn send(
 ) -> io::Result<usize> {
     let (mut name, name_len) = RawAddress::new(to);
     let mut control = Control::default();
-    // SAFETY: `msghdr` is plain data for which all zeroes is a value.
+    // SAFETY: `msghdr` is plain data; all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_name = (&raw mut name).cast();
     message.msg_namelen = name_len;
-    // The kernel does not write to what is sent, and an `IoSlice` has the layout of an `iovec`.
+    // The kernel doesn't write to sent data, and `IoSlice` has the layout of `iovec`.
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len() as _;
     if let Some(segment) = segment {
@@ -110,7 +112,7 @@ pub(crate) fn send(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Buffers for what is received at once.
+/// The buffers of one receive call.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     bytes: Box<[u8]>,
@@ -124,14 +126,14 @@ struct Message {
     segment: usize,
 }
 
-/// A datagram, or several from one sender.
+/// A datagram, or a burst from one sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
-    /// Where these bytes are in the buffer of all.
+    /// The offset of these bytes in the whole buffer.
     pub(crate) start: usize,
     pub(crate) from: SocketAddr,
-    /// Bytes of each datagram but the last, which may have less.
+    /// Bytes of each datagram except the last, which may be shorter.
     pub(crate) segment: usize,
 }
 
@@ -141,20 +143,21 @@ impl Inbox {
         Self { bytes, messages: Vec::with_capacity(MESSAGES) }
     }
 
-    /// Without room for anything: what stands in for one while it is looked at.
+    /// Returns an inbox without buffers, as a placeholder while the real one is borrowed.
     pub(crate) fn empty() -> Self {
         Self { bytes: Box::default(), messages: Vec::new() }
     }
 
-    /// Receives what is there, without waiting.
+    /// Receives the available messages without blocking.
     ///
     /// # Errors
-    /// `EAGAIN` if there is nothing, and what the socket has to report.
+    ///
+    /// `EAGAIN` if there are none, or the socket's pending error.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         self.messages.clear();
         let mut names = [RawAddress::default(); MESSAGES];
         let mut controls = [Control::default(); MESSAGES];
-        // SAFETY: `iovec` and `mmsghdr` are plain data for which all zeroes is a value.
+        // SAFETY: `iovec` and `mmsghdr` are plain data; all zeroes is a valid value.
         let mut vectors: [libc::iovec; MESSAGES] = unsafe { zeroed() };
         // SAFETY: as above.
         let mut headers: [libc::mmsghdr; MESSAGES] = unsafe { zeroed() };
@@ -189,27 +192,27 @@ impl Inbox {
         Ok(())
     }
 
-    /// How many messages were received, each a datagram or several.
+    /// Returns the number of received messages.
     pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// How many bytes were received.
+    /// Returns the number of received bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.len).sum()
     }
 
-    /// Whether all buffers were used, so that there may be more.
+    /// Returns whether all buffers were used, so that more messages may be waiting.
     pub(crate) fn is_full(&self) -> bool {
         self.messages.len() == MESSAGES
     }
 
-    /// What everything that was received is in.
+    /// Returns the whole receive buffer.
     pub(crate) fn buffer(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What was received, in order.
+    /// Iterates over the received messages, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Received<'_>> {
         let buffers = (0..).step_by(MESSAGE).zip(self.bytes.chunks_exact(MESSAGE));
         buffers.zip(&self.messages).map(|((start, buffer), message)| Received {
@@ -221,7 +224,7 @@ impl Inbox {
     }
 }
 
-/// Reads the size of the datagrams in a burst (`UDP_GRO`).
+/// Returns the datagram size of a burst (`UDP_GRO`).
 fn segment_len(header: &libc::msghdr) -> Option<usize> {
     // SAFETY: the kernel has filled `msg_controllen` bytes of the area that `msg_control` points to, which is alive and
     // aligned; the macros stay inside it, and an `int` is read only from a message that is long enough for it.
@@ -241,7 +244,7 @@ fn segment_len(header: &libc::msghdr) -> Option<usize> {
     }
 }
 
-/// A socket address as the kernel has it, of either family.
+/// A kernel socket address of either address family.
 #[repr(C)]
 #[derive(Clone, Copy)]
 union RawAddress {
@@ -252,7 +255,7 @@ union RawAddress {
 
 impl Default for RawAddress {
     fn default() -> Self {
-        // SAFETY: all zeroes is a value of each of its members.
+        // SAFETY: all zeroes is valid for each member.
         unsafe { zeroed() }
     }
 }
@@ -315,7 +318,7 @@ fn get_option<T>(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, valu
     read_option(socket.as_fd(), level, name, value)
 }
 
-/// Reads an option into plain numbers, of which the kernel may fill only the first.
+/// Reads an option of plain integers; the kernel may fill only the first ones.
 fn read_option<T>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,

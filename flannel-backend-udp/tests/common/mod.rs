@@ -1,7 +1,7 @@
-//! What the kernel tests share: a station, which is a host with the backend on it.
+//! Shared by the kernel tests: a lab host that runs the backend.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::print_stdout, reason = "a long run says what it sent")]
+#![allow(clippy::print_stdout, reason = "a long run prints what it sent")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::net::IpAddr;
@@ -21,10 +21,10 @@ use flannel_testing::{
 };
 use ipnet::IpNet;
 
-/// How long to wait for something that the kernel does in its own time.
+/// The longest wait for asynchronous work of the kernel.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long nothing must happen to count as quiet.
+/// A period without events that counts as quiet.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 pub(crate) const IPV4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
@@ -32,8 +32,8 @@ pub(crate) const IPV4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp
 pub(crate) const BOTH: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48",
     "Backend":{"Type":"udp"}}"#;
 
-/// A host with the backend on it.
-pub(crate) struct Station {
+/// A lab host that runs the backend.
+pub(crate) struct TestHost {
     pub(crate) namespace: Namespace,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) own: Lease,
@@ -42,7 +42,7 @@ pub(crate) struct Station {
     runtime: tokio::runtime::Runtime,
 }
 
-/// How a station is to be.
+/// The options of a test host.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) config: &'static str,
@@ -56,13 +56,13 @@ impl Default for Setup {
     }
 }
 
-impl Station {
-    /// Opens the backend, and makes the host ready for the lease of host number `n`.
+impl TestHost {
+    /// Opens the backend and configures it with the lease of host `n`.
     pub(crate) fn start(namespace: &Namespace, n: u8, setup: Setup) -> Self {
         Self::start_with(OpenUdp::new(namespace.clone()), namespace, n, setup)
     }
 
-    /// The same, with a backend that is opened in a special way.
+    /// The same, with a given opener.
     pub(crate) fn start_with(opener: OpenUdp, namespace: &Namespace, n: u8, setup: Setup) -> Self {
         let config = NetworkConfig::parse(setup.config).unwrap();
         let external = external_interface(namespace, setup.interface).unwrap();
@@ -97,28 +97,28 @@ impl Station {
         self.peers.apply(LeaseChange::Removed(lease.subnet));
     }
 
-    /// One pass over everything.
+    /// Runs a full pass.
     pub(crate) fn sync(&mut self) -> SyncReport {
         self.sync_only(&Dirty::All)
     }
 
-    /// One pass, told which peers changed.
+    /// Runs a pass for the changed peers.
     pub(crate) fn sync_only(&mut self, dirty: &Dirty) -> SyncReport {
         self.backend.sync(SyncRequest::new(&self.peers, dirty, Instant::now()))
     }
 
-    /// What the backend noticed within the time, if it noticed anything.
+    /// Returns the drift that the backend notices within the time, if any.
     pub(crate) fn noticed(&mut self, limit: Duration) -> Option<String> {
         let drifted = self.backend.wait_for_drift();
         self.runtime.block_on(async { tokio::time::timeout(limit, drifted).await.ok() })
     }
 
-    /// Has the backend notice what changed, as the loop of a network does, and look again.
+    /// Waits for drift and runs a pass, as a network's loop does.
     pub(crate) fn heal(&mut self) -> SyncReport {
         let noticed = self.noticed(DEADLINE);
-        assert!(noticed.is_some(), "the change was not noticed");
+        assert!(noticed.is_some(), "the backend did not notice the change");
         let mut report = self.sync_only(&Dirty::NONE);
-        // What a person does may come in several parts.
+        // A command may cause several notifications.
         while self.noticed(QUIET).is_some() {
             report.merge(self.sync_only(&Dirty::NONE));
         }
@@ -130,8 +130,8 @@ impl Station {
     }
 }
 
-/// Opens a backend once the port is free: a program that another test starts holds the socket of one that has just ended
-/// open until it runs.
+/// Opens a backend once the port is free: a child process that another test forks holds the sockets of this process open
+/// until it calls exec.
 fn open_once_free(
     opener: &OpenUdp,
     config: &NetworkConfig,
@@ -152,9 +152,9 @@ pub(crate) fn open(
     opener.open(OpenRequest::new(config, external))
 }
 
-/// Hosts with the backend on them that know each other, and a pod on each.
+/// Peers with a pod on each.
 pub(crate) struct Overlay {
-    pub(crate) stations: Vec<Station>,
+    pub(crate) stations: Vec<TestHost>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) lab: Lab,
 }
@@ -168,16 +168,16 @@ impl Overlay {
         Self::on(lab(hosts), setup)
     }
 
-    /// Puts stations on the hosts of a lab.
+    /// Runs the backend on the hosts of a lab.
     pub(crate) fn on(lab: Lab, setup: Setup) -> Self {
-        let start = |(n, host): (u8, &flannel_testing::Host)| Station::start(&host.namespace, n, setup);
+        let start = |(n, host): (u8, &flannel_testing::Host)| TestHost::start(&host.namespace, n, setup);
         let mut stations: Vec<_> = (1..).zip(&lab.hosts).map(start).collect();
         introduce(&mut stations);
         let pods = add_pods(&stations, &lab);
         Self { stations, pods, lab }
     }
 
-    /// Two hosts, of which the second is behind a router, whose link to it is narrower than those of the hosts believe.
+    /// Two hosts, the second one behind a router whose link to it has a smaller MTU than the hosts' interfaces.
     pub(crate) fn narrow() -> Self {
         let lab = Lab::new(&LabOptions { hosts: 2, segments: 2, ..LabOptions::default() }).unwrap();
         let overlay = Self::on(lab, Setup::default());
@@ -185,7 +185,7 @@ impl Overlay {
         ip(switch, "link set port2 mtu 1300");
         ip(switch, "link set br1 mtu 1300");
         ip(&overlay.lab.hosts[1].namespace, "link set eth0 mtu 1300");
-        // The first packet teaches the host's kernel what the path carries.
+        // The first packet makes the kernel learn the path MTU.
         let large =
             PingOptions { payload: 1400, timeout: Duration::from_millis(700), ..PingOptions::default() };
         let (from, to) = (&overlay.pods[0].namespace, overlay.pods[1].addresses[0]);
@@ -194,17 +194,17 @@ impl Overlay {
     }
 }
 
-/// Puts a pod on each host of a lab.
-pub(crate) fn add_pods(stations: &[Station], lab: &Lab) -> Vec<Pod> {
-    let add_pod = |(station, host): (&Station, &flannel_testing::Host)| {
+/// Creates a pod on each host of a lab.
+pub(crate) fn add_pods(stations: &[TestHost], lab: &Lab) -> Vec<Pod> {
+    let add_pod = |(station, host): (&TestHost, &flannel_testing::Host)| {
         let subnets: Vec<_> = station.own.subnet.nets().collect();
         host.add_pod(&subnets, station.backend.mtu()).unwrap()
     };
     stations.iter().zip(&lab.hosts).map(add_pod).collect()
 }
 
-/// Has all stations know each other.
-pub(crate) fn introduce(stations: &mut [Station]) {
+/// Makes all hosts peers of each other.
+pub(crate) fn introduce(stations: &mut [TestHost]) {
     let leases: Vec<_> = stations.iter().map(|station| station.own.clone()).collect();
     for (at, station) in stations.iter_mut().enumerate() {
         let others = leases.iter().enumerate().filter(|(other, _)| *other != at);
@@ -218,14 +218,14 @@ pub(crate) fn lab(hosts: usize) -> Lab {
     Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap()
 }
 
-/// The subnets of host number `n`.
+/// Returns the subnets of host `n`.
 fn subnet(n: u8, config: &NetworkConfig) -> String {
     let v4 = config.ipv4.map(|_| format!("10.5.{n}.0-24"));
     let v6 = config.ipv6.map(|_| format!("fd00:5:0:{n}::-64"));
     v4.into_iter().chain(v6).collect::<Vec<_>>().join("&")
 }
 
-/// The lease of host number `n`, which exists only on paper.
+/// Returns the lease of host `n`, which doesn't exist in the lab.
 pub(crate) fn peer(n: u8) -> Lease {
     let public = std::net::Ipv4Addr::new(192, 168, 64, n);
     let attrs = LeaseAttrs::new(public.into());
@@ -245,7 +245,7 @@ pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Runs `ip` in a namespace and returns the lines that it writes.
+/// Runs `ip` in a namespace and returns its output lines.
 pub(crate) fn ip(namespace: &Namespace, arguments: &str) -> Vec<String> {
     let mut command = Command::new(program("ip", "iproute2").unwrap());
     command.args(arguments.split_whitespace());
@@ -255,13 +255,13 @@ pub(crate) fn ip(namespace: &Namespace, arguments: &str) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Bytes of a stream: so many MiB, enough to fill every buffer on its way many times, or `UDP_TEST_MIB` of them.
+/// Returns the bytes of a stream: `n` MiB, which fill every buffer on the path many times, or `UDP_TEST_MIB` MiB.
 pub(crate) fn mib(usual: u64) -> u64 {
     let mib = std::env::var("UDP_TEST_MIB").ok().and_then(|mib| mib.parse().ok());
     mib.unwrap_or(usual) << 20
 }
 
-/// Sizes of datagrams from the smallest to the largest there is, as many as usual, or `UDP_TEST_DATAGRAMS`.
+/// Returns `n` datagram sizes, or `UDP_TEST_DATAGRAMS`, from the smallest to the largest possible.
 pub(crate) fn sizes(usual: usize) -> Vec<usize> {
     let count = std::env::var("UDP_TEST_DATAGRAMS").ok().and_then(|count| count.parse().ok());
     // Xorshift (G. Marsaglia, 2003): the same sizes in every run.
@@ -273,7 +273,7 @@ pub(crate) fn sizes(usual: usize) -> Vec<usize> {
         chance
     };
     let mut sizes = vec![1, 2, 3, 4, 1443, 1444, 1445, LARGEST];
-    // Most of them near the MTU or below it, some of any size.
+    // Mostly up to the MTU, some of any size.
     let some = count.unwrap_or(usual);
     sizes.extend((0..some).map(|_| 1 + next() as usize % [40, 1500, 3000, LARGEST][next() as usize % 4]));
     sizes
@@ -282,15 +282,15 @@ pub(crate) fn sizes(usual: usize) -> Vec<usize> {
 /// The largest payload of a datagram over IPv4 (RFC 768, RFC 791).
 const LARGEST: usize = 65_507;
 
-/// So many datagrams are on their way at once: their fragments fill most of the device's queue.
+/// The datagrams in flight; their fragments fill most of the device's queue.
 const IN_FLIGHT: usize = 8;
 
-/// Sends streams both ways and datagrams, and finds that all arrive, whole and in order.
+/// Sends streams both ways and datagrams, and checks that all arrive intact and in order.
 pub(crate) fn check(what: &str, pods: [&Pod; 2], family: usize, mib: u64, sizes: &[usize]) {
     check_with(IN_FLIGHT, what, pods, family, mib, sizes);
 }
 
-/// The same, with so many datagrams on their way at once.
+/// The same, with a given number of datagrams in flight.
 pub(crate) fn check_with(
     in_flight: usize,
     what: &str,

@@ -1,4 +1,4 @@
-//! What the kernel tests share: namespaces of their own, links in them, waiting with a deadline.
+//! Helpers of the kernel tests: namespaces, links, and waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
@@ -14,11 +14,11 @@ use ipnet::IpNet;
 /// The index of the loopback link (`LOOPBACK_IFINDEX`).
 pub(crate) const LOOPBACK: u32 = 1;
 
-/// How long to wait for something that the kernel does in its own time.
+/// The time limit for asynchronous work of the kernel.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A new namespace. That it is entered at all is made sure of here, so that a test of broken
-/// code cannot change the host's own network.
+/// Creates a namespace, and asserts that it can be entered, so that a test of broken code cannot change
+/// the host's network.
 pub(crate) fn own_namespace() -> Namespace {
     let namespace = Namespace::create().expect("these tests make network namespaces: run them as root");
     let inside = namespace.run(Namespace::current).unwrap().unwrap();
@@ -27,7 +27,7 @@ pub(crate) fn own_namespace() -> Namespace {
     namespace
 }
 
-/// A new namespace, with its loopback link up, and a socket in it.
+/// Creates a namespace with loopback up, and opens a socket in it.
 pub(crate) fn namespace() -> (Namespace, Netlink) {
     let namespace = own_namespace();
     let mut netlink = Netlink::open_in(&namespace).unwrap();
@@ -35,7 +35,7 @@ pub(crate) fn namespace() -> (Namespace, Netlink) {
     (namespace, netlink)
 }
 
-/// A namespace with a VXLAN device that is up; returns its index.
+/// Creates a namespace with a VXLAN device that is up; returns its index.
 pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
     make_no_addresses(&namespace);
@@ -45,26 +45,26 @@ pub(crate) fn namespace_with_vxlan() -> (Namespace, Netlink, u32) {
     (namespace, netlink, device.index)
 }
 
-/// A namespace with an Ethernet link that is up and running; returns its index.
+/// Creates a namespace with an Ethernet link that is running; returns its index.
 pub(crate) fn namespace_with_ethernet() -> (Namespace, Netlink, u32) {
     let (namespace, mut netlink) = namespace();
     make_no_addresses(&namespace);
     let device = create(&mut netlink, &ethernet("eth0"));
     let far = netlink.link("eth0-far").unwrap().unwrap();
     set_up(&mut netlink, far.index, true);
-    // The kernel tells of it a moment later (`net/core/link_watch.c`).
+    // The kernel announces it a moment later (`net/core/link_watch.c`).
     for name in ["eth0", "eth0-far"] {
         eventually("a running link", || netlink.link(name).unwrap().filter(|link| link.running));
     }
     (namespace, netlink, device.index)
 }
 
-/// Has the kernel give later links of a namespace no addresses of its own, of which it would tell a second or two after.
+/// Disables link-local addresses on later links of a namespace; the kernel would announce them a second or two later.
 fn make_no_addresses(namespace: &Namespace) {
     namespace.write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
 }
 
-/// An Ethernet link that is up; its far end, which is down, has the same name with `-far`.
+/// Creates an Ethernet link that is up; its peer, which is down, has the same name with `-far`.
 pub(crate) fn ethernet(name: &str) -> NewLink {
     let peer = VethPeer { name: format!("{name}-far"), mac: None, namespace: None };
     NewLink { up: true, ..NewLink::new(name, NewLinkKind::Veth(peer)) }
@@ -80,7 +80,7 @@ pub(crate) fn set_up(netlink: &mut Netlink, index: u32, up: bool) {
     netlink.change_link(index, &LinkChange { up: Some(up), ..LinkChange::default() }).unwrap();
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is a result.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -104,7 +104,7 @@ pub(crate) fn mac(text: &str) -> Mac {
     text.parse().unwrap()
 }
 
-/// A MAC address that differs for every number.
+/// Returns a distinct MAC address for each number.
 pub(crate) fn numbered_mac(number: u32) -> Mac {
     let [a, b, c, d] = number.to_be_bytes();
     Mac([0x0e, 0x2a, a, b, c, d])

@@ -1,7 +1,7 @@
-//! The one system call of the tests.
+//! The system call of the tests.
 #![allow(unsafe_code, reason = "the C library's setresuid changes all threads, the system call one")]
 
-/// Takes the capabilities of the calling thread away for as long as it lives.
+/// Drops the capabilities of the calling thread.
 pub(crate) fn become_ordinary_user() {
     const NOBODY: libc::c_long = 65_534;
     // SAFETY: passes no memory; changes nothing but the credentials of this thread.

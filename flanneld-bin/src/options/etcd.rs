@@ -1,4 +1,4 @@
-//! Where etcd is, and who to be for it.
+//! The options about etcd.
 
 use std::path::PathBuf;
 
@@ -8,29 +8,29 @@ use crate::flags::BadValue;
 /// How to reach a network in etcd.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct EtcdOptions {
-    /// The servers, at least one, each as `scheme://host` or `scheme://host:port`.
+    /// The servers, at least one, as `scheme://host` or `scheme://host:port`.
     pub(crate) endpoints: Vec<String>,
-    /// The key under which the network lives, without a trailing slash: `<prefix>/config` is the key of
-    /// its configuration. The root is the empty text.
+    /// The key under which the network is stored, without a trailing slash: `<prefix>/config` is the config's key. Empty for
+    /// the root.
     pub(crate) prefix: String,
-    /// Certificates and key, those that were given.
+    /// Certificates and key.
     pub(crate) files: EtcdFiles,
-    /// Name and password of the user; either may be empty, which the registry judges.
+    /// Name and password of the user. The registry rejects one without the other.
     pub(crate) user: EtcdUser,
 }
 
-/// The files that etcd over TLS needs, in PEM form.
+/// The files for TLS, in PEM.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct EtcdFiles {
-    /// The authorities to trust.
+    /// The CA certificates.
     pub(crate) authorities: Option<PathBuf>,
-    /// The certificate to show.
+    /// The client certificate.
     pub(crate) certificate: Option<PathBuf>,
-    /// Its key.
+    /// The key of the client certificate.
     pub(crate) key: Option<PathBuf>,
 }
 
-/// Who to be for etcd. Its debug text holds no password.
+/// An etcd user. Its `Debug` output omits the password.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub(crate) struct EtcdUser {
     pub(crate) name: String,
@@ -43,10 +43,10 @@ impl std::fmt::Debug for EtcdUser {
     }
 }
 
-/// An interface of etcd. Each has a store of its own.
+/// An etcd API. Each has its own store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum EtcdApi {
-    /// The one that the network config is found in.
+    /// The one whose store has the network config.
     Auto,
     /// HTTP, as flannel up to v0.17 uses it.
     V2,
@@ -54,7 +54,7 @@ pub(crate) enum EtcdApi {
     V3,
 }
 
-/// Checks what the flags say about etcd.
+/// Checks the flags about etcd.
 pub(super) fn etcd(settings: &Settings) -> Result<EtcdOptions, BadValue> {
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     let files = EtcdFiles {
@@ -62,7 +62,7 @@ pub(super) fn etcd(settings: &Settings) -> Result<EtcdOptions, BadValue> {
         certificate: path(&settings.etcd_certfile),
         key: path(&settings.etcd_keyfile),
     };
-    // A client certificate is never meant for plain text.
+    // With a client certificate, TLS is intended.
     let scheme = if files.certificate.is_some() { "https" } else { "http" };
     Ok(EtcdOptions {
         endpoints: endpoint::parse_list(&settings.etcd_endpoints, scheme)
@@ -78,6 +78,6 @@ pub(super) fn etcd_api(text: &str) -> Result<EtcdApi, String> {
         "auto" => Ok(EtcdApi::Auto),
         "v2" => Ok(EtcdApi::V2),
         "v3" => Ok(EtcdApi::V3),
-        _ => Err(format!("{text:?} is none of auto, v2 and v3")),
+        _ => Err(format!("{text:?} is not auto, v2 or v3")),
     }
 }

@@ -1,4 +1,4 @@
-//! The options of `flanneld migrate-etcd`: those of the daemon that say where etcd is, and what to do.
+//! The options of `flanneld migrate-etcd`.
 
 use std::ffi::OsString;
 
@@ -9,20 +9,20 @@ use crate::flags::{self, Flag, FlagDescription, FlagError, Kind};
 const DRY_RUN: Flag<Settings> = Flag {
     name: "dry-run",
     kind: Kind::Bool(|s| &mut s.dry_run),
-    description: "write nothing, and say what would be done",
+    description: "write nothing, and print what would be written",
 };
 
-/// What to move.
+/// The options of the subcommand.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct MigrateOptions {
     pub(crate) etcd: EtcdOptions,
-    /// Write nothing.
+    /// Only print what would be written.
     pub(crate) dry_run: bool,
-    /// How much to log; see [`crate::log::start`].
+    /// The log verbosity.
     pub(crate) verbosity: i64,
 }
 
-/// Reads the arguments behind the word.
+/// Parses the arguments after the subcommand.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
@@ -33,7 +33,7 @@ pub(crate) fn parse(
     Ok(MigrateOptions { etcd, dry_run, verbosity })
 }
 
-/// The flags, for the usage text.
+/// Describes the flags.
 pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&flags())
 }

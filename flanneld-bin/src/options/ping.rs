@@ -1,4 +1,4 @@
-//! The options of `flanneld ping`: those of the daemon that say where it and etcd are, and what to probe and show.
+//! The options of `flanneld ping`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,29 +13,29 @@ const OWN: &[Flag<Settings>] = &[
     Flag {
         name: "count",
         kind: Kind::Int(|s| &mut s.count),
-        description: "how many small questions go each way, 1 to 1000",
+        description: "number of small probes per path, from 1 to 1000",
     },
     Flag {
         name: "mesh",
         kind: Kind::Bool(|s| &mut s.mesh),
-        description: "show a map with a sign for each peer instead of a line",
+        description: "print a map with one character per peer instead of a table",
     },
     table::JSON,
     table::COLOR,
 ];
 
-/// What to probe, and how to show it.
+/// The options of the subcommand.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PingOptions {
-    /// Which peers; all if none is named.
+    /// The peers to probe; all if empty.
     pub(crate) peers: Vec<String>,
-    /// Where the daemon tells its status.
+    /// The status socket of the daemon.
     pub(crate) socket: Option<PathBuf>,
-    /// Where the host remembers its network.
+    /// The cache of the daemon.
     pub(crate) cache: PathBuf,
     pub(crate) etcd: EtcdOptions,
     pub(crate) etcd_api: EtcdApi,
-    /// The port of all responders.
+    /// The UDP port on which hosts answer probes.
     pub(crate) port: u16,
     pub(crate) count: u32,
     pub(crate) json: bool,
@@ -43,7 +43,7 @@ pub(crate) struct PingOptions {
     pub(crate) paint: Paint,
 }
 
-/// Reads the arguments behind the word.
+/// Parses the arguments after the subcommand.
 pub(crate) fn parse(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
@@ -69,17 +69,17 @@ fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValu
     })
 }
 
-/// The flags, for the usage text.
+/// Describes the flags.
 pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(&flags())
 }
 
 fn flags() -> Vec<Flag<Settings>> {
-    const DAEMONS: [&str; 3] = ["subnet-file", "status-socket", "mesh-probe-port"];
+    const OF_DAEMON: [&str; 3] = ["subnet-file", "status-socket", "mesh-probe-port"];
     let mut flags = OWN.to_vec();
     let of_daemon = table::flags();
     flags.extend(
-        of_daemon.into_iter().filter(|flag| DAEMONS.contains(&flag.name) || flag.name.starts_with("etcd-")),
+        of_daemon.into_iter().filter(|flag| OF_DAEMON.contains(&flag.name) || flag.name.starts_with("etcd-")),
     );
     flags
 }

@@ -1,20 +1,20 @@
-//! The options of `flanneld plan`: those of the daemon, and how to write what was found.
+//! The options of `flanneld plan`.
 
 use std::ffi::OsString;
 
 use super::{IgnoredArguments, Options, check, table};
 use crate::flags::{self, FlagDescription, FlagError};
 
-/// What to look for.
+/// The options of the subcommand.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PlanOptions {
-    /// How the daemon is started, or would be.
+    /// The options of the daemon.
     pub(crate) daemon: Options,
-    /// Write for programs.
+    /// Print JSON.
     pub(crate) json: bool,
 }
 
-/// Reads the arguments behind the word.
+/// Parses the arguments after the subcommand.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,

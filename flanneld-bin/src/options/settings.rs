@@ -1,8 +1,8 @@
-//! The values of the flags as they were given, and those that they have when they were not.
+//! The values of the flags as given, and their defaults.
 
 use std::time::Duration;
 
-/// The values of the flags as they were given.
+/// The unchecked values of all flags.
 pub(crate) struct Settings {
     pub(super) etcd_endpoints: String,
     pub(super) etcd_prefix: String,

@@ -1,4 +1,4 @@
-//! The options of `flanneld status` and `flanneld peers`: which daemon to ask, and how to show what it says.
+//! The options of `flanneld status` and `flanneld peers`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,33 +13,33 @@ const FLAGS: &[Flag<Settings>] = &[
     Flag {
         name: "watch",
         kind: Kind::Bool(|s| &mut s.watch),
-        description: "show it again every two seconds, until interrupted; with -json a line each time",
+        description: "repeat every two seconds until interrupted; with -json, one line each time",
     },
     table::COLOR,
     Flag {
         name: "subnet-file",
         kind: Kind::Text(|s| &mut s.subnet_file),
-        description: "the -subnet-file of the daemon to ask, which tells where its socket is",
+        description: "the -subnet-file of the daemon, which determines the default of -status-socket",
     },
     Flag {
         name: "status-socket",
         kind: Kind::Text(|s| &mut s.status_socket),
-        description: "the -status-socket of the daemon to ask, if it has one",
+        description: "the -status-socket of the daemon",
     },
 ];
 
-/// How to show.
+/// The options of both subcommands.
 pub(crate) struct ShowOptions {
-    /// Where the daemon is asked.
+    /// The status socket of the daemon.
     pub(crate) socket: PathBuf,
-    /// Write for programs.
+    /// Print JSON.
     pub(crate) json: bool,
-    /// Again and again.
+    /// Repeat until interrupted.
     pub(crate) watch: bool,
     pub(crate) paint: Paint,
 }
 
-/// Reads the arguments behind the word.
+/// Parses the arguments after the subcommand.
 pub(crate) fn parse(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
@@ -52,13 +52,14 @@ fn check(settings: &Settings) -> Result<ShowOptions, BadValue> {
     let socket = values::status_socket(&settings.status_socket, &settings.subnet_file);
     Ok(ShowOptions {
         paint: show::paint(&settings.color).map_err(|why| bad("color", why))?,
-        socket: socket.ok_or_else(|| bad("status-socket", "off is no socket to ask at".to_owned()))?,
+        socket: socket
+            .ok_or_else(|| bad("status-socket", "a daemon without a socket cannot be queried".to_owned()))?,
         json: settings.json,
         watch: settings.watch,
     })
 }
 
-/// The flags, for the usage text.
+/// Describes the flags.
 pub(crate) fn descriptions() -> Vec<FlagDescription> {
     flags::describe(FLAGS)
 }

@@ -1,4 +1,4 @@
-//! Which flags and variables make which options.
+//! Flags and variables, and the options that they yield.
 
 use super::etcd::EtcdUser;
 use super::migrate::MigrateOptions;
@@ -138,7 +138,7 @@ fn every_flag_reaches_its_option() {
 }
 
 #[test]
-fn every_flag_has_its_variable() {
+fn every_flag_has_a_variable() {
     let options = run(
         &[],
         &[
@@ -156,7 +156,7 @@ fn every_flag_has_its_variable() {
         ],
     )
     .expect("good variables");
-    assert_eq!(options.etcd.endpoints, ["https://10.0.0.1"], "as there is a client certificate");
+    assert_eq!(options.etcd.endpoints, ["https://10.0.0.1"], "https because of the client certificate");
     assert_eq!(options.etcd.prefix, "/p");
     let EtcdFiles { authorities, certificate, key } = &options.etcd.files;
     let files = [authorities, certificate, key].map(|path| path.as_deref().and_then(|path| path.to_str()));
@@ -170,7 +170,7 @@ fn every_flag_has_its_variable() {
 }
 
 #[test]
-fn the_version_is_asked_for_by_its_flag_alone() {
+fn only_the_flag_requests_the_version() {
     let version = |arguments: &[&str], variable: &'static str, value: &'static str| {
         let lookup = move |name: &str| (name == variable).then(|| OsString::from(value));
         parse(arguments.iter().map(OsString::from), lookup)
@@ -184,7 +184,7 @@ fn the_version_is_asked_for_by_its_flag_alone() {
 }
 
 #[test]
-fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
+fn an_invalid_value_is_rejected_with_its_flag() {
     for (argument, line) in [
         (
             "-etcd-endpoints=http://a,ftp://b",
@@ -199,7 +199,7 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
         ("-public-ipv6=10.0.0.1", "flag -public-ipv6: invalid public IPv6 address: 10.0.0.1"),
         ("-public-ipv6=::", "flag -public-ipv6: invalid public IPv6 address: ::"),
         ("-subnet-file=", "flag -subnet-file: the path is empty"),
-        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3"),
+        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is not auto, v2 or v3"),
         ("-iface-can-reach=abc", "flag -iface-can-reach: invalid IP address: abc"),
         (
             "-vmodule=iface",
@@ -208,7 +208,7 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
         ("-log-format=xml", "flag -log-format: \"xml\" is neither text nor json"),
         (
             "-kube-subnet-mgr",
-            "flag -kube-subnet-mgr: Kubernetes is not supported yet, leases are kept in etcd",
+            "flag -kube-subnet-mgr: Kubernetes is not supported yet; leases are stored in etcd",
         ),
         ("-iptables-resync=0", "flag -iptables-resync: 0 is not within 1 and 86400 seconds"),
         ("-mass-expiry-hold=-1", "flag -mass-expiry-hold: -1 is not within 0 and 86400 seconds"),
@@ -222,7 +222,7 @@ fn a_value_that_cannot_be_used_is_refused_with_its_flag() {
 }
 
 #[test]
-fn the_command_lines_that_operators_have_in_their_units_are_read() {
+fn the_command_lines_of_common_units_are_accepted() {
     let options = run(&["-subnet-file", "/vxlan.env", "-etcd-prefix=/vxlan/network"], &[]);
     assert_eq!(options.map(|o| o.etcd.prefix), Ok("/vxlan/network".to_owned()));
     let twice = run(&["-etcd-endpoints=", "-etcd-prefix=", "-etcd-endpoints=b:1", "-etcd-prefix=/b"], &[])
@@ -231,7 +231,7 @@ fn the_command_lines_that_operators_have_in_their_units_are_read() {
 }
 
 #[test]
-fn no_flag_is_in_the_table_twice() {
+fn flag_names_are_unique() {
     let mut names: Vec<&str> = table::flags().iter().map(|flag| flag.name).collect();
     names.sort_unstable();
     let count = names.len();
@@ -240,7 +240,7 @@ fn no_flag_is_in_the_table_twice() {
 }
 
 #[test]
-fn a_lease_lasts_a_day_is_renewed_at_a_third_of_it_and_is_kept_unless_something_else_is_said() {
+fn lease_options_have_upstreams_defaults_and_bounds() {
     let options = run(&[], &[]).expect("defaults");
     assert_eq!((options.lease_ttl, options.renew_margin), (Duration::from_secs(86_400), None));
     assert!(!options.release_on_exit && !options.keep_udp_device);
@@ -273,7 +273,7 @@ fn migrate(arguments: &[&str], environment: &[(&str, &str)]) -> Result<MigrateOp
 }
 
 #[test]
-fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
+fn migrate_etcd_takes_only_the_daemons_flags_about_etcd() {
     let variables = [("FLANNELD_ETCD_USERNAME", "flannel"), ("FLANNELD_MASS_EXPIRY_HOLD", "nonsense")];
     let options = migrate(&["-etcd-prefix=/n", "--dry-run", "-v=1"], &variables).expect("good flags");
     assert_eq!((options.etcd.prefix.as_str(), options.etcd.user.name.as_str()), ("/n", "flannel"));
@@ -291,7 +291,7 @@ fn to_migrate_takes_the_daemons_flags_and_variables_about_etcd_and_no_others() {
     }
 }
 
-/// A value that differs from the default of a flag, and how it is shown once it is stored.
+/// A value other than the default of a flag, and its `Debug` output once stored.
 fn sample(kind: Kind<Settings>) -> (String, String) {
     match kind {
         Kind::Bool(field) => {
@@ -306,7 +306,7 @@ fn sample(kind: Kind<Settings>) -> (String, String) {
     }
 }
 
-/// The value of every flag, by its name.
+/// The `Debug` output of every flag's value, by name.
 fn shown(settings: &mut Settings) -> Vec<(&'static str, String)> {
     let value = |kind: Kind<Settings>| match kind {
         Kind::Bool(field) => format!("{:?}", field(settings)),
@@ -321,7 +321,7 @@ fn shown(settings: &mut Settings) -> Vec<(&'static str, String)> {
     names.into_iter().zip(kinds.into_iter().map(value).collect::<Vec<_>>()).collect()
 }
 
-/// What these arguments and this variable set.
+/// The values that these arguments and this variable set.
 fn set(arguments: &[&str], variable: (&str, &str)) -> Vec<(&'static str, String)> {
     let (table, mut settings) = (table::flags(), Settings::default());
     let arguments = arguments.iter().map(OsString::from);
@@ -332,7 +332,7 @@ fn set(arguments: &[&str], variable: (&str, &str)) -> Vec<(&'static str, String)
 }
 
 #[test]
-fn every_form_of_every_flag_sets_what_the_flag_is_about_and_nothing_else() {
+fn every_form_of_every_flag_sets_its_field_and_no_other() {
     let none = ("", "");
     for flag in table::flags() {
         let (given, stored) = sample(flag.kind);
@@ -344,9 +344,10 @@ fn every_form_of_every_flag_sets_what_the_flag_is_about_and_nothing_else() {
         let variable = format!("FLANNELD_{}", flag.name.to_uppercase().replace('-', "_"));
         assert_eq!(set(&[&format!("{one}={given}")], none), expected, "{one}={given}");
         assert_eq!(set(&[&format!("{two}={given}")], none), expected, "{two}={given}");
-        // No variable asks for the version.
-        let heard = if flag.name == "version" { shown(&mut Settings::default()) } else { expected.clone() };
-        assert_eq!(set(&[], (&variable, &given)), heard, "{variable}={given}");
+        // `-version` has no variable.
+        let from_variable =
+            if flag.name == "version" { shown(&mut Settings::default()) } else { expected.clone() };
+        assert_eq!(set(&[], (&variable, &given)), from_variable, "{variable}={given}");
         assert_eq!(set(&[&format!("{one}={given}")], (&variable, "")), expected, "{variable} is empty");
         let is_bool = matches!(flag.kind, Kind::Bool(_));
         if is_bool {
@@ -354,7 +355,7 @@ fn every_form_of_every_flag_sets_what_the_flag_is_about_and_nothing_else() {
             assert_eq!(
                 alone,
                 set(&[&format!("{one}=true")], (&variable, "false")),
-                "{one} goes before {variable}"
+                "{one} takes precedence over {variable}"
             );
             assert_eq!(alone, set(&[&two, "false", "-etcd-prefix=/x"], none), "a word ends the flags");
         } else {
@@ -365,13 +366,13 @@ fn every_form_of_every_flag_sets_what_the_flag_is_about_and_nothing_else() {
             if !matches!(flag.kind, Kind::List(_)) {
                 assert_eq!(set(&[&one, other, &last], none), expected, "the last one wins");
             }
-            assert_eq!(set(&[&last], (&variable, "7m")), expected, "{one} goes before {variable}");
+            assert_eq!(set(&[&last], (&variable, "7m")), expected, "{one} takes precedence over {variable}");
         }
     }
 }
 
 #[test]
-fn the_status_is_told_beside_the_subnet_file_and_health_nowhere_unless_it_is_asked_for() {
+fn the_status_socket_is_next_to_the_subnet_file_and_the_health_port_is_off_by_default() {
     let observed = |arguments: &[&str]| run(arguments, &[]).map(|options| options.observe);
     let none = observed(&["-subnet-file=/a/b.env"]).expect("good flags");
     assert_eq!(none, ObserveOptions { health: None, socket: Some("/a/b.env.sock".into()) });
@@ -386,7 +387,7 @@ fn the_status_is_told_beside_the_subnet_file_and_health_nowhere_unless_it_is_ask
 }
 
 #[test]
-fn other_hosts_are_probed_only_if_that_is_asked_for() {
+fn mesh_probes_are_off_by_default() {
     let mesh = |arguments: &[&str]| run(arguments, &[]).map(|options| options.mesh);
     assert_eq!(mesh(&[]), Ok(None));
     let options = MeshOptions { interval: Duration::from_secs(30), port: 8473 };
@@ -400,7 +401,7 @@ fn other_hosts_are_probed_only_if_that_is_asked_for() {
 }
 
 #[test]
-fn a_ping_takes_peers_before_and_behind_its_flags() {
+fn ping_takes_peers_before_and_after_its_flags() {
     let ping = |arguments: &[&str]| {
         ping::parse(arguments.iter().map(OsString::from).collect(), |_| None)
             .map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Checks of single values. Each error is the end of a line that begins with the flag.
+//! Checks of single values. An error completes a line that starts with the name of the flag.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::go_duration;
 use crate::log::LogFormat;
 
-/// Checks how long a lease lasts: not so short that a registry that restarts ends it, not so long that a host that is
-/// gone for good holds its subnet for ever.
+/// Checks the lease TTL: long enough to survive a restart of the registry, short enough to free the subnets of hosts that
+/// are gone.
 pub(super) fn lease_ttl(ttl: Duration) -> Result<Duration, String> {
     const RANGE: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
@@ -19,7 +19,7 @@ pub(super) fn lease_ttl(ttl: Duration) -> Result<Duration, String> {
     }
 }
 
-/// Checks how much of a lease is left when it is renewed. Bounds and words are upstream's.
+/// Checks the renew margin. Bounds and wording are upstream's.
 pub(super) fn renew_margin(minutes: Option<i64>, ttl: Duration) -> Result<Option<Duration>, String> {
     let Some(minutes) = minutes else {
         return Ok(None);
@@ -42,7 +42,7 @@ pub(super) fn renew_margin(minutes: Option<i64>, ttl: Duration) -> Result<Option
     Ok(Some(margin))
 }
 
-/// Reads a time of up to a day.
+/// Checks a number of seconds, at most a day.
 pub(super) fn seconds(value: i64, least: u64) -> Result<Duration, String> {
     match u64::try_from(value) {
         Ok(seconds) if (least..=86_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
@@ -50,7 +50,7 @@ pub(super) fn seconds(value: i64, least: u64) -> Result<Duration, String> {
     }
 }
 
-/// Reads the address to publish; an empty value counts as not given.
+/// Parses the IPv4 address to publish; an empty value counts as unset.
 pub(super) fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
     if text.is_empty() {
         return Ok(None);
@@ -61,7 +61,7 @@ pub(super) fn public_ip(text: &str) -> Result<Option<Ipv4Addr>, String> {
     }
 }
 
-/// The same for IPv6.
+/// Parses the IPv6 address to publish; an empty value counts as unset.
 pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     if text.is_empty() {
         return Ok(None);
@@ -72,7 +72,7 @@ pub(super) fn public_ipv6(text: &str) -> Result<Option<Ipv6Addr>, String> {
     }
 }
 
-/// Reads an address of either family; an empty value counts as not given.
+/// Parses an address of either family; an empty value counts as unset.
 pub(super) fn ip(text: &str) -> Result<Option<IpAddr>, String> {
     if text.is_empty() {
         return Ok(None);
@@ -91,7 +91,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// Reads an address to listen at; that of all interfaces is one.
+/// Parses an address to listen on, which may be unspecified.
 pub(super) fn listening_ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("invalid IP address: {}", text.escape_debug()))
 }
@@ -100,8 +100,8 @@ pub(super) fn port(port: i64) -> Result<u16, String> {
     u16::try_from(port).map_err(|_| format!("{port} is not within 0 and 65535"))
 }
 
-/// Reads where the status is told: beside the subnet file unless it is said, so that two daemons on one host have two
-/// sockets.
+/// Returns the path of the status socket, by default next to the subnet file, so that two daemons on one host have their
+/// own.
 pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
     match path {
         "off" => None,
@@ -110,7 +110,7 @@ pub(crate) fn status_socket(path: &str, subnet_file: &str) -> Option<PathBuf> {
     }
 }
 
-/// Reads how often other hosts are probed; never if it is zero.
+/// Checks the interval of the mesh probes; `None` if it is zero.
 pub(super) fn mesh_interval(interval: Duration) -> Result<Option<Duration>, String> {
     const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
     if interval.is_zero() {
@@ -123,7 +123,7 @@ pub(super) fn mesh_interval(interval: Duration) -> Result<Option<Duration>, Stri
     }
 }
 
-/// Reads the port at which hosts that are probed answer.
+/// Checks the port of the mesh probes.
 pub(super) fn mesh_port(number: i64) -> Result<u16, String> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     port.ok_or_else(|| format!("{number} is not within 1 and 65535"))

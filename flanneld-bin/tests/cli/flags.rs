@@ -245,7 +245,7 @@ fn variables_that_are_not_flannelds_are_not_read() {
 
 #[test]
 fn kubernetes_as_the_store_is_refused_in_one_line() {
-    let why = "Kubernetes is not supported yet, leases are kept in etcd\n";
+    let why = "Kubernetes is not supported yet; leases are stored in etcd\n";
     for form in ["-kube-subnet-mgr", "--kube-subnet-mgr", "-kube-subnet-mgr=true", "--kube-subnet-mgr=1"] {
         refused(&[form], &[], &format!("flag -kube-subnet-mgr: {why}"));
     }

@@ -100,8 +100,7 @@ const STARTED: &[&str] = &[
     "Running backend.",
     "watching for new subnet leases",
 ];
-const ENDED: &[&str] =
-    &["shutdownHandler sent cancel signal...", "Stopped monitoring lease", "Exiting cleanly..."];
+const ENDED: &[&str] = &["Received SIGTERM; stopping", "Stopped monitoring lease", "Exiting cleanly..."];
 
 fn check_order(lines: &[String], texts: &[&str]) {
     let mut rest = lines.iter();

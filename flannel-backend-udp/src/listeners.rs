@@ -1,4 +1,4 @@
-//! The sockets, one for each family of the network: opened, or taken back from a process that is gone.
+//! The sockets, one for each address family: opened, or restored from a previous process.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,63 +10,63 @@ use flannel_netlink::Namespace;
 
 use crate::filter;
 use crate::peers::Routing;
-use crate::store::{Keeper, Slot};
+use crate::store::{DescriptorSlot, OptionalStore};
 use crate::sys::socket;
 use crate::worker::Offloads;
 
-/// Room for what arrives while the thread is busy, some milliseconds of it at full speed.
+/// Bytes of receive buffer: some milliseconds of traffic at full speed while the thread is busy.
 const RECEIVE_BUFFER: i32 = 8 << 20;
 
-/// Room for what waits for hosts that are not reached: each may hold some 200 KiB (`unres_qlen_bytes`, arp(7)) for
-/// seconds, and must not keep others from being sent to.
+/// Bytes of send buffer. Each unresolved neighbour can hold some 200 KiB (`unres_qlen_bytes`, arp(7)) for seconds, which
+/// must not block packets to other hosts.
 const SEND_BUFFER: i32 = 32 << 20;
 
-/// All sockets: one for each address that is to be listened on, or fewer after one broke.
+/// The sockets, one for each listen address, or fewer after a failure.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    /// Where to listen.
+    /// The listen addresses.
     pub(crate) local: Vec<SocketAddr>,
     all: Vec<Listener>,
-    keeper: Keeper,
+    store: OptionalStore,
     namespace: Namespace,
     offloads: Offloads,
 }
 
 impl Listeners {
-    /// Takes where to listen; nothing is opened yet.
+    /// Sets the listen addresses without opening a socket.
     pub(crate) fn new(
         namespace: Namespace,
-        keeper: Keeper,
+        store: OptionalStore,
         local: Vec<SocketAddr>,
         offloads: Offloads,
     ) -> Self {
-        Self { local, all: Vec::new(), keeper, namespace, offloads }
+        Self { local, all: Vec::new(), store, namespace, offloads }
     }
 
-    /// Tells whether there is a socket for each address, and no other.
-    pub(crate) fn are_right(&self) -> bool {
+    /// Returns whether there is exactly one socket for each address.
+    pub(crate) fn is_complete(&self) -> bool {
         self.all.len() == self.local.len()
             && self.all.iter().all(|listener| self.local.contains(&listener.local))
     }
 
-    /// Listens on each address, with the socket that is there, an old one, or a new one.
+    /// Listens on each address: keeps an open socket, restores a stored one or opens a new one.
     pub(crate) fn listen(&mut self) -> Result<(), BackendError> {
         self.all.retain(|listener| self.local.contains(&listener.local));
-        for slot in Slot::SOCKETS {
-            if !self.local.iter().any(|local| Slot::of(local) == slot) {
-                self.keeper.forget(slot);
+        for slot in DescriptorSlot::SOCKETS {
+            if !self.local.iter().any(|local| DescriptorSlot::of(local) == slot) {
+                self.store.forget(slot);
             }
         }
         for local in &self.local {
             if self.all.iter().any(|listener| listener.local == *local) {
                 continue;
             }
-            let old = Listener::take_back(&self.keeper, &self.namespace, *local, self.offloads);
+            let old = Listener::restore(&self.store, &self.namespace, *local, self.offloads);
             let listener = match old {
                 Some(listener) => listener,
                 None => {
                     let listener = Listener::open(&self.namespace, *local, self.offloads)?;
-                    self.keeper.keep(Slot::of(local), listener.socket.as_fd());
+                    self.store.keep(DescriptorSlot::of(local), listener.socket.as_fd());
                     listener
                 }
             };
@@ -75,101 +75,101 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes all; none of them is to be taken back.
+    /// Closes all sockets and removes them from the store.
     pub(crate) fn close(&mut self) {
-        Slot::SOCKETS.into_iter().for_each(|slot| self.keeper.forget(slot));
+        DescriptorSlot::SOCKETS.into_iter().for_each(|slot| self.store.forget(slot));
         self.all.clear();
     }
 
-    /// Opens those that other addresses take and that are not there yet.
+    /// Opens the sockets that a change of the listen addresses needs.
     pub(crate) fn prepare(&self, local: &[SocketAddr]) -> Result<Vec<Listener>, BackendError> {
         let new = local.iter().filter(|local| !self.local.contains(local));
         new.map(|local| Listener::open(&self.namespace, *local, self.offloads)).collect()
     }
 
-    /// Goes over to other addresses, with the sockets that were prepared for them.
-    pub(crate) fn take(&mut self, fresh: Vec<Listener>, local: Vec<SocketAddr>) {
+    /// Switches to other addresses with their prepared sockets.
+    pub(crate) fn switch(&mut self, fresh: Vec<Listener>, local: Vec<SocketAddr>) {
         for listener in &fresh {
-            self.keeper.keep(Slot::of(&listener.local), listener.socket.as_fd());
+            self.store.keep(DescriptorSlot::of(&listener.local), listener.socket.as_fd());
         }
         self.all.extend(fresh);
         self.local = local;
     }
 
-    /// Lets in from the network who is a peer. A socket that is older than what is known of the peers keeps its filter.
+    /// Attaches a filter that drops datagrams from strangers. A restored socket keeps its filter until the peers are known.
     pub(crate) fn set_filters(&self, routing: &Routing, knows_peers: bool) {
         for listener in &self.all {
-            if listener.is_old && !knows_peers {
+            if listener.is_restored && !knows_peers {
                 continue;
             }
             let program = filter::program(listener.local.is_ipv6(), routing.peers.publics());
             if let Err(error) = socket::attach_filter(&listener.socket, &program) {
-                // The packet path checks as well.
-                tracing::debug!(%error, "the kernel takes no filter");
+                // The packet path checks every datagram too.
+                tracing::debug!(%error, "the kernel rejected the socket filter");
             }
         }
     }
 
-    /// The sockets, for the packet path.
+    /// Returns the sockets for the packet path.
     pub(crate) fn sockets(&self) -> Vec<Arc<UdpSocket>> {
         self.all.iter().map(|listener| Arc::clone(&listener.socket)).collect()
     }
 
-    /// How many datagrams they dropped since this was asked last.
+    /// Returns the number of datagrams that the sockets dropped since the last call.
     pub(crate) fn new_drops(&mut self) -> u64 {
         self.all.iter_mut().map(Listener::new_drops).sum()
     }
 }
 
-/// A socket, and how much it had dropped when it was last asked.
+/// A socket with its drop counter at the last read.
 #[derive(Debug)]
 pub(crate) struct Listener {
     local: SocketAddr,
     socket: Arc<UdpSocket>,
     dropped: u32,
-    /// Whether a process that is gone opened it, whose filter it still has.
-    is_old: bool,
+    /// Whether a previous process opened it; its filter is still attached.
+    is_restored: bool,
 }
 
 impl Listener {
-    /// Listens on an address.
+    /// Opens a socket on an address.
     fn open(namespace: &Namespace, local: SocketAddr, offloads: Offloads) -> Result<Self, BackendError> {
         let bound = namespace.run(|| UdpSocket::bind(local)).and_then(|bound| bound);
         let socket = bound.map_err(|source| BackendError::Kernel {
-            object: format!("cannot listen on {local} (UDP)"),
+            object: format!("failed to listen on {local} (UDP)"),
             source: source.into(),
         })?;
         Ok(Self::new(local, socket, offloads, false))
     }
 
-    /// Takes back a socket that listens there, if one is kept. What arrived meanwhile waits in it.
-    fn take_back(
-        keeper: &Keeper,
+    /// Restores a stored socket that listens on the address, with the datagrams that have arrived since.
+    fn restore(
+        store: &OptionalStore,
         namespace: &Namespace,
         local: SocketAddr,
         offloads: Offloads,
     ) -> Option<Self> {
-        keeper.take_back(Slot::of(&local), |kept| {
+        store.restore(DescriptorSlot::of(&local), |kept| {
             let socket = check(kept, namespace, local).map_err(|error| error.to_string())?;
             Ok(Self::new(local, socket, offloads, true))
         })
     }
 
-    fn new(local: SocketAddr, socket: UdpSocket, offloads: Offloads, is_old: bool) -> Self {
-        // An old one may have it otherwise.
+    fn new(local: SocketAddr, socket: UdpSocket, offloads: Offloads, is_restored: bool) -> Self {
+        // A restored socket may have another setting.
         if let Err(error) = socket::set_gro(&socket, offloads.receive_bursts)
             && offloads.receive_bursts
         {
-            tracing::info!(%error, "the kernel does not receive bursts: datagrams are taken one by one");
+            tracing::info!(%error, "the kernel lacks UDP_GRO; receiving datagrams one by one");
         }
         if let Err(error) = socket::force_buffers(&socket, RECEIVE_BUFFER, SEND_BUFFER) {
-            tracing::debug!(%error, "the buffers keep their size");
+            tracing::debug!(%error, "failed to enlarge the socket buffers");
         }
         let dropped = socket::drops(&socket).unwrap_or_default();
-        Self { local, socket: Arc::new(socket), dropped, is_old }
+        Self { local, socket: Arc::new(socket), dropped, is_restored }
     }
 
-    /// How many datagrams it dropped since it was asked last.
+    /// Returns the number of datagrams that it dropped since the last call.
     fn new_drops(&mut self) -> u64 {
         let Ok(now) = socket::drops(&self.socket) else { return 0 };
         let new = now.wrapping_sub(self.dropped);
@@ -178,27 +178,27 @@ impl Listener {
     }
 }
 
-/// Finds whether a descriptor is a socket that listens where this host should, and talks with everybody.
+/// Checks that a descriptor is an unconnected UDP socket on the expected address and namespace.
 fn check(kept: OwnedFd, namespace: &Namespace, local: SocketAddr) -> io::Result<UdpSocket> {
     let unfit = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     if !socket::is_udp(kept.as_fd())? {
-        return unfit("it is not a UDP socket".to_owned());
+        return unfit("not a UDP socket".to_owned());
     }
     let socket = UdpSocket::from(kept);
     let bound = socket.local_addr()?;
     if (bound.ip(), bound.port()) != (local.ip(), local.port()) {
-        return unfit(format!("it listens on {bound}, not on {local}"));
+        return unfit(format!("bound to {bound}, not {local}"));
     }
     if let Ok(peer) = socket.peer_addr() {
-        return unfit(format!("it talks with {peer} only"));
+        return unfit(format!("connected to {peer}"));
     }
     if Namespace::of_socket(&socket)? != *namespace {
-        return unfit("it is in another network namespace".to_owned());
+        return unfit("in another network namespace".to_owned());
     }
     Ok(socket)
 }
 
-/// The addresses to listen on, one for each family of the network.
+/// Returns the listen addresses, one for each address family of the network.
 pub(crate) fn local_addresses(
     config: &NetworkConfig,
     external: &ExternalInterface,
@@ -208,7 +208,7 @@ pub(crate) fn local_addresses(
     let v6 = config.ipv6.map(|_| (external.v6.map(IpAddr::V6), "IPv6"));
     let address = |(address, family): (Option<IpAddr>, &str)| {
         let address = address.ok_or_else(|| {
-            BackendError::Host(format!("the interface {} has no {family} address", external.name))
+            BackendError::Host(format!("interface {} has no {family} address", external.name))
         })?;
         Ok(SocketAddr::new(address, port))
     };

@@ -1,69 +1,69 @@
-//! From the device to the network.
+//! Packets from the device to the network.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::limit::Limit;
-use super::{Fault, Parts, Path, Step};
+use super::rate_limit::RateLimit;
+use super::{PacketQueue, PathFault, PathParts, Step};
 use crate::counters::DropReason;
 use crate::forward::{self, Burst, Outbox, Refusal};
 use crate::offload::split::{MAX_PACKET, Segments};
 use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
-use crate::packet::icmp::{self, Trouble};
+use crate::packet::icmp::{self, IcmpError};
 use crate::packet::{Header, IPV4_HEADER, IPV6_HEADER};
-use crate::peers::View;
+use crate::peers::CachedRouting;
 use crate::sys::poll;
 
-/// How many packets are taken from the device before what there is is sent. Large packets are sent earlier, when the
-/// outbox is full; more small ones would wait longer than a send takes.
+/// The most packets read from the device before a send. Large packets fill the outbox and are sent earlier; more small
+/// packets would wait longer than a send takes.
 const READS: usize = 64;
 
-/// How long a full send buffer is waited for. A host that is not reached fills at most its neighbour entry's queue
-/// (`unres_qlen_bytes`), of which the buffer holds many.
-const FULL: Duration = Duration::from_millis(2);
+/// The longest wait for room in the send buffer. An unreachable host fills at most its neighbour entry's queue
+/// (`unres_qlen_bytes`), and the buffer holds many of those.
+const SEND_WAIT: Duration = Duration::from_millis(2);
 
-/// How long a path that is narrower than the device is believed to be so.
-const NARROW: Duration = Duration::from_secs(10);
+/// How long a path MTU below the device's MTU is cached.
+const PATH_MTU_TTL: Duration = Duration::from_secs(10);
 
-/// So many narrow paths are remembered.
-const NARROW_PATHS: usize = 64;
+/// The most cached path MTUs.
+const MAX_PATH_MTUS: usize = 64;
 
-/// The way from the device to the sockets.
-pub(super) struct Outward<'a> {
-    parts: &'a Parts,
-    view: View,
+/// Moves packets from the device to the sockets.
+pub(super) struct Outbound<'a> {
+    parts: &'a PathParts,
+    view: CachedRouting,
     buffer: Box<[u8]>,
     outbox: Outbox,
-    limit: Limit,
-    narrow: Vec<NarrowPath>,
+    limit: RateLimit,
+    narrow: Vec<PathMtu>,
     sends_bursts: bool,
 }
 
-/// What is sent of what there is.
+/// Which bursts to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum BurstSelection {
     All,
-    /// What nothing can be added to. A read is of some packets more than a burst holds, and those few would cost as much
-    /// by themselves as a burst does.
+    /// Bursts that can't grow. Reads return a few packets more than a burst holds, and sending those few alone would cost
+    /// as much as a whole burst.
     Full,
 }
 
-/// A path that carries less than the device.
-struct NarrowPath {
+/// A path MTU below the device's MTU.
+struct PathMtu {
     to: IpAddr,
     mtu: usize,
     until: Instant,
 }
 
-impl Path for Outward<'_> {
+impl PacketQueue for Outbound<'_> {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.parts.tun.as_fd()
     }
 
-    /// Takes what is there, at most so much that it is sent soon.
-    fn step(&mut self) -> Result<Step, Fault> {
+    /// Reads and sends a bounded number of packets.
+    fn step(&mut self) -> Result<Step, PathFault> {
         self.view.refresh();
         let (mut reads, mut bytes, mut may_be_more) = (0, 0, true);
         while reads < READS && may_be_more {
@@ -75,36 +75,36 @@ impl Path for Outward<'_> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => may_be_more = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::Device(format!("the device cannot be read: {error}"))),
+                Err(error) => return Err(PathFault::Device(format!("failed to read the device: {error}"))),
             }
             if self.outbox.is_worth_sending() {
-                self.send(Part::Full);
+                self.send(BurstSelection::Full);
             }
         }
-        self.send(Part::All);
+        self.send(BurstSelection::All);
         self.parts.counters.was_read(reads as u64);
         Ok(Step { moved: reads, bytes, is_full: may_be_more })
     }
 
-    fn over(&self) -> Fault {
-        Fault::Device("the device is over".to_owned())
+    fn closed(&self) -> PathFault {
+        PathFault::Device("the device was removed".to_owned())
     }
 }
 
-impl<'a> Outward<'a> {
-    pub(super) fn new(parts: &'a Parts, view: View) -> Self {
+impl<'a> Outbound<'a> {
+    pub(super) fn new(parts: &'a PathParts, view: CachedRouting) -> Self {
         Self {
             parts,
             view,
             buffer: vec![0; VIRTIO_HEADER + MAX_PACKET].into_boxed_slice(),
             outbox: Outbox::new(),
-            limit: Limit::new(Instant::now()),
+            limit: RateLimit::new(Instant::now()),
             narrow: Vec::new(),
             sends_bursts: parts.offloads.send_bursts,
         }
     }
 
-    /// Takes one packet from the device, which may stand for several.
+    /// Forwards one packet from the device, which may be a GSO packet.
     fn packet(&mut self, len: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Err(refusal) = self.forward(&mut buffer[..len]) {
@@ -114,10 +114,10 @@ impl<'a> Outward<'a> {
     }
 
     fn forward(&mut self, bytes: &mut [u8]) -> Result<(), Refusal> {
-        let malformed = Refusal { reason: DropReason::MalformedOut, trouble: None };
+        let malformed = Refusal { reason: DropReason::MalformedOut, icmp_error: None };
         let header = VirtioHeader::read(bytes).ok_or(malformed)?;
         let packet = bytes.get_mut(VIRTIO_HEADER..).ok_or(malformed)?;
-        let hop = forward::outward(self.view.routing(), packet)?;
+        let hop = forward::outbound(self.view.routing(), packet)?;
         let mut segments = Segments::new(&header, packet).map_err(|_| malformed)?;
         loop {
             self.outbox.push(hop, &mut segments);
@@ -127,45 +127,44 @@ impl<'a> Outward<'a> {
             if self.outbox.is_empty() {
                 return Err(malformed);
             }
-            self.send(Part::All);
+            self.send(BurstSelection::All);
         }
     }
 
-    /// Drops a packet, counts it, and tells its source if that is of use.
+    /// Drops and counts a packet, and sends an ICMP error if the refusal asks for one.
     fn refuse(&mut self, refusal: Refusal, packet: &[u8]) {
         self.parts.counters.dropped(refusal.reason, 1);
-        if let Some(trouble) = refusal.trouble {
-            self.complain(trouble, packet);
+        if let Some(icmp_error) = refusal.icmp_error {
+            self.send_icmp_error(icmp_error, packet);
         }
     }
 
-    fn complain(&mut self, trouble: Trouble, packet: &[u8]) {
+    fn send_icmp_error(&mut self, icmp_error: IcmpError, packet: &[u8]) {
         let Some(header) = Header::read(packet) else { return };
         let Some(own) = self.view.routing().own(header.source) else { return };
         let mut message = [0; icmp_buffer()];
         let (_, room) = message.split_at_mut(VIRTIO_HEADER);
         let Ok(room) = room.try_into() else { return };
-        let Some(len) = icmp::write(room, own, trouble, packet) else { return };
+        let Some(len) = icmp::write(room, own, icmp_error, packet) else { return };
         if self.limit.allows(Instant::now()) {
-            // The header of the device is all zeroes for a packet that is just itself. One that it does not take is
-            // one error message less.
+            // A zeroed virtio header describes a single packet. ICMP errors are best effort.
             let _ = (&*self.parts.tun).write(&message[..VIRTIO_HEADER + len]);
         }
     }
 
-    fn send(&mut self, part: Part) {
+    fn send(&mut self, part: BurstSelection) {
         if self.outbox.is_empty() {
             return;
         }
         let outbox = std::mem::replace(&mut self.outbox, Outbox::empty());
-        let bursts = if part == Part::All { outbox.bursts() } else { outbox.full_bursts() };
+        let bursts = if part == BurstSelection::All { outbox.bursts() } else { outbox.full_bursts() };
         for burst in bursts {
             self.send_burst(&outbox, burst);
         }
         self.outbox = outbox;
         match part {
-            Part::All => self.outbox.clear(),
-            Part::Full => self.outbox.clear_full(),
+            BurstSelection::All => self.outbox.clear(),
+            BurstSelection::Full => self.outbox.clear_full(),
         }
         self.outbox.max_segments = if self.sends_bursts { forward::MAX_SEGMENTS } else { 1 };
     }
@@ -223,9 +222,9 @@ impl<'a> Outward<'a> {
         }
     }
 
-    /// The socket of the family of an address.
+    /// Returns the socket of an address family.
     fn socket(&self, to: SocketAddr) -> Option<&'a UdpSocket> {
-        let parts: &'a Parts = self.parts;
+        let parts: &'a PathParts = self.parts;
         let same =
             |socket: &UdpSocket| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
         match &parts.sockets[..] {
@@ -234,23 +233,22 @@ impl<'a> Outward<'a> {
         }
     }
 
-    /// Finds out why the kernel refuses a burst: because the path to the peer is narrower than the device, or because it
-    /// cannot send bursts at all.
+    /// Determines why the kernel refused a burst: the path MTU is smaller than the device's, or bursts aren't supported.
     fn burst_refused(&mut self, outbox: &Outbox, burst: &Burst, to: SocketAddr, error: &io::Error) {
         let mtu = path_mtu(to).unwrap_or(u32::MAX) as usize;
         if burst.segment + overhead(to) > mtu {
-            tracing::debug!(peer = %to, mtu, "the path is narrower than the device");
+            tracing::debug!(peer = %to, mtu, "the path MTU is smaller than the MTU of the device");
             self.narrow.retain(|path| path.to != to.ip());
-            self.narrow.truncate(NARROW_PATHS - 1);
-            self.narrow.push(NarrowPath { to: to.ip(), mtu, until: Instant::now() + NARROW });
-            self.tell_size(outbox, burst, to, mtu);
+            self.narrow.truncate(MAX_PATH_MTUS - 1);
+            self.narrow.push(PathMtu { to: to.ip(), mtu, until: Instant::now() + PATH_MTU_TTL });
+            self.report_path_mtu(outbox, burst, to, mtu);
         } else {
-            tracing::info!(%error, "the kernel does not send bursts: datagrams are sent one by one from now on");
+            tracing::info!(%error, "the kernel rejects UDP_SEGMENT; sending datagrams one by one");
             self.sends_bursts = false;
         }
     }
 
-    /// Tells whether a burst is known not to fit its path, and then its source, too.
+    /// Returns whether a burst exceeds a cached path MTU, and if so sends an ICMP error.
     fn is_too_large(&mut self, outbox: &Outbox, burst: &Burst, to: SocketAddr) -> bool {
         let now = Instant::now();
         self.narrow.retain(|path| path.until > now);
@@ -258,20 +256,20 @@ impl<'a> Outward<'a> {
         let mtu = path.mtu;
         let is_too_large = burst.segment + overhead(to) > mtu;
         if is_too_large {
-            self.tell_size(outbox, burst, to, mtu);
+            self.report_path_mtu(outbox, burst, to, mtu);
         }
         is_too_large
     }
 
-    /// Tells the source of packets that must not be cut how large they may be. They are sent all the same, in datagrams
-    /// that the kernel cuts.
-    fn tell_size(&mut self, outbox: &Outbox, burst: &Burst, to: SocketAddr, mtu: usize) {
+    /// Sends an ICMP error with the path MTU to the source of packets that must not be fragmented. The packets are still sent,
+    /// in datagrams that the kernel fragments.
+    fn report_path_mtu(&mut self, outbox: &Outbox, burst: &Burst, to: SocketAddr, mtu: usize) {
         let fits = mtu.saturating_sub(overhead(to));
         let must_not_be_cut =
             |packet: &&[u8]| Header::read(packet).is_some_and(|header| header.dont_fragment);
         let first = outbox.packets(burst).find(|packet| packet.len() > fits && must_not_be_cut(packet));
         if let Some(packet) = first {
-            self.complain(Trouble::TooBig(fits as u16), packet);
+            self.send_icmp_error(IcmpError::TooBig(fits as u16), packet);
         }
     }
 }
@@ -280,14 +278,14 @@ const fn icmp_buffer() -> usize {
     VIRTIO_HEADER + size_of::<icmp::Message>()
 }
 
-/// Sends, and waits a little if the buffer is full.
+/// Sends, and waits briefly if the send buffer is full.
 fn send(socket: &UdpSocket, to: SocketAddr, pieces: &[IoSlice<'_>], segment: Option<u16>) -> io::Result<()> {
     for attempt in 0.. {
         match crate::sys::socket::send(socket, to, pieces, segment) {
             Ok(_) => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && attempt == 0 => {
-                poll::wait_writable(socket.as_fd(), FULL)?;
+                poll::wait_writable(socket.as_fd(), SEND_WAIT)?;
             }
             Err(error) => return Err(error),
         }
@@ -295,7 +293,7 @@ fn send(socket: &UdpSocket, to: SocketAddr, pieces: &[IoSlice<'_>], segment: Opt
     Ok(())
 }
 
-/// Whether an error may be about the burst and not about the datagrams in it (`udp_send_skb` in `net/ipv4/udp.c`).
+/// Returns whether an error may concern the burst rather than its datagrams (`udp_send_skb` in `net/ipv4/udp.c`).
 fn is_about_bursts(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -303,12 +301,12 @@ fn is_about_bursts(error: &io::Error) -> bool {
     )
 }
 
-/// What the headers of a datagram take.
+/// Returns the bytes of a datagram's headers.
 fn overhead(to: SocketAddr) -> usize {
     8 + if to.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
 }
 
-/// Asks the kernel what the path to a peer carries.
+/// Returns the kernel's path MTU to a peer.
 fn path_mtu(to: SocketAddr) -> io::Result<u32> {
     let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let socket = UdpSocket::bind((any, 0))?;

@@ -1,4 +1,4 @@
-//! From the network to the device.
+//! Packets from the network to the device.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -7,40 +7,40 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::limit::Limit;
-use super::{Fault, Parts, Path, Step};
+use super::rate_limit::RateLimit;
+use super::{PacketQueue, PathFault, PathParts, Step};
 use crate::counters::DropReason;
 use crate::forward::{self, Refusal};
 use crate::offload::coalesce::{Coalescer, Joined, PIECES};
 use crate::offload::split::{MAX_PACKET, Segments};
 use crate::offload::virtio::{VIRTIO_HEADER, VirtioHeader};
-use crate::packet::icmp::{self, Trouble};
+use crate::packet::icmp::{self, IcmpError};
 use crate::packet::{Header, decrement_ttl};
-use crate::peers::View;
+use crate::peers::CachedRouting;
 use crate::sys::socket::{Inbox, Received};
 
-/// So many errors of a socket in a row, with nothing received between, are taken for its end.
+/// After this many consecutive errors without a datagram the socket counts as broken.
 const ERRORS: u32 = 100;
 
-/// The way from one socket to the device.
-pub(super) struct Inward<'a> {
-    parts: &'a Parts,
+/// Moves packets from one socket to the device.
+pub(super) struct Inbound<'a> {
+    parts: &'a PathParts,
     socket: &'a UdpSocket,
     inbox: Inbox,
-    /// How many errors the socket had since something was received.
+    /// Consecutive errors of the socket.
     errors: u32,
-    view: View,
+    view: CachedRouting,
     coalescer: Coalescer,
-    limit: Limit,
+    limit: RateLimit,
 }
 
-impl Path for Inward<'_> {
+impl PacketQueue for Inbound<'_> {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    fn step(&mut self) -> Result<Step, Fault> {
-        // What it borrows is not touched meanwhile.
+    fn step(&mut self) -> Result<Step, PathFault> {
+        // Taken out, because `self` is borrowed below.
         let mut inbox = std::mem::replace(&mut self.inbox, Inbox::empty());
         let received = inbox.receive(self.socket);
         if received.is_ok() {
@@ -55,30 +55,30 @@ impl Path for Inward<'_> {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 Ok(Step::default())
             }
-            // An error that the network reported is told once and means nothing to this end.
+            // ICMP errors are reported once each and don't concern the socket.
             Err(_) if self.errors < ERRORS => {
                 self.errors += 1;
                 Ok(Step::default())
             }
-            Err(error) => Err(Fault::Sockets(format!("the socket cannot be read: {error}"))),
+            Err(error) => Err(PathFault::Sockets(format!("failed to read the socket: {error}"))),
         }
     }
 
-    fn over(&self) -> Fault {
-        Fault::Sockets("the socket was shut down".to_owned())
+    fn closed(&self) -> PathFault {
+        PathFault::Sockets("the socket was shut down".to_owned())
     }
 }
 
-impl<'a> Inward<'a> {
-    pub(super) fn new(parts: &'a Parts, socket: &'a UdpSocket, view: View) -> Self {
+impl<'a> Inbound<'a> {
+    pub(super) fn new(parts: &'a PathParts, socket: &'a UdpSocket, view: CachedRouting) -> Self {
         let mut coalescer = Coalescer::new();
         coalescer.joins_tcp = parts.offloads.device_tcp;
         coalescer.joins_udp = parts.offloads.device_udp;
-        let limit = Limit::new(Instant::now());
+        let limit = RateLimit::new(Instant::now());
         Self { parts, socket, inbox: Inbox::new(), errors: 0, view, coalescer, limit }
     }
 
-    /// Passes on what was received at once.
+    /// Forwards everything in the inbox.
     fn burst(&mut self, inbox: &Inbox) {
         self.view.refresh();
         for message in inbox.iter() {
@@ -87,35 +87,35 @@ impl<'a> Inward<'a> {
         self.write(inbox.buffer());
     }
 
-    /// Passes on the datagrams of one message, all from one sender, which is in a buffer.
+    /// Forwards the datagrams of one message, which have one sender and lie in `buffer`.
     fn message(&mut self, message: &Received<'_>, buffer: &[u8]) {
         let from = message.from.ip();
         let count = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
         if self.view.routing().peers.by_public(from).is_none() {
             return self.parts.counters.dropped(DropReason::Stranger, count as u64);
         }
-        // Packets that follow each other are mostly from one source.
+        // Consecutive packets mostly have the same source.
         let mut known: Option<(IpAddr, usize)> = None;
-        let mut passed = Passed::default();
+        let mut accepted = AcceptedCounts::default();
         let mut start = message.start;
         // A datagram may be empty.
         let empty = std::iter::once(message.bytes).filter(|bytes| bytes.is_empty());
         for datagram in message.bytes.chunks(message.segment.max(1)).chain(empty) {
-            match forward::inward(self.view.routing(), from, datagram, known) {
+            match forward::inbound(self.view.routing(), from, datagram, known) {
                 Ok((source, hop, len)) => {
                     if known.is_none_or(|(_, before)| before != hop) {
-                        self.count(known, &mut passed);
+                        self.count(known, &mut accepted);
                     }
                     known = Some((source, hop));
-                    passed.packets += 1;
-                    passed.bytes += len as u64;
+                    accepted.packets += 1;
+                    accepted.bytes += len as u64;
                     self.take(buffer, start..start + len);
                 }
                 Err(refusal) => self.refuse(refusal, from, datagram),
             }
             start += datagram.len();
         }
-        self.count(known, &mut passed);
+        self.count(known, &mut accepted);
     }
 
     fn take(&mut self, buffer: &[u8], packet: Range<usize>) {
@@ -125,11 +125,11 @@ impl<'a> Inward<'a> {
         self.coalescer.push(buffer, packet);
     }
 
-    fn count(&self, known: Option<(IpAddr, usize)>, passed: &mut Passed) {
-        let passed = std::mem::take(passed);
+    fn count(&self, known: Option<(IpAddr, usize)>, accepted: &mut AcceptedCounts) {
+        let accepted = std::mem::take(accepted);
         if let Some(hop) = known.and_then(|(_, hop)| self.view.routing().peers.hops().get(hop)) {
-            hop.counters.received_packets.add(passed.packets);
-            hop.counters.received_bytes.add(passed.bytes);
+            hop.counters.received_packets.add(accepted.packets);
+            hop.counters.received_bytes.add(accepted.bytes);
         }
     }
 
@@ -153,43 +153,41 @@ impl<'a> Inward<'a> {
             self.parts.counters.dropped(DropReason::WriteFailed, failed);
         }
         if refuses {
-            tracing::info!(
-                "the device does not take joined packets: they are written one by one from now on"
-            );
+            tracing::info!("the device rejects coalesced packets; writing packets one by one");
             (self.coalescer.joins_tcp, self.coalescer.joins_udp) = (false, false);
         }
     }
 
-    /// Drops a peer's datagram, counts it, and tells its source if that is of use.
+    /// Drops and counts a peer's datagram, and sends an ICMP error if the refusal asks for one.
     fn refuse(&mut self, refusal: Refusal, from: IpAddr, datagram: &[u8]) {
         self.parts.counters.dropped(refusal.reason, 1);
         if let Some(peer) = self.view.routing().peers.by_public(from) {
             peer.counters.refused_packets.add(1);
         }
-        if let Some(trouble) = refusal.trouble {
-            self.complain(trouble, datagram);
+        if let Some(icmp_error) = refusal.icmp_error {
+            self.send_icmp_error(icmp_error, datagram);
         }
     }
 
-    /// Sends an error message to a packet's source, through the peer that it is behind.
-    fn complain(&mut self, trouble: Trouble, packet: &[u8]) {
+    /// Sends an ICMP error to a packet's source, through its peer.
+    fn send_icmp_error(&mut self, icmp_error: IcmpError, packet: &[u8]) {
         let routing = self.view.routing();
         let Some(header) = Header::read(packet) else { return };
         let Some(own) = routing.own(header.source) else { return };
         let Some(hop) = routing.peers.lookup(header.source) else { return };
         let Some(to) = forward::address(routing, hop) else { return };
         let mut message = [0; size_of::<icmp::Message>()];
-        let Some(len) = icmp::write(&mut message, own, trouble, packet) else { return };
+        let Some(len) = icmp::write(&mut message, own, icmp_error, packet) else { return };
         decrement_ttl(&mut message);
         if self.limit.allows(Instant::now()) {
-            // One that is not sent is one error message less.
+            // ICMP errors are best effort.
             let _ = crate::sys::socket::send(self.socket, to, &[IoSlice::new(&message[..len])], None);
         }
     }
 }
 
 #[derive(Default)]
-struct Passed {
+struct AcceptedCounts {
     packets: u64,
     bytes: u64,
 }
@@ -210,7 +208,7 @@ fn write<'a>(mut tun: &File, parts: impl Iterator<Item = &'a [u8]>) -> io::Resul
     }
 }
 
-/// Takes a joined packet apart again and writes its parts; returns how many could not be written.
+/// Splits a coalesced packet and writes the segments; returns the number of failed writes.
 fn write_one_by_one(tun: &File, joined: Joined<'_>) -> u64 {
     let bytes = joined.parts().collect::<Vec<_>>().concat();
     let Some(header) = VirtioHeader::read(&bytes) else { return 1 };
