@@ -9,6 +9,7 @@
 //! | `endpoint_picker` | endpoints, and the member to ask first |
 //! | `event_queue` | events that a watch has yet to yield, and its backoff (pure) |
 //! | `key_layout` | keys of a network (pure) |
+//! | `member_errors` | errors of the members that were asked during one call |
 //! | `position` | point in the history of a store (pure) |
 //! | `tls_files` | certificate files |
 
@@ -19,6 +20,7 @@ mod contact_tracker;
 mod endpoint_picker;
 mod event_queue;
 mod key_layout;
+mod member_errors;
 mod position;
 mod tls_files;
 
@@ -29,6 +31,7 @@ pub(crate) use contact_tracker::ContactTracker;
 pub(crate) use endpoint_picker::{EndpointError, EndpointPicker};
 pub(crate) use event_queue::EventQueue;
 pub(crate) use key_layout::KeyLayout;
+pub(crate) use member_errors::MemberErrors;
 pub(crate) use position::{LastClusterId, Position};
 #[cfg(feature = "etcd-v3")]
 pub(crate) use tls_files::FileStamp;

@@ -27,7 +27,11 @@ impl Node {
             PeerEvent::Bad(bad) => self.on_bad(bad),
             PeerEvent::RegistryUnavailable(reason) => {
                 let now = Instant::now().into_std();
-                self.note(|state| state.unavailable = Some((reason.clone(), now)));
+                // A registry may give another reason later in the same outage.
+                self.note(|state| {
+                    let since = state.unavailable.as_ref().map_or(now, |(_, since)| *since);
+                    state.unavailable = Some((reason.clone(), since));
+                });
                 self.tell(NetworkEvent::RegistryUnavailable(reason));
             }
             PeerEvent::RegistryAvailable => {

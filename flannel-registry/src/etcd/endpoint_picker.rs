@@ -54,6 +54,12 @@ impl EndpointPicker {
         self.current.load(Ordering::Relaxed)
     }
 
+    /// Returns all members once, starting with the one to ask first.
+    pub(crate) fn order(&self) -> impl Iterator<Item = usize> + Send + use<> {
+        let (first, members) = (self.current(), self.urls.len());
+        (0..members).map(move |n| (first + n) % members)
+    }
+
     /// Moves on from a member that failed, unless another call already did.
     pub(crate) fn skip(&self, member: usize) {
         let next = (member + 1) % self.urls.len().max(1);

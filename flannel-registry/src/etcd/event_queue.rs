@@ -1,10 +1,11 @@
 //! Events that a watch has yet to yield, and its backoff. Pure.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::time::Duration;
 
-use flannel_core::{Backoff, RegistryEvent};
+use flannel_core::{Backoff, BoxError, RegistryEvent};
+
+use super::member_errors::refusals;
 
 /// As in upstream flannel. Hosts find a cluster within seconds after it comes back, and not all at once.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
@@ -17,8 +18,15 @@ pub(crate) struct EventQueue {
     pause: Option<Duration>,
     /// Failed steps since an open watch last delivered something.
     failures: u32,
-    /// Whether the consumer was last notified that etcd is unavailable.
-    unavailable: bool,
+    /// The outage that was reported last.
+    outage: Option<Outage>,
+}
+
+/// An outage that was reported.
+#[derive(Debug)]
+struct Outage {
+    /// What etcd itself said, as reported.
+    refusals: Option<String>,
 }
 
 impl EventQueue {
@@ -45,16 +53,22 @@ impl EventQueue {
 
     /// Reports that etcd is available, if it was reported as unavailable.
     pub(crate) fn available(&mut self) {
-        if mem::take(&mut self.unavailable) {
+        if self.outage.take().is_some() {
             self.events.push_back(RegistryEvent::Available);
         }
     }
 
-    /// Reports that etcd is unavailable, unless that was already reported, and backs off.
-    pub(crate) fn unavailable(&mut self, reason: String) {
+    /// Reports that etcd is unavailable, once per outage and again when etcd itself gives another reason, and backs off.
+    pub(crate) fn unavailable(&mut self, reason: &BoxError) {
         tracing::debug!(%reason, failures = self.failures, "the watch of the leases failed");
-        if !mem::replace(&mut self.unavailable, true) {
-            self.events.push_back(RegistryEvent::Unavailable(reason));
+        let refusals = refusals(reason);
+        let is_news = match &self.outage {
+            Some(outage) => refusals.is_some() && outage.refusals != refusals,
+            None => true,
+        };
+        if is_news {
+            self.events.push_back(RegistryEvent::Unavailable(reason.to_string()));
+            self.outage = Some(Outage { refusals });
         }
         self.back_off();
     }
@@ -69,13 +83,14 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::MemberErrors;
 
     #[test]
     fn an_outage_and_its_end_are_reported_once() {
         let mut queue = EventQueue::default();
-        queue.unavailable("away".to_owned());
+        queue.unavailable(&"away".into());
         assert!(queue.take_pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
-        queue.unavailable("still away".to_owned());
+        queue.unavailable(&"still away".into());
         assert!(queue.take_pause().is_some_and(|pause| pause > Duration::from_millis(100)));
         assert!(matches!(queue.pop(), Some(RegistryEvent::Unavailable(reason)) if reason == "away"));
         assert!(queue.pop().is_none());
@@ -86,5 +101,24 @@ mod tests {
         queue.reset_backoff();
         queue.back_off();
         assert!(queue.take_pause().is_some_and(|pause| pause <= Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_reason_that_etcd_gives_is_reported_after_a_missing_answer() {
+        let refused = |reason: &str| -> BoxError {
+            let mut errors = MemberErrors::default();
+            errors.refused(0, &reason.into());
+            errors.into()
+        };
+        let mut queue = EventQueue::default();
+        let reasons = ["broken pipe".into(), refused("authentication failed"), "no answer".into()];
+        for reason in reasons.iter().chain([&refused("authentication failed"), &refused("no space")]) {
+            queue.unavailable(reason);
+        }
+        let mut reported = Vec::new();
+        while let Some(RegistryEvent::Unavailable(reason)) = queue.pop() {
+            reported.push(reason);
+        }
+        assert_eq!(reported, ["broken pipe", "authentication failed", "no space"]);
     }
 }

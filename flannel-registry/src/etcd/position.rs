@@ -28,7 +28,7 @@ impl LastClusterId {
 pub(crate) struct Position {
     /// The cluster; `None` if unknown.
     pub(crate) cluster: Option<u64>,
-    /// The Raft term.
+    /// The Raft term; zero if unknown.
     pub(crate) term: u64,
     /// The revision; all changes up to it are known.
     pub(crate) revision: u64,
@@ -40,11 +40,24 @@ impl Position {
         Self { revision: revision.0, ..Self::default() }
     }
 
+    /// Returns this position with the cluster and term of a member, as far as the member sent them.
+    #[cfg(feature = "etcd-v3")]
+    pub(crate) fn at_member(&self, member: &Self) -> Self {
+        Self {
+            cluster: member.cluster.or(self.cluster),
+            term: self.term.max(member.term),
+            revision: self.revision,
+        }
+    }
+
     /// Reports whether a member at position `other` can continue from here: it belongs to the same cluster, its term
     /// and revision did not go back (as after a restore from a backup), and it does not lag behind.
     pub(crate) fn can_continue_at(&self, other: &Self) -> bool {
-        let same = self.cluster.is_none() || self.cluster == other.cluster;
-        same && self.term <= other.term && self.revision <= other.revision
+        // A proxy may omit cluster and term.
+        let is_same_cluster =
+            self.cluster.is_none() || other.cluster.is_none() || self.cluster == other.cluster;
+        let is_current_term = self.term <= other.term || other.term == 0;
+        is_same_cluster && is_current_term && self.revision <= other.revision
     }
 }
 
@@ -57,6 +70,7 @@ mod tests {
         let known = Position { cluster: Some(7), term: 3, revision: 100 };
         assert!(known.can_continue_at(&Position { term: 4, revision: 140, ..known }));
         assert!(Position::after(Revision(100)).can_continue_at(&known));
+        assert!(known.can_continue_at(&Position::after(Revision(100))), "a proxy omits cluster and term");
         for other in [
             Position { cluster: Some(8), ..known },
             Position { term: 2, revision: 900, ..known },

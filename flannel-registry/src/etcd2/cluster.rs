@@ -1,11 +1,13 @@
 //! The members of an etcd cluster, and the choice of a member for each request.
 //!
 //! 1. A request goes to the member that answered last.
-//! 2. If it does not answer in time, the next member is asked, at most once round. A write that was sent is not sent
-//!    again, because it may have been applied.
-//! 3. Any answer ends the search, including a refusal.
+//! 2. If it does not answer in time, or refuses, the next member is asked, at most once round. A write that was sent is
+//!    not sent again without an answer, because it may have been applied.
+//! 3. Only if every member refuses does the cluster refuse. An error about the data ends the search.
 //!
 //! Each request has its own connection, except that a watch keeps a connection for its long polls.
+
+use std::mem;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +21,9 @@ use super::options::{Etcd2Options, Etcd2OptionsError};
 use super::request_counters::{CallKind, RequestCounters};
 use super::response::{EtcdError, StoreHeaders};
 use super::tls::tls_config;
-use crate::etcd::{ConnectionEpoch, ContactTracker, EndpointError, EndpointPicker, TlsFiles, UnpairedKey};
+use crate::etcd::{
+    ConnectionEpoch, ContactTracker, EndpointError, EndpointPicker, MemberErrors, TlsFiles, UnpairedKey,
+};
 
 /// All members of a cluster.
 #[derive(Debug)]
@@ -107,17 +111,18 @@ impl Cluster {
 
     /// Sends a request to the first member that answers.
     pub(super) async fn call(&self, request: &ApiRequest) -> Result<MemberResponse, CallError> {
-        let mut asked = 0;
-        loop {
-            let member = self.next_member(request);
+        let mut errors = MemberErrors::default();
+        for member in self.endpoints.order() {
+            self.counters.count(request.kind);
             match self.members[member].call(request, &self.options).await {
                 Ok((headers, body)) => {
                     self.contact.record();
                     return Ok(MemberResponse { headers, body, member });
                 }
-                Err(error) => self.try_next(request, member, error, &mut asked)?,
+                Err(error) => self.try_next(request, member, error, &mut errors)?,
             }
         }
+        Err(all_failed(errors))
     }
 
     /// Starts a long poll on the given connection if it still works, or else on the first member that answers.
@@ -127,29 +132,29 @@ impl Cluster {
         connection: Option<PollConnection>,
     ) -> Result<LongPoll, CallError> {
         if let Some(connection) = connection {
+            let last = connection.member;
             self.counters.count(request.kind);
             match self.poll_on(request, connection).await {
                 // A server may close a connection at any time.
                 Err(MemberError::NotSent(_) | MemberError::NoAnswer(_)) => {}
-                Err(MemberError::Unsupported(reason) | MemberError::Refused(reason)) => {
-                    return Err(CallError::Refused(reason));
-                }
+                Err(MemberError::Refused(_)) => self.endpoints.skip(last),
                 Err(MemberError::Etcd(error, url)) => return Err(CallError::Etcd(error, url)),
                 Ok(poll) => return Ok(poll),
             }
         }
-        let mut asked = 0;
-        loop {
-            let member = self.next_member(request);
+        let mut errors = MemberErrors::default();
+        for member in self.endpoints.order() {
+            self.counters.count(request.kind);
             let started = match self.members[member].connect(&self.options).await {
                 Ok(connection) => self.poll_on(request, PollConnection { member, connection }).await,
                 Err(error) => Err(error),
             };
             match started {
                 Ok(poll) => return Ok(poll),
-                Err(error) => self.try_next(request, member, error, &mut asked)?,
+                Err(error) => self.try_next(request, member, error, &mut errors)?,
             }
         }
+        Err(all_failed(errors))
     }
 
     async fn poll_on(
@@ -162,32 +167,34 @@ impl Cluster {
         Ok(LongPoll { headers, connection, epoch, body })
     }
 
-    /// Returns the member to ask, and counts the request.
-    fn next_member(&self, request: &ApiRequest) -> usize {
-        self.counters.count(request.kind);
-        self.endpoints.current()
-    }
-
-    /// Moves on to the next member, unless the error is final, a write may have been applied, or all members were asked.
+    /// Moves on to the next member, unless the error is about the data or a write may have been applied.
     fn try_next(
         &self,
         request: &ApiRequest,
         member: usize,
         error: MemberError,
-        asked: &mut usize,
+        errors: &mut MemberErrors,
     ) -> Result<(), CallError> {
-        let error = match error {
+        match error {
             MemberError::Etcd(error, url) => return Err(CallError::Etcd(error, url)),
-            MemberError::Refused(reason) => return Err(CallError::Refused(reason)),
-            MemberError::NotSent(reason) => CallError::NotSent(reason),
-            MemberError::NoAnswer(reason) => CallError::NoAnswer(reason),
-            MemberError::Unsupported(reason) => CallError::Refused(reason),
-        };
+            MemberError::Refused(reason) => errors.refused(member, &reason),
+            MemberError::NotSent(reason) => errors.failed(member, &reason),
+            MemberError::NoAnswer(reason) => {
+                errors.failed(member, &reason);
+                if request.kind == CallKind::Write {
+                    self.endpoints.skip(member);
+                    return Err(CallError::NoAnswer(mem::take(errors).into()));
+                }
+            }
+        }
         self.endpoints.skip(member);
-        *asked += 1;
-        let may_be_applied = request.kind == CallKind::Write && matches!(error, CallError::NoAnswer(_));
-        if may_be_applied || *asked == self.members.len() { Err(error) } else { Ok(()) }
+        Ok(())
     }
+}
+
+/// Returns the error of a call that no member answered; none of them applied a write.
+fn all_failed(errors: MemberErrors) -> CallError {
+    if errors.all_refused() { CallError::Refused(errors.into()) } else { CallError::NotSent(errors.into()) }
 }
 
 impl LongPoll {

@@ -53,9 +53,7 @@ pub(super) enum MemberError {
     NotSent(BoxError),
     /// The request was sent; a write may have been applied.
     NoAnswer(BoxError),
-    /// Nothing was applied: this member does not serve the interface, but another may.
-    Unsupported(BoxError),
-    /// Nothing was applied, and an operator must act.
+    /// Nothing was applied: this member does not serve the interface or denies access, but another may.
     Refused(BoxError),
     /// Nothing was applied: an error of etcd, and the URL of the member.
     Etcd(EtcdError, String),
@@ -178,6 +176,9 @@ impl Member {
         let url = &self.url;
         match EtcdError::parse(body) {
             Some(error) if error.is_raft_error() => MemberError::NoAnswer(format!("{url}: {error}").into()),
+            Some(error) if error.code == EtcdError::UNAUTHORIZED => {
+                MemberError::Refused(format!("{url}: {error}").into())
+            }
             Some(error) => MemberError::Etcd(error, url.clone()),
             None if status.is_server_error() => {
                 MemberError::NoAnswer(format!("{url}: HTTP status {status}").into())
@@ -191,7 +192,7 @@ impl Member {
                     "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 2.3 to 3.3 serve it, 3.4 and \
                      3.5 only with --enable-v2=true, later versions not at all"
                 );
-                MemberError::Unsupported(reason.into())
+                MemberError::Refused(reason.into())
             }
         }
     }

@@ -121,6 +121,7 @@ impl EtcdError {
     pub(super) const NOT_A_FILE: u64 = 102;
     pub(super) const NOT_A_DIRECTORY: u64 = 104;
     pub(super) const KEY_EXISTS: u64 = 105;
+    pub(super) const UNAUTHORIZED: u64 = 110;
     pub(super) const WATCHER_CLEARED: u64 = 400;
     pub(super) const INDEX_CLEARED: u64 = 401;
 

@@ -235,7 +235,7 @@ impl Watch {
 
     /// Continues with `state` after a pause.
     fn fail(&mut self, error: CallError, state: WatchState) -> WatchState {
-        self.queue.unavailable(error.into_reason().to_string());
+        self.queue.unavailable(&error.into_reason());
         state
     }
 }

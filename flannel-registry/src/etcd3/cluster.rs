@@ -1,8 +1,8 @@
 //! The members of an etcd cluster, and the choice of a member for each call.
 //!
 //! 1. A call goes to the member that answered last.
-//! 2. If it does not answer in time, the next member is asked, at most once round.
-//! 3. Any answer ends the search, including a refusal.
+//! 2. If it does not answer in time, or refuses, the next member is asked, at most once round.
+//! 3. Only if every member refuses does the cluster refuse. Otherwise it did not answer.
 //!
 //! Each member has one connection. It is made at the first call, and again after it failed, after the certificate files
 //! changed, and after this host's addresses changed; the last also ends calls in progress.
@@ -17,7 +17,7 @@ use super::call_error::CallError;
 use super::connection::{Connection, Credentials};
 use super::options::{Etcd3Options, Etcd3OptionsError};
 use super::request_counters::{CallKind, RequestCounters};
-use crate::etcd::{ConnectionEpoch, ContactTracker, EndpointError, EndpointPicker, FileStamp};
+use crate::etcd::{ConnectionEpoch, ContactTracker, EndpointError, EndpointPicker, FileStamp, MemberErrors};
 
 /// All members of a cluster.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ struct OpenConnection {
 pub(super) struct MemberResponse<T> {
     pub(super) value: T,
     pub(super) member: usize,
-    /// The number of members that were asked before and did not answer.
-    pub(super) earlier: usize,
+    /// Whether another member was asked before and did not answer, so that it may have applied a write.
+    pub(super) retried: bool,
 }
 
 impl Cluster {
@@ -80,28 +80,29 @@ impl Cluster {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let mut earlier = 0;
-        loop {
-            let member = self.endpoints.current();
+        let mut errors = MemberErrors::default();
+        for member in self.endpoints.order() {
             self.counters.count(kind);
             match self.call_member(member, &operation).await {
                 Ok(value) => {
                     self.contact.record();
-                    return Ok(MemberResponse { value, member, earlier });
+                    return Ok(MemberResponse { value, member, retried: !errors.all_refused() });
                 }
-                Err(error @ (CallError::Transient(_) | CallError::Refused(_))) => return Err(error),
-                Err(CallError::NoAnswer(reason)) => {
-                    self.endpoints.skip(member);
-                    earlier += 1;
-                    if earlier == self.endpoints.urls().len() {
-                        return Err(CallError::NoAnswer(reason));
-                    }
-                }
+                // An error about the data, which is the same on all members.
+                Err(error @ CallError::Transient(_)) => return Err(error),
+                Err(CallError::Refused(reason)) => errors.refused(member, &reason),
+                Err(CallError::NoAnswer(reason)) => errors.failed(member, &reason),
             }
+            self.endpoints.skip(member);
         }
+        Err(match errors.all_refused() {
+            true => CallError::Refused(errors.into()),
+            false => CallError::NoAnswer(errors.into()),
+        })
     }
 
-    async fn call_member<T, F>(
+    /// Makes a call to one member.
+    pub(super) async fn call_member<T, F>(
         &self,
         member: usize,
         operation: &(impl Fn(Connection) -> F + Send),

@@ -29,7 +29,8 @@ pub struct Etcd3Options {
     pub timeout: Duration,
     /// The time limit for connecting, which must be less than `timeout` to have an effect.
     pub connect_timeout: Duration,
-    /// How long a watch may stay without a response to progress requests before it is reopened.
+    /// How long a watch may stay without a response before its member is checked with a read and, if that fails, the watch
+    /// is reopened.
     pub silence: Duration,
     /// The number of leases per page of a list. A lease takes about 150 bytes.
     pub page_size: u32,

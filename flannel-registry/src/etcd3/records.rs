@@ -258,7 +258,7 @@ impl Store {
         let header = response.value.header().ok_or_else(missing_header)?;
         Ok(match response.value.succeeded() {
             true => TxnOutcome::Applied(Revision(unsigned(header.revision()))),
-            false => TxnOutcome::CompareFailed { retried: response.earlier > 0 },
+            false => TxnOutcome::CompareFailed { retried: response.retried },
         })
     }
 

@@ -19,7 +19,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
 use flannel_core::{RegistryEvent, Revision};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -27,14 +27,15 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use super::call_error::{CallError, call_error};
+use super::connection::Connection;
 use super::keys::{revision, unsigned};
 use super::request_counters::CallKind;
 use super::store::Store;
 use super::watch_notice::{WatchAction, WatchNotice, react};
 use crate::etcd::{EventQueue, Position};
 
-/// The number of progress requests before a silent watch is reopened.
-const PROGRESS_REQUESTS: u32 = 2;
+/// A watch without responses is checked this often within the `silence` of the options.
+const CHECKS: u32 = 3;
 
 /// Watches a store after a revision, or from a snapshot.
 pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
@@ -79,8 +80,9 @@ struct Subscription {
     member: usize,
     /// The connection epoch in which the watch was opened.
     epoch: u64,
-    /// Progress requests since the last response.
-    progress_requests: u32,
+    /// Whether a progress request is unanswered. `etcd grpc-proxy` answers none, and etcd 3.6 none while nothing was
+    /// written since the watch was opened.
+    progress_requested: bool,
 }
 
 impl Subscription {
@@ -176,7 +178,8 @@ impl Watch {
         let (stream, first) = response.value;
         let id = first.as_ref().map_or(0, WatchResponse::watch_id);
         let member = response.member;
-        let mut subscription = Box::new(Subscription { stream, id, member, epoch, progress_requests: 0 });
+        let mut subscription =
+            Box::new(Subscription { stream, id, member, epoch, progress_requested: false });
         if self.config.is_none() {
             self.notify_config(known.revision);
         }
@@ -220,7 +223,7 @@ impl Watch {
     }
 
     async fn follow(&mut self, known: Position, mut subscription: Box<Subscription>) -> WatchState {
-        let patience = self.store.silence / (PROGRESS_REQUESTS + 1);
+        let patience = self.store.silence / CHECKS;
         let to_audit = self.audit.map(|due| due.saturating_duration_since(Instant::now()));
         if to_audit == Some(Duration::ZERO) {
             return self.audit(known, subscription).await;
@@ -236,7 +239,7 @@ impl Watch {
                 WatchState::Following(known, subscription)
             }
             Ok(Ok(Some(response))) => {
-                subscription.progress_requests = 0;
+                subscription.progress_requested = false;
                 self.queue.reset_backoff();
                 if subscription.is_of_config(&response) {
                     self.store.cluster.contact.record();
@@ -252,16 +255,38 @@ impl Watch {
                 let reason = call_error(&error, url).into_reason().to_string();
                 self.broken(&reason, known, &subscription)
             }
-            Err(_) if subscription.progress_requests == PROGRESS_REQUESTS => {
-                let reason = format!("no response on the watch within {:?}", self.store.silence);
-                self.broken(&reason, known, &subscription)
-            }
+            Err(_) if subscription.progress_requested => self.check_member(known, subscription).await,
             Err(_) => {
-                subscription.progress_requests += 1;
+                subscription.progress_requested = true;
                 match subscription.stream.request_progress().await {
                     Ok(()) => WatchState::Following(known, subscription),
                     Err(_) => self.broken("cannot send a progress request", known, &subscription),
                 }
+            }
+        }
+    }
+
+    /// Checks with a read whether the member of a silent watch still answers, on the connection of the watch.
+    async fn check_member(&mut self, known: Position, subscription: Box<Subscription>) -> WatchState {
+        let cluster = &self.store.cluster;
+        cluster.counters.count(CallKind::Range);
+        let key = self.store.keys.config();
+        let read = |mut connection: Connection| async move {
+            connection.kv.get(key, Some(GetOptions::new().with_count_only())).await
+        };
+        match cluster.call_member(subscription.member, &read).await {
+            Ok(response) => {
+                let member = response.header().map(Position::of).unwrap_or(known);
+                if !known.can_continue_at(&member) {
+                    let reason = format!("the store is another one or went back to {}", member.revision);
+                    return self.apply(WatchAction::Relist(reason), known, subscription);
+                }
+                self.queue.reset_backoff();
+                self.apply(WatchAction::Continue(known, Vec::new()), known, subscription)
+            }
+            Err(error) => {
+                let reason = error.into_reason();
+                self.broken(&format!("the watch is silent: {reason}"), known, &subscription)
             }
         }
     }
@@ -293,7 +318,7 @@ impl Watch {
 
     /// Continues with `state` after a pause.
     fn fail(&mut self, error: CallError, state: WatchState) -> WatchState {
-        self.queue.unavailable(error.into_reason().to_string());
+        self.queue.unavailable(&error.into_reason());
         state
     }
 }

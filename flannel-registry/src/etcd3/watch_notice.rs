@@ -10,7 +10,8 @@ impl Position {
     /// Reads the position of the member that responded.
     pub(super) fn of(header: &ResponseHeader) -> Self {
         Self {
-            cluster: Some(header.cluster_id()),
+            // `etcd grpc-proxy` sends zero for what it does not know.
+            cluster: Some(header.cluster_id()).filter(|id| *id != 0),
             term: header.raft_term(),
             revision: unsigned(header.revision()),
         }
@@ -81,8 +82,7 @@ pub(super) enum WatchAction {
 pub(super) fn react(known: Position, notice: WatchNotice) -> WatchAction {
     match notice {
         WatchNotice::Created(member) if known.can_continue_at(&member) => {
-            let revision = known.revision;
-            WatchAction::Continue(Position { revision, ..member }, Vec::new())
+            WatchAction::Continue(known.at_member(&member), Vec::new())
         }
         WatchNotice::Created(member) => WatchAction::Relist(format!(
             "the store is at revision {} or is another store; known revision: {}",
@@ -138,6 +138,13 @@ mod tests {
             (100, 0),
             "events up to 140 have not arrived yet"
         );
+        let joined = Position::after(Revision(101));
+        match react(KNOWN, WatchNotice::Created(joined)) {
+            WatchAction::Continue(position, _) => {
+                assert_eq!(position, KNOWN, "a proxy omits cluster and term")
+            }
+            other @ (WatchAction::Relist(_) | WatchAction::Reopen(_)) => panic!("{other:?}"),
+        }
         let unknown = Position::after(Revision(100));
         assert_eq!(continues(react(unknown, WatchNotice::Created(member))), (100, 0));
     }

@@ -82,6 +82,19 @@ async fn a_wrong_password_is_refused_and_never_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_password_is_named_after_etcd_restarted() {
+    let server = Server::start_with_password(&[]);
+    let registry = server.registry();
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    let client = server.client().await;
+    client.auth_client().user_change_password("root", "another secret").await.unwrap();
+    server.etcd().restart().unwrap();
+    let is_named = |event: &RegistryEvent| matches!(event, RegistryEvent::Unavailable(why) if why.contains("authentication failed"));
+    until(&mut watch, is_named).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_may_not_read_is_refused_also_by_a_watch() {
     let server = Server::start_with_password(&[]);
     server.ctl(&["user", "add", "guest:guest"]);

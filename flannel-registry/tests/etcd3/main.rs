@@ -3,6 +3,7 @@
 
 mod audit;
 mod auth;
+mod behind;
 #[path = "../common/mod.rs"]
 mod common;
 mod contract;

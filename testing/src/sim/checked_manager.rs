@@ -1,4 +1,4 @@
-//! The lease manager of a host, with somebody who listens to what it tells of the peers.
+//! The lease manager of a host, with a subscriber that checks its peer events.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use futures::stream::BoxStream;
 use super::checker::InvariantChecker;
 use super::link::Link;
 
-/// A manager whose words are judged: what it tells must be news, and "complete" must mean so.
+/// A lease manager whose peer events are checked: each must be a change, and `Complete` must mean complete.
 pub(super) struct CheckedManager {
     pub(super) inner: Arc<dyn LeaseManager>,
     pub(super) host: usize,
     pub(super) link: Link,
     pub(super) checker: InvariantChecker,
-    /// Whether the host loses its place once and begins to follow again, without the list that was made for the lease.
+    /// Whether the host starts its watch twice, so that the second cannot use the list that was made for the lease.
     pub(super) watches_twice: bool,
 }
 
@@ -85,13 +85,13 @@ impl LeaseManager for CheckedManager {
     }
 }
 
-/// Who listens.
+/// Checks the events of one watch.
 struct Subscriber {
     host: usize,
     own: SubnetKey,
     link: Link,
     checker: InvariantChecker,
-    /// Who was announced, until all are.
+    /// The peers announced before `Complete`.
     announced: Option<BTreeSet<SubnetKey>>,
 }
 
@@ -116,14 +116,14 @@ impl Subscriber {
         let (host, synced_at) = (self.host, self.link.synced_at());
         match change {
             LeaseChange::Put(lease) if lease.subnet == self.own => {
-                self.checker.violation(format_args!("host {host} was announced of its own lease"));
+                self.checker.violation(format_args!("host {host} was notified of its own lease"));
             }
             LeaseChange::Put(lease) => match &mut self.announced {
                 Some(announced) => drop(announced.insert(lease.subnet)),
                 None if self.checker.is_settled(lease.subnet, synced_at) => {
                     let subnet = lease.subnet;
                     self.checker.violation(format_args!(
-                        "host {host} was announced of a change of {subnet}, which had none"
+                        "host {host} was notified of a change of {subnet} that did not happen"
                     ));
                 }
                 None => {}
@@ -134,7 +134,7 @@ impl Subscriber {
                 }
                 if self.checker.is_continuously_present(*subnet, synced_at) {
                     self.checker.violation(format_args!(
-                        "host {host} was announced that {subnet} is gone, which is there"
+                        "host {host} was notified of the removal of {subnet}, which the store has"
                     ));
                 }
             }
@@ -148,9 +148,7 @@ impl Subscriber {
         announced.insert(self.own);
         if let Some(missing) = self.checker.first_settled_except(&announced, self.link.synced_at()) {
             let host = self.host;
-            self.checker.violation(format_args!(
-                "host {host} was announced that it knows all peers, and lacks {missing}"
-            ));
+            self.checker.violation(format_args!("host {host} received Complete without {missing}"));
         }
     }
 }

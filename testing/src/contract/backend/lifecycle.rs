@@ -68,11 +68,11 @@ fn invalid_options(subject: &dyn BackendSubject) -> Vec<(&'static str, &'static 
 
 /// Promise 9: `open` names an invalid option and creates nothing.
 pub fn invalid_option_is_named(subject: &dyn BackendSubject) {
-    let external = subject.external();
+    let (external, state_dir) = (subject.external(), subject.state_dir());
     let before = sorted_objects(subject);
     for (options, name) in invalid_options(subject) {
         let config = network(options);
-        let request = OpenRequest::new(&config, &external);
+        let request = OpenRequest::new(&config, &external).with_state_dir(state_dir.as_deref());
         assert_names_option(subject.opener().open(request), options, name);
         assert_eq!(sorted_objects(subject), before, "open with {options} must leave the host unchanged");
     }

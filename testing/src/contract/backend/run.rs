@@ -57,10 +57,12 @@ impl<'a> Run<'a> {
         config: NetworkConfig,
         before: Option<&LeaseAttrs>,
     ) -> Self {
-        let external = subject.external();
-        let request = OpenRequest::new(&config, &external).with_before(before);
-        let mut backend = subject.opener().open(request).expect("open must succeed");
-        let own = Lease::new(subnet(1), backend.attrs().at(external.public.used_by(&config)));
+        let (external, opener, state_dir) = (subject.external(), subject.opener(), subject.state_dir());
+        let request =
+            OpenRequest::new(&config, &external).with_before(before).with_state_dir(state_dir.as_deref());
+        let mut backend = opener.open(request).expect("open must succeed");
+        let public = external.public.only(opener.underlay(&config));
+        let own = Lease::new(subnet(1), backend.attrs().at(public));
         backend.configure(&own).expect("configure must succeed");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { subject, config, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
@@ -75,10 +77,13 @@ impl<'a> Run<'a> {
 
     /// Reconfigures the backend and updates the own lease to its new attributes.
     pub(super) fn reconfigure(&mut self, config: NetworkConfig) -> Result<(), BackendError> {
-        let external = self.subject.external();
-        let before = Some(&self.own.attrs);
-        self.backend.reconfigure(OpenRequest::new(&config, &external).with_before(before))?;
-        self.own.attrs = self.backend.attrs().at(external.public.used_by(&config));
+        let (external, state_dir) = (self.subject.external(), self.subject.state_dir());
+        let request = OpenRequest::new(&config, &external)
+            .with_before(Some(&self.own.attrs))
+            .with_state_dir(state_dir.as_deref());
+        self.backend.reconfigure(request)?;
+        let public = external.public.only(self.subject.opener().underlay(&config));
+        self.own.attrs = self.backend.attrs().at(public);
         self.backend.configure(&self.own).expect("configure must succeed after a reconfigure");
         self.config = config;
         Ok(())
@@ -120,8 +125,8 @@ impl<'a> Run<'a> {
         let carried = self.peers.iter().filter(|_| self.subject.carries_traffic());
         carried
             .map(|lease| {
-                let public = lease.attrs.public.v4.expect("peers of the suite have IPv4 addresses");
-                (lease.subnet, public.into())
+                let endpoint = self.subject.endpoint_of(&lease.attrs);
+                (lease.subnet, endpoint.expect("the attributes of a peer must have an endpoint"))
             })
             .collect()
     }

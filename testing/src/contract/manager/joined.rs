@@ -30,6 +30,16 @@ pub(super) fn attrs_of(lease: &Lease) -> LeaseAttrs {
     lease.attrs.clone().with_node(None)
 }
 
+/// Returns what peers see of host number `n` when it publishes its own attributes.
+pub(super) fn published(subject: &dyn LeaseManagerSubject, n: u8) -> LeaseAttrs {
+    subject.published(n, host(n))
+}
+
+/// Returns what peers see of host number `n` when it publishes its own attributes with this backend.
+pub(super) fn published_with(subject: &dyn LeaseManagerSubject, n: u8, backend: &str) -> LeaseAttrs {
+    subject.published(n, host_with(n, backend))
+}
+
 /// Opens the manager of a host after configuring the network.
 pub(super) async fn open(subject: &dyn LeaseManagerSubject, n: u8) -> Arc<dyn LeaseManager> {
     open_with_ttl(subject, n, DAY).await
