@@ -212,7 +212,7 @@ async fn publish_running(network: &Network, event: &NetworkEvent, running: &watc
         matches!(event, NetworkEvent::Ready | NetworkEvent::MtuChanged(_) | NetworkEvent::Reconfigured(_));
     // Before it is ready, `ready` would wait.
     if is_change && (running.borrow().is_some() || matches!(event, NetworkEvent::Ready)) {
-        running.send_replace(network.ready().await);
+        running.send_replace(network.ready().await.ok());
     }
 }
 

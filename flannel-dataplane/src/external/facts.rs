@@ -23,6 +23,8 @@ pub(super) struct HostFacts {
 pub(super) struct LinkFacts {
     pub(super) index: u32,
     pub(super) name: String,
+    /// The alternative names, which a selection by name accepts too.
+    pub(super) alternative_names: Vec<String>,
     /// The MTU, in bytes.
     pub(super) mtu: u32,
     /// The addresses of both families, in the kernel's order.
@@ -98,6 +100,12 @@ impl HostFacts {
         self.links.iter().find(|link| link.name == name)
     }
 
+    /// Returns the interface with a name or an alternative name.
+    pub(super) fn link_with_any_name(&self, name: &str) -> Option<&LinkFacts> {
+        let mut links = self.links.iter();
+        links.find(|link| link.name == name || link.alternative_names.iter().any(|other| other == name))
+    }
+
     /// Returns the first interface that has an address.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&LinkFacts> {
         self.links.iter().find(|link| link.has(address))
@@ -118,7 +126,8 @@ fn look_up_route(netlink: &mut Netlink, address: IpAddr) -> Result<RouteLookup, 
 fn link_facts(link: Link, addresses: &[Address]) -> LinkFacts {
     let addresses =
         addresses.iter().filter(|address| address.index == link.index).map(address_facts).collect();
-    LinkFacts { index: link.index, name: link.name, mtu: link.mtu, addresses }
+    let Link { index, name, alternative_names, mtu, .. } = link;
+    LinkFacts { index, name, alternative_names, mtu, addresses }
 }
 
 fn address_facts(address: &Address) -> AddressFacts {

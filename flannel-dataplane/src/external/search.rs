@@ -285,7 +285,7 @@ impl<'a> Search<'a> {
             let link = self.facts.owner(address).ok_or_else(|| failed("No interface with given IP found"))?;
             return self.with_addresses(link, address.into(), SelectedBy::Address(address));
         }
-        let link = self.facts.link_named(item);
+        let link = self.facts.link_with_any_name(item);
         let link = link.ok_or_else(|| failed("route ip+net: no such network interface"))?;
         self.with_addresses(link, FixedAddrs::default(), SelectedBy::Name)
     }

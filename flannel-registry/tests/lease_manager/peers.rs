@@ -19,7 +19,7 @@ async fn peers_are_all_others_first_all_there_are_then_each_change() {
     site.store.delete(&three).await.unwrap();
     assert_eq!(
         changed(peers.next().await),
-        [put(&two), LeaseChange::Removed(three.subnet)],
+        [put(&two), LeaseChange::Released(three.subnet)],
         "what comes together is told together, and the own lease never"
     );
 }

@@ -52,7 +52,7 @@ async fn what_is_wrong_or_gone_or_does_not_fit_is_said_once_and_the_network_goes
     node.is_ready().await;
     for (config, why) in [
         ("{", "unexpected end"),
-        (r#"{"Network":"10.77.0.0/16","Backend":{"Type":"fake"}}"#, "does not lie in 10.77.0.0/16; restart"),
+        (r#"{"Network":"10.77.0.0/16","Backend":{"Type":"fake"}}"#, "is outside 10.77.0.0/16; restart"),
     ] {
         site.store.set_config(config);
         let reason = refused(&mut node).await;
@@ -120,7 +120,7 @@ async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked
     let mut node = crate::site::start_with(options, host);
     node.is_ready().await;
     site.store.set_config(OTHER);
-    assert!(refused(&mut node).await.starts_with("it waits until the network is asked"));
+    assert!(refused(&mut node).await.starts_with("it waits for a reload"));
     node.network.reload().await;
     assert_eq!(node.network.ready().await.unwrap().config.backend.name, "other");
     reconfigured(&mut node).await;

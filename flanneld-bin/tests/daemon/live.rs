@@ -194,8 +194,8 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     cluster.configure(r#"{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan"}}"#);
     let line = cluster.daemon(0).wait_for_line(REJECTED, PATIENCE).unwrap();
     assert!(
-        line.contains(&format!("the host's subnet {subnet} does not lie in 10.77.0.0/16: restart"))
-            || line.contains("does not lie in 10.77.0.0/16; restart"),
+        line.contains(&format!("the host's subnet {subnet} is outside 10.77.0.0/16: restart"))
+            || line.contains("is outside 10.77.0.0/16; restart"),
         "{line}"
     );
     let (code, status, _) = run(&cluster, 0, &["status"]);

@@ -90,7 +90,7 @@ fn a_lease_that_cannot_be_given_back_is_said_and_the_host_is_cleaned_up_all_the_
     let mut cluster = cluster(1, &["-release-on-exit"]);
     cluster.etcd.stop().unwrap();
     assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(1));
-    let line = cluster.daemon(0).wait_for_line("failed to give the lease back", PATIENCE).unwrap();
+    let line = cluster.daemon(0).wait_for_line("failed to release the lease", PATIENCE).unwrap();
     assert!(line.starts_with('E') && line.contains("it expires on its own"), "{line}");
     assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
     assert!(!cluster.subnet_file(0).exists());

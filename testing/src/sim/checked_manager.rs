@@ -128,7 +128,7 @@ impl Subscriber {
                 }
                 None => {}
             },
-            LeaseChange::Removed(subnet) => {
+            LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => {
                 if let Some(announced) = &mut self.announced {
                     announced.remove(subnet);
                 }

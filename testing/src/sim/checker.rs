@@ -271,7 +271,7 @@ impl State {
                 self.bad.remove(&lease.subnet);
                 self.put(lease, now);
             }
-            RegistryEvent::Deleted(subnet, _) => {
+            RegistryEvent::Deleted(subnet, _) | RegistryEvent::Released(subnet, _) => {
                 self.bad.remove(&subnet);
                 self.drop(subnet, now);
                 self.absent.insert(subnet, now);

@@ -12,7 +12,7 @@ fn address(text: &str) -> AddressFacts {
 
 fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFacts {
     let addresses = addresses.iter().map(|text| address(text)).collect();
-    LinkFacts { index, name: name.to_owned(), mtu: 1500, addresses }
+    LinkFacts { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
 }
 
 fn via(index: u32) -> DefaultRoute {
@@ -308,4 +308,12 @@ fn only_changes_are_logged_again() {
         logged[0].contains("matching eth9") && logged[1].ends_with("and address 192.168.9.7"),
         "{logged:?}"
     );
+}
+
+#[test]
+fn an_interface_is_also_found_by_an_alternative_name() {
+    let mut facts = host();
+    facts.links[2].alternative_names = vec!["enp3s0".to_owned()];
+    let found = search(&facts, &criteria(&["enp3s0"], None), V4).selection.expect("eth1");
+    assert_eq!(found.external.name, "eth1");
 }

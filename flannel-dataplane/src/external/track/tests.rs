@@ -11,7 +11,7 @@ fn fact(text: &str) -> AddressFacts {
 
 fn link_fact(index: u32, name: &str, addresses: &[&str]) -> LinkFacts {
     let addresses = addresses.iter().map(|text| fact(text)).collect();
-    LinkFacts { index, name: name.to_owned(), mtu: 1500, addresses }
+    LinkFacts { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
 }
 
 fn facts(links: &[LinkFacts], default_route: Option<u32>) -> HostFacts {

@@ -194,12 +194,12 @@ impl PeerView {
     fn change(&mut self, change: LeaseChange) {
         let subnet = match &change {
             LeaseChange::Put(lease) => lease.subnet,
-            LeaseChange::Removed(subnet) => *subnet,
+            LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => *subnet,
         };
         assert_ne!(subnet, self.own, "a watch must not report the host's own subnet");
         match change {
             LeaseChange::Put(lease) => self.known.insert(subnet, attrs_of(&lease)),
-            LeaseChange::Removed(_) => self.known.remove(&subnet),
+            LeaseChange::Removed(_) | LeaseChange::Released(_) => self.known.remove(&subnet),
         };
     }
 

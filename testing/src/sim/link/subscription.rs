@@ -154,7 +154,9 @@ impl Watch {
         let (revision, subnet) = match &event {
             RegistryEvent::Snapshot(snapshot) => (Some(snapshot.revision), None),
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
-            RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
+            RegistryEvent::Deleted(subnet, revision) | RegistryEvent::Released(subnet, revision) => {
+                (Some(*revision), Some(*subnet))
+            }
             RegistryEvent::Bad(record) => (None, record.subnet),
             RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => {
                 return event;
