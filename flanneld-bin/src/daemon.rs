@@ -7,7 +7,7 @@ use std::time::Duration;
 use flannel_core::{
     BackendError, DampingOptions, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain,
 };
-use flannel_dataplane::selector;
+use flannel_dataplane::InitialChoice;
 use flannel_firewall::FirewallOptions;
 use flannel_node::service_manager::{FdStore, Notifier};
 use flannel_node::subnet_file::{Previous, read_previous};
@@ -50,7 +50,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 fn start(options: &Options, host: Host) -> Result<(), String> {
     capabilities::check()?;
     let Host { namespace, backends, descriptors } = host;
-    let chosen = selector::choose_first(&options.external)?;
+    let chosen = options.external.choose(&namespace).map_err(|error| chain(&error))?;
     let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
@@ -66,8 +66,7 @@ fn start(options: &Options, host: Host) -> Result<(), String> {
         let damping = damping(options);
         let manager = lease_manager(options, &chosen, &previous, damping)?;
         let mut network = NetworkOptions::new(manager, backends.clone(), chosen.external.clone());
-        network.choose_external =
-            Some(selector::choose_again(namespace.clone(), options.external.clone(), chosen));
+        network.choose_external = Some(chosen.into_chooser());
         network.follow_config = options.follow_config;
         network.previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
         network.damping = damping;
@@ -85,7 +84,7 @@ fn damping(options: &Options) -> DampingOptions {
 
 fn lease_manager(
     options: &Options,
-    chosen: &selector::InitialChoice,
+    chosen: &InitialChoice,
     previous: &Previous,
     damping: DampingOptions,
 ) -> Result<CachedLeaseManager<RegistryLeaseManager<Arc<dyn flannel_core::SubnetRegistry>>>, String> {
