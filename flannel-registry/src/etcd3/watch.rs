@@ -19,7 +19,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{GetOptions, GetResponse, WatchOptions, WatchResponse, WatchStream};
 use flannel_core::{RegistryEvent, Revision};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -83,6 +83,11 @@ struct Subscription {
     /// Whether a progress request is unanswered. `etcd grpc-proxy` answers none, and etcd 3.6 none while nothing was
     /// written since the watch was opened.
     progress_requested: bool,
+    /// The revision of the store at the last check, and the number of leases then.
+    checked_revision: Option<u64>,
+    checked_leases: Option<i64>,
+    /// Whether the last check found a lease that was written after the last event.
+    missed: bool,
 }
 
 impl Subscription {
@@ -178,8 +183,16 @@ impl Watch {
         let (stream, first) = response.value;
         let id = first.as_ref().map_or(0, WatchResponse::watch_id);
         let member = response.member;
-        let mut subscription =
-            Box::new(Subscription { stream, id, member, epoch, progress_requested: false });
+        let mut subscription = Box::new(Subscription {
+            stream,
+            id,
+            member,
+            epoch,
+            progress_requested: false,
+            checked_revision: None,
+            checked_leases: None,
+            missed: false,
+        });
         if self.config.is_none() {
             self.notify_config(known.revision);
         }
@@ -240,6 +253,7 @@ impl Watch {
             }
             Ok(Ok(Some(response))) => {
                 subscription.progress_requested = false;
+                (subscription.checked_leases, subscription.missed) = (None, false);
                 self.queue.reset_backoff();
                 if subscription.is_of_config(&response) {
                     self.store.cluster.contact.record();
@@ -266,29 +280,60 @@ impl Watch {
         }
     }
 
-    /// Checks with a read whether the member of a silent watch still answers, on the connection of the watch.
-    async fn check_member(&mut self, known: Position, subscription: Box<Subscription>) -> WatchState {
-        let cluster = &self.store.cluster;
-        cluster.counters.count(CallKind::Range);
-        let key = self.store.keys.config();
-        let read = |mut connection: Connection| async move {
-            connection.kv.get(key, Some(GetOptions::new().with_count_only())).await
+    /// Checks with reads, on the connection of a silent watch, whether its member answers and withholds no events.
+    async fn check_member(&mut self, known: Position, mut subscription: Box<Subscription>) -> WatchState {
+        let config = GetOptions::new().with_count_only();
+        let response = match self.read(&subscription, self.store.keys.config(), config).await {
+            Ok(response) => response,
+            Err(error) => return self.silent(&error.into_reason().to_string(), known, &subscription),
         };
-        match cluster.call_member(subscription.member, &read).await {
-            Ok(response) => {
-                let member = response.header().map(Position::of).unwrap_or(known);
-                if !known.can_continue_at(&member) {
-                    let reason = format!("the store is another one or went back to {}", member.revision);
-                    return self.apply(WatchAction::Relist(reason), known, subscription);
-                }
-                self.queue.reset_backoff();
-                self.apply(WatchAction::Continue(known, Vec::new()), known, subscription)
+        let member = response.header().map(Position::of).unwrap_or(known);
+        if !known.can_continue_at(&member) {
+            let reason = format!("the store is another one or went back to revision {}", member.revision);
+            return self.apply(WatchAction::Relist(reason), known, subscription);
+        }
+        if subscription.checked_revision != Some(member.revision) {
+            // Something was written, perhaps to keys of others.
+            let written = GetOptions::new()
+                .with_range(self.store.keys.subnets_end())
+                .with_min_mod_revision(known.signed_revision().saturating_add(1))
+                .with_keys_only()
+                .with_limit(1);
+            let response = match self.read(&subscription, self.store.keys.subnets(), written).await {
+                Ok(response) => response,
+                Err(error) => return self.silent(&error.into_reason().to_string(), known, &subscription),
+            };
+            let leases = response.count();
+            let is_missed = !response.kvs().is_empty()
+                || subscription.checked_leases.is_some_and(|checked| leases < checked);
+            if is_missed && mem::replace(&mut subscription.missed, true) {
+                return self.silent("its member withholds events", known, &subscription);
             }
-            Err(error) => {
-                let reason = error.into_reason();
-                self.broken(&format!("the watch is silent: {reason}"), known, &subscription)
+            if !is_missed {
+                subscription.checked_revision = Some(member.revision);
+                subscription.checked_leases = Some(leases);
             }
         }
+        self.apply(WatchAction::Continue(known, Vec::new()), known, subscription)
+    }
+
+    async fn read(
+        &self,
+        subscription: &Subscription,
+        key: &str,
+        options: GetOptions,
+    ) -> Result<GetResponse, CallError> {
+        let cluster = &self.store.cluster;
+        cluster.counters.count(CallKind::Range);
+        let read = |mut connection: Connection| {
+            let options = options.clone();
+            async move { connection.kv.get(key, Some(options)).await }
+        };
+        cluster.call_member(subscription.member, &read).await
+    }
+
+    fn silent(&mut self, reason: &str, known: Position, subscription: &Subscription) -> WatchState {
+        self.broken(&format!("the watch is silent: {reason}"), known, subscription)
     }
 
     fn apply(&mut self, action: WatchAction, known: Position, subscription: Box<Subscription>) -> WatchState {
