@@ -7,6 +7,7 @@
 //! | `keys` | keys and records of a network (pure) |
 //! | `watch_notice` | watch responses, and the reaction to each (pure) |
 //! | `call_error` | errors of calls |
+//! | `http1` | detection of servers without HTTP/2 |
 //! | `connection` | connections to members, with TLS and authentication |
 //! | `cluster` | choice of a member for each call |
 //! | `records` | reads and writes of records |
@@ -21,6 +22,8 @@ mod cluster;
 mod connection;
 #[cfg(feature = "etcd-v2")]
 mod copies;
+#[cfg(feature = "etcd-v2")]
+mod http1;
 mod keys;
 mod options;
 mod records;
@@ -64,6 +67,16 @@ impl Etcd3Registry {
     pub fn new(options: Etcd3Options) -> Result<Self, Etcd3OptionsError> {
         let store = Store::new(&options)?;
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Reports whether all endpoints speak only HTTP/1, like `etcd --proxy on`, so that none serves the v3 interface.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn is_not_served(&self) -> bool {
+        let urls = self.store.cluster.endpoints.urls();
+        futures::future::join_all(urls.iter().map(|url| http1::is_http1_only(url)))
+            .await
+            .into_iter()
+            .all(|is| is)
     }
 
     /// Returns the numbers of calls so far.

@@ -223,15 +223,20 @@ impl Etcd {
     /// Makes the data of a lone member with this peer address from a backup.
     fn restore(&self, backup: &Path, peer: SocketAddr) -> Result<(), EtcdError> {
         let peer = format!("http://{peer}");
-        self.etcdctl(&[
-            "snapshot",
-            "restore",
-            &backup.to_string_lossy(),
-            "--name=test",
-            &format!("--data-dir={}", self.files.path().display()),
-            &format!("--initial-cluster=test={peer}"),
-            &format!("--initial-advertise-peer-urls={peer}"),
-        ])?;
+        // From 3.6 on, only etcdutl restores.
+        let tool = if program("etcdutl", PACKAGES).is_ok() { "etcdutl" } else { "etcdctl" };
+        self.run(
+            tool,
+            &[
+                "snapshot",
+                "restore",
+                &backup.to_string_lossy(),
+                "--name=test",
+                &format!("--data-dir={}", self.files.path().display()),
+                &format!("--initial-cluster=test={peer}"),
+                &format!("--initial-advertise-peer-urls={peer}"),
+            ],
+        )?;
         Ok(())
     }
 
@@ -254,7 +259,11 @@ impl Etcd {
     /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it
     /// is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
-        let mut command = Command::new(program("etcdctl", PACKAGES)?);
+        self.run("etcdctl", arguments)
+    }
+
+    fn run<A: AsRef<str>>(&self, tool: &'static str, arguments: &[A]) -> Result<String, EtcdError> {
+        let mut command = Command::new(program(tool, PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
         if let Some(tls) = &self.options.tls {
             tls.tell_client(&mut command);

@@ -22,6 +22,11 @@ impl Keys {
         self.layout.config()
     }
 
+    /// See [`KeyLayout::misplaced_config`].
+    pub(super) fn misplaced_config(&self) -> Option<(&str, &str)> {
+        self.layout.misplaced_config()
+    }
+
     /// Returns the prefix of all lease keys, with its trailing slash.
     pub(super) fn subnets(&self) -> &str {
         self.layout.subnets()

@@ -7,6 +7,7 @@
 //! repeated because the first member did not answer, a record with this id shows that the first member wrote it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,8 +16,8 @@ use etcd_client::{
     TxnOp,
 };
 use flannel_core::{
-    BoxError, LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot,
-    StoreIdentity, SubnetKey, SubnetRegistry, Term,
+    BoxError, LastContact, Lease, LeaseAttrs, NetworkConfig, RegistryError, RegistryEvent, Revision,
+    Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 
@@ -56,6 +57,9 @@ impl SubnetRegistry for Etcd3Registry {
         let (revision, record) =
             store.get(store.keys.config()).await.map_err(|error| store.unwritten(error))?;
         store.config_revision.set(revision);
+        if record.is_none() {
+            store.find_misplaced_config().await?;
+        }
         let text = record.map(|record| String::from_utf8(record.into_key_value().1));
         text.transpose().map_err(|error| RegistryError::Refused(store.describe(), error.into()))
     }
@@ -171,6 +175,28 @@ impl SubnetRegistry for Etcd3Registry {
 }
 
 impl Store {
+    /// Fails if the config is stored under the prefix itself. Looks only once, because a missing config is read often.
+    async fn find_misplaced_config(&self) -> Result<(), RegistryError> {
+        let Some((key, prefix)) = self.keys.misplaced_config().filter(|(key, _)| !key.is_empty()) else {
+            return Ok(());
+        };
+        if self.looked_for_misplaced.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Ok((_, Some(record))) = self.get(key).await else { return Ok(()) };
+        if std::str::from_utf8(record.value()).is_ok_and(|text| NetworkConfig::parse(text).is_ok()) {
+            // The next read reports it again.
+            self.looked_for_misplaced.store(false, Ordering::Relaxed);
+            let cure = match prefix {
+                "" => format!("store it under {}", self.keys.config()),
+                prefix => format!("use -etcd-prefix={prefix}"),
+            };
+            let reason = format!("the network config is stored under the prefix itself, {key}; {cure}");
+            return Err(RegistryError::Refused(self.describe(), reason.into()));
+        }
+        Ok(())
+    }
+
     /// Reads all leases, and the position of the store.
     pub(super) async fn list(&self) -> Result<(Position, Snapshot), CallError> {
         let push = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {

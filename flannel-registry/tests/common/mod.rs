@@ -15,6 +15,7 @@ use tokio::time::timeout;
 pub(crate) mod certificates;
 pub(crate) mod crowd;
 pub(crate) mod frames;
+pub(crate) mod process;
 pub(crate) mod proxy;
 
 /// What all keys of a network begin with.
