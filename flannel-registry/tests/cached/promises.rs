@@ -142,7 +142,7 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
         "+10.5.3.0-24 192.168.0.3",
         "+10.5.8.0-24 192.168.0.8",
         "recalled",
-        "silent",
+        "unavailable",
     ];
     assert_eq!(short(&told), remembered);
 
@@ -151,7 +151,7 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
     site.peer("10.5.4.0-24", 4);
     site.faulty.resume_responding();
     let told = until_complete(&mut events).await;
-    let news = ["heard", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
+    let news = ["available", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
     assert_eq!(short(&told), news);
 }
 

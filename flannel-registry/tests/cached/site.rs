@@ -152,8 +152,8 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
             PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
             PeerEvent::FromCache(_) => told.push("recalled".to_owned()),
             PeerEvent::Complete => told.push("complete".to_owned()),
-            PeerEvent::RegistryUnavailable(_) => told.push("silent".to_owned()),
-            PeerEvent::RegistryAvailable => told.push("heard".to_owned()),
+            PeerEvent::RegistryUnavailable(_) => told.push("unavailable".to_owned()),
+            PeerEvent::RegistryAvailable => told.push("available".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
             other => told.push(format!("{other:?}")),
         }

@@ -55,7 +55,7 @@ async fn a_refusal_of_one_member_is_not_that_of_the_cluster() {
     let (locked, open) = (Server::start_with_password(&[]), Server::start());
     let mut options = open.options();
     options.endpoints = vec![locked.url(), open.url()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     for third in 1..6 {
         let registry = Etcd3Registry::new(options.clone()).unwrap();
         assert_eq!(registry.config().await.unwrap(), None);
