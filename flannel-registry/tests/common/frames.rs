@@ -15,7 +15,7 @@ const EVENT: usize = 75;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFault {
     /// Forwards them.
-    Told,
+    None,
     /// Drops events and forwards other messages.
     Lost,
     /// Drops all messages.
@@ -41,7 +41,7 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Inspects client data, and returns it.
-    pub(crate) fn asked(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn on_client_data(&mut self, bytes: &[u8]) -> Vec<u8> {
         let frames = match bytes.strip_prefix(PREFACE) {
             Some(frames) => {
                 self.is_http2 = true;
@@ -63,7 +63,7 @@ impl Streams {
     }
 
     /// Inspects server data, and returns what the client receives.
-    pub(crate) fn told(&mut self, bytes: &[u8], news: WatchFault) -> Vec<u8> {
+    pub(crate) fn on_server_data(&mut self, bytes: &[u8], news: WatchFault) -> Vec<u8> {
         if !self.is_http2 {
             return bytes.to_vec();
         }
@@ -90,7 +90,7 @@ impl Streams {
                     carried
                         .extend([0, 0, 4, RST_STREAM, 0].iter().chain(&stream(&frame)).chain(&[0, 0, 0, 8]));
                 }
-                WatchFault::Told
+                WatchFault::None
                 | WatchFault::Withheld
                 | WatchFault::Lost
                 | WatchFault::Repeated

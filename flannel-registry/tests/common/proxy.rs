@@ -40,7 +40,7 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             server: Mutex::new(server),
-            news: Mutex::new(WatchFault::Told),
+            news: Mutex::new(WatchFault::None),
             deaf: AtomicBool::default(),
             connections: AtomicUsize::default(),
             delay: AtomicU64::new(0),
@@ -120,8 +120,8 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let (mut answers, mut to_server) = server.into_split();
     let streams = Mutex::new(Streams::default());
     let news = || *state.news.lock().unwrap();
-    let asked = |bytes: &[u8]| streams.lock().unwrap().asked(bytes);
-    let told = |bytes: &[u8]| streams.lock().unwrap().told(bytes, news());
+    let asked = |bytes: &[u8]| streams.lock().unwrap().on_client_data(bytes);
+    let told = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, news());
     // When one side closes, both are closed.
     tokio::select! {
         _ = pump(&mut requests, &mut to_server, &state, false, asked) => {}
