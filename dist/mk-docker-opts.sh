@@ -1,9 +1,9 @@
 #!/bin/sh
-# Turns the file in which flanneld tells the subnet of this host into options for Docker.
+# Converts the subnet file of flanneld into options for Docker.
 #
-# Reads FLANNEL_SUBNET, FLANNEL_MTU and FLANNEL_IPMASQ from a file, or from the environment where the file is silent, and
-# writes a file for EnvironmentFile= of Docker's unit: one variable for each option, one with all of them, or both. Options
-# that the caller has in variables DOCKER_OPT_* go in, too. A value that flannel does not know leaves the output as it is.
+# Reads FLANNEL_SUBNET, FLANNEL_MTU and FLANNEL_IPMASQ from a file, or else from the environment, and writes a file for
+# EnvironmentFile= of Docker's unit: one variable per option, one variable with all options, or both. Adds options from
+# variables DOCKER_OPT_* of the environment. On an invalid value the output is not changed.
 
 input=/run/flannel/subnet.env
 output=/run/docker_opts.env
@@ -16,11 +16,11 @@ usage() {
     cat >&2 <<END
 usage: $0 [-f FILE] [-d FILE] [-i] [-c] [-m] [-k NAME]
 
-  -f  file to read: what flanneld wrote (default /run/flannel/subnet.env)
-  -d  file to write: options for Docker (default /run/docker_opts.env)
+  -f  subnet file to read (default /run/flannel/subnet.env)
+  -d  file to write (default /run/docker_opts.env)
   -i  write a variable for each option
   -c  write one variable with all options; without -i and -c, both are written
-  -m  leave out --ip-masq
+  -m  omit --ip-masq
   -k  name of the variable with all options (default DOCKER_OPTS)
 END
     exit 1
@@ -31,7 +31,7 @@ fail() {
     exit 1
 }
 
-# The network that an address of a bridge, the first one of its subnet, belongs to: 10.1.74.1/24 -> 10.1.74.0/24.
+# Prints the network of the first address of a subnet: 10.1.74.1/24 -> 10.1.74.0/24.
 network_of() {
     case $1 in *.*.*.*/*) ;; *) return ;; esac
     echo "$1" | {
@@ -61,13 +61,13 @@ case $name in
 esac
 
 if [ -f "$input" ]; then
-    # Without a slash the shell would look for it on the path.
+    # Without a slash the shell would search PATH.
     case $input in */*) ;; *) input=./$input ;; esac
     # shellcheck source=/dev/null
     . "$input"
 fi
 
-# What these hold goes to Docker; `set` below finds them.
+# `set` below finds these variables.
 # shellcheck disable=SC2034
 if [ -n "$FLANNEL_SUBNET" ]; then
     DOCKER_OPT_BIP="--bip=$FLANNEL_SUBNET"
@@ -103,7 +103,7 @@ if [ -n "$combined" ]; then
 fi
 printf %s "$text" >"$output" || exit 1
 
-# A route to this host's own subnet by another host: Docker would refuse its bridge.
+# With a route to the subnet via another host, Docker fails to create its bridge.
 subnet=$(network_of "$FLANNEL_SUBNET")
 if [ -n "$subnet" ] && command -v ip >/dev/null; then
     route=$(ip route show | while read -r destination via rest; do

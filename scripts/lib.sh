@@ -1,8 +1,8 @@
-# What the scripts share: saying what is going on. To be sourced.
+# Functions shared by the scripts. To be sourced.
 
 started=$SECONDS
 
-# Runs a command under a heading, and says how long it took.
+# Runs a command under a heading and prints its duration.
 check() {
     local heading=$1 begun=$SECONDS
     shift
@@ -19,17 +19,17 @@ finish() {
     exit 0
 }
 
-# The tests make network namespaces, devices and routes of their own.
+# The tests create network namespaces, devices and routes.
 need_root() {
     if [ "$(id -u)" != 0 ]; then
-        echo "The tests make network namespaces: run this as root, for example" >&2
+        echo "The tests create network namespaces: run this as root, for example" >&2
         echo "    sudo --preserve-env=PATH,HOME $0" >&2
         exit 1
     fi
 }
 
-# Builds what is shipped, and says in $shipped where it is: one static program each, if the compiler for that is there
-# (rustup target add x86_64-unknown-linux-musl; Debian: musl-tools), else programs that need the C library of this system.
+# Builds the shipped programs and sets $shipped to their directory: static programs if the musl target is installed (rustup
+# target add x86_64-unknown-linux-musl; Debian: musl-tools), else programs for the C library of this system.
 build_shipped() {
     local host target
     host=$(rustc -vV | sed -n 's/^host: //p')

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flannel_backend_host_gw::OpenHostGw;
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, Running, Shutdown};
+use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, NotReady, Running, Shutdown};
 use flannel_examples::{Progress, Table};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{Host, INTERFACE, Lab, LabError, LabOptions, Pod};
@@ -130,20 +130,16 @@ impl Member {
     }
 
     /// Waits until the host has programmed this many peers, or returns why not.
-    async fn ready(&mut self, others: usize) -> Result<Running, Box<dyn Error>> {
+    async fn ready(&self, others: usize) -> Result<Running, Box<dyn Error>> {
         let programmed = async {
             let running = self.network.ready().await?;
             while self.network.summary().peers.programmed < others {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            Some(running)
+            Ok::<_, NotReady>(running)
         };
         match tokio::time::timeout(PATIENCE, programmed).await {
-            Ok(Some(running)) => Ok(running),
-            Ok(None) => match (&mut self.task).await? {
-                Err(error) => Err(flannel_core::chain(&error).into()),
-                Ok(()) => Err("a network stopped before it was ready".into()),
-            },
+            Ok(running) => Ok(running?),
             Err(_) => Err(format!("timed out waiting for a host: {:?}", self.network.summary()).into()),
         }
     }

@@ -111,7 +111,7 @@ pub fn run(task: NetworkTask) {
 ///
 /// Fails if the network stops, or after half a minute.
 pub async fn ready(network: &Network, peers: usize) -> Result<Running, Box<dyn Error>> {
-    let running = network.ready().await.ok_or("the network did not start")?;
+    let running = network.ready().await?;
     until(&format!("{peers} peers"), || network.summary().peers.programmed == peers).await?;
     Ok(running)
 }

@@ -368,3 +368,16 @@ fn an_interface_without_an_address_is_refused() {
     let missing = flannel_backend_vxlan::external_interface(host, "eth9").unwrap_err();
     assert_eq!(missing.to_string(), "there is no interface eth9");
 }
+
+#[test]
+fn a_link_whose_alternative_name_is_the_devices_is_left_alone() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut netlink = Netlink::open_in(host).unwrap();
+    netlink.create_link(&NewLink::new("br9", NewLinkKind::Bridge)).unwrap();
+    ip(host, "link property add dev br9 altname flannel.1");
+    let error = open(host, &config("")).err().unwrap();
+    let text = flannel_core::chain(&error);
+    assert!(text.contains("an alternative name of br9"), "{text}");
+    assert!(netlink.link("br9").unwrap().is_some(), "it is not flannel's to delete");
+}

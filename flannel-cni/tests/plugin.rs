@@ -1,5 +1,4 @@
-//! The CNI plugin as a container runtime sees it: variables and standard input in, standard output and exit status out,
-//! and what it hands to the plugin that does the work, which is one that writes down what it gets.
+//! The program `flannel` as a container runtime runs it, with a delegate that records its calls.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -10,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use flannel_testing::{Directory, write_program};
 
-/// A directory with a delegate called `bridge`, a `subnet.env` and room for states.
+/// A directory with a delegate `bridge`, a `subnet.env` and states.
 struct Site(Directory);
 
-/// What a run left: exit status, standard output, standard error.
+/// Exit status and output of a run.
 struct Outcome {
     code: Option<i32>,
     stdout: String,
@@ -23,7 +22,7 @@ struct Outcome {
 const ENV: &str =
     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
-/// Appends verb, container, interface, namespace and input to `calls`, prints `answer` and ends with the status in
+/// Appends operation, container, interface, namespace and input to `calls`, prints `answer`, and exits with the status in
 /// `status`.
 const RECORDER: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
@@ -47,14 +46,14 @@ impl Site {
         fs::write(self.0.join(name), content).unwrap();
     }
 
-    /// What the delegate has been told, and forgets it.
+    /// Returns and clears the recorded calls of the delegate.
     fn calls(&self) -> Vec<String> {
         let text = fs::read_to_string(self.0.join("calls")).unwrap_or_default();
         let _ = fs::remove_file(self.0.join("calls"));
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The names of the kept states.
+    /// The names of the state files.
     fn states(&self) -> Vec<String> {
         let entries = fs::read_dir(self.states_directory()).into_iter().flatten();
         let mut names: Vec<_> =
@@ -67,7 +66,7 @@ impl Site {
         self.0.join("states")
     }
 
-    /// A configuration with the site's files and more members.
+    /// A configuration with the site's files and these members.
     fn conf(&self, more: &str) -> String {
         let (env, states) = (self.0.join("subnet.env"), self.states_directory());
         format!(
@@ -81,10 +80,10 @@ impl Site {
         run(self.0.path(), variables, input)
     }
 
-    /// Runs a verb for a container's `eth0`.
-    fn verb(&self, verb: &str, container: &str, input: &str) -> Outcome {
+    /// Runs an operation for a container's `eth0`.
+    fn operation(&self, operation: &str, container: &str, input: &str) -> Outcome {
         let variables = [
-            ("CNI_COMMAND", verb),
+            ("CNI_COMMAND", operation),
             ("CNI_CONTAINERID", container),
             ("CNI_NETNS", "/nonexistent"),
             ("CNI_IFNAME", "eth0"),
@@ -99,7 +98,7 @@ fn run(path: &Path, variables: &[(&str, &str)], input: &str) -> Outcome {
     command.envs(variables.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // A plugin that asks for nothing may be gone already.
+    // A plugin that reads no input may have exited.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     Outcome {
@@ -109,7 +108,7 @@ fn run(path: &Path, variables: &[(&str, &str)], input: &str) -> Outcome {
     }
 }
 
-/// The error object that a run printed.
+/// The printed error object.
 fn error(outcome: &Outcome) -> (u64, String, String) {
     assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
     assert!(outcome.stdout.starts_with("{\n    \"code\": ") && outcome.stdout.ends_with("\n}"));
@@ -119,7 +118,7 @@ fn error(outcome: &Outcome) -> (u64, String, String) {
 }
 
 #[test]
-fn without_a_command_the_plugin_says_what_it_is() {
+fn without_a_command_the_plugin_prints_its_version() {
     let outcome = run(Path::new("/"), &[], "");
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), ""));
     assert!(outcome.stderr.starts_with("CNI Plugin flannel version v"), "{}", outcome.stderr);
@@ -127,14 +126,14 @@ fn without_a_command_the_plugin_says_what_it_is() {
 }
 
 #[test]
-fn version_is_answered_without_input() {
+fn version_reads_no_input() {
     let outcome = run(Path::new("/"), &[("CNI_COMMAND", "VERSION")], "");
     let expected = r#"{"cniVersion":"1.1.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#;
     assert_eq!((outcome.code, outcome.stdout), (Some(0), format!("{expected}\n")));
 }
 
 #[test]
-fn what_is_wrong_with_the_request_has_the_code_of_the_specification() {
+fn invalid_parameters_have_the_codes_of_the_specification() {
     let container = [("CNI_CONTAINERID", "c"), ("CNI_NETNS", "/x"), ("CNI_IFNAME", "eth0")];
     let named = r#"{"name":"n"}"#;
     let check = |verb: &str, other: &[(&str, &str)], input: &str, code: u64, msg: &str, details: &str| {
@@ -182,18 +181,18 @@ fn what_is_wrong_with_the_request_has_the_code_of_the_specification() {
 }
 
 #[test]
-fn a_container_is_added_by_the_delegate_and_removed_with_the_same_bytes() {
+fn add_and_del_pass_the_same_bytes_to_the_delegate() {
     let site = Site::new();
     let conf = site.conf(
         r#""name":"cbr0","cniVersion":"0.3.1","delegate":{"hairpinMode":true,"isDefaultGateway":true}"#,
     );
     let sent = r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"10.244.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#;
-    let added = site.verb("ADD", "box", &conf);
+    let added = site.operation("ADD", "box", &conf);
     assert_eq!(
         (added.code, added.stdout.as_str()),
         (Some(0), "{\n    \"cniVersion\": \"0.3.1\",\n    \"ips\": []\n}")
     );
-    assert_eq!(added.stderr, "", "runtimes log what is said here");
+    assert_eq!(added.stderr, "", "runtimes log standard error");
     assert_eq!(site.calls(), [format!("ADD box eth0 /nonexistent {sent}")]);
     assert_eq!(site.states(), ["box", "box:cbr0:eth0"]);
     for name in site.states() {
@@ -203,35 +202,35 @@ fn a_container_is_added_by_the_delegate_and_removed_with_the_same_bytes() {
     }
     assert_eq!(fs::metadata(site.states_directory()).unwrap().mode() & 0o777, 0o700);
 
-    // The host's subnet has changed meanwhile, and then even the file is gone.
+    // DEL does not need the subnet file.
     fs::remove_file(site.0.join("subnet.env")).unwrap();
-    let removed = site.verb("DEL", "box", &site.conf(r#""name":"cbr0","cniVersion":"0.3.1""#));
+    let removed = site.operation("DEL", "box", &site.conf(r#""name":"cbr0","cniVersion":"0.3.1""#));
     assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), ""));
     assert_eq!(site.calls(), [format!("DEL box eth0 /nonexistent {sent}")]);
     assert_eq!(site.states(), [""; 0]);
-    let again = site.verb("DEL", "box", &conf);
+    let again = site.operation("DEL", "box", &conf);
     assert_eq!((again.code, site.calls()), (Some(0), vec![]));
 }
 
 #[test]
-fn a_delegate_that_cannot_remove_is_asked_again() {
+fn a_failed_del_can_be_repeated() {
     let site = Site::new();
     let conf = site.conf(r#""name":"n""#);
-    assert_eq!(site.verb("ADD", "box", &conf).code, Some(0));
+    assert_eq!(site.operation("ADD", "box", &conf).code, Some(0));
     site.put("status", "1");
     site.put("answer", r#"{"code":11,"msg":"try later"}"#);
-    let told = error(&site.verb("DEL", "box", &conf));
-    assert_eq!(told, (11, "try later".to_owned(), "DEL of plugin bridge".to_owned()));
+    let failure = error(&site.operation("DEL", "box", &conf));
+    assert_eq!(failure, (11, "try later".to_owned(), "DEL of plugin bridge".to_owned()));
     assert_eq!(site.states(), ["box", "box:n:eth0"]);
     site.put("status", "0");
     site.calls();
-    assert_eq!(site.verb("DEL", "box", &conf).code, Some(0));
+    assert_eq!(site.operation("DEL", "box", &conf).code, Some(0));
     assert_eq!(site.calls().len(), 1);
     assert_eq!(site.states(), [""; 0]);
 }
 
 #[test]
-fn two_networks_and_two_interfaces_of_a_container_have_states_of_their_own() {
+fn each_network_and_interface_of_a_container_has_its_own_state() {
     let site = Site::new();
     let confs = ["a", "b"].map(|name| site.conf(&format!(r#""name":"{name}""#)));
     let on = |verb, ifname, conf: &str| {
@@ -251,50 +250,57 @@ fn two_networks_and_two_interfaces_of_a_container_have_states_of_their_own() {
     assert!(on("DEL", "eth2", &confs[1])[0].contains(r#""name":"b""#));
     assert_eq!(site.states(), ["box", "box:a:eth0", "box:a:eth1"]);
     assert!(on("DEL", "eth0", &confs[0])[0].starts_with("DEL box eth0"));
-    assert_eq!(on("DEL", "eth0", &confs[0]), [""; 0], "what is left is another interface's");
+    assert_eq!(on("DEL", "eth0", &confs[0]), [""; 0], "the remaining state is another interface's");
     assert_eq!(site.states(), ["box:a:eth1"]);
     on("DEL", "eth1", &confs[0]);
     assert_eq!(site.states(), [""; 0]);
 }
 
 #[test]
-fn what_upstreams_plugin_left_is_removed_and_what_is_left_to_it_can_be() {
+fn states_are_compatible_with_upstreams_plugin() {
     let site = Site::new();
     fs::create_dir(site.states_directory()).unwrap();
     let state = r#"{"name":"cbr0","type":"bridge","x":1}"#;
     site.put("states/old", state);
     let conf = site.conf(r#""name":"cbr0""#);
-    let other = site.verb("DEL", "old", &site.conf(r#""name":"other""#));
-    assert_eq!((other.code, site.states()), (Some(0), vec!["old".to_owned()]), "another network's");
-    assert_eq!(site.verb("DEL", "old", &conf).code, Some(0));
+    let other = site.operation("DEL", "old", &site.conf(r#""name":"other""#));
+    assert_eq!(
+        (other.code, site.states()),
+        (Some(0), vec!["old".to_owned()]),
+        "the state of another network"
+    );
+    assert_eq!(site.operation("DEL", "old", &conf).code, Some(0));
     assert_eq!(site.calls(), [format!("DEL old eth0 /nonexistent {state}")]);
     assert_eq!(site.states(), [""; 0]);
 
-    // Upstream's plugin reads and removes the file that has the container's name.
-    site.verb("ADD", "new", &conf);
+    // Upstream's plugin removes the file with the container's name.
+    site.operation("ADD", "new", &conf);
     fs::remove_file(site.states_directory().join("new")).unwrap();
-    assert_eq!(site.verb("DEL", "new", &conf).code, Some(0));
+    assert_eq!(site.operation("DEL", "new", &conf).code, Some(0));
     assert_eq!(site.states(), [""; 0]);
 }
 
 #[test]
-fn a_state_that_was_half_written_is_made_up_for() {
+fn a_damaged_state_is_replaced_by_the_current_configuration() {
     let site = Site::new();
     fs::create_dir(site.states_directory()).unwrap();
     site.put("states/box", r#"{"name":"cb"#);
     let conf = site.conf(r#""name":"cbr0""#);
     fs::rename(site.0.join("subnet.env"), site.0.join("away")).unwrap();
-    let blind = site.verb("DEL", "box", &conf);
-    assert_eq!((blind.code, blind.stdout.as_str(), site.states()), (Some(0), "", vec!["box".to_owned()]));
-    assert!(blind.stderr.contains("the state of box is damaged"), "{}", blind.stderr);
+    let without_file = site.operation("DEL", "box", &conf);
+    assert_eq!(
+        (without_file.code, without_file.stdout.as_str(), site.states()),
+        (Some(0), "", vec!["box".to_owned()])
+    );
+    assert!(without_file.stderr.contains("the state of box is damaged"), "{}", without_file.stderr);
     fs::rename(site.0.join("away"), site.0.join("subnet.env")).unwrap();
-    assert_eq!(site.verb("DEL", "box", &conf).code, Some(0));
+    assert_eq!(site.operation("DEL", "box", &conf).code, Some(0));
     assert!(site.calls()[0].contains(r#""type":"host-local""#));
     assert_eq!(site.states(), [""; 0]);
 }
 
 #[test]
-fn a_host_without_a_lease_is_said_to_be_one() {
+fn a_missing_subnet_file_is_an_error() {
     let site = Site::new();
     fs::remove_file(site.0.join("subnet.env")).unwrap();
     let conf = site.conf(r#""name":"n","cniVersion":"1.1.0""#);
@@ -303,30 +309,30 @@ fn a_host_without_a_lease_is_said_to_be_one() {
         "failed to load flannel 'subnet.env' file: open {}: no such file or directory. Check the flannel pod log for this node.",
         path.display()
     );
-    assert_eq!(error(&site.verb("ADD", "box", &conf)), (999, msg.clone(), String::new()));
-    assert_eq!(error(&site.verb("STATUS", "box", &conf)), (50, msg, String::new()));
+    assert_eq!(error(&site.operation("ADD", "box", &conf)), (999, msg.clone(), String::new()));
+    assert_eq!(error(&site.operation("STATUS", "box", &conf)), (50, msg, String::new()));
     assert_eq!((site.calls(), site.states()), (vec![], vec![]));
     site.put("subnet.env", ENV);
-    assert_eq!(site.verb("STATUS", "box", &conf).code, Some(0));
+    assert_eq!(site.operation("STATUS", "box", &conf).code, Some(0));
     assert!(site.calls()[0].starts_with("STATUS "));
 }
 
 #[test]
-fn each_way_in_which_a_delegate_fails_is_told() {
+fn every_failure_of_a_delegate_is_reported() {
     let site = Site::new();
     let conf = site.conf(r#""name":"n""#);
     let fails = |answer: &str, words: &str, status: &str| {
         site.put("answer", answer);
         site.put("words", words);
         site.put("status", status);
-        error(&site.verb("ADD", "box", &conf))
+        error(&site.operation("ADD", "box", &conf))
     };
     let from = "ADD of plugin bridge".to_owned();
-    let told = fails(r#"{"code":7,"msg":"bad","details":"worse"}"#, "noise", "1");
-    assert_eq!(told, (7, "bad".to_owned(), "worse".to_owned()));
+    let failure = fails(r#"{"code":7,"msg":"bad","details":"worse"}"#, "noise", "1");
+    assert_eq!(failure, (7, "bad".to_owned(), "worse".to_owned()));
     assert_eq!(fails("", "oops\n", "1"), (0, r#"netplugin failed: "oops\n""#.to_owned(), from.clone()));
-    let silent = "netplugin failed with no error message: exit status: 3".to_owned();
-    assert_eq!(fails("", "", "3"), (0, silent, from.clone()));
+    let no_output = "netplugin failed with no error message: exit status: 3".to_owned();
+    assert_eq!(fails("", "", "3"), (0, no_output, from.clone()));
     let (code, msg, _) = fails("what?", "", "1");
     assert_eq!(code, 0);
     assert!(
@@ -336,57 +342,57 @@ fn each_way_in_which_a_delegate_fails_is_told() {
     let (code, msg, _) = fails("not a result", "", "0");
     assert_eq!(code, 999);
     assert!(msg.starts_with("failed to delegate add: the result is not JSON"), "{msg}");
-    assert_eq!(site.states(), ["box", "box:n:eth0"], "DEL needs it");
+    assert_eq!(site.states(), ["box", "box:n:eth0"], "DEL needs the state");
 
     let conf = site.conf(r#""name":"n","delegate":{"type":"nosuch"}"#);
     let msg = format!(
         "failed to delegate add: failed to find plugin \"nosuch\" in path [{}]",
         site.0.path().display()
     );
-    assert_eq!(error(&site.verb("ADD", "box", &conf)), (999, msg, String::new()));
+    assert_eq!(error(&site.operation("ADD", "box", &conf)), (999, msg, String::new()));
     let conf = site.conf(r#""name":"n","delegate":{"type":"../bridge"}"#);
     let msg = "failed to delegate add: invalid plugin name: \"../bridge\"".to_owned();
-    assert_eq!(error(&site.verb("ADD", "box", &conf)), (999, msg, String::new()));
+    assert_eq!(error(&site.operation("ADD", "box", &conf)), (999, msg, String::new()));
 }
 
 #[test]
 fn a_result_without_a_version_gets_that_of_the_configuration() {
     let site = Site::new();
     site.put("answer", r#"{"ip4":{"ip":"10.244.1.2/24"}}"#);
-    let added = site.verb("ADD", "box", &site.conf(r#""name":"n","cniVersion":"0.2.0""#));
+    let added = site.operation("ADD", "box", &site.conf(r#""name":"n","cniVersion":"0.2.0""#));
     let expected =
         "{\n    \"cniVersion\": \"0.2.0\",\n    \"ip4\": {\n        \"ip\": \"10.244.1.2/24\"\n    }\n}";
     assert_eq!(added.stdout, expected);
 }
 
 #[test]
-fn check_asks_the_delegate_with_the_result_of_add_and_knows_no_stranger() {
+fn check_passes_the_result_of_add_and_fails_for_unknown_containers() {
     let site = Site::new();
     let conf = site.conf(
         r#""name":"n","cniVersion":"1.0.0","prevResult":{"ips":[{"address":"10.244.1.2/24","gateway":"10.244.1.1"}],
             "routes":[{"dst":"10.244.0.0/16"},{"dst":"::/0"},{"dst":"0.0.0.0/0","gw":"10.244.1.9"}]}"#,
     );
     let msg = "container box has no eth0 in network n".to_owned();
-    assert_eq!(error(&site.verb("CHECK", "box", &conf)), (3, msg, String::new()));
-    site.verb("ADD", "box", &conf);
+    assert_eq!(error(&site.operation("CHECK", "box", &conf)), (3, msg, String::new()));
+    site.operation("ADD", "box", &conf);
     site.calls();
-    let checked = site.verb("CHECK", "box", &conf);
+    let checked = site.operation("CHECK", "box", &conf);
     assert_eq!((checked.code, checked.stdout.as_str()), (Some(0), ""));
     let call = site.calls().remove(0);
     assert!(call.starts_with("CHECK box eth0 /nonexistent {"), "{call}");
-    // The delegate looks for the routes as it has set them: through the gateway of their family.
+    // The delegate expects the routes as it installed them: via the gateway of their family.
     let routes = r#""routes":[{"dst":"10.244.0.0/16","gw":"10.244.1.1"},{"dst":"::/0"},{"dst":"0.0.0.0/0","gw":"10.244.1.9"}]"#;
     assert!(call.contains(routes), "{call}");
 }
 
 #[test]
-fn what_the_runtime_no_longer_knows_is_collected() {
+fn gc_detaches_containers_that_the_runtime_does_not_list() {
     let site = Site::new();
     let conf = |name: &str, valid: &str| {
         site.conf(&format!(r#""name":"{name}","cniVersion":"1.1.0","cni.dev/valid-attachments":{valid}"#))
     };
     for (container, network) in [("kept", "n"), ("gone", "n"), ("other", "m")] {
-        site.verb("ADD", container, &conf(network, "[]"));
+        site.operation("ADD", container, &conf(network, "[]"));
     }
     site.put("states/upstreams", r#"{"cniVersion":"0.3.1","name":"n","type":"bridge"}"#);
     site.calls();
@@ -400,8 +406,8 @@ fn what_the_runtime_no_longer_knows_is_collected() {
         "{own}"
     );
     calls.sort();
-    let told: Vec<_> = calls.iter().map(|call| call.split(" {").next().unwrap()).collect();
-    assert_eq!(told, ["DEL gone eth0 ", "DEL upstreams eth0 "]);
+    let detached: Vec<_> = calls.iter().map(|call| call.split(" {").next().unwrap()).collect();
+    assert_eq!(detached, ["DEL gone eth0 ", "DEL upstreams eth0 "]);
     assert_eq!(site.states(), ["kept", "kept:n:eth0", "other", "other:m:eth0"]);
 
     let wrong = site.run(&[("CNI_COMMAND", "GC")], &conf("n", r#"[{"containerID":"kept"}]"#));
@@ -411,7 +417,7 @@ fn what_the_runtime_no_longer_knows_is_collected() {
 }
 
 #[test]
-fn the_hosts_own_namespace_is_left_alone() {
+fn the_namespace_of_the_host_is_refused() {
     let site = Site::new();
     let conf = site.conf(r#""name":"n""#);
     let on = |verb, more: &[(&str, &str)]| {

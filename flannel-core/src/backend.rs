@@ -1,58 +1,59 @@
-//! The seam to whatever carries the traffic.
+//! The interface to a data plane.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
+use crate::config::NetworkConfig;
 use crate::descriptor_store::DescriptorStore;
 use crate::external::ExternalInterface;
+use crate::facts::{DeviceFacts, TrafficCounters};
 use crate::family::IpFamilies;
+use crate::json::Json;
+use crate::lease::{BackendType, Lease, LeaseAttrs, PublicAddrs};
 use crate::peers::{Dirty, PeerSet};
 use crate::plan::{Plan, PlanRequest};
 use crate::registry::BoxError;
-use crate::status::TrafficCounters;
-use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, SubnetKey};
+use crate::report::SyncReport;
 
-/// Carries traffic between hosts, for one network on one host.
+/// Carries the traffic of one network on one host.
 ///
-/// A backend is opened before there is a lease, because what it says in [`attrs`](Self::attrs) goes into the lease.
-/// Every implementation keeps these promises; the contract suite in `flannel-testing` checks them on any of them:
+/// A network opens its backend before it acquires a lease, because [`attrs`](Self::attrs) becomes part of the lease.
+/// Implementations use [`#[async_trait]`](macro@crate::async_trait): without it an `async fn` in the `impl` block doesn't compile. Each
+/// implementation keeps the following promises, which the contract suite in `flannel-testing` checks:
 ///
-/// 1. **Level, not edge.** After `sync` the host is as it should be for exactly these peers, whatever it was before,
-///    as far as the report names no failure. What somebody undoes is noticed by `wait_for_drift`, and made again.
-/// 2. **Idempotent.** A `sync` that finds everything in order writes nothing; that holds too for what an earlier run
-///    left. A backend that cannot look, or whose objects end with it, says so in its docs and makes them again.
-/// 3. **The hint is a hint.** `Dirty::All` is always right, and has the whole host looked at again; any other value
-///    names every peer that changed since the last call.
-/// 4. **Nothing early.** Before the peers are complete nothing is removed that could still be right.
-/// 5. **One failure is one failure.** An object that cannot be written delays no other one. It is in every report until
-///    it is written, with the peers that wait for it, is tried again with growing pauses, and the report says when. So
-///    is a peer in every report that cannot be reached at all.
-/// 6. **Nothing foreign.** What the backend did not make, by the rules of ownership in its docs, is never touched.
-/// 7. **Dropping keeps.** To drop a backend removes nothing that can outlive it; only `remove` does, and leaves nothing.
-/// 8. **Words stand.** What `attrs` and `mtu` say changes by `update_interface` only, and is the same again for a host that
-///    starts anew with what its lease said before. `mtu` is no larger than the interface's.
-/// 9. **Wrong options are named.** An option that cannot be used is a [`BackendError::Config`] that names it, and
-///    nothing is made with it.
+/// 1. **Level-triggered.** After `sync` the host matches exactly these peers, whatever its state was before, except for
+///    the failures in the report. `wait_for_drift` detects changes made by others, and the next `sync` repairs them.
+/// 2. **Idempotent.** A `sync` that finds everything in order writes nothing, even after a restart. A backend that can't
+///    read its objects back, or whose objects end with the process, says so in its docs and creates them again.
+/// 3. **Dirty peers are a hint.** `Dirty::All` is always correct and makes the backend compare the whole host; any other
+///    value names each peer that changed since the last call.
+/// 4. **No early removal.** While the peers are incomplete the backend removes nothing that could still be right.
+/// 5. **Failures are isolated.** A failed object doesn't delay others. Each report lists it, and the peers that wait for
+///    it, until it is written; the backend retries it with growing delays and reports the next attempt. Each report also
+///    lists the peers that can't be reached at all.
+/// 6. **Ownership.** The backend never touches objects that it doesn't own; its docs define what it owns.
+/// 7. **Drop keeps.** Dropping the backend removes nothing that can outlive it. Only `remove` does, and it leaves
+///    nothing.
+/// 8. **Attributes are stable.** `attrs` and `mtu` change only through `update_interface`, and stay the same after a
+///    restart with the attributes of the previous lease. `mtu` doesn't exceed the interface's.
+/// 9. **Option errors are named.** An unusable option is a [`BackendError::Config`] that names it, and nothing is created.
 ///
-/// One that carries nothing, and only counts whom it would reach:
+/// A backend that only counts peers:
 ///
 /// ```
 /// use std::time::Instant;
 /// use flannel_core::{
 ///     Backend, BackendAttrs, BackendError, BackendType, Dirty, ExternalInterface, Lease, LeaseAttrs, PeerSet,
-///     SyncReport, SyncRequest,
+///     SyncReport, SyncRequest, async_trait,
 /// };
 ///
 /// #[derive(Default)]
 /// struct Counting(usize);
 ///
-/// #[async_trait::async_trait]
+/// #[async_trait]
 /// impl Backend for Counting {
 ///     fn attrs(&self) -> BackendAttrs {
 ///         BackendAttrs::new(BackendType::UNNAMED)
@@ -89,98 +90,97 @@ use crate::{BackendType, Json, Lease, LeaseAttrs, NetworkConfig, PublicAddrs, Su
 /// ```
 #[async_trait]
 pub trait Backend: Send {
-    /// Says what goes into the lease.
+    /// Returns what the backend adds to the host's lease.
     fn attrs(&self) -> BackendAttrs;
 
-    /// Returns the largest packet, in bytes, that a container may send.
+    /// Returns the largest packet that a container may send, in bytes.
     fn mtu(&self) -> u32;
 
-    /// Takes in that the interface, its address or its MTU is another one than the backend was opened with. From now
-    /// on `attrs` and `mtu` answer for it; the next `sync` makes the host so, without losing a peer for longer than it
-    /// must.
+    /// Switches to another interface, or to another address or MTU of the same one. `attrs` and `mtu` reflect it at once.
+    /// The next `sync` updates the host and interrupts each peer as briefly as possible.
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if the backend cannot work with it; then everything stays as it was.
+    /// [`BackendError`] if the backend can't use the interface; its state doesn't change.
     fn update_interface(&mut self, external: &ExternalInterface) -> Result<(), BackendError>;
 
-    /// Takes in that the network has another configuration than the backend was opened with, for the same families.
-    /// What the new one asks for is made before what only the old one asked for is removed, where the kernel allows
-    /// both at once. `configure` and a `sync` with all peers follow.
+    /// Switches to another configuration with the same address families. The backend creates what the new one needs before
+    /// it removes what only the old one needed, where the kernel allows both at once. The network then calls `configure`,
+    /// and `sync` with all peers. By default a backend requires a restart.
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if the backend cannot work with it, or cannot come to it without a restart, as one cannot that
-    /// does not implement this; then everything stays as it was.
+    /// [`BackendError`] if the backend can't use the configuration, or requires a restart; its state doesn't change.
     fn reconfigure(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
         let name = &request.config.backend.name;
-        Err(BackendError::Host(format!("to go to this configuration of {name} takes a restart")))
+        Err(BackendError::Host(format!("the backend {name} requires a restart to apply this network config")))
     }
 
-    /// Makes the host ready for its own lease. Called once before the first `sync`, and again when the lease changes.
+    /// Prepares the host for its own lease. The network calls it before the first `sync`, and again when the lease
+    /// changes. The lease may contain other addresses than the interface has, if the manager overrides them.
     ///
     /// # Errors
     ///
-    /// [`BackendError`]; the caller decides whether to try again.
+    /// [`BackendError`]; the caller decides whether to retry.
     fn configure(&mut self, own: &Lease) -> Result<(), BackendError>;
 
-    /// Makes the host as it should be for these peers. Blocks while the kernel works.
+    /// Reconciles the host with these peers. Blocks while the kernel works.
     fn sync(&mut self, request: SyncRequest<'_>) -> SyncReport;
 
-    /// Waits until something on the host may have changed that the backend looks after, and says what. The next
-    /// `sync` looks again. May be dropped at any time without losing a change.
+    /// Waits until an object of the backend may have changed on the host, and describes the change. The next `sync` checks
+    /// it. Cancel safe: dropping the future loses no change.
     async fn wait_for_drift(&mut self) -> String;
 
-    /// Describes the devices through which the traffic goes, for whoever looks at the host. Asked after each pass.
+    /// Describes the devices that carry the traffic. The network calls it after each pass.
     fn devices(&self) -> Vec<DeviceFacts> {
         Vec::new()
     }
 
-    /// Returns what counts the traffic, if anything does. Asked after each pass, like `devices`.
+    /// Returns the counters and per-peer facts, if the backend has any. The network calls it after each pass.
     fn traffic(&self) -> Option<Arc<dyn TrafficCounters>> {
         None
     }
 
-    /// Removes everything that the backend made.
+    /// Removes everything that the backend created.
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if something is left.
+    /// [`BackendError`] if an object remains.
     fn remove(&mut self) -> Result<(), BackendError>;
 }
 
-/// What a backend says in the lease of its host.
+/// The part of a lease that the backend provides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackendAttrs {
-    /// Its name there.
+    /// The backend's name in the lease.
     pub backend_type: BackendType,
-    /// What peers need to know for IPv4.
+    /// The data that peers need for IPv4.
     pub data: Option<Json>,
-    /// What peers need to know for IPv6.
+    /// The data that peers need for IPv6.
     pub v6_data: Option<Json>,
 }
 
 impl BackendAttrs {
-    /// A backend of this name that peers need to know nothing of.
+    /// Creates the attributes of a backend whose peers need no data.
     #[must_use]
     pub fn new(backend_type: BackendType) -> Self {
         Self { backend_type, data: None, v6_data: None }
     }
 
-    /// Adds what peers need to know for IPv4, if there is anything.
+    /// Sets the data that peers need for IPv4.
     #[must_use]
     pub fn with_data(self, data: Option<Json>) -> Self {
         Self { data, ..self }
     }
 
-    /// Adds what peers need to know for IPv6, if there is anything.
+    /// Sets the data that peers need for IPv6.
     #[must_use]
     pub fn with_v6_data(self, v6_data: Option<Json>) -> Self {
         Self { v6_data, ..self }
     }
 
-    /// Completes them to what the lease of a host says.
+    /// Completes the attributes of a lease with the host's public addresses.
     #[must_use]
     pub fn at(self, public: PublicAddrs) -> LeaseAttrs {
         LeaseAttrs {
@@ -193,163 +193,57 @@ impl BackendAttrs {
     }
 }
 
-/// What `sync` is asked for.
+/// The arguments of [`Backend::sync`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SyncRequest<'a> {
-    /// Who there is.
+    /// The peers.
     pub peers: &'a PeerSet,
-    /// Who may have changed since the last call.
+    /// The peers that may have changed since the last call.
     pub dirty: &'a Dirty,
-    /// The time, for the pauses between attempts.
+    /// The current time, for the delays between attempts.
     pub now: Instant,
 }
 
 impl<'a> SyncRequest<'a> {
-    /// Asks for these peers.
+    /// Creates a request.
     #[must_use]
     pub fn new(peers: &'a PeerSet, dirty: &'a Dirty, now: Instant) -> Self {
         Self { peers, dirty, now }
     }
 }
 
-/// What `sync` did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SyncReport {
-    /// How many objects were written.
-    pub written: usize,
-    /// How many objects were removed.
-    pub removed: usize,
-    /// How many objects were not as they had been left.
-    pub drifted: usize,
-    /// What could not be done, and waits.
-    pub failed: Vec<ObjectFailure>,
-    /// Peers for whom something is missing that is tried again, and what. All of them, not only those that changed.
-    pub pending: Vec<PeerFailure>,
-    /// Peers that this backend cannot reach, and why. All of them, not only those that changed.
-    pub unreachable: Vec<PeerFailure>,
-    /// How long until the first of the failed objects may be tried again.
-    pub retry_in: Option<Duration>,
-}
-
-impl SyncReport {
-    /// Adds up what two parts of a pass did.
-    pub fn merge(&mut self, other: Self) {
-        self.written += other.written;
-        self.removed += other.removed;
-        self.drifted += other.drifted;
-        self.failed.extend(other.failed);
-        self.pending.extend(other.pending);
-        self.unreachable.extend(other.unreachable);
-        self.retry_in = [self.retry_in, other.retry_in].into_iter().flatten().min();
-    }
-}
-
-/// One object that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ObjectFailure {
-    /// The object, such as `route 10.5.3.0/24 via 10.5.3.0`.
-    pub object: String,
-    /// What is wrong.
-    pub reason: String,
-}
-
-impl ObjectFailure {
-    /// Says what is wrong with an object.
-    #[must_use]
-    pub fn new(object: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { object: object.into(), reason: reason.into() }
-    }
-}
-
-/// One peer that is not reached.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub struct PeerFailure {
-    /// Which one.
-    pub peer: SubnetKey,
-    /// What is wrong.
-    pub reason: String,
-}
-
-impl PeerFailure {
-    /// Says why a peer is not reached.
-    #[must_use]
-    pub fn new(peer: SubnetKey, reason: impl Into<String>) -> Self {
-        Self { peer, reason: reason.into() }
-    }
-}
-
-impl fmt::Display for PeerFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "peer {}: {}", self.peer, self.reason)
-    }
-}
-
-/// A device through which the traffic of a network goes.
-///
-/// ```
-/// use flannel_core::DeviceFacts;
-///
-/// let mut device = DeviceFacts::new("flannel.1", "vxlan");
-/// device.mtu = 1450;
-/// assert_eq!((device.name.as_str(), device.vni), ("flannel.1", None));
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct DeviceFacts {
-    /// Its name.
-    pub name: String,
-    /// Its kind: `vxlan` or `tun`.
-    pub kind: String,
-    /// Its index.
-    pub index: u32,
-    /// Its MTU, in bytes.
-    pub mtu: u32,
-    /// Its hardware address, if it has one.
-    pub mac: Option<String>,
-    /// The number of its VXLAN network.
-    pub vni: Option<u32>,
-    /// The UDP port at which the peers reach it.
-    pub port: Option<u16>,
-    /// This host's address, to which the peers send.
-    pub local: Option<IpAddr>,
-}
-
-/// Why a backend cannot work.
+/// The reasons why a backend can't work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// There is no such backend; the configuration must name another one.
+    /// There is no such backend; change the configuration.
     #[error("unknown backend type: {0}")]
     UnknownType(String),
-    /// An option of the backend is wrong; the configuration must be corrected.
+    /// An option of the backend is invalid; correct the configuration.
     #[error("error decoding {backend} backend config: {reason}")]
     Config {
         /// The backend.
         backend: &'static str,
-        /// What is wrong, with the option's name.
+        /// The cause, with the option's name.
         reason: String,
     },
-    /// The host lacks what the backend needs, as the text says: a capability, an address, a kernel feature.
+    /// The host lacks something that the backend needs, such as a capability, an address or a kernel feature.
     #[error("{0}")]
     Host(String),
-    /// The kernel refused; the same call may succeed later.
+    /// The kernel refused an operation; the same call may succeed later.
     #[error("{object}")]
     Kernel {
-        /// What was being done, to which object.
+        /// The operation and its object.
         object: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: BoxError,
     },
 }
 
-/// Opens the backend that a configuration asks for.
+/// Opens the backend of a network.
 ///
-/// Closures of the right shape are openers:
+/// A closure with the right signature is an opener:
 ///
 /// ```
 /// use flannel_core::{Backend, BackendError, OpenBackend, OpenRequest};
@@ -362,28 +256,30 @@ pub enum BackendError {
 /// # let _ = opener();
 /// ```
 pub trait OpenBackend: Send {
-    /// Opens a backend, making its device if it has one.
+    /// Opens the backend and creates its device, if it has one. An opener refuses the config of another backend with
+    /// [`BackendError::UnknownType`].
     ///
     /// # Errors
     ///
     /// [`BackendError`].
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError>;
 
-    /// Returns the address families in which the backend reaches the peers of this network: those of the overlay, unless
-    /// the backend can carry one family in the other. The lease then contains the addresses of these families.
+    /// Returns the address families in which the backend reaches the peers of this network. The host's lease contains the
+    /// addresses of these families. By default they are those of the overlay; a backend that carries one family inside the
+    /// other overrides this.
     fn underlay(&self, config: &NetworkConfig) -> IpFamilies {
         config.families()
     }
 
-    /// Tells what a start and a pass would do to this host as it is now. Writes nothing, and needs no running network:
-    /// what a running one left is there, and counts.
+    /// Returns the changes that a start and one pass would make to this host in its current state. Writes nothing, and
+    /// doesn't need a running network.
     ///
     /// # Errors
     ///
-    /// [`BackendError`], also if the backend cannot tell.
+    /// [`BackendError`], also if the backend can't predict its changes.
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let name = &request.config.backend.name;
-        Err(BackendError::Host(format!("the backend {name} cannot tell beforehand what it would do")))
+        Err(BackendError::Host(format!("the backend {name} can't predict its changes")))
     }
 }
 
@@ -396,43 +292,44 @@ where
     }
 }
 
-/// What a backend is opened with.
+/// The arguments of [`OpenBackend::open`] and [`Backend::reconfigure`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct OpenRequest<'a> {
-    /// The network.
+    /// The network configuration.
     pub config: &'a NetworkConfig,
     /// The interface that carries the traffic between hosts.
     pub external: &'a ExternalInterface,
-    /// The attributes of the host's previous lease, if it had one. A backend that keeps them costs the peers nothing.
+    /// The attributes of the host's previous lease. If the backend can keep them, peers have nothing to update.
     pub before: Option<&'a LeaseAttrs>,
-    /// A directory that belongs to this network alone and lasts across restarts, for what must not change then, such as a
-    /// private key. The caller creates it, accessible by its owner only. Without one a backend keeps nothing.
+    /// A directory that belongs to this network alone and persists across restarts, for secrets such as a private key. The
+    /// caller creates it, accessible by its owner only. Without one the backend stores nothing.
     pub state_dir: Option<&'a Path>,
-    /// A store for descriptors that last across restarts, such as those of a device. Without one they end with the process.
+    /// A store for file descriptors that persist across restarts, such as that of a device. Without one they are closed with
+    /// the process.
     pub descriptors: Option<&'a Arc<dyn DescriptorStore>>,
 }
 
 impl<'a> OpenRequest<'a> {
-    /// Asks for the network's backend, on a host that had no lease before.
+    /// Creates a request of a host without a previous lease and without a state directory.
     #[must_use]
     pub fn new(config: &'a NetworkConfig, external: &'a ExternalInterface) -> Self {
         Self { config, external, before: None, state_dir: None, descriptors: None }
     }
 
-    /// Adds what the host's lease said before, if there was one.
+    /// Adds the attributes of the host's previous lease, if it had one.
     #[must_use]
     pub fn with_before(self, before: Option<&'a LeaseAttrs>) -> Self {
         Self { before, ..self }
     }
 
-    /// Adds a directory that lasts across restarts, if there is one.
+    /// Adds a state directory, if there is one.
     #[must_use]
     pub fn with_state_dir(self, state_dir: Option<&'a Path>) -> Self {
         Self { state_dir, ..self }
     }
 
-    /// Adds a store for descriptors, if there is one.
+    /// Adds a store for file descriptors, if there is one.
     #[must_use]
     pub fn with_descriptors(self, descriptors: Option<&'a Arc<dyn DescriptorStore>>) -> Self {
         Self { descriptors, ..self }

@@ -63,15 +63,17 @@ impl NetworkConfig {
         Ok(Self { ipv4, ipv6, backend, enable_nftables: enable_nftables.unwrap_or(false), source })
     }
 
-    /// Tells whether a host may hold this subnet: every enabled family is there, in range and of the right size.
+    /// Returns true if a host may choose this subnet: each enabled family is present, in range and of the configured length.
     #[must_use]
     pub fn offers(&self, subnet: &SubnetKey) -> bool {
         self.each_fits(subnet, |pool, net| pool.offers(net))
     }
 
-    /// Tells whether a subnet of any size lies in the network: a part of each enabled family's.
-    pub(crate) fn has_room_for(&self, subnet: &SubnetKey) -> bool {
-        self.each_fits(subnet, |pool, net| pool.has_room_for(net))
+    /// Returns true if the subnet is inside the network of each enabled family, whatever its length and whether or not the
+    /// range for new leases contains it. An authority that assigns subnets itself may choose any of these.
+    #[must_use]
+    pub fn contains_subnet(&self, subnet: &SubnetKey) -> bool {
+        self.each_fits(subnet, |pool, net| pool.contains_subnet(net))
     }
 
     fn each_fits(&self, subnet: &SubnetKey, fits: impl Fn(SubnetPool, IpNet) -> bool) -> bool {

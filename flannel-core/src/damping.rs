@@ -1,7 +1,7 @@
-//! When too many peers leave at once, doubting that they did.
+//! Damping of mass departures.
 //!
-//! A store that lost its content, or ended all leases because it stood still, says the same as a network whose hosts
-//! were all switched off. The first is more likely, and to believe it cuts every host off from every other.
+//! A store that lost its content, or expired all leases because it had stopped, looks like a network whose hosts were all
+//! switched off. The former is more likely, and acting on it would disconnect every host from every other.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -9,88 +9,95 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::lease::{Lease, PublicAddrs};
 use crate::lease_set::LeaseChange;
 use crate::peers::{PeerChange, PeerSet};
-use crate::{Lease, PublicAddrs, SubnetKey};
+use crate::subnet::SubnetKey;
 
-/// How many peers may leave within which time before it is doubted, and for how long.
+/// The thresholds of [`Damping`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DampingOptions {
-    /// Doubt begins when more than this share of all peers leaves, in percent.
+    /// The share of all peers, in percent, that may disappear within the window.
     pub share: u8,
-    /// Doubt begins with no fewer peers than this, however few there are.
+    /// The minimum number of peers that must disappear for damping to start.
     pub at_least: usize,
     /// The time within which departures are counted together.
     pub window: Duration,
-    /// How long the peers are held that are said to have left; zero holds none.
+    /// The time for which peers are held; zero disables damping.
     pub hold: Duration,
 }
 
 impl Default for DampingOptions {
-    /// Takes half of all peers but at least two, within ten seconds, and holds them for five minutes.
+    /// Returns a threshold of half of all peers, but at least two, within ten seconds, and a hold of five minutes.
     fn default() -> Self {
         Self {
             share: 50,
             at_least: 2,
             window: Duration::from_secs(10),
-            // A host asks for a lost lease again at once, and then at least twice a minute.
+            // A host requests a lost lease at once, and then at least twice a minute.
             hold: Duration::from_secs(300),
         }
     }
 }
 
-/// Knows the peers, and holds them back from leaving when too many leave at once. Pure: time is an argument, and must not run backwards.
+/// Tracks the peers, and holds them when too many disappear at once. Pure: time is an argument and must not go backwards.
 ///
-/// - A peer that leaves alone leaves at once.
-/// - When more than the share have left within the window, all of them are held: those whose departure was passed on
-///   already are told again. While any peer is held, others that leave are held with them. One that left and came back
-///   in the same breath as others left counts.
-/// - A held peer stops being held when it is told again, when its host takes another subnet, or when the time is over.
-/// - A subnet whose host is there under another one was given up; it leaves at once and does not count.
+/// - A single peer that disappears leaves at once.
+/// - A peer whose lease was [released](LeaseChange::Released) leaves at once, and doesn't count.
+/// - When more than the share have disappeared within the window, all of them are held, including those already reported
+///   as left. While any peer is held, others that disappear are held too. A peer that disappears and reappears together
+///   with the departure of others counts.
+/// - A hold ends when the peer reappears, when its host takes another subnet, or when the time is over.
+/// - If the host of a lease that disappears has another lease, it gave the former up: the peer leaves at once and doesn't
+///   count.
 ///
 /// ```
 /// use std::time::Instant;
-/// use flannel_core::{Damping, DampingOptions, Lease, LeaseAttrs, LeaseChange, PublicAddrs, Revision, Term};
+/// use flannel_core::{Damping, DampingOptions, Lease, LeaseAttrs, LeaseChange, PeerChange, PublicAddrs};
 ///
-/// let lease = |subnet: &str| Lease {
-///     subnet: subnet.parse().unwrap(),
-///     attrs: LeaseAttrs::new(PublicAddrs::default()),
-///     revision: Revision(1),
-///     term: Term::Limited,
-/// };
-/// let (a, b) = (lease("10.5.1.0-24"), lease("10.5.2.0-24"));
-/// let mut damping = Damping::new(DampingOptions::default());
+/// let lease = |subnet: &str| Lease::new(subnet.parse().unwrap(), LeaseAttrs::new(PublicAddrs::default()));
+/// let (a, b) = (lease("10.5.1.0/24"), lease("10.5.2.0/24"));
+/// let join = || vec![LeaseChange::Put(a.clone().into()), LeaseChange::Put(b.clone().into())];
 /// let now = Instant::now();
-/// damping.filter(vec![LeaseChange::Put(a.clone().into()), LeaseChange::Put(b.clone().into())], now);
-/// let told = damping.filter(vec![LeaseChange::Removed(a.subnet), LeaseChange::Removed(b.subnet)], now);
-/// assert_eq!((told, damping.held()), (vec![], 2));
+///
+/// let mut damping = Damping::new(DampingOptions::default());
+/// damping.filter(join(), now);
+/// damping.filter(vec![LeaseChange::Removed(a.subnet), LeaseChange::Removed(b.subnet)], now);
+/// assert_eq!((damping.held(), damping.peers().len()), (2, 2));
+///
+/// let mut damping = Damping::new(DampingOptions::default());
+/// damping.filter(join(), now);
+/// let left = damping.filter(vec![LeaseChange::Released(a.subnet), LeaseChange::Released(b.subnet)], now);
+/// assert_eq!(left, [PeerChange::Left(a.subnet), PeerChange::Left(b.subnet)]);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Damping {
     options: DampingOptions,
-    /// The peers as passed on, those that are held among them.
+    /// The peers as reported, including the held ones.
     peers: PeerSet,
-    /// How many of them each host has.
     hosts: Hosts,
-    /// Those that left within the window, and when.
+    /// The time of the first change, from which the peers' times count.
+    epoch: Option<Instant>,
+    /// The peers that left within the window.
     left: BTreeMap<SubnetKey, (Instant, Arc<Lease>)>,
-    /// The same in the order in which they left; what is not in `left` at this time any more does not count.
+    /// The same in the order of their departure. An entry that doesn't match `left` no longer counts.
     order: VecDeque<(Instant, SubnetKey)>,
-    /// Those that are held, by the addresses of their hosts.
+    /// The held peers, with the addresses of their hosts.
     held: BTreeMap<SubnetKey, PublicAddrs>,
     held_at: BTreeMap<PublicAddrs, SubnetKey>,
     until: Option<Instant>,
 }
 
 impl Damping {
-    /// Begins without peers.
+    /// Creates a state without peers.
     #[must_use]
     pub fn new(options: DampingOptions) -> Self {
         Self {
             options,
             peers: PeerSet::default(),
             hosts: Hosts::default(),
+            epoch: None,
             left: BTreeMap::new(),
             order: VecDeque::new(),
             held: BTreeMap::new(),
@@ -99,45 +106,55 @@ impl Damping {
         }
     }
 
-    /// Returns the peers as passed on; those that are held are among them.
+    /// Returns the peers as reported, including the held ones.
     #[must_use]
     pub fn peers(&self) -> &PeerSet {
         &self.peers
     }
 
-    /// Says that all peers are known now.
+    /// Marks the peers as complete.
     pub fn complete(&mut self) {
         self.peers.complete();
     }
 
-    /// Returns the number of peers that are held.
+    /// Returns the number of held peers.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Tells whether a peer is held.
+    /// Returns true if the peer is held.
     #[must_use]
     pub fn is_held(&self, subnet: &SubnetKey) -> bool {
         self.held.contains_key(subnet)
     }
 
-    /// Returns when [`expire`](Self::expire) has something to do.
+    /// Returns the time of the change by which the peer joined, to the second.
+    #[must_use]
+    pub fn joined(&self, subnet: &SubnetKey) -> Option<Instant> {
+        Some(self.epoch? + Duration::from_secs(self.peers.joined(subnet)?.into()))
+    }
+
+    /// Returns the time at which to call [`expire`](Self::expire).
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Takes in changes that happened together, and returns those to pass on.
+    /// Takes changes that happened together, and returns the changes to apply.
     pub fn filter(&mut self, changes: Vec<LeaseChange>, now: Instant) -> Vec<PeerChange> {
         self.stop_counting(now);
-        let (mut passed, mut leaving) = (Vec::new(), BTreeMap::new());
+        let (mut applied, mut leaving) = (Vec::new(), BTreeMap::new());
         let mut back = 0;
         for change in changes {
             match change {
                 LeaseChange::Put(lease) => {
                     back += usize::from(leaving.remove(&lease.subnet).is_some());
-                    self.put(lease, &mut passed);
+                    self.put(lease, now, &mut applied);
+                }
+                LeaseChange::Released(subnet) => {
+                    leaving.remove(&subnet);
+                    applied.extend(self.release(&subnet));
                 }
                 LeaseChange::Removed(subnet) if self.held.contains_key(&subnet) => {}
                 LeaseChange::Removed(subnet) => {
@@ -145,23 +162,23 @@ impl Damping {
                 }
             }
         }
-        self.give_up(&mut leaving, &mut passed);
+        self.leave_old_subnets(&mut leaving, &mut applied);
         if leaving.is_empty() {
-            return passed;
+            return applied;
         }
-        if self.is_doubtful(leaving.len() + back) {
-            self.hold(leaving, now, &mut passed);
+        if self.is_suspicious(leaving.len() + back) {
+            self.hold(leaving, now, &mut applied);
         } else {
             for (subnet, lease) in leaving {
-                passed.extend(self.forget(&subnet));
+                applied.extend(self.delete(&subnet));
                 self.left.insert(subnet, (now, lease));
                 self.order.push_back((now, subnet));
             }
         }
-        passed
+        applied
     }
 
-    /// Lets the peers go that were held for long enough, and returns the changes to pass on.
+    /// Removes the peers that were held for the whole time, and returns the changes to apply.
     pub fn expire(&mut self, now: Instant) -> Vec<PeerChange> {
         if self.until.is_none_or(|until| now < until) {
             return Vec::new();
@@ -169,36 +186,41 @@ impl Damping {
         self.until = None;
         self.held_at.clear();
         let gone = std::mem::take(&mut self.held);
-        gone.into_keys().filter_map(|subnet| self.forget(&subnet)).collect()
+        gone.into_keys().filter_map(|subnet| self.delete(&subnet)).collect()
     }
 
-    /// Forgets peers without doubt, and returns the changes to pass on.
-    pub fn disown(&mut self, subnets: &[SubnetKey]) -> Vec<PeerChange> {
-        let forget = |subnet: &SubnetKey| {
-            self.left.remove(subnet);
-            self.unhold(subnet);
-            self.forget(subnet)
-        };
-        subnets.iter().filter_map(forget).collect()
+    /// Removes peers without damping, and returns the changes to apply.
+    pub fn remove(&mut self, subnets: &[SubnetKey]) -> Vec<PeerChange> {
+        subnets.iter().filter_map(|subnet| self.release(subnet)).collect()
     }
 
-    fn put(&mut self, lease: Arc<Lease>, passed: &mut Vec<PeerChange>) {
+    fn release(&mut self, subnet: &SubnetKey) -> Option<PeerChange> {
+        self.left.remove(subnet);
+        self.end_hold(subnet);
+        self.delete(subnet)
+    }
+
+    fn put(&mut self, lease: Arc<Lease>, now: Instant, applied: &mut Vec<PeerChange>) {
         let subnet = lease.subnet;
         self.left.remove(&subnet);
-        self.unhold(&subnet);
+        self.end_hold(&subnet);
         let public = lease.attrs.public;
         if public != PublicAddrs::default()
             && let Some(before) = self.held_at.get(&public).copied()
         {
-            // The host is back under another subnet, so it did give the one before up.
-            self.unhold(&before);
-            passed.extend(self.forget(&before));
+            // The host is back with another subnet, so it gave the held one up.
+            self.end_hold(&before);
+            applied.extend(self.delete(&before));
         }
-        passed.extend(self.know(lease));
+        applied.extend(self.insert(lease, now));
     }
 
-    /// Lets those go whose hosts are there under another subnet.
-    fn give_up(&mut self, leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>, passed: &mut Vec<PeerChange>) {
+    /// Removes the leases whose hosts have another one.
+    fn leave_old_subnets(
+        &mut self,
+        leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>,
+        applied: &mut Vec<PeerChange>,
+    ) {
         let mut of_host = BTreeMap::new();
         for lease in leaving.values() {
             *of_host.entry(lease.attrs.public).or_insert(0_usize) += 1;
@@ -207,16 +229,16 @@ impl Damping {
             let public = lease.attrs.public;
             let stays = self.hosts.count(&public) > *of_host.get(&public).unwrap_or(&0);
             if stays && public != PublicAddrs::default() {
-                passed.extend(self.forget(subnet));
+                applied.extend(self.delete(subnet));
                 return false;
             }
             true
         });
     }
 
-    /// Tells whether so many more departures are too many to be believed. Those who are back already count: that some were
-    /// quicker than this host looked makes the departure of the others no more likely.
-    fn is_doubtful(&self, leaving: usize) -> bool {
+    /// Returns true if this many further departures are too many. Peers that are back already count: that some returned
+    /// before this host looked makes the departure of the others no more likely.
+    fn is_suspicious(&self, leaving: usize) -> bool {
         if self.options.hold.is_zero() {
             return false;
         }
@@ -226,40 +248,49 @@ impl Damping {
         !self.held.is_empty() || (many && gone >= self.options.at_least)
     }
 
-    fn hold(&mut self, leaving: BTreeMap<SubnetKey, Arc<Lease>>, now: Instant, passed: &mut Vec<PeerChange>) {
+    fn hold(
+        &mut self,
+        leaving: BTreeMap<SubnetKey, Arc<Lease>>,
+        now: Instant,
+        applied: &mut Vec<PeerChange>,
+    ) {
         self.until.get_or_insert(now + self.options.hold);
         self.order.clear();
         for (_, lease) in std::mem::take(&mut self.left).into_values() {
-            self.mark(&lease);
-            passed.extend(self.know(lease));
+            self.mark_held(&lease);
+            self.insert(Arc::clone(&lease), now);
+            applied.push(PeerChange::Held { lease, was_gone: true });
         }
-        for lease in leaving.values() {
-            self.mark(lease);
+        for lease in leaving.into_values() {
+            self.mark_held(&lease);
+            applied.push(PeerChange::Held { lease, was_gone: false });
         }
     }
 
-    /// Takes in a peer, and returns how it changed, if it did.
-    fn know(&mut self, lease: Arc<Lease>) -> Option<PeerChange> {
+    /// Adds or updates a peer, and returns the change, if there is one.
+    fn insert(&mut self, lease: Arc<Lease>, now: Instant) -> Option<PeerChange> {
+        let seconds = now.saturating_duration_since(*self.epoch.get_or_insert(now)).as_secs();
         self.hosts.add(Arc::clone(&lease));
-        let Some(before) = self.peers.insert(Arc::clone(&lease)) else {
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let Some(before) = self.peers.insert(Arc::clone(&lease), seconds) else {
             return Some(PeerChange::Joined(lease));
         };
         self.hosts.remove(&before.attrs.public);
         (before.attrs != lease.attrs).then_some(PeerChange::Changed(lease))
     }
 
-    fn forget(&mut self, subnet: &SubnetKey) -> Option<PeerChange> {
+    fn delete(&mut self, subnet: &SubnetKey) -> Option<PeerChange> {
         let lease = self.peers.remove(subnet)?;
         self.hosts.remove(&lease.attrs.public);
         Some(PeerChange::Left(*subnet))
     }
 
-    fn mark(&mut self, lease: &Lease) {
+    fn mark_held(&mut self, lease: &Lease) {
         self.held.insert(lease.subnet, lease.attrs.public);
         self.held_at.insert(lease.attrs.public, lease.subnet);
     }
 
-    fn unhold(&mut self, subnet: &SubnetKey) {
+    fn end_hold(&mut self, subnet: &SubnetKey) {
         let Some(public) = self.held.remove(subnet) else {
             return;
         };
@@ -271,7 +302,7 @@ impl Damping {
         }
     }
 
-    /// Stops counting the departures that are older than the window.
+    /// Stops counting departures that are older than the window.
     fn stop_counting(&mut self, now: Instant) {
         while let Some((at, subnet)) = self.order.front().copied() {
             if now.saturating_duration_since(at) < self.options.window {
@@ -285,15 +316,15 @@ impl Damping {
     }
 }
 
-/// How many peers each host has. Nearly all have one, so only what is beyond that takes a number: for each host there is
-/// a pointer to one of its leases, in which its addresses are.
+/// The number of peers of each host. Nearly every host has one, so a count is stored only for more: the set contains a pointer
+/// to one of the host's leases, which contains its addresses.
 #[derive(Clone, Debug, Default)]
 struct Hosts {
     first: HashSet<ByHost>,
     more: HashMap<PublicAddrs, usize>,
 }
 
-/// A lease that is equal to others as its host is.
+/// A lease that compares like its host.
 #[derive(Clone, Debug)]
 struct ByHost(Arc<Lease>);
 

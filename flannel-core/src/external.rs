@@ -1,11 +1,11 @@
-//! The interface below the overlay.
+//! The interface that carries the overlay.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::PublicAddrs;
+use crate::lease::PublicAddrs;
 
 /// The interface through which hosts reach each other.
 ///
@@ -21,29 +21,29 @@ use crate::PublicAddrs;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExternalInterface {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its index.
+    /// The interface index.
     pub index: u32,
-    /// Its MTU, in bytes.
+    /// The MTU, in bytes.
     pub mtu: u32,
-    /// Its IPv4 address.
+    /// The IPv4 address.
     pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// The IPv6 address.
     pub v6: Option<Ipv6Addr>,
-    /// The addresses that peers use, which differ behind a NAT.
+    /// The addresses that peers use. They differ from the interface's behind a NAT.
     pub public: PublicAddrs,
 }
 
 impl ExternalInterface {
-    /// An interface of this name, index and MTU in bytes, with these addresses, which peers use as well.
+    /// Creates an interface whose peers use its own addresses. The MTU is in bytes.
     #[must_use]
     pub fn new(name: impl Into<String>, index: u32, mtu: u32, addresses: impl Into<PublicAddrs>) -> Self {
         let public = addresses.into();
         Self { name: name.into(), index, mtu, v4: public.v4, v6: public.v6, public }
     }
 
-    /// Says that peers use other addresses than the interface has.
+    /// Sets the addresses that peers use.
     #[must_use]
     pub fn with_public(self, public: impl Into<PublicAddrs>) -> Self {
         Self { public: public.into(), ..self }
@@ -59,10 +59,10 @@ impl ExternalInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExternalUpdate {
-    /// The interface, its addresses or its MTU are these now.
+    /// The interface, its addresses or its MTU changed to these.
     Changed(ExternalInterface),
-    /// The interface or its only address is gone, for this reason, and no other one can be used. The network continues
-    /// with what it knew, and isn't in order until the next [`Changed`](Self::Changed).
+    /// The interface or its only address is gone, for this reason, and there is no replacement. The network continues with
+    /// the last known state, and isn't in order until the next [`Changed`](Self::Changed).
     Lost(String),
 }
 
@@ -72,17 +72,17 @@ impl From<ExternalInterface> for ExternalUpdate {
     }
 }
 
-/// The external interface that was chosen for a network, and its later changes.
+/// The external interface chosen for a network, and its later changes.
 #[non_exhaustive]
 pub struct ExternalChoice {
     /// The interface.
     pub interface: ExternalInterface,
-    /// Its changes from now on.
+    /// The changes of the interface.
     pub changes: BoxStream<'static, ExternalUpdate>,
 }
 
 impl ExternalChoice {
-    /// Chooses an interface that never changes.
+    /// Creates the choice of an interface that never changes.
     #[must_use]
     pub fn new(interface: ExternalInterface) -> Self {
         Self { interface, changes: stream::pending().boxed() }

@@ -1,15 +1,13 @@
-//! The life of the own lease after it was acquired.
+//! Keeps the host's own lease after it was acquired.
 //!
 //! ```text
 //!                     published
 //!         ┌──────────────────────────────────────┐
 //!         │            lost                      ▼ acquired (the same subnet first)
 //! Publishing, Keeping ─────────▶ Lost ──────────▶ Keeping
-//!  ▲ │                            ▲ │ not yet: wait, longer each time
-//!  └─┘ not yet                    └─┘
+//!  ▲ │                            ▲ │ failed: retry with backoff
+//!  └─┘ failed                     └─┘
 //! ```
-//!
-//! It begins with publishing if the lease shall say something else than it does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,37 +15,47 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use crate::backoff::Backoff;
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseAttrs};
 use crate::manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError};
-use crate::{Backoff, Lease, LeaseAttrs, NetworkConfig, RegistryError};
+use crate::registry::RegistryError;
 
-/// What happens to the own lease.
+/// An event of the host's own lease.
 #[derive(Debug)]
 pub(crate) enum LeaseKeeperEvent {
-    /// While it is kept.
+    /// An event of the lease while it is kept.
     Keep(KeepEvent),
-    /// It could not be acquired again, or published, yet.
-    NotYet(KeepEvent),
-    /// It says now what it shall.
+    /// The lease couldn't be reacquired or published; it will be retried.
+    Failed {
+        /// The cause.
+        reason: String,
+        /// The time until the next attempt.
+        retry_in: Duration,
+    },
+    /// The attributes were published.
     Published(Lease),
-    /// It was acquired again, perhaps for another subnet.
+    /// The lease was reacquired, possibly with another subnet.
     Acquired(Lease),
 }
 
-/// Whose lease is held, and how.
+/// The lease to keep, and how.
 pub(crate) struct LeaseKeeper {
     pub(crate) manager: Arc<dyn LeaseManager>,
     pub(crate) config: Arc<NetworkConfig>,
-    /// What the lease shall say about the host.
+    /// The attributes that the record should contain, apart from what the manager overrides.
     pub(crate) attrs: LeaseAttrs,
-    /// The pauses between attempts.
+    /// The delays between attempts.
     pub(crate) retry: Backoff,
     pub(crate) random: fastrand::Rng,
-    /// Whether it is lost, and must be acquired again first.
+    /// Whether the record already contains the attributes.
+    pub(crate) is_published: bool,
+    /// Whether the lease is lost and must be reacquired first.
     pub(crate) is_lost: bool,
 }
 
-/// The first pause after a lease could not be published: until it is, the peers send to where the host no longer is.
-const PUBLISH_AGAIN: Duration = Duration::from_millis(200);
+/// The first delay after a failed publication. Until it succeeds, peers send to the host's old address.
+const FIRST_PUBLISH_RETRY: Duration = Duration::from_millis(200);
 
 enum State {
     Publishing { failures: u32 },
@@ -56,24 +64,16 @@ enum State {
 }
 
 impl LeaseKeeper {
-    /// Keeps a lease for ever, acquiring it again whenever it is lost. The stream never ends.
+    /// Keeps the lease, and reacquires it whenever it is lost. The stream never ends.
     pub(crate) fn stream(self, own: Lease) -> BoxStream<'static, LeaseKeeperEvent> {
-        if self.is_lost {
-            return self.from(State::Lost { failures: 0 }, own);
-        }
-        // Who the host is, the manager says.
-        let says = own.attrs.clone().with_node(self.attrs.node);
-        let state = match says == self.attrs {
-            true => State::Keeping(self.manager.keep(own.clone())),
-            false => State::Publishing { failures: 0 },
+        let state = match (self.is_lost, self.is_published) {
+            (true, _) => State::Lost { failures: 0 },
+            (false, false) => State::Publishing { failures: 0 },
+            (false, true) => State::Keeping(self.manager.keep(own.clone())),
         };
-        self.from(state, own)
-    }
-
-    fn from(self, state: State, own: Lease) -> BoxStream<'static, LeaseKeeperEvent> {
-        stream::unfold((self, state, own), |(mut hold, state, own)| async {
-            let (event, state, own) = hold.step(state, own).await;
-            Some((event, (hold, state, own)))
+        stream::unfold((self, state, own), |(mut keeper, state, own)| async {
+            let (event, state, own) = keeper.step(state, own).await;
+            Some((event, (keeper, state, own)))
         })
         .boxed()
     }
@@ -83,29 +83,34 @@ impl LeaseKeeper {
         match state {
             State::Keeping(mut keep) => match keep.next().await {
                 Some(KeepEvent::Lost(reason)) => lost(reason, own),
+                Some(KeepEvent::Overridden(lease)) => (
+                    LeaseKeeperEvent::Keep(KeepEvent::Overridden(lease.clone())),
+                    State::Keeping(keep),
+                    lease,
+                ),
                 Some(event) => (LeaseKeeperEvent::Keep(event), State::Keeping(keep), own),
-                None => lost("it is no longer kept".to_owned(), own),
+                None => lost("the lease manager stopped keeping it".to_owned(), own),
             },
             State::Publishing { failures } => {
-                let retry = Backoff { first: PUBLISH_AGAIN.min(self.retry.first), ..self.retry };
-                rest(retry, failures, chance).await;
+                let retry = Backoff { first: FIRST_PUBLISH_RETRY.min(self.retry.first), ..self.retry };
+                wait(retry, failures, chance).await;
                 match self.manager.publish(&own, &self.attrs).await {
-                    Ok(lease) => self.held(LeaseKeeperEvent::Published(lease.clone()), lease),
+                    Ok(lease) => self.keep(LeaseKeeperEvent::Published(lease.clone()), lease),
                     Err(error) if is_loss(&error) => lost(crate::chain(&error), own),
                     Err(error) => {
-                        let event = not_yet(&error, retry.delay(failures, chance));
+                        let event = failed(&error, retry.delay(failures, chance));
                         (event, State::Publishing { failures: failures.saturating_add(1) }, own)
                     }
                 }
             }
             State::Lost { failures } => {
-                rest(self.retry, failures, chance).await;
+                wait(self.retry, failures, chance).await;
                 let Self { manager, config, attrs, .. } = &*self;
-                match manager.acquire(LeaseRequest::new(config, attrs).with_previous(Some(own.subnet))).await
-                {
-                    Ok(lease) => self.held(LeaseKeeperEvent::Acquired(lease.clone()), lease),
+                let request = LeaseRequest::new(config, attrs).with_previous(Some(own.subnet));
+                match manager.acquire(request).await {
+                    Ok(lease) => self.keep(LeaseKeeperEvent::Acquired(lease.clone()), lease),
                     Err(error) => {
-                        let event = not_yet(&error, self.retry.delay(failures, chance));
+                        let event = failed(&error, self.retry.delay(failures, chance));
                         (event, State::Lost { failures: failures.saturating_add(1) }, own)
                     }
                 }
@@ -113,14 +118,15 @@ impl LeaseKeeper {
         }
     }
 
-    fn held(&self, event: LeaseKeeperEvent, lease: Lease) -> (LeaseKeeperEvent, State, Lease) {
+    fn keep(&self, event: LeaseKeeperEvent, lease: Lease) -> (LeaseKeeperEvent, State, Lease) {
         (event, State::Keeping(self.manager.keep(lease.clone())), lease)
     }
 }
 
-async fn rest(retry: Backoff, failures: u32, chance: f64) {
-    if let Some(before) = failures.checked_sub(1) {
-        tokio::time::sleep(retry.delay(before, chance)).await;
+/// Waits before another attempt after this many failures.
+async fn wait(retry: Backoff, failures: u32, chance: f64) {
+    if let Some(earlier) = failures.checked_sub(1) {
+        tokio::time::sleep(retry.delay(earlier, chance)).await;
     }
 }
 
@@ -128,8 +134,8 @@ fn lost(reason: String, own: Lease) -> (LeaseKeeperEvent, State, Lease) {
     (LeaseKeeperEvent::Keep(KeepEvent::Lost(reason)), State::Lost { failures: 0 }, own)
 }
 
-fn not_yet(error: &ManagerError, retry_in: Duration) -> LeaseKeeperEvent {
-    LeaseKeeperEvent::NotYet(KeepEvent::RenewalFailed { reason: crate::chain(error), retry_in })
+fn failed(error: &ManagerError, retry_in: Duration) -> LeaseKeeperEvent {
+    LeaseKeeperEvent::Failed { reason: crate::chain(error), retry_in }
 }
 
 fn is_loss(error: &ManagerError) -> bool {

@@ -1,46 +1,53 @@
-//! Leases by their subnets.
+//! Leases indexed by subnet.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::{Lease, SubnetKey};
+use crate::lease::Lease;
+use crate::subnet::SubnetKey;
 
-/// At most one lease for each subnet, in the order of the subnets.
+/// At most one lease per subnet, ordered by subnet, with a note on each.
 ///
-/// It holds a pointer for each lease and nothing else: the subnet is read where the lease is. A host of a large network
-/// has several of these, and all hosts in one process share the leases.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LeaseMap {
-    leases: BTreeSet<BySubnet>,
+/// An entry is a pointer and the note; the subnet is read from the lease. A host of a large network has several of these
+/// maps, and all hosts in one process share the leases.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseMap<N = ()> {
+    leases: BTreeSet<Entry<N>>,
 }
 
-/// A lease that is equal to, smaller and larger than others as its subnet is.
+/// A lease that compares like its subnet.
 #[derive(Clone, Debug)]
-struct BySubnet(Arc<Lease>);
+struct Entry<N> {
+    lease: Arc<Lease>,
+    note: N,
+}
 
-impl LeaseMap {
+impl<N: Copy> LeaseMap<N> {
     pub(crate) fn get(&self, subnet: &SubnetKey) -> Option<&Arc<Lease>> {
-        self.leases.get(subnet).map(|lease| &lease.0)
+        self.leases.get(subnet).map(|entry| &entry.lease)
     }
 
-    /// Adds a lease, and returns the one whose place it takes.
-    pub(crate) fn insert(&mut self, lease: Arc<Lease>) -> Option<Arc<Lease>> {
-        self.leases.replace(BySubnet(lease)).map(|before| before.0)
+    pub(crate) fn note(&self, subnet: &SubnetKey) -> Option<N> {
+        self.leases.get(subnet).map(|entry| entry.note)
+    }
+
+    /// Adds a lease, and returns the one that it replaces.
+    pub(crate) fn insert(&mut self, lease: Arc<Lease>, note: N) -> Option<Arc<Lease>> {
+        self.leases.replace(Entry { lease, note }).map(|before| before.lease)
     }
 
     pub(crate) fn remove(&mut self, subnet: &SubnetKey) -> Option<Arc<Lease>> {
-        self.leases.take(subnet).map(|lease| lease.0)
+        self.leases.take(subnet).map(|entry| entry.lease)
     }
 
-    /// Returns the leases, for whoever wants to own them.
     pub(crate) fn into_leases(self) -> impl Iterator<Item = Arc<Lease>> {
-        self.leases.into_iter().map(|lease| lease.0)
+        self.leases.into_iter().map(|entry| entry.lease)
     }
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Lease>> + Clone {
-        self.leases.iter().map(|lease| &lease.0)
+        self.leases.iter().map(|entry| &entry.lease)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -48,62 +55,41 @@ impl LeaseMap {
     }
 }
 
-/// A time for each lease, in seconds since whoever keeps it began. It holds a pointer and the time, and nothing else.
-#[derive(Debug, Default)]
-pub(crate) struct LeaseTimes(BTreeMap<BySubnet, u32>);
-
-impl LeaseTimes {
-    pub(crate) fn get(&self, subnet: &SubnetKey) -> Option<u32> {
-        self.0.get(subnet).copied()
-    }
-
-    pub(crate) fn insert(&mut self, lease: &Arc<Lease>, seconds: u32) {
-        // The key must go first: a map keeps the one that it has.
-        self.0.remove(&lease.subnet);
-        self.0.insert(BySubnet(Arc::clone(lease)), seconds);
-    }
-
-    /// Lets go of what a lease was before, and keeps its time.
-    pub(crate) fn replace(&mut self, lease: &Arc<Lease>) {
-        if let Some(seconds) = self.0.remove(&lease.subnet) {
-            self.0.insert(BySubnet(Arc::clone(lease)), seconds);
-        }
-    }
-
-    pub(crate) fn remove(&mut self, subnet: &SubnetKey) {
-        self.0.remove(subnet);
+impl<N> Default for LeaseMap<N> {
+    fn default() -> Self {
+        Self { leases: BTreeSet::new() }
     }
 }
 
-impl FromIterator<Arc<Lease>> for LeaseMap {
-    /// Packs the leases more closely than one call of `insert` after another. Of several for one subnet the last stays.
+impl<N: Default> FromIterator<Arc<Lease>> for LeaseMap<N> {
+    /// Packs the leases more densely than repeated insertion. The last lease of a subnet wins.
     fn from_iter<I: IntoIterator<Item = Arc<Lease>>>(leases: I) -> Self {
-        Self { leases: leases.into_iter().map(BySubnet).collect() }
+        Self { leases: leases.into_iter().map(|lease| Entry { lease, note: N::default() }).collect() }
     }
 }
 
-impl Borrow<SubnetKey> for BySubnet {
+impl<N> Borrow<SubnetKey> for Entry<N> {
     fn borrow(&self) -> &SubnetKey {
-        &self.0.subnet
+        &self.lease.subnet
     }
 }
 
-impl PartialEq for BySubnet {
+impl<N> PartialEq for Entry<N> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.subnet == other.0.subnet
+        self.lease.subnet == other.lease.subnet
     }
 }
 
-impl Eq for BySubnet {}
+impl<N> Eq for Entry<N> {}
 
-impl PartialOrd for BySubnet {
+impl<N> PartialOrd for Entry<N> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for BySubnet {
+impl<N> Ord for Entry<N> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.subnet.cmp(&other.0.subnet)
+        self.lease.subnet.cmp(&other.lease.subnet)
     }
 }

@@ -1,17 +1,18 @@
-//! The leases of a network, folded from what a registry tells.
+//! The leases of a network, accumulated from registry events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::lease::{Lease, Revision};
 use crate::lease_map::LeaseMap;
 use crate::registry::{BadRecord, RegistryEvent, Snapshot};
-use crate::{Lease, Revision, SubnetKey};
+use crate::subnet::SubnetKey;
 
-/// All leases as last heard. Pure: it holds no connection and knows no time.
+/// All leases as last reported. Pure: it has neither a connection nor a clock.
 ///
-/// - A lease that is written again without a change of its attributes is not a change.
-/// - A record that cannot be read is set aside; a lease under the same key that could be read before stays as it was.
-/// - An event that is older than what is known is not believed; a snapshot always is.
+/// - Rewriting a lease without changing its attributes is no change.
+/// - A malformed record is set aside; the previous lease under the same key stays.
+/// - An event that is older than the known state is ignored; a snapshot never is.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseSet {
     leases: LeaseMap,
@@ -19,13 +20,15 @@ pub struct LeaseSet {
     revision: Revision,
 }
 
-/// How one lease changed; there is no other way.
+/// A change of one lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseChange {
-    /// It is new, or says something new.
+    /// The lease is new, or its attributes changed.
     Put(Arc<Lease>),
-    /// It is gone.
+    /// The lease is gone: it expired, or the store can't tell why. [Damping](crate::Damping) counts it.
     Removed(SubnetKey),
+    /// The lease was released by its host, or removed on purpose.
+    Released(SubnetKey),
 }
 
 impl LeaseSet {
@@ -34,18 +37,18 @@ impl LeaseSet {
         self.leases.iter()
     }
 
-    /// Returns one lease.
+    /// Returns the lease of a subnet.
     #[must_use]
     pub fn lease(&self, subnet: &SubnetKey) -> Option<&Arc<Lease>> {
         self.leases.get(subnet)
     }
 
-    /// Returns the records that cannot be read.
+    /// Returns the malformed records.
     pub fn bad(&self) -> impl Iterator<Item = &BadRecord> {
         self.bad.values()
     }
 
-    /// Returns the subnets that nobody may take: those of all leases, and of bad records whose key can be read.
+    /// Returns the subnets that are taken: those of all leases, and of malformed records with a readable key.
     pub fn taken(&self) -> impl Iterator<Item = SubnetKey> {
         self.leases
             .iter()
@@ -53,18 +56,23 @@ impl LeaseSet {
             .chain(self.bad.values().filter_map(|record| record.subnet))
     }
 
-    /// Returns the revision up to which everything was heard.
+    /// Returns the revision up to which the state is complete.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// Takes in one event and tells what it changed.
+    /// Applies an event, and returns the changes.
     pub fn apply(&mut self, event: RegistryEvent) -> Vec<LeaseChange> {
         match event {
             RegistryEvent::Snapshot(snapshot) => self.replace(snapshot),
             RegistryEvent::Put(lease) => self.put(lease).into_iter().collect(),
-            RegistryEvent::Deleted(subnet, revision) => self.delete(subnet, revision).into_iter().collect(),
+            RegistryEvent::Deleted(subnet, revision) => {
+                self.delete(subnet, revision, LeaseChange::Removed).into_iter().collect()
+            }
+            RegistryEvent::Released(subnet, revision) => {
+                self.delete(subnet, revision, LeaseChange::Released).into_iter().collect()
+            }
             RegistryEvent::Bad(record) => {
                 self.bad.insert(record.key.clone(), record);
                 Vec::new()
@@ -78,19 +86,19 @@ impl LeaseSet {
     }
 
     fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseChange> {
-        // A snapshot is the truth also where its revision went back, as after a restore from a backup.
+        // A snapshot counts even if its revision went back, as after a restore from a backup.
         self.revision = snapshot.revision;
         self.bad = snapshot.bad.into_iter().map(|record| (record.key.clone(), record)).collect();
         let unreadable: BTreeSet<_> = self.bad.values().filter_map(|record| record.subnet).collect();
         let (mut changes, mut gone) = (Vec::new(), Vec::new());
-        // Both sides are in the order of their subnets, so one walk finds all pairs.
+        // Both sides are ordered by subnet, so one walk finds all pairs.
         let mut before = std::mem::take(&mut self.leases).into_leases().peekable();
         let mut leases = sorted(snapshot.leases);
         for lease in &mut leases {
             gone.extend(std::iter::from_fn(|| before.next_if(|known| known.subnet < lease.subnet)));
             let known = before.next_if(|known| known.subnet == lease.subnet);
             keep_attrs(known.as_ref(), lease);
-            if is_news(known.as_ref(), lease) {
+            if is_changed(known.as_ref(), lease) {
                 changes.push(LeaseChange::Put(Arc::clone(lease)));
             }
         }
@@ -99,11 +107,11 @@ impl LeaseSet {
         for mut lease in gone {
             let subnet = lease.subnet;
             if unreadable.contains(&subnet) {
-                // Where the revision went back, that of a lease from before would make all that follows look older.
+                // If the revision went back, the old revision would make all later events look outdated.
                 if lease.revision > snapshot.revision {
                     Arc::make_mut(&mut lease).revision = snapshot.revision;
                 }
-                self.leases.insert(lease);
+                self.leases.insert(lease, ());
             } else {
                 changes.push(LeaseChange::Removed(subnet));
             }
@@ -117,29 +125,34 @@ impl LeaseSet {
             return None;
         }
         keep_attrs(known, &mut lease);
-        let is_news = is_news(known, &lease);
+        let is_changed = is_changed(known, &lease);
         self.revision = self.revision.max(lease.revision);
         self.bad.retain(|_, record| record.subnet != Some(lease.subnet));
-        self.leases.insert(Arc::clone(&lease));
-        is_news.then_some(LeaseChange::Put(lease))
+        self.leases.insert(Arc::clone(&lease), ());
+        is_changed.then_some(LeaseChange::Put(lease))
     }
 
-    fn delete(&mut self, subnet: SubnetKey, revision: Revision) -> Option<LeaseChange> {
+    fn delete(
+        &mut self,
+        subnet: SubnetKey,
+        revision: Revision,
+        change: fn(SubnetKey) -> LeaseChange,
+    ) -> Option<LeaseChange> {
         if self.leases.get(&subnet).is_some_and(|known| known.revision > revision) {
             return None;
         }
         self.revision = self.revision.max(revision);
         self.bad.retain(|_, record| record.subnet != Some(subnet));
-        self.leases.remove(&subnet).map(|_| LeaseChange::Removed(subnet))
+        self.leases.remove(&subnet).map(|_| change(subnet))
     }
 }
 
-/// Tells whether a lease says anything that was not known before.
-fn is_news(known: Option<&Arc<Lease>>, lease: &Arc<Lease>) -> bool {
+/// Returns true if the attributes differ from the known ones.
+fn is_changed(known: Option<&Arc<Lease>>, lease: &Arc<Lease>) -> bool {
     known.is_none_or(|known| !Arc::ptr_eq(known, lease) && known.attrs != lease.attrs)
 }
 
-/// Lets a lease that was only written again share the texts of the one before, which others may still hold.
+/// Makes a lease that was only rewritten share the texts of the previous one, which others may still hold.
 fn keep_attrs(known: Option<&Arc<Lease>>, lease: &mut Arc<Lease>) {
     if let Some(known) = known
         && let Some(lease) = Arc::get_mut(lease)
@@ -149,7 +162,7 @@ fn keep_attrs(known: Option<&Arc<Lease>>, lease: &mut Arc<Lease>) {
     }
 }
 
-/// Brings leases into the order of their subnets. Of several for one subnet the last stays.
+/// Sorts leases by subnet. The last lease of a subnet wins.
 fn sorted(mut leases: Vec<Arc<Lease>>) -> Vec<Arc<Lease>> {
     leases.sort_by_key(|lease| lease.subnet);
     leases.dedup_by(|later, earlier| {
@@ -165,7 +178,7 @@ fn sorted(mut leases: Vec<Arc<Lease>>) -> Vec<Arc<Lease>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LeaseAttrs, Term};
+    use crate::lease::{LeaseAttrs, Term};
 
     fn lease(subnet: &str, public: [u8; 4], revision: u64) -> Lease {
         Lease {
@@ -193,7 +206,7 @@ mod tests {
     const B: &str = "10.5.2.0-24";
 
     #[test]
-    fn a_new_snapshot_tells_who_came_who_left_and_who_changed() {
+    fn a_snapshot_yields_new_changed_and_removed_leases() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)]));
         let changed = lease(A, [9, 9, 9, 9], 7);
@@ -202,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_says_nothing_new_is_no_change() {
+    fn rewriting_a_lease_with_the_same_attributes_is_no_change() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3)]));
         assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 9).into())), []);
@@ -211,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_kept_once_however_many_sets_hold_it_and_however_often_it_is_written() {
+    fn sets_share_leases_and_rewritten_leases_share_their_texts() {
         let attrs = LeaseAttrs {
             backend_data: Some(crate::Json::parse(r#"{"VNI":1}"#).unwrap()),
             ..LeaseAttrs::new(std::net::Ipv4Addr::LOCALHOST.into())
@@ -238,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_older_than_what_is_known_is_not_believed() {
+    fn an_event_older_than_the_known_state_is_ignored() {
         let mut set = LeaseSet::default();
         set.apply(RegistryEvent::Put(lease(A, [2, 2, 2, 2], 9).into()));
         assert_eq!(set.apply(RegistryEvent::Put(lease(A, [1, 1, 1, 1], 5).into())), []);
@@ -247,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_from_a_restored_backup_is_believed_although_its_revision_went_back() {
+    fn a_snapshot_with_a_smaller_revision_counts() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(50, vec![lease(A, [1, 1, 1, 1], 50)]));
         let changes = set.apply(snapshot(7, vec![lease(A, [3, 3, 3, 3], 6)]));
@@ -256,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_kept_over_a_restore_does_not_outlive_its_unreadable_record() {
+    fn a_lease_kept_over_a_restore_ends_with_its_malformed_record() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(90, vec![lease("10.5.1.0-24", [192, 168, 0, 1], 90)]));
         let bad = vec![bad("10.5.1.0-24")];

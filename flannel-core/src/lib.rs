@@ -1,16 +1,19 @@
-//! The heart of flannel, an overlay network for container hosts.
+//! The core of flannel, an overlay network for container hosts.
 //!
-//! Every host leases a subnet from one network, says how it can be reached, learns the leases of all other hosts, and
-//! carries the traffic of its containers to them. This crate holds what is common to all ways of doing so: the types,
-//! the seams, the decisions, and the loop that runs a network on a host. It knows no kernel, no etcd and no clock of
-//! its own.
+//! Each host leases a subnet of one network, publishes how to reach it, learns the leases of the other hosts, and carries
+//! the traffic of its containers to them. This crate contains what all ways of doing so share: types, traits, decisions,
+//! and the event loop of a network on a host. It depends on no kernel interface, no store and no wall clock.
 //!
-//! - [`Network`] is what an orchestrator holds.
-//! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the seams where stores and data planes plug in.
-//! - [`StaticLeaseManager`] takes lease and peers by calls: a network without any registry.
-//! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's own text forms.
-//! - [`reconcile`] makes one kind of kernel object what it should be.
-//! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide, and do nothing else.
+//! - [`Network`] is the handle of a running network.
+//! - [`SubnetRegistry`], [`LeaseManager`] and [`Backend`] are the interfaces to stores, managers and data planes.
+//!   [`BackendDescriptor`] describes a backend without opening it.
+//! - [`StaticLeaseManager`] gets the lease and the peers by method calls, for a network without a registry.
+//! - [`NetworkConfig`], [`LeaseAttrs`] and [`SubnetKey`] read and write flannel's text formats.
+//! - [`reconcile`] reconciles one kind of kernel object at a time.
+//! - [`Claim`], [`LeaseSet`], [`Damping`], [`Backoff`] and [`choose`] decide and have no side effects.
+//!
+//! The public API contains types of other crates, which this crate re-exports: [`async_trait`](macro@async_trait) for
+//! implementations of the traits, [`futures`], [`ipnet`], and tokio's [`watch`] channel.
 
 mod acquire;
 mod allocate;
@@ -22,6 +25,7 @@ mod descriptor;
 mod descriptor_store;
 mod event;
 mod external;
+mod facts;
 mod family;
 pub mod json;
 mod lease;
@@ -31,22 +35,28 @@ mod lease_set;
 mod manager;
 mod network;
 mod node;
+mod options;
 mod peers;
 mod plan;
 mod pool;
 pub mod reconcile;
 mod registry;
+mod report;
+mod running;
+mod seconds;
 mod state;
 mod static_manager;
 mod status;
 mod subnet;
 
+pub use async_trait::async_trait;
+pub use futures;
+pub use ipnet;
+pub use tokio::sync::watch;
+
 pub use acquire::{Claim, Step};
 pub use allocate::choose;
-pub use backend::{
-    Backend, BackendAttrs, BackendError, DeviceFacts, ObjectFailure, OpenBackend, OpenRequest, PeerFailure,
-    SyncReport, SyncRequest,
-};
+pub use backend::{Backend, BackendAttrs, BackendError, OpenBackend, OpenRequest, SyncRequest};
 pub use backoff::{Backoff, renew_after, renew_before};
 pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use damping::{Damping, DampingOptions};
@@ -56,6 +66,7 @@ pub use descriptor::{
 pub use descriptor_store::DescriptorStore;
 pub use event::{NetworkEvent, Phase};
 pub use external::{ExternalChoice, ExternalInterface, ExternalUpdate};
+pub use facts::{DeviceFacts, PeerFacts, PeerTraffic, TrafficCounters, TrafficStatus};
 pub use family::IpFamilies;
 pub use json::Json;
 pub use lease::{
@@ -63,25 +74,26 @@ pub use lease::{
 };
 pub use lease_set::{LeaseChange, LeaseSet};
 pub use manager::{KeepEvent, LeaseManager, LeaseRequest, ManagerError, PeerEvent};
-pub use network::{
-    ChooseExternal, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
-};
+pub use network::{Network, NetworkTask, NetworkView};
+pub use options::{ChooseExternal, NetworkOptions};
 pub use peers::{Dirty, PeerChange, PeerSet};
 pub use plan::{Plan, PlanRequest, PlannedAction, PlannedChange};
 pub use pool::SubnetPool;
 pub use registry::{
     BadRecord, BoxError, LastContact, RegistryError, RegistryEvent, Snapshot, StoreIdentity, SubnetRegistry,
-    read_record, read_removal,
+    read_record, read_release, read_removal,
 };
+pub use report::{ObjectFailure, PeerFailure, SyncReport};
+pub use running::{NetworkError, NotReady, Running, Shutdown};
 pub use static_manager::{InvalidSubnet, StaticLeaseManager};
 pub use status::{
     Condition, ConditionName, ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, MeshStatus,
-    NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeerTraffic, PeersStatus, ProbeMeans,
-    ProbeSide, ProbeVerdict, ProbedPath, RegistryStatus, Repair, TrafficCounters, TrafficStatus, Waiting,
+    NetworkStatus, PastError, PeerProbe, PeerState, PeerStatus, PeersStatus, ProbeMeans, ProbeSide,
+    ProbeVerdict, ProbedPath, RegistryStatus, Repair, Waiting,
 };
 pub use subnet::{SubnetKey, SubnetKeyError};
 
-/// Writes an error with all its causes on one line.
+/// Formats an error with all its causes on one line.
 ///
 /// ```
 /// let error = flannel_core::RegistryError::Unavailable("etcd".into(), "connection refused".into());
@@ -93,7 +105,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let cause = error.to_string();
-        // Some libraries repeat the cause in the error; nobody needs to read it twice.
+        // Some libraries already include the cause in the error.
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }

@@ -1,105 +1,63 @@
-//! The handle of a running network.
+//! The handles of a running network.
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream;
 use tokio::sync::{broadcast, watch};
 
-use crate::backend::{BackendError, OpenBackend};
+use crate::damping::Damping;
 use crate::event::NetworkEvent;
-use crate::external::{ExternalChoice, ExternalInterface, ExternalUpdate};
-use crate::family::IpFamilies;
-use crate::manager::{LeaseManager, ManagerError};
+use crate::lease::Lease;
+use crate::manager::LeaseManager;
 use crate::node::Node;
+use crate::options::NetworkOptions;
+use crate::running::{Ended, NetworkError, NotReady, Progress, Running, Shutdown};
 use crate::state::NetworkState;
 use crate::status::NetworkStatus;
-use crate::{Backoff, Damping, DampingOptions, Lease, NetworkConfig, SubnetKey};
 
-/// What a network is made of.
-#[non_exhaustive]
-pub struct NetworkOptions {
-    /// Where the lease and the peers come from.
-    pub manager: Arc<dyn LeaseManager>,
-    /// What carries the traffic.
-    pub backend: Box<dyn OpenBackend>,
-    /// The interface through which the hosts reach each other.
-    pub external: ExternalInterface,
-    /// Chooses that interface again when the configuration is known, which says of which families it needs an address.
-    pub choose_external: Option<ChooseExternal>,
-    /// The changes of that interface, which the lease and the host follow. `choose_external` replaces this stream.
-    pub external_changes: BoxStream<'static, ExternalUpdate>,
-    /// Whether a configuration that became another one is taken in as soon as the registry tells of it. If not, that
-    /// waits until [`Network::reload`] is called.
-    pub follow_config: bool,
-    /// A directory for what the backend keeps across restarts; see [`OpenRequest::state_dir`](crate::OpenRequest).
-    pub state_dir: Option<PathBuf>,
-    /// The subnet this host had before, if that is remembered.
-    pub previous: Option<SubnetKey>,
-    /// The pauses between attempts while starting, and while a lost lease is asked for again.
-    pub retry: Backoff,
-    /// How often everything is compared with the kernel, whether or not a change was noticed.
-    pub audit_every: Duration,
-    /// When and for how long it is doubted that many peers left at once.
-    pub damping: DampingOptions,
-    /// How many events a slow receiver may be behind before it misses the oldest. Each costs some 200 bytes of memory,
-    /// used or not.
-    pub event_backlog: usize,
-    /// Fixes the random choices, for tests that shall run the same way each time.
-    pub seed: Option<u64>,
-}
-
-/// Chooses the external interface of a network that is configured so and needs an address of these families, or says in
-/// one line why there is none.
-pub type ChooseExternal =
-    Box<dyn FnOnce(&NetworkConfig, IpFamilies) -> Result<ExternalChoice, String> + Send>;
-
-impl NetworkOptions {
-    /// Takes what every network needs and leaves the rest as most want it.
-    pub fn new(
-        manager: impl LeaseManager,
-        backend: impl OpenBackend + 'static,
-        external: ExternalInterface,
-    ) -> Self {
-        Self {
-            manager: Arc::new(manager),
-            backend: Box::new(backend),
-            external,
-            choose_external: None,
-            external_changes: stream::pending().boxed(),
-            follow_config: true,
-            state_dir: None,
-            previous: None,
-            // A first second, as flannel waits for its configuration; a longest wait that a person fixing the
-            // registry does not mind.
-            retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
-            audit_every: Duration::from_secs(60),
-            damping: DampingOptions::default(),
-            event_backlog: 4096,
-            seed: None,
-        }
-    }
-}
-
-impl std::fmt::Debug for NetworkOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NetworkOptions")
-            .field("manager", &self.manager.describe())
-            .field("external", &self.external)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A network that this host takes part in.
+/// A network in which this host takes part.
 ///
-/// Several can live in one process: each has its own manager, backend and interface, and shares nothing. A network
-/// installs no logger, starts no thread and no runtime, and never ends the process; it runs where its
-/// [`NetworkTask`] is awaited, inside a tokio runtime with time enabled.
+/// Several networks can share a process: each has its own manager, backend and interface. A network installs no logger,
+/// spawns neither threads nor tasks, and never exits the process. It runs where its [`NetworkTask`] is awaited, inside a
+/// tokio runtime with time enabled.
+///
+/// Clones are handles of the same network. When the last one is dropped, the network ends and keeps everything on the host.
+/// [`shutdown`](Self::shutdown) ends it for all handles; the first call decides what remains.
+///
+/// A program follows [`running`](Self::running) for the parameters that containers need, polls
+/// [`status`](Self::status) for health, and logs [`events`](Self::events):
+///
+/// ```
+/// use flannel_core::{
+///     BackendError, ExternalInterface, Network, NetworkConfig, NetworkOptions, OpenRequest, Shutdown, StaticLeaseManager,
+/// };
+/// # use flannel_core::Backend;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
+/// let manager = StaticLeaseManager::new(config, "10.5.1.0/24".parse()?)?;
+/// let backend = |_: OpenRequest<'_>| -> Result<Box<dyn Backend>, BackendError> {
+///     Err(BackendError::Host("the kernel lacks VXLAN".to_owned()))
+/// };
+/// let external = ExternalInterface::new("eth0", 2, 1500, std::net::Ipv4Addr::new(192, 168, 64, 1));
+/// let (network, task) = Network::new(NetworkOptions::new(manager, backend, external));
+/// let task = tokio::spawn(task.run());
+///
+/// let running = network.running();
+/// assert_eq!(network.ready().await.unwrap_err().to_string(), "the network failed: the kernel lacks VXLAN");
+/// assert_eq!(*running.borrow(), None);
+/// assert_eq!(network.status().ended.as_deref(), Some("the kernel lacks VXLAN"));
+/// assert!(task.await?.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct Network {
     view: NetworkView,
-    shared: watch::Receiver<Shared>,
+    running: watch::Receiver<Option<Running>>,
+    progress: watch::Receiver<Progress>,
     events: broadcast::Sender<NetworkEvent>,
     stop: watch::Sender<Option<Shutdown>>,
     reloads: watch::Sender<u64>,
@@ -111,96 +69,108 @@ impl std::fmt::Debug for Network {
     }
 }
 
-/// What others wait for.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) running: Option<Running>,
-    /// How many of the reloads that were asked for are done.
-    pub(crate) reloaded: u64,
-    pub(crate) done: bool,
-}
-
-/// A network that carries traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Running {
-    /// The host's lease.
-    pub lease: Lease,
-    /// The largest packet, in bytes, that a container may send.
-    pub mtu: u32,
-    /// The network's configuration.
-    pub config: Arc<NetworkConfig>,
-}
-
-/// What becomes of the host when a network ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Shutdown {
-    /// Device, routes and lease stay: traffic goes on, and the next start finds everything in place.
-    Keep,
-    /// Everything is removed and the lease is given back.
-    Remove,
-}
-
 impl Network {
-    /// Puts a network together. Nothing happens until the task is run.
+    /// Creates a network. Nothing happens until the task runs.
     #[must_use]
     pub fn new(options: NetworkOptions) -> (Self, NetworkTask) {
-        let (shared_in, shared) = watch::channel(Shared::default());
+        let (running_sender, running) = watch::channel(None);
+        let (progress_sender, progress) = watch::channel(Progress::default());
         let (events, _) = broadcast::channel(options.event_backlog.max(1));
         let (stop, stopped) = watch::channel(None);
+        let (reloads, reload_requests) = watch::channel(0);
         let (damping, now) = (Damping::new(options.damping), tokio::time::Instant::now().into_std());
         let state = NetworkState::new(options.external.clone(), damping, options.audit_every, now);
         let (manager, state) = (Arc::clone(&options.manager), Arc::new(RwLock::new(state)));
-        let (reloads, to_reload) = watch::channel(0);
-        let node = Node::new(options, shared_in, Arc::clone(&state), events.clone(), to_reload);
+        let node = Node::new(
+            options,
+            running_sender,
+            progress_sender,
+            Arc::clone(&state),
+            events.clone(),
+            reload_requests,
+        );
         let view = NetworkView { manager, state };
-        (Self { view, shared, events, stop, reloads }, NetworkTask { node, stopped })
+        (Self { view, running, progress, events, stop, reloads }, NetworkTask { node, stopped })
     }
 
-    /// Waits until all peers are known, or remembered, and the host carries their traffic; `None` if the network ended before.
-    pub async fn ready(&self) -> Option<Running> {
-        let mut shared = self.shared.clone();
-        // An error means that the task is gone; the state it left tells whether it was ready.
-        let _ = shared.wait_for(|shared| shared.running.is_some() || shared.done).await;
-        shared.borrow().running.clone()
+    /// Waits until all peers are known, from the registry or a cache, and the host carries their traffic.
+    ///
+    /// To limit the wait, wrap it in a timeout and read the obstacle from
+    /// [`NetworkStatus::waiting_for`](crate::NetworkStatus::waiting_for).
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] if the network ended before it was ready.
+    pub async fn ready(&self) -> Result<Running, NotReady> {
+        let (mut running, mut progress) = (self.running.clone(), self.progress.clone());
+        loop {
+            if let Some(running) = running.borrow_and_update().clone() {
+                return Ok(running);
+            }
+            if let Some(ended) = progress.borrow().ended.clone() {
+                return Err(self.not_ready(ended));
+            }
+            // The task marks its end before it drops its senders.
+            tokio::select! {
+                _ = running.changed() => {}
+                _ = progress.wait_for(|progress| progress.ended.is_some()) => {}
+            }
+        }
     }
 
-    /// Returns the host's lease, once there is one.
+    fn not_ready(&self, ended: Ended) -> NotReady {
+        match ended {
+            Ended::Failed(reason) => NotReady::Failed(reason),
+            Ended::Shutdown | Ended::Dropped => {
+                NotReady::Ended { reason: ended.to_string(), waiting_for: self.summary().waiting_for }
+            }
+        }
+    }
+
+    /// Follows the parameters of the network: `None` until it is ready, then the current lease, MTU and configuration. The
+    /// receiver never misses the latest value. The channel closes when the network's task is gone.
+    #[must_use]
+    pub fn running(&self) -> watch::Receiver<Option<Running>> {
+        self.running.clone()
+    }
+
+    /// Returns the host's lease: that of [`running`](Self::running), or before the network is ready the one that it
+    /// acquired.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
-        self.view.state().own.lease.clone()
+        let running = self.running.borrow().as_ref().map(|running| running.lease.clone());
+        running.or_else(|| self.view.state().own.lease.clone())
     }
 
-    /// Returns the state of the network, with all peers one by one; see [`NetworkView::status`].
+    /// Returns the status of the network with each peer; see [`NetworkView::status`].
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
         self.view.status()
     }
 
-    /// Returns the same without the peers one by one; see [`NetworkView::summary`].
+    /// Returns the status without each peer; see [`NetworkView::summary`].
     #[must_use]
     pub fn summary(&self) -> NetworkStatus {
         self.view.summary()
     }
 
-    /// Returns a way to look at the network, for whoever shows it and shall not be able to end it.
+    /// Returns a read-only handle, which doesn't keep the network running.
     #[must_use]
     pub fn view(&self) -> NetworkView {
         self.view.clone()
     }
 
-    /// Follows what happens from now on. The stream ends with the network.
+    /// Follows the events from now on. The stream ends with the network.
     pub fn events(&self) -> impl Stream<Item = NetworkEvent> + Send + Unpin + use<> {
         let receiver = self.events.subscribe();
-        let done = self.shared.clone();
+        let progress = self.progress.clone();
         Box::pin(stream::unfold(receiver, move |mut receiver| {
-            let mut done = done.clone();
+            let mut progress = progress.clone();
             async move {
                 let event = tokio::select! {
                     biased;
                     event = receiver.recv() => event,
-                    _ = done.wait_for(|shared| shared.done) => return None,
+                    _ = progress.wait_for(|progress| progress.ended.is_some()) => return None,
                 };
                 match event {
                     Ok(event) => Some((event, receiver)),
@@ -213,34 +183,35 @@ impl Network {
         }))
     }
 
-    /// Reads the configuration again and takes it in if it is another one, whether or not changes are followed. Waits
-    /// until that is done; what came of it is told as an event. A network that is still starting does so as soon as it
-    /// has its lease.
+    /// Reads the configuration again and applies it if it changed, whether or not the network follows changes. The future
+    /// completes when that is done; an event reports the result. A network that is starting reloads once it has its
+    /// lease.
     pub fn reload(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut number = 0;
         self.reloads.send_modify(|reloads| {
             *reloads += 1;
             number = *reloads;
         });
-        let mut shared = self.shared.clone();
+        let mut progress = self.progress.clone();
         async move {
             // An error means that the task is gone.
-            let _ = shared.wait_for(|shared| shared.reloaded >= number || shared.done).await;
+            let _ = progress.wait_for(|now| now.reloaded >= number || now.ended.is_some()).await;
         }
     }
 
-    /// Ends the network: the task returns when it has cleaned up as asked.
-    ///
-    /// To drop the handle instead ends the network too, and keeps everything.
+    /// Ends the network, and returns after the task has cleaned up.
     pub async fn shutdown(self, shutdown: Shutdown) {
-        let mut shared = self.shared.clone();
-        self.stop.send_replace(Some(shutdown));
-        let _ = shared.wait_for(|shared| shared.done).await;
+        let mut progress = self.progress.clone();
+        self.stop.send_if_modified(|stop| {
+            let is_first = stop.is_none();
+            stop.get_or_insert(shutdown);
+            is_first
+        });
+        let _ = progress.wait_for(|progress| progress.ended.is_some()).await;
     }
 }
 
-/// Looks at a [`Network`], from any thread and for as long as it is wanted: after the network ended it shows its last
-/// state.
+/// A read-only handle of a [`Network`]. Usable from any thread; after the network ended it shows the last state.
 #[derive(Clone)]
 pub struct NetworkView {
     manager: Arc<dyn LeaseManager>,
@@ -254,26 +225,22 @@ impl std::fmt::Debug for NetworkView {
 }
 
 impl NetworkView {
-    /// Returns the state of the network, with all peers one by one. It is put together for this call: a few
-    /// milliseconds and some 10 MB with 50,000 peers, and nothing if nobody asks.
+    /// Returns the status of the network with each peer. Each call builds it: a few milliseconds and about 10 MB with
+    /// 50,000 peers.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
-        self.look(true)
-    }
-
-    /// Returns the same without the peers one by one, which costs next to nothing however many there are.
-    #[must_use]
-    pub fn summary(&self) -> NetworkStatus {
-        self.look(false)
-    }
-
-    fn look(&self, with_peers: bool) -> NetworkStatus {
+        let names = self.manager.peer_names();
         let now = tokio::time::Instant::now().into_std();
         let state = self.state();
         let mut status = state.summary(&*self.manager, now);
-        status.traffic = state.traffic.as_ref().map(|traffic| traffic.total());
-        status.peers.each = with_peers.then(|| state.each_peer(now));
+        status.peers.each = Some(state.each_peer(names, now));
         status
+    }
+
+    /// Returns the status without each peer, at a cost that doesn't depend on their number.
+    #[must_use]
+    pub fn summary(&self) -> NetworkStatus {
+        self.state().summary(&*self.manager, tokio::time::Instant::now().into_std())
     }
 
     fn state(&self) -> RwLockReadGuard<'_, NetworkState> {
@@ -281,7 +248,8 @@ impl NetworkView {
     }
 }
 
-/// The work of a [`Network`], to be awaited by whoever owns it.
+/// The work of a [`Network`], awaited by its owner.
+#[must_use = "a network does nothing until its task runs"]
 pub struct NetworkTask {
     node: Node,
     stopped: watch::Receiver<Option<Shutdown>>,
@@ -294,57 +262,42 @@ impl std::fmt::Debug for NetworkTask {
 }
 
 impl NetworkTask {
-    /// Runs the network until its handle asks it to end or is dropped.
+    /// Runs the network until a handle shuts it down or the last handle is dropped.
     ///
-    /// Once the network is ready it does not end by itself, whatever the registry or the kernel does.
+    /// Once the network is ready it continues, whatever the registry or the kernel does.
     ///
     /// # Errors
     ///
-    /// [`NetworkError`] if the network cannot start, or if something was left behind that should have been removed.
+    /// [`NetworkError`] if the network can't start, or if it couldn't remove everything that it should.
     pub async fn run(mut self) -> Result<(), NetworkError> {
-        let asked = tokio::select! {
+        let stop = tokio::select! {
             biased;
             shutdown = self.stopped.wait_for(Option::is_some) => {
                 Ok(shutdown.ok().and_then(|shutdown| *shutdown).unwrap_or(Shutdown::Keep))
             }
-            ended = self.node.live() => Err(ended),
+            failed = self.node.run() => Err(failed),
         };
-        let result = match asked {
+        let result = match stop {
             Ok(Shutdown::Keep) => Ok(()),
             Ok(Shutdown::Remove) => self.node.remove().await,
             Err(Ok(never)) => match never {},
             Err(Err(error)) => Err(error),
         };
-        self.node.done();
+        self.node.end(match &result {
+            Ok(()) => Ended::Shutdown,
+            Err(error) => Ended::Failed(crate::chain(error)),
+        });
         result
     }
-}
-
-/// Why a network ended by itself, or could not be removed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NetworkError {
-    /// The backend cannot work on this host or with this configuration.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// No interface has what the configuration asks for: see [`NetworkOptions::choose_external`].
-    #[error("{0}")]
-    External(String),
-    /// There is no lease to be had.
-    #[error("failed to acquire lease")]
-    Lease(#[source] ManagerError),
-    /// Everything on the host was removed, but the lease was not given back; it ends by itself.
-    #[error("failed to give the lease back")]
-    Release(#[source] ManagerError),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Compiles only if the work of a network may be given to a runtime with many threads.
-    #[expect(dead_code, reason = "it is proven by compiling")]
-    fn a_task_may_run_on_any_thread(task: NetworkTask) -> impl Send {
+    /// Compiles only if a runtime with several threads can run the task.
+    #[expect(dead_code, reason = "compiling it is the test")]
+    fn the_task_is_send(task: NetworkTask) -> impl Send {
         task.run()
     }
 }

@@ -1,72 +1,80 @@
-//! The peers of a host, and which of them changed.
+//! The peers of a host, and their changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::lease::Lease;
 use crate::lease_map::LeaseMap;
 use crate::lease_set::LeaseChange;
-use crate::{Lease, SubnetKey};
+use crate::subnet::SubnetKey;
 
-/// All other hosts of the network, as last heard.
+/// The other hosts of the network, as last reported.
 ///
 /// ```
 /// use flannel_core::{LeaseChange, PeerSet};
 ///
 /// let mut peers = PeerSet::default();
-/// assert!(!peers.is_complete(), "nothing may be removed from the kernel yet");
+/// assert!(!peers.is_complete(), "a backend must not remove anything yet");
 /// peers.complete();
-/// peers.apply(LeaseChange::Removed("10.5.1.0-24".parse()?));
+/// peers.apply(LeaseChange::Removed("10.5.1.0/24".parse()?));
 /// assert_eq!(peers.iter().count(), 0);
 /// # Ok::<(), flannel_core::SubnetKeyError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct PeerSet {
-    peers: LeaseMap,
+    /// The note is the time at which the peer joined, in seconds since an epoch of the owner.
+    peers: LeaseMap<u32>,
     complete: bool,
 }
 
 impl PeerSet {
-    /// Takes these for all peers there are.
+    /// Creates a complete set.
     pub fn all_of<L: Into<Arc<Lease>>>(peers: impl IntoIterator<Item = L>) -> Self {
         Self { peers: peers.into_iter().map(Into::into).collect(), complete: true }
     }
 
-    /// Takes in one change.
+    /// Applies a change.
     pub fn apply(&mut self, change: LeaseChange) {
         match change {
-            LeaseChange::Put(lease) => self.insert(lease),
-            LeaseChange::Removed(subnet) => self.remove(&subnet),
+            LeaseChange::Put(lease) => self.insert(lease, 0),
+            LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => self.remove(&subnet),
         };
     }
 
-    /// Adds a peer, and returns what it was before.
-    pub(crate) fn insert(&mut self, lease: Arc<Lease>) -> Option<Arc<Lease>> {
-        self.peers.insert(lease)
+    /// Adds a peer, and returns its previous lease. The time counts for a new peer only.
+    pub(crate) fn insert(&mut self, lease: Arc<Lease>, now: u32) -> Option<Arc<Lease>> {
+        let joined = self.joined(&lease.subnet).unwrap_or(now);
+        self.peers.insert(lease, joined)
     }
 
-    /// Removes a peer, and returns what it was.
+    /// Removes a peer, and returns its lease.
     pub(crate) fn remove(&mut self, subnet: &SubnetKey) -> Option<Arc<Lease>> {
         self.peers.remove(subnet)
     }
 
-    /// Says that all peers are known now, so that whoever is not among them does not exist.
+    /// Returns the time at which a peer joined.
+    pub(crate) fn joined(&self, subnet: &SubnetKey) -> Option<u32> {
+        self.peers.note(subnet)
+    }
+
+    /// Marks the set as complete: a host that isn't in it doesn't exist.
     pub fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// Tells whether all peers are known. Before that, nothing may be taken for stale.
+    /// Returns true if all peers are known. Before that, nothing may be considered stale.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Returns one peer.
+    /// Returns the peer with this subnet.
     #[must_use]
     pub fn peer(&self, subnet: &SubnetKey) -> Option<&Arc<Lease>> {
         self.peers.get(subnet)
     }
 
-    /// Walks over the peers in the order of their subnets.
+    /// Iterates over the peers in the order of their subnets.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.peers.iter()
     }
@@ -77,7 +85,7 @@ impl PeerSet {
         self.peers.len()
     }
 
-    /// Tells whether there is no peer.
+    /// Returns true if there are no peers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -92,44 +100,51 @@ impl Extend<LeaseChange> for PeerSet {
     }
 }
 
-/// How one peer changed; there is no other way.
+/// A change of one peer, after damping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerChange {
-    /// It was not there before.
+    /// The peer is new.
     Joined(Arc<Lease>),
-    /// It says something new about itself.
+    /// The peer's attributes changed.
     Changed(Arc<Lease>),
-    /// It is gone.
+    /// The peer's lease disappeared, and the network keeps the peer for a while.
+    Held {
+        /// The lease.
+        lease: Arc<Lease>,
+        /// Whether the peer had been reported as left, and is now back.
+        was_gone: bool,
+    },
+    /// The peer is gone.
     Left(SubnetKey),
 }
 
 impl PeerChange {
-    /// Returns the subnet of the peer.
+    /// Returns the peer's subnet.
     #[must_use]
     pub fn subnet(&self) -> SubnetKey {
         match self {
-            Self::Joined(lease) | Self::Changed(lease) => lease.subnet,
+            Self::Joined(lease) | Self::Changed(lease) | Self::Held { lease, .. } => lease.subnet,
             Self::Left(subnet) => *subnet,
         }
     }
 }
 
-/// Which peers may have changed since they were last looked at.
+/// The peers that may have changed since the last pass.
 ///
-/// It is a hint that saves work: to take `All` for any other value is always right.
+/// It is a hint that saves work: `All` is always correct in place of another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dirty {
-    /// Any of them.
+    /// Any peer.
     All,
-    /// These only.
+    /// Only these peers.
     Some(BTreeSet<SubnetKey>),
 }
 
 impl Dirty {
-    /// Says that no peer changed.
+    /// No peer changed.
     pub const NONE: Self = Self::Some(BTreeSet::new());
 
-    /// Adds one peer.
+    /// Adds a peer.
     pub fn add(&mut self, subnet: SubnetKey) {
         match self {
             Self::All => {}

@@ -51,8 +51,8 @@ impl SubnetPool {
         subnet.prefix_len() == self.subnet_len() && self.first <= subnet && subnet <= self.last
     }
 
-    /// Tells whether a subnet of any size is a part of the network.
-    pub(crate) fn has_room_for(&self, subnet: IpNet) -> bool {
+    /// Returns true if the network contains the subnet, of any length, and more.
+    pub(crate) fn contains_subnet(&self, subnet: IpNet) -> bool {
         self.network != subnet && self.network.contains(&subnet)
     }
 

@@ -1,4 +1,4 @@
-//! The seam to a store of leases.
+//! The interface to a store of leases.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,92 +9,93 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
-use crate::{Lease, LeaseAttrs, Revision, SubnetKey, Term};
+use crate::lease::{Lease, LeaseAttrs, Revision, Term};
+use crate::subnet::SubnetKey;
 
-/// The cause of an error, whatever its type.
+/// The cause of an error, of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One store of leases, shared by all hosts of a network.
+/// A store of leases that all hosts of a network share.
 ///
-/// Every implementation keeps these promises; the contract suite in `flannel-testing` checks each by its number.
+/// Implementations use [`#[async_trait]`](macro@crate::async_trait): without it an `async fn` in the `impl` block doesn't
+/// compile. Each implementation keeps the following promises, which the contract suite in `flannel-testing` checks by
+/// number:
 ///
-/// 1. **Linearizable.** Every call sees all writes that were answered before it began.
-/// 2. **Create is exclusive.** Of several `create` calls for one subnet exactly one succeeds, the others get
+/// 1. **Linearizable.** Each call sees all writes that completed before it started.
+/// 2. **Exclusive creation.** Of several `create` calls for one subnet exactly one succeeds; the others fail with
 ///    [`RegistryError::Exists`].
-/// 3. **Writes compare.** `update`, `renew` and `delete` change a record only if its revision is still the one given;
-///    otherwise they get [`RegistryError::Changed`], or [`RegistryError::Gone`] if there is no record, and nothing is
-///    changed.
-/// 4. **Revisions grow.** Each write gives the record a larger revision than any before it.
-/// 5. **Leases end.** A record of [`Term::Limited`] that is not renewed within its time to live disappears, and
-///    watchers are told. A record of [`Term::Permanent`] stays.
-/// 6. **Renewing is silent.** `renew` changes neither the record nor its revision, and watchers see nothing.
-/// 7. **A watch is complete.** Applied in order to the state it starts from, its events give the state of the store;
-///    it may repeat, it never omits. Where it cannot tell what it missed, it says [`RegistryEvent::Snapshot`].
-/// 8. **A watch never ends.** It reconnects by itself; [`RegistryEvent::Unavailable`] tells that it is trying.
-/// 9. **Bad records are set aside.** A record that cannot be read never hides another one, in a list or in a watch.
-/// 10. **Cost.** A list is a number of calls that does not depend on who wrote the records; a watch is one
-///     subscription; an event costs no call.
-/// 11. **Another configuration is noticed.** While a watch is followed, [`config_changes`](Self::config_changes) says so
-///     when the configuration was written or removed, or may have been. It may say so without need.
+/// 3. **Compare-and-swap.** `update`, `renew` and `delete` change a record only if it still has the given revision.
+///    Otherwise they change nothing and fail with [`RegistryError::Changed`], or with [`RegistryError::Gone`] if there is no
+///    record.
+/// 4. **Revisions increase.** Each write gives the record a larger revision than any before.
+/// 5. **Leases expire.** A record of [`Term::Limited`] that isn't renewed within its TTL disappears, and watches report it.
+///    A record of [`Term::Permanent`] stays.
+/// 6. **Renewals are silent.** `renew` changes neither the record nor its revision, and watches don't report it.
+/// 7. **A watch is complete.** Applied in order to the state at its start, its events add up to the state of the store. It
+///    may repeat events and never omits one. If it doesn't know what it missed, it yields a [`RegistryEvent::Snapshot`].
+/// 8. **A watch never ends.** It reconnects, and yields [`RegistryEvent::Unavailable`] while it tries.
+/// 9. **Malformed records are set aside.** A malformed record hides no other record, in a list or a watch.
+/// 10. **Cost.** A list takes a number of calls that doesn't depend on who wrote the records; a watch is one subscription; an
+///     event takes no call.
+/// 11. **Config changes are noticed.** While a watch is polled, [`config_changes`](Self::config_changes) yields when the
+///     configuration was written or removed, or may have been. It may yield without a change.
 ///
-/// The records are texts that every registry writes and reads alike, so that one store can follow another:
+/// All registries write and read records as the same texts:
 ///
 /// ```
 /// use flannel_core::{LeaseAttrs, LeaseSet, RegistryEvent, Revision, Term, read_record, read_removal};
 ///
 /// let (key, value) = ("10.5.2.0-24", r#"{"PublicIP":"192.168.64.2","PublicIPv6":null}"#);
-/// let mut known = LeaseSet::default();
+/// let mut leases = LeaseSet::default();
 /// let event = match read_record(key, value.as_bytes(), Revision(7), Term::Limited) {
 ///     Ok(lease) => RegistryEvent::Put(lease.into()),
 ///     Err(bad) => RegistryEvent::Bad(bad),
 /// };
-/// known.apply(event);
-/// assert_eq!(known.leases().next().unwrap().attrs.to_record(), value);
-/// known.apply(read_removal(key, Revision(8)));
-/// assert_eq!(known.leases().count(), 0);
+/// leases.apply(event);
+/// assert_eq!(leases.leases().next().unwrap().attrs.to_record(), value);
+/// leases.apply(read_removal(key, Revision(8)));
+/// assert_eq!(leases.leases().count(), 0);
 /// ```
 ///
-/// A whole one, over a store of one's own, is `own_registry` among the examples of the repository.
+/// The example `own_registry` in the repository is a complete implementation.
 #[async_trait]
 pub trait SubnetRegistry: Send + Sync + 'static {
-    /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`. Holds no secret.
+    /// Names the store for logs and status, such as `etcd v3 at http://127.0.0.1:2379`, without secrets.
     fn describe(&self) -> String;
 
-    /// Says how an operator writes the network configuration, for the message that it is missing or wrong, such as
-    /// `etcdctl put /coreos.com/network/config '{...}'`.
+    /// Returns the command by which an operator writes the network configuration, such as
+    /// `etcdctl put /coreos.com/network/config '{...}'`. Error messages about a missing or invalid configuration contain it.
     fn how_to_configure(&self) -> String;
 
-    /// Tells which store this is, as far as is known yet. A registry that cannot tell answers with nothing.
+    /// Returns what is known so far about the identity of the store.
     fn store(&self) -> StoreIdentity {
         StoreIdentity::default()
     }
 
-    /// Tells when the store was last heard, and up to where; nothing if that is not known.
+    /// Returns the time of the last response or event, if it is known.
     fn last_contact(&self) -> Option<LastContact> {
         None
     }
 
-    /// Reads the text of the network configuration; `None` if nobody has written one yet.
+    /// Reads the text of the network configuration; `None` if there is none yet.
     ///
     /// # Errors
     ///
-    /// [`RegistryError`]; only [`Unavailable`](RegistryError::Unavailable) and
-    /// [`Refused`](RegistryError::Refused) occur.
+    /// Only [`RegistryError::Unavailable`] and [`RegistryError::Refused`].
     async fn config(&self) -> Result<Option<String>, RegistryError>;
 
     /// Reads all leases.
     ///
     /// # Errors
     ///
-    /// As [`config`](Self::config).
+    /// As for [`config`](Self::config).
     async fn list(&self) -> Result<Snapshot, RegistryError>;
 
-    /// Writes a lease for a subnet that nobody holds, to end after `ttl` unless renewed.
+    /// Creates a lease of a free subnet. It expires after `ttl` unless renewed.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Exists`] if somebody holds it;
-    /// [`RegistryError::Unknown`] if the store did not say whether it wrote.
+    /// [`RegistryError::Exists`] if the subnet is taken; [`RegistryError::Unknown`] if the store didn't confirm the write.
     async fn create(
         &self,
         subnet: SubnetKey,
@@ -102,7 +103,7 @@ pub trait SubnetRegistry: Send + Sync + 'static {
         ttl: Duration,
     ) -> Result<Lease, RegistryError>;
 
-    /// Replaces what a lease says, if its revision is still that of `lease`. A limited lease gets a new `ttl`, a
+    /// Replaces the attributes of a lease that still has the revision of `lease`. A limited lease gets a new `ttl`; a
     /// permanent one stays permanent.
     ///
     /// # Errors
@@ -110,40 +111,37 @@ pub trait SubnetRegistry: Send + Sync + 'static {
     /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError>;
 
-    /// Makes a limited lease last for its time to live from now, if its revision is still that of `lease`. A permanent
-    /// one stays permanent.
-    ///
-    /// Answers with the time to live that the store granted.
+    /// Extends a limited lease, that still has the revision of `lease`, by `ttl` from now. A permanent one stays permanent.
+    /// Returns the TTL that the store granted.
     ///
     /// # Errors
     ///
     /// [`RegistryError::Changed`] or [`RegistryError::Gone`].
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError>;
 
-    /// Removes a lease, if its revision is still that of `lease`.
+    /// Deletes a lease that still has the revision of `lease`.
     ///
     /// # Errors
     ///
     /// [`RegistryError::Changed`], [`RegistryError::Gone`] or [`RegistryError::Unknown`].
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError>;
 
-    /// Follows all changes after a revision, or from a snapshot if none is given. The stream never ends; dropping it
-    /// ends the subscription.
+    /// Follows all changes after a revision, or from a snapshot if none is given. The stream never ends; dropping it ends
+    /// the subscription.
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent>;
 
-    /// Says whenever the configuration may be another one than before this call, and not which: whoever hears it reads
-    /// it. The stream never ends. A store that cannot tell never says anything, and its hosts must be asked to look
-    /// ([`Network::reload`](crate::Network::reload)).
+    /// Yields `()` whenever the configuration may have changed since this call; the caller re-reads it. The stream never
+    /// ends. By default it never yields anything, and hosts notice a change when they are asked to
+    /// [reload](crate::Network::reload).
     fn config_changes(&self) -> BoxStream<'static, ()> {
         stream::pending().boxed()
     }
 
-    /// Says that addresses of this host changed: connections that were made before may be dead, and waiting for an
-    /// answer over one may take as long as the store's patience. A store without connections has nothing to do.
+    /// Notes that addresses of this host changed, so that existing connections may be dead and a request over one may wait
+    /// for its timeout. A store without connections ignores it.
     fn reconnect(&self) {}
 }
 
-/// A shared registry is a registry.
 #[async_trait]
 impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
     fn describe(&self) -> String {
@@ -204,7 +202,7 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
     }
 }
 
-/// Which store a registry is, to know it again after a restart.
+/// The identity of a store, by which a host recognizes it after a restart.
 ///
 /// ```
 /// use flannel_core::StoreIdentity;
@@ -218,41 +216,41 @@ impl<R: SubnetRegistry + ?Sized> SubnetRegistry for Arc<R> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreIdentity {
-    /// What the store calls itself, once it has answered, such as the id of an etcd cluster.
+    /// The ID that the store reports, such as that of an etcd cluster. Unknown until the first response.
     pub id: Option<String>,
-    /// Under which addresses it is asked.
+    /// The configured addresses.
     pub addresses: Vec<String>,
 }
 
 impl StoreIdentity {
-    /// A store that calls itself so, if it has answered, and is asked under these addresses.
+    /// Creates an identity.
     #[must_use]
     pub fn new(id: Option<String>, addresses: Vec<String>) -> Self {
         Self { id, addresses }
     }
 
-    /// Tells whether it is surely another store: both have a name, and neither name nor any address is the same. A store
-    /// that was restored from a backup may have another name, and one that moved has other addresses.
+    /// Returns true if the stores certainly differ: both IDs are known, and neither the ID nor any address matches. A store
+    /// that was restored from a backup may have another ID, and one that moved has other addresses.
     #[must_use]
     pub fn is_other_than(&self, known: &Self) -> bool {
-        let is_named = self.id.is_some() && known.id.is_some();
+        let have_ids = self.id.is_some() && known.id.is_some();
         let shares = |address| known.addresses.contains(address);
-        is_named && self.id != known.id && !self.addresses.iter().any(shares)
+        have_ids && self.id != known.id && !self.addresses.iter().any(shares)
     }
 }
 
-/// When a store was last heard, and up to where.
+/// The last response or event from a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastContact {
-    /// When it gave any answer or event.
+    /// The time of the response or event.
     pub at: Instant,
-    /// The largest revision that it told of.
+    /// The largest revision received so far.
     pub revision: Option<Revision>,
 }
 
 impl LastContact {
-    /// A store that was heard at this time, and told of this revision, if of any.
+    /// Creates a contact at this time.
     #[must_use]
     pub fn new(at: Instant, revision: Option<Revision>) -> Self {
         Self { at, revision }
@@ -265,54 +263,57 @@ impl LastContact {
 pub struct Snapshot {
     /// The store's revision at that moment.
     pub revision: Revision,
-    /// The leases that could be read. Whoever copies the snapshot shares them.
+    /// The leases. Copies of the snapshot share them.
     pub leases: Vec<Arc<Lease>>,
-    /// The records that could not.
+    /// The malformed records.
     pub bad: Vec<BadRecord>,
 }
 
 impl Snapshot {
-    /// A store without records, at this revision; the caller adds them.
+    /// Creates a snapshot without records.
     #[must_use]
     pub fn new(revision: Revision) -> Self {
         Self { revision, leases: Vec::new(), bad: Vec::new() }
     }
 }
 
-/// What a watch tells. The list is complete: whoever follows a watch deals with each case.
+/// An event of a watch. The enum is exhaustive, because each consumer must handle each event.
 #[derive(Clone, Debug)]
 pub enum RegistryEvent {
-    /// The whole state; what is not in it does not exist.
+    /// The whole state; a lease that isn't in it doesn't exist.
     Snapshot(Snapshot),
     /// A lease was written.
     Put(Arc<Lease>),
-    /// A lease, or a bad record with the key of one, was removed or ran out.
+    /// A lease expired, or was deleted and the store can't tell which; or a malformed record with the key of a subnet was
+    /// deleted.
     Deleted(SubnetKey, Revision),
-    /// A record was written that cannot be read.
+    /// A lease was deleted explicitly: its host released it, or an operator removed it.
+    Released(SubnetKey, Revision),
+    /// A malformed record was written.
     Bad(BadRecord),
-    /// A bad record whose key is not that of a subnet was removed.
+    /// A malformed record whose key isn't that of a subnet was deleted.
     BadDeleted(String),
-    /// The store does not answer; the watch goes on trying. Nothing is known to have changed.
+    /// The store doesn't respond, for this reason; the watch retries. The state hasn't changed as far as is known.
     Unavailable(String),
-    /// The store answers again.
+    /// The store responds again.
     Available,
 }
 
-/// A record that cannot be read, and is therefore not used.
+/// A malformed record, which is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BadRecord {
-    /// Its key, below the one that holds all leases.
+    /// The key, relative to the directory of the leases.
     pub key: String,
-    /// Its subnet, if the key at least can be read: it counts as taken.
+    /// The subnet, if the key is readable. It counts as taken.
     #[serde(rename = "subnets")]
     pub subnet: Option<SubnetKey>,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 
 impl BadRecord {
-    /// Says what is wrong with the record under a key, and of which subnet it is, if the key can be read.
+    /// Creates a malformed record. The subnet is that of the key, if the key is readable.
     #[must_use]
     pub fn new(key: impl Into<String>, subnet: Option<SubnetKey>, reason: impl Into<String>) -> Self {
         Self { key: key.into(), subnet, reason: reason.into() }
@@ -327,14 +328,14 @@ impl fmt::Display for BadRecord {
 
 impl std::error::Error for BadRecord {}
 
-/// Reads one record as every registry does: a readable key and a readable value make a lease.
+/// Reads a record, as each registry must.
 ///
-/// A key is readable if it is written as flannel writes it. Any other spelling of the same subnet, or the same key in
-/// a directory below, would be a second record for one subnet.
+/// The key must be in canonical form. Another spelling of the same subnet, or the same key in a subdirectory, would be a
+/// second record of the subnet.
 ///
 /// # Errors
 ///
-/// [`BadRecord`] says which of the two cannot be read.
+/// [`BadRecord`] if the key or the value is malformed.
 pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> Result<Lease, BadRecord> {
     let bad = |subnet, reason: String| BadRecord::new(key, subnet, reason);
     let subnet = read_key(key).map_err(|reason| bad(None, reason))?;
@@ -343,22 +344,29 @@ pub fn read_record(key: &str, value: &[u8], revision: Revision, term: Term) -> R
     Ok(Lease { subnet, attrs, revision, term })
 }
 
-/// Tells of a removed record as every registry does: its key decides whether it was a subnet's.
+/// Returns the event of a record that expired, or that was deleted for an unknown reason.
 #[must_use]
 pub fn read_removal(key: &str, revision: Revision) -> RegistryEvent {
-    match read_key(key) {
-        Ok(subnet) => RegistryEvent::Deleted(subnet, revision),
-        Err(_) => RegistryEvent::BadDeleted(key.to_owned()),
-    }
+    removal(key, |subnet| RegistryEvent::Deleted(subnet, revision))
+}
+
+/// Returns the event of a record that was deleted explicitly.
+#[must_use]
+pub fn read_release(key: &str, revision: Revision) -> RegistryEvent {
+    removal(key, |subnet| RegistryEvent::Released(subnet, revision))
+}
+
+fn removal(key: &str, event: impl FnOnce(SubnetKey) -> RegistryEvent) -> RegistryEvent {
+    read_key(key).map_or_else(|_| RegistryEvent::BadDeleted(key.to_owned()), event)
 }
 
 fn read_key(key: &str) -> Result<SubnetKey, String> {
     let subnet: SubnetKey = key.parse().map_err(|error| format!("{error}"))?;
-    let written = subnet.to_string();
-    if written == key { Ok(subnet) } else { Err(format!("{key:?} is not a subnet key: want {written}")) }
+    let canonical = subnet.to_string();
+    if canonical == key { Ok(subnet) } else { Err(format!("{key:?} is not a subnet key: want {canonical}")) }
 }
 
-/// Why a call to a registry failed.
+/// The reasons why a call to a registry fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
@@ -368,16 +376,16 @@ pub enum RegistryError {
     /// The record changed since it was read; read it again and decide anew.
     #[error("the lease of {0} was changed by somebody else")]
     Changed(SubnetKey),
-    /// There is no such record any more; the lease is lost.
+    /// The record no longer exists; the lease is lost.
     #[error("the lease of {0} is gone")]
     Gone(SubnetKey),
-    /// The store may or may not have written; read the record before trying again.
+    /// The store may or may not have written; read the record before retrying.
     #[error("no answer to a write of {0}, which may have happened")]
     Unknown(SubnetKey, #[source] BoxError),
-    /// The store did not answer and nothing was written; the same call may succeed later.
+    /// The store didn't respond and wrote nothing; the same call may succeed later.
     #[error("{0} does not answer")]
     Unavailable(String, #[source] BoxError),
-    /// The store answered that it will not do this; a person must act.
+    /// The store refused the call; an operator must act.
     #[error("{0} refuses")]
     Refused(String, #[source] BoxError),
 }
@@ -389,7 +397,7 @@ mod tests {
     const RECORD: &[u8] = br#"{"PublicIP":"1.2.3.4"}"#;
 
     #[test]
-    fn a_record_is_a_lease_only_under_the_key_that_flannel_writes() {
+    fn a_record_is_a_lease_only_under_the_canonical_key() {
         let read = |key: &str| read_record(key, RECORD, Revision(1), Term::Limited);
         assert!(read("10.5.1.0-24&fc00:0:0:1::-64").is_ok());
         for key in ["old/10.5.1.0-24", "10.5.1.0-024", "10.5.1.0-24&fc00:0:0:1:0::-64", "garbage"] {
@@ -400,12 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_whose_record_cannot_be_read_is_known() {
+    fn a_malformed_record_with_a_readable_key_names_its_subnet() {
         for value in [b"{".as_slice(), b"", b"\xff", br#"{"PublicIP":""}"#] {
             let bad = read_record("10.5.1.0-24", value, Revision(1), Term::Limited).unwrap_err();
             assert_eq!(bad.subnet, Some("10.5.1.0-24".parse().unwrap()));
         }
         let removal = read_removal("10.5.1.0-24", Revision(2));
         assert!(matches!(removal, RegistryEvent::Deleted(_, Revision(2))));
+        let release = read_release("10.5.1.0-24", Revision(3));
+        assert!(matches!(release, RegistryEvent::Released(_, Revision(3))));
     }
 }

@@ -1,31 +1,36 @@
-//! What the loop of a network writes down, and what is made of it for whoever asks.
+//! The state of a network, shared by its event loop and its handles.
 //!
-//! The loop is the only writer. It holds the peers here and not for itself, so that they need not be copied to be shown.
+//! The loop is the only writer. It also keeps the peers here, so that a status needs no copy of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{DeviceFacts, ObjectFailure, PeerFailure, SyncReport};
+use crate::config::NetworkConfig;
+use crate::damping::Damping;
 use crate::event::{NetworkEvent, Phase};
 use crate::external::ExternalInterface;
-use crate::lease_map::LeaseTimes;
+use crate::facts::{DeviceFacts, TrafficCounters};
+use crate::lease::{Lease, Term};
 use crate::manager::LeaseManager;
 use crate::peers::{Dirty, PeerChange};
 use crate::registry::BadRecord;
+use crate::report::{ObjectFailure, PeerFailure, SyncReport};
 use crate::status::{
     ConfigStatus, ExternalStatus, KernelStatus, LeaseStatus, NetworkStatus, PastError, PeerState, PeerStatus,
-    PeersStatus, RegistryStatus, Repair, TrafficCounters, Waiting, conditions,
+    PeersStatus, RegistryStatus, Repair, Waiting, conditions,
 };
-use crate::{Damping, Lease, NetworkConfig, SubnetKey, Term};
+use crate::subnet::SubnetKey;
 
-/// What is known of a network.
+/// The state of a network.
 pub(crate) struct NetworkState {
     pub(crate) started: Instant,
     pub(crate) ready: bool,
+    /// Why the task ended.
+    pub(crate) ended: Option<String>,
     pub(crate) waiting: Option<(Phase, String)>,
     pub(crate) config: Option<Arc<NetworkConfig>>,
-    /// Why what the registry has for a configuration is not used.
+    /// Why the registry's current configuration isn't applied.
     pub(crate) config_refused: Option<String>,
     pub(crate) external: ExternalInterface,
     /// Why the external interface can't be used.
@@ -33,16 +38,15 @@ pub(crate) struct NetworkState {
     pub(crate) mtu: Option<u32>,
     pub(crate) devices: Vec<DeviceFacts>,
     pub(crate) own: OwnLease,
-    /// Why the peers are those that are remembered.
+    /// Why the peers come from a cache.
     pub(crate) peers_from_cache: Option<String>,
-    /// Why the registry is not heard, and since when.
+    /// Why the registry is unavailable, and since when.
     pub(crate) unavailable: Option<(String, Instant)>,
     pub(crate) bad_records: Vec<BadRecord>,
-    /// The peers, those among them that may have left.
+    /// The peers, including the held ones.
     pub(crate) damping: Damping,
-    /// For whom no pass was made yet.
+    /// The peers that changed since the last pass.
     pub(crate) dirty: Dirty,
-    joined: LeaseTimes,
     pub(crate) passes: Passes,
     pub(crate) traffic: Option<Arc<dyn TrafficCounters>>,
     errors: VecDeque<(Instant, u64, String)>,
@@ -50,7 +54,7 @@ pub(crate) struct NetworkState {
     audit_every: Duration,
 }
 
-/// What is known of the own lease.
+/// The state of the host's own lease.
 #[derive(Debug, Default)]
 pub(crate) struct OwnLease {
     pub(crate) lease: Option<Lease>,
@@ -61,7 +65,7 @@ pub(crate) struct OwnLease {
     pub(crate) last_dispute: Option<String>,
 }
 
-/// What is known of the passes.
+/// The results of the passes.
 #[derive(Debug, Default)]
 pub(crate) struct Passes {
     count: u64,
@@ -77,7 +81,7 @@ pub(crate) struct Passes {
 }
 
 impl Passes {
-    /// Takes in what a pass did.
+    /// Adds the result of a pass.
     pub(crate) fn add(&mut self, report: SyncReport, noticed: String, took: Duration, now: Instant) {
         self.count += 1;
         self.took = took;
@@ -121,6 +125,7 @@ impl NetworkState {
         Self {
             started: now,
             ready: false,
+            ended: None,
             waiting: None,
             config: None,
             config_refused: None,
@@ -134,7 +139,6 @@ impl NetworkState {
             bad_records: Vec::new(),
             damping,
             dirty: Dirty::All,
-            joined: LeaseTimes::default(),
             passes: Passes::default(),
             traffic: None,
             errors: VecDeque::new(),
@@ -142,30 +146,31 @@ impl NetworkState {
         }
     }
 
-    /// Begins anew with the peers, for a host that holds this lease now.
+    /// Starts over with the peers, for a host that holds this lease.
     pub(crate) fn restart(&mut self, own: Lease, damping: Damping) {
         self.own.lease = Some(own);
         self.own.lost = None;
         self.peers_from_cache = None;
         self.damping = damping;
         self.dirty = Dirty::All;
-        self.joined = LeaseTimes::default();
         (self.passes.pending, self.passes.unreachable) = (Vec::new(), Vec::new());
     }
 
-    /// Notes that a peer changed.
-    pub(crate) fn note_peer(&mut self, change: &PeerChange, now: Instant) {
-        self.dirty.add(change.subnet());
-        let joined = now.saturating_duration_since(self.started).as_secs();
+    /// Records a changed peer for the next pass.
+    pub(crate) fn record_peer(&mut self, change: &PeerChange) {
         match change {
-            PeerChange::Joined(lease) => self.joined.insert(lease, u32::try_from(joined).unwrap_or(u32::MAX)),
-            PeerChange::Changed(lease) => self.joined.replace(lease),
-            PeerChange::Left(subnet) => self.joined.remove(subnet),
+            PeerChange::Held { was_gone: false, .. } => {}
+            PeerChange::Joined(_)
+            | PeerChange::Changed(_)
+            | PeerChange::Held { .. }
+            | PeerChange::Left(_) => {
+                self.dirty.add(change.subnet());
+            }
         }
     }
 
-    /// Notes what went wrong, if that is what an event tells.
-    pub(crate) fn note_error(&mut self, event: &NetworkEvent, now: Instant) {
+    /// Records the error that an event reports, if it reports one.
+    pub(crate) fn record_error(&mut self, event: &NetworkEvent, now: Instant) {
         let Some(what) = error_in(event) else { return };
         let known = self.errors.iter().position(|(.., known)| *known == what);
         let times = known.and_then(|known| self.errors.remove(known)).map_or(0, |(_, times, _)| times);
@@ -175,24 +180,26 @@ impl NetworkState {
         self.errors.push_back((now, times.saturating_add(1), what));
     }
 
-    /// Tells what is known, without the peers one by one.
+    /// Builds the status without each peer.
     pub(crate) fn summary(&self, manager: &dyn LeaseManager, now: Instant) -> NetworkStatus {
         let age = |at: Instant| now.saturating_duration_since(at);
         let left = |at: Instant| at.saturating_duration_since(now);
-        let (store, word) = (manager.store(), manager.last_contact());
+        let (store, contact) = (manager.store(), manager.last_contact());
         let mut status = NetworkStatus {
             age: age(self.started),
             ready: self.ready,
+            ended: self.ended.clone(),
             waiting_for: self.waiting.clone().map(|(phase, reason)| Waiting { phase, reason }),
             network: self
                 .config
                 .as_deref()
-                .map(|config| ConfigStatus { refused: self.config_refused.clone(), ..network(config) }),
+                .map(|config| ConfigStatus { refused: self.config_refused.clone(), ..config_status(config) }),
             lease: self.own.lease.as_ref().map(|lease| LeaseStatus {
                 subnet: lease.subnet,
                 public: lease.attrs.public,
                 backend: lease.attrs.backend_type.to_string(),
                 node: lease.attrs.node,
+                name: manager.host_name(),
                 revision: lease.revision,
                 permanent: lease.term == Term::Permanent,
                 lost: self.own.lost.clone(),
@@ -205,19 +212,20 @@ impl NetworkState {
                 name: manager.describe(),
                 id: store.id,
                 addresses: store.addresses,
-                revision: word.and_then(|word| word.revision),
-                last_contact_age: word.map(|word| age(word.at)),
+                revision: contact.and_then(|contact| contact.revision),
+                last_contact_age: contact.map(|contact| age(contact.at)),
                 unavailable: self.unavailable.as_ref().map(|(reason, _)| reason.clone()),
                 unavailable_for: self.unavailable.as_ref().map(|(_, since)| age(*since)),
                 complete: self.damping.peers().is_complete(),
                 peers_from_cache: self.peers_from_cache.clone(),
             },
-            external: ExternalStatus { lost: self.external_lost.clone(), ..external(&self.external) },
+            external: ExternalStatus { lost: self.external_lost.clone(), ..external_status(&self.external) },
             devices: self.devices.clone(),
             mtu: self.mtu,
             kernel: self.passes.status(now),
-            peers: self.peers(),
+            peers: self.peer_counts(),
             bad_records: self.bad_records.clone(),
+            traffic: self.traffic.as_ref().map(|traffic| traffic.total()),
             errors: self
                 .errors
                 .iter()
@@ -229,8 +237,8 @@ impl NetworkState {
         status
     }
 
-    fn peers(&self) -> PeersStatus {
-        let open = self.open();
+    fn peer_counts(&self) -> PeersStatus {
+        let open = self.not_programmed();
         let count = |state| open.values().filter(|(other, _)| *other == state).count();
         let known = self.damping.peers().len();
         let (pending, unreachable) = match self.dirty {
@@ -248,8 +256,8 @@ impl NetworkState {
         }
     }
 
-    /// The peers that are not reached, and why.
-    fn open(&self) -> BTreeMap<SubnetKey, (PeerState, &str)> {
+    /// Returns the peers that aren't programmed, and why.
+    fn not_programmed(&self) -> BTreeMap<SubnetKey, (PeerState, &str)> {
         let mut open = BTreeMap::new();
         if let Dirty::Some(dirty) = &self.dirty {
             let known = dirty.iter().filter(|subnet| self.damping.peers().peer(subnet).is_some());
@@ -264,10 +272,11 @@ impl NetworkState {
         open
     }
 
-    /// Tells what is known of each peer.
-    pub(crate) fn each_peer(&self, now: Instant) -> Vec<PeerStatus> {
-        let (open, all_open) = (self.open(), self.dirty == Dirty::All);
+    /// Returns the status of each peer.
+    pub(crate) fn each_peer(&self, mut names: BTreeMap<SubnetKey, String>, now: Instant) -> Vec<PeerStatus> {
+        let (open, all_open) = (self.not_programmed(), self.dirty == Dirty::All);
         let traffic = self.traffic.as_ref().map(|traffic| traffic.by_peer());
+        let mut facts = self.traffic.as_ref().map(|traffic| traffic.peer_facts()).unwrap_or_default();
         let status = |lease: &Arc<Lease>| {
             let subnet = lease.subnet;
             let (state, reason) = match open.get(&subnet) {
@@ -275,18 +284,18 @@ impl NetworkState {
                 None if all_open => (PeerState::Pending, Some(UNTRIED.to_owned())),
                 None => (PeerState::Programmed, None),
             };
-            let joined = self.joined.get(&subnet).unwrap_or_default();
-            let joined = self.started + Duration::from_secs(joined.into());
             PeerStatus {
                 subnet,
                 public: lease.attrs.public,
                 backend: lease.attrs.backend_type.to_string(),
                 node: lease.attrs.node,
-                known_for: now.saturating_duration_since(joined),
+                name: names.remove(&subnet),
+                known_for: now.saturating_duration_since(self.damping.joined(&subnet).unwrap_or(now)),
                 state,
                 reason,
                 held: self.damping.is_held(&subnet),
                 traffic: traffic.as_ref().and_then(|traffic| traffic.get(&subnet).copied()),
+                backend_facts: facts.remove(&subnet),
                 probe: None,
             }
         };
@@ -294,10 +303,10 @@ impl NetworkState {
     }
 }
 
-/// Why a peer is not reached for which no pass was made yet.
-const UNTRIED: &str = "its turn has not come yet";
+/// The reason for a peer that no pass has handled yet.
+const UNTRIED: &str = "no pass has handled it yet";
 
-fn network(config: &NetworkConfig) -> ConfigStatus {
+fn config_status(config: &NetworkConfig) -> ConfigStatus {
     ConfigStatus {
         networks: config.pools().map(|pool| pool.network().to_string()).collect(),
         backend: config.backend.name.clone(),
@@ -306,26 +315,28 @@ fn network(config: &NetworkConfig) -> ConfigStatus {
     }
 }
 
-fn external(external: &ExternalInterface) -> ExternalStatus {
+fn external_status(external: &ExternalInterface) -> ExternalStatus {
     let ExternalInterface { name, index, mtu, v4, v6, public } = external.clone();
     ExternalStatus { name, index, mtu, v4, v6, public, lost: None }
 }
 
-/// Says what went wrong, if that is what an event tells.
+/// Returns the error that an event reports, if it reports one.
 fn error_in(event: &NetworkEvent) -> Option<String> {
     Some(match event {
         NetworkEvent::Waiting { phase, reason, .. } => format!("{phase}: {reason}"),
-        NetworkEvent::ConfigRefused(reason) => format!("the new network config is not used: {reason}"),
-        NetworkEvent::RenewalFailed { reason, .. } => format!("the lease was not renewed: {reason}"),
+        NetworkEvent::ConfigRefused(reason) => format!("network config refused: {reason}"),
+        NetworkEvent::RenewalFailed { reason, .. } => format!("lease renewal failed: {reason}"),
         NetworkEvent::LeaseDisputed(what) => what.clone(),
-        NetworkEvent::LeaseLost(reason) => format!("the lease is lost: {reason}"),
-        NetworkEvent::ExternalLost(reason) => format!("the external interface is lost: {reason}"),
-        NetworkEvent::PeersFromCache(reason) => format!("running on what is remembered: {reason}"),
-        NetworkEvent::PeersHeld { peers, .. } => format!("{peers} peers left at once, which is doubted"),
+        NetworkEvent::LeaseLost(reason) => format!("lease lost: {reason}"),
+        NetworkEvent::ExternalLost(reason) => format!("external interface lost: {reason}"),
+        NetworkEvent::PeersFromCache(reason) => format!("running with cached peers: {reason}"),
+        NetworkEvent::PeersHeld { peers, .. } => {
+            format!("{peers} peers disappeared at once (suspected registry fault)")
+        }
         NetworkEvent::BadRecord(record) => record.to_string(),
-        NetworkEvent::ObjectFailed(failure) => format!("{}: {}", failure.object, failure.reason),
+        NetworkEvent::ObjectFailed(failure) => failure.to_string(),
         NetworkEvent::PeerUnreachable(failure) => failure.to_string(),
-        NetworkEvent::RegistryUnavailable(reason) => format!("the registry does not answer: {reason}"),
+        NetworkEvent::RegistryUnavailable(reason) => format!("registry unavailable: {reason}"),
         NetworkEvent::Configured(_)
         | NetworkEvent::Reconfigured(_)
         | NetworkEvent::LeaseAcquired(_)
@@ -341,6 +352,7 @@ fn error_in(event: &NetworkEvent) -> Option<String> {
         | NetworkEvent::PeerJoined(_)
         | NetworkEvent::PeerChanged(_)
         | NetworkEvent::PeerLeft(_)
+        | NetworkEvent::PeerHeld(_)
         | NetworkEvent::Repaired { .. }
         | NetworkEvent::RegistryAvailable
         | NetworkEvent::Missed(_) => return None,

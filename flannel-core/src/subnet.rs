@@ -1,4 +1,4 @@
-//! The subnet of one host, in one or both families, and the name it has in a registry.
+//! The subnet of a host, and its key in a registry.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// What a host leases: an IPv4 subnet, an IPv6 subnet, or one of each.
+/// The subnet that a host leases: IPv4, IPv6, or one of each. Host bits are clear.
 ///
-/// Its text form is the key under which flannel keeps a lease: `10.5.1.0-24`, with IPv6
-/// `10.5.1.0-24&fc00:0:0:1::-64`, and `0.0.0.0-0&fc00:0:0:1::-64` if there is only IPv6 (flannel's own form for
-/// "no IPv4"). Host bits are always clear, and one family at least is there.
+/// `Display` writes the key under which flannel stores a lease: `10.5.1.0-24`, with IPv6 `10.5.1.0-24&fc00:0:0:1::-64`, and
+/// `0.0.0.0-0&fc00:0:0:1::-64` without IPv4. `FromStr` reads this form, and CIDR notation: one subnet, or both separated by
+/// a comma. Serde uses an array of subnets in CIDR notation.
 ///
 /// ```
 /// use flannel_core::SubnetKey;
@@ -18,6 +18,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// let key: SubnetKey = "10.5.1.0-24".parse()?;
 /// assert_eq!(key.v4(), Some("10.5.1.0/24".parse().unwrap()));
 /// assert_eq!(key.to_string(), "10.5.1.0-24");
+/// assert_eq!("10.5.1.0/24".parse(), Ok(key));
+///
+/// let both: SubnetKey = "10.5.1.0/24,fc00:0:0:1::/64".parse()?;
+/// assert_eq!(both, "10.5.1.0-24&fc00:0:0:1::-64".parse()?);
+/// assert_eq!(serde_json::to_string(&both).unwrap(), r#"["10.5.1.0/24","fc00:0:0:1::/64"]"#);
 /// # Ok::<(), flannel_core::SubnetKeyError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +32,7 @@ pub struct SubnetKey {
 }
 
 impl SubnetKey {
-    /// Puts a key together, clearing host bits; `None` if neither family is given.
+    /// Creates a key and clears host bits; `None` without a subnet.
     #[must_use]
     pub fn new(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Option<Self> {
         (v4.is_some() || v6.is_some())
@@ -51,7 +56,7 @@ impl SubnetKey {
         self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6))
     }
 
-    /// Tells whether the two share an address in either family.
+    /// Returns true if the two share an address in either family.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let v4 = self.v4.zip(other.v4).is_some_and(|(a, b)| a.contains(&b) || b.contains(&a));
@@ -59,7 +64,7 @@ impl SubnetKey {
         v4 || v6
     }
 
-    /// Tells whether the address lies in the subnet of its family.
+    /// Returns true if the subnet of the address's family contains it.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
@@ -97,8 +102,11 @@ impl fmt::Display for SubnetKey {
 impl FromStr for SubnetKey {
     type Err = SubnetKeyError;
 
-    /// Reads a key; what stands before the last `/` is ignored, so that a full registry path can be given.
+    /// Reads a key or CIDR notation. In a registry path only the last component counts.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(key) = parse_cidr(text) {
+            return key;
+        }
         let name = text.rsplit('/').next().unwrap_or(text);
         let (v4, v6) = match name.split_once('&') {
             Some((v4, v6)) => (v4, Some(v6)),
@@ -110,7 +118,7 @@ impl FromStr for SubnetKey {
     }
 }
 
-/// Why a text is not the key of a subnet.
+/// The reason why a text isn't a subnet key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a subnet key: {reason}")]
 pub struct SubnetKeyError {
@@ -118,12 +126,41 @@ pub struct SubnetKeyError {
     reason: &'static str,
 }
 
-/// Stands for "no IPv4" in front of an IPv6 subnet.
+/// Represents a missing IPv4 subnet in front of an IPv6 subnet.
 const NO_IPV4: &str = "0.0.0.0-0";
 
+/// Reads one subnet in CIDR notation, or two that are separated by a comma, IPv4 first. Returns `None` if the text isn't in
+/// this form, and may be a key.
+fn parse_cidr(text: &str) -> Option<Result<SubnetKey, SubnetKeyError>> {
+    let nets = text.split(',').map(|net| net.trim().parse::<IpNet>()).collect::<Result<Vec<_>, _>>().ok()?;
+    let (v4, v6) = match nets.as_slice() {
+        [IpNet::V4(v4)] => (Some(*v4), None),
+        [IpNet::V6(v6)] => (None, Some(*v6)),
+        [IpNet::V4(v4), IpNet::V6(v6)] => (Some(*v4), Some(*v6)),
+        _ => return Some(Err(error(text, "want one subnet, or an IPv4 and an IPv6 subnet in this order"))),
+    };
+    let check = |net: IpNet, longest: u8| {
+        if net.trunc() != net {
+            Err(error(text, "there are bits set behind the prefix"))
+        } else if net.prefix_len() == 0 {
+            Err(error(text, "the prefix length is zero"))
+        } else if net.prefix_len() > longest {
+            Err(error(text, "the prefix length is too large"))
+        } else {
+            Ok(())
+        }
+    };
+    let v4_ok = v4.map_or(Ok(()), |net| check(net.into(), LONGEST_V4));
+    let v6_ok = v6.map_or(Ok(()), |net| check(net.into(), LONGEST_V6));
+    Some(v4_ok.and(v6_ok).map(|()| SubnetKey { v4, v6 }))
+}
+
+/// The longest prefix lengths that upstream's parsers accept.
+const LONGEST_V4: u8 = 31;
+const LONGEST_V6: u8 = 127;
+
 fn parse_v4(text: &str) -> Result<Ipv4Net, SubnetKeyError> {
-    // Flannel's own parsers read prefix lengths up to 31 only.
-    let (address, len) = split::<Ipv4Addr>(text, 31, "want ADDRESS-LENGTH, like 10.5.1.0-24")?;
+    let (address, len) = split::<Ipv4Addr>(text, LONGEST_V4, "want ADDRESS-LENGTH, like 10.5.1.0-24")?;
     let net = Ipv4Net::new(address, len).map_err(|_| error(text, "the prefix length is too large"))?;
     if net.trunc() == net { Ok(net) } else { Err(error(text, "there are bits set behind the prefix")) }
 }
@@ -132,7 +169,7 @@ fn parse_v6(text: &str) -> Result<Ipv6Net, SubnetKeyError> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(error(text, "IPv6 addresses are written in lower case"));
     }
-    let (address, len) = split::<Ipv6Addr>(text, 127, "want ADDRESS-LENGTH, like fc00:0:0:1::-64")?;
+    let (address, len) = split::<Ipv6Addr>(text, LONGEST_V6, "want ADDRESS-LENGTH, like fc00:0:0:1::-64")?;
     let net = Ipv6Net::new(address, len).map_err(|_| error(text, "the prefix length is too large"))?;
     if net.trunc() == net { Ok(net) } else { Err(error(text, "there are bits set behind the prefix")) }
 }
@@ -145,7 +182,7 @@ fn split<A: FromStr>(text: &str, longest: u8, wanted: &'static str) -> Result<(A
     }
     let len = len.parse().map_err(|_| error(text, wanted))?;
     match len {
-        // Nobody leases a whole address space; a route to it would swallow the host's default route.
+        // A route to the whole address space would replace the host's default route.
         0 => Err(error(text, "the prefix length is zero")),
         len if len > longest => Err(error(text, "the prefix length is too large")),
         len => Ok((address, len)),
@@ -162,20 +199,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn keys_are_written_as_flannel_writes_them() {
+    fn keys_have_upstreams_form() {
         for text in ["172.30.8.0-21", "10.5.1.0-24", "10.5.1.0-24&fc00:0:0:1::-64", "0.0.0.0-0&fc00::-64"] {
             assert_eq!(text.parse::<SubnetKey>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn a_full_registry_path_is_read_by_its_last_part() {
+    fn only_the_last_component_of_a_registry_path_counts() {
         let key: SubnetKey = "/coreos.com/network/subnets/10.5.1.0-24".parse().unwrap();
         assert_eq!(key, "10.5.1.0-24".parse().unwrap());
     }
 
     #[test]
-    fn what_is_not_a_key_is_refused() {
+    fn a_malformed_key_is_refused() {
         for text in [
             "",
             "garbage",
@@ -193,7 +230,11 @@ mod tests {
             "10.5.1.0-24&::-0",
             "0.0.0.0-0",
             "10.5.1.0-24&fc00::1-64",
-            "10.5.1.0/24",
+            "10.5.1.7/24",
+            "10.5.1.0/32",
+            "0.0.0.0/0",
+            "fc00::/64,10.5.1.0/24",
+            "10.5.1.0/24,",
         ] {
             assert!(text.parse::<SubnetKey>().is_err(), "{text:?}");
         }
@@ -210,16 +251,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_survives_being_written_and_read(v4: Option<(u32, u8)>, v6: Option<(u128, u8)>) {
+        fn a_key_survives_a_round_trip(v4: Option<(u32, u8)>, v6: Option<(u128, u8)>) {
             let v4 = v4.map(|(bits, len)| Ipv4Net::new(bits.into(), 1 + len % 31).unwrap());
             let v6 = v6.map(|(bits, len)| Ipv6Net::new(bits.into(), 1 + len % 127).unwrap());
             if let Some(key) = SubnetKey::new(v4, v6) {
                 prop_assert_eq!(key.to_string().parse::<SubnetKey>().unwrap(), key);
+                let nets: Vec<String> = key.nets().map(|net| net.to_string()).collect();
+                prop_assert_eq!(nets.join(",").parse::<SubnetKey>().unwrap(), key);
             }
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text: String) {
+        fn the_parser_never_panics(text: String) {
             let _ = text.parse::<SubnetKey>();
         }
     }

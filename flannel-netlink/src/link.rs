@@ -4,6 +4,7 @@ use netlink_packet_core::{DecodeError, ErrorContext, NlasIterator, parse_string,
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 
+use crate::attributes::attributes;
 use crate::error::Error;
 use crate::link_name::check_name;
 use crate::mac::Mac;
@@ -23,6 +24,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -35,6 +38,8 @@ pub struct Link {
     pub index: u32,
     /// The name.
     pub name: String,
+    /// The alternative names (`ip link property add … altname`).
+    pub alternative_names: Vec<String>,
     /// The hardware address, if it is an Ethernet one.
     pub mac: Option<Mac>,
     /// The MTU in bytes.
@@ -92,11 +97,17 @@ pub enum AddressGeneration {
 }
 
 impl Netlink {
-    /// Reads a link by its name or one of its alternative names. Returns `None` if it does not exist.
+    /// Reads a link by its name. Returns `None` if there is no link of that name, even if it is an
+    /// [alternative name](Link::alternative_names) of a link.
     ///
     /// # Errors
     /// Errors of the kernel and the socket.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        Ok(self.link_by_any_name(name)?.filter(|link| link.name == name))
+    }
+
+    /// Reads a link by its name or an alternative name, as the kernel looks it up.
+    pub(crate) fn link_by_any_name(&mut self, name: &str) -> Result<Option<Link>, Error> {
         if check_name(name).is_err() {
             return Ok(None);
         }
@@ -158,6 +169,7 @@ impl Link {
         let mut link = Self {
             index: header.index,
             name: String::new(),
+            alternative_names: Vec::new(),
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
@@ -180,6 +192,10 @@ impl Link {
                 IFLA_MASTER => link.master = Some(parse_u32(value).context("IFLA_MASTER")?),
                 IFLA_LINK => link.lower = Some(parse_u32(value).context("IFLA_LINK")?),
                 IFLA_LINKINFO => link.kind = LinkKind::read(value)?,
+                IFLA_PROP_LIST => {
+                    let names = attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+                    link.alternative_names = names.filter_map(|(_, name)| parse_string(name).ok()).collect();
+                }
                 IFLA_AF_SPEC => link.address_generation = AddressGeneration::read(value),
                 _ => {}
             }

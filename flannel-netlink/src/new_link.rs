@@ -101,11 +101,15 @@ impl Netlink {
             check_name(&peer.name)?;
         }
         let request = RouteNetlinkMessage::NewLink(link.message());
-        self.socket.execute_request(
-            format_args!("create link {}", link.name),
-            &request,
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        let object = format!("create link {}", link.name);
+        match self.socket.execute_request(&object, &request, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(Error::Kernel { source, message, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+                let other = self.link_by_any_name(&link.name)?.filter(|other| other.name != link.name);
+                let alternative = other.map(|other| format!("it is an alternative name of {}", other.name));
+                Err(Error::Kernel { object, message: alternative.or(message), source })
+            }
+            result => result,
+        }
     }
 
     /// Changes a link.

@@ -46,9 +46,17 @@ impl Tun {
         let invalid = || Error::InvalidName(options.name.clone());
         let name = CString::new(options.name.as_str()).map_err(|_| invalid())?;
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-        let name = sys::attach_tun(&file, &name, options.flags()).map_err(|error| {
+        let attached = sys::attach_tun(&file, &name, options.flags()).map_err(|error| {
             if error.raw_os_error() == Some(libc::ENAMETOOLONG) { invalid() } else { error.into() }
         })?;
+        if !options.name.contains('%') && attached != options.name {
+            return Err(Error::Kernel {
+                object: format!("create link {}", options.name),
+                message: Some(format!("it is an alternative name of {attached}")),
+                source: io::Error::from_raw_os_error(libc::EEXIST),
+            });
+        }
+        let name = attached;
         let link = Netlink::open()?.link(&name)?;
         let index = link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
         Ok(Self { fd: file.into(), name, index })

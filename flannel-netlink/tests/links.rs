@@ -291,3 +291,35 @@ fn the_tx_checksum_offload_can_be_changed() {
     }
     assert!(netlink.tx_checksum_offload("none").unwrap_err().is_not_found());
 }
+
+/// Gives a link an alternative name (`RTM_NEWLINKPROP`).
+fn add_alternative_name(namespace: &Namespace, link: &str, name: &str) {
+    let mut command = std::process::Command::new("ip");
+    command.args(["link", "property", "add", "dev", link, "altname", name]);
+    assert!(namespace.run(|| command.status()).unwrap().unwrap().success(), "{link}: {name}");
+}
+
+#[test]
+fn a_link_is_not_found_by_an_alternative_name_and_no_other_can_take_it() {
+    let (namespace, mut netlink) = namespace();
+    netlink.create_link(&NewLink::new("eth7", NewLinkKind::Bridge)).unwrap();
+    add_alternative_name(&namespace, "eth7", "flannel.1");
+    let link = netlink.link("eth7").unwrap().unwrap();
+    assert_eq!(link.alternative_names, ["flannel.1"]);
+    assert_eq!(netlink.links().unwrap().iter().find(|link| link.name == "eth7"), Some(&link));
+    assert_eq!(netlink.link("flannel.1").unwrap(), None, "it is another link");
+    let error = netlink.create_link(&NewLink::new("flannel.1", NewLinkKind::Bridge)).unwrap_err();
+    assert!(error.is_exists(), "{error:?}");
+    assert!(error.to_string().contains("an alternative name of eth7"), "{error}");
+}
+
+#[test]
+fn a_tun_device_is_not_opened_by_an_alternative_name() {
+    let (namespace, _netlink) = namespace();
+    let mut command = std::process::Command::new("ip");
+    command.args(["tuntap", "add", "mode", "tun", "name", "tun7"]);
+    assert!(namespace.run(|| command.status()).unwrap().unwrap().success());
+    add_alternative_name(&namespace, "tun7", "flannel0");
+    let error = Tun::open_in(&namespace, &TunOptions::new("flannel0")).unwrap_err();
+    assert!(error.is_exists() && error.to_string().contains("an alternative name of tun7"), "{error}");
+}

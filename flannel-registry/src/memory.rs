@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::{
     BadRecord, LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
-    SubnetRegistry, Term, read_record, read_removal,
+    SubnetRegistry, Term, read_record, read_release, read_removal,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -143,7 +143,7 @@ impl MemoryRegistry {
 
     /// Removes a record without a comparison, as an operator would. Returns whether the record existed.
     pub fn remove_raw(&self, key: &str) -> bool {
-        self.change(|state| state.remove(key))
+        self.change(|state| state.remove(key, read_removal))
     }
 
     /// Discards the history. A watch that has not yielded all of it receives a snapshot.
@@ -264,7 +264,7 @@ impl SubnetRegistry for MemoryRegistry {
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         self.change(|state| {
             let key = state.compare(lease)?;
-            state.remove(&key);
+            state.remove(&key, read_release);
             Ok(())
         })
     }
@@ -325,7 +325,8 @@ impl State {
         self.record_event(event);
     }
 
-    fn remove(&mut self, key: &str) -> bool {
+    /// Removes a record and reports it as this event.
+    fn remove(&mut self, key: &str, event: fn(&str, Revision) -> RegistryEvent) -> bool {
         let Some(record) = self.records.remove(key) else {
             return false;
         };
@@ -333,7 +334,7 @@ impl State {
             self.expiries.remove(&(expires, key.to_owned()));
         }
         let revision = self.next_revision();
-        self.record_event(read_removal(key, revision));
+        self.record_event(event(key, revision));
         true
     }
 
@@ -356,7 +357,7 @@ impl State {
             && expires <= now
         {
             self.expiries.pop_first();
-            self.remove(&key);
+            self.remove(&key, read_removal);
         }
     }
 

@@ -206,7 +206,7 @@ impl SubnetRegistry for Broken {
                     !is_new || lease.subnet.to_string() == "10.5.255.0-24"
                 }
                 (DropsChangedLeases, RegistryEvent::Put(_)) => is_new,
-                (DropsDeletions, RegistryEvent::Deleted(..)) => false,
+                (DropsDeletions, RegistryEvent::Deleted(..) | RegistryEvent::Released(..)) => false,
                 (DropsSnapshotsAfterARevision, RegistryEvent::Snapshot(_)) => after.is_none(),
                 (TellsTheLastWatchOnly, _) => this.watches.load(Ordering::Relaxed) == number,
                 (WatchesUpToABadRecord, _) => !hidden,

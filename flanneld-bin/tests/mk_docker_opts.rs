@@ -1,4 +1,4 @@
-//! What `dist/mk-docker-opts.sh` writes, in each shell that is likely to be `/bin/sh`.
+//! The output of `dist/mk-docker-opts.sh`, in each shell that may be `/bin/sh`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -11,14 +11,14 @@ use flannel_testing::{Directory, Lab, LabOptions, output_in, program};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/mk-docker-opts.sh");
 const SHELLS: [&[&str]; 3] = [&["dash"], &["bash", "--posix"], &["bash"]];
 
-/// What flanneld writes.
+/// A subnet file.
 const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n";
 
-/// A directory with an input, in which the script runs.
+/// A directory in which the script runs, with its input.
 struct Site {
     directory: Directory,
-    /// Where the script runs, so that the machine's routes do not matter.
+    /// A namespace without the machine's routes.
     namespace: Namespace,
 }
 
@@ -39,7 +39,7 @@ impl Site {
         self.directory.join("docker")
     }
 
-    /// Runs the script with an input and an output file of its own, and these flags and variables.
+    /// Runs the script with the site's input and output files, and these flags and variables.
     fn run(&self, shell: &[&str], flags: &str, environment: &[(&str, &str)]) -> Output {
         let files = [("-f", self.directory.join("subnet.env")), ("-d", self.output_file())];
         self.run_plain(shell, &files, flags, environment)
@@ -68,7 +68,7 @@ impl Site {
     }
 }
 
-/// Checks what is written with these flags and variables, in every shell.
+/// Checks the output with these flags and variables in every shell.
 fn check(subnet_env: Option<&str>, flags: &str, environment: &[(&str, &str)], expected: &[&str]) {
     for shell in SHELLS {
         let site = Site::new(subnet_env);
@@ -91,7 +91,7 @@ const NAMED: &str = r#"DOCKER_NETWORK_OPTIONS=" --bip=10.1.74.1/24 --ip-masq=tru
 const UNMASKED: &str = r#"DOCKER_OPTS=" --bip=10.1.74.1/24 --mtu=1472""#;
 
 #[test]
-fn each_combination_of_flags_writes_what_it_always_wrote() {
+fn every_combination_of_flags_has_upstreams_output() {
     for (flags, expected) in [
         ("", &[BIP, IPMASQ, MTU, ALL][..]),
         ("-i -c", &[BIP, IPMASQ, MTU, ALL]),
@@ -127,7 +127,7 @@ fn flanneld_and_docker_never_both_masquerade() {
 }
 
 #[test]
-fn what_the_caller_has_in_the_environment_goes_in() {
+fn variables_of_the_environment_are_used() {
     let with = |before: &str| format!("{before} --bip=10.1.74.1/24 --ip-masq=true --mtu=1472\"");
     check(Some(SUBNET_ENV), "-c", &[("DOCKER_OPTS", "--foo")], &[&with("DOCKER_OPTS=\"--foo ")]);
     let environment = [("DOCKER_OPTS", "--foo"), ("MY", "--baz")];
@@ -140,7 +140,7 @@ fn what_the_caller_has_in_the_environment_goes_in() {
 }
 
 #[test]
-fn without_a_file_there_is_what_the_environment_says() {
+fn without_a_file_the_environment_is_used() {
     check(None, "", &[], &[r#"DOCKER_OPTS="""#]);
     check(None, "-c", &[], &[r#"DOCKER_OPTS="""#]);
     check(None, "-i", &[], &[]);
@@ -149,7 +149,7 @@ fn without_a_file_there_is_what_the_environment_says() {
 }
 
 #[test]
-fn ipv6_is_nothing_that_docker_is_told() {
+fn ipv6_is_not_passed_to_docker() {
     let v6 = "FLANNEL_IPV6_NETWORK=fd10:5::/48\nFLANNEL_IPV6_SUBNET=fd10:5:0:1::1/64\n";
     check(Some(&format!("{v6}{SUBNET_ENV}")), "", &[], &[BIP, IPMASQ, MTU, ALL]);
     let only = format!("{v6}FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n");
@@ -157,7 +157,7 @@ fn ipv6_is_nothing_that_docker_is_told() {
 }
 
 #[test]
-fn a_value_that_nobody_knows_is_an_error_and_leaves_the_file_as_it_was() {
+fn an_unknown_value_is_an_error_and_keeps_the_file() {
     for shell in SHELLS {
         let site = Site::new(Some(&SUBNET_ENV.replace("false", "yes")));
         fs::write(site.output_file(), "before").unwrap();
@@ -172,7 +172,7 @@ fn a_value_that_nobody_knows_is_an_error_and_leaves_the_file_as_it_was() {
 }
 
 #[test]
-fn wrong_flags_bring_the_usage_text() {
+fn invalid_flags_print_the_usage_text() {
     for shell in SHELLS {
         let site = Site::new(Some(SUBNET_ENV));
         for flags in ["-h", "-?", "-x", "-f"] {
@@ -199,14 +199,14 @@ fn a_file_in_the_working_directory_needs_no_slash_and_a_missing_directory_is_an_
 }
 
 #[test]
-fn a_route_by_another_host_to_the_own_subnet_is_told_after_the_file_is_written() {
+fn a_route_to_the_own_subnet_via_another_host_is_reported_after_the_file_is_written() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let route = |line: &str| {
         let mut command = Command::new(program("ip", "iproute2").unwrap());
         command.args(["route", "replace"]).args(line.split(' '));
         assert!(output_in(&lab.hosts[0].namespace, command).unwrap().status.success(), "{line}");
     };
-    // Neither a network that ends in the same figures, nor one of another length, nor the bridge's own.
+    // No false positives: a network with the same suffix, another prefix length, the bridge's own route.
     route("210.1.74.0/24 via 192.168.64.254");
     route("10.1.74.0/25 via 192.168.64.254");
     route("10.1.74.0/24 dev eth0");
@@ -226,7 +226,7 @@ fn a_route_by_another_host_to_the_own_subnet_is_told_after_the_file_is_written()
 }
 
 #[test]
-fn the_script_can_be_run() {
+fn the_script_is_executable() {
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(Path::new(SCRIPT)).unwrap().permissions().mode() & 0o111, 0o111);
 }

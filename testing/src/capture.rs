@@ -1,7 +1,7 @@
-//! Packets read back from a link: what really went over the wire, as typed values.
+//! Captures the packets on a link as typed values.
 //!
-//! A capture has a packet socket of its own (`packet(7)`), opened inside the namespace of the link, and a
-//! thread that empties it, so nothing is lost while the test does other things.
+//! A capture has a packet socket (`packet(7)`) in the namespace of the link and a thread that drains it, so nothing is
+//! lost while the test does other work.
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -18,9 +18,9 @@ mod display;
 pub(crate) mod packet;
 mod reader;
 
-/// How long the thread waits for a frame before it looks whether it is to end.
+/// How long the thread waits for a frame before it checks whether to stop.
 const TICK: Duration = Duration::from_millis(10);
-/// Room for some thousand frames between two turns of the thread.
+/// Room for several thousand frames.
 const BUFFER: i32 = 32 * 1024 * 1024;
 /// More than the largest frame that segmentation offload makes on a link with the default limit of 64 KiB.
 const MAX_FRAME: usize = 128 * 1024;
@@ -33,10 +33,10 @@ pub struct Capture {
     thread: Option<JoinHandle<()>>,
 }
 
-/// One captured packet.
+/// A captured packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Captured {
-    /// When it was read, shortly after it passed.
+    /// When it was read, shortly after it passed the link.
     pub at: Instant,
     /// Whether the namespace sent it, rather than received it, over the link.
     pub outgoing: bool,
@@ -54,12 +54,12 @@ impl std::fmt::Display for Captured {
 }
 
 impl Capture {
-    /// Starts to capture everything that the link called `link` in `namespace` sends and receives.
+    /// Starts capturing every packet that the link called `link` in `namespace` sends and receives.
     ///
-    /// Every packet that passes after this returns is captured.
+    /// Packets that pass after this returns are captured.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such link.
+    /// `EPERM` without CAP_NET_RAW, `ENODEV` if the link does not exist.
     pub fn start(namespace: &Namespace, link: &str) -> io::Result<Self> {
         let socket = Arc::new(namespace.run(|| open(link))??);
         let shared = Arc::new(Shared::default());
@@ -70,7 +70,7 @@ impl Capture {
         Ok(Self { shared, socket, thread: Some(thread) })
     }
 
-    /// Waits for a packet that `wanted` accepts, among those captured already too.
+    /// Waits for a packet that `wanted` accepts, including those captured before.
     #[must_use]
     pub fn wait_for(&self, limit: Duration, mut wanted: impl FnMut(&Captured) -> bool) -> Option<Captured> {
         let deadline = Instant::now() + limit;
@@ -89,16 +89,16 @@ impl Capture {
         }
     }
 
-    /// The packets captured so far.
+    /// Returns the packets captured so far.
     #[must_use]
     pub fn packets(&self) -> Vec<Captured> {
         self.shared.packets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the capture and answers with all packets that passed before this call.
+    /// Stops the capture and returns all packets that passed before this call.
     ///
     /// # Errors
-    /// Fails when the kernel had to drop packets, because a capture with holes proves nothing.
+    /// Fails if the kernel dropped packets, because a capture with gaps proves nothing.
     pub fn stop(mut self) -> io::Result<Vec<Captured>> {
         self.end();
         let dropped = sys::frames_dropped(self.socket.as_fd())?;
@@ -132,7 +132,7 @@ fn open(link: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What the thread collects and the test looks at.
+/// The state shared by the thread and the test.
 #[derive(Debug, Default)]
 struct Shared {
     packets: Mutex<Vec<Captured>>,
@@ -141,11 +141,11 @@ struct Shared {
 }
 
 impl Shared {
-    /// Moves frames from the socket to the list, until the capture ends and the socket is empty.
+    /// Moves frames from the socket to the list until the capture ends and the socket is empty.
     fn collect(&self, socket: &OwnedFd) {
         let mut buf = vec![0; MAX_FRAME];
         loop {
-            // Looked at before the socket is: what passed before the end was asked for is in the socket now.
+            // Read before the socket: packets that passed before the stop are in the socket by now.
             let ending = self.ending.load(Ordering::Acquire);
             loop {
                 match sys::receive_frame(socket.as_fd(), &mut buf) {
@@ -167,7 +167,7 @@ impl Shared {
     }
 
     fn push(&self, bytes: &[u8], kind: u8) {
-        // Links without Ethernet headers are not what this is for.
+        // Links without Ethernet headers are not supported.
         let Some(frame) = Frame::decode(bytes) else { return };
         let packet = Captured {
             at: Instant::now(),

@@ -1,4 +1,4 @@
-//! A directory of a test.
+//! A directory for the files of a test.
 
 use crate::sys;
 use std::collections::hash_map::RandomState;
@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// How the names of all of them begin.
+/// The prefix of all their names.
 const PREFIX: &str = "flannel-testing-files-";
 
-/// A directory that is removed with its handle.
+/// A directory that is removed when its handle is dropped.
 ///
-/// While the handle lives it holds a lock (`flock(2)`), which the kernel releases however this process ends. So a directory
-/// without a holder was left by a killed process, and the next one removes it.
+/// The handle holds a lock (`flock(2)`), which the kernel releases however the process ends. An unlocked directory was
+/// left by a killed process, and the next process removes it.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
@@ -22,10 +22,10 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Creates an empty directory where temporary files are, and removes abandoned ones.
+    /// Creates an empty directory for temporary files, and removes abandoned ones.
     ///
     /// # Errors
-    /// Says why there can be none.
+    /// Fails if the directory cannot be created or locked.
     pub fn new() -> io::Result<Self> {
         Self::new_in(&std::env::temp_dir())
     }
@@ -39,7 +39,7 @@ impl Directory {
                 Ok(lock) if sys::try_lock(lock.as_fd())? && path.is_dir() => {
                     return Ok(Self { path, _lock: lock });
                 }
-                // Somebody found it before we held the lock, and removes it as abandoned.
+                // Another process found it before it was locked, and removes it as abandoned.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -47,13 +47,13 @@ impl Directory {
         }
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where a file in it is, or would be.
+    /// Returns the path of a file in it.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
@@ -68,7 +68,7 @@ impl Drop for Directory {
     }
 }
 
-/// Removes the directories that no living process holds; best effort, as others may do the same now.
+/// Removes the directories that no living process holds. Best effort, since other processes may do the same.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
@@ -81,7 +81,7 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// A number that differs between processes and calls; the standard library seeds its hash maps with such numbers.
+/// Returns a number that differs between processes and calls, from the seeds of the standard library's hash maps.
 pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_left_by_a_killed_process_is_removed_and_a_held_one_is_not() {
+    fn abandoned_directories_are_removed_and_held_ones_are_kept() {
         let held = Directory::new().unwrap();
         let parent = held.path.parent().unwrap();
         let left = parent.join(format!("{PREFIX}left-{:x}", random()));

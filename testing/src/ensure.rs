@@ -1,4 +1,4 @@
-//! What a test says before and while it runs: this program must be there, this must become true.
+//! Requirements of a test: a program must be installed, a condition must become true.
 
 use std::env;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two attempts: short against what a person notices, long against what an attempt costs.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Repeats `attempt` until it succeeds, and answers with its value.
+/// Repeats `attempt` until it succeeds and returns its value.
 ///
-/// An attempt is made at least once, also with a `limit` of zero, and a last one after the limit has passed.
+/// Makes at least one attempt, even with a `limit` of zero, and a last one after the limit.
 ///
 /// # Errors
-/// Says what the last attempt said, when none has succeeded within `limit`.
+/// Contains the last failure if no attempt succeeded within `limit`.
 ///
 /// ```
 /// use flannel_testing::eventually;
@@ -42,15 +42,15 @@ pub fn eventually<A: Attempt>(
     }
 }
 
-/// What one attempt of [`eventually`] may return: `bool`, `Option` or `Result`.
+/// The result of an attempt for [`eventually`]: `bool`, `Option` or `Result`.
 pub trait Attempt {
-    /// What a successful attempt yields.
+    /// The value of a successful attempt.
     type Value;
 
-    /// Splits the answer into its value and the description of its failure.
+    /// Converts the result into the value or the description of the failure.
     ///
     /// # Errors
-    /// Returns the description, when the attempt has failed.
+    /// The description, if the attempt failed.
     fn outcome(self) -> Result<Self::Value, String>;
 }
 
@@ -78,7 +78,7 @@ impl<T, E: fmt::Display> Attempt for Result<T, E> {
     }
 }
 
-/// The end of a wait of [`eventually`]: nothing succeeded in time.
+/// No attempt of [`eventually`] succeeded in time.
 #[derive(thiserror::Error)]
 #[error("not within {limit:?}: {last_failure}")]
 pub struct DeadlineExceeded {
@@ -86,20 +86,20 @@ pub struct DeadlineExceeded {
     last_failure: String,
 }
 
-/// Reads like the message, because a test sees it through `unwrap`.
+/// Formats like the message, because tests see it through `unwrap`.
 impl fmt::Debug for DeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Finds the program `name` on the path; `package` is the Debian package that brings it.
+/// Finds the program `name` on the path; `package` is the Debian package that contains it.
 ///
 /// # Errors
-/// Names the command that installs the program, when it is not there.
+/// Contains the command that installs the program if it is missing.
 pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf, MissingProgram> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // An unprivileged user's path often lacks the directories of system programs.
+    // The path of an unprivileged user often lacks the directories of system programs.
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path)
         .chain(system)
@@ -112,13 +112,13 @@ pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf, Mis
 #[derive(Clone, Eq, PartialEq, thiserror::Error)]
 #[error("program {name} is not installed: apt-get install -y {package}")]
 pub struct MissingProgram {
-    /// Name of the program.
+    /// The name of the program.
     pub name: &'static str,
-    /// Debian packages that bring it, as they are given to `apt-get install`.
+    /// The Debian packages that contain it, as `apt-get install` takes them.
     pub package: &'static str,
 }
 
-/// Reads like the message, because a test sees it through `unwrap`.
+/// Formats like the message, because tests see it through `unwrap`.
 impl fmt::Debug for MissingProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_ends_with_the_first_success() {
+    fn a_wait_returns_the_first_success() {
         let mut attempts = 0;
         let value = eventually(Duration::from_secs(10), || {
             attempts += 1;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_fails_tells_the_last_failure() {
+    fn a_failed_wait_contains_the_last_failure() {
         let mut attempts = 0;
         let outcome = eventually(Duration::from_millis(20), || {
             attempts += 1;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_comes_with_the_command_that_installs_it() {
+    fn a_missing_program_is_reported_with_the_command_that_installs_it() {
         assert!(program("sh", "dash").is_ok());
         let message = program("no-such-program", "some-package").unwrap_err().to_string();
         assert_eq!(message, "program no-such-program is not installed: apt-get install -y some-package");

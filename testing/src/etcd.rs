@@ -1,9 +1,7 @@
-//! A real etcd for a test: started within a second, stopped, killed and restarted at will, gone with its
-//! handle.
+//! A real etcd server for tests, which they can stop, kill, freeze and restart.
 //!
-//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do
-//! not take each other's ports, not even while a server is down and its port free. Its files live in memory
-//! where they can.
+//! Each server listens on a loopback address of its own (all of 127.0.0.0/8 is local), so parallel tests do not take
+//! each other's ports, even while a server is down. Its files live in memory where possible.
 
 use crate::process::{self, Process};
 use crate::{DeadlineExceeded, MissingProgram, eventually, program};
@@ -22,41 +20,40 @@ mod tls;
 
 pub use tls::EtcdTls;
 
-/// The Debian packages that bring `etcd` and `etcdctl`.
+/// The Debian packages that contain `etcd` and `etcdctl`.
 const PACKAGES: &str = "etcd-server etcd-client";
-/// A server on an idle machine is healthy after 0.2 s; a machine that runs all tests at once is slower.
+/// A server on an idle machine is healthy after 0.2 s; a machine that runs all tests at once takes longer.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// A server that stops in order waits for its connections to drain.
+/// A server that shuts down waits for its connections to drain.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// Another program may take a port between our choice and the server's bind; not five times.
+/// Another program may take a port between our choice and the server's bind, but not five times.
 const ATTEMPTS: usize = 5;
 
-/// How an [`Etcd`] is started.
+/// Options of [`Etcd::start_with`].
 #[derive(Clone, Debug, Default)]
 pub struct EtcdOptions {
-    /// Serve the v2 API too, which etcd 3.4 does only when told.
+    /// Whether to serve the v2 API too.
     pub enable_v2: bool,
-    /// Run inside this namespace, and listen on this address of it (port 2379), instead of on a loopback
-    /// address of the caller's namespace.
+    /// The namespace and the address to listen on (port 2379), instead of a loopback address in the caller's namespace.
     pub inside: Option<(Namespace, IpAddr)>,
-    /// Serve clients over TLS. Certificates name addresses, so this goes together with `inside`.
+    /// Serves clients over TLS. Certificates contain addresses, so this needs `inside`.
     pub tls: Option<EtcdTls>,
-    /// More arguments for the program, such as `--quota-backend-bytes=…`.
+    /// Further arguments for the program, such as `--quota-backend-bytes=…`.
     pub arguments: Vec<String>,
 }
 
-/// One running etcd server. Dropping it kills the server and removes its files.
+/// A running etcd server. Dropping it kills the server and removes its files.
 #[derive(Debug)]
 pub struct Etcd {
     options: EtcdOptions,
     namespace: Namespace,
     client: SocketAddr,
     peer: SocketAddr,
-    /// Where it tells its health without TLS.
+    /// The address of the health endpoint, without TLS.
     health: SocketAddr,
-    /// The password of its user `root`, once it asks for one.
+    /// The password of the user `root`, if authentication is enabled.
     password: Option<String>,
-    // Declared before the files, so that the server is gone when they are removed.
+    // Declared before the files, so that the server ends before they are removed.
     server: Option<Process>,
     files: DataDirectory,
 }
@@ -65,16 +62,15 @@ impl Etcd {
     /// Starts a server with the v3 API and waits until it is healthy.
     ///
     /// # Errors
-    /// Names the command that installs etcd when it is missing; shows the server's last words when it does
-    /// not come up.
+    /// Contains the command that installs etcd if it is missing, or the server's last log lines if it does not start.
     pub fn start() -> Result<Self, EtcdError> {
         Self::start_with(EtcdOptions::default())
     }
 
-    /// Starts a server as `options` say and waits until it is healthy.
+    /// Starts a server with these options and waits until it is healthy.
     ///
     /// # Errors
-    /// As [`Etcd::start`].
+    /// See [`Etcd::start`].
     pub fn start_with(options: EtcdOptions) -> Result<Self, EtcdError> {
         program("etcd", PACKAGES)?;
         let mut attempt = 1;
@@ -95,29 +91,29 @@ impl Etcd {
         }
     }
 
-    /// Where clients connect to, such as `http://127.8.7.6:40001`.
+    /// Returns the URL for clients, such as `http://127.8.7.6:40001`.
     #[must_use]
     pub fn client_url(&self) -> String {
         let scheme = if self.options.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.client)
     }
 
-    /// Where clients connect to.
+    /// Returns the address for clients.
     #[must_use]
     pub fn client_address(&self) -> SocketAddr {
         self.client
     }
 
-    /// The server's process id, while it runs.
+    /// Returns the server's process ID while it runs.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.server.as_ref().map(Process::id)
     }
 
-    /// Stops the server in order (SIGTERM). Its data and ports are kept for [`Etcd::restart`].
+    /// Stops the server with SIGTERM. [`Etcd::restart`] reuses its data and ports. Succeeds if the server is down.
     ///
     /// # Errors
-    /// Fails when the server still runs after a minute. A server that is down already is no error.
+    /// Fails if the server still runs after a minute.
     pub fn stop(&mut self) -> Result<(), EtcdError> {
         if let Some(mut server) = self.server.take() {
             server.terminate(STOP_LIMIT)?;
@@ -125,10 +121,10 @@ impl Etcd {
         Ok(())
     }
 
-    /// Kills the server at once (SIGKILL). Its data and ports are kept for [`Etcd::restart`].
+    /// Kills the server with SIGKILL. [`Etcd::restart`] reuses its data and ports. Succeeds if the server is down.
     ///
     /// # Errors
-    /// Fails when the kernel does not know the process. A server that is down already is no error.
+    /// Fails if the kernel does not know the process.
     pub fn kill(&mut self) -> Result<(), EtcdError> {
         if let Some(mut server) = self.server.take() {
             server.kill()?;
@@ -136,27 +132,27 @@ impl Etcd {
         Ok(())
     }
 
-    /// Freezes the server (SIGSTOP): connections to it stay open and nothing is answered.
+    /// Freezes the server with SIGSTOP: connections stay open without answers. Succeeds if the server is down.
     ///
     /// # Errors
-    /// Fails when the signal cannot be sent. A server that is down is no error.
+    /// Fails if the signal cannot be sent.
     pub fn pause(&mut self) -> Result<(), EtcdError> {
         Ok(self.server.as_mut().map_or(Ok(()), |server| server.signal(libc::SIGSTOP))?)
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server with SIGCONT. Succeeds if the server is down.
     ///
     /// # Errors
-    /// Fails when the signal cannot be sent. A server that is down is no error.
+    /// Fails if the signal cannot be sent.
     pub fn resume(&mut self) -> Result<(), EtcdError> {
         Ok(self.server.as_mut().map_or(Ok(()), |server| server.signal(libc::SIGCONT))?)
     }
 
-    /// Starts the server with the same data on the same ports, after killing one that runs, and waits until
-    /// it is healthy.
+    /// Starts the server with the same data on the same ports, after killing a running one, and waits until it is
+    /// healthy.
     ///
     /// # Errors
-    /// Shows the server's last words when it does not come up.
+    /// Contains the server's last log lines if it does not start.
     pub fn restart(&mut self) -> Result<(), EtcdError> {
         self.kill()?;
         let mut server = Process::spawn_in(&self.namespace, self.command()?)?;
@@ -170,35 +166,34 @@ impl Etcd {
                 self.server = Some(server);
                 Ok(())
             }
-            Ok(Err(status)) => Err(EtcdError::Ended { log: last_words(server, status) }),
+            Ok(Err(status)) => Err(EtcdError::Ended { log: last_log_lines(server, status) }),
             Err(source) => Err(EtcdError::NotHealthy { url: self.client_url(), source }),
         }
     }
 
-    /// Empties the store as if a new cluster had been set up at the same place: the server is stopped, its
-    /// data deleted, and a new server started whose revisions begin at 1.
+    /// Replaces the server by a new one without data at the same address, whose revisions begin at 1.
     ///
     /// # Errors
-    /// As [`Etcd::restart`].
+    /// See [`Etcd::restart`].
     pub fn wipe_data(&mut self) -> Result<(), EtcdError> {
         self.kill()?;
         self.files.clear()?;
         self.restart()
     }
 
-    /// Saves a backup of the store, for [`Etcd::restore_backup`]. A later one replaces it.
+    /// Saves a backup of the store for [`Etcd::restore_backup`], replacing an earlier one.
     ///
     /// # Errors
-    /// As [`Etcd::etcdctl`].
+    /// See [`Etcd::etcdctl`].
     pub fn back_up(&self) -> Result<(), EtcdError> {
         self.etcdctl(&["snapshot", "save", &self.files.backup().to_string_lossy()]).map(drop)
     }
 
-    /// Replaces the store by its backup and starts the server again, as an operator does after a disaster. The
-    /// cluster keeps its id; its revision goes back, and its term begins anew.
+    /// Restores the backup and restarts the server. The cluster keeps its ID; its revision goes back, and its raft term
+    /// starts over.
     ///
     /// # Errors
-    /// As [`Etcd::etcdctl`] and [`Etcd::restart`].
+    /// See [`Etcd::etcdctl`] and [`Etcd::restart`].
     pub fn restore_backup(&mut self) -> Result<(), EtcdError> {
         self.kill()?;
         self.files.clear()?;
@@ -206,11 +201,11 @@ impl Etcd {
         self.restart()
     }
 
-    /// Starts another server from the last backup of this one: a member of the same cluster, by its id, that has
-    /// missed all that came later.
+    /// Starts another server from the last backup of this one: a member of the same cluster ID that lacks everything
+    /// written since.
     ///
     /// # Errors
-    /// As [`Etcd::etcdctl`] and [`Etcd::start`].
+    /// See [`Etcd::etcdctl`] and [`Etcd::start`].
     pub fn start_from_backup(&self) -> Result<Self, EtcdError> {
         let mut other = Self::start_with(EtcdOptions { inside: None, ..self.options.clone() })?;
         other.kill()?;
@@ -220,7 +215,7 @@ impl Etcd {
         Ok(other)
     }
 
-    /// Makes the data of a lone member with this peer address from a backup.
+    /// Restores a backup as the data of a single member with this peer address.
     fn restore(&self, backup: &Path, peer: SocketAddr) -> Result<(), EtcdError> {
         let peer = format!("http://{peer}");
         // From 3.6 on, only etcdutl restores.
@@ -240,11 +235,11 @@ impl Etcd {
         Ok(())
     }
 
-    /// Lets in nobody but users with a password from now on, and makes a user `root` who may do everything.
-    /// [`Etcd::etcdctl`] acts as that one.
+    /// Enables authentication and creates the user `root` with all permissions, as which [`Etcd::etcdctl`] runs from
+    /// now on.
     ///
     /// # Errors
-    /// As [`Etcd::etcdctl`].
+    /// See [`Etcd::etcdctl`].
     pub fn require_password(&mut self, password: &str) -> Result<(), EtcdError> {
         self.etcdctl(&["user", "add", &format!("root:{password}")])?;
         self.etcdctl(&["user", "grant-role", "root", "root"])?;
@@ -253,11 +248,10 @@ impl Etcd {
         Ok(())
     }
 
-    /// Runs `etcdctl` with the v3 API against this server and answers with what it writes.
+    /// Runs `etcdctl` with the v3 API against this server and returns its output.
     ///
     /// # Errors
-    /// Contains what it wrote to standard error, when it fails; names the command that installs it, when it
-    /// is missing.
+    /// Contains its standard error if it fails, or the command that installs it if it is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
         self.run("etcdctl", arguments)
     }
@@ -266,7 +260,7 @@ impl Etcd {
         let mut command = Command::new(program(tool, PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
         if let Some(tls) = &self.options.tls {
-            tls.tell_client(&mut command);
+            tls.add_client_variables(&mut command);
         }
         if let Some(password) = &self.password {
             command.env("ETCDCTL_USER", format!("root:{password}"));
@@ -281,21 +275,20 @@ impl Etcd {
         Err(EtcdError::Etcdctl { arguments: arguments.join(" "), message })
     }
 
-    /// The server as it is started each time.
+    /// Returns the command that starts the server.
     fn command(&self) -> Result<Command, EtcdError> {
         let (client, peer) = (self.client_url(), format!("http://{}", self.peer));
         let mut command = Command::new(program("etcd", PACKAGES)?);
-        // A server started by a package or a container image is configured by its environment; ours is not.
+        // Packages and container images configure servers by these variables.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ETCD_") {
                 command.env_remove(name);
             }
         }
         command.args(["--name=test", "--logger=zap", "--log-outputs=stderr", "--log-level=warn"]);
-        // A lone server waits one election timeout before it serves, and grants no lease shorter than 1.5 of
-        // them.
+        // A single server waits one election timeout before it serves, and grants no lease shorter than 1.5 of them.
         command.args(["--heartbeat-interval=20", "--election-timeout=200"]);
-        // Passwords of a test need not resist anybody; to check one otherwise takes a tenth of a second.
+        // Test passwords need no protection; a check at the default cost takes a tenth of a second.
         command.arg("--bcrypt-cost=4");
         command.arg("--data-dir").arg(self.files.path());
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
@@ -303,24 +296,24 @@ impl Etcd {
         command.args(["--initial-cluster", &format!("test={peer}")]);
         command.arg(format!("--listen-metrics-urls=http://{}", self.health));
         if let Some(tls) = &self.options.tls {
-            tls.tell_server(&mut command);
+            tls.add_server_arguments(&mut command);
         }
         if self.options.enable_v2 {
             command.arg("--enable-v2");
         }
         command.args(&self.options.arguments);
-        // etcd refuses processors it was not tested on unless they are named here.
+        // etcd refuses to run on processors that it was not tested on unless this names them.
         command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH.replace("aarch64", "arm64"));
         Ok(command)
     }
 }
 
-/// Where the server runs, and the addresses for its clients, its (absent) peers and questions for its health.
+/// Returns where the server runs, and its addresses for clients, peers (there are none) and health checks.
 fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, [SocketAddr; 3])> {
     if let Some((namespace, address)) = &options.inside {
         return Ok((namespace.clone(), [2379, 2380, 2381].map(|port| SocketAddr::new(*address, port))));
     }
-    // All listeners are open at once, so that the kernel gives different ports.
+    // All listeners are open at once, so that the kernel assigns different ports.
     let address = random_loopback_address();
     let listeners: [io::Result<TcpListener>; 3] = std::array::from_fn(|_| TcpListener::bind((address, 0)));
     let [client, peer, health] = listeners;
@@ -328,45 +321,45 @@ fn choose_endpoints(options: &EtcdOptions) -> io::Result<(Namespace, [SocketAddr
     Ok((Namespace::current()?, [client.local_addr()?, peer.local_addr()?, health.local_addr()?]))
 }
 
-/// The last lines that a server wrote which has ended with `status`.
-fn last_words(mut server: Process, status: ExitStatus) -> String {
-    // Reaping it also completes its log.
+/// Returns the last log lines of a server that ended with `status`.
+fn last_log_lines(mut server: Process, status: ExitStatus) -> String {
+    // Reaping the server completes its log.
     drop(server.kill());
     let lines = server.lines();
     let first = lines.len().saturating_sub(10);
     format!("{status}\n{}", lines.get(first..).unwrap_or_default().join("\n"))
 }
 
-/// Why an [`Etcd`] is not as it should be.
+/// A failure of [`Etcd`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdError {
-    /// The programs are not there: install them.
+    /// The programs are not installed.
     #[error(transparent)]
     NotInstalled(#[from] MissingProgram),
-    /// The server ended instead of serving: its log says why.
+    /// The server ended at once; its log contains the cause.
     #[error("etcd ended at once: {log}")]
     Ended {
-        /// Exit status and last lines.
+        /// The exit status and the last log lines.
         log: String,
     },
-    /// The server runs and does not answer.
+    /// The server runs but does not answer.
     #[error("etcd at {url} is not healthy")]
     NotHealthy {
-        /// Where it should answer.
+        /// The URL that should answer.
         url: String,
-        /// What the last attempt met.
+        /// The failure of the last attempt.
         source: DeadlineExceeded,
     },
-    /// `etcdctl` failed: the command is wrong or the server down.
+    /// `etcdctl` failed: the command is invalid or the server is down.
     #[error("etcdctl {arguments}: {message}")]
     Etcdctl {
-        /// The arguments it was given.
+        /// The arguments.
         arguments: String,
-        /// What it wrote.
+        /// The standard error.
         message: String,
     },
-    /// The machine has no process, port or file for us.
-    #[error("etcd cannot be run")]
+    /// A process, port or file could not be created.
+    #[error("etcd could not be started")]
     System(#[from] io::Error),
 }

@@ -1,4 +1,4 @@
-//! A backend that carries no traffic and remembers what it was asked.
+//! A backend in memory that records its calls and fails on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,34 +12,33 @@ use flannel_core::{
 };
 use tokio::sync::Notify;
 
-/// Opens a fake backend, and shows what it did. Clones look at the same host.
+/// A host with a fake backend, and its opener. Clones share the host.
 ///
-/// Its "kernel" is the set of peers that it was told to reach. It outlives the opened backend, as a kernel does, so a
-/// second start finds what the first one left.
+/// The host's objects are its peers. They outlive the opened backend, as kernel objects do, so a restart finds them.
 #[derive(Clone, Debug, Default)]
 pub struct FakeBackend {
     host: Arc<Host>,
 }
 
-/// Something that a backend was asked to do.
+/// A recorded call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendCall {
-    /// It was opened, and told what the host said before.
+    /// The backend was opened, with the attributes of the earlier lease if there was one.
     Opened(Option<LeaseAttrs>),
-    /// It was told of another external interface, by name.
+    /// The external interface was updated; its name.
     InterfaceUpdated(String),
-    /// It was told of another configuration, by the name of the backend in it.
+    /// The backend was reconfigured; its name in the config.
     Reconfigured(String),
-    /// It was made ready for this lease.
+    /// The backend was configured for the lease of this subnet.
     Configured(SubnetKey),
-    /// It wrote and removed so many objects.
+    /// A sync.
     Synced {
-        /// Written.
+        /// The number of objects written.
         written: usize,
-        /// Removed.
+        /// The number of objects removed.
         removed: usize,
     },
-    /// It removed everything.
+    /// The backend was removed.
     Removed,
 }
 
@@ -52,35 +51,35 @@ struct Host {
 #[derive(Debug, Default)]
 struct State {
     peers: BTreeMap<SubnetKey, LeaseAttrs>,
-    /// What the backend believes that it left.
+    /// The peers after the last sync.
     left: BTreeSet<SubnetKey>,
     refused: BTreeSet<SubnetKey>,
     unusable: Option<String>,
-    /// How often the kernel will still refuse to open it, and to make it ready.
+    /// How many calls of `open` and of `configure` will still fail.
     refusals: (usize, usize),
     calls: Vec<BackendCall>,
 }
 
 impl FakeBackend {
-    /// Makes a host without peers.
+    /// Creates a host without peers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the peers that the host reaches, whoever made it so.
+    /// Returns the peers on the host.
     #[must_use]
     pub fn peers(&self) -> BTreeMap<SubnetKey, LeaseAttrs> {
         self.host.state().peers.clone()
     }
 
-    /// Returns what was asked so far, in order.
+    /// Returns the calls so far, in order.
     #[must_use]
     pub fn calls(&self) -> Vec<BackendCall> {
         self.host.state().calls.clone()
     }
 
-    /// Returns how many passes there were that wrote or removed something.
+    /// Returns the number of syncs that wrote or removed objects.
     #[must_use]
     pub fn syncs_with_writes(&self) -> usize {
         let idle = BackendCall::Synced { written: 0, removed: 0 };
@@ -88,18 +87,18 @@ impl FakeBackend {
         calls.iter().filter(|call| matches!(call, BackendCall::Synced { .. }) && **call != idle).count()
     }
 
-    /// Puts a peer on the host behind the back of the backend, as an earlier run would have left it.
+    /// Adds a peer to the host, as if an earlier run had left it.
     pub fn add_leftover(&self, subnet: SubnetKey, attrs: LeaseAttrs) {
         self.host.state().peers.insert(subnet, attrs);
     }
 
-    /// Removes a peer from the host behind the back of the backend, which notices.
+    /// Removes a peer from the host, which the backend notices as drift.
     pub fn disturb(&self, subnet: SubnetKey) {
         self.host.state().peers.remove(&subnet);
         self.host.disturbed.notify_one();
     }
 
-    /// Lets all writes of a peer fail, or succeed again.
+    /// Makes the writes of a peer fail, or succeed again.
     pub fn refuse(&self, subnet: SubnetKey, refuse: bool) {
         let mut state = self.host.state();
         if refuse {
@@ -109,13 +108,12 @@ impl FakeBackend {
         }
     }
 
-    /// Lets the kernel refuse so often to open the backend, and so often to make it ready for its lease, as if others
-    /// changed the same objects.
+    /// Makes this many calls of `open` and of `configure` fail with a kernel error.
     pub fn fail_start(&self, opening: usize, making_ready: usize) {
         self.host.state().refusals = (opening, making_ready);
     }
 
-    /// Lets the backend fail to open.
+    /// Makes `open` and `update_interface` fail from now on.
     pub fn fail_open(&self, reason: &str) {
         self.host.state().unusable = Some(reason.to_owned());
     }
@@ -146,7 +144,7 @@ impl OpenBackend for FakeBackend {
     }
 }
 
-/// The fake wraps packets in 50 bytes.
+/// The overhead of the fake encapsulation is 50 bytes.
 fn mtu(external: &ExternalInterface) -> u32 {
     external.mtu.saturating_sub(50)
 }
@@ -154,13 +152,13 @@ fn mtu(external: &ExternalInterface) -> u32 {
 struct Opened {
     host: Arc<Host>,
     mtu: u32,
-    /// As its configuration calls it.
+    /// The backend's name in the config.
     name: String,
-    /// How often a peer was refused in a row, and when it is tried again.
+    /// How often the write of a peer failed in a row, and when it is retried.
     failures: BTreeMap<SubnetKey, (u32, Instant)>,
 }
 
-/// The pauses before a peer that was refused is tried again.
+/// The delays before a failed write is retried.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) };
 
 #[async_trait]
@@ -245,7 +243,7 @@ impl Backend for Opened {
 
     async fn wait_for_drift(&mut self) -> String {
         self.host.disturbed.notified().await;
-        "a peer was disturbed".to_owned()
+        "a peer was removed".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

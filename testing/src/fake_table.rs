@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flannel_core::BoxError;
 use flannel_core::reconcile::{Change, Table};
 
-/// One kind of kernel object, in memory. Clones look at the same kernel, as a second process would.
+/// A table of kernel objects in memory. Clones share the objects, as two processes share a kernel.
 ///
-/// Like the kernel it may hold several objects under one key, of which the first is in force, but never two that are
-/// equal.
+/// Like the kernel it can hold several objects under one key, of which the first is effective, but no two equal ones.
 #[derive(Debug)]
 pub struct FakeTable<K, V> {
     kernel: Arc<Mutex<Kernel<K, V>>>,
@@ -27,7 +26,7 @@ struct Kernel<K, V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> FakeTable<K, V> {
-    /// Makes an empty table.
+    /// Creates an empty table.
     #[must_use]
     pub fn new() -> Self {
         let kernel = Kernel {
@@ -41,7 +40,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> FakeTable<K, V> {
         Self { kernel: Arc::new(Mutex::new(kernel)) }
     }
 
-    /// Makes what is under a key so, as another process would: the first is in force.
+    /// Replaces the objects under a key, as another process would. The first is effective.
     pub fn set(&self, key: K, values: impl IntoIterator<Item = V>) {
         let mut distinct: Vec<V> = Vec::new();
         for value in values {
@@ -57,23 +56,23 @@ impl<K: Ord + Clone, V: PartialEq + Clone> FakeTable<K, V> {
         }
     }
 
-    /// Returns what there is.
+    /// Returns all objects.
     #[must_use]
     pub fn objects(&self) -> BTreeMap<K, Vec<V>> {
         self.kernel().objects.clone()
     }
 
-    /// Lets the next writes under a key fail.
+    /// Makes the next writes under a key fail.
     pub fn fail_writes(&self, key: K, times: usize) {
         self.kernel().failing_writes.insert(key, times);
     }
 
-    /// Lets the next reads fail.
+    /// Makes the next reads fail.
     pub fn fail_reads(&self, times: usize) {
         self.kernel().failing_reads = times;
     }
 
-    /// Lets nothing more happen after so many writes, as if the process were killed there.
+    /// Makes everything fail after this many writes, as if the process had been killed.
     pub fn stop_after(&self, writes: usize) {
         self.kernel().writes_left = Some(writes);
     }
@@ -86,13 +85,13 @@ impl<K: Ord + Clone, V: PartialEq + Clone> FakeTable<K, V> {
         kernel.writes_left = None;
     }
 
-    /// Returns how many times the table was read.
+    /// Returns the number of reads.
     #[must_use]
     pub fn reads(&self) -> usize {
         self.kernel().reads
     }
 
-    /// Returns the writes that were tried since this was last asked, those that failed included.
+    /// Returns the writes since the last call, including failed ones.
     #[must_use]
     pub fn take_writes(&self) -> Vec<Change<K, V>> {
         std::mem::take(&mut self.kernel().written)
@@ -158,7 +157,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Kernel<K, V> {
         let values = self.objects.entry(key.clone()).or_default();
         match change {
             Change::Put { value, instead_of, .. } => {
-                // What is in force comes first; what was there already moves, and what it replaces goes.
+                // The new object becomes effective and replaces the old one.
                 values.retain(|other| other != value && Some(other) != instead_of.as_ref());
                 values.insert(0, value.clone());
             }

@@ -14,12 +14,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
-/// A registry in front of another one, which lets its calls fail and counts them. Clones share their faults.
+/// Wraps a registry, makes calls fail on demand and counts them. Clones share the faults.
 #[derive(Clone, Debug)]
 pub struct FaultyRegistry<R> {
     inner: R,
     faults: Arc<Mutex<Faults>>,
-    weather: watch::Sender<Weather>,
+    state: watch::Sender<StoreState>,
 }
 
 /// A call of a registry.
@@ -38,27 +38,27 @@ pub enum Call {
     Renew,
     /// `delete`.
     Delete,
-    /// `watch` from a revision on.
+    /// `watch` from a revision.
     Watch,
-    /// `watch` from a snapshot, which costs a list.
+    /// `watch` from a snapshot, which includes a list.
     WatchAll,
 }
 
-/// What goes wrong with a call.
+/// A fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It does not reach the store.
+    /// The call does not reach the store.
     Unavailable,
-    /// The store will not do it.
+    /// The store rejects the call.
     Refused,
-    /// It takes effect, but the answer is lost.
+    /// The call takes effect, but the answer is lost.
     AnswerLost,
-    /// It takes no effect, and there is no answer that says so.
+    /// The call takes no effect, and the answer is lost too.
     RequestLost,
-    /// It waits for this time, then it is done.
+    /// The call is delayed by this time.
     Delayed(Duration),
-    /// Just before it, another host leases the subnet if it is free. Nothing else goes wrong.
+    /// Another host leases the subnet just before the call, if it is free.
     LostRace,
 }
 
@@ -69,54 +69,54 @@ struct Faults {
     longest_renewal: Option<Duration>,
 }
 
-/// What holds for all calls and watches.
+/// The state of all calls and watches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Weather {
-    silent: bool,
+struct StoreState {
+    is_down: bool,
     cuts: u64,
 }
 
 impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
-    /// Puts itself in front of a registry; nothing fails yet.
+    /// Wraps a registry without faults.
     pub fn new(inner: R) -> Self {
-        Self { inner, faults: Arc::default(), weather: watch::Sender::new(Weather::default()) }
+        Self { inner, faults: Arc::default(), state: watch::Sender::new(StoreState::default()) }
     }
 
-    /// Lets the next calls of a kind fail, one after another, each in the way given.
+    /// Makes the next calls of a kind fail, one fault each.
     pub fn fail_next(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         self.faults().next.entry(call).or_default().extend(faults);
     }
 
-    /// Lets renewals last no longer than this, whatever is asked for.
+    /// Limits the time to live that renewals grant.
     pub fn limit_renewals(&self, longest: Duration) {
         self.faults().longest_renewal = Some(longest);
     }
 
-    /// Returns how many calls of a kind were made.
+    /// Returns the number of calls of a kind.
     #[must_use]
     pub fn count(&self, call: Call) -> usize {
         self.faults().counts.get(&call).copied().unwrap_or(0)
     }
 
-    /// Returns how many calls were made, each kind in the order of [`Call`] with its number.
+    /// Returns the number of calls of each kind.
     #[must_use]
     pub fn counts(&self) -> Vec<(Call, usize)> {
         self.faults().counts.iter().map(|(call, count)| (*call, *count)).collect()
     }
 
-    /// Stops to answer: calls fail, and watches say that they hear nothing.
+    /// Makes the store unreachable: calls fail, and watches report it as unavailable.
     pub fn stop_responding(&self) {
-        self.weather.send_modify(|weather| weather.silent = true);
+        self.state.send_modify(|state| state.is_down = true);
     }
 
-    /// Answers again. Watches tell what there is now.
+    /// Makes the store reachable again. Watches resume with a snapshot.
     pub fn resume_responding(&self) {
-        self.weather.send_modify(|weather| weather.silent = false);
+        self.state.send_modify(|state| state.is_down = false);
     }
 
-    /// Cuts all watches; they come back at once with a snapshot.
+    /// Interrupts all watches; they resume at once with a snapshot.
     pub fn cut_watches(&self) {
-        self.weather.send_modify(|weather| weather.cuts += 1);
+        self.state.send_modify(|state| state.cuts += 1);
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
@@ -126,7 +126,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     fn take(&self, call: Call) -> Option<Fault> {
         let mut faults = self.faults();
         *faults.counts.entry(call).or_default() += 1;
-        if self.weather.borrow().silent {
+        if self.state.borrow().is_down {
             return Some(Fault::Unavailable);
         }
         faults.next.get_mut(&call).and_then(VecDeque::pop_front)
@@ -155,7 +155,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
         subnet: SubnetKey,
         work: impl Future<Output = Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
-        let unknown = || RegistryError::Unknown(subnet, "the connection was reset".into());
+        let unknown = || RegistryError::Unknown(subnet, "the connection applied reset".into());
         match self.take(call) {
             None => work.await,
             Some(Fault::Delayed(time)) => {
@@ -164,7 +164,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
             }
             Some(Fault::LostRace) => {
                 let faster = LeaseAttrs::new(FASTER.into());
-                // If it is not free, it is no race.
+                // If the subnet is taken, there is no race to lose.
                 let _ = self.inner.create(subnet, &faster, Duration::from_secs(86_400)).await;
                 work.await
             }
@@ -172,7 +172,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
             Some(Fault::Unavailable) => Err(self.unavailable()),
             Some(Fault::RequestLost) => Err(unknown()),
             Some(Fault::AnswerLost) => {
-                // Whatever it was, it is lost.
+                // The result is lost.
                 let _ = work.await;
                 Err(unknown())
             }
@@ -180,7 +180,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     }
 
     fn unavailable(&self) -> RegistryError {
-        RegistryError::Unavailable(self.describe(), SILENCE.into())
+        RegistryError::Unavailable(self.describe(), UNREACHABLE.into())
     }
 
     fn refused(&self) -> RegistryError {
@@ -188,10 +188,10 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     }
 }
 
-/// The address of the host that outruns the others.
+/// The address of the host that wins the race.
 const FASTER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 99);
 
-const SILENCE: &str = "connection refused";
+const UNREACHABLE: &str = "connection refused";
 
 #[async_trait]
 impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
@@ -211,15 +211,15 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
         self.read(Call::Config, self.inner.config()).await
     }
 
-    /// What changes during a silence is told when it is over.
+    /// Changes during an outage are reported after it.
     fn config_changes(&self) -> BoxStream<'static, ()> {
-        let weather = self.weather.subscribe();
-        let heard = move |()| {
-            let mut weather = weather.clone();
-            // Where nobody is left who could end the silence, there is none.
-            async move { drop(weather.wait_for(|now| !now.silent).await) }
+        let state = self.state.subscribe();
+        let after_outage = move |()| {
+            let mut state = state.clone();
+            // If the sender is gone, no outage can end.
+            async move { drop(state.wait_for(|now| !now.is_down).await) }
         };
-        self.inner.config_changes().then(heard).boxed()
+        self.inner.config_changes().then(after_outage).boxed()
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -251,33 +251,33 @@ impl<R: SubnetRegistry + Clone> SubnetRegistry for FaultyRegistry<R> {
     fn watch(&self, after: Option<Revision>) -> BoxStream<'static, RegistryEvent> {
         let call = after.map_or(Call::WatchAll, |_| Call::Watch);
         *self.faults().counts.entry(call).or_default() += 1;
-        // Silence that began before is told first.
-        let cuts = self.weather.borrow().cuts;
+        // An outage that began before is reported first.
+        let cuts = self.state.borrow().cuts;
         let watch = Watch {
-            was: Weather { silent: false, cuts },
-            weather: self.weather.subscribe(),
+            applied: StoreState { is_down: false, cuts },
+            state: self.state.subscribe(),
             stream: Some(self.inner.watch(after)),
             inner: self.inner.clone(),
-            untold: VecDeque::new(),
+            undelivered: VecDeque::new(),
         };
         stream::unfold(watch, |mut watch| async { watch.next().await.map(|event| (event, watch)) }).boxed()
     }
 }
 
-/// A watch that is cut when the weather asks for it.
+/// A watch with the faults of its registry.
 struct Watch<R> {
     inner: R,
-    weather: watch::Receiver<Weather>,
-    was: Weather,
+    state: watch::Receiver<StoreState>,
+    applied: StoreState,
     stream: Option<BoxStream<'static, RegistryEvent>>,
-    untold: VecDeque<RegistryEvent>,
+    undelivered: VecDeque<RegistryEvent>,
 }
 
 impl<R: SubnetRegistry> Watch<R> {
     async fn next(&mut self) -> Option<RegistryEvent> {
         loop {
-            self.look();
-            if let Some(event) = self.untold.pop_front() {
+            self.apply_state();
+            if let Some(event) = self.undelivered.pop_front() {
                 return Some(event);
             }
             let event = async {
@@ -288,25 +288,25 @@ impl<R: SubnetRegistry> Watch<R> {
             };
             tokio::select! {
                 biased;
-                changed = self.weather.changed() => changed.ok()?,
+                changed = self.state.changed() => changed.ok()?,
                 event = event => return event,
             }
         }
     }
 
-    fn look(&mut self) {
-        let now = self.weather.borrow_and_update().clone();
-        if now == self.was {
+    fn apply_state(&mut self) {
+        let now = self.state.borrow_and_update().clone();
+        if now == self.applied {
             return;
         }
-        if !self.was.silent {
+        if !self.applied.is_down {
             self.stream = None;
-            self.untold.push_back(RegistryEvent::Unavailable(SILENCE.to_owned()));
+            self.undelivered.push_back(RegistryEvent::Unavailable(UNREACHABLE.to_owned()));
         }
-        if !now.silent {
+        if !now.is_down {
             self.stream = Some(self.inner.watch(None));
-            self.untold.push_back(RegistryEvent::Available);
+            self.undelivered.push_back(RegistryEvent::Available);
         }
-        self.was = now;
+        self.applied = now;
     }
 }

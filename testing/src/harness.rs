@@ -28,7 +28,7 @@ pub struct BackendHarness {
     pub own: Lease,
     /// The peers that the next pass syncs.
     pub peers: PeerSet,
-    /// The network.
+    /// The network config.
     pub config: NetworkConfig,
     /// The external interface that the backend was opened with.
     pub external: ExternalInterface,
@@ -37,7 +37,7 @@ pub struct BackendHarness {
 }
 
 impl BackendHarness {
-    /// How long to wait for something that the kernel does in its own time.
+    /// How long to wait for asynchronous work of the kernel.
     pub const DEADLINE: Duration = Duration::from_secs(30);
 
     /// How long nothing must happen to count as quiet. The backend notices its own writes at once.
@@ -119,7 +119,7 @@ impl BackendHarness {
         assert_eq!((report.failed, report.unreachable), (vec![], vec![]));
     }
 
-    /// Returns what the backend noticed within the time, if it noticed anything.
+    /// Returns the drift that the backend notices within the time.
     pub fn noticed(&mut self, limit: Duration) -> Option<String> {
         let drift = self.backend.wait_for_drift();
         self.runtime.block_on(async { tokio::time::timeout(limit, drift).await.ok() })
@@ -140,7 +140,7 @@ impl BackendHarness {
         let noticed = self.noticed(Self::DEADLINE);
         assert!(noticed.is_some(), "the change was not noticed");
         let mut report = self.sync_only(&Dirty::NONE);
-        // One command may lead to several notices.
+        // One command may cause several notifications.
         while self.noticed(Self::QUIET).is_some() {
             report.merge(self.sync_only(&Dirty::NONE));
         }

@@ -1,4 +1,4 @@
-//! Hosts and pods as network namespaces: a data centre in one process.
+//! Hosts and pods as network namespaces.
 //!
 //! ```text
 //!   switch namespace     br0 ──────────┬───────────── … (one bridge per segment, it routes between them)
@@ -9,8 +9,8 @@
 //!   pod namespaces       eth0 pod     eth0 pod           next addresses of that subnet
 //! ```
 //!
-//! Unless names are asked for, a namespace lives as long as a handle to it, so however the process ends, nothing
-//! of a lab is left. Two labs never meet, although their addresses are the same.
+//! Unless it has a name, a namespace lives as long as a handle to it, so nothing of a lab outlives the process. Labs
+//! are isolated from each other although they use the same addresses.
 
 use crate::{DeadlineExceeded, eventually};
 use flannel_netlink::{
@@ -43,40 +43,39 @@ pub const UNDERLAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 0
 /// The name of each host's link to the underlay, and of each pod's link to its host.
 pub const INTERFACE: &str = "eth0";
 
-/// The kernel takes milliseconds, or a second when many links change at once.
+/// The kernel takes milliseconds, or a second while many links change.
 const LIMIT: Duration = Duration::from_secs(30);
-/// The switch's address ends in it, and the hosts' in smaller numbers.
+/// The last part of the switch's address; those of hosts are smaller.
 const SWITCH: u8 = 254;
 
-/// What a [`Lab`] is to be like.
+/// Options of a [`Lab`].
 #[derive(Clone, Debug)]
 pub struct LabOptions {
-    /// Number of hosts, at most 253.
+    /// The number of hosts, at most 253.
     pub hosts: usize,
-    /// MTU of the underlay in bytes.
+    /// The MTU of the underlay, in bytes.
     pub mtu: u32,
-    /// Number of underlay networks, at least 1 and at most 64. Hosts are dealt out to them in turn, and the
-    /// switch routes between them, so with 2 segments `host-1` reaches `host-3` on its link and `host-2` by a
-    /// gateway.
+    /// The number of underlay networks, 1 to 64. Hosts are assigned to them in turn, and the switch routes between
+    /// them: with 2 segments `host-1` reaches `host-3` on its link and `host-2` through a gateway.
     pub segments: usize,
-    /// Give each host a default route through the switch even if there is only one segment.
+    /// Whether each host has a default route through the switch even with a single segment.
     pub default_route: bool,
-    /// Give the namespaces names in `/run/netns`, so that `ip netns exec NAME …` works on them. The names go
-    /// when the handles are dropped in order; a killed process leaves them.
+    /// Whether the namespaces have names in `/run/netns`, for `ip netns exec NAME …`. The names are removed when the
+    /// handles are dropped; a killed process leaves them.
     pub named: bool,
 }
 
-/// Two hosts on one network with an MTU of 1500, without a default route and without names.
+/// Two hosts on one network with an MTU of 1500, without default routes and names.
 impl Default for LabOptions {
     fn default() -> Self {
         Self { hosts: 2, mtu: 1500, segments: 1, default_route: false, named: false }
     }
 }
 
-/// Some hosts and the switch that joins them.
+/// Hosts and the switch that connects them.
 #[derive(Debug)]
 pub struct Lab {
-    /// The hosts, `host-1` first. One that is taken out and dropped is a host that died.
+    /// The hosts, `host-1` first. Taking out and dropping one simulates a dead host.
     pub hosts: Vec<Host>,
     switch: Namespace,
     names: Arc<Names>,
@@ -84,10 +83,10 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Sets up namespaces, links and addresses; all hosts reach each other when this returns.
+    /// Creates namespaces, links and addresses. All hosts reach each other when this returns.
     ///
     /// # Errors
-    /// [`LabError::Missing`] says what the machine lacks; see [`check_requirements`].
+    /// [`LabError::Missing`] if the machine lacks a requirement, see [`check_requirements`].
     pub fn new(options: &LabOptions) -> Result<Self, LabError> {
         requirements::check_once()?;
         let in_range = options.hosts < usize::from(SWITCH) && (1..=64).contains(&options.segments);
@@ -108,22 +107,21 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The namespace of the switch, which every packet between hosts passes.
+    /// Returns the namespace of the switch, which forwards every packet between hosts.
     #[must_use]
     pub fn switch(&self) -> &Namespace {
         &self.switch
     }
 
-    /// How the names in `/run/netns` begin, in a lab with names: the namespace of a host or pod is called
-    /// prefix, hyphen, name (`flannel-4711-host-1`), that of the switch `flannel-4711-switch`.
+    /// Returns the prefix of the names in `/run/netns`, in a lab with names: `flannel-4711` for the namespaces
+    /// `flannel-4711-host-1` and `flannel-4711-switch`.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.names.prefix()
     }
 
-    /// Leaves the names of all namespaces, and so the namespaces themselves, when the handles are dropped.
-    /// Each name is then removed with [`remove_name`] or `ip netns delete`. Without names there is nothing to
-    /// keep.
+    /// Keeps the names of all namespaces, and so the namespaces, when the handles are dropped. Remove each name with
+    /// [`remove_name`] or `ip netns delete`. Does nothing without names.
     pub fn keep(&self) {
         self.names.keep();
     }
@@ -162,43 +160,43 @@ impl Lab {
     }
 }
 
-/// Why a part of a [`Lab`] could not be set up.
+/// A part of a [`Lab`] could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabError {
-    /// The machine or this process lacks something: see the message.
+    /// The machine or the process lacks a requirement.
     #[error(transparent)]
     Missing(#[from] Missing),
-    /// Ask for fewer.
-    #[error("a lab of {hosts} hosts on {segments} segments: there can be 253 on 1 to 64")]
+    /// There are too many hosts or segments.
+    #[error("a lab of {hosts} hosts on {segments} segments: at most 253 hosts on 64 segments are possible")]
     TooLarge {
-        /// Number of hosts.
+        /// The number of hosts.
         hosts: usize,
-        /// Number of segments.
+        /// The number of segments.
         segments: usize,
     },
     /// The subnet has no address left for a pod.
     #[error("subnet {0} has no address left for a pod")]
     SubnetFull(IpNet),
-    /// The kernel refused a link, an address or a route.
-    #[error("links of the lab cannot be set up")]
+    /// The kernel rejected a link, an address or a route.
+    #[error("links of the lab could not be set up")]
     Netlink(#[from] Error),
-    /// The kernel refused a namespace or one of its settings.
-    #[error("namespace of the lab cannot be set up")]
+    /// The kernel rejected a namespace or one of its settings.
+    #[error("namespace of the lab could not be set up")]
     Namespace(#[from] io::Error),
-    /// A link that was just made is not there: somebody else works on the lab.
-    #[error("link {0} has gone")]
+    /// A new link disappeared: another program changed the lab.
+    #[error("link {0} disappeared")]
     LinkGone(String),
-    /// A link or an address was set up and does not work.
-    #[error("lab does not come up")]
+    /// A link or an address does not become usable.
+    #[error("lab did not come up")]
     DeadlineExceeded(#[from] DeadlineExceeded),
 }
 
 /// Creates a namespace whose loopback is up, with settings that do not depend on the machine's.
 fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     let namespace = Namespace::create()?;
-    // The kernel copies the settings of IPv4 from the machine (`net.core.devconf_inherit_init_net`), and
-    // distributions filter by reverse path there.
+    // The kernel copies the machine's IPv4 settings (`net.core.devconf_inherit_init_net`), and distributions enable
+    // reverse path filtering there.
     let mut settings = vec![
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
@@ -206,7 +204,7 @@ fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     ];
     if has_ipv6() {
         settings.extend([
-            // Addresses must be usable at once, and are unique.
+            // Addresses must be usable at once; they are unique.
             ("net/ipv6/conf/all/accept_dad", "0"),
             ("net/ipv6/conf/default/accept_dad", "0"),
             ("net/ipv6/conf/all/disable_ipv6", "0"),
@@ -223,9 +221,9 @@ fn new_namespace(forwards: bool) -> Result<Namespace, LabError> {
     Ok(namespace)
 }
 
-/// Joins [`INTERFACE`] in `namespace` to the bridge `bridge` of `hub`, where the other end is called `port`.
+/// Connects [`INTERFACE`] in `namespace` to the bridge `bridge` in `hub`, where the other end is called `port`.
 ///
-/// Answers with the index of the interface.
+/// Returns the index of the interface.
 fn connect(
     namespace: &Namespace,
     hub: &Namespace,
@@ -249,20 +247,20 @@ fn connect(
     Ok(index)
 }
 
-/// Waits until a link passes packets on. The kernel gives it its queue, and a bridge lets its port forward,
-/// some time after the carrier is there (`net/core/link_watch.c`); a packet sent before is lost, and asked
-/// for again only after a second if it was for an address.
+/// Waits until a link passes packets. The kernel assigns its queue, and a bridge makes its port forward, some time
+/// after the carrier is up (`net/core/link_watch.c`). Earlier packets are lost, and the kernel repeats a neighbour
+/// request only after a second.
 fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<(), LabError> {
     let running = || match netlink.link(name) {
         Ok(Some(link)) if link.running => Ok(()),
         Ok(Some(_)) => Err(format!("link {name} has no carrier")),
-        Ok(None) => Err(format!("link {name} has gone")),
+        Ok(None) => Err(format!("link {name} disappeared")),
         Err(error) => Err(error.to_string()),
     };
     Ok(eventually(LIMIT, running)?)
 }
 
-/// Creates a link that is up and answers with its index.
+/// Creates a link, sets it up and returns its index.
 fn create_up(netlink: &mut Netlink, link: NewLink) -> Result<u32, LabError> {
     netlink.create_link(&NewLink { up: true, ..link.clone() })?;
     index_of(netlink, &link.name)
@@ -273,11 +271,10 @@ fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, LabError> {
     Ok(link.index)
 }
 
-/// Adds addresses that are not there yet, and waits until they can be used.
+/// Adds missing addresses and waits until they are usable.
 ///
-/// The kernel delivers to an IPv6 address only once its work queue has run, though it is sent from at once
-/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to a first question for a neighbour would be
-/// lost.
+/// The kernel delivers to an IPv6 address only after its work queue has run, although it sends from it at once
+/// (`addrconf_dad_start` in `net/ipv6/addrconf.c`): the answer to an early neighbour request would be lost.
 fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Result<(), LabError> {
     for net in addresses {
         let flags = if net.addr().is_ipv6() { Address::NO_DAD } else { 0 };
@@ -296,7 +293,7 @@ fn add_addresses(netlink: &mut Netlink, index: u32, addresses: &[IpNet]) -> Resu
     Ok(())
 }
 
-/// Routes everything else through the addresses of `gateways`.
+/// Adds default routes through the gateways.
 fn add_default_routes(netlink: &mut Netlink, gateways: &[IpNet]) -> Result<(), LabError> {
     let route = |gateway: IpAddr| {
         let destination = match gateway {
@@ -309,7 +306,7 @@ fn add_default_routes(netlink: &mut Netlink, gateways: &[IpNet]) -> Result<(), L
     Ok(netlink.apply(&writes).into_iter().collect::<Result<(), _>>()?)
 }
 
-/// The underlay addresses of the station `station` in a segment, with their prefix lengths.
+/// Returns the underlay addresses of a station in a segment, with their prefix lengths.
 fn underlay(segment: usize, station: u16) -> Vec<IpNet> {
     let [a, b, first, _] = UNDERLAY_IPV4.octets();
     let mut groups = UNDERLAY_IPV6.segments();
@@ -328,12 +325,12 @@ fn bridge_name(segment: usize) -> String {
     format!("br{segment}")
 }
 
-/// Whether this kernel has IPv6 at all.
+/// Returns whether the kernel has IPv6.
 fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").is_dir()
 }
 
-/// A number for the next pod of a host, from 0.
+/// Returns the next number of a counter, from 0.
 fn next(counter: &AtomicU32) -> u32 {
     counter.fetch_add(1, Ordering::Relaxed)
 }

@@ -1,25 +1,24 @@
-//! A laboratory for testing flannel crates on the real kernel: hosts as network namespaces, traffic between
-//! them, captures of it, a real etcd, and programs that run inside.
+//! A laboratory for testing flannel crates on the real kernel, and contract suites, fakes and a simulation for testing
+//! without it.
 //!
-//! * [`Lab`] sets up hosts and pods; [`check_requirements`] says what a machine lacks for that.
-//! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] make traffic and check it.
-//! * [`Capture`] reads packets back from a link as typed values ([`Frame`]).
+//! * [`Lab`] creates hosts and pods as network namespaces; [`check_requirements`] lists what a machine lacks for that.
+//! * [`ping`], [`RunningPing`], [`transfer`], [`datagrams`] and [`throughput`] generate and check traffic.
+//! * [`Capture`] reads packets from a link as typed values ([`Frame`]).
 //! * [`Etcd`] is a server that a test can stop, kill, freeze and restart.
-//! * [`PlainProxy`] is a host with upstream flannel's `udp` backend, as others see it.
+//! * [`PlainProxy`] behaves like a host with upstream flannel's `udp` backend.
 //! * [`Process`] is a program inside a namespace, [`Member`] a network on a thread of this process.
-//! * [`ServiceManager`] starts a program as systemd does, and keeps its descriptors over a restart.
-//! * [`OverlayState`] is all that the kernel holds of an overlay on one host.
-//! * [`Wire`] is a link that loses packets and delivers some late.
-//! * [`with_capabilities()`] takes rights away from a part of a test.
+//! * [`ServiceManager`] starts a program as systemd does and stores its descriptors across restarts.
+//! * [`OverlayState`] contains the kernel objects of an overlay on a host.
+//! * [`Wire`] is a link that drops and delays packets.
+//! * [`with_capabilities()`] runs a part of a test with fewer capabilities.
 //! * [`BackendHarness`] drives a backend step by step.
+//! * [`contract`] checks implementations of the traits of [flannel-core](flannel_core).
 //! * [`sim`] runs whole clusters on a paused clock, with faults drawn from a seed.
-//! * [`Directory`] is a place for files that goes with its handle.
-//! * [`eventually`] waits for what becomes true, [`program`] for nothing: it tells how to install what is
-//!   missing.
+//! * [`Directory`] is removed with its handle; [`eventually`] waits for a condition; [`program`] finds an installed
+//!   program or names the command that installs it.
 //!
-//! Everything works from inside one process with the rights of root, without `ip`, `ping` or a capture
-//! program; only `etcd` has to be installed. Whatever is dropped is gone; if the process is killed, the
-//! kernel removes the rest.
+//! The laboratory needs Linux and root, and no `ip`, `ping` or capture program; only `etcd` has to be installed.
+//! Handles remove what they created when they are dropped; if the process is killed, the kernel removes the rest.
 //!
 //! ```no_run
 //! use flannel_testing::{Capture, Lab, LabOptions, PingOptions, ping};
@@ -87,7 +86,7 @@ pub use traffic::stream::{Throughput, Transfer, TransferError, throughput, trans
 pub use wire::{Wire, WireOptions};
 pub use with_capabilities::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 
-/// The README's examples, so that they run as long as they stand there.
+/// The README's examples, run as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::{DeadlineExceeded, eventually};
 
-/// A network that runs. Dropping it stops it where it is, without a last word to the kernel or the registry.
+/// A running network. Dropping it stops the network without cleaning up the kernel or the registry, as a crash does.
 #[derive(Debug)]
 pub struct Member {
     network: Option<Network>,
@@ -17,10 +17,10 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts a network on a thread of its own, which has a runtime for it alone, as the daemon has.
+    /// Starts a network on a new thread with a runtime of its own, as the daemon does.
     ///
     /// # Errors
-    /// Fails when the thread or its runtime cannot be made.
+    /// Fails if the thread or its runtime cannot be created.
     pub fn start(options: NetworkOptions) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (network, task) = Network::new(options);
@@ -37,28 +37,28 @@ impl Member {
         Ok(Self { network: Some(network), abandon: Some(abandon), thread: Some(thread) })
     }
 
-    /// The state of the network.
+    /// Returns the status of the network.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::status).unwrap_or_default()
     }
 
-    /// The same without the peers one by one.
+    /// Returns the status of the network without the individual peers.
     #[must_use]
     pub fn summary(&self) -> NetworkStatus {
         self.network.as_ref().map(Network::summary).unwrap_or_default()
     }
 
-    /// The network's lease, once there is one.
+    /// Returns the network's lease once there is one.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
         self.network.as_ref().and_then(Network::lease)
     }
 
-    /// Waits until the host carries traffic to so many peers.
+    /// Waits until the host carries traffic to this many peers.
     ///
     /// # Errors
-    /// Shows the state that it has after the limit.
+    /// Contains the status after the limit.
     pub fn wait_for_peers(&self, peers: usize, limit: Duration) -> Result<(), DeadlineExceeded> {
         eventually(limit, || {
             let status = self.summary();
@@ -66,10 +66,10 @@ impl Member {
         })
     }
 
-    /// Ends the network, and keeps or removes what it made; says what went wrong.
+    /// Shuts down the network, and keeps or removes what it created.
     ///
     /// # Errors
-    /// Those of the network, as text.
+    /// Contains the network's error as text.
     pub fn stop(mut self, shutdown: Shutdown) -> Result<(), String> {
         if let Some(network) = self.network.take() {
             let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -89,12 +89,12 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // Not by dropping the handle: that would let the network end in order.
+        // Dropping the handle instead would shut the network down.
         if let Some(abandon) = self.abandon.take() {
             let _ = abandon.send(());
         }
         if let Err(error) = self.join() {
-            tracing::warn!(%error, "a network ended badly");
+            tracing::warn!(%error, "network ended with an error");
         }
     }
 }

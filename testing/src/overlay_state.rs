@@ -1,4 +1,4 @@
-//! What the kernel holds of an overlay on one host, to be compared with what it should hold.
+//! The kernel objects of an overlay on a host, for comparison with the desired ones.
 
 use flannel_netlink::{
     Error, FdbEntry, IpFamily, Link, LinkKind, Mac, Neighbour, Netlink, Route, RouteFilter, RouteKind,
@@ -7,35 +7,35 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// The objects of an overlay in one family: a tunnel device, all that is on it, and the direct routes beside it.
+/// The kernel objects of an overlay in one family: a tunnel device, the objects on it, and direct routes.
 ///
-/// What the kernel or the backend may choose freely is left out, so that two states are equal exactly if the host
-/// reaches the same peers in the same way: the index of the device, and the metrics of routes.
+/// Values that the kernel or the backend chooses freely, such as the index of the device and the metrics of routes, are
+/// omitted. Two states are equal if and only if the host reaches the same peers in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayState {
-    /// The tunnel device, if there is one.
+    /// The tunnel device, if it exists.
     pub device: Option<DeviceState>,
-    /// Its addresses, without those of the link itself.
+    /// The addresses of the device, without link-local ones.
     pub addresses: BTreeSet<IpNet>,
-    /// Its neighbours, but for those that the kernel asks for itself.
+    /// The neighbours of the device, without those that the kernel resolved.
     pub neighbours: BTreeSet<(IpAddr, Mac)>,
-    /// Its FDB entries. A MAC address may have several.
+    /// The FDB entries. A MAC address can have several.
     pub fdb: BTreeSet<(Mac, IpAddr)>,
-    /// The routes of the main table that leave by it, and the direct ones, sorted by their destinations. They have no
-    /// metric, and those on the device have no index.
+    /// The routes of the main table on the device, and the direct ones, sorted by destination, without metrics. Routes
+    /// on the device have no index.
     pub routes: Vec<Route>,
 }
 
 /// A tunnel device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceState {
-    /// What it is.
+    /// The kind and its attributes.
     pub kind: LinkKind,
-    /// Its hardware address.
+    /// The MAC address.
     pub mac: Option<Mac>,
-    /// Its MTU in bytes.
+    /// The MTU, in bytes.
     pub mtu: u32,
-    /// The length of its queue.
+    /// The length of the transmit queue.
     pub txqlen: u32,
     /// Whether it is up.
     pub up: bool,
@@ -51,10 +51,10 @@ impl From<Link> for DeviceState {
 }
 
 impl OverlayState {
-    /// Reads what there is of one family; `is_direct` tells which routes beside the device are the overlay's.
+    /// Reads the objects of one family. `is_direct` selects the overlay's routes that leave through other devices.
     ///
     /// # Errors
-    /// Those of the kernel. Something that vanishes while it is read is not there.
+    /// Returns the kernel's errors. An object that disappears meanwhile is omitted.
     pub fn read(
         netlink: &mut Netlink,
         device: &str,
@@ -82,7 +82,7 @@ impl OverlayState {
         Ok(state)
     }
 
-    /// One line for each object, sorted.
+    /// Returns one line per object, sorted.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let device = self.device.iter().map(|device| format!("{device:?}"));
@@ -96,17 +96,16 @@ impl OverlayState {
         lines
     }
 
-    /// Says what is here and should not be, and what is not and should, one line each.
+    /// Returns one line per difference from the desired state.
     #[must_use]
     pub fn differences(&self, desired: &Self) -> Vec<String> {
         let (here, desired) = (self.lines(), desired.lines());
         let lacks = |lines: &[String], line: &String| lines.binary_search(line).is_err();
-        let surplus =
-            here.iter().filter(|line| lacks(&desired, line)).map(|line| format!("too much: {line}"));
+        let surplus = here.iter().filter(|line| lacks(&desired, line)).map(|line| format!("extra: {line}"));
         let missing = desired.iter().filter(|line| lacks(&here, line)).map(|line| format!("missing: {line}"));
         let mut found: Vec<_> = surplus.chain(missing).collect();
         let twice =
-            here.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| format!("twice: {}", pair[0]));
+            here.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| format!("duplicate: {}", pair[0]));
         found.extend(twice);
         found
     }
@@ -123,7 +122,7 @@ impl OverlayState {
     }
 }
 
-/// The kernel makes routes for addresses, and for groups on links with IPv6.
+/// The kernel creates routes for addresses, and for multicast groups on links with IPv6.
 fn is_kernels(route: &Route) -> bool {
     route.protocol == Route::PROTOCOL_KERNEL || route.kind == RouteKind::Multicast
 }

@@ -1,8 +1,8 @@
-//! Upstream flannel's `udp` backend, as its packets show it to others: a TUN device and one UDP socket, and between the
-//! two a loop that moves one packet with each system call.
+//! The data path of upstream flannel's `udp` backend: a TUN device, a UDP socket, and a loop between them that moves
+//! one packet per system call.
 //!
-//! It does what upstream does on the wire and no better: the first route that matches, no look at who sent a datagram,
-//! one off the time to live on each side, no word to the source of what cannot go on.
+//! It does on the wire what upstream does: the first matching route wins, the sender of a datagram is not checked, each
+//! side decrements the TTL, and undeliverable packets are dropped silently.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,21 +19,21 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::lab::LabError;
 use crate::sys;
 
-/// A host that speaks as upstream's `udp` backend does. The device goes with it.
+/// A host that behaves like upstream's `udp` backend. Dropping it removes the device.
 #[derive(Debug)]
 pub struct PlainProxy {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a [`PlainProxy`] is told.
+/// Options of a [`PlainProxy`].
 #[derive(Clone, Debug)]
 pub struct PlainProxyOptions {
-    /// The whole overlay, which is routed to the device.
+    /// The overlay network, which is routed to the device.
     pub network: Ipv4Net,
     /// The host's own subnet, whose first address the device gets.
     pub subnet: Ipv4Net,
-    /// Where to listen; all hosts have the same port.
+    /// The address to listen on; all hosts use its port.
     pub local: SocketAddrV4,
     /// The MTU of the device, 28 bytes below that of the link.
     pub mtu: u32,
@@ -41,14 +41,14 @@ pub struct PlainProxyOptions {
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
 }
 
-/// How long the loop may take to see that it is to end.
+/// How long the loop may take to notice that it must stop.
 const TICK: Duration = Duration::from_millis(20);
 
 impl PlainProxy {
-    /// Starts it in a namespace; it carries traffic when this returns.
+    /// Starts the proxy in a namespace. It carries traffic when this returns.
     ///
     /// # Errors
-    /// Those of the kernel: the device, the port or a route is not to be had.
+    /// Returns the kernel's error if the device, the port or a route cannot be created.
     pub fn start(namespace: &Namespace, options: PlainProxyOptions) -> Result<Self, LabError> {
         let opened = Tun::open_in(namespace, &TunOptions::new("plain%d"))?;
         let mut netlink = Netlink::open_in(namespace)?;
@@ -74,7 +74,7 @@ impl Drop for PlainProxy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A loop that panicked is over as well.
+            // A panic of the loop has ended it too.
             let _ = thread.join();
         }
     }
@@ -93,7 +93,7 @@ impl Loop {
             if sys::wait_either(self.tun.as_fd(), self.socket.as_fd(), TICK).is_err() {
                 return;
             }
-            // In turn, until there is nothing on either side.
+            // Alternates until both sides are empty.
             loop {
                 let out = self.outward(&mut buf);
                 let inward = self.inward(&mut buf);
@@ -104,7 +104,7 @@ impl Loop {
         }
     }
 
-    /// Moves one packet; tells whether there was one.
+    /// Moves one packet and returns whether there was one.
     fn outward(&self, buf: &mut [u8]) -> bool {
         let Ok(len) = (&self.tun).read(buf) else { return false };
         let Some(packet) = buf.get_mut(..len).filter(|packet| packet.len() >= 20) else { return true };
@@ -114,7 +114,7 @@ impl Loop {
             && decrement_ttl(packet)
         {
             let to = SocketAddr::new(IpAddr::V4(*host), self.options.local.port());
-            // Upstream's socket waits when its buffer is full.
+            // Upstream's socket blocks when its buffer is full.
             while self.socket.send_to(packet, to).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {}
         }
         true
@@ -131,7 +131,7 @@ impl Loop {
     }
 }
 
-/// Takes one from the time to live, which wraps, and patches the checksum; tells whether any is left.
+/// Decrements the TTL, which wraps, and adjusts the checksum. Returns whether the TTL is not zero.
 fn decrement_ttl(packet: &mut [u8]) -> bool {
     packet[8] = packet[8].wrapping_sub(1);
     let (sum, carry) = u16::from_be_bytes([packet[10], packet[11]]).overflowing_add(0x0100);

@@ -1,8 +1,7 @@
-//! Programs run inside a namespace: started there, watched by their log lines, and never left behind.
+//! Programs that run inside a namespace, with their log lines, and end with the test.
 //!
-//! The kernel can kill a child when its parent dies, but "parent" means the *thread* that forked it. So all
-//! programs are started by one thread that lives as long as this process: should the process be killed, its
-//! programs die too.
+//! The kernel can kill a child when its parent dies, but the parent is the *thread* that forked it. So one thread,
+//! which lives as long as the process, starts all programs: if the process is killed, its programs die too.
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -15,8 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A running program whose standard error is collected line by line. Dropping it kills it, with its own
-/// children.
+/// A running program whose standard error is collected line by line. Dropping it kills the program and its children.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -25,18 +23,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` inside `namespace`, with nothing on its standard input.
+    /// Starts `command` inside `namespace` with an empty standard input.
     ///
-    /// The program gets a process group of its own, so that Ctrl-C at a terminal reaches only its parent,
-    /// which then ends its programs in the order that suits it.
+    /// The program gets a process group of its own, so that Ctrl-C in a terminal reaches only the parent, which then
+    /// ends its programs in a suitable order.
     ///
     /// # Errors
-    /// Fails when the program cannot be started or the namespace cannot be entered.
+    /// Fails if the program cannot be started or the namespace cannot be entered.
     pub fn spawn_in(namespace: &Namespace, command: Command) -> io::Result<Self> {
         Self::spawn_passing(namespace, command, Vec::new())
     }
 
-    /// As [`spawn_in`](Self::spawn_in), with descriptors that the program finds open from number 3 on.
+    /// Starts a program like [`spawn_in`](Self::spawn_in), with open descriptors from number 3 on.
     pub(crate) fn spawn_passing(
         namespace: &Namespace,
         mut command: Command,
@@ -52,32 +50,30 @@ impl Process {
         Ok(Self { child, log, collector })
     }
 
-    /// The process id.
+    /// Returns the process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for a line on standard error that contains `text`, among those already there too, and answers
-    /// with it.
+    /// Waits for a line on standard error that contains `text`, including earlier lines, and returns it.
     ///
     /// # Errors
-    /// Says whether the limit passed or the program closed its standard error (which it does by ending), and
-    /// shows the last lines it wrote.
+    /// Contains whether the limit passed or the program closed its standard error, and the last lines.
     pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String, LineNotFound> {
         self.log.wait_for(text, limit)
     }
 
-    /// The lines written to standard error so far; of a program that writes very many, the last 10,000.
+    /// Returns the lines on standard error so far, at most the last 10,000.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.log.state.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().cloned().collect()
     }
 
-    /// The exit status, if the program has ended by itself.
+    /// Returns the exit status if the program has ended.
     ///
     /// # Errors
-    /// Fails when the kernel does not know the process.
+    /// Fails if the kernel does not know the process.
     pub fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -85,7 +81,7 @@ impl Process {
     /// Sends SIGTERM and waits for the program to end.
     ///
     /// # Errors
-    /// Returns [`io::ErrorKind::TimedOut`] when the program still runs after `limit`; it is left running.
+    /// Returns [`io::ErrorKind::TimedOut`] if the program still runs after `limit`; it keeps running.
     pub fn terminate(&mut self, limit: Duration) -> io::Result<ExitStatus> {
         self.signal(libc::SIGTERM)?;
         let name = format!("process {} has not ended {limit:?} after SIGTERM", self.id());
@@ -95,10 +91,10 @@ impl Process {
         Ok(status)
     }
 
-    /// Sends SIGKILL to the program and its own children, and reaps it.
+    /// Sends SIGKILL to the program and its children, and reaps it.
     ///
     /// # Errors
-    /// Fails when the kernel does not know the process.
+    /// Fails if the kernel does not know the process.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         if self.child.try_wait()?.is_none() {
             sys::signal_group(self.id(), libc::SIGKILL)?;
@@ -108,12 +104,12 @@ impl Process {
         Ok(status)
     }
 
-    /// Sends `signal` (such as `libc::SIGSTOP`); a program that has ended is not signalled.
+    /// Sends `signal`, such as `libc::SIGSTOP`. Does nothing if the program has ended.
     ///
     /// # Errors
-    /// Fails for a number that is not a signal.
+    /// Fails for an invalid signal number.
     pub fn signal(&mut self, signal: i32) -> io::Result<()> {
-        // Until it is reaped, the process keeps its id, so the signal cannot hit a stranger.
+        // The process keeps its ID until it is reaped, so the signal cannot reach another process.
         match self.child.try_wait()? {
             Some(_) => Ok(()),
             None => sys::signal(self.id(), signal),
@@ -122,7 +118,7 @@ impl Process {
 
     /// Waits until every line of the ended program is collected.
     fn finish_log(&mut self) {
-        // A grandchild may still hold the pipe; its lines are not worth waiting for.
+        // A grandchild may still hold the pipe; its lines are not waited for.
         let closed = |collector: &JoinHandle<()>| collector.is_finished();
         if let Some(collector) = self.collector.take()
             && crate::eventually(Duration::from_secs(5), || closed(&collector)).is_ok()
@@ -140,20 +136,19 @@ impl Drop for Process {
     }
 }
 
-/// Runs `command` to its end inside `namespace` and collects what it writes.
+/// Runs `command` inside `namespace` to its end and returns its output.
 ///
 /// # Errors
-/// Fails when the program cannot be started or the namespace cannot be entered; a program that ends badly is
-/// not an error here.
+/// Fails if the program cannot be started or the namespace cannot be entered. A non-zero exit status is not an error.
 pub fn output_in(namespace: &Namespace, mut command: Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     spawn(namespace, command, Vec::new())?.wait_with_output()
 }
 
-/// Starts `command` inside `namespace` from the thread that starts all programs.
+/// Starts `command` inside `namespace` on the thread that starts all programs.
 fn spawn(namespace: &Namespace, mut command: Command, descriptors: Vec<OwnedFd>) -> io::Result<Child> {
     sys::enter_before_exec(&mut command, namespace.clone(), std::process::id());
-    // In this order: the descriptors take the places of others, among them perhaps that of the namespace.
+    // The order matters: the passed descriptors may replace that of the namespace.
     sys::pass_before_exec(&mut command, descriptors)?;
     let (answer, started) = mpsc::sync_channel(1);
     let gone = || io::Error::other("the thread that starts programs has ended");
@@ -167,13 +162,13 @@ struct Start {
     answer: mpsc::SyncSender<io::Result<Child>>,
 }
 
-/// The entrance to the thread that starts all programs of this process.
+/// Returns the channel to the thread that starts all programs of this process.
 fn spawner() -> io::Result<mpsc::Sender<Start>> {
     static SPAWNER: OnceLock<mpsc::Sender<Start>> = OnceLock::new();
     if let Some(spawner) = SPAWNER.get() {
         return Ok(spawner.clone());
     }
-    // A thread is born in its parent's namespace, and would keep a test's namespace alive for ever.
+    // A thread starts in its parent's namespace and would keep a test's namespace alive.
     let home = Namespace::open("/proc/self/ns/net")?;
     let spawner = SPAWNER.get_or_init(|| {
         let (requests, queue) = mpsc::channel::<Start>();
@@ -194,8 +189,7 @@ fn spawner() -> io::Result<mpsc::Sender<Start>> {
     Ok(spawner.clone())
 }
 
-/// The lines that a program has written, shared between the thread that reads them and those that look at
-/// them.
+/// The lines of a program, shared between the thread that reads them and the test.
 #[derive(Debug, Default)]
 struct Log {
     state: Mutex<LogState>,
@@ -208,7 +202,7 @@ struct LogState {
     closed: bool,
 }
 
-/// More than any test looks at; a program in an endless loop must not take all memory.
+/// A limit, so that a program in an endless loop cannot use all memory.
 const MAX_LINES: usize = 10_000;
 
 impl Log {
@@ -217,7 +211,7 @@ impl Log {
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            tracing::trace!(line = text, "program says");
+            tracing::trace!(line = text, "program output");
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.lines.len() == MAX_LINES {
                 state.lines.pop_front();
@@ -253,7 +247,7 @@ impl Log {
     }
 }
 
-/// The line that a test waits for was not written.
+/// An expected line was not written.
 #[derive(thiserror::Error)]
 #[error("no line with {text:?} {why}; the last lines were:\n{last_lines}")]
 pub struct LineNotFound {
@@ -262,7 +256,7 @@ pub struct LineNotFound {
     last_lines: String,
 }
 
-/// Reads like the message, because a test sees it through `unwrap`.
+/// Formats like the message, because tests see it through `unwrap`.
 impl std::fmt::Debug for LineNotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)

@@ -1,22 +1,23 @@
 //! A deterministic simulation of whole clusters.
 //!
-//! Every host is a real [`Network`](flannel_core::Network) with the lease manager of the caller, whose calls go over a
-//! link of their own to one store, and with a backend that keeps three tables of a simulated kernel by the real engine.
-//! All of them live in one future on tokio's paused clock, and go on in the order of their numbers. Everything that
-//! happens by chance comes from one seed, so a seed replays exactly.
+//! Every host is a real [`Network`](flannel_core::Network) with the caller's lease manager, which reaches one shared
+//! store over a link of its own, and with a backend that reconciles three tables of a simulated kernel with the real
+//! engine. All hosts live in one future on tokio's paused clock and are polled in a fixed order. All randomness comes
+//! from one seed, so a seed replays exactly.
 //!
-//! The scenario is drawn from the seed too: hosts join, leave, are killed, start again, forget, move; links delay, lose,
-//! break; watches are cut or fall silent; the store is compacted, restored from a backup, loses leases, gets garbage,
-//! and is written to by nodes that do not compare. Then the faults end, and everything must be as it should be.
+//! The seed also determines the scenario. Hosts join, leave, crash, restart, lose their state and change address; links
+//! delay, drop and partition; watches break or stall; the store is compacted, restored from a backup, loses leases,
+//! receives garbage and is written to by nodes that do not compare revisions. Then the faults end and the cluster must
+//! converge.
 //!
-//! What must hold, all the time or at the end:
+//! Invariants, checked throughout or at the end:
 //!
-//! 1. No two hosts that hear the store hold one subnet.
-//! 2. A write succeeds only if the record is what its writer last saw.
-//! 3. No route is dropped while the store has its peer: not for an error, not before the peers are complete.
-//! 4. No host is told of a change that is none.
-//! 5. In the end every host holds a lease, and its kernel holds exactly the other leases that there are.
-//! 6. In peace a host makes one call for each renewal and no other; to join costs it one list and one watch.
+//! 1. No two hosts that can reach the store hold the same subnet.
+//! 2. A write succeeds only if the record is at the revision that its writer last saw.
+//! 3. No route is dropped while the store has its peer: not because of an error, and not before the peers are complete.
+//! 4. No host is notified of a change that did not happen.
+//! 5. In the end every host holds a lease, and its kernel holds exactly the other hosts' leases.
+//! 6. In quiet periods a host makes one call per renewal and no other; joining costs one list and one watch.
 
 mod backend;
 mod checked_manager;
@@ -34,107 +35,108 @@ use flannel_core::{LeaseManager, SubnetRegistry};
 
 pub use link::Link;
 
-/// How long a host may go by what it knew after it could have heard better.
+/// How long a host may act on stale state after it could have received newer.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The longest time between two renewals of a lease: a third of its time to live.
 const RENEWAL: Duration = Duration::from_secs(8 * 3600);
 
-/// The store of a simulation, and what can be done to it past the hosts. `flannel-registry/tests/simulation/store.rs` in
-/// the repository simulates hosts on its registry in memory, over managers of its own.
+/// The store of a simulation, and the ways to change it without the hosts. In the repository,
+/// `flannel-registry/tests/simulation/store.rs` implements it for the registry in memory.
 pub trait SimStore {
-    /// Returns a handle to the store. It answers at once, so that what delays is the links.
+    /// Returns a handle to the store, which answers at once: all delays come from the links.
     fn registry(&self) -> Arc<dyn SubnetRegistry>;
 
-    /// Makes the lease manager of a host, which reaches the store over a link and draws its random choices from a seed.
+    /// Creates the lease manager of a host, which reaches the store over the link and seeds its random choices.
     fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager>;
 
-    /// Writes the configuration of the network.
+    /// Writes the network config.
     fn set_config(&self, text: &str);
 
-    /// Writes a record without comparing and without an end.
+    /// Writes a record unconditionally and without an expiry.
     fn put_raw(&self, key: &str, value: &str);
 
-    /// Removes a record without comparing.
+    /// Removes a record unconditionally.
     fn remove_raw(&self, key: &str);
 
-    /// Forgets all changes so far.
+    /// Discards the history of changes.
     fn compact(&self);
 
-    /// Copies the content; the answer restores it.
+    /// Copies the content and returns a function that restores it.
     fn backup(&self) -> Box<dyn FnOnce()>;
 }
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SimOptions {
-    /// Where all chance comes from.
+    /// The seed of all randomness.
     pub seed: u64,
-    /// How many hosts start.
+    /// The number of hosts at the start.
     pub hosts: usize,
-    /// Whether anything goes wrong after they started.
+    /// Whether faults occur once all hosts have joined.
     pub faults: bool,
 }
 
-/// What is done to a host costs every other host work. So that all hosts together bear what a cluster of this size
-/// would, larger ones have fewer of it.
+/// The cluster size above which a host suffers fewer faults. A fault of one host costs every other host work; this
+/// keeps the total about constant.
 const LARGE: usize = 1000;
 
 impl SimOptions {
-    /// So many hosts, to which happens what the seed says.
+    /// Creates the parameters of a simulation with faults.
     #[must_use]
     pub const fn new(seed: u64, hosts: usize) -> Self {
         Self { seed, hosts, faults: true }
     }
 
-    /// How many subnets the network has: few more than there are hosts, so that hosts meet.
+    /// Returns the number of subnets in the network: few more than hosts, so that hosts compete for them.
     fn subnets(&self) -> u32 {
         u32::try_from(self.hosts * 5 / 4).unwrap_or(u32::MAX / 2).next_power_of_two().max(128)
     }
 
-    /// An audit costs each host work for each peer, so in large clusters there is one in each phase.
+    /// Returns the interval of audits. An audit costs each host work for each peer, so large clusters have one per
+    /// phase.
     fn audit_every(&self) -> Duration {
         Duration::from_secs(if self.hosts > 500 { 29 } else { 6 } * 3600)
     }
 
-    /// The longest time that a link keeps news back to deliver what comes meanwhile along with them.
+    /// Returns the longest time that a link delays events to deliver them in batches.
     fn max_event_delay(&self) -> Duration {
         Duration::from_millis(if self.hosts > 500 { 4000 } else { 300 })
     }
 
-    /// How many of something may happen, if as many as this may in a cluster that is not large.
+    /// Scales a limit for clusters that are not large to this one.
     fn at_most(&self, number: usize) -> usize {
         (number * LARGE / self.hosts.max(LARGE)).max(1)
     }
 }
 
-/// What was seen in a simulation.
+/// The outcome of a simulation.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SimReport {
-    /// Stands for everything that happened; the same for every run with the same options.
+    /// A hash of everything that happened; equal for every run with the same options.
     pub trace: u64,
-    /// The first promises that were broken, each with the time when.
+    /// The first violations of the invariants, each with its time.
     pub violations: Vec<String>,
-    /// How many hosts lived in the end.
+    /// The number of running hosts in the end.
     pub hosts: usize,
-    /// How many things were done to them and to the store.
+    /// The number of faults and other actions.
     pub actions: usize,
-    /// How much time passed on the paused clock.
+    /// The time that passed on the paused clock.
     pub simulated: Duration,
-    /// The mean number of calls of a host until all had joined.
+    /// The mean number of calls per host until all had joined.
     pub calls_to_join: f64,
-    /// The mean number of calls of a host in half a day after that in which nothing happened.
+    /// The mean number of calls per host during half a day without events.
     pub calls_when_idle: f64,
-    /// The largest number of calls that a host made over all.
+    /// The largest number of calls of one host.
     pub max_calls: u64,
 }
 
-/// Simulates a cluster from its first host to a day of peace after the last fault.
+/// Simulates a cluster from its first host to half a quiet day after the last fault.
 ///
-/// To be awaited on a runtime of one thread with a paused clock, where nothing else runs.
+/// Call it on a single-threaded runtime with a paused clock and no other tasks.
 pub async fn simulate(store: &dyn SimStore, options: SimOptions) -> SimReport {
-    // The hosts share one future: a budget for each of its polls would fall on them by chance.
+    // All hosts share one future, so tokio's cooperative budget would interrupt them at arbitrary points.
     tokio::task::unconstrained(scenario::run(store, options)).await
 }

@@ -1,4 +1,4 @@
-//! The system calls that the standard library does not wrap: one small safe function each, no policy.
+//! System calls that the standard library does not wrap, as small safe functions.
 #![allow(unsafe_code, reason = "sockets of raw families, signals and mounts are reached through libc only")]
 
 use flannel_netlink::Namespace;
@@ -39,12 +39,12 @@ pub(crate) fn enter_before_exec(command: &mut Command, namespace: Namespace, par
     unsafe { command.pre_exec(enter) };
 }
 
-/// Has the program of `command` find descriptors open from number 3 on.
+/// Passes descriptors to the program of `command`, from number 3 on.
 pub(crate) fn pass_before_exec(command: &mut Command, descriptors: Vec<OwnedFd>) -> io::Result<()> {
     if descriptors.is_empty() {
         return Ok(());
     }
-    // Out of the way of the numbers that they get.
+    // Numbers above those that they get in the program.
     let above = descriptors.iter().map(|descriptor| {
         // SAFETY: takes no memory; the descriptor is open.
         let copy = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FREE_FROM) })?;
@@ -65,7 +65,7 @@ pub(crate) fn pass_before_exec(command: &mut Command, descriptors: Vec<OwnedFd>)
     Ok(())
 }
 
-/// No test passes so many descriptors.
+/// More descriptors than any test passes.
 const FREE_FROM: c_int = 128;
 
 /// Receives a datagram and the descriptors that come with it, eight at most, closed on exec (`unix(7)`,
@@ -104,7 +104,7 @@ pub(crate) fn receive_with_descriptors(
     Ok((n, descriptors))
 }
 
-/// Says whether a descriptor has an error or a hang-up (`poll(2)`).
+/// Returns whether a descriptor has an error or a hang-up (`poll(2)`).
 pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: `asked` is one valid `pollfd` during the call.
@@ -130,7 +130,7 @@ pub(crate) fn signal_group(group: u32, signal: c_int) -> io::Result<()> {
     check(unsafe { libc::kill(-group.cast_signed(), signal) }).map(drop)
 }
 
-/// Takes the lock of an open file or directory if nobody holds it (`flock(2)`), and says whether it did.
+/// Tries to lock an open file or directory (`flock(2)`) and returns whether it succeeded.
 pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: takes no memory; the descriptor is open for the length of the call.
     match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
@@ -228,7 +228,7 @@ pub(crate) fn wait_either(one: BorrowedFd<'_>, other: BorrowedFd<'_>, limit: Dur
     check(unsafe { libc::poll(wanted.as_mut_ptr(), 2, limit) }).map(drop)
 }
 
-/// Has reads and writes return at once (`fcntl(2)`, O_NONBLOCK).
+/// Makes reads and writes return at once (`fcntl(2)`, O_NONBLOCK).
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no memory.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
@@ -281,7 +281,7 @@ pub(crate) fn unmount(target: &Path) -> io::Result<()> {
     check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
-/// Leaves the calling thread only these capabilities (bits of `linux/capability.h`), for as long as it lives (`capset(2)`).
+/// Limits the calling thread to these capabilities (bits of `linux/capability.h`) for its lifetime (`capset(2)`).
 pub(crate) fn keep_capabilities(bits: &[u32]) -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`.
     const VERSION: u32 = 0x2008_0522;

@@ -1,7 +1,7 @@
-//! A bad cable: a link between two namespaces that loses packets and delivers some of them late.
+//! A link between two namespaces that drops and reorders packets.
 //!
-//! Each end is a TUN device, and the cable itself a thread in each direction that takes packets off one and puts them on
-//! the other, so that no traffic control of the kernel is needed.
+//! Each end is a TUN device, and one thread per direction moves packets between them, so no traffic control of the
+//! kernel is needed.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,44 +17,44 @@ use ipnet::IpNet;
 use crate::lab::LabError;
 use crate::sys;
 
-/// How a [`Wire`] treats packets.
+/// Options of a [`Wire`].
 #[derive(Clone, Copy, Debug)]
 pub struct WireOptions {
-    /// MTU of both ends, in bytes.
+    /// The MTU of both ends, in bytes.
     pub mtu: u32,
-    /// The share of packets that are lost, from 0 to 1.
+    /// The share of packets that are dropped, from 0 to 1.
     pub loss: f64,
-    /// The share of packets that are delivered after the next few, from 0 to 1.
+    /// The share of packets that are delivered after later ones, from 0 to 1.
     pub reordering: f64,
-    /// What chance is drawn from.
+    /// The seed of all randomness.
     pub seed: u64,
 }
 
-/// A link of 1500 bytes that does no harm.
+/// An MTU of 1500 bytes, without loss and reordering.
 impl Default for WireOptions {
     fn default() -> Self {
         Self { mtu: 1500, loss: 0.0, reordering: 0.0, seed: 1 }
     }
 }
 
-/// A link between two namespaces. Both ends go with it.
+/// A link between two namespaces. Dropping it removes both ends.
 #[derive(Debug)]
 pub struct Wire {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How long a thread may take to see that it is to end.
+/// How long a thread may take to notice that it must stop.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A late packet is delivered after so many others.
+/// The number of packets that overtake a late one.
 const LATE_BY: usize = 3;
 
 impl Wire {
-    /// Joins two namespaces by a link that is called `name` in both; each end has the addresses given.
+    /// Connects two namespaces by a link that is called `name` in both, with these addresses.
     ///
     /// # Errors
-    /// Those of the kernel: a name or an address is taken, or there is no `/dev/net/tun`.
+    /// Returns the kernel's error if a name or an address is taken, or `/dev/net/tun` is missing.
     pub fn join(
         name: &str,
         ends: [(&Namespace, &[IpNet]); 2],
@@ -77,7 +77,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A thread that panicked is over as well.
+            // A panic of the thread has ended it too.
             let _ = thread.join();
         }
     }
@@ -86,7 +86,7 @@ impl Drop for Wire {
 fn end(name: &str, namespace: &Namespace, addresses: &[IpNet], mtu: u32) -> Result<File, LabError> {
     let opened = Tun::open_in(namespace, &TunOptions::new(name))?;
     let mut netlink = Netlink::open_in(namespace)?;
-    // What waits here must not be lost: that is the wire's to do.
+    // A long queue, so that only the wire drops packets.
     let up = LinkChange { up: Some(true), mtu: Some(mtu), txqlen: Some(5000), ..LinkChange::default() };
     netlink.change_link(opened.index, &up)?;
     for net in addresses {
@@ -99,7 +99,7 @@ fn end(name: &str, namespace: &Namespace, addresses: &[IpNet], mtu: u32) -> Resu
 
 fn carry(from: &File, to: &File, options: WireOptions, mut chance: fastrand::Rng, stop: &AtomicBool) {
     let mut buf = vec![0; 65_536];
-    // Late packets, and how many others are to pass before each.
+    // Late packets, each with the number of packets that will overtake it.
     let mut late: Vec<(usize, Vec<u8>)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         match (&mut &*from).read(&mut buf) {
@@ -116,7 +116,7 @@ fn carry(from: &File, to: &File, options: WireOptions, mut chance: fastrand::Rng
                 late.extract_if(.., |(left, _)| *left == 0).for_each(|(_, packet)| put(to, &packet));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                // Nothing follows that it could be behind.
+                // No later packet follows.
                 late.drain(..).for_each(|(_, packet)| put(to, &packet));
                 if sys::wait_readable(from.as_fd(), TICK).is_err() {
                     return;
@@ -129,6 +129,6 @@ fn carry(from: &File, to: &File, options: WireOptions, mut chance: fastrand::Rng
 
 fn put(mut to: &File, packet: &[u8]) {
     let refused = |error: io::Error| error.kind() == ErrorKind::WouldBlock;
-    // What the other end refuses for good is lost, as on any wire.
+    // A packet that the other end rejects is lost, as on any link.
     while to.write(packet).is_err_and(refused) {}
 }

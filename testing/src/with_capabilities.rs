@@ -1,4 +1,4 @@
-//! Code with fewer rights than the test that runs it.
+//! Code that runs with fewer capabilities than its test.
 
 use std::io;
 
@@ -6,15 +6,15 @@ use flannel_netlink::Namespace;
 
 use crate::sys;
 
-/// The right to administer the network, `CAP_NET_ADMIN` (`capabilities(7)`).
+/// Permits administering the network, `CAP_NET_ADMIN` (`capabilities(7)`).
 pub const CAP_NET_ADMIN: u32 = 12;
-/// The right to enter namespaces, among much else, `CAP_SYS_ADMIN` (`capabilities(7)`).
+/// Permits entering namespaces, among others, `CAP_SYS_ADMIN` (`capabilities(7)`).
 pub const CAP_SYS_ADMIN: u32 = 21;
 
 /// Runs `f` in a namespace on a thread that has only these capabilities, as have the threads that it starts.
 ///
 /// # Errors
-/// Those of [`Namespace::run`], and that the process itself has not so many capabilities.
+/// See [`Namespace::run`]; also fails if the process lacks one of the capabilities.
 ///
 /// ```no_run
 /// use flannel_netlink::Namespace;

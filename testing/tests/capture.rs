@@ -1,4 +1,4 @@
-//! What goes over the wire of an overlay made by hand, read back as typed values.
+//! Captures of a manually configured overlay.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
@@ -16,7 +16,7 @@ const VNI: u32 = 1;
 const PORT: u16 = 8472;
 
 #[test]
-fn a_pods_packet_crosses_the_underlay_in_the_format_of_vxlan() {
+fn a_pods_packet_crosses_the_underlay_in_vxlan_format() {
     let (lab, pods) = overlay();
     let capture = Capture::start(&lab.hosts[0].namespace, "eth0").unwrap();
     ping(&pods[0].namespace, pods[1].addresses[0], &PingOptions::default()).unwrap();
@@ -29,7 +29,7 @@ fn a_pods_packet_crosses_the_underlay_in_the_format_of_vxlan() {
     let outer = frame.ipv4().unwrap();
     assert_eq!((Some(outer.source), Some(outer.destination)), (lab.hosts[0].ipv4(), lab.hosts[1].ipv4()));
     assert_eq!((outer.ttl, outer.tos, outer.dont_fragment, outer.more_fragments), (64, 0, false, false));
-    // 84 bytes of the ping, and 50 of overhead without the outer Ethernet header.
+    // The ping's 84 bytes, and 50 of overhead without the outer Ethernet header.
     assert_eq!(outer.total_length, 134);
     let udp = frame.udp().unwrap();
     assert_eq!((udp.destination_port, udp.length), (PORT, 114));
@@ -44,7 +44,7 @@ fn a_pods_packet_crosses_the_underlay_in_the_format_of_vxlan() {
 }
 
 #[test]
-fn a_packet_is_seen_on_each_link_that_it_passes() {
+fn a_packet_is_captured_on_each_link_that_it_passes() {
     let (lab, pods) = overlay();
     let places = [
         (&pods[0].namespace, "eth0"),
@@ -70,7 +70,7 @@ fn a_capture_loses_no_packet_of_a_burst_and_keeps_their_order() {
     let capture = Capture::start(&lab.hosts[1].namespace, "eth0").unwrap();
     let socket = lab.hosts[0].namespace.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     let to = (lab.hosts[1].ipv4().unwrap(), 9999);
-    // The first packet waits for the neighbour's address; the queue for that is short.
+    // The first packet waits for the neighbour's address, and that queue is short.
     ping(&lab.hosts[0].namespace, to.0.into(), &PingOptions::default()).unwrap();
     for number in 0..5000_u32 {
         socket.send_to(&number.to_be_bytes(), to).unwrap();
@@ -89,13 +89,13 @@ fn a_capture_loses_no_packet_of_a_burst_and_keeps_their_order() {
 }
 
 #[test]
-fn a_capture_on_a_link_that_is_not_there_fails() {
+fn a_capture_on_a_missing_link_fails() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let error = Capture::start(&lab.hosts[0].namespace, "flannel.1").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(19), "{error}");
 }
 
-/// Two hosts with a pod each, and a VXLAN device between them that is set up by hand.
+/// Creates two hosts with a pod each, and configures a VXLAN device between them.
 fn overlay() -> (Lab, Vec<Pod>) {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     for (own, host) in lab.hosts.iter().enumerate() {
@@ -107,7 +107,7 @@ fn overlay() -> (Lab, Vec<Pod>) {
     (lab, pods)
 }
 
-/// What a node daemon would do: a device, its address, and the other host as a peer.
+/// Does the work of a node daemon: creates a device, its address, and the other host as a peer.
 fn join_overlay(host: &Host, own: usize, peer: Ipv4Addr) {
     let mut netlink = Netlink::open_in(&host.namespace).unwrap();
     let eth0 = netlink.link("eth0").unwrap().unwrap().index;
@@ -145,12 +145,12 @@ fn mac(host: usize) -> Mac {
     Mac([0x0e, 0, 0, 0, 0, host as u8 + 1])
 }
 
-/// The first echo request, or reply, that is carried by VXLAN.
+/// Returns the first echo request, or reply, inside VXLAN.
 fn carried_echo(packets: &[Captured], request: bool) -> Option<&Captured> {
     packets.iter().find(|packet| packet.frame.vxlan().is_some() && is_echo(packet, request))
 }
 
-/// Whether a packet is an echo request, or reply, on its own or carried by VXLAN.
+/// Returns whether a packet is an echo request, or reply, by itself or inside VXLAN.
 fn is_echo(packet: &Captured, request: bool) -> bool {
     let inner = packet.frame.vxlan().map_or(&packet.frame, |vxlan| &vxlan.inner);
     match inner.transport() {

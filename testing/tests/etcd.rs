@@ -1,4 +1,4 @@
-//! The real etcd program, started and stopped as a test of a registry needs it.
+//! Starting, stopping and restoring the etcd program.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
@@ -25,7 +25,7 @@ fn a_key_survives_a_restart_on_the_same_address() {
 }
 
 #[test]
-fn a_store_that_lost_everything_starts_with_the_first_revision() {
+fn a_wiped_store_starts_at_the_first_revision() {
     let mut etcd = Etcd::start().unwrap();
     for _ in 0..3 {
         etcd.etcdctl(&["put", "key", "value"]).unwrap();
@@ -37,7 +37,7 @@ fn a_store_that_lost_everything_starts_with_the_first_revision() {
 }
 
 #[test]
-fn the_v2_interface_answers_only_where_it_was_asked_for() {
+fn the_v2_api_is_served_only_if_enabled() {
     let options = EtcdOptions { enable_v2: true, ..EtcdOptions::default() };
     let old = Etcd::start_with(options).unwrap();
     assert!(http_get(&old, "/v2/keys/").contains(" 200 OK"));
@@ -46,7 +46,7 @@ fn the_v2_interface_answers_only_where_it_was_asked_for() {
 }
 
 #[test]
-fn four_servers_started_at_once_do_not_see_each_other() {
+fn servers_started_at_once_are_independent() {
     let servers: Vec<_> = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| Etcd::start().unwrap())).collect();
         starts.into_iter().map(|start| start.join().unwrap()).collect()
@@ -74,7 +74,7 @@ fn a_dropped_server_leaves_neither_process_nor_files() {
 }
 
 #[test]
-fn a_server_inside_a_namespace_is_reached_only_there() {
+fn a_server_inside_a_namespace_is_reachable_only_there() {
     let namespace = Namespace::create().unwrap();
     raise_loopback(&namespace);
     let address = IpAddr::from([127, 0, 0, 1]);
@@ -89,7 +89,7 @@ fn a_server_inside_a_namespace_is_reached_only_there() {
 }
 
 #[test]
-fn the_message_of_a_server_that_cannot_start_tells_why() {
+fn the_error_of_a_server_that_cannot_start_contains_the_cause() {
     let arguments = vec!["--heartbeat-interval=0".to_owned()];
     let options = EtcdOptions { arguments, ..EtcdOptions::default() };
     let message = Etcd::start_with(options).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! A process that is killed between any two of its writes, and the one that is started after it. Three tables that lead
-//! from one to the next, as those of a tunnel do, and a script of what happens to the peers meanwhile; it is run once
-//! for each write that it makes, and the process dies right before that one.
+//! Kills a process before each of its writes and starts another one after it. Three tables depend on each other as
+//! those of a tunnel do, and a script changes the peers meanwhile; it runs once per write, and the process dies right
+//! before that write.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
@@ -13,15 +13,15 @@ use flannel_core::reconcile::{Change, Reconciler, Table, TableSync, pass};
 use flannel_core::{BoxError, SyncReport};
 use flannel_testing::FakeTable;
 
-/// Who there is: the number of each peer's subnet with that of its device, and of the place behind it.
+/// The peers: the number of each subnet with that of its device and of the device's address.
 type Peers = BTreeMap<u8, (u8, u8)>;
 
 /// The tables of a host's kernel, which outlive processes.
 #[derive(Clone, Default)]
 struct Kernel {
-    /// Where a device is.
+    /// The address of a device.
     entries: FakeTable<u8, u8>,
-    /// Which device has a subnet's address.
+    /// The device of a subnet's address.
     neighbours: FakeTable<u8, u8>,
     routes: FakeTable<u8, u8>,
 }
@@ -36,20 +36,23 @@ impl Kernel {
             && self.routes.objects() == one(peers.keys().map(|n| (*n, *n)).collect())
     }
 
-    /// Tells whether packets to a peer arrive.
+    /// Returns whether packets to a peer arrive.
     fn reaches(&self, n: u8, (device, place): (u8, u8)) -> bool {
         self.routes.objects().get(&n) == Some(&vec![n])
             && self.neighbours.objects().get(&n) == Some(&vec![device])
             && self.entries.objects().get(&device) == Some(&vec![place])
     }
 
-    /// No route leads to an address whose device, or the place of that device, is unknown.
+    /// No route may lead to an address whose device, or the address of that device, is unknown.
     fn check_that_no_route_leads_nowhere(&self) {
         let (neighbours, entries) = (self.neighbours.objects(), self.entries.objects());
         for n in self.routes.objects().keys() {
             let device = neighbours.get(n).map(|devices| devices[0]);
             let place = device.and_then(|device| entries.get(&device));
-            assert!(place.is_some(), "route {n} leads to the device {device:?}, which is nowhere");
+            assert!(
+                place.is_some(),
+                "route {n} must lead to a device with an address, got device {device:?}"
+            );
         }
     }
 
@@ -61,7 +64,7 @@ impl Kernel {
     }
 }
 
-/// A table of a process that has so many writes left to live, in all its tables together.
+/// A table of a process that dies after a number of writes to all its tables.
 struct Mortal {
     table: FakeTable<u8, u8>,
     life: Rc<Cell<usize>>,
@@ -120,7 +123,7 @@ impl Process {
     }
 }
 
-/// What a life of the process sees: each step is a pass with these peers, known completely or not.
+/// What the process sees: each step is a sync with these peers, known completely or not.
 fn script() -> Vec<(Peers, bool)> {
     let stays = (1, (11, 101));
     vec![
@@ -130,17 +133,18 @@ fn script() -> Vec<(Peers, bool)> {
         ([stays, (2, (12, 102)), (3, (13, 103)), (4, (14, 104))].into(), true),
         // One gets a new device, one moves.
         ([stays, (2, (22, 102)), (3, (13, 113)), (4, (14, 104))].into(), true),
-        // One leaves, one comes back with another's place.
+        // One leaves, one returns with another's address.
         ([stays, (3, (13, 113)), (5, (25, 102))].into(), true),
-        // Two change their subnets with each other.
+        // Two swap their subnets.
         ([stays, (3, (25, 102)), (5, (13, 113))].into(), true),
         ([stays].into(), true),
-        // All come at once.
+        // All join at once.
         ((1..=9).map(|n| (n, (10 + n, 100 + n))).collect(), true),
     ]
 }
 
-/// Lives until the writes are used up or the script ends; returns the step it died in, and what it was about to know.
+/// Runs until the writes are used up or the script ends; returns the step in which the process died, and the peers of
+/// that step.
 fn live(kernel: &Kernel, writes: usize) -> Option<(Peers, bool)> {
     let life = Rc::new(Cell::new(writes));
     let mut process = Process::start(kernel, &life);
@@ -157,33 +161,43 @@ fn live(kernel: &Kernel, writes: usize) -> Option<(Peers, bool)> {
 }
 
 #[test]
-fn wherever_it_is_killed_the_next_one_ends_the_work_and_removes_nothing_early() {
+fn after_a_kill_at_any_write_the_next_process_converges_and_removes_nothing_early() {
     let mut deaths = 0;
     for writes in 0.. {
         let kernel = Kernel::default();
         let Some((peers, complete)) = live(&kernel, writes) else { break };
         deaths += 1;
         kernel.check_that_no_route_leads_nowhere();
-        // The one that is there all the time is reached from its three writes on, whatever happens to the others.
-        assert!(writes < 3 || kernel.reaches(1, (11, 101)), "killed before write {writes}");
+        // The peer that never changes is reachable from its three writes on.
+        assert!(
+            writes < 3 || kernel.reaches(1, (11, 101)),
+            "the unchanged peer must be reachable after a kill at write {writes}"
+        );
         let _ = kernel.removed();
 
-        // The next life hears of one peer first, then of all.
+        // The next process sees one peer first, then all.
         let immortal = Rc::new(Cell::new(usize::MAX));
         let mut next = Process::start(&kernel, &immortal);
         let now = Instant::now();
         let before = [&kernel.entries, &kernel.neighbours, &kernel.routes].map(FakeTable::objects);
         next.pass(&peers.iter().take(1).map(|(n, peer)| (*n, *peer)).collect(), false, now);
-        assert_eq!(kernel.removed(), 0, "killed before write {writes}: not all peers were known");
+        assert_eq!(
+            kernel.removed(),
+            0,
+            "nothing must be removed with incomplete peers after a kill at write {writes}"
+        );
         let after = [&kernel.entries, &kernel.neighbours, &kernel.routes].map(FakeTable::objects);
-        assert!(writes < 3 || after == before, "killed before write {writes}: all that is known was right");
+        assert!(writes < 3 || after == before, "correct objects must be kept after a kill at write {writes}");
         kernel.check_that_no_route_leads_nowhere();
 
         let report = next.pass(&peers, true, now);
         assert_eq!(report.failed, []);
-        assert!(kernel.holds(&peers), "killed before write {writes}, with all peers known: {complete}");
+        assert!(
+            kernel.holds(&peers),
+            "the kernel must match the peers after a kill at write {writes}, complete: {complete}"
+        );
         assert!(kernel.reaches(1, (11, 101)));
-        assert_eq!(next.pass(&peers, true, now), SyncReport::default(), "nothing is left to do");
+        assert_eq!(next.pass(&peers, true, now), SyncReport::default(), "a further sync must do nothing");
     }
     assert!(deaths > 50, "{deaths} writes");
 }

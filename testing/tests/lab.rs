@@ -1,4 +1,4 @@
-//! Hosts and pods as namespaces, on the kernel of this machine.
+//! Hosts and pods as namespaces on the real kernel.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
@@ -30,9 +30,9 @@ fn every_host_reaches_every_other_host() {
 }
 
 #[test]
-fn hosts_on_two_segments_meet_at_the_gateway() {
+fn hosts_on_two_segments_reach_each_other_through_the_gateway() {
     let lab = Lab::new(&LabOptions { hosts: 3, segments: 2, ..LabOptions::default() }).unwrap();
-    let [one, two, three] = &lab.hosts[..] else { panic!("three hosts were asked for") };
+    let [one, two, three] = &lab.hosts[..] else { panic!("the lab must have three hosts") };
     let gateway = |to: &Host, which: usize| {
         let mut netlink = Netlink::open_in(&one.namespace).unwrap();
         netlink.route_to(to.addresses[which].addr()).unwrap().gateway
@@ -46,7 +46,7 @@ fn hosts_on_two_segments_meet_at_the_gateway() {
 }
 
 #[test]
-fn a_host_without_a_default_route_reaches_its_neighbours_only() {
+fn a_host_without_a_default_route_reaches_its_segment_only() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let outside = ping(&lab.hosts[0].namespace, [10, 0, 0, 1].into(), &PingOptions::default());
     assert!(matches!(outside, Err(PingError::Unreachable { .. })), "{outside:?}");
@@ -66,12 +66,12 @@ fn pods_of_one_host_reach_each_other_and_their_host() {
     for to in two.addresses.iter().copied().chain([addr("10.5.3.1"), addr("fd00:5:3::1")]) {
         ping(&one.namespace, to, &PingOptions::default()).unwrap();
     }
-    // The underlay is beyond the host, so the pod's default route leads there.
+    // The underlay is behind the host, so the pod's default route leads there.
     ping(&one.namespace, lab.hosts[0].addresses[0].addr(), &PingOptions::default()).unwrap();
 }
 
 #[test]
-fn a_packet_larger_than_the_pods_mtu_needs_fragments() {
+fn a_packet_larger_than_the_pods_mtu_is_fragmented() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let pod = lab.hosts[0].add_pod(&[net("10.5.3.0/24"), net("fd00:5:3::/64")], 1450).unwrap();
     for (gateway, headers) in [("10.5.3.1", 28), ("fd00:5:3::1", 48)] {
@@ -85,7 +85,7 @@ fn a_packet_larger_than_the_pods_mtu_needs_fragments() {
 }
 
 #[test]
-fn a_subnet_without_room_is_reported_as_full() {
+fn a_full_subnet_is_reported() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let subnet = net("10.5.3.0/30");
     lab.hosts[0].add_pod(&[subnet], 1450).unwrap();
@@ -94,7 +94,7 @@ fn a_subnet_without_room_is_reported_as_full() {
 }
 
 #[test]
-fn two_labs_with_the_same_addresses_do_not_disturb_each_other() {
+fn labs_with_the_same_addresses_are_isolated() {
     let (one, two) = std::thread::scope(|scope| {
         let start = || Lab::new(&LabOptions::default()).unwrap();
         let (one, two) = (scope.spawn(start), scope.spawn(start));
@@ -110,7 +110,7 @@ fn two_labs_with_the_same_addresses_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_host_that_is_dropped_takes_its_links_with_it() {
+fn dropping_a_host_removes_its_links() {
     let mut lab = Lab::new(&LabOptions::default()).unwrap();
     let ports = |switch: &Namespace| {
         let links = Netlink::open_in(switch).unwrap().links().unwrap();
@@ -125,7 +125,7 @@ fn a_host_that_is_dropped_takes_its_links_with_it() {
 }
 
 #[test]
-fn a_named_namespace_is_found_by_its_name_until_its_handle_is_dropped() {
+fn a_named_namespace_is_found_by_name_until_its_handle_is_dropped() {
     let lab = Lab::new(&LabOptions { hosts: 1, named: true, ..LabOptions::default() }).unwrap();
     let pod = lab.hosts[0].add_pod(&[net("10.5.3.0/24")], 1450).unwrap();
     let prefix = lab.prefix().unwrap().to_owned();
@@ -144,7 +144,7 @@ fn a_named_namespace_is_found_by_its_name_until_its_handle_is_dropped() {
 }
 
 #[test]
-fn a_lab_that_is_kept_outlives_its_handles_until_its_names_are_removed() {
+fn a_kept_lab_outlives_its_handles_until_its_names_are_removed() {
     let lab = Lab::new(&LabOptions { hosts: 2, named: true, ..LabOptions::default() }).unwrap();
     let prefix = lab.prefix().unwrap().to_owned();
     lab.keep();
@@ -161,14 +161,14 @@ fn a_lab_that_is_kept_outlives_its_handles_until_its_names_are_removed() {
 }
 
 #[test]
-fn a_lab_with_too_many_hosts_is_refused() {
+fn a_lab_with_too_many_hosts_is_rejected() {
     let refused = Lab::new(&LabOptions { hosts: 254, ..LabOptions::default() });
     assert!(matches!(refused, Err(LabError::TooLarge { .. })));
     assert!(Lab::new(&LabOptions { segments: 0, ..LabOptions::default() }).is_err());
 }
 
 #[test]
-fn the_settings_of_the_machine_do_not_leak_into_a_lab() {
+fn the_machines_settings_do_not_affect_a_lab() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0].namespace;
     assert_eq!(host.read_sysctl("net/ipv4/conf/eth0/rp_filter").unwrap(), "0");
@@ -182,11 +182,11 @@ fn the_settings_of_the_machine_do_not_leak_into_a_lab() {
 }
 
 #[test]
-fn a_program_without_capabilities_is_told_all_that_it_lacks() {
-    // The test program itself, run again without any capability.
+fn a_program_without_capabilities_gets_a_list_of_all_that_are_missing() {
+    // Runs this test program again without any capability.
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "prints_what_is_missing", "--nocapture"]);
+    command.args(["--exact", "prints_missing_requirements", "--nocapture"]);
     let output = output_in(&Namespace::current().unwrap(), command).unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for capability in ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"] {
@@ -195,7 +195,7 @@ fn a_program_without_capabilities_is_told_all_that_it_lacks() {
 }
 
 #[test]
-fn prints_what_is_missing() {
+fn prints_missing_requirements() {
     match flannel_testing::check_requirements() {
         Ok(()) => println!("nothing is missing"),
         Err(missing) => missing.lines().for_each(|line| println!("{line}")),

@@ -1,5 +1,4 @@
-//! What is there after everything was used and dropped. Alone in its file, and so in its process, because it
-//! counts.
+//! Checks that dropping every handle leaves nothing. Alone in its file, and so in its process, because it counts.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
@@ -15,13 +14,13 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn everything_that_was_used_is_gone_when_it_is_dropped() {
-    // The thread that starts programs stays, so it has to be there before the count.
+fn dropped_handles_leave_nothing() {
+    // The thread that starts programs stays, so it has to exist before the count.
     use_everything();
     let before = Traces::now();
     for _ in 0..3 {
         let switch = use_everything();
-        // The hosts' namespaces are gone when the ends of their cables are.
+        // The hosts' namespaces end with their links to the switch.
         let ports = || {
             let links = Netlink::open_in(&switch).unwrap().links().unwrap();
             let left: Vec<_> =
@@ -37,7 +36,7 @@ fn everything_that_was_used_is_gone_when_it_is_dropped() {
     eventually(LIMIT, same).unwrap();
 }
 
-/// Uses each part once, and answers with the namespace of the switch, the only thing that is still held.
+/// Uses each part once and returns the namespace of the switch, the only object still held.
 fn use_everything() -> Namespace {
     let lab = Lab::new(&LabOptions { hosts: 3, named: true, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0];
@@ -55,7 +54,7 @@ fn use_everything() -> Namespace {
     lab.switch().clone()
 }
 
-/// What this process could leave behind.
+/// Everything that this process could leave behind.
 #[derive(Debug, Eq, PartialEq)]
 struct Traces {
     links: Vec<String>,
@@ -80,7 +79,7 @@ impl Traces {
     }
 }
 
-/// The processes whose parent is this one (`proc_pid_status(5)`).
+/// Returns the children of this process (`proc_pid_status(5)`).
 fn children() -> BTreeSet<u32> {
     let own = format!("PPid:\t{}\n", std::process::id());
     let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {

@@ -1,4 +1,4 @@
-//! Programs inside namespaces: where they run, what they say, how they end.
+//! Programs inside namespaces: where they run, their log lines, and how they end.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_program_runs_in_the_namespace_that_it_was_given() {
+fn a_program_runs_in_its_namespace() {
     let namespace = Namespace::create().unwrap();
     let mut command = Command::new("readlink");
     command.arg("/proc/self/ns/net");
@@ -24,7 +24,7 @@ fn a_program_runs_in_the_namespace_that_it_was_given() {
 }
 
 #[test]
-fn a_line_is_found_whether_it_was_written_before_or_after_the_question() {
+fn a_line_is_found_whether_written_before_or_after_the_call() {
     let process = shell("echo first >&2; echo second >&2; sleep 1000");
     process.wait_for_line("second", LIMIT).unwrap();
     assert_eq!(process.wait_for_line("irs", LIMIT).unwrap(), "first");
@@ -34,26 +34,26 @@ fn a_line_is_found_whether_it_was_written_before_or_after_the_question() {
 }
 
 #[test]
-fn the_question_for_a_line_ends_with_the_program() {
+fn the_wait_for_a_line_ends_with_the_program() {
     let process = shell("echo last words >&2");
     let message = process.wait_for_line("ready", Duration::from_secs(60)).unwrap_err().to_string();
     assert!(message.contains("before the program ended") && message.ends_with("\nlast words"), "{message}");
 }
 
 #[test]
-fn a_program_that_handles_the_signal_ends_with_its_own_status() {
+fn a_program_that_handles_sigterm_ends_with_its_own_status() {
     let mut process = shell("trap 'echo bye >&2; exit 7' TERM; echo ready >&2; while :; do sleep 0.01; done");
     process.wait_for_line("ready", LIMIT).unwrap();
     assert_eq!(process.exit_status().unwrap(), None);
     assert_eq!(process.terminate(LIMIT).unwrap().code(), Some(7));
     assert_eq!(process.lines(), ["ready", "bye"]);
-    // Once more is no error, and hits nobody.
+    // A second call succeeds and signals nothing.
     assert_eq!(process.terminate(LIMIT).unwrap().code(), Some(7));
     process.signal(9).unwrap();
 }
 
 #[test]
-fn a_program_that_ignores_the_signal_is_killed_by_its_owner_only() {
+fn a_program_that_ignores_sigterm_is_killed_by_its_owner_only() {
     let mut process = shell("trap '' TERM; echo ready >&2; while :; do sleep 0.01; done");
     process.wait_for_line("ready", LIMIT).unwrap();
     let refused = process.terminate(Duration::from_millis(50)).unwrap_err();
@@ -63,7 +63,7 @@ fn a_program_that_ignores_the_signal_is_killed_by_its_owner_only() {
 }
 
 #[test]
-fn a_dropped_program_is_gone() {
+fn a_dropped_program_ends() {
     let process = shell("echo ready >&2; exec sleep 1000");
     process.wait_for_line("ready", LIMIT).unwrap();
     let directory = format!("/proc/{}", process.id());
@@ -73,7 +73,7 @@ fn a_dropped_program_is_gone() {
 }
 
 #[test]
-fn the_children_of_a_killed_program_die_with_it() {
+fn the_children_of_a_killed_program_end_with_it() {
     let mut process = shell("sleep 1000 & echo child $! >&2; wait");
     let line = process.wait_for_line("child ", LIMIT).unwrap();
     let child = format!("/proc/{}/cmdline", line.trim_start_matches("child "));
@@ -90,36 +90,36 @@ fn a_program_outlives_the_thread_that_started_it() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error() {
+fn starting_a_missing_program_fails() {
     let namespace = Namespace::current().unwrap();
     let error = Process::spawn_in(&namespace, Command::new("no-such-program")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
-/// Run by the test below in a process of its own, which is then killed.
+/// Run by the test below in another process, which is then killed.
 const VICTIM: &str = "FLANNEL_TESTING_VICTIM";
 
 #[test]
-fn a_killed_process_takes_its_programs_with_it() {
+fn the_programs_of_a_killed_process_end_with_it() {
     if std::env::var_os(VICTIM).is_some() {
         let process = std::thread::spawn(|| shell("exec sleep 1000")).join().unwrap();
         eprintln!("program {}", process.id());
         std::thread::park();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_killed_process_takes_its_programs_with_it", "--nocapture"]);
+    command.args(["--exact", "the_programs_of_a_killed_process_end_with_it", "--nocapture"]);
     command.env(VICTIM, "1");
     let mut victim = Process::spawn_in(&Namespace::current().unwrap(), command).unwrap();
     let line = victim.wait_for_line("program ", LIMIT).unwrap();
     let program = format!("/proc/{}", line.trim_start_matches("program "));
     assert!(Path::new(&program).exists());
     victim.kill().unwrap();
-    // Nobody may be there to reap it, so it may stay as a zombie, which has no command line.
+    // Without a reaper it may stay as a zombie, which has no command line.
     let lives = || std::fs::read(format!("{program}/cmdline")).is_ok_and(|line| !line.is_empty());
     eventually(LIMIT, || !lives()).unwrap();
 }
 
-/// A shell that runs `script` in the namespace of the caller.
+/// Starts a shell that runs `script` in the caller's namespace.
 fn shell(script: &str) -> Process {
     let mut command = Command::new(program("sh", "dash").unwrap());
     command.args(["-c", script]);

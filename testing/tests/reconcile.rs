@@ -1,5 +1,5 @@
-//! The reconcile engine against a kernel that fails, changes by itself and kills it. The model is the obvious way:
-//! remove everything, then add what should be.
+//! The reconcile engine against a kernel that fails, drifts and crashes. The model removes everything and then adds the
+//! desired objects.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl Run {
         self.now += time;
     }
 
-    /// Lets all faults end and time pass.
+    /// Ends all faults and lets time pass.
     fn settle(&mut self) {
         self.kernel.heal();
         self.engine.tracker.mark_stale();
@@ -71,14 +71,14 @@ impl Run {
         }
     }
 
-    /// Checks that what there is is what there would be if everything were removed and added anew.
+    /// Asserts that the kernel holds what removing everything and adding the desired objects gives.
     fn is_as_if_made_anew(&mut self) {
         let anew: BTreeMap<u8, Vec<u8>> =
             self.wanted.iter().map(|(key, value)| (*key, vec![*value])).collect();
         assert_eq!(self.kernel.objects(), anew);
         self.later(Duration::from_secs(60));
         self.engine.tracker.mark_stale();
-        assert_eq!(self.pass(), SyncReport::default(), "a pass with nothing to do does nothing");
+        assert_eq!(self.pass(), SyncReport::default(), "a pass over a converged kernel must do nothing");
     }
 }
 
@@ -87,7 +87,7 @@ enum Step {
     Want(u8, u8),
     Forget(u8),
     Exactly(Wanted),
-    /// Somebody else changes the kernel, and it is or is not noticed.
+    /// Changes the kernel, with or without a notification.
     Foreign(u8, Vec<u8>, bool),
     FailWrites(u8, usize),
     FailReads(usize),
@@ -95,7 +95,7 @@ enum Step {
     Heal,
     Pass,
     Wait(u64),
-    /// The process is killed and starts again.
+    /// Kills the process and starts another.
     Restart,
 }
 
@@ -122,7 +122,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     btree_map(KEYS, VALUES, 0..5)
 }
 
-/// What an earlier life and other people left.
+/// The objects of an earlier run and of other programs.
 fn leftovers() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
     btree_map(KEYS, vec(VALUES, 1..3), 0..5)
 }
@@ -139,7 +139,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn when_the_faults_end_the_kernel_is_as_it_should_be(leftovers in leftovers(), steps in vec(step(), 0..40)) {
+    fn the_kernel_converges_after_the_faults_end(leftovers in leftovers(), steps in vec(step(), 0..40)) {
         let kernel = kernel(&leftovers);
         let mut run = Run::new(&kernel, &Wanted::new());
         for step in steps {
@@ -152,7 +152,7 @@ proptest! {
                 }
                 Step::Foreign(key, values, seen) => {
                     kernel.set(key, values);
-                    // What is not noticed cannot be told from what is right, until there is doubt.
+                    // A change without a notification is found when the table is read again.
                     if seen {
                         run.engine.tracker.mark_stale();
                     }
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn killed_after_any_write_the_next_life_ends_the_work(leftovers in leftovers(), wanted in wanted()) {
+    fn after_a_kill_at_any_write_the_next_process_converges(leftovers in leftovers(), wanted in wanted()) {
         let writes = {
             let kernel = kernel(&leftovers);
             let report = Run::new(&kernel, &wanted).pass();
@@ -184,13 +184,13 @@ proptest! {
             kernel.heal();
             let mut next = Run::new(&kernel, &wanted);
             let report = next.pass();
-            prop_assert_eq!(report.written + report.removed, writes - killed_after, "no work is done twice");
+            prop_assert_eq!(report.written + report.removed, writes - killed_after, "no write must be repeated");
             next.is_as_if_made_anew();
         }
     }
 
     #[test]
-    fn an_object_that_fails_delays_no_other(leftovers in leftovers(), wanted in wanted(), failing in KEYS) {
+    fn a_failed_object_does_not_delay_others(leftovers in leftovers(), wanted in wanted(), failing in KEYS) {
         let kernel = kernel(&leftovers);
         kernel.fail_writes(failing, usize::MAX);
         let mut run = Run::new(&kernel, &wanted);
@@ -201,22 +201,22 @@ proptest! {
         }
         prop_assert!(report.failed.len() <= 1);
         let is_wrong = kernel.objects().get(&failing).cloned() != wanted.get(&failing).map(|value| vec![*value]);
-        prop_assert_eq!(!report.failed.is_empty(), is_wrong, "what is wrong is said");
-        prop_assert_eq!(report.retry_in.is_some(), is_wrong, "and when it is tried again");
-        prop_assert!(report.retry_in.is_none_or(|pause| pause >= Duration::from_millis(50)), "not at once");
+        prop_assert_eq!(!report.failed.is_empty(), is_wrong, "the report must list a failure exactly if there is one");
+        prop_assert_eq!(report.retry_in.is_some(), is_wrong, "the report must set retry_in exactly if there is a failure");
+        prop_assert!(report.retry_in.is_none_or(|pause| pause >= Duration::from_millis(50)), "a retry must be delayed");
         run.settle();
         run.is_as_if_made_anew();
     }
 
     #[test]
-    fn a_pass_while_everything_waits_writes_nothing(wanted in wanted(), leftovers in leftovers(), failing in KEYS) {
+    fn a_pass_before_the_retry_time_writes_nothing(wanted in wanted(), leftovers in leftovers(), failing in KEYS) {
         let kernel = kernel(&leftovers);
         kernel.fail_writes(failing, usize::MAX);
         let mut run = Run::new(&kernel, &wanted);
         let mut pause = Duration::ZERO;
         for _ in 0..12 {
             let Some(next) = run.pass().retry_in else { break };
-            prop_assert!(next >= pause, "pauses grow");
+            prop_assert!(next >= pause, "the retry delay must grow");
             pause = next;
             run.engine.refresh("the table");
             prop_assert!(run.engine.tracker.missing(run.now).is_empty());
@@ -226,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn what_somebody_changed_is_counted(wanted in wanted(), key in KEYS, values in vec(VALUES, 0..2)) {
+    fn drifted_objects_are_counted(wanted in wanted(), key in KEYS, values in vec(VALUES, 0..2)) {
         let kernel = Kernel::new();
         let mut run = Run::new(&kernel, &wanted);
         run.pass();
@@ -240,7 +240,7 @@ proptest! {
 }
 
 #[test]
-fn a_table_that_cannot_be_read_is_written_by_what_is_believed_and_read_soon() {
+fn an_unreadable_table_is_written_from_the_last_known_state_and_read_again_soon() {
     let kernel = Kernel::new();
     let mut run = Run::new(&kernel, &[(1, 1)].into());
     kernel.fail_reads(1);
@@ -252,7 +252,7 @@ fn a_table_that_cannot_be_read_is_written_by_what_is_believed_and_read_soon() {
 }
 
 #[test]
-fn a_pass_without_doubt_reads_nothing() {
+fn a_pass_over_a_current_table_reads_nothing() {
     let kernel = Kernel::new();
     let mut run = Run::new(&kernel, &Wanted::new());
     for value in 0..10 {

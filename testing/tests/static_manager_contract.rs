@@ -1,5 +1,5 @@
-//! A manager that is told everything keeps the promises of every lease manager, as far as they are its own: which
-//! subnet a host has is the program's matter.
+//! The static lease manager keeps the promises of every lease manager, apart from those that the program keeps that
+//! assigns the subnets.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers too")]
 
@@ -12,16 +12,16 @@ use flannel_core::{Lease, LeaseManager, NetworkConfig, StaticLeaseManager, Subne
 use flannel_testing::contract::manager::LeaseManagerSubject;
 use futures::StreamExt;
 
-/// A program that gives out subnets and passes on what hosts say.
+/// A program that assigns subnets and distributes the hosts' attributes.
 #[derive(Clone, Default)]
 struct Program(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Each with the subnet that it was given.
+    /// The managers, each with its assigned subnet.
     hosts: BTreeMap<u8, (StaticLeaseManager, SubnetKey)>,
     leases: BTreeMap<SubnetKey, Lease>,
-    /// The third byte of the next subnet that somebody is given instead of one that was taken away.
+    /// The third byte of the last subnet that replaced a revoked one.
     next: u8,
 }
 
@@ -38,7 +38,7 @@ fn subnet(third: u8) -> SubnetKey {
 }
 
 impl Program {
-    /// Passes on what a host says, as long as it has the subnet that it speaks of.
+    /// Distributes a host's attributes while the host has the subnet of its lease.
     fn follow(&self, host: u8, manager: &StaticLeaseManager) {
         let (program, mut said) = (self.clone(), manager.lease_changes());
         tokio::spawn(async move {
@@ -91,7 +91,7 @@ impl LeaseManagerSubject for Program {
             .unwrap()
             .hosts
             .values()
-            .for_each(|(host, _)| host.set_unavailable("the program restarts"));
+            .for_each(|(host, _)| host.set_unavailable("the program is restarting"));
     }
 
     async fn start(&self) {
@@ -102,8 +102,8 @@ impl LeaseManagerSubject for Program {
         None
     }
 
-    fn chooses_subnet(&self) -> bool {
-        false
+    fn assigned_subnet(&self, host: u8) -> Option<SubnetKey> {
+        Some(self.0.lock().unwrap().hosts.get(&host).map_or(subnet(host), |(_, assigned)| *assigned))
     }
 
     fn patience(&self) -> Duration {

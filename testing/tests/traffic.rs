@@ -1,4 +1,4 @@
-//! Traffic over real links, and what is said of a link that loses, delays or changes packets.
+//! Traffic over real links, and what the reports say about links that drop, delay or change packets.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
@@ -26,14 +26,14 @@ fn a_ping_without_an_answer_times_out() {
 }
 
 #[test]
-fn a_ping_has_the_source_address_that_was_asked_for() {
+fn a_ping_uses_the_given_source_address() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let host = &lab.hosts[0];
     let pod = host.add_pod(&["10.5.3.0/24".parse().unwrap()], 1450).unwrap();
     let from = |from| PingOptions { from: Some(from), ..PingOptions::default() };
     let gateway = IpAddr::from([10, 5, 3, 1]);
     ping(&host.namespace, pod.addresses[0], &from(gateway)).unwrap();
-    // An address that the host does not have cannot be the source.
+    // An address that the host lacks cannot be the source.
     assert!(matches!(
         ping(&host.namespace, pod.addresses[0], &from([10, 5, 3, 9].into())),
         Err(PingError::Socket(_))
@@ -41,7 +41,7 @@ fn a_ping_has_the_source_address_that_was_asked_for() {
 }
 
 #[test]
-fn a_running_ping_over_a_sound_link_loses_nothing() {
+fn a_running_ping_over_a_healthy_link_loses_nothing() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     for to in addresses(&lab) {
         let options = PingOptions { payload: 1000, ..PingOptions::default() };
@@ -59,7 +59,7 @@ fn a_running_ping_over_a_sound_link_loses_nothing() {
 }
 
 #[test]
-fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
+fn a_running_ping_lists_the_packets_lost_during_an_outage() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let running =
         RunningPing::start(&lab.hosts[0].namespace, addresses(&lab)[0], INTERVAL, &quick()).unwrap();
@@ -67,7 +67,7 @@ fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
     lab.hosts[1].unplug().unwrap();
     let outage = std::time::Instant::now();
     let before = running.report().sent;
-    // The outage itself is what is measured here, so it has to last.
+    // The outage itself is measured, so it has to last.
     while outage.elapsed() < Duration::from_millis(200) || running.report().sent < before + 25 {
         std::thread::sleep(INTERVAL);
     }
@@ -82,12 +82,12 @@ fn a_running_ping_names_the_packets_lost_while_the_cable_was_out() {
         report.lost_count()
     );
     assert!(*report.lost[0].start() >= 10, "{report}");
-    // What came just before is read a moment later.
+    // Packets that arrived just before are read a moment later.
     assert!(report.longest_gap >= outage / 2, "{report} of {outage:?}");
 }
 
 #[test]
-fn a_route_that_is_missing_for_a_while_shows_as_loss_and_its_reason() {
+fn a_missing_route_shows_as_loss_with_its_reason() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let host = &lab.hosts[0].namespace;
     let running = RunningPing::start(host, addresses(&lab)[0], INTERVAL, &quick()).unwrap();
@@ -110,7 +110,7 @@ fn a_route_that_is_missing_for_a_while_shows_as_loss_and_its_reason() {
 #[test]
 fn a_stream_arrives_complete_over_both_families() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
+    let [one, two] = &lab.hosts[..] else { panic!("the lab must have two hosts") };
     let mut checksums = Vec::new();
     for to in addresses(&lab) {
         let result = transfer(&one.namespace, &two.namespace, to, 10_000_003).unwrap();
@@ -123,9 +123,9 @@ fn a_stream_arrives_complete_over_both_families() {
 }
 
 #[test]
-fn a_stream_to_an_address_that_nobody_has_is_not_connected() {
+fn a_stream_to_an_unused_address_does_not_connect() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
+    let [one, two] = &lab.hosts[..] else { panic!("the lab must have two hosts") };
     let refused = transfer(&one.namespace, &two.namespace, [10, 9, 9, 9].into(), 1);
     assert!(matches!(refused, Err(TransferError::NotConnected { .. })), "{refused:?}");
 }
@@ -133,8 +133,8 @@ fn a_stream_to_an_address_that_nobody_has_is_not_connected() {
 #[test]
 fn datagrams_of_every_size_arrive_unchanged() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
-    // Around the MTU, where fragments begin, and up to the largest there is.
+    let [one, two] = &lab.hosts[..] else { panic!("the lab must have two hosts") };
+    // Around the MTU, where fragmentation begins, and up to the largest size.
     let sizes = [1, 2, 3, 4, 5, 100, 1451, 1452, 1453, 1471, 1472, 1473, 3000, 65_507];
     for to in addresses(&lab) {
         let report = datagrams(&one.namespace, &two.namespace, to, &sizes, LIMIT).unwrap();
@@ -147,9 +147,9 @@ fn datagrams_of_every_size_arrive_unchanged() {
 }
 
 #[test]
-fn datagrams_over_a_cut_link_are_named_as_lost() {
+fn datagrams_over_a_disconnected_link_are_reported_as_lost() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
+    let [one, two] = &lab.hosts[..] else { panic!("the lab must have two hosts") };
     two.unplug().unwrap();
     let limit = Duration::from_millis(20);
     let report = datagrams(&one.namespace, &two.namespace, addresses(&lab)[0], &[10, 20], limit).unwrap();
@@ -157,23 +157,23 @@ fn datagrams_over_a_cut_link_are_named_as_lost() {
 }
 
 #[test]
-fn throughput_counts_what_arrived() {
+fn throughput_counts_received_bytes() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts were asked for") };
+    let [one, two] = &lab.hosts[..] else { panic!("the lab must have two hosts") };
     let duration = Duration::from_millis(200);
     let result = throughput(&one.namespace, &two.namespace, addresses(&lab)[0], duration, 2).unwrap();
     assert!(result.elapsed >= duration);
-    // The slowest machine that runs these tests moves more than a megabit a second between two namespaces.
+    // Even slow machines move more than a megabit per second between two namespaces.
     assert!(result.bits_per_second() > 1e6, "{result}");
     assert!(result.to_string().ends_with("bit/s"));
 }
 
-/// The addresses of the second host, IPv4 first.
+/// Returns the addresses of the second host, IPv4 first.
 fn addresses(lab: &Lab) -> Vec<IpAddr> {
     lab.hosts[1].addresses.iter().map(ipnet::IpNet::addr).collect()
 }
 
-/// Does not wait long for answers that will not come.
+/// Limits the wait for answers that will not come.
 fn quick() -> PingOptions {
     PingOptions { timeout: Duration::from_millis(100), ..PingOptions::default() }
 }

@@ -231,7 +231,7 @@ fn step() -> impl Strategy<Value = LeaseChange> {
 fn subnet_of(change: &LeaseChange) -> SubnetKey {
     match change {
         LeaseChange::Put(lease) => lease.subnet,
-        LeaseChange::Removed(subnet) => *subnet,
+        LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => *subnet,
     }
 }
 

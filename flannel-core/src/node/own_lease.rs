@@ -1,4 +1,4 @@
-//! What a network does with its own lease.
+//! The host's own lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,15 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 
 use super::Node;
+use crate::config::NetworkConfig;
 use crate::event::{NetworkEvent, Phase};
+use crate::lease::{Lease, Term};
 use crate::lease_keeper::{LeaseKeeper, LeaseKeeperEvent};
 use crate::manager::KeepEvent;
-use crate::{Lease, NetworkConfig, Term};
 
 impl Node {
-    /// Returns the lease if it shall say something else now than it was last asked to.
-    pub(super) fn unpublished(&mut self, config: &NetworkConfig) -> Option<Lease> {
+    /// Returns the lease if its record should contain other attributes than those last requested.
+    pub(super) fn outdated_lease(&mut self, config: &NetworkConfig) -> Option<Lease> {
         let public = self.public(config);
         let attrs = self.backend.as_ref()?.attrs().at(public);
         if self.attrs.as_ref() == Some(&attrs) {
@@ -24,8 +25,8 @@ impl Node {
         self.own.clone()
     }
 
-    /// Keeps a lease, and lets it say about the host what it shall.
-    pub(super) fn hold(
+    /// Keeps a lease, and publishes the host's attributes first if they aren't yet.
+    pub(super) fn keep_lease(
         &mut self,
         config: &Arc<NetworkConfig>,
         own: Lease,
@@ -33,83 +34,107 @@ impl Node {
         let attrs = self.attrs.clone().unwrap_or_else(|| own.attrs.clone());
         let random = fastrand::Rng::with_seed(self.random.u64(..));
         let (manager, config) = (Arc::clone(&self.options.manager), Arc::clone(config));
-        let is_lost = self.read().own.lost.is_some();
-        LeaseKeeper { manager, config, attrs, retry: self.options.retry, random, is_lost }.stream(own)
+        let is_lost = self.state().own.lost.is_some();
+        let is_published = self.published.as_ref() == Some(&attrs);
+        if !is_published {
+            // An attempt may fail after it was written.
+            self.published = None;
+        }
+        let retry = self.options.retry;
+        LeaseKeeper { manager, config, attrs, retry, random, is_published, is_lost }.stream(own)
     }
 
-    fn on_published(&mut self, lease: Lease) {
+    /// Updates the record of the own lease everywhere.
+    fn set_own(&mut self, lease: &Lease) {
         self.own = Some(lease.clone());
-        self.note(|state| state.own.lease = Some(lease.clone()));
-        self.change_running(|running| running.lease = lease.clone());
-        self.tell(NetworkEvent::LeasePublished(lease));
+        self.update_state(|state| state.own.lease = Some(lease.clone()));
+        self.update_running(|running| running.lease = lease.clone());
     }
 
-    /// Takes in what happened to the own lease, and returns it if its subnet is another one now.
+    /// Handles an event of the own lease. Returns the lease if its subnet changed.
     pub(super) fn on_lease(&mut self, event: LeaseKeeperEvent) -> Option<Lease> {
         match event {
-            LeaseKeeperEvent::Keep(KeepEvent::Waiting(time)) => {
-                self.note(|state| state.own.renewal = later(time));
-                self.tell(NetworkEvent::RenewalIn(time));
+            LeaseKeeperEvent::Keep(event) => self.on_kept_lease(event),
+            LeaseKeeperEvent::Failed { reason, retry_in } => {
+                self.emit(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
             }
-            LeaseKeeperEvent::Keep(KeepEvent::Permanent) => {
-                self.note(|state| {
-                    (state.own.renewal, state.own.end) = (None, None);
-                    state.own.lease.iter_mut().for_each(|lease| lease.term = Term::Permanent);
-                });
-                self.tell(NetworkEvent::LeasePermanent);
+            LeaseKeeperEvent::Published(lease) => {
+                self.published.clone_from(&self.attrs);
+                self.set_own(&lease);
+                self.emit(NetworkEvent::LeasePublished(lease));
             }
-            LeaseKeeperEvent::Keep(KeepEvent::Renewed(time)) => {
-                self.note(|state| state.own.end = later(time));
-                self.tell(NetworkEvent::LeaseRenewed(time));
-            }
-            LeaseKeeperEvent::Keep(KeepEvent::RenewalFailed { reason, retry_in }) => {
-                self.note(|state| state.own.renewal = later(retry_in));
-                self.tell(NetworkEvent::RenewalFailed { reason, retry_in });
-            }
-            LeaseKeeperEvent::Keep(KeepEvent::Disputed(what)) => {
-                self.note(|state| {
-                    state.own.disputes += 1;
-                    state.own.last_dispute = Some(what.clone());
-                });
-                self.tell(NetworkEvent::LeaseDisputed(what));
-            }
-            LeaseKeeperEvent::Keep(KeepEvent::Lost(reason)) => {
-                self.note(|state| {
-                    state.own.lost = Some(reason.clone());
-                    (state.own.renewal, state.own.end) = (None, None);
-                });
-                self.tell(NetworkEvent::LeaseLost(reason));
-            }
-            LeaseKeeperEvent::NotYet(KeepEvent::RenewalFailed { reason, retry_in }) => {
-                self.tell(NetworkEvent::Waiting { phase: Phase::Lease, reason, retry_in });
-            }
-            LeaseKeeperEvent::NotYet(_) => {}
-            LeaseKeeperEvent::Published(lease) => self.on_published(lease),
-            LeaseKeeperEvent::Acquired(lease) => return self.on_acquired_again(lease),
+            LeaseKeeperEvent::Acquired(lease) => return self.on_reacquired(lease),
         }
         None
     }
 
-    fn on_acquired_again(&mut self, lease: Lease) -> Option<Lease> {
+    fn on_kept_lease(&mut self, event: KeepEvent) {
+        match event {
+            KeepEvent::Waiting(time) => {
+                self.update_state(|state| state.own.renewal = after(time));
+                self.emit(NetworkEvent::RenewalIn(time));
+            }
+            KeepEvent::Permanent => {
+                self.update_state(|state| (state.own.renewal, state.own.end) = (None, None));
+                if let Some(own) = self.own.clone() {
+                    self.set_own(&Lease { term: Term::Permanent, ..own });
+                }
+                self.emit(NetworkEvent::LeasePermanent);
+            }
+            KeepEvent::Renewed(time) => {
+                self.update_state(|state| state.own.end = after(time));
+                self.emit(NetworkEvent::LeaseRenewed(time));
+            }
+            KeepEvent::RenewalFailed { reason, retry_in } => {
+                self.update_state(|state| state.own.renewal = after(retry_in));
+                self.emit(NetworkEvent::RenewalFailed { reason, retry_in });
+            }
+            KeepEvent::Disputed(what) => {
+                self.update_state(|state| {
+                    state.own.disputes += 1;
+                    state.own.last_dispute = Some(what.clone());
+                });
+                self.emit(NetworkEvent::LeaseDisputed(what));
+            }
+            KeepEvent::Overridden(lease) => {
+                self.set_own(&lease);
+                self.configure(&lease);
+                self.look_again("the lease manager changed the lease".to_owned());
+                self.emit(NetworkEvent::LeasePublished(lease));
+            }
+            KeepEvent::Lost(reason) => {
+                self.update_state(|state| {
+                    state.own.lost = Some(reason.clone());
+                    (state.own.renewal, state.own.end) = (None, None);
+                });
+                self.emit(NetworkEvent::LeaseLost(reason));
+            }
+        }
+    }
+
+    fn on_reacquired(&mut self, lease: Lease) -> Option<Lease> {
+        self.published.clone_from(&self.attrs);
         if self.own.as_ref().is_some_and(|own| own.subnet == lease.subnet) {
-            self.own = Some(lease.clone());
-            self.note(|state| {
-                state.own.lease = Some(lease.clone());
-                state.own.lost = None;
-            });
-            self.tell(NetworkEvent::LeaseAcquired(lease));
+            self.set_own(&lease);
+            self.update_state(|state| state.own.lost = None);
+            self.emit(NetworkEvent::LeaseAcquired(lease));
             return None;
         }
-        let configured = self.backend.as_mut().map(|backend| backend.configure(&lease));
-        if let Some(Err(error)) = configured {
-            self.tell_failed(format!("lease {}", lease.subnet), &error);
-        }
+        self.configure(&lease);
         self.look_again(format!("the lease moved to {}", lease.subnet));
         Some(lease)
     }
+
+    /// Prepares the host for its lease. The next pass retries what failed.
+    pub(super) fn configure(&mut self, own: &Lease) {
+        let configured = self.backend.as_mut().map(|backend| backend.configure(own));
+        if let Some(Err(error)) = configured {
+            self.emit_failure(format!("lease {}", own.subnet), &error);
+        }
+    }
 }
 
-/// Returns the moment that is so far away, if there is one.
-fn later(time: Duration) -> Option<std::time::Instant> {
+/// Returns the time after this duration, if it can be represented.
+fn after(time: Duration) -> Option<std::time::Instant> {
     Instant::now().into_std().checked_add(time)
 }

@@ -1,24 +1,23 @@
-//! A pass over several tables of which one leads to the next.
+//! A pass over several tables that depend on each other.
 
 use std::time::Instant;
 
-use super::{Reconciler, Table};
-use crate::backend::SyncReport;
+use super::reconciler::Reconciler;
+use super::table::Table;
+use crate::report::SyncReport;
 
-/// A table with its tracker, whatever its objects are.
-///
-/// A [`Reconciler`] of any table is one; [`Table`] has an example, which [`pass()`] goes through.
+/// One table in a [pass](pass()), whatever its objects are. Each [`Reconciler`] is one; [`Table`] has an example.
 pub trait TableSync {
-    /// Reads the table if it is in doubt; `what` names it in the report.
+    /// Reads the table if the actual state is stale. `what` names the table in the report.
     fn refresh(&mut self, what: &str) -> SyncReport;
 
-    /// Puts what is missing.
+    /// Puts missing objects.
     fn put_missing(&mut self, now: Instant) -> SyncReport;
 
-    /// Drops what is stale.
+    /// Drops unwanted objects.
     fn drop_unwanted(&mut self, now: Instant) -> SyncReport;
 
-    /// Ends the pass and reports what failed.
+    /// Ends the pass and reports the failures.
     fn finish(&mut self, now: Instant) -> SyncReport;
 }
 
@@ -40,10 +39,10 @@ impl<T: Table> TableSync for Reconciler<T> {
     }
 }
 
-/// Makes one pass over tables, named and in the order in which they are to be written: a packet's last refresh-up first,
-/// so that nothing leads to what is not there yet. What is stale goes the other way round.
+/// Reconciles tables in the order in which they must be written: a packet's last lookup first, so that no entry refers to a
+/// missing one. Unwanted objects are dropped in the opposite order.
 ///
-/// Nothing is dropped unless what should be is `complete`: before that, what looks stale may only be unknown.
+/// Nothing is dropped unless the desired state is `complete`: before that, an unwanted object may only be unknown.
 pub fn pass(tables: &mut [(&str, &mut dyn TableSync)], complete: bool, now: Instant) -> SyncReport {
     let mut report = SyncReport::default();
     for (what, table) in &mut *tables {

@@ -1,26 +1,26 @@
-//! What should be beside what there is. Pure.
+//! The desired and the actual state of a table. Pure.
 //!
-//! For nearly every object the two are equal, so one value stands for both, and what there is in the place of something
-//! else is kept apart. A large network then costs one value for each object.
+//! For nearly every object the two are equal and share one value; a differing actual value is stored separately. So a large
+//! network costs one value per object.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::Change;
-use crate::backend::ObjectFailure;
+use super::table::Change;
 use crate::backoff::Backoff;
+use crate::report::ObjectFailure;
 
-/// What should be beside what there is, for one table. Pure.
+/// Tracks the desired and the actual state of the objects in one table. Pure.
 #[derive(Debug)]
 pub struct Tracker<K, V> {
     objects: BTreeMap<K, Object<V>>,
-    /// What there is in the place of the objects whose state is [`State::Other`].
+    /// The actual values of the objects in [`State::Other`].
     instead: BTreeMap<K, V>,
     open: Open<K>,
-    /// Objects the kernel holds besides the one in force under the same key.
+    /// Further objects that the kernel holds under the key of an effective one.
     surplus: BTreeMap<K, Vec<V>>,
-    /// Objects that failed.
+    /// The failed objects.
     waiting: BTreeMap<K, Waiting>,
     stale: bool,
     satisfies: fn(&V, &V) -> bool,
@@ -28,24 +28,24 @@ pub struct Tracker<K, V> {
 
 #[derive(Debug)]
 struct Object<V> {
-    /// What it should be or, if it should not be, what it is.
+    /// The desired value or, for an unwanted object, the actual one.
     value: V,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It is what it should be.
+    /// The actual value is the desired one.
     Right,
-    /// It should be and is not there.
+    /// The object is desired and doesn't exist.
     Missing,
-    /// There is something else in its place.
+    /// The actual value differs from the desired one.
     Other,
-    /// It is there and should not be.
+    /// The object exists and isn't desired.
     Unwanted,
 }
 
-/// Objects whose two sides may differ.
+/// The objects whose states may differ.
 #[derive(Debug)]
 enum Open<K> {
     All,
@@ -59,8 +59,8 @@ struct Waiting {
     failure: ObjectFailure,
 }
 
-/// The pauses between attempts at one object: the first so short that a passing fault is not noticed, the longest so
-/// long that thousands of failing objects cost little.
+/// The delays between attempts at one object: the first is short enough to hide a transient fault, the longest is long enough
+/// that thousands of failing objects cost little.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
 
 impl<V: PartialEq> Object<V> {
@@ -68,7 +68,7 @@ impl<V: PartialEq> Object<V> {
         (self.state != State::Unwanted).then_some(&self.value)
     }
 
-    /// Takes in what there is, and returns it if it must be kept apart.
+    /// Sets the actual value, and returns it if it must be stored separately.
     fn found(&mut self, actual: V) -> Option<V> {
         if self.state == State::Unwanted {
             self.value = actual;
@@ -94,7 +94,7 @@ impl<K: Ord> Open<K> {
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
-    /// Starts with nothing wanted and nothing known.
+    /// Creates a tracker that desires and knows nothing. `satisfies` compares a desired with an actual value.
     #[must_use]
     pub fn new(satisfies: fn(&V, &V) -> bool) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
     }
 
-    /// Says what an object should be.
+    /// Sets the desired value of an object.
     pub fn set_desired(&mut self, key: K, value: V) {
         match self.objects.entry(key.clone()) {
             Entry::Vacant(place) => drop(place.insert(Object { value, state: State::Missing })),
@@ -130,7 +130,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.open.add(key);
     }
 
-    /// Says that an object should not be.
+    /// Marks an object as unwanted.
     pub fn unset_desired(&mut self, key: &K) {
         let Some(object) = self.objects.get_mut(key).filter(|object| object.desired().is_some()) else {
             return;
@@ -148,7 +148,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.open.add(key.clone());
     }
 
-    /// Says what all objects should be; of several values for one key the last counts.
+    /// Sets the desired values of all objects. The last value of a key wins.
     pub fn set_all_desired(&mut self, mut desired: Vec<(K, V)>) {
         self.open = Open::All;
         desired.sort_by(|one, other| one.0.cmp(&other.0));
@@ -157,72 +157,72 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             self.objects = desired.into_iter().map(missing).collect();
             return;
         }
-        // Both sides are in the order of their keys, so one walk finds what differs, which mostly is nothing.
-        let (mut gone, mut news) = (Vec::new(), Vec::new());
+        // Both sides are ordered by key, so one walk finds the differences, of which there are usually none.
+        let (mut gone, mut changes) = (Vec::new(), Vec::new());
         let mut desired = desired.into_iter().peekable();
         for (key, object) in &self.objects {
-            news.extend(std::iter::from_fn(|| desired.next_if(|(other, _)| other < key)));
+            changes.extend(std::iter::from_fn(|| desired.next_if(|(other, _)| other < key)));
             let last = std::iter::from_fn(|| desired.next_if(|(other, _)| other == key)).last();
             match last {
                 Some((_, value)) if object.desired() == Some(&value) => {}
-                Some(wanted) => news.push(wanted),
+                Some(object) => changes.push(object),
                 None => gone.push(key.clone()),
             }
         }
-        news.extend(desired);
+        changes.extend(desired);
         gone.iter().for_each(|key| self.unset_desired(key));
-        news.into_iter().for_each(|(key, value)| self.set_desired(key, value));
+        changes.into_iter().for_each(|(key, value)| self.set_desired(key, value));
     }
 
-    /// Returns what an object should be.
+    /// Returns the desired value of an object.
     #[must_use]
     pub fn desired(&self, key: &K) -> Option<&V> {
         self.objects.get(key)?.desired()
     }
 
-    /// Returns what is believed to be there and in force.
+    /// Returns the effective actual value of an object, as last known.
     #[must_use]
     pub fn actual(&self, key: &K) -> Option<&V> {
         actual_of(key, self.objects.get(key)?, &self.instead)
     }
 
-    /// Says that the kernel may have changed: the table is to be read before the next write.
+    /// Marks the actual state as stale: the table must be read before the next write.
     pub fn mark_stale(&mut self) {
         self.stale = true;
     }
 
-    /// Lets an object that failed be tried again at once, because what was in its way may be gone.
+    /// Allows an immediate retry of a failed object, because the obstacle may be gone.
     pub fn retry(&mut self, key: &K) {
         self.waiting.remove(key);
     }
 
-    /// Lets all objects that failed be tried again at once, because what was in their way may be gone.
+    /// Allows an immediate retry of all failed objects, because the obstacle may be gone.
     pub fn retry_all(&mut self) {
         self.waiting.clear();
     }
 
-    /// Tells whether the table is to be read before the next write.
+    /// Returns true if the table must be read before the next write.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.stale
     }
 
-    /// Takes in everything there is, and returns how many objects are not as they were believed to be.
+    /// Sets the actual state of all objects, and returns the number of objects that drifted from the last known state.
     pub fn observe(&mut self, read: impl IntoIterator<Item = (K, V)>) -> usize {
         self.stale = false;
         self.open = Open::All;
-        let seen = self.in_force(read.into_iter().collect());
+        let seen = self.effective(read.into_iter().collect());
         let (mut drifted, mut unknown, mut gone) = (0, Vec::new(), Vec::new());
-        // Both sides are in the order of their keys, so one walk finds all pairs.
+        // Both sides are ordered by key, so one walk finds all pairs.
         let mut seen = seen.into_iter().peekable();
         for (key, object) in &mut self.objects {
             unknown.extend(std::iter::from_fn(|| seen.next_if(|(other, _)| other < key)));
             let actual = seen.next_if(|(other, _)| other == key).map(|(_, value)| value);
-            let believed = actual_of(key, object, &self.instead);
-            if believed == actual.as_ref() {
+            let known = actual_of(key, object, &self.instead);
+            if known == actual.as_ref() {
                 continue;
             }
-            if believed.is_some() {
+            if known.is_some() {
                 drifted += 1;
                 self.waiting.remove(key);
                 self.instead.remove(key);
@@ -239,11 +239,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         drifted
     }
 
-    /// Sorts what was read, and sets aside all but the one that is in force under each key: the first, or another one
-    /// that is wanted, as it will be in force once the first is gone.
-    fn in_force(&mut self, mut read: Vec<(K, V)>) -> Vec<(K, V)> {
+    /// Sorts the objects, and sets aside all but the effective one of each key: the first, or another one that is desired and
+    /// becomes effective once the first is gone.
+    fn effective(&mut self, mut read: Vec<(K, V)>) -> Vec<(K, V)> {
         self.surplus.clear();
-        // Stable, so that the first of a key stays the first.
+        // A stable sort keeps the order within a key.
         read.sort_by(|one, other| one.0.cmp(&other.0));
         if read.is_sorted_by(|one, other| one.0 < other.0) {
             return read;
@@ -252,8 +252,8 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         for (key, value) in read {
             match seen.last_mut() {
                 Some(last) if last.0 == key => {
-                    let better = self.desired(&key).is_some_and(|wanted| {
-                        !(self.satisfies)(wanted, &last.1) && (self.satisfies)(wanted, &value)
+                    let better = self.desired(&key).is_some_and(|desired| {
+                        !(self.satisfies)(desired, &last.1) && (self.satisfies)(desired, &value)
                     });
                     let surplus = if better { std::mem::replace(&mut last.1, value) } else { value };
                     self.surplus.entry(key).or_default().push(surplus);
@@ -264,7 +264,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         seen
     }
 
-    /// Takes in what there is under a key, or that there is nothing.
+    /// Sets the actual value of an object; `None` if it doesn't exist.
     fn found(&mut self, key: &K, actual: Option<V>) {
         let Some(object) = self.objects.get_mut(key) else {
             return;
@@ -281,13 +281,13 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         }
     }
 
-    /// Lists the objects to be put now.
+    /// Returns the objects to put now.
     #[must_use]
     pub fn missing(&self, now: Instant) -> Vec<Change<K, V>> {
         self.due(now).filter_map(|(key, object)| self.put(key, object)).collect()
     }
 
-    /// Lists the objects to be dropped now.
+    /// Returns the objects to drop now.
     #[must_use]
     pub fn unwanted(&self, now: Instant) -> Vec<Change<K, V>> {
         let unwanted = self.due(now).filter(|(_, object)| object.state == State::Unwanted);
@@ -303,8 +303,8 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             .collect()
     }
 
-    /// Tells whether a surplus object may be dropped. One that is waiting to be put in force may not: it could be all
-    /// there is for a while. Nor may one that cannot be told from the one in force.
+    /// Returns true if a surplus object may be dropped. One that is about to become effective may not, as it could be the only
+    /// one for a while. Neither may one that is indistinguishable from the effective one.
     fn may_go(&self, key: &K, value: &V) -> bool {
         self.objects.get(key).is_none_or(|object| {
             let waits = object.desired() == Some(value) && self.put(key, object).is_some();
@@ -343,7 +343,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.waiting.get(key).is_none_or(|waiting| waiting.until <= now)
     }
 
-    /// Takes in the answer to a change.
+    /// Records the result of a change.
     pub fn settle(&mut self, change: Change<K, V>, result: Result<(), ObjectFailure>, now: Instant) {
         match (change, result) {
             (change, Err(failure)) => {
@@ -357,7 +357,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
                 self.found(&key, Some(value));
             }
             (Change::Drop { key, value }, Ok(())) => {
-                // What else failed under the key of a surplus object goes on waiting.
+                // Another failure under the key of a surplus object stays.
                 if !self.take_surplus(&key, &value) {
                     self.waiting.remove(&key);
                     self.found(&key, None);
@@ -374,7 +374,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         found.map(|i| values.remove(i)).is_some()
     }
 
-    /// Lets go of objects that are as they should be. Called when all answers are in.
+    /// Forgets the objects whose states agree. Called once all results are recorded.
     pub fn close(&mut self) {
         let is_open = |key: &K, object| self.is_to_be_put(key, object) || object.state == State::Unwanted;
         let still: BTreeSet<K> = match &self.open {
@@ -397,17 +397,17 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         self.open = Open::These(still);
     }
 
-    /// Lists what failed and waits.
+    /// Returns the failures that wait for a retry.
     pub fn failures(&self) -> impl Iterator<Item = &ObjectFailure> {
         self.waiting.values().map(|waiting| &waiting.failure)
     }
 
-    /// Lists what failed and waits, by key.
+    /// Returns the failures that wait for a retry, by key.
     pub fn failures_by_key(&self) -> impl Iterator<Item = (&K, &ObjectFailure)> {
         self.waiting.iter().map(|(key, waiting)| (key, &waiting.failure))
     }
 
-    /// Returns how long until the first failed object may be tried again, or the table is to be read again.
+    /// Returns the time until the first failed object may be retried or the table must be read again.
     #[must_use]
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
         let failed = self.waiting.values().map(|waiting| waiting.until.saturating_duration_since(now));
@@ -415,7 +415,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
     }
 }
 
-/// Returns what there is, as far as it is known.
+/// Returns the known actual value.
 fn actual_of<'a, K: Ord, V>(key: &K, object: &'a Object<V>, instead: &'a BTreeMap<K, V>) -> Option<&'a V> {
     match object.state {
         State::Right | State::Unwanted => Some(&object.value),

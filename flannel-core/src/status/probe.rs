@@ -1,4 +1,4 @@
-//! What probes of the ways to the peers found, where somebody probes them.
+//! The results of probing the paths to the peers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::serial;
+use crate::seconds;
 
-/// What the probes of one peer found.
+/// The result of probing one peer.
 ///
 /// ```
 /// use flannel_core::{PeerProbe, ProbeVerdict};
@@ -21,45 +21,45 @@ use super::serial;
 #[serde(default)]
 #[non_exhaustive]
 pub struct PeerProbe {
-    /// How the peer is reached.
+    /// The verdict.
     pub verdict: ProbeVerdict,
-    /// What is wrong, what is likely the cause and how to check it, in one line; empty if all is well.
+    /// The fault, its likely cause and how to check it, in one line; empty without a fault.
     pub detail: String,
-    /// How long ago the last probe ended.
-    #[serde(rename = "probed_seconds_ago", with = "serial::seconds")]
+    /// The time since the last probe ended.
+    #[serde(rename = "probed_seconds_ago", with = "seconds")]
     pub age: Duration,
-    /// What each way was measured to be: inside the tunnel and outside, IPv4 first.
+    /// The measured paths: inside the tunnel before outside, IPv4 first.
     pub paths: Vec<ProbedPath>,
 }
 
-/// One way to a peer, as it was measured.
+/// A measured path to a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProbedPath {
-    /// Inside the tunnel, or outside.
+    /// Whether the path is inside the tunnel.
     pub side: ProbeSide,
-    /// The address that was asked.
+    /// The probed address.
     pub address: IpAddr,
-    /// How it was asked.
+    /// The kind of probe.
     pub by: ProbeMeans,
-    /// Whether it answered the last time.
+    /// Whether the last probe was answered.
     pub answers: bool,
-    /// How many questions count: a small number of the last ones.
+    /// The number of recent probes that count.
     pub sent: u32,
-    /// How many of them were not answered.
+    /// The number of those without a reply.
     pub lost: u32,
-    /// How long question and answer took together.
+    /// The round-trip time.
     pub round_trip_microseconds: Option<u64>,
-    /// The largest IP packet, in bytes, that came through whole, there and back.
+    /// The largest IP packet that passed in both directions, in bytes.
     pub path_mtu: Option<u32>,
-    /// The MTU of the device by which the way begins, if it is known: the largest packet that was tried.
+    /// The MTU of the first device on the path, if it is known: the largest packet that was tried.
     pub device_mtu: Option<u32>,
-    /// Why this host could not send.
+    /// Why this host couldn't send.
     pub error: Option<String>,
 }
 
 impl ProbedPath {
-    /// Begins to describe a way on which nothing was sent yet.
+    /// Creates a path without measurements.
     #[must_use]
     pub fn new(side: ProbeSide, address: IpAddr, by: ProbeMeans) -> Self {
         Self {
@@ -77,55 +77,55 @@ impl ProbedPath {
     }
 }
 
-/// On which side of the tunnel a way lies.
+/// The position of a path relative to the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProbeSide {
-    /// Through the tunnel, to the peer's address in the overlay.
+    /// Through the tunnel, to the peer's overlay address.
     Inside,
     /// On the underlay, to the peer's public address.
     Outside,
 }
 
-/// How a peer is asked.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProbeMeans {
-    /// By a datagram to the peer's responder.
+    /// A datagram to the peer's responder.
     Udp,
-    /// By an ICMP echo request, which the peer's kernel answers.
+    /// An ICMP echo request, which the peer's kernel answers.
     Icmp,
 }
 
-/// How a peer is reached.
+/// The verdict on a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProbeVerdict {
-    /// Inside and outside of the tunnel, whole.
+    /// The peer responds inside and outside the tunnel, to packets of full size.
     Reachable,
-    /// The tunnel works; outside of it the peer does not answer, as where ICMP is filtered.
+    /// The tunnel works; outside it the peer doesn't respond, for example because ICMP is filtered.
     UnderlaySilent,
-    /// Outside; there is no tunnel whose other end could be asked.
+    /// The peer responds outside the tunnel; there is no tunnel address to probe.
     UnderlayOnly,
-    /// Packets as large as the device allows do not come through.
+    /// Packets as large as the device allows don't reach the peer.
     MtuSmall,
     /// Packets are lost.
     Lossy,
-    /// The underlay answers and the tunnel does not.
+    /// The underlay responds and the tunnel doesn't.
     TunnelBlocked,
-    /// Neither answers.
+    /// Neither responds.
     Silent,
-    /// It was not probed, or a newer program found something that this one does not know.
+    /// The peer wasn't probed, or a newer version reported a verdict that this one doesn't know.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
 impl ProbeVerdict {
-    /// Those that are known, in the order of their weight.
+    /// All verdicts, the least severe first.
     pub const ALL: [Self; 8] = [
         Self::Reachable,
         Self::UnderlaySilent,
@@ -137,7 +137,7 @@ impl ProbeVerdict {
         Self::Silent,
     ];
 
-    /// Returns the name as it is written.
+    /// Returns the name as it is serialized.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -152,7 +152,7 @@ impl ProbeVerdict {
         }
     }
 
-    /// Tells whether traffic to the peer suffers.
+    /// Returns true if traffic to the peer is affected.
     #[must_use]
     pub const fn is_fault(self) -> bool {
         matches!(self, Self::MtuSmall | Self::Lossy | Self::TunnelBlocked | Self::Silent)
@@ -165,20 +165,20 @@ impl std::fmt::Display for ProbeVerdict {
     }
 }
 
-/// What the probes of all peers found together.
+/// The summary of the probes of all peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct MeshStatus {
-    /// How many peers each verdict was found for.
+    /// The number of peers per verdict.
     pub verdicts: BTreeMap<ProbeVerdict, usize>,
-    /// How long it takes until each peer had its turn.
-    #[serde(rename = "round_seconds", with = "serial::seconds")]
+    /// The time in which each peer is probed once.
+    #[serde(rename = "round_seconds", with = "seconds")]
     pub round: Duration,
-    /// How many questions were sent.
+    /// The number of probes sent.
     pub sent: u64,
-    /// How many of them were not answered.
+    /// The number of probes without a reply.
     pub lost: u64,
-    /// The longest round trip inside the tunnel among the last ones.
+    /// The longest recent round trip inside the tunnel.
     pub longest_round_trip_microseconds: Option<u64>,
 }

@@ -1,58 +1,18 @@
-//! How the values of a status are written as JSON and read again.
+//! The JSON form of the types in a status.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{NodeId, PublicAddrs, Revision, SubnetKey};
+use crate::lease::{NodeId, PublicAddrs, Revision};
+use crate::subnet::SubnetKey;
 
-/// Durations as seconds, to the millisecond.
-pub(crate) mod seconds {
-    use super::*;
-
-    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        rounded(*time).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        duration(f64::deserialize(deserializer)?)
-    }
-}
-
-/// The same where there may be none.
-pub(crate) mod maybe_seconds {
-    use super::*;
-
-    pub(crate) fn serialize<S: Serializer>(
-        time: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        time.map(rounded).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Option::<f64>::deserialize(deserializer)?.map(duration).transpose()
-    }
-}
-
-fn rounded(time: Duration) -> f64 {
-    // By way of whole milliseconds, so that no digits follow that mean nothing.
-    u64::try_from(time.as_millis()).map_or(f64::MAX, |millis| millis as f64 / 1000.0)
-}
-
-fn duration<E: Error>(seconds: f64) -> Result<Duration, E> {
-    Duration::try_from_secs_f64(seconds).map_err(E::custom)
-}
-
-/// As an array of subnets, such as `["10.5.1.0/24", "fc00:0:0:1::/64"]`, which other programs read more easily than the
-/// key in a registry.
+/// Serializes to an array such as `["10.5.1.0/24", "fc00:0:0:1::/64"]`, which other programs read more easily than the key in
+/// a registry.
 impl Serialize for SubnetKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         texts(self.nets(), serializer)
@@ -72,7 +32,7 @@ impl<'de> Deserialize<'de> for SubnetKey {
     }
 }
 
-/// As an array of addresses, IPv4 first.
+/// Serializes to an array of addresses, IPv4 first.
 impl Serialize for PublicAddrs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         texts(self.addresses(), serializer)
@@ -127,7 +87,7 @@ fn texts<S: Serializer, T: fmt::Display>(
     sequence.end()
 }
 
-/// Reads an array of at most one value for each family.
+/// Reads an array of at most one value per family.
 fn read_texts<'de, D, T>(deserializer: D, what: &'static str) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,11 +1,19 @@
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::*;
+use crate::event::Phase;
+use crate::facts::{DeviceFacts, PeerFacts, PeerTraffic, TrafficStatus};
+use crate::lease::{NodeId, PublicAddrs, Revision};
+use crate::registry::BadRecord;
+use crate::report::ObjectFailure;
+use crate::subnet::SubnetKey;
 
-/// Everything that a status can say, in the JSON form that other programs rely on: a line that changes here breaks them.
+/// Every member of a status, in the JSON form that other programs rely on: changing a line breaks them.
 const GOLDEN: &str = include_str!("golden.json");
 
-/// A state in which everything is said.
+/// Returns a status with all members.
 fn full() -> NetworkStatus {
     let subnet: SubnetKey = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
     let public = PublicAddrs { v4: "192.168.0.1".parse().ok(), v6: "fd00::1".parse().ok() };
@@ -14,6 +22,7 @@ fn full() -> NetworkStatus {
         public: Ipv4Addr::new(192, 168, 0, n).into(),
         backend: "vxlan".to_owned(),
         node: (n == 2).then(|| NodeId::from_bytes([n; 16])),
+        name: (n == 2).then(|| "worker-2".to_owned()),
         known_for: Duration::from_secs(60),
         state,
         reason: reason.map(str::to_owned),
@@ -25,6 +34,11 @@ fn full() -> NetworkStatus {
             received_packets: 4,
             received_bytes: 5,
         }),
+        backend_facts: (n == 2).then(|| PeerFacts {
+            endpoint: "192.168.0.2:51820".parse().ok(),
+            last_handshake_age: Some(Duration::from_secs(9)),
+            other: BTreeMap::from([("public_key".to_owned(), "abc=".to_owned())]),
+        }),
         probe: (n == 2).then(probe),
     };
     let why = "route 10.5.3.0/24 via 10.5.3.0: not permitted";
@@ -34,6 +48,7 @@ fn full() -> NetworkStatus {
     let mut status = NetworkStatus {
         age: Duration::from_millis(61_500),
         ready: true,
+        ended: None,
         conditions: Vec::new(),
         waiting_for: Some(Waiting { phase: Phase::Lease, reason: "etcd is away".to_owned() }),
         network: Some(ConfigStatus {
@@ -47,6 +62,7 @@ fn full() -> NetworkStatus {
             public,
             backend: "vxlan".to_owned(),
             node: Some(NodeId::from_bytes([1; 16])),
+            name: Some("worker-1".to_owned()),
             revision: Revision(12),
             permanent: false,
             lost: Some("somebody removed it".to_owned()),
@@ -115,20 +131,20 @@ fn full() -> NetworkStatus {
         errors: vec![PastError {
             age: Duration::from_secs(2),
             times: 3,
-            what: "the registry does not answer: connection refused".to_owned(),
+            what: "registry unavailable: connection refused".to_owned(),
         }],
     };
     status.conditions = conditions(&status, Duration::from_secs(60));
     status
 }
 
-/// What a peer is like whose tunnel is cut.
+/// Returns the probe of a peer whose tunnel is blocked.
 fn probe() -> PeerProbe {
     let inside = ProbedPath::new(ProbeSide::Inside, Ipv4Addr::new(10, 5, 2, 0).into(), ProbeMeans::Udp);
     let outside = ProbedPath::new(ProbeSide::Outside, Ipv4Addr::new(192, 168, 0, 2).into(), ProbeMeans::Icmp);
     PeerProbe {
         verdict: ProbeVerdict::TunnelBlocked,
-        detail: "the underlay answers and the tunnel does not".to_owned(),
+        detail: "the underlay responds and the tunnel doesn't".to_owned(),
         age: Duration::from_millis(1_500),
         paths: vec![
             ProbedPath { sent: 3, lost: 3, device_mtu: Some(1450), error: Some("no".to_owned()), ..inside },
@@ -145,7 +161,7 @@ fn probe() -> PeerProbe {
 }
 
 #[test]
-fn a_verdict_of_a_newer_release_is_unknown_and_none_is_missing() {
+fn an_unknown_verdict_is_read_as_unknown_and_all_lists_each() {
     let read = |text: &str| serde_json::from_str::<ProbeVerdict>(text).unwrap();
     assert_eq!(read("\"made_up_later\""), ProbeVerdict::Unknown);
     for verdict in ProbeVerdict::ALL {
@@ -154,7 +170,7 @@ fn a_verdict_of_a_newer_release_is_unknown_and_none_is_missing() {
 }
 
 #[test]
-fn the_json_of_a_status_is_what_other_programs_rely_on() {
+fn the_json_of_a_status_is_stable() {
     let written = serde_json::to_string_pretty(&full()).unwrap();
     assert_eq!(written, GOLDEN.trim_end(), "now it is:\n{written}");
     let read: NetworkStatus = serde_json::from_str(GOLDEN).unwrap();
@@ -162,7 +178,7 @@ fn the_json_of_a_status_is_what_other_programs_rely_on() {
 }
 
 #[test]
-fn a_status_of_an_older_and_of_a_newer_release_can_be_read() {
+fn a_status_of_an_older_or_newer_release_is_readable() {
     let older: NetworkStatus = serde_json::from_str("{}").unwrap();
     assert_eq!(older, NetworkStatus::default());
     let newer = r#"{"conditions": [{"name": "made_up_later", "detail": "x"}], "also": {"new": 1}}"#;
@@ -171,7 +187,7 @@ fn a_status_of_an_older_and_of_a_newer_release_can_be_read() {
 }
 
 #[test]
-fn what_is_no_status_is_refused_and_does_not_panic() {
+fn a_malformed_status_is_refused() {
     for text in [
         r#"{"age_seconds": -1}"#,
         r#"{"age_seconds": 1e300}"#,
@@ -182,9 +198,9 @@ fn what_is_no_status_is_refused_and_does_not_panic() {
     }
 }
 
-/// What is wrong is told by name; only what concerns this host itself stands against its readiness.
+/// Only faults of this host prevent readiness.
 #[test]
-fn each_thing_that_is_wrong_has_its_name() {
+fn each_fault_has_a_condition() {
     let names = |change: &dyn Fn(&mut NetworkStatus)| {
         let mut status = NetworkStatus { ready: true, ..NetworkStatus::default() };
         change(&mut status);
@@ -198,6 +214,9 @@ fn each_thing_that_is_wrong_has_its_name() {
     };
     check(&|_| {}, "", true);
     check(&|status| status.ready = false, "starting", false);
+    check(&|status| status.ended = Some("failed".to_owned()), "ended", false);
+    check(&|status| (status.ready, status.ended) = (false, Some("failed".to_owned())), "ended", false);
+    check(&|status| status.external.lost = Some("no address".to_owned()), "external_lost", false);
     check(&|status| status.lease.clone_from(&full.lease), "lease_lost", false);
     check(&|status| status.kernel.failed.clone_from(&full.kernel.failed), "objects_failed", false);
     check(&|status| status.kernel.last_pass_age = Some(Duration::from_secs(119)), "", true);

@@ -100,7 +100,7 @@ impl<M: LeaseManager> CachedWatch<M> {
     /// Drops cached peers that the registry does not list, because they are of another registry.
     fn reject_cached(&mut self) {
         let subnets: Vec<_> = std::mem::take(&mut self.cached).into_keys().collect();
-        self.shared.state().peers.disown(&subnets);
+        self.shared.state().peers.remove(&subnets);
         if self.from_cache && !subnets.is_empty() {
             self.pending.push_back(PeerEvent::CacheRejected(subnets));
         }
@@ -167,7 +167,7 @@ fn differs_from_cache(
             let known = cached.remove(&lease.subnet).filter(|_| from_cache);
             known.is_none_or(|known| known.attrs != lease.attrs)
         }
-        LeaseChange::Removed(subnet) => {
+        LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => {
             cached.remove(subnet);
             true
         }

@@ -1,9 +1,11 @@
 //! Keys and records of one network. Pure.
 
-use flannel_core::{BadRecord, Lease, RegistryEvent, Revision, SubnetKey, read_record, read_removal};
+use flannel_core::{
+    BadRecord, Lease, RegistryEvent, Revision, SubnetKey, read_record, read_release, read_removal,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::response::{KeyResponse, Node, is_removal};
+use super::response::{KeyResponse, Node, is_release, is_removal};
 use super::revisions::Revisions;
 use crate::etcd::KeyLayout;
 
@@ -114,8 +116,11 @@ impl Keys {
         };
         let revision = Revision(node.modified_index);
         if is_removal(&response.action) {
-            let event = read_removal(name, revision);
-            if let RegistryEvent::Deleted(subnet, _) = event {
+            let event = match is_release(&response.action) {
+                true => read_release(name, revision),
+                false => read_removal(name, revision),
+            };
+            if let RegistryEvent::Deleted(subnet, _) | RegistryEvent::Released(subnet, _) = event {
                 revisions.remove(&subnet, revision);
             }
             return KeyChange::Events(vec![event]);

@@ -96,6 +96,11 @@ pub(super) fn parse(body: &[u8]) -> Result<KeyResponse<'_>, BoxError> {
     serde_json::from_slice(body).map_err(|error| format!("invalid response: {error}").into())
 }
 
+/// Returns true if a host released its lease: only hosts compare when they delete.
+pub(super) fn is_release(action: &str) -> bool {
+    action == "compareAndDelete"
+}
+
 /// Reports whether an event removed its key.
 pub(super) fn is_removal(action: &str) -> bool {
     matches!(action, "delete" | "expire" | "compareAndDelete")

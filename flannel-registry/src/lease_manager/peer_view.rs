@@ -91,6 +91,7 @@ impl PeerView {
                 event @ (RegistryEvent::Snapshot(_)
                 | RegistryEvent::Put(_)
                 | RegistryEvent::Deleted(..)
+                | RegistryEvent::Released(..)
                 | RegistryEvent::Bad(_)
                 | RegistryEvent::BadDeleted(_)) => {
                     self.update_own_record(&event);
@@ -122,7 +123,9 @@ impl PeerView {
             RegistryEvent::Put(lease) if lease.subnet == self.own => {
                 (Some(lease), lease.revision, RevisionHint::Delayed)
             }
-            RegistryEvent::Deleted(subnet, revision) if *subnet == self.own => {
+            RegistryEvent::Deleted(subnet, revision) | RegistryEvent::Released(subnet, revision)
+                if *subnet == self.own =>
+            {
                 (None, *revision, RevisionHint::Delayed)
             }
             RegistryEvent::Snapshot(snapshot) => {
@@ -144,6 +147,7 @@ impl PeerView {
             }
             RegistryEvent::Put(_)
             | RegistryEvent::Deleted(..)
+            | RegistryEvent::Released(..)
             | RegistryEvent::Bad(_)
             | RegistryEvent::BadDeleted(_)
             | RegistryEvent::Unavailable(_)
@@ -161,6 +165,6 @@ impl PeerView {
 fn subnet(change: &LeaseChange) -> SubnetKey {
     match change {
         LeaseChange::Put(lease) => lease.subnet,
-        LeaseChange::Removed(subnet) => *subnet,
+        LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => *subnet,
     }
 }

@@ -106,9 +106,7 @@ impl Site {
 
     /// Removes the lease of a subnet.
     pub(crate) async fn revoke(&self, subnet: &str) {
-        let leases = self.store.list().await.unwrap().leases;
-        let lease = leases.iter().find(|lease| lease.subnet == key(subnet)).unwrap();
-        self.store.delete(lease).await.unwrap();
+        assert!(self.store.remove_raw(subnet));
     }
 }
 
@@ -147,7 +145,7 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
         match event {
             PeerEvent::Changed(changes) => told.extend(changes.iter().map(|change| match change {
                 LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
-                LeaseChange::Removed(subnet) => format!("-{subnet}"),
+                LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => format!("-{subnet}"),
             })),
             PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
             PeerEvent::FromCache(_) => told.push("recalled".to_owned()),

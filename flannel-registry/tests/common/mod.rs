@@ -82,7 +82,9 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
                 format!("snapshot {}", subnets.join(","))
             }
             RegistryEvent::Put(lease) => format!("put {}", lease.subnet),
-            RegistryEvent::Deleted(subnet, _) => format!("deleted {subnet}"),
+            RegistryEvent::Deleted(subnet, _) | RegistryEvent::Released(subnet, _) => {
+                format!("deleted {subnet}")
+            }
             RegistryEvent::Bad(record) => format!("bad {}", record.key),
             RegistryEvent::BadDeleted(key) => format!("bad deleted {key}"),
             RegistryEvent::Unavailable(_) => "unavailable".to_owned(),

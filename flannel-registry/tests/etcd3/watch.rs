@@ -130,7 +130,9 @@ async fn bad_records_are_named_and_hide_nothing() {
     server.put("10.5.1.0-24", RECORD);
     server.remove("garbage");
     server.remove("10.5.1.0-24");
-    let events = until(&mut watch, |event| matches!(event, RegistryEvent::Deleted(..))).await;
+    let events =
+        until(&mut watch, |event| matches!(event, RegistryEvent::Deleted(..) | RegistryEvent::Released(..)))
+            .await;
     let expected = [
         "bad garbage",
         "bad 10.5.1.0-24",

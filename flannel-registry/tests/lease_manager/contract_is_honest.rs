@@ -201,7 +201,7 @@ impl LeaseManager for Manager {
             if let PeerEvent::Changed(changes) = &mut event {
                 changes.retain(|change| match change {
                     LeaseChange::Put(lease) => known.insert(lease.subnet) || wrong != TellsNoChanges,
-                    LeaseChange::Removed(_) => wrong != TellsNoDepartures,
+                    LeaseChange::Removed(_) | LeaseChange::Released(_) => wrong != TellsNoDepartures,
                 });
             }
             let told = match event {

@@ -52,7 +52,7 @@ async fn an_invalid_missing_or_incompatible_config_is_reported_once() {
     node.is_ready().await;
     for (config, why) in [
         ("{", "unexpected end"),
-        (r#"{"Network":"10.77.0.0/16","Backend":{"Type":"fake"}}"#, "does not lie in 10.77.0.0/16; restart"),
+        (r#"{"Network":"10.77.0.0/16","Backend":{"Type":"fake"}}"#, "is outside 10.77.0.0/16; restart"),
     ] {
         site.store.set_config(config);
         let reason = refused(&mut node).await;
@@ -120,7 +120,7 @@ async fn a_network_that_does_not_follow_applies_the_config_on_request() {
     let mut node = crate::site::start_with(options, host);
     node.is_ready().await;
     site.store.set_config(OTHER);
-    assert!(refused(&mut node).await.starts_with("it waits until the network is asked"));
+    assert!(refused(&mut node).await.starts_with("it waits for a reload"));
     node.network.reload().await;
     assert_eq!(node.network.ready().await.unwrap().config.backend.name, "other");
     reconfigured(&mut node).await;

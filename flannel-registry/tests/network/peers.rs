@@ -117,7 +117,7 @@ async fn changes_of_the_host_by_others_are_repaired() {
         NetworkEvent::Repaired { objects, noticed } => Some((*objects, noticed.clone())),
         _ => None,
     };
-    assert_eq!(node.sees("a repair", repaired).await, (1, "a peer was disturbed".to_owned()));
+    assert_eq!(node.sees("a repair", repaired).await, (1, "a peer was removed".to_owned()));
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(node.host.peers().len(), 1);
     assert_eq!(node.network.status().kernel.repaired, 1);

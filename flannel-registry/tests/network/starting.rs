@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    BackendType, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError, NetworkConfig,
-    NetworkError, NetworkEvent, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
+    BackendType, ConditionName, KeepEvent, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, NetworkError, NetworkEvent, NotReady, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
 };
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{BackendCall, Call, FakeBackend, Fault, FaultyRegistry};
@@ -151,7 +151,12 @@ async fn only_a_full_network_fails_the_start() {
     let node = start(&site.faulty, 1, None);
     let ended = node.task.await.unwrap();
     assert!(matches!(ended, Err(NetworkError::Lease(ManagerError::OutOfSubnets(_)))), "{ended:?}");
-    assert_eq!(node.network.ready().await, None);
+    let not_ready = node.network.ready().await.unwrap_err();
+    assert!(matches!(&not_ready, NotReady::Failed(why) if why.contains("out of subnets")), "{not_ready}");
+    let status = node.network.status();
+    assert!(status.ended.is_some_and(|why| why.contains("out of subnets")));
+    assert_eq!(status.conditions.len(), 1, "{:?}", status.conditions);
+    assert_eq!(status.conditions[0].name, ConditionName::Ended);
     assert!(node.host.calls().iter().all(|call| !matches!(call, BackendCall::Configured(_))));
 }
 

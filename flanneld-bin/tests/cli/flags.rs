@@ -1,9 +1,8 @@
-//! Every form of every flag that upstream has, given to the program itself. The table is upstream's; what the program makes
-//! of each value is tested where it is read.
+//! Every form of every upstream flag, given to the program. Unit tests check the resulting options.
 
 use crate::{flanneld, usage};
 
-/// What a flag takes.
+/// The type of a flag's value.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Takes {
     Text,
@@ -18,11 +17,11 @@ use Takes::{List, Number, Switch, Text};
 struct Row {
     name: &'static str,
     takes: Takes,
-    /// As the usage text shows it; empty if it shows none.
+    /// The default in the usage text, if any.
     default: &'static str,
-    /// A value that is taken.
+    /// A valid value.
     good: &'static str,
-    /// A value that is not, and why; empty if every text is taken.
+    /// An invalid value and the error; empty if every text is valid.
     bad: (&'static str, &'static str),
 }
 
@@ -50,7 +49,7 @@ const NO_MARGIN: (&str, &str) = (
     "Invalid subnet-lease-renew-margin option, out of acceptable range: 1440 is not within 1 and 1439 minutes",
 );
 
-/// What v0.11 and v0.28 have, but `-version`, which has a test of its own.
+/// The flags of v0.11 and v0.28, except `-version`, which has its own test.
 const UPSTREAM: &[Row] = &[
     row(
         "etcd-endpoints",
@@ -90,10 +89,10 @@ const UPSTREAM: &[Row] = &[
     row("log_backtrace_at", Text, "", "iface.rs:12", ANY),
 ];
 
-/// A flag that is looked at last and refused, so that no daemon starts here: whoever gets its line, had all others taken.
+/// An invalid flag that is checked last, so that no daemon starts: its error proves that the others are valid.
 fn last(row: &Row) -> (&'static str, &'static str) {
     if row.name == "subnet-lease-renew-margin" {
-        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is none of auto, v2 and v3\n")
+        ("-etcd-api=v4", "flag -etcd-api: \"v4\" is not auto, v2 or v3\n")
     } else {
         (
             "-subnet-lease-renew-margin=0",
@@ -108,8 +107,8 @@ fn variable(name: &str) -> String {
     format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"))
 }
 
-/// Checks that these arguments and this variable are taken.
-fn taken(row: &Row, arguments: &[&str], environment: &[(&str, &str)]) {
+/// Checks that these arguments and variables are valid.
+fn check_valid(row: &Row, arguments: &[&str], environment: &[(&str, &str)]) {
     let (last, line) = last(row);
     let arguments: Vec<&str> = [arguments, &[last]].concat();
     let outcome = flanneld(&arguments, environment);
@@ -117,8 +116,8 @@ fn taken(row: &Row, arguments: &[&str], environment: &[(&str, &str)]) {
     assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
 }
 
-/// Checks that these arguments and this variable end the program with this text.
-fn refused(arguments: &[&str], environment: &[(&str, &str)], text: &str) {
+/// Checks that these arguments and variables are rejected with this text.
+fn check_rejected(arguments: &[&str], environment: &[(&str, &str)], text: &str) {
     let outcome = flanneld(arguments, environment);
     assert_eq!(outcome.stderr, text, "{arguments:?} {environment:?}");
     assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(2)), "{arguments:?} {environment:?}");
@@ -145,30 +144,30 @@ fn every_flag_of_upstream_is_in_the_usage_text_with_its_type_and_default() {
 }
 
 #[test]
-fn every_form_in_which_a_flag_can_be_given_is_taken() {
+fn every_form_of_every_flag_is_valid() {
     for row in UPSTREAM {
         let Row { name, takes, good, .. } = row;
         let (one, two) = (format!("-{name}"), format!("--{name}"));
         let (one_is, two_is) = (format!("{one}={good}"), format!("{two}={good}"));
-        taken(row, &[&one_is, &two_is], &[]);
+        check_valid(row, &[&one_is, &two_is], &[]);
         if *takes == Switch {
             if *name != "kube-subnet-mgr" {
-                taken(row, &[&one, &two, &one_is], &[]);
+                check_valid(row, &[&one, &two, &one_is], &[]);
             }
-            // The last one is that of the default's side, which leaves Kubernetes out.
+            // The last value is the default, which leaves Kubernetes disabled.
             let spellings = "1 t T TRUE true True 0 f F FALSE false False";
             let forms: Vec<String> = spellings.split(' ').map(|value| format!("{one}={value}")).collect();
-            taken(row, &forms.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+            check_valid(row, &forms.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
         } else {
-            taken(row, &[&one, good, &two, good], &[]);
+            check_valid(row, &[&one, good, &two, good], &[]);
         }
-        taken(row, &[], &[(&variable(name), good)]);
-        taken(row, &[], &[(&variable(name), "")]);
+        check_valid(row, &[], &[(&variable(name), good)]);
+        check_valid(row, &[], &[(&variable(name), "")]);
     }
 }
 
 #[test]
-fn a_value_that_cannot_be_read_is_refused_wherever_it_comes_from() {
+fn an_invalid_value_is_rejected_from_arguments_and_variables() {
     let usage = usage();
     for row in UPSTREAM.iter().filter(|row| row.bad != ANY) {
         let Row { name, takes, good, bad: (value, why), .. } = row;
@@ -183,31 +182,31 @@ fn a_value_that_cannot_be_read_is_refused_wherever_it_comes_from() {
             ),
             _ => (format!("flag -{name}: {why}\n"), format!("{}: {why}\n", variable(name))),
         };
-        refused(&[&format!("-{name}={value}")], &[], &line);
-        refused(&[&format!("--{name}={value}")], &[], &line);
+        check_rejected(&[&format!("-{name}={value}")], &[], &line);
+        check_rejected(&[&format!("--{name}={value}")], &[], &line);
         if *takes != Switch {
-            refused(&[&format!("--{name}"), value], &[], &line);
+            check_rejected(&[&format!("--{name}"), value], &[], &line);
         }
-        refused(&[], &[(&variable(name), value)], &in_variable);
-        // What was given on the command line is not looked up.
-        taken(row, &[&format!("-{name}={good}")], &[(&variable(name), value)]);
+        check_rejected(&[], &[(&variable(name), value)], &in_variable);
+        // The command line takes precedence over the variable.
+        check_valid(row, &[&format!("-{name}={good}")], &[(&variable(name), value)]);
     }
 }
 
 #[test]
-fn a_flag_without_its_value_is_refused() {
+fn a_flag_without_a_value_is_rejected() {
     let usage = usage();
     for Row { name, .. } in UPSTREAM.iter().filter(|row| row.takes != Switch) {
-        refused(&[&format!("--{name}")], &[], &format!("flag needs an argument: -{name}\n{usage}"));
-        refused(&[&format!("---{name}")], &[], &format!("bad flag syntax: ---{name}\n{usage}"));
+        check_rejected(&[&format!("--{name}")], &[], &format!("flag needs an argument: -{name}\n{usage}"));
+        check_rejected(&[&format!("---{name}")], &[], &format!("bad flag syntax: ---{name}\n{usage}"));
     }
 }
 
 #[test]
-fn numbers_are_read_as_go_reads_them() {
+fn numbers_are_parsed_as_in_go() {
     for row in UPSTREAM.iter().filter(|row| row.takes == Number) {
         for number in ["10", "+10", "0xA", "0XA", "0o12", "0b1010", "012", "1_0"] {
-            taken(row, &[&format!("-{}={number}", row.name)], &[]);
+            check_valid(row, &[&format!("-{}={number}", row.name)], &[]);
         }
         for (number, why) in [
             ("", "parse error"),
@@ -216,44 +215,44 @@ fn numbers_are_read_as_go_reads_them() {
             ("9223372036854775808", "value out of range"),
         ] {
             let line = format!("invalid value \"{number}\" for flag -{}: {why}\n{}", row.name, usage());
-            refused(&[&format!("-{}", row.name), number], &[], &line);
+            check_rejected(&[&format!("-{}", row.name), number], &[], &line);
         }
     }
 }
 
 #[test]
-fn what_ends_the_flags_leaves_the_rest_unread() {
+fn arguments_after_the_last_flag_are_ignored() {
     let margin = &UPSTREAM[0];
     let (stop, line) = last(margin);
     for end in [&["--"][..], &["-"], &[""], &["word"], &["-ip-masq", "true"]] {
         let arguments: Vec<&str> = [&[stop][..], end, &["-nosuch", "-v=abc"]].concat();
-        refused(&arguments, &[], line);
+        check_rejected(&arguments, &[], line);
     }
-    // A value is taken even if it looks like a flag, so nothing is left to end this.
-    refused(&["-etcd-username", "--", stop], &[], line);
+    // `--` is a value here, and does not end the flags.
+    check_rejected(&["-etcd-username", "--", stop], &[], line);
 }
 
 #[test]
-fn variables_that_are_not_flannelds_are_not_read() {
+fn other_variables_are_ignored() {
     let row = &UPSTREAM[0];
     for name in
         ["FLANNEL_ETCD_ENDPOINTS", "ETCD_ENDPOINTS", "FLANNEL_OPTIONS", "FLANNELD_NOSUCH", "FLANNELD_VERSION"]
     {
-        taken(row, &[], &[(name, "h:0")]);
+        check_valid(row, &[], &[(name, "h:0")]);
     }
 }
 
 #[test]
-fn kubernetes_as_the_store_is_refused_in_one_line() {
+fn kubernetes_is_rejected_with_one_line() {
     let why = "Kubernetes is not supported yet; leases are stored in etcd\n";
     for form in ["-kube-subnet-mgr", "--kube-subnet-mgr", "-kube-subnet-mgr=true", "--kube-subnet-mgr=1"] {
-        refused(&[form], &[], &format!("flag -kube-subnet-mgr: {why}"));
+        check_rejected(&[form], &[], &format!("flag -kube-subnet-mgr: {why}"));
     }
-    refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], &format!("FLANNELD_KUBE_SUBNET_MGR: {why}"));
+    check_rejected(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], &format!("FLANNELD_KUBE_SUBNET_MGR: {why}"));
 }
 
 #[test]
-fn a_pattern_that_is_none_is_refused() {
+fn an_invalid_pattern_is_rejected() {
     for (arguments, environment, source) in [
         (&["-iface-regex=("][..], &[][..], "flag -iface-regex"),
         (&["--iface-regex", "eth0", "--iface-regex", "("], &[], "flag -iface-regex"),
@@ -267,7 +266,7 @@ fn a_pattern_that_is_none_is_refused() {
 }
 
 #[test]
-fn no_password_is_logged_however_it_was_given() {
+fn no_password_is_logged() {
     const SECRET: &str = "s3cret";
     let given = format!("-etcd-password={SECRET}");
     for (arguments, variable) in [
@@ -281,7 +280,7 @@ fn no_password_is_logged_however_it_was_given() {
         for format in ["-log-format=text", "-log-format=json"] {
             let arguments = [&["-v=10", format, "-etcd-username=flannel"], arguments].concat();
             let outcome = flanneld(&arguments, &[("FLANNELD_ETCD_PASSWORD", variable)]);
-            // There is no interface here, so it ends, and says what it has to say before.
+            // The daemon exits, because there is no interface.
             assert!(
                 outcome.stderr.contains("Failed to find any valid interface to use"),
                 "{}",
@@ -309,7 +308,7 @@ fn ignored_arguments_are_logged() {
 }
 
 #[test]
-fn a_log_in_json_is_an_object_a_line() {
+fn a_json_log_has_an_object_per_line() {
     let outcome = flanneld(&["-v=10", "-iface=eth7"], &[("FLANNELD_LOG_FORMAT", "json")]);
     let objects: Vec<serde_json::Value> =
         outcome.stderr.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();

@@ -1,4 +1,4 @@
-//! The command line of the built program: exit status, streams and words.
+//! The command line of the program: exit statuses, streams and texts.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -9,24 +9,23 @@ use flannel_testing::output_in;
 
 mod flags;
 
-/// What a run of flanneld left: exit status, standard output, standard error.
+/// Exit status and output of a run.
 struct Outcome {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-/// Runs flanneld with nothing but these arguments and variables, and no `subnet.env` to find, where there is no interface:
-/// should it start against all expectation, it ends at once.
+/// Runs flanneld with only these arguments and variables, in a namespace without interfaces, so that a daemon exits at once.
 fn flanneld<A: AsRef<OsStr>>(arguments: &[A], environment: &[(&str, &str)]) -> Outcome {
-    static NOWHERE: LazyLock<Namespace> = LazyLock::new(|| Namespace::create().expect("root"));
+    static EMPTY: LazyLock<Namespace> = LazyLock::new(|| Namespace::create().expect("root"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
     command
         .args(arguments)
         .env_clear()
         .env("FLANNELD_SUBNET_FILE", "/nonexistent/subnet.env")
         .envs(environment.iter().copied());
-    let output = output_in(&NOWHERE, command).expect("flanneld runs");
+    let output = output_in(&EMPTY, command).expect("flanneld runs");
     Outcome {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
@@ -34,7 +33,7 @@ fn flanneld<A: AsRef<OsStr>>(arguments: &[A], environment: &[(&str, &str)]) -> O
     }
 }
 
-/// The usage text that must follow the first line of a syntax error.
+/// The usage text.
 fn usage() -> String {
     flanneld(&["-help"], &[]).stderr
 }
@@ -49,7 +48,7 @@ fn the_version_goes_to_standard_error_and_is_a_success() {
 }
 
 #[test]
-fn help_is_the_usage_text_alone_and_is_a_success() {
+fn help_is_the_usage_text_and_a_success() {
     for argument in ["-h", "-help", "--h", "--help"] {
         let outcome = flanneld(&[argument], &[]);
         assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)), "{argument}");
@@ -134,7 +133,7 @@ fn the_usage_text_lists_the_flags_in_order_with_their_defaults() {
 }
 
 #[test]
-fn the_usage_text_of_the_other_command_lists_what_it_takes() {
+fn the_usage_text_of_a_subcommand_lists_its_flags() {
     let outcome = flanneld(&["migrate-etcd", "-help"], &[]);
     assert_eq!((outcome.stdout.as_str(), outcome.code), ("", Some(0)));
     let first = format!("Usage: {} migrate-etcd [OPTION]...", env!("CARGO_BIN_EXE_flanneld"));
@@ -148,7 +147,7 @@ fn the_usage_text_of_the_other_command_lists_what_it_takes() {
 }
 
 #[test]
-fn a_wrong_flag_is_a_failure_and_brings_the_usage_text() {
+fn an_invalid_flag_is_a_failure_and_prints_the_usage_text() {
     for (arguments, line) in [
         (&["-nosuch"][..], "flag provided but not defined: -nosuch"),
         (&["--nosuch=1"], "flag provided but not defined: -nosuch"),

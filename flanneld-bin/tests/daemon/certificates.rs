@@ -1,4 +1,4 @@
-//! Certificates of an etcd at the switch and of its clients.
+//! Certificates for the etcd on the switch and for its clients.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use crate::cluster::SWITCH;
 
-/// Certificates in a directory that goes with them.
+/// A temporary directory with certificates.
 pub(crate) struct Certificates(Directory);
 
 impl Certificates {
-    /// Makes an authority, and of each name a certificate for etcd's address; one of them has expired.
+    /// Creates a CA and a certificate per name for etcd's address; one certificate has expired.
     pub(crate) fn new() -> Self {
         let certificates = Self(Directory::new().unwrap());
         certificates.issue();
         certificates
     }
 
-    /// Makes all of them anew, by another authority.
+    /// Replaces all certificates by those of a new CA.
     pub(crate) fn issue(&self) {
         let key = KeyPair::generate().unwrap();
         self.write("ca.pem", &self.authority_params().self_signed(&key).unwrap().pem());
@@ -30,7 +30,7 @@ impl Certificates {
         self.issue_one("late", |params| params.not_after = date_time_ymd(2020, 1, 1));
     }
 
-    /// Makes a certificate for etcd's address, which may differ from the others, and its key.
+    /// Creates a certificate for etcd's address, modified by `change`, and its key.
     pub(crate) fn issue_one(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([SWITCH.to_owned()]).unwrap();
@@ -62,17 +62,17 @@ impl Certificates {
         path
     }
 
-    /// An etcd that wants to be shown a certificate.
+    /// An etcd that requires client certificates.
     pub(crate) fn options(&self) -> EtcdOptions {
         self.options_for(Some("client"))
     }
 
-    /// An etcd that shows its own only.
+    /// An etcd with TLS that requires no client certificates.
     pub(crate) fn one_sided(&self) -> EtcdOptions {
         self.options_for(None)
     }
 
-    /// An etcd that wants to be shown a certificate if its operator shows the one of this name.
+    /// An etcd that requires client certificates if `client` names one for the test's own requests.
     pub(crate) fn options_for(&self, client: Option<&str>) -> EtcdOptions {
         let tls = EtcdTls {
             authority: self.path("ca.pem"),

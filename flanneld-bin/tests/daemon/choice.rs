@@ -1,5 +1,5 @@
-//! Which interface is chosen, on hosts with real links, addresses and routes: told by the log, and by the record that peers
-//! read.
+//! The selection of the external interface on hosts with real links, addresses and routes, as the log and the lease record
+//! show it.
 
 use std::cell::Cell;
 use std::process::{Command, Output};
@@ -9,17 +9,17 @@ use flannel_netlink::{Namespace, Netlink, NewLink, NewLinkKind, VethPeer};
 use flannel_testing::{Directory, Etcd, EtcdOptions, Process, eventually, output_in, program};
 use serde_json::Value;
 
-/// Many daemons start one after the other here, and each may meet the moment at which the machine is at its busiest.
+/// Long, because many daemons start one after the other on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Networks of either family and of both, on a backend whose device goes with the daemon.
+/// An IPv4, an IPv6 and a dual-stack network, with a backend whose device disappears with the daemon.
 const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 const V6: &str =
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"udp"}}"#;
 const DUAL: &str =
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"udp"}}"#;
 
-/// A host with `eth0`, `eth1` and `wlan0`, which lead to another namespace, and an etcd of its own.
+/// A host with `eth0`, `eth1` and `wlan0`, connected to another namespace, and an etcd.
 struct Host {
     etcd: Etcd,
     directory: Directory,
@@ -28,7 +28,7 @@ struct Host {
     _far: Namespace,
 }
 
-/// What all of these hosts have.
+/// The addresses of every host.
 const ADDRESSES: &[&str] = &[
     "addr add 192.168.9.1/24 dev eth0",
     "addr add fd00::1/64 dev eth0",
@@ -36,13 +36,13 @@ const ADDRESSES: &[&str] = &[
     "addr add 10.0.0.6/24 dev eth1",
     "addr add fd01::1/64 dev eth1",
 ];
-/// By default, everything leaves by `eth0`.
+/// The default routes, via `eth0`.
 const ROUTES: &[&str] = &["route add default via 192.168.9.254", "-6 route add default via fd00::fe"];
 
 impl Host {
     fn new(setup: &[&[&str]]) -> Self {
         let (namespace, far) = (Namespace::create().unwrap(), Namespace::create().unwrap());
-        // Addresses can be used at once, and there are no others than those that a test adds.
+        // No duplicate address detection, and no link-local addresses.
         namespace.write_sysctl("net/ipv6/conf/default/accept_dad", "0").unwrap();
         namespace.write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
         let mut netlink = Netlink::open_in(&namespace).unwrap();
@@ -64,7 +64,7 @@ impl Host {
         host
     }
 
-    /// Changes something by `ip`.
+    /// Runs `ip`.
     fn ip(&self, command: &str) {
         ip(&self.namespace, command);
     }
@@ -77,14 +77,14 @@ impl Host {
         commands.iter().for_each(|command| self.ip(command));
     }
 
-    /// Starts a daemon that has never run, with these arguments on a network that is configured so, and answers with
-    /// what it chose: `interface addresses as published-addresses`, or with its last word if it ends.
+    /// Starts a daemon without state and returns its selection, `interface addresses as published-addresses`, or its last
+    /// log line if it exits.
     fn chosen(&self, network: &str, arguments: &[&str]) -> String {
         let run = self.runs.replace(self.runs.get() + 1);
         let prefix = format!("/run-{run}");
         self.etcdctl(&["put", &format!("{prefix}/config"), network]);
-        // Even an address that is not doubted is tentative for a moment, and nobody can listen at it.
-        eventually(PATIENCE, || ip_says(&self.namespace, "-6 -o addr show tentative").is_empty()).unwrap();
+        // An address is tentative for a moment even without duplicate address detection, and cannot be bound.
+        eventually(PATIENCE, || ip_output(&self.namespace, "-6 -o addr show tentative").is_empty()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
         command
             .arg(format!("-etcd-endpoints={}", self.etcd.client_url()))
@@ -136,7 +136,7 @@ fn try_ip(namespace: &Namespace, arguments: &str) -> bool {
     run_ip(namespace, arguments).status.success()
 }
 
-fn ip_says(namespace: &Namespace, arguments: &str) -> String {
+fn ip_output(namespace: &Namespace, arguments: &str) -> String {
     String::from_utf8(run_ip(namespace, arguments).stdout).unwrap()
 }
 
@@ -150,7 +150,7 @@ fn message(line: &str) -> &str {
     line.split_once("] ").unwrap().1
 }
 
-/// The interface and the addresses that the log names last, of the families of the network.
+/// The interface and addresses in the last log lines, for the families of the network.
 fn used(lines: &[String], network: &str) -> String {
     let last = |word: &str| {
         let words = lines.iter().rev().find_map(|line| {
@@ -169,7 +169,7 @@ fn used(lines: &[String], network: &str) -> String {
 }
 
 #[test]
-fn in_an_ipv4_network_the_interface_is_the_one_that_the_flags_name() {
+fn flags_select_the_interface_of_an_ipv4_network() {
     let host = Host::new(&[ADDRESSES, ROUTES, &["route add unreachable 198.51.100.0/24"]]);
     let first = "eth1 10.0.0.5 as 10.0.0.5";
     let second = "eth1 10.0.0.6 as 10.0.0.6";
@@ -220,7 +220,7 @@ fn in_an_ipv4_network_the_interface_is_the_one_that_the_flags_name() {
 }
 
 #[test]
-fn in_an_ipv6_network_ipv4_decides_nothing() {
+fn ipv4_is_ignored_in_an_ipv6_network() {
     let host = Host::new(&[
         ADDRESSES,
         &["route add default via 192.168.9.254", "-6 route add default via fd01::fe"],
@@ -248,7 +248,7 @@ fn in_an_ipv6_network_ipv4_decides_nothing() {
 }
 
 #[test]
-fn in_a_network_of_both_families_one_interface_has_both() {
+fn the_interface_of_a_dual_stack_network_has_both_families() {
     let host = Host::new(&[ADDRESSES, ROUTES]);
     let first = "eth1 10.0.0.5 fd01::1 as 10.0.0.5 fd01::1";
     let second = "eth1 10.0.0.6 fd01::1 as 10.0.0.6 fd01::1";
@@ -287,7 +287,7 @@ fn in_a_network_of_both_families_one_interface_has_both() {
 }
 
 #[test]
-fn the_default_route_leads_out_whatever_it_looks_like() {
+fn every_form_of_default_route_selects_the_interface() {
     let host = Host::new(&[ADDRESSES]);
     let (eth0, eth1) = ("eth0 192.168.9.1 as 192.168.9.1", "eth1 10.0.0.5 as 10.0.0.5");
     for (routes, expected) in [
@@ -326,7 +326,7 @@ fn the_default_route_leads_out_whatever_it_looks_like() {
 }
 
 #[test]
-fn of_several_addresses_the_one_is_taken_that_lasts_and_leads_farthest() {
+fn permanent_global_addresses_are_preferred() {
     let host = Host::new(&[]);
     for (addresses, expected) in [
         (&["169.254.7.7/16"][..], "169.254.7.7"),
@@ -359,7 +359,7 @@ fn of_several_addresses_the_one_is_taken_that_lasts_and_leads_farthest() {
     ] {
         host.ip("addr flush dev eth0");
         addresses.iter().for_each(|address| host.ip(&format!("addr add {address} dev eth0")));
-        // A socket for UDP cannot listen on an address of a link.
+        // A UDP socket cannot bind to a link-local address without a scope.
         let network = V6.replace("udp", "host-gw");
         host.check(&network, &[(&["-iface=eth0"], &format!("eth0 {expected} as {expected}"))]);
     }

@@ -1,4 +1,4 @@
-//! A cluster of hosts that run the real `flanneld` against a real etcd, each in its own namespace.
+//! A cluster of hosts, each in its own namespace, that run `flanneld` against a real etcd.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -13,26 +13,26 @@ use flannel_testing::{
 };
 use ipnet::IpNet;
 
-/// The configuration that most tests use.
+/// The config of most tests.
 pub(crate) const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-/// The same with rules by nftables instead of iptables.
+/// The same with nftables.
 pub(crate) const NFTABLES: &str =
     r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
-/// The same for both families.
+/// The same with IPv4 and IPv6.
 pub(crate) const DUAL: &str =
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#;
-/// The network without a tunnel, and with one of the daemon's own.
+/// The network with other backends.
 pub(crate) const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
 pub(crate) const UDP: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 
-/// Long enough for a machine under load; on an idle one everything here takes milliseconds.
+/// Long enough for a machine under load; on an idle one everything takes milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The last address of the lab's first segment: the switch, where etcd runs.
+/// The address of the switch, where etcd runs: the last of the lab's first segment.
 pub(crate) const SWITCH: &str = "192.168.64.254";
 
-/// What is dropped first stands first: nothing runs any more when its files go.
+/// The order of the fields is the order of their drops: processes before their files.
 pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Option<Process>>,
     pub(crate) etcd: Etcd,
@@ -41,17 +41,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Hosts and an etcd, but no daemon yet.
+    /// Creates hosts and an etcd, without daemons.
     pub(crate) fn new(hosts: usize) -> Self {
         Self::with(LabOptions { hosts, ..LabOptions::default() }, EtcdOptions::default())
     }
 
-    /// As [`new`](Self::new), on an underlay of so many routed segments.
+    /// Like [`new`](Self::new), on an underlay of routed segments.
     pub(crate) fn on_segments(hosts: usize, segments: usize) -> Self {
         Self::with(LabOptions { hosts, segments, ..LabOptions::default() }, EtcdOptions::default())
     }
 
-    /// As [`new`](Self::new), with an etcd that has options of its own.
+    /// Like [`new`](Self::new), with options for etcd.
     pub(crate) fn with_etcd(hosts: usize, options: EtcdOptions) -> Self {
         Self::with(LabOptions { hosts, ..LabOptions::default() }, options)
     }
@@ -64,12 +64,12 @@ impl Cluster {
         Self { daemons, etcd, lab, directory: Directory::new().unwrap() }
     }
 
-    /// Hosts with a configuration and a running daemon each.
+    /// Creates hosts with a config and a running daemon each.
     pub(crate) fn running(hosts: usize) -> Self {
         Self::with_spare(hosts, 0)
     }
 
-    /// The same, and more hosts on which nothing runs yet.
+    /// Like [`running`](Self::running), with more hosts on which no daemon runs.
     pub(crate) fn with_spare(hosts: usize, spare: usize) -> Self {
         let mut cluster = Self::new(hosts + spare);
         cluster.configure(VXLAN);
@@ -80,7 +80,7 @@ impl Cluster {
         cluster
     }
 
-    /// Hosts with this configuration, a running daemon with these flags each, and a pod on each.
+    /// Creates hosts with this config, and on each a daemon with these flags and a pod.
     pub(crate) fn with_pods(hosts: usize, config: &str, flags: &[&str]) -> (Self, Vec<Pod>) {
         let mut cluster = Self::new(hosts);
         cluster.configure(config);
@@ -94,7 +94,7 @@ impl Cluster {
         self.start_all_with(&[]);
     }
 
-    /// Starts a daemon with more flags on each host.
+    /// Starts a daemon with additional flags on each host.
     pub(crate) fn start_all_with(&mut self, flags: &[&str]) {
         self.start_first(self.daemons.len(), flags);
     }
@@ -108,14 +108,14 @@ impl Cluster {
         self.etcd.etcdctl(&["put", "/coreos.com/network/config", config]).unwrap();
     }
 
-    /// The program with the options that every host needs.
+    /// Returns the command of a host's daemon.
     pub(crate) fn command(&self, host: usize) -> Command {
         let mut command = self.command_without_interface(host);
         command.arg("-iface=eth0");
         command
     }
 
-    /// As [`command`](Self::command), but no interface is named.
+    /// Like [`command`](Self::command), without an interface.
     pub(crate) fn command_without_interface(&self, host: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
         command.arg(format!("--etcd-endpoints={}", self.etcd.client_url()));
@@ -123,11 +123,11 @@ impl Cluster {
         command
     }
 
-    /// The same program run by nobody, with the two capabilities that it needs and no others.
+    /// Like [`command`](Self::command), run by the user nobody with the two capabilities that the daemon needs.
     pub(crate) fn command_of_nobody(&self, host: usize) -> Command {
         const NOBODY: u32 = 65534;
         let daemon = self.command(host);
-        // Nobody may not look into a private build directory, nor write where root does.
+        // The user cannot read a private build directory, nor write to root's directories.
         let program_file = self.directory.join("flanneld");
         if !program_file.exists() {
             copy_program(Path::new(daemon.get_program()), &program_file).unwrap();
@@ -148,7 +148,7 @@ impl Cluster {
         self.start_as(host, self.command(host));
     }
 
-    /// Starts a daemon with more flags than every host needs.
+    /// Starts a daemon with additional flags.
     pub(crate) fn start_with(&mut self, host: usize, flags: &[impl AsRef<OsStr>]) {
         let mut command = self.command(host);
         command.args(flags);
@@ -172,7 +172,7 @@ impl Cluster {
         self.directory.join(format!("host-{host}/subnet.env"))
     }
 
-    /// The file with the host's id.
+    /// The path of the host's ID file.
     pub(crate) fn node_id(&self, host: usize) -> PathBuf {
         self.subnet_file(host).with_extension("env.node-id")
     }
@@ -227,13 +227,12 @@ impl Cluster {
         self.device(host).mac.unwrap()
     }
 
-    /// What a program prints inside the host's namespace, line by line, without the blanks at the ends. What it asks
-    /// for may not be there.
+    /// Runs a command in the host's namespace and returns its output as trimmed lines. The command may fail.
     pub(crate) fn lines(&self, host: usize, command: &str) -> Vec<String> {
         self.run(host, command).0
     }
 
-    /// The UDP ports on which somebody listens in the host's namespace over IPv4 (`/proc/net/udp`, proc_net(5)).
+    /// The bound UDP ports of IPv4 in the host's namespace (`/proc/net/udp`, proc_net(5)).
     pub(crate) fn udp_ports(&self, host: usize) -> Vec<u16> {
         let read = || std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
         let text = self.lab.hosts[host].namespace.run(read).unwrap();
@@ -242,7 +241,7 @@ impl Cluster {
         text.lines().skip(1).filter_map(port).collect()
     }
 
-    /// Changes something on a host by `ip` or `bridge`.
+    /// Runs `ip` or `bridge` on a host; it must succeed.
     pub(crate) fn change(&self, host: usize, command: &str) {
         let (_, complaint) = self.run(host, command);
         assert!(complaint.is_empty(), "{command}: {complaint}");
@@ -261,17 +260,17 @@ impl Cluster {
         (lines, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// Runs a command line on a host with a shell; it must succeed.
+    /// Runs a shell command on a host; it must succeed.
     pub(crate) fn shell(&self, host: usize, line: &str) -> String {
         shell_in(&self.lab.hosts[host].namespace, line)
     }
 
-    /// The same on the machine that all hosts are connected to, where etcd runs.
+    /// Runs a shell command on the switch, where etcd runs; it must succeed.
     pub(crate) fn shell_on_switch(&self, line: &str) -> String {
         shell_in(self.lab.switch(), line)
     }
 
-    /// The device there that has etcd's address.
+    /// The switch's device with etcd's address.
     pub(crate) fn switch_device(&self) -> String {
         let text = self.shell_on_switch(&format!("ip -o -4 addr show to {SWITCH}"));
         text.split_whitespace().nth(1).unwrap().to_owned()
@@ -282,14 +281,14 @@ impl Cluster {
         self.lines(host, "ip route").into_iter().filter(|line| line.contains("flannel.1")).collect()
     }
 
-    /// All that the host needs to reach its peers, as the tools of operators show it.
+    /// The host's routes, neighbours and FDB entries for its peers, as `ip` and `bridge` show them.
     pub(crate) fn tunnel(&self, host: usize) -> Vec<String> {
         let neighbours = self.lines(host, "ip -4 neigh show nud permanent dev flannel.1");
         let entries = self.lines(host, "bridge fdb show dev flannel.1");
         [self.routes(host), neighbours, entries].into_iter().map(sorted).collect::<Vec<_>>().concat()
     }
 
-    /// What etcdctl prints when it speaks over the v2 interface.
+    /// Runs `etcdctl` with the v2 API and returns its output.
     pub(crate) fn etcdctl_v2(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(program("etcdctl", "etcd-client").unwrap());
         command.env("ETCDCTL_API", "2").arg("--endpoints").arg(self.etcd.client_url()).args(arguments);
@@ -298,7 +297,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The registry's leases, as key and record.
+    /// The leases in the registry, as key and record.
     pub(crate) fn leases(&self) -> Vec<(String, String)> {
         let text = self.etcd.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]).unwrap();
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -322,14 +321,14 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// A service manager that starts a daemon and hears all that it says, also while a test does other things: the kernel keeps
-/// ten messages for one that does not read, and a daemon gives up soon.
-pub(crate) struct Told {
+/// A service manager that starts a daemon and collects its notifications in the background: the kernel queues only ten
+/// messages, and the daemon gives up soon.
+pub(crate) struct Notifications {
     manager: ServiceManager,
     seen: usize,
 }
 
-impl Told {
+impl Notifications {
     pub(crate) fn new() -> Self {
         Self { manager: ServiceManager::new(0).unwrap(), seen: 0 }
     }
@@ -340,27 +339,25 @@ impl Told {
         cluster.daemons[host] = Some(self.manager.start(namespace, command).unwrap());
     }
 
-    /// Waits until something is told that begins so, after what was waited for before, and returns it.
-    pub(crate) fn wait_for(&mut self, beginning: &str) -> String {
-        let told = eventually(PATIENCE, || {
+    /// Waits for the next notification with this prefix after the previous call, and returns it.
+    pub(crate) fn wait_for(&mut self, prefix: &str) -> String {
+        let found = eventually(PATIENCE, || {
             let messages = self.manager.messages();
-            let found = (self.seen..messages.len()).find(|at| messages[*at].starts_with(beginning));
-            found
-                .map(|at| (at, messages[at].clone()))
-                .ok_or_else(|| format!("{beginning:?} in {messages:#?}"))
+            let next = (self.seen..messages.len()).find(|at| messages[*at].starts_with(prefix));
+            next.map(|at| (at, messages[at].clone())).ok_or_else(|| format!("{prefix:?} in {messages:#?}"))
         });
-        let (at, message) = told.unwrap();
+        let (at, message) = found.unwrap();
         self.seen = at + 1;
         message
     }
 }
 
-/// For a packet that may well stay without an answer.
+/// For a packet that may remain unanswered.
 pub(crate) fn quick() -> PingOptions {
     PingOptions { timeout: Duration::from_millis(300), ..PingOptions::default() }
 }
 
-/// Sends a packet every 5 ms, once the first ones were answered.
+/// Pings every 5 ms, and returns once the first packets are answered.
 pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
     let every = Duration::from_millis(5);
     let ping = RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
@@ -368,12 +365,12 @@ pub(crate) fn running_ping(from: &Pod, to: &Pod) -> RunningPing {
     ping
 }
 
-/// Waits until each ping was answered so many times more: what was done before had its chance to break it.
+/// Waits for more replies to each ping, so that an earlier change could have broken it.
 pub(crate) fn wait_for_replies(pings: &[RunningPing], more: u64) {
     pings.iter().for_each(|ping| ping.wait_for_replies(more, PATIENCE).unwrap());
 }
 
-/// Checks that a packet goes from one pod to another and back.
+/// Checks that one pod reaches another.
 pub(crate) fn check_ping(from: &Pod, to: &Pod) {
     let to: IpAddr = to.addresses[0];
     let answered = eventually(PATIENCE, || ping(&from.namespace, to, &PingOptions::default()));

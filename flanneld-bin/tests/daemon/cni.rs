@@ -33,7 +33,7 @@ impl<'a> Runtime<'a> {
         Self { cluster, host, directory }
     }
 
-    /// The usual entry of a configuration list, with files of our own and what a runtime adds.
+    /// A typical entry of a configuration list, with the test's files and the runtime's members.
     fn conf(&self, previous: Option<&Value>) -> String {
         let mut conf = serde_json::json!({
             "cniVersion": "1.0.0",
@@ -71,14 +71,14 @@ impl<'a> Runtime<'a> {
         }
     }
 
-    /// What is left of containers: states and leased addresses.
+    /// The states and leased addresses of containers.
     fn leftovers(&self) -> Vec<String> {
         let names = |directory: PathBuf| {
             let entries = fs::read_dir(directory).into_iter().flatten();
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
         };
         let addresses = names(self.directory.join("addresses/cbr0"));
-        // What `host-local` keeps for itself.
+        // Internal files of `host-local`.
         let addresses =
             addresses.into_iter().filter(|name| name != "lock" && !name.starts_with("last_reserved"));
         names(self.directory.join("states")).into_iter().chain(addresses).collect()
@@ -115,7 +115,7 @@ fn containers_of_two_hosts_reach_each_other_and_leave_nothing_behind() {
         assert_eq!(runtimes[i].run("CHECK", &containers[i], Some(&results[i])), Ok(Value::Null));
         assert!(!runtimes[i].leftovers().is_empty());
     }
-    // Somebody takes the interface away, which CHECK is for.
+    // CHECK detects a removed interface.
     let mut netlink = Netlink::open_in(&containers[0]).unwrap();
     let link = netlink.link("eth0").unwrap().unwrap().index;
     netlink.delete_link(link).unwrap();

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use crate::cluster::{Cluster, HOST_GW, PATIENCE, check_ping};
 
-/// The routes of a host into the overlay.
+/// The host's overlay routes.
 fn routes(cluster: &Cluster, host: usize) -> Vec<String> {
     let overlay = |line: &String| line.starts_with("10.5.") && line.contains(" via ");
     cluster.lines(host, "ip route").into_iter().filter(overlay).collect()
@@ -40,7 +40,7 @@ fn host_gw_routes_between_hosts_on_one_link() {
     }
     check_pods(&cluster);
 
-    // Nothing goes with the daemon, and what is removed while it is away comes back with it.
+    // The routes stay without the daemon, and its next start restores a removed one.
     cluster.daemons[0] = None;
     let mut left = routes(&cluster, 0);
     left.sort();
@@ -53,7 +53,7 @@ fn host_gw_routes_between_hosts_on_one_link() {
 }
 
 #[test]
-fn vxlan_with_direct_routing_takes_the_tunnel_across_the_router_only() {
+fn vxlan_with_direct_routing_uses_the_tunnel_only_across_the_router() {
     let mut cluster = Cluster::on_segments(3, 2);
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#);
     cluster.start_all();
@@ -75,7 +75,7 @@ fn vxlan_with_direct_routing_takes_the_tunnel_across_the_router_only() {
 }
 
 #[test]
-fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
+fn host_gw_behind_a_nat_is_an_error() {
     let mut cluster = Cluster::new(1);
     cluster.configure(HOST_GW);
     cluster.start_with(0, &["-public-ip=203.0.113.7"]);
@@ -87,7 +87,7 @@ fn a_host_behind_a_nat_cannot_use_host_gw_and_is_told_so() {
 }
 
 #[test]
-fn a_host_that_host_gw_cannot_reach_is_named_in_the_log() {
+fn a_peer_that_host_gw_cannot_reach_is_logged() {
     let mut cluster = Cluster::on_segments(3, 2);
     cluster.configure(HOST_GW);
     cluster.start_all();
@@ -101,7 +101,7 @@ fn a_host_that_host_gw_cannot_reach_is_named_in_the_log() {
 }
 
 #[test]
-fn with_both_families_direct_routing_takes_the_tunnel_across_the_router_only() {
+fn dual_stack_direct_routing_uses_the_tunnel_only_across_the_router() {
     let mut cluster = Cluster::on_segments(3, 2);
     cluster.configure(
         r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan","DirectRouting":true}}"#,

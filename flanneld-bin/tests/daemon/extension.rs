@@ -1,4 +1,4 @@
-//! The backends that carry no traffic themselves: `extension`, whose examples are those of its page, and `alloc`.
+//! The backends that carry no traffic themselves: `extension`, with the examples of its page, and `alloc`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ fn started(config: &str, hosts: usize) -> Cluster {
     cluster
 }
 
-/// The host's routes to peers.
+/// The number of the host's routes to peers.
 fn routes(cluster: &Cluster, host: usize) -> usize {
     cluster.lines(host, "ip route").iter().filter(|line| line.starts_with("10.5.")).count()
 }
@@ -44,13 +44,13 @@ fn peers_reach_each_other_until_one_leaves(cluster: &mut Cluster) {
 }
 
 #[test]
-fn the_pages_commands_for_plain_routes_connect_hosts() {
+fn the_example_with_plain_routes_connects_hosts() {
     let mut cluster = started(examples()[0], 3);
     peers_reach_each_other_until_one_leaves(&mut cluster);
 }
 
 #[test]
-fn the_pages_commands_for_a_tunnel_connect_hosts_and_leave_nothing_when_all_is_released() {
+fn the_example_with_a_tunnel_connects_hosts_and_leaves_nothing_after_a_release() {
     let mut cluster = started(examples()[1], 3);
     peers_reach_each_other_until_one_leaves(&mut cluster);
     for (host, peers) in [(0, 1), (1, 1), (2, 0)] {
@@ -66,10 +66,10 @@ fn the_pages_commands_for_a_tunnel_connect_hosts_and_leave_nothing_when_all_is_r
     assert!(!cluster.lines(2, "ip link").iter().any(|line| line.contains("vx0")), "ShutdownCommand ran");
 }
 
-/// A directory into which commands write, and which goes with it.
-struct Notes(Directory);
+/// A temporary directory into which commands write.
+struct CommandLog(Directory);
 
-impl Notes {
+impl CommandLog {
     fn new() -> Self {
         Self(Directory::new().unwrap())
     }
@@ -82,7 +82,7 @@ impl Notes {
         fs::read_to_string(self.path(name)).ok()
     }
 
-    /// A command that writes down what it is told.
+    /// A command that records its environment and input.
     fn command(&self, name: &str) -> String {
         let file = self.path(name).display().to_string();
         format!("{{ echo $NETWORK $SUBNET $PUBLIC_IP; cat; }} >{file}.new; mv {file}.new {file}")
@@ -97,8 +97,8 @@ fn config(commands: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn commands_are_told_what_upstream_tells_them() {
-    let notes = Notes::new();
+fn commands_get_the_same_input_as_from_upstream() {
+    let notes = CommandLog::new();
     let config = config(&[
         ("PreStartupCommand", "echo '  hello'; echo 'world '; echo err >&2"),
         ("PostStartupCommand", &notes.command("post-$PUBLIC_IP")),
@@ -122,7 +122,7 @@ fn commands_are_told_what_upstream_tells_them() {
 }
 
 #[test]
-fn a_command_of_the_host_that_fails_ends_the_daemon_with_its_words() {
+fn a_failing_start_command_ends_the_daemon_with_its_output() {
     for name in ["PreStartupCommand", "PostStartupCommand"] {
         let mut cluster = Cluster::new(1);
         cluster.configure(&config(&[(name, "echo no such module >&2; exit 3")]));
@@ -135,9 +135,9 @@ fn a_command_of_the_host_that_fails_ends_the_daemon_with_its_words() {
 }
 
 #[test]
-fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_outlive_it() {
+fn a_command_that_hangs_blocks_neither_start_nor_stop_and_is_killed() {
     for flags in [&[][..], &["-release-on-exit"]] {
-        let notes = Notes::new();
+        let notes = CommandLog::new();
         let pid = notes.path("pid").display().to_string();
         let add = format!("[ $PUBLIC_IP = 192.168.64.2 ] || exit 0; echo $$ >{pid}; exec sleep 1234");
         let mut cluster = Cluster::new(2);
@@ -147,7 +147,7 @@ fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_out
             cluster.wait_until_ready(host);
         }
         let pid: u32 = eventually(PATIENCE, || notes.read("pid")?.trim().parse().ok()).unwrap();
-        // One that was killed may wait for the first process of the machine to hear of it (proc_pid_stat(5)).
+        // A killed process may remain a zombie until init reaps it (proc_pid_stat(5)).
         let is_alive = || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
@@ -161,7 +161,7 @@ fn a_command_that_hangs_keeps_no_daemon_from_starting_or_ending_and_does_not_out
 
 #[test]
 fn a_peer_whose_command_failed_is_told_of_and_tried_again() {
-    let notes = Notes::new();
+    let notes = CommandLog::new();
     let [cured, done] = ["cured", "done"].map(|name| notes.path(name).display().to_string());
     let add = format!("test -e {cured} || {{ echo not yet; exit 7; }}; echo $PUBLIC_IP >>{done}");
     let mut cluster = started(&config(&[("SubnetAddCommand", &add)]), 2);

@@ -1,4 +1,4 @@
-//! The external interface becomes another one while the daemons run: its address, its MTU, the interface itself.
+//! Changes of the external interface while the daemons run: its address, its MTU, the interface itself.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use flannel_testing::{PingOptions, eventually, ping};
 
 use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_replies};
 
-/// On an idle machine it takes less than a second; over connections that are dead it would take more than ten.
+/// On an idle machine it takes less than a second; with dead connections it would take more than ten.
 const FOLLOWED: Duration = Duration::from_secs(10);
 
-/// Three hosts that run with this configuration and know each other.
+/// Three running hosts with this config and routes to each other.
 fn running(config: &str) -> Cluster {
     let mut cluster = Cluster::new(3);
     cluster.configure(config);
@@ -27,7 +27,7 @@ fn subnet_file(cluster: &Cluster, host: usize) -> String {
     std::fs::read_to_string(cluster.subnet_file(host)).unwrap()
 }
 
-/// Waits until the lease of a host says that this is its address, and checks that there is no other lease.
+/// Waits until the lease of a host has this public address, and checks that there is no additional lease.
 fn check_lease(cluster: &Cluster, host: usize, public: &str) {
     let key = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(host).addr());
     let expected = format!(r#"{{"PublicIP":"{public}","#);
@@ -63,7 +63,7 @@ fn address_replaced(config: &str, steps: &[&str]) {
 }
 
 #[test]
-fn with_an_address_that_was_replaced_the_host_is_reached_again_in_its_subnet() {
+fn a_replaced_address_is_followed_and_the_subnet_kept() {
     address_replaced(
         VXLAN,
         &["ip address add 192.168.64.77/24 dev eth0", "ip address del 192.168.64.1/24 dev eth0"],
@@ -71,7 +71,7 @@ fn with_an_address_that_was_replaced_the_host_is_reached_again_in_its_subnet() {
 }
 
 #[test]
-fn with_an_address_that_was_removed_first_too() {
+fn an_address_removed_before_the_new_one_is_added_is_followed() {
     address_replaced(
         VXLAN,
         &["ip address del 192.168.64.1/24 dev eth0", "ip address add 192.168.64.77/24 dev eth0"],
@@ -79,7 +79,7 @@ fn with_an_address_that_was_removed_first_too() {
 }
 
 #[test]
-fn with_host_gw_too() {
+fn a_replaced_address_is_followed_by_host_gw() {
     address_replaced(
         HOST_GW,
         &["ip address add 192.168.64.77/24 dev eth0", "ip address del 192.168.64.1/24 dev eth0"],
@@ -87,7 +87,7 @@ fn with_host_gw_too() {
 }
 
 #[test]
-fn with_both_families_replaced_both_are_reached_again() {
+fn replaced_addresses_of_both_families_are_followed() {
     let mut cluster = running(DUAL);
     let pods = [cluster.add_dual_pod(0), cluster.add_dual_pod(1)];
     for step in [
@@ -110,13 +110,13 @@ fn with_both_families_replaced_both_are_reached_again() {
 }
 
 #[test]
-fn without_an_address_the_host_waits_for_one_and_after_a_restart_it_is_the_same() {
+fn without_an_address_the_host_waits_for_one_also_after_a_restart() {
     let mut cluster = running(VXLAN);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let (mac, subnet) = (cluster.mac(0), cluster.subnet(0));
     cluster.change(0, "ip address flush dev eth0");
-    let line = cluster.daemon(0).wait_for_line("eth0 has no IPv4 address", PATIENCE).unwrap();
-    assert!(line.starts_with('W') && line.contains("going on with eth0 at 192.168.64.1"), "{line}");
+    let line = cluster.daemon(0).wait_for_line("eth0 has no usable IPv4 address", PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.contains("; continuing with eth0 at 192.168.64.1"), "{line}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(cluster.daemon(0).exit_status().unwrap(), None, "it goes on");
     assert_eq!(cluster.routes(0).len(), 2, "and so would the traffic");
@@ -132,7 +132,7 @@ fn without_an_address_the_host_waits_for_one_and_after_a_restart_it_is_the_same(
 }
 
 #[test]
-fn an_interface_that_is_made_anew_with_another_address_is_followed() {
+fn a_recreated_interface_with_another_address_is_followed() {
     let cluster = running(VXLAN);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let (mac, file) = (cluster.mac(0), subnet_file(&cluster, 0));
@@ -157,7 +157,10 @@ fn the_default_route_is_followed_to_another_interface() {
     cluster.connect(0, "eth1");
     cluster.change(0, "ip address add 192.168.64.77/24 dev eth1");
     cluster.change(0, "ip route replace default via 192.168.64.254 dev eth1");
-    cluster.daemon(0).wait_for_line("eth1 takes the place of eth0, if it stays so", PATIENCE).unwrap();
+    cluster
+        .daemon(0)
+        .wait_for_line("the route moved from eth0 to eth1; following it if it stays there", PATIENCE)
+        .unwrap();
     cluster.daemon(0).wait_for_line("using eth1 with address 192.168.64.77", PATIENCE).unwrap();
     cluster.change(0, "ip link set eth0 down");
     check_ping(&pods[1], &pods[0]);
@@ -166,7 +169,7 @@ fn the_default_route_is_followed_to_another_interface() {
     assert_eq!((after.index, after.mac), (before.index, before.mac), "the device was moved, not replaced");
 }
 
-/// Sets the MTU of both ends of a host's cable.
+/// Sets the MTU on both ends of a host's link.
 fn set_mtu(cluster: &Cluster, host: usize, mtu: u32) {
     let ends = [
         (&cluster.lab.hosts[host].namespace, "eth0".to_owned()),
@@ -179,7 +182,7 @@ fn set_mtu(cluster: &Cluster, host: usize, mtu: u32) {
     }
 }
 
-/// Waits until the file and the device of the first host have these.
+/// Waits until the subnet file and the device of the first host have these MTUs.
 fn wait_for_mtu(cluster: &Cluster, file: &str, device: Option<u32>) {
     eventually(PATIENCE, || {
         let now = (cluster.subnet_env(0, "FLANNEL_MTU"), device.map(|_| cluster.device(0).mtu));
@@ -189,7 +192,7 @@ fn wait_for_mtu(cluster: &Cluster, file: &str, device: Option<u32>) {
 }
 
 #[test]
-fn an_mtu_that_changes_is_followed_by_device_and_file() {
+fn an_mtu_change_is_followed_by_device_and_subnet_file() {
     let mut cluster = running(VXLAN);
     let before = subnet_file(&cluster, 0);
     let peers = cluster.tunnel(0);
@@ -205,7 +208,7 @@ fn an_mtu_that_changes_is_followed_by_device_and_file() {
 }
 
 #[test]
-fn an_mtu_that_the_configuration_sets_stays() {
+fn an_mtu_set_in_the_config_stays() {
     let mut cluster = running(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":1300}}"#);
     for mtu in [1400, 9000] {
         set_mtu(&cluster, 0, mtu);
@@ -217,7 +220,7 @@ fn an_mtu_that_the_configuration_sets_stays() {
 }
 
 #[test]
-fn an_mtu_that_changes_is_followed_by_host_gw() {
+fn an_mtu_change_is_followed_by_host_gw() {
     let cluster = running(HOST_GW);
     set_mtu(&cluster, 0, 1400);
     wait_for_mtu(&cluster, "1400", None);

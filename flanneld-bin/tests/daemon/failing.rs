@@ -1,4 +1,4 @@
-//! What stands in the way of a start, and what the daemon says about it.
+//! Failing starts, and the log lines about them.
 
 use std::process::Command;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use flannel_testing::{Process, program};
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 
-/// The lines at error level.
+/// The log lines of level error.
 fn errors(process: &Process) -> Vec<String> {
     process.lines().into_iter().filter(|line| line.starts_with('E')).collect()
 }
 
-/// Runs the daemon until it ends by itself, and returns its exit status and its errors.
+/// Runs the daemon until it exits, and returns its exit status and errors.
 pub(crate) fn ended(cluster: &mut Cluster, command: Command) -> (Option<i32>, Vec<String>) {
     cluster.start_as(0, command);
     let daemon = cluster.daemon(0);
     let status = flannel_testing::eventually(PATIENCE, || daemon.exit_status().ok().flatten()).unwrap();
-    // Standard error is read to its end by another thread.
+    // Another thread reads standard error to its end.
     let last =
         flannel_testing::eventually(PATIENCE, || Some(errors(daemon)).filter(|lines| !lines.is_empty()));
     (status.code(), last.unwrap())
 }
 
 #[test]
-fn a_config_that_is_wrong_is_named_in_one_line_and_waited_for() {
+fn an_invalid_config_is_logged_in_one_line_and_retried() {
     for (config, reason) in [
         (r#"{"Network":"10.5.0.0/16""#, "unexpected end of JSON input"),
         (r#"{"Network":"10.5.0.0/29"}"#, "network is too small. Minimum useful network prefix is /28"),
@@ -42,7 +42,7 @@ fn a_config_that_is_wrong_is_named_in_one_line_and_waited_for() {
 }
 
 #[test]
-fn a_config_that_is_missing_is_waited_for_and_how_to_write_it_is_said() {
+fn a_missing_config_is_logged_with_the_command_to_write_it_and_retried() {
     let mut cluster = Cluster::new(1);
     cluster.start(0);
     let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
@@ -52,9 +52,9 @@ fn a_config_that_is_missing_is_waited_for_and_how_to_write_it_is_said() {
 }
 
 #[test]
-fn a_backend_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do() {
+fn an_unknown_backend_ends_the_daemon_with_the_list_of_backends() {
     let mut cluster = Cluster::new(1);
-    // Upstream has or had all but the first.
+    // All but the first exist upstream.
     for name in ["nosuch", "ipip", "ipsec", "wireguard", "aws-vpc", "gce", "ali-vpc", "tencent-vpc"] {
         cluster.configure(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{name}"}}}}"#));
         let command = cluster.command(0);
@@ -68,7 +68,7 @@ fn a_backend_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do(
 }
 
 #[test]
-fn an_option_of_the_backend_that_is_wrong_ends_the_daemon() {
+fn an_invalid_backend_option_ends_the_daemon() {
     let mut cluster = Cluster::new(1);
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#);
     let command = cluster.command(0);
@@ -79,11 +79,11 @@ fn an_option_of_the_backend_that_is_wrong_ends_the_daemon() {
 }
 
 #[test]
-fn an_interface_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_do() {
+fn an_unknown_interface_ends_the_daemon_with_the_list_of_interfaces() {
     let mut cluster = Cluster::new(1);
     let mut command = cluster.command(0);
     command.arg("-iface=nosuch0");
-    // Lists collect, so the interface that exists must not be among them.
+    // -iface collects its values, so the existing interface must not be among them.
     let arguments: Vec<_> =
         command.get_args().filter(|arg| *arg != "-iface=eth0").map(ToOwned::to_owned).collect();
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
@@ -94,11 +94,11 @@ fn an_interface_that_does_not_exist_ends_the_daemon_with_the_list_of_those_that_
 }
 
 #[test]
-fn without_the_capability_it_ends_and_says_which() {
+fn a_missing_capability_ends_the_daemon_and_is_named() {
     let mut cluster = Cluster::new(1);
     let daemon = cluster.command(0);
     let mut command = Command::new(program("setpriv", "util-linux").unwrap());
-    // Another user without capabilities would not find the program in a private build directory.
+    // Another user could not read a private build directory.
     command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]);
     command.arg(daemon.get_program()).args(daemon.get_args());
     let (status, errors) = ended(&mut cluster, command);
@@ -107,7 +107,7 @@ fn without_the_capability_it_ends_and_says_which() {
 }
 
 #[test]
-fn without_etcd_it_waits_says_so_with_its_pauses_and_goes_on_when_etcd_comes() {
+fn without_etcd_the_daemon_retries_with_backoff_and_starts_when_etcd_responds() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.etcd.stop().unwrap();

@@ -1,4 +1,4 @@
-//! The firewall rules: what they do to traffic, and that they stay.
+//! The firewall rules: their effect on traffic, and their repair.
 
 mod programs;
 mod tunnel_port;
@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, DUAL, NFTABLES, PATIENCE, SWITCH, VXLAN, check_pin
 const BOTH_MODES: [&str; 2] = [VXLAN, NFTABLES];
 
 impl Cluster {
-    /// All rules of a host in iptables, and our tables in nftables, without what differs from one listing to the next.
+    /// All iptables rules and our nftables tables of a host, without counters.
     fn rules(&self, host: usize) -> String {
         let text = self.shell(
             host,
@@ -23,7 +23,7 @@ impl Cluster {
         text.lines().filter(|line| !line.contains("packets")).map(plain).collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits until the rules of a host are these.
+    /// Waits until the host has these rules.
     fn wait_for_rules(&self, host: usize, expected: &str, after: &str) {
         let healed = eventually(PATIENCE, || {
             let now = self.rules(host);
@@ -33,13 +33,13 @@ impl Cluster {
     }
 }
 
-/// The source addresses of the echo requests that pass a link while one pod pings an address.
+/// Pings an address from a pod and returns the source addresses of the echo requests on a link.
 fn source_of_ping(from: &Pod, to: &str, place: (&flannel_netlink::Namespace, &str)) -> Vec<String> {
     let to: std::net::Ipv4Addr = to.parse().unwrap();
     let capture = Capture::start(place.0, place.1).unwrap();
     eventually(PATIENCE, || ping(&from.namespace, to.into(), &PingOptions::default())).unwrap();
     let packets = capture.stop().unwrap();
-    // Nothing else: a gateway that does not know the way yet says so.
+    // Only echo requests: a gateway without a route sends ICMP errors.
     let is_request = |packet: &&Ipv4Packet| matches!(&packet.transport, Transport::Icmp(message) if message.is_echo_request());
     let requests = packets.iter().filter_map(|packet| packet.frame.ipv4()).filter(is_request);
     let mut sources: Vec<_> =
@@ -49,7 +49,7 @@ fn source_of_ping(from: &Pod, to: &str, place: (&flannel_netlink::Namespace, &st
 }
 
 #[test]
-fn a_pod_reaches_the_world_by_its_hosts_address_and_another_pod_by_its_own() {
+fn traffic_out_of_the_network_is_masqueraded_and_traffic_between_pods_is_not() {
     for config in BOTH_MODES {
         let (cluster, pods) = Cluster::with_pods(2, config, &["-ip-masq"]);
         let outside = source_of_ping(&pods[0], SWITCH, (cluster.lab.switch(), "port1"));
@@ -62,7 +62,7 @@ fn a_pod_reaches_the_world_by_its_hosts_address_and_another_pod_by_its_own() {
 }
 
 #[test]
-fn without_the_flag_nothing_is_masqueraded() {
+fn without_ip_masq_nothing_is_masqueraded() {
     let (cluster, pods) = Cluster::with_pods(1, VXLAN, &[]);
     let capture = Capture::start(cluster.lab.switch(), "port1").unwrap();
     let path = (pods[0].addresses[0], SWITCH.parse().unwrap());
@@ -75,10 +75,10 @@ fn without_the_flag_nothing_is_masqueraded() {
 }
 
 #[test]
-fn an_outside_host_reaches_the_pod_of_another_host_and_the_answer_comes_back_the_same_way() {
+fn replies_to_traffic_forwarded_by_another_host_return_through_it() {
     for config in BOTH_MODES {
         let (cluster, pods) = Cluster::with_pods(2, config, &["-ip-masq"]);
-        // The switch sends to host 1 what is for the pod of host 0, as a load balancer does.
+        // The switch routes to the pod of host 0 through host 1, as a load balancer does.
         cluster.shell_on_switch(&format!("ip route add {} via {}", cluster.subnet(0), cluster.public(1)));
         let capture = Capture::start(&pods[0].namespace, "eth0").unwrap();
         let to = pods[0].addresses[0];
@@ -92,7 +92,7 @@ fn an_outside_host_reaches_the_pod_of_another_host_and_the_answer_comes_back_the
 }
 
 #[test]
-fn pods_reach_each_other_although_the_policy_is_to_drop_as_docker_sets_it() {
+fn pods_reach_each_other_with_dockers_drop_policy() {
     let (cluster, pods) = Cluster::with_pods(2, VXLAN, &[]);
     (0..2).for_each(|host| drop(cluster.shell(host, "iptables -P FORWARD DROP")));
     check_ping(&pods[0], &pods[1]);
@@ -107,10 +107,10 @@ fn pods_reach_each_other_although_the_policy_is_to_drop_as_docker_sets_it() {
 }
 
 #[test]
-fn the_mode_changes_live_and_leaves_nothing_of_the_other_one() {
+fn the_mode_changes_live_and_leaves_no_rules_of_the_other() {
     let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-ip-masq"]);
     drop(cluster.shell(0, "iptables -A FORWARD -m comment --comment foreign -j ACCEPT"));
-    // Rules of others stay where they are, so ours may come back in another place.
+    // Foreign rules keep their positions, so ours may return at another.
     let sorted = |rules: String| {
         let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
         lines.sort();
@@ -174,8 +174,8 @@ fn iptables_shows_the_rules_of_upstream() {
 }
 
 #[test]
-fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
-    // With an audit once an hour, it is the notice that heals, and faster than a second command would be.
+fn changed_rules_are_repaired_on_notification() {
+    // With an hourly audit, only a notification triggers the repair, faster than a second command.
     let flags = ["-ip-masq", "-iptables-resync=3600"];
     let (iptables, nftables) = (
         [
@@ -184,7 +184,7 @@ fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
             "iptables -t nat -D FLANNEL-POSTRTG 3",
             r"printf '*nat\n-D POSTROUTING 1\n-F FLANNEL-POSTRTG\n-X FLANNEL-POSTRTG\nCOMMIT\n' | iptables-restore --noflush",
             "nft flush ruleset",
-            // The second rule now stands first.
+            // The second rule is first now.
             r#"printf '*nat\n-D FLANNEL-POSTRTG 1\n-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN\nCOMMIT\n' | iptables-restore --noflush"#,
             "iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD",
         ],
@@ -218,7 +218,7 @@ fn what_somebody_does_to_the_rules_is_undone_when_the_kernel_tells_of_it() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
+fn a_restart_after_a_kill_changes_no_rule() {
     for config in BOTH_MODES {
         let (mut cluster, pods) = Cluster::with_pods(2, config, &["-ip-masq"]);
         check_ping(&pods[0], &pods[1]);
@@ -229,7 +229,7 @@ fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
         cluster.start_with(0, &["-ip-masq"]);
         cluster.wait_until_ready(0);
         assert_eq!(cluster.rules(0), before);
-        // Long enough for the looks at the rules that come after it said that it is ready.
+        // Long enough for the checks after the daemon is ready.
         ping.wait_for_replies(100, PATIENCE).unwrap();
         let report = ping.stop();
         assert_eq!(report.lost_count(), 0, "{report:?}");
@@ -237,7 +237,7 @@ fn a_daemon_that_is_killed_and_started_again_changes_no_rule() {
 }
 
 #[test]
-fn switching_between_iptables_and_nftables_leaves_nothing_of_the_other() {
+fn a_restart_in_the_other_mode_leaves_no_rules_of_the_first() {
     let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-ip-masq"]);
     let in_iptables = cluster.rules(0);
     for config in [NFTABLES, VXLAN] {
@@ -255,7 +255,7 @@ fn switching_between_iptables_and_nftables_leaves_nothing_of_the_other() {
 }
 
 #[test]
-fn what_upstream_and_an_earlier_network_left_goes_and_what_an_operator_wrote_stays() {
+fn rules_of_upstream_and_of_an_earlier_network_are_removed_and_foreign_rules_stay() {
     let (mut cluster, _pods) = Cluster::with_pods(1, VXLAN, &["-ip-masq"]);
     let expected = cluster.rules(0);
     let subnet = cluster.subnet(0);
@@ -273,7 +273,7 @@ fn what_upstream_and_an_earlier_network_left_goes_and_what_an_operator_wrote_sta
             iptables -A FORWARD -s {network} -j ACCEPT; iptables -A FORWARD -d {network} -j ACCEPT"
         )
     };
-    // As v0.11 leaves the host: its rules, of this network, and of the one before.
+    // The state that v0.11 leaves: its rules for this network and for the previous one.
     drop(cluster.shell(0, &format!("nft flush ruleset; {operators}")));
     let of_the_operator = cluster.shell(0, "iptables-save | grep -e '^-A'");
     drop(cluster.shell(0, &upstreams("10.5.0.0/16", &subnet.to_string())));
@@ -293,7 +293,7 @@ fn what_upstream_and_an_earlier_network_left_goes_and_what_an_operator_wrote_sta
 }
 
 #[test]
-fn what_stands_in_the_way_is_named() {
+fn blocking_rules_are_logged() {
     let ufw = "iptables -N ufw-reject-forward; iptables -A ufw-reject-forward -j REJECT
         iptables -A FORWARD -j ufw-reject-forward";
     let firewalld = "nft 'table inet firewalld { chain filter_FORWARD {

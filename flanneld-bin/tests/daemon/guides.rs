@@ -1,5 +1,5 @@
-//! The command lines of the usual installation guides, as they stand there, against an etcd that wants a client certificate,
-//! over either of its interfaces.
+//! The command lines of common installation guides, verbatim, with an etcd that requires a client certificate, over both
+//! APIs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use flannel_testing::{EtcdOptions, Pod, eventually, program};
 use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, SWITCH, check_ping};
 
-/// What each host sees: a `/run` of its own, and under `/opt` what a guide has one install there. What follows is a guide's.
+/// Gives each host its own `/run`, and installs in `/opt` what the guides expect. A guide's script follows.
 const INSTALLED: &str = r#"
 mount --bind "$RUN" /run
 mount -t tmpfs tmpfs /opt
@@ -19,7 +19,7 @@ ln -s "$PROGRAM" /opt/kubernetes/bin/flanneld
 cp "$CERTIFICATES"/*.pem /opt/etcd/ssl/
 "#;
 
-/// A unit of the days of v0.11: all flags with one dash.
+/// A unit for v0.11: all flags with one dash.
 const UNIT: &str = "exec /opt/kubernetes/bin/flanneld \
     -etcd-cafile=/opt/etcd/ssl/ca.pem \
     -etcd-certfile=/opt/etcd/ssl/client.pem \
@@ -29,7 +29,7 @@ const UNIT: &str = "exec /opt/kubernetes/bin/flanneld \
     -iface=eth0 \
     -ip-masq";
 
-/// A unit with a file of options, which adds flags with two dashes and values of their own.
+/// A unit with an options file: flags with two dashes, values as separate arguments.
 const OPTIONS_FILE: &str = r#"
 FLANNEL_ETCD_ENDPOINTS="https://192.168.64.254:2379,https://192.168.64.253:2379,https://192.168.64.252:2379"
 FLANNEL_ETCD_PREFIX="/kubernetes/network"
@@ -49,7 +49,7 @@ export FLANNELD_IP_MASQ=true
 exec /opt/kubernetes/bin/flanneld
 ";
 
-/// How a guide writes the configuration, over each of etcd's interfaces, and how one looks for the leases.
+/// The commands of a guide that write the config and list the leases, for each etcd API.
 const OVER_V2: [&str; 2] = [
     r#"ETCDCTL_API=2 etcdctl --ca-file=ca.pem --cert-file=client.pem --key-file=client-key.pem \
     --endpoints=https://192.168.64.254:2379 \
@@ -65,12 +65,12 @@ const OVER_V3: [&str; 2] = [
     --endpoints=https://192.168.64.254:2379 get --prefix --keys-only /kubernetes/network/subnets/",
 ];
 
-/// Runs a guide's line on the machine of etcd, where the certificates are.
+/// Runs a guide's command on the switch, where etcd and the certificates are.
 fn shell(cluster: &Cluster, files: &Certificates, line: &str) -> String {
     cluster.shell_on_switch(&format!("cd {} && {line}", files.path("").display()))
 }
 
-/// Runs a guide's script on a host, in a file system that looks as the guide has it.
+/// Runs a guide's script on a host, with the files that it expects.
 fn start(cluster: &mut Cluster, files: &Certificates, host: usize, guide: &str) {
     let subnet_file = cluster.subnet_file(host);
     let run = subnet_file.with_file_name("run");
@@ -85,7 +85,7 @@ fn start(cluster: &mut Cluster, files: &Certificates, host: usize, guide: &str) 
     cluster.start_as(host, command);
 }
 
-/// What people and scripts look for in the log, in this order.
+/// Log lines of a start that scripts look for, in order.
 const STARTED: &[&str] = &[
     "Using interface with name eth0 and address 192.168.64.",
     "Defaulting external address to interface address (192.168.64.",
@@ -105,15 +105,15 @@ const ENDED: &[&str] = &["Received SIGTERM; stopping", "Stopped monitoring lease
 fn check_order(lines: &[String], texts: &[&str]) {
     let mut rest = lines.iter();
     for text in texts {
-        assert!(rest.any(|line| line.contains(text)), "no {text:?} in its place in {lines:#?}");
+        assert!(rest.any(|line| line.contains(text)), "{text:?} is missing or out of order in {lines:#?}");
     }
 }
 
-/// Three hosts by three guides, on a network that was configured by the first of these lines.
+/// Starts three hosts by three guides, on a network configured by the first command.
 fn follow_the_guides([configure, list]: [&str; 2]) {
     let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(3, EtcdOptions { enable_v2: true, ..files.options() });
-    // The other members of etcd are down: nothing listens there.
+    // Two members of etcd are down.
     for member in ["192.168.64.253", "192.168.64.252"] {
         cluster.shell_on_switch(&format!("ip addr add {member}/24 dev {}", cluster.switch_device()));
     }
@@ -145,17 +145,17 @@ fn follow_the_guides([configure, list]: [&str; 2]) {
 }
 
 #[test]
-fn hosts_that_are_set_up_by_the_usual_guides_reach_each_other_over_etcds_v2_interface() {
+fn hosts_set_up_by_common_guides_reach_each_other_with_etcd_v2() {
     follow_the_guides(OVER_V2);
 }
 
 #[test]
-fn hosts_that_are_set_up_by_the_usual_guides_reach_each_other_over_etcds_v3_interface() {
+fn hosts_set_up_by_common_guides_reach_each_other_with_etcd_v3() {
     follow_the_guides(OVER_V3);
 }
 
 #[test]
-fn two_daemons_on_a_host_have_two_networks() {
+fn two_daemons_on_a_host_run_two_networks() {
     let mut cluster = Cluster::new(2);
     let put = |prefix: &str, config: &str| {
         cluster.etcd.etcdctl(&["put", &format!("{prefix}/config"), config]).unwrap();

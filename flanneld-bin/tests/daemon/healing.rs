@@ -1,4 +1,4 @@
-//! What people break by hand, with the programs that people use, and what becomes of it.
+//! Repair of manual changes, made with the usual programs.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use flannel_testing::{Pod, eventually};
 
 use crate::cluster::{Cluster, HOST_GW, PATIENCE, check_ping};
 
-/// So long a repair may take: half of the time between two audits.
-const NOTICED: Duration = Duration::from_secs(30);
+/// The longest time for a repair: half the interval between audits.
+const REPAIR_TIME: Duration = Duration::from_secs(30);
 
-/// Another overlay on the host, and a route, a neighbour and a bridge that have nothing to do with ours.
+/// Foreign objects: another overlay, a route, a neighbour and a bridge.
 const FOREIGN: [&str; 9] = [
     "ip link add br9 type bridge",
     "ip link set br9 up",
@@ -26,7 +26,7 @@ fn make_foreign(cluster: &Cluster) {
     for command in FOREIGN {
         cluster.change(0, command);
     }
-    // An address that the kernel makes up is tentative for a moment.
+    // A link-local address is tentative for a moment.
     let is_settled = || !foreign(cluster).join(" ").contains(" tentative");
     eventually(PATIENCE, is_settled).unwrap();
 }
@@ -47,7 +47,7 @@ fn foreign(cluster: &Cluster) -> Vec<String> {
     .collect()
 }
 
-/// All that the first host has of the overlay, but for the index of the device.
+/// All overlay objects of the first host, except the index of the device.
 fn overlay(cluster: &Cluster) -> Vec<String> {
     let without_index =
         |line: String| line.split_once(": ").map_or(line.clone(), |(_, rest)| rest.to_owned());
@@ -67,37 +67,37 @@ fn overlay(cluster: &Cluster) -> Vec<String> {
     lines
 }
 
-/// Breaks something on the first host, and waits until it is whole: by notices, which an audit once a minute is not.
-fn breaks(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: &[String]) {
+/// Damages the first host and waits for the repair, which notifications trigger: audits run once a minute.
+fn check_repair(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: &[String]) {
     let repairs = |cluster: &mut Cluster| {
         let lines = cluster.daemon(0).lines();
         lines.iter().filter(|line| line.contains("Repaired ")).count()
     };
     let repaired = repairs(cluster);
     for command in damage {
-        // The daemon may be faster than the second half of a damage.
+        // The daemon may repair the first half of the damage before the second.
         cluster.lines(0, command);
     }
-    eventually(NOTICED, || {
+    eventually(REPAIR_TIME, || {
         let now = overlay(cluster);
         if now == before { Ok(()) } else { Err(format!("{now:#?} instead of {before:#?}")) }
     })
     .unwrap_or_else(|error| panic!("after {damage:?}: {error}"));
     check_ping(&pods[0], &pods[1]);
-    // What goes with the external interface alone is of the kernel's own making.
+    // The kernel restores what depends on the external interface alone.
     if !damage.iter().any(|command| command.contains("eth0")) {
         eventually(PATIENCE, || repairs(cluster) > repaired)
             .unwrap_or_else(|error| panic!("after {damage:?} no repair is told: {error}"));
     }
 }
 
-fn check_that_notices_did_it(cluster: &mut Cluster) {
+fn check_no_audit_repaired(cluster: &mut Cluster) {
     let lines = cluster.daemon(0).lines();
     assert!(!lines.iter().any(|line| line.contains("detected by an audit")), "{lines:#?}");
 }
 
 #[test]
-fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothing_else_is_touched() {
+fn manual_changes_are_repaired_on_notification_and_foreign_objects_are_untouched() {
     let mut cluster = Cluster::running(3);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
@@ -129,24 +129,24 @@ fn whatever_is_broken_by_hand_is_whole_again_because_the_kernel_tells_and_nothin
         two("ip link set eth0 down", "ip link set eth0 up"),
     ];
     for damage in damages {
-        breaks(&mut cluster, &pods, &before, &damage);
+        check_repair(&mut cluster, &pods, &before, &damage);
     }
-    // What is not permanent is the kernel's, and what is there stays.
+    // Entries that are not permanent belong to the kernel, and stay.
     cluster.lines(0, "ip neigh flush dev flannel.1");
     check_ping(&pods[0], &pods[1]);
     assert_eq!((overlay(&cluster), foreign(&cluster)), (before, beside));
-    check_that_notices_did_it(&mut cluster);
+    check_no_audit_repaired(&mut cluster);
 }
 
 #[test]
-fn direct_routes_that_are_removed_by_hand_are_back_because_the_kernel_tells() {
+fn removed_direct_routes_are_restored_on_notification() {
     let mut cluster = Cluster::new(3);
     cluster.configure(HOST_GW);
     cluster.start_all();
     eventually(PATIENCE, || overlay(&cluster).len() == 2).unwrap();
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     make_foreign(&cluster);
-    // Of our number, but not into our network.
+    // With our protocol number, but outside of our network.
     cluster.lines(0, "ip route add 10.96.0.0/16 via 10.99.0.9 dev br9 proto 241");
     let (before, beside) = (overlay(&cluster), foreign(&cluster));
     let peer = cluster.subnet(1);
@@ -156,21 +156,21 @@ fn direct_routes_that_are_removed_by_hand_are_back_because_the_kernel_tells() {
         vec!["ip link set eth0 down".to_owned(), "ip link set eth0 up".to_owned()],
         vec!["ip addr flush dev eth0".to_owned(), "ip addr add 192.168.64.1/24 dev eth0".to_owned()],
     ] {
-        breaks(&mut cluster, &pods, &before, &damage);
+        check_repair(&mut cluster, &pods, &before, &damage);
     }
     assert_eq!(foreign(&cluster), beside);
-    check_that_notices_did_it(&mut cluster);
+    check_no_audit_repaired(&mut cluster);
 }
 
-/// The warnings and errors of the first daemon that have some words in them.
+/// The warnings and errors of the first daemon that contain a text.
 fn complaints(cluster: &mut Cluster, words: &str) -> Vec<String> {
     let lines = cluster.daemon(0).lines().into_iter();
     lines.filter(|line| line.starts_with(['W', 'E']) && line.contains(words)).collect()
 }
 
-/// The daemon is given the two capabilities that it needs and is nobody otherwise.
+/// The daemon runs as nobody with the two capabilities that it needs.
 #[test]
-fn nobody_with_two_capabilities_can_run_it_and_repair_everything() {
+fn an_unprivileged_daemon_with_two_capabilities_repairs_everything() {
     let mut cluster = Cluster::new(2);
     cluster.configure(crate::cluster::VXLAN);
     for host in 0..2 {
@@ -193,7 +193,7 @@ fn nobody_with_two_capabilities_can_run_it_and_repair_everything() {
     check_ping(&pods[0], &pods[1]);
     let before = overlay(&cluster);
     for damage in ["ip route flush dev flannel.1", "ip link set flannel.1 down", "ip link del flannel.1"] {
-        breaks(&mut cluster, &pods, &before, &[damage.to_owned()]);
+        check_repair(&mut cluster, &pods, &before, &[damage.to_owned()]);
     }
     let setting = cluster.lab.hosts[0].namespace.read_sysctl("net/ipv6/conf/flannel.1/accept_ra").unwrap();
     assert_eq!(setting, "0");

@@ -1,4 +1,4 @@
-//! Which host is which: its id, its address, and both of them doubled.
+//! The identity of hosts: ID and address, and duplicates of both.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use flannel_testing::eventually;
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
 
-/// The record of a host's own lease.
+/// The record of a host's lease.
 fn record(cluster: &Cluster, host: usize) -> String {
     let key = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(host).addr());
     let found = cluster.leases().into_iter().find(|(name, _)| *name == key);
@@ -14,7 +14,7 @@ fn record(cluster: &Cluster, host: usize) -> String {
 }
 
 #[test]
-fn a_host_that_comes_back_with_another_address_keeps_its_subnet_and_its_pods_are_reached() {
+fn a_host_that_returns_with_another_address_keeps_its_subnet() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[1], &pods[0]);
@@ -25,7 +25,7 @@ fn a_host_that_comes_back_with_another_address_keeps_its_subnet_and_its_pods_are
         record(&cluster, 0)
     );
     cluster.daemon(0).terminate(PATIENCE).unwrap();
-    // Nothing but the id tells whose lease it is.
+    // Only the ID identifies the owner of the lease.
     fs::remove_file(cluster.subnet_file(0)).unwrap();
     fs::remove_file(cluster.subnet_file(0).with_extension("env.cache")).unwrap();
     cluster.lines(0, &format!("ip addr del {}/24 dev eth0", cluster.public(0)));
@@ -41,7 +41,7 @@ fn a_host_that_comes_back_with_another_address_keeps_its_subnet_and_its_pods_are
 }
 
 #[test]
-fn two_hosts_with_one_public_address_are_told_so_and_hold_two_subnets() {
+fn two_hosts_with_one_public_address_log_it_and_hold_two_subnets() {
     let mut cluster = Cluster::with_spare(1, 1);
     let subnet = cluster.subnet(0);
     cluster.start_with(1, &[format!("-public-ip={}", cluster.public(0))]);
@@ -57,10 +57,10 @@ fn two_hosts_with_one_public_address_are_told_so_and_hold_two_subnets() {
 }
 
 #[test]
-fn a_clone_of_a_host_takes_another_id_and_another_subnet_and_both_are_reached() {
+fn a_clone_of_a_host_gets_another_id_and_another_subnet() {
     let mut cluster = Cluster::with_spare(1, 1);
     let subnet = cluster.subnet(0);
-    // The image of a disk: id and subnet.env, but another address.
+    // A disk image: the same ID and subnet.env, another address.
     fs::create_dir_all(cluster.subnet_file(1).parent().unwrap()).unwrap();
     for (from, to) in
         [(cluster.node_id(0), cluster.node_id(1)), (cluster.subnet_file(0), cluster.subnet_file(1))]
@@ -81,7 +81,7 @@ fn a_clone_of_a_host_takes_another_id_and_another_subnet_and_both_are_reached() 
 }
 
 #[test]
-fn a_host_that_lost_its_id_has_its_subnet_again_by_its_address() {
+fn a_host_that_lost_its_id_gets_its_subnet_by_its_address() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.start(0);
@@ -96,10 +96,10 @@ fn a_host_that_lost_its_id_has_its_subnet_again_by_its_address() {
 }
 
 #[test]
-fn a_record_that_another_host_overwrites_is_its_from_then_on_and_this_host_takes_another_subnet() {
+fn a_host_whose_record_another_host_overwrites_leases_another_subnet() {
     let mut cluster = Cluster::running(2);
     let subnet = cluster.subnet(0);
-    // As upstream renews: without comparing, here after it was cut off for longer than its lease lasted.
+    // As upstream renews: without compare-and-swap, here after a partition longer than the lease.
     let key = format!("/coreos.com/network/subnets/{}-24", subnet.addr());
     cluster.etcd.etcdctl(&["put", &key, r#"{"PublicIP":"192.168.64.99","PublicIPv6":null}"#]).unwrap();
     let line = cluster.daemon(0).wait_for_line("was overwritten by 192.168.64.99", PATIENCE).unwrap();
@@ -113,7 +113,7 @@ fn a_record_that_another_host_overwrites_is_its_from_then_on_and_this_host_takes
 }
 
 #[test]
-fn a_record_that_another_daemon_of_the_host_rewrites_is_put_right_and_told() {
+fn a_record_that_another_daemon_of_the_host_rewrites_is_restored_and_logged() {
     let mut cluster = Cluster::running(2);
     let (key, ours) = cluster.leases().remove(0);
     let host = usize::from(!ours.contains("192.168.64.1\""));

@@ -1,4 +1,4 @@
-//! A daemon that is killed without warning, and the one that is started after it.
+//! Daemons that are killed, and their next start.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::cluster::{Cluster, PATIENCE, running_ping};
 
-/// What the kernel should hold for peers, as `ip` and `bridge` show it.
+/// The expected kernel objects for peers, as `ip` and `bridge` show them.
 fn tunnel_to(cluster: &Cluster, peers: &[usize]) -> Vec<String> {
     let mut kinds = [vec![], vec![], vec![]];
     for peer in peers {
@@ -26,7 +26,7 @@ fn tunnel_to(cluster: &Cluster, peers: &[usize]) -> Vec<String> {
 }
 
 #[test]
-fn killed_while_one_peer_leaves_another_joins_and_a_third_gets_a_new_device_it_starts_right() {
+fn the_start_after_a_kill_applies_the_changes_made_meanwhile() {
     let mut cluster = Cluster::with_spare(4, 1);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     assert_eq!(cluster.tunnel(0), tunnel_to(&cluster, &[1, 2, 3]));
@@ -37,7 +37,7 @@ fn killed_while_one_peer_leaves_another_joins_and_a_third_gets_a_new_device_it_s
     cluster.daemon(2).kill().unwrap();
     let gone = cluster.subnet(2);
     cluster.etcd.etcdctl(&["del", &format!("/coreos.com/network/subnets/{}-24", gone.addr())]).unwrap();
-    // Host 3 forgets its device, and gets another one for the same subnet.
+    // Host 3 loses its device, and creates another for the same subnet.
     let (subnet, mac) = (cluster.subnet(3), cluster.mac(3));
     cluster.daemon(3).kill().unwrap();
     cluster.lines(3, "ip link del flannel.1");
@@ -65,17 +65,17 @@ fn killed_while_one_peer_leaves_another_joins_and_a_third_gets_a_new_device_it_s
     assert_eq!(report.lost_count(), 0, "{report}");
 }
 
-/// Peers that exist on paper only.
-struct Crowd {
+/// Peers that exist only in the registry.
+struct RegistryPeers {
     registry: Etcd3Registry,
     runtime: tokio::runtime::Runtime,
     leases: BTreeMap<u8, (Lease, Mac)>,
     macs: u32,
 }
 
-const CROWD: u8 = 200;
+const REGISTRY_PEERS: u8 = 200;
 
-impl Crowd {
+impl RegistryPeers {
     fn new(cluster: &Cluster) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut options = Etcd3Options::default();
@@ -86,7 +86,7 @@ impl Crowd {
             leases: BTreeMap::new(),
             macs: 0,
         };
-        crowd.join(cluster, 0..CROWD);
+        crowd.join(cluster, 0..REGISTRY_PEERS);
         crowd
     }
 
@@ -114,13 +114,13 @@ impl Crowd {
     }
 }
 
-/// 10.5.0.0/24 and on; the two hosts take theirs above.
+/// From 10.5.0.0/24 on; the two hosts have subnets above.
 fn subnet(n: u8) -> SubnetKey {
     SubnetKey::from(Ipv4Net::new(Ipv4Addr::new(10, 5, n, 0), 24).unwrap())
 }
 
 #[test]
-fn killed_at_any_moment_of_its_work_the_next_start_ends_it_and_no_packet_to_a_peer_that_stayed_is_lost() {
+fn a_kill_at_any_moment_is_completed_by_the_next_start_without_packet_loss() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -130,21 +130,21 @@ fn killed_at_any_moment_of_its_work_the_next_start_ends_it_and_no_packet_to_a_pe
     );
     cluster.start_all();
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
-    let mut crowd = Crowd::new(&cluster);
-    let everybody = usize::from(CROWD) + 1;
+    let mut crowd = RegistryPeers::new(&cluster);
+    let everybody = usize::from(REGISTRY_PEERS) + 1;
     eventually(PATIENCE, || cluster.routes(0).len() == everybody).unwrap();
     let ping = running_ping(&pods[0], &pods[1]);
     let host = cluster.lab.hosts[0].namespace.clone();
     let mut netlink = Netlink::open_in(&host).unwrap();
     for _ in 0..20 {
         cluster.daemon(0).kill().unwrap();
-        // While nobody looks some leave and others come, and much is broken that the next start has to put right.
+        // While no daemon runs, peers leave and join, and objects are removed.
         let mut some: Vec<u8> = crowd.leases.keys().copied().collect();
         random.shuffle(&mut some);
         some.truncate(6);
         crowd.leave(&cluster, &some);
         crowd.join(&cluster, some.into_iter().take(random.usize(..=6)));
-        break_some(&mut netlink, &mut random);
+        remove_some(&mut netlink, &mut random);
         cluster.start(0);
         std::thread::sleep(Duration::from_micros(random.u64(..150_000)));
     }
@@ -188,8 +188,8 @@ fn desired(
     desired
 }
 
-/// Removes about half of the objects of those that exist on paper only.
-fn break_some(netlink: &mut Netlink, random: &mut fastrand::Rng) {
+/// Removes about half of the objects of the registry's peers.
+fn remove_some(netlink: &mut Netlink, random: &mut fastrand::Rng) {
     let index = netlink.link("flannel.1").unwrap().unwrap().index;
     let entries = netlink.fdb(index).unwrap().into_iter();
     let on_paper = |address: IpAddr| address.to_string().starts_with("172.16.");

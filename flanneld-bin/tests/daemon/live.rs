@@ -1,10 +1,10 @@
-//! The network config changes while the daemons run, and while pods talk.
+//! Changes of the network config while the daemons run and pods communicate.
 
 use flannel_netlink::Netlink;
 use flannel_testing::{Pod, RunningPing, eventually};
 
 use crate::cluster::{
-    Cluster, HOST_GW, PATIENCE, Told, UDP, VXLAN, check_ping, running_ping, wait_for_replies,
+    Cluster, HOST_GW, Notifications, PATIENCE, UDP, VXLAN, check_ping, running_ping, wait_for_replies,
 };
 use crate::observed::run;
 
@@ -16,34 +16,34 @@ fn has_device(cluster: &Cluster, host: usize, name: &str) -> bool {
     Netlink::open_in(&cluster.lab.hosts[host].namespace).unwrap().link(name).unwrap().is_some()
 }
 
-/// Waits until a host's lease names this backend; nothing for `udp`, as upstream writes it.
+/// Waits until a host's lease names this backend; `None` for `udp`, as upstream writes it.
 fn wait_for_lease(cluster: &Cluster, host: usize, backend: Option<&str>) {
     let public = format!(r#"{{"PublicIP":"{}""#, cluster.public(host));
-    let says = || {
+    let check = || {
         let leases = cluster.leases();
         let own = leases.iter().find(|(_, record)| record.starts_with(&public)).map(|(_, record)| record);
-        let is_said = own.is_some_and(|record| match backend {
+        let names_backend = own.is_some_and(|record| match backend {
             Some(name) => record.contains(&format!(r#""BackendType":"{name}""#)),
             None => !record.contains("BackendType"),
         });
-        if is_said { Ok(()) } else { Err(format!("{leases:#?}")) }
+        if names_backend { Ok(()) } else { Err(format!("{leases:#?}")) }
     };
-    eventually(PATIENCE, says).unwrap();
+    eventually(PATIENCE, check).unwrap();
 }
 
-/// Waits until the daemon has said this so many times.
+/// Waits until the daemon has logged this text so many times.
 fn wait_for_lines(cluster: &mut Cluster, host: usize, text: &str, times: usize) {
     let daemon = cluster.daemon(host);
     let count = || daemon.lines().iter().filter(|line| line.contains(text)).count();
     eventually(PATIENCE, || if count() >= times { Ok(()) } else { Err(daemon.lines().join("\n")) }).unwrap();
 }
 
-/// What was lost so far.
+/// The number of lost packets so far.
 fn lost(pings: &[RunningPing]) -> u64 {
     pings.iter().map(|ping| ping.report().lost_count()).sum()
 }
 
-/// Three hosts whose daemons take in another config only when they are told to, and a ping from each to the next.
+/// Three hosts whose daemons apply a config only on SIGHUP, and a ping from each to the next.
 fn rolling(config: &str) -> (Cluster, Vec<Pod>, Vec<RunningPing>) {
     let mut cluster = Cluster::new(3);
     cluster.configure(config);
@@ -63,34 +63,34 @@ fn start(cluster: &mut Cluster, host: usize) {
     cluster.wait_until_ready(host);
 }
 
-/// Moves one host after the other, by SIGHUP, and says what was lost at each.
+/// Migrates one host after the other by SIGHUP, and returns the loss at each.
 fn roll(
     cluster: &mut Cluster,
     pings: &[RunningPing],
     config: &str,
     backend: Option<&str>,
-    told: usize,
+    changes: usize,
 ) -> Vec<u64> {
     cluster.configure(config);
     let mut steps = Vec::new();
     for host in 0..3 {
         let before = lost(pings);
-        // It holds the change back until it is told.
-        wait_for_lines(cluster, host, REJECTED, told);
+        // The change waits for SIGHUP.
+        wait_for_lines(cluster, host, REJECTED, changes);
         cluster.daemon(host).signal(SIGHUP).unwrap();
-        wait_for_lines(cluster, host, APPLIED, told);
+        wait_for_lines(cluster, host, APPLIED, changes);
         wait_for_lease(cluster, host, backend);
         wait_for_replies(pings, 20);
-        // The mixed state lasts, and nobody is cut off in it.
+        // The mixed state persists without disconnecting a host.
         wait_for_replies(pings, 20);
-        // Those that are on their way count as lost, so there may have been more before.
+        // Packets in flight count as lost, so the count may have been higher before.
         steps.push(lost(pings).saturating_sub(before));
     }
     steps
 }
 
 #[test]
-fn a_cluster_goes_from_udp_to_vxlan_and_back_host_by_host_and_no_host_is_cut_off() {
+fn a_cluster_migrates_from_udp_to_vxlan_and_back_host_by_host_without_disconnection() {
     let (mut cluster, pods, pings) = rolling(UDP);
     let there = roll(&mut cluster, &pings, VXLAN, Some("vxlan"), 1);
     for host in 0..3 {
@@ -99,7 +99,7 @@ fn a_cluster_goes_from_udp_to_vxlan_and_back_host_by_host_and_no_host_is_cut_off
     }
     let back = roll(&mut cluster, &pings, UDP, None, 2);
     for host in 0..3 {
-        // The tunnel takes what late hosts send, and reaches nobody any more.
+        // The tunnel still receives from late hosts, but sends to none.
         eventually(PATIENCE, || cluster.routes(host).is_empty()).unwrap();
         assert_eq!(cluster.subnet_env(host, "FLANNEL_MTU"), "1472");
         let (_, status, _) = run(&cluster, host, &["status"]);
@@ -111,14 +111,14 @@ fn a_cluster_goes_from_udp_to_vxlan_and_back_host_by_host_and_no_host_is_cut_off
     let reports: Vec<_> = pings.into_iter().map(RunningPing::stop).collect();
     let said = reports.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     println!("packets lost, host by host: {there:?} to vxlan, {back:?} back to udp\n{said}");
-    // On an idle machine it is none, or one or two. A host that is cut off loses hundreds.
+    // On an idle machine at most two packets are lost. A disconnected host loses hundreds.
     let (all, gone): (u64, u64) =
         (reports.iter().map(|r| r.sent).sum(), reports.iter().map(|r| r.lost_count()).sum());
     assert!(gone * 20 < all, "{gone} of {all} were lost: {said}");
 }
 
 #[test]
-fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
+fn a_host_restarted_with_vxlan_reaches_hosts_that_still_use_udp() {
     let (mut cluster, pods, pings) = rolling(UDP);
     cluster.configure(VXLAN);
     cluster.daemon(0).terminate(PATIENCE).unwrap();
@@ -139,10 +139,10 @@ fn a_host_that_goes_to_vxlan_by_a_restart_reaches_those_that_are_still_udp() {
 }
 
 #[test]
-fn what_can_change_live_does_and_what_cannot_is_said() {
+fn options_that_can_change_live_are_applied_and_others_are_rejected() {
     let mut cluster = Cluster::new(2);
     cluster.configure(VXLAN);
-    let (mut manager, mut command) = (Told::new(), cluster.command(0));
+    let (mut manager, mut command) = (Notifications::new(), cluster.command(0));
     command.arg("-ip-masq");
     manager.start(&mut cluster, 0, &command);
     cluster.wait_until_ready(0);
@@ -157,7 +157,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     cluster.change(0, "ip route add 10.5.240.0/24 dev foreign");
     let subnet = cluster.subnet(0);
 
-    // Another network of the tunnel, another port, a smaller MTU, and a wider network to choose from.
+    // Another VNI, another port, a smaller MTU, and a larger network.
     cluster
         .configure(r#"{"Network":"10.4.0.0/15","Backend":{"Type":"vxlan","VNI":7,"Port":8473,"MTU":1400}}"#);
     manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
@@ -171,7 +171,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     assert_eq!(cluster.subnet(0), subnet);
     assert_eq!(cluster.lines(0, "ip route show dev foreign").len(), 1, "it is nobody's business");
 
-    // No tunnel at all, and back.
+    // Without a tunnel, and back.
     cluster.configure(HOST_GW);
     eventually(PATIENCE, || (0..2).all(|host| !has_device(&cluster, host, "flannel.7"))).unwrap();
     eventually(PATIENCE, || {
@@ -188,14 +188,14 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     ping.wait_for_replies(20, PATIENCE).unwrap();
     println!("to another VNI and port, to host-gw, and back: {}", ping.stop());
 
-    // What cannot be: containers have addresses of this subnet.
+    // Rejected: containers have addresses of this subnet.
     let (_, _, before) = run(&cluster, 0, &["status"]);
     assert_eq!(before, "");
     cluster.configure(r#"{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan"}}"#);
     let line = cluster.daemon(0).wait_for_line(REJECTED, PATIENCE).unwrap();
     assert!(
-        line.contains(&format!("the host's subnet {subnet} does not lie in 10.77.0.0/16: restart"))
-            || line.contains("does not lie in 10.77.0.0/16; restart"),
+        line.contains(&format!("the host's subnet {subnet} is outside 10.77.0.0/16: restart"))
+            || line.contains("is outside 10.77.0.0/16; restart"),
         "{line}"
     );
     let (code, status, _) = run(&cluster, 0, &["status"]);
@@ -207,7 +207,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
     wait_for_lines(&mut cluster, 0, "flannel config not found in", 1);
     check_ping(&pods[0], &pods[1]);
 
-    // By hand, the same again: nothing new, and the service manager hears the end of it.
+    // SIGHUP without a change: the service manager is notified of the end.
     cluster.configure(VXLAN);
     cluster.daemon(0).signal(SIGHUP).unwrap();
     manager.wait_for("RELOADING=1\nMONOTONIC_USEC=");
@@ -220,7 +220,7 @@ fn what_can_change_live_does_and_what_cannot_is_said() {
 }
 
 #[test]
-fn the_port_of_udp_changes_without_another_device() {
+fn the_udp_port_changes_without_recreating_the_device() {
     let mut cluster = Cluster::new(2);
     cluster.configure(UDP);
     cluster.start_all();
@@ -237,7 +237,7 @@ fn the_port_of_udp_changes_without_another_device() {
 }
 
 #[test]
-fn a_host_that_started_without_its_registry_takes_in_what_changed_meanwhile() {
+fn a_host_started_without_its_registry_applies_a_config_changed_meanwhile() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.start_all();

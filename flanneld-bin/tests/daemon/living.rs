@@ -1,14 +1,14 @@
-//! What a cluster does while all is well, and over restarts.
+//! A healthy cluster, and restarts.
 
 use std::time::Duration;
 
 use flannel_testing::{PingOptions, eventually, ping, transfer};
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, DUAL, PATIENCE, Told, check_ping, running_ping};
+use crate::cluster::{Cluster, DUAL, Notifications, PATIENCE, check_ping, running_ping};
 
 #[test]
-fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
+fn pods_of_three_hosts_reach_each_other() {
     let cluster = Cluster::running(3);
     let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
     for from in &pods {
@@ -21,7 +21,7 @@ fn three_hosts_lease_subnets_and_their_pods_reach_each_other() {
 }
 
 #[test]
-fn the_kernel_shows_what_operators_of_flannel_know() {
+fn the_kernel_objects_are_those_of_upstream() {
     let cluster = Cluster::running(3);
     let others = [1, 2].map(|host| (cluster.subnet(host), cluster.public(host), cluster.mac(host)));
 
@@ -57,7 +57,7 @@ fn the_kernel_shows_what_operators_of_flannel_know() {
 }
 
 #[test]
-fn the_registry_and_the_file_say_what_flannel_says() {
+fn the_records_and_the_subnet_file_are_those_of_upstream() {
     let cluster = Cluster::running(2);
     let mut expected = [0, 1].map(|host| {
         let subnet = cluster.subnet(host);
@@ -82,52 +82,52 @@ fn the_registry_and_the_file_say_what_flannel_says() {
 }
 
 #[test]
-fn systemd_is_told_once_the_file_is_there() {
+fn systemd_is_notified_once_the_subnet_file_exists() {
     let mut cluster = Cluster::new(1);
     cluster.configure(crate::cluster::VXLAN);
-    let (mut told, command) = (Told::new(), cluster.command(0));
-    told.start(&mut cluster, 0, &command);
-    told.wait_for("READY=1\n");
+    let (mut notifications, command) = (Notifications::new(), cluster.command(0));
+    notifications.start(&mut cluster, 0, &command);
+    notifications.wait_for("READY=1\n");
     assert!(cluster.subnet_file(0).exists());
 }
 
 #[test]
-fn systemd_is_told_how_the_network_is_and_that_the_daemon_lives() {
+fn systemd_gets_status_and_watchdog_notifications() {
     let mut cluster = Cluster::new(1);
-    let (mut told, mut command) = (Told::new(), cluster.command(0));
+    let (mut notifications, mut command) = (Notifications::new(), cluster.command(0));
     command.env("WATCHDOG_USEC", "400000");
-    told.start(&mut cluster, 0, &command);
-    let waits = told.wait_for("STATUS=0 peers; starting: flannel config not found in ");
+    notifications.start(&mut cluster, 0, &command);
+    let waits = notifications.wait_for("STATUS=0 peers; starting: flannel config not found in ");
     assert_eq!(waits.lines().count(), 1, "{waits:?}");
     cluster.configure(crate::cluster::VXLAN);
-    told.wait_for("READY=1\n");
-    let rests = told.wait_for(&format!("STATUS={}, 0 peers\n", cluster.subnet(0)));
+    notifications.wait_for("READY=1\n");
+    let rests = notifications.wait_for(&format!("STATUS={}, 0 peers\n", cluster.subnet(0)));
     assert_eq!(rests.lines().count(), 1, "{rests:?}");
-    told.wait_for("WATCHDOG=1\n");
-    told.wait_for("WATCHDOG=1\n");
+    notifications.wait_for("WATCHDOG=1\n");
+    notifications.wait_for("WATCHDOG=1\n");
     cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/10.5.250.0-24", "nonsense"]).unwrap();
-    told.wait_for(&format!("STATUS={}, 0 peers; bad_records: ", cluster.subnet(0)));
+    notifications.wait_for(&format!("STATUS={}, 0 peers; bad_records: ", cluster.subnet(0)));
 }
 
 #[test]
-fn a_service_manager_that_is_gone_is_warned_of_once() {
-    const WARNING: &str = "The service manager cannot be told";
+fn an_unreachable_service_manager_is_logged_once() {
+    const WARNING: &str = "Failed to notify the service manager";
     let mut cluster = Cluster::new(1);
     cluster.configure(crate::cluster::VXLAN);
-    let (mut told, mut command) = (Told::new(), cluster.command(0));
+    let (mut notifications, mut command) = (Notifications::new(), cluster.command(0));
     command.env("WATCHDOG_USEC", "200000");
-    told.start(&mut cluster, 0, &command);
-    told.wait_for("READY=1\n");
-    drop(told);
+    notifications.start(&mut cluster, 0, &command);
+    notifications.wait_for("READY=1\n");
+    drop(notifications);
     let daemon = cluster.daemons[0].as_ref().unwrap();
     daemon.wait_for_line(WARNING, PATIENCE).unwrap();
-    // The manager would have heard of it ten times meanwhile.
+    // Ten watchdog notifications were due meanwhile.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(daemon.lines().iter().filter(|line| line.contains(WARNING)).count(), 1);
 }
 
 #[test]
-fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
+fn a_restart_after_a_kill_keeps_subnet_and_mac_without_packet_loss() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
@@ -138,7 +138,7 @@ fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
     ping.wait_for_replies(20, PATIENCE).unwrap();
     cluster.start(0);
     cluster.wait_until_ready(0);
-    // Long enough for the passes that come after it said that it is ready.
+    // Long enough for the passes after the daemon is ready.
     ping.wait_for_replies(100, PATIENCE).unwrap();
 
     let report = ping.stop();
@@ -148,16 +148,16 @@ fn killed_and_started_again_it_keeps_its_subnet_and_mac_and_loses_no_packet() {
     assert!(lines.iter().any(|line| line.contains("for current IP (192.168.64.1), reusing")), "{lines:#?}");
 }
 
-/// Nothing that the daemon waits for at its end is shorter: etcd, a client of its socket, a program.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// Shorter than any timeout that could delay a stop: of etcd, of a socket client, of a program.
+const STOP_TIME: Duration = Duration::from_secs(5);
 
 #[test]
-fn told_to_end_it_ends_at_once_and_traffic_goes_on() {
+fn a_stopped_daemon_exits_at_once_and_traffic_continues() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
     let ping = running_ping(&pods[0], &pods[1]);
-    let status = cluster.daemon(0).terminate(AT_ONCE).unwrap();
+    let status = cluster.daemon(0).terminate(STOP_TIME).unwrap();
     assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
     ping.wait_for_replies(50, PATIENCE).unwrap();
     let report = ping.stop();
@@ -168,7 +168,7 @@ fn told_to_end_it_ends_at_once_and_traffic_goes_on() {
 }
 
 #[test]
-fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
+fn the_previous_subnet_is_read_from_the_subnet_file_when_the_lease_is_gone() {
     let mut cluster = Cluster::running(2);
     let subnet = cluster.subnet(0);
     cluster.daemon(0).terminate(PATIENCE).unwrap();
@@ -185,7 +185,7 @@ fn the_previous_subnet_comes_from_the_file_when_the_lease_is_gone() {
 }
 
 #[test]
-fn with_both_families_pods_reach_each_other_over_both() {
+fn dual_stack_pods_reach_each_other_over_both_families() {
     let mut cluster = Cluster::new(2);
     cluster.configure(DUAL);
     let pods = [0, 1].map(|host| {
@@ -202,7 +202,7 @@ fn with_both_families_pods_reach_each_other_over_both() {
 }
 
 #[test]
-fn with_ipv6_alone_pods_reach_each_other() {
+fn ipv6_only_pods_reach_each_other() {
     let mut cluster = Cluster::new(3);
     cluster.configure(
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd10:5::/48","Backend":{"Type":"vxlan"}}"#,
@@ -225,7 +225,7 @@ fn with_ipv6_alone_pods_reach_each_other() {
 }
 
 #[test]
-fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted() {
+fn a_blackhole_route_drops_packets_to_missing_containers() {
     let (mut cluster, pods) = Cluster::with_pods(1, DUAL, &["-ip-blackhole-route", "-iptables-resync=1"]);
     let v6 = cluster.subnet_env(0, "FLANNEL_IPV6_SUBNET").parse::<IpNet>().unwrap().trunc();
     let subnet = cluster.subnet(0);
@@ -234,7 +234,7 @@ fn packets_to_containers_that_do_not_exist_end_in_a_blackhole_if_that_is_wanted(
         [subnet, v6].iter().all(|net| lines.iter().any(|line| line.starts_with(&format!("blackhole {net} "))))
     };
     eventually(PATIENCE, || is_there(&cluster)).unwrap();
-    // The bridge has the same subnet, and goes first.
+    // The route of the bridge for the same subnet takes precedence.
     cluster.shell(0, &format!("ip route get {} | grep cni0", pods[0].addresses[0]));
     cluster.shell(
         0,

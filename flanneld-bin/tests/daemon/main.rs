@@ -1,4 +1,4 @@
-//! The whole daemon: hosts as namespaces, a real etcd, real traffic.
+//! The daemon end to end: hosts as namespaces, a real etcd, real traffic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod certificates;

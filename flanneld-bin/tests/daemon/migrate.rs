@@ -1,4 +1,4 @@
-//! Moving a running network from etcd's v2 store to its v3 store.
+//! Migration of a running network from etcd's v2 store to its v3 store.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use flannel_testing::{eventually, output_in};
 use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping, running_ping, wait_for_replies};
 use crate::interfaces::{cluster, configure_v2};
 
-/// What the command printed, and its exit status.
+/// Output and exit status of the command.
 struct Outcome {
     lines: Vec<String>,
     errors: String,
@@ -19,8 +19,8 @@ impl Outcome {
         self.lines.iter().any(|found| found.starts_with(line))
     }
 
-    fn has_end(&self, words: &str) -> bool {
-        self.lines.iter().any(|found| found.ends_with(words))
+    fn has_suffix(&self, suffix: &str) -> bool {
+        self.lines.iter().any(|found| found.ends_with(suffix))
     }
 }
 
@@ -32,12 +32,12 @@ fn migrate(cluster: &Cluster, arguments: &[&str]) -> Outcome {
     Outcome { lines, errors: String::from_utf8(output.stderr).unwrap(), code: output.status.code() }
 }
 
-/// The name of a host's record.
+/// The key of a host's record.
 fn key(cluster: &Cluster, host: usize) -> String {
     format!("/coreos.com/network/subnets/{}-24", cluster.subnet(host).addr())
 }
 
-/// What is in the v3 store, with the time that it has left: none for what has no end.
+/// The keys and values in the v3 store with their remaining TTL, if any.
 fn in_v3(cluster: &Cluster) -> Vec<(String, String, Option<u64>)> {
     let leases = cluster.leases().into_iter().map(|(key, record)| {
         let number = |text: &str, word: &str| {
@@ -59,14 +59,14 @@ fn record_v2(cluster: &Cluster, key: &str) -> String {
 }
 
 #[test]
-fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
+fn a_running_network_migrates_to_v3_host_by_host_without_packet_loss() {
     let mut cluster = cluster(3);
     configure_v2(&cluster);
     cluster.start_all();
     (0..3).for_each(|host| eventually(PATIENCE, || cluster.routes(host).len() == 2).unwrap());
     let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
     let subnets: Vec<_> = (0..3).map(|host| cluster.subnet(host)).collect();
-    // One lease becomes a reservation, and somebody leaves garbage.
+    // One lease becomes a reservation, and an invalid record is added.
     let reserved = key(&cluster, 2);
     cluster.etcdctl_v2(&["set", "--ttl=0", &reserved, &record_v2(&cluster, &reserved)]);
     cluster.etcdctl_v2(&["set", "/coreos.com/network/subnets/garbage", "x"]);
@@ -80,7 +80,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
     assert_eq!((shown.code, cluster.leases().len()), (Some(0), 0), "{:#?} {}", shown.lines, shown.errors);
     assert!(shown.has(&format!("lease {} of 192.168.64.1: would be copied, expires in 2", subnets[0])));
     assert!(
-        shown.has("record \"garbage\": ") && shown.has_end("ignored, no host can use it"),
+        shown.has("record \"garbage\": ") && shown.has_suffix("ignored, no host can use it"),
         "{:#?}",
         shown.lines
     );
@@ -130,7 +130,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
         "the reservation is one still: {held:?}"
     );
 
-    // A host that lives over v3 is never overwritten, not even by what looks newer in v2.
+    // The record of a host that uses v3 is never overwritten, not even by a newer one in v2.
     let first = key(&cluster, 0);
     cluster.etcdctl_v2(&["set", "--ttl=86400", &first, r#"{"PublicIP":"192.168.64.9"}"#]);
     let late = migrate(&cluster, &[]);
@@ -145,7 +145,7 @@ fn a_running_network_moves_to_v3_host_by_host_and_no_packet_is_lost() {
 }
 
 #[test]
-fn what_changed_in_v2_since_the_last_time_is_copied_again() {
+fn records_changed_in_v2_since_the_last_run_are_copied_again() {
     let cluster = cluster(1);
     configure_v2(&cluster);
     let set = |ttl: &str, subnet: &str, record: &str| {
@@ -179,7 +179,7 @@ fn what_changed_in_v2_since_the_last_time_is_copied_again() {
 }
 
 #[test]
-fn where_there_is_nothing_to_move_or_no_etcd_it_fails_in_one_line() {
+fn without_a_network_or_etcd_the_command_fails_with_one_line() {
     let mut cluster = cluster(1);
     let nothing = migrate(&cluster, &[]);
     assert_eq!((nothing.code, nothing.errors.lines().count()), (Some(1), 1), "{}", nothing.errors);
@@ -196,7 +196,7 @@ fn where_there_is_nothing_to_move_or_no_etcd_it_fails_in_one_line() {
 }
 
 #[test]
-fn a_host_that_takes_over_a_copy_about_to_end_holds_a_lease_of_the_full_time() {
+fn a_host_that_adopts_an_expiring_copy_holds_a_lease_with_the_full_ttl() {
     let mut cluster = cluster(1);
     configure_v2(&cluster);
     cluster.start(0);

@@ -1,7 +1,6 @@
-//! Hosts that run flannel itself beside those that run this daemon, in one cluster.
+//! Clusters with hosts of upstream flannel.
 //!
-//! A host of flannel is made by hand: its device, its record, and for each peer the three entries, as its release makes
-//! them.
+//! An upstream host is simulated: its device, its record, and the three entries per peer, as its release writes them.
 
 use std::net::IpAddr;
 
@@ -11,14 +10,14 @@ use ipnet::IpNet;
 use crate::cluster::{Cluster, DUAL, PATIENCE, VXLAN, check_ping, running_ping};
 use crate::interfaces;
 
-/// What a release of flannel writes into its record.
+/// A release of upstream, by the form of its records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Release {
     V0_11,
     V0_28,
 }
 
-/// A host of flannel, with the subnets of this number.
+/// An upstream host with the subnets of this number.
 struct Upstream {
     host: usize,
     release: Release,
@@ -39,7 +38,7 @@ impl Upstream {
         [self.subnet()].into_iter().chain(self.dual.then(|| self.subnet_v6())).collect()
     }
 
-    /// The hardware address of a device; v0.11 leaves it to the kernel, which makes one up like it.
+    /// The MAC of a device. With v0.11 the kernel generates it.
     fn mac(&self, family: u8) -> String {
         format!("ce:9c:a9:08:{family:02x}:{:02x}", self.number)
     }
@@ -69,10 +68,10 @@ impl Upstream {
         }
     }
 
-    /// Makes the devices.
+    /// Creates the devices.
     fn set_up(&self, cluster: &Cluster) {
         let public = cluster.public(self.host);
-        // v0.28 says its MTU, which is the same as the kernel's for v0.11.
+        // v0.28 sets the MTU, to the same value as the kernel for v0.11.
         let mut steps = vec![
             format!(
                 "ip link add flannel.1 address {} txqueuelen 0 type vxlan id 1 dev eth0 local {public} dstport 8472 nolearning",
@@ -97,7 +96,7 @@ impl Upstream {
         }
     }
 
-    /// Programs the peers that the registry knows, as (key, record).
+    /// Programs the peers of these leases, as (key, record).
     fn learn(&self, cluster: &Cluster, leases: &[(String, String)]) {
         for (key, record) in leases.iter().filter(|(key, _)| *key != self.key()) {
             let subnets = key.rsplit('/').next().unwrap();
@@ -128,7 +127,7 @@ impl Upstream {
     }
 }
 
-/// The text of a member of a record, as flannel's readers find it.
+/// The value of a string member of a record.
 fn member(record: &str, name: &str) -> String {
     let after = record.split_once(&format!("\"{name}\":\"")).unwrap().1;
     after.split_once('"').unwrap().0.to_owned()
@@ -142,7 +141,7 @@ fn put_v3(cluster: &Cluster, upstream: &Upstream) {
     cluster.etcd.etcdctl(&["put", &format!("--lease={lease}"), &key, &record]).unwrap();
 }
 
-/// Every pod reaches every other one, over each family.
+/// Checks that every pod reaches every other over each family.
 fn check_all(pods: &[Pod]) {
     for from in pods {
         for to in pods.iter().filter(|to| to.name != from.name).flat_map(|to| &to.addresses) {
@@ -158,11 +157,11 @@ fn upstream(host: usize, release: Release) -> Upstream {
 }
 
 #[test]
-fn hosts_of_every_release_reach_each_other_over_v3() {
+fn upstream_hosts_of_every_release_are_reached_with_v3() {
     let mut cluster = Cluster::new(4);
     cluster.configure(VXLAN);
     let upstreams = [upstream(2, Release::V0_11), upstream(3, Release::V0_28)];
-    // One is there before this daemon comes, the other one comes later.
+    // One joins before this daemon starts, the other after.
     upstreams[0].set_up(&cluster);
     put_v3(&cluster, &upstreams[0]);
     for host in [0, 1] {
@@ -184,10 +183,10 @@ fn hosts_of_every_release_reach_each_other_over_v3() {
 }
 
 #[test]
-fn hosts_of_every_release_reach_each_other_over_v2() {
+fn upstream_hosts_of_every_release_are_reached_with_v2() {
     let mut cluster = interfaces::cluster(4);
     interfaces::configure_v2(&cluster);
-    // v0.17 writes over v2 what v0.28 writes over v3.
+    // v0.17 writes to v2 the records that v0.28 writes to v3.
     let upstreams = [upstream(2, Release::V0_11), upstream(3, Release::V0_28)];
     for upstream in &upstreams {
         upstream.set_up(&cluster);
@@ -214,7 +213,7 @@ fn hosts_of_every_release_reach_each_other_over_v2() {
 }
 
 #[test]
-fn with_both_families_hosts_of_flannel_are_reached_over_both() {
+fn dual_stack_upstream_hosts_are_reached_over_both_families() {
     let mut cluster = Cluster::new(2);
     cluster.configure(DUAL);
     let other = Upstream { dual: true, ..upstream(1, Release::V0_28) };
@@ -227,7 +226,7 @@ fn with_both_families_hosts_of_flannel_are_reached_over_both() {
 }
 
 #[test]
-fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no_packet() {
+fn a_host_that_switches_from_upstream_to_this_daemon_keeps_its_state_without_packet_loss() {
     for release in [Release::V0_11, Release::V0_28] {
         let mut cluster = Cluster::new(2);
         cluster.configure(VXLAN);
@@ -238,7 +237,7 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
         }
         let leases = cluster.leases();
         before.iter().for_each(|host| host.learn(&cluster, &leases));
-        // A peer that left while nobody looked: flannel leaves its entries behind.
+        // A peer that left while no daemon ran; upstream leaves its entries.
         for step in [
             "ip neigh add 10.5.66.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent",
             "bridge fdb add 0e:00:00:00:00:66 dev flannel.1 dst 192.168.64.66 self permanent",
@@ -253,7 +252,7 @@ fn a_host_that_changes_from_flannel_to_this_daemon_keeps_everything_and_loses_no
         cluster.wait_until_ready(0);
         assert_eq!(cluster.device(0), device, "{release:?}");
         assert_eq!(cluster.subnet(0), before[0].subnet(), "{release:?}");
-        // What is stale goes last.
+        // Stale entries are removed last.
         let entries = eventually(PATIENCE, || {
             let entries = cluster.tunnel(0);
             if entries.len() == 3 { Ok(entries) } else { Err(format!("{release:?} {entries:#?}")) }

@@ -1,17 +1,17 @@
-//! What becomes of the peers that a host remembers when its registry is another one.
+//! Cached peers of a host whose registry is replaced.
 
 use flannel_testing::{Etcd, EtcdOptions, eventually};
 
 use crate::cluster::{Cluster, PATIENCE, SWITCH, VXLAN};
-use crate::outage::wait_until_remembered;
+use crate::outage::wait_until_cached;
 
-/// Beside the cluster's own etcd, on the same machine.
-const BESIDE: &str = "192.168.64.253";
+/// The address of a second etcd on the switch.
+const OTHER_ETCD: &str = "192.168.64.253";
 
-/// Three hosts that remember each other.
-fn remembering() -> Cluster {
+/// Three hosts with each other in their caches.
+fn cached_cluster() -> Cluster {
     let cluster = Cluster::running(3);
-    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    (0..3).for_each(|host| wait_until_cached(&cluster, host, 2));
     cluster
 }
 
@@ -21,23 +21,23 @@ fn etcd(cluster: &Cluster, address: &str, token: &str) -> Etcd {
     Etcd::start_with(EtcdOptions { inside, arguments, ..EtcdOptions::default() }).unwrap()
 }
 
-/// Starts the daemon of a host, told to use another etcd.
+/// Starts the daemon of a host with another etcd.
 fn start(cluster: &mut Cluster, host: usize, etcd: &Etcd) {
     cluster.start_with(host, &[format!("-etcd-endpoints={}", etcd.client_url())]);
 }
 
 #[test]
-fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
-    let mut cluster = remembering();
+fn a_host_that_moves_to_another_etcd_drops_the_cached_peers() {
+    let mut cluster = cached_cluster();
     let device = cluster.switch_device();
-    cluster.shell_on_switch(&format!("ip addr add {BESIDE}/24 dev {device}"));
-    let mut other = etcd(&cluster, BESIDE, "other");
+    cluster.shell_on_switch(&format!("ip addr add {OTHER_ETCD}/24 dev {device}"));
+    let mut other = etcd(&cluster, OTHER_ETCD, "other");
     other.etcdctl(&["put", "/coreos.com/network/config", VXLAN]).unwrap();
     for host in [0, 1] {
         cluster.daemon(host).terminate(PATIENCE).unwrap();
     }
 
-    // The first starts when its new registry is there, the second before.
+    // The first host starts after its new registry, the second before.
     start(&mut cluster, 0, &other);
     cluster
         .daemon(0)
@@ -61,8 +61,8 @@ fn a_host_that_is_moved_to_another_etcd_keeps_no_peers_of_the_first() {
 }
 
 #[test]
-fn an_etcd_that_was_made_anew_under_its_address_is_doubted() {
-    let mut cluster = remembering();
+fn a_recreated_etcd_at_the_same_address_is_suspected() {
+    let mut cluster = cached_cluster();
     for host in 0..3 {
         cluster.daemon(host).kill().unwrap();
     }

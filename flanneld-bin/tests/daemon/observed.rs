@@ -1,4 +1,4 @@
-//! What a daemon tells of itself, over its health port and its socket.
+//! The health port and the status socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use flannel_testing::{eventually, output_in};
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
-use crate::outage::wait_until_remembered;
+use crate::outage::wait_until_cached;
 
 const PORT: u16 = 8090;
 
-/// The record of a host that is not there.
+/// The record of a host that does not exist.
 const RECORD: &str = r#"{"PublicIP":"172.31.0.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:02:00:00:00:01"}}"#;
 
 /// Starts a daemon with a health port.
@@ -21,20 +21,20 @@ fn start(cluster: &mut Cluster, host: usize) {
     start_with(cluster, host, &[]);
 }
 
-/// The same with more options.
+/// Starts a daemon with a health port and more flags.
 pub(crate) fn start_with(cluster: &mut Cluster, host: usize, options: &[&str]) {
     let port = format!("-healthz-port={PORT}");
     cluster.start_with(host, &[&["-healthz-ip=127.0.0.1", &port], options].concat());
 }
 
-/// Asks a host, and returns the status and the body of the answer.
+/// Sends a request to a host and returns status and body of the response.
 fn get(cluster: &Cluster, host: usize, path: &str) -> Result<(u16, String), String> {
     let address = SocketAddr::from(([127, 0, 0, 1], PORT));
     let stream = cluster.lab.hosts[host].namespace.run(|| TcpStream::connect(address)).unwrap();
-    ask(stream.map_err(|error| error.to_string())?, path)
+    request(stream.map_err(|error| error.to_string())?, path)
 }
 
-fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, String), String> {
+fn request(mut stream: impl Read + Write, path: &str) -> Result<(u16, String), String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").map_err(|error| error.to_string())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
@@ -43,7 +43,7 @@ fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, String), Strin
     Ok((status.ok_or_else(|| answer.clone())?, body.to_owned()))
 }
 
-/// Waits until a host answers `/readyz` with this status, and a line that begins so; nothing else is wrong.
+/// Waits until `/readyz` returns this status with one line with this prefix, if any.
 pub(crate) fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<&str>) -> String {
     let ready = eventually(PATIENCE, || {
         let (status, body) = get(cluster, 0, "/readyz")?;
@@ -60,7 +60,7 @@ pub(crate) fn wait_for_readiness(cluster: &Cluster, expected: u16, line: Option<
     ready.unwrap()
 }
 
-/// Waits until all these lines are in `/metrics`.
+/// Waits until `/metrics` has all of these lines.
 pub(crate) fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
     let seen = eventually(PATIENCE, || {
         let (_, text) = get(cluster, 0, "/metrics")?;
@@ -72,7 +72,7 @@ pub(crate) fn wait_for_metrics(cluster: &Cluster, lines: &[&str]) {
 }
 
 #[test]
-fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cured() {
+fn conditions_are_listed_by_name_until_they_are_cured() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
     (0..3).for_each(|host| start(&mut cluster, host));
@@ -81,7 +81,7 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
     wait_for_metrics(&cluster, &healthy);
     assert_eq!(wait_for_readiness(&cluster, 200, None), "flanneld is ready");
 
-    // A record that cannot be read is another's fault, and no reason to take this host out of service.
+    // A malformed record of another host does not affect readiness.
     let bad = "/coreos.com/network/subnets/10.5.250.0-24";
     cluster.etcd.etcdctl(&["put", bad, "nonsense"]).unwrap();
     wait_for_readiness(&cluster, 200, Some("bad_records: record \"10.5.250.0-24\": "));
@@ -93,7 +93,7 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
     wait_for_readiness(&cluster, 200, None);
     wait_for_metrics(&cluster, &["flannel_bad_records 0", "flannel_condition{name=\"bad_records\"} 0"]);
 
-    // No route goes by an address of the host itself.
+    // A route via an address of the host itself is invalid.
     cluster.change(0, "ip address add 10.5.251.0/32 dev lo");
     let peer = "/coreos.com/network/subnets/10.5.251.0-24";
     cluster.etcd.etcdctl(&["put", peer, RECORD]).unwrap();
@@ -114,7 +114,7 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
     cluster.etcd.etcdctl(&["del", peer]).unwrap();
     wait_for_metrics(&cluster, &healthy);
 
-    // Without its registry a host goes on, and says since when.
+    // Without its registry a host stays ready and reports for how long.
     cluster.etcd.stop().unwrap();
     let body = wait_for_readiness(&cluster, 200, Some("registry_unavailable: for "));
     assert!(body.starts_with("flanneld is ready\n"), "{body}");
@@ -129,7 +129,7 @@ fn a_bad_record_a_failing_route_and_a_lost_registry_show_by_name_and_go_when_cur
 }
 
 #[test]
-fn a_daemon_that_waits_for_its_configuration_runs_and_is_not_ready() {
+fn a_daemon_that_waits_for_its_config_is_healthy_but_not_ready() {
     let mut cluster = Cluster::new(1);
     start(&mut cluster, 0);
     let body = wait_for_readiness(&cluster, 503, Some("starting: flannel config not found in "));
@@ -144,16 +144,16 @@ fn a_daemon_that_waits_for_its_configuration_runs_and_is_not_ready() {
 }
 
 #[test]
-fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
+fn the_socket_is_private_to_root_and_removed_with_the_daemon() {
     let mut cluster = Cluster::running(2);
     let path = cluster.subnet_file(0).with_extension("env.sock");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let told = |what: &str| {
-        let (status, body) = ask(UnixStream::connect(&path).unwrap(), what).unwrap();
+        let (status, body) = request(UnixStream::connect(&path).unwrap(), what).unwrap();
         assert_eq!(status, 200, "{body}");
         body
     };
-    // The kernel has the route a moment before the daemon says so.
+    // The daemon reports the route a moment after the kernel has it.
     let status = eventually(PATIENCE, || {
         let status: serde_json::Value = serde_json::from_str(&told("/status")).unwrap();
         let is_done = status["peers"]["each"][0]["state"] == "programmed";
@@ -176,7 +176,7 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
         (&1.into(), &serde_json::Value::Null)
     );
 
-    // One that was killed leaves its socket, and the next one takes its place.
+    // A killed daemon leaves its socket, and the next start replaces it.
     cluster.daemon(0).kill().unwrap();
     assert!(path.exists());
     cluster.start(0);
@@ -186,7 +186,7 @@ fn the_socket_is_for_root_alone_tells_everything_and_goes_with_the_daemon() {
     assert!(!path.exists());
 }
 
-/// Runs a command of the program on a host, and returns its exit status, what it wrote, and its complaints.
+/// Runs a subcommand on a host, and returns exit status, standard output and standard error.
 pub(crate) fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
     command.args(arguments).arg("-subnet-file").arg(cluster.subnet_file(host));
@@ -196,9 +196,9 @@ pub(crate) fn run(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option
 }
 
 #[test]
-fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none_runs() {
+fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
     let mut cluster = Cluster::with_spare(3, 1);
-    // The kernel has the routes a moment before the daemon says so.
+    // The daemon reports the routes a moment after the kernel has them.
     let all_programmed = eventually(PATIENCE, || {
         let said = run(&cluster, 0, &["status"]);
         if said.1.contains("2 programmed") { Ok(said) } else { Err(format!("{said:?}")) }
@@ -235,7 +235,7 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
         (&others[0].0.clone().into(), &others[1].0.clone().into())
     );
 
-    // Watched, it is shown again and again.
+    // With -watch, the status is printed repeatedly.
     let mut watch = Command::new(env!("CARGO_BIN_EXE_flanneld"));
     watch.args(["status", "-watch", "-json", "-subnet-file"]).arg(cluster.subnet_file(0));
     let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
@@ -247,7 +247,7 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
     watch.kill().and_then(|()| watch.wait()).unwrap();
     assert!(ages[1] > ages[0], "{ages:?}");
 
-    // Without its registry, it says so and is in order.
+    // Without its registry, the host reports it and stays in order.
     cluster.etcd.stop().unwrap();
     let said = eventually(PATIENCE, || {
         let (status, page, _) = run(&cluster, 0, &["status"]);
@@ -262,7 +262,7 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
         (&true.into(), &"registry_unavailable".into())
     );
 
-    // A peer that is not reached has an exit status of its own.
+    // An unreachable peer has its own exit status.
     cluster.etcd.restart().unwrap();
     cluster.change(0, "ip address add 10.5.251.0/32 dev lo");
     cluster.etcd.etcdctl(&["put", "/coreos.com/network/subnets/10.5.251.0-24", RECORD]).unwrap();
@@ -274,7 +274,7 @@ fn status_and_peers_show_a_host_with_and_without_its_registry_and_say_where_none
     assert!(line.contains("  pending ") && line.contains("route 10.5.251.0/24 via 10.5.251.0: "), "{line}");
     assert_eq!(run(&cluster, 0, &["status"]).0, Some(3));
 
-    // Where none runs, and none ever ran, one line says so.
+    // Without a daemon, the error is one line.
     for command in ["status", "peers"] {
         let (status, page, complaint) = run(&cluster, 3, &[command]);
         assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
@@ -294,14 +294,14 @@ fn plan(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Str
 }
 
 #[test]
-fn a_plan_says_what_a_pass_would_write_and_writes_nothing() {
+fn a_plan_lists_the_changes_of_a_pass_and_makes_none() {
     let mut cluster = Cluster::with_spare(3, 1);
-    wait_until_remembered(&cluster, 0, 2);
+    wait_until_cached(&cluster, 0, 2);
     let (status, page, complaint) = plan(&cluster, 0, &[]);
     assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
     assert!(page.ends_with("nothing to change\n"), "{page}");
 
-    // While nobody keeps it, a host is damaged.
+    // The host is damaged while no daemon runs.
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     let whole = cluster.tunnel(0);
     let (subnet, mac) = (cluster.subnet(1), cluster.mac(1));
@@ -325,7 +325,7 @@ fn a_plan_says_what_a_pass_would_write_and_writes_nothing() {
     assert_eq!(page.lines().skip(1).collect::<Vec<_>>(), expected, "{page}");
     assert_eq!(status, Some(3));
 
-    // Without the registry the same follows from what is remembered, which is no reason to remove anything.
+    // Without the registry the plan uses the cache, and plans no removals.
     cluster.etcd.stop().unwrap();
     let (status, json, _) = plan(&cluster, 0, &["-json"]);
     let found: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -343,7 +343,7 @@ fn a_plan_says_what_a_pass_would_write_and_writes_nothing() {
     );
     cluster.etcd.restart().unwrap();
 
-    // A host that never ran it holds no lease, and looking leaves nothing behind.
+    // A host without state has no lease, and the plan leaves no files.
     let (status, page, complaint) = plan(&cluster, 3, &[]);
     assert_eq!((status, page.as_str()), (Some(1), ""), "{complaint}");
     assert_eq!(
@@ -357,7 +357,7 @@ fn a_plan_says_what_a_pass_would_write_and_writes_nothing() {
     assert!(cluster.lines(3, "ip link show type vxlan").is_empty());
     assert_eq!((cluster.tunnel(0), cluster.leases().len()), (damaged, 3), "nothing was written");
 
-    // What was told is what is done.
+    // A start makes the planned changes.
     cluster.start(0);
     cluster.wait_until_ready(0);
     eventually(PATIENCE, || {

@@ -1,21 +1,21 @@
-//! What a cluster does without its registry: it goes on.
+//! A cluster without its registry keeps working.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flannel_testing::{PingOptions, Pod, RunningPing, eventually};
 
-use crate::cluster::{Cluster, PATIENCE, Told, VXLAN, check_ping, wait_for_replies};
+use crate::cluster::{Cluster, Notifications, PATIENCE, VXLAN, check_ping, wait_for_replies};
 
-/// How long etcd is away.
+/// How long etcd is down.
 const OUTAGE: Duration = Duration::from_secs(60);
 
 fn cache(cluster: &Cluster, host: usize) -> PathBuf {
     cluster.subnet_file(host).with_extension("env.cache")
 }
 
-/// Waits until a host remembers so many peers.
-pub(crate) fn wait_until_remembered(cluster: &Cluster, host: usize, peers: usize) {
+/// Waits until a host's cache has this number of peers.
+pub(crate) fn wait_until_cached(cluster: &Cluster, host: usize, peers: usize) {
     eventually(PATIENCE, || {
         let text = std::fs::read_to_string(cache(cluster, host)).unwrap_or_default();
         text.lines().filter(|line| line.starts_with("peer ")).count() == peers
@@ -23,7 +23,7 @@ pub(crate) fn wait_until_remembered(cluster: &Cluster, host: usize, peers: usize
     .unwrap();
 }
 
-/// Pings from each pod to each other one.
+/// Pings from each pod to every other.
 fn ping_all(pods: &[Pod]) -> Vec<RunningPing> {
     let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to)));
     let pairs = pairs.filter(|(from, to)| from.name != to.name);
@@ -42,20 +42,20 @@ fn check_nothing_was_lost(pings: Vec<RunningPing>) {
     }
 }
 
-/// Starts a daemon and waits until it says that it is ready.
-fn start_and_see_it_told(cluster: &mut Cluster, host: usize) {
-    let (mut told, command) = (Told::new(), cluster.command(host));
-    told.start(cluster, host, &command);
-    told.wait_for("READY=1\n");
+/// Starts a daemon and waits until it notifies that it is ready.
+fn start_and_wait_for_ready(cluster: &mut Cluster, host: usize) {
+    let (mut notifications, command) = (Notifications::new(), cluster.command(host));
+    notifications.start(cluster, host, &command);
+    notifications.wait_for("READY=1\n");
     assert!(cluster.subnet_file(host).exists());
 }
 
 #[test]
-fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_is_lost() {
+fn no_packet_is_lost_while_etcd_is_down_for_a_minute_and_two_hosts_restart() {
     let mut cluster = Cluster::with_spare(3, 1);
     let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
     let subnets: Vec<_> = (0..3).map(|host| cluster.subnet(host)).collect();
-    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    (0..3).for_each(|host| wait_until_cached(&cluster, host, 2));
     let devices: Vec<_> = (0..3).map(|host| cluster.device(host)).collect();
     let pings = ping_all(&pods);
 
@@ -66,7 +66,7 @@ fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_i
     assert_eq!(ended.code(), Some(0));
     for host in [0, 1] {
         std::fs::remove_file(cluster.subnet_file(host)).unwrap();
-        start_and_see_it_told(&mut cluster, host);
+        start_and_wait_for_ready(&mut cluster, host);
         assert_eq!(cluster.subnet(host), subnets[host]);
         cluster.daemon(host).wait_for_line("Running with cached peers", PATIENCE).unwrap();
     }
@@ -92,7 +92,7 @@ fn etcd_is_away_for_a_minute_and_two_hosts_start_again_meanwhile_and_no_packet_i
 }
 
 #[test]
-fn all_leases_revoked_at_once_are_taken_again_and_no_packet_is_lost() {
+fn all_leases_revoked_at_once_are_reacquired_without_packet_loss() {
     let cluster = Cluster::running(3);
     let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
     let before = cluster.leases();
@@ -104,10 +104,10 @@ fn all_leases_revoked_at_once_are_taken_again_and_no_packet_is_lost() {
 }
 
 #[test]
-fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_starts_then() {
+fn a_wiped_etcd_gets_the_same_leases_again_also_from_a_host_that_restarts() {
     let mut cluster = Cluster::running(3);
     let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
-    (0..3).for_each(|host| wait_until_remembered(&cluster, host, 2));
+    (0..3).for_each(|host| wait_until_cached(&cluster, host, 2));
     let before = cluster.leases();
     let pings = ping_all(&pods);
     cluster.daemon(0).kill().unwrap();
@@ -121,7 +121,7 @@ fn etcd_that_lost_everything_is_given_the_same_leases_again_also_by_a_host_that_
 }
 
 #[test]
-fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
+fn peers_that_do_not_return_are_kept_for_the_configured_time() {
     let mut cluster = Cluster::new(3);
     cluster.configure(VXLAN);
     cluster.start_with(0, &["-mass-expiry-hold=6"]);
@@ -146,7 +146,7 @@ fn peers_that_do_not_come_back_are_kept_for_as_long_as_it_was_said() {
 #[test]
 fn a_cache_that_cannot_be_used_is_ignored_with_a_warning() {
     let mut cluster = Cluster::running(2);
-    wait_until_remembered(&cluster, 0, 1);
+    wait_until_cached(&cluster, 0, 1);
     let before = cluster.leases();
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     let text = std::fs::read_to_string(cache(&cluster, 0)).unwrap();
@@ -154,9 +154,9 @@ fn a_cache_that_cannot_be_used_is_ignored_with_a_warning() {
     cluster.start(0);
     cluster.wait_until_ready(0);
     let lines = cluster.daemon(0).lines();
-    let told: Vec<_> = lines.iter().filter(|line| line.contains("Ignoring the cache")).collect();
-    assert!(told.len() == 1 && told[0].starts_with('W'), "{told:?}");
-    assert!(told[0].ends_with("its checksum is wrong"), "{told:?}");
-    wait_until_remembered(&cluster, 0, 1);
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("Ignoring the cache")).collect();
+    assert!(warnings.len() == 1 && warnings[0].starts_with('W'), "{warnings:?}");
+    assert!(warnings[0].ends_with("its checksum is wrong"), "{warnings:?}");
+    wait_until_cached(&cluster, 0, 1);
     assert_eq!((cluster.leases(), cluster.routes(0).len()), (before, 1));
 }

@@ -1,4 +1,4 @@
-//! The paths to the peers as they are measured: by hand, in the background, and when something on them is cut.
+//! Probes of the paths to peers: `flanneld ping`, the mesh probes, and faults on the paths.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::cluster::{Cluster, DUAL, PATIENCE, VXLAN};
 use crate::observed::{run, start_with, wait_for_metrics, wait_for_readiness};
 
-/// Where peers that probe answer.
+/// The port on which hosts answer probes.
 const PORT: u16 = 8473;
 
-/// Has the lab's switch drop some of what it forwards.
+/// Makes the switch drop some forwarded packets.
 fn drop_forwarded(cluster: &Cluster, what: &str) {
     let chain = format!("type filter hook forward priority 0; policy accept; {what} drop;");
     cluster.shell_on_switch(&format!("nft 'table inet cut {{ chain forward {{ {chain} }}; }}'"));
@@ -22,14 +22,14 @@ fn cure(cluster: &Cluster) {
     cluster.shell_on_switch("nft delete table inet cut");
 }
 
-/// Pings from a host, and returns exit status and what it says for programs.
+/// Runs `flanneld ping` on a host and returns exit status and JSON.
 fn ping(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Value) {
     let arguments = [&["ping", "-json"], arguments].concat();
-    let (status, text, complaint) = run(cluster, host, &arguments);
-    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{complaint}")))
+    let (status, text, stderr) = run(cluster, host, &arguments);
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{stderr}")))
 }
 
-/// Pings from a host until the exit status is this and the verdicts are those, and returns what was said then.
+/// Runs `flanneld ping` until exit status and verdicts match, and returns the JSON.
 fn wait_for_verdicts(
     cluster: &Cluster,
     host: usize,
@@ -44,13 +44,13 @@ fn wait_for_verdicts(
     said.unwrap()
 }
 
-/// The verdicts on all peers.
-fn verdicts(pinged: &Value) -> Vec<&str> {
-    pinged["peers"].as_array().unwrap().iter().map(|peer| peer["verdict"].as_str().unwrap()).collect()
+/// The verdicts of all peers.
+fn verdicts(report: &Value) -> Vec<&str> {
+    report["peers"].as_array().unwrap().iter().map(|peer| peer["verdict"].as_str().unwrap()).collect()
 }
 
 #[test]
-fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_cured() {
+fn a_dropped_tunnel_port_is_reported_everywhere_until_it_is_cured() {
     let mut cluster = Cluster::on_segments(3, 3);
     cluster.configure(VXLAN);
     (0..3).for_each(|host| start_with(&mut cluster, host, &["-mesh-probe-interval=1s"]));
@@ -66,7 +66,7 @@ fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_c
     ];
     wait_for_metrics(&cluster, &blocked);
     let why = "the underlay answers and the tunnel does not: UDP port 8472 is likely dropped between ";
-    // It is no reason to take the host out of service: the others have the same trouble with it.
+    // It does not affect readiness: every host sees the same fault.
     let body = wait_for_readiness(&cluster, 200, Some("tunnel_blocked: 2 of 2 peers; "));
     assert!(body.contains(why), "{body}");
     let (_, page, _) = run(&cluster, 0, &["status"]);
@@ -97,7 +97,7 @@ fn a_tunnel_port_that_the_network_drops_shows_everywhere_as_that_and_goes_when_c
     only_peers_are_answered(&cluster);
 }
 
-/// The responder answers the addresses of peers in the overlay, with as much as it was asked with.
+/// Checks that the responder answers only overlay addresses of peers, with as many bytes as the request.
 fn only_peers_are_answered(cluster: &Cluster) {
     let mut question = b"FLPR\x01".to_vec();
     question.resize(100, 0);
@@ -123,18 +123,18 @@ fn only_peers_are_answered(cluster: &Cluster) {
 }
 
 #[test]
-fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_outside() {
+fn a_small_path_mtu_is_measured_to_the_byte_inside_and_outside() {
     let mut cluster = Cluster::on_segments(2, 2);
     cluster.configure(VXLAN);
     cluster.start_all();
-    // Each knows its peer; the first one that was ready did not yet.
+    // Each host has its peer by now; the first ready one did not.
     (0..2).for_each(|host| eventually(PATIENCE, || cluster.routes(host).len() == 1).unwrap());
     drop_forwarded(&cluster, "ip length > 1400");
     let found = eventually(PATIENCE, || {
         let (status, pinged) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
         let peer = &pinged["peers"][0];
         let mtus = (peer["paths"][0]["path_mtu"].as_u64(), peer["paths"][1]["path_mtu"].as_u64());
-        // VXLAN takes 50 bytes.
+        // The VXLAN overhead is 50 bytes.
         let is_it = mtus == (Some(1350), Some(1400)) && verdicts(&pinged) == ["mtu_small"];
         if is_it && status == Some(3) { Ok(()) } else { Err(format!("{status:?} {pinged:#}")) }
     });
@@ -149,7 +149,7 @@ fn a_path_that_is_smaller_than_the_tunnel_is_measured_to_the_byte_inside_and_out
 }
 
 #[test]
-fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
+fn ping_works_without_etcd_without_a_daemon_and_without_state() {
     let mut cluster = Cluster::new(4);
     cluster.configure(DUAL);
     (0..3).for_each(|host| cluster.start(host));
@@ -162,18 +162,18 @@ fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
         assert_eq!(pinged["source"], source);
         pinged
     };
-    // Daemons that do not probe answer nothing, their kernels do.
+    // Daemons without mesh probes do not answer, but their kernels do.
     let pinged = reached(&cluster, 0, "daemon");
     let paths = pinged["peers"][0]["paths"].as_array().unwrap();
     assert_eq!(paths.len(), 4, "{pinged:#}");
     assert!(paths.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
     assert!(paths.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{pinged:#}");
 
-    // With a socket that every user may have it is the same.
+    // The same with an unprivileged ICMP socket.
     cluster.lab.hosts[1].namespace.write_sysctl("net/ipv4/ping_group_range", "0 2147483647").unwrap();
     reached(&cluster, 1, "daemon");
 
-    // A host that never ran it finds the leases in etcd, and has no tunnel.
+    // A host without state reads the leases from etcd, and has no tunnel.
     let etcd = format!("-etcd-endpoints={}", cluster.etcd.client_url());
     let pinged = wait_for_verdicts(&cluster, 3, &["-count=1", &etcd], Some(0), &["underlay_only"; 3]);
     assert_eq!(pinged["source"], "registry");
@@ -184,8 +184,8 @@ fn a_ping_works_without_etcd_without_a_daemon_and_where_none_ever_ran() {
     reached(&cluster, 0, "daemon");
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     reached(&cluster, 0, "cache");
-    let (status, page, complaint) = run(&cluster, 3, &["ping", &etcd]);
-    assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
-    assert!(complaint.starts_with("nothing to ping: no flanneld runs here: "), "{complaint}");
-    assert!(complaint.contains("it remembers no network: ") && complaint.contains("etcd"), "{complaint}");
+    let (status, page, error) = run(&cluster, 3, &["ping", &etcd]);
+    assert_eq!((status, page.as_str(), error.lines().count()), (Some(1), "", 1), "{error}");
+    assert!(error.starts_with("nothing to ping: no flanneld runs here: "), "{error}");
+    assert!(error.contains(".cache does not exist") && error.contains("etcd"), "{error}");
 }

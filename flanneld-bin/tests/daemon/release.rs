@@ -1,10 +1,10 @@
-//! How long a lease lasts, and giving it back.
+//! The lease TTL, and the release of leases.
 
 use flannel_testing::eventually;
 
 use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 
-/// A cluster of which the first host is told how to lease, and ready.
+/// A ready cluster whose first host has these flags.
 fn cluster(hosts: usize, flags: &[&str]) -> Cluster {
     let mut cluster = Cluster::new(hosts);
     cluster.configure(VXLAN);
@@ -14,8 +14,7 @@ fn cluster(hosts: usize, flags: &[&str]) -> Cluster {
     cluster
 }
 
-/// For how many seconds the etcd lease was granted that the only record hangs on. The one that it had before may not be gone
-/// yet.
+/// The granted TTL, in seconds, of the etcd lease of the only record. Its previous etcd lease may still exist.
 fn granted(cluster: &Cluster) -> u64 {
     let (key, _) = cluster.leases().remove(0);
     let fields = cluster.etcd.etcdctl(&["get", &key, "-w=fields"]).unwrap();
@@ -26,12 +25,12 @@ fn granted(cluster: &Cluster) -> u64 {
 }
 
 #[test]
-fn a_lease_lasts_as_long_as_was_asked_for_and_is_renewed_before_the_margin() {
+fn a_lease_has_the_configured_ttl_and_is_renewed_before_the_margin() {
     let mut cluster = cluster(1, &["-subnet-lease-ttl=10m", "-subnet-lease-renew-margin=9"]);
     assert_eq!(granted(&cluster), 600);
     let line = cluster.daemon(0).wait_for_line("to renew lease", PATIENCE).unwrap();
     assert!(line.contains("Waiting for 5") || line.contains("Waiting for 1m0s"), "{line}");
-    // Another time to live is taken on by the next start.
+    // The next start applies another TTL.
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     let subnet = cluster.subnet(0);
     cluster.start_with(0, &["-subnet-lease-ttl=2h"]);
@@ -40,7 +39,7 @@ fn a_lease_lasts_as_long_as_was_asked_for_and_is_renewed_before_the_margin() {
 }
 
 #[test]
-fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
+fn release_on_exit_leaves_nothing_on_the_host_and_its_peers() {
     let mut cluster = cluster(3, &["-release-on-exit"]);
     eventually(PATIENCE, || cluster.routes(1).len() == 2).unwrap();
     let status = cluster.daemon(0).terminate(PATIENCE).unwrap();
@@ -55,7 +54,7 @@ fn told_to_release_a_host_that_ends_leaves_nothing_and_its_peers_let_it_go() {
 }
 
 #[test]
-fn told_to_release_a_host_leaves_no_rule_behind() {
+fn release_on_exit_leaves_no_rules() {
     let flags = ["-release-on-exit", "-ip-masq", "-ip-blackhole-route", "-restrict-tunnel-port"];
     for config in [VXLAN, NFTABLES] {
         let mut cluster = Cluster::new(1);
@@ -75,7 +74,7 @@ fn told_to_release_a_host_leaves_no_rule_behind() {
 }
 
 #[test]
-fn a_reservation_is_not_given_back() {
+fn a_reservation_is_not_released() {
     let mut cluster = cluster(1, &["-release-on-exit"]);
     let (key, record) = cluster.leases().remove(0);
     cluster.etcd.etcdctl(&["put", &key, &record]).unwrap();
@@ -86,11 +85,11 @@ fn a_reservation_is_not_given_back() {
 }
 
 #[test]
-fn a_lease_that_cannot_be_given_back_is_said_and_the_host_is_cleaned_up_all_the_same() {
+fn a_failed_release_is_logged_and_the_host_is_cleaned_up_nevertheless() {
     let mut cluster = cluster(1, &["-release-on-exit"]);
     cluster.etcd.stop().unwrap();
     assert_eq!(cluster.daemon(0).terminate(PATIENCE).unwrap().code(), Some(1));
-    let line = cluster.daemon(0).wait_for_line("failed to give the lease back", PATIENCE).unwrap();
+    let line = cluster.daemon(0).wait_for_line("failed to release the lease", PATIENCE).unwrap();
     assert!(line.starts_with('E') && line.contains("it expires on its own"), "{line}");
     assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
     assert!(!cluster.subnet_file(0).exists());

@@ -1,4 +1,4 @@
-//! An etcd that lets in only those who show a certificate and know a password.
+//! An etcd that requires client certificates and a password.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use crate::certificates::Certificates;
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 
-/// An RSA key of 2048 bits in the two forms; it secures nothing but tests.
+/// A 2048-bit RSA key for tests, in two formats.
 const RSA_PKCS1: &str = include_str!("../../../flannel-registry/tests/common/rsa-pkcs1.pem");
 const RSA_PKCS8: &str = include_str!("../../../flannel-registry/tests/common/rsa-pkcs8.pem");
 
 const PASSWORD: &str = "never to be logged";
 
 impl Certificates {
-    /// Makes certificates for a client, and gives them with their keys in every form that programs write: RSA in PKCS#1
-    /// and in PKCS#8, elliptic curve in PKCS#8 and in SEC1 (RFC 5915).
-    fn clients_of_all_forms(&self) -> [(PathBuf, PathBuf); 4] {
+    /// Creates client certificates with keys in every common format: RSA in PKCS#1 and PKCS#8, P-256 in PKCS#8 and SEC1
+    /// (RFC 5915).
+    fn clients_of_all_formats(&self) -> [(PathBuf, PathBuf); 4] {
         let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
         let curve = KeyPair::generate().unwrap();
         let [rsa_certificate, curve_certificate] = [("rsa", &rsa), ("curve", &curve)].map(|(name, key)| {
@@ -36,10 +36,10 @@ impl Certificates {
     }
 }
 
-/// Writes a P-256 key as `openssl ecparam -genkey` does: the part of its PKCS#8 form that both have in common.
+/// Encodes a P-256 key as `openssl ecparam -genkey` does: the inner part of its PKCS#8 encoding.
 fn sec1(key: &KeyPair) -> String {
     let pkcs8 = key.serialize_der();
-    // An octet string of 109 bytes that holds a sequence of 107.
+    // An octet string of 109 bytes with a sequence of 107.
     let begin = pkcs8.windows(4).position(|bytes| bytes == [0x04, 0x6d, 0x30, 0x6b]).unwrap() + 2;
     let text = base64::engine::general_purpose::STANDARD.encode(&pkcs8[begin..begin + 109]);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
@@ -51,7 +51,7 @@ fn give(command: &mut Command, flag: &str, path: &Path) {
 }
 
 #[test]
-fn hosts_use_an_etcd_that_wants_a_certificate_and_a_password() {
+fn hosts_use_an_etcd_that_requires_a_certificate_and_a_password() {
     let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(2, files.options());
     cluster.configure(VXLAN);
@@ -73,7 +73,7 @@ fn hosts_use_an_etcd_that_wants_a_certificate_and_a_password() {
 }
 
 #[test]
-fn what_is_wrong_with_the_certificates_is_said() {
+fn certificate_errors_are_logged() {
     let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(1, files.options());
     let mut command = cluster.command(0);
@@ -86,8 +86,8 @@ fn what_is_wrong_with_the_certificates_is_said() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// Starts the daemon with these files for each of etcd's interfaces, and returns what it says first about a file.
-fn said(cluster: &mut Cluster, files: [&Path; 3], about: &Path) -> [String; 2] {
+/// Starts the daemon with these files for each etcd API, and returns its first log line about a file.
+fn first_line_about(cluster: &mut Cluster, files: [&Path; 3], about: &Path) -> [String; 2] {
     ["v3", "v2"].map(|api| {
         let mut command = cluster.command(0);
         command.arg(format!("-etcd-api={api}"));
@@ -104,7 +104,7 @@ fn said(cluster: &mut Cluster, files: [&Path; 3], about: &Path) -> [String; 2] {
 }
 
 #[test]
-fn a_file_that_is_at_fault_is_named_in_one_line_over_both_interfaces() {
+fn an_invalid_file_is_named_in_one_line_with_both_apis() {
     let (files, stranger) = (Certificates::new(), Certificates::new());
     fs::write(files.path("garbage.pem"), "no certificate at all\n").unwrap();
     let mut cluster = Cluster::with_etcd(1, EtcdOptions { enable_v2: true, ..files.options() });
@@ -119,13 +119,13 @@ fn a_file_that_is_at_fault_is_named_in_one_line_over_both_interfaces() {
         ([&trusted, &client, &key], &trusted, "UnknownIssuer"),
         ([&ca, &at("late.pem"), &at("late-key.pem")], &at("late.pem"), "(expired)"),
     ] {
-        for line in said(&mut cluster, given.map(PathBuf::as_path), at_fault) {
+        for line in first_line_about(&mut cluster, given.map(PathBuf::as_path), at_fault) {
             assert!(line.contains(reason), "no {reason:?} in {line:?}");
         }
     }
 }
 
-/// Adds the files to a command.
+/// Adds the flags for the files to a command.
 fn show(command: &mut Command, authority: &Path, (certificate, key): &(PathBuf, PathBuf)) {
     give(command, "-etcd-cafile", authority);
     give(command, "-etcd-certfile", certificate);
@@ -133,9 +133,9 @@ fn show(command: &mut Command, authority: &Path, (certificate, key): &(PathBuf, 
 }
 
 #[test]
-fn a_network_behind_certificates_moves_to_v3_whatever_form_the_key_has() {
+fn a_network_with_certificates_migrates_to_v3_with_every_key_format() {
     let files = Certificates::new();
-    let (authority, clients) = (files.path("ca.pem"), files.clients_of_all_forms());
+    let (authority, clients) = (files.path("ca.pem"), files.clients_of_all_formats());
     let mut cluster = Cluster::with_etcd(1, EtcdOptions { enable_v2: true, ..files.options() });
     let etcdctl = |arguments: &[&str]| {
         let mut command = Command::new(program("etcdctl", "etcd-client").unwrap());
@@ -158,7 +158,7 @@ fn a_network_behind_certificates_moves_to_v3_whatever_form_the_key_has() {
         (output.status.code(), format!("{output:?}"))
     };
     etcdctl(&["set", "/coreos.com/network/config", VXLAN]);
-    // Each reads both stores.
+    // Each run reads both stores.
     for client in &clients {
         let (code, said) = migrate(client, &["--dry-run"]);
         assert!(code == Some(0) && said.contains("network config: would be copied"), "{client:?}: {said}");

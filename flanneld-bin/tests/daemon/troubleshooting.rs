@@ -1,4 +1,4 @@
-//! What the page about troubleshooting quotes is what the daemon says to those who walk into the trap.
+//! The messages in `docs/troubleshooting.md`, each produced by its fault.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::wildcard;
 
 const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
 
-/// Every heading of the page, with how many messages are quoted below it. The tests quote them by these.
+/// Every heading of the page with the number of messages below it.
 const HEADINGS: &[(&str, usize)] = &[
     ("etcd without its v2 interface", 1),
     ("Network config not found", 1),
@@ -32,7 +32,7 @@ const HEADINGS: &[(&str, usize)] = &[
     ("Unknown backend", 1),
 ];
 
-/// The messages quoted below a heading.
+/// The messages below a heading.
 fn quoted(heading: &str) -> Vec<&'static str> {
     let part = PAGE.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading:?}")).1;
     let part = part.split("\n## ").next().unwrap();
@@ -40,7 +40,7 @@ fn quoted(heading: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_message_of_the_page_is_tried() {
+fn every_message_of_the_page_is_tested() {
     let headings: Vec<&str> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(headings, HEADINGS.iter().map(|(heading, _)| *heading).collect::<Vec<_>>());
     for (heading, messages) in HEADINGS {
@@ -49,14 +49,14 @@ fn every_message_of_the_page_is_tried() {
     assert_eq!(PAGE.matches("```text").count(), HEADINGS.iter().map(|(_, messages)| messages).sum::<usize>());
 }
 
-/// Whether a line of the log is this message, with anything in the place of each `...`.
+/// Whether a log line is this message, in which `...` stands for any text.
 fn is(line: &str, message: &str) -> bool {
-    // What stands in front is the time and the place.
+    // Time and source line precede the message.
     wildcard::matches(message, line.split_once("] ").map_or(line, |(_, message)| message))
 }
 
-/// Waits until the daemon says what the page quotes at this place.
-fn says(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
+/// Waits until the daemon logs this message of the page.
+fn wait_for_message(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
     let message = quoted(heading)[which];
     let daemon = cluster.daemon(host);
     let said = || {
@@ -67,32 +67,32 @@ fn says(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
 }
 
 #[test]
-fn an_etcd_without_the_interface_or_the_key_that_is_asked_for_is_told_of() {
+fn an_etcd_without_the_api_or_the_config_is_logged() {
     let mut cluster = Cluster::new(1);
     cluster.start_with(0, &["-etcd-api=v2"]);
-    says(&mut cluster, 0, "etcd without its v2 interface", 0);
-    // Written where a guide has it, and read where nobody said otherwise.
+    wait_for_message(&mut cluster, 0, "etcd without its v2 interface", 0);
+    // Written under the prefix of a guide, and read under the default one.
     cluster.etcd.etcdctl(&["put", "/kube-centos/network/config", VXLAN]).unwrap();
     cluster.start(0);
-    says(&mut cluster, 0, "Network config not found", 0);
+    wait_for_message(&mut cluster, 0, "Network config not found", 0);
     cluster.start_with(0, &["-etcd-prefix=/kube-centos/network"]);
     cluster.wait_until_ready(0);
 }
 
 #[test]
-fn a_wrong_first_subnet_is_told_of_until_it_is_put_right() {
+fn an_invalid_subnet_min_is_logged_until_it_is_corrected() {
     let mut cluster = Cluster::new(1);
     for (which, min) in ["10.5.0.10", "10.6.0.0"].into_iter().enumerate() {
         cluster.configure(&format!(r#"{{"Network":"10.5.0.0/16","SubnetMin":"{min}"}}"#));
         cluster.start(0);
-        says(&mut cluster, 0, "Invalid network config", which);
+        wait_for_message(&mut cluster, 0, "Invalid network config", which);
     }
     cluster.configure(VXLAN);
     cluster.wait_until_ready(0);
 }
 
 #[test]
-fn certificates_that_are_not_accepted_are_told_of() {
+fn rejected_certificates_are_logged() {
     let (files, stranger) = (Certificates::new(), Certificates::new());
     let mut cluster = Cluster::with_etcd(1, files.options());
     cluster.configure(VXLAN);
@@ -107,7 +107,7 @@ fn certificates_that_are_not_accepted_are_told_of() {
     let client = || Some([at("client.pem"), at("client-key.pem")]);
     let mut try_with = |flags: Vec<String>, heading: &str, which: usize| {
         cluster.start_with(0, &flags);
-        says(&mut cluster, 0, heading, which);
+        wait_for_message(&mut cluster, 0, heading, which);
     };
     let (theirs, own) = ("Untrusted server certificate", "Rejected client certificate");
     try_with(flags(stranger.path("ca.pem").display().to_string(), client()), theirs, 0);
@@ -118,8 +118,8 @@ fn certificates_that_are_not_accepted_are_told_of() {
     try_with(flags(at("ca.pem"), Some([at("client.pem"), at("other/client-key.pem")])), own, 2);
     let plain = cluster.etcd.client_url().replace("https", "http");
     cluster.start_with(0, &[format!("-etcd-endpoints={plain}")]);
-    says(&mut cluster, 0, "http instead of https", 0);
-    // The certificate is for the address at which etcd listens, and this is another one of the same machine.
+    wait_for_message(&mut cluster, 0, "http instead of https", 0);
+    // The certificate is not for this address of etcd's machine.
     cluster.shell_on_switch(&format!("ip addr add 192.168.64.253/24 dev {}", cluster.switch_device()));
     let redirect = "iptables -t nat -A PREROUTING -d 192.168.64.253 -p tcp -j DNAT --to-destination";
     cluster.shell_on_switch(&format!("{redirect} {SWITCH}"));
@@ -127,11 +127,11 @@ fn certificates_that_are_not_accepted_are_told_of() {
     let mut all = flags(at("ca.pem"), client());
     all.push(format!("-etcd-endpoints={other}"));
     cluster.start_with(0, &all);
-    says(&mut cluster, 0, theirs, 1);
+    wait_for_message(&mut cluster, 0, theirs, 1);
 }
 
 #[test]
-fn a_key_that_belongs_to_somebody_else_is_told_of() {
+fn a_key_of_another_certificate_is_logged() {
     let files = Certificates::new();
     let key = files.path("client-key.pem");
     std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
@@ -139,7 +139,7 @@ fn a_key_that_belongs_to_somebody_else_is_told_of() {
     let mut cluster = Cluster::with_etcd(1, files.options());
     let daemon = cluster.command(0);
     let mut command = Command::new(program("setpriv", "util-linux").unwrap());
-    // As the sample unit has it.
+    // As in the sample unit.
     command.args(["--bounding-set=-all,+net_admin,+net_raw", "--"]);
     command.arg(daemon.get_program()).args(daemon.get_args());
     for (flag, file) in
@@ -148,31 +148,31 @@ fn a_key_that_belongs_to_somebody_else_is_told_of() {
         command.arg(flag).arg(files.path(file));
     }
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "Unreadable file", 0);
+    wait_for_message(&mut cluster, 0, "Unreadable file", 0);
 }
 
 #[test]
-fn an_etcd_that_is_away_is_told_of() {
+fn an_unreachable_etcd_is_logged() {
     let mut cluster = Cluster::new(1);
     cluster.etcd.stop().unwrap();
     cluster.start(0);
-    says(&mut cluster, 0, "etcd unreachable", 0);
+    wait_for_message(&mut cluster, 0, "etcd unreachable", 0);
 }
 
 #[test]
-fn an_interface_that_is_missing_is_told_of() {
+fn a_missing_interface_is_logged() {
     let mut cluster = Cluster::new(1);
     let command = cluster.command_without_interface(0);
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "No matching interface", 0);
+    wait_for_message(&mut cluster, 0, "No matching interface", 0);
     let mut command = cluster.command_without_interface(0);
     command.arg("-iface=eth9");
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "No matching interface", 1);
+    wait_for_message(&mut cluster, 0, "No matching interface", 1);
 }
 
 #[test]
-fn two_hosts_with_one_address_are_told_of() {
+fn two_hosts_with_one_address_are_logged() {
     let mut cluster = Cluster::new(2);
     cluster.configure(VXLAN);
     for host in 0..2 {
@@ -180,39 +180,39 @@ fn two_hosts_with_one_address_are_told_of() {
         cluster.wait_until_ready(host);
     }
     for host in 0..2 {
-        says(&mut cluster, host, "Duplicate public address", 0);
+        wait_for_message(&mut cluster, host, "Duplicate public address", 0);
     }
 }
 
 #[test]
-fn a_missing_capability_is_told_of() {
+fn a_missing_capability_is_logged() {
     let mut cluster = Cluster::new(1);
     let daemon = cluster.command(0);
     let mut command = Command::new(program("setpriv", "util-linux").unwrap());
     command.args(["--bounding-set=-net_admin", "--"]).arg(daemon.get_program()).args(daemon.get_args());
     cluster.start_as(0, command);
-    says(&mut cluster, 0, "Missing capability", 0);
+    wait_for_message(&mut cluster, 0, "Missing capability", 0);
 }
 
 #[test]
-fn what_keeps_pods_from_reaching_each_other_is_told_of() {
+fn rules_that_block_pods_are_logged() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.lab.hosts[0].namespace.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
     cluster.shell(0, "iptables -A FORWARD -j REJECT");
     cluster.start(0);
     for which in 0..2 {
-        says(&mut cluster, 0, "Pods unreachable although hosts are reachable", which);
+        wait_for_message(&mut cluster, 0, "Pods unreachable although hosts are reachable", which);
     }
 }
 
 #[test]
-fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
+fn a_foreign_device_and_unreachable_peers_are_logged() {
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);
     cluster.change(0, "ip link add other type vxlan id 1 dstport 8472 dev eth0");
     cluster.start(0);
-    says(&mut cluster, 0, "Device in use", 0);
+    wait_for_message(&mut cluster, 0, "Device in use", 0);
     cluster.change(0, "ip link del other");
     cluster.change(0, "ip link add bridge type bridge");
     cluster.change(0, "ip link set bridge up");
@@ -227,17 +227,17 @@ fn a_device_in_the_way_and_peers_that_cannot_be_reached_are_told_of() {
     }
     cluster.start(0);
     for which in 0..3 {
-        says(&mut cluster, 0, "Unreachable peer", which);
+        wait_for_message(&mut cluster, 0, "Unreachable peer", which);
     }
 }
 
 #[test]
-fn a_backend_that_cannot_work_is_told_of() {
+fn a_backend_that_cannot_be_opened_is_logged() {
     let mut cluster = Cluster::new(1);
     cluster.configure(HOST_GW);
     cluster.start_with(0, &["-public-ip=203.0.113.7"]);
-    says(&mut cluster, 0, "Host behind NAT", 0);
+    wait_for_message(&mut cluster, 0, "Host behind NAT", 0);
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
     cluster.start(0);
-    says(&mut cluster, 0, "Unknown backend", 0);
+    wait_for_message(&mut cluster, 0, "Unknown backend", 0);
 }

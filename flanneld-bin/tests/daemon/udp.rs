@@ -1,4 +1,4 @@
-//! The UDP backend, which is also what a configuration without `Backend` asks for.
+//! The UDP backend, the default of a config without `Backend`.
 
 use flannel_netlink::Netlink;
 use flannel_testing::{PingOptions, Pod, ServiceManager, eventually, ping};
@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, PATIENCE, UDP, check_ping, running_ping};
 use crate::observed::run;
 
 #[test]
-fn without_a_backend_hosts_reach_each_other_over_udp() {
+fn without_a_backend_member_hosts_use_udp() {
     for config in
         [r#"{"Network":"10.5.0.0/16"}"#, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":7890}}"#]
     {
@@ -25,9 +25,9 @@ fn without_a_backend_hosts_reach_each_other_over_udp() {
         check_ping(&pods[0], &pods[1]);
         check_ping(&pods[1], &pods[0]);
 
-        check_what_is_counted(&cluster, &pods[0]);
+        check_counters(&cluster, &pods[0]);
 
-        // What a person removes comes back, and the device ends with the daemon.
+        // A removed object is restored, and the device disappears with the daemon.
         cluster.lines(0, "ip link del flannel0");
         let routes = |cluster: &Cluster| cluster.lines(0, "ip route show dev flannel0 10.5.0.0/16");
         let is_back = || cluster.lines(0, "ip -o link").iter().any(|line| line.contains("flannel0"));
@@ -42,8 +42,8 @@ fn without_a_backend_hosts_reach_each_other_over_udp() {
     }
 }
 
-/// What was sent and received is told of each peer, and what was dropped by reason.
-fn check_what_is_counted(cluster: &Cluster, pod: &Pod) {
+/// Checks the counters of traffic per peer and of drops per reason.
+fn check_counters(cluster: &Cluster, pod: &Pod) {
     let nobody = "10.5.255.254".parse().unwrap();
     ping(&pod.namespace, nobody, &PingOptions::default()).expect_err("no host has this subnet");
     let told = eventually(PATIENCE, || {
@@ -59,10 +59,10 @@ fn check_what_is_counted(cluster: &Cluster, pod: &Pod) {
     assert_eq!((&device["name"], &device["kind"]), (&"flannel0".into(), &"tun".into()));
 }
 
-/// What the service manager keeps.
+/// The descriptors that the service manager keeps.
 const KEPT: [&str; 2] = ["flannel-tun", "flannel-udp-ipv4"];
 
-/// Waits until the service manager keeps all that, and no more: it hears while the daemon goes on.
+/// Waits until the service manager keeps exactly these descriptors.
 fn wait_until_kept(manager: &ServiceManager) {
     eventually(PATIENCE, || {
         let kept = manager.kept();
@@ -71,7 +71,7 @@ fn wait_until_kept(manager: &ServiceManager) {
     .unwrap();
 }
 
-/// Starts the daemon of the first host by a service manager, with more flags.
+/// Starts the daemon of the first host from a service manager, with additional flags.
 fn start_by(manager: &ServiceManager, cluster: &mut Cluster, flags: &[&str]) {
     let mut command = cluster.command(0);
     command.args(flags);
@@ -111,7 +111,7 @@ fn a_restart_under_a_service_manager_loses_no_packet_and_keeps_the_device() {
     wait_until_kept(&manager);
     assert_eq!(index(&cluster), before);
 
-    // Stopped for good, it leaves nothing.
+    // A stopped service leaves nothing.
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     assert_eq!(index(&cluster), before);
     manager.stopped();
@@ -119,7 +119,7 @@ fn a_restart_under_a_service_manager_loses_no_packet_and_keeps_the_device() {
 }
 
 #[test]
-fn what_a_service_manager_kept_for_another_port_or_another_network_is_given_up() {
+fn descriptors_kept_for_another_port_or_network_are_closed() {
     let mut cluster = Cluster::new(1);
     cluster.configure(UDP);
     let manager = ServiceManager::new(3).unwrap();
@@ -129,7 +129,7 @@ fn what_a_service_manager_kept_for_another_port_or_another_network_is_given_up()
     cluster.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":7890}}"#);
     start_by(&manager, &mut cluster, &["-keep-udp-device"]);
     assert_eq!(index(&cluster), first, "the device is still right");
-    // The manager closes what it is told to while the daemon goes on.
+    // The manager closes them while the daemon runs.
     let listens = |cluster: &Cluster| cluster.udp_ports(0);
     let listens_at = |cluster: &Cluster, port| {
         eventually(PATIENCE, || {
@@ -148,13 +148,13 @@ fn what_a_service_manager_kept_for_another_port_or_another_network_is_given_up()
     listens_at(&cluster, 8285);
     wait_until_kept(&manager);
 
-    // Told to leave nothing, it has the manager close everything.
+    // With -release-on-exit the manager closes everything.
     cluster.daemon(0).kill().unwrap();
     start_by(&manager, &mut cluster, &["-keep-udp-device", "-release-on-exit"]);
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     eventually(PATIENCE, || manager.kept().is_empty() && listens(&cluster).is_empty()).unwrap();
 
-    // And so does one that is not asked to keep anything.
+    // So does a daemon without -keep-udp-device.
     start_by(&manager, &mut cluster, &["-keep-udp-device"]);
     cluster.daemon(0).kill().unwrap();
     start_by(&manager, &mut cluster, &[]);

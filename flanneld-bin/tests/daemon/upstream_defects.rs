@@ -1,4 +1,4 @@
-//! What upstream flannel (v0.28.9) does wrong with its registry, seen from the hosts. What needs no kernel is in
+//! Defects of upstream flannel (v0.28.9) with its registry that hosts see. Tests without a kernel are in
 //! `flannel-registry/tests/etcd3/upstream_defects.rs`.
 
 use std::process::Command;
@@ -11,10 +11,10 @@ use crate::interfaces;
 
 const GARBAGE: &str = "/coreos.com/network/subnets/garbage";
 
-/// Writes down every change of the host's routes from now on.
+/// Records every change of the host's routes.
 fn watch_routes(cluster: &Cluster, host: usize) -> Process {
     let mut command = Command::new(program("sh", "dash").unwrap());
-    // A process's standard error is what is collected.
+    // `Process` collects standard error.
     command.args(["-c", "exec ip monitor route >&2"]);
     let monitor = Process::spawn_in(&cluster.lab.hosts[host].namespace, command).unwrap();
     let marker = "blackhole 203.0.113.7";
@@ -27,12 +27,12 @@ fn watch_routes(cluster: &Cluster, host: usize) -> Process {
     monitor
 }
 
-/// The changes of routes to peers that were written down.
+/// The recorded changes of routes to peers.
 fn changes(monitor: &Process) -> Vec<String> {
     monitor.lines().into_iter().filter(|line| line.contains("flannel.1")).collect()
 }
 
-/// Writes a key that is no lease beside those of three hosts, and lets a fourth one come and go.
+/// Writes a key that is no lease next to those of three hosts, and lets a fourth host join and leave.
 fn garbage_changes_nothing(cluster: &mut Cluster, put: impl Fn(&Cluster), remove: impl Fn(&Cluster, &str)) {
     (0..3).for_each(|host| cluster.start(host));
     (0..3).for_each(|host| cluster.wait_until_ready(host));
@@ -67,7 +67,7 @@ fn garbage_changes_nothing(cluster: &mut Cluster, put: impl Fn(&Cluster), remove
 }
 
 #[test]
-fn u1_a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
+fn u1_a_malformed_record_changes_no_route_and_is_logged_once() {
     let mut cluster = Cluster::new(4);
     cluster.configure(VXLAN);
     let put = |cluster: &Cluster| drop(cluster.etcd.etcdctl(&["put", GARBAGE, "x"]).unwrap());
@@ -76,7 +76,7 @@ fn u1_a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
 }
 
 #[test]
-fn u1_over_v2_too_a_record_that_cannot_be_read_changes_no_route_and_is_named_once() {
+fn u1_a_malformed_record_in_v2_changes_no_route_and_is_logged_once() {
     let mut cluster = interfaces::cluster(4);
     interfaces::configure_v2(&cluster);
     let put = |cluster: &Cluster| drop(cluster.etcdctl_v2(&["set", GARBAGE, "x"]));
@@ -84,7 +84,7 @@ fn u1_over_v2_too_a_record_that_cannot_be_read_changes_no_route_and_is_named_onc
     garbage_changes_nothing(&mut cluster, put, remove);
 }
 
-/// Writes a record of a host that is not there.
+/// Writes the record of a host that does not exist.
 fn put_peer(cluster: &Cluster, subnet: &str, mac: &str) {
     let record = format!(
         r#"{{"PublicIP":"192.168.64.99","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
@@ -92,8 +92,8 @@ fn put_peer(cluster: &Cluster, subnet: &str, mac: &str) {
     cluster.etcd.etcdctl(&["put", &format!("/coreos.com/network/subnets/{subnet}"), &record]).unwrap();
 }
 
-/// Lets something happen that the first host's watch can never hear of, so that it must list.
-fn behind_its_back(cluster: &mut Cluster, meanwhile: impl Fn(&Cluster)) {
+/// Makes changes while the first host's watch is compacted, so that it must list.
+fn with_compacted_watch(cluster: &mut Cluster, meanwhile: impl Fn(&Cluster)) {
     cluster.daemon(0).signal(libc::SIGSTOP).unwrap();
     cluster.etcd.restart().unwrap();
     meanwhile(cluster);
@@ -104,7 +104,7 @@ fn behind_its_back(cluster: &mut Cluster, meanwhile: impl Fn(&Cluster)) {
 }
 
 #[test]
-fn u2_and_u3_a_second_and_a_third_list_change_the_peer_that_changed_and_nothing_else() {
+fn u2_and_u3_further_lists_change_only_the_changed_peer() {
     let mut cluster = Cluster::new(2);
     cluster.configure(VXLAN);
     let subnet = "10.5.250.0-24";
@@ -120,7 +120,7 @@ fn u2_and_u3_a_second_and_a_third_list_change_the_peer_that_changed_and_nothing_
     let (own, routes, device) = (cluster.subnet(0), cluster.routes(0), cluster.device(0));
     let monitor = watch_routes(&cluster, 0);
     for mac in ["0e:00:00:00:00:02", "0e:00:00:00:00:03"] {
-        behind_its_back(&mut cluster, |cluster| put_peer(cluster, subnet, mac));
+        with_compacted_watch(&mut cluster, |cluster| put_peer(cluster, subnet, mac));
         eventually(PATIENCE, || knows(&cluster, mac)).expect("the list tells what the watch missed");
     }
     assert_eq!((cluster.subnet(0), cluster.routes(0), cluster.device(0)), (own, routes, device));
@@ -133,9 +133,9 @@ fn u2_and_u3_a_second_and_a_third_list_change_the_peer_that_changed_and_nothing_
 }
 
 #[test]
-fn u9_a_host_that_lost_its_device_and_its_files_has_the_same_address_again() {
+fn u9_a_host_that_lost_device_and_files_gets_the_same_mac() {
     let mut cluster = Cluster::running(2);
-    // The id was in a file that is lost, so it is another one.
+    // The lost files include the ID, so it changes.
     let records = |cluster: &Cluster| {
         let without_id =
             |(key, record): (String, String)| (key, record.split(r#","NodeID""#).next().map(str::to_owned));
@@ -153,7 +153,7 @@ fn u9_a_host_that_lost_its_device_and_its_files_has_the_same_address_again() {
 }
 
 #[test]
-fn u12_an_authority_is_enough_and_is_read_again_when_it_was_replaced() {
+fn u12_a_ca_file_suffices_and_is_reread_when_replaced() {
     let files = Certificates::new();
     let mut cluster = Cluster::with_etcd(1, files.one_sided());
     cluster.configure(VXLAN);

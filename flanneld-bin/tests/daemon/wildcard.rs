@@ -1,6 +1,6 @@
-//! Texts that leave something out.
+//! Patterns with `...` for any text.
 
-/// Whether a text is as the pattern says, with anything in the place of each `...`, also nothing.
+/// Whether a text matches a pattern, in which each `...` stands for any text, also none.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let parts: Vec<&str> = pattern.split("...").collect();
     let [first, between @ .., last] = parts.as_slice() else { return text == pattern };
@@ -13,7 +13,7 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
 }
 
 #[test]
-fn anything_stands_where_something_is_left_out_and_nothing_else_differs() {
+fn dots_match_any_text_and_everything_else_itself() {
     for (pattern, text) in [
         ("a", "a"),
         ("a ... d", "a b\nc d"),

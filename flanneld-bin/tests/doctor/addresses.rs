@@ -1,12 +1,12 @@
-//! The interface and the public address.
+//! Findings about the interface and the public address.
 
 use flannel_testing::eventually;
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 use crate::site::{Report, Site, flags};
 
-/// Doctor with flags of its own about the interface.
-fn look(site: &Site, interface: &[String]) -> Report {
+/// Runs doctor with these interface flags.
+fn doctor_with(site: &Site, interface: &[String]) -> Report {
     let daemon = site.cluster.command_without_interface(0);
     let mut command = site.command(std::path::Path::new(daemon.get_program()));
     command.args(["doctor", "--json"]).args(daemon.get_args()).args(interface);
@@ -14,7 +14,7 @@ fn look(site: &Site, interface: &[String]) -> Report {
 }
 
 #[test]
-fn an_interface_that_does_not_serve_is_replaced_by_one_that_does() {
+fn an_unusable_interface_is_replaced_by_a_usable_one() {
     let site = Site::of(Cluster::new(1));
     site.cluster.configure(VXLAN);
     site.shell(
@@ -31,20 +31,20 @@ fn an_interface_that_does_not_serve_is_replaced_by_one_that_does() {
         if !flag.starts_with("-iface") {
             wrong.insert(0, "-iface=eth0".to_owned());
         }
-        let report = look(&site, &wrong);
+        let report = doctor_with(&site, &wrong);
         let finding = report.finding(id).unwrap_or_else(|| panic!("{flag}: {:#?}", report.findings));
         assert_eq!(flags(finding), ["-iface=eth0"], "{finding:#}");
-        let cured = look(&site, &flags(finding));
+        let cured = doctor_with(&site, &flags(finding));
         assert!(cured.findings.is_empty(), "{flag}: {:#?}", cured.findings);
     }
 }
 
 #[test]
-fn without_a_default_route_an_interface_is_named() {
+fn without_a_default_route_the_cure_names_an_interface() {
     let site = Site::of(Cluster::new(1));
     site.cluster.configure(VXLAN);
-    let report = look(&site, &[]);
+    let report = doctor_with(&site, &[]);
     let finding = report.finding("interface").unwrap_or_else(|| panic!("{:#?}", report.findings));
-    let cured = eventually(PATIENCE, || look(&site, &flags(finding)).findings.is_empty());
+    let cured = eventually(PATIENCE, || doctor_with(&site, &flags(finding)).findings.is_empty());
     cured.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Rules of others in the way of the network's packets.
+//! Findings about foreign rules that block the network's packets.
 
 use flannel_testing::check_requirements;
 
@@ -15,7 +15,7 @@ fn with_pods(flags: &[&str], config: &str) -> (Site, Vec<flannel_testing::Pod>) 
 }
 
 #[test]
-fn the_rule_that_drops_the_tunnels_datagrams_is_printed_and_stepped_over() {
+fn a_rule_that_drops_tunnel_datagrams_is_printed_and_bypassed() {
     let (site, pods) = with_pods(&[], VXLAN);
     let ufw = "iptables -N ufw-before-input; iptables -A INPUT -j ufw-before-input
         iptables -A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -49,7 +49,7 @@ END";
 }
 
 #[test]
-fn the_policy_that_docker_sets_and_tables_of_others_are_found_in_the_way_of_pods() {
+fn dockers_policy_and_foreign_tables_that_block_pods_are_found() {
     let (site, pods) = with_pods(&["-iptables-forward-rules=false"], VXLAN);
     let finding = site.cycle("firewall-drops-pods", || drop(site.shell("iptables -P FORWARD DROP")));
     assert!(what(&finding).contains("-P FORWARD DROP"), "{finding:#}");
@@ -65,10 +65,10 @@ fn the_policy_that_docker_sets_and_tables_of_others_are_found_in_the_way_of_pods
 }
 
 #[test]
-fn our_own_rules_that_are_missing_are_put_back_by_the_printed_commands() {
+fn the_printed_commands_restore_our_missing_rules() {
     for config in [VXLAN, NFTABLES] {
         let (mut site, _pods) = with_pods(&["-ip-masq"], config);
-        // A daemon that runs would put them back by itself.
+        // A running daemon would restore them.
         site.cluster.daemon(0).terminate(PATIENCE).unwrap();
         let finding = site.cycle("firewall-rules", || drop(site.shell("nft flush ruleset")));
         assert!(commands(&finding)[0].contains("10.5.0.0/16"), "{finding:#}");
@@ -76,22 +76,22 @@ fn our_own_rules_that_are_missing_are_put_back_by_the_printed_commands() {
 }
 
 #[test]
-fn a_table_that_iptables_cannot_show_is_left_for_nftables() {
+fn a_table_that_iptables_cannot_list_gets_an_nft_command() {
     let mut site = Site::running(1);
     let before = site.ids();
     site.shell("nft 'add rule ip filter FORWARD meta time > 1 counter'");
-    let finding = site.finds("iptables-not-shown");
+    let finding = site.wait_for_finding("iptables-not-shown");
     assert!(commands(&finding)[0].contains("\"EnableNFTables\":true"), "{finding:#}");
     site.apply(&finding);
-    assert_eq!(site.asked(), "systemctl restart flanneld\n");
+    assert_eq!(site.calls(), "systemctl restart flanneld\n");
     site.cluster.daemon(0).terminate(PATIENCE).unwrap();
     site.cluster.start(0);
     site.cluster.wait_until_ready(0);
-    site.is_as(&before, "iptables-not-shown");
+    site.wait_until_cured(&before, "iptables-not-shown");
 }
 
 #[test]
-fn programs_that_fail_are_installed_anew() {
+fn failing_programs_are_reinstalled() {
     let site = Site::new(1);
     let before = site.ids();
     site.stand_in("iptables-save", "echo 'Segmentation fault' >&2; exit 139");

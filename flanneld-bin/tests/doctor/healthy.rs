@@ -1,4 +1,4 @@
-//! Where nothing is wrong, nothing is found; where nothing was ever, only what keeps a daemon from starting.
+//! Healthy hosts without findings, and hosts without a daemon.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, PATIENCE, VXLAN, check_ping};
 use crate::site::{Report, Site};
 
 #[test]
-fn on_a_healthy_node_of_three_nothing_is_found_whatever_carries_the_traffic() {
+fn a_healthy_node_has_no_findings_with_any_backend() {
     for backend in [
         r#"{"Type":"vxlan"}"#,
         r#"{"Type":"vxlan","DirectRouting":true}"#,
@@ -21,7 +21,7 @@ fn on_a_healthy_node_of_three_nothing_is_found_whatever_carries_the_traffic() {
         let pods: Vec<_> = (0..3).map(|host| cluster.add_pod(host)).collect();
         check_ping(&pods[0], &pods[1]);
         let site = Site::of(cluster);
-        // That two of them reach each other does not say that the third one is known.
+        // A ping between two hosts does not prove that they have the third.
         let healthy = eventually(PATIENCE, || {
             let report = site.doctor();
             if (report.status, report.findings.len()) == (0, 0) {
@@ -35,7 +35,7 @@ fn on_a_healthy_node_of_three_nothing_is_found_whatever_carries_the_traffic() {
 }
 
 #[test]
-fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_takes_the_flags_of_the_daemon_that_runs() {
+fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_uses_the_daemons_flags() {
     let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd10:5::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
     let mut cluster = Cluster::new(2);
     cluster.configure(config);
@@ -59,7 +59,7 @@ fn a_dual_stack_node_with_nftables_is_healthy_and_doctor_takes_the_flags_of_the_
 }
 
 #[test]
-fn a_node_whose_etcd_is_away_has_that_fault_and_no_other() {
+fn a_node_whose_etcd_is_down_has_only_that_finding() {
     let mut cluster = Cluster::running(2);
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
@@ -76,7 +76,7 @@ fn a_node_whose_etcd_is_away_has_that_fault_and_no_other() {
 }
 
 #[test]
-fn on_a_host_that_never_ran_it_doctor_tells_what_keeps_a_daemon_from_starting() {
+fn on_a_new_host_doctor_finds_what_prevents_a_start() {
     let mut site = Site::of(Cluster::new(1));
     site.cluster.configure(VXLAN);
     let report = site.doctor();

@@ -1,4 +1,4 @@
-//! What the host itself must offer.
+//! Findings about the host itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, PATIENCE, UDP};
 use crate::site::{Report, Site, commands, what};
 
 #[test]
-fn without_the_capability_doctor_says_so_and_how_the_program_gets_it() {
+fn a_missing_capability_is_found_and_granted() {
     let site = Site::new(1);
     let copy = site.path("flanneld");
     copy_program(Path::new(env!("CARGO_BIN_EXE_flanneld")), &copy).unwrap();
@@ -29,12 +29,12 @@ fn without_the_capability_doctor_says_so_and_how_the_program_gets_it() {
 }
 
 #[test]
-fn who_is_not_root_is_told_that_more_may_be_wrong() {
+fn without_root_doctor_warns_of_incomplete_findings() {
     let site = Site::running(1);
     site.stand_in("sudo", r#"exec "$@""#);
     let doctor = site.doctor_command();
     let mut command = Command::new(program("setpriv", "util-linux").unwrap());
-    // Another user would not find the program in a private build directory.
+    // Another user could not read a private build directory.
     command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]);
     command.arg(doctor.get_program()).args(doctor.get_args());
     let report = Report::of(&output_in(&site.cluster.lab.hosts[0].namespace, command).unwrap());
@@ -45,25 +45,25 @@ fn who_is_not_root_is_told_that_more_may_be_wrong() {
 }
 
 #[test]
-fn a_missing_tun_device_and_missing_programs_are_put_in_their_place() {
+fn a_missing_tun_device_and_missing_programs_are_restored() {
     let mut site = Site::of(Cluster::new(1));
     site.cluster.configure(UDP);
-    site.make_room();
+    site.unshare_mounts();
     let finding = site.cycle("tun-device", || drop(site.shell("mount -t tmpfs none /dev/net")));
-    assert!(site.asked().contains("modprobe tun"), "{finding:#}");
+    assert!(site.calls().contains("modprobe tun"), "{finding:#}");
 
-    // The package manager brings back what was hidden.
+    // The fake package manager restores the hidden program.
     site.stand_in("apt-get", r#"umount "$(readlink -f /usr/sbin/iptables)""#);
     let hide = r#"mount --bind /dev/null "$(readlink -f /usr/sbin/iptables)""#;
     site.cycle("firewall-program", || drop(site.shell(hide)));
-    assert!(site.asked().contains("apt-get install -y iptables"));
+    assert!(site.calls().contains("apt-get install -y iptables"));
 }
 
 #[test]
-fn an_old_kernel_that_leaves_checksums_to_the_interface_below_is_told_not_to() {
+fn checksum_offload_is_disabled_on_old_kernels() {
     program("ethtool", "ethtool").unwrap();
     let mut site = Site::running(1);
-    site.make_room();
+    site.unshare_mounts();
     let release = site.path("osrelease");
     std::fs::write(&release, "5.4.0-150-generic\n").unwrap();
     let pretend = format!("mount --bind {} /proc/sys/kernel/osrelease", release.display());
@@ -72,7 +72,7 @@ fn an_old_kernel_that_leaves_checksums_to_the_interface_below_is_told_not_to() {
 }
 
 #[test]
-fn whoever_holds_the_port_or_the_tunnel_is_named_and_made_to_let_go() {
+fn a_process_that_holds_the_port_or_the_tunnel_is_named_and_stopped() {
     let mut site = Site::new(1);
     let namespace = site.cluster.lab.hosts[0].namespace.clone();
     let mut command = Command::new(program("perl", "perl-base").unwrap());

@@ -1,4 +1,4 @@
-//! Doctor: each fault is made in a lab, seen by its name, cured by the commands that are printed, and gone.
+//! `flanneld doctor`: each test makes a fault in a lab, finds it, runs the printed cure, and finds it gone.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "../daemon/certificates.rs"]

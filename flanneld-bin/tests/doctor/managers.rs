@@ -1,4 +1,4 @@
-//! Network managers that look after the tunnel's device.
+//! Findings about network managers that manage the tunnel device.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::site::Site;
 
 const NETWORKD: &str = "/usr/lib/systemd/systemd-networkd";
 
-/// A file for everything, as some distributions bring it, and a place for networkd to write.
+/// A networkd file that matches every link, as in some distributions, and networkd's directories.
 const FILES: &str = "mount -t sysfs -o ro none /sys
     mount -t tmpfs none /run/systemd
     mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp /etc/systemd/network
@@ -25,30 +25,30 @@ fn networkd(site: &Site) -> Process {
 }
 
 #[test]
-fn systemd_networkd_is_told_to_leave_the_device_alone() {
+fn the_device_becomes_unmanaged_by_networkd() {
     let mut site = Site::running(1);
-    site.make_room();
+    site.unshare_mounts();
     site.shell(FILES);
     let before = site.ids();
     let mut running = networkd(&site);
-    let finding = site.finds("networkd-manages-device");
+    let finding = site.wait_for_finding("networkd-manages-device");
     site.apply(&finding);
-    // Without a message bus it is reloaded by a start.
-    assert!(site.asked().contains("networkctl reload"));
+    // Without a message bus, a restart reloads it.
+    assert!(site.calls().contains("networkctl reload"));
     running.kill().unwrap();
     running = networkd(&site);
-    site.is_as(&before, "networkd-manages-device");
+    site.wait_until_cured(&before, "networkd-manages-device");
     drop(running);
 }
 
-/// NetworkManager needs a message bus to be run; what it writes down of a device is written by hand.
+/// NetworkManager needs a message bus, so the test writes its state files.
 #[test]
-fn network_manager_is_told_to_leave_the_device_alone() {
+fn the_device_becomes_unmanaged_by_network_manager() {
     let mut site = Site::running(1);
-    site.make_room();
+    site.unshare_mounts();
     site.shell("mkdir -p /run/NetworkManager /etc/NetworkManager && mount -t tmpfs none /run/NetworkManager");
     site.shell("mount -t tmpfs none /etc/NetworkManager && mkdir /run/NetworkManager/devices");
-    // What is mounted at /sys shows the links of the machine.
+    // /sys shows the links of the machine.
     let index = site.shell("ip -o link show flannel.1 | cut -d: -f1");
     let file = format!("/run/NetworkManager/devices/{}", index.trim());
     let reload = format!(
@@ -59,5 +59,5 @@ fn network_manager_is_told_to_leave_the_device_alone() {
     site.cycle("network-manager-manages-device", || {
         drop(site.shell(&format!("printf '[device]\\nmanaged=true\\n' > {file}")));
     });
-    eventually(PATIENCE, || site.asked().contains("nmcli general reload")).unwrap();
+    eventually(PATIENCE, || site.calls().contains("nmcli general reload")).unwrap();
 }

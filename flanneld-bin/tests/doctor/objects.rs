@@ -1,4 +1,4 @@
-//! What the kernel holds for the network.
+//! Findings about kernel objects.
 
 use flannel_testing::eventually;
 
@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, PATIENCE, check_ping};
 use crate::site::{Site, what};
 
 #[test]
-fn objects_that_are_gone_or_left_over_while_no_daemon_runs_are_named_and_put_right_by_one() {
+fn missing_and_stale_objects_are_found_and_a_daemon_repairs_them() {
     let mut site = Site::running(2);
     let pods = [site.cluster.add_pod(0), site.cluster.add_pod(1)];
     let (other, mac) = (site.cluster.subnet(1), site.cluster.mac(1));
@@ -29,22 +29,22 @@ fn objects_that_are_gone_or_left_over_while_no_daemon_runs_are_named_and_put_rig
         assert!(before.is_empty(), "{before:?}");
         site.cluster.daemon(0).kill().unwrap();
         site.shell(&fault);
-        let finding = site.finds(id);
+        let finding = site.wait_for_finding(id);
         assert!(what(&finding).contains(&named), "{fault}: {finding:#}");
         site.apply(&finding);
-        assert!(site.asked().ends_with("systemctl start flanneld\n"));
+        assert!(site.calls().ends_with("systemctl start flanneld\n"));
         site.cluster.start(0);
         site.cluster.wait_until_ready(0);
-        site.is_as(&before, id);
+        site.wait_until_cured(&before, id);
         check_ping(&pods[0], &pods[1]);
     }
 }
 
 #[test]
-fn what_a_daemon_cannot_put_right_is_named_with_what_is_in_its_way() {
+fn a_route_that_a_foreign_route_blocks_is_found() {
     let site = Site::running(2);
     let other = site.cluster.subnet(1);
-    // The smaller metric counts, and the daemon leaves what is not its own.
+    // The smaller metric takes precedence, and the daemon does not touch foreign routes.
     let route = format!("ip route replace {other} via 192.168.64.254 proto static");
     site.shell(&format!("ip route delete {other}; {route}"));
     let found = eventually(PATIENCE, || {
@@ -57,7 +57,7 @@ fn what_a_daemon_cannot_put_right_is_named_with_what_is_in_its_way() {
 }
 
 #[test]
-fn a_peer_whose_record_does_not_say_how_to_reach_it_is_named() {
+fn a_peer_with_an_incomplete_record_is_found() {
     let site = Site::of(Cluster::running(1));
     let finding = site.cycle("peer-unusable", || {
         let record = r#"{"PublicIP":"192.168.64.254","BackendType":"vxlan"}"#;

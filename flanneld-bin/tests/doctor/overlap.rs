@@ -1,4 +1,4 @@
-//! Other networks in the range of ours.
+//! Findings about overlapping networks.
 
 use flannel_testing::eventually;
 
@@ -6,7 +6,7 @@ use crate::cluster::{PATIENCE, VXLAN};
 use crate::site::{Site, what};
 
 #[test]
-fn links_and_routes_inside_the_network_are_taken_out_of_it() {
+fn foreign_links_and_routes_inside_the_network_are_removed() {
     let site = Site::running(2);
     let docker =
         "ip link add docker0 type bridge; ip address add 10.5.200.1/24 dev docker0; ip link set docker0 up";
@@ -20,7 +20,7 @@ fn links_and_routes_inside_the_network_are_taken_out_of_it() {
 }
 
 #[test]
-fn a_network_on_top_of_the_underlay_is_moved_to_a_free_range() {
+fn a_network_that_overlaps_the_underlay_is_moved() {
     let site = Site::new(1);
     site.shell("ip link add docker0 type bridge; ip address add 10.5.0.1/24 dev docker0");
     site.cluster.configure(r#"{"Network":"10.244.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#);
@@ -33,7 +33,7 @@ fn a_network_on_top_of_the_underlay_is_moved_to_a_free_range() {
 }
 
 #[test]
-fn the_device_for_peers_without_a_tunnel_is_in_nobodys_way() {
+fn the_device_for_udp_peers_is_no_finding() {
     let site = Site::running(2);
     let before = site.ids();
     let record = r#"{"PublicIP":"192.168.64.254","BackendType":"udp"}"#;
@@ -42,5 +42,5 @@ fn the_device_for_peers_without_a_tunnel_is_in_nobodys_way() {
         !site.shell("ip route show 10.5.0.0/16 dev flannel0 2>/dev/null; true").is_empty()
     })
     .unwrap();
-    site.is_as(&before, "nothing");
+    site.wait_until_cured(&before, "nothing");
 }

@@ -1,4 +1,4 @@
-//! The registry: whether it answers, what is in it, what time it is there, and the certificates for it.
+//! Findings about the registry: reachability, records, clock and certificates.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,19 +15,19 @@ use crate::cluster::{Cluster, SWITCH, VXLAN};
 use crate::site::{Report, Site, commands, flags, what};
 
 #[test]
-fn an_etcd_that_does_not_answer_is_started_where_the_endpoints_say() {
+fn an_unreachable_etcd_is_started_on_the_hosts_of_the_endpoints() {
     let mut site = Site::new(1);
     let before = site.ids();
     site.cluster.etcd.stop().unwrap();
-    let finding = site.finds("registry-unreachable");
+    let finding = site.wait_for_finding("registry-unreachable");
     site.apply(&finding);
-    assert_eq!(site.asked(), format!("ssh {SWITCH} systemctl start etcd\n"));
+    assert_eq!(site.calls(), format!("ssh {SWITCH} systemctl start etcd\n"));
     site.cluster.etcd.restart().unwrap();
-    site.is_as(&before, "registry-unreachable");
+    site.wait_until_cured(&before, "registry-unreachable");
 }
 
 #[test]
-fn a_configuration_that_is_missing_or_wrong_is_written() {
+fn a_missing_or_invalid_config_is_written() {
     let site = Site::new(1);
     let erase = || drop(site.cluster.etcd.etcdctl(&["del", "/coreos.com/network/config"]).unwrap());
     site.cycle("config-missing", erase);
@@ -42,7 +42,7 @@ fn a_configuration_that_is_missing_or_wrong_is_written() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_is_removed() {
+fn a_malformed_record_is_removed() {
     let site = Site::running(1);
     let leases = site.cluster.leases();
     let put = |key: &str, value: &str| {
@@ -55,7 +55,7 @@ fn a_record_that_cannot_be_read_is_removed() {
 }
 
 #[test]
-fn in_the_v2_store_records_are_removed_by_its_own_commands() {
+fn records_in_the_v2_store_are_removed_with_v2_commands() {
     let options = EtcdOptions { enable_v2: true, ..EtcdOptions::default() };
     let site = Site::of(Cluster::with_etcd(1, options));
     site.cluster.etcdctl_v2(&["set", "/coreos.com/network/config", VXLAN]);
@@ -66,10 +66,10 @@ fn in_the_v2_store_records_are_removed_by_its_own_commands() {
 }
 
 #[test]
-fn an_etcd_that_asks_for_a_password_is_given_one() {
+fn an_etcd_with_authentication_gets_a_password() {
     let mut site = Site::new(1);
     site.cluster.etcd.require_password("very secret").unwrap();
-    let finding = site.finds("registry-refuses");
+    let finding = site.wait_for_finding("registry-refuses");
     let given = flags(&finding)
         .into_iter()
         .map(|flag| flag.replace("NAME", "root").replace("PASSWORD", "very secret"));
@@ -78,13 +78,13 @@ fn an_etcd_that_asks_for_a_password_is_given_one() {
     assert!(report.findings.is_empty(), "{:#?}", report.findings);
 }
 
-/// Between host and etcd, an etcd whose clock is two hours ahead, until it is put right.
-struct Clockwork {
+/// A proxy that makes etcd's clock appear two hours ahead until it is corrected.
+struct ClockProxy {
     address: SocketAddr,
     is_wrong: Arc<AtomicBool>,
 }
 
-impl Clockwork {
+impl ClockProxy {
     fn start(namespace: &Namespace) -> Self {
         let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
         let address = listener.local_addr().unwrap();
@@ -96,17 +96,17 @@ impl Clockwork {
                 let Ok(server) = server else { continue };
                 let (from_client, to_client) = (client.try_clone().unwrap(), client);
                 let (from_server, to_server) = (server.try_clone().unwrap(), server);
-                thread::spawn(move || pass(from_client, to_server, None));
+                thread::spawn(move || forward(from_client, to_server, None));
                 let flag = Arc::clone(&flag);
-                thread::spawn(move || pass(from_server, to_client, Some(flag)));
+                thread::spawn(move || forward(from_server, to_client, Some(flag)));
             }
         });
         Self { address, is_wrong }
     }
 }
 
-/// Passes bytes on; what stands in a header about the date is two hours later, if it is to be wrong.
-fn pass(mut from: TcpStream, mut to: TcpStream, is_wrong: Option<Arc<AtomicBool>>) {
+/// Forwards bytes, with the `Date` header two hours later if `is_wrong`.
+fn forward(mut from: TcpStream, mut to: TcpStream, is_wrong: Option<Arc<AtomicBool>>) {
     let mut buffer = [0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let bytes = &mut buffer[..length];
@@ -124,22 +124,22 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_wrong: Option<Arc<AtomicBool>
 }
 
 #[test]
-fn a_clock_that_differs_from_etcds_is_set() {
+fn a_clock_that_differs_from_etcd_is_set() {
     let mut site = Site::new(1);
-    let clockwork = Clockwork::start(&site.cluster.lab.hosts[0].namespace);
+    let clockwork = ClockProxy::start(&site.cluster.lab.hosts[0].namespace);
     site.flags = vec![format!("-etcd-endpoints=http://{}", clockwork.address)];
     let before = site.ids();
     clockwork.is_wrong.store(true, Ordering::SeqCst);
-    let finding = site.finds("clock-skew");
+    let finding = site.wait_for_finding("clock-skew");
     assert!(what(&finding).contains("behind"), "{finding:#}");
     site.apply(&finding);
-    assert_eq!(site.asked(), "timedatectl set-ntp true\n");
+    assert_eq!(site.calls(), "timedatectl set-ntp true\n");
     clockwork.is_wrong.store(false, Ordering::SeqCst);
-    site.is_as(&before, "clock-skew");
+    site.wait_until_cured(&before, "clock-skew");
 }
 
 #[test]
-fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named() {
+fn expired_certificates_are_replaced_and_unusable_files_are_named() {
     let files = Certificates::new();
     files.issue_one("good", |_| {});
     let mut site = Site::of(Cluster::with_etcd(1, files.options_for(Some("good"))));
@@ -152,17 +152,17 @@ fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named
         files.issue_one("client", |params| {
             (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
         });
-        let finding = site.finds(id);
+        let finding = site.wait_for_finding(id);
         for line in commands(&finding) {
             let new = |file: &str| files.path(file).display().to_string();
             let line = line.replace("NEW-CERTIFICATE.pem", &new("good.pem"));
             site.shell(&line.replace("NEW-KEY.pem", &new("good-key.pem")));
         }
-        site.is_as(&before, id);
+        site.wait_until_cured(&before, id);
     }
     let wrong = [flag("cafile", "ca.pem"), flag("certfile", "client.pem"), flag("keyfile", "server-key.pem")];
     let good = std::mem::replace(&mut site.flags, wrong.to_vec());
-    let finding = site.finds("registry-options");
+    let finding = site.wait_for_finding("registry-options");
     assert!(what(&finding).contains("server-key.pem"), "{finding:#}");
     assert_eq!(flags(&finding), ["-etcd-cafile=FILE", "-etcd-certfile=FILE", "-etcd-keyfile=FILE"]);
     site.flags = good;
@@ -171,7 +171,7 @@ fn certificates_out_of_date_are_replaced_and_files_that_cannot_be_used_are_named
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "certificates are judged by the wall clock")]
-fn a_certificate_in_its_last_days_is_a_warning() {
+fn a_certificate_that_expires_soon_is_a_warning() {
     let files = Certificates::new();
     let mut site = Site::new(1);
     let now = std::time::SystemTime::now();
@@ -181,7 +181,7 @@ fn a_certificate_in_its_last_days_is_a_warning() {
     });
     let file = files.path("late.pem");
     site.flags = vec![format!("-etcd-cafile={}", file.display())];
-    let finding = site.finds("certificate-expires-soon");
+    let finding = site.wait_for_finding("certificate-expires-soon");
     assert_eq!((finding["severity"].as_str(), site.doctor().status), (Some("warning"), 3));
     let new = files.path("client.pem").display().to_string();
     for line in commands(&finding) {
@@ -191,7 +191,7 @@ fn a_certificate_in_its_last_days_is_a_warning() {
 }
 
 #[test]
-fn flags_that_no_registry_can_be_opened_with_are_the_finding() {
+fn invalid_registry_flags_are_a_finding() {
     let site = Site::new(1);
     let mut command = site.doctor_command();
     command.arg("-etcd-certfile=/nosuch.pem");

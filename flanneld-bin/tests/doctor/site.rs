@@ -1,4 +1,4 @@
-//! A cluster whose first host doctor looks at, and what its cures are carried out with.
+//! A cluster whose first host doctor examines, with fake programs for its cures.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,34 +10,34 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, PATIENCE, VXLAN};
 
-/// Programs of a host that a lab has not, or that would change the machine: those that a test gives a meaning to.
+/// Programs that a lab lacks or that would change the machine; tests replace them by scripts.
 const STAND_INS: [&str; 8] =
     ["apt-get", "dnf", "modprobe", "networkctl", "nmcli", "ssh", "systemctl", "timedatectl"];
 
 pub(crate) struct Site {
     pub(crate) cluster: Cluster,
-    /// Flags for doctor, beside those of the daemon.
+    /// Flags for doctor in addition to the daemon's.
     pub(crate) flags: Vec<String>,
-    /// The first host's view of the files of the machine, if it has one of its own.
+    /// The first host's mount namespace, if it has its own.
     room: Option<Process>,
     tools: Directory,
 }
 
-/// What doctor said.
+/// The output of doctor.
 pub(crate) struct Report {
     pub(crate) status: i32,
     pub(crate) findings: Vec<Value>,
 }
 
 impl Site {
-    /// Hosts, an etcd with a configuration, and no daemon.
+    /// Creates hosts and an etcd with a config, without daemons.
     pub(crate) fn new(hosts: usize) -> Self {
         let site = Self::of(Cluster::new(hosts));
         site.cluster.configure(VXLAN);
         site
     }
 
-    /// Hosts with a daemon each.
+    /// Creates hosts with a daemon each.
     pub(crate) fn running(hosts: usize) -> Self {
         Self::of(Cluster::running(hosts))
     }
@@ -51,7 +51,7 @@ impl Site {
         site
     }
 
-    /// Says what a stand-in does, in the words of a shell.
+    /// Replaces a program by a shell script.
     pub(crate) fn stand_in(&self, name: &str, script: &str) {
         let path = self.tools.join(name);
         let asked = self.path("asked");
@@ -59,18 +59,18 @@ impl Site {
         write_program(&path, &script).unwrap();
     }
 
-    /// A file of the test's own.
+    /// The path of a file in the test's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.tools.join(name)
     }
 
-    /// What the stand-ins were asked, one a line.
-    pub(crate) fn asked(&self) -> String {
+    /// The calls of the replaced programs, one per line.
+    pub(crate) fn calls(&self) -> String {
         fs::read_to_string(self.path("asked")).unwrap_or_default()
     }
 
-    /// Gives the first host a view of the machine's files of its own: what is mounted there nobody else sees.
-    pub(crate) fn make_room(&mut self) {
+    /// Gives the first host its own mount namespace.
+    pub(crate) fn unshare_mounts(&mut self) {
         let mut command = Command::new(program("unshare", "util-linux").unwrap());
         let script = "echo ready >&2; exec sleep 600";
         command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
@@ -79,7 +79,7 @@ impl Site {
         self.room = Some(room);
     }
 
-    /// A program on the first host, in its view of the files.
+    /// Returns the command for a program on the first host, in its mount namespace.
     pub(crate) fn command(&self, program_file: &Path) -> Command {
         let Some(room) = &self.room else { return Command::new(program_file) };
         let mut command = Command::new(program("nsenter", "util-linux").unwrap());
@@ -91,7 +91,7 @@ impl Site {
         output_in(&self.cluster.lab.hosts[0].namespace, command).unwrap()
     }
 
-    /// Runs a line on the first host by a shell, which stops at the first command that fails.
+    /// Runs a shell script on the first host, up to the first failing command.
     pub(crate) fn shell(&self, line: &str) -> String {
         let mut command = self.command(Path::new("/bin/sh"));
         let path = format!("{}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", self.tools.path().display());
@@ -101,7 +101,7 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Doctor on the first host, with the flags of its daemon.
+    /// Returns the command for doctor on the first host, with the flags of its daemon.
     pub(crate) fn doctor_command(&self) -> Command {
         let daemon = self.cluster.command(0);
         let mut command = self.command(Path::new(daemon.get_program()));
@@ -117,26 +117,26 @@ impl Site {
         self.doctor().ids()
     }
 
-    /// Runs all commands of a finding's cure.
+    /// Runs the commands of a finding's cure.
     pub(crate) fn apply(&self, finding: &Value) {
         let commands = commands(finding);
         assert!(!commands.is_empty(), "{finding:#}");
         commands.iter().for_each(|line| drop(self.shell(line)));
     }
 
-    /// Makes a fault, sees it named, applies its cure, and sees it gone. The finding is returned.
+    /// Makes a fault, waits for its finding, applies the cure, waits until it is gone, and returns the finding.
     pub(crate) fn cycle(&self, id: &str, fault: impl FnOnce()) -> Value {
         let before = self.ids();
         assert!(!before.contains(id), "{id} was there before: {before:?}");
         fault();
-        let finding = self.finds(id);
+        let finding = self.wait_for_finding(id);
         self.apply(&finding);
-        self.is_as(&before, id);
+        self.wait_until_cured(&before, id);
         finding
     }
 
-    /// Waits until doctor names a fault.
-    pub(crate) fn finds(&self, id: &str) -> Value {
+    /// Waits until doctor has this finding, and returns it.
+    pub(crate) fn wait_for_finding(&self, id: &str) -> Value {
         let found = eventually(PATIENCE, || {
             let report = self.doctor();
             report.finding(id).cloned().ok_or_else(|| format!("{:#?}", report.findings))
@@ -146,8 +146,8 @@ impl Site {
         finding
     }
 
-    /// Waits until doctor finds no more than it did before.
-    pub(crate) fn is_as(&self, before: &BTreeSet<String>, id: &str) {
+    /// Waits until doctor has no findings but those from before.
+    pub(crate) fn wait_until_cured(&self, before: &BTreeSet<String>, id: &str) {
         let gone = eventually(PATIENCE, || {
             let report = self.doctor();
             if report.ids().is_subset(before) { Ok(()) } else { Err(format!("{:#?}", report.findings)) }
@@ -155,7 +155,7 @@ impl Site {
         gone.unwrap_or_else(|error| panic!("{id} is cured: {error}"));
     }
 
-    /// Writes a lease of another host into the registry, as upstream would.
+    /// Writes the lease of another host, as upstream does.
     pub(crate) fn lease(&self, key: &str, public: &str) {
         let record = format!(
             r#"{{"PublicIP":"{public}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0e:2a:00:00:00:{:02x}"}}}}"#,
@@ -183,7 +183,7 @@ impl Report {
     }
 }
 
-/// The lines of a cure for a shell.
+/// The commands of a cure.
 pub(crate) fn commands(finding: &Value) -> Vec<String> {
     texts(&finding["cure"]["commands"])
 }

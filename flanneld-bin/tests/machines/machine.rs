@@ -1,5 +1,4 @@
-//! A machine: a host of the lab with a root file system and a systemd of its own, on which commands are run as an operator
-//! types them.
+//! A machine: a host of the lab with its own root file system and systemd.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,11 +14,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The source directory on each machine, in which commands run.
 pub(crate) const SOURCE: &str = "/usr/src/flannel-rs";
 
-/// A running machine; dropping it switches it off.
+/// A running machine; dropping it stops it.
 pub(crate) struct Machine {
     pub(crate) name: String,
     namespace: Namespace,
-    /// The first process, seen from outside.
+    /// The PID of its init outside.
     first: u32,
     system: Process,
     cgroup: String,
@@ -87,26 +86,26 @@ impl Machine {
         output_in(&self.namespace, inside).unwrap()
     }
 
-    /// The same for a command that must succeed; what it wrote to its standard output.
+    /// Runs a command that must succeed and returns its standard output.
     pub(crate) fn get(&self, command: &str) -> String {
         let output = self.run(command);
         assert!(output.status.success(), "{}: {command}: {}", self.name, text(&output));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// A file of the machine, seen from outside.
+    /// The path of a file of the machine from outside.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.first))
     }
 
-    /// Writes a file there.
+    /// Writes a file on the machine.
     pub(crate) fn write(&self, inside: &str, text: &str) {
         let path = self.path(inside);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    /// What the unit wrote to its log, and systemd about it.
+    /// The journal of a unit.
     pub(crate) fn journal(&self, unit: &str) -> String {
         self.get(&format!("journalctl --no-pager -o cat -u {unit}"))
     }
@@ -115,7 +114,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.system.kill();
-        // The kernel takes its time to end all processes of the machine.
+        // The kernel needs time to kill all processes of the machine.
         let remove = format!(
             "mount -t cgroup2 cgroup2 /mnt; for i in $(seq 100); do [ -d /mnt/{0} ] || exit 0; \
              find /mnt/{0} -depth -type d -exec rmdir {{}} + 2>/dev/null; sleep 0.05; done",
@@ -127,7 +126,7 @@ impl Drop for Machine {
     }
 }
 
-/// What a command wrote.
+/// The output of a command.
 pub(crate) fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).trim().to_owned()

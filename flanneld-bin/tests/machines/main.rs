@@ -1,4 +1,4 @@
-//! Whole machines: a systemd, the files of `dist/` in their places, and the commands of the pages as an operator types them.
+//! Machines with systemd: the installed files of `dist/`, and the commands of the pages.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod machine;

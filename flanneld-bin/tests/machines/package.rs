@@ -1,4 +1,4 @@
-//! The Debian package's description, as far as it can be checked without building it.
+//! The Debian package, as far as it can be checked without building it.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use crate::machine::Machine;
 const MANIFEST: &str = include_str!("../../Cargo.toml");
 const FILES: &str = include_str!("../../../dist/files");
 
-/// What is installed where: source, destination and mode.
+/// The installed files: source, destination and mode.
 fn files() -> Vec<[&'static str; 3]> {
     let lines = FILES.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.split_whitespace().collect::<Vec<_>>().try_into().unwrap()).collect()
 }
 
 #[test]
-fn the_package_holds_what_the_script_installs() {
+fn the_package_has_the_files_that_the_script_installs() {
     let assets = MANIFEST.split_once("\nassets = [\n").unwrap().1.split_once("\n]").unwrap().0;
     let assets: Vec<[&str; 3]> = assets
         .lines()
         .map(|line| line.split('"').skip(1).step_by(2).collect::<Vec<_>>().try_into().unwrap())
         .collect();
-    // Paths of the package are relative to this crate, but for what is built; its licence it puts itself.
+    // Paths in the manifest are relative to this crate, except built programs; cargo-deb adds the licence.
     let expected: Vec<_> = files()
         .into_iter()
         .filter(|[_, destination, _]| !destination.ends_with("/copyright"))
@@ -39,7 +39,7 @@ fn the_package_holds_what_the_script_installs() {
 }
 
 #[test]
-fn every_file_of_the_package_is_there() {
+fn every_file_of_the_package_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for [source, ..] in files().iter().filter(|[source, ..]| !source.starts_with("target/")) {
         assert!(root.join(source).is_file(), "{source}");
@@ -55,7 +55,7 @@ fn every_file_of_the_package_is_there() {
 }
 
 #[test]
-fn the_packages_scripts_stop_and_forget_the_daemon_only_when_it_is_removed() {
+fn the_packages_scripts_stop_and_disable_the_daemon_only_on_removal() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = Machine::boot(&lab.hosts[0].namespace, "host-1");
     machine.get("scripts/install");
@@ -64,9 +64,13 @@ fn the_packages_scripts_stop_and_forget_the_daemon_only_when_it_is_removed() {
         machine.get("stat -c '%F %a' /run/flannel /run/xtables.lock"),
         "directory 755\nregular empty file 600"
     );
-    assert_eq!(machine.run("systemctl is-active flanneld").status.code(), Some(3), "not started by itself");
+    assert_eq!(
+        machine.run("systemctl is-active flanneld").status.code(),
+        Some(3),
+        "not started on installation"
+    );
     machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\n");
-    // It waits for an etcd, and is not started before it has one.
+    // The start job waits for etcd.
     machine.get("systemctl --no-block enable --now flanneld");
     machine.get("until systemctl show -p MainPID flanneld | grep -v =0; do sleep 0.05; done");
     machine.get("sh dist/debian/prerm upgrade 2");

@@ -1,5 +1,4 @@
-//! Runs a page: what stands behind a prompt is typed on the machine that the prompt names, and what stands below it must
-//! come out.
+//! Runs the commands of a page: each on the machine of its prompt, with the output below it.
 //!
 //! ```console
 //! host-1# etcdctl get key
@@ -7,8 +6,8 @@
 //! all# systemctl start flanneld
 //! ```
 //!
-//! `...` stands for anything, also for lines. A command whose output the page shows is a question, and asked again until
-//! the answer is right; every other one must succeed at once.
+//! `...` stands for any text, also for lines. A command with output is repeated until the output matches; any other command
+//! must succeed at once.
 
 use flannel_testing::eventually;
 
@@ -23,7 +22,7 @@ struct Step {
     output: Vec<String>,
 }
 
-/// Runs the commands of a part of a page, which begins with this heading.
+/// Runs the commands of the section with this heading.
 pub(crate) fn run(page: &str, heading: &str, machines: &[Machine]) {
     let part = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading:?}")).1;
     let steps = steps(part.split("\n## ").next().unwrap());
@@ -31,7 +30,7 @@ pub(crate) fn run(page: &str, heading: &str, machines: &[Machine]) {
     for step in steps {
         let named = |machine: &&Machine| step.who == "all" || step.who == machine.name;
         assert!(machines.iter().any(|machine| named(&machine)), "who is {}?", step.who);
-        machines.iter().filter(named).for_each(|machine| type_in(machine, &step, machines));
+        machines.iter().filter(named).for_each(|machine| run_step(machine, &step, machines));
     }
 }
 
@@ -62,7 +61,7 @@ fn steps_of_block(block: &str) -> Vec<Step> {
     steps
 }
 
-fn type_in(machine: &Machine, step: &Step, machines: &[Machine]) {
+fn run_step(machine: &Machine, step: &Step, machines: &[Machine]) {
     if let Some(arguments) = step.command.strip_prefix("scp ") {
         return copy(machine, arguments, machines);
     }
@@ -87,13 +86,13 @@ fn type_in(machine: &Machine, step: &Step, machines: &[Machine]) {
     done.unwrap_or_else(|error| panic!("{error}\njournal of flanneld:\n{}", machine.journal("flanneld")));
 }
 
-/// Whether the lines that the page shows are the output, with anything in the place of each `...`.
+/// Whether the output matches the lines of the page, in which `...` stands for any text.
 fn matches(expected: &[String], output: &str) -> bool {
     let expected = expected.join("\n");
     if expected.is_empty() {
         return true;
     }
-    // Columns may be wider here than there.
+    // Columns may be wider than on the page.
     let words = |text: &str| {
         let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
         lines.collect::<Vec<_>>().join("\n")
@@ -101,7 +100,7 @@ fn matches(expected: &[String], output: &str) -> bool {
     wildcard::matches(&words(&expected), &words(output))
 }
 
-/// Copies files to another machine, for which the lab has no ssh.
+/// Copies files to another machine in place of `scp`.
 fn copy(from: &Machine, arguments: &str, machines: &[Machine]) {
     let mut words: Vec<&str> = arguments.split_whitespace().collect();
     let (host, directory) = words.pop().unwrap().split_once(':').unwrap();
@@ -114,7 +113,7 @@ fn copy(from: &Machine, arguments: &str, machines: &[Machine]) {
 }
 
 #[test]
-fn what_a_page_shows_is_compared_but_for_what_it_leaves_out() {
+fn dots_on_a_page_match_any_text() {
     let is = |page: &str, output: &str| matches(&[page.to_owned()], output);
     assert!(is("a ... d", "a  b\nc d"));
     assert!(is("a\n...", "a\nb\nc"));
@@ -123,7 +122,7 @@ fn what_a_page_shows_is_compared_but_for_what_it_leaves_out() {
 }
 
 #[test]
-fn a_command_ends_where_its_text_does() {
+fn a_command_may_have_several_lines() {
     let steps =
         steps("```console\nall# cat >x <<'END'\na\nhost-1# b\nEND\nhost-1# one \\\n  two\nout\n```\n");
     let seen: Vec<_> =

@@ -1,10 +1,10 @@
-//! The files of `dist/`: whether systemd takes them, how far they lock the daemon in, and whether it works like that.
+//! The units in `dist/`: their validity, their sandboxing, and the daemon inside it.
 
 use flannel_testing::{Lab, LabOptions, eventually};
 
 use crate::machine::{Machine, PATIENCE, text};
 
-/// A unit as Docker's package brings it, for a Docker that does nothing.
+/// The unit of Docker's package, for a Docker that does nothing.
 const DOCKER: &str = "[Service]\nType=notify\nExecStart=/usr/bin/dockerd -H fd://\n";
 
 fn installed(lab: &Lab) -> Machine {
@@ -14,7 +14,7 @@ fn installed(lab: &Lab) -> Machine {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_units() {
+fn systemd_analyze_accepts_the_units() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     machine.write("/etc/systemd/system/docker.service", DOCKER);
@@ -25,21 +25,21 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let rated = machine.get("systemd-analyze security --no-pager --offline=true flanneld.service");
     let overall = rated.lines().rfind(|line| line.contains("Overall exposure level")).unwrap();
     assert!(overall.contains(" OK ") || overall.contains(" SAFE "), "{overall}");
-    // The drop-in is read, and its command is the one that runs.
+    // The drop-in is loaded, and its command is used.
     let docker = machine.get("systemctl show -p ExecStart -p Wants docker.service");
     assert!(docker.contains("$DOCKER_NETWORK_OPTIONS") && docker.contains("flanneld.service"), "{docker}");
 }
 
-/// Waits until the journal has some words about the daemon: what is written to it is there a moment later.
-fn wait_for_journal(machine: &Machine, words: &str) {
+/// Waits until the daemon's journal contains a text.
+fn wait_for_journal(machine: &Machine, text: &str) {
     eventually(PATIENCE, || {
-        let told = machine.journal("flanneld");
-        if told.contains(words) { Ok(()) } else { Err(told) }
+        let journal = machine.journal("flanneld");
+        if journal.contains(text) { Ok(()) } else { Err(journal) }
     })
     .unwrap();
 }
 
-/// What `/proc` says about the daemon.
+/// A field of the daemon's `/proc/PID/status`.
 fn status(machine: &Machine, field: &str) -> String {
     let line =
         machine.get(&format!("grep {field}: /proc/$(systemctl show -p MainPID --value flanneld)/status"));
@@ -56,7 +56,7 @@ fn configure(machine: &Machine, config: &str) {
 }
 
 #[test]
-fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
+fn the_daemon_works_inside_the_sandbox_of_its_unit() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     machine.write("/etc/default/flanneld", "FLANNELD_IFACE=eth0\nFLANNEL_OPTIONS=\"-ip-masq -v=1\"\n");
@@ -67,7 +67,7 @@ fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
         (format!(r#"{v6},"EnableNFTables":true,"Backend":{{"Type":"vxlan"}}"#), "flannel-v6.1"),
         (format!(r#"{v6},"Backend":{{"Type":"udp"}}"#), "flannel0"),
     ] {
-        // Other address families take a restart.
+        // A change of the address family needs a restart.
         machine.get("systemctl stop flanneld; ip link del flannel.1; ip link del flannel-v6.1; true");
         configure(&machine, &format!(r#"{{"Network":"10.5.0.0/16",{settings}}}"#));
         machine.get("systemctl start flanneld");
@@ -75,7 +75,7 @@ fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
         let tables = if settings.contains("NFT") { "nft list ruleset" } else { "iptables-save -t nat" };
         assert!(machine.get(tables).contains("masq"), "{settings}");
         if device != "flannel0" {
-            // A setting of the kernel that somebody changes is put right.
+            // A changed sysctl is restored.
             machine.get("sysctl -q -w net.ipv4.ip_forward=0");
             eventually(PATIENCE, || machine.get("sysctl -n net.ipv4.ip_forward") == "1").unwrap();
         }
@@ -84,7 +84,7 @@ fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
         let refused = |line: &&str| line.contains("not permitted") || line.contains("Read-only");
         assert_eq!(journal.lines().find(refused), None, "{journal}");
     }
-    // NET_ADMIN and NET_RAW (linux/capability.h), a filter of system calls, and no way to more.
+    // NET_ADMIN and NET_RAW (linux/capability.h), a seccomp filter, and no new privileges.
     assert_eq!(
         ["CapEff", "CapBnd", "CapAmb"].map(|set| status(&machine, set)),
         ["3000", "3000", "0"].map(|set| format!("{set:0>16}"))
@@ -107,7 +107,7 @@ fn the_daemon_does_all_its_work_with_just_what_its_unit_allows() {
 }
 
 #[test]
-fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
+fn an_invalid_flag_is_not_retried_and_a_crash_is_with_the_network_in_place() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
@@ -135,7 +135,7 @@ fn a_wrong_flag_is_not_tried_again_and_a_crash_is_with_the_network_in_place() {
 }
 
 #[test]
-fn the_device_of_the_udp_backend_outlives_a_kill_and_a_restart_and_ends_with_a_stop() {
+fn the_udp_device_survives_a_kill_and_a_restart_but_not_a_stop() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
@@ -156,7 +156,7 @@ fn the_device_of_the_udp_backend_outlives_a_kill_and_a_restart_and_ends_with_a_s
 }
 
 #[test]
-fn a_daemon_that_hangs_is_started_again() {
+fn a_daemon_that_hangs_is_restarted() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
     let show = |property: &str| machine.get(&format!("systemctl show -p {property} --value flanneld"));
@@ -176,10 +176,10 @@ fn a_daemon_that_hangs_is_started_again() {
 }
 
 #[test]
-fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
+fn networkd_does_not_manage_the_tunnel() {
     let lab = Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap();
     let machine = installed(&lab);
-    // An operator who has networkd manage everything.
+    // A configuration in which networkd manages every link.
     machine.write(
         "/etc/systemd/network/50-all.network",
         "[Match]\nName=*\n[Network]\nLinkLocalAddressing=no\nKeepConfiguration=no\n",
@@ -190,7 +190,7 @@ fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
     machine.get("systemctl start etcd systemd-networkd");
     configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     machine.get("systemctl start flanneld");
-    // What networkd says about a link (sd-network).
+    // networkd's state of a link (sd-network).
     let state = |link: &str| {
         let file = format!("/run/systemd/netif/links/$(cat /sys/class/net/{link}/ifindex)");
         text(&machine.run(&format!("sed -n s/ADMIN_STATE=//p {file}")))
@@ -199,7 +199,7 @@ fn networkd_leaves_the_tunnel_alone_whatever_else_it_is_told() {
         Some(state("other")).filter(|state| state == "configured").ok_or_else(|| state("other"))
     })
     .expect("networkd is at work");
-    // It is pending before networkd has looked at it.
+    // A link is pending until networkd processes it.
     eventually(PATIENCE, || {
         Some(state("flannel.1")).filter(|state| state == "unmanaged").ok_or_else(|| state("flannel.1"))
     })

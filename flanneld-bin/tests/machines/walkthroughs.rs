@@ -1,4 +1,4 @@
-//! The walk-throughs, command by command as they stand on their pages.
+//! The walk-throughs of the pages, command by command.
 
 use flannel_netlink::Netlink;
 use flannel_testing::{Lab, LabOptions, PingOptions, RunningPing};
@@ -12,7 +12,7 @@ const INSTALL: &str = include_str!("../../../docs/install.md");
 const QUICK: &str = include_str!("../../../docs/quick-start.md");
 const MOVING: &str = include_str!("../../../docs/moving-from-upstream.md");
 
-/// A Docker that makes its bridge, closes the host to forwarding as the real one does, and does nothing else.
+/// A fake Docker that only creates its bridge and sets the FORWARD policy to DROP.
 const DOCKERD: &str = r#"#!/bin/sh
 set -e
 ip link show docker0 >/dev/null 2>&1 || ip link add docker0 type bridge
@@ -30,7 +30,7 @@ systemd-notify --ready
 exec sleep infinity
 "#;
 
-/// What stands for upstream's daemon on the host that is moved.
+/// A simulation of upstream's daemon on the host that switches.
 const UPSTREAM: &str = include_str!("upstream.sh");
 
 fn boot(hosts: usize) -> (Lab, Vec<Machine>) {
@@ -61,7 +61,7 @@ fn three_hosts_with_etcd_v3_and_docker() {
 }
 
 #[test]
-fn three_hosts_with_etcd_v2_certificates_and_docker_as_the_guides_of_v0_11_have_it() {
+fn three_hosts_with_etcd_v2_certificates_and_docker() {
     let (_lab, machines) = boot(3);
     machines.iter().for_each(with_docker);
     page::run(INSTALL, "Three hosts, etcd's v2 interface with certificates, legacy unit", &machines);
@@ -74,7 +74,7 @@ fn two_hosts_with_containers_through_cni() {
 }
 
 #[test]
-fn a_running_node_is_moved_from_upstream_and_back_and_no_packet_is_lost() {
+fn a_running_node_switches_from_upstream_and_back_without_packet_loss() {
     let (lab, machines) = boot(2);
     page::run(MOVING, "Setup", &machines);
     machines[1].get("systemctl start flanneld");

@@ -1,4 +1,4 @@
-//! Lists of pages beside the source that knows what is to be listed.
+//! Lists in pages, compared with the code.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use flannel_core::{LeaseAttrs, SubnetKey};
 
 use crate::read;
 
-/// What stands in the first cells of the table below a heading, one by one and without backticks.
+/// The first cells of the table below a heading, split at commas, without backticks.
 fn first_cells(page: &str, heading: &str) -> BTreeSet<String> {
     let page = read(page);
     let part = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading}")).1;
@@ -27,7 +27,7 @@ fn the_pages_have_every_path_of_the_health_port_and_of_the_socket() {
 }
 
 #[test]
-fn the_reference_has_the_keys_and_the_members_of_records_as_they_are_written() {
+fn the_reference_lists_the_keys_and_the_members_of_records() {
     let full = r#"{"PublicIP":"192.168.64.1","PublicIPv6":"fc01::1","BackendType":"vxlan","BackendData":{"VNI":1},
         "BackendV6Data":{"VNI":1},"NodeID":"07070707070707070707070707070707","Other":1}"#;
     let record = LeaseAttrs::from_record(full).unwrap().to_record();

@@ -1,5 +1,5 @@
-//! The pages of the repository: every link leads somewhere, the book is whole and builds without a warning, and what a
-//! page shows of the sources is what stands there.
+//! The pages of the repository: links resolve, the book is complete and builds without warnings, and excerpts of sources are
+//! verbatim.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -15,7 +15,7 @@ mod page;
 
 /// The directory of the repository.
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is inside the repository")
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -23,7 +23,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every page, in the order of their paths.
+/// Every page, sorted by path.
 fn pages() -> Vec<Page> {
     fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -45,7 +45,7 @@ fn pages() -> Vec<Page> {
     pages
 }
 
-/// The page that a link leads to, as a path in the repository, and the place on it.
+/// The target of a link: a path in the repository, and the anchor.
 fn target(page: &Page, link: &str) -> (PathBuf, Option<String>) {
     let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
     let mut target = page.path.clone();
@@ -63,7 +63,7 @@ fn target(page: &Page, link: &str) -> (PathBuf, Option<String>) {
 }
 
 #[test]
-fn every_link_of_every_page_leads_somewhere() {
+fn every_link_resolves() {
     let pages = pages();
     let mut dead = Vec::new();
     let mut seen = 0;
@@ -71,22 +71,22 @@ fn every_link_of_every_page_leads_somewhere() {
         for link in page.links.iter().filter(|link| !link.contains("://")) {
             seen += 1;
             let (path, anchor) = target(page, link);
-            let is_there = match anchor {
+            let exists = match anchor {
                 None => root().join(&path).exists(),
                 Some(anchor) => pages.iter().any(|page| page.path == path && page.anchors.contains(&anchor)),
             };
-            if !is_there {
+            if !exists {
                 dead.push(format!("{}: {link}", page.path.display()));
             }
         }
     }
     assert!(seen > 100, "only {seen} links were found");
-    assert!(dead.is_empty(), "these links lead nowhere:\n{}", dead.join("\n"));
+    assert!(dead.is_empty(), "broken links:\n{}", dead.join("\n"));
 }
 
-/// A site has no directories to show, and turns every page into HTML.
+/// The site shows no directories, and converts pages to HTML.
 #[test]
-fn links_that_leave_the_book_lead_to_files_of_source() {
+fn links_out_of_the_book_point_to_source_files() {
     for page in pages().iter().filter(|page| page.path.starts_with("docs")) {
         for link in page.links.iter().filter(|link| !link.contains("://")) {
             let (path, _) = target(page, link);
@@ -96,7 +96,7 @@ fn links_that_leave_the_book_lead_to_files_of_source() {
             let is_page = path.extension().is_some_and(|extension| extension == "md");
             assert!(
                 root().join(&path).is_file() && !is_page,
-                "{}: {link} is no file of source, and the book cannot show it",
+                "{}: {link} is not a source file; the book cannot show it",
                 page.path.display()
             );
         }
@@ -104,29 +104,29 @@ fn links_that_leave_the_book_lead_to_files_of_source() {
 }
 
 #[test]
-fn the_contents_name_every_page_of_the_book_once() {
+fn the_summary_lists_every_page_once() {
     let contents = Page::read("docs/SUMMARY.md".into());
     let named: Vec<PathBuf> = contents.links.iter().map(|link| target(&contents, link).0).collect();
     let is_of_the_book = |page: &Page| page.path.starts_with("docs") && page.path != contents.path;
     let there: BTreeSet<PathBuf> = pages().into_iter().filter(is_of_the_book).map(|page| page.path).collect();
     assert_eq!(named.iter().cloned().collect::<BTreeSet<_>>(), there, "docs/SUMMARY.md and docs/");
-    assert_eq!(named.len(), there.len(), "docs/SUMMARY.md names a page twice");
+    assert_eq!(named.len(), there.len(), "docs/SUMMARY.md lists a page twice");
 }
 
-/// Code of a page that no compiler sees stands in a file that one sees, which is the last that was linked above it.
+/// Rust code on a page is an excerpt of a compiled file: the last one linked above.
 #[test]
-fn rust_on_a_page_of_the_book_is_an_excerpt_of_the_file_that_is_linked_above_it() {
+fn rust_code_in_the_book_is_an_excerpt_of_the_file_linked_above() {
     let mut seen = 0;
     for page in pages().iter().filter(|page| page.path.starts_with("docs")) {
         for block in page.blocks.iter().filter(|block| block.language == "rust") {
             seen += 1;
             let link = block.link_above.as_ref().unwrap_or_else(|| panic!("{:?}: no link above", page.path));
             let source = read(target(page, link).0);
-            // An excerpt may leave parts out, and is not indented as its source is.
+            // An excerpt may omit parts, and has its own indentation.
             for part in block.text.split("// ...\n") {
                 let (part, lines): (Vec<_>, Vec<_>) = (trimmed(part), trimmed(&source));
-                let stands_there = lines.windows(part.len()).any(|window| window == part);
-                assert!(stands_there, "{}: not in {link}:\n{}", page.path.display(), part.join("\n"));
+                let is_found = lines.windows(part.len()).any(|window| window == part);
+                assert!(is_found, "{}: not in {link}:\n{}", page.path.display(), part.join("\n"));
             }
         }
     }

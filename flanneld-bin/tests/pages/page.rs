@@ -1,4 +1,4 @@
-//! What stands on a page.
+//! A parsed page.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,19 +7,19 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use crate::read;
 
-/// A page, as far as the tests look at it.
+/// The parts of a page that the tests use.
 pub(crate) struct Page {
     /// Its path in the repository.
     pub(crate) path: PathBuf,
-    /// Where it leads to, pictures included.
+    /// The targets of its links and images.
     pub(crate) links: Vec<String>,
-    /// The places on it that a link can name: those that code hosts and the book give to its headings.
+    /// The anchors of its headings, as GitHub and mdbook generate them.
     pub(crate) anchors: BTreeSet<String>,
-    /// Its code.
+    /// Its code blocks.
     pub(crate) blocks: Vec<Block>,
 }
 
-/// A block of code.
+/// A code block.
 #[derive(Default)]
 pub(crate) struct Block {
     pub(crate) language: String,
@@ -33,7 +33,7 @@ impl Page {
         let text = read(&path);
         let mut page = Self { path, links: Vec::new(), anchors: BTreeSet::new(), blocks: Vec::new() };
         let (mut heading, mut block): (Option<String>, Option<Block>) = (None, None);
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest of a page is text to read")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "other events are text")]
         for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
             match event {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
@@ -65,12 +65,12 @@ impl Page {
     }
 }
 
-/// The name of a heading: its letters and digits, small, with a hyphen for each blank.
+/// The anchor of a heading: its letters and digits in lower case, with a hyphen for each blank.
 fn anchor(heading: &str) -> String {
-    let sign = |sign: char| match sign {
+    let convert = |c: char| match c {
         ' ' => Some('-'),
-        '-' | '_' => Some(sign),
-        _ => sign.is_alphanumeric().then(|| sign.to_ascii_lowercase()),
+        '-' | '_' => Some(c),
+        _ => c.is_alphanumeric().then(|| c.to_ascii_lowercase()),
     };
-    heading.trim().chars().filter_map(sign).collect()
+    heading.trim().chars().filter_map(convert).collect()
 }

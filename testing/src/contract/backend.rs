@@ -11,6 +11,7 @@ mod run;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_core::{ExternalInterface, LeaseAttrs, NetworkConfig, OpenBackend, SubnetKey};
@@ -48,6 +49,17 @@ pub trait BackendSubject {
     /// peer.
     fn unreachable_peer(&self, public: Ipv4Addr) -> Option<LeaseAttrs> {
         let _ = public;
+        None
+    }
+
+    /// Returns the endpoint that the backend uses for a peer with these attributes: its IPv4 address, unless the underlay
+    /// is IPv6.
+    fn endpoint_of(&self, attrs: &LeaseAttrs) -> Option<IpAddr> {
+        attrs.public.v4.map(Into::into)
+    }
+
+    /// Returns a directory that the backend keeps its state in, the same for each start. By default there is none.
+    fn state_dir(&self) -> Option<PathBuf> {
         None
     }
 

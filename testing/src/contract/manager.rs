@@ -73,10 +73,18 @@ pub trait LeaseManagerSubject: Send + Sync {
     /// not expire.
     fn min_ttl(&self) -> Option<Duration>;
 
-    /// Returns whether hosts choose their subnets. Return false and skip `chooses_subnet` if host number `n` is assigned
-    /// 10.5.`n`.0/24, and another subnet when that is revoked.
-    fn chooses_subnet(&self) -> bool {
-        true
+    /// Returns the subnet that is assigned to host number `host` now, which need not be in the network; another one after
+    /// it was revoked. Return `None` if hosts choose their subnets; otherwise skip `chooses_subnet`.
+    fn assigned_subnet(&self, host: u8) -> Option<SubnetKey> {
+        let _ = host;
+        None
+    }
+
+    /// Returns what peers see of host number `host` when it publishes these attributes: the same, unless the manager
+    /// overrides some.
+    fn published(&self, host: u8, attrs: LeaseAttrs) -> LeaseAttrs {
+        let _ = host;
+        attrs
     }
 
     /// Returns how late an answer, an event or the expiry of a lease may be.

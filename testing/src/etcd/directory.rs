@@ -37,10 +37,10 @@ impl DataDirectory {
     }
 }
 
-/// Chooses an address of 127.0.0.0/8 that nobody else is likely to use.
+/// Returns a random address in 127.0.0.0/8 that other programs are unlikely to use.
 #[must_use]
 pub fn random_loopback_address() -> Ipv4Addr {
     let [a, b, c, ..] = random().to_be_bytes();
-    // Neither 127.0.x.x, where people look for services, nor a first or last address.
+    // Avoids 127.0.x.x, where services usually listen, and the first and last addresses.
     Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))
 }

@@ -1,4 +1,4 @@
-//! A host of the lab, and the pods on it.
+//! A host of the lab, and its pods.
 
 use super::names::{Name, Names};
 use super::{
@@ -11,17 +11,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-/// The bridge of a host's pods, named as the CNI plugin names it.
+/// The bridge of a host's pods, named as by the CNI plugin.
 const POD_BRIDGE: &str = "cni0";
 
-/// A host: a namespace with an address on the underlay, that forwards packets.
+/// A host: a namespace with addresses on the underlay that forwards packets.
 #[derive(Debug)]
 pub struct Host {
-    /// Its name, such as `host-1`.
+    /// The name, such as `host-1`.
     pub name: String,
-    /// Where its daemon runs and its devices are.
+    /// The namespace of its daemon and devices.
     pub namespace: Namespace,
-    /// Its addresses on the underlay, IPv4 first; IPv6 if the kernel has it.
+    /// The addresses on the underlay: IPv4 first, and IPv6 if the kernel has it.
     pub addresses: Vec<IpNet>,
     pub(super) pods: AtomicU32,
     pub(super) switch: Namespace,
@@ -30,42 +30,42 @@ pub struct Host {
     pub(super) _name: Option<Name>,
 }
 
-/// A pod: a namespace with addresses of its host's subnet, whose default route is its host.
+/// A pod: a namespace with addresses from its host's subnet and a default route through its host.
 #[derive(Debug)]
 pub struct Pod {
-    /// Its name, such as `host-1-pod-1`.
+    /// The name, such as `host-1-pod-1`.
     pub name: String,
-    /// Where its programs run.
+    /// The namespace of its programs.
     pub namespace: Namespace,
-    /// Its addresses, one in each of the subnets given.
+    /// The addresses, one from each subnet.
     pub addresses: Vec<IpAddr>,
     _name: Option<Name>,
 }
 
 impl Host {
-    /// Its IPv4 address on the underlay.
+    /// Returns the IPv4 address on the underlay.
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.addresses.iter().find_map(|net| if let IpNet::V4(net) = net { Some(net.addr()) } else { None })
     }
 
-    /// Its IPv6 address on the underlay, if the kernel has IPv6.
+    /// Returns the IPv6 address on the underlay, if the kernel has IPv6.
     #[must_use]
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
         self.addresses.iter().find_map(|net| if let IpNet::V6(net) = net { Some(net.addr()) } else { None })
     }
 
-    /// Starts a pod: a namespace joined to the bridge `cni0` of this host, with the next free address of each
+    /// Creates a pod: a namespace connected to the bridge `cni0` of this host, with the next free address of each
     /// subnet.
     ///
-    /// The bridge is made with the first pod and has the first address of each subnet, which is the pods'
-    /// gateway, as the CNI plugin does it. `mtu` (bytes) is that of the overlay.
+    /// Creates the bridge with the first pod. The bridge has the first address of each subnet, the pods' gateway, as
+    /// the CNI plugin does. `mtu` (bytes) is that of the overlay.
     ///
     /// # Errors
-    /// [`LabError::SubnetFull`] when a subnet is too small for one more pod.
+    /// [`LabError::SubnetFull`] if a subnet has no free address.
     pub fn add_pod(&self, subnets: &[IpNet], mtu: u32) -> Result<Pod, LabError> {
         let number = next(&self.pods) + 1;
-        // The subnet's own address is the overlay device's, and the first one is the gateway.
+        // The subnet's own address belongs to the overlay device, and the first one is the gateway.
         let addresses = nth_addresses(subnets, 1 + u128::from(number))?;
         let gateways = nth_addresses(subnets, 1)?;
         self.ensure_bridge(&gateways, mtu)?;
@@ -80,18 +80,18 @@ impl Host {
         Ok(Pod { name, namespace, addresses, _name: handle })
     }
 
-    /// Pulls the cable: the host's link to the switch loses its carrier, all else stays.
+    /// Disconnects the host from the switch: its link loses the carrier.
     ///
     /// # Errors
-    /// Fails when the switch has lost the port.
+    /// Fails if the switch lost the port.
     pub fn unplug(&self) -> Result<(), LabError> {
         self.set_port(false)
     }
 
-    /// Puts the cable back, and waits until both ends of it carry packets.
+    /// Reconnects the host to the switch and waits until both ends pass packets.
     ///
     /// # Errors
-    /// Fails when the switch has lost the port, or the host its interface.
+    /// Fails if the switch lost the port, or the host its interface.
     pub fn plug(&self) -> Result<(), LabError> {
         self.set_port(true)?;
         wait_until_running(&mut Netlink::open_in(&self.switch)?, &self.port)?;
@@ -104,7 +104,7 @@ impl Host {
         Ok(netlink.change_link(port, &LinkChange { up: Some(up), ..LinkChange::default() })?)
     }
 
-    /// Creates the bridge of the pods unless it is there, and gives it the gateway addresses.
+    /// Creates the bridge of the pods if it is missing, and adds the gateway addresses.
     fn ensure_bridge(&self, gateways: &[IpNet], mtu: u32) -> Result<(), LabError> {
         let mut netlink = Netlink::open_in(&self.namespace)?;
         let index = match netlink.link(POD_BRIDGE)? {
@@ -119,20 +119,20 @@ impl Host {
 }
 
 impl Pod {
-    /// Its IPv4 address, if it has one.
+    /// Returns the IPv4 address, if there is one.
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None })
     }
 
-    /// Its IPv6 address, if it has one.
+    /// Returns the IPv6 address, if there is one.
     #[must_use]
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
         self.addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None })
     }
 }
 
-/// Address number `n` of each subnet, where its network address is number 0, with the subnet's prefix length.
+/// Returns address number `n` of each subnet with its prefix length; number 0 is the network address.
 fn nth_addresses(subnets: &[IpNet], n: u128) -> Result<Vec<IpNet>, LabError> {
     subnets.iter().map(|subnet| nth_address(*subnet, n).ok_or(LabError::SubnetFull(*subnet))).collect()
 }

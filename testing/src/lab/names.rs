@@ -1,4 +1,4 @@
-//! Names of namespaces, in the place where `ip netns` looks for them (`ip-netns(8)`).
+//! Names of namespaces in the directory of `ip netns` (`ip-netns(8)`).
 
 use crate::sys;
 use flannel_netlink::Namespace;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 const DIRECTORY: &str = "/run/netns";
 
-/// The names that one lab gives; none if it is anonymous.
+/// The names of a lab, or none if the lab is anonymous.
 #[derive(Debug)]
 pub(super) struct Names {
     prefix: Option<String>,
@@ -22,7 +22,7 @@ impl Names {
         Self { prefix: named.then(unique_prefix), kept: AtomicBool::new(false) }
     }
 
-    /// Gives `namespace` the name that ends in `name`, in a lab with names.
+    /// Gives `namespace` a name that ends in `name`, in a lab with names.
     pub(super) fn give(self: &Arc<Self>, name: &str, namespace: &Namespace) -> io::Result<Option<Name>> {
         let Some(prefix) = &self.prefix else {
             return Ok(None);
@@ -30,7 +30,7 @@ impl Names {
         let path = Path::new(DIRECTORY).join(format!("{prefix}-{name}"));
         fs::create_dir_all(DIRECTORY)?;
         File::create_new(&path)?;
-        // Made before the mount, so that a failure removes the file.
+        // Created before the mount, so that a failure removes the file.
         let name = Name { path, names: Arc::clone(self) };
         namespace.run(|| sys::bind_mount(Path::new("/proc/thread-self/ns/net"), &name.path))??;
         Ok(Some(name))
@@ -45,7 +45,7 @@ impl Names {
     }
 }
 
-/// One name, which is removed with its handle unless the lab's names are kept.
+/// A name that is removed with its handle, unless the lab keeps its names.
 #[derive(Debug)]
 pub(super) struct Name {
     path: PathBuf,
@@ -58,16 +58,15 @@ impl Drop for Name {
             return;
         }
         if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "name of a namespace could not be removed");
+            tracing::warn!(path = %self.path.display(), %error, "namespace name could not be removed");
         }
     }
 }
 
-/// Removes the name of a namespace that a lab has kept, as `ip netns delete` does. The namespace goes when
-/// nothing else holds it.
+/// Removes a name that a lab has kept, as `ip netns delete` does. The namespace ends once nothing else holds it.
 ///
 /// # Errors
-/// `InvalidInput` for what is not a name; `NotFound` when there is no such name.
+/// `InvalidInput` for an invalid name, `NotFound` if it does not exist.
 pub fn remove_name(name: &str) -> io::Result<()> {
     if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
         let message = format!("{name:?} is not the name of a namespace");
@@ -85,7 +84,7 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// A prefix that no other lab of this machine has now.
+/// Returns a prefix that no other lab on this machine has now.
 fn unique_prefix() -> String {
     static LABS: AtomicU32 = AtomicU32::new(1);
     let (process, lab) = (std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));

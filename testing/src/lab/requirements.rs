@@ -1,21 +1,21 @@
-//! What a lab needs of the kernel and of this process, tried out, with what to do where it lacks.
+//! Checks by trial what a lab needs of the kernel and this process, with the fix for each missing requirement.
 
 use flannel_netlink::{Error, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, VethPeer};
 use std::fmt;
 use std::fs;
 use std::sync::OnceLock;
 
-/// Capabilities by their bit in `/proc/self/status` (`linux/capability.h`), and what needs them.
+/// Capabilities by their bit in `/proc/self/status` (`linux/capability.h`), and their purpose.
 const CAPABILITIES: [(u32, &str, &str); 3] = [
     (12, "CAP_NET_ADMIN", "to create links and routes"),
     (13, "CAP_NET_RAW", "to ping and to capture"),
     (21, "CAP_SYS_ADMIN", "to create namespaces"),
 ];
 
-/// Finds out whether a lab can be set up here, by trying each thing in a namespace that is thrown away.
+/// Checks whether a lab can be created here, by trying each operation in a temporary namespace.
 ///
 /// # Errors
-/// Names everything that is missing, one line each, with what to do about it.
+/// Lists all missing requirements, one line each, with the fix.
 pub fn check_requirements() -> Result<(), Missing> {
     let mut missing = missing_capabilities();
     if missing.is_empty() {
@@ -30,20 +30,20 @@ pub fn check_requirements() -> Result<(), Missing> {
     if missing.is_empty() { Ok(()) } else { Err(Missing { missing }) }
 }
 
-/// As [`check_requirements`], but tries only once in the life of the process.
+/// Checks like [`check_requirements`], but only once per process.
 pub(super) fn check_once() -> Result<(), Missing> {
     static ANSWER: OnceLock<Result<(), Missing>> = OnceLock::new();
     ANSWER.get_or_init(check_requirements).clone()
 }
 
-/// What the machine or this process lacks for a lab.
+/// The requirements of a lab that the machine or this process lacks.
 #[derive(Clone, Eq, PartialEq, thiserror::Error)]
 pub struct Missing {
     missing: Vec<String>,
 }
 
 impl Missing {
-    /// One line for each thing that is missing.
+    /// Returns one line per missing requirement.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.missing.iter().map(String::as_str)
     }
@@ -51,12 +51,12 @@ impl Missing {
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no lab can be set up here:")?;
+        write!(f, "no lab can be created here:")?;
         self.missing.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
-/// Reads like the message, because a test sees it through `unwrap`.
+/// Formats like the message, because tests see it through `unwrap`.
 impl fmt::Debug for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -76,7 +76,7 @@ fn missing_capabilities() -> Vec<String> {
         .collect()
 }
 
-/// The set of effective capabilities in a `/proc/PID/status` (`proc_pid_status(5)`).
+/// Parses the effective capabilities of a `/proc/PID/status` (`proc_pid_status(5)`).
 fn effective_capabilities(status: &str) -> Option<u64> {
     let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(hex.trim(), 16).ok()
@@ -92,13 +92,13 @@ fn missing_in(namespace: &Namespace) -> Vec<String> {
     match Netlink::open_in(namespace) {
         Ok(mut netlink) => missing.extend(kinds().iter().filter_map(|link| missing_kind(&mut netlink, link))),
         Err(error) => {
-            missing.push(format!("a netlink socket ({error}): see whether a sandbox forbids AF_NETLINK"))
+            missing.push(format!("a netlink socket ({error}): check whether a sandbox forbids AF_NETLINK"))
         }
     }
     missing
 }
 
-/// One link of each kind that a lab and its overlay have.
+/// A link of each kind that a lab and its overlay use.
 fn kinds() -> [(&'static str, &'static str, NewLink); 3] {
     let peer = VethPeer { name: "b".to_owned(), mac: None, namespace: None };
     let vxlan = NewVxlan { vni: 1, port: Some(8472), ..NewVxlan::default() };
@@ -120,12 +120,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_missing_is_named_at_once() {
+    fn all_missing_requirements_are_listed() {
         let status = "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n";
         assert_eq!(effective_capabilities(status), Some(0xa804_25fb));
         assert_eq!(effective_capabilities("nothing"), None);
         let missing = Missing { missing: vec!["one: do this".to_owned(), "two: do that".to_owned()] };
-        assert_eq!(missing.to_string(), "no lab can be set up here:\n  one: do this\n  two: do that");
+        assert_eq!(missing.to_string(), "no lab can be created here:\n  one: do this\n  two: do that");
         assert_eq!(missing.lines().count(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! The backend of a simulated host: the three tables of VXLAN, kept by the same engine in the same order.
+//! The backend of a simulated host: the three tables of VXLAN, reconciled by the real engine in the real order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -16,15 +16,15 @@ use super::checker::InvariantChecker;
 use super::kernel::{Kernel, SimTable};
 use super::link::Link;
 
-/// Opens the backend of one life of one host.
+/// Opens the backend for one run of a host's process.
 pub(super) struct OpenSim {
     pub(super) host: usize,
     pub(super) kernel: Kernel,
     pub(super) link: Link,
     pub(super) checker: InvariantChecker,
-    /// The address of a new device.
+    /// The MAC address of a new device.
     pub(super) new_mac: Mac,
-    /// Whether the device of the life before is lost.
+    /// Whether the host rebooted and lost its device.
     pub(super) rebooted: bool,
 }
 
@@ -60,31 +60,31 @@ struct SimBackend {
     checker: InvariantChecker,
     data: Option<Json>,
     own: Option<SubnetKey>,
-    /// The peers that have a device in common, as a host's two leases have, so that one's end is not the other's. It is
-    /// where the last of them is.
+    /// The peers that share a device, such as two leases of one host. Removing one must keep the FDB entry of the
+    /// others; it points to the last of them.
     shared: BTreeMap<Mac, BTreeMap<Ipv4Net, Ipv4Addr>>,
     neighbours: Reconciler<SimTable<Ipv4Addr, Mac>>,
     fdb: Reconciler<SimTable<Mac, Ipv4Addr>>,
     routes: Reconciler<SimTable<Ipv4Net, Ipv4Addr>>,
 }
 
-/// Writes what the lease of a host says about its device.
+/// Returns the backend data of a lease.
 pub(super) fn data(mac: Mac) -> Option<Json> {
     Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).ok()
 }
 
-/// Reads it. The text has a fixed form here, so the cost of reading JSON in earnest is saved.
+/// Parses the MAC address of a lease. The format is fixed here, so a full JSON parser is not needed.
 fn mac_of(attrs: &LeaseAttrs) -> Option<Mac> {
     let text = attrs.backend_data.as_ref()?.as_str();
     text.strip_prefix(r#"{"VNI":1,"VtepMAC":""#)?.strip_suffix(r#""}"#)?.parse().ok()
 }
 
-/// Reads where a lease's subnet is, and by which device.
+/// Returns the subnet, device and address of a lease.
 pub(super) fn peer(subnet: SubnetKey, attrs: &LeaseAttrs) -> Option<(Ipv4Net, Mac, Ipv4Addr)> {
     Some((subnet.v4()?, mac_of(attrs)?, attrs.public.v4?))
 }
 
-/// Walks over what is known of the peers.
+/// Returns the subnet, device and address of each peer.
 fn vxlan_peers(peers: &PeerSet) -> impl Iterator<Item = (Ipv4Net, Mac, Ipv4Addr)> {
     peers.iter().filter_map(|lease| peer(lease.subnet, &lease.attrs))
 }
@@ -108,7 +108,7 @@ impl SimBackend {
             .tracker
             .set_all_desired(known.iter().map(|(subnet, ..)| (*subnet, subnet.addr())).collect());
         let mut by_device = known;
-        // Stable, so that the last peer of a device stays the last.
+        // The sort is stable, so the last peer of a device stays last.
         by_device.sort_by_key(|(_, mac, _)| *mac);
         self.shared.clear();
         for users in by_device.chunk_by(|one, other| one.1 == other.1).filter(|users| users.len() > 1) {
@@ -120,7 +120,7 @@ impl SimBackend {
             .set_all_desired(by_device.into_iter().map(|(_, mac, public)| (mac, public)).collect());
     }
 
-    /// Takes in what became of some peers: first who left their devices, then who has one.
+    /// Applies the changes of some peers: first those that left a device, then those that use one.
     fn set_some(&mut self, peers: &PeerSet, dirty: &BTreeSet<SubnetKey>) {
         let mut updated = Vec::new();
         for subnet in dirty {
@@ -160,7 +160,7 @@ impl SimBackend {
         self.record_shared(peers, &newly_shared);
     }
 
-    /// Finds out whose devices these are that more than one peer has.
+    /// Records the devices that more than one peer uses.
     fn record_shared(&mut self, peers: &PeerSet, newly_shared: &BTreeSet<Mac>) {
         if newly_shared.is_empty() {
             return;
@@ -175,7 +175,7 @@ impl SimBackend {
         }
     }
 
-    /// Takes in that a peer does not have a device any more.
+    /// Records that a peer no longer uses a device.
     fn leave(&mut self, subnet: Ipv4Net, mac: Mac) {
         if let Some(users) = self.shared.get_mut(&mac) {
             users.remove(&subnet);
@@ -189,17 +189,18 @@ impl SimBackend {
         }
     }
 
-    /// Returns where a device is that more than one peer has.
+    /// Returns the address of a shared device.
     fn last_of(&self, mac: &Mac) -> Option<Ipv4Addr> {
         self.shared.get(mac)?.values().next_back().copied()
     }
 
-    /// Looks whether a peer was told without a change though the store has had it, as it is, all the time.
+    /// Reports a violation if a peer was marked dirty although the store has had it unchanged throughout.
     fn check_spurious_change(&self, subnet: SubnetKey, peers: &PeerSet) {
         if peers.is_complete() && self.checker.is_settled(subnet, self.link.synced_at()) {
             let host = self.host;
-            self.checker
-                .violation(format_args!("host {host} was told of a change of {subnet}, which had none"));
+            self.checker.violation(format_args!(
+                "host {host} was notified of a change of {subnet} that did not happen"
+            ));
         }
     }
 
@@ -209,22 +210,23 @@ impl SimBackend {
         self.routes.tracker.mark_stale();
     }
 
-    /// Returns what a peer was last told to be.
+    /// Returns the device and address of a peer after the last sync.
     fn last_applied(&self, subnet: Ipv4Net) -> Option<(Mac, Ipv4Addr)> {
         let mac = self.neighbours.tracker.desired(&subnet.addr())?;
         let shared = self.shared.get(mac).and_then(|users| users.get(&subnet));
         Some((*mac, *shared.or_else(|| self.fdb.tracker.desired(mac))?))
     }
 
-    /// Looks whether a route was dropped though the store has had its peer all the time.
+    /// Reports a violation for each dropped route whose peer the store has had throughout.
     fn check_dropped_routes(&self) {
         let dropped = std::mem::take(&mut self.kernel.tables().dropped);
         let synced_at = self.link.synced_at();
         for subnet in dropped.into_iter().map(SubnetKey::from) {
             if Some(subnet) != self.own && self.checker.is_settled(subnet, synced_at) {
                 let host = self.host;
-                self.checker
-                    .violation(format_args!("host {host} dropped the route to {subnet}, which is there"));
+                self.checker.violation(format_args!(
+                    "host {host} dropped the route to {subnet}, which the store has"
+                ));
             }
         }
     }
@@ -253,7 +255,7 @@ impl Backend for SimBackend {
         self.update(request.peers, request.dirty);
         let mut layers: [(&str, &mut dyn TableSync); 3] = [
             ("the neighbours", &mut self.neighbours),
-            ("the forwarding entries", &mut self.fdb),
+            ("the FDB entries", &mut self.fdb),
             ("the routes", &mut self.routes),
         ];
         let report = pass(&mut layers, request.peers.is_complete(), request.now);
@@ -269,7 +271,7 @@ impl Backend for SimBackend {
     async fn wait_for_drift(&mut self) -> String {
         self.kernel.changed().await;
         self.distrust();
-        "a notice".to_owned()
+        "notified".to_owned()
     }
 
     fn remove(&mut self) -> Result<(), BackendError> {

@@ -1,12 +1,12 @@
-//! The lease manager of a host, with somebody who listens to what it tells of the peers.
+//! The lease manager of a host, with a subscriber that checks its peer events.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
     KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
-    NetworkConfig, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
+    NetworkConfig, PeerChange, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -14,13 +14,13 @@ use futures::stream::BoxStream;
 use super::checker::InvariantChecker;
 use super::link::Link;
 
-/// A manager whose words are judged: what it tells must be news, and "complete" must mean so.
+/// A lease manager whose peer events are checked: each must be a change, and `Complete` must mean complete.
 pub(super) struct CheckedManager {
     pub(super) inner: Arc<dyn LeaseManager>,
     pub(super) host: usize,
     pub(super) link: Link,
     pub(super) checker: InvariantChecker,
-    /// Whether the host loses its place once and begins to follow again, without the list that was made for the lease.
+    /// Whether the host starts its watch twice, so that the second cannot use the list that was made for the lease.
     pub(super) watches_twice: bool,
 }
 
@@ -48,6 +48,22 @@ impl LeaseManager for CheckedManager {
 
     async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
         self.inner.publish(own, attrs).await
+    }
+
+    fn host_name(&self) -> Option<String> {
+        self.inner.host_name()
+    }
+
+    fn peer_names(&self) -> BTreeMap<SubnetKey, String> {
+        self.inner.peer_names()
+    }
+
+    fn host_ready(&self, own: &Lease) {
+        self.inner.host_ready(own);
+    }
+
+    fn peers_in_use(&self, changes: &[PeerChange]) {
+        self.inner.peers_in_use(changes);
     }
 
     fn reconnect(&self) {
@@ -85,13 +101,13 @@ impl LeaseManager for CheckedManager {
     }
 }
 
-/// Who listens.
+/// Checks the events of one watch.
 struct Subscriber {
     host: usize,
     own: SubnetKey,
     link: Link,
     checker: InvariantChecker,
-    /// Who was announced, until all are.
+    /// The peers announced before `Complete`.
     announced: Option<BTreeSet<SubnetKey>>,
 }
 
@@ -116,25 +132,25 @@ impl Subscriber {
         let (host, synced_at) = (self.host, self.link.synced_at());
         match change {
             LeaseChange::Put(lease) if lease.subnet == self.own => {
-                self.checker.violation(format_args!("host {host} was announced of its own lease"));
+                self.checker.violation(format_args!("host {host} was notified of its own lease"));
             }
             LeaseChange::Put(lease) => match &mut self.announced {
                 Some(announced) => drop(announced.insert(lease.subnet)),
                 None if self.checker.is_settled(lease.subnet, synced_at) => {
                     let subnet = lease.subnet;
                     self.checker.violation(format_args!(
-                        "host {host} was announced of a change of {subnet}, which had none"
+                        "host {host} was notified of a change of {subnet} that did not happen"
                     ));
                 }
                 None => {}
             },
-            LeaseChange::Removed(subnet) => {
+            LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => {
                 if let Some(announced) = &mut self.announced {
                     announced.remove(subnet);
                 }
                 if self.checker.is_continuously_present(*subnet, synced_at) {
                     self.checker.violation(format_args!(
-                        "host {host} was announced that {subnet} is gone, which is there"
+                        "host {host} was notified of the removal of {subnet}, which the store has"
                     ));
                 }
             }
@@ -148,9 +164,7 @@ impl Subscriber {
         announced.insert(self.own);
         if let Some(missing) = self.checker.first_settled_except(&announced, self.link.synced_at()) {
             let host = self.host;
-            self.checker.violation(format_args!(
-                "host {host} was announced that it knows all peers, and lacks {missing}"
-            ));
+            self.checker.violation(format_args!("host {host} received Complete without {missing}"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody who sees the store itself, and judges what the hosts do by it.
+//! Watches the store directly and checks the hosts' actions against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,16 +13,16 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
-/// The longest time that news needs to a host whose link is good.
+/// The longest time that an event takes to reach a host with a healthy link.
 pub(super) const MAX_LAG: Duration = Duration::from_secs(20);
 
-/// Clones look at the same.
+/// Checks the invariants. Clones share their state.
 #[derive(Clone)]
 pub(super) struct InvariantChecker {
     state: Arc<Mutex<State>>,
 }
 
-/// What there is under a subnet in the store.
+/// What the store holds for a subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordState {
     Absent,
@@ -30,11 +30,11 @@ pub(super) enum RecordState {
     Lease(Revision),
 }
 
-/// Who has a subnet in the store.
+/// The owner of a subnet in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SubnetOwner {
     None,
-    /// The record cannot be read; whoever had the subnet before still has it.
+    /// The record is unreadable; the previous owner still has the subnet.
     Unreadable,
     Host(PublicAddrs, Term),
 }
@@ -42,13 +42,13 @@ pub(super) enum SubnetOwner {
 struct State {
     started: Instant,
     events: BoxStream<'static, RegistryEvent>,
-    /// When it was last caught up with: whoever writes lets it catch up, so within a moment nothing else can be new.
+    /// The time of the last catch-up. Writers catch up at once, so nothing else can be new at the same moment.
     caught_up: Option<Instant>,
     leases: BTreeMap<SubnetKey, Arc<Lease>>,
     bad: BTreeSet<SubnetKey>,
-    /// When the record of a subnet last became another one than before.
+    /// When the attributes of a subnet's record last changed.
     changed: BTreeMap<SubnetKey, Instant>,
-    /// When a subnet was last left without a record.
+    /// When a subnet last had no record.
     absent: BTreeMap<SubnetKey, Instant>,
     trace: u64,
     violations: Vec<String>,
@@ -74,12 +74,12 @@ impl InvariantChecker {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Notes something that must happen in every run with the same seed.
+    /// Adds an event to the trace, which must be equal in every run with the same seed.
     pub(super) fn record(&self, what: fmt::Arguments<'_>) {
         self.state().record(what);
     }
 
-    /// Notes that a promise was broken.
+    /// Reports a violation of an invariant.
     pub(super) fn violation(&self, what: fmt::Arguments<'_>) {
         let mut state = self.state();
         state.record(what);
@@ -88,7 +88,7 @@ impl InvariantChecker {
         state.aborted |= state.violations.len() > 500;
     }
 
-    /// Notes that a promise was broken after which it makes no sense to go on.
+    /// Reports a violation after which the simulation stops.
     pub(super) fn fatal(&self, what: fmt::Arguments<'_>) {
         self.violation(what);
         self.state().aborted = true;
@@ -98,12 +98,12 @@ impl InvariantChecker {
         self.state().violations.clone()
     }
 
-    /// Tells whether so much went wrong that more of it says nothing new.
+    /// Returns whether the simulation has stopped because of violations.
     pub(super) fn is_aborted(&self) -> bool {
         self.state().aborted
     }
 
-    /// Returns a number that stands for everything that was noted.
+    /// Returns the hash of the trace.
     pub(super) fn trace(&self) -> u64 {
         self.state().trace
     }
@@ -118,7 +118,7 @@ impl InvariantChecker {
         }
     }
 
-    /// Returns what the store holds.
+    /// Returns the leases in the store.
     pub(super) fn leases(&self) -> BTreeMap<SubnetKey, LeaseAttrs> {
         let mut state = self.state();
         state.catch_up();
@@ -129,8 +129,8 @@ impl InvariantChecker {
         self.record_state(subnet) != RecordState::Absent
     }
 
-    /// Tells whether a subnet has had the lease that it has for so long that everybody knows who heard the store at
-    /// this time or later.
+    /// Returns whether the lease of a subnet has been unchanged for so long that every host synced at this time knows
+    /// it.
     pub(super) fn is_settled(&self, subnet: SubnetKey, synced_at: Instant) -> bool {
         let mut state = self.state();
         state.catch_up_once();
@@ -138,8 +138,8 @@ impl InvariantChecker {
         state.leases.contains_key(&subnet) && changed.is_none_or(|changed| changed + MAX_LAG < synced_at)
     }
 
-    /// Tells whether a subnet has had a record without a break for so long that nobody can have seen it without one who
-    /// heard the store at this time or later.
+    /// Returns whether a subnet has had a record for so long that no host synced at this time can have seen it without
+    /// one.
     pub(super) fn is_continuously_present(&self, subnet: SubnetKey, synced_at: Instant) -> bool {
         let mut state = self.state();
         state.catch_up_once();
@@ -147,7 +147,7 @@ impl InvariantChecker {
         is_there && state.absent.get(&subnet).is_none_or(|absent| *absent + MAX_LAG < synced_at)
     }
 
-    /// Returns a lease that everybody knows who heard the store at this time, and that is not among these.
+    /// Returns a lease that every host synced at this time knows, and that is not among these.
     pub(super) fn first_settled_except(
         &self,
         these: &BTreeSet<SubnetKey>,
@@ -160,7 +160,7 @@ impl InvariantChecker {
         state.leases.keys().find(|subnet| !these.contains(subnet) && is_old(subnet)).copied()
     }
 
-    /// Returns the leases that have been as they are for at least this time.
+    /// Returns the leases that have been unchanged for at least this time.
     pub(super) fn unchanged_for(&self, time: Duration) -> Vec<Arc<Lease>> {
         let mut state = self.state();
         state.catch_up();
@@ -168,7 +168,7 @@ impl InvariantChecker {
         state.leases.values().filter(|lease| is_old(&lease.subnet)).cloned().collect()
     }
 
-    /// Tells who has a subnet, and since when it is as it is.
+    /// Returns the owner of a subnet, and since when.
     pub(super) fn owner(&self, subnet: SubnetKey) -> (SubnetOwner, Instant) {
         let mut state = self.state();
         state.catch_up();
@@ -180,7 +180,7 @@ impl InvariantChecker {
         (owner, state.changed.get(&subnet).copied().unwrap_or(state.started))
     }
 
-    /// Judges the answer to a `create`, given what there was before.
+    /// Checks the result of a `create` against the state before.
     pub(super) fn check_create(
         &self,
         host: usize,
@@ -191,17 +191,16 @@ impl InvariantChecker {
         match (answer, before) {
             (Ok(_), RecordState::Absent)
             | (Err(RegistryError::Exists(_)), RecordState::Unreadable | RecordState::Lease(_)) => {}
-            (Ok(_), _) => {
-                self.violation(format_args!("host {host} created {subnet}, which was taken: {before:?}"))
-            }
-            (Err(error), _) => {
-                self.violation(format_args!("host {host}, create {subnet}: {error}, found {before:?}"))
-            }
+            (Ok(_), _) => self
+                .violation(format_args!("host {host} created {subnet} over an existing record: {before:?}")),
+            (Err(error), _) => self.violation(format_args!(
+                "host {host}: create of {subnet} failed with {error} over {before:?}"
+            )),
         }
         self.catch_up();
     }
 
-    /// Judges the answer to a write that compares, given what there was before.
+    /// Checks the result of a compare-and-swap write against the state before.
     pub(super) fn check_compare_and_swap<T>(
         &self,
         host: usize,
@@ -223,7 +222,7 @@ impl InvariantChecker {
             let answer = answer.as_ref().err().map_or_else(|| "done".to_owned(), ToString::to_string);
             let expected = lease.revision;
             self.violation(format_args!(
-                "host {host}, {what} {subnet} at revision {expected}: {answer}, found {before:?}"
+                "host {host}: {what} of {subnet} at revision {expected} ended with {answer} over {before:?}"
             ));
         }
         self.catch_up();
@@ -239,10 +238,10 @@ impl InvariantChecker {
 }
 
 impl State {
-    /// Folds what is noted into one number (FNV-1a, 64 bit).
+    /// Folds an event into the trace hash (FNV-1a, 64 bit).
     fn record(&mut self, what: fmt::Arguments<'_>) {
         let text = format!("{} {what}", self.started.elapsed().as_millis());
-        #[expect(clippy::print_stderr, reason = "the trace is asked for by its variable")]
+        #[expect(clippy::print_stderr, reason = "FLANNEL_SIM_TRACE prints the trace")]
         if self.prints_trace {
             eprintln!("{text}");
         }
@@ -258,7 +257,7 @@ impl State {
         }
     }
 
-    /// The same for those who wrote nothing.
+    /// Catches up unless that already happened at this moment.
     fn catch_up_once(&mut self) {
         if self.caught_up != Some(Instant::now()) {
             self.catch_up();
@@ -272,7 +271,7 @@ impl State {
                 self.bad.remove(&lease.subnet);
                 self.put(lease, now);
             }
-            RegistryEvent::Deleted(subnet, _) => {
+            RegistryEvent::Deleted(subnet, _) | RegistryEvent::Released(subnet, _) => {
                 self.bad.remove(&subnet);
                 self.drop(subnet, now);
                 self.absent.insert(subnet, now);
@@ -290,7 +289,7 @@ impl State {
                     self.drop(subnet, now);
                     self.absent.insert(subnet, now);
                 }
-                // What was written again may have been gone meanwhile.
+                // A record that was rewritten may have been absent meanwhile.
                 for lease in &snapshot.leases {
                     if self.leases.get(&lease.subnet).is_none_or(|known| known.revision != lease.revision) {
                         self.absent.insert(lease.subnet, now);

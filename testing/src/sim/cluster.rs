@@ -1,4 +1,4 @@
-//! All hosts, driven one after another in a fixed order, and the promises that hold at every moment.
+//! All hosts, polled one after another in a fixed order, and the invariants that hold throughout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -23,20 +23,20 @@ pub(super) struct Cluster<'a> {
     pub(super) hosts: Vec<Host>,
     wakers: Vec<Waker>,
     woken: Arc<Woken>,
-    /// Frozen hosts that have something to do.
+    /// Frozen hosts that were woken.
     woken_while_frozen: BTreeSet<usize>,
     owners: BTreeMap<SubnetKey, BTreeSet<usize>>,
-    /// When somebody last wrote to the store past the hosts: one record, and all of them.
+    /// When a record, or all of them, were last written by others than the hosts.
     written_at: BTreeMap<SubnetKey, Instant>,
     all_written_at: Option<Instant>,
-    /// When the store last forgot renewals.
+    /// When the store last lost renewals to a restore.
     restored: Option<Instant>,
-    /// Public addresses are never used twice.
+    /// The last public address; addresses are never reused.
     addresses: u32,
     progress: ProgressLimit,
 }
 
-/// Counts how often hosts go on, so that a cluster that does not come to rest ends as a broken promise.
+/// Counts polls, so that a cluster that never becomes idle is reported as a violation.
 #[derive(Default)]
 struct ProgressLimit {
     polls: usize,
@@ -44,13 +44,13 @@ struct ProgressLimit {
     polls_in_moment: usize,
 }
 
-/// So often a host may go on over all: fifty times what a host of a small cluster needs, which has the most to do.
+/// The most polls per host over a whole run: fifty times the need of the busiest hosts, those of small clusters.
 const MAX_POLLS: usize = 500_000;
-/// So often hosts may go on, for each of them, without time passing.
+/// The most polls per host without time passing.
 const MAX_POLLS_PER_MOMENT: usize = 10_000;
 
 impl ProgressLimit {
-    /// Counts one more, and tells what is wrong if it was one too many.
+    /// Counts a poll and returns what is wrong if there were too many.
     fn count(&mut self, hosts: usize) -> Option<&'static str> {
         let now = Some(Instant::now());
         if std::mem::replace(&mut self.moment, now) != now {
@@ -59,13 +59,13 @@ impl ProgressLimit {
         self.polls += 1;
         self.polls_in_moment += 1;
         if self.polls_in_moment > MAX_POLLS_PER_MOMENT * hosts {
-            return Some("the hosts go on and on while no time passes");
+            return Some("the hosts are polled without end while no time passes");
         }
-        (self.polls > MAX_POLLS * hosts).then_some("the hosts do not come to rest")
+        (self.polls > MAX_POLLS * hosts).then_some("the hosts never become idle")
     }
 }
 
-/// The hosts that can go on.
+/// The hosts that were woken.
 #[derive(Default)]
 pub(super) struct Woken {
     hosts: Mutex<BTreeSet<usize>>,
@@ -103,7 +103,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// The hosts stand in racks, each of which has a block of addresses that it counts from one on.
+    /// Returns a new address. Hosts stand in racks, each with a block of consecutive addresses.
     pub(super) fn new_address(&mut self) -> Ipv4Addr {
         self.addresses += 1;
         if self.random.f64() < 0.3 {
@@ -153,7 +153,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Says that a record was changed past the hosts; without a subnet, that any may have been.
+    /// Records that another program wrote a record, or with `None`, possibly all of them.
     pub(super) fn note_external_write(&mut self, subnet: Option<SubnetKey>) {
         let now = Instant::now();
         match subnet {
@@ -165,13 +165,13 @@ impl<'a> Cluster<'a> {
         self.checker.catch_up();
     }
 
-    /// Says that the store went back in time.
+    /// Records that the store was restored from a backup.
     pub(super) fn note_restore(&mut self) {
         self.restored = Some(Instant::now());
         self.hosts.iter().for_each(|host| host.link.note_restore());
     }
 
-    /// Lets time pass.
+    /// Runs the cluster until this time.
     pub(super) async fn run_until(&mut self, end: Instant) {
         if self.checker.is_aborted() {
             return;
@@ -188,7 +188,7 @@ impl<'a> Cluster<'a> {
         contested.into_iter().for_each(|subnet| self.check_owners(subnet));
     }
 
-    /// Lets every host do what it can do at this moment.
+    /// Polls every woken host until none is left.
     fn run_woken_hosts(&mut self) {
         let mut polled = BTreeSet::new();
         while !self.checker.is_aborted() {
@@ -222,21 +222,21 @@ impl<'a> Cluster<'a> {
         let host = &mut self.hosts[number];
         match host.poll(&mut cx) {
             None => {}
-            // A lease that cannot be given back ends by itself.
+            // If the release fails, the lease expires.
             Some(result) if !host.runs() => {
                 if let Some(subnet) = host.releasing.filter(|_| result.is_ok()) {
                     self.check_release(number, subnet);
                 }
-                let left = if result.is_ok() { "left" } else { "left, and could not give back its lease" };
+                let left = if result.is_ok() { "left" } else { "left without releasing its lease" };
                 self.checker.record(format_args!("host {number} {left}"));
             }
             Some(result) => self
                 .checker
-                .violation(format_args!("the network of host {number} ended by itself: {result:?}")),
+                .violation(format_args!("the network of host {number} ended unexpectedly: {result:?}")),
         }
     }
 
-    /// Takes in what a host believes now.
+    /// Records which subnet a host holds now.
     fn update_holder(&mut self, number: usize) {
         let holds = self.hosts[number].holds;
         let before = std::mem::replace(&mut self.hosts[number].counted, holds);
@@ -256,7 +256,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Looks whether more than one host holds a subnet that could know better.
+    /// Checks that at most one host holds a subnet, among those that know the current owner.
     fn check_owners(&self, subnet: SubnetKey) {
         let now = Instant::now();
         if self.externally_written_at(subnet).is_some_and(|at| now <= at + GRACE) {
@@ -274,14 +274,14 @@ impl<'a> Cluster<'a> {
         self.written_at.get(&subnet).copied().max(self.all_written_at)
     }
 
-    /// Looks whether a host gave up what it has, or lost it by its own fault.
+    /// Checks that a host neither gave up a lease that it owns nor let it expire.
     fn check_loss(&self, number: usize, subnet: SubnetKey) {
         let host = &self.hosts[number];
         let (owner, changed) = self.checker.owner(subnet);
         match owner {
             SubnetOwner::Host(public, _) if public == PublicAddrs::from(host.public) => {
                 if self.checker.is_settled(subnet, host.link.synced_at()) {
-                    self.checker.violation(format_args!("host {number} gave up {subnet}, which it has"));
+                    self.checker.violation(format_args!("host {number} gave up {subnet}, which it owns"));
                 }
             }
             SubnetOwner::None => {
@@ -290,23 +290,23 @@ impl<'a> Cluster<'a> {
                         || self.restored.is_some_and(|at| at + RENEWAL + GRACE >= changed);
                 let since = host.link.healthy_since().map(|since| since.max(host.started));
                 if !written_externally && since.is_some_and(|since| since + 2 * GRACE < changed) {
-                    self.checker.violation(format_args!("host {number} let its lease of {subnet} run out"));
+                    self.checker.violation(format_args!("host {number} let its lease of {subnet} expire"));
                 }
             }
             SubnetOwner::Host(..) | SubnetOwner::Unreadable => {}
         }
     }
 
-    /// Looks whether a host that left gave its lease back.
+    /// Checks that a host that left released its lease.
     fn check_release(&self, number: usize, subnet: SubnetKey) {
         let public = PublicAddrs::from(self.hosts[number].public);
         let written_externally = self.externally_written_at(subnet).is_some_and(|at| at.elapsed() <= GRACE);
         if !written_externally && self.checker.owner(subnet).0 == SubnetOwner::Host(public, Term::Limited) {
-            self.checker.violation(format_args!("host {number} left, and its lease of {subnet} is there"));
+            self.checker.violation(format_args!("host {number} left without releasing {subnet}"));
         }
     }
 
-    /// Looks whether all hosts that could know that they have lost their subnets do.
+    /// Checks that no host holds a subnet that it must know to be lost.
     pub(super) fn check_held_subnets(&self) {
         for host in self.hosts.iter().filter(|host| host.runs() && !host.frozen) {
             let Some(subnet) = host.holds else {
@@ -322,7 +322,7 @@ impl<'a> Cluster<'a> {
             if !is_own && !is_new && !host.is_excused(changed) {
                 let number = host.number;
                 self.checker
-                    .violation(format_args!("host {number} believes to hold {subnet}, which has {owner:?}"));
+                    .violation(format_args!("host {number} holds {subnet}, whose owner is {owner:?}"));
             }
         }
     }

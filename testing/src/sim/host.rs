@@ -1,4 +1,4 @@
-//! One simulated host: its kernel, its link, and the process that runs a network on it, if it runs.
+//! A simulated host: its kernel, its link, and the process that runs its network.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -25,32 +25,32 @@ pub(super) struct Host {
     pub(super) public: Ipv4Addr,
     pub(super) link: Link,
     pub(super) kernel: Kernel,
-    /// The subnet that it believes to hold.
+    /// The subnet that the process believes to hold.
     pub(super) holds: Option<SubnetKey>,
-    /// Under which subnet it is counted as an owner.
+    /// The subnet under which the host is counted as an owner.
     pub(super) counted: Option<SubnetKey>,
-    /// What it remembers for its next life.
+    /// The subnet that the next run prefers.
     pub(super) previous: Option<SubnetKey>,
-    /// The process is stopped, as by a debugger or a sleeping machine.
+    /// Whether the process is suspended, as by a debugger or a sleeping machine.
     pub(super) frozen: bool,
     pub(super) ready: bool,
-    /// Whether it is going to renew its lease, as it does unless that is a reservation.
+    /// Whether it will renew its lease, which it does unless that is a reservation.
     renews: bool,
-    /// When its process started.
+    /// When the process started.
     pub(super) started: Instant,
-    /// The lease that it is giving back.
+    /// The lease that it is releasing.
     pub(super) releasing: Option<SubnetKey>,
     incarnation: u32,
     network: Option<Network>,
     task: Option<BoxFuture<'static, Result<(), NetworkError>>>,
 }
 
-/// How a life begins.
+/// The circumstances of a start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start {
-    /// The subnet of the life before is remembered.
+    /// Whether the previous subnet is known.
     pub(super) with_previous: bool,
-    /// The machine started again: its kernel is empty, its device gone.
+    /// Whether the machine rebooted: its kernel is empty and its device gone.
     pub(super) rebooted: bool,
     pub(super) seed: u64,
     pub(super) audit_every: Duration,
@@ -118,7 +118,7 @@ impl Host {
         self.network.is_some()
     }
 
-    /// Ends the process without a chance to say anything.
+    /// Ends the process at once, as SIGKILL does.
     pub(super) fn kill(&mut self) {
         self.network = None;
         self.task = None;
@@ -128,7 +128,7 @@ impl Host {
         self.link.set_own(None);
     }
 
-    /// Lets the process leave the network; it goes on running until it has.
+    /// Makes the process leave the network; it runs until it has left.
     pub(super) fn leave(&mut self) {
         let (Some(network), Some(task)) = (self.network.take(), self.task.take()) else {
             return;
@@ -140,7 +140,7 @@ impl Host {
         self.ready = false;
     }
 
-    /// Goes on with the process; returns how it ended, if it did.
+    /// Polls the process and returns how it ended, if it did.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Result<(), NetworkError>> {
         let task = self.task.as_mut()?;
         match task.poll_unpin(cx) {
@@ -152,7 +152,7 @@ impl Host {
         }
     }
 
-    /// Looks at what the process says of itself.
+    /// Reads the status of the process.
     pub(super) fn observe(&mut self) {
         let status = self.network.as_ref().map(Network::summary).unwrap_or_default();
         let held = status.lease.filter(|lease| lease.lost.is_none());
@@ -163,13 +163,13 @@ impl Host {
         self.link.set_own(self.holds.or(self.previous));
     }
 
-    /// Tells whether it may not know yet what happened to its record at some time.
+    /// Returns whether the host may not yet know a change of its record at this time.
     pub(super) fn is_excused(&self, changed: Instant) -> bool {
         self.link.is_excused(changed, self.renews)
     }
 }
 
-/// Wakes the simulation when a host can go on.
+/// Wakes the simulation for a host.
 pub(super) struct HostWaker {
     pub(super) number: usize,
     pub(super) woken: Arc<super::cluster::Woken>,

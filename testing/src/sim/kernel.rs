@@ -1,4 +1,4 @@
-//! The kernel of a simulated host: three tables that outlive the process, change by themselves and refuse writes.
+//! The kernel of a simulated host: three tables that outlive the process, drift and refuse writes.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -13,17 +13,17 @@ use ipnet::Ipv4Net;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Clones look at the same kernel.
+/// The kernel of a host. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
     tables: Arc<Mutex<Tables>>,
     changed: Arc<Notify>,
 }
 
-/// One kind of objects. Their order means nothing, but is the same in each run.
+/// Objects of one kind. Their order is arbitrary but equal in every run.
 pub(super) type Objects<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
-/// A quick hash: nobody chooses keys to do harm here.
+/// A fast hash; keys here are not chosen by an attacker.
 #[derive(Default)]
 pub(super) struct FastHasher(u64);
 
@@ -40,20 +40,20 @@ impl Hasher for FastHasher {
     }
 }
 
-/// What the kernel holds: for each peer a neighbour, a forwarding entry and a route.
+/// The objects of the kernel: a neighbour, an FDB entry and a route per peer.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) neighbours: Objects<Ipv4Addr, Mac>,
     pub(super) fdb: Objects<Mac, Ipv4Addr>,
     pub(super) routes: Objects<Ipv4Net, Ipv4Addr>,
-    /// The address of its device.
+    /// The MAC address of the device.
     pub(super) device: Option<Mac>,
-    /// Which tables were changed by others and not read since, one bit for each.
+    /// A bit per table that drifted and has not been read since.
     drifted: u8,
     refused: Option<Instant>,
-    /// How many writes and reads will be refused.
+    /// The number of reads and writes that will fail.
     refusals: u32,
-    /// The routes that were dropped and not looked at yet.
+    /// The dropped routes that have not been checked yet.
     pub(super) dropped: Vec<Ipv4Net>,
 }
 
@@ -62,7 +62,7 @@ impl Kernel {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the process that something changed.
+    /// Notifies the process of a change.
     pub(super) fn notice(&self) {
         self.changed.notify_one();
     }
@@ -77,18 +77,18 @@ impl Tables {
         (&self.neighbours, &self.fdb, &self.routes) == (&other.neighbours, &other.fdb, &other.routes)
     }
 
-    /// Lets some writes and reads be refused from now on.
+    /// Makes this many reads and writes fail from now on.
     pub(super) fn refuse(&mut self, refusals: u32) {
         self.refusals = refusals;
         self.refused = Some(Instant::now());
     }
 
-    /// Notes that all tables were changed by others.
+    /// Marks all tables as drifted.
     pub(super) fn drift(&mut self) {
         self.drifted = 0b111;
     }
 
-    /// Tells whether the process had the chance to make the tables as they should be.
+    /// Returns whether the process had time to reconcile the tables.
     pub(super) fn are_reconciled(&self) -> bool {
         self.drifted == 0 && self.refused.is_none_or(|refused| refused.elapsed() > 5 * super::GRACE)
     }
@@ -100,13 +100,13 @@ impl Tables {
     }
 }
 
-/// One of the tables of a kernel.
+/// A table of the kernel.
 #[derive(Debug)]
 pub(super) struct SimTable<K, V> {
     kernel: Kernel,
     part: fn(&mut Tables) -> &mut Objects<K, V>,
     dropped: fn(&mut Tables, &K),
-    /// Stands for the table.
+    /// The bit of the table in `drifted`.
     bit: u8,
 }
 

@@ -1,4 +1,4 @@
-//! What stands between one host and the store: delays, losses, partitions, watches that break or fall silent.
+//! The link between a host and the store: delay, loss, partitions, and watches that break or stall.
 
 mod subscription;
 
@@ -18,7 +18,7 @@ use super::checker::InvariantChecker;
 use crate::Call;
 use subscription::Watch;
 
-/// One host's way to the store of a simulation. Clones are the same way.
+/// A host's connection to the store of a simulation. Clones share it.
 #[derive(Clone)]
 pub struct Link {
     host: usize,
@@ -29,38 +29,38 @@ pub struct Link {
     link_state: watch::Sender<LinkState>,
 }
 
-/// What holds for the watch of a host.
+/// The state of a link as its watches see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct LinkState {
     partitioned: bool,
-    /// The watch says nothing, not even that it hears nothing.
+    /// The watch delivers nothing, not even that the store is unreachable.
     watch_stalled: bool,
     cuts: u32,
 }
 
 struct State {
     random: fastrand::Rng,
-    /// How long a call takes in each direction, about.
+    /// The mean delay of a call in each direction.
     delay: Duration,
-    /// How long news take, about.
+    /// The mean delay of an event.
     event_delay: Duration,
     loss: f64,
     calls: u64,
     lists: u64,
     watches: u64,
-    /// How many times the store went back in time, which a store tells those who connect again.
+    /// How often the store was restored, which clients notice when they reconnect.
     restores: u32,
-    /// When the host does not hear the store.
+    /// When calls and events do not get through.
     calls_stall: Option<Stall>,
-    /// When its watch does not, while its calls get through.
+    /// When only events do not get through.
     watch_stall: Option<Stall>,
-    /// When its watch does not, for either reason: one may begin before the other ends.
+    /// When events do not get through, for either reason; the two may overlap.
     any_stall: Option<Stall>,
     touched: bool,
     own: Option<SubnetKey>,
 }
 
-/// Until when a host has heard everything, and from when on it hears again.
+/// A period in which a host receives nothing: the last time at which it was synced, and when it can receive again.
 #[derive(Clone, Copy, Debug)]
 struct Stall {
     since: Instant,
@@ -68,7 +68,7 @@ struct Stall {
 }
 
 impl Stall {
-    /// Tells whether the host may not have heard yet what it missed.
+    /// Returns whether the host may not yet have received what it missed.
     fn is_excuse(&self) -> bool {
         Instant::now() <= self.end + super::GRACE
     }
@@ -82,10 +82,10 @@ impl Stall {
     }
 }
 
-/// How many calls a host made.
+/// The number of calls that a host made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Calls {
-    /// Of every kind.
+    /// Calls of every kind.
     pub(super) all: u64,
     pub(super) lists: u64,
     pub(super) watches: u64,
@@ -152,24 +152,25 @@ impl Link {
         });
     }
 
-    /// Says that the host does not, or not soon, hear what happens from now until then.
+    /// Marks the host as receiving nothing, or nothing in time, until then.
     pub(super) fn mark_stalled(&self, until: Instant) {
         let mut state = self.state();
         state.calls_stall = Some(Stall::and(state.calls_stall, until));
         state.any_stall = Some(Stall::and(state.any_stall, until));
     }
 
-    /// Says that the watch of the host does not, or not soon, hear what happens from now until then.
+    /// Marks the host's watch as receiving nothing, or nothing in time, until then.
     pub(super) fn mark_watch_stalled(&self, until: Instant) {
         let mut state = self.state();
         state.watch_stall = Some(Stall::and(state.watch_stall, until));
         state.any_stall = Some(Stall::and(state.any_stall, until));
     }
 
-    /// Tells whether the host may not know yet what happened to its own record at some time, which it renews or not.
+    /// Returns whether the host may not yet know a change of its own record at this time. `renews` is whether it renews
+    /// it.
     pub(super) fn is_excused(&self, changed: Instant, renews: bool) -> bool {
         let state = self.state();
-        // Each renewal asks for the record, whatever the watch hears.
+        // Each renewal reads the record, whatever the watch receives.
         let renewed = |watch_stall: Stall| {
             let begun =
                 watch_stall.since.max(changed).max(state.calls_stall.map_or(changed, |stall| stall.end));
@@ -179,13 +180,13 @@ impl Link {
             || state.watch_stall.is_some_and(|watch_stall| watch_stall.is_excuse() && !renewed(watch_stall))
     }
 
-    /// Returns since when the calls of the host get through and its watch hears; `None` if they do not.
+    /// Returns since when calls and events get through; `None` if they do not.
     pub(super) fn healthy_since(&self) -> Option<Instant> {
         let end = self.state().any_stall.map(|stall| stall.end);
         end.map_or(Some(self.created), |end| (end <= Instant::now()).then_some(end))
     }
 
-    /// Returns the latest time of which the host has surely heard everything.
+    /// Returns the last time at which the host was certainly synced.
     pub(super) fn synced_at(&self) -> Instant {
         let any_stall = self.state().any_stall.filter(Stall::is_excuse);
         any_stall.map_or_else(Instant::now, |stall| stall.since)
@@ -218,7 +219,7 @@ impl Link {
         state.delay.mul_f64(0.5 + jitter)
     }
 
-    /// Waits as long as news take that are under way.
+    /// Waits for the delay of an event.
     async fn delay_event(&self) {
         let time = {
             let mut state = self.state();
@@ -232,7 +233,7 @@ impl Link {
         self.link_state.borrow().partitioned
     }
 
-    /// Makes a call: to the store and back, if nothing is in the way.
+    /// Makes a call to the store and back, unless the link drops it.
     async fn call<T>(
         &self,
         call: Call,

@@ -1,4 +1,4 @@
-//! What happens to a cluster, drawn from the seed, and what must hold in the end.
+//! The scenario of a simulation: what happens to a cluster, and the final checks.
 
 mod faults;
 mod final_state;
@@ -16,12 +16,12 @@ use super::{SimOptions, SimReport, SimStore};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// In how many groups the hosts start that do not start at once.
+/// The number of groups in which hosts start that do not start at once.
 const START_GROUPS: usize = 12;
 
-/// How long the faults go on.
+/// The duration of the faults.
 const FAULTS: Duration = Duration::from_secs(48 * 3600);
-/// Longer than a lease lasts and an audit is away, so that nothing is left of the faults.
+/// Longer than a time to live and an audit interval, so that no effect of a fault remains.
 const RECOVERY: Duration = Duration::from_secs(30 * 3600);
 const QUIET: Duration = Duration::from_secs(12 * 3600);
 
@@ -64,10 +64,10 @@ pub(super) async fn run(store: &dyn SimStore, options: SimOptions) -> SimReport 
 
 struct Runner<'a> {
     cluster: Cluster<'a>,
-    /// What ends, and when.
+    /// The pending ends of faults, by time.
     ends: BTreeMap<(Instant, u64), FaultEnd>,
     ended: u64,
-    /// The records of nodes that do not compare.
+    /// The records of nodes that do not compare revisions.
     upstream: BTreeMap<SubnetKey, LeaseAttrs>,
     upstream_nodes: u32,
     garbage: BTreeSet<String>,
@@ -76,16 +76,16 @@ struct Runner<'a> {
     begun: Instant,
 }
 
-/// The end of something.
+/// The end of a fault.
 #[derive(Clone, Copy, Debug)]
 enum FaultEnd {
     Partition(usize),
     WatchStalled(usize),
     Loss(usize),
     Frozen(usize),
-    /// Of the pause after which another daemon of a host writes its record once more.
+    /// The next write by a second daemon on the same host.
     Rewritten(usize),
-    /// Of the time a host is down; it remembers or not, and its kernel is empty or not.
+    /// The end of a host's downtime.
     Down {
         host: usize,
         with_previous: bool,
@@ -94,7 +94,7 @@ enum FaultEnd {
 }
 
 impl Runner<'_> {
-    /// Most hosts start at the same moment, the others in groups within the hour.
+    /// Starts most hosts at the same moment and the others in groups within an hour. Returns the mean number of calls.
     async fn join(&mut self) -> f64 {
         let hosts = self.cluster.options.hosts;
         let begun = Instant::now();
@@ -124,7 +124,7 @@ impl Runner<'_> {
         let actions = 60 + (options.hosts / 4).min(options.at_most(250));
         let pause = FAULTS / u32::try_from(actions).unwrap_or(u32::MAX);
         for _ in 0..actions {
-            // Sometimes much happens at once.
+            // Some actions happen at the same moment.
             if self.cluster.random.f64() < 0.7 {
                 let share = self.cluster.random.f64() * 2.0 / 0.7;
                 self.run_for(pause.mul_f64(share)).await;
@@ -135,7 +135,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Ends all faults, and lets time pass until nothing is left of them.
+    /// Ends all faults and runs until no effect remains.
     async fn recover(&mut self) {
         let ends: Vec<FaultEnd> = std::mem::take(&mut self.ends).into_values().collect();
         ends.into_iter().for_each(|end| self.end(end));
@@ -155,7 +155,7 @@ impl Runner<'_> {
     /// Removes the records that an operator would have to remove: garbage, and reservations of hosts that are gone.
     fn clean_up(&mut self) {
         for key in std::mem::take(&mut self.garbage) {
-            // Somebody may have written something better there meanwhile.
+            // A host may have replaced the garbage by a lease.
             let is_lease = key.parse().is_ok_and(|subnet| {
                 matches!(self.cluster.checker.record_state(subnet), RecordState::Lease(_))
             });
@@ -176,7 +176,7 @@ impl Runner<'_> {
     async fn run_quietly(&mut self) -> f64 {
         let before: Vec<_> = self.cluster.hosts.iter().map(|host| host.link.calls()).collect();
         self.run_for(QUIET).await;
-        // A renewal comes at a third of a day or up to a tenth before.
+        // A renewal comes after a third of a day, or up to a tenth earlier.
         let renewals = (QUIET.as_secs_f64() / (8.0 * 3600.0 * 0.9)).ceil() as u64;
         let mut made = 0;
         for (host, before) in self.cluster.hosts.iter().zip(before) {
@@ -185,9 +185,9 @@ impl Runner<'_> {
             let others = calls.lists - before.lists + calls.watches - before.watches;
             if calls.all - before.all > renewals || others > 0 {
                 let number = host.number;
-                self.cluster
-                    .checker
-                    .violation(format_args!("host {number} made calls in peace: {before:?} {calls:?}"));
+                self.cluster.checker.violation(format_args!(
+                    "host {number} made calls in a quiet period: {before:?} {calls:?}"
+                ));
             }
         }
         made as f64 / self.cluster.hosts.len().max(1) as f64

@@ -9,35 +9,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Every datagram that has room for it starts with its number.
+/// Every datagram with enough room starts with its number.
 const NUMBER: usize = 4;
 /// The largest payload of a datagram over IPv4 (RFC 768, RFC 791).
 const MAX_PAYLOAD: usize = 65_507;
 
-/// No datagram comes later than so many behind it.
+/// No datagram arrives after more than this many later ones.
 const LATE: usize = 64;
 
-/// Room for those that are on their way at once, with what the kernel adds to each.
+/// Room for the datagrams in flight, with the kernel's overhead for each.
 const BUFFER: i32 = 8 << 20;
 
-/// What became of a series of datagrams.
+/// The outcome of a series of datagrams.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct DatagramReport {
-    /// Datagrams sent.
+    /// The number of datagrams sent.
     pub sent: usize,
-    /// Positions in the series of those that did not come.
+    /// The positions of those that were lost.
     pub lost: Vec<usize>,
-    /// Datagrams that came with other bytes than were sent, or that nobody sent.
+    /// The number of datagrams with altered or unknown content.
     pub altered: usize,
-    /// Datagrams that came a second time.
+    /// The number of duplicates.
     pub duplicates: usize,
-    /// Datagrams that came after one that was sent later.
+    /// The number of datagrams that arrived after a later one.
     pub reordered: usize,
 }
 
 impl DatagramReport {
-    /// Whether each datagram came once, unchanged and in its place.
+    /// Returns whether each datagram arrived once, unchanged and in order.
     #[must_use]
     pub fn is_perfect(&self) -> bool {
         *self == Self { sent: self.sent, ..Self::none() }
@@ -48,14 +48,14 @@ impl DatagramReport {
     }
 }
 
-/// Sends one datagram of each of `sizes` (bytes of payload, at least 1) from inside `from` to `address` of
-/// `to`, and waits at most `limit` for each.
+/// Sends a datagram of each of `sizes` (bytes of payload, at least 1) from `from` to `address` in `to`, and waits at
+/// most `limit` for each.
 ///
-/// A datagram is sent when the one before has come or is given up, so that no buffer overflows.
+/// Sends a datagram once the one before has arrived or is given up, so that no buffer overflows.
 ///
 /// # Errors
-/// [`TransferError::NotConnected`] when the sockets cannot be opened, [`TransferError::Broken`] when the
-/// kernel refuses to send, which it does for a size that no datagram has.
+/// [`TransferError::NotConnected`] if the sockets cannot be opened, [`TransferError::Broken`] if the kernel refuses to
+/// send, as it does for an invalid size.
 pub fn datagrams(
     from: &Namespace,
     to: &Namespace,
@@ -66,10 +66,10 @@ pub fn datagrams(
     datagrams_in_flight(from, to, address, sizes, limit, 1)
 }
 
-/// As [`datagrams`], with so many on their way at once.
+/// Sends like [`datagrams`], with this many datagrams in flight.
 ///
 /// # Errors
-/// Those of [`datagrams`].
+/// See [`datagrams`].
 pub fn datagrams_in_flight(
     from: &Namespace,
     to: &Namespace,
@@ -98,11 +98,11 @@ pub fn datagrams_in_flight(
     Ok(series.report)
 }
 
-/// A series of datagrams, and what has come of it.
+/// A series of datagrams and its outcome.
 struct Series<'a> {
     sizes: &'a [usize],
     came: Vec<bool>,
-    /// The newest that has come.
+    /// The latest one that has arrived.
     newest: usize,
     report: DatagramReport,
     buf: Vec<u8>,
@@ -114,7 +114,7 @@ impl<'a> Series<'a> {
         Self { sizes, came, newest: 0, report: DatagramReport::none(), buf }
     }
 
-    /// Receives until datagram `number` has come or `limit` has passed, and notes everything that comes
+    /// Receives until datagram `number` has arrived or `limit` has passed, and records everything that arrives
     /// meanwhile.
     fn wait_for(&mut self, number: usize, receiver: &UdpSocket, limit: Duration) -> io::Result<()> {
         let deadline = Instant::now() + limit;
@@ -133,7 +133,7 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    /// Notes the first `n` bytes of the buffer.
+    /// Records the first `n` bytes of the buffer.
     fn note(&mut self, n: usize) {
         match self.identify(self.buf.get(..n).unwrap_or_default()) {
             None => self.report.altered += 1,
@@ -146,7 +146,7 @@ impl<'a> Series<'a> {
         }
     }
 
-    /// The number of a datagram, if it was sent and is unchanged.
+    /// Returns the number of a datagram if it was sent and is unchanged.
     fn identify(&self, bytes: &[u8]) -> Option<usize> {
         let is = |number: usize| {
             let size = *self.sizes.get(number)?;
@@ -154,7 +154,7 @@ impl<'a> Series<'a> {
         };
         match bytes.first_chunk() {
             Some(number) => is(usize::try_from(u32::from_be_bytes(*number)).ok()?),
-            // Too small for a number: the first one like it that is still missing, perhaps one that comes late.
+            // Too small for a number: the first equal one that is still missing.
             None => {
                 let missing = self.newest.saturating_sub(LATE)..self.report.sent;
                 missing.filter(|number| !self.came[*number]).find_map(is)
@@ -183,7 +183,7 @@ fn open(from: &Namespace, to: &Namespace, address: IpAddr) -> Result<(UdpSocket,
     Ok((sender, receiver))
 }
 
-/// The bytes of a datagram: its number if there is room for it, then a pattern that depends on it.
+/// Returns the content of a datagram: its number if there is room, then a pattern that depends on it.
 fn content(number: usize, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     let head = if size < NUMBER { 0 } else { NUMBER };

@@ -1,4 +1,4 @@
-//! Bytes that look random and that both ends of a connection can compute, and a checksum over them.
+//! Reproducible pseudo-random bytes for both ends of a connection, and a checksum over them.
 
 /// Source of pseudo-random bytes; equal seeds give equal bytes (xorshift64*, Vigna 2014).
 pub(super) struct Pattern(u64);
@@ -21,18 +21,17 @@ impl Pattern {
     }
 }
 
-/// A checksum that notices changed, lost, repeated and swapped bytes. It is fast, and no defence against
-/// malice.
+/// A checksum that detects changed, lost, repeated and swapped bytes. It is fast, and not cryptographic.
 #[derive(Default)]
 pub(super) struct Checksum(u64);
 
 impl Checksum {
-    /// Takes the next bytes in. A block whose length is no multiple of 8 ends the sequence.
+    /// Adds the next bytes. A block whose length is not a multiple of 8 ends the sequence.
     pub(super) fn update(&mut self, block: &[u8]) {
         for chunk in block.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            // An odd multiplier and a rotation are both invertible: no state is ever forgotten.
+            // An odd multiplier and a rotation are both invertible, so no state is lost.
             let mixed = self.0 ^ u64::from_le_bytes(word);
             self.0 =
                 mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(chunk.len() as u64);
@@ -61,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_do_not_change_the_bytes_or_their_checksum() {
+    fn block_boundaries_change_neither_bytes_nor_checksum() {
         let whole = bytes(7, 1003);
         let (mut pattern, mut sum) = (Pattern::new(7), Checksum::default());
         let mut parts = vec![0; 1003];

@@ -1,7 +1,7 @@
-//! ICMP echo: one round trip, or a steady stream of them that shows every packet lost meanwhile.
+//! ICMP echo: a single round trip, or a steady stream that shows every lost packet.
 //!
-//! Raw sockets are used because an unprivileged ping socket is refused in a fresh namespace, where
-//! `net.ipv4.ping_group_range` admits nobody (`icmp(7)`).
+//! Uses raw sockets because a new namespace rejects unprivileged ping sockets: its `net.ipv4.ping_group_range` is empty
+//! (`icmp(7)`).
 
 use crate::sys;
 use echo::Reply;
@@ -19,35 +19,35 @@ mod running;
 pub use report::{PingReport, RoundTrip};
 pub use running::RunningPing;
 
-/// Room for the answers that come in one burst when a link works again: the kernel queues packets for an
-/// address that it is still asking for, and then sends them all at once.
+/// Room for the burst of answers after a link works again: the kernel queues packets for an unresolved neighbour and
+/// sends them all at once.
 const BUFFER: i32 = 8 * 1024 * 1024;
 
-/// How an echo request is sent.
+/// Options of a ping.
 #[derive(Clone, Debug)]
 pub struct PingOptions {
-    /// Source address; the kernel chooses by route if there is none.
+    /// The source address; by default the kernel chooses it by route.
     pub from: Option<IpAddr>,
-    /// Bytes behind the ICMP header. A packet has 28 bytes more with IPv4, 48 with IPv6.
+    /// The number of bytes after the ICMP header. A packet has 28 bytes more with IPv4, 48 with IPv6.
     pub payload: usize,
-    /// Forbid fragmentation, also by the sender itself.
+    /// Whether to forbid fragmentation, including by the sender.
     pub dont_fragment: bool,
-    /// How long an answer is waited for.
+    /// How long to wait for an answer.
     pub timeout: Duration,
 }
 
-/// 56 bytes of payload as the `ping` program sends, and three seconds of patience: a kernel whose question for a neighbour
-/// was lost asks again after one.
+/// A payload of 56 bytes, as the `ping` program sends, and a timeout of three seconds: the kernel repeats a lost
+/// neighbour request after one.
 impl Default for PingOptions {
     fn default() -> Self {
         Self { from: None, payload: 56, dont_fragment: false, timeout: Duration::from_secs(3) }
     }
 }
 
-/// Sends one echo request from inside `namespace` to `to`, and answers with the time until its reply.
+/// Sends an echo request from `namespace` to `to` and returns the round-trip time.
 ///
 /// # Errors
-/// Every [`PingError`].
+/// See [`PingError`].
 pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<Duration, PingError> {
     let socket = open_in(namespace, to, options)?;
     report_unreachable(&socket, to)?;
@@ -60,7 +60,7 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
     let mut buf = vec![0; options.payload + echo::MAX_HEADERS];
     loop {
         let left = options.timeout.saturating_sub(started.elapsed());
-        // What came in time is read, also by a thread that had no turn for long.
+        // Reads what came in time, even if the thread was not scheduled for long.
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let n = match socket.recv(&mut buf) {
             Ok(n) => n,
@@ -76,7 +76,7 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
                 let unchanged = reply.payload == payload;
                 return if unchanged { Ok(elapsed) } else { Err(PingError::Altered { to }) };
             }
-            // Others may ping the same address all the time.
+            // Other processes may ping the same address all the time.
             _ if elapsed > options.timeout * 2 => {
                 return Err(PingError::Timeout { to, timeout: options.timeout });
             }
@@ -85,40 +85,40 @@ pub fn ping(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<
     }
 }
 
-/// Why a ping was not answered.
+/// A failed ping.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PingError {
-    /// Nothing came back: the network is cut, or too slow.
+    /// No answer arrived: the network is interrupted or too slow.
     #[error("no answer from {to} within {timeout:?}")]
     Timeout {
-        /// Who was asked.
+        /// The destination.
         to: IpAddr,
-        /// How long.
+        /// The time limit.
         timeout: Duration,
     },
-    /// The packet may not be fragmented and is larger than a link on the way.
-    #[error("packet to {to} is too large for a link on its way")]
+    /// The packet must not be fragmented and is larger than the MTU of a link on the path.
+    #[error("packet to {to} is too large for a link on the path")]
     TooLarge {
-        /// Who was asked.
+        /// The destination.
         to: IpAddr,
     },
-    /// Somebody on the way, or this host, has no route.
+    /// A router on the path, or this host, has no route.
     #[error("{to} is unreachable")]
     Unreachable {
-        /// Who was asked.
+        /// The destination.
         to: IpAddr,
-        /// As the kernel says it.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The answer does not hold the bytes that were sent: something on the way damages packets.
-    #[error("answer from {to} does not hold the bytes that were sent")]
+    /// The answer does not contain the bytes that were sent: the path damages packets.
+    #[error("answer from {to} does not contain the bytes that were sent")]
     Altered {
-        /// Who was asked.
+        /// The destination.
         to: IpAddr,
     },
     /// The socket could not be opened or used.
-    #[error("cannot ping")]
+    #[error("ping socket failed")]
     Socket(#[from] io::Error),
 }
 
@@ -134,9 +134,9 @@ impl PingError {
     }
 }
 
-/// Opens a raw ICMP socket inside `namespace` that talks with `to` only.
+/// Opens a raw ICMP socket in `namespace` that is connected to `to`.
 ///
-/// The type is borrowed from UDP, as the standard library has no other datagram socket.
+/// The type is a UDP socket's, as the standard library has no other datagram socket.
 fn open_in(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<UdpSocket, PingError> {
     let open = || {
         let (family, protocol) = match to {
@@ -161,7 +161,7 @@ fn open_in(namespace: &Namespace, to: IpAddr, options: &PingOptions) -> Result<U
     namespace.run(open)?.map_err(|error| PingError::from_io(to, error))
 }
 
-/// Makes the socket fail when an ICMP error comes back, instead of being silent until the timeout (`ip(7)`).
+/// Makes the socket fail when an ICMP error arrives, instead of waiting for the timeout (`ip(7)`).
 fn report_unreachable(socket: &UdpSocket, to: IpAddr) -> io::Result<()> {
     let (level, name) = match to {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
@@ -170,14 +170,14 @@ fn report_unreachable(socket: &UdpSocket, to: IpAddr) -> io::Result<()> {
     sys::set_option(socket.as_fd(), level, name, 1)
 }
 
-/// An echo identifier that no other ping of this process uses soon; one of another process may.
+/// Returns an echo identifier that no other ping of this process uses soon; another process may use it.
 fn next_identifier() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
     NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(u16::from_be_bytes([high, low]).wrapping_mul(251))
 }
 
-/// Whether a receive ended because its time was over or a signal came.
+/// Returns whether a receive ended by its timeout or a signal.
 fn is_no_packet(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)

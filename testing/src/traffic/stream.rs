@@ -1,5 +1,4 @@
-//! TCP streams between two namespaces: one that proves that every byte arrives, one that shows how fast they
-//! can.
+//! TCP streams between two namespaces: one checks that every byte arrives, one measures throughput.
 
 use super::pattern::{Checksum, Pattern};
 use crate::sys;
@@ -12,31 +11,29 @@ use std::time::{Duration, Instant};
 
 /// Longer than a few retransmissions of TCP, which start at 200 ms and double.
 const STALL: Duration = Duration::from_secs(10);
-/// A multiple of 8, as the pattern asks, and large enough to be cut into segments by the kernel.
+/// A multiple of 8, as the pattern requires, and large enough for the kernel to segment it.
 const BLOCK: usize = 64 * 1024;
-/// The seed has no meaning, but every run sends the same bytes.
+/// Fixed, so that every run sends the same bytes.
 const SEED: u64 = 0xf1a_77e1;
 
 /// A stream that arrived complete and unchanged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Transfer {
-    /// Bytes sent and received.
+    /// The number of bytes sent and received.
     pub bytes: u64,
-    /// Checksum over all of them, the same at both ends.
+    /// The checksum over all of them, equal at both ends.
     pub checksum: u64,
     /// From the first byte sent until the receiver confirmed the last.
     pub elapsed: Duration,
 }
 
-/// Sends `bytes` pseudo-random bytes over one TCP connection from inside `from` to the address `address` of
-/// `to`.
+/// Sends `bytes` pseudo-random bytes over a TCP connection from `from` to `address` in `to`.
 ///
-/// The receiver compares them with what it computes itself, and the sender compares the receiver's checksum
-/// with its own.
+/// The receiver compares them with what it computes, and the sender compares the receiver's checksum with its own.
 ///
 /// # Errors
-/// Every [`TransferError`].
+/// See [`TransferError`].
 pub fn transfer(
     from: &Namespace,
     to: &Namespace,
@@ -59,49 +56,49 @@ pub fn transfer(
     Ok(Transfer { bytes, checksum, elapsed: started.elapsed() })
 }
 
-/// Why a stream did not arrive as it was sent.
+/// A stream that did not arrive as it was sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// The listener has no such address, or the network does not carry the connection.
+    /// The listener lacks the address, or the network does not carry the connection.
     #[error("no connection to {address}")]
     NotConnected {
-        /// Where the listener is.
+        /// The listener's address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The connection broke, or nothing moved for ten seconds.
-    #[error("stream broke off")]
+    #[error("stream was interrupted")]
     Broken(#[from] io::Error),
-    /// Fewer bytes came than were sent, although the connection was closed in order.
+    /// Fewer bytes arrived than were sent, although the connection was closed in order.
     #[error("stream ended after {received} of {expected} bytes")]
     Short {
-        /// Bytes that came.
+        /// The number of bytes that arrived.
         received: u64,
-        /// Bytes that were sent.
+        /// The number of bytes that were sent.
         expected: u64,
     },
-    /// Bytes were changed on the way and the packet's checksum was not right or not checked.
+    /// The path changed bytes, and the packet's checksum was wrong or not checked.
     #[error("stream was altered{}", offset.map(|n| format!(" at byte {n}")).unwrap_or_default())]
     Altered {
-        /// Where the first wrong byte is, if the receiver saw it.
+        /// The offset of the first wrong byte, if the receiver found it.
         offset: Option<u64>,
     },
 }
 
-/// How fast bytes went from one namespace to another.
+/// The rate of a transfer from one namespace to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Throughput {
-    /// Bytes received.
+    /// The number of bytes received.
     pub bytes: u64,
     /// From the start until the last stream had arrived.
     pub elapsed: Duration,
 }
 
 impl Throughput {
-    /// Bits of payload per second.
+    /// Returns the bits of payload per second.
     #[must_use]
     pub fn bits_per_second(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64()
@@ -117,10 +114,9 @@ impl std::fmt::Display for Throughput {
     }
 }
 
-/// Sends as much as possible for `duration` over `streams` TCP connections from inside `from` to `address` of
-/// `to`.
+/// Sends as much as possible for `duration` over `streams` TCP connections from `from` to `address` in `to`.
 ///
-/// The bytes are not checked.
+/// Does not check the bytes.
 ///
 /// # Errors
 /// [`TransferError::NotConnected`] or [`TransferError::Broken`].
@@ -150,8 +146,7 @@ pub fn throughput(
     Ok(Throughput { bytes, elapsed })
 }
 
-/// Opens a listener inside `to` and a connection to it from inside `from`: the client's and the server's
-/// socket.
+/// Opens a listener in `to` and a connection to it from `from`; returns the client's and the server's socket.
 fn connect(
     from: &Namespace,
     to: &Namespace,
@@ -180,7 +175,7 @@ fn connect(
     Ok((client, server))
 }
 
-/// Sends the pattern, and answers with its checksum and the one that the receiver sends back.
+/// Sends the pattern and returns its checksum and the one that the receiver sends back.
 fn send(mut socket: TcpStream, bytes: u64) -> io::Result<(u64, u64)> {
     let (mut pattern, mut checksum) = (Pattern::new(SEED), Checksum::default());
     let mut block = vec![0; BLOCK];
@@ -199,7 +194,7 @@ fn send(mut socket: TcpStream, bytes: u64) -> io::Result<(u64, u64)> {
     Ok((checksum.value(), u64::from_be_bytes(confirmed)))
 }
 
-/// Receives until the sender ends, compares with the pattern, and sends the checksum back.
+/// Receives until the sender closes, compares with the pattern, and sends the checksum back.
 fn receive(mut socket: TcpStream, bytes: u64) -> Result<u64, TransferError> {
     let (mut pattern, mut checksum) = (Pattern::new(SEED), Checksum::default());
     let (mut block, mut expected) = (Vec::with_capacity(BLOCK), vec![0; BLOCK]);
@@ -225,7 +220,7 @@ fn receive(mut socket: TcpStream, bytes: u64) -> Result<u64, TransferError> {
     Ok(checksum.value())
 }
 
-/// Sends the same block again and again until `deadline`.
+/// Sends the same block repeatedly until `deadline`.
 fn flood(mut socket: TcpStream, deadline: Instant) {
     let block = vec![0x5a; BLOCK];
     while Instant::now() < deadline {
@@ -236,7 +231,7 @@ fn flood(mut socket: TcpStream, deadline: Instant) {
     }
 }
 
-/// Counts what comes until the sender ends.
+/// Counts the bytes until the sender closes.
 fn drain(mut socket: TcpStream) -> io::Result<u64> {
     let mut block = vec![0; 4 * BLOCK];
     let mut bytes = 0;

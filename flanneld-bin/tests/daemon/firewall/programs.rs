@@ -1,4 +1,4 @@
-//! The programs that write the rules: when they are run, what is done where they fail, and what only they can see.
+//! The programs that write the rules: when they run, and how their failures are handled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use flannel_testing::{Directory, eventually, write_program};
 
 use crate::cluster::{Cluster, NFTABLES, PATIENCE, VXLAN};
 
-/// With an audit each second, a daemon that has done nothing for so long has verified what it wrote.
+/// With an audit per second, a daemon that is idle for this long has verified its rules.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Programs under other names, or that tell of each run, found before the system's, in a directory with what they note.
+/// Replacements of the system's programs, in a directory with their logs.
 struct Programs(Directory);
 
 impl Programs {
@@ -19,7 +19,7 @@ impl Programs {
         Self(Directory::new().unwrap())
     }
 
-    /// Says what a program does, in the words of a shell.
+    /// Adds a program as a shell script.
     fn add(&self, program: &str, script: &str) {
         write_program(&self.path(program), &format!("#!/bin/sh\n{script}\n")).unwrap();
     }
@@ -28,7 +28,7 @@ impl Programs {
         self.0.join(file)
     }
 
-    /// Starts the daemon of the first host with these flags, so that it finds them, and waits until it is ready.
+    /// Starts the daemon of the first host with these programs and flags, and waits until it is ready.
     fn start(&self, cluster: &mut Cluster, flags: &[&str]) {
         let mut command = cluster.command(0);
         command.args(flags).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.0.path().display()));
@@ -48,7 +48,7 @@ const PROGRAMS: [&str; 7] = [
 ];
 
 #[test]
-fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
+fn an_audit_finds_changes_of_legacy_iptables() {
     let programs = Programs::new();
     for name in &PROGRAMS[..6] {
         programs.add(name, &format!("exec {} \"$@\"", name.replacen("tables", "tables-legacy", 1)));
@@ -59,9 +59,9 @@ fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
     let before = list();
     assert_eq!(before.lines().count(), 10, "{before}");
     for change in ["-t nat -F", "-F", "-t nat -D FLANNEL-POSTRTG 2"] {
-        // Until an audit has found everything in order.
+        // Until an audit finds no drift.
         std::thread::sleep(SETTLED);
-        // All namespaces of the machine have one lock.
+        // All namespaces share one lock.
         drop(cluster.shell(0, &format!("iptables-legacy --wait {change}")));
         eventually(PATIENCE, || if list() == before { Ok(()) } else { Err(list()) })
             .unwrap_or_else(|error| panic!("after {change}: {error}"));
@@ -69,7 +69,7 @@ fn a_change_of_the_legacy_iptables_is_found_by_the_audit() {
 }
 
 #[test]
-fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
+fn an_idle_daemon_runs_no_programs_and_uses_hardly_any_cpu() {
     for (name, config, tables) in [
         ("idle-iptables", VXLAN, "tables"),
         ("idle-nftables", NFTABLES, "tables"),
@@ -86,14 +86,14 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
         let mut cluster = Cluster::new(1);
         cluster.configure(config);
         programs.start(&mut cluster, &["-ip-masq", "-iptables-resync=1", "-restrict-tunnel-port"]);
-        let (runs, used, began) = (at_rest(&log), used(&mut cluster), Instant::now());
+        let (runs, used, began) = (at_rest(&log), cpu_time(&mut cluster), Instant::now());
         // Several audits.
         std::thread::sleep(Duration::from_secs(5));
         assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}");
-        let share = (self::used(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
+        let share = (cpu_time(&mut cluster) - used).as_secs_f64() / began.elapsed().as_secs_f64();
         println!("{name}: {:.4} % of a core", share * 100.0);
         if tables == "tables" {
-            // As kube-proxy does all the time, in chains of its own.
+            // Like kube-proxy, in other chains.
             for _ in 0..2 {
                 drop(
                     cluster.shell(
@@ -106,12 +106,12 @@ fn while_nothing_changes_no_program_is_started_and_hardly_any_time_used() {
             }
             assert_eq!(fs::read_to_string(&log).unwrap(), runs, "{name}: somebody else's chains");
         }
-        // Five times what is promised, for a machine on which everything takes longer.
+        // Five times the documented bound, for slow machines.
         assert!(share < 0.005, "{name}: {share} of a core");
     }
 }
 
-/// Waits until no program was run for a while, and tells which ones were. Some are: those of the test are used.
+/// Waits until no program has run for a while, and returns the log.
 fn at_rest(log: &Path) -> String {
     let (mut runs, mut since) = (String::new(), Instant::now());
     let at_rest = eventually(PATIENCE, || {
@@ -125,8 +125,8 @@ fn at_rest(log: &Path) -> String {
     runs
 }
 
-/// How long the daemon of the first host has run on a processor (`/proc/PID/schedstat`, of its only thread).
-fn used(cluster: &mut Cluster) -> Duration {
+/// The CPU time of the first host's daemon (`/proc/PID/schedstat` of its only thread).
+fn cpu_time(cluster: &mut Cluster) -> Duration {
     let pid = cluster.daemon(0).id();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let nanoseconds = tasks.map(|task| {
@@ -137,7 +137,7 @@ fn used(cluster: &mut Cluster) -> Duration {
 }
 
 #[test]
-fn rules_that_cannot_be_put_are_told_and_tried_again_and_the_network_goes_on() {
+fn rules_that_cannot_be_written_are_logged_and_retried_while_the_network_runs() {
     let programs = Programs::new();
     let script = format!(
         "echo >> {0}; [ $(wc -l < {0}) -gt 4 ] && exec /usr/sbin/iptables-restore \"$@\"; cat > /dev/null

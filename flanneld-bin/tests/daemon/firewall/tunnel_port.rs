@@ -1,11 +1,11 @@
-//! The port of the tunnel, open to peers only.
+//! `-restrict-tunnel-port`: only peers reach the tunnel port.
 
 use flannel_testing::{Capture, eventually, ping};
 
 use crate::cluster::{Cluster, NFTABLES, PATIENCE, UDP, VXLAN, check_ping, quick};
 
 #[test]
-fn with_another_port_the_one_before_is_open_again() {
+fn a_changed_port_opens_the_previous_one() {
     let (cluster, pods) = Cluster::with_pods(2, VXLAN, &["-restrict-tunnel-port"]);
     let ports = || cluster.shell(0, "nft list tables | grep -o 'flannel-port-.*' || true");
     eventually(PATIENCE, || ports() == "flannel-port-8472\n").unwrap();
@@ -17,9 +17,8 @@ fn with_another_port_the_one_before_is_open_again() {
     check_ping(&pods[0], &pods[1]);
 }
 
-/// Makes a host that is no peer send into the network, as if it were one: a tunnel to host 0 from an address of the
-/// overlay.
-fn intrude(cluster: &Cluster, stranger: usize) {
+/// Lets a host that is no peer send into the network: through a tunnel to host 0, from an overlay address.
+fn intrude(cluster: &Cluster, outsider: usize) {
     let target = cluster.subnet(0);
     let (mac, public) = (cluster.mac(0), cluster.public(0));
     let script = format!(
@@ -30,11 +29,11 @@ fn intrude(cluster: &Cluster, stranger: usize) {
         ip route add {target} via {0} dev intruder onlink src 10.5.250.1",
         target.addr()
     );
-    drop(cluster.shell(stranger, &script));
+    drop(cluster.shell(outsider, &script));
 }
 
 #[test]
-fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
+fn only_peers_can_send_to_a_restricted_port() {
     for (config, flags) in [
         (VXLAN, &["-restrict-tunnel-port", "-iptables-resync=3600"][..]),
         (NFTABLES, &["-restrict-tunnel-port", "-iptables-resync=3600"]),
@@ -52,7 +51,7 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
         let intruders = "10.5.250.1".parse().unwrap();
         let comes = || {
             let _ = ping(&cluster.lab.hosts[2].namespace, to, &quick());
-            // What came before this one has come.
+            // Earlier packets have arrived.
             check_ping(&pods[1], &pods[0]);
             capture.packets().iter().any(|packet| packet.frame.addresses() == Some((intruders, to)))
         };
@@ -62,7 +61,7 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
             assert!(!comes(), "{config} {flags:?}");
         }
 
-        // Whoever becomes a peer is let in, and the set heals like the rules.
+        // A new peer is admitted, and the set is repaired like the rules.
         drop(cluster.shell(2, "ip link del intruder"));
         cluster.start_with(2, flags);
         cluster.wait_until_ready(2);
@@ -92,7 +91,7 @@ fn a_stranger_cannot_send_into_the_network_if_the_port_is_for_peers_only() {
 }
 
 #[test]
-fn the_port_of_the_udp_backend_is_open_to_peers() {
+fn peers_reach_the_restricted_port_of_the_udp_backend() {
     let (cluster, pods) = Cluster::with_pods(2, UDP, &["-restrict-tunnel-port", "-ip-masq"]);
     check_ping(&pods[0], &pods[1]);
     let rules = cluster.rules(0);

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// An echo request in a VXLAN packet, as a host sends it; the outer hardware addresses are made up.
+/// An echo request in a VXLAN packet, as a host sends it; the outer MAC addresses are arbitrary.
 const ENCAPSULATED: &[u8] = &[
     0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00, // outer Ethernet
     0x45, 0x00, 0x00, 0x52, 0x92, 0x6c, 0x00, 0x00, 0x40, 0x11, 0xd3, 0x7c, 10, 88, 0, 1, 10, 88, 0,
@@ -16,7 +16,7 @@ const ENCAPSULATED: &[u8] = &[
 ];
 
 #[test]
-fn every_field_of_an_encapsulated_packet_is_read() {
+fn every_field_of_an_encapsulated_packet_is_decoded() {
     let frame = Frame::decode(ENCAPSULATED).unwrap();
     assert_eq!((frame.destination, frame.source), (Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 1])));
     let outer = frame.ipv4().unwrap();
@@ -39,7 +39,7 @@ fn every_field_of_an_encapsulated_packet_is_read() {
 }
 
 #[test]
-fn a_packet_reads_as_one_line() {
+fn a_packet_is_displayed_on_one_line() {
     assert_eq!(
         Frame::decode(ENCAPSULATED).unwrap().to_string(),
         "02:00:00:00:00:01 > 02:00:00:00:00:02 IP 10.88.0.1.51836 > 10.88.0.2.8472 (ttl 64, length 82) UDP, \
@@ -49,14 +49,14 @@ fn a_packet_reads_as_one_line() {
 }
 
 #[test]
-fn vxlan_is_looked_for_behind_the_given_ports_only() {
+fn vxlan_is_decoded_on_the_given_ports_only() {
     let frame = Frame::decode_with(ENCAPSULATED, &[4789]).unwrap();
     assert_eq!(frame.vxlan(), None);
     assert!(matches!(&frame.udp().unwrap().content, UdpContent::Bytes(bytes) if bytes.len() == 54));
 }
 
 #[test]
-fn a_later_fragment_and_a_cut_packet_stay_bytes() {
+fn later_fragments_and_truncated_packets_stay_bytes() {
     let mut fragment = ENCAPSULATED.to_vec();
     fragment[20..22].copy_from_slice(&[0x20, 0x03]);
     let frame = Frame::decode(&fragment).unwrap();
@@ -68,14 +68,14 @@ fn a_later_fragment_and_a_cut_packet_stay_bytes() {
 }
 
 #[test]
-fn the_padding_of_a_short_frame_is_not_payload() {
+fn padding_of_a_short_frame_is_not_payload() {
     let mut padded = ENCAPSULATED[50..].to_vec();
     padded.extend([0; 14]);
     assert_eq!(Frame::decode(&padded).unwrap().icmp().unwrap().payload, b"ping");
 }
 
 #[test]
-fn ipv6_and_arp_are_read() {
+fn ipv6_and_arp_are_decoded() {
     let mut bytes = vec![0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd];
     bytes.extend([0x6a, 0xb1, 0x23, 0x45, 0, 12, 58, 255]);
     bytes.extend("fd00::1".parse::<Ipv6Addr>().unwrap().octets());
@@ -99,17 +99,17 @@ fn ipv6_and_arp_are_read() {
 
 proptest! {
     #[test]
-    fn no_bytes_stop_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         let _ = Frame::decode(&bytes).map(|frame| frame.to_string());
     }
 
     #[test]
-    fn no_damage_to_a_packet_stops_the_decoder(
+    fn damaged_packets_do_not_panic(
         changes in proptest::collection::vec((0..ENCAPSULATED.len(), any::<u8>()), 0..8),
         length in 0..=ENCAPSULATED.len(),
         copies in 1..8_usize,
     ) {
-        // A packet behind the VXLAN header of another one makes nested overlays.
+        // A packet after the VXLAN header of another one makes nested overlays.
         let mut bytes = ENCAPSULATED[..50].repeat(copies);
         bytes.extend(ENCAPSULATED);
         let start = bytes.len() - ENCAPSULATED.len();

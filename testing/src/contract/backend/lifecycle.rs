@@ -68,11 +68,11 @@ fn invalid_options(subject: &dyn BackendSubject) -> Vec<(&'static str, &'static 
 
 /// Promise 9: `open` names an invalid option and creates nothing.
 pub fn invalid_option_is_named(subject: &dyn BackendSubject) {
-    let external = subject.external();
+    let (external, state_dir) = (subject.external(), subject.state_dir());
     let before = sorted_objects(subject);
     for (options, name) in invalid_options(subject) {
         let config = network(options);
-        let request = OpenRequest::new(&config, &external);
+        let request = OpenRequest::new(&config, &external).with_state_dir(state_dir.as_deref());
         assert_names_option(subject.opener().open(request), options, name);
         assert_eq!(sorted_objects(subject), before, "open with {options} must leave the host unchanged");
     }
@@ -206,9 +206,9 @@ pub fn remove_leaves_nothing(subject: &dyn BackendSubject) {
 
 /// `plan` writes nothing, names unreachable peers, and is empty after a sync.
 pub fn plan_writes_nothing_and_is_accurate(subject: &dyn BackendSubject) {
-    let (config, external) = (subject.config(), subject.external());
+    let (config, external, state_dir) = (subject.config(), subject.external(), subject.state_dir());
     let plan = |own: &Lease, peers: &PeerSet| {
-        let request = PlanRequest::new(&config, &external, own, peers);
+        let request = PlanRequest::new(&config, &external, own, peers).with_state_dir(state_dir.as_deref());
         subject.opener().plan(request)
     };
     let before = sorted_objects(subject);

@@ -57,10 +57,12 @@ impl<'a> Run<'a> {
         config: NetworkConfig,
         before: Option<&LeaseAttrs>,
     ) -> Self {
-        let external = subject.external();
-        let request = OpenRequest::new(&config, &external).with_before(before);
-        let mut backend = subject.opener().open(request).expect("open must succeed");
-        let own = Lease::new(subnet(1), backend.attrs().at(external.public.used_by(&config)));
+        let (external, opener, state_dir) = (subject.external(), subject.opener(), subject.state_dir());
+        let request =
+            OpenRequest::new(&config, &external).with_before(before).with_state_dir(state_dir.as_deref());
+        let mut backend = opener.open(request).expect("open must succeed");
+        let public = external.public.only(opener.underlay(&config));
+        let own = Lease::new(subnet(1), backend.attrs().at(public));
         backend.configure(&own).expect("configure must succeed");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { subject, config, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
@@ -75,10 +77,13 @@ impl<'a> Run<'a> {
 
     /// Reconfigures the backend and updates the own lease to its new attributes.
     pub(super) fn reconfigure(&mut self, config: NetworkConfig) -> Result<(), BackendError> {
-        let external = self.subject.external();
-        let before = Some(&self.own.attrs);
-        self.backend.reconfigure(OpenRequest::new(&config, &external).with_before(before))?;
-        self.own.attrs = self.backend.attrs().at(external.public.used_by(&config));
+        let (external, state_dir) = (self.subject.external(), self.subject.state_dir());
+        let request = OpenRequest::new(&config, &external)
+            .with_before(Some(&self.own.attrs))
+            .with_state_dir(state_dir.as_deref());
+        self.backend.reconfigure(request)?;
+        let public = external.public.only(self.subject.opener().underlay(&config));
+        self.own.attrs = self.backend.attrs().at(public);
         self.backend.configure(&self.own).expect("configure must succeed after a reconfigure");
         self.config = config;
         Ok(())
@@ -95,12 +100,18 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn put_peers(&mut self, hosts: &[u8]) {
-        hosts.iter().for_each(|n| self.put_peer(*n, self.subject.peer(*n, address_of(*n))));
+        hosts.iter().for_each(|n| self.put_reachable(*n, address_of(*n)));
     }
 
     /// Gives a peer another public address.
     pub(super) fn move_peer(&mut self, n: u8) {
-        self.put_peer(n, self.subject.peer(n, new_address_of(n)));
+        self.put_reachable(n, new_address_of(n));
+    }
+
+    fn put_reachable(&mut self, n: u8, public: Ipv4Addr) {
+        let attrs = self.subject.peer(n, public);
+        assert!(self.subject.endpoint_of(&attrs).is_some(), "the subject's peer {n} must have an endpoint");
+        self.put_peer(n, attrs);
     }
 
     pub(super) fn put_peer(&mut self, n: u8, attrs: LeaseAttrs) {
@@ -118,12 +129,7 @@ impl<'a> Run<'a> {
     /// Returns where the traffic to each known peer should go.
     fn expected_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let carried = self.peers.iter().filter(|_| self.subject.carries_traffic());
-        carried
-            .map(|lease| {
-                let public = lease.attrs.public.v4.expect("peers of the suite have IPv4 addresses");
-                (lease.subnet, public.into())
-            })
-            .collect()
+        carried.filter_map(|lease| Some((lease.subnet, self.subject.endpoint_of(&lease.attrs)?))).collect()
     }
 
     /// Asserts that the host reaches the known peers and no others.

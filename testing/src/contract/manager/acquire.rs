@@ -6,10 +6,10 @@ use flannel_core::{ManagerError, SubnetKey};
 use futures::future::join_all;
 
 use super::LeaseManagerSubject;
-use super::joined::{CONFIG, acquire, attrs_of, open, try_acquire};
+use super::joined::{CONFIG, acquire, attrs_of, open, published, try_acquire};
 use crate::contract::{DAY, host, missing_hook, subnet};
 
-/// Promise 1: the subnet is one that the network offers, and the lease has the requested attributes.
+/// Promise 1: the subnet is the assigned one or one that the network offers, and the lease has the requested attributes.
 pub async fn lease_is_within_the_network(subject: &dyn LeaseManagerSubject) {
     let manager = open(subject, 1).await;
     let config = manager.config().await.expect("config must succeed after the network was configured");
@@ -17,12 +17,21 @@ pub async fn lease_is_within_the_network(subject: &dyn LeaseManagerSubject) {
     let of_other_size = "10.5.1.0-25".parse().expect("a valid subnet key");
     for previous in [None, Some(outside), Some(of_other_size)] {
         let lease = acquire(&*manager, &host(1), previous).await;
-        assert!(
-            config.offers(&lease.subnet),
-            "the leased subnet must be one that {CONFIG} offers, got {}",
-            lease.subnet
+        match subject.assigned_subnet(1) {
+            Some(assigned) => {
+                assert_eq!(lease.subnet, assigned, "the leased subnet must be the assigned one")
+            }
+            None => assert!(
+                config.offers(&lease.subnet),
+                "the leased subnet must be one that {CONFIG} offers, got {}",
+                lease.subnet
+            ),
+        }
+        assert_eq!(
+            attrs_of(&lease),
+            published(subject, 1),
+            "the lease must have the requested attributes, apart from overridden ones"
         );
-        assert_eq!(attrs_of(&lease), host(1), "the lease must have the requested attributes");
         subject.revoke_subnet(lease.subnet).await;
     }
 }
@@ -52,7 +61,7 @@ pub async fn host_has_one_lease(subject: &dyn LeaseManagerSubject) {
             .expect("previous_lease must find the lease of a host that holds one");
         assert_eq!(
             (recalled.subnet, attrs_of(&recalled)),
-            (own.subnet, host(1)),
+            (own.subnet, published(subject, 1)),
             "previous_lease must return the host's lease"
         );
         assert_eq!(
@@ -86,7 +95,7 @@ pub async fn subnets_are_unique(subject: &dyn LeaseManagerSubject) {
 
 /// Promises 3 and 9: a host that lost its lease gets the same subnet again unless another host has leased it.
 pub async fn previous_subnet_is_reused_if_free(subject: &dyn LeaseManagerSubject) {
-    if !subject.chooses_subnet() {
+    if subject.assigned_subnet(1).is_some() {
         missing_hook("chooses_subnet");
     }
     let (manager, other) = (open(subject, 1).await, open(subject, 2).await);

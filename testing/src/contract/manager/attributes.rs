@@ -3,7 +3,7 @@
 use flannel_core::{ManagerError, RegistryError, Term};
 
 use super::LeaseManagerSubject;
-use super::joined::{JoinedHost, acquire, attrs_of, host_with, open};
+use super::joined::{JoinedHost, acquire, attrs_of, host_with, open, published, published_with};
 use crate::contract::{host, missing_hook, subnet};
 
 /// Promises 2 and 8: the attributes of `acquire`, a repeated `acquire` and `publish` reach the peers and keep the
@@ -12,15 +12,15 @@ pub async fn attributes_reach_peers(subject: &dyn LeaseManagerSubject) {
     let mut peer = JoinedHost::join(subject, 1, None).await;
     let manager = open(subject, 2).await;
     let own = acquire(&*manager, &host_with(2, "first"), None).await;
-    peer.peers.wait_for_attrs(own.subnet, &host_with(2, "first")).await;
+    peer.peers.wait_for_attrs(own.subnet, &published_with(subject, 2, "first")).await;
 
     let again = acquire(&*manager, &host_with(2, "second"), None).await;
     assert_eq!(
         (again.subnet, attrs_of(&again)),
-        (own.subnet, host_with(2, "second")),
+        (own.subnet, published_with(subject, 2, "second")),
         "a second acquire must return the same subnet with the new attributes"
     );
-    peer.peers.wait_for_attrs(own.subnet, &host_with(2, "second")).await;
+    peer.peers.wait_for_attrs(own.subnet, &published_with(subject, 2, "second")).await;
 
     // A host that moves publishes another address.
     for moved in [host_with(2, "third"), host_with(200, "third")] {
@@ -28,10 +28,10 @@ pub async fn attributes_reach_peers(subject: &dyn LeaseManagerSubject) {
         let (subnet, term) = (published.subnet, published.term);
         assert_eq!(
             (subnet, term, attrs_of(&published)),
-            (own.subnet, own.term, moved.clone()),
+            (own.subnet, own.term, subject.published(2, moved.clone())),
             "publish must keep subnet and term and return the new attributes"
         );
-        peer.peers.wait_for_attrs(own.subnet, &moved).await;
+        peer.peers.wait_for_attrs(own.subnet, &subject.published(2, moved)).await;
     }
 }
 
@@ -50,7 +50,7 @@ pub async fn publish_never_overwrites_another_host(subject: &dyn LeaseManagerSub
     };
     subject.revoke_subnet(own.subnet).await;
     assert_publish_fails("after the lease was revoked").await;
-    if !subject.chooses_subnet() {
+    if subject.assigned_subnet(1).is_some() {
         return;
     }
     let other = open(subject, 2).await;
@@ -67,7 +67,7 @@ pub async fn publish_never_overwrites_another_host(subject: &dyn LeaseManagerSub
         .expect("previous_lease must find the other host's lease");
     assert_eq!(
         (theirs.subnet, attrs_of(&theirs)),
-        (own.subnet, host(2)),
+        (own.subnet, published(subject, 2)),
         "a failed publish must not change the other host's record"
     );
 }
@@ -75,13 +75,13 @@ pub async fn publish_never_overwrites_another_host(subject: &dyn LeaseManagerSub
 /// Promise 10: a released subnet is free at once and its peers see the removal; releasing it again succeeds, and never
 /// releases another host's lease.
 pub async fn released_subnet_is_free(subject: &dyn LeaseManagerSubject) {
-    if !subject.chooses_subnet() {
+    if subject.assigned_subnet(1).is_some() {
         missing_hook("chooses_subnet");
     }
     let mut peer = JoinedHost::join(subject, 1, None).await;
     let manager = open(subject, 2).await;
     let own = acquire(&*manager, &host(2), Some(subnet(77))).await;
-    peer.peers.wait_for_attrs(own.subnet, &host(2)).await;
+    peer.peers.wait_for_attrs(own.subnet, &published(subject, 2)).await;
     manager.release(&own).await.expect("release of a held lease must succeed");
     peer.peers.wait_for_removal(own.subnet).await;
     manager.release(&own).await.expect("release of a lease that no longer exists must succeed");
@@ -112,7 +112,7 @@ pub async fn reservation_is_kept(subject: &dyn LeaseManagerSubject) {
         (subnet(88), Term::Permanent),
         "acquire must return the host's reservation"
     );
-    peer.peers.wait_for_attrs(subnet(88), &host_with(2, "first")).await;
+    peer.peers.wait_for_attrs(subnet(88), &published_with(subject, 2, "first")).await;
     let own = manager.publish(&own, &host_with(2, "second")).await.expect("publish must succeed");
     assert_eq!(own.term, Term::Permanent, "a reservation must stay permanent after publish");
     manager.release(&own).await.expect("release of a reservation must succeed");
@@ -122,5 +122,5 @@ pub async fn reservation_is_kept(subject: &dyn LeaseManagerSubject) {
         (subnet(88), Term::Permanent),
         "a reservation must stay after release"
     );
-    peer.peers.wait_for_attrs(subnet(88), &host_with(2, "third")).await;
+    peer.peers.wait_for_attrs(subnet(88), &published_with(subject, 2, "third")).await;
 }

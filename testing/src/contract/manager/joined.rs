@@ -30,6 +30,16 @@ pub(super) fn attrs_of(lease: &Lease) -> LeaseAttrs {
     lease.attrs.clone().with_node(None)
 }
 
+/// Returns what peers see of host number `n` when it publishes its own attributes.
+pub(super) fn published(subject: &dyn LeaseManagerSubject, n: u8) -> LeaseAttrs {
+    subject.published(n, host(n))
+}
+
+/// Returns what peers see of host number `n` when it publishes its own attributes with this backend.
+pub(super) fn published_with(subject: &dyn LeaseManagerSubject, n: u8, backend: &str) -> LeaseAttrs {
+    subject.published(n, host_with(n, backend))
+}
+
 /// Opens the manager of a host after configuring the network.
 pub(super) async fn open(subject: &dyn LeaseManagerSubject, n: u8) -> Arc<dyn LeaseManager> {
     open_with_ttl(subject, n, DAY).await
@@ -184,12 +194,12 @@ impl PeerView {
     fn change(&mut self, change: LeaseChange) {
         let subnet = match &change {
             LeaseChange::Put(lease) => lease.subnet,
-            LeaseChange::Removed(subnet) => *subnet,
+            LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => *subnet,
         };
         assert_ne!(subnet, self.own, "a watch must not report the host's own subnet");
         match change {
             LeaseChange::Put(lease) => self.known.insert(subnet, attrs_of(&lease)),
-            LeaseChange::Removed(_) => self.known.remove(&subnet),
+            LeaseChange::Removed(_) | LeaseChange::Released(_) => self.known.remove(&subnet),
         };
     }
 

@@ -4,7 +4,7 @@ use flannel_core::KeepEvent;
 use tokio::time::sleep;
 
 use super::LeaseManagerSubject;
-use super::joined::{JoinedHost, PeerView, acquire, host_with, open};
+use super::joined::{JoinedHost, PeerView, acquire, host_with, open, published, published_with};
 use crate::contract::{host, subnet};
 
 /// Promise 6: a watch reports the current peers up to `Complete`, then the peers that join, change and leave.
@@ -13,12 +13,12 @@ pub async fn watch_reports_peers_then_changes(subject: &dyn LeaseManagerSubject)
     let existing = acquire(&*second, &host(2), None).await;
     let mut late = JoinedHost::join(subject, 1, None).await;
     late.peers.until("Complete", |peers| peers.is_complete).await;
-    late.peers.wait_for_attrs(existing.subnet, &host(2)).await;
+    late.peers.wait_for_attrs(existing.subnet, &published(subject, 2)).await;
 
     let third = acquire(&*open(subject, 3).await, &host(3), None).await;
-    late.peers.wait_for_attrs(third.subnet, &host(3)).await;
+    late.peers.wait_for_attrs(third.subnet, &published(subject, 3)).await;
     acquire(&*second, &host_with(2, "other"), None).await;
-    late.peers.wait_for_attrs(existing.subnet, &host_with(2, "other")).await;
+    late.peers.wait_for_attrs(existing.subnet, &published_with(subject, 2, "other")).await;
     subject.revoke_subnet(third.subnet).await;
     late.peers.wait_for_removal(third.subnet).await;
     assert!(
@@ -29,8 +29,8 @@ pub async fn watch_reports_peers_then_changes(subject: &dyn LeaseManagerSubject)
     // A watch that starts now reports the same state.
     let mut later = PeerView::new(subject, &*open(subject, 4).await, subnet(44));
     later.until("Complete", |peers| peers.is_complete).await;
-    later.wait_for_attrs(late.own.subnet, &host(1)).await;
-    later.wait_for_attrs(existing.subnet, &host_with(2, "other")).await;
+    later.wait_for_attrs(late.own.subnet, &published(subject, 1)).await;
+    later.wait_for_attrs(existing.subnet, &published_with(subject, 2, "other")).await;
     assert!(
         !later.known.contains_key(&third.subnet),
         "a new watch must not report a peer that left before it started"
@@ -46,8 +46,8 @@ pub async fn watch_omits_own_subnet(subject: &dyn LeaseManagerSubject) {
     subject.revoke_subnet(own.subnet).await;
     // Events are ordered: once the peer is reported, so are the changes to the own record.
     let peer = acquire(&*open(subject, 2).await, &host(2), Some(subnet(22))).await;
-    holder.peers.wait_for_attrs(peer.subnet, &host(2)).await;
-    assert!(holder.peers.is_complete, "a watch must report Complete before later changes");
+    holder.peers.wait_for_attrs(peer.subnet, &published(subject, 2)).await;
+    holder.peers.until("Complete", |peers| peers.is_complete).await;
 }
 
 /// Promise 6: a watch names an unreadable record, which hides no peer.
@@ -59,12 +59,12 @@ pub async fn unreadable_record_hides_no_peer(subject: &dyn LeaseManagerSubject) 
     let name = bad.to_string();
     joined.peers.until("the unreadable record", |peers| peers.bad == [name.clone()]).await;
     let after = acquire(&*open(subject, 3).await, &host(3), Some(subnet(33))).await;
-    joined.peers.wait_for_attrs(before.subnet, &host(2)).await;
-    joined.peers.wait_for_attrs(after.subnet, &host(3)).await;
+    joined.peers.wait_for_attrs(before.subnet, &published(subject, 2)).await;
+    joined.peers.wait_for_attrs(after.subnet, &published(subject, 3)).await;
     let mut other = JoinedHost::join(subject, 4, Some(bad)).await;
     assert_ne!(other.own.subnet, bad, "acquire must not return the subnet of an unreadable record");
     other.peers.until("the unreadable record", |peers| peers.bad == [name.clone()]).await;
-    other.peers.wait_for_attrs(after.subnet, &host(3)).await;
+    other.peers.wait_for_attrs(after.subnet, &published(subject, 3)).await;
     subject.revoke_subnet(bad).await;
     other.peers.until("the removal of the unreadable record", |peers| peers.bad.is_empty()).await;
 }
@@ -74,7 +74,7 @@ pub async fn unreadable_record_hides_no_peer(subject: &dyn LeaseManagerSubject) 
 pub async fn outage_removes_no_peer_and_no_lease(subject: &dyn LeaseManagerSubject) {
     let peer = acquire(&*open(subject, 2).await, &host(2), None).await;
     let mut joined = JoinedHost::join(subject, 1, None).await;
-    joined.peers.wait_for_attrs(peer.subnet, &host(2)).await;
+    joined.peers.wait_for_attrs(peer.subnet, &published(subject, 2)).await;
     for round in 1..=2 {
         subject.stop().await;
         joined.peers.until("that the store is unavailable", |peers| peers.outages.0 >= round).await;
@@ -85,7 +85,7 @@ pub async fn outage_removes_no_peer_and_no_lease(subject: &dyn LeaseManagerSubje
         joined.peers.until("that the store is available", |peers| peers.outages.1 >= round).await;
     }
     let third = acquire(&*open(subject, 3).await, &host(3), None).await;
-    joined.peers.wait_for_attrs(third.subnet, &host(3)).await;
+    joined.peers.wait_for_attrs(third.subnet, &published(subject, 3)).await;
     let lost = joined.keep.drain().into_iter().any(|event| matches!(event, KeepEvent::Lost(_)));
     assert!(!lost, "an outage shorter than the time to live must not end a lease");
     assert!(joined.peers.known.contains_key(&peer.subnet), "the end of an outage must not remove a peer");

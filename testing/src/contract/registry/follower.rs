@@ -94,7 +94,7 @@ impl State {
                 self.bad.remove(&lease.subnet.to_string());
                 self.leases.insert(lease.subnet, Lease::clone(lease));
             }
-            RegistryEvent::Deleted(subnet, _) => {
+            RegistryEvent::Deleted(subnet, _) | RegistryEvent::Released(subnet, _) => {
                 self.bad.remove(&subnet.to_string());
                 self.leases.remove(subnet);
             }

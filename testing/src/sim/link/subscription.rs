@@ -1,4 +1,4 @@
-//! A watch over a link: cut, silent, or resumed from where it was heard.
+//! A watch over a link: broken, stalled, or resumed where it ended.
 
 use std::collections::VecDeque;
 
@@ -10,19 +10,19 @@ use tokio::time::sleep;
 
 use super::{Link, LinkState, TIMEOUT};
 
-/// One subscription.
+/// A watch of one host.
 pub(super) struct Watch {
     link: Link,
     link_state: watch::Receiver<LinkState>,
     link_now: LinkState,
     inner: Option<BoxStream<'static, RegistryEvent>>,
-    /// Up to where the events were told.
+    /// The revision of the last delivered event.
     resume_at: Option<Revision>,
     silent: bool,
     undelivered: VecDeque<RegistryEvent>,
-    /// How many times the store had gone back in time when the last of `untold` came.
+    /// How often the store had been restored when the last of `undelivered` arrived.
     restores: u32,
-    /// The same for the last of those that were told before: where they ended means nothing in another store.
+    /// The same for the last delivered event: its revision means nothing in a restored store.
     delivered_restores: u32,
 }
 
@@ -57,7 +57,7 @@ impl Watch {
                 self.inner.as_mut().filter(|_| !self.link_now.watch_stalled && !self.link_now.partitioned)
             else {
                 if self.link_now.partitioned || self.link_now.watch_stalled {
-                    // The sender cannot be gone: this watch holds it.
+                    // The sender lives as long as this watch, which holds the link.
                     let _ = self.link_state.changed().await;
                     self.link_state.mark_changed();
                 } else {
@@ -68,7 +68,7 @@ impl Watch {
             let event = async {
                 let first = inner.next().await;
                 self.link.delay_event().await;
-                // What else has come meanwhile comes along.
+                // Events that arrived meanwhile are delivered in the same batch.
                 let mut events: VecDeque<_> = first.into_iter().collect();
                 while let Some(Some(event)) = inner.next().now_or_never() {
                     events.push_back(event);
@@ -86,7 +86,7 @@ impl Watch {
         }
     }
 
-    /// Drops the subscription when its events may be lost: a change of the weather interrupts what is being delivered.
+    /// Drops the subscription after its events may have been lost: a change of the link interrupts the delivery.
     fn drop_in_flight(&mut self) {
         self.link_state.mark_changed();
         self.inner = None;
@@ -108,7 +108,7 @@ impl Watch {
         self.link_now = now;
     }
 
-    /// Subscribes, first or again, where the events ended.
+    /// Subscribes where the events ended.
     async fn connect(&mut self) {
         sleep(self.link.delay()).await;
         if self.link_state.has_changed().unwrap_or(false) {
@@ -129,7 +129,7 @@ impl Watch {
         }
     }
 
-    /// Returns where to go on: where the events ended, a little before, or at the beginning.
+    /// Returns where to resume: where the events ended, a little before, or from a snapshot.
     fn resume_point(&mut self) -> Option<Revision> {
         let restores = self.link.state().restores;
         if self.delivered_restores != restores {
@@ -154,7 +154,9 @@ impl Watch {
         let (revision, subnet) = match &event {
             RegistryEvent::Snapshot(snapshot) => (Some(snapshot.revision), None),
             RegistryEvent::Put(lease) => (Some(lease.revision), Some(lease.subnet)),
-            RegistryEvent::Deleted(subnet, revision) => (Some(*revision), Some(*subnet)),
+            RegistryEvent::Deleted(subnet, revision) | RegistryEvent::Released(subnet, revision) => {
+                (Some(*revision), Some(*subnet))
+            }
             RegistryEvent::Bad(record) => (None, record.subnet),
             RegistryEvent::BadDeleted(_) | RegistryEvent::Unavailable(_) | RegistryEvent::Available => {
                 return event;

@@ -1,4 +1,4 @@
-//! What can happen to a cluster.
+//! The faults and other actions of a scenario.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -13,11 +13,11 @@ use super::{FaultEnd, HOUR, MINUTE, Runner};
 use crate::sim::LARGE;
 use crate::sim::backend::data;
 
-/// How many hosts one act may befall.
+/// The most hosts that one action affects.
 const MAX_HOSTS_PER_ACTION: usize = 100;
 
 impl Runner<'_> {
-    /// Does what the seed says.
+    /// Takes the next action that the seed determines.
     pub(super) fn inject(&mut self) {
         let action = self.cluster.random.u32(..104);
         self.cluster.checker.record(format_args!("action {action}"));
@@ -47,7 +47,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Does something to one live host at least, and at most to a share of them.
+    /// Applies an action to at least one running host and at most this share of them.
     fn each_of(&mut self, share: f64, action: impl Fn(&mut Self, usize)) {
         let live: Vec<usize> =
             self.cluster.hosts.iter().filter(|host| host.runs()).map(|host| host.number).collect();
@@ -76,7 +76,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Leaves; sometimes somebody writes its record at the same moment.
+    /// Makes a host leave; sometimes another node writes its record at the same moment.
     fn leave(&mut self, host: usize) {
         match self.cluster.random.u32(..4) {
             0 => self.write_for(host),
@@ -95,7 +95,7 @@ impl Runner<'_> {
         self.end_within(MINUTE, FaultEnd::Down { host, with_previous: true, rebooted: true });
     }
 
-    /// The machine comes back with an empty kernel, and its device with another address.
+    /// Reboots the machine: its kernel is empty and its device has another MAC address.
     fn reboot(&mut self, host: usize) {
         self.cluster.kill(host);
         self.end_within(MINUTE, FaultEnd::Down { host, with_previous: true, rebooted: true });
@@ -141,14 +141,14 @@ impl Runner<'_> {
         self.schedule_end(host, FaultEnd::Loss(host));
     }
 
-    /// Lets a fault of a host end some time, most soon, some later than its lease.
+    /// Schedules the end of a host's fault: most are short, some outlast the lease.
     fn schedule_end(&mut self, host: usize, end: FaultEnd) {
         let within = self.fault_duration();
         self.end_within(within, end);
         self.cluster.hosts[host].link.mark_stalled(Instant::now() + within);
     }
 
-    /// Draws how long a fault lasts at most.
+    /// Returns the longest duration of a fault.
     fn fault_duration(&mut self) -> Duration {
         if self.cluster.random.f64() < 0.7 { MINUTE * 5 } else { HOUR * 40 }
     }
@@ -158,7 +158,7 @@ impl Runner<'_> {
             return;
         };
         if self.cluster.random.bool() {
-            // They go on in a store that may have grown as far as the one that they know.
+            // They resume against a store whose revision may have reached theirs again.
             self.each_of(0.2, Self::freeze);
         }
         restore();
@@ -174,7 +174,7 @@ impl Runner<'_> {
     fn revoke(&mut self) {
         let share = self.cluster.random.f64() * 0.6;
         let leases: Vec<SubnetKey> = self.cluster.checker.leases().into_keys().collect();
-        // Each of them costs every host two events.
+        // Each removed lease costs every host two events.
         let max = self.cluster.options.at_most(LARGE) as f64;
         let share = share * (max / max.max(leases.len() as f64));
         for subnet in leases {
@@ -212,7 +212,7 @@ impl Runner<'_> {
         Ipv4Net::new_assert(address, 24).into()
     }
 
-    /// A node of upstream's takes a subnet that looks free to it.
+    /// A node that runs upstream flannel leases a subnet that it saw as free.
     fn upstream_node_joins(&mut self) {
         let subnet = self.any_subnet();
         if !self.cluster.checker.is_taken(subnet) {
@@ -220,8 +220,8 @@ impl Runner<'_> {
         }
     }
 
-    /// A node of upstream's renews a lease that it has lost to this host long ago. Sometimes the watch of the host hears
-    /// nothing of it, so that the next renewal is the first to find out.
+    /// A node that runs upstream flannel renews a lease that this host has taken over since. Sometimes the host's watch
+    /// is stalled, so that its next renewal notices first.
     fn overwrite(&mut self, host: usize) {
         if self.cluster.random.bool() {
             self.stall_watch_for(host, HOUR * 40);
@@ -241,7 +241,7 @@ impl Runner<'_> {
         self.cluster.note_external_write(Some(subnet));
     }
 
-    /// Renewing writes the same record again.
+    /// Renews the leases of upstream nodes, which rewrites the same records.
     fn upstream_nodes_renew(&mut self) {
         for (subnet, attrs) in &self.upstream {
             self.cluster.store.put_raw(&subnet.to_string(), &attrs.to_record());
@@ -250,7 +250,7 @@ impl Runner<'_> {
         renewed.into_iter().for_each(|subnet| self.cluster.note_external_write(Some(subnet)));
     }
 
-    /// Another daemon of the same host writes its record, sometimes again and again while the host answers.
+    /// A second daemon of the same host writes its record, sometimes repeatedly while the host restores it.
     fn rewrite(&mut self, host: usize) {
         self.write_for(host);
         for _ in 0..self.cluster.random.usize(..8) {
@@ -272,7 +272,7 @@ impl Runner<'_> {
         self.cluster.note_external_write(Some(subnet));
     }
 
-    /// Somebody changes the kernel of a host, seen or unseen.
+    /// Changes the kernel of a host, with or without a notification.
     fn drift(&mut self, host: usize) {
         let (nth, notified) = (self.cluster.random.usize(..20), self.cluster.random.bool());
         let kernel = &self.cluster.hosts[host].kernel;

@@ -1,4 +1,4 @@
-//! What must hold in the end.
+//! The checks of the final state.
 
 use flannel_core::{LeaseAttrs, PublicAddrs, SubnetKey};
 
@@ -9,7 +9,7 @@ use crate::sim::host;
 use crate::sim::kernel::Tables;
 
 impl Runner<'_> {
-    /// Looks at every host in the end.
+    /// Checks every host in the end.
     pub(super) fn check_final_state(&mut self) {
         self.cluster.hosts.iter_mut().for_each(host::Host::observe);
         let checker = &self.cluster.checker;
@@ -21,32 +21,40 @@ impl Runner<'_> {
             let number = host.number;
             let own = host.holds.and_then(|subnet| Some((subnet, leases.get(&subnet)?)));
             let Some((own, attrs)) = own.filter(|_| host.ready) else {
-                checker.violation(format_args!("host {number} has no lease in the end: {:?}", host.holds));
+                checker
+                    .violation(format_args!("host {number} has no lease in the end, but {:?}", host.holds));
                 continue;
             };
             held += 1;
             if attrs.public != PublicAddrs::from(host.public) {
-                checker.violation(format_args!("host {number} holds {own}, which is of {}", attrs.public));
+                checker.violation(format_args!(
+                    "host {number} holds {own}, whose lease belongs to {}",
+                    attrs.public
+                ));
             }
             let tables = host.kernel.tables();
             if attrs.backend_data != tables.device.and_then(data) {
-                checker.violation(format_args!("the lease of host {number} does not say what its device is"));
+                checker.violation(format_args!("the lease of host {number} does not match its device"));
             }
             expected.remove(own, attrs);
             if !tables.has_same_objects(&expected) {
                 let extra = tables.routes.keys().find(|subnet| !expected.routes.contains_key(subnet));
                 let missing = expected.routes.keys().find(|subnet| !tables.routes.contains_key(subnet));
                 checker.violation(format_args!(
-                    "host {number} has not exactly the peers there are: too much is {extra:?}, too little {missing:?}"
+                    "the kernel of host {number} differs from the peers in the store: extra {extra:?}, missing {missing:?}"
                 ));
             }
             drop(tables);
             expected.insert(own, attrs);
         }
-        // Whatever happens, no host asks its store more often than this over days.
+        // The limit on the mean rate of a host's calls over the whole run.
         let allowed = self.begun.elapsed().as_secs() / 20;
         for host in self.cluster.hosts.iter().filter(|host| host.link.calls().all > allowed) {
-            checker.violation(format_args!("host {} made {:?} calls", host.number, host.link.calls()));
+            checker.violation(format_args!(
+                "host {} made too many calls: {:?}",
+                host.number,
+                host.link.calls()
+            ));
         }
         let difference = leases.len().abs_diff(held + self.upstream.len());
         if difference > 0 {
@@ -54,8 +62,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Looks at some hosts while faults go on: those that hear the store reach every peer that has been there for a
-    /// while, at the address that it has now.
+    /// Checks some hosts while faults go on: a host that can reach the store has the objects of every peer that has
+    /// been unchanged for a while.
     pub(super) fn spot_check(&mut self) {
         self.cluster.check_held_subnets();
         let peers = self.cluster.checker.unchanged_for(2 * GRACE);
@@ -80,16 +88,16 @@ impl Runner<'_> {
                 let subnet = missing.subnet;
                 self.cluster
                     .checker
-                    .violation(format_args!("host {number} does not reach {subnet} as it is"));
+                    .violation(format_args!("host {number} does not have the objects of {subnet}"));
             }
         }
     }
 }
 
-/// How many hosts are looked at in each pause.
+/// The number of hosts that a spot check reads.
 const SPOT_CHECKS: usize = 3;
 
-/// What a kernel holds for some leases.
+/// The objects that the kernel should hold for a lease.
 impl Tables {
     fn insert(&mut self, subnet: SubnetKey, attrs: &LeaseAttrs) {
         if let Some((subnet, mac, public)) = peer(subnet, attrs) {

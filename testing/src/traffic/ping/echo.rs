@@ -1,10 +1,10 @@
-//! Echo messages as bytes (RFC 792, RFC 4443 section 4). Pure.
+//! Encodes and decodes echo messages (RFC 792, RFC 4443 section 4).
 
-/// An IPv4 header with all options, which a raw socket hands out too, and the ICMP header.
+/// The size of an IPv4 header with all options, which a raw socket returns too, and the ICMP header.
 pub(super) const MAX_HEADERS: usize = 60 + HEADER;
 const HEADER: usize = 8;
 
-/// Builds an echo request. The kernel fills in the checksum of the IPv6 form (RFC 3542, section 3.1).
+/// Encodes an echo request. The kernel fills in the checksum for IPv6 (RFC 3542, section 3.1).
 pub(super) fn request(is_ipv4: bool, identifier: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let kind = if is_ipv4 { 8 } else { 128 };
     let mut message = Vec::with_capacity(HEADER + payload.len());
@@ -28,8 +28,8 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Reads a received packet, which begins with its IPv4 header, or with ICMPv6; none if it is no echo
-    /// reply.
+    /// Decodes a received packet, which begins with its IPv4 header, or with ICMPv6. Returns `None` if it is not an
+    /// echo reply.
     pub(super) fn decode(is_ipv4: bool, packet: &'a [u8]) -> Option<Self> {
         let header_length = if is_ipv4 { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let (header, payload) = packet.get(header_length..)?.split_first_chunk::<HEADER>()?;
@@ -43,7 +43,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// The internet checksum of an ICMP message whose checksum field is zero (RFC 1071).
+/// Returns the internet checksum of an ICMP message whose checksum field is zero (RFC 1071).
 fn checksum(message: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in message.chunks(2) {
@@ -60,8 +60,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_request_has_the_checksum_of_the_textbook() {
-        // The sum over the message including its checksum is all ones.
+    fn request_has_a_valid_checksum() {
+        // The sum over a message that includes its checksum is all ones.
         for payload in [&b""[..], b"odd", b"even", &[0xff; 301]] {
             let message = request(true, 0x1234, 0xfffe, payload);
             let sum: u64 = message
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_echo_reply_is_taken_for_one() {
+    fn only_echo_replies_are_decoded() {
         let mut packet = vec![0x46; 24];
         packet.extend([0, 0, 9, 9, 0x12, 0x34, 0, 7, b'x']);
         let reply = Reply { identifier: 0x1234, sequence: 7, payload: b"x" };
@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_stop_the_decoder(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_do_not_panic(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = (Reply::decode(true, &packet), Reply::decode(false, &packet));
         }
     }

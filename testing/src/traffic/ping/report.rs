@@ -1,4 +1,4 @@
-//! What a running ping has seen: pure book-keeping over sequence numbers and arrival times.
+//! Accounting of a running ping by sequence numbers and arrival times.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,26 +8,25 @@ use std::time::Duration;
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct PingReport {
-    /// Requests sent, or refused by the kernel for want of a route.
+    /// The number of requests sent, or rejected by the kernel without a route.
     pub sent: u64,
-    /// Requests answered.
+    /// The number of answered requests.
     pub received: u64,
-    /// Sequence numbers of the requests that were not answered; the first request has number 0.
+    /// The sequence numbers of unanswered requests, from 0.
     pub lost: Vec<RangeInclusive<u64>>,
-    /// Answers beyond the first to the same request.
+    /// The number of duplicate answers.
     pub duplicates: u64,
-    /// Answers that did not hold the bytes sent.
+    /// The number of answers with other bytes than were sent.
     pub altered: u64,
-    /// The longest time between two answers, between the start and the first, or between the last and the
-    /// stop.
+    /// The longest time between two answers, between the start and the first, or between the last and the stop.
     pub longest_gap: Duration,
-    /// The times from request to answer; none without an answer.
+    /// The round-trip times; `None` without an answer.
     pub round_trip: Option<RoundTrip>,
-    /// What the kernel said when it last refused to send.
+    /// The kernel's error when it last rejected a request.
     pub last_refusal: Option<String>,
 }
 
-/// Times from request to answer.
+/// Round-trip times.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RoundTrip {
     /// The shortest.
@@ -39,7 +38,7 @@ pub struct RoundTrip {
 }
 
 impl PingReport {
-    /// How many requests were not answered.
+    /// Returns the number of unanswered requests.
     #[must_use]
     pub fn lost_count(&self) -> u64 {
         self.sent - self.received
@@ -73,7 +72,7 @@ impl fmt::Display for PingReport {
     }
 }
 
-/// The answers seen so far. All times are counted from the start of the ping.
+/// The answers so far. All times are relative to the start of the ping.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     answered: Vec<bool>,
@@ -86,7 +85,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Notes an answer to request number `sequence`, one of the `sent` so far.
+    /// Records an answer to request number `sequence`, one of the `sent` so far.
     pub(super) fn note(&mut self, sequence: u64, sent: u64, round_trip: Duration, arrival: Duration) {
         let index = usize::try_from(sequence).unwrap_or(usize::MAX);
         if sequence >= sent {
@@ -107,17 +106,17 @@ impl Answers {
         self.round_trips = Some((min.min(round_trip), sum + round_trip, max.max(round_trip)));
     }
 
-    /// Notes an answer whose bytes are not those sent.
+    /// Records an answer with other bytes than were sent.
     pub(super) fn note_altered(&mut self) {
         self.altered += 1;
     }
 
-    /// How many requests are answered.
+    /// Returns the number of answered requests.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// The report of a ping that sent `sent` requests until `stopped`.
+    /// Returns the report of a ping that sent `sent` requests until `stopped`.
     pub(super) fn report(&self, sent: u64, stopped: Duration, last_refusal: Option<String>) -> PingReport {
         let mut lost: Vec<RangeInclusive<u64>> = Vec::new();
         let answered = self.answered.iter().copied().chain(std::iter::repeat(false));
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_answered_is_lost_and_the_silence_is_measured() {
+    fn unanswered_requests_are_lost_and_the_gap_is_measured() {
         let mut answers = Answers::default();
         for (sequence, arrival) in [(0, 2), (1, 12), (5, 53), (7, 72), (6, 74), (6, 75)] {
             answers.note(sequence, 10, ms(2), ms(arrival));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_at_the_end_counts_until_the_stop() {
+    fn a_gap_at_the_end_counts_until_the_stop() {
         let mut answers = Answers::default();
         answers.note(0, 100, ms(1), ms(1));
         assert_eq!(answers.report(100, ms(500), None).longest_gap, ms(499));

@@ -1,4 +1,4 @@
-//! A steady ping: one thread sends at fixed times, one collects the answers.
+//! A steady ping: one thread sends at fixed times, one receives the answers.
 
 use super::echo::{self, Reply};
 use super::report::{Answers, PingReport};
@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long the collecting thread waits for an answer before it looks whether it is to end.
+/// How long the receiving thread waits for an answer before it checks whether to stop.
 const TICK: Duration = Duration::from_millis(10);
-/// Sequence number and time of sending, both of 8 bytes, which come back in the answer.
+/// The sequence number and the time of sending, 8 bytes each, which the answer echoes.
 const STAMP: usize = 16;
 
-/// A ping that runs until it is stopped. Dropping it ends it.
+/// A ping that runs until it is stopped. Dropping it stops it.
 #[derive(Debug)]
 pub struct RunningPing {
     shared: Arc<Shared>,
@@ -26,9 +26,9 @@ pub struct RunningPing {
 }
 
 impl RunningPing {
-    /// Starts to send an echo request from inside `namespace` to `to` every `interval`, such as 5 ms.
+    /// Starts sending an echo request from `namespace` to `to` every `interval`, such as 5 ms.
     ///
-    /// The payload has at least 16 bytes, as it carries a stamp.
+    /// The payload has at least 16 bytes, as it contains a stamp.
     ///
     /// # Errors
     /// [`PingError::Unreachable`] without any route, [`PingError::Socket`] without CAP_NET_RAW.
@@ -62,17 +62,16 @@ impl RunningPing {
         Ok(running)
     }
 
-    /// The number of requests answered so far.
+    /// Returns the number of requests answered so far.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Acquire)
     }
 
-    /// Waits for `count` more answers: a disturbance should hit a ping that works, and a test that ends
-    /// should have seen it work again.
+    /// Waits for `count` more answers, so that a fault hits a ping that works, and a test ends after it works again.
     ///
     /// # Errors
-    /// Says how many came within `limit`.
+    /// Contains how many arrived within `limit`.
     pub fn wait_for_replies(&self, count: u64, limit: Duration) -> Result<(), crate::DeadlineExceeded> {
         let before = self.received();
         eventually(limit, || {
@@ -81,13 +80,13 @@ impl RunningPing {
         })
     }
 
-    /// What has been seen so far. Requests whose answers are still on their way count as lost.
+    /// Returns the result so far. Requests in flight count as lost.
     #[must_use]
     pub fn report(&self) -> PingReport {
         self.shared.report(self.shared.started.elapsed())
     }
 
-    /// Stops sending, waits for the answers still on their way, at most the options' `timeout`, and reports.
+    /// Stops sending, waits at most the options' `timeout` for the answers in flight, and returns the result.
     #[must_use]
     pub fn stop(mut self) -> PingReport {
         self.end();
@@ -99,7 +98,7 @@ impl RunningPing {
     fn end(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
         join(self.sender.take());
-        // Only now is it certain how many answers are to be waited for.
+        // Only now is the number of expected answers final.
         self.shared.sending_ended.store(true, Ordering::Release);
         join(self.receiver.take());
     }
@@ -113,11 +112,11 @@ impl Drop for RunningPing {
 
 fn join(thread: Option<JoinHandle<()>>) {
     if let Some(Err(_)) = thread.map(JoinHandle::join) {
-        tracing::error!("a thread of a running ping has panicked");
+        tracing::error!("a thread of a running ping panicked");
     }
 }
 
-/// What both threads use.
+/// The state shared by both threads.
 #[derive(Debug)]
 struct Shared {
     socket: UdpSocket,
@@ -137,12 +136,12 @@ struct Shared {
 struct State {
     answers: Answers,
     last_refusal: Option<String>,
-    /// When sending ended, counted from the start.
+    /// When sending ended, relative to the start.
     stopped: Duration,
 }
 
 impl Shared {
-    /// Sends one request after the other, each at its time, until the ping is stopped.
+    /// Sends each request at its time until the ping is stopped.
     fn send(&self, interval: Duration) {
         let mut due = self.started;
         for sequence in 0.. {
@@ -150,13 +149,13 @@ impl Shared {
             if self.stopping.load(Ordering::Acquire) {
                 break;
             }
-            // Counted first, so that no answer is to a request that does not exist yet.
+            // Counted first, so that no answer belongs to a request that is not counted yet.
             self.sent.store(sequence + 1, Ordering::Release);
             if let Err(error) = self.send_one(sequence) {
                 self.state.lock().unwrap_or_else(PoisonError::into_inner).last_refusal =
                     Some(error.to_string());
             }
-            // A machine that slept does not make up for it with a burst.
+            // After a suspend, the missed requests are skipped, not sent in a burst.
             due = (due + interval).max(Instant::now());
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,12 +165,12 @@ impl Shared {
     fn send_one(&self, sequence: u64) -> io::Result<()> {
         let payload = self.payload(sequence, self.started.elapsed());
         let message = echo::request(self.is_ipv4, self.identifier, sequence as u16, &payload);
-        // The first error may be that of an earlier packet, which the kernel reports at the next call.
+        // The kernel may report the error of an earlier packet at the next call.
         self.socket.send(&message).or_else(|_| self.socket.send(&message)).map(drop)
     }
 
-    /// Sequence number, time of sending in nanoseconds since the start, and a filling that depends on the
-    /// first.
+    /// Returns the payload: the sequence number, the time of sending in nanoseconds since the start, and a pattern that
+    /// depends on the former.
     fn payload(&self, sequence: u64, at: Duration) -> Vec<u8> {
         let mut payload = vec![sequence as u8; self.payload];
         payload[..8].copy_from_slice(&sequence.to_be_bytes());
@@ -180,7 +179,7 @@ impl Shared {
         payload
     }
 
-    /// Collects answers until all have come, or the ping has been stopped for longer than its patience.
+    /// Receives answers until all have arrived, or the ping has been stopped for longer than its timeout.
     fn receive(&self) {
         let mut buf = vec![0; self.payload + echo::MAX_HEADERS];
         let (mut end, mut is_empty) = (None, false);
@@ -188,14 +187,14 @@ impl Shared {
             if self.sending_ended.load(Ordering::Acquire) {
                 let end = *end.get_or_insert_with(|| Instant::now() + self.patience);
                 let all = self.received.load(Ordering::Acquire) == self.sent.load(Ordering::Acquire);
-                // What came in time is read, also by a thread that had no turn for long.
+                // Reads what came in time, even if the thread was not scheduled for long.
                 if all || is_empty && Instant::now() >= end {
                     return;
                 }
             }
             let received = self.socket.recv(&mut buf);
             is_empty = received.as_ref().is_err_and(super::is_no_packet);
-            // Errors tell of unreachable hosts; the requests that they concern are lost and counted so.
+            // Errors report unreachable hosts; their requests are counted as lost.
             if let Ok(n) = received
                 && let Some(reply) = Reply::decode(self.is_ipv4, buf.get(..n).unwrap_or_default())
                 && reply.identifier == self.identifier
@@ -205,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// The report of a ping that ran until `stopped`.
+    /// Returns the result of a ping that ran until `stopped`.
     fn report(&self, stopped: Duration) -> PingReport {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = self.sent.load(Ordering::Acquire);
