@@ -11,6 +11,8 @@
 //! | `connection` | connections to members, with TLS and authentication |
 //! | `cluster` | choice of a member for each call |
 //! | `records` | reads and writes of records |
+//! | `lease_id` | ids of etcd leases with a meaning (pure) |
+//! | `release` | releases, distinguished from expiries |
 //! | `copies` | records copied from the v2 store by a migration |
 //! | `watch` | endless watch of the leases |
 //! | `request_counters` | numbers of calls |
@@ -25,8 +27,10 @@ mod copies;
 #[cfg(feature = "etcd-v2")]
 mod http1;
 mod keys;
+mod lease_id;
 mod options;
 mod records;
+mod release;
 mod request_counters;
 mod store;
 mod watch;

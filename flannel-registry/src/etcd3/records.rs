@@ -23,6 +23,7 @@ use futures::stream::BoxStream;
 
 use super::call_error::CallError;
 use super::keys::{revision, unsigned};
+use super::lease_id::NO_LEASE;
 use super::request_counters::CallKind;
 use super::store::Store;
 use super::watch::watch;
@@ -84,7 +85,7 @@ impl SubnetRegistry for Etcd3Registry {
         let store = &*self.store;
         let id = store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?;
         let absent = Compare::version(store.keys.subnet(&subnet), CompareOp::Equal, 0);
-        match store.put(&subnet, absent, &attrs.to_record(), id).await {
+        match store.put(&subnet, absent, attrs.to_record().as_bytes(), id).await {
             Ok(Some(revision)) => Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited }),
             Ok(None) => {
                 store.revoke(id).await;
@@ -102,7 +103,7 @@ impl SubnetRegistry for Etcd3Registry {
             NO_LEASE => NO_LEASE,
             _ => store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?,
         };
-        match store.put(&lease.subnet, store.is_at(lease), &attrs.to_record(), id).await {
+        match store.put(&lease.subnet, store.is_at(lease), attrs.to_record().as_bytes(), id).await {
             Ok(Some(revision)) => {
                 store.drop_lease(previous_id).await;
                 Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
@@ -148,21 +149,8 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         let store = &*self.store;
-        let id = store.unchanged(lease).await?.lease();
-        let removal = TxnOp::delete(store.keys.subnet(&lease.subnet), None);
-        let outcome = store.write(store.is_at(lease), removal).await;
-        match outcome.map_err(|error| store.uncertain(lease.subnet, error))? {
-            TxnOutcome::Applied(_) => {
-                store.drop_lease(id).await;
-                Ok(())
-            }
-            TxnOutcome::CompareFailed { retried } => match store.unchanged(lease).await {
-                // A member that was asked earlier and did not answer removed it.
-                Err(RegistryError::Gone(_)) if retried => Ok(()),
-                Err(error) => Err(error),
-                Ok(_) => Err(RegistryError::Changed(lease.subnet)),
-            },
-        }
+        let record = store.unchanged(lease).await?;
+        store.release(lease, record.value(), record.lease()).await
     }
 
     fn reconnect(&self) {
@@ -257,7 +245,7 @@ impl Store {
         &self,
         subnet: &SubnetKey,
         condition: Compare,
-        record: &str,
+        record: &[u8],
         id: i64,
     ) -> Result<Option<Revision>, CallError> {
         let key = self.keys.subnet(subnet);
@@ -267,7 +255,7 @@ impl Store {
             TxnOutcome::CompareFailed { retried: false } => Ok(None),
             TxnOutcome::CompareFailed { retried: true } => {
                 let (_, current) = self.get(&key).await?;
-                let own = current.filter(|found| found.lease() == id && found.value() == record.as_bytes());
+                let own = current.filter(|found| found.lease() == id && found.value() == record);
                 Ok(own.as_ref().map(revision))
             }
         }
@@ -382,9 +370,6 @@ impl Store {
         }
     }
 }
-
-/// The etcd lease id for "no lease".
-pub(super) const NO_LEASE: i64 = 0;
 
 /// The outcome of a transaction.
 pub(super) enum TxnOutcome {

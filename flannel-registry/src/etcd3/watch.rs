@@ -15,12 +15,13 @@
 //! A watch that resumes after a revision starts at Opening. Every way back has a pause, so nothing is retried in a tight
 //! loop. The state machine lives in the stream: it runs when the stream is polled and ends when it is dropped.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{GetOptions, GetResponse, WatchOptions, WatchResponse, WatchStream};
-use flannel_core::{RegistryEvent, Revision};
+use flannel_core::{RegistryEvent, Revision, SubnetKey};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -44,8 +45,15 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         None => WatchState::Listing,
     };
     let config = store.config_revision.get();
-    let mut watch =
-        Watch { store, state, queue: EventQueue::default(), audit: None, config, listed: after.is_some() };
+    let mut watch = Watch {
+        store,
+        state,
+        queue: EventQueue::default(),
+        audit: None,
+        config,
+        listed: after.is_some(),
+        released: BTreeSet::new(),
+    };
     watch.schedule_audit();
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
@@ -60,6 +68,8 @@ struct Watch {
     config: Option<u64>,
     /// Whether the leases were listed before.
     listed: bool,
+    /// Subnets whose release was yielded, and whose record is about to be removed.
+    released: BTreeSet<SubnetKey>,
 }
 
 enum WatchState {
@@ -340,6 +350,8 @@ impl Watch {
         match action {
             WatchAction::Continue(position, events) => {
                 self.queue.available();
+                let events: Vec<_> =
+                    events.into_iter().filter(|event| !self.is_repeated_removal(event)).collect();
                 self.queue.push(events);
                 self.store.cluster.contact.record_at(position.revision);
                 WatchState::Following(position, subscription)
@@ -351,6 +363,26 @@ impl Watch {
                 WatchState::Listing
             }
             WatchAction::Reopen(reason) => self.broken(&reason, known, &subscription),
+        }
+    }
+
+    /// Reports whether an event is the removal that follows a release.
+    fn is_repeated_removal(&mut self, event: &RegistryEvent) -> bool {
+        match event {
+            RegistryEvent::Released(subnet, _) => {
+                self.released.insert(*subnet);
+                false
+            }
+            RegistryEvent::Put(lease) => {
+                self.released.remove(&lease.subnet);
+                false
+            }
+            RegistryEvent::Deleted(subnet, _) => self.released.remove(subnet),
+            RegistryEvent::Snapshot(_)
+            | RegistryEvent::Bad(_)
+            | RegistryEvent::BadDeleted(_)
+            | RegistryEvent::Unavailable(_)
+            | RegistryEvent::Available => false,
         }
     }
 

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
-use crate::server::{DAY, PATIENCE, Server, host, next, subnet, until, words};
+use crate::server::{DAY, PATIENCE, Server, host, next, subnet, subnet_key, until, words};
 
 const RECORD: &str = r#"{"PublicIP":"192.168.0.1"}"#;
 
@@ -253,4 +253,29 @@ fn metrics(url: &str) -> String {
     let mut text = String::new();
     connection.read_to_string(&mut text).unwrap();
     text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_distinguished_from_an_expiry() {
+    let server = Server::start();
+    let registry = server.registry();
+    let mut leases = Vec::new();
+    for third in 1..4 {
+        leases.push(registry.create(subnet(third), &host(third), DAY).await.unwrap());
+    }
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.delete(&leases[0]).await.unwrap();
+    let event = next(&mut watch).await;
+    assert!(matches!(event, RegistryEvent::Released(released, _) if released == subnet(1)), "{event:?}");
+    assert!(server.ctl(&["get", "--prefix", &subnet_key(&subnet(1).to_string())]).is_empty());
+
+    // A removal by an operator, or by etcd when the lease expires, may be a fault.
+    server.remove("10.5.2.0-24");
+    let event = next(&mut watch).await;
+    assert!(matches!(event, RegistryEvent::Deleted(deleted, _) if deleted == subnet(2)), "{event:?}");
+    // The released subnet is free at once.
+    registry.create(subnet(1), &host(9), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
+    registry.renew(&leases[2], DAY).await.unwrap();
 }
