@@ -119,7 +119,7 @@ fn a_record_that_another_daemon_of_the_host_rewrites_is_restored_and_logged() {
     let host = usize::from(!ours.contains("192.168.64.1\""));
     let theirs = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.public(host));
     cluster.etcd.etcdctl(&["put", &key, &theirs]).unwrap();
-    let line = cluster.daemon(host).wait_for_line("was rewritten by somebody else", PATIENCE).unwrap();
+    let line = cluster.daemon(host).wait_for_line("was rewritten by another daemon", PATIENCE).unwrap();
     assert!(line.starts_with('W') && line.ends_with("; restoring it"), "{line}");
     eventually(PATIENCE, || cluster.leases()[0].1 == ours).unwrap();
 }
