@@ -203,8 +203,8 @@ fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
         let outcome = run(&cluster, 0, &["status"]);
         if outcome.1.contains("2 programmed") { Ok(outcome) } else { Err(format!("{outcome:?}")) }
     });
-    let (status, page, complaint) = all_programmed.unwrap();
-    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    let (status, page, stderr) = all_programmed.unwrap();
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{page}");
     for line in [
         "network    10.5.0.0/16, backend vxlan".to_owned(),
         format!("lease      {} of {}, renewed in ", cluster.subnet(0), cluster.public(0)),
@@ -276,11 +276,11 @@ fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
 
     // Without a daemon, the error is one line.
     for command in ["status", "peers"] {
-        let (status, page, complaint) = run(&cluster, 3, &[command]);
-        assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
-        assert!(complaint.starts_with("no flanneld runs here: nothing serves the socket "), "{complaint}");
-        let (status, _, complaint) = run(&cluster, 0, &[command, "-color=green"]);
-        assert_eq!((status, complaint.lines().count()), (Some(2), 1), "{complaint}");
+        let (status, page, stderr) = run(&cluster, 3, &[command]);
+        assert_eq!((status, page.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+        assert!(stderr.starts_with("no flanneld runs here: nothing serves the socket "), "{stderr}");
+        let (status, _, stderr) = run(&cluster, 0, &[command, "-color=green"]);
+        assert_eq!((status, stderr.lines().count()), (Some(2), 1), "{stderr}");
     }
     cluster.daemon(0).kill().unwrap();
     assert_eq!(run(&cluster, 0, &["status"]).0, Some(1), "its socket is still there");
@@ -297,8 +297,8 @@ fn plan(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Str
 fn a_plan_lists_the_changes_of_a_pass_and_makes_none() {
     let mut cluster = Cluster::with_spare(3, 1);
     wait_until_cached(&cluster, 0, 2);
-    let (status, page, complaint) = plan(&cluster, 0, &[]);
-    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    let (status, page, stderr) = plan(&cluster, 0, &[]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{page}");
     assert!(page.ends_with("nothing to change\n"), "{page}");
 
     // The host is damaged while no daemon runs.
@@ -335,23 +335,17 @@ fn a_plan_lists_the_changes_of_a_pass_and_makes_none() {
     let last = serde_json::json!({"action": "put", "object": route, "instead_of": null});
     let own = serde_json::json!([cluster.subnet(0).to_string()]);
     assert_eq!((&changes[2], &found["subnets"], &found["peers"]), (&last, &own, &2.into()));
-    let (status, page, complaint) = plan(&cluster, 3, &[]);
-    assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
-    assert!(
-        complaint.contains("does not answer") && complaint.contains("nothing is remembered in "),
-        "{complaint}"
-    );
+    let (status, page, stderr) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+    assert!(stderr.contains("does not answer") && stderr.contains("nothing is remembered in "), "{stderr}");
     cluster.etcd.restart().unwrap();
 
     // A host without state has no lease, and the plan leaves no files.
-    let (status, page, complaint) = plan(&cluster, 3, &[]);
-    assert_eq!((status, page.as_str()), (Some(1), ""), "{complaint}");
+    let (status, page, stderr) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str()), (Some(1), ""), "{stderr}");
     assert_eq!(
-        complaint,
-        format!(
-            "this host, at {}, holds no lease: a flanneld that starts here takes one first\n",
-            cluster.public(3)
-        )
+        stderr,
+        format!("this host ({}) holds no lease; flanneld acquires one when it starts\n", cluster.public(3))
     );
     assert!(!cluster.subnet_file(3).parent().unwrap().exists());
     assert!(cluster.lines(3, "ip link show type vxlan").is_empty());
