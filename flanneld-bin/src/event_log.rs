@@ -11,6 +11,7 @@ use crate::go_duration;
 pub(crate) fn log(event: &NetworkEvent) {
     let (severity, line) = line(event);
     match severity {
+        Severity::Debug => debug!("{line}"),
         Severity::Info => info!("{line}"),
         Severity::Warning => warn!("{line}"),
         Severity::Error => error!("{line}"),
@@ -19,13 +20,14 @@ pub(crate) fn log(event: &NetworkEvent) {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Severity {
+    Debug,
     Info,
     Warning,
     Error,
 }
 
 fn line(event: &NetworkEvent) -> (Severity, String) {
-    use Severity::{Error, Info, Warning};
+    use Severity::{Debug, Error, Info, Warning};
     match event {
         NetworkEvent::Waiting { phase, reason, retry_in } => {
             let step = match phase {
@@ -101,6 +103,9 @@ fn line(event: &NetworkEvent) -> (Severity, String) {
         }
         NetworkEvent::PeerChanged(lease) => {
             (Info, format!("Subnet changed: {} via {}", subnets(&lease.subnet), lease.attrs.public))
+        }
+        NetworkEvent::PeerHeld(lease) => {
+            (Debug, format!("Subnet held: {} via {}", subnets(&lease.subnet), lease.attrs.public))
         }
         NetworkEvent::PeerLeft(subnet) => (Info, format!("Subnet removed: {}", subnets(subnet))),
         NetworkEvent::BadRecord(record) => (Warning, format!("Ignoring bad subnet node: {record}")),

@@ -44,6 +44,7 @@ fn samples() -> Vec<NetworkEvent> {
         NetworkEvent::PeerJoined(Arc::new(lease.clone())),
         NetworkEvent::PeerChanged(Arc::new(lease.clone())),
         NetworkEvent::PeerLeft(subnet),
+        NetworkEvent::PeerHeld(Arc::new(lease)),
         NetworkEvent::BadRecord(BadRecord::new("x", None, "why")),
         NetworkEvent::Repaired { objects: 2, noticed: text() },
         NetworkEvent::ObjectFailed(ObjectFailure::new("route", "why")),
@@ -91,6 +92,7 @@ fn the_page_lists_the_events_in_order_with_their_log_lines() {
         let (severity, line) = line(&event);
         let (_, log) = rows.iter().find(|(row, _)| *row == name(&event)).expect("listed above");
         let letter = match severity {
+            Severity::Debug => "D",
             Severity::Info => "I",
             Severity::Warning => "W",
             Severity::Error => "E",
