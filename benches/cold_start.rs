@@ -1,16 +1,16 @@
-//! How long does the real `flanneld` need from its start until it reaches all peers of a network whose leases are in a
-//! real etcd v3, and how much memory does it keep?
+//! Measures how long `flanneld` takes from its start until it reaches all peers of a network whose leases are in a real
+//! etcd v3, and how much memory it uses then.
 //!
 //! | row | what happens |
 //! |---|---|
-//! | first start | a host without a lease, a device or a memory; until the daemon says that it is ready |
-//! | restart | the same again, with all that a daemon leaves when it is told to end |
-//! | list | for comparison: all records read by a bare etcd client in pages of the same size, none of them looked at |
-//! | resident, peak | the daemon's memory once it is at rest after the first start (`VmRSS`, `VmHWM`) |
+//! | first start | a host without a lease, a device or a cache; until the daemon is ready |
+//! | restart | the same with everything that a daemon leaves when it is stopped |
+//! | list | for comparison: all records read by a bare etcd client in pages of the same size, without decoding them |
+//! | resident, peak | the daemon's memory once it is idle after the first start (`VmRSS`, `VmHWM`) |
 //!
-//! Ready means: lease taken, all peers known, kernel programmed, `subnet.env` written. That every peer has its route
-//! is checked. A number is the median of the rounds, with the smallest and the largest. Each round has a namespace of
-//! its own, with one host and one etcd.
+//! Ready means: lease acquired, all peers known, kernel programmed, `subnet.env` written. The bench checks that every
+//! peer has its route. A number is the median of the rounds, with the smallest and the largest. Each round has a
+//! namespace of its own, with one host and one etcd.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench cold_start                # 1,000, 5,000, 20,000 and 50,000 leases
@@ -19,9 +19,9 @@
 //! FLANNELD=target/debug/flanneld cargo bench -p flannel-benches --bench cold_start
 //! ```
 //!
-//! Needs root, `etcd`, and what `flanneld` needs to be built.
+//! Needs root, `etcd`, and what building `flanneld` needs.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 use std::net::Ipv4Addr;
@@ -36,9 +36,9 @@ use flannel_testing::{Directory, Etcd, EtcdOptions, Lab, LabOptions, Process};
 
 const PREFIX: &str = "/coreos.com/network";
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
-/// Where etcd runs: the switch of the lab.
+/// etcd runs in the switch of the lab.
 const SWITCH: &str = "192.168.64.254";
-/// etcd takes at most 128 operations in one transaction.
+/// etcd allows at most 128 operations per transaction.
 const PUTS: u32 = 128;
 /// As in `flanneld`.
 const PAGE: i64 = 5_000;
@@ -72,7 +72,7 @@ fn main() {
     }
 }
 
-/// Builds the daemon as it is released, and tells where it is; or takes the one that is named by `FLANNELD`.
+/// Builds the daemon in release mode and returns its path, or returns the path in `FLANNELD`.
 fn build() -> PathBuf {
     if let Some(flanneld) = std::env::var_os("FLANNELD") {
         return flanneld.into();
@@ -80,13 +80,13 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "-p", "flanneld-bin"]);
-    // What cargo tells this bench of its own package would have dependencies built anew that look at it (ring).
+    // Cargo's variables for this package would rebuild dependencies that read them (ring).
     let of_bench = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     told.filter(|name| of_bench(name)).for_each(|name| {
         command.env_remove(name);
     });
-    assert!(command.status().unwrap().success(), "flanneld cannot be built");
+    assert!(command.status().unwrap().success(), "cargo build of flanneld failed");
     // target/release/deps/cold_start-…
     let bench = std::env::current_exe().unwrap();
     bench.ancestors().nth(2).unwrap().join("flanneld")
@@ -117,7 +117,7 @@ impl Round {
         };
         let (mut daemon, first) = begin();
         assert_eq!(routes(host), size as usize);
-        // It has looked at everything again, written its memory and given back what it does not need by then.
+        // By then it has audited the kernel, written its cache and returned unused memory.
         std::thread::sleep(Duration::from_secs(5));
         let memory = Memory::of(&daemon.id().to_string());
         daemon.terminate(PATIENCE).unwrap();
@@ -128,7 +128,7 @@ impl Round {
     }
 }
 
-/// Starts the daemon, and tells how long it took to be ready.
+/// Starts the daemon and returns how long it took to be ready.
 fn start(host: &Namespace, command: Command) -> (Process, f64) {
     let started = Instant::now();
     let daemon = Process::spawn_in(host, command).unwrap();
@@ -136,7 +136,7 @@ fn start(host: &Namespace, command: Command) -> (Process, f64) {
     (daemon, started.elapsed().as_secs_f64())
 }
 
-/// The number of routes to peers.
+/// Returns the number of routes to peers.
 fn routes(host: &Namespace) -> usize {
     let mut netlink = Netlink::open_in(host).unwrap();
     let index = netlink.link("flannel.1").unwrap().unwrap().index;
@@ -144,7 +144,7 @@ fn routes(host: &Namespace) -> usize {
     routes.iter().filter(|route| route.gateway.is_some()).count()
 }
 
-/// Writes the configuration and the leases into etcd, and tells how long a bare client takes to read them.
+/// Writes the config and the leases into etcd, and returns how long a bare client takes to read them.
 fn fill(host: &Namespace, url: &str, size: u32) -> f64 {
     let work = async {
         let mut client = Client::connect([url], None).await.unwrap();
@@ -161,7 +161,7 @@ fn fill(host: &Namespace, url: &str, size: u32) -> f64 {
         assert_eq!(list(&mut reader).await, size as usize);
         started.elapsed().as_secs_f64()
     };
-    // A socket belongs to the namespace of the thread that makes it.
+    // A socket belongs to the namespace of the thread that opens it.
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     host.run(|| runtime().block_on(work)).unwrap()
 }
@@ -181,7 +181,7 @@ async fn list(client: &mut KvClient) -> usize {
     }
 }
 
-/// The record of a host, as upstream writes it: 10.1.0.0/24 and on, at 172.16.0.0 and on.
+/// Returns the record of a host, as upstream writes it: 10.1.0.0/24 and on, at 172.16.0.0 and on.
 fn lease(n: u32) -> (String, String) {
     let at = |first: [u8; 4], n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::from(first)) + n);
     let (subnet, public) = (at([10, 1, 0, 0], n << 8), at([172, 16, 0, 0], n));

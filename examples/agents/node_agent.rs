@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use flannel_backend_vxlan::OpenVxlan;
 use flannel_core::NetworkOptions;
-use flannel_dataplane::select::Wishes;
-use flannel_dataplane::selector;
+use flannel_dataplane::InterfaceSelector;
 use flannel_examples::agent::start_agents;
 use flannel_examples::show_ping;
 use flannel_firewall::{FirewallOptions, RuleOptions};
@@ -25,15 +24,13 @@ fn agent(registry: MemoryRegistry, files: &Path) -> Result<NodeAgent, Box<dyn Er
     let namespace = Namespace::current()?;
     let backends = BackendRegistry::new().with(OpenVxlan::new(namespace.clone()));
 
-    // Without names it selects the interface of the default route.
-    let mut interface = Wishes::default();
-    interface.interfaces.push(INTERFACE.to_owned());
-    let choice = selector::choose_first(&interface)?;
+    // Without a name it selects the interface of the default route.
+    let choice = InterfaceSelector::new().with_interface(INTERFACE).choose(&namespace)?;
 
     let cache = CacheOptions::new(files.join("subnet.env.cache"), "example", choice.external.public);
     let manager = CachedLeaseManager::open(RegistryLeaseManager::new(registry), cache);
     let mut network = NetworkOptions::new(manager, backends.clone(), choice.external.clone());
-    network.choose_external = Some(selector::choose_again(namespace.clone(), interface, choice));
+    network.choose_external = Some(choice.into_chooser());
 
     let mut mesh = MeshOptions::default();
     mesh.interval = Duration::from_secs(1);

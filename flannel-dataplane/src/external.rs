@@ -1,24 +1,36 @@
-//! The external interface, as a network needs to know it.
+//! The external interface: selected by rules, then followed while the network runs.
+//!
+//! ```text
+//!  InterfaceSelector ──choose──▶ InitialChoice ──chooser──▶ ChooseExternal of the network options
+//!        │ facts: links, addresses, routes          │ families of the network are known
+//!        ▼                                          ▼
+//!     search: which interface           watch + track: Changed / Lost
+//! ```
 
-pub mod facts;
-mod follow;
-pub mod select;
-pub mod selector;
+mod address;
+mod facts;
+mod pattern;
+mod search;
+mod selector;
 mod settle;
+mod track;
+mod watch;
 
 use std::net::IpAddr;
 
 use flannel_core::{BackendError, ExternalInterface, PublicAddrs};
 use flannel_netlink::{Namespace, Netlink};
 
-pub use follow::{Look, follow_external};
+pub use pattern::{InterfacePattern, PatternError};
+pub use selector::{InitialChoice, InterfaceSelector, SelectError};
 
-/// Reads what a network needs to know of an interface: its index, MTU and addresses. Its addresses are those that
-/// peers use, unless the caller says otherwise afterwards.
+/// Reads an interface by name: its index, its MTU and its first global address of each family, which peers use too.
+///
+/// [`InterfaceSelector`] finds an interface by other rules.
 ///
 /// # Errors
 ///
-/// [`BackendError::Host`] if there is no such interface; [`BackendError::Kernel`] if the kernel does not answer.
+/// [`BackendError::Host`] if the interface doesn't exist; [`BackendError::Kernel`] if the kernel cannot be asked.
 pub fn external_interface(namespace: &Namespace, name: &str) -> Result<ExternalInterface, BackendError> {
     let failed = |error: flannel_netlink::Error| BackendError::Kernel {
         object: format!("cannot read the interface {name}"),
@@ -28,10 +40,10 @@ pub fn external_interface(namespace: &Namespace, name: &str) -> Result<ExternalI
     let link = netlink.link(name).map_err(failed)?;
     let link = link.ok_or_else(|| BackendError::Host(format!("there is no interface {name}")))?;
     let addresses = netlink.addresses(link.index).map_err(failed)?;
-    let usable = || addresses.iter().filter(|address| address.scope == 0).map(|address| address.net.addr());
+    let global = || addresses.iter().filter(|address| address.scope == 0).map(|address| address.net.addr());
     let public = PublicAddrs {
-        v4: usable().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
-        v6: usable().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
+        v4: global().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
+        v6: global().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
     };
     Ok(ExternalInterface::new(link.name, link.index, link.mtu, public))
 }

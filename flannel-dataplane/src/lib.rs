@@ -4,8 +4,8 @@
 //!   tunnel device, [`OverlayRouteTable`] through it, [`DirectRouteTable`] beside it. [`DirectRouting`] adds the lookup of
 //!   peers on the link.
 //! * [`DriftMonitor`] turns kernel notifications into passes; [`Forwarding`] keeps IP forwarding enabled.
-//! * The external interface: read by name with [`external_interface`], selected by rules with [`selector`], followed
-//!   with [`follow_external`].
+//! * The external interface: read by name with [`external_interface`]; selected by rules and followed with
+//!   [`InterfaceSelector`].
 
 mod device_tables;
 mod direct_routes;
@@ -24,7 +24,9 @@ pub use device_tables::{DeviceScope, FdbTable, NeighbourTable};
 pub use direct_routes::{DirectRouteTable, NextHop};
 pub use direct_routing::{DirectRouting, NextHopFinder};
 pub use drift::{DriftMonitor, NotificationHandler};
-pub use external::{Look, external_interface, facts, follow_external, select, selector};
+pub use external::{
+    InitialChoice, InterfacePattern, InterfaceSelector, PatternError, SelectError, external_interface,
+};
 /// The network namespace of the objects.
 pub use flannel_netlink::Namespace;
 pub use forwarding::Forwarding;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use flannel_core::{NetworkConfig, SubnetKey};
 use flannel_firewall::{
-    BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus, RuleChange,
-    RuleOptions,
+    BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus,
+    OverlayPrefixes, RuleChange, RuleOptions,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -93,6 +93,37 @@ fn a_blackhole_route_follows_the_subnet() {
     );
     BlackholeRoutes::remove(&namespace, &network("10.5.2.0/24", &[])).unwrap();
     assert_eq!(routes(), "");
+}
+
+#[test]
+fn blackhole_routes_of_earlier_runs_are_removed_and_those_of_others_stay() {
+    let metric = u32::MAX;
+    for is_enabled in [true, false] {
+        let namespace = namespace();
+        shell(
+            &namespace,
+            &format!(
+                "ip link set lo up
+                ip route add blackhole 10.5.9.0/24 metric {metric}
+                ip route add blackhole 10.9.9.0/24 metric {metric}
+                ip route add blackhole 10.5.8.0/24
+                ip route add blackhole 192.0.2.0/24 metric {metric}"
+            ),
+        );
+        let routes = || {
+            let routes = shell(&namespace, "ip -4 route show type blackhole");
+            let nets = routes.split_whitespace().filter(|word| word.contains('/'));
+            nets.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let earlier = OverlayPrefixes::new("10.9.0.0/16".parse().unwrap(), "10.9.9.0/24".parse().unwrap());
+        let task = BlackholeRoutes::new(namespace.clone(), Duration::from_millis(20))
+            .with_enabled(is_enabled)
+            .with_previous(&[earlier.unwrap()]);
+        let (_publish, networks) = watch::channel(Some(network("10.5.1.0/24", &[])));
+        let own = if is_enabled { &["10.5.1.0/24"][..] } else { &[] };
+        let expected = [own, &["10.5.8.0/24", "192.0.2.0/24"]].concat();
+        block_on_beside(task.run(networks), eventually(|| routes() == expected));
+    }
 }
 
 #[test]

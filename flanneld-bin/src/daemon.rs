@@ -7,9 +7,9 @@ use std::time::Duration;
 use flannel_core::{
     BackendError, DampingOptions, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain,
 };
-use flannel_dataplane::selector;
+use flannel_dataplane::InitialChoice;
 use flannel_firewall::FirewallOptions;
-use flannel_node::service_manager::{FdStore, Notifier};
+use flannel_node::service_manager::{FdStore, Notifier, PassedDescriptors};
 use flannel_node::subnet_file::{Previous, read_previous};
 use flannel_node::{AgentCommand, AgentOptions, BackendRegistry, NodeAgent, capabilities};
 use flannel_registry::{
@@ -50,24 +50,20 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 fn start(options: &Options, host: Host) -> Result<(), String> {
     capabilities::check()?;
     let Host { namespace, backends, descriptors } = host;
-    let chosen = selector::choose_first(&options.external)?;
+    let chosen = options.external.choose(&namespace).map_err(|error| chain(&error))?;
     let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");
     }
-    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
-        .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
-    let store = FdStore::open(options.keep_udp_device, &notifier, descriptors);
-    let store = store.map(|store| Arc::new(store) as Arc<dyn DescriptorStore>);
-    let backends = backends.with_descriptors(store);
+    let notifier = Notifier::from_env().map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
+    let backends = backends.with_descriptors(descriptor_store(options, &notifier, descriptors));
     runtime()?.block_on(async {
         info!("Installing signal handlers");
         let commands = commands().map_err(|error| format!("Failed to catch signals: {error}"))?;
         let damping = damping(options);
         let manager = lease_manager(options, &chosen, &previous, damping)?;
         let mut network = NetworkOptions::new(manager, backends.clone(), chosen.external.clone());
-        network.choose_external =
-            Some(selector::choose_again(namespace.clone(), options.external.clone(), chosen));
+        network.choose_external = Some(chosen.into_chooser());
         network.follow_config = options.follow_config;
         network.previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
         network.damping = damping;
@@ -75,6 +71,23 @@ fn start(options: &Options, host: Host) -> Result<(), String> {
         let agent = NodeAgent::new(namespace, network, backends, agent_options);
         follow(agent, commands).await.map_err(|error| describe(&error))
     })
+}
+
+/// Returns the service manager's descriptor store if it is to be used; otherwise the manager closes what it stored.
+fn descriptor_store(
+    options: &Options,
+    notifier: &Notifier,
+    passed: PassedDescriptors,
+) -> Option<Arc<dyn DescriptorStore>> {
+    let store = FdStore::new(notifier, passed);
+    if options.keep_udp_device && notifier.has_manager() {
+        return Some(Arc::new(store));
+    }
+    if options.keep_udp_device {
+        warn!("-keep-udp-device has no effect: NOTIFY_SOCKET is not set");
+    }
+    store.clear();
+    None
 }
 
 fn damping(options: &Options) -> DampingOptions {
@@ -85,7 +98,7 @@ fn damping(options: &Options) -> DampingOptions {
 
 fn lease_manager(
     options: &Options,
-    chosen: &selector::InitialChoice,
+    chosen: &InitialChoice,
     previous: &Previous,
     damping: DampingOptions,
 ) -> Result<CachedLeaseManager<RegistryLeaseManager<Arc<dyn flannel_core::SubnetRegistry>>>, String> {
@@ -120,7 +133,7 @@ fn agent_options(
     let mut agent = AgentOptions::default();
     agent.subnet_file = Some(options.subnet_file.clone());
     agent.firewall = Some(firewall);
-    agent.previous = previous.nets();
+    agent.previous = previous.prefixes();
     agent.blackhole_route = flags.blackhole_route;
     agent.observe = options.observe.clone();
     agent.mesh = options.mesh;

@@ -10,7 +10,6 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_dataplane::selector;
 use flannel_node::BackendRegistry;
 use flannel_node::doctor::{AgentProfile, Finding, Severity, examine, gather, running_agents};
 use tracing::error;
@@ -19,6 +18,7 @@ use crate::Host;
 use crate::flags::FlagError;
 use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
+use crate::plan::select_interface;
 use crate::show::format::Paint;
 use crate::{daemon, log, options};
 
@@ -86,7 +86,7 @@ fn agent(options: &Options) -> AgentProfile {
         status_socket: options.observe.socket.clone(),
         rules: options.firewall.rules,
         restrict_tunnel_port: options.firewall.restrict_tunnel_port,
-        external: Arc::new(move |config| selector::look(&interfaces, config)),
+        external: Arc::new(move |config| select_interface(&interfaces, config)),
         registry: Arc::new(EtcdAgentRegistry { options: options.etcd.clone(), api: options.etcd_api }),
     }
 }

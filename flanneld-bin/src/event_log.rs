@@ -11,7 +11,6 @@ use crate::go_duration;
 pub(crate) fn log(event: &NetworkEvent) {
     let (severity, line) = line(event);
     match severity {
-        Severity::Debug => debug!("{line}"),
         Severity::Info => info!("{line}"),
         Severity::Warning => warn!("{line}"),
         Severity::Error => error!("{line}"),
@@ -20,14 +19,13 @@ pub(crate) fn log(event: &NetworkEvent) {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Severity {
-    Debug,
     Info,
     Warning,
     Error,
 }
 
 fn line(event: &NetworkEvent) -> (Severity, String) {
-    use Severity::{Debug, Error, Info, Warning};
+    use Severity::{Error, Info, Warning};
     match event {
         NetworkEvent::Waiting { phase, reason, retry_in } => {
             let step = match phase {
@@ -69,7 +67,7 @@ fn line(event: &NetworkEvent) -> (Severity, String) {
             let (name, mtu) = (&external.name, external.mtu);
             (Info, format!("External interface changed: using {name} with address {addresses}, MTU {mtu}"))
         }
-        NetworkEvent::ExternalLost(reason) => (Error, format!("External interface lost: {reason}")),
+        NetworkEvent::ExternalLost(reason) => (Warning, format!("External interface lost: {reason}")),
         NetworkEvent::LeasePublished(lease) => {
             (Info, format!("Lease published: {} via {}", subnets(&lease.subnet), lease.attrs.public))
         }
@@ -104,10 +102,10 @@ fn line(event: &NetworkEvent) -> (Severity, String) {
         NetworkEvent::PeerChanged(lease) => {
             (Info, format!("Subnet changed: {} via {}", subnets(&lease.subnet), lease.attrs.public))
         }
-        NetworkEvent::PeerHeld(lease) => {
-            (Debug, format!("Subnet held: {} via {}", subnets(&lease.subnet), lease.attrs.public))
-        }
         NetworkEvent::PeerLeft(subnet) => (Info, format!("Subnet removed: {}", subnets(subnet))),
+        NetworkEvent::PeerHeld(lease) => {
+            (Info, format!("Subnet held: {} via {}", subnets(&lease.subnet), lease.attrs.public))
+        }
         NetworkEvent::BadRecord(record) => (Warning, format!("Ignoring bad subnet node: {record}")),
         NetworkEvent::Repaired { objects, noticed } => {
             (Info, format!("Repaired {objects} objects, detected by {noticed}"))

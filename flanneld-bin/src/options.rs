@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_dataplane::select::{Pattern, Wishes};
+use flannel_dataplane::{InterfacePattern, InterfaceSelector};
 use flannel_firewall::RuleOptions;
 use flannel_node::probe::MeshOptions;
 use flannel_node::server::ObserveOptions;
@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// The etcd API to use.
     pub(crate) etcd_api: EtcdApi,
     /// How to select the external interface and the public addresses.
-    pub(crate) external: Wishes,
+    pub(crate) external: InterfaceSelector,
     /// The path of `subnet.env`.
     pub(crate) subnet_file: PathBuf,
     /// The firewall rules to maintain.
@@ -160,15 +160,28 @@ fn check(settings: Settings, ignored: IgnoredArguments) -> Result<Options, BadVa
     })
 }
 
-fn external(settings: &Settings) -> Result<Wishes, BadValue> {
-    let patterns = settings.iface_regex.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>();
-    Ok(Wishes {
-        interfaces: settings.iface.clone(),
-        patterns: patterns.map_err(|why| bad("iface-regex", why))?,
-        can_reach: values::ip(&settings.iface_can_reach).map_err(|why| bad("iface-can-reach", why))?,
-        public_v4: values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))?,
-        public_v6: values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?,
-    })
+fn external(settings: &Settings) -> Result<InterfaceSelector, BadValue> {
+    let mut selector = InterfaceSelector::new();
+    for interface in &settings.iface {
+        selector = selector.with_interface(interface);
+    }
+    for pattern in &settings.iface_regex {
+        let pattern =
+            InterfacePattern::new(pattern).map_err(|error| bad("iface-regex", error.to_string()))?;
+        selector = selector.with_pattern(pattern);
+    }
+    if let Some(address) = values::ip(&settings.iface_can_reach).map_err(|why| bad("iface-can-reach", why))? {
+        selector = selector.with_reachable(address);
+    }
+    if let Some(address) = values::public_ip(&settings.public_ip).map_err(|why| bad("public-ip", why))? {
+        selector = selector.with_public_v4(address);
+    }
+    if let Some(address) =
+        values::public_ipv6(&settings.public_ipv6).map_err(|why| bad("public-ipv6", why))?
+    {
+        selector = selector.with_public_v6(address);
+    }
+    Ok(selector)
 }
 
 /// Checks the address of the health port; `None` if the port is 0.

@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use flannel_core::{PlannedAction, chain};
-use flannel_dataplane::selector;
+use flannel_core::{ExternalInterface, NetworkConfig, PlannedAction, chain};
+use flannel_dataplane::InterfaceSelector;
+use flannel_netlink::Namespace;
 use flannel_node::BackendRegistry;
 use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer, host_plan, read_node_id};
 
@@ -48,13 +49,27 @@ async fn plan(options: &Options, backends: &BackendRegistry) -> Result<HostPlan,
             NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
         }
     };
-    let external = selector::look(&options.external, Some(&network.config))?;
+    let external = select_interface(&options.external, Some(&network.config))?;
     let public = external.public.used_by(&network.config);
     let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
     let own = network.own(&public, node).ok_or_else(|| {
         format!("this host ({public}) holds no lease; flanneld acquires one when it starts")
     })?;
     host_plan(backends, network, &external, &own).map_err(|error| chain(&error))
+}
+
+/// Returns the interface that a daemon would select, for any address family if the config is not known.
+pub(crate) fn select_interface(
+    selector: &InterfaceSelector,
+    config: Option<&NetworkConfig>,
+) -> Result<ExternalInterface, String> {
+    let namespace =
+        Namespace::current().map_err(|error| format!("Failed to open the network namespace: {error}"))?;
+    let selected = match config {
+        Some(config) => selector.select_for(&namespace, config.families()),
+        None => selector.select(&namespace),
+    };
+    selected.map_err(|error| chain(&error))
 }
 
 async fn read_registry(options: &Options) -> Result<NetworkSnapshot, String> {

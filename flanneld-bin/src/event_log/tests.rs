@@ -44,7 +44,7 @@ fn samples() -> Vec<NetworkEvent> {
         NetworkEvent::PeerJoined(Arc::new(lease.clone())),
         NetworkEvent::PeerChanged(Arc::new(lease.clone())),
         NetworkEvent::PeerLeft(subnet),
-        NetworkEvent::PeerHeld(Arc::new(lease)),
+        NetworkEvent::PeerHeld(Arc::new(lease.clone())),
         NetworkEvent::BadRecord(BadRecord::new("x", None, "why")),
         NetworkEvent::Repaired { objects: 2, noticed: text() },
         NetworkEvent::ObjectFailed(ObjectFailure::new("route", "why")),
@@ -92,7 +92,6 @@ fn the_page_lists_the_events_in_order_with_their_log_lines() {
         let (severity, line) = line(&event);
         let (_, log) = rows.iter().find(|(row, _)| *row == name(&event)).expect("listed above");
         let letter = match severity {
-            Severity::Debug => "D",
             Severity::Info => "I",
             Severity::Warning => "W",
             Severity::Error => "E",

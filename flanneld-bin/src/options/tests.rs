@@ -25,7 +25,7 @@ fn the_defaults_are_upstreams() {
     assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(options.etcd.prefix, "/coreos.com/network");
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
-    assert_eq!((options.external, options.log), (Wishes::default(), LogOptions::default()));
+    assert_eq!((options.external, options.log), (InterfaceSelector::default(), LogOptions::default()));
     assert_eq!((options.mass_expiry_hold, options.etcd_api), (Duration::from_secs(300), EtcdApi::Auto));
     let rules = RuleOptions::default().with_fully_random(true).with_forward(true);
     let resync = Duration::from_secs(5);
@@ -104,16 +104,14 @@ fn every_flag_reaches_its_option() {
                 user: EtcdUser { name: "flannel".to_owned(), password: "secret".to_owned() },
             },
             etcd_api: EtcdApi::V2,
-            external: Wishes {
-                interfaces: vec!["eth0".to_owned(), "10.0.0.7".to_owned()],
-                patterns: vec![
-                    Pattern::new("^eth").expect("a pattern"),
-                    Pattern::new("").expect("a pattern")
-                ],
-                can_reach: "192.0.2.9".parse().ok(),
-                public_v4: "192.0.2.7".parse().ok(),
-                public_v6: "2001:db8::7".parse().ok(),
-            },
+            external: InterfaceSelector::new()
+                .with_interface("eth0")
+                .with_interface("10.0.0.7")
+                .with_pattern(InterfacePattern::new("^eth").expect("a pattern"))
+                .with_pattern(InterfacePattern::new("").expect("a pattern"))
+                .with_reachable("192.0.2.9".parse().expect("an address"))
+                .with_public_v4("192.0.2.7".parse().expect("an address"))
+                .with_public_v6("2001:db8::7".parse().expect("an address")),
             subnet_file: "/vxlan.env".into(),
             firewall: FirewallFlags {
                 rules: RuleOptions::default().with_masquerade(true),
@@ -165,8 +163,8 @@ fn every_flag_has_a_variable() {
     assert_eq!(files, [Some("/ca"), Some("/cert"), Some("/key")]);
     assert_eq!((options.etcd.user.name.as_str(), options.etcd.user.password.as_str()), ("flannel", "secret"));
     assert!(!format!("{options:?}").contains("secret"));
-    assert_eq!(options.external.interfaces, ["eth0,eth1"]);
-    assert_eq!(options.external.public_v4, "192.0.2.7".parse().ok());
+    let public = "192.0.2.7".parse().expect("an address");
+    assert_eq!(options.external, InterfaceSelector::new().with_interface("eth0,eth1").with_public_v4(public));
     assert_eq!(options.subnet_file, PathBuf::from("/f"));
     assert_eq!(options.log.verbosity, 2);
 }
@@ -220,7 +218,7 @@ fn an_invalid_value_is_rejected_with_its_flag() {
     let error = run(&["-iface-regex=eth0", "-iface-regex=(", "-iface-regex=["], &[]).expect_err("no pattern");
     assert!(error.starts_with("flag -iface-regex: could not compile the IP address regex '(': "), "{error}");
     assert!(!error.contains('\n'), "{error}");
-    assert_eq!(run(&["-public-ip="], &[]).map(|o| o.external.public_v4), Ok(None));
+    assert_eq!(run(&["-public-ip="], &[]).map(|o| o.external), Ok(InterfaceSelector::new()));
 }
 
 #[test]

@@ -115,8 +115,8 @@ fn without_an_address_the_host_waits_for_one_also_after_a_restart() {
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     let (mac, subnet) = (cluster.mac(0), cluster.subnet(0));
     cluster.change(0, "ip address flush dev eth0");
-    let line = cluster.daemon(0).wait_for_line("eth0 has no IPv4 address", PATIENCE).unwrap();
-    assert!(line.starts_with('W') && line.contains("going on with eth0 at 192.168.64.1"), "{line}");
+    let line = cluster.daemon(0).wait_for_line("eth0 has no usable IPv4 address", PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.contains("; continuing with eth0 at 192.168.64.1"), "{line}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(cluster.daemon(0).exit_status().unwrap(), None, "it goes on");
     assert_eq!(cluster.routes(0).len(), 2, "and so would the traffic");
@@ -157,7 +157,10 @@ fn the_default_route_is_followed_to_another_interface() {
     cluster.connect(0, "eth1");
     cluster.change(0, "ip address add 192.168.64.77/24 dev eth1");
     cluster.change(0, "ip route replace default via 192.168.64.254 dev eth1");
-    cluster.daemon(0).wait_for_line("eth1 takes the place of eth0, if it stays so", PATIENCE).unwrap();
+    cluster
+        .daemon(0)
+        .wait_for_line("the route moved from eth0 to eth1; following it if it stays there", PATIENCE)
+        .unwrap();
     cluster.daemon(0).wait_for_line("using eth1 with address 192.168.64.77", PATIENCE).unwrap();
     cluster.change(0, "ip link set eth0 down");
     check_ping(&pods[1], &pods[0]);

@@ -1,29 +1,30 @@
-//! Cases of the choice, on a small host that each test changes as it needs.
+//! The search on a small host, which each test changes as it needs.
 
+use super::super::facts::AddressFacts;
 use super::*;
 
-mod asked;
+mod criteria;
 
-fn address(text: &str) -> AddressFact {
+fn address(text: &str) -> AddressFacts {
     let address = text.parse().expect("address");
-    AddressFact { address, permanent: true, deprecated: false, temporary: false }
+    AddressFacts { address, permanent: true, deprecated: false, temporary: false }
 }
 
-fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFact {
+fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFacts {
     let addresses = addresses.iter().map(|text| address(text)).collect();
-    LinkFact { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
+    LinkFacts { index, name: name.to_owned(), alternative_names: Vec::new(), mtu: 1500, addresses }
 }
 
 fn via(index: u32) -> DefaultRoute {
     DefaultRoute { index: Some(index) }
 }
 
-/// A route that rejects.
-const NOWHERE: DefaultRoute = DefaultRoute { index: None };
+/// A route that rejects packets.
+const UNREACHABLE: DefaultRoute = DefaultRoute { index: None };
 
 /// A host with a default route over `eth0`.
-fn host() -> Facts {
-    Facts {
+fn host() -> HostFacts {
+    HostFacts {
         links: vec![
             link(1, "lo", &["127.0.0.1", "::1"]),
             link(2, "eth0", &["192.168.9.1", "fd00::1", "fe80::2"]),
@@ -32,51 +33,52 @@ fn host() -> Facts {
         ],
         default_routes_v4: vec![via(2), via(3)],
         default_routes_v6: vec![via(2)],
-        way: None,
+        lookup: None,
     }
 }
 
-/// The texts of log lines.
-fn lines(messages: Vec<Remark>) -> Vec<String> {
-    let text = |message| match message {
-        Remark::Info(line) | Remark::Warning(line) => line,
+/// Returns the texts of log lines.
+fn texts(lines: Vec<LogLine>) -> Vec<String> {
+    let text = |line| match line {
+        LogLine::Info(line) | LogLine::Warning(line) => line,
     };
-    messages.into_iter().map(text).collect()
+    lines.into_iter().map(text).collect()
 }
 
-const V4: Families = Families { v4: true, v6: false };
-const DUAL: Families = Families { v4: true, v6: true };
+const V4: IpFamilies = IpFamilies::V4;
+const DUAL: IpFamilies = IpFamilies::BOTH;
 
-/// The wish for some `-iface` items and a `-public-ip`.
-fn wishes(items: &[&str], public_ip: Option<&str>) -> Wishes {
+/// Criteria with interfaces and a public address.
+fn criteria(items: &[&str], public_ip: Option<&str>) -> Criteria {
     let interfaces = items.iter().map(ToString::to_string).collect();
     let public_v4 = public_ip.map(|text| text.parse().expect("address"));
-    Wishes { interfaces, public_v4, ..Wishes::default() }
+    Criteria { interfaces, public_v4, ..Criteria::default() }
 }
 
-/// What is chosen for `-iface` items and `-public-ip`, and what is logged.
-fn chosen(
-    facts: &Facts,
-    families: Families,
+/// Returns the selected interface and the log lines.
+fn selected(
+    facts: &HostFacts,
+    families: IpFamilies,
     items: &[&str],
     public_ip: Option<&str>,
 ) -> (Result<ExternalInterface, String>, Vec<String>) {
-    let wishes = wishes(items, public_ip);
-    let outcome = choose(facts, &wishes, families);
-    let logged = lines(outcome.messages(&wishes, None));
-    (outcome.chosen.map(|chosen| chosen.external).map_err(|error| error.to_string()), logged)
+    let criteria = criteria(items, public_ip);
+    let outcome = search(facts, &criteria, families);
+    let logged = texts(outcome.lines(&criteria, None));
+    let external = outcome.selection.map(|selection| selection.external);
+    (external.map_err(|error| error.to_string()), logged)
 }
 
-/// The same for IPv4, as `name own-address public-address`.
-fn summary(facts: &Facts, items: &[&str], public_ip: Option<&str>) -> Result<String, String> {
-    chosen(facts, V4, items, public_ip).0.map(|chosen| {
+/// Returns the interface that is selected for IPv4, as `name own-address public-address`.
+fn summary(facts: &HostFacts, items: &[&str], public_ip: Option<&str>) -> Result<String, String> {
+    selected(facts, V4, items, public_ip).0.map(|chosen| {
         let (own, public) = (chosen.v4.expect("IPv4"), chosen.public.v4.expect("IPv4"));
         format!("{} {own} {public}", chosen.name)
     })
 }
 
 #[test]
-fn the_operators_wish_decides_and_the_default_route_is_the_fallback() {
+fn interfaces_are_tried_in_order_and_the_default_route_is_the_fallback() {
     for (items, public_ip, expected) in [
         (&[][..], None, "eth0 192.168.9.1 192.168.9.1"),
         (&["eth1"], None, "eth1 10.0.0.5 10.0.0.5"),
@@ -97,46 +99,46 @@ fn the_operators_wish_decides_and_the_default_route_is_the_fallback() {
 }
 
 #[test]
-fn the_choice_carries_index_and_mtu() {
+fn the_selection_has_index_and_mtu() {
     let mut facts = host();
     facts.links[2].mtu = 9000;
-    let chosen = chosen(&facts, V4, &["eth1"], None).0.expect("found");
+    let chosen = selected(&facts, V4, &["eth1"], None).0.expect("found");
     assert_eq!((chosen.index, chosen.mtu), (3, 9000));
 }
 
 #[test]
-fn the_first_default_route_that_leads_anywhere_leads_out() {
+fn the_first_default_route_with_an_interface_decides() {
     for (routes, expected) in
-        [(vec![via(3), via(2)], "eth1"), (vec![NOWHERE, via(3)], "eth1"), (vec![via(2), via(3)], "eth0")]
+        [(vec![via(3), via(2)], "eth1"), (vec![UNREACHABLE, via(3)], "eth1"), (vec![via(2), via(3)], "eth0")]
     {
-        let facts = Facts { default_routes_v4: routes, ..host() };
-        assert_eq!(chosen(&facts, V4, &[], None).0.map(|chosen| chosen.name).as_deref(), Ok(expected));
+        let facts = HostFacts { default_routes_v4: routes, ..host() };
+        assert_eq!(selected(&facts, V4, &[], None).0.map(|chosen| chosen.name).as_deref(), Ok(expected));
     }
 }
 
 #[test]
-fn a_host_without_a_way_out_is_described_in_one_line() {
+fn an_error_without_a_default_route_is_one_line() {
     let has = "-iface can name one; this host has lo (127.0.0.1 ::1), eth0 (192.168.9.1 fd00::1 fe80::2), \
                eth1 (10.0.0.5 10.0.0.6 fd01::1), wlan0 (no address)";
     for (routes, why) in [
         (vec![], "failed to get default interface: unable to find default route"),
         (
-            vec![NOWHERE],
+            vec![UNREACHABLE],
             "failed to get default interface: found default route but could not determine interface",
         ),
         (vec![via(77)], "failed to get default interface: interface 77 of the default route does not exist"),
         (vec![via(4)], "failed to find IPv4 address for interface wlan0"),
     ] {
-        let facts = Facts { default_routes_v4: routes, ..host() };
+        let facts = HostFacts { default_routes_v4: routes, ..host() };
         let line = format!("Failed to find any valid interface to use: {why}; {has}");
         assert_eq!(summary(&facts, &[], None), Err(line));
     }
-    let empty = summary(&Facts::default(), &[], None).expect_err("nothing there");
+    let empty = summary(&HostFacts::default(), &[], None).expect_err("nothing there");
     assert!(empty.ends_with("this host has no interface"), "{empty}");
 }
 
 #[test]
-fn a_wish_that_nothing_fulfils_is_answered_with_what_there_is() {
+fn an_error_names_each_rule_and_the_interfaces_of_the_host() {
     let mut facts = host();
     facts.links.truncate(2);
     facts.links[1].mtu = 0;
@@ -153,17 +155,18 @@ fn a_wish_that_nothing_fulfils_is_answered_with_what_there_is() {
 }
 
 #[test]
-fn a_host_of_many_interfaces_still_gets_one_short_line() {
+fn an_error_on_a_host_with_many_interfaces_is_short() {
     let links = (1..=1000).map(|index| link(index, &format!("veth{index}"), &[])).collect();
-    let error = summary(&Facts { links, ..Facts::default() }, &["eth0"], None).expect_err("not there");
+    let error =
+        summary(&HostFacts { links, ..HostFacts::default() }, &["eth0"], None).expect_err("not there");
     assert!(error.contains("veth20 (no address), 980 more") && !error.contains("veth21"), "{error}");
 }
 
 #[test]
-fn the_best_address_of_an_interface_is_taken() {
-    let deprecated = AddressFact { deprecated: true, ..address("10.0.0.1") };
-    let from_dhcp = AddressFact { permanent: false, ..address("10.0.0.2") };
-    let secondary = AddressFact { temporary: true, ..address("10.0.0.3") };
+fn the_best_address_of_an_interface_is_preferred() {
+    let deprecated = AddressFacts { deprecated: true, ..address("10.0.0.1") };
+    let from_dhcp = AddressFacts { permanent: false, ..address("10.0.0.2") };
+    let secondary = AddressFacts { temporary: true, ..address("10.0.0.3") };
     let permanent = address("10.0.0.4");
     let link_local = address("169.254.0.5");
     let loopback = address("127.0.0.6");
@@ -178,13 +181,13 @@ fn the_best_address_of_an_interface_is_taken() {
         (useless.to_vec(), None),
         (vec![deprecated], None),
     ] {
-        let link = LinkFact { addresses, ..link(1, "eth0", &[]) };
+        let link = LinkFacts { addresses, ..link(1, "eth0", &[]) };
         assert_eq!(preferred(&link, as_v4), best.map(|text| text.parse().expect("address")), "{link:?}");
     }
 }
 
 #[test]
-fn the_log_tells_the_choice_in_words_that_operators_search_for() {
+fn the_log_lines_are_those_of_upstream_flannel() {
     for (items, public_ip, expected) in [
         (
             &[][..],
@@ -218,21 +221,21 @@ fn the_log_tells_the_choice_in_words_that_operators_search_for() {
             ],
         ),
     ] {
-        assert_eq!(chosen(&host(), V4, items, public_ip).1, expected, "{items:?} {public_ip:?}");
+        assert_eq!(selected(&host(), V4, items, public_ip).1, expected, "{items:?} {public_ip:?}");
     }
 }
 
 #[test]
-fn two_families_need_one_interface_with_an_address_of_each() {
-    let both = |facts: &Facts, items: &[&str]| {
-        chosen(facts, DUAL, items, None)
+fn a_dual_stack_network_needs_one_interface_with_both_addresses() {
+    let both = |facts: &HostFacts, items: &[&str]| {
+        selected(facts, DUAL, items, None)
             .0
             .map(|c| format!("{} {} {}", c.name, c.public.v4.expect("IPv4"), c.public.v6.expect("IPv6")))
     };
     assert_eq!(both(&host(), &[]).as_deref(), Ok("eth0 192.168.9.1 fd00::1"));
     assert_eq!(both(&host(), &["fd01::1"]).as_deref(), Ok("eth1 10.0.0.5 fd01::1"));
-    let apart = Facts { default_routes_v6: vec![via(3)], ..host() };
-    let error = both(&apart, &[]).expect_err("two ways out");
+    let apart = HostFacts { default_routes_v6: vec![via(3)], ..host() };
+    let error = both(&apart, &[]).expect_err("two interfaces");
     assert!(
         error.contains(
             "v6 default route interface eth1 must be the same with v4 default route interface eth0"
@@ -246,12 +249,12 @@ fn two_families_need_one_interface_with_an_address_of_each() {
 }
 
 #[test]
-fn an_ipv6_network_asks_for_no_ipv4() {
-    let v6 = Families { v4: false, v6: true };
-    let facts = Facts { default_routes_v4: vec![], ..host() };
-    let (chosen, logged) = chosen(&facts, v6, &[], None);
+fn an_ipv6_network_needs_no_ipv4_address() {
+    let v6 = IpFamilies::V6;
+    let facts = HostFacts { default_routes_v4: vec![], ..host() };
+    let (chosen, logged) = selected(&facts, v6, &[], None);
     let chosen = chosen.expect("found");
-    assert_eq!(chosen.v4, "192.168.9.1".parse().ok(), "what else it has is taken along");
+    assert_eq!(chosen.v4, "192.168.9.1".parse().ok(), "the selection keeps its other addresses");
     assert_eq!(chosen.public.v6, "fd00::1".parse().ok());
     assert_eq!(
         logged,
@@ -264,9 +267,9 @@ fn an_ipv6_network_asks_for_no_ipv4() {
 }
 
 #[test]
-fn before_the_families_are_known_ipv4_decides_or_else_ipv6_and_the_other_is_taken_along() {
-    let any = |facts: &Facts, items: &[&str]| {
-        let chosen = choose_any(facts, &wishes(items, None)).chosen.expect("an interface").external;
+fn before_the_families_are_known_ipv4_is_preferred_to_ipv6() {
+    let any = |facts: &HostFacts, items: &[&str]| {
+        let chosen = search_any(facts, &criteria(items, None)).selection.expect("an interface").external;
         assert_eq!((chosen.v4, chosen.v6), (chosen.public.v4, chosen.public.v6));
         (chosen.name, chosen.v4.map(|v4| v4.to_string()), chosen.v6.map(|v6| v6.to_string()))
     };
@@ -277,29 +280,29 @@ fn before_the_families_are_known_ipv4_decides_or_else_ipv6_and_the_other_is_take
     assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", Some("fd00::1")));
     assert_eq!(any(&facts, &["eth1"]), of("eth1", "10.0.0.5", Some("fd01::1")));
     facts.links[1].addresses.retain(|fact| !is_global(fact.address) || fact.address.is_ipv4());
-    assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", None), "a link-local address leads nowhere");
+    assert_eq!(any(&facts, &[]), of("eth0", "192.168.9.1", None), "a link-local address is left out");
     facts.links[2].addresses.retain(|fact| fact.address.is_ipv6());
-    assert_eq!(any(&facts, &["eth1"]), of("eth1", "", Some("fd01::1")), "though another one has IPv4");
-    let error = choose_any(&facts, &wishes(&["wlan0"], None)).chosen.expect_err("it has no address");
+    assert_eq!(any(&facts, &["eth1"]), of("eth1", "", Some("fd01::1")), "though another interface has IPv4");
+    let error = search_any(&facts, &criteria(&["wlan0"], None)).selection.expect_err("no address");
     assert!(error.to_string().contains("failed to find IPv4 address for interface wlan0"), "{error}");
     facts.links[1].addresses.clear();
-    let error = choose_any(&facts, &wishes(&["wlan0"], None)).chosen.expect_err("it has no address");
+    let error = search_any(&facts, &criteria(&["wlan0"], None)).selection.expect_err("no address");
     assert!(error.to_string().contains("failed to find IPv6 address for interface wlan0"), "{error}");
 }
 
 #[test]
-fn what_was_told_is_told_again_only_if_it_changed() {
-    let wishes = wishes(&["eth9", "eth0"], None);
-    let first = choose_any(&host(), &wishes);
-    assert_eq!(lines(choose(&host(), &wishes, V4).messages(&wishes, Some(&first))), [""; 0]);
+fn only_changes_are_logged_again() {
+    let criteria = criteria(&["eth9", "eth0"], None);
+    let first = search_any(&host(), &criteria);
+    assert_eq!(texts(search(&host(), &criteria, V4).lines(&criteria, Some(&first))), [""; 0]);
     let v6 = [
         "Using interface with name eth0 and v6 address fd00::1",
         "Defaulting external v6 address to interface address (fd00::1)",
     ];
-    assert_eq!(lines(choose(&host(), &wishes, DUAL).messages(&wishes, Some(&first))), v6);
+    assert_eq!(texts(search(&host(), &criteria, DUAL).lines(&criteria, Some(&first))), v6);
     let mut moved = host();
     moved.links[1].addresses[0] = address("192.168.9.7");
-    let logged = lines(choose(&moved, &wishes, V4).messages(&wishes, Some(&first)));
+    let logged = texts(search(&moved, &criteria, V4).lines(&criteria, Some(&first)));
     assert_eq!(logged.len(), 3, "{logged:?}");
     assert!(
         logged[0].contains("matching eth9") && logged[1].ends_with("and address 192.168.9.7"),
@@ -311,6 +314,6 @@ fn what_was_told_is_told_again_only_if_it_changed() {
 fn an_interface_is_also_found_by_an_alternative_name() {
     let mut facts = host();
     facts.links[2].alternative_names = vec!["enp3s0".to_owned()];
-    let found = choose(&facts, &wishes(&["enp3s0"], None), V4).chosen.expect("eth1");
+    let found = search(&facts, &criteria(&["enp3s0"], None), V4).selection.expect("eth1");
     assert_eq!(found.external.name, "eth1");
 }

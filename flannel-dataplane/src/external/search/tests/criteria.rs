@@ -1,20 +1,22 @@
-//! Cases of the other wishes: patterns, ways, pairs of public addresses.
+//! Patterns, reachability and pairs of public addresses.
 
 use super::*;
+use crate::external::facts::RouteLookup;
 
-/// What is chosen for `-iface-regex`, as `name v4 v6`.
-fn by_pattern(families: Families, patterns: &[&str]) -> Result<String, String> {
-    let patterns = patterns.iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
-    let chosen = choose(&host(), &Wishes { patterns, ..Wishes::default() }, families).chosen;
-    let chosen = chosen.map(|chosen| chosen.external).map_err(|error| error.to_string())?;
+/// Returns the interface that patterns select, as `name v4 v6`.
+fn by_pattern(families: IpFamilies, patterns: &[&str]) -> Result<String, String> {
+    let patterns = patterns.iter().map(|text| InterfacePattern::new(text).expect("a pattern")).collect();
+    let criteria = Criteria { patterns, ..Criteria::default() };
+    let selection = search(&host(), &criteria, families).selection;
+    let chosen = selection.map(|selection| selection.external).map_err(|error| error.to_string())?;
     let word =
         |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
     Ok(format!("{} {} {}", chosen.name, word(chosen.v4.map(IpAddr::V4)), word(chosen.v6.map(IpAddr::V6))))
 }
 
 #[test]
-fn a_pattern_is_held_against_addresses_and_then_against_names() {
-    const V6: Families = Families { v4: false, v6: true };
+fn patterns_match_addresses_before_names() {
+    const V6: IpFamilies = IpFamilies::V6;
     for (families, patterns, expected) in [
         (V4, &[r"10\.0\.0\.6"][..], "eth1 10.0.0.6 fd01::1"),
         (V4, &["^10"], "eth1 10.0.0.5 fd01::1"),
@@ -44,31 +46,31 @@ fn a_pattern_is_held_against_addresses_and_then_against_names() {
 }
 
 #[test]
-fn a_name_that_a_pattern_fits_is_final() {
-    // As upstream has it: `wlan` fits wlan0, which has no address, and eth1 is not tried.
+fn the_first_matching_name_is_final() {
+    // As in upstream flannel: the pattern matches wlan0, which has no address, and no other interface is tried.
     let error = by_pattern(V4, &["^wlan0$|^eth1x$"]).expect_err("wlan0 has no address");
     assert!(error.contains("failed to find IPv4 address for interface wlan0"), "{error}");
 }
 
 #[test]
-fn the_kernel_says_by_which_interface_an_address_can_be_reached() {
-    let by_way = |families, way: Result<Way, String>| {
-        let wishes = Wishes { can_reach: "10.9.9.9".parse().ok(), ..wishes(&["eth7"], None) };
-        let outcome = choose(&Facts { way: Some(way), ..host() }, &wishes, families);
+fn the_route_to_a_reachable_address_decides() {
+    let by_route = |families, lookup: Result<RouteLookup, String>| {
+        let criteria = Criteria { can_reach: "10.9.9.9".parse().ok(), ..criteria(&["eth7"], None) };
+        let outcome = search(&HostFacts { lookup: Some(lookup), ..host() }, &criteria, families);
         let chosen =
-            outcome.chosen.as_ref().map(|chosen| chosen.external.clone()).map_err(ToString::to_string);
-        (chosen, lines(outcome.messages(&wishes, None)))
+            outcome.selection.as_ref().map(|chosen| chosen.external.clone()).map_err(ToString::to_string);
+        (chosen, texts(outcome.lines(&criteria, None)))
     };
-    let way = Way { index: 3, source: "10.0.0.6".parse().ok() };
-    let chosen = by_way(DUAL, Ok(way)).0.expect("eth1");
+    let lookup = RouteLookup { index: 3, source: "10.0.0.6".parse().ok() };
+    let chosen = by_route(DUAL, Ok(lookup)).0.expect("eth1");
     assert_eq!(
         (chosen.name.as_str(), chosen.v4, chosen.v6),
         ("eth1", "10.0.0.6".parse().ok(), "fd01::1".parse().ok())
     );
-    let chosen = by_way(V4, Ok(Way { index: 3, source: "fd01::1".parse().ok() })).0.expect("eth1");
+    let chosen = by_route(V4, Ok(RouteLookup { index: 3, source: "fd01::1".parse().ok() })).0.expect("eth1");
     assert_eq!(chosen.v4, "10.0.0.5".parse().ok());
-    let (chosen, logged) = by_way(V4, Err("network unreachable".to_owned()));
-    let error = chosen.expect_err("no way");
+    let (chosen, logged) = by_route(V4, Err("network unreachable".to_owned()));
+    let error = chosen.expect_err("no route");
     assert!(error.contains("-iface-can-reach=10.9.9.9: network unreachable; this host has"), "{error}");
     assert_eq!(
         logged[1],
@@ -77,10 +79,10 @@ fn the_kernel_says_by_which_interface_an_address_can_be_reached() {
 }
 
 #[test]
-fn addresses_that_are_published_for_both_families_and_are_this_hosts_are_on_one_interface() {
+fn own_public_addresses_of_both_families_are_on_one_interface() {
     let dual = |items: &[&str], v4: &str, v6: &str| {
-        let wishes = Wishes { public_v6: v6.parse().ok(), ..wishes(items, Some(v4)) };
-        let chosen = choose(&host(), &wishes, DUAL).chosen.map_err(|error| error.to_string());
+        let criteria = Criteria { public_v6: v6.parse().ok(), ..criteria(items, Some(v4)) };
+        let chosen = search(&host(), &criteria, DUAL).selection.map_err(|error| error.to_string());
         chosen.map(|chosen| {
             let ExternalInterface { name, v4, v6, .. } = chosen.external;
             format!("{name} {} {}", v4.expect("IPv4"), v6.expect("IPv6"))
@@ -97,30 +99,37 @@ fn addresses_that_are_published_for_both_families_and_are_this_hosts_are_on_one_
 }
 
 #[test]
-fn the_basis_is_what_decided() {
-    let basis =
-        |facts: &Facts, wishes: &Wishes| choose(facts, wishes, V4).chosen.expect("an interface").basis;
-    let at = |text: &str| Basis::Address(text.parse().expect("address"));
+fn the_selection_names_the_deciding_rule() {
+    let selected_by = |facts: &HostFacts, criteria: &Criteria| {
+        search(facts, criteria, V4).selection.expect("an interface").selected_by
+    };
+    let at = |text: &str| SelectedBy::Address(text.parse().expect("address"));
     for (items, public_ip, expected) in [
-        (&[][..], None, Basis::DefaultRoute),
-        (&[""], None, Basis::DefaultRoute),
-        (&["eth0"], None, Basis::Name),
-        (&["eth7", "eth0"], None, Basis::Name),
+        (&[][..], None, SelectedBy::DefaultRoute),
+        (&[""], None, SelectedBy::DefaultRoute),
+        (&["eth0"], None, SelectedBy::Name),
+        (&["eth7", "eth0"], None, SelectedBy::Name),
         (&["192.168.9.1"], None, at("192.168.9.1")),
         (&["10.0.0.1", "fd00::1"], None, at("fd00::1")),
         (&[], Some("192.168.9.1"), at("192.168.9.1")),
-        (&[], Some("203.0.113.7"), Basis::DefaultRoute),
-        (&["eth0"], Some("192.168.9.1"), Basis::Name),
+        (&[], Some("203.0.113.7"), SelectedBy::DefaultRoute),
+        (&["eth0"], Some("192.168.9.1"), SelectedBy::Name),
     ] {
-        assert_eq!(basis(&host(), &wishes(items, public_ip)), expected, "{items:?} {public_ip:?}");
+        assert_eq!(selected_by(&host(), &criteria(items, public_ip)), expected, "{items:?} {public_ip:?}");
     }
-    for (pattern, expected) in [("^10", Basis::Pattern), ("^eth", Basis::Name), ("", Basis::DefaultRoute)] {
-        let patterns = vec![Pattern::new(pattern).expect("a pattern")];
-        assert_eq!(basis(&host(), &Wishes { patterns, ..Wishes::default() }), expected, "{pattern}");
+    for (pattern, expected) in
+        [("^10", SelectedBy::Pattern), ("^eth", SelectedBy::Name), ("", SelectedBy::DefaultRoute)]
+    {
+        let patterns = vec![InterfacePattern::new(pattern).expect("a pattern")];
+        assert_eq!(
+            selected_by(&host(), &Criteria { patterns, ..Criteria::default() }),
+            expected,
+            "{pattern}"
+        );
     }
-    let facts = Facts { way: Some(Ok(Way { index: 3, source: None })), ..host() };
+    let facts = HostFacts { lookup: Some(Ok(RouteLookup { index: 3, source: None })), ..host() };
     assert_eq!(
-        basis(&facts, &Wishes { can_reach: "10.9.9.9".parse().ok(), ..Wishes::default() }),
-        Basis::Way
+        selected_by(&facts, &Criteria { can_reach: "10.9.9.9".parse().ok(), ..Criteria::default() }),
+        SelectedBy::Reachability
     );
 }
