@@ -256,12 +256,13 @@ impl Host {
     }
 
     async fn keep_routes(&self, networks: watch::Receiver<Option<FirewallNetwork>>) -> Infallible {
-        if !self.options.blackhole_route {
-            return future::pending().await;
-        }
         let audit_interval = self.options.firewall.as_ref().map(|options| options.audit_interval);
         let audit_interval = audit_interval.unwrap_or(BLACKHOLE_AUDIT_INTERVAL);
-        BlackholeRoutes::new(self.namespace.clone(), audit_interval).run(networks).await
+        BlackholeRoutes::new(self.namespace.clone(), audit_interval)
+            .with_enabled(self.options.blackhole_route)
+            .with_previous(&self.options.previous)
+            .run(networks)
+            .await
     }
 
     fn firewall_network(&self, running: &Running) -> FirewallNetwork {
