@@ -4,9 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{
-    BackendError, DampingOptions, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain,
-};
+use flannel_core::{BackendError, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain};
 use flannel_dataplane::InitialChoice;
 use flannel_firewall::FirewallOptions;
 use flannel_node::service_manager::{FdStore, Notifier, PassedDescriptors};
@@ -60,13 +58,12 @@ fn start(options: &Options, host: Host) -> Result<(), String> {
     runtime()?.block_on(async {
         info!("Installing signal handlers");
         let commands = commands().map_err(|error| format!("Failed to catch signals: {error}"))?;
-        let damping = damping(options);
-        let manager = lease_manager(options, &chosen, &previous, damping)?;
+        let manager = lease_manager(options, &chosen, &previous)?;
         let mut network = NetworkOptions::new(manager, backends.clone(), chosen.external.clone());
         network.choose_external = Some(chosen.into_chooser());
         network.follow_config = options.follow_config;
         network.previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
-        network.damping = damping;
+        network.damping.hold = options.mass_expiry_hold;
         let agent_options = agent_options(options, &backends, &previous, notifier);
         let agent = NodeAgent::new(namespace, network, backends, agent_options);
         follow(agent, commands).await.map_err(|error| describe(&error))
@@ -90,17 +87,10 @@ fn descriptor_store(
     None
 }
 
-fn damping(options: &Options) -> DampingOptions {
-    let mut damping = DampingOptions::default();
-    damping.hold = options.mass_expiry_hold;
-    damping
-}
-
 fn lease_manager(
     options: &Options,
     chosen: &InitialChoice,
     previous: &Previous,
-    damping: DampingOptions,
 ) -> Result<CachedLeaseManager<RegistryLeaseManager<Arc<dyn flannel_core::SubnetRegistry>>>, String> {
     let registry = registry::open(&options.etcd, options.etcd_api)
         .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
@@ -114,8 +104,7 @@ fn lease_manager(
     lease.renew_margin = options.renew_margin;
     lease.identity = Some(Arc::new(identity));
     let path = options.beside_subnet_file(".cache");
-    let mut cache = CacheOptions::new(path, options.etcd.prefix.clone(), chosen.external.public);
-    cache.damping = damping;
+    let cache = CacheOptions::new(path, options.etcd.prefix.clone(), chosen.external.public);
     Ok(CachedLeaseManager::open(RegistryLeaseManager::with_options(registry, lease), cache))
 }
 
