@@ -1,27 +1,30 @@
-//! How long does the real `flanneld` need from its start until it reaches all peers of a network whose leases are in a
-//! real etcd v3, and how much memory does it keep?
+//! Measures how long `flanneld` takes from its start until it reaches all peers of a network whose leases are in a real
+//! etcd v3, and how much memory it uses then.
 //!
 //! | row | what happens |
 //! |---|---|
-//! | first start | a host without a lease, a device or a memory; until the daemon says that it is ready |
-//! | restart | the same again, with all that a daemon leaves when it is told to end |
-//! | list | for comparison: all records read by a bare etcd client in pages of the same size, none of them looked at |
-//! | resident, peak | the daemon's memory once it is at rest after the first start (`VmRSS`, `VmHWM`) |
+//! | first start | a host without a lease, a device or a cache; until the daemon is ready |
+//! | restart | the same with everything that a daemon leaves when it is stopped |
+//! | list | for comparison: all records read by a bare etcd client in pages of the same size, without decoding them |
+//! | resident, peak | the daemon's memory once it is idle after the first start (`VmRSS`, `VmHWM`) |
 //!
-//! Ready means: lease taken, all peers known, kernel programmed, `subnet.env` written. That every peer has its route
-//! is checked. A number is the median of the rounds, with the smallest and the largest. Each round has a namespace of
-//! its own, with one host and one etcd.
+//! Ready means: lease acquired, all peers known, kernel programmed, `subnet.env` written. The bench checks that every
+//! peer has its route. A number is the median of the rounds, with the smallest and the largest. Each round has a
+//! namespace of its own, with one host and one etcd.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench cold_start                # 1,000, 5,000, 20,000 and 50,000 leases
 //! cargo bench -p flannel-benches --bench cold_start -- --quick     # 1,000 and 5,000
 //! cargo bench -p flannel-benches --bench cold_start -- 30000 --rounds 9
 //! FLANNELD=target/debug/flanneld cargo bench -p flannel-benches --bench cold_start
+//! BASELINE=path/to/an/older/flanneld cargo bench -p flannel-benches --bench cold_start -- 1000
 //! ```
 //!
-//! Needs root, `etcd`, and what `flanneld` needs to be built.
+//! With `BASELINE` it measures that program too, in each round and in changing order, and adds the ratio of the two.
+//!
+//! Needs root, `etcd`, and what building `flanneld` needs.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 use std::net::Ipv4Addr;
@@ -36,9 +39,9 @@ use flannel_testing::{Directory, Etcd, EtcdOptions, Lab, LabOptions, Process};
 
 const PREFIX: &str = "/coreos.com/network";
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
-/// Where etcd runs: the switch of the lab.
+/// etcd runs in the switch of the lab.
 const SWITCH: &str = "192.168.64.254";
-/// etcd takes at most 128 operations in one transaction.
+/// etcd allows at most 128 operations per transaction.
 const PUTS: u32 = 128;
 /// As in `flanneld`.
 const PAGE: i64 = 5_000;
@@ -47,32 +50,91 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn main() {
     let Options { sizes, rounds } = Options::read();
     let flanneld = build();
+    let baseline = std::env::var_os("BASELINE").map(PathBuf::from);
     println!("{}; {rounds} rounds: median (smallest – largest)", machine());
     println!(
         "{:>7} | {:>24} | {:>24} | {:>24} | {:>12} | {:>8}",
         "leases", "first start ms", "restart ms", "list ms", "resident MiB", "peak MiB"
     );
     for size in sizes {
-        let rounds: Vec<Round> = (0..rounds).map(|_| Round::run(&flanneld, size)).collect();
-        let of = |pick: fn(&Round) -> f64| Spread::of(rounds.iter().map(pick)).unwrap();
-        let times = [
-            ("first start", of(|round| round.first * 1e3)),
-            ("restart", of(|round| round.restart * 1e3)),
-            ("list", of(|round| round.list * 1e3)),
-        ];
-        let memory =
-            [("resident", of(|round| round.memory.resident)), ("peak", of(|round| round.memory.peak))];
-        times.iter().for_each(|(name, spread)| figures::keep("cold_start", "time, ms", name, size, *spread));
-        memory
-            .iter()
-            .for_each(|(name, spread)| figures::keep("cold_start", "memory, MiB", name, size, *spread));
-        let [first, restart, list] = times.map(|(_, spread)| spread.to_string());
-        let [resident, peak] = memory.map(|(_, spread)| spread.median);
-        println!("{size:>7} | {first:>24} | {restart:>24} | {list:>24} | {resident:>12.1} | {peak:>8.1}");
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for round in 0..rounds {
+            let measure = |program: &Path, into: &mut Vec<Round>| into.push(Round::run(program, size));
+            match &baseline {
+                Some(baseline) if round % 2 == 1 => {
+                    measure(baseline, &mut theirs);
+                    measure(&flanneld, &mut ours);
+                }
+                Some(baseline) => {
+                    measure(&flanneld, &mut ours);
+                    measure(baseline, &mut theirs);
+                }
+                None => measure(&flanneld, &mut ours),
+            }
+        }
+        keep(size, &ours);
+        print_row(&size.to_string(), &ours);
+        if let Some(baseline) = &baseline {
+            print_row("before", &theirs);
+            print_ratio(&ours, &theirs, [&flanneld, baseline]);
+        }
     }
 }
 
-/// Builds the daemon as it is released, and tells where it is; or takes the one that is named by `FLANNELD`.
+fn spread(rounds: &[Round], pick: impl Fn(&Round) -> f64) -> Spread {
+    Spread::of(rounds.iter().map(pick)).unwrap()
+}
+
+/// Stores the figures for the page.
+fn keep(size: u32, rounds: &[Round]) {
+    let times: [(&str, fn(&Round) -> f64); 3] = [
+        ("first start", |round| round.first * 1e3),
+        ("restart", |round| round.restart * 1e3),
+        ("list", |round| round.list * 1e3),
+    ];
+    for (name, pick) in times {
+        figures::keep("cold_start", "time, ms", name, size, spread(rounds, pick));
+    }
+    let memory: [(&str, fn(&Round) -> f64); 2] =
+        [("resident", |round| round.memory.resident), ("peak", |round| round.memory.peak)];
+    for (name, pick) in memory {
+        figures::keep("cold_start", "memory, MiB", name, size, spread(rounds, pick));
+    }
+}
+
+fn print_row(title: &str, rounds: &[Round]) {
+    let [first, restart, list] = [
+        spread(rounds, |round| round.first * 1e3),
+        spread(rounds, |round| round.restart * 1e3),
+        spread(rounds, |round| round.list * 1e3),
+    ]
+    .map(|spread| spread.to_string());
+    let resident = spread(rounds, |round| round.memory.resident).median;
+    let peak = spread(rounds, |round| round.memory.peak).median;
+    println!("{title:>7} | {first:>24} | {restart:>24} | {list:>24} | {resident:>12.1} | {peak:>8.1}");
+}
+
+/// Prints the ratios to the baseline, each taken within a round, and that of the programs' sizes.
+fn print_ratio(ours: &[Round], theirs: &[Round], programs: [&Path; 2]) {
+    let ratio = |pick: fn(&Round) -> f64| {
+        Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| pick(ours) / pick(theirs))).unwrap()
+    };
+    let (first, restart) = (ratio(|round| round.first), ratio(|round| round.restart));
+    let (resident, peak) = (ratio(|round| round.memory.resident), ratio(|round| round.memory.peak));
+    let [ours, theirs] = programs.map(|program| std::fs::metadata(program).unwrap().len() as f64);
+    println!(
+        "{:>7} | {:>24} | {:>24} | {:>24} | {:>12.3} | {:>8.3}",
+        "ratio",
+        format!("{first:.3}"),
+        format!("{restart:.3}"),
+        format!("program size {:.3}", ours / theirs),
+        resident.median,
+        peak.median
+    );
+}
+
+/// Builds the daemon in release mode and returns its path, or returns the path in `FLANNELD`.
 fn build() -> PathBuf {
     if let Some(flanneld) = std::env::var_os("FLANNELD") {
         return flanneld.into();
@@ -80,13 +142,13 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "-p", "flanneld-bin"]);
-    // What cargo tells this bench of its own package would have dependencies built anew that look at it (ring).
+    // Cargo's variables for this package would rebuild dependencies that read them (ring).
     let of_bench = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    told.filter(|name| of_bench(name)).for_each(|name| {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    variables.filter(|name| of_bench(name)).for_each(|name| {
         command.env_remove(name);
     });
-    assert!(command.status().unwrap().success(), "flanneld cannot be built");
+    assert!(command.status().unwrap().success(), "cargo build of flanneld failed");
     // target/release/deps/cold_start-…
     let bench = std::env::current_exe().unwrap();
     bench.ancestors().nth(2).unwrap().join("flanneld")
@@ -117,7 +179,7 @@ impl Round {
         };
         let (mut daemon, first) = begin();
         assert_eq!(routes(host), size as usize);
-        // It has looked at everything again, written its memory and given back what it does not need by then.
+        // By then it has audited the kernel, written its cache and returned unused memory.
         std::thread::sleep(Duration::from_secs(5));
         let memory = Memory::of(&daemon.id().to_string());
         daemon.terminate(PATIENCE).unwrap();
@@ -128,7 +190,7 @@ impl Round {
     }
 }
 
-/// Starts the daemon, and tells how long it took to be ready.
+/// Starts the daemon and returns how long it took to be ready.
 fn start(host: &Namespace, command: Command) -> (Process, f64) {
     let started = Instant::now();
     let daemon = Process::spawn_in(host, command).unwrap();
@@ -136,7 +198,7 @@ fn start(host: &Namespace, command: Command) -> (Process, f64) {
     (daemon, started.elapsed().as_secs_f64())
 }
 
-/// The number of routes to peers.
+/// Returns the number of routes to peers.
 fn routes(host: &Namespace) -> usize {
     let mut netlink = Netlink::open_in(host).unwrap();
     let index = netlink.link("flannel.1").unwrap().unwrap().index;
@@ -144,7 +206,7 @@ fn routes(host: &Namespace) -> usize {
     routes.iter().filter(|route| route.gateway.is_some()).count()
 }
 
-/// Writes the configuration and the leases into etcd, and tells how long a bare client takes to read them.
+/// Writes the config and the leases into etcd, and returns how long a bare client takes to read them.
 fn fill(host: &Namespace, url: &str, size: u32) -> f64 {
     let work = async {
         let mut client = Client::connect([url], None).await.unwrap();
@@ -161,7 +223,7 @@ fn fill(host: &Namespace, url: &str, size: u32) -> f64 {
         assert_eq!(list(&mut reader).await, size as usize);
         started.elapsed().as_secs_f64()
     };
-    // A socket belongs to the namespace of the thread that makes it.
+    // A socket belongs to the namespace of the thread that opens it.
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     host.run(|| runtime().block_on(work)).unwrap()
 }
@@ -181,7 +243,7 @@ async fn list(client: &mut KvClient) -> usize {
     }
 }
 
-/// The record of a host, as upstream writes it: 10.1.0.0/24 and on, at 172.16.0.0 and on.
+/// Returns the record of a host, as upstream writes it: 10.1.0.0/24 and on, at 172.16.0.0 and on.
 fn lease(n: u32) -> (String, String) {
     let at = |first: [u8; 4], n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::from(first)) + n);
     let (subnet, public) = (at([10, 1, 0, 0], n << 8), at([172, 16, 0, 0], n));

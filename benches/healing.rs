@@ -1,11 +1,11 @@
-//! How long until what somebody broke is right again?
+//! Measures how long the backend takes to repair drift.
 //!
-//! Three hosts with the backend, each network on a thread with a runtime of its own, as the daemon runs it. The first
-//! host is broken in one way after the other, ten times each, while a pod on it pings a pod on the second host every
-//! millisecond. `kernel` is the time from the system call that does the damage until all that the kernel holds is as it
-//! was before; `silence` is the longest time between two answers to the ping around it, so a few milliseconds mean that
-//! nothing was lost. Both count from when the external interface is up again, where that was taken down. No audit runs
-//! in that time: it is the kernel's notices that lead to the repair.
+//! Three hosts run the backend, each network on a thread with a runtime of its own, as in the daemon. The bench damages
+//! the first host in several ways, ten times each, while a pod on it pings a pod on the second host every millisecond.
+//! `kernel` is the time from the system call that does the damage until the kernel holds the same objects as before;
+//! `silence` is the longest time between two answers to the ping around it, so a few milliseconds mean that nothing was
+//! lost. Where the external interface was taken down, both count from when it is up again. No audit runs meanwhile:
+//! notifications of the kernel cause the repair.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench healing            # ten times each
@@ -15,7 +15,7 @@
 //!
 //! Needs root.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 use std::net::IpAddr;
@@ -33,11 +33,11 @@ use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{INTERFACE, Lab, LabOptions, Member, OverlayState, PingOptions, Pod, RunningPing};
 
 const HOSTS: usize = 3;
-/// A repair that takes longer than this has failed.
+/// A repair that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at the kernel: short against what is measured.
+/// The interval at which the kernel is read, short against the measured times.
 const LOOK: Duration = Duration::from_micros(200);
-/// The ping sees the damage between so many answers before and after.
+/// The number of ping answers to wait for before and after the damage.
 const ANSWERS: u64 = 20;
 
 fn main() {
@@ -73,7 +73,7 @@ fn main() {
     }
 }
 
-/// Something that is done to the first host; says when, which is right before the system call that does the damage.
+/// A kind of damage to the first host; returns the time right before the system call that does it.
 type Fault = fn(&mut Victim) -> Instant;
 
 const VXLAN: [(&str, Fault); 13] = [
@@ -86,7 +86,7 @@ const VXLAN: [(&str, Fault); 13] = [
         let neighbours = victim.neighbours();
         victim.write(neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
     }),
-    ("forwarding entries deleted", |victim| {
+    ("FDB entries deleted", |victim| {
         let index = victim.index();
         let entries = victim.netlink.fdb(index).unwrap();
         victim.write(entries.into_iter().map(WriteRequest::DeleteFdb).collect())
@@ -136,7 +136,7 @@ const DIRECT: [(&str, Fault); 4] = [
     ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
 ];
 
-/// The host that suffers.
+/// The host that is damaged.
 struct Victim {
     netlink: Netlink,
     device: &'static str,
@@ -151,7 +151,7 @@ impl Victim {
     }
 
     fn write(&mut self, writes: Vec<WriteRequest>) -> Instant {
-        assert!(!writes.is_empty(), "there is nothing to damage");
+        assert!(!writes.is_empty(), "there must be objects to damage");
         let now = Instant::now();
         self.netlink.apply(&writes).into_iter().for_each(Result::unwrap);
         now
@@ -188,8 +188,8 @@ impl Victim {
         all.into_iter().filter(Neighbour::is_permanent).collect()
     }
 
-    /// Takes the external interface down and up, and gives it its IPv6 address again, which the kernel removes then.
-    /// The time counts from when it is up.
+    /// Takes the external interface down and up, and restores its IPv6 address, which the kernel removes meanwhile. The
+    /// time counts from when the interface is up.
     fn bounce(&mut self, pause: Duration) -> Instant {
         let index = self.netlink.link(INTERFACE).unwrap().unwrap().index;
         let addresses = self.netlink.addresses(index).unwrap();
@@ -219,7 +219,7 @@ impl Victim {
 /// Three hosts with a network, and a pod on each of the first two.
 struct Site {
     victim: Victim,
-    /// What the first host holds while all is well.
+    /// The first host's objects before any damage.
     right: OverlayState,
     pods: [Pod; 2],
     to: IpAddr,
@@ -265,7 +265,7 @@ impl Site {
         Self { victim, right, pods, to, _members: members, _lab: lab }
     }
 
-    /// One try.
+    /// One run.
     fn suffer(&mut self, fault: Fault) -> Run {
         let options = PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() };
         let from = &self.pods[0].namespace;
@@ -275,7 +275,7 @@ impl Site {
         let begun = fault(&mut self.victim);
         let kernel = self.time_to_heal(begun);
         ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
-        // Nothing of it comes undone when the last notices are heard.
+        // Waits for the last notifications, which must not undo anything.
         std::thread::sleep(Duration::from_millis(100));
         self.time_to_heal(begun);
         let report = ping.stop();

@@ -1,16 +1,16 @@
-//! What does a host cost its registry and its processor in a network of thousands?
+//! Measures what a host costs its registry and its processor in a network of thousands.
 //!
-//! Whole clusters are simulated in one process, on a clock that jumps: every host has its own manager, its own reconcile
-//! loop and a kernel made of maps (see `flannel_testing::sim`). Three of five start at the same moment, the others in
-//! groups within an hour; then half a day of peace passes, and that every host holds a lease of its own and exactly the
-//! peers there are is checked.
+//! Simulates whole clusters in one process on a paused clock: every host has its own manager, its own reconcile loop
+//! and a kernel made of maps (see `flannel_testing::sim`). Three of five start at the same moment, the others in groups
+//! within an hour; then half a quiet day passes, and the bench checks that every host holds a lease of its own and
+//! exactly the current peers.
 //!
 //! | column | what |
 //! |---|---|
-//! | calls to join | of a host to the registry, on average, until all had joined |
-//! | calls in peace | of a host in half a day after that |
-//! | per pair µs | processor time of the whole life over the number of pairs of hosts: what it costs one host to learn of one other, to program it, to keep it |
-//! | per pair bytes | the peak of the process over the same number |
+//! | calls to join | mean per host to the registry, until all had joined |
+//! | calls when idle | mean per host in half a quiet day after that |
+//! | per pair µs | total processor time over the number of pairs of hosts: the cost for a host to learn, program and keep a peer |
+//! | per pair bytes | the peak memory of the process over the same number |
 //! | ratio | calls to join, compared with the smallest run |
 //!
 //! ```text
@@ -19,7 +19,7 @@
 //! cargo bench -p flannel-benches --bench scale -- 3000     # others, the smallest first
 //! ```
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 #[path = "../flannel-registry/tests/simulation/store.rs"]
@@ -43,7 +43,7 @@ fn main() {
     };
     println!(
         "{:>7} | {:>13} {:>6} | {:>14} | {:>11} | {:>14}",
-        "hosts", "calls to join", "ratio", "calls in peace", "per pair µs", "per pair bytes"
+        "hosts", "calls to join", "ratio", "calls when idle", "per pair µs", "per pair bytes"
     );
     let mut first = None;
     for hosts in sizes.iter().copied() {
@@ -61,7 +61,7 @@ fn main() {
         let memory = ProcessMemory::of("self").peak * 1024.0 * 1024.0 / pairs;
         let keep = |what, value: f64| figures::keep("scale", what, "simulated", hosts, value.into());
         keep("calls to join", report.calls_to_join);
-        keep("calls in half a day of peace", report.calls_when_idle);
+        keep("calls in half a quiet day", report.calls_when_idle);
         keep("processor time per pair of hosts, µs", time);
         keep("memory per pair of hosts, bytes", memory);
         println!(

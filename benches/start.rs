@@ -1,15 +1,16 @@
-//! What does it cost when many nodes start at the same moment?
+//! Measures the cost of many nodes that start at the same moment.
 //!
-//! Up to 200 nodes start together on a /16, and more on a /8, in one process, each with its own manager and a backend without a
-//! kernel; over the registry in memory, and over a real etcd by its v3 and its v2 interface, with a connection for each
-//! node. The nodes' public addresses follow each other, as those of a site do, or are scattered, which is the worst
+//! Up to 200 nodes start together on a /16, and more on a /8, in one process, each with its own manager and a backend
+//! without a kernel; over the registry in memory, and over a real etcd by its v3 and its v2 API, with a connection for
+//! each node. The nodes' public addresses are consecutive, as those of a site are, or scattered, which is the worst
 //! case.
 //!
 //! `ready` is the time until the last node has its lease and its first peers, `all known` until every node knows every
-//! other one. Calls are requests as the registry's own counters see them, up to that moment; in memory, calls to the
-//! registry. Over v2 a watch is a request for each event: these are counted apart, as `polls`. `most` is what the
-//! busiest node took, `ratio` compares the calls of a node with those in the smallest run. A conflict is a lease that
-//! somebody else took first, which costs one list and one write more. That all subnets differ is checked.
+//! other. Calls are requests as the registry's own counters report them, up to that moment; in memory, calls to the
+//! registry. Over v2 a watch is a request for each event: these are counted separately, as `polls`. `most` is the
+//! number of the busiest node; `ratio` compares the calls per node with those in the smallest run. A conflict is a
+//! subnet that another node leased first, which costs one more list and one more write. The bench checks that all
+//! subnets differ.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench start             # 50, 100 and 200 nodes, in memory up to 5,000
@@ -19,7 +20,7 @@
 //!
 //! Needs `etcd`.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 use std::collections::BTreeSet;
@@ -35,7 +36,7 @@ use flannel_registry::{
 };
 use flannel_testing::{Call, Etcd, EtcdOptions, FakeBackend, FaultyRegistry};
 
-/// A network with room for so many nodes: a /16 has 255 subnets.
+/// Returns a network with room for this many nodes: a /16 has 255 subnets.
 fn config(nodes: u16) -> String {
     let network = if nodes < 255 { "10.5.0.0/16" } else { "10.0.0.0/8" };
     format!(r#"{{"Network":"{network}","Backend":{{"Type":"fake"}}}}"#)
@@ -43,11 +44,11 @@ fn config(nodes: u16) -> String {
 
 const CONFIG_KEY: &str = "/coreos.com/network/config";
 
-/// So many nodes are started over the registry in memory only. What they know of each other grows with the square: 5,000
-/// take some 10 GiB of memory.
+/// The sizes that run over the registry in memory only. The state of all nodes grows with the square of their number:
+/// 5,000 take some 10 GiB of memory.
 const LARGE: [u16; 3] = [1_000, 2_000, 5_000];
 
-/// Where the leases are.
+/// The store of the leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Store {
     Memory,
@@ -65,7 +66,7 @@ impl Store {
     }
 }
 
-/// Which public addresses the nodes have.
+/// The public addresses of the nodes.
 #[derive(Clone, Copy, Debug)]
 enum Addresses {
     InARow,
@@ -131,7 +132,7 @@ fn main() {
     }
 }
 
-/// What one start came to; of the calls and polls, what each node made.
+/// The outcome of a start, with calls and polls per node.
 struct Run {
     ready: Duration,
     all_known: Duration,
@@ -151,7 +152,7 @@ async fn start(store: Store, addresses: Addresses, size: u16) -> Run {
         subnets.insert(network.ready().await.unwrap().lease.subnet);
     }
     let ready = begun.elapsed();
-    assert_eq!(subnets.len(), usize::from(size), "all subnets differ");
+    assert_eq!(subnets.len(), usize::from(size), "all subnets must differ");
     while networks.iter().any(|network| network.summary().peers.programmed + 1 < usize::from(size)) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -164,14 +165,14 @@ async fn start(store: Store, addresses: Addresses, size: u16) -> Run {
     Run { ready, all_known, calls, polls, conflicts: creates - usize::from(size) }
 }
 
-/// One store for all nodes.
+/// A store for all nodes.
 struct Site {
     store: Store,
     memory: MemoryRegistry,
     etcd: Option<Etcd>,
 }
 
-/// One node's way to the store.
+/// A node's connection to the store.
 struct Opened {
     registry: FaultyRegistry<Arc<dyn SubnetRegistry>>,
     counter: Counter,
@@ -248,13 +249,13 @@ fn node(registry: &FaultyRegistry<Arc<dyn SubnetRegistry>>, addresses: Addresses
     let [high, low] = number.to_be_bytes();
     let v4 = match addresses {
         Addresses::InARow => Ipv4Addr::new(192, 168, high, low),
-        // An odd factor gives each number another product.
+        // An odd factor gives each number a distinct product.
         Addresses::Scattered => Ipv4Addr::from(u32::from(number).wrapping_mul(0x9e37_79b1)),
     };
     let external = ExternalInterface::new("eth0", 2, 1500, v4);
     let manager = RegistryLeaseManager::new(registry.clone());
     let mut options = NetworkOptions::new(manager, FakeBackend::new(), external);
-    // Nobody listens, and thousands of backlogs are much memory.
+    // There are no readers, and thousands of backlogs use much memory.
     options.event_backlog = 1;
     let (network, task) = Network::new(options);
     tokio::spawn(task.run());

@@ -1,8 +1,8 @@
-//! The fastest known way to put the same objects into the kernel, with the client's work left out of the times.
+//! The fastest known way to write the same objects to the kernel, without the client's work.
 //!
-//! All requests are bytes before the clock starts. They are sent in large batches; only the last of each batch asks
-//! for an answer. Every IPv4 route has a metric of its own, without which the kernel's work grows with the square.
-//! What is read is received and not looked at.
+//! All requests are encoded before the clock starts. They are sent in large batches; only the last of each batch asks
+//! for an answer. Every IPv4 route has a metric of its own, without which the kernel's work grows with the square of
+//! the peers. What is read is received and not decoded.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ const RTM_GETNEIGH: u16 = 30;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 
-/// Requests in one `send`.
+/// Requests per `send`.
 const BATCH: usize = 256;
 const CHANGES: u32 = 21;
 
@@ -76,13 +76,13 @@ fn timed(work: impl FnOnce()) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
-/// Writes requests about one device.
+/// Encodes requests for one device.
 struct Requests {
     index: u32,
 }
 
 impl Requests {
-    /// All that leads to all peers, ready to be sent: the packet's last look-up first.
+    /// Encodes the objects of all peers, in the reverse order of a packet's lookups.
     fn batches(&self, size: u32) -> Vec<Vec<u8>> {
         let peers: Vec<Objects> = (0..size).map(|n| objects(n, 0)).collect();
         let requests: Vec<Vec<u8>> = peers
@@ -94,7 +94,7 @@ impl Requests {
         requests.chunks(BATCH).map(batch).collect()
     }
 
-    /// One peer gets another device.
+    /// Encodes the change of a peer's device.
     fn change(&self, n: u32) -> Vec<u8> {
         let (old, new) = (objects(n, 0), objects(n, 1));
         batch(&[self.neighbour(&new), self.entry(RTM_NEWNEIGH, &new), self.entry(RTM_DELNEIGH, &old)])
@@ -106,7 +106,7 @@ impl Requests {
     }
 
     fn entry(&self, kind: u16, peer: &Objects) -> Vec<u8> {
-        let std::net::IpAddr::V4(public) = peer.public else { unreachable!("the peers are IPv4") };
+        let std::net::IpAddr::V4(public) = peer.public else { unreachable!("all peers are IPv4") };
         // NTF_SELF
         self.neighbour_message(kind, AF_BRIDGE, 2, &public.octets(), peer.mac)
     }
@@ -142,7 +142,7 @@ fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-/// A whole message; its number does not matter.
+/// Encodes a message; its sequence number does not matter.
 fn request(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (16 + payload.len() as u32).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -152,7 +152,7 @@ fn request(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Puts requests one behind the other; the last asks to be answered.
+/// Joins requests; the last asks for an answer.
 fn batch(requests: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = requests.concat();
     let last = bytes.len() - requests[requests.len() - 1].len();
@@ -178,12 +178,12 @@ impl Raw {
         Self { socket: socket.unwrap(), received: Vec::with_capacity(64 * 1024) }
     }
 
-    /// Sends a batch and takes the one answer that comes if nothing fails.
+    /// Sends a batch and reads the single answer that follows success.
     fn write(&mut self, batch: &[u8]) {
         self.socket.send(batch, 0).unwrap();
         self.receive();
         let errno = &self.received[16..20];
-        assert_eq!((self.kind(0), errno), (NLMSG_ERROR, &[0; 4][..]), "the kernel refused something");
+        assert_eq!((self.kind(0), errno), (NLMSG_ERROR, &[0; 4][..]), "the kernel rejected a request");
     }
 
     /// Reads all objects of a kind and counts them.
@@ -198,7 +198,7 @@ impl Raw {
             while at < self.received.len() {
                 match self.kind(at) {
                     NLMSG_DONE => return count,
-                    NLMSG_ERROR => panic!("the kernel does not list {kind}"),
+                    NLMSG_ERROR => panic!("the kernel refused to list {kind}"),
                     _ => count += 1,
                 }
                 let len = u32::from_ne_bytes(self.received[at..at + 4].try_into().unwrap());

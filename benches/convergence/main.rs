@@ -1,26 +1,27 @@
-//! How long does a host need until it reaches N peers over VXLAN, and what does it cost?
+//! Measures how long a host takes to reach N peers over VXLAN, and the cost.
 //!
-//! Three ways to put the same objects into the kernel, each in a process of its own and a fresh network namespace:
+//! Three ways to write the same objects to the kernel, each in a process of its own and a new network namespace:
 //!
 //! | way | what it does |
 //! |---|---|
-//! | floor | sends bytes that were prepared before: nothing but the kernel's own work, in the fastest known order |
+//! | floor | sends pre-encoded messages: only the kernel's own work, in the fastest known order |
 //! | ours | the VXLAN backend, or the whole network over a registry in memory |
 //! | one by one | as upstream flannel writes: one request at a time, each waiting for its answer, all metrics 0 |
 //!
-//! Five things are timed:
+//! The timed operations:
 //!
 //! | row | what happens |
 //! |---|---|
-//! | first start | nothing is there; all is written |
-//! | one change | on top of N, one peer gets a new device |
-//! | event to kernel | on top of N, a host joins the registry; until the kernel tells of the route to it |
-//! | restart | a new daemon finds everything in place, and writes nothing |
-//! | repair | all routes, neighbours and forwarding entries were flushed by somebody else |
+//! | first start | writes all objects to an empty namespace |
+//! | one change | with N peers, one peer gets a new device |
+//! | event to kernel | with N peers, a host joins the registry; until the kernel notifies of the route to it |
+//! | restart | a new daemon finds everything in place and writes nothing |
+//! | repair | after all routes, neighbours and FDB entries were flushed externally |
 //!
-//! Below a first start and a repair stands how long they had a processor for: where others use the machine too, the
-//! ratio of these says more than that of the times that passed. A number is the median of the rounds, with the smallest and the largest; a ratio is taken within each round, as the
-//! machine may be busier in another one. Memory is that of the process of `ours`: after the first start, and its peak.
+//! The rows marked CPU contain the processor time; on a shared machine their ratio says more than that of elapsed
+//! times. A number is the median of the rounds, with the smallest and the largest; a ratio is taken within each round,
+//! as the load of the machine may change between rounds. Memory is that of the process of `ours`: after the first
+//! start, and its peak.
 //!
 //! ```text
 //! cargo bench -p flannel-benches --bench convergence                # 1,000, 5,000, 20,000 and 50,000 peers
@@ -30,7 +31,7 @@
 //!
 //! Needs root.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed bench")]
 
 use std::collections::BTreeMap;
@@ -46,10 +47,10 @@ mod ours;
 mod peers;
 mod site;
 
-/// What one process measured, by name.
+/// The measurements of one process, by name.
 type Measured = BTreeMap<String, f64>;
 
-/// The rows of the table: the name, what it is measured in, and how many of these a second has.
+/// The rows of the table: the name, the unit, and the number of units per second.
 const ROWS: [(&str, &str, f64); 7] = [
     ("first start", "ms", 1e3),
     ("first start CPU", "ms", 1e3),
@@ -63,9 +64,9 @@ const ROWS: [(&str, &str, f64); 7] = [
 /// The columns.
 const WAYS: [&str; 3] = ["floor", "ours", "one by one"];
 
-/// Up to this size writing one by one takes no longer than a second.
+/// Up to this size, writing one by one takes at most a second.
 const BEARABLE: u32 = 5_000;
-/// Beyond this one it takes half a minute.
+/// Beyond this size, it takes half a minute.
 const HARDLY_BEARABLE: u32 = 20_000;
 
 fn main() {
@@ -97,10 +98,10 @@ fn main() {
     }
 }
 
-/// For how long the kernel is at most busy with what is left of one peer.
+/// How long the kernel is busy at most with freeing the objects of one peer.
 const TAKEN_APART: Duration = Duration::from_micros(20);
 
-/// One round: each way once.
+/// A round: each way once.
 fn measure(size: u32, round: u32) -> [Measured; 3] {
     let mut ours = run("backend", size);
     ours.extend(run("network", size));
@@ -109,12 +110,12 @@ fn measure(size: u32, round: u32) -> [Measured; 3] {
     [run("floor", size), ours, one_by_one]
 }
 
-/// Measures in a process of its own, so that no way finds what another one left in memory.
+/// Measures in a process of its own, so that no way reuses the memory of another.
 fn run(way: &str, size: u32) -> Measured {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let output = command.args(["--child", way, &size.to_string()]).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{way} with {size} peers: {}", output.status);
-    // The kernel takes the child's namespaces apart behind our backs, and holds the lock that the next one needs.
+    // The kernel frees the child's namespaces in the background and holds a lock that the next process needs.
     thread::sleep(Duration::from_millis(300) + TAKEN_APART * size);
     let text = String::from_utf8(output.stdout).unwrap();
     let pair =
@@ -128,7 +129,7 @@ fn child(way: &str, size: u32) {
         "backend" => ours::measure(size),
         "network" => ours::measure_network(size),
         "one-by-one" => one_by_one::measure(size),
-        other => panic!("no way is called {other}"),
+        other => panic!("unknown way {other}"),
     };
     for (name, value) in measured {
         println!("{name}={value}");

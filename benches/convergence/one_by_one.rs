@@ -1,4 +1,4 @@
-//! The way of upstream flannel: one request, one answer, and every route with the metric 0.
+//! As upstream flannel writes: one request at a time, each waiting for its answer, all metrics 0.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What this project does.
+//! The VXLAN backend of this project.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::Measured;
 use crate::peers::{self, attrs, lease, subnet};
 use crate::site::{flush, lab, open};
 
-/// How many peers change, one after the other.
+/// The number of single changes.
 const CHANGES: u32 = 21;
 
 /// Measures the backend alone.
@@ -42,7 +42,7 @@ pub(crate) fn measure(size: u32) -> Measured {
     let mut backend = open(host);
     let (report, _) = sync(&mut *backend, &peers, &Dirty::All);
     let restart = started.elapsed().as_secs_f64();
-    assert_eq!((report.written, report.removed), (0, 0), "a restart writes nothing");
+    assert_eq!((report.written, report.removed), (0, 0), "a restart must write nothing");
 
     flush(host, size);
     let before = processor_time();
@@ -70,7 +70,7 @@ fn sync(backend: &mut dyn Backend, peers: &PeerSet, dirty: &Dirty) -> (SyncRepor
     (report, now.elapsed().as_secs_f64())
 }
 
-/// Lets one peer have a new device.
+/// Gives a peer a new device.
 fn change(backend: &mut dyn Backend, peers: &mut PeerSet, n: u32) -> f64 {
     let changed = lease(n, 1);
     let dirty = Dirty::Some([changed.subnet].into());
@@ -80,7 +80,7 @@ fn change(backend: &mut dyn Backend, peers: &mut PeerSet, n: u32) -> f64 {
     time
 }
 
-/// Measures the whole network, with a registry in memory, from a host that joins to the route to it.
+/// Measures the whole network over a registry in memory, from a host that joins to the route to it.
 pub(crate) fn measure_network(size: u32) -> Measured {
     let lab = lab();
     let host = lab.hosts[0].namespace.clone();
@@ -94,13 +94,13 @@ pub(crate) fn measure_network(size: u32) -> Measured {
     let manager = RegistryLeaseManager::new(registry.clone());
     let options = NetworkOptions::new(manager, OpenVxlan::new(host.clone()), external);
     let (network, task) = Network::new(options);
-    // One thread for the network, as in the daemon, and one for the world around it.
+    // One thread for the network, as in the daemon, and one for the bench.
     let observer = std::thread::spawn(move || observe(network, &registry, &host, size));
     runtime.block_on(task.run()).unwrap();
     [("event to kernel".to_owned(), observer.join().unwrap())].into()
 }
 
-/// Lets hosts join once the network has settled, and tells how long each took to be reachable.
+/// Makes hosts join once the network has settled, and returns how long each took to be reachable.
 fn observe(network: Network, registry: &MemoryRegistry, host: &Namespace, size: u32) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! One host in a namespace of its own, with the tunnel's device on it.
+//! A host in a namespace of its own, with the tunnel device.
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{Backend, Lease, NetworkConfig, OpenBackend, OpenRequest, Revision, Term};
@@ -11,7 +11,7 @@ pub(crate) fn lab() -> Lab {
     Lab::new(&LabOptions { hosts: 1, ..LabOptions::default() }).unwrap()
 }
 
-/// Opens the backend, ready for the host's own lease.
+/// Opens the backend and configures it for the host's own lease.
 pub(crate) fn open(namespace: &Namespace) -> Box<dyn Backend> {
     let config = NetworkConfig::parse(peers::CONFIG).unwrap();
     let external = external_interface(namespace, "eth0").unwrap();
@@ -27,13 +27,13 @@ pub(crate) fn open(namespace: &Namespace) -> Box<dyn Backend> {
     backend
 }
 
-/// Makes the device as the backend does, for those who write by themselves, and tells its index.
+/// Creates the device as the backend does, and returns its index.
 pub(crate) fn device(namespace: &Namespace) -> u32 {
     drop(open(namespace));
     Netlink::open_in(namespace).unwrap().link("flannel.1").unwrap().unwrap().index
 }
 
-/// Removes all that leads to peers, as a person with `ip` and `bridge` would.
+/// Removes the objects of all peers, as a person with `ip` and `bridge` would.
 pub(crate) fn flush(namespace: &Namespace, peers: u32) {
     let mut netlink = Netlink::open_in(namespace).unwrap();
     let index = netlink.link("flannel.1").unwrap().unwrap().index;
@@ -48,6 +48,6 @@ pub(crate) fn flush(namespace: &Namespace, peers: u32) {
         .chain(neighbours.map(WriteRequest::DeleteNeighbour))
         .chain(fdb.map(WriteRequest::DeleteFdb))
         .collect();
-    assert_eq!(writes.len(), 3 * peers as usize, "all of it was there");
+    assert_eq!(writes.len(), 3 * peers as usize, "every object must have existed");
     assert!(netlink.apply(&writes).iter().all(Result::is_ok));
 }

@@ -1,10 +1,10 @@
-//! Makes the page of `docs/benchmarks` from the figures that the benches kept.
+//! Generates the page in `docs/benchmarks` from the figures of the benches.
 //!
 //! ```text
 //! bench-page FIGURES DIRECTORY     # writes DIRECTORY/README.md and its plots
 //! ```
 
-#![allow(clippy::print_stderr, reason = "a program says what is wrong")]
+#![allow(clippy::print_stderr, reason = "a program prints its errors")]
 
 mod plot;
 mod sections;

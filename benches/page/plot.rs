@@ -20,14 +20,14 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(0x7f, 0x7f, 0x7f),
 ];
 
-/// How a plot is labelled.
+/// The labels of a plot.
 pub(crate) struct Labels<'a> {
     pub(crate) x: &'a str,
     pub(crate) y: &'a str,
 }
 
-/// A line for each series over numbers, on a logarithmic axis; the bars show the smallest and the largest. What they are
-/// over is on a logarithmic axis, too, if it spans more than one power of ten, and otherwise on one from zero.
+/// Draws a line per series on a logarithmic axis; bars show the smallest and the largest. The horizontal axis is
+/// logarithmic if it spans more than a power of ten, and starts at zero otherwise.
 pub(crate) fn lines(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Result<(), Box<dyn Error>> {
     let points: Vec<Point<'_>> =
         figures.iter().filter_map(|figure| Some((figure.at.parse().ok()?, *figure))).collect();
@@ -39,7 +39,7 @@ pub(crate) fn lines(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Re
     }
 }
 
-/// A figure, and at what number it was measured.
+/// A value and its position.
 type Point<'a> = (f64, &'a Figure);
 
 fn lines_over<Y>(file: &Path, labels: &Labels<'_>, points: &[Point<'_>], ys: Y) -> Result<(), Box<dyn Error>>
@@ -94,7 +94,7 @@ where
     Ok(())
 }
 
-/// A bar for each series, from zero.
+/// Draws a bar per series, from zero.
 pub(crate) fn bars(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Result<(), Box<dyn Error>> {
     let most = figures.iter().map(|figure| figure.spread.most).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -110,7 +110,7 @@ pub(crate) fn bars(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Res
         .build_cartesian_2d(0.0..most * 1.08, 0.0..count)?;
     let name = |y: &f64| {
         let at = count - 0.5 - y;
-        // A label stands in the middle of its bar, and nowhere else.
+        // A label is centred on its bar.
         figures
             .get(at.round() as usize)
             .filter(|_| (at - at.round()).abs() < 0.01)
@@ -140,14 +140,14 @@ pub(crate) fn bars(file: &Path, labels: &Labels<'_>, figures: &[&Figure]) -> Res
     Ok(())
 }
 
-/// The smallest and the largest of numbers that a logarithm has.
+/// Returns the smallest and the largest of the positive numbers.
 fn range(numbers: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let positive: Vec<f64> = numbers.filter(|number| *number > 0.0).collect();
     let least = positive.iter().copied().reduce(f64::min)?;
     Some((least, positive.iter().copied().fold(least, f64::max)))
 }
 
-/// A number as it stands at an axis.
+/// Formats a number for an axis.
 fn short(value: f64) -> String {
     match value {
         1_000.0.. => format!("{},{:03}", value as u64 / 1_000, value as u64 % 1_000),

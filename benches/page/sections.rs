@@ -1,4 +1,4 @@
-//! What stands on the page.
+//! The sections of the page.
 
 use std::error::Error;
 use std::path::Path;
@@ -22,19 +22,19 @@ one machine, with hosts, traffic generator and etcd together:
 Compare ratios rather than times: other machines have other times.
 ";
 
-/// One part of the page.
+/// A section of the page.
 pub(crate) struct Section {
     title: &'static str,
     text: &'static str,
     bench: &'static str,
-    /// Which of the bench's figures the table shows, by the beginning of their names; all if there are none.
+    /// The figures in the table, by the beginning of their names; all if empty.
     rows: &'static [&'static str],
-    /// What the cases are.
+    /// The heading of the cases.
     case: &'static str,
     plots: &'static [Plot],
 }
 
-/// One plot of a section.
+/// A plot of a section.
 struct Plot {
     file: &'static str,
     what: &'static str,
@@ -47,7 +47,7 @@ enum Shape {
     Bars,
 }
 
-/// The parts, in their order.
+/// The sections, in order.
 pub(crate) const SECTIONS: &[Section] = &[
     Section {
         title: "Programming all peers",
@@ -145,7 +145,7 @@ pub(crate) const SECTIONS: &[Section] = &[
 ];
 
 impl Section {
-    /// Draws the plots and returns the text; a bench that kept no figures leaves its part out.
+    /// Draws the plots and returns the text; omits the section of a bench without figures.
     pub(crate) fn write(&self, figures: &[Figure], directory: &Path) -> Result<String, Box<dyn Error>> {
         let ours: Vec<&Figure> = figures.iter().filter(|figure| figure.bench == self.bench).collect();
         if ours.is_empty() {
@@ -177,10 +177,10 @@ impl Section {
     }
 }
 
-/// As many columns still fit on a page.
+/// The most columns that fit on a page.
 const WIDEST: usize = 8;
 
-/// A table for each thing that was measured.
+/// Returns a table for each quantity.
 fn table_each(figures: &[&Figure], case: &str) -> String {
     let tables = distinct(figures.iter().map(|figure| figure.what.as_str())).into_iter().map(|what| {
         let of_it: Vec<Figure> = figures
@@ -193,7 +193,7 @@ fn table_each(figures: &[&Figure], case: &str) -> String {
     tables.collect::<Vec<_>>().join("\n")
 }
 
-/// A row for each series where there are no cases.
+/// Returns a row for each series if there are no cases.
 fn turned(figures: &[&Figure]) -> String {
     let turned: Vec<Figure> = figures
         .iter()

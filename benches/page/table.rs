@@ -3,7 +3,7 @@
 use flannel_benches::Spread;
 use flannel_benches::figures::Figure;
 
-/// The different values of a column, in the order in which they come.
+/// Returns the distinct values of a column, in order of appearance.
 pub(crate) fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut seen = Vec::new();
     for value in values {
@@ -14,7 +14,7 @@ pub(crate) fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str
     seen
 }
 
-/// The things that were measured, each with its series, in the order in which they come.
+/// Returns the quantities, each with its series, in order of appearance.
 pub(crate) fn columns<'a>(figures: &[&'a Figure]) -> Vec<(&'a str, &'a str)> {
     let mut columns = Vec::new();
     for figure in figures {
@@ -26,7 +26,7 @@ pub(crate) fn columns<'a>(figures: &[&'a Figure]) -> Vec<(&'a str, &'a str)> {
     columns
 }
 
-/// A row for each case and a column for each series and thing that was measured.
+/// Returns a row per case and a column per series and quantity.
 pub(crate) fn table(figures: &[&Figure], case: &str) -> String {
     let columns = columns(figures);
     let has_series = distinct(figures.iter().map(|figure| figure.series.as_str())).len() > 1;
@@ -48,7 +48,7 @@ pub(crate) fn table(figures: &[&Figure], case: &str) -> String {
     text
 }
 
-/// The median, with the smallest and the largest where there were several rounds.
+/// Formats the median, with the smallest and the largest if there were several rounds.
 fn number(Spread { median, least, most }: Spread) -> String {
     let digits = |value: f64| match value.abs() {
         100.0.. => 0,
@@ -63,7 +63,7 @@ fn number(Spread { median, least, most }: Spread) -> String {
     }
 }
 
-/// A number with a comma between thousands; anything else as it is.
+/// Formats a number with a comma between thousands, and other text unchanged.
 fn grouped(text: &str) -> String {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.to_owned();

@@ -1,7 +1,7 @@
-//! What the benches measured, kept for the page that shows it.
+//! The figures of the benches, stored for the page that shows them.
 //!
-//! A bench prints its result for a person. Where `FLANNEL_BENCH_FIGURES` names a file, it also appends every figure to
-//! that, one JSON object on a line; the program `bench-page` reads them.
+//! A bench prints its result for a person. If `FLANNEL_BENCH_FIGURES` names a file, it also appends each figure to it
+//! as a line of JSON, which the program `bench-page` reads.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -11,29 +11,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::Spread;
 
-/// The name of the variable that names the file.
+/// The variable that names the file.
 pub const FILE: &str = "FLANNEL_BENCH_FIGURES";
 
-/// One number that was measured several times.
+/// A quantity that was measured several times.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Which bench measured it.
+    /// The bench.
     pub bench: String,
-    /// What it is, with its unit, such as `first start, ms`.
+    /// The quantity and its unit, such as `first start, ms`.
     pub what: String,
-    /// Of which way of doing it.
+    /// The series, such as a way to do the same.
     pub series: String,
-    /// At which size or in which case.
+    /// The size or case.
     pub at: String,
-    /// The rounds, summed up.
+    /// The median of the rounds and their spread.
     pub spread: Spread,
 }
 
-/// Keeps a figure for the page, if one is to be made.
+/// Stores a figure for the page if `FLANNEL_BENCH_FIGURES` is set.
 ///
 /// # Panics
 ///
-/// If the file cannot be written.
+/// Panics if the file cannot be written.
 pub fn keep(bench: &str, what: &str, series: &str, at: impl ToString, spread: Spread) {
     let Some(file) = std::env::var_os(FILE) else { return };
     let (bench, what, series) = (bench.to_owned(), what.to_owned(), series.to_owned());
@@ -43,11 +43,11 @@ pub fn keep(bench: &str, what: &str, series: &str, at: impl ToString, spread: Sp
     OpenOptions::new().create(true).append(true).open(file).unwrap().write_all(&line).unwrap();
 }
 
-/// Reads the figures that were kept.
+/// Reads stored figures.
 ///
 /// # Errors
 ///
-/// If there is no such file, or a line in it is not a figure.
+/// Fails if the file does not exist, or a line in it is not a figure.
 pub fn read(file: &Path) -> std::io::Result<Vec<Figure>> {
     let text = std::fs::read_to_string(file)?;
     text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()

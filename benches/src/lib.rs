@@ -1,6 +1,6 @@
 //! Benches of flannel, each a ratio against a baseline measured in the same run.
 //!
-//! Here is what they share: how numbers are put together, and what is known of a process and a machine.
+//! Shared code: statistics, and facts about a process and the machine.
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
@@ -13,7 +13,7 @@ pub mod figures;
 /// The median of some numbers, with the smallest and the largest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The one in the middle.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub least: f64,
@@ -22,7 +22,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Sums up numbers; `None` if there is none.
+    /// Returns the spread of some numbers, or `None` if there are none.
     pub fn of(numbers: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut numbers: Vec<f64> = numbers.into_iter().collect();
         numbers.sort_unstable_by(f64::total_cmp);
@@ -32,14 +32,14 @@ impl Spread {
 }
 
 impl From<f64> for Spread {
-    /// A number that was measured once.
+    /// Returns the spread of a single number.
     fn from(number: f64) -> Self {
         Self { median: number, least: number, most: number }
     }
 }
 
 impl fmt::Display for Spread {
-    /// Writes `median (least – most)`, each with the digits that are asked for.
+    /// Writes `median (least – most)`, each with the given digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(1);
         let Self { median, least, most } = self;
@@ -47,11 +47,11 @@ impl fmt::Display for Spread {
     }
 }
 
-/// The median of some numbers.
+/// Returns the median of some numbers.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// Panics if there are none.
 pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
     Spread::of(numbers).unwrap().median
 }
@@ -59,18 +59,18 @@ pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
 /// The memory of a process, in MiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// What is in RAM now (`VmRSS`).
+    /// The resident memory (`VmRSS`).
     pub resident: f64,
-    /// The most that ever was (`VmHWM`).
+    /// The peak of the resident memory (`VmHWM`).
     pub peak: f64,
 }
 
 impl Memory {
-    /// Reads what the kernel says of a process, by its number or `self` (proc_pid_status(5)).
+    /// Reads the memory of a process, by its ID or `self` (proc_pid_status(5)).
     ///
     /// # Panics
     ///
-    /// If there is no such process.
+    /// Panics if there is no such process.
     #[must_use]
     pub fn of(process: &str) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -82,20 +82,20 @@ impl Memory {
     }
 }
 
-/// How long this thread has had a processor for, in seconds (`/proc/[pid]/schedstat`).
+/// Returns how long this thread has had a processor, in seconds (`/proc/[pid]/schedstat`).
 ///
-/// On a machine that others use too, this says more about the work than the time that passed.
+/// On a shared machine this says more about the work than the elapsed time.
 ///
 /// # Panics
 ///
-/// If the kernel does not say.
+/// Panics if the kernel does not report it.
 #[must_use]
 pub fn processor_time() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
-/// What the numbers were taken on.
+/// Describes the machine.
 #[must_use]
 pub fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -109,21 +109,21 @@ pub fn machine() -> String {
     )
 }
 
-/// What a bench over sizes is told on its command line: sizes, `--rounds N`, `--quick`.
+/// The command line of a bench over sizes: sizes, `--rounds N`, `--quick`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The numbers of peers.
     pub sizes: Vec<u32>,
-    /// How many times each is measured.
+    /// The number of rounds per size.
     pub rounds: u32,
 }
 
 impl Options {
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Panics
     ///
-    /// If there is anything else on it.
+    /// Panics at any other argument.
     #[must_use]
     pub fn read() -> Self {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -134,7 +134,7 @@ impl Options {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
-                // Cargo's own, and the one above.
+                // Cargo passes `--bench`; `--quick` is handled above.
                 "--bench" | "--quick" => {}
                 size => sizes.push(size.parse().unwrap()),
             }

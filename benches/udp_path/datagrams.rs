@@ -1,4 +1,4 @@
-//! Small datagrams, as many as go.
+//! Small datagrams at the highest possible rate.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use flannel_netlink::Namespace;
 
-/// Bytes of payload.
+/// The bytes of payload.
 const SIZE: usize = 64;
 
 pub(crate) struct Count {
@@ -28,7 +28,7 @@ impl Count {
     }
 }
 
-/// Sends for a while, so many datagrams with each system call, and counts those that arrive.
+/// Sends for a while, this many datagrams per system call, and counts those that arrive.
 pub(crate) fn send(from: &Namespace, to: &Namespace, address: IpAddr, time: Duration, burst: usize) -> Count {
     let receiver = to.run(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
     let address: SocketAddr = receiver.local_addr().unwrap();
@@ -37,7 +37,7 @@ pub(crate) fn send(from: &Namespace, to: &Namespace, address: IpAddr, time: Dura
     if burst > 1 {
         set_option(&sender, UDP_SEGMENT, SIZE as libc::c_int).unwrap();
     }
-    // Both ways alike: a receiver that takes bursts costs less, and what is measured is the path.
+    // The same receiver for both: one that takes bursts costs less, and the bench measures the path.
     set_option(&receiver, UDP_GRO, 1).unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let stop = AtomicBool::new(false);
@@ -46,7 +46,7 @@ pub(crate) fn send(from: &Namespace, to: &Namespace, address: IpAddr, time: Dura
         let (start, mut sent) = (Instant::now(), 0);
         let bytes = vec![0x5a; SIZE * burst];
         while start.elapsed() < time {
-            // In rounds, so that the clock costs nothing.
+            // In rounds, so that reading the clock costs nothing.
             for _ in 0..32 {
                 if sender.send(&bytes).is_ok() {
                     sent += burst as u64;
@@ -59,7 +59,7 @@ pub(crate) fn send(from: &Namespace, to: &Namespace, address: IpAddr, time: Dura
     })
 }
 
-/// Counts datagrams until none came for a while after the end.
+/// Counts datagrams until none arrived for a while after the end.
 fn receive(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
     let mut buf = vec![0; 65_536];
     let mut received = 0;

@@ -1,4 +1,4 @@
-//! Ten strangers that flood a port of the second host, from addresses that no peer has.
+//! Ten senders that flood a port of the second host from addresses that no peer has.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,16 +9,16 @@ use flannel_testing::throughput;
 
 use crate::paths::{Path, Site};
 
-/// How many there are.
+/// The number of senders.
 const STRANGERS: u8 = 10;
 
-/// Each sends so many datagrams and pauses so long, over and over: some 200,000 a second together. Without a pause they
-/// would take the processors that both hosts share, whatever the hosts do.
+/// The datagrams of each sender between two pauses, some 200,000 per second in total. Without a pause they would use up
+/// the processors that both hosts share.
 const BURST: usize = 32;
 const PAUSE: Duration = Duration::from_micros(1500);
 
-/// Measures one stream between the hosts: in peace, beside a flood to a socket that nobody reads, which shows what the
-/// flood itself takes, and beside a flood to the backend's port. Gbit/s.
+/// Measures a stream between the hosts in Gbit/s: without a flood, beside a flood to a socket that is never read, which
+/// shows the cost of the flood itself, and beside a flood to the backend's port.
 pub(crate) fn measure(site: &Site, path: &Path, time: Duration) -> [f64; 3] {
     let [from, to] = [&site.hosts[0], &site.hosts[1]];
     let stream = || throughput(from, to, path.to, time, 1).unwrap().bits_per_second() / 1e9;
@@ -35,11 +35,11 @@ fn flooded(site: &Site, port: u16, measure: impl FnOnce() -> f64) -> f64 {
             let socket = site.strangers.run(|| UdpSocket::bind(from)).unwrap().unwrap();
             let stop = &stop;
             scope.spawn(move || {
-                // The beginning of an IPv4 packet, as a forged one would have it.
+                // The beginning of an IPv4 packet, as in a forged one.
                 let packet = [0x45; 64];
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..BURST {
-                        // What is not sent is not missed.
+                        // A datagram that is not sent does not matter.
                         let _ = socket.send_to(&packet, SocketAddr::from(([192, 168, 64, 2], port)));
                     }
                     thread::sleep(PAUSE);

@@ -1,13 +1,14 @@
-//! How fast is the UDP backend, beside the raw link, the kernel's VXLAN and a path of one packet per system call?
+//! Measures the throughput of the UDP backend beside the raw link, the kernel's VXLAN and a path with one packet per
+//! system call.
 //!
-//! All four are up at once between the same two hosts, which are network namespaces joined by a bridge; traffic goes from
-//! host to host by the addresses of each. Every figure is the median of rounds in which all paths were measured in turn,
-//! with TCP under one congestion control, which is said. `×` is the ratio of two medians of this run; what the raw link has
-//! over one packet a call is the most that any path can have, because the generator is the same.
+//! All four are up at once between the same two hosts, network namespaces joined by a bridge; traffic goes from host to
+//! host by the addresses of each. Every figure is the median of rounds in which all paths were measured in turn, with
+//! TCP under one congestion control, which is printed. `×` is the ratio of two medians of this run; the ratio of the
+//! raw link to one packet per call is the upper limit of any path, because the generator is the same.
 //!
 //! * `one`, `four`: TCP from host to host, Gbit/s; `both`: one stream each way at once, their sum.
 //! * `64 B`: datagrams of 64 bytes of payload that arrived, thousands per second, sent with a system call each, and
-//!   `bursts`, sent 64 at a time; `loss`: those that did not arrive, of those sent with a system call each.
+//!   `bursts`, sent 64 at a time; `loss`: the share that did not arrive, of those sent with a system call each.
 //! * `rtt`: median round trip of a ping at rest, and `loaded`: beside a TCP stream, µs.
 //! * `cpu`: CPU time of this process (both ends, generator, packet path) for one stream, seconds per GiB.
 //!
@@ -20,7 +21,7 @@
 //!
 //! Needs root.
 
-#![allow(clippy::print_stdout, reason = "a bench shows its result")]
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed bench")]
 
 mod datagrams;
@@ -37,13 +38,13 @@ use flannel_testing::{PingOptions, ping, throughput};
 
 use paths::{Path, Site};
 
-/// How long each TCP figure is taken in one round.
+/// The duration of each TCP figure in a round.
 const TIME: Duration = Duration::from_millis(700);
 
-/// How long a ping is waited for, and so what one that is lost counts as: the stream beside it goes on for longer.
+/// The timeout of a ping, which is also the value of a lost one: the stream beside it lasts longer.
 const LOST: Duration = Duration::from_millis(200);
 
-/// What is measured, in the order of the columns.
+/// The figures, in the order of the columns.
 const COLUMNS: [&str; 9] = ["one", "four", "both", "64 B", "loss %", "bursts", "rtt", "loaded", "cpu"];
 
 fn main() {
@@ -83,8 +84,7 @@ fn main() {
     }
 }
 
-/// Keeps what was measured on a path for the page, and returns the median of each column. One that was not wanted is not a
-/// number.
+/// Stores the figures of a path for the page, and returns the median of each column, NaN for those not measured.
 fn sum_up(path: &Path, row: Vec<Vec<f64>>) -> Vec<f64> {
     let columns = COLUMNS.iter().zip(row).map(|(column, figures)| {
         let Some(spread) = Spread::of(figures.into_iter().filter(|figure| figure.is_finite())) else {
@@ -96,7 +96,7 @@ fn sum_up(path: &Path, row: Vec<Vec<f64>>) -> Vec<f64> {
     columns.collect()
 }
 
-/// One round of one path. What was not asked for is not a number.
+/// Measures a path once, with NaN for figures not requested.
 fn measure(site: &Site, path: &Path, is_wanted: &impl Fn(&str) -> bool) -> [f64; COLUMNS.len()] {
     let [from, to] = [&site.hosts[0], &site.hosts[1]];
     let mut figures = [f64::NAN; COLUMNS.len()];
@@ -142,7 +142,7 @@ fn both_ways(from: &Namespace, to: &Namespace, path: &Path) -> f64 {
     })
 }
 
-/// The median round trip, in microseconds.
+/// The median round-trip time, in microseconds.
 fn round_trip(from: &Namespace, to: IpAddr, time: Duration) -> f64 {
     let options = PingOptions { timeout: LOST, ..PingOptions::default() };
     let start = Instant::now();
@@ -180,7 +180,7 @@ fn print(paths: &[&Path], medians: &[Vec<f64>]) {
     }
 }
 
-/// What the UDP backend aims at, beside another path.
+/// The target of the UDP backend, relative to another path.
 fn aim(column: &str, baseline: &str) -> &'static str {
     match (baseline, column) {
         (paths::VXLAN, "one") => "≥ 1.00",
@@ -192,7 +192,7 @@ fn aim(column: &str, baseline: &str) -> &'static str {
     }
 }
 
-/// Shows what a flood of strangers takes from one stream of the UDP backend.
+/// Prints the effect of a flood on one stream of the UDP backend.
 fn show_flood(site: &Site, path: &Path, rounds: usize) {
     let runs: Vec<_> = (0..rounds).map(|_| flood::measure(site, path, TIME)).collect();
     let [quiet, beside, flooded] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at])));
@@ -204,12 +204,12 @@ fn show_flood(site: &Site, path: &Path, rounds: usize) {
     );
 }
 
-/// CPU time that this process has used, in the kernel and outside (proc_pid_stat(5)).
+/// Returns the CPU time of this process, in the kernel and outside (proc_pid_stat(5)).
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // The name, in parentheses, may hold spaces.
+    // The name, in parentheses, may contain spaces.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // A tick is a hundredth of a second wherever /proc is read from (USER_HZ, asm-generic/param.h).
+    // A tick is a hundredth of a second wherever /proc is mounted (USER_HZ, asm-generic/param.h).
     Duration::from_millis(ticks * 10)
 }

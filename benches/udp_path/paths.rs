@@ -1,4 +1,4 @@
-//! Two hosts, and four ways between them.
+//! Two hosts, and four paths between them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) const VXLAN: &str = "kernel vxlan";
 pub(crate) const UDP: &str = "udp backend";
 pub(crate) const PLAIN: &str = "one packet a call";
 
-/// One way from the first host to the second.
+/// A path from the first host to the second.
 pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) from: IpAddr,
@@ -29,7 +29,7 @@ pub(crate) struct Path {
 pub(crate) struct Site {
     pub(crate) hosts: [Namespace; 2],
     pub(crate) paths: Vec<Path>,
-    /// A host that nobody knows, with addresses from 192.168.64.100 on.
+    /// A host that is not a peer, with addresses from 192.168.64.100 on.
     pub(crate) strangers: Namespace,
     counters: Vec<UdpCounters>,
     _backends: Vec<Box<dyn Backend>>,
@@ -67,7 +67,7 @@ impl Site {
         Self { hosts, paths, strangers, counters, _backends: backends, _proxies: proxies.into(), _lab: lab }
     }
 
-    /// What the UDP backends counted, in words.
+    /// Describes the counters of the UDP backends.
     pub(crate) fn counts(&self) -> Vec<String> {
         let line = |(host, counters): (usize, &UdpCounters)| {
             let counts = counters.read();
@@ -88,7 +88,7 @@ impl Site {
     }
 }
 
-/// A backend on each host for the network 10.`network`.0.0/16.
+/// Creates a backend on each host for the network 10.`network`.0.0/16.
 fn overlay(
     hosts: &[Namespace; 2],
     network: u8,
@@ -132,7 +132,7 @@ fn add_addresses(strangers: &Namespace) {
     }
 }
 
-/// The path of one packet per system call, for the network 10.7.0.0/16.
+/// Creates the path with one packet per system call, for the network 10.7.0.0/16.
 fn plain(host: &Namespace, local: Ipv4Addr, number: usize, other: Ipv4Addr) -> PlainProxy {
     let subnet = |number: usize| format!("10.7.{}.0/24", number + 1).parse().unwrap();
     let options = PlainProxyOptions {
@@ -145,7 +145,7 @@ fn plain(host: &Namespace, local: Ipv4Addr, number: usize, other: Ipv4Addr) -> P
     PlainProxy::start(host, options).unwrap()
 }
 
-/// The address of a host's device in the network 10.`network`.0.0/16.
+/// Returns the address of a host's device in the network 10.`network`.0.0/16.
 fn device(network: u8, host: u8) -> IpAddr {
     IpAddr::from([10, network, host + 1, 0])
 }

@@ -1,79 +1,81 @@
-//! How a host gets its lease, decided from what it knows: no call is made here.
+//! The decision which lease a host acquires. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::allocate::choose;
-use crate::{Lease, LeaseMatch, LeaseSet, NetworkConfig, NodeId, PublicAddrs, SubnetKey};
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseMatch, NodeId, PublicAddrs};
+use crate::lease_set::LeaseSet;
+use crate::subnet::SubnetKey;
 
-/// What a host brings when it asks for a lease.
+/// The inputs of a host that requests a lease.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// The network.
+    /// The network configuration.
     pub config: &'a NetworkConfig,
-    /// Under which addresses the host is known.
+    /// The host's public addresses.
     pub public: PublicAddrs,
-    /// Its id, if it has one.
+    /// The host's ID, if it has one.
     pub node: Option<NodeId>,
-    /// The ids of other hosts that live under the same address: their leases are not this host's.
+    /// The IDs of other live hosts with the same address, whose leases don't belong to this host.
     pub others: &'a BTreeSet<NodeId>,
-    /// The subnet that it had before, as far as it remembers.
+    /// The subnet that the host held before, if it is known.
     pub previous: Option<SubnetKey>,
-    /// How many attempts failed so far, because others were faster.
+    /// The number of earlier attempts that lost a race against another host.
     pub attempt: u32,
 }
 
 /// The next step towards a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The host holds this lease already: write what it says now.
+    /// The host already holds this lease: update its attributes.
     Reuse(Arc<Lease>),
-    /// The host holds this lease, but the network's configuration no longer offers it: remove it, then ask again.
+    /// The host holds this lease, but the configuration no longer offers it: delete it, then decide again.
     Discard(Arc<Lease>),
-    /// Nobody holds this subnet: create it. The host had it before.
+    /// The subnet is free and the host held it before: create the lease.
     TakeBack(SubnetKey),
-    /// Nobody holds this subnet: create it.
+    /// The subnet is free: create the lease.
     Take(SubnetKey),
     /// Every subnet is taken.
     OutOfSubnets,
 }
 
 impl Claim<'_> {
-    /// Decides the next step, given all leases.
+    /// Decides the next step from all leases.
     ///
-    /// A lease of the host's own comes first (see [`own`](Self::own)), then the previous subnet if it is free, then the
-    /// one that the address points at, then any free one (see [`choose`]). `pick` answers with a number below the one it
-    /// is given.
+    /// The host's own lease comes first (see [`own`](Self::own)), then the previous subnet if it is free, then the one derived
+    /// from the address, then any free one (see [`choose`]). `pick` returns a number below its argument.
     pub fn next_step(&self, leases: &LeaseSet, pick: &mut dyn FnMut(usize) -> usize) -> Step {
         let own = self.own(leases.leases().map(|lease| &**lease));
         if let Some((_, lease)) = own.iter().find(|(_, lease)| self.fits(&lease.subnet)) {
             return Step::Reuse(Arc::new((*lease).clone()));
         }
-        // What may be another host's is left to end by itself.
-        if let Some((_, lease)) = own.first().filter(|(tie, _)| *tie != LeaseMatch::AddressOfOtherId) {
+        // A lease that may belong to another host expires on its own.
+        if let Some((_, lease)) = own.first().filter(|(matched, _)| *matched != LeaseMatch::AddressOfOtherId)
+        {
             return Step::Discard(Arc::new((*lease).clone()));
         }
         let taken: Vec<SubnetKey> = leases.taken().collect();
         let is_free = |subnet: &SubnetKey| !taken.iter().any(|other| other.overlaps(subnet));
-        // Somebody else was faster if an attempt failed, so the memory is tried once only.
+        // After a lost race another host has the previous subnet.
         if let Some(previous) =
             self.previous.filter(|subnet| self.attempt == 0 && self.fits(subnet) && is_free(subnet))
         {
             return Step::TakeBack(previous);
         }
-        // So is the place that the address points at: whoever is there now stays.
+        // The same applies to the subnet derived from the address.
         let place = Some(self.public).filter(|_| self.attempt == 0);
         choose(self.config, &taken, place, pick).map_or(Step::OutOfSubnets, Step::Take)
     }
 
-    /// Returns the leases that may be the host's own, the likeliest first: by what ties it to them, then the one that it
-    /// had before, then the lowest.
+    /// Returns the leases that may belong to the host: the strongest match first, then the previous subnet, then the lowest.
     pub fn own<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<(LeaseMatch, &'l Lease)> {
         let is_other = |lease: &Lease| lease.attrs.node.is_some_and(|node| self.others.contains(&node));
-        let tied = leases.into_iter().filter(|lease| !is_other(lease));
-        let tied = tied.filter_map(|lease| Some((lease.match_host(&self.public, self.node)?, lease)));
-        let mut own: Vec<_> = tied.collect();
-        own.sort_by_key(|(tie, lease)| (*tie, Some(lease.subnet) != self.previous, lease.subnet));
+        let matching = leases.into_iter().filter(|lease| !is_other(lease));
+        let matching = matching.filter_map(|lease| Some((lease.match_host(&self.public, self.node)?, lease)));
+        let mut own: Vec<_> = matching.collect();
+        own.sort_by_key(|(matched, lease)| (*matched, Some(lease.subnet) != self.previous, lease.subnet));
         own
     }
 
@@ -85,22 +87,23 @@ impl Claim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LeaseAttrs, RegistryEvent, Revision, Snapshot, Term};
+    use crate::lease::{LeaseAttrs, Revision, Term};
+    use crate::registry::{RegistryEvent, Snapshot};
     use std::net::Ipv4Addr;
 
     const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
     const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 
-    fn lease(subnet: &str, holder: Ipv4Addr) -> Lease {
+    fn lease(subnet: &str, owner: Ipv4Addr) -> Lease {
         Lease {
             subnet: subnet.parse().unwrap(),
-            attrs: LeaseAttrs::new(holder.into()),
+            attrs: LeaseAttrs::new(owner.into()),
             revision: Revision(1),
             term: Term::Limited,
         }
     }
 
-    /// Decides with the first free subnet always picked.
+    /// Decides, and picks the first free subnet.
     fn step(previous: Option<&str>, leases: &[Lease], attempt: u32) -> Step {
         step_of(None, &[], previous, leases, attempt)
     }
@@ -128,13 +131,13 @@ mod tests {
         NodeId::from_bytes([byte; 16])
     }
 
-    fn lease_of(subnet: &str, holder: Ipv4Addr, node: u8) -> Lease {
-        let lease = lease(subnet, holder);
+    fn lease_of(subnet: &str, owner: Ipv4Addr, node: u8) -> Lease {
+        let lease = lease(subnet, owner);
         Lease { attrs: lease.attrs.with_node(Some(id(node))), ..lease }
     }
 
     #[test]
-    fn a_lease_with_the_own_id_is_used_again_whatever_its_address() {
+    fn a_lease_with_the_own_id_is_reused_whatever_its_address() {
         let leases = [lease("10.5.1.0-24", ME), lease_of("10.5.7.0-24", OTHER, 1)];
         let step = |previous| step_of(Some(id(1)), &[], previous, &leases, 0);
         assert_eq!(step(None), Step::Reuse(leases[1].clone().into()));
@@ -143,33 +146,33 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_of_another_id_under_the_own_address_is_used_unless_that_host_lives() {
+    fn a_lease_with_the_own_address_and_another_id_is_reused_unless_that_host_is_alive() {
         let leases = [lease_of("10.5.1.0-24", ME, 2)];
         assert_eq!(step_of(Some(id(1)), &[], None, &leases, 0), Step::Reuse(leases[0].clone().into()));
         let free = step(None, &[], 0);
         assert_eq!(step_of(Some(id(1)), &[id(2)], Some("10.5.1.0-24"), &leases, 0), free);
         let unfit = [lease_of("10.9.1.0-24", ME, 2)];
-        assert_eq!(step_of(Some(id(1)), &[], None, &unfit, 0), free, "it is not this host's to remove");
+        assert_eq!(step_of(Some(id(1)), &[], None, &unfit, 0), free, "another host may own it");
         let known = [lease_of("10.5.1.0-24", ME, 2), lease("10.5.9.0-24", ME)];
         assert_eq!(step_of(Some(id(1)), &[], None, &known, 0), Step::Reuse(known[1].clone().into()));
     }
 
     #[test]
-    fn a_lease_under_the_own_address_is_used_again() {
+    fn a_lease_with_the_own_address_is_reused() {
         let leases = [lease("10.5.1.0-24", OTHER), lease("10.5.7.0-24", ME)];
         assert_eq!(step(None, &leases, 0), Step::Reuse(leases[1].clone().into()));
         assert_eq!(step(Some("10.5.9.0-24"), &leases, 0), Step::Reuse(leases[1].clone().into()));
     }
 
     #[test]
-    fn of_two_own_leases_the_remembered_one_is_used_else_the_lowest() {
+    fn of_two_own_leases_the_previous_or_else_the_lowest_is_reused() {
         let leases = [lease("10.5.3.0-24", ME), lease("10.5.7.0-24", ME)];
         assert_eq!(step(Some("10.5.7.0-24"), &leases, 0), Step::Reuse(leases[1].clone().into()));
         assert_eq!(step(None, &leases, 0), Step::Reuse(leases[0].clone().into()));
     }
 
     #[test]
-    fn an_own_lease_that_the_network_no_longer_offers_is_discarded() {
+    fn an_own_lease_outside_the_config_is_discarded() {
         let leases = [lease("10.9.1.0-24", ME)];
         assert_eq!(step(None, &leases, 0), Step::Discard(leases[0].clone().into()));
         let leases = [lease("10.5.1.0-25", ME), lease("10.5.7.0-24", ME)];
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_the_own_address_is_tried_once_and_never_when_it_is_taken() {
+    fn the_subnet_derived_from_the_address_is_tried_once_if_it_is_free() {
         let first_free = || Step::Take("10.5.1.0-24".parse().unwrap());
         let Step::Take(place) = step(None, &[], 0) else { panic!("a subnet is free") };
         assert_ne!(Step::Take(place), first_free());
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_network_has_nothing_to_take() {
+    fn a_full_network_is_out_of_subnets() {
         let leases = [lease("10.5.0.0-16", OTHER)];
         assert_eq!(step(None, &leases, 0), Step::OutOfSubnets);
     }

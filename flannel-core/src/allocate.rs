@@ -1,25 +1,25 @@
-//! Choosing a free subnet.
+//! The choice of a free subnet.
 //!
-//! Hosts that start at the same moment see the same list, so what one of them would choose, another one might. Each has
-//! a place of its own to look at first, which its public address points at: hosts whose addresses follow each other
-//! never look at the same one, and those from different blocks of 256 addresses meet as if by chance.
+//! Hosts that start at the same time see the same list. To avoid races, each first tries a subnet derived from its public
+//! address: hosts in the same block of 256 addresses never collide, and hosts of different blocks collide at random.
 //!
-//! The taken subnets are sorted once and then walked beside the candidates, so that the cost is that of the sort and
-//! not the product of the two.
+//! The taken subnets are sorted once and merged with the candidates, so the cost is that of the sort.
 
 use ipnet::IpNet;
 
+use crate::config::NetworkConfig;
+use crate::lease::PublicAddrs;
 use crate::pool::{SubnetPool, bits, size};
-use crate::{NetworkConfig, PublicAddrs, SubnetKey};
+use crate::subnet::SubnetKey;
 
-/// How many free subnets a random choice is among: many more than there are hosts that choose at the same moment and
-/// found their first choice taken, and few enough to walk over in well under a millisecond.
+/// The number of free subnets for a random choice: far more than hosts that lose a race at the same time, and few enough to
+/// list in well under a millisecond.
 const WIDTH: usize = 4096;
 
-/// Chooses a subnet that shares no address with a taken one: in each family the one at the place of the host's address,
-/// if that is free, else one at random among the first 4096 free ones; `None` if a family has none left.
+/// Chooses a subnet that overlaps no taken one: in each family the one derived from the host's address if it is free, else a
+/// random one of the first 4096 free ones; `None` if a family has no free subnet.
 ///
-/// Without an address the choice is random. `pick` answers with a number below the one it is given.
+/// Without an address the choice is random. `pick` returns a number below its argument.
 pub fn choose(
     config: &NetworkConfig,
     taken: &[SubnetKey],
@@ -55,19 +55,18 @@ fn choose_from(
     if free.is_empty() { None } else { free.get(pick(free.len()).min(free.len() - 1)).copied() }
 }
 
-/// The number that a host's address stands for. Inside a block of 256 addresses it counts with the address; where a
-/// block begins is scattered, as sites tend to number the hosts of each rack alike.
+/// Derives a number from a host's address. Inside a block of 256 addresses it is consecutive; the start of a block is hashed,
+/// because sites tend to number the hosts of each rack alike.
 fn place(host: PublicAddrs) -> Option<u128> {
     let address = host.v4.map(|v4| bits(v4.into())).or_else(|| host.v6.map(|v6| bits(v6.into())))?;
     let (block, last) = (address >> 8, address & 0xff);
-    // Below 2^65, so that nothing overflows.
+    // Less than 2^65, so the sum can't overflow.
     Some(u128::from(scatter(block)) + last)
 }
 
-/// Mixes all bits of a number (the finalizer of SplitMix64).
+/// Hashes a number (the finalizer of SplitMix64).
 fn scatter(number: u128) -> u64 {
-    // Both halves are meant to be cut off.
-    #[allow(clippy::cast_possible_truncation, reason = "the other half is there too")]
+    #[allow(clippy::cast_possible_truncation, reason = "both halves are combined")]
     let mut z = (number as u64) ^ ((number >> 64) as u64).rotate_left(32);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -78,7 +77,7 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// Walks over the subnets of a pool that share no address with a taken one.
+/// Iterates over the subnets of a pool that overlap no taken one.
 fn free(pool: &SubnetPool, taken: &[SubnetKey]) -> impl Iterator<Item = IpNet> + use<> {
     let mut spans: Vec<(u128, u128)> = taken
         .iter()
@@ -88,7 +87,7 @@ fn free(pool: &SubnetPool, taken: &[SubnetKey]) -> impl Iterator<Item = IpNet> +
         .collect();
     spans.sort_unstable();
     let mut spans = spans.into_iter().peekable();
-    // Spans may nest, so the furthest end so far counts, not the end of the last one.
+    // Spans may nest, so the largest end so far counts.
     let mut taken_up_to = None;
     pool.subnets().filter(move |subnet| {
         let (start, end) = span(*subnet);
@@ -99,7 +98,7 @@ fn free(pool: &SubnetPool, taken: &[SubnetKey]) -> impl Iterator<Item = IpNet> +
     })
 }
 
-/// The first and the last address of a network, as numbers.
+/// Returns the first and the last address of a network as numbers.
 fn span(net: IpNet) -> (u128, u128) {
     let start = bits(net.network());
     (start, start.saturating_add(size(net) - 1))
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_place_the_choice_is_among_all_free_subnets() {
+    fn without_an_address_the_choice_is_among_all_free_subnets() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let taken = keys(&["10.5.1.0-24", "10.5.3.0-24"]);
         let mut seen = None;
@@ -136,43 +135,43 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_one_block_all_choose_differently() {
+    fn hosts_of_one_block_choose_different_subnets() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let chosen: std::collections::BTreeSet<_> = (0..255)
-            .filter_map(|last| choose(&config, &[], at([192, 168, 7, last]), &mut |_| panic!("no chance")))
+            .filter_map(|last| choose(&config, &[], at([192, 168, 7, last]), &mut |_| panic!("not random")))
             .collect();
         assert_eq!(chosen.len(), 255);
     }
 
     #[test]
-    fn hosts_that_are_numbered_alike_in_many_racks_choose_as_if_by_chance() {
+    fn hosts_that_are_numbered_alike_in_many_racks_rarely_collide() {
         let config = config(r#"{"Network":"10.0.0.0/12"}"#);
         let chosen: std::collections::BTreeSet<_> = (0..20)
             .flat_map(|rack| (10..40).map(move |last| [172, 16, rack, last]))
-            .filter_map(|address| choose(&config, &[], at(address), &mut |_| panic!("no chance")))
+            .filter_map(|address| choose(&config, &[], at(address), &mut |_| panic!("not random")))
             .collect();
-        // 600 of 4095 places: by chance 44 would meet another one.
+        // 600 of 4095 subnets: 44 collisions are expected.
         assert!(chosen.len() > 500, "{}", chosen.len());
     }
 
     #[test]
-    fn a_place_that_is_taken_is_left_for_another_one() {
+    fn a_taken_subnet_is_not_chosen() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let me = at([192, 168, 7, 1]);
-        let first = choose(&config, &[], me, &mut |_| panic!("no chance")).unwrap();
+        let first = choose(&config, &[], me, &mut |_| panic!("not random")).unwrap();
         let other = choose(&config, &[first], me, &mut |n| n - 1).unwrap();
         assert!(!other.overlaps(&first));
     }
 
     #[test]
-    fn leases_of_other_sizes_count_for_all_they_cover() {
+    fn leases_of_other_lengths_take_all_overlapping_subnets() {
         let config = config(r#"{"Network":"10.5.0.0/16"}"#);
         let taken = keys(&["10.5.0.0-22", "10.5.4.128-25", "10.5.5.0-30", "10.5.0.0-21"]);
         assert_eq!(choose(&config, &taken, None, &mut |_| 0), Some("10.5.8.0-24".parse().unwrap()));
     }
 
     #[test]
-    fn a_full_pool_has_nothing_to_give_in_either_family() {
+    fn a_full_pool_of_either_family_has_no_choice() {
         let single = config(r#"{"Network":"10.5.0.0/28"}"#);
         let taken = keys(&["10.5.0.4-30", "10.5.0.8-30", "10.5.0.12-30"]);
         assert_eq!(choose(&single, &taken, None, &mut |_| 0), None);
@@ -183,7 +182,7 @@ mod tests {
     }
 
     proptest! {
-        /// The slow and obvious way: compare every candidate with every lease.
+        /// Compares each candidate with each lease.
         #[test]
         fn the_free_subnets_are_those_that_overlap_nothing(taken: Vec<(u8, u8)>) {
             let config = config(r#"{"Network":"10.5.0.0/20","SubnetLen":26}"#);

@@ -1,8 +1,8 @@
-//! How long to wait before trying again, and before renewing.
+//! Delays before retries and renewals.
 
 use std::time::Duration;
 
-/// Waiting times that double from a first to a longest one, each shortened by chance to spread the hosts out.
+/// Exponential backoff with jitter, which spreads the attempts of many hosts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -16,14 +16,15 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The wait after the first failure.
+    /// The delay after the first failure.
     pub first: Duration,
-    /// The longest wait.
+    /// The maximum delay.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// Returns the wait after `failures` earlier ones; `chance`, from 0 to 1, takes up to a quarter off.
+    /// Returns the delay after a failure that follows `failures` earlier ones. `chance`, a random number from 0 to 1, shortens
+    /// it by up to a quarter.
     #[must_use]
     pub fn delay(&self, failures: u32, chance: f64) -> Duration {
         let doubled = self.first.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
@@ -31,15 +32,15 @@ impl Backoff {
     }
 }
 
-/// Returns how long after a renewal to renew again: a third of the time to live, less up to a tenth by `chance`, from
-/// 0 to 1. So two attempts may fail before the lease ends, and hosts that started together do not stay together.
+/// Returns the time between a renewal and the next one: a third of the TTL, shortened by up to a tenth by `chance`, a random
+/// number from 0 to 1. Two attempts may fail before the lease expires, and hosts that started together drift apart.
 #[must_use]
 pub fn renew_after(ttl: Duration, chance: f64) -> Duration {
     (ttl / 3).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 10.0)
 }
 
-/// Returns how long after a renewal to renew again so that `margin` of the time to live is left at the latest: that time
-/// less up to a tenth by `chance`. A margin that leaves no time counts as none that was given.
+/// Returns the time between a renewal and the next one, so that at least `margin` of the TTL remains. `chance` shortens it by
+/// up to a tenth. A margin that leaves no time is ignored.
 #[must_use]
 pub fn renew_before(ttl: Duration, margin: Duration, chance: f64) -> Duration {
     match ttl.saturating_sub(margin) {
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_renewed_at_a_third_of_its_time_to_live_or_a_little_before() {
+    fn a_lease_is_renewed_after_a_third_of_its_ttl_or_slightly_earlier() {
         let day = Duration::from_secs(86_400);
         assert_eq!(renew_after(day, 0.0), Duration::from_secs(28_800));
         assert_eq!(renew_after(day, 1.0), Duration::from_secs(25_920));
@@ -61,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn a_margin_is_left_at_the_latest() {
+    fn the_margin_remains() {
         let (day, hour) = (Duration::from_secs(86_400), Duration::from_secs(3_600));
         assert_eq!(renew_before(day, hour, 0.0), day - hour);
         assert_eq!(renew_before(day, hour, 1.0), (day - hour).mul_f64(0.9));
         assert_eq!(
             renew_before(hour, hour, 0.0),
             renew_after(hour, 0.0),
-            "the store granted less than was asked for"
+            "the store granted a shorter TTL than requested"
         );
     }
 }

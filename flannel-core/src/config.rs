@@ -1,4 +1,4 @@
-//! The configuration of a network: the JSON that an operator writes, read into something that is always valid.
+//! The configuration of a network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use crate::pool::{SubnetPool, bits, size, with_bits};
 
 /// A valid network configuration.
 ///
-/// It can only be had by [`parse`](Self::parse), so whoever holds one need not check it again.
+/// [`parse`](Self::parse) is the only constructor, so a value is always valid.
 ///
 /// ```
 /// use flannel_core::NetworkConfig;
@@ -29,24 +29,24 @@ use crate::pool::{SubnetPool, bits, size, with_bits};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetworkConfig {
-    /// The IPv4 subnets; absent if the network has no IPv4.
+    /// The IPv4 subnets, if the network has IPv4.
     pub ipv4: Option<SubnetPool>,
-    /// The IPv6 subnets; absent if the network has no IPv6.
+    /// The IPv6 subnets, if the network has IPv6.
     pub ipv6: Option<SubnetPool>,
-    /// How traffic is carried.
+    /// The backend and its options.
     pub backend: BackendConfig,
-    /// Whether firewall rules go to nftables instead of iptables.
+    /// Whether the firewall rules use nftables instead of iptables.
     pub enable_nftables: bool,
-    /// The text that all this was read from.
+    /// The text of the configuration.
     pub source: Json,
 }
 
 impl NetworkConfig {
-    /// Reads and checks a configuration.
+    /// Parses and validates a configuration.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the member and says what is wrong with it.
+    /// [`ConfigError`] names the member and its fault.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let object = Object::parse(text).map_err(|error| ConfigError::whole(error.to_string()))?;
         let ipv4 = pool_of(&object, &IPV4)?;
@@ -97,24 +97,24 @@ impl NetworkConfig {
     }
 }
 
-/// The part of the configuration that belongs to the backend.
+/// The backend in a network configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackendConfig {
-    /// The backend's name as it was written; look it up in lower case. Empty if the object has no `Type`.
+    /// The backend's name as written; compare it in lower case. Empty if the object has no `Type`.
     pub name: String,
-    /// The whole object, for the backend to read.
+    /// The whole object, which the backend parses.
     pub options: Json,
 }
 
 impl BackendConfig {
-    /// The backend of this name, with these options.
+    /// Creates a backend with this name and these options.
     #[must_use]
     pub fn new(name: impl Into<String>, options: Json) -> Self {
         Self { name: name.into(), options }
     }
 
-    /// Without a `Backend` flannel runs the `udp` one; with one that has no `Type`, none at all.
+    /// As in upstream, a missing `Backend` means `udp`, and a missing `Type` no backend at all.
     fn of(config: &Object<'_>) -> Result<Self, ConfigError> {
         let wrong = |error: JsonError| {
             ConfigError::of("Backend", format!("error decoding Backend property of config: {error}"))
@@ -127,7 +127,7 @@ impl BackendConfig {
     }
 }
 
-/// Why a text is not a network configuration.
+/// The reason why a text isn't a valid network configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct ConfigError {
@@ -136,7 +136,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Returns the member that is wrong, or `None` if it is the text as a whole.
+    /// Returns the name of the invalid member, or `None` if the text as a whole is invalid.
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.field
@@ -155,24 +155,24 @@ impl ConfigError {
     }
 }
 
-/// What differs between the families in the configuration.
-struct IpFamily {
+/// The members and limits of an address family in the configuration.
+struct FamilyMembers {
     enable: &'static str,
     enabled_by_default: bool,
     network: &'static str,
     subnet_len: &'static str,
     subnet_min: &'static str,
     subnet_max: &'static str,
-    /// The longest prefix of a subnet: two addresses for hosts must be left.
+    /// The longest prefix of a subnet, which leaves two addresses for containers.
     longest_subnet: u8,
-    /// Used where the network leaves room for it.
+    /// The default where the network has room for it.
     default_subnet_len: u8,
     parse_address: fn(&str) -> Option<IpAddr>,
     wrong_family: &'static str,
     name: &'static str,
 }
 
-const IPV4: IpFamily = IpFamily {
+const IPV4: FamilyMembers = FamilyMembers {
     enable: "EnableIPv4",
     enabled_by_default: true,
     network: "Network",
@@ -186,7 +186,7 @@ const IPV4: IpFamily = IpFamily {
     name: "IPv4",
 };
 
-const IPV6: IpFamily = IpFamily {
+const IPV6: FamilyMembers = FamilyMembers {
     enable: "EnableIPv6",
     enabled_by_default: false,
     network: "IPv6Network",
@@ -200,8 +200,8 @@ const IPV6: IpFamily = IpFamily {
     name: "IPv6",
 };
 
-/// Reads one family. What is written is read even if the family is off, so that a typing error is found early.
-fn pool_of(config: &Object<'_>, family: &IpFamily) -> Result<Option<SubnetPool>, ConfigError> {
+/// Parses one family, even a disabled one, so that an error is found early.
+fn pool_of(config: &Object<'_>, family: &FamilyMembers) -> Result<Option<SubnetPool>, ConfigError> {
     let enabled = config.boolean(family.enable).map_err(ConfigError::json(family.enable))?;
     let network = network(config, family)?;
     let given_len = config.unsigned(family.subnet_len).map_err(ConfigError::json(family.subnet_len))?;
@@ -216,20 +216,20 @@ fn pool_of(config: &Object<'_>, family: &IpFamily) -> Result<Option<SubnetPool>,
         ConfigError::of(family.network, reason)
     })?;
     let len = subnet_len(family, network, given_len.unwrap_or(0))?;
-    // The subnet at the start of the network stays free unless it is asked for.
+    // The first subnet of the network stays free by default.
     let subnet = IpNet::new(network.addr(), len).unwrap_or(network);
     let default_min = bits(network.addr()) + size(subnet);
     let default_max = bits(network.addr()) + (size(network) - size(subnet));
     let first = edge(family, network, subnet, family.subnet_min, min.map_or(default_min, bits))?;
     let last = edge(family, network, subnet, family.subnet_max, max.map_or(default_max, bits))?;
     if first > last {
-        let reason = format!("{} lies behind {}: {}", family.subnet_min, family.subnet_max, first.addr());
+        let reason = format!("{} is after {}: {}", family.subnet_min, family.subnet_max, first.addr());
         return Err(ConfigError::of(family.subnet_min, reason));
     }
     Ok(Some(SubnetPool::new(network, first, last)))
 }
 
-fn network(config: &Object<'_>, family: &IpFamily) -> Result<Option<IpNet>, ConfigError> {
+fn network(config: &Object<'_>, family: &FamilyMembers) -> Result<Option<IpNet>, ConfigError> {
     let Some(text) = config.raw(family.network).map(bare) else {
         return Ok(None);
     };
@@ -244,8 +244,12 @@ fn network(config: &Object<'_>, family: &IpFamily) -> Result<Option<IpNet>, Conf
     }
 }
 
-/// Reads the first or last subnet; the unspecified address counts as "not given", `null` does so for IPv6 only.
-fn bound(config: &Object<'_>, family: &IpFamily, field: &'static str) -> Result<Option<IpAddr>, ConfigError> {
+/// Parses the first or last subnet. The unspecified address counts as not given; `null` does so only for IPv6.
+fn bound(
+    config: &Object<'_>,
+    family: &FamilyMembers,
+    field: &'static str,
+) -> Result<Option<IpAddr>, ConfigError> {
     let Some(text) = config.raw(field).map(bare) else {
         return Ok(None);
     };
@@ -261,12 +265,12 @@ fn bound(config: &Object<'_>, family: &IpFamily, field: &'static str) -> Result<
     }
 }
 
-/// Addresses are taken as they stand between their quotes: escapes are not decoded.
+/// Removes the quotes. As in upstream, escapes are not decoded.
 fn bare(text: &str) -> &str {
     text.trim_matches('"')
 }
 
-fn subnet_len(family: &IpFamily, network: IpNet, given: u64) -> Result<u8, ConfigError> {
+fn subnet_len(family: &FamilyMembers, network: IpNet, given: u64) -> Result<u8, ConfigError> {
     let field = family.subnet_len;
     let len = network.prefix_len();
     let room = family.longest_subnet - 2;
@@ -289,9 +293,9 @@ fn subnet_len(family: &IpFamily, network: IpNet, given: u64) -> Result<u8, Confi
     }
 }
 
-/// Checks that a subnet may start at this address.
+/// Returns the subnet at this address, if it is inside the network and aligned.
 fn edge(
-    family: &IpFamily,
+    family: &FamilyMembers,
     network: IpNet,
     subnet: IpNet,
     field: &'static str,

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use crate::backend::{BackendError, OpenBackend};
+use crate::config::NetworkConfig;
+use crate::external::ExternalInterface;
 use crate::family::IpFamilies;
-use crate::{BackendError, ExternalInterface, Lease, NetworkConfig, OpenBackend};
+use crate::lease::Lease;
 
 /// An opener that describes its backend: its name, its options, and the ports and devices of a configuration.
 ///
@@ -50,15 +53,13 @@ pub trait BackendDescriptor: OpenBackend + Sync {
         &[]
     }
 
-    /// Returns the ports on which the tunnels of this network receive packets from peers. Options that are wrong count as
-    /// not given.
+    /// Returns the ports on which the tunnels of this network receive packets from peers. Invalid options count as not given.
     fn tunnel_ports(&self, config: &NetworkConfig) -> Vec<TunnelPort> {
         let _ = config;
         Vec::new()
     }
 
-    /// Returns the names of the devices that the backend creates for this network. Options that are wrong count as not
-    /// given.
+    /// Returns the names of the devices that the backend creates for this network. Invalid options count as not given.
     fn device_names(&self, config: &NetworkConfig) -> Vec<String> {
         let _ = config;
         Vec::new()
@@ -101,11 +102,11 @@ pub trait BackendDescriptor: OpenBackend + Sync {
     }
 }
 
-/// What carries the packets of a network on one host.
+/// The data path of a network on one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DataPath {
-    /// The largest packet, in bytes, that a container may send.
+    /// The largest packet that a container may send, in bytes.
     pub mtu: u32,
     /// The devices whose names are known before they exist.
     pub devices: Vec<TunnelDevice>,
@@ -133,7 +134,7 @@ pub struct TunnelDevice {
     pub name: String,
     /// The families of the packets in the tunnel.
     pub families: IpFamilies,
-    /// The number of the VXLAN network, if it is a VXLAN device.
+    /// The VXLAN network identifier of a VXLAN device.
     pub vni: Option<u32>,
     /// The UDP port.
     pub port: Option<u16>,
@@ -142,7 +143,7 @@ pub struct TunnelDevice {
 }
 
 impl TunnelDevice {
-    /// Describes a device that is no VXLAN device and has no port.
+    /// Creates the description of a device without a VNI and a port.
     #[must_use]
     pub fn new(name: impl Into<String>, families: IpFamilies, mtu: u32) -> Self {
         Self { name: name.into(), families, vni: None, port: None, mtu }
@@ -154,7 +155,7 @@ impl TunnelDevice {
         Self { port: Some(port), ..self }
     }
 
-    /// Sets the number of the VXLAN network.
+    /// Sets the VXLAN network identifier.
     #[must_use]
     pub fn with_vni(self, vni: u32) -> Self {
         Self { vni: Some(vni), ..self }

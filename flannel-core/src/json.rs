@@ -1,8 +1,7 @@
-//! JSON as flannel reads it: by the rules of Go's `encoding/json`.
+//! JSON by the rules of Go's `encoding/json`, as upstream reads it.
 //!
-//! Members are found whatever the case of their names, the last of several spellings wins, unknown members are
-//! ignored and `null` means "not given". Values that nobody here needs to understand (a backend's own data) are
-//! kept as text in [`Json`] and decoded by whoever owns them.
+//! Member names ignore case, the last of several spellings wins, unknown members are ignored and `null` means "not given".
+//! [`Json`] keeps a value as text, such as the data of a backend, which decodes it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,18 +11,16 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// One JSON value, kept as the text it came in. Clones share the text.
-///
-/// Two values are equal if their texts are.
+/// A JSON value in its original text, which clones share. Values are equal if their texts are.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Json(Arc<str>);
 
 impl Json {
-    /// Checks that `text` holds exactly one JSON value and keeps it, without the white space around it.
+    /// Parses a text with exactly one JSON value, and strips the surrounding white space.
     ///
     /// # Errors
     ///
-    /// [`JsonError`] says where the text stops being JSON.
+    /// [`JsonError`] names the position of the syntax error.
     pub fn parse(text: &str) -> Result<Self, JsonError> {
         let value: &RawValue = serde_json::from_str(text).map_err(JsonError::syntax)?;
         Ok(Self(value.get().into()))
@@ -35,11 +32,11 @@ impl Json {
         &self.0
     }
 
-    /// Reads the value as an object.
+    /// Parses the value as an object.
     ///
     /// # Errors
     ///
-    /// [`JsonError`] if it is something else than an object or `null`.
+    /// [`JsonError`] if the value is neither an object nor `null`.
     pub fn object(&self) -> Result<Object<'_>, JsonError> {
         Object::parse(&self.0)
     }
@@ -57,7 +54,7 @@ impl fmt::Display for Json {
     }
 }
 
-/// Why a text could not be read as the JSON that was expected.
+/// The reason why a text isn't the expected JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonError(String);
@@ -83,7 +80,7 @@ impl JsonError {
     }
 }
 
-/// The members of a JSON object, looked up as Go does.
+/// The members of a JSON object, looked up by Go's rules.
 ///
 /// ```
 /// use flannel_core::json::Object;
@@ -98,22 +95,22 @@ pub struct Object<'a> {
     members: Vec<(Text<'a>, &'a RawValue)>,
 }
 
-/// A string, borrowed from the text around it unless that escapes something in it.
+/// A string, borrowed from the surrounding text unless it contains escapes.
 #[derive(Debug, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Object<'a> {
-    /// Reads an object; the literal `null` counts as an empty one.
+    /// Parses an object; `null` counts as an empty one.
     ///
     /// # Errors
     ///
-    /// [`JsonError`] if the text is not JSON, has something behind the value, or is another kind of value.
+    /// [`JsonError`] if the text is malformed, has trailing characters, or contains another kind of value.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
         let members: Option<Members<'a>> = serde_json::from_str(text).map_err(JsonError::syntax)?;
         Ok(Self { members: members.map(|members| members.0).unwrap_or_default() })
     }
 
-    /// Returns the text of a member, also if it is `null`.
+    /// Returns the text of a member, even if it is `null`.
     #[must_use]
     pub fn raw(&self, member: &str) -> Option<&'a str> {
         self.members
@@ -123,7 +120,7 @@ impl<'a> Object<'a> {
             .map(|(_, value)| value.get())
     }
 
-    /// Returns a member as a value of its own; `None` if it is absent or `null`.
+    /// Returns the value of a member; `None` if it is absent or `null`.
     #[must_use]
     pub fn value(&self, member: &str) -> Option<Json> {
         self.given(member).map(|text| Json(text.into()))
@@ -138,11 +135,11 @@ impl<'a> Object<'a> {
         self.typed(member, "a string")
     }
 
-    /// Returns a string member, without a copy if nothing in it is escaped.
+    /// Returns a string member, without a copy if it contains no escapes.
     ///
     /// # Errors
     ///
-    /// As [`string`](Self::string).
+    /// As for [`string`](Self::string).
     pub fn text(&self, member: &str) -> Result<Option<Cow<'a, str>>, JsonError> {
         Ok(self.typed::<Text<'a>>(member, "a string")?.map(|text| text.0))
     }
@@ -156,11 +153,11 @@ impl<'a> Object<'a> {
         self.typed(member, "true or false")
     }
 
-    /// Returns a member that is a whole number, zero or more.
+    /// Returns a member that is a non-negative integer.
     ///
     /// # Errors
     ///
-    /// [`JsonError`] names the member if it is anything else.
+    /// [`JsonError`] names the member if it is another kind of value.
     pub fn unsigned(&self, member: &str) -> Result<Option<u64>, JsonError> {
         self.typed(member, "a whole number, zero or more")
     }
@@ -177,7 +174,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Members in the order of the text, duplicates included.
+/// The members in the order of the text, including duplicates.
 struct Members<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -209,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_spelling_of_a_member_wins_whatever_its_case() {
+    fn the_last_spelling_of_a_member_wins() {
         let object = Object::parse(r#"{"Network":"a","NETWORK":"b","network":"c"}"#).unwrap();
         assert_eq!(object.string("Network").unwrap().as_deref(), Some("c"));
     }
@@ -224,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_object_is_refused_with_its_reason() {
+    fn a_value_that_is_no_object_is_refused_with_the_reason() {
         for (text, reason) in [
             ("", "unexpected end of JSON input"),
             ("{\"a\":1", "unexpected end of JSON input"),
@@ -238,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_the_wrong_type_is_named() {
+    fn an_error_names_a_member_of_the_wrong_type() {
         let object = Object::parse(r#"{"n":"24","m":-1,"o":24.5,"s":5,"b":"true"}"#).unwrap();
         for member in ["n", "m", "o"] {
             let error = object.unsigned(member).unwrap_err().to_string();

@@ -1,34 +1,35 @@
-//! A lease: which host holds which subnet, and how to reach it.
+//! Leases, and the records that contain them.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::config::NetworkConfig;
 use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
-use crate::{NetworkConfig, SubnetKey};
+use crate::subnet::SubnetKey;
 
-/// A lease as a registry holds it.
+/// The lease of a subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The subnet that is leased.
+    /// The subnet.
     pub subnet: SubnetKey,
-    /// What its holder says about itself.
+    /// The attributes of the host that holds it.
     pub attrs: LeaseAttrs,
-    /// When the registry last changed the record.
+    /// The registry's revision of the record.
     pub revision: Revision,
-    /// Whether it ends unless it is renewed.
+    /// Whether the lease expires.
     pub term: Term,
 }
 
 impl Lease {
-    /// Puts a lease together that no registry holds: it has no end, and nobody counts its changes.
+    /// Creates a lease without a registry: it doesn't expire and has no revision.
     #[must_use]
     pub fn new(subnet: SubnetKey, attrs: LeaseAttrs) -> Self {
         Self { subnet, attrs, revision: Revision::default(), term: Term::Permanent }
     }
 
-    /// Tells whether the lease names the same host: the same public IPv4 address or, without one, the same IPv6.
+    /// Returns true if the lease has the same public IPv4 address or, without one, the same IPv6 address.
     #[must_use]
     pub fn is_held_by(&self, public: &PublicAddrs) -> bool {
         match public.v4 {
@@ -37,7 +38,7 @@ impl Lease {
         }
     }
 
-    /// Tells why the lease may be that of the host with these addresses and this id; not at all if it is another's.
+    /// Returns how the lease matches the host with these addresses and this ID; `None` if it belongs to another host.
     #[must_use]
     pub fn match_host(&self, public: &PublicAddrs, node: Option<NodeId>) -> Option<LeaseMatch> {
         match (node, self.attrs.node) {
@@ -49,18 +50,18 @@ impl Lease {
     }
 }
 
-/// What a host has in common with the holder of a lease, the strongest first.
+/// How a lease matches a host, the strongest match first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseMatch {
-    /// The id: it is the same host, also if its addresses changed.
+    /// The ID matches: it is the same host, even if its addresses changed.
     Id,
-    /// The public address, and one of the two has no id, as upstream's have none.
+    /// The public address matches, and the lease or the host has no ID, like those of upstream.
     Address,
-    /// The public address but not the id: it is the same host if it lost its id, or two hosts have one address.
+    /// The public address matches and the ID differs: the host lost its ID, or two hosts share an address.
     AddressOfOtherId,
 }
 
-/// What tells a host from all others though its addresses change: 128 bits that it drew once and keeps.
+/// A stable 128-bit host ID, which a host draws once and keeps when its addresses change.
 ///
 /// ```
 /// use flannel_core::NodeId;
@@ -74,7 +75,7 @@ pub enum LeaseMatch {
 pub struct NodeId([u8; 16]);
 
 impl NodeId {
-    /// Takes bytes that nobody else has.
+    /// Creates an ID from unique bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -103,12 +104,12 @@ impl std::str::FromStr for NodeId {
     }
 }
 
-/// A text is no id of a host.
+/// A text isn't a host ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an id of a host is 32 hexadecimal digits")]
+#[error("a host ID is 32 hexadecimal digits")]
 pub struct NodeIdError;
 
-/// A registry's logical time: it grows with every change of its content.
+/// The logical time of a registry, which increases with each write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -118,20 +119,20 @@ impl fmt::Display for Revision {
     }
 }
 
-/// Whether a lease ends by itself.
+/// Whether a lease expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Term {
-    /// It runs out unless it is renewed in time.
+    /// The lease expires unless it is renewed.
     Limited,
-    /// It is a reservation: it has no end and is never renewed.
+    /// The lease is a reservation: it neither expires nor needs renewal.
     Permanent,
 }
 
-/// What a host says about itself in its lease.
+/// The attributes of a host in its lease.
 ///
-/// Its text form is the record that flannel keeps in etcd: one compact JSON object, its members in a fixed order.
-/// Reading accepts what every release of flannel has written. `NodeID`, the last member, is none of upstream's: it
-/// ignores what it does not know, and leaves it out when it writes a record anew.
+/// The text form is the record that flannel stores in etcd: a compact JSON object with its members in a fixed order. Records of
+/// all upstream releases are readable. The last member, `NodeID`, is not upstream's: upstream ignores it, and drops it when
+/// it rewrites a record.
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -149,21 +150,21 @@ pub enum Term {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct LeaseAttrs {
-    /// Where other hosts send this host's traffic.
+    /// The addresses to which peers send.
     pub public: PublicAddrs,
-    /// Which backend carries it.
+    /// The backend.
     pub backend_type: BackendType,
-    /// What the backend's peers need to know for IPv4.
+    /// The data that peers need for IPv4.
     pub backend_data: Option<Json>,
-    /// What the backend's peers need to know for IPv6.
+    /// The data that peers need for IPv6.
     pub backend_v6_data: Option<Json>,
-    /// Which host it is, if it has an id. Whoever manages the lease says it.
+    /// The ID of the host, if it has one. The lease manager sets it.
     pub node: Option<NodeId>,
 }
 
 impl LeaseAttrs {
-    /// Starts the record of a host whose backend has nothing to say; [`BackendAttrs::at`](crate::BackendAttrs::at)
-    /// starts that of one whose backend has.
+    /// Creates the attributes of a host whose backend provides none. See also
+    /// [`BackendAttrs::at`](crate::BackendAttrs::at).
     #[must_use]
     pub fn new(public: PublicAddrs) -> Self {
         Self {
@@ -175,7 +176,7 @@ impl LeaseAttrs {
         }
     }
 
-    /// Says which host it is, if it has an id.
+    /// Sets the ID of the host.
     #[must_use]
     pub fn with_node(self, node: Option<NodeId>) -> Self {
         Self { node, ..self }
@@ -210,7 +211,7 @@ impl LeaseAttrs {
     ///
     /// # Errors
     ///
-    /// [`LeaseError`] names the member that cannot be read.
+    /// [`LeaseError`] names the malformed member.
     pub fn from_record(record: &str) -> Result<Self, LeaseError> {
         let object = Object::parse(record)?;
         let v4 = address(&object, "PublicIP")?.unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -223,28 +224,28 @@ impl LeaseAttrs {
             backend_type: object.text("BackendType")?.unwrap_or_default().into(),
             backend_data: object.value("BackendData"),
             backend_v6_data: object.value("BackendV6Data"),
-            // Whatever else somebody writes there is no reason not to use the lease.
+            // A malformed ID must not make the lease unusable.
             node: object.string(NODE).ok().flatten().and_then(|text| text.parse().ok()),
         })
     }
 }
 
-/// The member of a record that names the host.
+/// The member that contains the host ID.
 const NODE: &str = "NodeID";
 
-/// Why the record of a lease cannot be read.
+/// The reasons why a record is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseError {
-    /// It is not a JSON object, or a member has the wrong type; the record's owner must write it again.
+    /// The record isn't a JSON object, or a member has the wrong type; its owner must rewrite it.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// A member does not hold an address of its family; the record's owner must write it again.
+    /// A member isn't an address of its family; its owner must rewrite the record.
     #[error("{member} is not an address of its family: {text:?}")]
     Address {
-        /// The member's name.
+        /// The name of the member.
         member: &'static str,
-        /// What it holds.
+        /// Its value.
         text: String,
     },
 }
@@ -256,7 +257,7 @@ fn address<A: std::str::FromStr>(object: &Object<'_>, member: &'static str) -> R
     text.parse().map(Some).map_err(|_| LeaseError::Address { member, text: text.into_owned() })
 }
 
-/// Escapes what Go's encoder escapes. In JSON these characters occur inside strings only.
+/// Escapes the characters that Go's encoder escapes. In JSON they only occur inside strings.
 fn escape_html(json: &str) -> Cow<'_, str> {
     if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return json.into();
@@ -273,24 +274,24 @@ fn escape_html(json: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// The addresses under which other hosts reach a host.
+/// The addresses at which other hosts reach a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicAddrs {
-    /// Its IPv4 address.
+    /// The IPv4 address.
     pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// The IPv6 address.
     pub v6: Option<Ipv6Addr>,
 }
 
 impl PublicAddrs {
-    /// Keeps the addresses of the overlay's families only, as flannel does in its leases. A backend with another underlay
-    /// overrides [`OpenBackend::underlay`](crate::OpenBackend::underlay); use [`only`](Self::only) with its result.
+    /// Returns the addresses of the overlay's families. For a backend that may use others, pass
+    /// [`OpenBackend::underlay`](crate::OpenBackend::underlay) to [`only`](Self::only).
     #[must_use]
     pub fn used_by(self, config: &NetworkConfig) -> Self {
         self.only(config.families())
     }
 
-    /// Keeps the addresses of these families only.
+    /// Returns the addresses of these families.
     #[must_use]
     pub fn only(self, families: IpFamilies) -> Self {
         Self { v4: self.v4.filter(|_| families.v4), v6: self.v6.filter(|_| families.v6) }
@@ -317,19 +318,19 @@ impl fmt::Display for PublicAddrs {
     }
 }
 
-/// The name of a backend in a lease, such as `vxlan`. Peers compare it letter for letter.
+/// The name of a backend in a lease, such as `vxlan`. Peers compare it exactly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendType(Cow<'static, str>);
 
 impl BackendType {
-    /// The backend that encapsulates in the kernel.
+    /// VXLAN.
     pub const VXLAN: Self = Self(Cow::Borrowed("vxlan"));
-    /// The backend of plain routes.
+    /// Plain routes.
     pub const HOST_GW: Self = Self(Cow::Borrowed("host-gw"));
-    /// What backends write that leave their name out: `udp`, `alloc` and the cloud ones.
+    /// The empty name of backends that omit theirs: `udp`, `alloc` and the cloud backends.
     pub const UNNAMED: Self = Self(Cow::Borrowed(""));
 
-    /// Returns the name; empty if the lease has none.
+    /// Returns the name, which may be empty.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -337,7 +338,7 @@ impl BackendType {
 }
 
 impl From<Cow<'_, str>> for BackendType {
-    /// Takes a name; well-known ones cost no memory of their own.
+    /// Well-known names need no allocation.
     fn from(name: Cow<'_, str>) -> Self {
         [Self::VXLAN, Self::HOST_GW, Self::UNNAMED]
             .into_iter()

@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn bad(key: &str) -> BadRecord {
-        BadRecord::new(key, key.parse().ok(), "it is garbage")
+        BadRecord::new(key, key.parse().ok(), "malformed")
     }
 
     fn subnets(set: &LeaseSet) -> Vec<String> {
@@ -274,22 +274,22 @@ mod tests {
         set.apply(snapshot(90, vec![lease("10.5.1.0-24", [192, 168, 0, 1], 90)]));
         let bad = vec![bad("10.5.1.0-24")];
         set.apply(RegistryEvent::Snapshot(Snapshot { revision: Revision(50), leases: Vec::new(), bad }));
-        assert_eq!(subnets(&set), ["10.5.1.0-24"], "it was good when it was last read");
+        assert_eq!(subnets(&set), ["10.5.1.0-24"], "it was readable before");
         set.apply(RegistryEvent::Deleted("10.5.1.0-24".parse().unwrap(), Revision(51)));
         assert_eq!(subnets(&set), [""; 0]);
     }
 
     #[test]
-    fn a_record_that_becomes_unreadable_keeps_its_last_good_lease() {
+    fn a_record_that_becomes_malformed_keeps_its_last_lease() {
         let mut set = LeaseSet::default();
         set.apply(snapshot(5, vec![lease(A, [1, 1, 1, 1], 3), lease(B, [2, 2, 2, 2], 4)]));
         assert_eq!(set.apply(RegistryEvent::Bad(bad(A))), []);
-        assert_eq!(set.apply(RegistryEvent::Bad(bad("garbage"))), []);
+        assert_eq!(set.apply(RegistryEvent::Bad(bad("malformed"))), []);
         assert_eq!(subnets(&set), [A, B]);
         let again = Snapshot {
             revision: Revision(9),
             leases: vec![lease(B, [2, 2, 2, 2], 4).into()],
-            bad: vec![bad(A), bad("garbage")],
+            bad: vec![bad(A), bad("malformed")],
         };
         assert_eq!(set.apply(RegistryEvent::Snapshot(again)), []);
         assert_eq!(subnets(&set), [A, B]);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_record_takes_its_subnet_until_it_is_written_well_or_removed() {
+    fn a_malformed_record_takes_its_subnet_until_it_is_rewritten_or_removed() {
         let mut set = LeaseSet::default();
         set.apply(RegistryEvent::Bad(bad(A)));
         assert_eq!(set.taken().collect::<Vec<_>>(), [A.parse().unwrap()]);
@@ -306,8 +306,8 @@ mod tests {
         set.apply(RegistryEvent::Bad(bad(A)));
         set.apply(RegistryEvent::Deleted(A.parse().unwrap(), Revision(4)));
         assert_eq!((set.bad().count(), set.taken().count()), (0, 0));
-        set.apply(RegistryEvent::Bad(bad("garbage")));
-        set.apply(RegistryEvent::BadDeleted("garbage".to_owned()));
+        set.apply(RegistryEvent::Bad(bad("malformed")));
+        set.apply(RegistryEvent::BadDeleted("malformed".to_owned()));
         assert_eq!(set.bad().count(), 0);
     }
 }

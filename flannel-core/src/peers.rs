@@ -129,6 +129,18 @@ impl PeerChange {
     }
 }
 
+impl From<&PeerChange> for LeaseChange {
+    /// Returns the change of the lease. A held peer stays.
+    fn from(change: &PeerChange) -> Self {
+        match change {
+            PeerChange::Joined(lease) | PeerChange::Changed(lease) | PeerChange::Held { lease, .. } => {
+                Self::Put(Arc::clone(lease))
+            }
+            PeerChange::Left(subnet) => Self::Removed(*subnet),
+        }
+    }
+}
+
 /// The peers that may have changed since the last pass.
 ///
 /// It is a hint that saves work: `All` is always correct in place of another value.

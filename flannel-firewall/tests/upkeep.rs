@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use flannel_core::{NetworkConfig, SubnetKey};
 use flannel_firewall::{
-    BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus, RuleChange,
-    RuleOptions,
+    BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus,
+    OverlayPrefixes, Packet, PacketPath, RuleChange, RuleOptions, Ruleset, TransportProtocol,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -75,6 +75,56 @@ fn run_reports_each_network_once_its_rules_are_in_place() {
     });
 }
 
+/// The rules of Docker 28 with `--allow-direct-routing`, as far as they concern packets from other hosts.
+const DOCKER: &str = "iptables -N DOCKER-USER
+    iptables -N DOCKER-FORWARD
+    iptables -N DOCKER
+    iptables -P FORWARD DROP
+    iptables -A FORWARD -j DOCKER-USER
+    iptables -A FORWARD -j DOCKER-FORWARD
+    iptables -A DOCKER-FORWARD -o docker0 -j DOCKER
+    iptables -A DOCKER-FORWARD -i docker0 -j ACCEPT
+    iptables -A DOCKER ! -i docker0 -o docker0 -j DROP";
+
+#[test]
+fn containers_of_docker_are_reachable_from_other_hosts_also_after_docker_restarts() {
+    let namespace = namespace();
+    let mut network = network("10.5.1.0/24", &[]);
+    network.mode = FirewallMode::Iptables;
+    let options = FirewallOptions::new(RuleOptions::default().with_forward(true));
+    let mut firewall = Firewall::new(namespace.clone(), options);
+    let address = |text: &str| text.parse().unwrap();
+    let packet = Packet::new(
+        PacketPath::Forward,
+        address("10.5.2.2"),
+        address("10.5.1.2"),
+        TransportProtocol::Tcp,
+        80,
+    )
+    .with_incoming(Some("flannel.1".to_owned()))
+    .with_outgoing(Some("docker0".to_owned()));
+    block_on(async {
+        shell(&namespace, DOCKER);
+        let blocking = || async { Ruleset::read(&namespace).await.0.blocking_rules(&packet) };
+        assert_eq!(blocking().await.len(), 1, "Docker drops the packet");
+        firewall.set_network(network.clone());
+        firewall.reconcile().await;
+        assert_eq!(blocking().await, []);
+        firewall.reconcile().await;
+
+        shell(&namespace, "iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN");
+        firewall.wait().await;
+        assert_eq!(firewall.reconcile().await.rules, RuleChange::Repaired);
+        assert_eq!(blocking().await, []);
+
+        assert!(Firewall::remove(namespace.clone(), &network).await.is_empty());
+        assert_eq!(
+            shell(&namespace, "iptables -S DOCKER-USER"),
+            "-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n"
+        );
+    });
+}
+
 #[test]
 fn a_blackhole_route_follows_the_subnet() {
     let namespace = namespace();
@@ -93,6 +143,37 @@ fn a_blackhole_route_follows_the_subnet() {
     );
     BlackholeRoutes::remove(&namespace, &network("10.5.2.0/24", &[])).unwrap();
     assert_eq!(routes(), "");
+}
+
+#[test]
+fn blackhole_routes_of_earlier_runs_are_removed_and_those_of_others_stay() {
+    let metric = u32::MAX;
+    for is_enabled in [true, false] {
+        let namespace = namespace();
+        shell(
+            &namespace,
+            &format!(
+                "ip link set lo up
+                ip route add blackhole 10.5.9.0/24 metric {metric}
+                ip route add blackhole 10.9.9.0/24 metric {metric}
+                ip route add blackhole 10.5.8.0/24
+                ip route add blackhole 192.0.2.0/24 metric {metric}"
+            ),
+        );
+        let routes = || {
+            let routes = shell(&namespace, "ip -4 route show type blackhole");
+            let nets = routes.split_whitespace().filter(|word| word.contains('/'));
+            nets.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let earlier = OverlayPrefixes::new("10.9.0.0/16".parse().unwrap(), "10.9.9.0/24".parse().unwrap());
+        let task = BlackholeRoutes::new(namespace.clone(), Duration::from_millis(20))
+            .with_enabled(is_enabled)
+            .with_previous(&[earlier.unwrap()]);
+        let (_publish, networks) = watch::channel(Some(network("10.5.1.0/24", &[])));
+        let own = if is_enabled { &["10.5.1.0/24"][..] } else { &[] };
+        let expected = [own, &["10.5.8.0/24", "192.0.2.0/24"]].concat();
+        block_on_beside(task.run(networks), eventually(|| routes() == expected));
+    }
 }
 
 #[test]

@@ -254,6 +254,8 @@ pub struct RouteFilter {
     pub table: Option<u32>,
     /// Only routes of this protocol.
     pub protocol: Option<u8>,
+    /// Only routes of this type.
+    pub kind: Option<RouteKind>,
 }
 
 impl RouteFilter {
@@ -263,12 +265,14 @@ impl RouteFilter {
             && self.index.is_none_or(|index| route.index == Some(index))
             && self.table.is_none_or(|table| route.table == table)
             && self.protocol.is_none_or(|protocol| route.protocol == protocol)
+            && self.kind.is_none_or(|kind| route.kind == kind)
     }
 
     fn request(&self, family: IpFamily) -> RouteNetlinkMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family.into();
         message.header.protocol = self.protocol.unwrap_or(0).into();
+        message.header.kind = self.kind.map_or(0, u8::from).into();
         message.attributes.extend(self.table.map(RouteAttribute::Table));
         message.attributes.extend(self.index.map(RouteAttribute::Oif));
         RouteNetlinkMessage::GetRoute(message)
@@ -438,14 +442,20 @@ mod tests {
     #[test]
     fn a_filter_matches_its_fields() {
         let route = Route::onlink("10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap(), 7);
-        let exact =
-            RouteFilter { family: Some(IpFamily::V4), index: Some(7), table: Some(254), protocol: Some(3) };
+        let exact = RouteFilter {
+            family: Some(IpFamily::V4),
+            index: Some(7),
+            table: Some(254),
+            protocol: Some(3),
+            kind: Some(RouteKind::Unicast),
+        };
         assert!(exact.matches(&route) && RouteFilter::default().matches(&route));
         for other in [
             RouteFilter { family: Some(IpFamily::V6), ..exact },
             RouteFilter { index: Some(8), ..exact },
             RouteFilter { table: Some(255), ..exact },
             RouteFilter { protocol: Some(4), ..exact },
+            RouteFilter { kind: Some(RouteKind::Blackhole), ..exact },
         ] {
             assert!(!other.matches(&route), "{other:?}");
         }

@@ -141,7 +141,8 @@ fn routes_are_read_by_table_protocol_and_link() {
             table: Some(Route::MAIN_TABLE),
             index: Some(index),
             family: Some(IpFamily::V4),
-            protocol: None
+            protocol: None,
+            kind: None,
         }),
         [main.clone(), marked]
     );

@@ -1,29 +1,29 @@
 //! A network with everything around it that a host needs.
 
 use std::convert::Infallible;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use flannel_core::{
-    Lease, Network, NetworkError, NetworkEvent, NetworkOptions, NetworkTask, Running, Shutdown, Term, chain,
+    Lease, Network, NetworkError, NetworkEvent, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
+    Term, chain,
 };
 use flannel_firewall::{
     BlackholeRoutes, Firewall, FirewallNetwork, FirewallOptions, FirewallStatus, OverlayPrefixes,
 };
 use flannel_netlink::Namespace;
-use futures::future::{self, Either};
+use futures::future;
 use futures::stream::{self, Stream, StreamExt as _};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backends::BackendRegistry;
+#[cfg(feature = "probes")]
 use crate::probe::{Mesh, MeshOptions};
+#[cfg(feature = "server")]
 use crate::server::{self, ObserveOptions};
-use crate::service_manager::{Notifier, notified, report_status};
-use crate::status::{DaemonState, StatusSource};
-use crate::subnet_file::SubnetEnv;
+use crate::service_manager::{Notifier, log_failure, report_status};
+use crate::status::{AgentState, StatusSource};
+use crate::subnet_file::SubnetFile;
 use crate::text::subnets;
 
 mod reload;
@@ -43,8 +43,10 @@ pub struct AgentOptions {
     /// Whether to keep a blackhole route for the host's own subnet.
     pub blackhole_route: bool,
     /// Where to serve health, metrics and status.
+    #[cfg(feature = "server")]
     pub observe: ObserveOptions,
     /// How to probe the other hosts in the background.
+    #[cfg(feature = "probes")]
     pub mesh: Option<MeshOptions>,
     /// The service manager to notify.
     pub service_manager: Notifier,
@@ -107,7 +109,7 @@ struct Host {
     namespace: Namespace,
     backends: BackendRegistry,
     options: AgentOptions,
-    state: Arc<DaemonState>,
+    state: AgentState,
 }
 
 impl NodeAgent {
@@ -121,7 +123,7 @@ impl NodeAgent {
         options: AgentOptions,
     ) -> Self {
         let (network, task) = Network::new(network);
-        let host = Host { namespace, backends, options, state: Arc::default() };
+        let host = Host { namespace, backends, options, state: AgentState::default() };
         Self { network, task, host, applied: watch::Sender::new(None) }
     }
 
@@ -134,8 +136,11 @@ impl NodeAgent {
     /// Returns the status of the network and of the agent.
     #[must_use]
     pub fn status_source(&self) -> StatusSource {
-        let subnet_file = self.host.options.subnet_file.clone().unwrap_or_default();
-        StatusSource::new(self.network.view(), Arc::clone(&self.host.state), &subnet_file)
+        let source = StatusSource::new(self.network.view(), self.host.state.clone());
+        match &self.host.options.subnet_file {
+            Some(path) => source.with_subnet_file(path),
+            None => source,
+        }
     }
 
     /// Follows the running state for which firewall rules and subnet file are in place, or were tried.
@@ -163,18 +168,12 @@ impl NodeAgent {
         let Self { network, task, host, applied } = self;
         let mut events = network.events().fuse();
         let running = watch::Sender::new(None);
-        let (options, notifier) = (&host.options, &host.options.service_manager);
+        let notifier = &host.options.service_manager;
         let work = task.run();
         let upkeep = host.keep(running.subscribe(), &applied);
-        let serving = server::serve(&options.observe, source.clone());
+        let serving = host.serve(source.clone());
         let reporting = report_status(notifier, source);
-        let probing = match options.mesh {
-            Some(mesh) => {
-                let (view, backends) = (network.view(), host.backends.clone());
-                Either::Left(Mesh::new(mesh, view, backends, Arc::clone(&host.state)).run())
-            }
-            None => Either::Right(future::pending::<Infallible>()),
-        };
+        let probing = host.probe(network.view());
         tokio::pin!(work, upkeep, serving, reporting, probing, commands);
         let mut changes = applied.subscribe();
         let mut reload = ReloadState::default();
@@ -265,16 +264,17 @@ impl Host {
     async fn reconcile(&self, firewall: &mut Firewall) {
         firewall.reconcile().await;
         let status: &FirewallStatus = firewall.status();
-        self.state.firewall(status.clone());
+        self.state.set_firewall(status.clone());
     }
 
     async fn keep_routes(&self, networks: watch::Receiver<Option<FirewallNetwork>>) -> Infallible {
-        if !self.options.blackhole_route {
-            return future::pending().await;
-        }
         let audit_interval = self.options.firewall.as_ref().map(|options| options.audit_interval);
         let audit_interval = audit_interval.unwrap_or(BLACKHOLE_AUDIT_INTERVAL);
-        BlackholeRoutes::new(self.namespace.clone(), audit_interval).run(networks).await
+        BlackholeRoutes::new(self.namespace.clone(), audit_interval)
+            .with_enabled(self.options.blackhole_route)
+            .with_previous(&self.options.previous)
+            .run(networks)
+            .await
     }
 
     fn firewall_network(&self, running: &Running) -> FirewallNetwork {
@@ -282,21 +282,44 @@ impl Host {
         FirewallNetwork::new(&running.config, &running.lease.subnet, ports)
     }
 
+    fn subnet_file(&self) -> Option<SubnetFile> {
+        let masquerade = self.options.firewall.as_ref().is_some_and(|firewall| firewall.rules.masquerade);
+        let path = self.options.subnet_file.as_ref()?;
+        Some(SubnetFile::new(path).with_masquerade(masquerade))
+    }
+
     /// Writes the subnet file. A host without it still carries traffic, so a failure is only reported.
     fn write_subnet_file(&self, running: &Running) {
-        let Some(path) = &self.options.subnet_file else {
-            self.state.subnet_file(Ok(()));
+        let Some(file) = self.subnet_file() else {
+            self.state.set_subnet_file(Ok(()));
             return;
         };
-        let Running { config, lease, mtu, .. } = running;
-        let masquerade = self.options.firewall.as_ref().is_some_and(|firewall| firewall.rules.masquerade);
-        let written = SubnetEnv::of(config, &lease.subnet, *mtu, masquerade).write(path);
-        let written = written.map_err(|error| chain(&error));
+        let written = file.write(running).map_err(|error| chain(&error));
         match &written {
-            Ok(()) => info!("Wrote subnet file to {}", path.display()),
+            Ok(()) => info!("Wrote subnet file to {}", file.path().display()),
             Err(error) => warn!("Failed to write subnet file: {error}"),
         }
-        self.state.subnet_file(written);
+        self.state.set_subnet_file(written);
+    }
+
+    async fn serve(&self, source: StatusSource) -> Infallible {
+        #[cfg(feature = "server")]
+        server::serve(&self.options.observe, source).await;
+        #[cfg(not(feature = "server"))]
+        drop(source);
+        future::pending().await
+    }
+
+    async fn probe(&self, network: NetworkView) -> Infallible {
+        #[cfg(feature = "probes")]
+        if let Some(mesh) = self.options.mesh {
+            let mesh = Mesh::new(mesh, network, self.backends.clone());
+            self.state.set_mesh(mesh.results());
+            mesh.run().await;
+        }
+        #[cfg(not(feature = "probes"))]
+        drop(network);
+        future::pending().await
     }
 
     async fn stop(
@@ -305,14 +328,18 @@ impl Host {
         work: impl Future<Output = Result<(), NetworkError>>,
         running: Option<Running>,
     ) -> Result<(), NetworkError> {
-        notified(self.options.service_manager.stopping());
+        log_failure(self.options.service_manager.stopping());
         if !self.options.release_on_exit {
             let ((), ended) = tokio::join!(network.shutdown(Shutdown::Keep), work);
             return ended;
         }
         let lease = network.lease();
         let ((), ended) = tokio::join!(network.shutdown(Shutdown::Remove), work);
-        self.remove_subnet_file();
+        if let Some(file) = self.subnet_file()
+            && let Err(error) = file.remove()
+        {
+            warn!("Failed to remove the subnet file {}: {error}", file.path().display());
+        }
         if let Some(running) = running {
             self.remove_rules(&running).await;
         }
@@ -323,16 +350,6 @@ impl Host {
             }
         }
         ended
-    }
-
-    /// Removes the subnet file: a stale one would hand out addresses that another host may lease.
-    fn remove_subnet_file(&self) {
-        let Some(path) = &self.options.subnet_file else { return };
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!("Failed to remove the subnet file {}: {error}", path.display());
-        }
     }
 
     async fn remove_rules(&self, running: &Running) {

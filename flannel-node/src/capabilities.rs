@@ -1,27 +1,31 @@
-//! Whether the process may do what the daemon has to.
+//! The capabilities that an agent needs.
 
 /// `CAP_NET_ADMIN` (`linux/capability.h`).
 const NET_ADMIN: u32 = 12;
 
-/// Checks that the process may change the network of its namespace. The error is one line for the operator.
+/// Checks that this process has `CAP_NET_ADMIN`.
+///
+/// # Errors
+///
+/// One line that names the fix.
 pub fn check() -> Result<(), String> {
-    // Where /proc cannot be read the kernel will say what is missing.
-    if of(None).unwrap_or(true) {
+    // Without /proc the kernel will report what is missing.
+    if has_net_admin(None).unwrap_or(true) {
         return Ok(());
     }
-    Err("flanneld may not change the network: run it as root, or give it CAP_NET_ADMIN (in a systemd unit \
+    Err("this process lacks CAP_NET_ADMIN: run it as root, or grant the capability (in a systemd unit \
          AmbientCapabilities=CAP_NET_ADMIN, in Docker --cap-add=NET_ADMIN)"
         .to_owned())
 }
 
-/// Tells whether a process, or this one, may change the network of its namespace; `None` if that is not told.
-pub fn of(process: Option<u32>) -> Option<bool> {
+/// Returns whether a process, by default this one, has `CAP_NET_ADMIN`; `None` if `/proc` does not tell.
+pub fn has_net_admin(process: Option<u32>) -> Option<bool> {
     let name = process.map_or_else(|| "thread-self".to_owned(), |id| id.to_string());
     let status = std::fs::read_to_string(format!("/proc/{name}/status")).ok()?;
     is_effective(&status, NET_ADMIN)
 }
 
-/// Reads a capability from the text of `/proc/PID/status` (proc_pid_status(5)); `None` if it is not told.
+/// Parses a capability from `/proc/PID/status` (proc_pid_status(5)).
 fn is_effective(status: &str, capability: u32) -> Option<bool> {
     let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let bits = u64::from_str_radix(bits.trim(), 16).ok()?;

@@ -1,4 +1,4 @@
-//! Asks a daemon over its unix socket.
+//! A client for the status socket of an agent.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -7,68 +7,76 @@ use std::time::Duration;
 
 use crate::status::AgentStatus;
 
-/// How long a daemon may be silent. It answers within milliseconds; one that stands still shall not hold up who asks.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for a response. An agent responds within milliseconds unless it hangs.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An answer is at most this long, in bytes: a peer takes some 300, and no network has a million.
-const LONGEST: u64 = 512 << 20;
+/// The maximum size of a response, in bytes: a peer takes about 300.
+const MAX_RESPONSE: u64 = 512 << 20;
 
-/// Why a daemon did not tell.
+/// Why an agent's status could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// None is there.
-    #[error(
-        "no flanneld runs here: nothing serves the socket {path}; one with another -subnet-file or -status-socket is \
-         found by the same flag"
-    )]
+    /// No agent runs.
+    #[error("nothing serves the socket {path}")]
     NotRunning {
-        /// Where it was looked for.
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// The user may not ask.
-    #[error("the socket {path} is for root alone: run this as root")]
+    /// The user may not connect.
+    #[error("permission denied for the socket {path}; run this as root")]
     Denied {
-        /// Where it is.
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// It is there and does not answer.
-    #[error("the flanneld behind the socket {path} does not answer: {reason}")]
-    NoAnswer {
-        /// Where it is.
+    /// The agent does not respond.
+    #[error("the process that serves the socket {path} does not respond: {reason}")]
+    NoResponse {
+        /// The path of the socket.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Asks for everything.
+/// Reads the status with every peer.
+///
+/// # Errors
+///
+/// [`ClientError`].
 pub fn status(socket: &Path) -> Result<AgentStatus, ClientError> {
-    read(socket, &fetch(socket, "/status")?)
+    parse(socket, &fetch(socket, "/status")?)
 }
 
-/// Asks for everything but the peers one by one.
+/// Reads the status without the single peers.
+///
+/// # Errors
+///
+/// [`ClientError`].
 pub fn summary(socket: &Path) -> Result<AgentStatus, ClientError> {
-    read(socket, &fetch(socket, "/summary")?)
+    parse(socket, &fetch(socket, "/summary")?)
 }
 
-fn read(socket: &Path, json: &[u8]) -> Result<AgentStatus, ClientError> {
-    AgentStatus::read(json)
-        .map_err(|error| no_answer(socket, format!("what it says cannot be read: {error}")))
+fn parse(socket: &Path, json: &[u8]) -> Result<AgentStatus, ClientError> {
+    AgentStatus::read(json).map_err(|error| no_response(socket, format!("invalid status: {error}")))
 }
 
-/// Makes one request, and returns the body of the answer.
+/// Requests a path, such as `/metrics`, and returns the body of the response.
+///
+/// # Errors
+///
+/// [`ClientError`].
 pub fn fetch(socket: &Path, path: &str) -> Result<Vec<u8>, ClientError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| not_connected(socket, &error))?;
-    let answer = exchange(&mut stream, path).map_err(|error| {
-        let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-        let late = || format!("no word within {} seconds", PATIENCE.as_secs());
-        no_answer(socket, if is_late { late() } else { error.to_string() })
+    let response = exchange(&mut stream, path).map_err(|error| {
+        let is_timeout = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let timeout = || format!("timeout after {} seconds", RESPONSE_TIMEOUT.as_secs());
+        no_response(socket, if is_timeout { timeout() } else { error.to_string() })
     })?;
     let (head, body) =
-        split(&answer).ok_or_else(|| no_answer(socket, "it does not speak HTTP".to_owned()))?;
+        split(&response).ok_or_else(|| no_response(socket, "not an HTTP response".to_owned()))?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_vec()),
-        _ => Err(no_answer(socket, head.lines().next().unwrap_or_default().to_owned())),
+        _ => Err(no_response(socket, head.lines().next().unwrap_or_default().to_owned())),
     }
 }
 
@@ -79,29 +87,29 @@ fn not_connected(socket: &Path, error: &io::Error) -> ClientError {
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         ClientError::Denied { path }
     } else {
-        no_answer(socket, error.to_string())
+        no_response(socket, error.to_string())
     }
 }
 
 fn exchange(stream: &mut UnixStream, path: &str) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: flanneld\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(LONGEST).read_to_end(&mut answer)?;
-    Ok(answer)
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
+    stream.set_write_timeout(Some(RESPONSE_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: flannel\r\nConnection: close\r\n\r\n")?;
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE).read_to_end(&mut response)?;
+    Ok(response)
 }
 
-/// Divides an answer into header and body, if the body is whole.
-fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
-    let end = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
-    let (head, body) = (std::str::from_utf8(&answer[..end]).ok()?, &answer[end + 4..]);
+/// Splits a response into header and body; `None` if the body is incomplete.
+fn split(response: &[u8]) -> Option<(&str, &[u8])> {
+    let end = response.windows(4).position(|end| end == b"\r\n\r\n")?;
+    let (head, body) = (std::str::from_utf8(&response[..end]).ok()?, &response[end + 4..]);
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?;
     (length.parse() == Ok(body.len())).then_some((head, body))
 }
 
-fn no_answer(socket: &Path, reason: String) -> ClientError {
-    ClientError::NoAnswer { path: socket.to_owned(), reason }
+fn no_response(socket: &Path, reason: String) -> ClientError {
+    ClientError::NoResponse { path: socket.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -109,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_was_cut_off_is_none() {
+    fn a_truncated_response_is_rejected() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         assert_eq!(split(whole), Some(("HTTP/1.1 200 OK\r\nContent-Length: 2", &b"{}"[..])));
         for end in 0..whole.len() {
@@ -119,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn where_no_daemon_runs_the_line_names_the_socket() {
+    fn the_error_names_a_socket_that_nothing_serves() {
         let path = std::env::temp_dir().join(format!("flanneld-nobody-{}.sock", std::process::id()));
-        let line = fetch(&path, "/status").expect_err("nobody is there").to_string();
-        assert!(line.contains("no flanneld runs here") && line.contains("nobody-"), "{line}");
+        let line = fetch(&path, "/status").expect_err("no server").to_string();
+        assert!(line.starts_with("nothing serves the socket ") && line.contains("nobody-"), "{line}");
     }
 }

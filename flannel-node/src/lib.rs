@@ -15,9 +15,12 @@ mod agent;
 pub mod backends;
 pub mod capabilities;
 pub mod client;
+#[cfg(feature = "doctor")]
 pub mod doctor;
 pub mod plan;
+#[cfg(feature = "probes")]
 pub mod probe;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod service_manager;
 pub mod status;
@@ -26,4 +29,6 @@ mod text;
 
 pub use agent::{AgentCommand, AgentOptions, NodeAgent};
 pub use backends::BackendRegistry;
+#[cfg(feature = "probes")]
 pub use probe::MeshOptions;
+pub use subnet_file::SubnetFile;

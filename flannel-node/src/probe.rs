@@ -16,6 +16,7 @@ mod mesh;
 mod order;
 mod packet;
 mod path;
+mod results;
 mod site;
 mod sys;
 mod verdict;
@@ -29,7 +30,8 @@ use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
 pub use history::History;
-pub use mesh::{Mesh, MeshNotes, MeshOptions};
+pub use mesh::{Mesh, MeshOptions};
+pub use results::MeshResults;
 pub use site::{Own, ProbeTarget, Site};
 pub use verdict::{ProbeContext, judge, weight};
 

@@ -1,15 +1,8 @@
-//! What the daemon tells of itself to whoever asks.
+//! Health, readiness, metrics and status over HTTP.
 //!
-//! | where | what |
-//! |---|---|
-//! | `http` | answers requests, over TCP and over a unix socket, however many there are and however slow |
-//! | `health` | the health port: `/healthz`, `/readyz`, `/metrics` |
-//! | `socket` | the unix socket: the same and `/status`, `/summary`; for root alone |
-//! | `report` | what is told: the network's status and what the daemon does beside it |
-//! | `ready`, `metrics` | the same in other forms (pure) |
-//! | `client` | asks a daemon over its socket |
-//!
-//! Nothing is put together unless it is asked for.
+//! [`HealthServer`] serves `/healthz`, `/readyz` and `/metrics` on a TCP port for everybody. [`StatusSocket`] serves the
+//! same, `/status` and `/summary` on a unix socket for root; [`client`](crate::client) reads it. Responses are put together
+//! on request.
 
 mod health;
 mod http;
@@ -17,34 +10,36 @@ mod metrics;
 mod readiness;
 mod socket;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+
+pub use health::HealthServer;
+use http::{Request, Response};
+pub use socket::StatusSocket;
 
 use crate::status::StatusSource;
-use http::{Answer, Request};
 
-/// What is served where.
+/// Where an agent serves health, metrics and status.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObserveOptions {
-    /// The health port, if there is one.
+    /// The address of the health port.
     pub health: Option<SocketAddr>,
-    /// The unix socket, if there is one.
+    /// The path of the status socket.
     pub socket: Option<PathBuf>,
 }
 
-/// Serves for ever. What cannot be served is told, tried again, and no reason to end: the traffic matters more.
-pub async fn serve(options: &ObserveOptions, sources: StatusSource) -> std::convert::Infallible {
-    let sources = Arc::new(sources);
+/// Serves what the options ask for, and never returns. Failures are logged; they don't matter to the traffic.
+pub async fn serve(options: &ObserveOptions, source: StatusSource) -> Infallible {
     let health = async {
         match options.health {
-            Some(address) => health::serve(address, Arc::clone(&sources)).await,
+            Some(address) => HealthServer::new(address, source.clone()).run().await,
             None => std::future::pending().await,
         }
     };
     let socket = async {
         match &options.socket {
-            Some(path) => socket::serve(path, Arc::clone(&sources)).await,
+            Some(path) => StatusSocket::new(path, source.clone()).run().await,
             None => std::future::pending().await,
         }
     };
@@ -54,28 +49,34 @@ pub async fn serve(options: &ObserveOptions, sources: StatusSource) -> std::conv
     }
 }
 
-/// What everybody may know.
-fn public(request: &Request, sources: &StatusSource) -> Option<Answer> {
+/// The paths that everybody may read.
+pub const PUBLIC_PATHS: &[&str] = &["/healthz", "/readyz", "/metrics"];
+
+/// The paths that only root may read.
+pub const PRIVATE_PATHS: &[&str] = &["/status", "/summary"];
+
+/// Responds to a request for a public path.
+fn public(request: &Request, source: &StatusSource) -> Option<Response> {
     Some(match request.path.as_str() {
-        "/healthz" => Answer::text(200, "flanneld is running"),
+        "/healthz" => Response::text(200, "flanneld is running"),
         "/readyz" => {
-            let (is_ready, body) = readiness::readiness(&sources.summary());
-            Answer::text(if is_ready { 200 } else { 503 }, body)
+            let (is_ready, body) = readiness::readiness(&source.summary());
+            Response::text(if is_ready { 200 } else { 503 }, body)
         }
-        "/metrics" => Answer::of(200, metrics::CONTENT_TYPE, metrics::metrics(&sources.summary())),
+        "/metrics" => Response::new(200, metrics::CONTENT_TYPE, metrics::metrics(&source.summary())),
         _ => return None,
     })
 }
 
-/// What is for whoever may administer the host.
-fn private(request: &Request, sources: &StatusSource) -> Option<Answer> {
-    let report = match request.path.as_str() {
-        "/status" => sources.status(),
-        "/summary" => sources.summary(),
-        _ => return public(request, sources),
+/// Responds to a request for any path.
+fn private(request: &Request, source: &StatusSource) -> Option<Response> {
+    let status = match request.path.as_str() {
+        "/status" => source.status(),
+        "/summary" => source.summary(),
+        _ => return public(request, source),
     };
-    Some(match serde_json::to_vec(&report) {
-        Ok(json) => Answer::of(200, "application/json", json),
-        Err(error) => Answer::text(500, error.to_string()),
+    Some(match serde_json::to_vec(&status) {
+        Ok(json) => Response::new(200, "application/json", json),
+        Err(error) => Response::text(500, error.to_string()),
     })
 }

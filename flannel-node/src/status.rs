@@ -1,199 +1,175 @@
-//! What a daemon tells: the network's [`NetworkStatus`], and beside its members what the daemon does around the network.
+//! The status of an agent: that of its network, and of what it does around the network.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "probes")]
+use std::time::Instant;
 
-use flannel_core::{
-    Condition, ConditionName, MeshStatus, NetworkStatus, NetworkView, ProbeSide, ProbeVerdict,
-};
+use flannel_core::{Condition, ConditionName, NetworkStatus, NetworkView};
 pub use flannel_firewall::FirewallStatus;
 use serde::{Deserialize, Serialize};
 
-use crate::probe::MeshNotes;
+#[cfg(feature = "probes")]
+use crate::probe::MeshResults;
+use crate::text::subnets;
 
-/// Everything that a daemon tells.
+/// The status of an agent. Its JSON is documented in `docs/status.md`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct AgentStatus {
-    /// The program.
+    /// The process.
     pub daemon: DaemonStatus,
-    /// The firewall rules, once they were looked at.
+    /// The firewall rules; `None` before the first pass.
     pub firewall: Option<FirewallStatus>,
-    /// The network.
+    /// The network, with the agent's own conditions.
     #[serde(flatten)]
     pub network: NetworkStatus,
 }
 
 impl AgentStatus {
-    /// Reads what [`Serialize`] writes.
+    /// Parses the JSON that [`Serialize`] writes.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the text.
+    /// The error of the JSON parser.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        /// What is beside the status.
-        #[derive(Deserialize)]
+        /// The members beside the network's.
+        #[derive(Default, Deserialize)]
         #[serde(default)]
-        #[derive(Default)]
-        struct Extra {
+        struct AgentMembers {
             daemon: DaemonStatus,
             firewall: Option<FirewallStatus>,
         }
-        // To take a large document apart twice costs less than to keep all its members for the second part.
-        let Extra { daemon, firewall } = serde_json::from_slice(json)?;
+        // Parsing a large document twice costs less than buffering it, as `flatten` would.
+        let AgentMembers { daemon, firewall } = serde_json::from_slice(json)?;
         Ok(Self { daemon, firewall, network: serde_json::from_slice(json)? })
     }
 }
 
-/// The program.
+/// The process of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DaemonStatus {
-    /// Its version.
+    /// The version of the program.
     pub version: String,
-    /// Its process id.
+    /// The process ID.
     pub pid: u32,
-    /// The file that tells the container runtime its subnet.
+    /// The path of the subnet file; empty if there is none.
     pub subnet_file: String,
 }
 
-/// Where the parts of a report come from.
-#[derive(Clone, Debug)]
-pub struct StatusSource {
-    daemon: DaemonStatus,
-    network: NetworkView,
-    beside: std::sync::Arc<DaemonState>,
-}
-
-/// What the daemon notes of its own doings.
-#[derive(Debug, Default)]
-pub struct DaemonState(Mutex<Notes>);
+/// The state of the agent's own work, which its parts update and [`StatusSource`] reads. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct AgentState(Arc<Mutex<AgentWork>>);
 
 #[derive(Debug, Default)]
-struct Notes {
+struct AgentWork {
     firewall: Option<FirewallStatus>,
-    /// What became of the subnet file, once it was to be written.
+    /// The result of the last write of the subnet file.
     subnet_file: Option<Result<(), String>>,
-    /// What the probes in the background found, if there are any.
-    mesh: Option<MeshNotes>,
+    #[cfg(feature = "probes")]
+    mesh: Option<MeshResults>,
 }
 
-impl DaemonState {
-    /// Notes what the firewall did.
-    pub fn firewall(&self, status: FirewallStatus) {
-        self.notes().firewall = Some(status);
+impl AgentState {
+    /// Records the state of the firewall rules after a pass.
+    pub fn set_firewall(&self, status: FirewallStatus) {
+        self.lock().firewall = Some(status);
     }
 
-    /// Notes whether the subnet file could be written.
-    pub fn subnet_file(&self, written: Result<(), String>) {
-        self.notes().subnet_file = Some(written);
+    /// Records whether the subnet file was written, or why not. Until then the agent isn't ready.
+    pub fn set_subnet_file(&self, result: Result<(), String>) {
+        self.lock().subnet_file = Some(result);
     }
 
-    /// Notes what probes found.
-    pub fn mesh<T>(&self, note: impl FnOnce(&mut MeshNotes) -> T) -> T {
-        note(self.notes().mesh.get_or_insert_default())
+    /// Adds the results of a mesh of probes.
+    #[cfg(feature = "probes")]
+    pub fn set_mesh(&self, results: MeshResults) {
+        self.lock().mesh = Some(results);
     }
 
-    fn notes(&self) -> MutexGuard<'_, Notes> {
+    fn lock(&self) -> MutexGuard<'_, AgentWork> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Puts the status of an agent together from its network and its state.
+#[derive(Clone, Debug)]
+pub struct StatusSource {
+    daemon: DaemonStatus,
+    network: NetworkView,
+    state: AgentState,
+}
+
 impl StatusSource {
-    pub fn new(
-        network: NetworkView,
-        beside: std::sync::Arc<DaemonState>,
-        subnet_file: &std::path::Path,
-    ) -> Self {
+    /// Reads the status of this process from a network and the agent's own state.
+    #[must_use]
+    pub fn new(network: NetworkView, state: AgentState) -> Self {
         let daemon = DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            subnet_file: subnet_file.display().to_string(),
+            subnet_file: String::new(),
         };
-        Self { daemon, network, beside }
+        Self { daemon, network, state }
     }
 
-    /// Tells everything.
+    /// Sets the path of the subnet file.
+    #[must_use]
+    pub fn with_subnet_file(mut self, path: &Path) -> Self {
+        self.daemon.subnet_file = path.display().to_string();
+        self
+    }
+
+    /// Returns the status with every peer.
+    #[must_use]
     pub fn status(&self) -> AgentStatus {
-        self.report(self.network.status())
+        self.add_agent(self.network.status())
     }
 
-    /// Tells everything but the peers one by one.
+    /// Returns the status without the single peers.
+    #[must_use]
     pub fn summary(&self) -> AgentStatus {
-        self.report(self.network.summary())
+        self.add_agent(self.network.summary())
     }
 
-    fn report(&self, mut network: NetworkStatus) -> AgentStatus {
-        let notes = self.beside.notes();
-        network.conditions.extend(conditions(&notes, network.ready));
-        if let Some(mesh) = &notes.mesh {
-            add_mesh(&mut network, mesh, Instant::now());
+    fn add_agent(&self, mut network: NetworkStatus) -> AgentStatus {
+        let work = self.state.lock();
+        network.conditions.extend(conditions(&work, network.ready));
+        #[cfg(feature = "probes")]
+        if let Some(mesh) = &work.mesh {
+            mesh.add_to(&mut network, Instant::now());
         }
-        let (daemon, firewall) = (self.daemon.clone(), notes.firewall.clone());
+        let (daemon, firewall) = (self.daemon.clone(), work.firewall.clone());
         AgentStatus { daemon, firewall, network }
     }
 }
 
-/// What is not in order of what the daemon does beside the network.
-fn conditions(notes: &Notes, is_network_ready: bool) -> Vec<Condition> {
+/// Returns the faults of the agent's own work.
+fn conditions(work: &AgentWork, is_network_ready: bool) -> Vec<Condition> {
     let mut conditions = Vec::new();
-    if let Some(first) = notes.firewall.as_ref().and_then(|firewall| firewall.failed.first()) {
+    if let Some(first) = work.firewall.as_ref().and_then(|firewall| firewall.failed.first()) {
         conditions.push(Condition::new(ConditionName::FirewallFailed, first));
     }
-    match &notes.subnet_file {
+    match &work.subnet_file {
         Some(Ok(())) => {}
         Some(Err(reason)) => conditions.push(Condition::new(ConditionName::SubnetFileFailed, reason)),
         None if is_network_ready => {
-            conditions
-                .push(Condition::new(ConditionName::Starting, "the subnet file is still to be written"));
+            conditions.push(Condition::new(ConditionName::Starting, "the subnet file is not written yet"));
         }
         None => {}
     }
     conditions
 }
 
-/// Adds what probes found to the state of the network: of each peer, of all together, and what is wrong by name.
-fn add_mesh(network: &mut NetworkStatus, mesh: &MeshNotes, now: Instant) {
-    for peer in network.peers.each.iter_mut().flatten() {
-        peer.probe = mesh.peers.get(&peer.subnet).map(|history| history.show(now));
-    }
-    let mut status = MeshStatus::default();
-    (status.round, status.sent, status.lost) = (mesh.round, mesh.sent, mesh.lost);
-    // Every verdict is there, so that a graph of it does not break off.
-    status.verdicts = ProbeVerdict::ALL.iter().map(|verdict| (*verdict, 0)).collect();
-    let probes = || mesh.peers.iter().map(|(subnet, history)| (subnet, history.probe()));
-    for (_, probe) in probes() {
-        *status.verdicts.entry(probe.verdict).or_default() += 1;
-        let inside = probe.paths.iter().filter(|way| way.side == ProbeSide::Inside);
-        let longest = inside.filter_map(|way| way.round_trip_microseconds).max();
-        status.longest_round_trip_microseconds = status.longest_round_trip_microseconds.max(longest);
-    }
-    for (verdict, name) in [
-        (ProbeVerdict::TunnelBlocked, ConditionName::TunnelBlocked),
-        (ProbeVerdict::Silent, ConditionName::PeersSilent),
-        (ProbeVerdict::Lossy, ConditionName::PacketsLost),
-        (ProbeVerdict::MtuSmall, ConditionName::PathMtuSmall),
-    ] {
-        if let Some((subnet, probe)) = probes().find(|(_, probe)| probe.verdict == verdict) {
-            let (count, all) = (status.verdicts.get(&verdict).copied().unwrap_or_default(), mesh.peers.len());
-            let which = crate::text::subnets(subnet);
-            network
-                .conditions
-                .push(Condition::new(name, format!("{count} of {all} peers; {which}: {}", probe.detail)));
-        }
-    }
-    network.peers.mesh = Some(status);
-}
-
-/// Tells whether the loop of the network runs, so that the service manager may be told that the daemon lives.
-pub fn is_alive(network: &NetworkStatus) -> bool {
+/// Returns whether the network's loop runs.
+pub(crate) fn is_alive(network: &NetworkStatus) -> bool {
     !network.conditions.iter().any(|condition| condition.name == ConditionName::Stalled)
 }
 
-/// Says in one line how the network is, for the service manager.
-pub fn in_one_line(network: &NetworkStatus) -> String {
+/// Describes a network in one line: the lease, the number of peers, and the first fault.
+pub(crate) fn one_line(network: &NetworkStatus) -> String {
     let peers = &network.peers;
     let mut line = match &network.lease {
-        Some(lease) => format!("{}, ", crate::text::subnets(&lease.subnet)),
+        Some(lease) => format!("{}, ", subnets(&lease.subnet)),
         None => String::new(),
     };
     line.push_str(&match peers.programmed == peers.known {
@@ -202,7 +178,7 @@ pub fn in_one_line(network: &NetworkStatus) -> String {
     });
     if let Some(first) = network.conditions.first() {
         let more = network.conditions.len() - 1;
-        line.push_str(&format!("; {}: {}", first.name, shortened(&first.detail)));
+        line.push_str(&format!("; {}: {}", first.name, shorten(&first.detail)));
         if more > 0 {
             line.push_str(&format!(" (and {more} more)"));
         }
@@ -210,17 +186,14 @@ pub fn in_one_line(network: &NetworkStatus) -> String {
     line
 }
 
-/// Cuts a text that is too long for one line.
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 200;
-    match text.char_indices().nth(LONGEST) {
+/// Truncates a long text.
+fn shorten(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
-
-/// How often the line is made anew.
-pub const LINE_EVERY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -229,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_read_as_it_was_written() {
+    fn a_status_survives_its_json() {
         let mut network = NetworkStatus::default();
         network.ready = true;
         network.peers.known = 2;
@@ -243,38 +216,38 @@ mod tests {
     }
 
     #[test]
-    fn what_the_daemon_does_beside_the_network_counts_for_its_readiness() {
-        let names = |notes: &Notes, ready| {
-            conditions(notes, ready)
+    fn the_agents_own_faults_are_conditions() {
+        let names = |work: &AgentWork, ready| {
+            conditions(work, ready)
                 .iter()
                 .map(|condition| condition.name.as_str())
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        let mut notes = Notes::default();
-        assert_eq!(names(&notes, false), "", "the network says itself that it is starting");
-        assert_eq!(names(&notes, true), "starting");
-        notes.subnet_file = Some(Err("the disk is full".to_owned()));
-        assert_eq!(names(&notes, true), "subnet_file_failed");
-        notes.subnet_file = Some(Ok(()));
-        assert_eq!(names(&notes, true), "");
+        let mut work = AgentWork::default();
+        assert_eq!(names(&work, false), "", "the network reports that it is starting");
+        assert_eq!(names(&work, true), "starting");
+        work.subnet_file = Some(Err("the disk is full".to_owned()));
+        assert_eq!(names(&work, true), "subnet_file_failed");
+        work.subnet_file = Some(Ok(()));
+        assert_eq!(names(&work, true), "");
         let mut firewall = FirewallStatus::default();
         firewall.failed = vec!["no nft".to_owned()];
-        notes.firewall = Some(firewall);
-        assert_eq!(names(&notes, true), "firewall_failed");
+        work.firewall = Some(firewall);
+        assert_eq!(names(&work, true), "firewall_failed");
     }
 
     #[test]
-    fn the_line_for_the_service_manager_says_how_many_peers_there_are_and_what_is_wrong() {
+    fn the_line_has_the_number_of_peers_and_the_first_fault() {
         let mut network = NetworkStatus::default();
         (network.peers.known, network.peers.programmed) = (3, 3);
-        assert_eq!(in_one_line(&network), "3 peers");
+        assert_eq!(one_line(&network), "3 peers");
         network.peers.programmed = 2;
         network.conditions = vec![
             Condition::new(ConditionName::ObjectsFailed, "x".repeat(500)),
             Condition::new(ConditionName::BadRecords, "y"),
         ];
-        let line = in_one_line(&network);
+        let line = one_line(&network);
         assert!(
             line.starts_with("2 of 3 peers; objects_failed: xxx") && line.ends_with("… (and 1 more)"),
             "{line}"

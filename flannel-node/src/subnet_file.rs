@@ -1,14 +1,14 @@
-//! The file that tells container runtimes and CNI plugins the subnet of this host, by default
-//! `/run/flannel/subnet.env`.
+//! The subnet file, by default `/run/flannel/subnet.env`, from which container runtimes and CNI plugins read the subnet of
+//! this host.
 //!
-//! It is written whole or not at all ([`SubnetEnv::write`]), and read back at the next start only as a
-//! memory of the subnet to ask for again ([`read_previous`]).
+//! It is replaced atomically. The next start reads it only to request the same subnet again ([`read_previous`]).
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use flannel_core::{NetworkConfig, SubnetKey, SubnetPool};
+use flannel_core::{NetworkConfig, Running, SubnetKey, SubnetPool};
 use flannel_registry::{WriteError, write_atomically};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -24,24 +24,24 @@ const IPV6_SUBNET: &str = "FLANNEL_IPV6_SUBNET";
 const MTU: &str = "FLANNEL_MTU";
 const IPMASQ: &str = "FLANNEL_IPMASQ";
 
-/// What the file says. A family that is not in use has neither a network nor a subnet.
+/// The values of the subnet file. A family that is not in use has neither a network nor a subnet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SubnetEnv {
     /// The IPv4 network of the whole cluster.
     pub network: Option<Ipv4Net>,
-    /// The IPv4 subnet that this host leases.
+    /// The IPv4 subnet of this host.
     pub subnet: Option<Ipv4Net>,
     /// The IPv6 network of the whole cluster.
     pub ipv6_network: Option<Ipv6Net>,
-    /// The IPv6 subnet that this host leases.
+    /// The IPv6 subnet of this host.
     pub ipv6_subnet: Option<Ipv6Net>,
     /// The largest packet, in bytes, that containers may send.
     pub mtu: u32,
-    /// Whether the daemon masquerades traffic that leaves the network.
+    /// Whether traffic that leaves the network is masqueraded.
     pub ip_masq: bool,
 }
 
-/// The text of the file. Subnets appear with their first address, which is the bridge's.
+/// Writes the text of the file. A subnet is written as its first address, which is the bridge's.
 impl fmt::Display for SubnetEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(network) = self.network {
@@ -64,8 +64,9 @@ impl fmt::Display for SubnetEnv {
 }
 
 impl SubnetEnv {
-    /// What the file says of a network and a host's part of it.
-    pub fn of(config: &NetworkConfig, subnet: &SubnetKey, mtu: u32, ip_masq: bool) -> Self {
+    /// Returns the values for a network and the subnet of a host.
+    #[must_use]
+    pub fn new(config: &NetworkConfig, subnet: &SubnetKey, mtu: u32, ip_masq: bool) -> Self {
         let network = |pool: Option<SubnetPool>| pool.map(|pool| pool.network());
         Self {
             network: network(config.ipv4)
@@ -79,25 +80,89 @@ impl SubnetEnv {
         }
     }
 
-    /// Replaces the file at `path`, and makes its directory if that is missing.
+    /// Replaces the file at `path` atomically, and creates its directory if it is missing.
     ///
-    /// A reader sees the old file or the new one, also after a crash of the host. A regular file keeps its
-    /// mode; anything else in its place, such as a symbolic link, is replaced by a file of mode 0644.
+    /// After a crash of the host, the file is the old one or the new one. A regular file keeps its mode; anything else, such
+    /// as a symbolic link, is replaced by a file of mode 0644.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`] if the file system refuses; then the old file is left.
     pub fn write(&self, path: &Path) -> Result<(), WriteError> {
         write_atomically(path, self.to_string().as_bytes(), 0o644)
     }
 }
 
+/// The subnet file of a running network.
+///
+/// ```no_run
+/// # fn write(network: &flannel_core::Running) -> Result<(), Box<dyn std::error::Error>> {
+/// use flannel_node::SubnetFile;
+///
+/// let file = SubnetFile::new("/run/flannel/subnet.env").with_masquerade(true);
+/// file.write(network)?;
+/// // … and when the host leaves the network:
+/// file.remove()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubnetFile {
+    path: PathBuf,
+    masquerade: bool,
+}
+
+impl SubnetFile {
+    /// Describes the file at this path.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), masquerade: false }
+    }
+
+    /// Sets whether traffic that leaves the network is masqueraded; container runtimes then don't do it.
+    #[must_use]
+    pub fn with_masquerade(self, masquerade: bool) -> Self {
+        Self { masquerade, ..self }
+    }
+
+    /// Returns the path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the file by one for this network.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`], as for [`SubnetEnv::write`].
+    pub fn write(&self, network: &Running) -> Result<(), WriteError> {
+        let Running { config, lease, mtu, .. } = network;
+        SubnetEnv::new(config, &lease.subnet, *mtu, self.masquerade).write(&self.path)
+    }
+
+    /// Removes the file: a stale one would hand out addresses that another host may lease. A missing file is no error.
+    ///
+    /// # Errors
+    ///
+    /// An I/O error if the file system refuses.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
-    use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
-    /// A directory of the test's own that goes away with it.
+    /// A temporary directory.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -137,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_the_one_that_scripts_read() {
+    fn the_text_is_upstreams() {
         let text = "FLANNEL_NETWORK=172.30.0.0/16\nFLANNEL_SUBNET=172.30.8.1/21\nFLANNEL_MTU=1500\n\
                     FLANNEL_IPMASQ=false\n";
         assert_eq!(ipv4_only().to_string(), text);
@@ -158,20 +223,20 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_and_its_directory_are_readable_by_everyone() {
+    fn a_new_file_is_readable_by_all_users() {
         let directory = Directory::new();
         let path = directory.0.join("run/flannel/subnet.env");
         ipv4_only().write(&path).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("read"), ipv4_only().to_string());
         assert_eq!(mode(&path), 0o644);
-        assert_eq!(directory.names(), ["run"], "and nothing beside it");
+        assert_eq!(directory.names(), ["run"], "and no temporary file");
     }
 
     #[test]
     fn an_existing_file_keeps_its_mode() {
         let directory = Directory::new();
         let path = directory.0.join("subnet.env");
-        fs::write(&path, "FLANNEL_MTU=1\nolder and longer than what replaces it".repeat(100)).expect("old");
+        fs::write(&path, "FLANNEL_MTU=1\nolder and longer than the new file".repeat(100)).expect("old");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("mode");
         ipv4_only().write(&path).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("read"), ipv4_only().to_string());
@@ -180,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_is_replaced_and_not_followed() {
+    fn a_symbolic_link_is_replaced() {
         let directory = Directory::new();
         let (path, target) = (directory.0.join("subnet.env"), directory.0.join("target"));
         fs::write(&target, "precious").expect("target");
@@ -193,10 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_nothing_behind_and_says_where() {
+    fn a_failed_write_leaves_no_temporary_file_and_names_the_path() {
         let directory = Directory::new();
         let path = directory.0.join("subnet.env");
-        fs::create_dir(&path).expect("in the way");
+        fs::create_dir(&path).expect("a directory at the path");
         let error = ipv4_only().write(&path).expect_err("a directory cannot be replaced");
         assert_eq!(error.to_string(), format!("replace {}", path.display()));
         assert_eq!(directory.names(), ["subnet.env"]);

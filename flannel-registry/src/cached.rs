@@ -19,18 +19,18 @@ mod file;
 mod shared;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Damping, DampingOptions, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager,
-    LeaseRequest, ManagerError, NetworkConfig, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey, chain,
+    Backoff, KeepEvent, LastContact, Lease, LeaseAttrs, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, PeerChange, PeerEvent, PeerSet, PublicAddrs, StoreIdentity, SubnetKey, chain,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::cache::Cache;
 use file::CacheFile;
@@ -41,6 +41,9 @@ use shared::{Shared, State, is_no_answer};
 /// If the inner manager does not answer at the start, the config, lease and peers come from the file if it belongs to this
 /// network and host. The network carries traffic at once, and is corrected when the registry answers. A missing or
 /// invalid file is not an error.
+///
+/// The file contains the peers that the network uses, as it reports them with
+/// [`peers_in_use`](LeaseManager::peers_in_use).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -76,8 +79,6 @@ pub struct CacheOptions {
     pub network: String,
     /// The host's public addresses. A file of a host with other addresses is ignored.
     pub public: PublicAddrs,
-    /// When it is doubted that many peers left at once; such peers stay in the file.
-    pub damping: DampingOptions,
     /// The backoff between attempts to confirm a cached lease.
     pub retry: Backoff,
 }
@@ -90,7 +91,6 @@ impl CacheOptions {
             path: path.into(),
             network: network.into(),
             public,
-            damping: DampingOptions::default(),
             retry: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
         }
     }
@@ -99,14 +99,10 @@ impl CacheOptions {
 impl<M: LeaseManager> CachedLeaseManager<M> {
     /// Reads the file and wraps `inner`.
     pub fn open(inner: M, options: CacheOptions) -> Self {
-        let CacheOptions { path, network, public, damping, retry } = options;
+        let CacheOptions { path, network, public, retry } = options;
         let file = CacheFile::new(path, network);
         let cache = file.read(&public);
-        let mut peers = Damping::new(damping);
-        if let Some(cache) = &cache {
-            let cached = cache.peers.iter().cloned().map(LeaseChange::Put).collect();
-            peers.filter(cached, Instant::now().into_std());
-        }
+        let peers = PeerSet::all_of(cache.iter().flat_map(|cache| cache.peers.iter().cloned()));
         let cache_store = cache.as_ref().map(|cache| cache.store.clone());
         let state = State {
             cache,
@@ -133,6 +129,14 @@ impl<M: LeaseManager> CachedLeaseManager<M> {
 impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
     fn describe(&self) -> String {
         self.shared.inner.describe()
+    }
+
+    fn host_name(&self) -> Option<String> {
+        self.shared.inner.host_name()
+    }
+
+    fn peer_names(&self) -> BTreeMap<SubnetKey, String> {
+        self.shared.inner.peer_names()
     }
 
     fn store(&self) -> StoreIdentity {
@@ -205,6 +209,17 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
         let own = self.shared.inner.publish(own, attrs).await?;
         self.shared.confirmed(&own);
         Ok(own)
+    }
+
+    fn host_ready(&self, own: &Lease) {
+        self.shared.inner.host_ready(own);
+    }
+
+    /// Has the peers that the network uses written to the file, so that those that it holds stay there.
+    fn peers_in_use(&self, changes: &[PeerChange]) {
+        self.shared.state().peers.extend(changes.iter().map(Into::into));
+        self.shared.changed.notify_one();
+        self.shared.inner.peers_in_use(changes);
     }
 
     fn reconnect(&self) {

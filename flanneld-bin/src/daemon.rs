@@ -4,12 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::{
-    BackendError, DampingOptions, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain,
-};
+use flannel_core::{BackendError, DescriptorStore, NetworkError, NetworkOptions, SubnetKey, chain};
 use flannel_dataplane::InitialChoice;
 use flannel_firewall::FirewallOptions;
-use flannel_node::service_manager::{FdStore, Notifier};
+use flannel_node::service_manager::{FdStore, Notifier, PassedDescriptors};
 use flannel_node::subnet_file::{Previous, read_previous};
 use flannel_node::{AgentCommand, AgentOptions, BackendRegistry, NodeAgent, capabilities};
 use flannel_registry::{
@@ -55,38 +53,44 @@ fn start(options: &Options, host: Host) -> Result<(), String> {
     for warning in warnings {
         warn!("{warning}");
     }
-    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
-        .map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
-    let store = FdStore::open(options.keep_udp_device, &notifier, descriptors);
-    let store = store.map(|store| Arc::new(store) as Arc<dyn DescriptorStore>);
-    let backends = backends.with_descriptors(store);
+    let notifier = Notifier::from_env().map_err(|error| format!("NOTIFY_SOCKET cannot be used: {error}"))?;
+    let backends = backends.with_descriptors(descriptor_store(options, &notifier, descriptors));
     runtime()?.block_on(async {
         info!("Installing signal handlers");
         let commands = commands().map_err(|error| format!("Failed to catch signals: {error}"))?;
-        let damping = damping(options);
-        let manager = lease_manager(options, &chosen, &previous, damping)?;
+        let manager = lease_manager(options, &chosen, &previous)?;
         let mut network = NetworkOptions::new(manager, backends.clone(), chosen.external.clone());
         network.choose_external = Some(chosen.into_chooser());
         network.follow_config = options.follow_config;
         network.previous = SubnetKey::new(previous.subnet, previous.ipv6_subnet);
-        network.damping = damping;
+        network.damping.hold = options.mass_expiry_hold;
         let agent_options = agent_options(options, &backends, &previous, notifier);
         let agent = NodeAgent::new(namespace, network, backends, agent_options);
         follow(agent, commands).await.map_err(|error| describe(&error))
     })
 }
 
-fn damping(options: &Options) -> DampingOptions {
-    let mut damping = DampingOptions::default();
-    damping.hold = options.mass_expiry_hold;
-    damping
+/// Returns the service manager's descriptor store if it is to be used; otherwise the manager closes what it stored.
+fn descriptor_store(
+    options: &Options,
+    notifier: &Notifier,
+    passed: PassedDescriptors,
+) -> Option<Arc<dyn DescriptorStore>> {
+    let store = FdStore::new(notifier, passed);
+    if options.keep_udp_device && notifier.has_manager() {
+        return Some(Arc::new(store));
+    }
+    if options.keep_udp_device {
+        warn!("-keep-udp-device has no effect: NOTIFY_SOCKET is not set");
+    }
+    store.clear();
+    None
 }
 
 fn lease_manager(
     options: &Options,
     chosen: &InitialChoice,
     previous: &Previous,
-    damping: DampingOptions,
 ) -> Result<CachedLeaseManager<RegistryLeaseManager<Arc<dyn flannel_core::SubnetRegistry>>>, String> {
     let registry = registry::open(&options.etcd, options.etcd_api)
         .map_err(|error| format!("Failed to create SubnetManager: {}", chain(error.as_ref())))?;
@@ -100,8 +104,7 @@ fn lease_manager(
     lease.renew_margin = options.renew_margin;
     lease.identity = Some(Arc::new(identity));
     let path = options.beside_subnet_file(".cache");
-    let mut cache = CacheOptions::new(path, options.etcd.prefix.clone(), chosen.external.public);
-    cache.damping = damping;
+    let cache = CacheOptions::new(path, options.etcd.prefix.clone(), chosen.external.public);
     Ok(CachedLeaseManager::open(RegistryLeaseManager::with_options(registry, lease), cache))
 }
 
@@ -119,7 +122,7 @@ fn agent_options(
     let mut agent = AgentOptions::default();
     agent.subnet_file = Some(options.subnet_file.clone());
     agent.firewall = Some(firewall);
-    agent.previous = previous.nets();
+    agent.previous = previous.prefixes();
     agent.blackhole_route = flags.blackhole_route;
     agent.observe = options.observe.clone();
     agent.mesh = options.mesh;

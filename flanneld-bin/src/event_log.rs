@@ -103,6 +103,9 @@ fn line(event: &NetworkEvent) -> (Severity, String) {
             (Info, format!("Subnet changed: {} via {}", subnets(&lease.subnet), lease.attrs.public))
         }
         NetworkEvent::PeerLeft(subnet) => (Info, format!("Subnet removed: {}", subnets(subnet))),
+        NetworkEvent::PeerHeld(lease) => {
+            (Info, format!("Subnet held: {} via {}", subnets(&lease.subnet), lease.attrs.public))
+        }
         NetworkEvent::BadRecord(record) => (Warning, format!("Ignoring bad subnet node: {record}")),
         NetworkEvent::Repaired { objects, noticed } => {
             (Info, format!("Repaired {objects} objects, detected by {noticed}"))

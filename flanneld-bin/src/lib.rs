@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use flannel_netlink::Namespace;
 use flannel_node::BackendRegistry;
-use flannel_node::service_manager::{PassedDescriptors, passed};
+use flannel_node::service_manager::{PassedDescriptors, passed_descriptors};
 use tracing::warn;
 
 use flags::{FlagError, IgnoredArguments};
@@ -76,7 +76,7 @@ pub fn run(
 ) -> ExitCode {
     sys::configure_allocator();
     // Before anything is opened: the descriptors are known by their numbers.
-    let descriptors = passed(std::process::id(), |variable| env::var_os(variable));
+    let descriptors = passed_descriptors(std::process::id(), |variable| env::var_os(variable));
     let host = match Namespace::current() {
         Ok(namespace) => Host { backends: backends(&namespace), namespace, descriptors },
         Err(error) => {

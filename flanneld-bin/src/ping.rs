@@ -63,7 +63,7 @@ async fn find_peers(options: &PingOptions, backends: &BackendRegistry) -> Result
                 let no_lease = "flanneld on this host has no lease yet, and so no peers".to_owned();
                 return Ok((PeerSource::Daemon, Site::of_status(&report.network, backends).ok_or(no_lease)?));
             }
-            Err(error) => error.to_string(),
+            Err(error) => crate::show::describe(&error),
         },
         None => "the status socket is off".to_owned(),
     };

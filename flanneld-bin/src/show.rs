@@ -92,7 +92,7 @@ fn show(
                 if in_order { ExitCode::SUCCESS } else { ExitCode::from(FAULT) }
             }
             Err(error) => {
-                let _ = writeln!(io::stderr(), "{error}");
+                let _ = writeln!(io::stderr(), "{}", describe(&error));
                 ExitCode::FAILURE
             }
         };
@@ -101,14 +101,24 @@ fn show(
     loop {
         let written = match request(options) {
             Ok(report) => write!(io::stdout(), "{clear}{}", format(&report).text),
-            Err(error) if options.json => writeln!(io::stderr(), "{error}"),
-            Err(error) => writeln!(io::stdout(), "{clear}{error}"),
+            Err(error) if options.json => writeln!(io::stderr(), "{}", describe(&error)),
+            Err(error) => writeln!(io::stdout(), "{clear}{}", describe(&error)),
         };
         if written.and_then(|()| io::stdout().flush()).is_err() {
             // The reader closed the pipe.
             return ExitCode::SUCCESS;
         }
         std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+/// Describes why the daemon's status could not be read.
+pub(crate) fn describe(error: &ClientError) -> String {
+    match error {
+        ClientError::NotRunning { .. } => {
+            format!("no flanneld runs here: {error}; -subnet-file or -status-socket selects another daemon")
+        }
+        error => error.to_string(),
     }
 }
 

@@ -237,7 +237,8 @@ impl BackendSubject for Bare {
 
 #[test]
 fn a_missing_hook_fails_its_checks_by_name() {
-    let checks: [(&str, fn(&dyn BackendSubject)); 8] = [
+    type Check = fn(&dyn BackendSubject);
+    let checks: [(&str, Check); 8] = [
         ("block", backend::failed_object_does_not_delay_others),
         ("undo", backend::drift_is_noticed_and_repaired),
         ("other_options", backend::reconfigure_applies_new_options),

@@ -17,7 +17,7 @@ fn error(text: &str) -> (Option<&'static str>, String) {
 }
 
 #[test]
-fn ranges_not_given_follow_from_the_network() {
+fn default_ranges_follow_from_the_network() {
     for (text, len, range) in [
         (r#"{"Network":"172.30.0.0/16","SubnetLen":21}"#, 21, "172.30.8.0 ... 172.30.248.0"),
         (r#"{"Network":"10.1.0.0/16"}"#, 24, "10.1.1.0 ... 10.1.255.0"),
@@ -42,7 +42,7 @@ fn ranges_not_given_follow_from_the_network() {
 }
 
 #[test]
-fn ipv6_follows_the_same_rules() {
+fn ipv6_has_the_same_defaults() {
     for (rest, len, range) in [
         (r#""IPv6Network":"fc00::/48","Network":"10.1.0.0/16"}"#, 64, "fc00:0:0:1:: ... fc00:0:0:ffff::"),
         (r#""IPv6Network":"fc00::/62","EnableIPv4":false}"#, 64, "fc00:0:0:1:: ... fc00:0:0:3::"),
@@ -65,7 +65,7 @@ fn ipv6_follows_the_same_rules() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_flannels_words_and_named() {
+fn errors_name_the_member_and_match_upstreams_texts() {
     for (text, field, reason) in [
         ("", None, "unexpected end of JSON input"),
         (r#"{"Network":"10.0.0.0/33"}"#, Some("Network"), "invalid CIDR address: 10.0.0.0/33 (Network)"),
@@ -134,7 +134,7 @@ fn what_is_wrong_is_said_in_flannels_words_and_named() {
         (
             r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.9.0","SubnetMax":"10.1.8.0"}"#,
             Some("SubnetMin"),
-            "SubnetMin lies behind SubnetMax: 10.1.9.0",
+            "SubnetMin is after SubnetMax: 10.1.9.0",
         ),
         (r#"{"EnableIPv4":false}"#, None, "none defined stack: both EnableIPv4 and EnableIPv6 are false"),
         (
@@ -168,7 +168,7 @@ fn what_is_wrong_is_said_in_flannels_words_and_named() {
 }
 
 #[test]
-fn the_backend_is_udp_if_none_is_given_and_nameless_if_it_has_no_type() {
+fn a_missing_backend_is_udp_and_a_missing_type_is_empty() {
     for (backend, name) in [
         ("", "udp"),
         (r#","Backend":{}"#, ""),
@@ -181,7 +181,7 @@ fn the_backend_is_udp_if_none_is_given_and_nameless_if_it_has_no_type() {
 }
 
 #[test]
-fn a_subnet_fits_only_with_every_enabled_family() {
+fn an_offered_subnet_has_each_enabled_family() {
     let dual = r#"{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}"#;
     let (dual, single) =
         (NetworkConfig::parse(dual).unwrap(), NetworkConfig::parse(r#"{"Network":"10.1.0.0/16"}"#).unwrap());
@@ -194,12 +194,12 @@ fn a_subnet_fits_only_with_every_enabled_family() {
 
 proptest! {
     #[test]
-    fn no_text_makes_the_parser_panic(text: String) {
+    fn the_parser_never_panics(text: String) {
         let _ = NetworkConfig::parse(&text);
     }
 
     #[test]
-    fn every_network_gives_a_range_inside_itself_or_an_error(address: u128, len in 0_u8..=128, subnet_len in 0_u64..=130, v6: bool) {
+    fn a_range_is_inside_its_network(address: u128, len in 0_u8..=128, subnet_len in 0_u64..=130, v6: bool) {
         let text = if v6 {
             let network = Ipv6Addr::from(address);
             format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}/{len}","IPv6SubnetLen":{subnet_len}}}"#)

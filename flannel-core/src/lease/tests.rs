@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Records as flannel v0.11 and v0.28 write them, the second kind byte for byte as this crate does.
+/// Records of flannel v0.11 and v0.28. This crate writes the latter form.
 const V0_11: [&str; 2] = [
     r#"{"PublicIP":"172.27.137.240","BackendType":"vxlan","BackendData":{"VtepMAC":"ce:9c:a9:08:50:03"}}"#,
     r#"{"PublicIP":"192.168.9.1"}"#,
@@ -22,7 +22,7 @@ fn records_of_flannel_v0_28_are_written_byte_for_byte() {
 }
 
 #[test]
-fn the_id_of_a_host_comes_last_and_what_is_none_is_ignored() {
+fn the_host_id_comes_last_and_a_malformed_one_is_ignored() {
     let id = NodeId::from_bytes([0xab; 16]);
     let attrs = LeaseAttrs::from_record(V0_28[2]).unwrap().with_node(Some(id));
     let record = r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw","NodeID":"abababababababababababababababab"}"#;
@@ -35,7 +35,7 @@ fn the_id_of_a_host_comes_last_and_what_is_none_is_ignored() {
 }
 
 #[test]
-fn a_host_is_tied_to_a_lease_by_its_id_before_its_address() {
+fn an_id_match_outranks_an_address_match() {
     let lease = |node: Option<u8>| Lease {
         subnet: "10.5.1.0-24".parse().unwrap(),
         attrs: LeaseAttrs {
@@ -65,14 +65,14 @@ fn records_of_flannel_v0_11_are_read() {
 }
 
 #[test]
-fn names_of_members_are_found_in_any_case_and_unknown_ones_ignored() {
+fn member_names_ignore_case_and_unknown_members_are_ignored() {
     let attrs = LeaseAttrs::from_record(r#"{"publicip":"1.2.3.4","x":[1],"BACKENDTYPE":"vxlan"}"#).unwrap();
     assert_eq!((attrs.public.v4, attrs.backend_type), (Some(Ipv4Addr::new(1, 2, 3, 4)), BackendType::VXLAN));
     assert_eq!(LeaseAttrs::from_record("{}").unwrap().public, PublicAddrs::default());
 }
 
 #[test]
-fn a_bad_member_is_named() {
+fn an_error_names_the_malformed_member() {
     for (record, reason) in [
         (r#"{"PublicIP":""}"#, r#"PublicIP is not an address of its family: """#),
         (r#"{"PublicIP":"::1"}"#, r#"PublicIP is not an address of its family: "::1""#),
@@ -85,7 +85,7 @@ fn a_bad_member_is_named() {
 }
 
 #[test]
-fn a_host_is_known_by_its_public_ipv4_address_or_without_one_by_its_ipv6_address() {
+fn a_lease_matches_by_ipv4_address_or_without_one_by_ipv6_address() {
     let held = |record: &str, public: PublicAddrs| {
         let attrs = LeaseAttrs::from_record(record).unwrap();
         let subnet = "10.5.1.0-24".parse().unwrap();
@@ -100,7 +100,7 @@ fn a_host_is_known_by_its_public_ipv4_address_or_without_one_by_its_ipv6_address
 }
 
 #[test]
-fn a_lease_names_the_families_of_its_network_only() {
+fn a_lease_contains_only_the_addresses_of_its_families() {
     let both = PublicAddrs { v4: Some(Ipv4Addr::new(1, 2, 3, 4)), v6: Some("fd00::1".parse().unwrap()) };
     let used = |config: &str| both.used_by(&NetworkConfig::parse(config).unwrap());
     assert_eq!(used(r#"{"Network":"10.5.0.0/16"}"#), PublicAddrs { v6: None, ..both });
@@ -110,12 +110,12 @@ fn a_lease_names_the_families_of_its_network_only() {
 
 proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(record: String) {
+    fn the_reader_never_panics(record: String) {
         let _ = LeaseAttrs::from_record(&record);
     }
 
     #[test]
-    fn every_record_survives_being_written_and_read(v4: Option<u32>, v6: Option<u128>, name: String, data: Option<String>) {
+    fn a_record_survives_a_round_trip(v4: Option<u32>, v6: Option<u128>, name: String, data: Option<String>) {
         let public = PublicAddrs {
             v4: v4.map(Ipv4Addr::from).filter(|v4| !v4.is_unspecified()),
             v6: v6.map(Ipv6Addr::from).filter(|v6| !v6.is_unspecified()),
@@ -125,7 +125,7 @@ proptest! {
         let data = data.map(|data| Json::parse(&serde_json::Value::from(data).to_string()).unwrap());
         let with_data = LeaseAttrs { backend_data: data, ..attrs };
         let read = LeaseAttrs::from_record(&with_data.to_record()).unwrap();
-        // Escapes may differ in the text of the data, never in its meaning.
+        // The escapes in the data may differ.
         let meaning = |attrs: &LeaseAttrs| attrs.backend_data.as_ref().map(|d| serde_json::from_str::<String>(d.as_str()).unwrap());
         prop_assert_eq!(meaning(&read), meaning(&with_data));
     }

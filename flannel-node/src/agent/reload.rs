@@ -4,7 +4,7 @@ use flannel_core::{Running, SubnetKey};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use crate::service_manager::{Notifier, notified};
+use crate::service_manager::{Notifier, log_failure};
 use crate::text::subnets;
 
 /// The progress of the start and of reloads, as the service manager knows it.
@@ -44,14 +44,14 @@ impl ReloadState {
         let is_new_config = running.as_ref().is_some_and(|running| running.config != applied.config);
         if (self.reload.is_some() || is_new_config) && !self.is_reloading {
             self.is_reloading = true;
-            notified(notifier.reloading());
+            log_failure(notifier.reloading());
         }
         let is_complete = self.is_reloading && self.reload.is_none() && running.as_ref() == Some(applied);
         let subnet = applied.lease.subnet;
         if is_complete || self.ready != Some(subnet) {
             self.is_reloading &= !is_complete;
             self.ready = Some(subnet);
-            notified(notifier.ready(&format!("holding {}", subnets(&subnet))));
+            log_failure(notifier.ready(&format!("holding {}", subnets(&subnet))));
         }
     }
 }

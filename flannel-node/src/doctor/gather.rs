@@ -47,8 +47,8 @@ pub async fn read(
         now: wall_clock(),
         backends: backends.clone(),
         program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flanneld")),
-        may_change_network: capabilities::of(own_daemon.as_ref().map(|daemon| daemon.pid)),
-        may_look: capabilities::of(None) != Some(false),
+        may_change_network: capabilities::has_net_admin(own_daemon.as_ref().map(|daemon| daemon.pid)),
+        may_look: capabilities::has_net_admin(None) != Some(false),
         daemons: with_devices(daemons, backends, &external).await,
         own_daemon,
         kernel: Kernel::default(),
@@ -182,7 +182,7 @@ fn network(
     };
     let subnet_file = own
         .as_ref()
-        .map(|lease| SubnetEnv::of(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
+        .map(|lease| SubnetEnv::new(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
     Some(Network { config, own, devices, mtu, ports, subnet_file })
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{NetworkView, SubnetKey};
@@ -14,10 +13,11 @@ use tracing::{info, warn};
 use super::history::History;
 use super::order::{Order, pace};
 use super::path::{Measured, Plan};
+use super::results::MeshResults;
 use super::site::{Own, ProbeTarget, Site, Thoroughness};
 use super::wire::{Responder, Wire};
 use crate::backends::BackendRegistry;
-use crate::status::DaemonState;
+use crate::text::subnets;
 
 /// How to probe in the background.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,16 +26,6 @@ pub struct MeshOptions {
     pub interval: Duration,
     /// The UDP port of all responders.
     pub port: u16,
-}
-
-/// What the mesh tells the status.
-#[derive(Clone, Debug, Default)]
-pub struct MeshNotes {
-    pub peers: BTreeMap<SubnetKey, History>,
-    /// How long a round takes.
-    pub round: Duration,
-    pub sent: u64,
-    pub lost: u64,
 }
 
 impl Default for MeshOptions {
@@ -57,19 +47,20 @@ pub struct Mesh {
     options: MeshOptions,
     network: NetworkView,
     backends: BackendRegistry,
-    state: Arc<DaemonState>,
+    results: MeshResults,
 }
 
 impl Mesh {
-    /// Probes the peers of this network; the results go to `state`.
+    /// Prepares to probe the peers of this network.
     #[must_use]
-    pub fn new(
-        options: MeshOptions,
-        network: NetworkView,
-        backends: BackendRegistry,
-        state: Arc<DaemonState>,
-    ) -> Self {
-        Self { options, network, backends, state }
+    pub fn new(options: MeshOptions, network: NetworkView, backends: BackendRegistry) -> Self {
+        Self { options, network, backends, results: MeshResults::default() }
+    }
+
+    /// Returns the results, which are updated while the mesh runs.
+    #[must_use]
+    pub fn results(&self) -> MeshResults {
+        self.results.clone()
     }
 
     /// Probes and answers, and never returns.
@@ -160,43 +151,41 @@ impl Prober<'_> {
         let peers: BTreeMap<_, _> = site.peers.into_iter().map(|peer| (peer.subnet, peer)).collect();
         order.set(&peers.keys().copied().collect());
         let pace = pace(self.mesh.options.interval, peers.len());
-        self.mesh.state.mesh(|notes| {
-            notes.round = pace * u32::try_from(peers.len()).unwrap_or(u32::MAX);
-            notes.peers.retain(|subnet, _| peers.contains_key(subnet));
-        });
+        let mut results = self.mesh.results.lock();
+        results.round = pace * u32::try_from(peers.len()).unwrap_or(u32::MAX);
+        results.peers.retain(|subnet, _| peers.contains_key(subnet));
+        drop(results);
         peers
     }
 
     /// Plans the turn of a peer.
     fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
-        self.mesh.state.mesh(|notes| {
-            let history = notes.peers.entry(peer.subnet).or_insert_with(History::new);
-            let sizes = history.wants_sizes();
-            let how = Thoroughness { enough: 1, most: 3, pause: Duration::ZERO, sizes };
-            let mut plans = own.plans(peer, how);
-            plans.iter_mut().for_each(|plan| history.narrow(plan));
-            plans
-        })
+        let mut results = self.mesh.results.lock();
+        let history = results.peers.entry(peer.subnet).or_insert_with(History::new);
+        let sizes = history.wants_sizes();
+        let how = Thoroughness { enough: 1, most: 3, pause: Duration::ZERO, sizes };
+        let mut plans = own.plans(peer, how);
+        plans.iter_mut().for_each(|plan| history.narrow(plan));
+        plans
     }
 
     fn note(&self, subnet: SubnetKey, measured: Vec<Measured>, own: &Own) {
-        self.mesh.state.mesh(|notes| {
-            let count = |of: fn(&Measured) -> u32| measured.iter().map(|way| u64::from(of(way))).sum::<u64>();
-            notes.sent += count(|way| way.sent);
-            notes.lost += count(|way| way.lost);
-            // One that left meanwhile is forgotten.
-            let Some(history) = notes.peers.get_mut(&subnet) else { return };
-            let before = history.probe().verdict;
-            history.add(measured, &own.context, Instant::now());
-            let probe = history.probe();
-            if probe.verdict != before && (probe.verdict.is_fault() || before.is_fault()) {
-                let (name, detail) = (crate::text::subnets(&subnet), &probe.detail);
-                match probe.verdict.is_fault() {
-                    true => warn!("Probing {name}: {}: {detail}", probe.verdict),
-                    false => info!("Probing {name}: {}", probe.verdict),
-                }
+        let mut results = self.mesh.results.lock();
+        let count = |of: fn(&Measured) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
+        results.sent += count(|path| path.sent);
+        results.lost += count(|path| path.lost);
+        // One that left meanwhile is forgotten.
+        let Some(history) = results.peers.get_mut(&subnet) else { return };
+        let before = history.probe().verdict;
+        history.add(measured, &own.context, Instant::now());
+        let probe = history.probe();
+        if probe.verdict != before && (probe.verdict.is_fault() || before.is_fault()) {
+            let (name, detail) = (subnets(&subnet), &probe.detail);
+            match probe.verdict.is_fault() {
+                true => warn!("Probing {name}: {}: {detail}", probe.verdict),
+                false => info!("Probing {name}: {}", probe.verdict),
             }
-        });
+        }
     }
 }
 

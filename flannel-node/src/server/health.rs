@@ -2,37 +2,49 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use super::http::{Request, Respond};
+use super::http::{Handler, Request};
 use crate::status::StatusSource;
 
-/// How long after the port could not be had it is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The pause between attempts to bind the port.
+const BIND_RETRY: Duration = Duration::from_secs(1);
 
-/// Serves the port for ever. That somebody else has it is told once, and tried again.
-pub(super) async fn serve(address: SocketAddr, sources: Arc<StatusSource>) -> Infallible {
-    let mut is_told = false;
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(_) if is_told => {}
-            Err(reason) => {
-                error!(
-                    "Start healthz server error. listen tcp {address}: bind: {reason}; it is tried again, and \
-                     traffic goes on"
-                );
-                is_told = true;
+/// Serves health, readiness and metrics on a TCP port.
+#[derive(Debug)]
+pub struct HealthServer {
+    address: SocketAddr,
+    source: StatusSource,
+}
+
+impl HealthServer {
+    /// Prepares a server for this address.
+    #[must_use]
+    pub fn new(address: SocketAddr, source: StatusSource) -> Self {
+        Self { address, source }
+    }
+
+    /// Serves, and never returns. A port in use is logged once and tried again.
+    pub async fn run(self) -> Infallible {
+        let Self { address, source } = self;
+        let mut is_logged = false;
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) if is_logged => {}
+                Err(reason) => {
+                    error!("Start healthz server error. listen tcp {address}: bind: {reason}; retrying");
+                    is_logged = true;
+                }
             }
-        }
-        sleep(TRY_AGAIN).await;
-    };
-    info!("Start healthz server on {address}");
-    let respond: Arc<Respond> = Arc::new(move |request: &Request| super::public(request, &sources));
-    super::http::serve(|| async { listener.accept().await.map(|(stream, _)| stream) }, respond).await
+            sleep(BIND_RETRY).await;
+        };
+        info!("Start healthz server on {address}");
+        let handler: Handler = Box::new(move |request: &Request| super::public(request, &source));
+        super::http::serve(|| async { listener.accept().await.map(|(stream, _)| stream) }, handler).await
+    }
 }

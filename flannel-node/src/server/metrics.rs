@@ -1,6 +1,6 @@
-//! The metrics, in Prometheus' text format. Pure.
+//! The metrics in Prometheus' text format.
 //!
-//! Their names are for alerts and graphs, and stay: `docs/status.md` lists them, and a test compares the two.
+//! Their names are stable; `docs/status.md` lists them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,137 +13,134 @@ use crate::status::AgentStatus;
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Writes all metrics.
-pub(super) fn metrics(report: &AgentStatus) -> String {
+pub(super) fn metrics(status: &AgentStatus) -> String {
     let mut page = Page::default();
-    let network = &report.network;
-    page.gauge("flannel_build_info", "Which program this is; always 1.").with(
+    let network = &status.network;
+    page.gauge("flannel_build_info", "The version of the program; always 1.").with(
         "version",
-        &report.daemon.version,
+        &status.daemon.version,
         1.0,
     );
-    page.gauge("flannel_ready", "Whether lease, peers and kernel are in order: what /readyz answers.")
+    page.gauge("flannel_ready", "Whether the host is ready for containers, as /readyz reports.")
         .is(flag(network.is_in_order()));
-    let mut conditions =
-        page.gauge("flannel_condition", "Whether something is not as it should be, by name.");
+    let mut conditions = page.gauge("flannel_condition", "Whether a condition is present.");
     for name in ConditionName::ALL {
         let is_there = network.conditions.iter().any(|condition| condition.name == name);
         conditions.with("name", name.as_str(), flag(is_there));
     }
-    peers(&mut page, report);
-    mesh(&mut page, report);
-    lease(&mut page, report);
-    registry(&mut page, report);
-    kernel(&mut page, report);
-    firewall(&mut page, report);
-    traffic(&mut page, report);
+    peers(&mut page, status);
+    mesh(&mut page, status);
+    lease(&mut page, status);
+    registry(&mut page, status);
+    kernel(&mut page, status);
+    firewall(&mut page, status);
+    traffic(&mut page, status);
     page.text
 }
 
-fn peers(page: &mut Page, report: &AgentStatus) {
-    let peers = &report.network.peers;
-    page.gauge("flannel_peers", "Other hosts of the network, by how far they are reached.")
+fn peers(page: &mut Page, status: &AgentStatus) {
+    let peers = &status.network.peers;
+    page.gauge("flannel_peers", "Other hosts of the network, by state.")
         .with("state", "programmed", count(peers.programmed))
         .with("state", "pending", count(peers.pending))
         .with("state", "unreachable", count(peers.unreachable));
-    page.gauge("flannel_peers_held", "Peers that are kept though they are said to have left, many at once.")
+    page.gauge("flannel_peers_held", "Peers that are kept although they left, many at once.")
         .is(count(peers.held));
 }
 
-fn mesh(page: &mut Page, report: &AgentStatus) {
-    let Some(mesh) = &report.network.peers.mesh else { return };
-    let mut peers =
-        page.gauge("flannel_probed_peers", "Other hosts by how probes found that they are reached.");
+fn mesh(page: &mut Page, status: &AgentStatus) {
+    let Some(mesh) = &status.network.peers.mesh else { return };
+    let mut peers = page.gauge("flannel_probed_peers", "Other hosts, by the verdict of the probes.");
     for (verdict, number) in &mesh.verdicts {
         peers.with("verdict", verdict.as_str(), count(*number));
     }
-    page.counter("flannel_probes_sent_total", "Questions that were sent to other hosts.")
-        .is(mesh.sent as f64);
-    page.counter("flannel_probes_lost_total", "Questions that were not answered.").is(mesh.lost as f64);
-    page.gauge("flannel_probe_round_seconds", "How long it takes until each other host was probed once.")
+    page.counter("flannel_probes_sent_total", "Probes that were sent to other hosts.").is(mesh.sent as f64);
+    page.counter("flannel_probes_lost_total", "Probes without an answer.").is(mesh.lost as f64);
+    page.gauge("flannel_probe_round_seconds", "Duration of a round of probes to all other hosts.")
         .is(seconds(mesh.round));
     if let Some(longest) = mesh.longest_round_trip_microseconds {
-        page.gauge("flannel_probe_longest_round_trip_seconds", "The longest round trip inside the tunnel.")
+        page.gauge("flannel_probe_longest_round_trip_seconds", "Longest round trip inside of the tunnel.")
             .is(longest as f64 / 1e6);
     }
 }
 
-fn lease(page: &mut Page, report: &AgentStatus) {
-    let lease = report.network.lease.as_ref();
+fn lease(page: &mut Page, status: &AgentStatus) {
+    let lease = status.network.lease.as_ref();
     let is_held = lease.is_some_and(|lease| lease.lost.is_none());
     page.gauge("flannel_lease_held", "Whether this host holds its lease.").is(flag(is_held));
     let disputes = lease.map_or(0, |lease| lease.disputes);
-    page.counter("flannel_lease_disputes_total", "How often somebody else wrote this host's record.")
+    page.counter("flannel_lease_disputes_total", "Changes of this host's record by others.")
         .is(disputes as f64);
     if let Some(renewal) = lease.and_then(|lease| lease.renewal_in) {
         page.gauge("flannel_lease_renewal_seconds", "Time until the next renewal of the lease.")
             .is(seconds(renewal));
     }
     if let Some(end) = lease.and_then(|lease| lease.ends_in) {
-        page.gauge("flannel_lease_end_seconds", "Time until the lease ends if it is not renewed.")
+        page.gauge("flannel_lease_end_seconds", "Time until the lease expires unless it is renewed.")
             .is(seconds(end));
     }
 }
 
-fn registry(page: &mut Page, report: &AgentStatus) {
-    let registry = &report.network.registry;
-    page.gauge("flannel_registry_up", "Whether the registry is heard.")
+fn registry(page: &mut Page, status: &AgentStatus) {
+    let registry = &status.network.registry;
+    page.gauge("flannel_registry_up", "Whether the registry is available.")
         .is(flag(registry.unavailable.is_none()));
     if let Some(age) = registry.last_contact_age {
         page.gauge(
             "flannel_registry_last_contact_age_seconds",
-            "Time since the registry gave its last word.",
+            "Time since the last contact with the registry.",
         )
         .is(seconds(age));
     }
     if let Some(revision) = registry.revision {
-        page.gauge("flannel_registry_revision", "The revision up to which the registry was heard.")
+        page.gauge("flannel_registry_revision", "Latest revision received from the registry.")
             .is(revision.0 as f64);
     }
-    page.gauge("flannel_bad_records", "Records in the registry that cannot be read.")
-        .is(count(report.network.bad_records.len()));
+    page.gauge("flannel_bad_records", "Invalid records in the registry.")
+        .is(count(status.network.bad_records.len()));
 }
 
-fn kernel(page: &mut Page, report: &AgentStatus) {
-    let kernel = &report.network.kernel;
-    page.counter("flannel_passes_total", "How often the host was compared with what it should be.")
+fn kernel(page: &mut Page, status: &AgentStatus) {
+    let kernel = &status.network.kernel;
+    page.counter("flannel_passes_total", "Passes that compared the host with its desired state.")
         .is(kernel.passes as f64);
-    page.gauge("flannel_last_pass_duration_seconds", "How long the last comparison took.")
+    page.gauge("flannel_last_pass_duration_seconds", "Duration of the last pass.")
         .is(seconds(kernel.last_pass_took));
     if let Some(age) = kernel.last_pass_age {
-        page.gauge("flannel_last_pass_age_seconds", "Time since the last comparison.").is(seconds(age));
+        page.gauge("flannel_last_pass_age_seconds", "Time since the last pass.").is(seconds(age));
     }
-    page.counter("flannel_objects_written_total", "Objects of the host that were written.")
+    page.counter("flannel_objects_written_total", "Kernel objects that were written.")
         .is(kernel.written as f64);
-    page.counter("flannel_objects_removed_total", "Objects of the host that were removed.")
+    page.counter("flannel_objects_removed_total", "Kernel objects that were removed.")
         .is(kernel.removed as f64);
     page.counter(
         "flannel_objects_repaired_total",
-        "Objects that somebody else had changed and were put right.",
+        "Kernel objects that others changed and that were repaired.",
     )
     .is(kernel.repaired as f64);
-    page.gauge("flannel_objects_failed", "Objects that are not as they should be and are tried again.")
+    page.gauge("flannel_objects_failed", "Kernel objects that could not be written and are retried.")
         .is(count(kernel.failed.len()));
-    if let Some(mtu) = report.network.mtu {
-        page.gauge("flannel_mtu_bytes", "The largest packet that a container may send.").is(f64::from(mtu));
+    if let Some(mtu) = status.network.mtu {
+        page.gauge("flannel_mtu_bytes", "Largest packet that a container may send.").is(f64::from(mtu));
     }
 }
 
-fn firewall(page: &mut Page, report: &AgentStatus) {
-    let Some(firewall) = &report.firewall else { return };
-    page.counter("flannel_firewall_passes_total", "How often there was a reason to look at the firewall.")
+fn firewall(page: &mut Page, status: &AgentStatus) {
+    let Some(firewall) = &status.firewall else { return };
+    page.counter("flannel_firewall_passes_total", "Passes over the firewall rules.")
         .is(firewall.passes as f64);
-    page.counter("flannel_firewall_repairs_total", "How often somebody had changed rules of ours.")
+    page.counter("flannel_firewall_repairs_total", "Passes that repaired rules that others had changed.")
         .is(firewall.repairs as f64);
-    page.counter("flannel_firewall_failures_total", "How many times something at the firewall failed.")
+    page.counter("flannel_firewall_failures_total", "Failures to write firewall rules.")
         .is(firewall.failures as f64);
-    page.gauge("flannel_firewall_in_order", "Whether the firewall rules are as they should be.")
+    page.gauge("flannel_firewall_in_order", "Whether the firewall rules are in place.")
         .is(flag(firewall.failed.is_empty()));
-    page.gauge("flannel_firewall_obstacles", "Rules of others that keep pods from reaching each other.")
+    page.gauge("flannel_firewall_obstacles", "Foreign rules that block packets between pods.")
         .is(count(firewall.obstacles.len()));
 }
 
-fn traffic(page: &mut Page, report: &AgentStatus) {
-    let Some(traffic) = &report.network.traffic else { return };
+fn traffic(page: &mut Page, status: &AgentStatus) {
+    let Some(traffic) = &status.network.traffic else { return };
     let mut drops =
         page.counter("flannel_dropped_packets_total", "Packets that the backend dropped, by reason.");
     for (reason, packets) in &traffic.drops {
@@ -151,13 +148,13 @@ fn traffic(page: &mut Page, report: &AgentStatus) {
     }
 }
 
-/// The text, as far as it is written.
+/// A page of metrics.
 #[derive(Default)]
 struct Page {
     text: String,
 }
 
-/// One metric that is being written.
+/// A metric of a page.
 struct Metric<'a> {
     page: &'a mut Page,
     name: &'static str,
@@ -180,12 +177,12 @@ impl Page {
 }
 
 impl Metric<'_> {
-    /// Gives it its one value.
+    /// Sets the only value.
     fn is(self, value: f64) {
         let _ = writeln!(self.page.text, "{} {value}", self.name);
     }
 
-    /// Gives it a value for a label.
+    /// Sets the value for a label.
     fn with(&mut self, label: &str, of: &str, value: f64) -> &mut Self {
         let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let _ = writeln!(self.page.text, "{}{{{label}=\"{of}\"}} {value}", self.name);
@@ -202,7 +199,7 @@ fn count(n: usize) -> f64 {
 }
 
 fn seconds(time: Duration) -> f64 {
-    // To the millisecond: more would be noise.
+    // Rounded to milliseconds.
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
@@ -212,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// A report in which everything is said.
+    /// A status with every member.
     fn full() -> AgentStatus {
         let status = include_bytes!("../../../flannel-core/src/status/golden.json");
         let mut firewall = flannel_firewall::FirewallStatus::default();
@@ -242,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_exactly_the_metrics_that_there_are_with_their_labels_and_types() {
+    fn the_documentation_lists_every_metric_with_its_labels_and_type() {
         let docs = include_str!("../../../docs/status.md");
         let rows = docs.lines().filter(|line| line.starts_with("| `flannel_"));
         let first_two = |row: &str| row.split(" | ").take(2).collect::<Vec<_>>().join(" | ") + " |";
@@ -251,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_exactly_the_conditions_first_those_against_readiness() {
+    fn the_documentation_lists_every_condition() {
         let docs = include_str!("../../../docs/status.md");
         let (_, table) = docs.split_once("\n| name | what it means |").expect("the conditions");
         let (against, others) = table.split_once("\n| | | |\n").expect("a row between the two");
@@ -270,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_metric_says_what_it_counts_and_in_which_unit() {
+    fn counters_end_in_total() {
         for row in described(&metrics(&full())) {
             let name = row.split(['`', '{']).nth(1).unwrap_or_default();
             assert_eq!(name.ends_with("_total"), row.ends_with("| counter |"), "{row}");
@@ -303,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_cannot_break_out() {
+    fn labels_are_escaped() {
         let mut page = Page::default();
         page.gauge("a", "b").with("c", "d\"\\\n", 1.0);
         assert!(page.text.ends_with("a{c=\"d\\\"\\\\\\n\"} 1\n"), "{}", page.text);

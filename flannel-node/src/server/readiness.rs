@@ -1,16 +1,16 @@
-//! Whether containers may be started on this host, and what speaks against it. Pure.
+//! The readiness of a host for containers.
 
 use crate::status::AgentStatus;
 
-/// Answers `/readyz`: upstream's words in the first line, then everything that is not as it should be, by name. What is
-/// no reason against this host is told as well, behind what is.
+/// Returns whether the host is ready, and the body of `/readyz`: upstream's words in the first line, then a line for each
+/// condition, first those that make the host unready.
 pub(super) fn readiness(report: &AgentStatus) -> (bool, String) {
     let network = &report.network;
     let is_ready = network.is_in_order();
     let mut body = if is_ready { "flanneld is ready" } else { "flanneld is not ready yet" }.to_owned();
-    let (against, beside): (Vec<_>, Vec<_>) =
+    let (faults, others): (Vec<_>, Vec<_>) =
         network.conditions.iter().partition(|condition| condition.name.is_against_readiness());
-    for condition in against.into_iter().chain(beside) {
+    for condition in faults.into_iter().chain(others) {
         body.push_str(&format!("\n{}: {}", condition.name, condition.detail.replace(['\n', '\r'], " ")));
     }
     (is_ready, body)
@@ -30,12 +30,12 @@ mod tests {
     }
 
     #[test]
-    fn a_host_where_all_is_well_says_what_upstream_says() {
+    fn a_host_without_faults_responds_like_upstream() {
         assert_eq!(readiness(&report(true, &[])), (true, "flanneld is ready".to_owned()));
     }
 
     #[test]
-    fn a_lost_registry_is_named_and_no_reason_and_a_failed_route_is_one() {
+    fn a_failed_route_makes_a_host_unready_and_an_unavailable_registry_does_not() {
         let silent = (ConditionName::RegistryUnavailable, "for 4 seconds: refused");
         let failed = (ConditionName::ObjectsFailed, "route 10.5.3.0/24: no\nsuch device");
         assert_eq!(

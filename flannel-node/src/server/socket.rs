@@ -1,7 +1,7 @@
-//! The unix socket over which root asks a daemon.
+//! The status socket.
 //!
-//! The socket is made under another name, closed to everybody else, and then takes its place in one step: nobody meets
-//! one that is open too far, and one that a daemon left behind is replaced. That of a daemon that lives stays.
+//! The socket is created under a temporary name, restricted to its owner, and then renamed, so that it is never open to
+//! other users. A socket that an earlier process left behind is replaced; that of a running process is not.
 
 use std::convert::Infallible;
 use std::fs::{self, Permissions};
@@ -9,30 +9,48 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-use super::http::{Request, Respond};
+use super::http::{Handler, Request};
 use crate::status::StatusSource;
 
-/// Serves the socket for ever, if it can be made.
-pub(super) async fn serve(path: &Path, sources: Arc<StatusSource>) -> Infallible {
-    let socket = match Socket::open(path) {
-        Ok(socket) => socket,
-        Err(reason) => {
-            warn!("flanneld status will not work: the socket {} cannot be made: {reason}", path.display());
-            return std::future::pending().await;
-        }
-    };
-    info!("Telling the status on the socket {}", path.display());
-    let respond: Arc<Respond> = Arc::new(move |request: &Request| super::private(request, &sources));
-    let listener = &socket.listener;
-    super::http::serve(|| async { listener.accept().await.map(|(stream, _)| stream) }, respond).await
+/// Serves the status on a unix socket for root.
+#[derive(Debug)]
+pub struct StatusSocket {
+    path: PathBuf,
+    source: StatusSource,
 }
 
-/// A socket that is removed when it is dropped, unless it is another one's by then.
+impl StatusSocket {
+    /// Prepares a socket at this path.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, source: StatusSource) -> Self {
+        Self { path: path.into(), source }
+    }
+
+    /// Serves, and never returns. A socket that cannot be created is logged.
+    pub async fn run(self) -> Infallible {
+        let Self { path, source } = self;
+        let socket = match Socket::open(&path) {
+            Ok(socket) => socket,
+            Err(reason) => {
+                warn!(
+                    "The status is not available: failed to create the socket {}: {reason}",
+                    path.display()
+                );
+                return std::future::pending().await;
+            }
+        };
+        info!("Serving the status on the socket {}", path.display());
+        let handler: Handler = Box::new(move |request: &Request| super::private(request, &source));
+        let listener = &socket.listener;
+        super::http::serve(|| async { listener.accept().await.map(|(stream, _)| stream) }, handler).await
+    }
+}
+
+/// A listening socket that is removed when dropped, unless another process has replaced it.
 #[derive(Debug)]
 struct Socket {
     listener: UnixListener,
@@ -42,7 +60,7 @@ struct Socket {
 
 impl Socket {
     fn open(path: &Path) -> io::Result<Self> {
-        check_place(path)?;
+        check_path(path)?;
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -51,10 +69,10 @@ impl Socket {
         let own = PathBuf::from(own);
         remove(&own)?;
         let listener = UnixListener::bind(&own)?;
-        let placed = fs::set_permissions(&own, Permissions::from_mode(0o600))
+        let renamed = fs::set_permissions(&own, Permissions::from_mode(0o600))
             .and_then(|()| fs::metadata(&own))
             .and_then(|metadata| fs::rename(&own, path).map(|()| metadata));
-        match placed {
+        match renamed {
             Ok(metadata) => {
                 Ok(Self { listener, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
             }
@@ -71,25 +89,25 @@ impl Drop for Socket {
         let is_ours =
             fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.inode);
         if is_ours {
-            // One that stays is replaced by the next daemon.
+            // The next process replaces a socket that is left.
             let _ = remove(&self.path);
         }
     }
 }
 
-/// Tells why the socket cannot be there: something else is, or another daemon's.
-fn check_place(path: &Path) -> io::Result<()> {
+/// Returns an error if the path is in use by another file or a running process.
+fn check_path(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there"))
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"))
         }
         Ok(_) => match UnixStream::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon serves it")),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it")),
         },
     }
 }
@@ -109,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of this test's own, which is removed at its end.
+    /// A temporary directory.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -132,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_for_its_owner_alone_and_goes_with_its_daemon() {
+    async fn a_socket_is_restricted_to_its_owner_and_removed_with_its_process() {
         let directory = Directory::new("socket-own");
         let path = directory.0.join("deeper/a.sock");
         let socket = Socket::open(&path).expect("made");
@@ -144,13 +162,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_left_behind_is_replaced_and_one_that_is_served_stays() {
+    async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
         let directory = Directory::new("socket-stale");
         let path = directory.0.join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        // A program that another test starts at this moment holds it open until it runs.
+        // A program that another test starts at this moment inherits the socket until it runs.
         let first = eventually(Duration::from_secs(30), || Socket::open(&path));
-        let first = first.expect("the one before was left behind");
+        let first = first.expect("the old one is stale");
         let second = Socket::open(&path).expect_err("it is served");
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         assert!(UnixStream::connect(&path).is_ok());
@@ -159,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_is_not_touched_nor_is_that_of_a_successor() {
+    async fn other_files_and_the_socket_of_a_successor_are_not_removed() {
         let directory = Directory::new("socket-other");
         let path = directory.0.join("a.sock");
         fs::write(&path, "precious").expect("written");
@@ -167,9 +185,9 @@ mod tests {
         assert_eq!(fs::read(&path).expect("there"), b"precious");
         fs::remove_file(&path).expect("removed");
         let first = Socket::open(&path).expect("made");
-        fs::remove_file(&path).expect("somebody removes it");
+        fs::remove_file(&path).expect("removed");
         let _second = Socket::open(&path).expect("made");
         drop(first);
-        assert!(UnixStream::connect(&path).is_ok(), "the successor's stays");
+        assert!(UnixStream::connect(&path).is_ok(), "the successor's socket stays");
     }
 }

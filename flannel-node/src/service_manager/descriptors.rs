@@ -1,6 +1,6 @@
-//! Descriptors that come from whoever started the program, and go to others.
+//! Descriptors that pass between processes, and the clock of the service manager.
 
-#![allow(unsafe_code, reason = "descriptors that come from elsewhere, and the clock of the service manager")]
+#![allow(unsafe_code, reason = "the standard library offers neither")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,24 +10,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
 const FIRST: RawFd = 3;
 
-/// Takes so many descriptors that were open when the program started, each if it is open; programs that this one starts
-/// do not get them. To be called before anything is opened; a second time there is nothing.
+/// Takes the first `count` descriptors that the process inherited, each if it is open, and closes them on exec. Call it
+/// before anything is opened; a second call returns nothing.
 pub(super) fn inherited(count: usize) -> Vec<Option<OwnedFd>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Vec::new();
     }
     let take = |number: RawFd| {
-        // SAFETY: takes no memory; a number that is no descriptor is an error and nothing else.
+        // SAFETY: accesses no memory; an invalid descriptor is an error.
         let is_open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
-        // SAFETY: the descriptor is open. Whoever started the program opened it, for this one, and this is the only
-        // place that takes it, once.
+        // SAFETY: the descriptor is open. The process inherited it, and this is the only place that takes it, once.
         is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
     };
     (FIRST..).take(count).map(take).collect()
 }
 
-/// Sends a datagram, and a copy of a descriptor with it, through a connected socket (`unix(7)`, SCM_RIGHTS).
+/// Sends a datagram with a copy of a descriptor through a connected socket (`unix(7)`, SCM_RIGHTS).
 pub(super) fn send(socket: &UnixDatagram, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
     const LEN: u32 = size_of::<RawFd>() as u32;
     let mut control = [0_u64; 4];
@@ -62,8 +61,8 @@ pub(super) fn send(socket: &UnixDatagram, bytes: &[u8], descriptor: BorrowedFd<'
     }
 }
 
-/// The time of `CLOCK_MONOTONIC`, which the service manager goes by too.
-pub(super) fn monotonic() -> std::time::Duration {
+/// Returns the time of `CLOCK_MONOTONIC`, which the service manager uses.
+pub(super) fn monotonic_time() -> std::time::Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: one value is written, which lives as long as the call (clock_gettime(2)); this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };

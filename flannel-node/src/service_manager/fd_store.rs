@@ -1,8 +1,7 @@
-//! Descriptors that a service manager keeps from one start to the next: `FDSTORE=1` of `sd_notify(3)`, and
-//! `sd_listen_fds(3)`.
+//! The file descriptor store of the service manager: `FDSTORE=1` of `sd_notify(3)`, and `sd_listen_fds(3)`.
 //!
-//! The manager keeps them while the daemon runs, after it was killed, and over a restart; after a stop it closes them
-//! (`FileDescriptorStorePreserve=`, systemd.service(5)). What is deleted, such as a device, it drops by itself.
+//! The manager keeps the descriptors while the service runs, after it crashed and during a restart; after a stop it closes
+//! them (`FileDescriptorStorePreserve=`, systemd.service(5)). It drops those whose object, such as a device, was deleted.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,53 +14,36 @@ use tracing::{info, warn};
 
 use super::{Notifier, descriptors};
 
-/// Descriptors by name. Several may have the same one.
+/// The descriptors that the service manager passed to the process, by name. Several may have the same name.
 pub type PassedDescriptors = BTreeMap<String, Vec<OwnedFd>>;
 
-/// What the service manager keeps for this daemon, and the way to it.
+/// A descriptor store that the service manager keeps.
 #[derive(Debug)]
 pub struct FdStore {
     notifier: Notifier,
-    kept: Mutex<PassedDescriptors>,
+    stored: Mutex<PassedDescriptors>,
 }
 
 impl FdStore {
-    /// Takes what the manager passed. Without `is_wanted`, and without a manager, there is no store, and what was passed
-    /// is given up.
-    pub fn open(is_wanted: bool, notifier: &Notifier, passed: PassedDescriptors) -> Option<Self> {
+    /// Creates a store with the descriptors that the manager passed.
+    #[must_use]
+    pub fn new(notifier: &Notifier, passed: PassedDescriptors) -> Self {
         if !passed.is_empty() {
             let names: Vec<_> = passed.keys().map(String::as_str).collect();
-            info!("The service manager passed {}", names.join(", "));
+            info!("The service manager passed the descriptors {}", names.join(", "));
         }
-        let store = Self { notifier: notifier.clone(), kept: Mutex::new(passed) };
-        if is_wanted && notifier.is_there() {
-            return Some(store);
-        }
-        if is_wanted {
-            warn!("-keep-udp-device has no effect: NOTIFY_SOCKET is not set, so nobody could keep it");
-        }
-        store.close_all();
-        None
-    }
-
-    fn close_all(&self) {
-        let names: Vec<String> = self.lock().keys().cloned().collect();
-        for name in names {
-            if let Err(error) = self.forget(&name) {
-                warn!("The service manager cannot be told to close {name}: {error}");
-            }
-        }
+        Self { notifier: notifier.clone(), stored: Mutex::new(passed) }
     }
 
     fn lock(&self) -> MutexGuard<'_, PassedDescriptors> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DescriptorStore for FdStore {
     fn kept(&self, name: &str) -> Vec<OwnedFd> {
-        let kept = self.lock();
-        let copies = kept.get(name).into_iter().flatten().map(OwnedFd::try_clone);
+        let stored = self.lock();
+        let copies = stored.get(name).into_iter().flatten().map(OwnedFd::try_clone);
         copies.filter_map(Result::ok).collect()
     }
 
@@ -81,18 +63,22 @@ impl DescriptorStore for FdStore {
     }
 
     fn clear(&self) {
-        self.close_all();
+        let names: Vec<String> = self.lock().keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.forget(&name) {
+                warn!("Failed to remove {name} from the service manager's descriptor store: {error}");
+            }
+        }
     }
 }
 
-/// Takes the descriptors that the service manager passed to this process, whose id is given. To be called before
-/// anything is opened.
-pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> PassedDescriptors {
+/// Takes the descriptors that the service manager passed to the process with this ID. Call it before anything is opened.
+pub fn passed_descriptors(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> PassedDescriptors {
     let variable = |name: &str| environment(name)?.into_string().ok();
     let names = names(process, variable);
     let mut passed = PassedDescriptors::new();
     for (name, descriptor) in names.iter().zip(descriptors::inherited(names.len())) {
-        // Others belong to sockets that a unit file names, and nobody here asked for any.
+        // Others belong to sockets of the unit file, and are closed.
         if let Some(descriptor) = descriptor.filter(|_| name.starts_with(PREFIX)) {
             passed.entry(name.clone()).or_default().push(descriptor);
         }
@@ -100,13 +86,13 @@ pub fn passed(process: u32, environment: impl Fn(&str) -> Option<OsString>) -> P
     passed
 }
 
-/// What the names of all that is kept begin with.
+/// The prefix of the names of all stored descriptors.
 const PREFIX: &str = "flannel-";
 
-/// More than this nobody passes; a number that is far too large must not cost time.
+/// The largest number of passed descriptors, so that an absurd one costs no time.
 const MAX_PASSED: usize = 1024;
 
-/// The names of the descriptors that were passed, from the first one on; none if they are for another process.
+/// Returns the names of the passed descriptors in their order; none if they are for another process.
 fn names(process: u32, variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let number = |name: &str| variable(name)?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(process) {
@@ -128,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_are_those_of_the_descriptors_in_their_order() {
+    fn the_names_are_in_the_order_of_the_descriptors() {
         let variables = [("LISTEN_PID", "42"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "flannel-tun:other")];
         assert_eq!(names_of(&variables), ["flannel-tun", "other"]);
         assert_eq!(
@@ -139,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_another_process_or_cannot_be_read_is_not_taken() {
+    fn descriptors_for_another_process_and_invalid_counts_are_ignored() {
         let variables =
             |pid, count| names_of(&[("LISTEN_PID", pid), ("LISTEN_FDS", count), ("LISTEN_FDNAMES", "a")]);
         assert_eq!(variables("42", "1"), ["a"]);

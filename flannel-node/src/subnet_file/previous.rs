@@ -1,7 +1,7 @@
-//! The network and the subnet that this host had before, read from the file that an earlier run wrote.
+//! The network and the subnets of an earlier run, read from its subnet file.
 //!
-//! The file may have been edited by hand or written by another program, so anything odd in it is a
-//! warning and never more: the host then asks for any free subnet.
+//! The file may have been edited or written by another program, so its faults are only warnings: without a previous subnet
+//! the host requests any free one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,10 +14,10 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{IPV6_NETWORK, IPV6_SUBNET, NETWORK, SUBNET};
 
-/// How much of the file is read, in bytes. What we write is below 300.
-const LARGEST: u64 = 64 * 1024;
+/// The maximum size of the file, in bytes; a subnet file has less than 300.
+const MAX_SIZE: u64 = 64 * 1024;
 
-/// What an earlier run had, with the host bits clear.
+/// The networks and subnets of an earlier run, with the host bits clear.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Previous {
     /// The IPv4 network of the cluster, if there was one.
@@ -31,8 +31,8 @@ pub struct Previous {
 }
 
 impl Previous {
-    /// The networks that rules of the earlier run are about.
-    pub fn nets(&self) -> Vec<OverlayPrefixes> {
+    /// Returns the prefixes of the earlier run's firewall rules.
+    pub fn prefixes(&self) -> Vec<OverlayPrefixes> {
         let v4 = self.network.zip(self.subnet).map(|(network, subnet)| (network.into(), subnet.into()));
         let v6 =
             self.ipv6_network.zip(self.ipv6_subnet).map(|(network, subnet)| (network.into(), subnet.into()));
@@ -43,7 +43,7 @@ impl Previous {
     }
 }
 
-/// What was odd about the file; to be logged, and nothing else.
+/// A fault of the file, to be logged.
 #[derive(Debug, thiserror::Error)]
 pub enum PreviousWarning {
     /// The file exists but cannot be read.
@@ -51,10 +51,10 @@ pub enum PreviousWarning {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         cause: io::Error,
     },
-    /// A line is not in the form of the file, so none of it is believed.
+    /// A line is malformed, so the whole file is ignored.
     #[error("Couldn't fetch previous {SUBNET} from subnet file at {}: can't separate key from value in line {line}", path.display())]
     Malformed {
         /// The file.
@@ -73,12 +73,12 @@ pub enum PreviousWarning {
     NotASubnet {
         /// The file.
         path: PathBuf,
-        /// The key that the value stands under.
+        /// The key of the value.
         key: &'static str,
         /// The value, or the element of a list.
         value: String,
     },
-    /// A key lists several subnets, and a host has one.
+    /// A key lists several subnets.
     #[error("error reading subnet: more than 1 entry found for key: {key} in file {}", path.display())]
     SeveralSubnets {
         /// The file.
@@ -88,9 +88,9 @@ pub enum PreviousWarning {
     },
 }
 
-/// Reads the subnets that an earlier run wrote to `path`, and what was odd about the file.
+/// Reads the subnets that an earlier run wrote to `path`, and the faults of the file.
 ///
-/// A file that does not exist is a first start: no subnet and no warning.
+/// Without a file there is neither a subnet nor a warning.
 pub fn read_previous(path: &Path) -> (Previous, Vec<PreviousWarning>) {
     match read(path) {
         Ok(Some(bytes)) => parse(path, &bytes),
@@ -101,23 +101,23 @@ pub fn read_previous(path: &Path) -> (Previous, Vec<PreviousWarning>) {
     }
 }
 
-/// The bytes of the file; none if it does not exist.
+/// Reads the file; `None` if it does not exist.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
     match fs::metadata(path) {
-        // Opening a pipe would wait for a writer for ever.
+        // Opening a pipe would block.
         Ok(metadata) if !metadata.is_file() => return Err(invalid("not a regular file")),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    // Half a file could name half a subnet.
-    if bytes.len() as u64 > LARGEST { Err(invalid("the file is too large")) } else { Ok(Some(bytes)) }
+    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+    // A truncated value could be another subnet.
+    if bytes.len() as u64 > MAX_SIZE { Err(invalid("the file is too large")) } else { Ok(Some(bytes)) }
 }
 
-/// Finds the subnets in the contents of the file at `path`.
+/// Parses the contents of the file at `path`.
 fn parse(path: &Path, bytes: &[u8]) -> (Previous, Vec<PreviousWarning>) {
     let values = match lines(bytes) {
         Ok(values) => values,
@@ -141,7 +141,7 @@ fn parse(path: &Path, bytes: &[u8]) -> (Previous, Vec<PreviousWarning>) {
     (previous, warnings)
 }
 
-/// The only valid network or subnet under `key`, whose value may be a list.
+/// Parses the single network or subnet of `key`, whose value may be a list.
 fn one_net<N: FromStr>(
     path: &Path,
     key: &'static str,
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn the_networks_of_earlier_rules_are_those_of_whole_pairs() {
         let nets = |text: &str| {
-            let nets = parse(Path::new("/f"), text.as_bytes()).0.nets();
+            let nets = parse(Path::new("/f"), text.as_bytes()).0.prefixes();
             nets.iter().map(|nets| format!("{} of {}", nets.subnet(), nets.network())).collect::<Vec<_>>()
         };
         let v4 = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n";
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_file_that_is_too_large_is_not_believed() {
         let path = std::env::temp_dir().join(format!("large-subnet-env-{}", std::process::id()));
-        fs::write(&path, format!("FLANNEL_SUBNET=10.0.0.1/24\n{}", "#".repeat(LARGEST as usize)))
+        fs::write(&path, format!("FLANNEL_SUBNET=10.0.0.1/24\n{}", "#".repeat(MAX_SIZE as usize)))
             .expect("written");
         let (previous, warnings) = read_previous(&path);
         fs::remove_file(&path).expect("removed");

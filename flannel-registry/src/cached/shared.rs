@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::{
-    Backoff, Damping, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PublicAddrs,
+    Backoff, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerSet, PublicAddrs,
     RegistryError, StoreIdentity, chain,
 };
 use tokio::sync::Notify;
@@ -35,8 +35,8 @@ pub(super) struct State {
     pub(super) unconfirmed: bool,
     pub(super) config: Option<NetworkConfig>,
     pub(super) own: Option<Lease>,
-    /// The peers to write to the file.
-    pub(super) peers: Damping,
+    /// The peers that the network uses, to write to the file.
+    pub(super) peers: PeerSet,
 }
 
 impl<M: LeaseManager> Shared<M> {

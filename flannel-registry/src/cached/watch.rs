@@ -22,7 +22,7 @@ pub(super) fn stream<M: LeaseManager>(
 ) -> impl Stream<Item = PeerEvent> + Send + 'static {
     let events = shared.inner.watch(own);
     let state = shared.state();
-    let cached = state.peers.peers().iter().filter(|lease| lease.subnet != own);
+    let cached = state.peers.iter().filter(|lease| lease.subnet != own);
     let cached: BTreeMap<_, _> = cached.map(|lease| (lease.subnet, Arc::clone(lease))).collect();
     let reason = state.unavailable.clone().filter(|_| state.unconfirmed);
     drop(state);
@@ -56,11 +56,9 @@ impl<M: LeaseManager> CachedWatch<M> {
             if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
-            let due = self.shared.state().peers.due();
             tokio::select! {
                 event = self.events.next() => self.take_event(event?),
                 () = self.shared.changed.notified() => self.save(),
-                () = until(due.map(Instant::from_std)) => self.expire_held(),
                 is_due = self.writer.ready() => if is_due { self.write() },
             }
         }
@@ -100,7 +98,7 @@ impl<M: LeaseManager> CachedWatch<M> {
     /// Drops cached peers that the registry does not list, because they are of another registry.
     fn reject_cached(&mut self) {
         let subnets: Vec<_> = std::mem::take(&mut self.cached).into_keys().collect();
-        self.shared.state().peers.remove(&subnets);
+        self.shared.state().peers.extend(subnets.iter().copied().map(LeaseChange::Removed));
         if self.from_cache && !subnets.is_empty() {
             self.pending.push_back(PeerEvent::CacheRejected(subnets));
         }
@@ -119,20 +117,12 @@ impl<M: LeaseManager> CachedWatch<M> {
         self.push(changes);
     }
 
-    /// Yields changes and has them written.
+    /// Yields changes. The network reports those that it applies.
     fn push(&mut self, changes: Vec<LeaseChange>) {
         if changes.is_empty() {
             return;
         }
-        self.shared.state().peers.filter(changes.clone(), Instant::now().into_std());
-        self.save();
         self.pending.push_back(PeerEvent::Changed(changes));
-    }
-
-    /// Removes held peers whose time is over.
-    fn expire_held(&mut self) {
-        self.shared.state().peers.expire(Instant::now().into_std());
-        self.save();
     }
 
     /// Requests a write once all peers are known.
@@ -148,7 +138,7 @@ impl<M: LeaseManager> CachedWatch<M> {
         let (Some(config), Some(own)) = (state.config.clone(), state.own.clone()) else {
             return;
         };
-        let peers = state.peers.peers().iter().filter(|lease| lease.subnet != self.own).cloned().collect();
+        let peers = state.peers.iter().filter(|lease| lease.subnet != self.own).cloned().collect();
         drop(state);
         let store = self.shared.inner.store();
         let (file, cache) = (Arc::clone(&self.shared.file), Cache { store, config, own, peers });

@@ -21,7 +21,7 @@ fn run(site: &Site) -> Running {
     let external = ExternalInterface::new("eth0", 2, 1500, host(1).public);
     let host = FakeBackend::new();
     host.add_leftover(key("10.5.200.0-24"), crate::site::host(200));
-    let mut options = NetworkOptions::new(site.manager(), host.clone(), external);
+    let mut options = NetworkOptions::new(site.manager().0, host.clone(), external);
     options.previous = Some(key(OWN));
     options.seed = Some(3);
     let (network, task) = Network::new(options);

@@ -2,20 +2,21 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use flannel_core::{
-    Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerEvent,
-    SubnetKey, SubnetRegistry,
+    Damping, DampingOptions, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
+    NetworkConfig, PeerEvent, SubnetKey, SubnetRegistry,
 };
 use flannel_registry::{
     CacheOptions, CachedLeaseManager, MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions,
 };
 use flannel_testing::FaultyRegistry;
 use futures::StreamExt;
-use futures::stream::BoxStream;
-use tokio::time::timeout;
+use futures::stream::{self, BoxStream};
+use tokio::time::{Instant, sleep_until, timeout};
 
 pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
 pub(crate) const NETWORK: &str = "/coreos.com/network";
@@ -24,7 +25,49 @@ pub(crate) const OWN: &str = "10.5.9.0-24";
 /// Long enough for everything that does not wait for a renewal.
 pub(crate) const MOMENT: Duration = Duration::from_secs(120);
 
-pub(crate) type Manager = CachedLeaseManager<RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>>;
+type Inner = CachedLeaseManager<RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>>;
+
+/// A manager whose watch damps the peers and reports those in use, as a network does.
+pub(crate) struct Manager(pub(crate) Arc<Inner>);
+
+impl std::ops::Deref for Manager {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Manager {
+    pub(crate) fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
+        let (manager, events) = (Arc::clone(&self.0), self.0.watch(own));
+        let damping = Damping::new(DampingOptions::default());
+        stream::unfold((manager, events, damping), |(manager, mut events, mut damping)| async {
+            loop {
+                let due = damping.due();
+                tokio::select! {
+                    event = events.next() => {
+                        let event = event?;
+                        manager.peers_in_use(&match &event {
+                            PeerEvent::Changed(changes) => damping.filter(changes.clone(), now()),
+                            PeerEvent::CacheRejected(subnets) => damping.remove(subnets),
+                            _ => Vec::new(),
+                        });
+                        return Some((event, (manager, events, damping)));
+                    }
+                    () = sleep_until(due.unwrap_or_else(now).into()), if due.is_some() => {
+                        manager.peers_in_use(&damping.expire(now()));
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
 
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
@@ -61,7 +104,8 @@ impl Site {
         let mut options = RegistryLeaseManagerOptions::default();
         options.seed = Some(7);
         let inner = RegistryLeaseManager::with_options(self.faulty.clone(), options);
-        CachedLeaseManager::open(inner, CacheOptions::new(self.path(), network, host(last).public))
+        let options = CacheOptions::new(self.path(), network, host(last).public);
+        Manager(Arc::new(CachedLeaseManager::open(inner, options)))
     }
 
     /// Writes the lease of a peer that never renews it.

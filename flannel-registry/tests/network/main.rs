@@ -10,6 +10,7 @@
 mod config;
 mod ending;
 mod external;
+mod handles;
 mod lease;
 mod peers;
 mod site;

@@ -44,6 +44,7 @@ fn samples() -> Vec<NetworkEvent> {
         NetworkEvent::PeerJoined(Arc::new(lease.clone())),
         NetworkEvent::PeerChanged(Arc::new(lease.clone())),
         NetworkEvent::PeerLeft(subnet),
+        NetworkEvent::PeerHeld(Arc::new(lease.clone())),
         NetworkEvent::BadRecord(BadRecord::new("x", None, "why")),
         NetworkEvent::Repaired { objects: 2, noticed: text() },
         NetworkEvent::ObjectFailed(ObjectFailure::new("route", "why")),

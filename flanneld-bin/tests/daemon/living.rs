@@ -111,7 +111,7 @@ fn systemd_gets_status_and_watchdog_notifications() {
 
 #[test]
 fn an_unreachable_service_manager_is_logged_once() {
-    const WARNING: &str = "The service manager cannot be told";
+    const WARNING: &str = "Failed to notify the service manager";
     let mut cluster = Cluster::new(1);
     cluster.configure(crate::cluster::VXLAN);
     let (mut notifications, mut command) = (Notifications::new(), cluster.command(0));

@@ -1,12 +1,12 @@
 //! The lease manager of a host, with a subscriber that checks its peer events.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
     KeepEvent, LastContact, Lease, LeaseAttrs, LeaseChange, LeaseManager, LeaseRequest, ManagerError,
-    NetworkConfig, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
+    NetworkConfig, PeerChange, PeerEvent, PublicAddrs, StoreIdentity, SubnetKey,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -48,6 +48,22 @@ impl LeaseManager for CheckedManager {
 
     async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, ManagerError> {
         self.inner.publish(own, attrs).await
+    }
+
+    fn host_name(&self) -> Option<String> {
+        self.inner.host_name()
+    }
+
+    fn peer_names(&self) -> BTreeMap<SubnetKey, String> {
+        self.inner.peer_names()
+    }
+
+    fn host_ready(&self, own: &Lease) {
+        self.inner.host_ready(own);
+    }
+
+    fn peers_in_use(&self, changes: &[PeerChange]) {
+        self.inner.peers_in_use(changes);
     }
 
     fn reconnect(&self) {

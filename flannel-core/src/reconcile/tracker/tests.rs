@@ -1,5 +1,4 @@
-//! What the tracker decides, step by step. How the whole engine fares on a kernel that fails is tested where there is
-//! such a kernel, in `flannel-testing`.
+//! The decisions of the tracker. `flannel-testing` tests the engine on a kernel that fails.
 
 use super::*;
 
@@ -22,8 +21,8 @@ fn fails(tracker: &mut T, change: Change<u8, &'static str>, now: Instant) {
     tracker.settle(change, Err(ObjectFailure::new(object, "no")), now);
 }
 
-/// Carries out all that is due, and ends the pass.
-fn obey(tracker: &mut T, now: Instant) -> Vec<Change<u8, &'static str>> {
+/// Applies all due changes, and ends the pass.
+fn apply(tracker: &mut T, now: Instant) -> Vec<Change<u8, &'static str>> {
     let missing = tracker.missing(now);
     missing.iter().for_each(|change| tracker.settle(change.clone(), Ok(()), now));
     let stale = tracker.unwanted(now);
@@ -33,49 +32,49 @@ fn obey(tracker: &mut T, now: Instant) -> Vec<Change<u8, &'static str>> {
 }
 
 #[test]
-fn what_is_wanted_is_put_what_is_not_is_dropped_and_what_is_right_is_left() {
+fn a_pass_puts_missing_objects_drops_unwanted_ones_and_leaves_the_rest() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "a");
     tracker.set_desired(2, "b");
     tracker.set_desired(3, "c");
     assert_eq!(tracker.observe([(1, "a"), (2, "x"), (4, "d")]), 0, "nothing was known before");
-    assert_eq!(obey(&mut tracker, now), [put(2, "b", Some("x")), put(3, "c", None), drop(4, "d")]);
-    assert_eq!(obey(&mut tracker, now), []);
+    assert_eq!(apply(&mut tracker, now), [put(2, "b", Some("x")), put(3, "c", None), drop(4, "d")]);
+    assert_eq!(apply(&mut tracker, now), []);
     assert_eq!(tracker.observe([(1, "a"), (2, "b"), (3, "c")]), 0);
-    assert_eq!(obey(&mut tracker, now), []);
+    assert_eq!(apply(&mut tracker, now), []);
 }
 
 #[test]
-fn what_is_wanted_again_or_forgotten_twice_is_no_change() {
+fn repeating_a_desired_state_is_no_change() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
     tracker.set_desired(1, "a");
-    obey(&mut tracker, now);
+    apply(&mut tracker, now);
     tracker.set_desired(1, "a");
     tracker.unset_desired(&9);
-    assert_eq!(obey(&mut tracker, now), []);
+    assert_eq!(apply(&mut tracker, now), []);
     tracker.set_desired(1, "b");
     assert_eq!(
-        (tracker.desired(&1).copied(), obey(&mut tracker, now)),
+        (tracker.desired(&1).copied(), apply(&mut tracker, now)),
         (Some("b"), vec![put(1, "b", Some("a"))])
     );
     tracker.unset_desired(&1);
     tracker.unset_desired(&1);
-    assert_eq!((tracker.desired(&1).copied(), obey(&mut tracker, now)), (None, vec![drop(1, "b")]));
+    assert_eq!((tracker.desired(&1).copied(), apply(&mut tracker, now)), (None, vec![drop(1, "b")]));
 }
 
 #[test]
-fn to_want_exactly_some_objects_is_to_forget_all_others() {
+fn setting_all_desired_objects_unsets_the_others() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
     tracker.set_all_desired([(1, "a"), (2, "b")].into());
-    obey(&mut tracker, now);
+    apply(&mut tracker, now);
     tracker.set_all_desired([(2, "b"), (3, "c")].into());
-    assert_eq!(obey(&mut tracker, now), [put(3, "c", None), drop(1, "a")]);
+    assert_eq!(apply(&mut tracker, now), [put(3, "c", None), drop(1, "a")]);
 }
 
 #[test]
-fn an_object_that_will_do_is_left_as_it_is() {
+fn an_object_that_satisfies_the_desired_one_is_left() {
     let now = Instant::now();
     let mut tracker = Tracker::new(|desired: &&str, actual: &&str| desired.len() == actual.len());
     tracker.set_desired(1, "a");
@@ -86,22 +85,22 @@ fn an_object_that_will_do_is_left_as_it_is() {
 }
 
 #[test]
-fn of_several_objects_under_one_key_only_the_one_in_force_stays() {
+fn only_the_effective_object_of_a_key_stays() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "a");
     tracker.observe([(1, "a"), (1, "b"), (1, "c"), (2, "d"), (2, "e")]);
-    let all = obey(&mut tracker, now);
+    let all = apply(&mut tracker, now);
     assert_eq!(all, [drop(2, "d"), drop(1, "b"), drop(1, "c"), drop(2, "e")]);
-    assert_eq!(obey(&mut tracker, now), []);
+    assert_eq!(apply(&mut tracker, now), []);
 }
 
 #[test]
-fn of_several_objects_under_one_key_the_right_one_stays_though_another_is_in_force() {
+fn the_desired_object_of_a_key_stays_even_if_another_is_effective() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "b");
     tracker.observe([(1, "a"), (1, "b")]);
-    assert_eq!(obey(&mut tracker, now), [drop(1, "a")], "which puts the right one in force");
-    assert_eq!(obey(&mut tracker, now), []);
+    assert_eq!(apply(&mut tracker, now), [drop(1, "a")], "the desired one becomes effective");
+    assert_eq!(apply(&mut tracker, now), []);
     // Where the one in force will do, it stays.
     let mut tracker = Tracker::new(|_: &&str, _: &&str| true);
     tracker.set_desired(1, "b");
@@ -110,23 +109,23 @@ fn of_several_objects_under_one_key_the_right_one_stays_though_another_is_in_for
 }
 
 #[test]
-fn what_changed_by_itself_is_counted_and_put_right() {
+fn drift_is_counted_and_repaired() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
     for key in 1..=3 {
         tracker.set_desired(key, "a");
     }
-    obey(&mut tracker, now);
+    apply(&mut tracker, now);
     assert!(!tracker.is_stale());
     tracker.mark_stale();
     assert!(tracker.is_stale());
     assert_eq!(tracker.observe([(1, "a"), (2, "z")]), 2);
     assert!(!tracker.is_stale());
-    assert_eq!(obey(&mut tracker, now), [put(2, "a", Some("z")), put(3, "a", None)]);
+    assert_eq!(apply(&mut tracker, now), [put(2, "a", Some("z")), put(3, "a", None)]);
 }
 
 #[test]
-fn what_fails_waits_longer_each_time_and_alone() {
+fn a_failed_object_backs_off_without_delaying_others() {
     let (mut tracker, mut now) = (tracker(), Instant::now());
     tracker.observe([]);
     tracker.set_desired(1, "a");
@@ -144,12 +143,12 @@ fn what_fails_waits_longer_each_time_and_alone() {
     assert_eq!((pauses[0], pauses[1]), (RETRY.first, RETRY.first * 2));
     assert_eq!(pauses[11], RETRY.longest);
     tracker.set_desired(2, "b");
-    assert_eq!(obey(&mut tracker, now), [put(1, "a", None), put(2, "b", None)]);
+    assert_eq!(apply(&mut tracker, now), [put(1, "a", None), put(2, "b", None)]);
     assert_eq!((tracker.failures().count(), tracker.retry_in(now)), (0, None));
 }
 
 #[test]
-fn an_object_that_failed_is_tried_at_once_if_it_shall_be_another_or_was_changed() {
+fn a_failed_object_is_retried_at_once_if_its_desired_or_actual_state_changes() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([(1, "x")]);
     tracker.set_desired(1, "a");
@@ -163,24 +162,24 @@ fn an_object_that_failed_is_tried_at_once_if_it_shall_be_another_or_was_changed(
 }
 
 #[test]
-fn a_surplus_object_that_cannot_be_dropped_waits_and_is_told_until_it_is_gone() {
+fn a_surplus_object_that_cannot_be_dropped_is_retried_and_reported() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "a");
     tracker.observe([(1, "a"), (1, "b")]);
     for _ in 0..3 {
         fails(&mut tracker, drop(1, "b"), now);
         tracker.close();
-        assert_eq!(tracker.unwanted(now), [], "not at once again");
+        assert_eq!(tracker.unwanted(now), [], "not immediately");
         assert_eq!(tracker.failures().count(), 1);
     }
-    assert!(tracker.retry_in(now).unwrap() > RETRY.first, "the pauses grow");
+    assert!(tracker.retry_in(now).unwrap() > RETRY.first, "the delays grow");
     tracker.observe([(1, "a")]);
     tracker.close();
-    assert_eq!((tracker.failures().count(), tracker.retry_in(now)), (0, None), "somebody removed it");
+    assert_eq!((tracker.failures().count(), tracker.retry_in(now)), (0, None), "removed by another program");
 }
 
 #[test]
-fn a_failed_put_goes_on_waiting_when_a_surplus_object_of_its_key_is_dropped() {
+fn a_failed_put_keeps_waiting_when_a_surplus_object_of_its_key_is_dropped() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "a");
     tracker.observe([(1, "b"), (1, "c")]);
@@ -191,20 +190,20 @@ fn a_failed_put_goes_on_waiting_when_a_surplus_object_of_its_key_is_dropped() {
 }
 
 #[test]
-fn what_is_believed_to_be_there_is_what_was_read_or_written_last() {
+fn the_actual_state_is_what_was_last_read_or_written() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.set_desired(1, "a");
     tracker.set_desired(2, "b");
     assert_eq!(tracker.actual(&1), None);
     tracker.observe([(1, "a"), (2, "x"), (3, "c")]);
-    let believed = |tracker: &T| [1, 2, 3, 4].map(|key| tracker.actual(&key).copied());
-    assert_eq!(believed(&tracker), [Some("a"), Some("x"), Some("c"), None]);
-    obey(&mut tracker, now);
-    assert_eq!(believed(&tracker), [Some("a"), Some("b"), None, None]);
+    let actual = |tracker: &T| [1, 2, 3, 4].map(|key| tracker.actual(&key).copied());
+    assert_eq!(actual(&tracker), [Some("a"), Some("x"), Some("c"), None]);
+    apply(&mut tracker, now);
+    assert_eq!(actual(&tracker), [Some("a"), Some("b"), None, None]);
 }
 
 #[test]
-fn what_waits_is_tried_at_once_when_all_is_to_be_tried_again() {
+fn retry_all_allows_an_immediate_retry() {
     let (mut tracker, now) = (tracker(), Instant::now());
     tracker.observe([]);
     tracker.set_desired(1, "a");

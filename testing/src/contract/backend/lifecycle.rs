@@ -206,9 +206,9 @@ pub fn remove_leaves_nothing(subject: &dyn BackendSubject) {
 
 /// `plan` writes nothing, names unreachable peers, and is empty after a sync.
 pub fn plan_writes_nothing_and_is_accurate(subject: &dyn BackendSubject) {
-    let (config, external) = (subject.config(), subject.external());
+    let (config, external, state_dir) = (subject.config(), subject.external(), subject.state_dir());
     let plan = |own: &Lease, peers: &PeerSet| {
-        let request = PlanRequest::new(&config, &external, own, peers);
+        let request = PlanRequest::new(&config, &external, own, peers).with_state_dir(state_dir.as_deref());
         subject.opener().plan(request)
     };
     let before = sorted_objects(subject);

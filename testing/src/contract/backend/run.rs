@@ -100,12 +100,18 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn put_peers(&mut self, hosts: &[u8]) {
-        hosts.iter().for_each(|n| self.put_peer(*n, self.subject.peer(*n, address_of(*n))));
+        hosts.iter().for_each(|n| self.put_reachable(*n, address_of(*n)));
     }
 
     /// Gives a peer another public address.
     pub(super) fn move_peer(&mut self, n: u8) {
-        self.put_peer(n, self.subject.peer(n, new_address_of(n)));
+        self.put_reachable(n, new_address_of(n));
+    }
+
+    fn put_reachable(&mut self, n: u8, public: Ipv4Addr) {
+        let attrs = self.subject.peer(n, public);
+        assert!(self.subject.endpoint_of(&attrs).is_some(), "the subject's peer {n} must have an endpoint");
+        self.put_peer(n, attrs);
     }
 
     pub(super) fn put_peer(&mut self, n: u8, attrs: LeaseAttrs) {
@@ -123,12 +129,7 @@ impl<'a> Run<'a> {
     /// Returns where the traffic to each known peer should go.
     fn expected_destinations(&self) -> BTreeMap<SubnetKey, IpAddr> {
         let carried = self.peers.iter().filter(|_| self.subject.carries_traffic());
-        carried
-            .map(|lease| {
-                let endpoint = self.subject.endpoint_of(&lease.attrs);
-                (lease.subnet, endpoint.expect("the attributes of a peer must have an endpoint"))
-            })
-            .collect()
+        carried.filter_map(|lease| Some((lease.subnet, self.subject.endpoint_of(&lease.attrs)?))).collect()
     }
 
     /// Asserts that the host reaches the known peers and no others.
