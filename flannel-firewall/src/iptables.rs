@@ -7,7 +7,7 @@ use flannel_netlink::{IpFamily, Namespace, NftFamily, NftTable, Nftables};
 use crate::program::{Program, ProgramError};
 use crate::rules::{OverlayPrefixes, RuleOptions};
 use listing::TableListing;
-use plan::{DesiredTable, FORWARD, MASQUERADE, OwnChain};
+use plan::{DOCKER_USER, DesiredTable, FORWARD, MASQUERADE, OwnChain};
 
 mod legacy;
 pub(crate) mod listing;
@@ -16,11 +16,12 @@ mod plan;
 pub(crate) mod spec;
 
 /// The chains that hold flannel's rules or call them, with their tables.
-pub(crate) const WATCHED: [(&str, &str); 4] = [
+pub(crate) const WATCHED: [(&str, &str); 5] = [
     (MASQUERADE.table, MASQUERADE.builtin),
     (MASQUERADE.table, MASQUERADE.chain),
     (FORWARD.table, FORWARD.builtin),
     (FORWARD.table, FORWARD.chain),
+    (FORWARD.table, DOCKER_USER),
 ];
 
 /// Why the rules in iptables are not as desired.
@@ -158,7 +159,7 @@ impl Iptables {
         let kernel = kernel?;
         kept.try_fold(Vec::new(), |mut numbers, own_chain| {
             let table = NftTable { family: nft_family(self.family), name: own_chain.table.to_owned() };
-            for chain in [own_chain.builtin, own_chain.chain] {
+            for chain in [own_chain.builtin, own_chain.chain].into_iter().chain(own_chain.foreign_caller) {
                 let mut hasher = DefaultHasher::new();
                 hasher.write(&kernel.rules_as_bytes(&table, chain).ok()?);
                 numbers.push(hasher.finish());

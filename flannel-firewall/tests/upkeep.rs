@@ -10,7 +10,7 @@ use std::time::Duration;
 use flannel_core::{NetworkConfig, SubnetKey};
 use flannel_firewall::{
     BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus,
-    OverlayPrefixes, RuleChange, RuleOptions,
+    OverlayPrefixes, Packet, PacketPath, RuleChange, RuleOptions, Ruleset, TransportProtocol,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;
@@ -72,6 +72,56 @@ fn run_reports_each_network_once_its_rules_are_in_place() {
         shell(&namespace, "nft delete table ip flannel-ipv4");
         reports.wait_for(|(_, status)| status.repairs == repairs + 1).await.unwrap();
         assert_eq!(tables(&namespace), "flannel-ipv4");
+    });
+}
+
+/// The rules of Docker 28 with `--allow-direct-routing`, as far as they concern packets from other hosts.
+const DOCKER: &str = "iptables -N DOCKER-USER
+    iptables -N DOCKER-FORWARD
+    iptables -N DOCKER
+    iptables -P FORWARD DROP
+    iptables -A FORWARD -j DOCKER-USER
+    iptables -A FORWARD -j DOCKER-FORWARD
+    iptables -A DOCKER-FORWARD -o docker0 -j DOCKER
+    iptables -A DOCKER-FORWARD -i docker0 -j ACCEPT
+    iptables -A DOCKER ! -i docker0 -o docker0 -j DROP";
+
+#[test]
+fn containers_of_docker_are_reachable_from_other_hosts_also_after_docker_restarts() {
+    let namespace = namespace();
+    let mut network = network("10.5.1.0/24", &[]);
+    network.mode = FirewallMode::Iptables;
+    let options = FirewallOptions::new(RuleOptions::default().with_forward(true));
+    let mut firewall = Firewall::new(namespace.clone(), options);
+    let address = |text: &str| text.parse().unwrap();
+    let packet = Packet::new(
+        PacketPath::Forward,
+        address("10.5.2.2"),
+        address("10.5.1.2"),
+        TransportProtocol::Tcp,
+        80,
+    )
+    .with_incoming(Some("flannel.1".to_owned()))
+    .with_outgoing(Some("docker0".to_owned()));
+    block_on(async {
+        shell(&namespace, DOCKER);
+        let blocking = || async { Ruleset::read(&namespace).await.0.blocking_rules(&packet) };
+        assert_eq!(blocking().await.len(), 1, "Docker drops the packet");
+        firewall.set_network(network.clone());
+        firewall.reconcile().await;
+        assert_eq!(blocking().await, []);
+        firewall.reconcile().await;
+
+        shell(&namespace, "iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN");
+        firewall.wait().await;
+        assert_eq!(firewall.reconcile().await.rules, RuleChange::Repaired);
+        assert_eq!(blocking().await, []);
+
+        assert!(Firewall::remove(namespace.clone(), &network).await.is_empty());
+        assert_eq!(
+            shell(&namespace, "iptables -S DOCKER-USER"),
+            "-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n"
+        );
     });
 }
 

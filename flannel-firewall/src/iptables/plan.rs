@@ -19,15 +19,32 @@ pub(crate) struct OwnChain {
     pub(crate) builtin: &'static str,
     /// Its name.
     pub(crate) chain: &'static str,
+    /// A chain of another program that also calls it, where that chain exists.
+    pub(crate) foreign_caller: Option<&'static str>,
     comment: &'static str,
 }
 
 /// The chain that masquerades packets.
-pub(crate) const MASQUERADE: OwnChain =
-    OwnChain { table: "nat", builtin: "POSTROUTING", chain: "FLANNEL-POSTRTG", comment: "flanneld masq" };
+pub(crate) const MASQUERADE: OwnChain = OwnChain {
+    table: "nat",
+    builtin: "POSTROUTING",
+    chain: "FLANNEL-POSTRTG",
+    foreign_caller: None,
+    comment: "flanneld masq",
+};
+/// Docker's chain for rules of the operator.
+pub(crate) const DOCKER_USER: &str = "DOCKER-USER";
 /// The chain that accepts forwarded packets.
-pub(crate) const FORWARD: OwnChain =
-    OwnChain { table: "filter", builtin: "FORWARD", chain: "FLANNEL-FWD", comment: "flanneld forward" };
+///
+/// Docker 28 and later drop packets to containers in a chain that precedes the jump from `FORWARD`. `DOCKER-USER` is
+/// evaluated before that chain, and Docker keeps its rules.
+pub(crate) const FORWARD: OwnChain = OwnChain {
+    table: "filter",
+    builtin: "FORWARD",
+    chain: "FLANNEL-FWD",
+    foreign_caller: Some(DOCKER_USER),
+    comment: "flanneld forward",
+};
 
 /// The comments of rules that flannel v0.16 to v0.19 kept in built-in chains; one was misspelt.
 const OLD_COMMENTS: [&str; 3] = ["flanneld masq", "flannel masq", "flanneld forward"];
@@ -83,6 +100,7 @@ impl DesiredTable<'_> {
         changes.extend(deletions(&state.own));
         if state.others == 0 {
             changes.extend(deletions(&state.jumps));
+            changes.extend(deletions(&state.foreign_jumps));
             if state.has_chain {
                 changes.push(format!("-F {}", self.own_chain.chain));
                 changes.push(format!("-X {}", self.own_chain.chain));
@@ -115,6 +133,22 @@ impl DesiredTable<'_> {
         if right.is_none() {
             changes.push(format!("-A {} {jump}", self.own_chain.builtin));
         }
+        self.write_foreign_jump(state, changes);
+    }
+
+    /// Makes the foreign caller call the chain after its own rules, but before it returns.
+    fn write_foreign_jump(&self, state: &TableState<'_>, changes: &mut Vec<String>) {
+        let Some(rules) = &state.foreign_rules else { return };
+        let Some(caller) = self.own_chain.foreign_caller else { return };
+        let jump = self.own_chain.jump();
+        let end = rules.iter().position(|rule| rule.spec == RuleSpec::returning()).unwrap_or(rules.len());
+        let is_right = |rule: &&ListedRule| rule.spec == jump;
+        if state.foreign_jumps.len() == 1 && rules[..end].iter().any(is_right) {
+            return;
+        }
+        changes.extend(deletions(&state.foreign_jumps));
+        let kept = rules[..end].iter().filter(|rule| rule.spec.target != self.own_chain.chain).count();
+        changes.push(format!("-I {caller} {} {jump}", kept + 1));
     }
 
     /// Returns whether a rule of the built-in chain was written by an earlier version of flannel.
@@ -136,6 +170,10 @@ struct TableState<'a> {
     /// The number of rules in the chain that are neither.
     others: usize,
     jumps: Vec<&'a ListedRule>,
+    /// The rules of the foreign caller; `None` if it does not exist.
+    foreign_rules: Option<Vec<&'a ListedRule>>,
+    /// The jumps of the foreign caller.
+    foreign_jumps: Vec<&'a ListedRule>,
     old: Vec<&'a ListedRule>,
 }
 
@@ -155,7 +193,13 @@ impl<'a> TableState<'a> {
         let first_shared = first(&|spec| *spec == shared_spec);
         let (jumps, rest): (Vec<&ListedRule>, Vec<&ListedRule>) =
             listing.of(own_chain.builtin).partition(|rule| rule.spec.target == own_chain.chain);
+        let foreign_caller = own_chain.foreign_caller.filter(|caller| listing.chains.contains_key(*caller));
+        let foreign_rules = foreign_caller.map(|caller| listing.of(caller).collect::<Vec<_>>());
+        let foreign_jumps = foreign_rules.iter().flatten().copied();
+        let foreign_jumps = foreign_jumps.filter(|rule| rule.spec.target == own_chain.chain).collect();
         Self {
+            foreign_rules,
+            foreign_jumps,
             has_chain: listing.chains.contains_key(own_chain.chain),
             own,
             is_shared_first: shared.len() == 1 && first_shared.is_some_and(|at| at < first_own),

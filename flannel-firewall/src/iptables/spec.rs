@@ -45,6 +45,11 @@ impl RuleSpec {
         Self { target: target.to_owned(), comment: Some(comment.to_owned()), ..Self::default() }
     }
 
+    /// Builds the rule that always returns to the calling chain.
+    pub(crate) fn returning() -> Self {
+        Self { target: "RETURN".to_owned(), ..Self::default() }
+    }
+
     /// Parses the words after the chain.
     pub(crate) fn read(words: impl Iterator<Item = String>) -> Self {
         let mut spec = Self::default();

@@ -49,7 +49,6 @@ impl Model {
         let (verb, rest) = command.split_once(' ')?;
         let (chain, text) = rest.split_once(' ').unwrap_or((rest, ""));
         self.0.chains.get(chain)?;
-        let first = self.0.rules.iter().position(|rule| rule.chain == chain);
         let listed = |text: &str| ListedRule {
             chain: chain.to_owned(),
             text: text.to_owned(),
@@ -58,7 +57,11 @@ impl Model {
         match verb {
             "-A" => self.0.rules.push(listed(text)),
             "-I" => {
-                self.0.rules.insert(first.unwrap_or(self.0.rules.len()), listed(text.strip_prefix("1 ")?))
+                let (position, text) = text.split_once(' ')?;
+                let index = position.parse::<usize>().ok()?.checked_sub(1)?;
+                let mut of_chain = (0..self.0.rules.len()).filter(|at| self.0.rules[*at].chain == chain);
+                let at = of_chain.nth(index).unwrap_or(self.0.rules.len());
+                self.0.rules.insert(at, listed(text));
             }
             "-D" => {
                 let desired = listed(text).spec;
@@ -211,6 +214,37 @@ fn rules_about_an_earlier_subnet_are_removed() {
     let options = &ALL;
     let before = after(&desired(&MASQUERADE, &[earlier], options, true), "");
     assert_eq!(after(&desired(&MASQUERADE, &[own()], options, true), &before), MASQUERADED);
+}
+
+/// Applies the forward rules to a table with the chain `DOCKER-USER`, and returns the rules of that chain.
+fn docker_user(options: &RuleOptions, rules: &str) -> Vec<String> {
+    let mut model = Model::new(&FORWARD, &format!(":DOCKER-USER - [0:0]\n{rules}"));
+    let nets = [own()];
+    let desired = desired(&FORWARD, &nets, options, true);
+    let changes = desired.changes(&model.0);
+    model.apply(&changes).unwrap_or_else(|command| panic!("iptables refuses {command} in {changes:#?}"));
+    assert_eq!(desired.changes(&model.0), Vec::<String>::new(), "from {rules}");
+    model.0.of("DOCKER-USER").map(|rule| rule.text.clone()).collect()
+}
+
+#[test]
+fn docker_user_calls_the_chain_after_rules_of_the_operator_and_before_it_returns() {
+    let jump = "-m comment --comment \"flanneld forward\" -j FLANNEL-FWD";
+    let none = RuleOptions { masquerade: false, forward: false, ..ALL };
+    let drop = "-s 192.0.2.0/24 -j DROP";
+    for (before, after) in [
+        (&[][..], &[jump][..]),
+        (&["-j RETURN"], &[jump, "-j RETURN"]),
+        (&[drop, "-j RETURN"], &[drop, jump, "-j RETURN"]),
+        (&[drop, "-j RETURN", jump], &[drop, jump, "-j RETURN"]),
+        (&[jump, jump, drop], &[drop, jump]),
+        (&[jump, drop], &[jump, drop]),
+    ] {
+        let rules: String = before.iter().map(|rule| format!("-A DOCKER-USER {rule}\n")).collect();
+        assert_eq!(docker_user(&ALL, &rules), after, "{before:?}");
+        let others: Vec<_> = before.iter().copied().filter(|rule| *rule != jump).collect();
+        assert_eq!(docker_user(&none, &rules), others, "{before:?}");
+    }
 }
 
 fn lines(text: &str, range: std::ops::Range<usize>) -> String {
