@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flannel_core::{
-    Lease, Network, NetworkError, NetworkEvent, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
-    Term, chain,
+    Lease, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown, Term, chain,
 };
 use flannel_firewall::{
     BlackholeRoutes, Firewall, FirewallNetwork, FirewallOptions, FirewallStatus, OverlayPrefixes,
@@ -166,7 +166,7 @@ impl NodeAgent {
     pub async fn run(self, commands: impl Stream<Item = AgentCommand>) -> Result<(), NetworkError> {
         let source = self.status_source();
         let Self { network, task, host, applied } = self;
-        let mut events = network.events().fuse();
+        let mut state = network.running();
         let running = watch::Sender::new(None);
         let notifier = &host.options.service_manager;
         let work = task.run();
@@ -186,7 +186,7 @@ impl NodeAgent {
                     Some(AgentCommand::Shutdown) | None => break None,
                 },
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => publish_running(&network, &event, &running).await,
+                Ok(()) = state.changed() => publish_running(state.borrow_and_update().as_ref(), &running),
                 Ok(()) = changes.changed() => {}
                 () = reload.finished() => {}
                 never = &mut upkeep => match never {},
@@ -205,14 +205,14 @@ impl NodeAgent {
     }
 }
 
-/// Updates the running state after an event that may have changed it.
-async fn publish_running(network: &Network, event: &NetworkEvent, running: &watch::Sender<Option<Running>>) {
-    let is_change =
-        matches!(event, NetworkEvent::Ready | NetworkEvent::MtuChanged(_) | NetworkEvent::Reconfigured(_));
-    // Before it is ready, `ready` would wait.
-    if is_change && (running.borrow().is_some() || matches!(event, NetworkEvent::Ready)) {
-        running.send_replace(network.ready().await.ok());
-    }
+/// Publishes the running state of the network if its subnet, MTU or config changed.
+fn publish_running(state: Option<&Running>, running: &watch::Sender<Option<Running>>) {
+    let key = |state: &Running| (state.lease.subnet, state.mtu, Arc::clone(&state.config));
+    running.send_if_modified(|known| {
+        let is_changed = known.as_ref().map(key) != state.map(key);
+        *known = state.cloned();
+        is_changed
+    });
 }
 
 impl Host {
