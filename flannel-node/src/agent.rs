@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use flannel_core::{
     Lease, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown, Term, chain,
@@ -166,16 +165,15 @@ impl NodeAgent {
     pub async fn run(self, commands: impl Stream<Item = AgentCommand>) -> Result<(), NetworkError> {
         let source = self.status_source();
         let Self { network, task, host, applied } = self;
-        let mut state = network.running();
-        let running = watch::Sender::new(None);
+        let running = network.running();
         let notifier = &host.options.service_manager;
         let work = task.run();
-        let upkeep = host.keep(running.subscribe(), &applied);
+        let upkeep = host.keep(running.clone(), &applied);
         let serving = host.serve(source.clone());
         let reporting = report_status(notifier, source);
         let probing = host.probe(network.view());
         tokio::pin!(work, upkeep, serving, reporting, probing, commands);
-        let mut changes = applied.subscribe();
+        let (mut changes, mut running_changes) = (applied.subscribe(), running.clone());
         let mut reload = ReloadState::default();
         let ended = loop {
             reload.notify(notifier, &running.borrow(), &applied.borrow());
@@ -186,7 +184,7 @@ impl NodeAgent {
                     Some(AgentCommand::Shutdown) | None => break None,
                 },
                 ended = &mut work => break Some(ended),
-                Ok(()) = state.changed() => publish_running(state.borrow_and_update().as_ref(), &running),
+                Ok(()) = running_changes.changed() => {}
                 Ok(()) = changes.changed() => {}
                 () = reload.finished() => {}
                 never = &mut upkeep => match never {},
@@ -203,16 +201,6 @@ impl NodeAgent {
             }
         }
     }
-}
-
-/// Publishes the running state of the network if its subnet, MTU or config changed.
-fn publish_running(state: Option<&Running>, running: &watch::Sender<Option<Running>>) {
-    let key = |state: &Running| (state.lease.subnet, state.mtu, Arc::clone(&state.config));
-    running.send_if_modified(|known| {
-        let is_changed = known.as_ref().map(key) != state.map(key);
-        *known = state.cloned();
-        is_changed
-    });
 }
 
 impl Host {

@@ -177,8 +177,11 @@ fn invalid_flags_print_the_usage_text() {
         let site = Site::new(Some(SUBNET_ENV));
         for flags in ["-h", "-?", "-x", "-f"] {
             let output = site.run_plain(shell, &[("-d", site.output_file())], flags, &[]);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.code() == Some(1) && said.contains("usage: "), "{shell:?} {flags}: {said}");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.code() == Some(1) && stderr.contains("usage: "),
+                "{shell:?} {flags}: {stderr}"
+            );
         }
         let output = site.run(shell, "-k a;b", &[]);
         assert_eq!(String::from_utf8_lossy(&output.stderr), "Invalid name of a variable: a;b\n");

@@ -110,15 +110,15 @@ fn commands_get_the_same_input_as_from_upstream() {
     let records: Vec<_> = cluster.leases().into_iter().map(|(_, record)| record).collect();
     let attrs = r#""BackendType":"extension","BackendData":"hello\nworld \nerr","#;
     assert!(records.iter().all(|record| record.contains(attrs)), "{records:?}");
-    let told = format!("{peer} 192.168.64.2\nhello\nworld \nerr\n");
+    let input = format!("{peer} 192.168.64.2\nhello\nworld \nerr\n");
     eventually(PATIENCE, || notes.read("add-192.168.64.2").is_some()).unwrap();
-    assert_eq!(notes.read("add-192.168.64.2").as_deref(), Some(told.as_str()));
+    assert_eq!(notes.read("add-192.168.64.2").as_deref(), Some(input.as_str()));
     let post = notes.read("post-192.168.64.1");
     assert_eq!(post, Some(format!("10.5.0.0/16 {own} 192.168.64.1\n\n")));
     cluster.daemon(0).wait_for_line("PreStartupCommand: err", PATIENCE).unwrap();
     cluster.daemon(1).terminate(PATIENCE).unwrap();
     eventually(PATIENCE, || notes.read("remove-192.168.64.2").is_some()).unwrap();
-    assert_eq!(notes.read("remove-192.168.64.2").as_deref(), Some(told.as_str()));
+    assert_eq!(notes.read("remove-192.168.64.2").as_deref(), Some(input.as_str()));
 }
 
 #[test]

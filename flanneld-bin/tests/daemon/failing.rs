@@ -115,8 +115,8 @@ fn without_etcd_the_daemon_retries_with_backoff_and_starts_when_etcd_responds() 
     let line = cluster.daemon(0).wait_for_line("Couldn't fetch network config: ", PATIENCE).unwrap();
     assert!(line.contains("does not answer") && line.contains("retrying in"), "{line}");
     std::thread::sleep(Duration::from_millis(1500));
-    let told = errors(cluster.daemon(0)).len();
-    assert!(told <= 3, "{:#?}", errors(cluster.daemon(0)));
+    let count = errors(cluster.daemon(0)).len();
+    assert!(count <= 3, "{:#?}", errors(cluster.daemon(0)));
     cluster.etcd.restart().unwrap();
     cluster.wait_until_ready(0);
 }

@@ -313,8 +313,8 @@ fn blocking_rules_are_logged() {
         cluster.configure(config);
         drop(cluster.shell(0, rules));
         cluster.start(0);
-        let told = cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
-        assert!(told.starts_with('W') && told.contains("Pods may not reach each other"), "{told}");
+        let logged = cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
+        assert!(logged.starts_with('W') && logged.contains("Pods may not reach each other"), "{logged}");
     }
     let mut cluster = Cluster::new(1);
     cluster.configure(VXLAN);

@@ -87,7 +87,7 @@ fn check_repair(cluster: &mut Cluster, pods: &[Pod], before: &[String], damage: 
     // The kernel restores what depends on the external interface alone.
     if !damage.iter().any(|command| command.contains("eth0")) {
         eventually(PATIENCE, || repairs(cluster) > repaired)
-            .unwrap_or_else(|error| panic!("after {damage:?} no repair is told: {error}"));
+            .unwrap_or_else(|error| panic!("after {damage:?} no repair is logged: {error}"));
     }
 }
 
@@ -102,9 +102,9 @@ fn manual_changes_are_repaired_on_notification_and_foreign_objects_are_untouched
     let pods = [cluster.add_pod(0), cluster.add_pod(1)];
     check_ping(&pods[0], &pods[1]);
     make_foreign(&cluster);
-    let (before, beside) = (overlay(&cluster), foreign(&cluster));
+    let (before, untouched) = (overlay(&cluster), foreign(&cluster));
     assert_eq!(before.len(), 2 + 6, "device, address, and three objects for each peer: {before:#?}");
-    assert!(beside.len() > 10, "{beside:#?}");
+    assert!(untouched.len() > 10, "{untouched:#?}");
 
     let entries = cluster.lines(0, "bridge fdb show dev flannel.1").into_iter();
     let macs = entries.filter_map(|line| line.split(' ').next().map(str::to_owned));
@@ -134,7 +134,7 @@ fn manual_changes_are_repaired_on_notification_and_foreign_objects_are_untouched
     // Entries that are not permanent belong to the kernel, and stay.
     cluster.lines(0, "ip neigh flush dev flannel.1");
     check_ping(&pods[0], &pods[1]);
-    assert_eq!((overlay(&cluster), foreign(&cluster)), (before, beside));
+    assert_eq!((overlay(&cluster), foreign(&cluster)), (before, untouched));
     check_no_audit_repaired(&mut cluster);
 }
 
@@ -148,7 +148,7 @@ fn removed_direct_routes_are_restored_on_notification() {
     make_foreign(&cluster);
     // With our protocol number, but outside of our network.
     cluster.lines(0, "ip route add 10.96.0.0/16 via 10.99.0.9 dev br9 proto 241");
-    let (before, beside) = (overlay(&cluster), foreign(&cluster));
+    let (before, untouched) = (overlay(&cluster), foreign(&cluster));
     let peer = cluster.subnet(1);
     for damage in [
         vec![format!("ip route del {peer}")],
@@ -158,7 +158,7 @@ fn removed_direct_routes_are_restored_on_notification() {
     ] {
         check_repair(&mut cluster, &pods, &before, &damage);
     }
-    assert_eq!(foreign(&cluster), beside);
+    assert_eq!(foreign(&cluster), untouched);
     check_no_audit_repaired(&mut cluster);
 }
 

@@ -45,10 +45,10 @@ fn two_hosts_with_one_public_address_log_it_and_hold_two_subnets() {
     let mut cluster = Cluster::with_spare(1, 1);
     let subnet = cluster.subnet(0);
     cluster.start_with(1, &[format!("-public-ip={}", cluster.public(0))]);
-    let told = cluster.daemon(0).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
-    assert!(told.starts_with('W') && told.contains("-public-ip"), "{told}");
-    let told = cluster.daemon(1).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
-    assert!(told.starts_with('E') && told.contains("-public-ip"), "{told}");
+    let line = cluster.daemon(0).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
+    assert!(line.starts_with('W') && line.contains("-public-ip"), "{line}");
+    let line = cluster.daemon(1).wait_for_line("two hosts have the IP 192.168.64.1", PATIENCE).unwrap();
+    assert!(line.starts_with('E') && line.contains("-public-ip"), "{line}");
     cluster.wait_until_ready(1);
     eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
     assert_eq!(cluster.subnet(0), subnet);
@@ -68,8 +68,8 @@ fn a_clone_of_a_host_gets_another_id_and_another_subnet() {
         fs::copy(from, to).unwrap();
     }
     cluster.start(1);
-    let told = cluster.daemon(1).wait_for_line("two hosts have the node id", PATIENCE).unwrap();
-    assert!(told.starts_with('E'), "{told}");
+    let line = cluster.daemon(1).wait_for_line("two hosts have the node id", PATIENCE).unwrap();
+    assert!(line.starts_with('E'), "{line}");
     cluster.wait_until_ready(1);
     eventually(PATIENCE, || cluster.leases().len() == 2 && cluster.subnet(1) != subnet).unwrap();
     assert_eq!(cluster.subnet(0), subnet);
@@ -119,7 +119,7 @@ fn a_record_that_another_daemon_of_the_host_rewrites_is_restored_and_logged() {
     let host = usize::from(!ours.contains("192.168.64.1\""));
     let theirs = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.public(host));
     cluster.etcd.etcdctl(&["put", &key, &theirs]).unwrap();
-    let line = cluster.daemon(host).wait_for_line("was rewritten by somebody else", PATIENCE).unwrap();
+    let line = cluster.daemon(host).wait_for_line("was rewritten by another daemon", PATIENCE).unwrap();
     assert!(line.starts_with('W') && line.ends_with("; restoring it"), "{line}");
     eventually(PATIENCE, || cluster.leases()[0].1 == ours).unwrap();
 }

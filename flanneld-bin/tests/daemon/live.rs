@@ -109,12 +109,12 @@ fn a_cluster_migrates_from_udp_to_vxlan_and_back_host_by_host_without_disconnect
         check_ping(&pods[from], &pods[to]);
     }
     let reports: Vec<_> = pings.into_iter().map(RunningPing::stop).collect();
-    let said = reports.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    println!("packets lost, host by host: {there:?} to vxlan, {back:?} back to udp\n{said}");
+    let losses = reports.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    println!("packets lost, host by host: {there:?} to vxlan, {back:?} back to udp\n{losses}");
     // On an idle machine at most two packets are lost. A disconnected host loses hundreds.
     let (all, gone): (u64, u64) =
         (reports.iter().map(|r| r.sent).sum(), reports.iter().map(|r| r.lost_count()).sum());
-    assert!(gone * 20 < all, "{gone} of {all} were lost: {said}");
+    assert!(gone * 20 < all, "{gone} of {all} were lost: {losses}");
 }
 
 #[test]

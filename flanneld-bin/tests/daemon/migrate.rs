@@ -90,8 +90,8 @@ fn a_running_network_migrates_to_v3_host_by_host_without_packet_loss() {
     let done = migrate(&cluster, &[]);
     assert_eq!(done.code, Some(0), "{:#?} {}", done.lines, done.errors);
     assert!(done.has(&format!("reservation {} of 192.168.64.3: copied", subnets[2])), "{:#?}", done.lines);
-    assert!(done.has("network config: copied") && done.has("4 copied, 0 left"), "{:#?}", done.lines);
-    assert!(done.has("Next: start flanneld again"), "{:#?}", done.lines);
+    assert!(done.has("network config: copied") && done.has("4 copied, 0 unchanged"), "{:#?}", done.lines);
+    assert!(done.has("Next: restart flanneld on each host"), "{:#?}", done.lines);
     let copies = in_v3(&cluster);
     assert_eq!(copies.len(), 3);
     for (key, record, left) in &copies {
@@ -167,7 +167,7 @@ fn records_changed_in_v2_since_the_last_run_are_copied_again() {
     assert!(again.has("lease 10.5.3.0/24 of 192.168.0.3: already in the v3 store"), "{:#?}", again.lines);
     assert!(again.has("lease 10.5.4.0/24 of 192.168.0.4: copied, expires in"), "{:#?}", again.lines);
     assert!(
-        again.has("lease 10.5.3.128/25 of 192.168.0.5: NOT copied: it overlaps 10.5.3.0-24"),
+        again.has("lease 10.5.3.128/25 of 192.168.0.5: NOT copied: the subnet overlaps 10.5.3.0-24"),
         "{:#?}",
         again.lines
     );

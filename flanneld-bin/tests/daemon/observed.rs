@@ -148,14 +148,14 @@ fn the_socket_is_private_to_root_and_removed_with_the_daemon() {
     let mut cluster = Cluster::running(2);
     let path = cluster.subnet_file(0).with_extension("env.sock");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let told = |what: &str| {
+    let body = |what: &str| {
         let (status, body) = request(UnixStream::connect(&path).unwrap(), what).unwrap();
         assert_eq!(status, 200, "{body}");
         body
     };
     // The daemon reports the route a moment after the kernel has it.
     let status = eventually(PATIENCE, || {
-        let status: serde_json::Value = serde_json::from_str(&told("/status")).unwrap();
+        let status: serde_json::Value = serde_json::from_str(&body("/status")).unwrap();
         let is_done = status["peers"]["each"][0]["state"] == "programmed";
         if is_done { Ok(status) } else { Err(format!("{status:#}")) }
     });
@@ -170,7 +170,7 @@ fn the_socket_is_private_to_root_and_removed_with_the_daemon() {
     assert_eq!(status["devices"][0]["mac"], cluster.mac(0).to_string());
     assert_eq!(status["firewall"]["mode"], "iptables");
     assert!(status["registry"]["last_contact_seconds_ago"].as_f64().unwrap() < 30.0, "{status:#}");
-    let summary: serde_json::Value = serde_json::from_str(&told("/summary")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&body("/summary")).unwrap();
     assert_eq!(
         (&summary["peers"]["known"], &summary["peers"]["each"]),
         (&1.into(), &serde_json::Value::Null)
@@ -181,7 +181,7 @@ fn the_socket_is_private_to_root_and_removed_with_the_daemon() {
     assert!(path.exists());
     cluster.start(0);
     cluster.wait_until_ready(0);
-    told("/status");
+    body("/status");
     cluster.daemon(0).terminate(PATIENCE).unwrap();
     assert!(!path.exists());
 }
@@ -200,11 +200,11 @@ fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
     let mut cluster = Cluster::with_spare(3, 1);
     // The daemon reports the routes a moment after the kernel has them.
     let all_programmed = eventually(PATIENCE, || {
-        let said = run(&cluster, 0, &["status"]);
-        if said.1.contains("2 programmed") { Ok(said) } else { Err(format!("{said:?}")) }
+        let outcome = run(&cluster, 0, &["status"]);
+        if outcome.1.contains("2 programmed") { Ok(outcome) } else { Err(format!("{outcome:?}")) }
     });
-    let (status, page, complaint) = all_programmed.unwrap();
-    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    let (status, page, stderr) = all_programmed.unwrap();
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{page}");
     for line in [
         "network    10.5.0.0/16, backend vxlan".to_owned(),
         format!("lease      {} of {}, renewed in ", cluster.subnet(0), cluster.public(0)),
@@ -249,11 +249,11 @@ fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
 
     // Without its registry, the host reports it and stays in order.
     cluster.etcd.stop().unwrap();
-    let said = eventually(PATIENCE, || {
+    let outcome = eventually(PATIENCE, || {
         let (status, page, _) = run(&cluster, 0, &["status"]);
         if page.contains("  registry_unavailable  for ") { Ok(status) } else { Err(page) }
     });
-    assert_eq!(said.unwrap(), Some(0));
+    assert_eq!(outcome.unwrap(), Some(0));
     assert_eq!(run(&cluster, 0, &["peers"]).0, Some(0));
     let (_, json, _) = run(&cluster, 0, &["status", "-json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -276,11 +276,11 @@ fn status_and_peers_work_without_the_registry_and_fail_without_a_daemon() {
 
     // Without a daemon, the error is one line.
     for command in ["status", "peers"] {
-        let (status, page, complaint) = run(&cluster, 3, &[command]);
-        assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
-        assert!(complaint.starts_with("no flanneld runs here: nothing serves the socket "), "{complaint}");
-        let (status, _, complaint) = run(&cluster, 0, &[command, "-color=green"]);
-        assert_eq!((status, complaint.lines().count()), (Some(2), 1), "{complaint}");
+        let (status, page, stderr) = run(&cluster, 3, &[command]);
+        assert_eq!((status, page.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+        assert!(stderr.starts_with("no flanneld runs here: nothing serves the socket "), "{stderr}");
+        let (status, _, stderr) = run(&cluster, 0, &[command, "-color=green"]);
+        assert_eq!((status, stderr.lines().count()), (Some(2), 1), "{stderr}");
     }
     cluster.daemon(0).kill().unwrap();
     assert_eq!(run(&cluster, 0, &["status"]).0, Some(1), "its socket is still there");
@@ -297,8 +297,8 @@ fn plan(cluster: &Cluster, host: usize, arguments: &[&str]) -> (Option<i32>, Str
 fn a_plan_lists_the_changes_of_a_pass_and_makes_none() {
     let mut cluster = Cluster::with_spare(3, 1);
     wait_until_cached(&cluster, 0, 2);
-    let (status, page, complaint) = plan(&cluster, 0, &[]);
-    assert_eq!((status, complaint.as_str()), (Some(0), ""), "{page}");
+    let (status, page, stderr) = plan(&cluster, 0, &[]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{page}");
     assert!(page.ends_with("nothing to change\n"), "{page}");
 
     // The host is damaged while no daemon runs.
@@ -335,23 +335,17 @@ fn a_plan_lists_the_changes_of_a_pass_and_makes_none() {
     let last = serde_json::json!({"action": "put", "object": route, "instead_of": null});
     let own = serde_json::json!([cluster.subnet(0).to_string()]);
     assert_eq!((&changes[2], &found["subnets"], &found["peers"]), (&last, &own, &2.into()));
-    let (status, page, complaint) = plan(&cluster, 3, &[]);
-    assert_eq!((status, page.as_str(), complaint.lines().count()), (Some(1), "", 1), "{complaint}");
-    assert!(
-        complaint.contains("does not answer") && complaint.contains("nothing is remembered in "),
-        "{complaint}"
-    );
+    let (status, page, stderr) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+    assert!(stderr.contains("does not answer") && stderr.contains("nothing is remembered in "), "{stderr}");
     cluster.etcd.restart().unwrap();
 
     // A host without state has no lease, and the plan leaves no files.
-    let (status, page, complaint) = plan(&cluster, 3, &[]);
-    assert_eq!((status, page.as_str()), (Some(1), ""), "{complaint}");
+    let (status, page, stderr) = plan(&cluster, 3, &[]);
+    assert_eq!((status, page.as_str()), (Some(1), ""), "{stderr}");
     assert_eq!(
-        complaint,
-        format!(
-            "this host, at {}, holds no lease: a flanneld that starts here takes one first\n",
-            cluster.public(3)
-        )
+        stderr,
+        format!("this host ({}) holds no lease; flanneld acquires one when it starts\n", cluster.public(3))
     );
     assert!(!cluster.subnet_file(3).parent().unwrap().exists());
     assert!(cluster.lines(3, "ip link show type vxlan").is_empty());

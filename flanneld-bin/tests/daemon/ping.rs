@@ -37,11 +37,11 @@ fn wait_for_verdicts(
     status: Option<i32>,
     expected: &[&str],
 ) -> Value {
-    let said = eventually(PATIENCE, || {
-        let (code, pinged) = ping(cluster, host, arguments);
-        if code == status && verdicts(&pinged) == expected { Ok(pinged) } else { Err(format!("{pinged:#}")) }
+    let report = eventually(PATIENCE, || {
+        let (code, report) = ping(cluster, host, arguments);
+        if code == status && verdicts(&report) == expected { Ok(report) } else { Err(format!("{report:#}")) }
     });
-    said.unwrap()
+    report.unwrap()
 }
 
 /// The verdicts of all peers.
@@ -83,11 +83,11 @@ fn a_dropped_tunnel_port_is_reported_everywhere_until_it_is_cured() {
     wait_for_metrics(&cluster, &healthy);
     wait_for_readiness(&cluster, 200, None);
     let cured = eventually(PATIENCE, || {
-        let (status, pinged) = ping(&cluster, 0, &["-count=2"]);
-        let paths = pinged["peers"][0]["paths"].as_array().unwrap().iter();
+        let (status, report) = ping(&cluster, 0, &["-count=2"]);
+        let paths = report["peers"][0]["paths"].as_array().unwrap().iter();
         let means = paths.map(|way| (way["side"].as_str().unwrap(), way["by"].as_str().unwrap()));
         let are_right = means.eq([("inside", "udp"), ("outside", "icmp")]);
-        if status == Some(0) && are_right { Ok(pinged) } else { Err(format!("{pinged:#}")) }
+        if status == Some(0) && are_right { Ok(report) } else { Err(format!("{report:#}")) }
     });
     let cured = cured.unwrap();
     let paths = cured["peers"][0]["paths"].as_array().unwrap();
@@ -131,12 +131,12 @@ fn a_small_path_mtu_is_measured_to_the_byte_inside_and_outside() {
     (0..2).for_each(|host| eventually(PATIENCE, || cluster.routes(host).len() == 1).unwrap());
     drop_forwarded(&cluster, "ip length > 1400");
     let found = eventually(PATIENCE, || {
-        let (status, pinged) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
-        let peer = &pinged["peers"][0];
+        let (status, report) = ping(&cluster, 0, &["-count=3", &cluster.public(1)]);
+        let peer = &report["peers"][0];
         let mtus = (peer["paths"][0]["path_mtu"].as_u64(), peer["paths"][1]["path_mtu"].as_u64());
         // The VXLAN overhead is 50 bytes.
-        let is_it = mtus == (Some(1350), Some(1400)) && verdicts(&pinged) == ["mtu_small"];
-        if is_it && status == Some(3) { Ok(()) } else { Err(format!("{status:?} {pinged:#}")) }
+        let is_it = mtus == (Some(1350), Some(1400)) && verdicts(&report) == ["mtu_small"];
+        if is_it && status == Some(3) { Ok(()) } else { Err(format!("{status:?} {report:#}")) }
     });
     found.unwrap();
     cure(&cluster);
@@ -144,8 +144,8 @@ fn a_small_path_mtu_is_measured_to_the_byte_inside_and_outside() {
     wait_for_verdicts(&cluster, 0, &["-count=1"], Some(0), &["underlay_silent"]);
     cure(&cluster);
     cluster.lab.hosts[1].unplug().unwrap();
-    let (status, pinged) = ping(&cluster, 0, &["-count=1"]);
-    assert_eq!((status, verdicts(&pinged)), (Some(3), vec!["silent"]), "{pinged:#}");
+    let (status, report) = ping(&cluster, 0, &["-count=1"]);
+    assert_eq!((status, verdicts(&report)), (Some(3), vec!["silent"]), "{report:#}");
 }
 
 #[test]
@@ -158,16 +158,16 @@ fn ping_works_without_etcd_without_a_daemon_and_without_state() {
         eventually(PATIENCE, || cluster.routes(host).len() == 2).unwrap();
     }
     let reached = |cluster: &Cluster, host: usize, source: &str| {
-        let pinged = wait_for_verdicts(cluster, host, &["-count=2"], Some(0), &["reachable"; 2]);
-        assert_eq!(pinged["source"], source);
-        pinged
+        let report = wait_for_verdicts(cluster, host, &["-count=2"], Some(0), &["reachable"; 2]);
+        assert_eq!(report["source"], source);
+        report
     };
     // Daemons without mesh probes do not answer, but their kernels do.
-    let pinged = reached(&cluster, 0, "daemon");
-    let paths = pinged["peers"][0]["paths"].as_array().unwrap();
-    assert_eq!(paths.len(), 4, "{pinged:#}");
-    assert!(paths.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{pinged:#}");
-    assert!(paths.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{pinged:#}");
+    let report = reached(&cluster, 0, "daemon");
+    let paths = report["peers"][0]["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 4, "{report:#}");
+    assert!(paths.iter().all(|way| way["answers"] == true && way["by"] == "icmp"), "{report:#}");
+    assert!(paths.iter().all(|way| way["path_mtu"] == way["device_mtu"]), "{report:#}");
 
     // The same with an unprivileged ICMP socket.
     cluster.lab.hosts[1].namespace.write_sysctl("net/ipv4/ping_group_range", "0 2147483647").unwrap();
@@ -175,9 +175,9 @@ fn ping_works_without_etcd_without_a_daemon_and_without_state() {
 
     // A host without state reads the leases from etcd, and has no tunnel.
     let etcd = format!("-etcd-endpoints={}", cluster.etcd.client_url());
-    let pinged = wait_for_verdicts(&cluster, 3, &["-count=1", &etcd], Some(0), &["underlay_only"; 3]);
-    assert_eq!(pinged["source"], "registry");
-    let detail = pinged["peers"][0]["detail"].as_str().unwrap();
+    let report = wait_for_verdicts(&cluster, 3, &["-count=1", &etcd], Some(0), &["underlay_only"; 3]);
+    assert_eq!(report["source"], "registry");
+    let detail = report["peers"][0]["detail"].as_str().unwrap();
     assert!(detail.starts_with("this host has no lease"), "{detail}");
 
     cluster.etcd.stop().unwrap();

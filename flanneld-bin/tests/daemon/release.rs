@@ -20,8 +20,8 @@ fn granted(cluster: &Cluster) -> u64 {
     let fields = cluster.etcd.etcdctl(&["get", &key, "-w=fields"]).unwrap();
     let id = fields.lines().find_map(|line| line.strip_prefix("\"Lease\" : ")).unwrap();
     let id = format!("{:x}", id.parse::<u64>().unwrap());
-    let told = cluster.etcd.etcdctl(&["lease", "timetolive", &id]).unwrap();
-    told.split_once("granted with TTL(").unwrap().1.split_once('s').unwrap().0.parse().unwrap()
+    let output = cluster.etcd.etcdctl(&["lease", "timetolive", &id]).unwrap();
+    output.split_once("granted with TTL(").unwrap().1.split_once('s').unwrap().0.parse().unwrap()
 }
 
 #[test]

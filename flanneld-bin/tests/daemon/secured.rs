@@ -160,13 +160,16 @@ fn a_network_with_certificates_migrates_to_v3_with_every_key_format() {
     etcdctl(&["set", "/coreos.com/network/config", VXLAN]);
     // Each run reads both stores.
     for client in &clients {
-        let (code, said) = migrate(client, &["--dry-run"]);
-        assert!(code == Some(0) && said.contains("network config: would be copied"), "{client:?}: {said}");
+        let (code, output) = migrate(client, &["--dry-run"]);
+        assert!(
+            code == Some(0) && output.contains("network config: would be copied"),
+            "{client:?}: {output}"
+        );
     }
     let nobody = (files.path("late.pem"), files.path("late-key.pem"));
     assert_eq!(migrate(&nobody, &[]).0, Some(1), "an expired certificate moves nothing");
-    let (code, said) = migrate(&clients[0], &[]);
-    assert!(code == Some(0) && said.contains("network config: copied"), "{said}");
+    let (code, output) = migrate(&clients[0], &[]);
+    assert!(code == Some(0) && output.contains("network config: copied"), "{output}");
     for (api, client) in ["v2", "v3", "v2", "v3"].iter().zip(&clients) {
         let mut command = cluster.command(0);
         command.arg(format!("-etcd-api={api}"));

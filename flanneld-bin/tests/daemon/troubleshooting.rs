@@ -59,11 +59,11 @@ fn is(line: &str, message: &str) -> bool {
 fn wait_for_message(cluster: &mut Cluster, host: usize, heading: &str, which: usize) {
     let message = quoted(heading)[which];
     let daemon = cluster.daemon(host);
-    let said = || {
+    let check = || {
         let lines = daemon.lines();
         if lines.iter().any(|line| is(line, message)) { Ok(()) } else { Err(lines.join("\n")) }
     };
-    eventually(PATIENCE, said).unwrap_or_else(|error| panic!("{message}\nis not what it says: {error}"));
+    eventually(PATIENCE, check).unwrap_or_else(|error| panic!("{message}\nis not logged: {error}"));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn without_a_backend_member_hosts_use_udp() {
 fn check_counters(cluster: &Cluster, pod: &Pod) {
     let nobody = "10.5.255.254".parse().unwrap();
     ping(&pod.namespace, nobody, &PingOptions::default()).expect_err("no host has this subnet");
-    let told = eventually(PATIENCE, || {
+    let status = eventually(PATIENCE, || {
         let (_, json, _) = run(cluster, 0, &["status", "-json"]);
         let status: serde_json::Value = serde_json::from_str(&json).unwrap();
         let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
@@ -55,7 +55,7 @@ fn check_counters(cluster: &Cluster, pod: &Pod) {
             [&peer["sent_packets"], &peer["received_packets"], &status["traffic"]["drops"]["no_route"]];
         if counted.into_iter().all(|value| number(value) > 0) { Ok(status) } else { Err(json) }
     });
-    let device = &told.unwrap()["devices"][0];
+    let device = &status.unwrap()["devices"][0];
     assert_eq!((&device["name"], &device["kind"]), (&"flannel0".into(), &"tun".into()));
 }
 

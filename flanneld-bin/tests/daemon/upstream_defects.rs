@@ -121,7 +121,7 @@ fn u2_and_u3_further_lists_change_only_the_changed_peer() {
     let monitor = watch_routes(&cluster, 0);
     for mac in ["0e:00:00:00:00:02", "0e:00:00:00:00:03"] {
         with_compacted_watch(&mut cluster, |cluster| put_peer(cluster, subnet, mac));
-        eventually(PATIENCE, || knows(&cluster, mac)).expect("the list tells what the watch missed");
+        eventually(PATIENCE, || knows(&cluster, mac)).expect("the list has the change that the watch missed");
     }
     assert_eq!((cluster.subnet(0), cluster.routes(0), cluster.device(0)), (own, routes, device));
     assert_eq!(changes(&monitor), [""; 0]);

@@ -67,15 +67,18 @@ fn run_step(machine: &Machine, step: &Step, machines: &[Machine]) {
     }
     let once = || {
         let output = machine.run(&step.command);
-        let said = text(&output);
+        let printed = text(&output);
         if !output.status.success() {
-            return Err(format!("{}: {}\n{}: {said}", machine.name, step.command, output.status));
+            return Err(format!("{}: {}\n{}: {printed}", machine.name, step.command, output.status));
         }
-        if matches(&step.output, &said) {
+        if matches(&step.output, &printed) {
             Ok(())
         } else {
             let expected = step.output.join("\n");
-            Err(format!("{}: {}\nprints\n{said}\nand the page says\n{expected}", machine.name, step.command))
+            Err(format!(
+                "{}: {}\nprints\n{printed}\nbut the page has\n{expected}",
+                machine.name, step.command
+            ))
         }
     };
     let done = if step.output.is_empty() {

@@ -168,8 +168,9 @@ fn a_daemon_that_hangs_is_restarted() {
     machine.get("systemctl daemon-reload && systemctl start etcd");
     configure(&machine, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     machine.get("systemctl start flanneld");
-    let heard = show("WatchdogTimestampMonotonic");
-    eventually(PATIENCE, || show("WatchdogTimestampMonotonic") != heard).expect("it tells that it lives");
+    let before = show("WatchdogTimestampMonotonic");
+    eventually(PATIENCE, || show("WatchdogTimestampMonotonic") != before)
+        .expect("the daemon notifies the watchdog");
     machine.get("kill -STOP $(systemctl show -p MainPID --value flanneld)");
     eventually(PATIENCE, || show("NRestarts") == "1" && show("ActiveState") == "active").unwrap();
     wait_for_journal(&machine, "flanneld.service: Watchdog timeout");

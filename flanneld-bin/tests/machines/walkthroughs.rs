@@ -100,7 +100,7 @@ fn a_running_node_switches_from_upstream_and_back_without_packet_loss() {
     );
     assert_eq!(device(), before);
     page::run(MOVING, "Switching back", &machines);
-    assert!(machines[0].get("head -c 2 /usr/bin/flanneld") == "#!", "upstream's is in its place again");
+    assert!(machines[0].get("head -c 2 /usr/bin/flanneld") == "#!", "upstream's program is restored");
     assert_eq!(device(), before);
 
     ping.wait_for_replies(20, PATIENCE).unwrap();

@@ -152,7 +152,7 @@ fn rules_that_cannot_be_written_are_logged_and_retried_while_the_network_runs() 
                 Another app is currently holding the xtables lock.; retrying";
     cluster.daemon(0).wait_for_line(line, PATIENCE).unwrap();
     cluster.daemon(0).wait_for_line("The firewall rules are in order again", PATIENCE).unwrap();
-    let told = cluster.daemon(0).lines().iter().filter(|told| told.contains("xtables lock")).count();
-    assert_eq!(told, 1, "the same is not told twice");
+    let count = cluster.daemon(0).lines().iter().filter(|line| line.contains("xtables lock")).count();
+    assert_eq!(count, 1, "an unchanged failure is logged once");
     assert!(cluster.rules(0).contains("FLANNEL-POSTRTG"));
 }
