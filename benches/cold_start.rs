@@ -17,7 +17,10 @@
 //! cargo bench -p flannel-benches --bench cold_start -- --quick     # 1,000 and 5,000
 //! cargo bench -p flannel-benches --bench cold_start -- 30000 --rounds 9
 //! FLANNELD=target/debug/flanneld cargo bench -p flannel-benches --bench cold_start
+//! BASELINE=path/to/an/older/flanneld cargo bench -p flannel-benches --bench cold_start -- 1000
 //! ```
+//!
+//! With `BASELINE` it measures that program too, in each round and in changing order, and adds the ratio of the two.
 //!
 //! Needs root, `etcd`, and what building `flanneld` needs.
 
@@ -47,29 +50,88 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn main() {
     let Options { sizes, rounds } = Options::read();
     let flanneld = build();
+    let baseline = std::env::var_os("BASELINE").map(PathBuf::from);
     println!("{}; {rounds} rounds: median (smallest – largest)", machine());
     println!(
         "{:>7} | {:>24} | {:>24} | {:>24} | {:>12} | {:>8}",
         "leases", "first start ms", "restart ms", "list ms", "resident MiB", "peak MiB"
     );
     for size in sizes {
-        let rounds: Vec<Round> = (0..rounds).map(|_| Round::run(&flanneld, size)).collect();
-        let of = |pick: fn(&Round) -> f64| Spread::of(rounds.iter().map(pick)).unwrap();
-        let times = [
-            ("first start", of(|round| round.first * 1e3)),
-            ("restart", of(|round| round.restart * 1e3)),
-            ("list", of(|round| round.list * 1e3)),
-        ];
-        let memory =
-            [("resident", of(|round| round.memory.resident)), ("peak", of(|round| round.memory.peak))];
-        times.iter().for_each(|(name, spread)| figures::keep("cold_start", "time, ms", name, size, *spread));
-        memory
-            .iter()
-            .for_each(|(name, spread)| figures::keep("cold_start", "memory, MiB", name, size, *spread));
-        let [first, restart, list] = times.map(|(_, spread)| spread.to_string());
-        let [resident, peak] = memory.map(|(_, spread)| spread.median);
-        println!("{size:>7} | {first:>24} | {restart:>24} | {list:>24} | {resident:>12.1} | {peak:>8.1}");
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for round in 0..rounds {
+            let measure = |program: &Path, into: &mut Vec<Round>| into.push(Round::run(program, size));
+            match &baseline {
+                Some(baseline) if round % 2 == 1 => {
+                    measure(baseline, &mut theirs);
+                    measure(&flanneld, &mut ours);
+                }
+                Some(baseline) => {
+                    measure(&flanneld, &mut ours);
+                    measure(baseline, &mut theirs);
+                }
+                None => measure(&flanneld, &mut ours),
+            }
+        }
+        keep(size, &ours);
+        print_row(&size.to_string(), &ours);
+        if let Some(baseline) = &baseline {
+            print_row("before", &theirs);
+            print_ratio(&ours, &theirs, [&flanneld, baseline]);
+        }
     }
+}
+
+fn spread(rounds: &[Round], pick: impl Fn(&Round) -> f64) -> Spread {
+    Spread::of(rounds.iter().map(pick)).unwrap()
+}
+
+/// Stores the figures for the page.
+fn keep(size: u32, rounds: &[Round]) {
+    let times: [(&str, fn(&Round) -> f64); 3] = [
+        ("first start", |round| round.first * 1e3),
+        ("restart", |round| round.restart * 1e3),
+        ("list", |round| round.list * 1e3),
+    ];
+    for (name, pick) in times {
+        figures::keep("cold_start", "time, ms", name, size, spread(rounds, pick));
+    }
+    let memory: [(&str, fn(&Round) -> f64); 2] =
+        [("resident", |round| round.memory.resident), ("peak", |round| round.memory.peak)];
+    for (name, pick) in memory {
+        figures::keep("cold_start", "memory, MiB", name, size, spread(rounds, pick));
+    }
+}
+
+fn print_row(title: &str, rounds: &[Round]) {
+    let [first, restart, list] = [
+        spread(rounds, |round| round.first * 1e3),
+        spread(rounds, |round| round.restart * 1e3),
+        spread(rounds, |round| round.list * 1e3),
+    ]
+    .map(|spread| spread.to_string());
+    let resident = spread(rounds, |round| round.memory.resident).median;
+    let peak = spread(rounds, |round| round.memory.peak).median;
+    println!("{title:>7} | {first:>24} | {restart:>24} | {list:>24} | {resident:>12.1} | {peak:>8.1}");
+}
+
+/// Prints the ratios to the baseline, each taken within a round, and that of the programs' sizes.
+fn print_ratio(ours: &[Round], theirs: &[Round], programs: [&Path; 2]) {
+    let ratio = |pick: fn(&Round) -> f64| {
+        Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| pick(ours) / pick(theirs))).unwrap()
+    };
+    let (first, restart) = (ratio(|round| round.first), ratio(|round| round.restart));
+    let (resident, peak) = (ratio(|round| round.memory.resident), ratio(|round| round.memory.peak));
+    let [ours, theirs] = programs.map(|program| std::fs::metadata(program).unwrap().len() as f64);
+    println!(
+        "{:>7} | {:>24} | {:>24} | {:>24} | {:>12.3} | {:>8.3}",
+        "ratio",
+        format!("{first:.3}"),
+        format!("{restart:.3}"),
+        format!("program size {:.3}", ours / theirs),
+        resident.median,
+        peak.median
+    );
 }
 
 /// Builds the daemon in release mode and returns its path, or returns the path in `FLANNELD`.
@@ -82,8 +144,8 @@ fn build() -> PathBuf {
     command.args(["build", "--release", "-p", "flanneld-bin"]);
     // Cargo's variables for this package would rebuild dependencies that read them (ring).
     let of_bench = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    told.filter(|name| of_bench(name)).for_each(|name| {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    variables.filter(|name| of_bench(name)).for_each(|name| {
         command.env_remove(name);
     });
     assert!(command.status().unwrap().success(), "cargo build of flanneld failed");

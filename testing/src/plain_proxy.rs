@@ -63,9 +63,10 @@ impl PlainProxy {
         let tun = File::from(opened.fd);
         sys::set_nonblocking(tun.as_fd())?;
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let proxy = Loop { tun, socket, options };
-        let thread = thread::Builder::new().name("plain-proxy".to_owned()).spawn(move || proxy.run(&told))?;
+        let thread =
+            thread::Builder::new().name("plain-proxy".to_owned()).spawn(move || proxy.run(&stopped))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -153,7 +153,7 @@ pub enum Hook {
 ///
 /// The first part is an expression for a fresh [`BackendSubject`]. Hooks that the subject lacks are skipped with a reason,
 /// see [`contract`](crate::contract): `add_foreign_objects`, `adopts`, `block`, `invalid_options`, `other_options`,
-/// `undo` and `unreachable_peer` of [`BackendSubject`], `devices` and `traffic` of [`Backend`](flannel_core::Backend) and
+/// `undo` and `unreachable_peer` of [`BackendSubject`], `devices` and `traffic` of [`Backend`] and
 /// `plan` of [`OpenBackend`].
 #[macro_export]
 macro_rules! backend_contract {

@@ -58,7 +58,7 @@ pub fn failed_object_is_retried_with_backoff(subject: &dyn BackendSubject) {
     run.assert_idle();
 }
 
-/// `wait_for_drift` resolves after drift that happened while nobody polled it, and the next sync repairs the drift.
+/// `wait_for_drift` resolves after drift that happened while it was not polled, and the next sync repairs the drift.
 pub fn drift_is_noticed_and_repaired(subject: &dyn BackendSubject) {
     let mut run = Run::with_peers(subject, &[2, 3]);
     for n in [2, 3, 2] {
