@@ -6,7 +6,7 @@ mod common;
 
 use common::{DEADLINE, QUIET, assert_idle, config, ip, key, lab, net, peer, routed_lab, station, subnet};
 use flannel_backend_host_gw::{OpenHostGw, RouteProtocol, external_interface};
-use flannel_core::{BackendType, Dirty, OpenBackend, OpenRequest};
+use flannel_core::{BackendType, Dirty, NetworkConfig, OpenBackend, OpenRequest};
 use flannel_testing::{BackendHarness, PingOptions, eventually, ping};
 
 /// All routes into the overlay, as `ip` shows them.
@@ -24,7 +24,7 @@ fn routes_to(peers: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn pods_reach_each_other_with_packets_as_large_as_the_link_carries() {
+fn pods_reach_each_other_with_the_mtu_of_the_link() {
     let lab = lab(3);
     let mut stations = [1, 2, 3].map(|n| station(&lab, n));
     let leases = stations.each_ref().map(|station| station.own.clone());
@@ -49,7 +49,7 @@ fn pods_reach_each_other_with_packets_as_large_as_the_link_carries() {
 }
 
 #[test]
-fn the_lease_says_the_backend_and_nothing_more() {
+fn the_lease_has_the_type_and_no_data() {
     let lab = lab(1);
     let station = station(&lab, 1);
     let record = station.own.attrs.to_record();
@@ -57,7 +57,7 @@ fn the_lease_says_the_backend_and_nothing_more() {
 }
 
 #[test]
-fn peers_come_and_go_and_the_rest_stays() {
+fn routes_are_added_and_removed_with_their_peers() {
     let lab = lab(1);
     let mut station = station(&lab, 1);
     station.complete([peer(2, 0), peer(3, 0)]);
@@ -76,7 +76,7 @@ fn peers_come_and_go_and_the_rest_stays() {
 }
 
 #[test]
-fn a_peer_that_is_not_on_the_link_is_reported_until_it_is() {
+fn a_peer_off_the_link_is_reported_until_it_joins() {
     let lab = routed_lab(1);
     let mut station = station(&lab, 1);
     station.learn([peer(2, 1), peer(3, 0)]);
@@ -120,7 +120,7 @@ fn a_peer_with_another_backend_is_reported() {
 }
 
 #[test]
-fn what_is_done_to_the_routes_is_put_right() {
+fn drift_of_the_routes_is_repaired() {
     let lab = lab(1);
     let mut station = station(&lab, 1);
     station.complete([peer(2, 0), peer(3, 0)]);
@@ -137,7 +137,7 @@ fn what_is_done_to_the_routes_is_put_right() {
 }
 
 #[test]
-fn removal_takes_our_routes_and_no_other() {
+fn remove_deletes_our_routes_only() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     ip(host, "route add 10.5.9.0/24 via 192.168.64.9");
@@ -150,7 +150,7 @@ fn removal_takes_our_routes_and_no_other() {
 }
 
 #[test]
-fn a_host_whose_public_address_is_not_its_own_is_refused_in_flannels_words() {
+fn a_host_behind_a_nat_is_refused_in_upstreams_words() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut external = external_interface(host, "eth0").unwrap();
@@ -166,7 +166,7 @@ fn a_host_whose_public_address_is_not_its_own_is_refused_in_flannels_words() {
 }
 
 #[test]
-fn the_number_that_marks_routes_can_be_chosen() {
+fn the_route_protocol_is_configurable() {
     assert_eq!((RouteProtocol::new(4), RouteProtocol::default().number()), (None, 241));
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
@@ -180,7 +180,7 @@ fn the_number_that_marks_routes_can_be_chosen() {
 }
 
 #[test]
-fn an_interface_that_is_made_anew_has_the_routes_again() {
+fn routes_return_with_a_recreated_interface() {
     let lab = lab(1);
     let mut station = station(&lab, 1);
     station.complete([peer(2, 0)]);
@@ -220,4 +220,28 @@ fn the_routes_move_to_another_interface() {
     let behind_nat = external.with_public(peer(7, 0).attrs.public);
     assert!(station.backend.update_interface(&behind_nat).is_err());
     assert_eq!(station.backend.mtu(), 1400);
+}
+
+#[test]
+fn the_config_of_another_backend_is_refused() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
+    let external = external_interface(host, "eth0").unwrap();
+    let error = OpenHostGw::new(host.clone()).open(OpenRequest::new(&config, &external)).err().unwrap();
+    assert_eq!(error.to_string(), "unknown backend type: vxlan (available: host-gw)");
+}
+
+#[test]
+fn disabled_forwarding_is_enabled_again() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let mut station = station(&lab, 1);
+    station.complete([]);
+    station.settle();
+    for sysctl in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        host.write_sysctl(sysctl, "0").unwrap();
+        assert_eq!(station.heal().failed, [], "{sysctl}");
+        assert_eq!(host.read_sysctl(sysctl).unwrap(), "1", "{sysctl}");
+    }
 }

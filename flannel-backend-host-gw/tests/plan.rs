@@ -1,4 +1,4 @@
-//! What is planned is what is done.
+//! A pass does what was planned.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 

@@ -1,4 +1,4 @@
-//! The tunnel device: made, taken over, replaced, corrected, removed.
+//! The tunnel device: created, adopted, corrected, replaced and removed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -11,11 +11,11 @@ use flannel_netlink::{
 };
 use flannel_testing::{CAP_NET_ADMIN, CAP_SYS_ADMIN, with_capabilities};
 
-/// What the kernel says of an address without an end (`linux/if_addr.h`).
+/// `IFA_F_PERMANENT` (`linux/if_addr.h`).
 const IFA_F_PERMANENT: u32 = 0x80;
 
 #[test]
-fn the_device_is_the_one_that_flannel_makes() {
+fn the_device_equals_upstreams() {
     let lab = lab(1);
     let host = &lab.hosts[0];
     let mut station = Station::start(&host.namespace, "10.5.1.0-24");
@@ -47,7 +47,7 @@ fn the_device_is_the_one_that_flannel_makes() {
 }
 
 #[test]
-fn an_operator_sees_the_device_and_its_address_as_flannels() {
+fn ip_shows_the_device_and_its_address_as_upstreams() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -66,7 +66,7 @@ fn an_operator_sees_the_device_and_its_address_as_flannels() {
     assert!(third.starts_with(vxlan), "{third}");
     let lines = ip(host, "-4 address show flannel.1");
     assert_eq!(lines[1], "    inet 10.5.1.0/32 scope global flannel.1");
-    // Its address is the one that this host speaks to the overlay with.
+    // The source address of this host on the overlay.
     station.complete([peer(2)]);
     let route = ip(host, "route get 10.5.2.7");
     let expected = "10.5.2.7 via 10.5.2.0 dev flannel.1 src 10.5.1.0 ";
@@ -74,7 +74,7 @@ fn an_operator_sees_the_device_and_its_address_as_flannels() {
 }
 
 #[test]
-fn options_of_the_network_shape_the_device() {
+fn the_options_of_the_network_apply_to_the_device() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let options = r#","VNI":7,"Port":4789,"GBP":true,"Learning":true,"MTU":1400"#;
@@ -88,14 +88,14 @@ fn options_of_the_network_shape_the_device() {
 }
 
 #[test]
-fn an_mtu_beyond_the_external_interfaces_is_cut_to_what_fits() {
+fn the_mtu_is_limited_by_the_external_interface() {
     let lab = lab(1);
     let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config(r#","MTU":9000"#));
     assert_eq!((station.backend.mtu(), station.device().mtu), (1450, 1450));
 }
 
 #[test]
-fn a_restart_takes_everything_over_and_writes_nothing() {
+fn a_restart_adopts_everything_and_writes_nothing() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete((2..=9).map(peer));
@@ -107,7 +107,7 @@ fn a_restart_takes_everything_over_and_writes_nothing() {
 }
 
 #[test]
-fn a_device_of_the_lease_before_gets_its_address_back() {
+fn a_new_device_has_the_mac_address_of_the_previous_lease() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let before = peer(1).attrs;
@@ -121,7 +121,7 @@ fn a_device_of_the_lease_before_gets_its_address_back() {
 }
 
 #[test]
-fn a_device_that_cannot_be_corrected_is_replaced_and_keeps_its_address() {
+fn a_device_with_another_immutable_field_is_replaced_and_keeps_its_mac_address() {
     let cases = [
         "link add flannel.1 type vxlan id 2 dev eth0 local 192.168.64.1 dstport 8472 nolearning",
         "link add flannel.1 type vxlan id 1 dev eth0 local 192.168.64.1 dstport 4789 nolearning",
@@ -148,9 +148,9 @@ fn a_device_that_cannot_be_corrected_is_replaced_and_keeps_its_address() {
 }
 
 #[test]
-fn a_device_with_something_else_below_is_moved_and_keeps_what_is_on_it() {
+fn a_device_on_another_interface_or_address_is_moved_and_keeps_its_objects() {
     let cases = [
-        // As upstream makes it with -public-ip.
+        // As upstream creates it with -public-ip.
         "link add flannel.1 type vxlan id 1 dev eth0 local 203.0.113.7 dstport 8472 nolearning",
         "link add flannel.1 type vxlan id 1 local 192.168.64.1 dstport 8472 nolearning",
         "link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning",
@@ -178,7 +178,7 @@ fn a_device_with_something_else_below_is_moved_and_keeps_what_is_on_it() {
 }
 
 #[test]
-fn a_device_of_another_kind_under_the_name_is_replaced() {
+fn a_device_of_another_type_is_replaced() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let bridge = NewLink::new(DEVICE, NewLinkKind::Bridge);
@@ -188,7 +188,7 @@ fn a_device_of_another_kind_under_the_name_is_replaced() {
 }
 
 #[test]
-fn what_was_tuned_without_harm_stays() {
+fn harmless_tuning_is_kept() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     ip(
@@ -203,7 +203,7 @@ fn what_was_tuned_without_harm_stays() {
 }
 
 #[test]
-fn fields_that_differ_are_set_in_place() {
+fn mutable_fields_are_set_in_place() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);
@@ -216,7 +216,7 @@ fn fields_that_differ_are_set_in_place() {
 }
 
 #[test]
-fn an_adopted_device_says_which_address_the_lease_has() {
+fn the_mac_address_of_an_adopted_device_is_published() {
     let lab = lab(1);
     let station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     let mut netlink = Netlink::open_in(&station.namespace).unwrap();
@@ -228,11 +228,11 @@ fn an_adopted_device_says_which_address_the_lease_has() {
 }
 
 #[test]
-fn a_tunnel_that_another_device_has_is_named_and_left_alone() {
+fn a_device_with_the_same_tunnel_is_named_and_kept() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut netlink = Netlink::open_in(host).unwrap();
-    // A device of the other family with the same VNI and port is not in the way.
+    // A device of the other family may have the same VNI and port.
     ip(host, "link add six up type vxlan id 1 dev eth0 local fd00:64::1 dstport 8472 nolearning");
     foreign_vxlan(&mut netlink, "docker_swarm", 1, 8472);
     let error = open(host, &config("")).err().unwrap();
@@ -246,7 +246,7 @@ fn a_tunnel_that_another_device_has_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_device_is_not_given_up_for_one_that_cannot_be_made() {
+fn a_device_is_not_deleted_for_one_that_cannot_be_created() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -259,7 +259,7 @@ fn a_device_is_not_given_up_for_one_that_cannot_be_made() {
 }
 
 #[test]
-fn an_address_of_an_earlier_lease_goes_and_one_from_outside_the_overlay_stays() {
+fn an_address_of_an_earlier_lease_is_removed_and_a_foreign_one_kept() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.7.0-24");
     station.complete([peer(2)]);
@@ -286,11 +286,11 @@ fn an_address_of_an_earlier_lease_goes_and_one_from_outside_the_overlay_stays() 
 }
 
 #[test]
-fn a_lease_that_moves_takes_the_address_with_it() {
+fn the_address_follows_the_lease() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
-    // The host got the subnet that was a peer's before, and the peer the host's.
+    // The host and a peer swap their subnets.
     station.own.subnet = common::key("10.5.3.0-24");
     station.backend.configure(&station.own).unwrap();
     let report = station.sync_only(&flannel_core::Dirty::NONE);
@@ -305,7 +305,7 @@ fn a_lease_that_moves_takes_the_address_with_it() {
 }
 
 #[test]
-fn nothing_is_left_after_remove() {
+fn remove_deletes_everything() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let before = ip(host, "link show");
@@ -317,7 +317,7 @@ fn nothing_is_left_after_remove() {
 }
 
 #[test]
-fn remove_finds_the_device_that_somebody_made_anew() {
+fn remove_deletes_a_recreated_device() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -328,7 +328,7 @@ fn remove_finds_the_device_that_somebody_made_anew() {
 }
 
 #[test]
-fn without_the_capability_the_error_says_so() {
+fn an_error_names_the_missing_capability() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let error = with_capabilities(host, &[CAP_SYS_ADMIN], open_here).unwrap().err().unwrap();
@@ -339,9 +339,9 @@ fn without_the_capability_the_error_says_so() {
     );
 }
 
-/// As in a pod of the host's network that may administer it and nothing else.
+/// As in a pod on the host network with this capability only.
 #[test]
-fn the_capability_to_administer_the_network_is_enough() {
+fn cap_net_admin_is_enough() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut backend = with_capabilities(host, &[CAP_NET_ADMIN], open_here).unwrap().unwrap();
@@ -380,4 +380,14 @@ fn a_link_whose_alternative_name_is_the_devices_is_left_alone() {
     let text = flannel_core::chain(&error);
     assert!(text.contains("an alternative name of br9"), "{text}");
     assert!(netlink.link("br9").unwrap().is_some(), "it is not flannel's to delete");
+}
+
+#[test]
+fn the_config_of_another_backend_is_refused() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let error = open(host, &flannel_core::NetworkConfig::parse(text).unwrap()).err().unwrap();
+    assert_eq!(error.to_string(), "unknown backend type: host-gw (available: vxlan)");
+    assert!(Netlink::open_in(host).unwrap().link(DEVICE).unwrap().is_none(), "nothing was created");
 }

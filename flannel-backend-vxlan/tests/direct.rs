@@ -1,4 +1,4 @@
-//! `DirectRouting`: peers on the same link are reached without the tunnel, in both families.
+//! `DirectRouting`: direct routes to peers on the same link, in both families.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -23,12 +23,12 @@ fn subnet(n: u8) -> String {
     format!("10.5.{n}.0-24&fd00:5:0:{n}::-64")
 }
 
-/// The first host of a lab, alone.
+/// The first host of a lab, without peers.
 fn alone(lab: &Lab) -> Station {
     Station::start_with(&lab.hosts[0].namespace, &subnet(1), &dual())
 }
 
-/// The lease of paper host number `n` on segment `s`, in both families.
+/// The lease of a fictitious host number `n` on segment `s`, in both families.
 fn on_segment(n: u8, s: u8) -> Lease {
     let data = |n: u8| Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).ok();
     let mut lease = common::peer(n);
@@ -62,7 +62,7 @@ fn tunnelled(n: u8) -> Vec<String> {
     ]
 }
 
-/// How many neighbours and forwarding entries there are on both tunnels.
+/// Returns the number of neighbours and FDB entries on both tunnels.
 fn on_tunnels(station: &Station) -> [usize; 2] {
     let count = |device: &str| {
         ip(&station.namespace, &format!("neigh show dev {device} nud permanent")).len()
@@ -72,7 +72,7 @@ fn on_tunnels(station: &Station) -> [usize; 2] {
 }
 
 #[test]
-fn a_peer_on_the_link_gets_a_direct_route_and_one_behind_a_router_the_tunnel() {
+fn a_peer_on_the_link_has_a_direct_route_and_one_behind_a_router_the_tunnel() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0), on_segment(2, 1)]);
@@ -84,7 +84,7 @@ fn a_peer_on_the_link_gets_a_direct_route_and_one_behind_a_router_the_tunnel() {
 }
 
 #[test]
-fn pods_talk_both_ways_whichever_way_their_hosts_take() {
+fn pods_reach_each_other_over_mixed_paths() {
     let lab = routed_lab(3);
     let start = |n: u8| Station::start_with(&lab.hosts[usize::from(n) - 1].namespace, &subnet(n), &dual());
     let mut stations = [start(1), start(2), start(3)];
@@ -108,7 +108,7 @@ fn pods_talk_both_ways_whichever_way_their_hosts_take() {
 }
 
 #[test]
-fn a_peer_that_moves_is_followed_in_one_pass_either_way() {
+fn a_peer_changes_its_path_in_one_pass() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0), on_segment(4, 0)]);
@@ -130,8 +130,8 @@ fn a_peer_that_moves_is_followed_in_one_pass_either_way() {
     assert_eq!(routes(&station, 4), direct(4), "and the other one stays where it is");
 }
 
-/// Sends packets from a pod of the first host to one of the third while the peer is put behind a router eight times and
-/// back, and returns how many were lost.
+/// Sends packets between pods of the first and the third host while the peer moves behind a router and back eight times.
+/// Returns the number of lost packets.
 fn lost_while_changing(over_ipv6: bool) -> u64 {
     let lab = routed_lab(3);
     let start = |n: u8| Station::start_with(&lab.hosts[usize::from(n) - 1].namespace, &subnet(n), &dual());
@@ -149,7 +149,7 @@ fn lost_while_changing(over_ipv6: bool) -> u64 {
         RunningPing::start(&from.namespace, to.addresses[0], every, &PingOptions::default()).unwrap();
     running.wait_for_replies(20, DEADLINE).unwrap();
     let before = running.report().lost_count();
-    // A route by the router makes the peer one behind it, and back.
+    // A host route through the router moves the peer behind it.
     let route = ["192.168.64.3/32 via 192.168.64.254", "fd00:64::3/128 via fd00:64::fe"][family];
     for _ in 0..8 {
         ip(&one.namespace, &format!("route add {route}"));
@@ -165,18 +165,18 @@ fn lost_while_changing(over_ipv6: bool) -> u64 {
 }
 
 #[test]
-fn no_packet_is_lost_while_a_peer_changes_between_the_two() {
+fn a_change_of_path_loses_no_ipv4_packet() {
     assert_eq!(lost_while_changing(false), 0);
 }
 
 #[test]
-fn over_ipv6_at_most_a_packet_is_lost_while_a_peer_changes_between_the_two() {
+fn a_change_of_path_loses_at_most_one_ipv6_packet() {
     let lost = lost_while_changing(true);
     assert!(lost <= 16, "one for each of the changes, but {lost}");
 }
 
 #[test]
-fn a_peer_that_moves_to_another_link_and_back_is_reached_on_both_families() {
+fn a_peer_that_moves_to_another_link_and_back_is_reachable_in_both_families() {
     let lab = routed_lab(3);
     let start = |n: u8| Station::start_with(&lab.hosts[usize::from(n) - 1].namespace, &subnet(n), &dual());
     let (mut one, mut three) = (start(1), start(3));
@@ -188,7 +188,7 @@ fn a_peer_that_moves_to_another_link_and_back_is_reached_on_both_families() {
         lab.hosts[n - 1].add_pod(&nets, mtu).unwrap()
     };
     let (from, to) = (pod(1), pod(3));
-    // The third host has an address on the other segment as well, and says in its lease now this one, now that one.
+    // The third host has an address on each segment and publishes them in turn.
     let address = |n: &Lease, v4: &str, v6: &str| {
         let mut lease = n.clone();
         lease.attrs.public = PublicAddrs { v4: v4.parse().ok(), v6: v6.parse().ok() };
@@ -212,7 +212,7 @@ fn a_peer_that_moves_to_another_link_and_back_is_reached_on_both_families() {
 }
 
 #[test]
-fn what_happens_to_the_network_below_decides_again() {
+fn a_change_of_the_underlay_changes_paths() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0), on_segment(2, 1)]);
@@ -233,7 +233,7 @@ fn what_happens_to_the_network_below_decides_again() {
 }
 
 #[test]
-fn what_is_done_to_a_direct_route_is_put_right() {
+fn a_changed_direct_route_is_restored() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0)]);
@@ -258,7 +258,7 @@ fn what_is_done_to_a_direct_route_is_put_right() {
 }
 
 #[test]
-fn the_interface_that_goes_down_and_up_has_its_routes_again() {
+fn routes_return_after_the_interface_was_down() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0)]);
@@ -267,7 +267,7 @@ fn the_interface_that_goes_down_and_up_has_its_routes_again() {
     ip(&host, "link set eth0 down");
     station.heal();
     ip(&host, "link set eth0 up");
-    // With the link went the address of IPv6, and the default routes; a person brings them back.
+    // The kernel removed the IPv6 address and the default routes; the administrator adds them again.
     ip(&host, "-6 address replace fd00:64::1/64 dev eth0 nodad");
     let healed = eventually(DEADLINE, || {
         station.noticed(QUIET);
@@ -278,7 +278,7 @@ fn the_interface_that_goes_down_and_up_has_its_routes_again() {
 }
 
 #[test]
-fn a_restart_finds_direct_routes_and_writes_nothing() {
+fn a_restart_adopts_direct_routes_and_writes_nothing() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0), on_segment(2, 1), on_segment(5, 0)]);
@@ -293,7 +293,7 @@ fn a_restart_finds_direct_routes_and_writes_nothing() {
 }
 
 #[test]
-fn direct_routes_go_when_direct_routing_is_switched_off() {
+fn direct_routes_are_removed_when_direct_routing_is_disabled() {
     let lab = routed_lab(1);
     let mut station = alone(&lab);
     station.complete([on_segment(3, 0)]);
@@ -309,7 +309,7 @@ fn direct_routes_go_when_direct_routing_is_switched_off() {
 }
 
 #[test]
-fn what_upstream_left_is_taken_over_and_goes_with_its_peer() {
+fn a_route_of_upstream_is_adopted_and_removed_with_its_peer() {
     let lab = routed_lab(1);
     let host = &lab.hosts[0].namespace;
     ip(host, "route add 10.5.3.0/24 via 192.168.64.3");
@@ -327,7 +327,7 @@ fn what_upstream_left_is_taken_over_and_goes_with_its_peer() {
 }
 
 #[test]
-fn a_foreign_route_in_the_way_is_named_and_left_and_ours_comes_when_it_goes() {
+fn a_blocking_foreign_route_is_named_and_kept_until_it_is_removed() {
     let lab = routed_lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = alone(&lab);
@@ -365,7 +365,7 @@ fn a_foreign_route_in_the_way_is_named_and_left_and_ours_comes_when_it_goes() {
 }
 
 #[test]
-fn removal_takes_our_routes_and_no_other() {
+fn remove_deletes_our_routes_only() {
     let lab = routed_lab(1);
     let host = &lab.hosts[0].namespace;
     let before = ip(host, "route");
@@ -377,7 +377,7 @@ fn removal_takes_our_routes_and_no_other() {
 }
 
 #[test]
-fn without_direct_routing_a_peer_on_the_link_is_reached_by_the_tunnel() {
+fn without_direct_routing_a_peer_on_the_link_uses_the_tunnel() {
     let lab = routed_lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start_with(host, "10.5.1.0-24", &config(""));

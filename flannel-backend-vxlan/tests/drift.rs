@@ -1,4 +1,4 @@
-//! Whatever anybody does by hand is noticed and put right, and what the backend does itself is not noticed.
+//! Drift is noticed and repaired; the backend's own writes are not noticed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -10,7 +10,7 @@ use common::{DEVICE, QUIET, Station, StationExt, assert_idle, bridge, ip, lab, l
 use flannel_core::{Dirty, SyncReport};
 use flannel_netlink::{IpFamily, Namespace, NeighbourState, Netlink, WriteRequest};
 
-/// A host with three peers, whose backend has nothing more to tell.
+/// A host with three peers whose backend is idle.
 fn settled(namespace: &Namespace) -> Station {
     let mut station = Station::start(namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3), peer(4)]);
@@ -18,7 +18,7 @@ fn settled(namespace: &Namespace) -> Station {
     station
 }
 
-/// Does something by hand, has the backend notification and look again, and finds everything as it was.
+/// Runs a command, lets the backend notice and repair, and compares the tables.
 fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
@@ -35,26 +35,26 @@ fn disturb(by_hand: impl FnOnce(&Namespace)) -> SyncReport {
     report
 }
 
-/// A device that was made anew has another index.
+/// Ignores the index, which a recreated device doesn't keep.
 fn without_index(lines: &[String]) -> String {
     let text = lines.join("\n");
     text.split_once(": ").unwrap().1.to_owned()
 }
 
 #[test]
-fn flushed_routes_come_back() {
+fn flushed_routes_are_restored() {
     let report = disturb(|host| drop(ip(host, "route flush dev flannel.1 proto boot")));
     assert_eq!((report.written, report.removed, report.drifted), (3, 0, 3));
 }
 
 #[test]
-fn flushed_neighbours_come_back() {
+fn flushed_neighbours_are_restored() {
     let report = disturb(|host| drop(ip(host, "neigh flush dev flannel.1 nud permanent")));
     assert_eq!((report.written, report.removed, report.drifted), (3, 0, 3));
 }
 
 #[test]
-fn deleted_forwarding_entries_come_back() {
+fn deleted_fdb_entries_are_restored() {
     let report = disturb(|host| {
         for entry in bridge(host, "fdb show dev flannel.1") {
             let mac = entry.split(' ').next().unwrap();
@@ -65,19 +65,19 @@ fn deleted_forwarding_entries_come_back() {
 }
 
 #[test]
-fn a_deleted_address_comes_back_with_the_routes_that_went_with_it() {
+fn a_deleted_address_is_restored_with_its_routes() {
     let report = disturb(|host| drop(ip(host, "address del 10.5.1.0/32 dev flannel.1")));
     assert!(report.drifted > 3, "{report:?}");
 }
 
 #[test]
-fn a_link_set_down_comes_up_with_its_routes() {
+fn a_link_that_is_down_is_set_up_with_its_routes() {
     let report = disturb(|host| drop(ip(host, "link set flannel.1 down")));
     assert!(report.drifted > 3, "{report:?}");
 }
 
 #[test]
-fn a_link_set_down_and_up_gets_its_routes_back() {
+fn routes_return_after_the_link_was_down() {
     disturb(|host| {
         ip(host, "link set flannel.1 down");
         ip(host, "link set flannel.1 up");
@@ -85,33 +85,33 @@ fn a_link_set_down_and_up_gets_its_routes_back() {
 }
 
 #[test]
-fn a_changed_mtu_is_set_back() {
+fn a_changed_mtu_is_restored() {
     disturb(|host| drop(ip(host, "link set flannel.1 mtu 1200")));
 }
 
 #[test]
-fn a_changed_address_of_the_device_is_set_back() {
+fn a_changed_mac_address_is_restored() {
     disturb(|host| drop(ip(host, "link set flannel.1 address 0e:00:00:00:00:99")));
 }
 
 #[test]
-fn a_queue_is_removed_again() {
+fn a_changed_queue_length_is_restored() {
     disturb(|host| drop(ip(host, "link set flannel.1 txqueuelen 1000")));
 }
 
 #[test]
-fn learning_that_was_switched_on_ends() {
+fn enabled_learning_is_disabled() {
     disturb(|host| drop(ip(host, "link set flannel.1 type vxlan learning")));
 }
 
 #[test]
-fn a_deleted_device_comes_back_with_all_that_was_on_it() {
+fn a_deleted_device_is_restored_with_its_objects() {
     let report = disturb(|host| drop(ip(host, "link del flannel.1")));
     assert_eq!((report.written, report.removed), (9, 0));
 }
 
 #[test]
-fn a_device_in_place_of_a_deleted_one_is_replaced() {
+fn a_foreign_device_with_our_name_is_replaced() {
     disturb(|host| {
         ip(host, "link del flannel.1");
         ip(host, "link add flannel.1 type bridge");
@@ -119,7 +119,7 @@ fn a_device_in_place_of_a_deleted_one_is_replaced() {
 }
 
 #[test]
-fn a_device_that_was_renamed_takes_its_name_back() {
+fn a_renamed_device_is_renamed_back() {
     disturb(|host| {
         ip(host, "link set flannel.1 down");
         ip(host, "link set flannel.1 name somebody");
@@ -128,12 +128,12 @@ fn a_device_that_was_renamed_takes_its_name_back() {
 }
 
 #[test]
-fn a_second_address_on_the_overlay_goes() {
+fn a_second_overlay_address_is_removed() {
     disturb(|host| drop(ip(host, "address add 10.5.77.0/32 dev flannel.1")));
 }
 
 #[test]
-fn foreign_entries_on_the_device_go() {
+fn unwanted_entries_on_the_device_are_removed() {
     let report = disturb(|host| {
         ip(host, "route add 10.5.66.0/24 via 10.5.66.0 dev flannel.1 onlink");
         ip(host, "neigh add 10.5.66.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent");
@@ -143,14 +143,14 @@ fn foreign_entries_on_the_device_go() {
 }
 
 #[test]
-fn a_second_route_to_a_peer_goes() {
+fn a_second_route_to_a_peer_is_removed() {
     let report =
         disturb(|host| drop(ip(host, "route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink metric 77")));
     assert_eq!((report.written, report.removed), (0, 1));
 }
 
 #[test]
-fn entries_that_were_changed_are_changed_back() {
+fn changed_entries_are_restored() {
     let report = disturb(|host| {
         ip(host, "route replace 10.5.2.0/24 via 10.5.3.0 dev flannel.1 onlink");
         ip(host, "neigh replace 10.5.2.0 lladdr 0e:00:00:00:00:66 dev flannel.1 nud permanent");
@@ -160,7 +160,7 @@ fn entries_that_were_changed_are_changed_back() {
 }
 
 #[test]
-fn destinations_for_broadcasts_go() {
+fn broadcast_destinations_are_removed() {
     let report = disturb(|host| {
         bridge(host, "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.2");
         bridge(host, "fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.64.3");
@@ -169,7 +169,7 @@ fn destinations_for_broadcasts_go() {
 }
 
 #[test]
-fn a_route_to_a_peer_through_another_device_is_noticed_and_left() {
+fn a_route_to_a_peer_through_another_device_is_reported_and_kept() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
@@ -183,7 +183,7 @@ fn a_route_to_a_peer_through_another_device_is_noticed_and_left() {
 }
 
 #[test]
-fn an_interface_that_comes_back_brings_the_tunnel_back() {
+fn the_tunnel_returns_with_its_interface() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
@@ -200,7 +200,7 @@ fn an_interface_that_comes_back_brings_the_tunnel_back() {
 }
 
 #[test]
-fn an_interface_that_is_renamed_keeps_the_tunnel() {
+fn the_tunnel_survives_a_rename_of_its_interface() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
@@ -210,9 +210,9 @@ fn an_interface_that_is_renamed_keeps_the_tunnel() {
     assert_idle(&station.sync());
 }
 
-/// The interface below can be made smaller than the tunnel was; the tunnel then cannot be made as large again.
+/// The MTU of the tunnel cannot be restored while that of the external interface is smaller.
 #[test]
-fn an_mtu_that_cannot_be_set_back_keeps_nothing_else_from_being() {
+fn an_mtu_that_cannot_be_restored_blocks_nothing_else() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
@@ -227,7 +227,7 @@ fn an_mtu_that_cannot_be_set_back_keeps_nothing_else_from_being() {
 }
 
 #[test]
-fn what_others_do_beside_the_tunnel_is_not_looked_at() {
+fn unrelated_changes_are_ignored() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
@@ -241,9 +241,9 @@ fn what_others_do_beside_the_tunnel_is_not_looked_at() {
     assert_eq!(station.noticed(QUIET), None);
 }
 
-/// More notifications of its own than fit into the buffer of the socket wake it once, and find nothing to do.
+/// The notifications of its own writes overflow the socket buffer, which causes one idle pass.
 #[test]
-fn a_large_network_does_not_keep_its_hosts_busy() {
+fn a_large_network_causes_one_idle_pass() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete((0..6000_u32).map(|n| {
@@ -255,12 +255,12 @@ fn a_large_network_does_not_keep_its_hosts_busy() {
 }
 
 #[test]
-fn lost_notices_make_everything_be_looked_at() {
+fn lost_notifications_cause_a_full_pass() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
     let index = station.device().index;
-    // A neighbour goes among more notifications than any buffer holds.
+    // A neighbour is deleted among more notifications than the buffer holds.
     ip(host, "neigh del 10.5.2.0 dev flannel.1");
     let mut netlink = Netlink::open_in(host).unwrap();
     let other = flannel_netlink::Route::attached("10.200.0.0/24".parse().unwrap(), station.external.index);
@@ -280,9 +280,9 @@ fn lost_notices_make_everything_be_looked_at() {
     assert_eq!(station.netlink.link(DEVICE).unwrap().unwrap().index, index);
 }
 
-/// An audit finds what no notification told of.
+/// An audit finds drift that no notification reported.
 #[test]
-fn an_audit_repairs_what_was_not_noticed() {
+fn an_audit_repairs_unnoticed_drift() {
     let lab = lab(1);
     let mut station = settled(&lab.hosts[0].namespace);
     ip(&station.namespace, "route flush dev flannel.1 proto boot");
@@ -294,14 +294,14 @@ fn an_audit_repairs_what_was_not_noticed() {
     assert_eq!(station.device().mtu, 1450);
 }
 
-/// What was in the way of an object may be gone when the device changes, so its pause ends then.
+/// A change of the device may unblock an object, so its backoff ends.
 #[test]
-fn what_could_not_be_put_is_tried_at_once_when_the_device_changes() {
+fn a_failed_object_is_retried_when_the_device_changes() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
     let tables = station.tables();
-    // No route goes by an address of the host itself.
+    // The host's own address cannot be a gateway.
     ip(host, "address add 10.5.2.0/32 dev lo");
     ip(host, "route del 10.5.2.0/24");
     assert_eq!(station.heal().failed.len(), 1);
@@ -315,17 +315,16 @@ fn what_could_not_be_put_is_tried_at_once_when_the_device_changes() {
     assert_eq!((station.heal().failed, station.tables()), (vec![], tables));
 }
 
-/// A question for a neighbour that was lost while the interface came up is asked again before the kernel would, and
-/// whatever else is known of neighbours stays.
+/// Incomplete neighbours are deleted before the kernel's own retry; other neighbours stay.
 #[test]
-fn when_the_interface_is_back_unanswered_neighbours_are_asked_for_again() {
+fn incomplete_neighbours_are_probed_again_when_the_interface_is_back() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = settled(host);
     let index = station.external.index;
     let mut netlink = Netlink::open_in(host).unwrap();
     let mut unanswered = |station: &mut Station, later: Duration| {
-        // As a packet to it would, this has the kernel ask for an address that nobody has.
+        // Like a packet, this makes the kernel resolve an address that no host has.
         ip(host, "neigh replace 192.168.64.77 dev eth0 use");
         let report = station.sync_later(later);
         let known = netlink.neighbours(index, Some(IpFamily::V4)).unwrap();

@@ -1,4 +1,4 @@
-//! Settings of the kernel that traffic needs: forwarding, and who computes checksums.
+//! Kernel settings that traffic needs: forwarding and checksum offload.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -6,13 +6,13 @@ mod common;
 
 use common::{DEVICE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, peer};
 use flannel_backend_vxlan::{ChecksumOffload, OpenVxlan};
-use flannel_core::{BackendType, Dirty, NetworkConfig, OpenBackend, OpenRequest};
+use flannel_core::{Dirty, NetworkConfig, OpenBackend, OpenRequest};
 
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
     "Backend":{"Type":"vxlan"}}"#;
 const SUBNET: &str = "10.5.1.0-24&fd00:5:0:1::-64";
 
-/// What is switched off in turn.
+/// The settings to disable, one after another.
 const SWITCHES: [&str; 4] = [
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
@@ -20,15 +20,15 @@ const SWITCHES: [&str; 4] = [
     "net/ipv6/conf/flannel-v6.1/forwarding",
 ];
 
-fn dual(text: &str) -> NetworkConfig {
-    NetworkConfig::parse(&DUAL.replace("vxlan", text)).unwrap()
+fn dual() -> NetworkConfig {
+    NetworkConfig::parse(DUAL).unwrap()
 }
 
 #[test]
-fn forwarding_that_is_switched_off_is_switched_on_again() {
+fn disabled_forwarding_is_enabled_again() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
-    let mut station = Station::start_with(host, SUBNET, &dual("vxlan"));
+    let mut station = Station::start_with(host, SUBNET, &dual());
     station.complete([]);
     station.settle();
     for switch in SWITCHES {
@@ -45,23 +45,7 @@ fn forwarding_that_is_switched_off_is_switched_on_again() {
 }
 
 #[test]
-fn for_host_gw_too() {
-    let lab = lab(1);
-    let host = &lab.hosts[0].namespace;
-    let mut station = Station::start_with(host, SUBNET, &dual("host-gw"));
-    let mut other = peer(2);
-    other.attrs.backend_type = BackendType::HOST_GW;
-    station.complete([]);
-    station.settle();
-    for switch in &SWITCHES[..2] {
-        host.write_sysctl(switch, "0").unwrap();
-        assert_eq!(station.heal().failed, [], "{switch}");
-        assert_eq!(host.read_sysctl(switch).unwrap(), "1", "{switch}");
-    }
-}
-
-#[test]
-fn forwarding_that_was_never_on_is_the_hosts_decision_until_it_is_on() {
+fn forwarding_that_was_never_enabled_is_left_alone() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     host.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
@@ -70,7 +54,7 @@ fn forwarding_that_was_never_on_is_the_hosts_decision_until_it_is_on() {
     station.settle();
     assert_idle(&station.sync());
     assert_eq!(host.read_sysctl("net/ipv4/ip_forward").unwrap(), "0");
-    // A container runtime comes, and then somebody reads the old settings again.
+    // A container runtime enables forwarding, then another program restores the old settings.
     host.write_sysctl("net/ipv4/ip_forward", "1").unwrap();
     assert_eq!(station.noticed(QUIET), None);
     host.write_sysctl("net/ipv4/ip_forward", "0").unwrap();
@@ -79,7 +63,7 @@ fn forwarding_that_was_never_on_is_the_hosts_decision_until_it_is_on() {
 }
 
 #[test]
-fn what_others_switch_off_on_their_own_links_is_theirs() {
+fn settings_of_foreign_links_are_left_alone() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -92,7 +76,7 @@ fn what_others_switch_off_on_their_own_links_is_theirs() {
 }
 
 #[test]
-fn an_audit_finds_forwarding_that_was_switched_off_unheard() {
+fn an_audit_finds_disabled_forwarding_without_a_notification() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -104,7 +88,7 @@ fn an_audit_finds_forwarding_that_was_switched_off_unheard() {
 }
 
 #[test]
-fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
+fn the_checksum_offload_is_disabled_if_configured() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -122,7 +106,7 @@ fn checksums_are_computed_before_the_tunnel_where_that_is_chosen() {
         assert_idle(&station.sync());
     }
     station.settle();
-    // Somebody switches it on again, or makes the device anew.
+    // Another program enables it again, or recreates the device.
     station.netlink.set_tx_checksum_offload(DEVICE, true).unwrap();
     assert_eq!(station.heal().failed, []);
     assert!(!offload(&station));

@@ -1,4 +1,4 @@
-//! IPv6 alone and beside IPv4.
+//! IPv6, alone and with IPv4.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -13,7 +13,7 @@ const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"
 const ONLY: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
     "Backend":{"Type":"vxlan"}}"#;
 
-/// Two hosts that know each other, with the subnets number 1 and 2.
+/// Two hosts that are peers, with the subnets number 1 and 2.
 fn pair(lab: &flannel_testing::Lab, config: &str, subnet: fn(u8) -> String) -> [Station; 2] {
     let config = NetworkConfig::parse(config).unwrap();
     let start = |n: u8| {
@@ -63,7 +63,7 @@ fn pods_reach_each_other_over_both_families() {
 }
 
 #[test]
-fn the_second_device_and_its_tables_are_flannels() {
+fn the_ipv6_device_and_its_tables_equal_upstreams() {
     let lab = lab(2);
     let [mut one, two] = pair(&lab, DUAL, both);
     let host = &one.namespace;
@@ -83,7 +83,7 @@ fn the_second_device_and_its_tables_are_flannels() {
         [format!("fd00:5:0:2:: lladdr {mac} PERMANENT ")]
     );
     assert_eq!(bridge(host, "fdb show dev flannel-v6.1"), [format!("{mac} dst fd00:64::2 self permanent")]);
-    // Without one family's data the other is still used.
+    // A lease with the data of one family is still used for that family.
     let mut half = two.own.clone();
     half.attrs.backend_v6_data = None;
     one.learn([half]);
@@ -94,18 +94,18 @@ fn the_second_device_and_its_tables_are_flannels() {
 }
 
 #[test]
-fn ipv6_alone_works_without_the_first_device() {
+fn ipv6_alone_has_no_ipv4_device() {
     let lab = lab(2);
     let [one, two] = pair(&lab, ONLY, six);
     assert_eq!(one.backend.attrs().data, None);
-    // The kernel makes a fresh IPv6 link ready in its own time.
+    // A new IPv6 link needs a moment.
     let reach = || ping(&two.namespace, address("fd00:5:0:1::"), &PingOptions::default());
     eventually(DEADLINE, reach).unwrap();
     assert_eq!(ip(&one.namespace, "-o link show type vxlan").len(), 1);
 }
 
 #[test]
-fn a_restart_takes_both_devices_over() {
+fn a_restart_adopts_both_devices() {
     let lab = lab(2);
     let [one, _two] = pair(&lab, DUAL, both);
     let before = ip(&one.namespace, "link show");
@@ -115,7 +115,7 @@ fn a_restart_takes_both_devices_over() {
 }
 
 #[test]
-fn what_is_done_to_the_second_device_is_put_right() {
+fn drift_of_the_ipv6_device_is_repaired() {
     let by_hand = [
         "-6 route flush dev flannel-v6.1 proto boot",
         "-6 neigh flush dev flannel-v6.1 nud permanent",

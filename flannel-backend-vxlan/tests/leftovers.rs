@@ -1,4 +1,4 @@
-//! What others left or do on the device and beside it: what is flannel's is taken over or removed, all else stays.
+//! Leftovers on the device are adopted or removed; foreign objects stay.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -16,7 +16,7 @@ fn apply(station: &mut Station, writes: &[WriteRequest]) {
     }
 }
 
-/// What a peer left on the device that has gone since, or that somebody put there, one line of `ip` or `bridge` each.
+/// Leftovers of a former peer or of another program, as one line of `ip` or `bridge` each.
 const LEFTOVERS: [&str; 12] = [
     "route add 10.5.66.0/24 via 10.5.66.0 dev flannel.1 onlink",
     "route add 10.5.67.0/24 via 10.5.67.0 dev flannel.1 onlink metric 77",
@@ -43,14 +43,14 @@ fn litter(station: &Station) {
 }
 
 #[test]
-fn leftovers_go_once_all_peers_are_known_and_not_before() {
+fn leftovers_are_removed_once_all_peers_are_known() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
     litter(&station);
     let littered = station.tables();
     assert_eq!(littered.len(), 6 + LEFTOVERS.len(), "{littered:#?}");
-    // The daemon starts anew and hears of one peer at first.
+    // After a restart, one peer is known at first.
     station.peers = flannel_core::PeerSet::default();
     let mut station = station.restart();
     station.learn([peer(3)]);
@@ -64,7 +64,7 @@ fn leftovers_go_once_all_peers_are_known_and_not_before() {
     assert_idle(&station.sync());
 }
 
-/// Passes until none is asked for any more.
+/// Runs passes until none is requested.
 fn until_quiet(station: &mut Station) {
     for _ in 0..5 {
         let report = station.sync();
@@ -76,7 +76,7 @@ fn until_quiet(station: &mut Station) {
 }
 
 #[test]
-fn routes_of_a_flannel_without_metrics_are_taken_over() {
+fn routes_of_upstream_without_metrics_are_adopted() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     let index = station.device().index;
@@ -94,7 +94,7 @@ fn routes_of_a_flannel_without_metrics_are_taken_over() {
 }
 
 #[test]
-fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes() {
+fn a_foreign_route_to_a_peer_is_reported_until_it_is_removed() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -112,7 +112,7 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     );
     assert_eq!(ip(host, "route show 10.5.2.0/24"), [foreign]);
     assert_eq!(station.tables().len(), 5, "the other peer has all, this one two");
-    // However long it has been there: ours comes when it goes.
+    // Our route is added as soon as the foreign one is removed.
     let mut now = Instant::now();
     for _ in 0..12 {
         now += Duration::from_secs(60);
@@ -124,16 +124,16 @@ fn a_foreign_route_to_a_peer_stays_and_is_reported_and_ours_comes_when_it_goes()
     assert_eq!(station.tables(), lines_of_all([2, 3]));
 }
 
-/// Beyond 64 peers a route has a metric, and the kernel takes another one to the same subnet beside it.
+/// Beyond 64 peers a route has a metric, and the kernel accepts a second route to the same subnet.
 #[test]
-fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too() {
+fn a_foreign_route_that_shadows_ours_is_reported_among_many_peers() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let config = NetworkConfig::parse(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap();
     let mut station = Station::start_with(host, "10.5.1.0-24", &config);
     let leases: Vec<_> = (0..300_u32).map(numbered).collect();
     let last = leases.last().unwrap().subnet.v4().unwrap();
-    // One that was there before, and one that comes later to a peer that has its route already.
+    // One exists before our route, the other is added later.
     ip(host, &format!("route add {last} via 192.168.64.254 dev eth0"));
     station.learn(leases);
     station.peers.complete();
@@ -159,7 +159,7 @@ fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too(
     }
     assert_idle(&station.sync());
     assert_eq!(ip(host, "route show dev flannel.1").len(), 300);
-    // A peer whose route does not count goes with it all the same.
+    // A shadowed route is removed with its peer.
     ip(host, &format!("route add {other} via 192.168.64.254 dev eth0"));
     station.heal();
     station.forget(&format!("{}-24", other.addr()));
@@ -168,7 +168,7 @@ fn a_foreign_route_that_counts_instead_of_ours_is_reported_among_many_peers_too(
 }
 
 #[test]
-fn what_is_not_flannels_is_left_alone() {
+fn foreign_objects_are_left_alone() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -189,7 +189,7 @@ fn what_is_not_flannels_is_left_alone() {
         let routes = ip(host, "route show table all");
         let neighbours = ip(host, "neigh show").into_iter();
         let foreign = neighbours.filter(|line| !line.contains("10.5.")).map(|line| {
-            // How sure the kernel is of a neighbour changes by itself.
+            // The kernel changes the states of neighbours.
             line.replace("STALE", "REACHABLE")
         });
         (routes, foreign.collect::<Vec<_>>(), ip(host, "rule"))
@@ -202,7 +202,7 @@ fn what_is_not_flannels_is_left_alone() {
 }
 
 #[test]
-fn a_neighbour_that_somebody_made_uncertain_is_made_permanent_again() {
+fn a_neighbour_in_another_state_is_made_permanent_again() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);

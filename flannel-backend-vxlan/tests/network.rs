@@ -1,4 +1,4 @@
-//! The whole network over the backend, given a namespace by its handle.
+//! A whole network with the VXLAN backend.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -12,9 +12,9 @@ use flannel_core::{ConditionName, NetworkOptions, PeerState, Shutdown};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{Member, eventually};
 
-/// Of thousands of objects the kernel refuses one. It alone waits, and the status says which it is and why.
+/// The kernel refuses one of thousands of objects. Only that one waits, and the status names it and the reason.
 #[test]
-fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named() {
+fn one_refused_object_among_thousands_is_named_and_delays_no_other() {
     const PEERS: u32 = 2000;
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
@@ -24,7 +24,7 @@ fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named()
         registry.put_raw(&lease.subnet.to_string(), lease.attrs.to_record().as_bytes());
     };
     (0..PEERS).for_each(|n| put(&numbered(n)));
-    // No route goes by an address of the host itself.
+    // The host's own address cannot be a gateway.
     ip(host, "address add 10.200.0.0/32 dev lo");
     let refused = lease("10.200.0.0-24", "172.31.0.1", "0e:02:00:00:00:01");
     put(&refused);
@@ -49,11 +49,11 @@ fn one_object_among_thousands_that_the_kernel_refuses_waits_alone_and_is_named()
     assert!(reason.starts_with("route 10.200.0.0/24 via 10.200.0.0: "), "{reason}");
     assert_eq!(status.conditions[0].name, ConditionName::ObjectsFailed);
     assert_eq!(ip(host, "route show dev flannel.1").len(), PEERS as usize);
-    // The others go on as if nothing was wrong.
+    // Other peers are not affected.
     put(&numbered(PEERS));
     eventually(DEADLINE, || ip(host, "route show dev flannel.1").len() == PEERS as usize + 1).unwrap();
     assert_eq!(member.status().kernel.failed.len(), 1);
-    // What was in the way goes, and the object is tried again by itself.
+    // Once it is unblocked, the object is retried automatically.
     ip(host, "address del 10.200.0.0/32 dev lo");
     eventually(DEADLINE * 3, || member.status().kernel.failed.is_empty()).unwrap();
     let status = member.status();

@@ -1,4 +1,4 @@
-//! The three tables: what a peer gets, and what becomes of it when the peer changes.
+//! The kernel objects of peers that join, change and leave.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -17,7 +17,7 @@ fn only(subnet: &str) -> Dirty {
 }
 
 #[test]
-fn a_peer_gets_a_route_a_neighbour_and_a_forwarding_entry() {
+fn a_peer_has_a_route_a_neighbour_and_an_fdb_entry() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);
@@ -39,7 +39,7 @@ fn a_peer_gets_a_route_a_neighbour_and_a_forwarding_entry() {
 }
 
 #[test]
-fn an_operator_sees_what_flannel_shows() {
+fn ip_and_bridge_show_the_objects_as_upstreams() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut station = Station::start(host, "10.5.1.0-24");
@@ -75,7 +75,7 @@ fn an_operator_sees_what_flannel_shows() {
 }
 
 #[test]
-fn a_pass_that_finds_everything_in_order_writes_nothing() {
+fn an_idle_pass_writes_nothing() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete((2..=20).map(peer));
@@ -84,7 +84,7 @@ fn a_pass_that_finds_everything_in_order_writes_nothing() {
 }
 
 #[test]
-fn a_peer_with_a_new_device_has_one_forwarding_entry() {
+fn a_peer_with_a_new_device_has_one_fdb_entry() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
@@ -100,7 +100,7 @@ fn a_peer_with_a_new_device_has_one_forwarding_entry() {
 }
 
 #[test]
-fn a_peer_that_moves_is_followed() {
+fn a_new_endpoint_of_a_peer_is_followed() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);
@@ -112,7 +112,7 @@ fn a_peer_that_moves_is_followed() {
 }
 
 #[test]
-fn a_peer_that_leaves_takes_its_entries_with_it() {
+fn the_objects_of_a_peer_that_leaves_are_removed() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
@@ -123,7 +123,7 @@ fn a_peer_that_leaves_takes_its_entries_with_it() {
 }
 
 #[test]
-fn a_peer_that_changes_its_backend_takes_its_entries_with_it() {
+fn the_objects_of_a_peer_that_changes_its_backend_are_removed() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
@@ -138,7 +138,7 @@ fn a_peer_that_changes_its_backend_takes_its_entries_with_it() {
 }
 
 #[test]
-fn two_peers_that_swap_their_subnets_are_both_reached() {
+fn two_peers_that_swap_their_subnets_are_both_reachable() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
@@ -159,7 +159,7 @@ fn two_peers_that_swap_their_subnets_are_both_reached() {
 }
 
 #[test]
-fn the_second_peer_with_one_device_address_takes_over_when_the_first_leaves() {
+fn the_second_peer_with_a_mac_address_succeeds_the_first() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.learn([peer(2), lease("10.5.3.0-24", "192.168.64.3", &mac(2).to_string())]);
@@ -180,11 +180,11 @@ fn the_second_peer_with_one_device_address_takes_over_when_the_first_leaves() {
 }
 
 #[test]
-fn a_peer_that_the_kernel_refuses_delays_no_other() {
+fn a_refused_object_delays_no_other() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.learn((0..2000).map(numbered));
-    // No route goes by a gateway that is a group.
+    // A multicast address cannot be a gateway.
     station.learn([lease("224.5.2.0-24", "172.31.0.1", "0e:02:00:00:00:01")]);
     station.peers.complete();
     let report = station.sync();
@@ -196,14 +196,14 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     let routes = ip(&station.namespace, "route show dev flannel.1");
     assert_eq!(routes.len(), 2000);
     assert_eq!(report.written, 3 * 2001 - 1);
-    // The first ones look as flannel's do, each other one has its own metric.
+    // The first routes equal upstream's; each other route has a unique metric.
     let mut metrics: Vec<&str> =
         routes.iter().filter_map(|line| line.split_once(" metric ")).map(|(_, metric)| metric).collect();
     assert_eq!(metrics.len(), 2000 - 64);
     metrics.sort_unstable();
     metrics.dedup();
     assert_eq!(metrics.len(), 2000 - 64);
-    // Tried again when its time has come, and not before.
+    // Retried after the backoff, not before.
     let report = station.sync_only(&Dirty::NONE);
     assert_eq!((report.written, report.failed.len()), (0, 1));
     station.peers.apply(LeaseChange::Removed(key("224.5.2.0-24")));
@@ -212,7 +212,7 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
 }
 
 #[test]
-fn peers_that_come_and_go_cost_what_they_change() {
+fn the_cost_of_a_pass_is_proportional_to_the_change() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete((0..300).map(numbered));

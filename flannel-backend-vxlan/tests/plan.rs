@@ -1,4 +1,4 @@
-//! What is planned is what is done.
+//! A pass does what was planned.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
@@ -25,7 +25,7 @@ fn subnet(n: u8) -> String {
     format!("10.5.{n}.0-24&fd00:5:0:{n}::-64")
 }
 
-/// The lease of host number `n` on the first segment, on which the host that looks is as well.
+/// The lease of host number `n` on the first segment, like this host.
 fn lease(n: u8) -> Lease {
     let data = || Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n))).ok();
     let public =
@@ -53,7 +53,7 @@ fn planned(namespace: &Namespace, config: &NetworkConfig, peers: &PeerSet) -> (V
 }
 
 #[test]
-fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
+fn a_pass_does_what_was_planned() {
     for backend in BACKENDS {
         let config = config(backend);
         let lab = routed_lab(1);
@@ -67,7 +67,7 @@ fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
         assert_eq!(ip(host, "route show table all"), before, "{backend}: only looked");
 
         let mut station = Station::start_with(host, &subnet(1), &config);
-        station.complete([2, 3].map(|n| lease(n)));
+        station.complete([2, 3].map(lease));
         let objects = puts.len() - 2;
         assert!(objects >= 4, "{backend}: {puts:?}");
         assert_eq!(planned(host, &config, &station.peers), (vec![], vec![]), "{backend}");
@@ -86,7 +86,7 @@ fn what_is_planned_for_a_host_is_what_a_pass_then_does() {
 }
 
 #[test]
-fn a_device_that_cannot_be_made_is_not_planned_whether_or_not_another_is_in_its_place() {
+fn a_device_that_cannot_be_created_is_not_planned() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;
     let mut netlink = Netlink::open_in(host).unwrap();

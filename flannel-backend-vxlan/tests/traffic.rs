@@ -13,7 +13,7 @@ use flannel_testing::{
     ping, transfer,
 };
 
-/// Hosts with the backend on them that know each other, and a pod on each.
+/// Hosts that are peers, with a pod on each.
 struct Overlay {
     stations: Vec<Station>,
     pods: Vec<Pod>,
@@ -49,7 +49,7 @@ impl Overlay {
     }
 }
 
-/// A ping whose packet has so many bytes, and must not be cut.
+/// A ping with a packet of this size that must not be fragmented.
 fn whole(packet: usize) -> PingOptions {
     PingOptions { payload: packet - 28, dont_fragment: true, ..PingOptions::default() }
 }
@@ -70,12 +70,12 @@ fn pods_of_three_hosts_reach_each_other_and_the_hosts() {
 }
 
 #[test]
-fn a_packet_of_the_mtu_passes_whole_and_a_larger_one_does_not() {
+fn the_largest_unfragmented_packet_has_the_mtu() {
     let overlay = Overlay::new(2, &config(""));
     overlay.ping(0, 1, &whole(1450)).unwrap();
     let outcome = overlay.ping(0, 1, &whole(1451));
     assert!(matches!(outcome, Err(PingError::TooLarge { .. })), "{outcome:?}");
-    // One that may be cut arrives in parts.
+    // A larger packet arrives in fragments.
     let large = PingOptions { payload: 5000, ..PingOptions::default() };
     overlay.ping(0, 1, &large).unwrap();
 }
@@ -89,8 +89,7 @@ fn a_stream_arrives_unchanged() {
     assert_eq!(sent.bytes, bytes);
 }
 
-/// The first VXLAN packet that a ping from the first host's device to the second one's makes, of those that the first
-/// host sends.
+/// Returns the first VXLAN packet of a ping from the first host's device to the second's.
 fn captured(overlay: &Overlay) -> Captured {
     let capture = Capture::start(&overlay.lab.hosts[0].namespace, "eth0").unwrap();
     ping(&overlay.lab.hosts[0].namespace, common::address("10.5.2.0"), &PingOptions::default()).unwrap();
@@ -99,7 +98,7 @@ fn captured(overlay: &Overlay) -> Captured {
 }
 
 #[test]
-fn packets_on_the_wire_are_flannels() {
+fn packets_on_the_wire_equal_upstreams() {
     let mut overlay = Overlay::new(2, &config(""));
     let packet = captured(&overlay);
     let outer = packet.frame.ipv4().unwrap();
@@ -124,17 +123,17 @@ fn packets_on_the_wire_are_flannels() {
 }
 
 #[test]
-fn packets_of_a_policed_tunnel_on_another_port_say_so() {
+fn a_tunnel_with_gbp_on_another_port_sets_header_and_port() {
     let overlay = Overlay::new(2, &config(r#","VNI":1,"Port":4789,"GBP":true"#));
     let packet = captured(&overlay);
     assert_eq!(packet.frame.udp().unwrap().destination_port, 4789);
-    // The kernel sets the policy's bit for packets that have a policy; without one the header is the plain one.
+    // The kernel sets the GBP bit only for packets with a policy.
     assert_eq!(packet.frame.vxlan().unwrap().flags & 0x08, 0x08);
 }
 
-/// No packet asks who has an address: everything is known beforehand.
+/// There is no ARP on the overlay: all neighbours are permanent.
 #[test]
-fn nothing_is_asked_and_nothing_is_flooded() {
+fn there_are_no_arp_requests_and_no_flooding() {
     let overlay = Overlay::new(2, &config(""));
     let capture = Capture::start(&overlay.lab.hosts[0].namespace, "flannel.1").unwrap();
     overlay.ping(0, 1, &PingOptions::default()).unwrap();
@@ -167,9 +166,9 @@ fn a_restart_loses_no_packet() {
 }
 
 #[test]
-fn a_deleted_device_is_out_for_less_than_a_second() {
+fn a_deleted_device_is_restored_within_a_second() {
     let mut overlay = Overlay::new(2, &config(""));
-    // A machine that is busy may take longer, and does not each time.
+    // A loaded machine may take longer once.
     eventually(DEADLINE, || {
         let report = delete_device(&mut overlay);
         if report.longest_gap < Duration::from_secs(1) { Ok(()) } else { Err(report.to_string()) }
@@ -177,7 +176,7 @@ fn a_deleted_device_is_out_for_less_than_a_second() {
     .unwrap();
 }
 
-/// Deletes the device of the first host while a packet passes it each two milliseconds.
+/// Deletes the device of the first host while it passes a packet every 2 ms.
 fn delete_device(overlay: &mut Overlay) -> PingReport {
     overlay.stations[0].settle();
     let running = RunningPing::start(
@@ -196,9 +195,9 @@ fn delete_device(overlay: &mut Overlay) -> PingReport {
     running.stop()
 }
 
-/// The peer gets a new device, as when it is reinstalled; its packets arrive as soon as its lease does.
+/// The peer is reinstalled with a new device; its packets arrive as soon as its lease does.
 #[test]
-fn a_peer_with_a_new_device_is_reached_again() {
+fn a_peer_with_a_new_device_is_reachable_again() {
     let mut overlay = Overlay::new(2, &config(""));
     overlay.ping(0, 1, &PingOptions::default()).unwrap();
     let mut station = overlay.stations.remove(1);

@@ -1,4 +1,4 @@
-//! The external interface becomes another one: the tunnel and the direct routes follow it.
+//! The tunnel follows changes of the external interface.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
 
@@ -6,19 +6,19 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, QUIET, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, net, peer};
+use common::{DEADLINE, Station, StationExt, assert_idle, config, ip, lab, lines_of_all, net, peer};
 use flannel_backend_vxlan::external_interface;
 use flannel_core::{Dirty, ExternalInterface, NetworkConfig};
 use flannel_testing::{PingOptions, RunningPing};
 
-/// What the interface of a host is now.
-fn now(station: &Station, name: &str) -> ExternalInterface {
+/// Reads an interface of a host.
+fn read(station: &Station, name: &str) -> ExternalInterface {
     external_interface(&station.namespace, name).unwrap()
 }
 
-/// Has a station follow its interface, as the loop of a network does.
+/// Updates the interface of a host, as a network's loop does.
 fn follow(station: &mut Station, name: &str) {
-    let external = now(station, name);
+    let external = read(station, name);
     station.backend.update_interface(&external).unwrap();
     station.own.attrs = station.backend.attrs().at(external.public);
     station.external = external;
@@ -26,7 +26,7 @@ fn follow(station: &mut Station, name: &str) {
 }
 
 #[test]
-fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
+fn a_tunnel_continues_after_its_address_was_replaced() {
     let lab = lab(2);
     let [mut one, mut two] =
         [0, 1].map(|n| Station::start(&lab.hosts[n].namespace, &format!("10.5.{}.0-24", n + 1)));
@@ -45,10 +45,10 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     .unwrap();
     running.wait_for_replies(20, DEADLINE).unwrap();
     let (device, tables) = (one.device(), one.tables());
-    // Both addresses for a while: no packet need be lost.
+    // With both addresses for a moment no packet is lost.
     ip(&one.namespace, "address add 192.168.64.77/32 dev eth0");
     one.namespace.write_sysctl("net/ipv4/conf/eth0/promote_secondaries", "1").unwrap();
-    let mut both = now(&one, "eth0");
+    let mut both = read(&one, "eth0");
     both.v4 = "192.168.64.77".parse().ok();
     one.backend.update_interface(&both).unwrap();
     assert_eq!(one.sync_only(&Dirty::NONE).failed, []);
@@ -64,13 +64,13 @@ fn a_tunnel_whose_address_is_replaced_carries_on_when_the_peer_knows() {
     let local = after.vxlan().unwrap().local;
     assert_eq!(local, Some(common::address("192.168.64.77")));
     let report = running.stop();
-    // Between the last address and the route that took its place nothing could be sent.
+    // Without an address and a route nothing can be sent.
     assert!(report.longest_gap < Duration::from_secs(10), "{report:?}");
     assert_idle(&one.sync());
 }
 
 #[test]
-fn a_tunnel_follows_to_another_interface_and_keeps_its_peers() {
+fn a_tunnel_moves_to_another_interface_and_keeps_its_peers() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
@@ -85,14 +85,14 @@ fn a_tunnel_follows_to_another_interface_and_keeps_its_peers() {
     assert!(link.contains(" local 10.99.0.1 dev lan0 "), "{link}");
     assert_idle(&station.sync());
     station.settle();
-    // What is done to the device is put right by what is true now.
+    // Drift is repaired with the new interface.
     ip(&station.namespace, "link del flannel.1");
     assert_eq!(station.heal().failed, []);
     assert_eq!((station.device().mac, station.device().mtu), (before.mac, 1350));
 }
 
 #[test]
-fn the_mtu_below_is_followed_up_and_down() {
+fn the_mtu_follows_the_external_interface() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2)]);
@@ -106,7 +106,7 @@ fn the_mtu_below_is_followed_up_and_down() {
 }
 
 #[test]
-fn an_mtu_that_the_configuration_sets_stays_as_far_as_it_fits() {
+fn a_configured_mtu_is_kept_if_it_fits() {
     let lab = lab(1);
     let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24", &config(r#","MTU":1300"#));
     for (below, on_top) in [(1400, 1250), (9000, 1250), (1280, 1230)] {
@@ -117,14 +117,14 @@ fn an_mtu_that_the_configuration_sets_stays_as_far_as_it_fits() {
 }
 
 #[test]
-fn an_interface_that_lacks_a_family_is_refused_and_everything_stays() {
+fn an_interface_without_a_family_is_refused_and_nothing_changes() {
     let text = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","IPv6SubnetLen":64,
         "Backend":{"Type":"vxlan"}}"#;
     let lab = lab(1);
     let config = NetworkConfig::parse(text).unwrap();
     let mut station = Station::start_with(&lab.hosts[0].namespace, "10.5.1.0-24&fd00:5:0:1::-64", &config);
     let before = ip(&station.namespace, "-d link show type vxlan");
-    let mut without = now(&station, "eth0");
+    let mut without = read(&station, "eth0");
     (without.v4, without.v6) = ("192.168.64.9".parse().ok(), None);
     let error = station.backend.update_interface(&without).unwrap_err().to_string();
     assert_eq!(error, "the interface eth0 has no IPv6 address for the tunnel flannel-v6.1");

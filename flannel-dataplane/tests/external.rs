@@ -60,7 +60,7 @@ fn changes_are_reported_once_they_have_settled() {
     let mut changed = |limit: Duration| -> Option<ExternalInterface> {
         next(limit).map(|update| match update {
             ExternalUpdate::Changed(external) => external,
-            update => panic!("{update:?}"),
+            update @ (ExternalUpdate::Lost(_) | _) => panic!("{update:?}"),
         })
     };
     assert_eq!(changed(QUIET), None);

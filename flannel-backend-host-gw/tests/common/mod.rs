@@ -1,6 +1,6 @@
 //! Shared by the kernel tests: a host of the lab with the host-gw backend on it.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Shared by the kernel tests: a host of the lab with the VXLAN backend on it, and its kernel tables.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -82,7 +82,7 @@ pub(crate) fn config(options: &str) -> NetworkConfig {
     NetworkConfig::parse(&text).unwrap()
 }
 
-/// A lab with so many hosts.
+/// A lab with this number of hosts.
 pub(crate) fn lab(hosts: usize) -> Lab {
     Lab::new(&LabOptions { hosts, ..LabOptions::default() }).unwrap()
 }
@@ -92,7 +92,7 @@ pub(crate) fn routed_lab(hosts: usize) -> Lab {
     Lab::new(&LabOptions { hosts, segments: 2, ..LabOptions::default() }).unwrap()
 }
 
-/// The lease of a host that exists only on paper.
+/// The lease of a fictitious host.
 pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
     let data = Json::parse(&format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#)).unwrap();
     let public: Ipv4Addr = public.parse().unwrap();
@@ -100,12 +100,12 @@ pub(crate) fn lease(subnet: &str, public: &str, mac: &str) -> Lease {
     Lease { subnet: key(subnet), attrs, revision: Revision(1), term: Term::Limited }
 }
 
-/// The lease of paper host number `n`: 10.5.n.0/24 behind 192.168.64.n, with 0e:00:00:00:00:n.
+/// The lease of fictitious host number `n`: 10.5.n.0/24 behind 192.168.64.n, with 0e:00:00:00:00:n.
 pub(crate) fn peer(n: u8) -> Lease {
     lease(&format!("10.5.{n}.0-24"), &format!("192.168.64.{n}"), &mac(n).to_string())
 }
 
-/// The lease of paper host number `n` of many.
+/// The lease of fictitious host number `n` of many.
 pub(crate) fn numbered(n: u32) -> Lease {
     let [_, b, c, d] = (n + 1).to_be_bytes();
     // 10.16.0.0/24 and on, behind 172.16.0.1 and on.

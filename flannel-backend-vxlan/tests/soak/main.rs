@@ -1,41 +1,40 @@
-//! A host of a restless network: peers that come, change and go, and people who break what they can reach, in an order
-//! drawn from a seed. Whatever happens, the host ends up with exactly what it should have, nothing else is touched, and
-//! the process does not grow.
+//! A soak test: peers join, change and leave, and chaos changes kernel objects, in an order drawn from a seed. After each
+//! round the host has exactly the desired objects, foreign objects are unchanged, and the process has not grown.
 //!
-//! `scripts/soak` makes it long; see there. `FLANNEL_SOAK_SEED` runs one seed again: the same happens in the same order,
-//! though not at the same moments, which are the kernel's.
+//! `scripts/soak` runs it for longer. `FLANNEL_SOAK_SEED` repeats the events of a seed in the same order, though not at
+//! the same times.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step of a test is a failed test")]
-#![allow(clippy::print_stdout, reason = "whoever runs it for an hour wants to see that it lives")]
+#![allow(clippy::print_stdout, reason = "shows the progress of an hour")]
 
+mod chaos;
+mod host;
 mod model;
-mod site;
-mod vandal;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use chaos::Chaos;
+use host::SoakHost;
 use model::Model;
-use site::Site;
-use vandal::Vandal;
 
-/// How many events happen if nobody asks for more.
-const FEW: u64 = 400;
+/// The default number of events.
+const DEFAULT_EVENTS: u64 = 400;
 
-/// After so many events the host is given time to come to rest, and looked at.
+/// The number of events after which the host is checked.
 const ROUND: u64 = 50;
 
-/// Until then what the process needs has been taken once.
-const WARM: u64 = 200;
+/// The number of events after which the process has reached its size.
+const WARM_UP: u64 = 200;
 
-/// What a process may grow by that runs on: its allocator's waste, which does not depend on the number of events.
+/// How much the process may grow afterwards, in bytes: fragmentation, which doesn't depend on the number of events.
 const GROWTH: u64 = 8 << 20;
 
 #[test]
-fn whatever_happens_the_host_ends_up_with_what_it_should_have() {
-    let events = from_environment("FLANNEL_SOAK_EVENTS").unwrap_or(FEW);
+fn the_host_converges_after_any_sequence_of_events() {
+    let events = from_environment("FLANNEL_SOAK_EVENTS").unwrap_or(DEFAULT_EVENTS);
     let seed = from_environment("FLANNEL_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
-    // Captured unless the test fails, or somebody wants to see it.
+    // Printed if the test fails or runs with --nocapture.
     println!("FLANNEL_SOAK_SEED={seed} FLANNEL_SOAK_EVENTS={events}");
     Soak::new(seed).run(events);
 }
@@ -47,30 +46,30 @@ fn from_environment(name: &str) -> Option<u64> {
 struct Soak {
     random: fastrand::Rng,
     model: Model,
-    site: Site,
-    vandal: Vandal,
-    happened: BTreeMap<&'static str, u64>,
+    host: SoakHost,
+    chaos: Chaos,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Soak {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let has_direct_routing = random.bool();
-        let site = Site::new(has_direct_routing);
+        let host = SoakHost::new(has_direct_routing);
         let model = Model::new(has_direct_routing);
-        let vandal = Vandal::new(&site);
-        Self { random, model, site, vandal, happened: BTreeMap::new() }
+        let chaos = Chaos::new(&host);
+        Self { random, model, host, chaos, counts: BTreeMap::new() }
     }
 
     fn run(mut self, events: u64) {
         let begun = Instant::now();
         let mut warm = None;
         for event in 1..=events {
-            self.happen();
+            self.step();
             if event % ROUND == 0 || event == events {
-                self.site.come_to_rest(&self.model);
-                if event >= WARM {
-                    warm.get_or_insert_with(Size::now);
+                self.host.check(&self.model);
+                if event >= WARM_UP {
+                    warm.get_or_insert_with(ProcessSize::now);
                 }
             }
             if event % 1000 == 0 {
@@ -78,56 +77,56 @@ impl Soak {
                     "{event} events, {:.0?}, {} peers, {:?}",
                     begun.elapsed(),
                     self.model.len(),
-                    Size::now()
+                    ProcessSize::now()
                 );
             }
         }
-        let (warm, end) = (warm.unwrap_or_else(Size::now), Size::now());
+        let (warm, end) = (warm.unwrap_or_else(ProcessSize::now), ProcessSize::now());
         println!(
             "{:#?}\n{events} events in {:.1?}, {warm:?} when warm, {end:?} at the end",
-            self.happened,
+            self.counts,
             begun.elapsed()
         );
         assert_eq!(end.descriptors, warm.descriptors, "descriptors");
-        assert!(end.memory <= warm.memory + GROWTH, "the memory grew from {warm:?} to {end:?}");
+        assert!(end.memory <= warm.memory + GROWTH, "memory grew from {warm:?} to {end:?}");
     }
 
-    /// One event, and a pause as short as those in which things go wrong, or none.
-    fn happen(&mut self) {
-        let Self { random, model, site, vandal, .. } = self;
-        let registry = site.registry.clone();
-        let what = match random.u8(..100) {
+    /// Runs one event, followed by a pause of up to 6 ms or none.
+    fn step(&mut self) {
+        let Self { random, model, host, chaos, .. } = self;
+        let registry = host.registry.clone();
+        let event = match random.u8(..100) {
             0..50 => model.change(random, &registry),
-            50..97 => vandal.act(random, model),
-            97 => site.restart(true, || {
+            50..97 => chaos.act(random, model),
+            97 => host.restart(true, || {
                 for _ in 0..random.u8(..5) {
                     model.change(random, &registry);
                 }
             }),
-            98 => site.restart(false, || {
-                vandal.act(random, model);
+            98 => host.restart(false, || {
+                chaos.act(random, model);
             }),
             _ => {
                 registry.compact();
-                "the registry forgets its history"
+                "registry compacted"
             }
         };
-        *self.happened.entry(what).or_default() += 1;
+        *self.counts.entry(event).or_default() += 1;
         if self.random.bool() {
             std::thread::sleep(Duration::from_micros(self.random.u64(..6000)));
         }
     }
 }
 
-/// What this process holds of the machine.
+/// The resources of this process.
 #[derive(Clone, Copy, Debug)]
-struct Size {
+struct ProcessSize {
     descriptors: usize,
-    /// Resident, in bytes.
+    /// The resident memory, in bytes.
     memory: u64,
 }
 
-impl Size {
+impl ProcessSize {
     fn now() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

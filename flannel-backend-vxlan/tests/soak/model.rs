@@ -1,4 +1,4 @@
-//! Who is in the network, and what the kernel of the host should hold for it.
+//! The peers of the soak test, and the kernel objects that they need.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,27 +10,28 @@ use flannel_registry::MemoryRegistry;
 use flannel_testing::{DeviceState, OverlayState};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// More peers than have routes without a metric.
-const MOST: usize = 330;
-const FEWEST: usize = 10;
+/// The largest number of peers: more than have routes without a metric.
+const MAX_PEERS: usize = 330;
+/// The smallest number of peers.
+const MIN_PEERS: usize = 10;
 
-/// The subnets are 10.4.0.0/24 and on with fd10::/64 and on.
+/// The number of subnets, from 10.4.0.0/24 and fd10::/64.
 pub(crate) const SUBNETS: u16 = 1000;
-/// The host's own one.
+/// The number of the host's own subnet.
 pub(crate) const OWN: u16 = 1;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct SoakPeer {
     pub(crate) mac: Mac,
     pub(crate) mac6: Mac,
     /// The last part of its public addresses, and whether they are on the host's link.
-    place: (u16, bool),
+    location: (u16, bool),
 }
 
 pub(crate) struct Model {
     has_direct_routing: bool,
-    peers: BTreeMap<u16, Peer>,
-    /// No two devices ever have the same address.
+    peers: BTreeMap<u16, SoakPeer>,
+    /// The number of MAC addresses used so far; none is used twice.
     macs: u32,
 }
 
@@ -43,38 +44,38 @@ impl Model {
         self.peers.len()
     }
 
-    /// Any of the peers.
-    pub(crate) fn any(&self, random: &mut fastrand::Rng) -> Option<(u16, &Peer)> {
+    /// Returns a random peer.
+    pub(crate) fn any(&self, random: &mut fastrand::Rng) -> Option<(u16, &SoakPeer)> {
         let n = random.usize(..self.len().max(1));
         self.peers.iter().nth(n).map(|(subnet, peer)| (*subnet, peer))
     }
 
-    /// A peer joins, changes or leaves.
+    /// Makes a peer join, change or leave.
     pub(crate) fn change(&mut self, random: &mut fastrand::Rng, registry: &MemoryRegistry) -> &'static str {
         let subnet = match self.any(random) {
-            Some((subnet, _)) if self.len() > FEWEST => subnet,
+            Some((subnet, _)) if self.len() > MIN_PEERS => subnet,
             Some(_) | None => return self.join(random, registry),
         };
         let mut peer = self.peers[&subnet].clone();
-        let what = match random.u8(..10) {
-            0..3 if self.len() < MOST => return self.join(random, registry),
+        let event = match random.u8(..10) {
+            0..3 if self.len() < MAX_PEERS => return self.join(random, registry),
             0..5 => {
                 self.peers.remove(&subnet);
                 registry.remove_raw(&key(subnet).to_string());
-                return "a peer leaves";
+                return "peer left";
             }
             5 => {
                 (peer.mac, peer.mac6) = self.new_macs();
-                "a peer's device is made anew"
+                "peer device replaced"
             }
             6 => {
-                peer.place = place(random);
-                "a peer moves to another address"
+                peer.location = location(random);
+                "peer address changed"
             }
             7 => {
                 (peer.mac, peer.mac6) = self.new_macs();
-                peer.place = place(random);
-                "another host has a peer's subnet"
+                peer.location = location(random);
+                "peer host replaced"
             }
             8 => {
                 self.peers.remove(&subnet);
@@ -82,22 +83,22 @@ impl Model {
                 let free = self.free(random);
                 write(registry, free, &peer);
                 self.peers.insert(free, peer);
-                return "a peer has another subnet";
+                return "peer subnet changed";
             }
-            _ => "a peer renews its lease",
+            _ => "peer lease renewed",
         };
         write(registry, subnet, &peer);
         self.peers.insert(subnet, peer);
-        what
+        event
     }
 
     fn join(&mut self, random: &mut fastrand::Rng, registry: &MemoryRegistry) -> &'static str {
         let (mac, mac6) = self.new_macs();
-        let peer = Peer { mac, mac6, place: place(random) };
+        let peer = SoakPeer { mac, mac6, location: location(random) };
         let subnet = self.free(random);
         write(registry, subnet, &peer);
         self.peers.insert(subnet, peer);
-        "a peer joins"
+        "peer joined"
     }
 
     fn free(&self, random: &mut fastrand::Rng) -> u16 {
@@ -112,7 +113,7 @@ impl Model {
         (Mac([0x0e, 4, 0, a, b, c]), Mac([0x0e, 6, 0, a, b, c]))
     }
 
-    /// What the host should hold of one family, with this device and this external interface.
+    /// Returns the desired objects of one family.
     pub(crate) fn desired(&self, family: IpFamily, external: u32, device: DeviceState) -> OverlayState {
         let own = net(OWN, family).network();
         let mut desired = OverlayState {
@@ -122,7 +123,7 @@ impl Model {
         };
         for (subnet, peer) in &self.peers {
             let (net, public) = (net(*subnet, family), peer.public(family));
-            if self.has_direct_routing && peer.place.1 {
+            if self.has_direct_routing && peer.location.1 {
                 let protocol = RouteProtocol::default().number();
                 let route = Route { protocol, index: Some(external), ..Route::by_gateway(net, public) };
                 desired.routes.push(route);
@@ -139,9 +140,9 @@ impl Model {
     }
 }
 
-impl Peer {
+impl SoakPeer {
     fn public(&self, family: IpFamily) -> IpAddr {
-        let (n, is_near) = self.place;
+        let (n, is_near) = self.location;
         match (family, is_near) {
             (IpFamily::V4, true) => Ipv4Addr::new(192, 168, 64, 2 + (n % 250) as u8).into(),
             (IpFamily::V4, false) => {
@@ -163,11 +164,11 @@ impl Peer {
     }
 }
 
-fn place(random: &mut fastrand::Rng) -> (u16, bool) {
+fn location(random: &mut fastrand::Rng) -> (u16, bool) {
     (random.u16(1..60_000), random.bool())
 }
 
-fn write(registry: &MemoryRegistry, subnet: u16, peer: &Peer) {
+fn write(registry: &MemoryRegistry, subnet: u16, peer: &SoakPeer) {
     registry.put_raw(&key(subnet).to_string(), peer.record().as_bytes());
 }
 

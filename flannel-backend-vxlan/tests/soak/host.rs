@@ -1,4 +1,4 @@
-//! The host: its network, its kernel, and what others have there.
+//! The host of the soak test: its network, its kernel, and foreign objects.
 
 use std::time::Duration;
 
@@ -14,26 +14,26 @@ use ipnet::IpNet;
 
 use crate::model::{Model, OWN, key};
 
-/// Long enough for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const FAMILIES: [(IpFamily, &str); 2] =
     [(IpFamily::V4, "flannel.1"), (IpFamily::V6, "flannel-v6.1")];
 
-/// The device of another network on the host.
-const FOREIGN: &str = "vxlan77";
+/// The device of a foreign overlay.
+const FOREIGN_DEVICE: &str = "vxlan77";
 
-pub(crate) struct Site {
+pub(crate) struct SoakHost {
     pub(crate) registry: MemoryRegistry,
     pub(crate) lab: Lab,
     netlink: Netlink,
     member: Option<Member>,
-    /// Both families' devices as they are to be.
+    /// The desired devices of both families.
     devices: Vec<OverlayState>,
     foreign: Vec<OverlayState>,
 }
 
-impl Site {
+impl SoakHost {
     pub(crate) fn new(has_direct_routing: bool) -> Self {
         let lab = Lab::new(&LabOptions { hosts: 1, default_route: true, ..LabOptions::default() }).unwrap();
         let registry = MemoryRegistry::new();
@@ -43,34 +43,34 @@ impl Site {
         ));
         let netlink = Netlink::open_in(&lab.hosts[0].namespace).unwrap();
         let member = Some(start(&lab.hosts[0].namespace, &registry));
-        let mut site = Self { registry, lab, netlink, member, devices: Vec::new(), foreign: Vec::new() };
-        let member = site.member.as_ref().unwrap();
-        member.wait_for_peers(0, PATIENCE).unwrap();
+        let mut host = Self { registry, lab, netlink, member, devices: Vec::new(), foreign: Vec::new() };
+        let member = host.member.as_ref().unwrap();
+        member.wait_for_peers(0, TIMEOUT).unwrap();
         assert_eq!(member.lease().unwrap().subnet, key(OWN));
-        site.make_foreign();
-        site.devices = site.read(FAMILIES.map(|(_, device)| device));
-        site.foreign = site.read_foreign();
-        site
+        host.add_foreign_objects();
+        host.devices = host.read(FAMILIES.map(|(_, device)| device));
+        host.foreign = host.read_foreign();
+        host
     }
 
-    /// Ends the network, in order or not, and starts it again after something happened.
-    pub(crate) fn restart(&mut self, in_order: bool, meanwhile: impl FnOnce()) -> &'static str {
+    /// Stops the network, orderly or not, runs `meanwhile`, and starts the network again.
+    pub(crate) fn restart(&mut self, orderly: bool, meanwhile: impl FnOnce()) -> &'static str {
         let member = self.member.take().unwrap();
-        if in_order {
+        if orderly {
             member.stop(Shutdown::Keep).unwrap();
         } else {
             drop(member);
         }
         meanwhile();
         self.member = Some(start(&self.lab.hosts[0].namespace, &self.registry));
-        if in_order { "a restart" } else { "a sudden death and a start" }
+        if orderly { "restarted" } else { "killed and started" }
     }
 
-    /// Waits until the kernel holds exactly what it should, and the network says so.
-    pub(crate) fn come_to_rest(&mut self, model: &Model) {
+    /// Waits until the kernel has exactly the desired objects and the network reports so.
+    pub(crate) fn check(&mut self, model: &Model) {
         let external = self.netlink.link(INTERFACE).unwrap().unwrap().index;
         let devices: Vec<_> = self.devices.iter().map(|state| state.device.clone().unwrap()).collect();
-        let rested = eventually(PATIENCE, || {
+        let rested = eventually(TIMEOUT, || {
             let there = self.read(FAMILIES.map(|(_, device)| device));
             let macs = self.published();
             let desired: Vec<_> = FAMILIES
@@ -81,9 +81,9 @@ impl Site {
                 })
                 .collect();
             let status = self.member.as_ref().unwrap().summary();
-            let is_said =
+            let is_reported =
                 status.ready && status.kernel.failed.is_empty() && status.peers.known == model.len();
-            if there == desired && is_said {
+            if there == desired && is_reported {
                 return Ok(());
             }
             let differences =
@@ -97,11 +97,11 @@ impl Site {
         }
         let foreign = self.read_foreign();
         for (there, before) in foreign.iter().zip(&self.foreign) {
-            assert_eq!(there.differences(before), [] as [&str; 0], "what is not ours is not touched");
+            assert_eq!(there.differences(before), [] as [&str; 0], "foreign objects are unchanged");
         }
     }
 
-    /// The devices' addresses that the registry tells the peers: one that was changed while nobody looked is kept.
+    /// Returns the MAC addresses in the own lease. A change while the network was down is kept.
     fn published(&self) -> [Mac; 2] {
         let Some(lease) = self.member.as_ref().unwrap().lease() else { return [Mac([0; 6]); 2] };
         [lease.attrs.backend_data, lease.attrs.backend_v6_data].map(|data| {
@@ -110,7 +110,7 @@ impl Site {
         })
     }
 
-    /// Both families of an overlay; routes beside its device are its own if they lead into our network.
+    /// Reads the overlay of both families, with its direct routes.
     fn read(&mut self, devices: [&str; 2]) -> Vec<OverlayState> {
         let mut read = |family, device: &str| {
             OverlayState::read(&mut self.netlink, device, family, is_direct).unwrap_or_default()
@@ -118,18 +118,19 @@ impl Site {
         vec![read(IpFamily::V4, devices[0]), read(IpFamily::V6, devices[1])]
     }
 
-    /// What the host holds of the other overlay.
+    /// Reads the foreign overlay.
     fn read_foreign(&mut self) -> Vec<OverlayState> {
-        let mut read = |family| OverlayState::read(&mut self.netlink, FOREIGN, family, |_| false).unwrap();
+        let mut read =
+            |family| OverlayState::read(&mut self.netlink, FOREIGN_DEVICE, family, |_| false).unwrap();
         vec![read(IpFamily::V4), read(IpFamily::V6)]
     }
 
-    /// Another overlay beside ours, with all that it needs, whose routes have our number.
-    fn make_foreign(&mut self) {
+    /// Adds a foreign overlay whose routes have our protocol number.
+    fn add_foreign_objects(&mut self) {
         let vxlan = NewVxlan { vni: 77, port: Some(8472), ..NewVxlan::default() };
-        let link = NewLink { up: true, ..NewLink::new(FOREIGN, NewLinkKind::Vxlan(vxlan)) };
+        let link = NewLink { up: true, ..NewLink::new(FOREIGN_DEVICE, NewLinkKind::Vxlan(vxlan)) };
         self.netlink.create_link(&link).unwrap();
-        let Link { index, .. } = self.netlink.link(FOREIGN).unwrap().unwrap();
+        let Link { index, .. } = self.netlink.link(FOREIGN_DEVICE).unwrap().unwrap();
         let mac = |n: u8| Mac([0x0e, 0x77, 0, 0, 0, n]);
         let mut writes = vec![WriteRequest::PutAddress(Address::new(index, "10.77.0.0/32".parse().unwrap()))];
         for n in 1..=3_u8 {
@@ -149,7 +150,7 @@ impl Site {
     }
 }
 
-/// Tells whether a route is a direct one of ours.
+/// Returns true if a route is a direct route of ours.
 pub(crate) fn is_direct(route: &Route) -> bool {
     let networks = ["10.4.0.0/14", "fd10::/48"].map(|net| net.parse::<IpNet>().unwrap());
     route.protocol == RouteProtocol::default().number()
@@ -163,7 +164,7 @@ fn start(namespace: &Namespace, registry: &MemoryRegistry) -> Member {
         OpenVxlan::new(namespace.clone()),
         external,
     );
-    // Peers leave faster here than anybody would believe; and no audit covers for a notification that was not understood.
+    // No damping, since many peers leave at once; no audit, so that a missed notification shows.
     options.damping.hold = Duration::ZERO;
     options.audit_every = Duration::from_secs(3600);
     options.previous = Some(key(OWN));
