@@ -32,11 +32,11 @@ use serde::Serialize;
 pub use history::History;
 pub use mesh::{Mesh, MeshOptions};
 pub use results::MeshResults;
-pub use site::{Own, ProbeTarget, Site};
+pub use site::{ProbeSource, ProbeTarget, Site};
 pub use verdict::{ProbeContext, judge, weight};
 
 use site::Thoroughness;
-use wire::Wire;
+use wire::ProbeSockets;
 
 /// So many peers are probed at once, so that a network of thousands floods nobody.
 const AT_ONCE: usize = 64;
@@ -63,7 +63,7 @@ impl Site {
     /// responders.
     pub async fn probe(&self, count: u32, port: u16) -> Vec<ProbedPeer> {
         let Self { own, peers } = self;
-        let wire = Wire::open(own, port);
+        let wire = ProbeSockets::open(own, port);
         let how = Thoroughness { enough: count, most: count, pause: PAUSE, sizes: true };
         let probed = stream::iter(peers).map(|peer| {
             let measured = join_all(own.plans(peer, how).into_iter().map(|plan| wire.measure(plan)));

@@ -4,26 +4,26 @@ use std::time::{Duration, Instant};
 
 use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedPath};
 
-use super::path::{Measured, Plan};
+use super::path::{PathMeasurement, ProbePlan};
 use super::verdict::{ProbeContext, judge};
 
-/// So many of the last questions count as the loss of a way.
+/// So many of the last questions count as the loss of a path.
 const WINDOW: u32 = 32;
 
-/// The size of a way is measured in the first turn, and in one of so many after it.
+/// The size of a path is measured in the first turn, and in one of so many after it.
 const SIZES_EVERY: u32 = 10;
 
 /// What is known of a peer.
 #[derive(Clone, Debug)]
 pub struct History {
-    paths: Vec<Way>,
+    paths: Vec<PathHistory>,
     turns: u32,
     last: Option<Instant>,
     probe: PeerProbe,
 }
 
 #[derive(Clone, Debug)]
-struct Way {
+struct PathHistory {
     shown: ProbedPath,
     /// The last questions, the newest in the lowest bit: set if one was lost.
     lost: u32,
@@ -41,13 +41,13 @@ impl History {
 
     /// Leaves those means out of a plan that a peer did not hear the last time, as long as it hears another one; now and
     /// then all are tried again.
-    pub(super) fn narrow(&self, plan: &mut Plan) {
+    pub(super) fn narrow(&self, plan: &mut ProbePlan) {
         let known =
-            self.paths.iter().find(|way| is(&way.shown, plan.side, plan.address) && way.shown.answers);
-        if let Some(way) = known
+            self.paths.iter().find(|path| is(&path.shown, plan.side, plan.address) && path.shown.answers);
+        if let Some(path) = known
             && !self.wants_sizes()
         {
-            plan.means.retain(|means| *means == way.shown.by);
+            plan.means.retain(|means| *means == path.shown.by);
             if plan.means.is_empty() {
                 plan.means.push(ProbeMeans::Icmp);
             }
@@ -55,47 +55,47 @@ impl History {
     }
 
     /// Takes in what a turn found.
-    pub(super) fn add(&mut self, measured: Vec<Measured>, context: &ProbeContext, now: Instant) {
-        self.paths.retain(|way| measured.iter().any(|other| is(&way.shown, other.side, other.address)));
+    pub(super) fn add(&mut self, measured: Vec<PathMeasurement>, context: &ProbeContext, now: Instant) {
+        self.paths.retain(|path| measured.iter().any(|other| is(&path.shown, other.side, other.address)));
         for measured in measured {
-            self.add_way(measured);
+            self.add_path(measured);
         }
-        self.paths.sort_by_key(|way| (!way.shown.address.is_ipv4(), way.shown.side));
-        let paths: Vec<ProbedPath> = self.paths.iter().map(|way| way.shown.clone()).collect();
+        self.paths.sort_by_key(|path| (!path.shown.address.is_ipv4(), path.shown.side));
+        let paths: Vec<ProbedPath> = self.paths.iter().map(|path| path.shown.clone()).collect();
         let (verdict, detail) = judge(&paths, context);
         let mut probe = PeerProbe::default();
         (probe.verdict, probe.detail, probe.paths) = (verdict, detail, paths);
         self.probe = probe;
         self.last = Some(now);
-        // A way that was silent has no size: it is measured when it answers again.
-        let is_sized = self.paths.iter().all(|way| way.shown.path_mtu.is_some() || !way.shown.answers);
+        // A path that was silent has no size: it is measured when it answers again.
+        let is_sized = self.paths.iter().all(|path| path.shown.path_mtu.is_some() || !path.shown.answers);
         self.turns = if is_sized { self.turns.wrapping_add(1) } else { 0 };
     }
 
-    fn add_way(&mut self, measured: Measured) {
-        let at = self.paths.iter().position(|way| is(&way.shown, measured.side, measured.address));
+    fn add_path(&mut self, measured: PathMeasurement) {
+        let at = self.paths.iter().position(|path| is(&path.shown, measured.side, measured.address));
         let at = at.unwrap_or_else(|| {
             let shown = ProbedPath::new(measured.side, measured.address, measured.by);
-            self.paths.push(Way { shown, lost: 0 });
+            self.paths.push(PathHistory { shown, lost: 0 });
             self.paths.len() - 1
         });
-        let Some(way) = self.paths.get_mut(at) else { return };
+        let Some(path) = self.paths.get_mut(at) else { return };
         let answered = measured.sent - measured.lost;
         let (mut sent, mut lost) = (measured.sent, measured.lost);
         // An outage is no loss: what was asked during it does not count when it is over, nor does what was asked in the
         // turn in which it ended, before it did.
-        if answered == 0 || !way.shown.answers {
-            (way.lost, way.shown.sent) = (0, 0);
+        if answered == 0 || !path.shown.answers {
+            (path.lost, path.shown.sent) = (0, 0);
         }
-        if answered > 0 && !way.shown.answers {
+        if answered > 0 && !path.shown.answers {
             (sent, lost) = (answered, 0);
         }
         let bits = 1_u32.checked_shl(lost).map_or(u32::MAX, |bit| bit - 1);
         // What was answered came last: a turn ends with its answer.
-        way.lost = way.lost.checked_shl(sent).unwrap_or(0) | bits.checked_shl(answered).unwrap_or(0);
-        let shown = &mut way.shown;
+        path.lost = path.lost.checked_shl(sent).unwrap_or(0) | bits.checked_shl(answered).unwrap_or(0);
+        let shown = &mut path.shown;
         shown.sent = (shown.sent + sent).min(WINDOW);
-        shown.lost = way.lost.count_ones().min(shown.sent);
+        shown.lost = path.lost.count_ones().min(shown.sent);
         (shown.by, shown.answers, shown.error) = (measured.by, answered > 0, measured.error);
         let time = measured.round_trip.map(micros);
         shown.round_trip_microseconds = match (shown.round_trip_microseconds, time) {
@@ -123,8 +123,8 @@ impl History {
     }
 }
 
-fn is(way: &ProbedPath, side: ProbeSide, address: std::net::IpAddr) -> bool {
-    way.side == side && way.address == address
+fn is(path: &ProbedPath, side: ProbeSide, address: std::net::IpAddr) -> bool {
+    path.side == side && path.address == address
 }
 
 fn micros(time: Duration) -> u64 {
@@ -137,8 +137,8 @@ mod tests {
 
     use super::*;
 
-    fn measured(side: ProbeSide, sent: u32, lost: u32) -> Measured {
-        Measured {
+    fn measured(side: ProbeSide, sent: u32, lost: u32) -> PathMeasurement {
+        PathMeasurement {
             side,
             address: if side == ProbeSide::Inside { [10, 5, 2, 0] } else { [192, 168, 0, 2] }.into(),
             by: ProbeMeans::Udp,
@@ -195,7 +195,7 @@ mod tests {
         for at in 0..25 {
             let wants = history.wants_sizes();
             sized.extend(wants.then_some(at));
-            let paths = [ProbeSide::Inside, ProbeSide::Outside].map(|side| Measured {
+            let paths = [ProbeSide::Inside, ProbeSide::Outside].map(|side| PathMeasurement {
                 path_mtu: (wants && at != 12).then_some(1450),
                 ..measured(side, 1, u32::from(at == 12 && side == ProbeSide::Inside))
             });

@@ -11,11 +11,11 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::history::History;
-use super::order::{Order, pace};
-use super::path::{Measured, Plan};
+use super::order::{Schedule, pace};
+use super::path::{PathMeasurement, ProbePlan};
 use super::results::MeshResults;
-use super::site::{Own, ProbeTarget, Site, Thoroughness};
-use super::wire::{Responder, Wire};
+use super::site::{ProbeSource, ProbeTarget, Site, Thoroughness};
+use super::wire::{ProbeSockets, Responder};
 use crate::backends::BackendRegistry;
 use crate::text::subnets;
 
@@ -77,7 +77,7 @@ impl Mesh {
                 reported = failed;
             }
             info!("Probing {} peers, each every {:?} at most", site.peers.len(), self.options.interval);
-            let wire = Wire::open(&site.own, self.options.port);
+            let wire = ProbeSockets::open(&site.own, self.options.port);
             let prober = Prober { mesh: &self, wire: &wire, responder: &responder };
             tokio::select! {
                 // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
@@ -97,14 +97,14 @@ impl Mesh {
 /// A mesh with the sockets for this host's current addresses.
 struct Prober<'a> {
     mesh: &'a Mesh,
-    wire: &'a Wire,
+    wire: &'a ProbeSockets,
     responder: &'a Responder,
 }
 
 impl Prober<'_> {
     /// Asks until this host's own addresses change.
     async fn ask(&self, site: Site) {
-        let mut order = Order::new(fastrand::u64(..));
+        let mut order = Schedule::new(fastrand::u64(..));
         let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
         let mut turns = FuturesUnordered::new();
         // A turn in an outage takes seconds. One that ran beside it and ended after it would report the same outage as loss.
@@ -140,7 +140,7 @@ impl Prober<'_> {
         }
     }
 
-    fn take_in(&self, site: Site, order: &mut Order) -> BTreeMap<SubnetKey, ProbeTarget> {
+    fn take_in(&self, site: Site, order: &mut Schedule) -> BTreeMap<SubnetKey, ProbeTarget> {
         let inside: BTreeSet<_> = site
             .peers
             .iter()
@@ -159,7 +159,7 @@ impl Prober<'_> {
     }
 
     /// Plans the turn of a peer.
-    fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
+    fn plans(&self, peer: &ProbeTarget, own: &ProbeSource) -> Vec<ProbePlan> {
         let mut results = self.mesh.results.lock();
         let history = results.peers.entry(peer.subnet).or_insert_with(History::new);
         let sizes = history.wants_sizes();
@@ -169,9 +169,10 @@ impl Prober<'_> {
         plans
     }
 
-    fn note(&self, subnet: SubnetKey, measured: Vec<Measured>, own: &Own) {
+    fn note(&self, subnet: SubnetKey, measured: Vec<PathMeasurement>, own: &ProbeSource) {
         let mut results = self.mesh.results.lock();
-        let count = |of: fn(&Measured) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
+        let count =
+            |of: fn(&PathMeasurement) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
         results.sent += count(|path| path.sent);
         results.lost += count(|path| path.lost);
         // One that left meanwhile is forgotten.
@@ -190,6 +191,10 @@ impl Prober<'_> {
 }
 
 /// One turn of a peer: all its paths at once.
-async fn turn(wire: &Wire, subnet: SubnetKey, plans: Vec<Plan>) -> (SubnetKey, Vec<Measured>) {
+async fn turn(
+    wire: &ProbeSockets,
+    subnet: SubnetKey,
+    plans: Vec<ProbePlan>,
+) -> (SubnetKey, Vec<PathMeasurement>) {
     (subnet, join_all(plans.into_iter().map(|plan| wire.measure(plan))).await)
 }

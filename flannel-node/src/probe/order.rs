@@ -14,14 +14,14 @@ pub(super) const TURNS_A_SECOND: u32 = 10;
 
 /// The peers that had no turn yet in this round.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Schedule {
     peers: Vec<SubnetKey>,
     /// The first ones had their turn.
     dealt: usize,
     random: fastrand::Rng,
 }
 
-impl Order {
+impl Schedule {
     pub(super) fn new(seed: u64) -> Self {
         Self { peers: Vec::new(), dealt: 0, random: fastrand::Rng::with_seed(seed) }
     }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn each_round_has_every_peer_once_and_an_order_of_its_own() {
         let all = peers(0..100);
-        let mut order = Order::new(7);
+        let mut order = Schedule::new(7);
         order.set(&all);
         let mut round = || (0..100).map(|_| order.next().expect("a peer")).collect::<Vec<_>>();
         let (first, second) = (round(), round());
@@ -78,14 +78,14 @@ mod tests {
         for round in [&first, &second] {
             assert_eq!(round.iter().copied().collect::<BTreeSet<_>>(), all);
         }
-        let mut other = Order::new(8);
+        let mut other = Schedule::new(8);
         other.set(&all);
         assert_ne!(other.next(), Some(first[0]), "another host begins with another one");
     }
 
     #[test]
     fn peers_that_come_are_next_and_those_that_leave_have_no_turn() {
-        let mut order = Order::new(7);
+        let mut order = Schedule::new(7);
         assert_eq!(order.next(), None);
         order.set(&peers(0..10));
         let had: Vec<_> = (0..5).filter_map(|_| order.next()).collect();

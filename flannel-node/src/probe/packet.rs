@@ -1,6 +1,6 @@
 //! What a probe looks like. Pure.
 //!
-//! Question and answer have the same form and the same length, over UDP and as the payload of an ICMP echo:
+//! ProbeRequest and answer have the same form and the same length, over UDP and as the payload of an ICMP echo:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -26,7 +26,7 @@ const HEADER: u32 = 8;
 
 /// What identifies a question.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Mark {
+pub(super) struct ProbeId {
     /// Known to the asking process alone, so that nobody off the path can answer in another's place.
     pub(super) secret: u64,
     pub(super) number: u32,
@@ -43,7 +43,7 @@ pub(super) const fn smallest(address: IpAddr) -> u32 {
 }
 
 /// Writes a question that makes an IP packet of `size` bytes.
-pub(super) fn question(mark: Mark, to: IpAddr, size: u32) -> Vec<u8> {
+pub(super) fn question(mark: ProbeId, to: IpAddr, size: u32) -> Vec<u8> {
     let length = size.saturating_sub(ip_header(to) + HEADER) as usize;
     let mut text = vec![0; length.max(LEAST)];
     text[..5].copy_from_slice(&MAGIC);
@@ -63,17 +63,17 @@ pub(super) fn answer(text: &mut [u8]) -> bool {
 }
 
 /// Reads what an answer over UDP is to.
-pub(super) fn read_answer(text: &[u8]) -> Option<Mark> {
+pub(super) fn read_answer(text: &[u8]) -> Option<ProbeId> {
     read(text, ANSWER)
 }
 
-fn read(text: &[u8], kind: u8) -> Option<Mark> {
+fn read(text: &[u8], kind: u8) -> Option<ProbeId> {
     if text.len() < LEAST || text[..5] != MAGIC || text[5] != kind {
         return None;
     }
     let secret = u64::from_be_bytes(text[8..16].try_into().ok()?);
     let number = u32::from_be_bytes(text[16..20].try_into().ok()?);
-    Some(Mark { secret, number })
+    Some(ProbeId { secret, number })
 }
 
 /// Types of ICMP messages (RFC 792) and of those of ICMPv6 (RFC 4443).
@@ -84,7 +84,7 @@ const ECHO_REPLY_V6: u8 = 129;
 
 /// Writes an ICMP echo request around a question. For ICMPv6 the kernel fills in the checksum, and the identifier where
 /// the socket is no raw one (icmp(7), raw(7)).
-pub(super) fn echo_request(question: &[u8], to: IpAddr, mark: Mark) -> Vec<u8> {
+pub(super) fn echo_request(question: &[u8], to: IpAddr, mark: ProbeId) -> Vec<u8> {
     let kind = if to.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
     let mut packet = vec![kind, 0, 0, 0];
     packet.extend((mark.secret as u16).to_be_bytes());
@@ -99,7 +99,7 @@ pub(super) fn echo_request(question: &[u8], to: IpAddr, mark: Mark) -> Vec<u8> {
 
 /// Reads which question an ICMP message from `from` repeats, if it is an echo reply. Before it there is the IP header,
 /// if a raw socket of IPv4 heard it.
-pub(super) fn read_echo_reply(packet: &[u8], from: IpAddr, has_header: bool) -> Option<Mark> {
+pub(super) fn read_echo_reply(packet: &[u8], from: IpAddr, has_header: bool) -> Option<ProbeId> {
     let header = match packet.first() {
         // The length of the header is told in units of four bytes.
         Some(first) if has_header => usize::from(first & 15) * 4,
@@ -123,7 +123,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    const MARK: Mark = Mark { secret: 0x0102_0304_0506_0708, number: 0x0a0b_0c0d };
+    const MARK: ProbeId = ProbeId { secret: 0x0102_0304_0506_0708, number: 0x0a0b_0c0d };
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 

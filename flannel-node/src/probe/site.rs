@@ -8,13 +8,13 @@ use flannel_core::{Lease, NetworkConfig, NetworkStatus, ProbeMeans, ProbeSide, P
 use flannel_netlink::Netlink;
 use ipnet::IpNet;
 
-use super::path::Plan;
+use super::path::ProbePlan;
 use super::verdict::ProbeContext;
 use crate::backends::BackendRegistry;
 
 /// This host, as the start of all paths.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Own {
+pub struct ProbeSource {
     /// Its addresses in the overlay and the MTUs of their devices, as far as there are devices.
     pub inside: BTreeMap<IpAddr, u32>,
     /// The MTU of its external interface, if that is known.
@@ -27,7 +27,7 @@ pub struct Own {
 pub struct ProbeTarget {
     pub subnet: SubnetKey,
     pub public: PublicAddrs,
-    /// The addresses of its end of the tunnel, as far as there is a way from here, IPv4 first.
+    /// The addresses of its end of the tunnel, as far as there is a path from here, IPv4 first.
     pub inside: Vec<IpAddr>,
     /// Its public addresses of the families that its subnets have, IPv4 first.
     pub outside: Vec<IpAddr>,
@@ -38,20 +38,20 @@ pub struct ProbeTarget {
 /// Everything there is to probe.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Site {
-    pub own: Own,
+    pub own: ProbeSource,
     pub peers: Vec<ProbeTarget>,
 }
 
 /// A host as a lease tells of it.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct HostRecord {
     pub(super) subnet: SubnetKey,
     pub(super) public: PublicAddrs,
     pub(super) backend: String,
     pub(super) is_ours: bool,
 }
 
-impl From<&Lease> for Record {
+impl From<&Lease> for HostRecord {
     fn from(lease: &Lease) -> Self {
         let attrs = &lease.attrs;
         let (backend, is_ours) = (attrs.backend_type.to_string(), attrs.node.is_some());
@@ -71,13 +71,13 @@ impl Site {
             interface: status.external.name.clone(),
             ..ProbeContext::default()
         };
-        let own = Record {
+        let own = HostRecord {
             subnet: lease.subnet,
             public: lease.public,
             backend: lease.backend.clone(),
             is_ours: true,
         };
-        let peers = status.peers.each.iter().flatten().map(|peer| Record {
+        let peers = status.peers.each.iter().flatten().map(|peer| HostRecord {
             subnet: peer.subnet,
             public: peer.public,
             backend: peer.backend.clone(),
@@ -96,8 +96,9 @@ impl Site {
     ) -> Self {
         let local = local_addresses();
         let is_own = |lease: &&Arc<Lease>| overlay(&lease.subnet).any(|address| local.contains_key(&address));
-        let own = own.map(Record::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
-        let others = leases.iter().map(|lease| Record::from(&**lease));
+        let own =
+            own.map(HostRecord::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
+        let others = leases.iter().map(|lease| HostRecord::from(&**lease));
         let others = others.filter(|other| own.as_ref().is_none_or(|own| own.subnet != other.subnet));
         let first = leases.iter().flat_map(|lease| lease.attrs.public.addresses()).next();
         let (interface, mtu) = first.and_then(leaves_by).unzip();
@@ -110,8 +111,8 @@ impl Site {
     }
 
     fn new(
-        own: Option<&Record>,
-        peers: impl IntoIterator<Item = Record>,
+        own: Option<&HostRecord>,
+        peers: impl IntoIterator<Item = HostRecord>,
         external_mtu: Option<u32>,
         context: ProbeContext,
         local: &BTreeMap<IpAddr, u32>,
@@ -122,7 +123,7 @@ impl Site {
             .filter_map(|address| Some((address, *local.get(&address)?)))
             .collect();
         let backend = own.map(|own| own.backend.to_lowercase()).unwrap_or_default();
-        let peer = |record: Record| {
+        let peer = |record: HostRecord| {
             let is_like_us = record.backend.to_lowercase() == backend;
             let is_here = |address: &IpAddr| inside.keys().any(|own| own.is_ipv4() == address.is_ipv4());
             let families: Vec<bool> = record.subnet.nets().map(|net| net.addr().is_ipv4()).collect();
@@ -142,7 +143,7 @@ impl Site {
         };
         let own_addresses = own.iter().flat_map(|own| own.public.addresses()).collect();
         let context = ProbeContext { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
-        Self { own: Own { inside, external_mtu, context }, peers }
+        Self { own: ProbeSource { inside, external_mtu, context }, peers }
     }
 }
 
@@ -156,11 +157,11 @@ pub(super) struct Thoroughness {
     pub(super) sizes: bool,
 }
 
-impl Own {
-    /// Plans how to measure every way to a peer, inside first.
-    pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<Plan> {
+impl ProbeSource {
+    /// Plans how to measure every path to a peer, inside first.
+    pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<ProbePlan> {
         let Thoroughness { enough, most, pause, sizes } = how;
-        let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| Plan {
+        let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| ProbePlan {
             side,
             address,
             means,
@@ -217,13 +218,13 @@ fn leaves_by(address: IpAddr) -> Option<(String, u32)> {
 mod tests {
     use super::*;
 
-    fn record(n: u8, backend: &str, is_ours: bool) -> Record {
+    fn record(n: u8, backend: &str, is_ours: bool) -> HostRecord {
         let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: "fd00::9".parse().ok() };
         let subnet = format!("10.5.{n}.0-24").parse().expect("a key");
-        Record { subnet, public, backend: backend.to_owned(), is_ours }
+        HostRecord { subnet, public, backend: backend.to_owned(), is_ours }
     }
 
-    fn site(own: Option<&Record>, peers: &[Record], device: bool) -> Site {
+    fn site(own: Option<&HostRecord>, peers: &[HostRecord], device: bool) -> Site {
         let local = [(IpAddr::from([10, 5, 1, 0]), 1450)].into_iter().filter(|_| device).collect();
         Site::new(own, peers.to_vec(), Some(1500), ProbeContext::default(), &local)
     }

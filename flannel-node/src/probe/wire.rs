@@ -14,9 +14,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::packet::{self, Mark};
-use super::path::{Measured, Measuring, Outcome, Plan, Question};
-use super::site::Own;
+use super::packet::{self, ProbeId};
+use super::path::{PathMeasurement, PathProbe, ProbePlan, ProbeRequest, ProbeResult};
+use super::site::ProbeSource;
 use super::sys;
 
 /// So long a socket rests that told an error, so that one that tells nothing else costs nothing.
@@ -24,8 +24,8 @@ const AFTER_ERROR: Duration = Duration::from_millis(10);
 
 /// The sockets of this host, and the questions that are open.
 #[derive(Debug)]
-pub(super) struct Wire {
-    sockets: Vec<Open>,
+pub(super) struct ProbeSockets {
+    sockets: Vec<ProbeSocket>,
     /// Why a socket could not be opened.
     missing: Vec<(ProbeSide, bool, ProbeMeans, String)>,
     responder_port: u16,
@@ -35,7 +35,7 @@ pub(super) struct Wire {
 }
 
 #[derive(Debug)]
-struct Open {
+struct ProbeSocket {
     side: ProbeSide,
     is_v4: bool,
     means: ProbeMeans,
@@ -44,9 +44,9 @@ struct Open {
     socket: UdpSocket,
 }
 
-impl Wire {
+impl ProbeSockets {
     /// Opens what it takes to ask from this host. What cannot be opened is told when it is needed.
-    pub(super) fn open(own: &Own, responder_port: u16) -> Self {
+    pub(super) fn open(own: &ProbeSource, responder_port: u16) -> Self {
         let mut wire = Self {
             sockets: Vec::new(),
             missing: Vec::new(),
@@ -67,7 +67,9 @@ impl Wire {
     fn add(&mut self, side: ProbeSide, from: IpAddr, means: ProbeMeans) {
         let is_v4 = from.is_ipv4();
         match open(from, means) {
-            Ok((socket, has_header)) => self.sockets.push(Open { side, is_v4, means, has_header, socket }),
+            Ok((socket, has_header)) => {
+                self.sockets.push(ProbeSocket { side, is_v4, means, has_header, socket })
+            }
             Err(error) => self.missing.push((side, is_v4, means, explained(&error))),
         }
     }
@@ -78,7 +80,7 @@ impl Wire {
         pending().await
     }
 
-    async fn hear(&self, open: &Open) {
+    async fn hear(&self, open: &ProbeSocket) {
         // What says which question is answered is at the beginning: behind 60 bytes of IP header and 8 of ICMP.
         let mut buffer = [0; 128];
         loop {
@@ -104,10 +106,10 @@ impl Wire {
         }
     }
 
-    /// Measures a way; [`listen`](Self::listen) must run beside it.
-    pub(super) async fn measure(&self, plan: Plan) -> Measured {
+    /// Measures a path; [`listen`](Self::listen) must run beside it.
+    pub(super) async fn measure(&self, plan: ProbePlan) -> PathMeasurement {
         let (side, address) = (plan.side, plan.address);
-        let mut measuring = Measuring::new(plan);
+        let mut measuring = PathProbe::new(plan);
         while let Some(question) = measuring.next() {
             tokio::time::sleep(question.after).await;
             measuring.hear(self.ask(side, address, question).await);
@@ -115,7 +117,7 @@ impl Wire {
         measuring.finish()
     }
 
-    async fn ask(&self, side: ProbeSide, address: IpAddr, question: Question) -> Outcome {
+    async fn ask(&self, side: ProbeSide, address: IpAddr, question: ProbeRequest) -> ProbeResult {
         let (tell, told) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(number, (address, tell));
@@ -125,8 +127,8 @@ impl Wire {
             return outcome;
         }
         match timeout(question.patience, told).await {
-            Ok(Ok(answered)) => Outcome::Answered(answered.saturating_duration_since(asked)),
-            _ => Outcome::Lost,
+            Ok(Ok(answered)) => ProbeResult::Answered(answered.saturating_duration_since(asked)),
+            _ => ProbeResult::Lost,
         }
     }
 
@@ -134,11 +136,12 @@ impl Wire {
         &self,
         side: ProbeSide,
         to: IpAddr,
-        question: Question,
+        question: ProbeRequest,
         number: u32,
-    ) -> Result<(), Outcome> {
-        let is_it =
-            |open: &&Open| open.side == side && open.is_v4 == to.is_ipv4() && open.means == question.by;
+    ) -> Result<(), ProbeResult> {
+        let is_it = |open: &&ProbeSocket| {
+            open.side == side && open.is_v4 == to.is_ipv4() && open.means == question.by
+        };
         let Some(open) = self.sockets.iter().find(is_it) else {
             let why = self
                 .missing
@@ -146,9 +149,9 @@ impl Wire {
                 .find(|(at, is_v4, means, _)| *at == side && *is_v4 == to.is_ipv4() && *means == question.by);
             let why =
                 why.map_or_else(|| "this host has no address to send from".to_owned(), |it| it.3.clone());
-            return Err(Outcome::Refused(why));
+            return Err(ProbeResult::Refused(why));
         };
-        let mark = Mark { secret: self.secret, number };
+        let mark = ProbeId { secret: self.secret, number };
         let text = packet::question(mark, to, question.size);
         let (text, port) = if question.by == ProbeMeans::Udp {
             (text, self.responder_port)
@@ -157,8 +160,8 @@ impl Wire {
         };
         match open.socket.send_to(&text, SocketAddr::new(to, port)).await {
             Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err(Outcome::TooLarge),
-            Err(error) => Err(Outcome::Refused(error.to_string())),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err(ProbeResult::TooLarge),
+            Err(error) => Err(ProbeResult::Refused(error.to_string())),
         }
     }
 
@@ -169,7 +172,7 @@ impl Wire {
 
 /// A question that is forgotten when nobody waits for its answer any more.
 struct Waiting<'a> {
-    wire: &'a Wire,
+    wire: &'a ProbeSockets,
     number: u32,
 }
 
@@ -239,7 +242,7 @@ const ANSWERS_A_SECOND: u32 = 1000;
 
 impl Responder {
     /// Opens the port on every address in the overlay. Tells why it could not.
-    pub(super) fn open(own: &Own, port: u16) -> (Self, Vec<String>) {
+    pub(super) fn open(own: &ProbeSource, port: u16) -> (Self, Vec<String>) {
         let (mut sockets, mut failed) = (Vec::new(), Vec::new());
         for address in own.inside.keys().map(|address| SocketAddr::new(*address, port)) {
             let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
